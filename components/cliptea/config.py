@@ -1,0 +1,177 @@
+"""All settings: the only place with defaults.
+
+A config is built as defaults <- preset (YAML delta) <- variant (YAML delta) <- overrides ("a.b=c"), see
+`cliptea.settings`. Defaults are the paper's (arXiv 2310.02296) or, where it is silent, the conventions that
+the reproduction notes in the docstrings name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "LossConfig", "MethodConfig", "PretrainConfig",
+    "PromotionConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "WorldConfig",
+]  # fmt: skip
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Size = tuple[Positive, Positive]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WorldConfig(Section):
+    """The demo world: rendered scenes and the images that its teacher learns from."""
+
+    size: Annotated[int, Field(ge=32, multiple_of=8)] = 64  # height and width of a scene, pixels
+    train_scenes: Positive = 800
+    val_scenes: Positive = 200
+    canvases: Positive = 4  # textures of a class, drawn anew for the teacher, the train and the val scenes
+
+
+class DataConfig(Section):
+    dataset: str = "demo"  # a name in cliptea.data.datasets
+    root: str | None = None  # folder of the raw data; the demo world has none
+    seed: Annotated[int, Field(ge=0)] = 0  # another seed is another demo world
+    unseen: list[str] | None = None  # class names; None: the data set's own list
+    shard_mib: Positive = 64  # a shard is closed when it has grown past this
+    world: WorldConfig = WorldConfig()
+
+
+class PretrainConfig(Section):
+    """Contrastive pre-training of the demo's small CLIP, used only with `teacher.weights=demo`."""
+
+    crop_iterations: Positive = 330
+    scene_iterations: Positive = 30
+    crop_batch: Positive = 96
+    scene_batch: Positive = 48
+    lr: Annotated[float, Field(gt=0)] = 1.5e-3
+
+
+class TeacherConfig(Section):
+    """CLIP and the views whose tokens are stored (method: arXiv 2310.02296 section 3.1)."""
+
+    weights: str | None = None  # "demo", a path, or an open_clip pre-training tag; must be named
+    model: str = "ViT-B-16-quickgelu"  # open_clip architecture; a folder of weights brings its own
+    templates: Literal["single", "multi"] = "single"  # prompts, see cliptea.teacher.text
+    views: Positive = 1  # deterministic scale-and-crop views of each training image
+    base_scale: Size = (2048, 512)  # long and short edge that an image is fitted in before the ratio
+    ratio_range: tuple[float, float] = (0.5, 2.0)
+    crop: Positive = 512
+    cat_max_ratio: Fraction = 0.75  # a crop is retried while one class covers more of its labelled pixels
+    batch_size: Positive = 16
+    keep_dense: bool = True  # store dense tokens (fp16) as well as region maps
+    pretrain: PretrainConfig = PretrainConfig()
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TeacherConfig:
+        low, high = self.ratio_range
+        if not 0 < low <= high:
+            raise ValueError(f"ratio_range is {low}, {high}: expected 0 < low <= high")
+        return self
+
+
+class ClusteringConfig(Section):
+    """Pseudo labels from dense tokens (section 3.3, Algorithm 1). Each distinct setting has its own region maps."""
+
+    seed_mode: Literal["sliding", "grid"] = "sliding"
+    windows: tuple[Positive, ...] = (3, 7)
+    rounds: Positive = 10
+    fusion_threshold: Fraction = 0.8  # lambda
+    max_regions: Annotated[int, Field(ge=1, le=64)] = 32
+
+
+class LossConfig(Section):
+    """Terms of eq. 11 and 12; the switches are Table 3's rows."""
+
+    cls_token: bool = True  # L_global
+    ce: bool = True
+    bce: bool = True  # focal and dice
+    generate: bool = True
+    focal_weight: Annotated[float, Field(ge=0)] = 100.0
+    dice_weight: Annotated[float, Field(ge=0)] = 1.0
+    nel_ignore: Literal["exclude", "negative"] = "exclude"
+    size: Literal["image", "feature"] = "image"  # where the pixel losses are taken
+
+
+class MethodConfig(Section):
+    global_token: Literal["attention", "max", "mean"] = "attention"  # Table 4
+    unit_query: bool = False  # eq. 1 with S/|S|
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    bank_iterations: Annotated[int, Field(ge=0)] = 24
+    pseudo: bool = True  # the Pixel Learning Module's pseudo classes
+    pseudo_scope: Literal["image", "batch"] = "image"
+    clustering: ClusteringConfig = ClusteringConfig()
+    generator: Literal["transformer_decoder", "mlp", "original"] = "transformer_decoder"  # Table 5
+    generator_layers: Positive = 3
+    generator_heads: Positive = 8
+    generator_ffn: Positive = 2048
+    generator_dropout: Fraction = 0.1
+    detach_centroids: bool = False
+    losses: LossConfig = LossConfig()
+
+
+class StudentConfig(Section):
+    backbone: str = "segformer_b0"  # a name in cliptea.models
+    pretrained: bool = False
+    dropout: Fraction = 0.1  # before the last 1x1 convolution
+
+
+class TrainConfig(Section):
+    """Section 4.1 and, where it is silent, MMSegmentation's schedules."""
+
+    iterations: Positive = 20000
+    batch_size: Positive = 16  # over all processes
+    processes: Positive = 1
+    lr: Annotated[float, Field(gt=0)] = 6e-5
+    lr_scale: dict[str, float] = Field(default_factory=dict)  # backbone -> factor on lr
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    head_lr_factor: Annotated[float, Field(gt=0)] | None = None  # None: the backbone family's own
+    warmup_iterations: Annotated[int, Field(ge=0)] = 1500  # at most 5 % of the iterations are used
+    photometric: bool = True
+    flip: Fraction = 0.5
+    workers: Annotated[int, Field(ge=0)] = 2  # data loading processes
+    checkpoint_every: Positive = 1000
+    log_every: Positive = 50
+    amp: bool = True  # bfloat16 autocast where there is a GPU
+
+    @model_validator(mode="after")
+    def _divisible(self) -> TrainConfig:
+        if self.batch_size < self.processes or self.batch_size % self.processes:
+            raise ValueError(
+                f"batch_size is {self.batch_size} with {self.processes} processes: expected a multiple of the processes"
+            )
+        return self
+
+
+class EvaluationConfig(Section):
+    gamma: float = 1.5  # added to unseen logits (section 3.4)
+    sweep: list[float] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]  # shown beside it, never used to choose
+    scale: Size = (2048, 512)  # long and short edge that a test image is fitted in
+    divisor: Positive = 32  # zero padding to a multiple of this
+    figures: Annotated[int, Field(ge=0)] = 6  # images shown in the report
+
+
+class PromotionConfig(Section):
+    margin: Fraction = 0.0  # a new champion must beat the old one's hIoU by more than this
+
+
+class Config(Section):
+    """One run: everything that decides its result."""
+
+    preset: str = "demo"
+    seeds: Positive = 1  # repetitions of every student's training
+    variants: list[str] = ["backbones"]  # groups, or "group/name", of cliptea/variants
+    data: DataConfig = DataConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    method: MethodConfig = MethodConfig()
+    student: StudentConfig = StudentConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    promotion: PromotionConfig = PromotionConfig()

@@ -46,11 +46,14 @@ class DataConfig(Section):
 class PretrainConfig(Section):
     """Contrastive pre-training of the demo's small CLIP, used only with `teacher.weights=demo`."""
 
-    crop_iterations: Positive = 330
-    scene_iterations: Positive = 30
+    detail_iterations: Positive = 150  # on crops a quarter of a scene wide, most of them of one class
+    crop_iterations: Positive = 150  # then on crops half as wide as a scene
+    scene_iterations: Positive = 60  # then on whole scenes
+    detail_batch: Positive = 384
     crop_batch: Positive = 96
     scene_batch: Positive = 48
     lr: Annotated[float, Field(gt=0)] = 1.5e-3
+    scenes: Positive = 3000  # rendered once; all crops are taken from these
 
 
 class TeacherConfig(Section):
@@ -65,7 +68,6 @@ class TeacherConfig(Section):
     crop: Positive = 512
     cat_max_ratio: Fraction = 0.75  # a crop is retried while one class covers more of its labelled pixels
     batch_size: Positive = 16
-    keep_dense: bool = True  # store dense tokens (fp16) as well as region maps
     pretrain: PretrainConfig = PretrainConfig()
 
     @model_validator(mode="after")

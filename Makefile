@@ -1,0 +1,48 @@
+# Everything here works on a bare Debian 12 with Python 3.11, make and git. `make help` lists the commands.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+WORKDIR ?= .cliptea
+.DEFAULT_GOAL := help
+
+.PHONY: help install demo ui test test-long lint format compile clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(INSTALLED) ## install the product and its tools into .venv
+
+demo: install ## run the whole pipeline here: ten minutes, then open .cliptea/report.html
+	$(BIN)/cliptea run --preset demo --workdir $(WORKDIR)
+
+ui: install ## open MLflow on the demo's runs
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKDIR)/mlflow/mlflow.db
+
+test: install ## run the tests (at most 15 minutes on two cores)
+	$(BIN)/python -m pytest -m 'not long'
+
+test-long: install ## run the long tests as well: kills in every step, the demo's claims
+	$(BIN)/python -m pytest
+
+lint: install ## check style, types, import rules and that the compiled pipeline is current
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/cliptea compile --check
+
+format: install ## put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+compile: install ## write pipeline/cliptea.yaml
+	$(BIN)/cliptea compile
+
+clean: ## remove the work directory (not the installation)
+	rm -rf $(WORKDIR)

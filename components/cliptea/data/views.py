@@ -1,0 +1,96 @@
+"""Views: the deterministic scale and crop of an image that teacher and student share.
+
+A view is decided by (seed, image name, view number) alone. The teacher's tokens are stored for it; at training
+time the student cuts the same view and adds flip and photometric change, which the teacher does not see.
+
+Shape legend: H, W image; C crop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from cliptea.config import TeacherConfig
+from cliptea.data.catalogue import IGNORE
+
+__all__ = ["View", "choose_view", "cut_image", "cut_labels", "fitted_size", "generator"]
+
+TRIES = 10
+
+
+class View(NamedTuple):
+    """Resize to `size` (height, width), then cut `crop` x `crop` pixels at (top, left), padded at right and bottom."""
+
+    size: tuple[int, int]
+    top: int
+    left: int
+    crop: int
+
+    @property
+    def valid(self) -> np.ndarray:
+        """(C, C) bool, False on padding."""
+        mask = np.zeros((self.crop, self.crop), dtype=bool)
+        mask[: self.size[0] - self.top, : self.size[1] - self.left] = True
+        return mask
+
+
+def generator(*key: int | str) -> np.random.Generator:
+    """A random generator that depends on the key's content only."""
+    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
+    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+
+
+def fitted_size(size: tuple[int, int], edges: Sequence[float]) -> tuple[int, int]:
+    """(height, width) scaled, ratio kept, so that it fits into a (long, short) edge pair (MMSegmentation)."""
+    factor = min(max(edges) / max(size), min(edges) / min(size))
+    return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
+
+
+def choose_view(labels: np.ndarray, name: str, number: int, config: TeacherConfig, seed: int) -> View:
+    """The view of that number of an image with (H, W) train labels.
+
+    The ratio is uniform in `ratio_range`. A crop is taken when it shows more than one labelled class, none of
+    them on `cat_max_ratio` of its labelled pixels or more; else it is drawn again, up to 10 times.
+    """
+    rng = generator("view", seed, name, number)
+    ratio = rng.uniform(*config.ratio_range)
+    size = fitted_size((labels.shape[0], labels.shape[1]), [edge * ratio for edge in config.base_scale])
+    scaled = _resize(labels, size, Image.Resampling.NEAREST)
+    view = View(size, 0, 0, config.crop)
+    for _ in range(TRIES + 1):
+        top = int(rng.integers(0, max(size[0] - config.crop, 0) + 1))
+        left = int(rng.integers(0, max(size[1] - config.crop, 0) + 1))
+        view = View(size, top, left, config.crop)
+        counts = np.bincount(scaled[top : top + config.crop, left : left + config.crop].ravel(), minlength=256)
+        counts = counts[:IGNORE]
+        if (counts > 0).sum() > 1 and counts.max() < config.cat_max_ratio * counts.sum():
+            break
+    return view
+
+
+def cut_image(image: np.ndarray, view: View) -> np.ndarray:
+    """(C, C, 3) uint8 of an (H, W, 3) uint8 image, bilinear; padding is 0."""
+    return _cut(_resize(image, view.size, Image.Resampling.BILINEAR), view, 0)
+
+
+def cut_labels(labels: np.ndarray, view: View) -> np.ndarray:
+    """(C, C) uint8 of (H, W) uint8 labels, nearest; padding is 255."""
+    return _cut(_resize(labels, view.size, Image.Resampling.NEAREST), view, IGNORE)
+
+
+def _resize(array: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+    if array.shape[:2] == size:
+        return array
+    return np.asarray(Image.fromarray(array).resize((size[1], size[0]), how))
+
+
+def _cut(array: np.ndarray, view: View, fill: int) -> np.ndarray:
+    part = array[view.top : view.top + view.crop, view.left : view.left + view.crop]
+    cut = np.full((view.crop, view.crop, *array.shape[2:]), fill, dtype=np.uint8)
+    cut[: part.shape[0], : part.shape[1]] = part
+    return cut

@@ -1,0 +1,162 @@
+"""What the classes of the demo world look like: colours and patterns that seen and unseen names share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["CANVAS", "TEXTURES", "UNSEEN", "Texture", "paint", "smooth_noise"]
+
+CANVAS = 160  # height and width of a texture canvas, pixels
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Texture:
+    """Colour family and pattern family of a class."""
+
+    pattern: str  # a name in PATTERNS
+    ground: Colour
+    mark: Colour
+    period: float  # distance of two marks, pixels
+    stuff: bool = False  # a region of the background, not an object
+
+
+WHITE, BLACK, YELLOW, RED = (236, 234, 230), (26, 24, 26), (240, 206, 48), (212, 40, 38)
+BLUE, GREEN, BROWN = (52, 92, 176), (72, 140, 52), (136, 88, 50)
+
+TEXTURES: dict[str, Texture] = {
+    "zebra": Texture("stripes", WHITE, BLACK, 8),
+    "tiger": Texture("stripes", (232, 128, 36), BLACK, 8),
+    "bee": Texture("stripes", YELLOW, BLACK, 8),
+    "ladybug": Texture("dots", RED, BLACK, 9),
+    "leopard": Texture("dots", (214, 168, 92), (74, 48, 30), 7),
+    "cow": Texture("patches", WHITE, BLACK, 9),
+    "tiles": Texture("checks", WHITE, BLUE, 10),
+    "melon": Texture("stripes", (150, 200, 92), (34, 92, 44), 8),
+    "lemon": Texture("plain", YELLOW, (252, 228, 110), 16),
+    "tomato": Texture("plain", RED, (232, 84, 66), 16),
+    "plum": Texture("plain", (112, 48, 138), (146, 82, 168), 16),
+    "jeans": Texture("weave", BLUE, (110, 146, 208), 4),
+    "grass": Texture("blades", GREEN, (124, 182, 72), 6, stuff=True),
+    "water": Texture("waves", (62, 138, 186), (136, 198, 220), 10, stuff=True),
+    "sand": Texture("speckle", (222, 196, 146), (188, 158, 110), 3, stuff=True),
+    "brick": Texture("bricks", (164, 70, 52), (206, 196, 184), 12, stuff=True),
+    "snow": Texture("plain", (240, 244, 250), (218, 226, 240), 20, stuff=True),
+    "wood": Texture("grain", BROWN, (90, 54, 30), 9, stuff=True),
+}
+UNSEEN: tuple[str, ...] = ("zebra", "ladybug", "plum", "water", "wood")
+
+
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], period: tuple[float, float]) -> np.ndarray:
+    """Band-limited noise.
+
+    Args:
+        rng: source of all randomness.
+        shape: height and width, pixels.
+        period: size of a bump in y and x, pixels.
+
+    Returns:
+        (height, width) float32, mean about 0, most values within -1..1.
+    """
+    coarse = [max(2, round(extent / step) + 1) for extent, step in zip(shape, period, strict=True)]
+    grid = rng.uniform(-1.7, 1.7, coarse).astype(np.float32)
+    return np.asarray(Image.fromarray(grid).resize(shape[::-1], Image.Resampling.BICUBIC))
+
+
+def _step(value: np.ndarray, sharpness: float = 4.0) -> np.ndarray:
+    """Soft threshold at 0: an edge one or two pixels wide, as a camera would draw it."""
+    return np.clip(0.5 + sharpness * value, 0, 1)
+
+
+Pattern = Callable[[np.random.Generator, np.ndarray, np.ndarray, float], np.ndarray]
+
+
+def _plain(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    return 0.5 + 0.5 * smooth_noise(rng, y.shape, (period, period))
+
+
+def _stripes(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    bend = smooth_noise(rng, y.shape, (28, 28)) * 0.22 * period
+    width = rng.uniform(-0.15, 0.15) + 0.3 * smooth_noise(rng, y.shape, (20, 20))
+    return _step(np.sin(2 * np.pi * (x + bend) / period) + width, 1.2)
+
+
+def _dots(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    rows, columns = np.floor(y / period), np.floor(x / period)
+    high = int(np.ceil(CANVAS * 2 / period)) + 2
+    jitter = rng.uniform(-0.17, 0.17, (2, high, high)).astype(np.float32)
+    radius = rng.uniform(0.26, 0.36, (high, high)).astype(np.float32)
+    i, j = rows.astype(int) % high, columns.astype(int) % high
+    distance = np.hypot(y / period - rows - 0.5 - jitter[0][i, j], x / period - columns - 0.5 - jitter[1][i, j])
+    return _step(radius[i, j] - distance, 0.5 * period)
+
+
+def _patches(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    return _step(smooth_noise(rng, y.shape, (period, period)) - 0.1, 2.5)
+
+
+def _checks(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    return _step(np.sin(2 * np.pi * y / period) * np.sin(2 * np.pi * x / period), 2.5)
+
+
+def _weave(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    thread = 0.5 + 0.5 * np.sin(2 * np.pi * (x + y) / period)
+    return 0.7 * thread * (0.6 + 0.4 * rng.random(y.shape, dtype=np.float32))
+
+
+def _blades(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    return _step(smooth_noise(rng, y.shape, (1.6 * period, 0.45 * period)), 0.7)
+
+
+def _waves(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    bend = smooth_noise(rng, y.shape, (14, 14)) * 0.3 * period
+    return (0.5 + 0.5 * np.sin(2 * np.pi * (y + bend) / period)) ** 2
+
+
+def _speckle(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    return np.clip(0.4 + 0.5 * smooth_noise(rng, y.shape, (0.6 * period, 0.6 * period)), 0, 1)
+
+
+def _bricks(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    row = np.floor(2 * y / period)
+    joint_y = np.abs(2 * y / period - row - 0.5)
+    column = x / period + 0.5 * (row % 2)
+    joint_x = np.abs(column - np.floor(column) - 0.5)
+    return np.maximum(_step(joint_y - 0.40, 6), _step(joint_x - 0.45, 10))
+
+
+def _grain(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    rings = smooth_noise(rng, y.shape, (6 * period, period))
+    return (0.5 + 0.5 * np.sin(2 * np.pi * (x / period + 0.8 * rings))) * 0.8
+
+
+PATTERNS: dict[str, Pattern] = {
+    "plain": _plain, "stripes": _stripes, "dots": _dots, "patches": _patches, "checks": _checks, "weave": _weave,
+    "blades": _blades, "waves": _waves, "speckle": _speckle, "bricks": _bricks, "grain": _grain,
+}  # fmt: skip
+
+
+def paint(texture: Texture, definition: np.random.Generator, instance: np.random.Generator) -> np.ndarray:
+    """One canvas of a class.
+
+    Args:
+        texture: colour and pattern family.
+        definition: gives the same values for all canvases of a class in one world (its shade, its period).
+        instance: gives other values for each canvas.
+
+    Returns:
+        (CANVAS, CANVAS, 3) uint8 RGB.
+    """
+    shade = definition.uniform(-12, 12, (2, 3)) + instance.uniform(-9, 9, (2, 3))
+    period = texture.period * definition.uniform(0.88, 1.14) * instance.uniform(0.9, 1.12)
+    ground, mark = np.array([texture.ground, texture.mark], dtype=np.float64) + shade
+    y, x = np.mgrid[:CANVAS, :CANVAS].astype(np.float32) + instance.uniform(0, 4 * period, (2, 1, 1)).astype(np.float32)
+    weight = PATTERNS[texture.pattern](instance, y, x, period)[..., None]
+    light = 1 + 0.06 * smooth_noise(instance, (CANVAS, CANVAS), (40, 40))[..., None]
+    grit = instance.integers(-6, 7, (CANVAS, CANVAS, 1))
+    return np.clip(np.rint((ground + weight * (mark - ground)) * light + grit), 0, 255).astype(np.uint8)

@@ -1,0 +1,231 @@
+"""The compare step: all variants side by side, as results.json and one HTML report."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cliptea import progress
+from cliptea.data.catalogue import Catalogue
+from cliptea.data.shards import ShardReader
+from cliptea.evaluation.evaluate import Evaluated
+from cliptea.evaluation.results import ResultRow, SweepRow
+from cliptea.manifest import Manifest, find, fingerprint, publish, put_object, read_object
+from cliptea.storage import FileStore, open_store
+
+if TYPE_CHECKING:
+    from cliptea.evaluation.report_context import AttentionPicture, PredictionPicture, RegionPicture, RunFacts
+    from cliptea.runs import Run
+    from cliptea.teacher.cache import TeacherCache
+
+__all__ = ["compare_variants"]
+
+VERSION = 1
+KIND = "compare"
+PACKAGES = ("cliptea", "torch", "open_clip_torch", "timm", "segmentation_models_pytorch", "kfp", "mlflow")
+
+
+def compare_variants(
+    run: Run, split: dict[str, Any], teacher: dict[str, Any], evaluations: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Write results.json and report.html; returns where they are, the rows, and the evaluation's fingerprint."""
+    store = open_store()
+    evaluated = sorted((Evaluated.model_validate(item) for item in evaluations), key=_place(run))
+    rows = [row for item in evaluated for row in item.rows]
+    fp = fingerprint(
+        KIND,
+        VERSION,
+        rows=[row.model_dump() for row in rows],
+        manifests=[item.manifest.fingerprint for item in evaluated],
+        run=run.fingerprint,
+        tracking=run.tracking_run,
+    )
+    done = find(store, KIND, fp)
+    if done is not None:
+        progress.reused()
+    else:
+        done = _compare(store, run, fp, Manifest.model_validate(split), teacher, evaluated, rows)
+    uris = {name: store.uri(item.key) for name, item in done.objects.items()}
+    progress.publish(report=uris["report.html"], results=uris["results.json"])
+    return {
+        "report": uris["report.html"],
+        "results": uris["results.json"],
+        "rows": [row.model_dump() for row in rows],
+        "evaluation": evaluated[0].protocol,
+    }
+
+
+def _place(run: Run) -> Any:
+    order = [(member, variant.seed) for variant in run.variants for member in variant.members]
+
+    def place(item: Evaluated) -> int:
+        row = item.rows[0]
+        return next(
+            index
+            for index, (member, seed) in enumerate(order)
+            if (member.group, member.variant, seed) == (row.group, row.variant, row.seed)
+        )
+
+    return place
+
+
+def _compare(
+    store: FileStore,
+    run: Run,
+    fp: str,
+    split: Manifest,
+    teacher: dict[str, Any],
+    evaluated: list[Evaluated],
+    rows: list[ResultRow],
+) -> Manifest:
+    from cliptea.evaluation.report import build_report
+    from cliptea.evaluation.report_context import ReportContext
+    from cliptea.teacher.cache import TeacherCache
+
+    cache = TeacherCache.model_validate(teacher)
+    arrays = [np.load(io.BytesIO(read_object(store, item.manifest.objects["figures.npz"]))) for item in evaluated]
+    first = [(item, array) for item, array in zip(evaluated, arrays, strict=True) if item.rows[0].seed == 0]
+    context = ReportContext(
+        facts=_facts(run, split, cache),
+        rows=rows,
+        sweep=[_sweep(item, row) for item in evaluated for row in item.rows],
+        losses=_losses(store, first),
+        predictions=_predictions(store, run, split, first),
+        attention=_attention(store, run, split, first),
+        regions=_regions(store, run, split, cache),
+        warnings=_warnings(split, cache),
+    )
+    report = build_report(context).encode()
+    results = json.dumps([row.model_dump() for row in rows], indent=1, ensure_ascii=False).encode()
+    objects = {
+        name: put_object(store, f"{KIND}/{fp}/{name}", data)
+        for name, data in (("report.html", report), ("results.json", results))
+    }
+    _track(run, {"report.html": report, "results.json": results})
+    return publish(store, Manifest(kind=KIND, fingerprint=fp, objects=objects))
+
+
+def _track(run: Run, files: dict[str, bytes]) -> None:
+    from cliptea.tracking.client import connect
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            Path(folder, name).write_bytes(data)
+        connect().log_artifacts(run.tracking_run, folder)
+
+
+def _facts(run: Run, split: Manifest, cache: TeacherCache) -> RunFacts:
+    from cliptea.evaluation.report_context import RunFacts, Split
+
+    config, counts = run.config, split.info["counts"]
+    catalogue = Catalogue.model_validate(split.info["catalogue"])
+    weights = config.teacher.weights
+    grid = " x ".join(str(side) for side in cache.tokens.info["grid"])
+    return RunFacts(
+        title=f"{config.data.dataset}: {len(run.variants)} students",
+        preset=config.preset,
+        dataset=config.data.dataset,
+        data_seed=config.data.seed,
+        train_images=counts["train"]["images"],
+        val_images=counts["val"]["images"],
+        split=Split(classes=catalogue.classes, unseen=catalogue.unseen),
+        gamma=config.evaluation.gamma,
+        teacher="the demo's small CLIP, trained here on captions"
+        if weights == "demo"
+        else f"{config.teacher.model} from {weights}, {grid} dense tokens",
+        stand_in=cache.tokens.info["stand_in"],
+        seeds=list(range(config.seeds)),
+        iterations=config.train.iterations,
+        data_digest=run.data_digest,
+        versions={name: metadata.version(name) for name in PACKAGES},
+        mlflow_run_id=run.tracking_run,
+        mlflow_command=f"mlflow ui --backend-store-uri {os.environ.get('MLFLOW_TRACKING_URI', '')}",
+        settings=config.model_dump(mode="json"),
+    )
+
+
+def _sweep(item: Evaluated, row: ResultRow) -> SweepRow:
+    return SweepRow(
+        variant=row.variant, group=row.group, dataset=row.dataset, seed=row.seed, sweep=item.manifest.info["sweep"]
+    )
+
+
+def _labels(item: Evaluated) -> str:
+    from cliptea.evaluation.report_context import label
+
+    return label(item.rows[0].group, item.rows[0].variant)
+
+
+def _losses(store: FileStore, first: list[tuple[Evaluated, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for item, _ in first:
+        points = json.loads(read_object(store, item.history))
+        terms = [name for name in points[0] if name != "iteration"]
+        curves[_labels(item)] = {term: [(int(point["iteration"]), point[term]) for point in points] for term in terms}
+    return curves
+
+
+def _predictions(store: FileStore, run: Run, split: Manifest, first: list[tuple[Evaluated, Any]]) -> list[PredictionPicture]:
+    from cliptea.data.sample import decode_image, decode_labels
+    from cliptea.data.split import LABEL
+    from cliptea.evaluation.report_context import PredictionPicture
+
+    reader = ShardReader(store, split.objects, "val")
+    pictures = []
+    for name in reader.names[: run.config.evaluation.figures]:
+        extension = next(ext for ext in reader.extensions(name) if ext != LABEL)
+        pictures.append(
+            PredictionPicture(
+                id=name,
+                image=decode_image(reader.read(name, extension), name),
+                truth=decode_labels(reader.read(name, LABEL), name),
+                predictions={_labels(item): array[f"prediction/{name}"] for item, array in first},
+            )
+        )
+    return pictures
+
+
+def _attention(store: FileStore, run: Run, split: Manifest, first: list[tuple[Evaluated, Any]]) -> list[AttentionPicture]:
+    from cliptea.evaluation.report_context import AttentionPicture
+    from cliptea.teacher.cache import read_view
+
+    config, reader = run.config, ShardReader(store, split.objects, "train")
+    return [
+        AttentionPicture(
+            id=name,
+            image=read_view(reader, name, 0, config.teacher, config.data.seed).image,
+            maps={_labels(item): array[f"attention/{name}"] for item, array in first},
+        )
+        for name in reader.names[: config.evaluation.figures]
+    ]
+
+
+def _regions(store: FileStore, run: Run, split: Manifest, cache: TeacherCache) -> list[RegionPicture]:
+    from cliptea.evaluation.report_context import RegionPicture
+    from cliptea.teacher.cache import read_array, read_view, record_name
+
+    if not cache.regions:
+        return []
+    config, reader = run.config, ShardReader(store, split.objects, "train")
+    maps = ShardReader(store, next(iter(cache.regions.values())).objects, "regions")
+    pictures = []
+    for name in reader.names[: config.evaluation.figures]:
+        view = read_view(reader, name, 0, config.teacher, config.data.seed)
+        regions = read_array(maps, record_name(name, 0))
+        times = (view.labels.shape[0] // regions.shape[0], view.labels.shape[1] // regions.shape[1])
+        pixels = np.where((view.labels == 255) & view.valid, np.kron(regions, np.ones(times, dtype=np.uint8)), 255)
+        pictures.append(RegionPicture(id=name, image=view.image, labels=view.labels, regions=pixels.astype(np.uint8)))
+    return pictures
+
+
+def _warnings(split: Manifest, cache: TeacherCache) -> list[str]:
+    unknown = cache.tokens.info["unknown_words"]
+    words = [f"The demo's teacher does not know {', '.join(unknown)}."] if unknown else []
+    return [*split.info["problems"], *words]

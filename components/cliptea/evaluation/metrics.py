@@ -1,0 +1,59 @@
+"""Scores from one streamed confusion matrix (method section 4; void pixels do not count)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cliptea.data.catalogue import IGNORE
+from cliptea.evaluation.results import Scores
+
+__all__ = ["confusion", "per_class_iou", "score"]
+
+
+def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """(N, N) int64 pixel counts, rows the true class, columns the predicted one.
+
+    Args:
+        truth: integer train ids of any shape, 255 where there is no class.
+        predicted: train ids of the same shape.
+        classes: N.
+    """
+    labelled = truth != IGNORE
+    pairs = truth[labelled].astype(np.int64) * classes + predicted[labelled]
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def per_class_iou(matrix_NN: np.ndarray) -> np.ndarray:
+    """(N,) float64 intersection over union; NaN where a class is neither true nor predicted anywhere."""
+    matched = np.diag(matrix_NN).astype(np.float64)
+    union = matrix_NN.sum(0) + matrix_NN.sum(1) - matched
+    return np.divide(matched, union, out=np.full(len(matched), np.nan), where=union > 0)
+
+
+def score(matrix_NN: np.ndarray, unseen_ids: Sequence[int]) -> Scores:
+    """pAcc, mean IoU of the seen and of the unseen classes, and their harmonic mean, from unrounded values.
+
+    A score whose classes have no pixels at all is None.
+    """
+    iou_N = per_class_iou(matrix_NN)
+    unseen = np.zeros(len(iou_N), dtype=bool)
+    unseen[list(unseen_ids)] = True
+    seen_miou, unseen_miou = _mean(iou_N[~unseen]), _mean(iou_N[unseen])
+    pixels = matrix_NN.sum()
+    hiou = None
+    if seen_miou is not None and unseen_miou is not None:
+        total = seen_miou + unseen_miou
+        hiou = 2 * seen_miou * unseen_miou / total if total else 0.0
+    return Scores(
+        pAcc=float(np.diag(matrix_NN).sum() / pixels) if pixels else None,
+        miou_seen=seen_miou,
+        miou_unseen=unseen_miou,
+        hiou=hiou,
+    )
+
+
+def _mean(values: np.ndarray) -> float | None:
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if len(present) else None

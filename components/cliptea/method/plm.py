@@ -1,0 +1,206 @@
+"""Pixel Learning Module (section 3.3): pseudo labels for the pixels that carry no seen label.
+
+Shapes: B images, H W pixels, h w features, g g token grid, D channels, L ignored tokens, P pseudo classes of
+an image, Q pseudo classes of a batch.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cliptea.method.clustering import SeedMode, kmeans, window_seeds
+from cliptea.method.fusion import fuse
+
+__all__ = [
+    "PseudoLabels",
+    "ScopedClasses",
+    "ignored_tokens",
+    "offset_scope",
+    "pseudo_labels",
+    "reduce_labels",
+    "region_map",
+]
+
+IGNORE = 255
+
+
+class PseudoLabels(NamedTuple):
+    """Label maps of a batch, completed with pseudo classes.
+
+    Attributes:
+        labels_BHW: (B, H, W) int64: seen index, num_seen + region of that image, or 255.
+        num_regions_B: (B,) int64.
+    """
+
+    labels_BHW: Tensor
+    num_regions_B: Tensor
+
+
+class ScopedClasses(NamedTuple):
+    """Pseudo classes of the whole batch, offered to each image.
+
+    Attributes:
+        labels_BHW: (B, H, W) int64, ids into seen classes followed by the Q columns.
+        pseudo_BQD: (B, Q, D) float, the same rows for every image (a view).
+        present_BQ: (B, Q) bool.
+    """
+
+    labels_BHW: Tensor
+    pseudo_BQD: Tensor
+    present_BQ: Tensor
+
+
+def ignored_tokens(labels_BHW: Tensor, valid_BHW: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Find the tokens that lie on unlabelled image: at least half of their pixels are 255 and not padding.
+
+    Args:
+        labels_BHW: (B, H, W) integer, seen index or 255.
+        valid_BHW: (B, H, W) bool, False on padding.
+        grid: rows and columns of tokens.
+
+    Returns:
+        (B, g, g) bool.
+
+    Raises:
+        ValueError: H x W is not a multiple of the grid.
+    """
+    rows, columns = _token_size(labels_BHW.shape, grid)
+    ignored_BHW = (labels_BHW == IGNORE) & valid_BHW
+    count_Bgg = ignored_BHW.unflatten(2, (grid[1], columns)).unflatten(1, (grid[0], rows)).sum((2, 4))
+    return 2 * count_Bgg >= rows * columns
+
+
+def region_map(
+    dense_Dgg: Tensor,
+    ignored_gg: Tensor,
+    windows: Sequence[int],
+    mode: SeedMode,
+    rounds: int,
+    threshold: float,
+    max_regions: int = 32,
+) -> Tensor:
+    """Divide the ignored tokens of one image into regions: seeds, K-means, fusion.
+
+    Args:
+        dense_Dgg: (D, g, g) float, CLIP's dense tokens.
+        ignored_gg: (g, g) bool.
+        windows: window sizes of `window_seeds`, tokens.
+        mode: seed mode of `window_seeds`.
+        rounds: most rounds of K-means.
+        threshold: lambda of the mask fusion, a cosine.
+        max_regions: largest number of regions, 1 to 255; the regions with most tokens are kept (ties: the one
+            emitted first), their order stays, other tokens belong to none.
+
+    Returns:
+        (g, g) uint8, region of each token, 0, 1, ...; 255 for none.
+
+    Raises:
+        ValueError: max_regions does not fit a uint8 map.
+    """
+    if not 1 <= max_regions <= IGNORE:
+        raise ValueError(f"max_regions is {max_regions}: expected 1 to {IGNORE}, since a region map is uint8")
+    regions_gg = torch.full_like(ignored_gg, IGNORE, dtype=torch.uint8)
+    if bool(ignored_gg.any()):
+        clusters = kmeans(
+            dense_Dgg[:, ignored_gg].T, window_seeds(dense_Dgg, ignored_gg, windows, mode), rounds
+        )
+        region_L = fuse(clusters.centres_KD, threshold)[clusters.assignment_L]
+        regions_gg[ignored_gg] = _keep_largest(region_L, max_regions).to(torch.uint8)
+    return regions_gg
+
+
+def pseudo_labels(labels_BHW: Tensor, valid_BHW: Tensor, regions_Bgg: Tensor, num_seen: int) -> PseudoLabels:
+    """Fill unlabelled pixels with their region's pseudo class; ids restart in each image.
+
+    Args:
+        labels_BHW: (B, H, W) integer, seen index or 255.
+        valid_BHW: (B, H, W) bool, False on padding.
+        regions_Bgg: (B, g, g) uint8 from `region_map`.
+        num_seen: number of seen classes; region k becomes num_seen + k.
+
+    Returns:
+        Label map, and for each image its largest region number + 1: a region none of whose pixels is free
+        still counts, so that numbers stay those of the map.
+
+    Raises:
+        ValueError: H x W is not a multiple of the grid, or a pseudo class would get the number 255.
+    """
+    rows, columns = _token_size(labels_BHW.shape, (regions_Bgg.shape[1], regions_Bgg.shape[2]))
+    regions_Bgg = regions_Bgg.long()
+    num_regions_B = regions_Bgg.masked_fill(regions_Bgg == IGNORE, -1).flatten(1).amax(1) + 1
+    if num_seen + int(num_regions_B.max()) > IGNORE:
+        raise ValueError(
+            f"{num_seen} seen classes and {int(num_regions_B.max())} regions exceed {IGNORE} labels: "
+            f"lower max_regions to {IGNORE - num_seen}"
+        )
+    regions_BHW = regions_Bgg.repeat_interleave(rows, 1).repeat_interleave(columns, 2)
+    free_BHW = (labels_BHW == IGNORE) & valid_BHW & (regions_BHW != IGNORE)
+    return PseudoLabels(torch.where(free_BHW, regions_BHW + num_seen, labels_BHW.long()), num_regions_B)
+
+
+def offset_scope(labels_BHW: Tensor, pseudo_BPD: Tensor, present_BP: Tensor, num_seen: int) -> ScopedClasses:
+    """Let the pseudo classes of all images compete in each image (eq. 9 read literally).
+
+    Args:
+        labels_BHW: (B, H, W) integer from `pseudo_labels`, ids per image.
+        pseudo_BPD: (B, P, D) float, generated pseudo classes of each image.
+        present_BP: (B, P) bool.
+        num_seen: number of seen classes.
+
+    Returns:
+        Class k of image b moves to column b*P + k. 255 already means "no label": when the columns reach that
+        number, one column that is never present takes it and the later ones move up by one.
+    """
+    images, per_image, _ = pseudo_BPD.shape
+    pseudo_QD, present_Q = pseudo_BPD.flatten(0, 1), present_BP.flatten()
+    gap = IGNORE - num_seen
+    if len(pseudo_QD) > gap:
+        pseudo_QD = torch.cat([pseudo_QD[:gap], torch.zeros_like(pseudo_QD[:1]), pseudo_QD[gap:]])
+        present_Q = torch.cat([present_Q[:gap], torch.zeros_like(present_Q[:1]), present_Q[gap:]])
+    labels_BHW = labels_BHW.long()
+    offset_B11 = per_image * torch.arange(images, device=labels_BHW.device)[:, None, None]
+    moved_BHW = labels_BHW + offset_B11
+    moved_BHW = moved_BHW + (moved_BHW >= IGNORE)
+    is_pseudo_BHW = (labels_BHW >= num_seen) & (labels_BHW != IGNORE)
+    return ScopedClasses(
+        torch.where(is_pseudo_BHW, moved_BHW, labels_BHW),
+        pseudo_QD.expand(images, -1, -1),
+        present_Q.expand(images, -1),
+    )
+
+
+def reduce_labels(labels_BHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a label map or mask by nearest neighbour, without a detour through float.
+
+    Args:
+        labels_BHW: (B, H, W) of any type.
+        size: rows and columns of the result.
+
+    Returns:
+        (B, h, w) of the same type; position i reads floor(i*H/h), as `interpolate(mode="nearest")`.
+    """
+    (height, width), device = labels_BHW.shape[1:], labels_BHW.device
+    row_h = torch.arange(size[0], device=device) * height // size[0]
+    column_w = torch.arange(size[1], device=device) * width // size[1]
+    return labels_BHW[:, row_h[:, None], column_w]
+
+
+def _token_size(shape: torch.Size, grid: tuple[int, int]) -> tuple[int, int]:
+    _, height, width = shape
+    if height % grid[0] or width % grid[1]:
+        suitable = f"{max(1, height // grid[0]) * grid[0]}x{max(1, width // grid[1]) * grid[1]}"
+        raise ValueError(
+            f"labels are {height}x{width} pixels: expected a multiple of the {grid[0]}x{grid[1]} token grid, "
+            f"such as {suitable}"
+        )
+    return height // grid[0], width // grid[1]
+
+
+def _keep_largest(region_L: Tensor, max_regions: int) -> Tensor:
+    counts = torch.bincount(region_L)
+    kept = counts.argsort(descending=True, stable=True)[:max_regions].sort().values
+    renumbered = torch.full_like(counts, IGNORE)
+    renumbered[kept] = torch.arange(len(kept), device=kept.device)
+    return renumbered[region_L]

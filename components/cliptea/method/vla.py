@@ -1,0 +1,179 @@
+"""Vision-language adapter (section 3.3): class centroids become classifier vectors in CLIP's text space.
+
+Shapes: B images, h w features, L = h*w, D channels, S seen classes, P pseudo classes of an image (padded), C
+= S + P, Q queries, M memory tokens.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cliptea.method.precision import in_float32
+
+__all__ = [
+    "Adapter",
+    "AdapterKind",
+    "Centroids",
+    "Generated",
+    "class_centroids",
+    "generate_loss",
+    "generate_pseudo_classes",
+]
+
+AdapterKind = Literal["transformer_decoder", "mlp", "original"]
+
+
+class Centroids(NamedTuple):
+    """Mean feature of each class; rows of absent classes are zero.
+
+    Attributes:
+        seen_SD: (S, D) float32, over the batch.
+        seen_present_S: (S,) bool.
+        pseudo_BPD: (B, P, D) float32, over the one image.
+        pseudo_present_BP: (B, P) bool.
+    """
+
+    seen_SD: Tensor
+    seen_present_S: Tensor
+    pseudo_BPD: Tensor
+    pseudo_present_BP: Tensor
+
+
+class Generated(NamedTuple):
+    """Unit-norm classifier vectors from the adapter; fields and absent rows as in `Centroids`."""
+
+    seen_SD: Tensor
+    seen_present_S: Tensor
+    pseudo_BPD: Tensor
+    pseudo_present_BP: Tensor
+
+
+@in_float32
+def class_centroids(
+    features_BDhw: Tensor, labels_Bhw: Tensor, num_seen: int, num_regions_B: Tensor, detach: bool = False
+) -> Centroids:
+    """Average the student's features over the pixels of each class (eq. 7).
+
+    Args:
+        features_BDhw: (B, D, h, w) float, the student's dense features R.
+        labels_Bhw: (B, h, w) integer at feature size: seen index, num_seen + region of that image, or 255.
+        num_seen: S.
+        num_regions_B: (B,) integer, numbers of regions; the largest is P, which may be 0.
+        detach: keep the gradient from reaching the features.
+    """
+    num_pseudo = int(num_regions_B.max())
+    features_BDL = (features_BDhw.detach() if detach else features_BDhw).flatten(2)
+    classes_C = torch.arange(num_seen + num_pseudo, device=labels_Bhw.device)
+    # A product with a one-hot matrix rather than scattered additions: those contend for few addresses on CUDA
+    # (a class covers thousands of pixels) and add in any order.
+    member_BLC = (labels_Bhw.flatten(1)[:, :, None] == classes_C).float()
+    sums_BCD = (features_BDL @ member_BLC).mT
+    counts_BC = member_BLC.sum(1)
+    seen_S, pseudo_BP = counts_BC[:, :num_seen].sum(0), counts_BC[:, num_seen:]
+    return Centroids(
+        sums_BCD[:, :num_seen].sum(0) / seen_S.clamp(min=1)[:, None],
+        seen_S > 0,
+        sums_BCD[:, num_seen:] / pseudo_BP.clamp(min=1)[:, :, None],
+        pseudo_BP > 0,
+    )
+
+
+class Adapter(nn.Module):
+    """Generator g: class centroids -> unit-norm classifier vectors (section 3.3; kinds are Table 5's rows).
+
+    Args:
+        kind: `transformer_decoder`, standard post-norm decoder layers; `mlp`, two linear layers; `original`,
+            identity.
+        dim: D of queries and memory.
+        layers: decoder layers.
+        heads: attention heads.
+        ffn: hidden channels of a decoder layer's feed-forward net.
+        dropout: in decoder layers.
+
+    Raises:
+        ValueError: unknown kind, or heads do not divide dim.
+    """
+
+    def __init__(
+        self,
+        kind: AdapterKind,
+        dim: int = 512,
+        layers: int = 3,
+        heads: int = 8,
+        ffn: int = 2048,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.decoder = nn.ModuleList()
+        self.project: nn.Module = nn.Identity()
+        if kind == "transformer_decoder":
+            if dim % heads:
+                raise ValueError(
+                    f"generator has {heads} heads for {dim} channels: heads must divide channels"
+                )
+            # Not nn.TransformerDecoder: it copies one layer, so that all would start from the same weights.
+            for _ in range(layers):
+                self.decoder.append(nn.TransformerDecoderLayer(dim, heads, ffn, dropout, batch_first=True))
+        elif kind == "mlp":
+            self.project = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+        elif kind != "original":
+            raise ValueError(f"generator is {kind!r}: expected 'transformer_decoder', 'mlp' or 'original'")
+
+    def forward(self, queries_QD: Tensor, memory_MD: Tensor) -> Tensor:
+        """Adapt class centroids.
+
+        Args:
+            queries_QD: (Q, D) float, centroids; Q = 0 gives (0, D), tied to the parameters by zero gradients,
+                since distributed training waits for a gradient of each of them.
+            memory_MD: (M, D) float, the batch's CLS tokens; read by `transformer_decoder` only.
+
+        Returns:
+            (Q, D) float32, unit norm.
+        """
+        if len(queries_QD) == 0:
+            return queries_QD.float() + sum(0 * parameter.sum() for parameter in self.parameters())
+        adapted_1QD = self.project(queries_QD[None])
+        for layer in self.decoder:
+            adapted_1QD = layer(adapted_1QD, memory_MD[None])
+        return F.normalize(adapted_1QD[0].float(), dim=1)
+
+
+def generate_pseudo_classes(adapter: Adapter, centroids: Centroids, cls_MD: Tensor) -> Generated:
+    """Run the adapter on the classes that are present: seen classes first, then each image's regions.
+
+    Args:
+        adapter: the generator g.
+        centroids: from `class_centroids`.
+        cls_MD: (M, D) float, CLS tokens of the batch.
+
+    Returns:
+        Vectors in the layout of `centroids`. Without any present class all are zero, and the adapter's
+        parameters still receive (zero) gradients.
+    """
+    seen_S, pseudo_BP = centroids.seen_present_S, centroids.pseudo_present_BP
+    queries_QD = torch.cat([centroids.seen_SD[seen_S], centroids.pseudo_BPD[pseudo_BP]])
+    adapted_QD = adapter(queries_QD, cls_MD.float())
+    num_seen_queries = len(queries_QD) - int(pseudo_BP.sum())
+    seen_SD, pseudo_BPD = torch.zeros_like(centroids.seen_SD), torch.zeros_like(centroids.pseudo_BPD)
+    seen_SD[seen_S] = adapted_QD[:num_seen_queries]
+    pseudo_BPD[pseudo_BP] = adapted_QD[num_seen_queries:]
+    return Generated(seen_SD, seen_S, pseudo_BPD, pseudo_BP)
+
+
+@in_float32
+def generate_loss(generated_SD: Tensor, present_S: Tensor, text_SD: Tensor) -> Tensor:
+    """Pull the generated vectors of seen classes to their text features (L_generate, eq. 8).
+
+    Args:
+        generated_SD: (S, D) float, unit norm where present.
+        present_S: (S,) bool, seen classes of the batch.
+        text_SD: (S, D) float, unit norm.
+
+    Returns:
+        Scalar float32: squared distance, summed over channels, averaged over present classes (the paper
+        prints a sum); 0 without any.
+    """
+    distance_S = (generated_SD - text_SD).square().sum(1)
+    return (distance_S * present_S).sum() / present_S.sum().clamp(min=1)

@@ -1,0 +1,215 @@
+"""What a step is doing, told to whoever watches: events in a file on one machine, log lines on a cluster.
+
+When the environment variable CLIPTEA_EVENTS names a file, every event is appended to it as one line of JSON, which
+`cliptea run` shows as progress bars. Without it, the same news goes to stderr, sparsely.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cliptea.errors import ClipteaError, ConfigError
+
+__all__ = ["Bar", "bar", "clock", "count", "note", "publish", "reused", "step", "warn", "words"]
+
+EVENT_SECONDS = 0.2  # at most five bar events a second
+LOG_SECONDS = 10.0
+WINDOW_SECONDS = 20.0  # the rate is taken over this
+STEP = "CLIPTEA_STEP"  # name and label of the present step, inherited by the processes that it starts
+
+_reused = False
+
+
+@contextmanager
+def step(name: str, label: str = "") -> Iterator[None]:
+    """Mark everything inside as the step `name` (of the variant `label`), and tell how it ended."""
+    global _reused
+    _reused = False
+    outer = os.environ.get(STEP)
+    os.environ[STEP] = json.dumps([name, label])
+    start = time.monotonic()
+    _tell("start")
+    try:
+        yield
+    except BaseException as error:
+        trace = "" if isinstance(error, ClipteaError) else traceback.format_exc()
+        _tell(
+            "failed",
+            seconds=time.monotonic() - start,
+            text=_one_line(error),
+            trace=trace,
+            setting=isinstance(error, ConfigError),
+        )
+        raise
+    else:
+        _tell("done", seconds=time.monotonic() - start, reused=_reused)
+    finally:
+        if outer is None:
+            del os.environ[STEP]
+        else:
+            os.environ[STEP] = outer
+
+
+def reused() -> None:
+    """Say that the present step found its output already made."""
+    global _reused
+    _reused = True
+
+
+def note(text: str) -> None:
+    """Say something worth one line, such as what was left out."""
+    _tell("note", text=text)
+
+
+def warn(text: str) -> None:
+    """Say that a result may not be what the user expects."""
+    _tell("warn", text=text)
+
+
+def publish(**values: str) -> None:
+    """Hand small facts, such as the address of a report, to the command that started the run."""
+    if "CLIPTEA_EVENTS" in os.environ:
+        _tell("published", values=values)
+
+
+@contextmanager
+def bar(text: str, total: int | None = None, unit: str = "it", done: int = 0) -> Iterator[Bar]:
+    """Count long work.
+
+    Args:
+        text: what is being done, such as "training".
+        total: units in all, or None when that is not known.
+        unit: name of one unit, such as "image".
+        done: units that an earlier run has left; they count as done, not as fast.
+    """
+    counted = Bar(text, total, unit, done)
+    try:
+        yield counted
+    finally:
+        counted.tell(last=True)
+
+
+class Bar:
+    """Counts units and tells about them now and then."""
+
+    def __init__(self, text: str, total: int | None, unit: str, done: int) -> None:
+        self.text, self.total, self.unit, self.done = text, total, unit, done
+        self.values: dict[str, float] = {}
+        self._seen = deque([(time.monotonic(), done)])  # (seconds, units done), the oldest first
+        self._interval = EVENT_SECONDS if "CLIPTEA_EVENTS" in os.environ else LOG_SECONDS
+        self._next = 0.0
+        self.tell()
+
+    def update(self, units: int = 1, **values: float) -> None:
+        """Count `units` more; `values`, such as a loss, are shown beside the bar."""
+        self.done += units
+        self.values.update(values)
+        now = time.monotonic()
+        if now >= self._next:
+            self.tell()
+
+    @property
+    def rate(self) -> float:
+        """Units a second over the last `WINDOW_SECONDS`."""
+        now = time.monotonic()
+        while len(self._seen) > 2 and now - self._seen[1][0] > WINDOW_SECONDS:
+            self._seen.popleft()
+        then, done = self._seen[0]
+        return (self.done - done) / max(now - then, 1e-9)
+
+    def tell(self, last: bool = False) -> None:
+        now = time.monotonic()
+        rate = self.rate
+        if now - self._seen[-1][0] >= WINDOW_SECONDS / 40:
+            self._seen.append((now, self.done))
+        self._next = now + self._interval
+        left = (self.total - self.done) / rate if self.total is not None and rate > 0 else None
+        _tell(
+            "bar",
+            text=self.text,
+            total=self.total,
+            unit=self.unit,
+            done=self.done,
+            rate=rate,
+            left=left,
+            values={name: float(value) for name, value in self.values.items()},
+            last=last,
+        )
+
+
+def clock(seconds: float) -> str:
+    """Seconds in words: 0.4 s, 42 s, 3 min 07 s, 2 h 05 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def words(event: dict[str, Any]) -> str:
+    """An event as one line of text, without its step."""
+    kind = event["event"]
+    if kind == "start":
+        return "started"
+    if kind == "done":
+        return f"{'reused' if event['reused'] else 'done'} in {clock(event['seconds'])}"
+    if kind == "failed":
+        return f"failed after {clock(event['seconds'])}: {event['text']}"
+    if kind == "warn":
+        return f"warning: {event['text']}"
+    if kind == "note":
+        return event["text"]
+    return f"{event['text']} {count(event)}"
+
+
+def count(event: dict[str, Any]) -> str:
+    """The numbers of a bar's event: done of total, rate, time left, values."""
+    done = f"{event['done']}" if event["total"] is None else f"{event['done']}/{event['total']}"
+    parts = [f"{done} {event['unit']}"]
+    if event["rate"] > 0:
+        parts.append(f"{_short(event['rate'])}/s")
+    if event["left"]:
+        parts.append(f"{clock(event['left'])} left")
+    parts += [f"{name} {value:.3g}" for name, value in event["values"].items()]
+    return ", ".join(parts)
+
+
+def _short(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+def _tell(event: str, **facts: Any) -> None:
+    name, label = json.loads(os.environ.get(STEP, '["", ""]'))
+    path = os.environ.get("CLIPTEA_EVENTS")
+    try:
+        if path:
+            line = json.dumps({"event": event, "step": name, "label": label, "pid": os.getpid(), **facts})
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(handle, line.encode() + b"\n")  # one write: lines of several processes never mix
+            finally:
+                os.close(handle)
+        else:
+            who = " ".join(part for part in (name, label) if part)
+            text = words({"event": event, **facts})
+            print(f"{who}: {text}" if who else text, file=sys.stderr, flush=True)
+    except OSError:  # a full disk or a closed pipe must not end the work that is being told about
+        pass
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, ClipteaError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

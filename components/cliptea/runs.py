@@ -1,0 +1,92 @@
+"""A run: one validated config, the digest of its data, and the variants that the pipeline fans out over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from cliptea import settings
+from cliptea.config import Config
+from cliptea.data.catalogue import Catalogue
+from cliptea.data.datasets import open_dataset
+from cliptea.errors import ConfigError
+from cliptea.manifest import fingerprint
+
+__all__ = ["Member", "Run", "Variant", "check", "expand", "start_run"]
+
+
+class Member(BaseModel):
+    """A place in a results table: group and variant, such as table3 and no_ce."""
+
+    group: str
+    variant: str
+
+
+class Variant(BaseModel):
+    """One student to train: a config delta and a seed, listed in one group or more."""
+
+    label: str
+    seed: int
+    members: list[Member]
+    delta: dict[str, Any]
+
+    def config(self, base: Config) -> Config:
+        return settings.apply_delta(base, self.delta)
+
+
+class Run(BaseModel):
+    """What `resolve` hands to every other step."""
+
+    config: Config
+    data_digest: str
+    fingerprint: str
+    job_id: str
+    tracking_run: str  # id of the MLflow parent run
+    variants: list[Variant]
+
+
+def check(config: Config) -> Catalogue:
+    """Refuse settings that do not fit the data set or the registries, before any work.
+
+    Raises:
+        ConfigError, DataError: one line each.
+    """
+    from cliptea.models.registry import require
+
+    for variant in expand(config):
+        require(variant.config(config).student.backbone)
+    return open_dataset(config.data).catalogue
+
+
+def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
+    """Resolve the settings, digest the data, and open (or go on with) the tracking run. Never cached."""
+    from cliptea.tracking import runs as tracked
+
+    config = settings.load(preset, overrides)
+    check(config)
+    digest = open_dataset(config.data).digest()
+    fp = fingerprint("run", 1, config=config, data=digest)
+    run = Run(
+        config=config, data_digest=digest, fingerprint=fp, job_id=job_id, tracking_run="", variants=expand(config)
+    )
+    return run.model_copy(update={"tracking_run": tracked.open_parent(run)})
+
+
+def expand(config: Config) -> list[Variant]:
+    """Every student to train. Equal settings under several names are trained once and listed under each."""
+    found: dict[str, Variant] = {}
+    for seed in range(config.seeds):
+        for name in config.variants:
+            for variant, delta in settings.variant_group(name).items():
+                member = Member(group=name.partition("/")[0], variant=variant)
+                resolved = settings.apply_delta(config, delta)
+                same = fingerprint("variant", 1, config=resolved, seed=seed)
+                if same not in found:
+                    label = f"{member.group}/{variant}" + (f" seed {seed}" if config.seeds > 1 else "")
+                    found[same] = Variant(label=label, seed=seed, members=[], delta=delta)
+                if member not in found[same].members:
+                    found[same].members.append(member)
+    if not found:
+        raise ConfigError("variants is empty", "at least one of " + ", ".join(settings.variant_groups()))
+    return list(found.values())

@@ -1,0 +1,150 @@
+"""One road for settings: defaults <- preset <- variant <- overrides, validated into one `Config`."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cliptea.config import Config
+from cliptea.errors import ConfigError
+
+__all__ = ["apply_delta", "load", "merge", "presets", "variant_group", "variant_groups"]
+
+SECRET = re.compile(r"passw|secret|credential|access_?key|api_?key|private", re.IGNORECASE)
+
+
+def load(preset: str = "demo", overrides: Sequence[str] = ()) -> Config:
+    """Resolve a preset and overrides of the form "a.b=c" into a validated config.
+
+    Raises:
+        ConfigError: unknown preset or key, wrong type, or settings that exclude each other; one line.
+    """
+    delta = merge(_preset(preset), {"preset": preset})
+    for override in overrides:
+        delta = merge(delta, _parse(override))
+    config = _validate(delta)
+    for name in config.variants:
+        variant_group(name)
+    if config.teacher.weights is None:
+        raise ConfigError(
+            "teacher.weights is not set",
+            "the CLIP weights to distil: a file, a folder, an open_clip tag such as openai, or demo",
+            "add --set teacher.weights=... (demo is a small stand-in whose results mean nothing on photos)",
+        )
+    return config
+
+
+def apply_delta(config: Config, delta: Mapping[str, Any]) -> Config:
+    """The config with a variant's nested delta applied and everything validated again."""
+    return _validate(merge(config.model_dump(), delta))
+
+
+def merge(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested update of mappings; neither argument is changed."""
+    merged = dict(base)
+    for key, value in delta.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def presets() -> list[str]:
+    """Names of the shipped presets."""
+    return _yaml_names("presets")
+
+
+def variant_groups() -> list[str]:
+    """Names of the shipped variant groups."""
+    return _yaml_names("variants")
+
+
+def variant_group(name: str) -> dict[str, dict[str, Any]]:
+    """Variants of a group ("table3") or one of them ("table3/no_ce"): variant name -> config delta."""
+    group, _, single = name.partition("/")
+    if group not in variant_groups():
+        raise ConfigError(f"there is no variant group {group!r}", _one_of(group, variant_groups()))
+    variants = _read_yaml("variants", group)
+    if not single:
+        return variants
+    if single not in variants:
+        raise ConfigError(f"group {group} has no variant {single!r}", _one_of(single, list(variants)))
+    return {single: variants[single]}
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in presets():
+        raise ConfigError(f"there is no preset {name!r}", _one_of(name, presets()))
+    return _read_yaml("presets", name)
+
+
+def _yaml_names(folder: str) -> list[str]:
+    files = resources.files("cliptea").joinpath(folder).iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def _read_yaml(folder: str, name: str) -> dict[str, Any]:
+    text = resources.files("cliptea").joinpath(folder, f"{name}.yaml").read_text(encoding="utf-8")
+    return {key: value or {} for key, value in (yaml.safe_load(text) or {}).items()}
+
+
+def _parse(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise ConfigError(f"cannot read the setting {override!r}", "key=value, such as train.iterations=200")
+    if SECRET.search(key):
+        raise ConfigError(
+            f"the setting {key!r} looks like a secret, and settings are printed and stored",
+            "secrets in the environment only",
+            "see the README on credentials",
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if key == "preset":
+        raise ConfigError("preset cannot be overridden", "the preset's name by --preset")
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _validate(delta: Mapping[str, Any]) -> Config:
+    try:
+        return Config.model_validate(delta)
+    except ValidationError as error:
+        raise _readable(error) from None
+
+
+def _readable(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return ConfigError(f"unknown setting {key}", _one_of(key, list(_keys(Config))))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return ConfigError(f"{key}.{message}" if key else message)
+    return ConfigError(f"{key}={first['input']!r} is refused: {message[0].lower()}{message[1:]}")
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from itertools.chain([prefix + name], _keys(kind, f"{prefix}{name}."))
+        else:
+            yield prefix + name
+
+
+def _one_of(name: str, valid: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)
+    if len(valid) <= 12:
+        return "one of " + ", ".join(valid)
+    return f"a known key, the nearest is {near[0]}"

@@ -1,0 +1,125 @@
+"""What every step does around its one function call: threads, manifests, errors, and dying with its run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+from cliptea import __version__, progress
+from cliptea.errors import ClipteaError
+
+if TYPE_CHECKING:
+    from kfp.dsl import Artifact
+
+    from cliptea.runs import Run
+
+__all__ = [
+    "ALIVE", "IMAGE", "TASKS_LOCK", "cores", "die_with", "read", "read_uri", "step", "variant_of", "write",
+]  # fmt: skip
+
+IMAGE = f"cliptea:{__version__}"
+ALIVE = "CLIPTEA_ALIVE"  # a named pipe that the local command holds open for writing as long as it lives
+TASKS_LOCK = "CLIPTEA_TASKS_LOCK"  # a file that every local task holds locked (shared) as long as it lives
+SIDE_BY_SIDE = 2  # tasks of a loop that kfp.local runs at once
+
+
+@contextmanager
+def step(name: str, label: str = "", of: int = 1) -> Iterator[None]:
+    """Run the body as the step `name` of the variant `label`, one of `of` in the pipeline's loop.
+
+    An error that the user can act on ends the process with one line and exit code 1; any other is raised on.
+    """
+    if ALIVE in os.environ:
+        _belong_to_run()
+        _share_cores(min(of, SIDE_BY_SIDE))
+    try:
+        with progress.step(name, label):
+            yield
+    except ClipteaError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+
+
+def read(artifact: Artifact) -> dict[str, Any]:
+    """The JSON manifest in an input artifact."""
+    return json.loads(Path(artifact.path).read_text(encoding="utf-8"))
+
+
+def write(artifact: Artifact, manifest: dict[str, Any]) -> None:
+    """Put a JSON manifest in an output artifact."""
+    path = Path(artifact.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def read_uri(uri: str) -> bytes:
+    """The object that a manifest names by its address."""
+    return Path(unquote(urlparse(uri).path)).read_bytes()
+
+
+def variant_of(run: Run, label: str) -> dict[str, Any]:
+    """The run's variant of that label."""
+    return next(variant.model_dump(mode="json") for variant in run.variants if variant.label == label)
+
+
+def cores() -> int:
+    """Processor cores that this process may use, by its affinity and its control group."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count, int(quota) // int(period)))
+    except (OSError, ValueError):  # no control groups of version 2, or no limit ("max")
+        return count
+
+
+def die_with(pipe: str) -> None:
+    """Kill this process and all that it started as soon as nobody holds the named pipe open for writing.
+
+    A pipe, since the system closes it whatever way its holder ends. The parent process would not tell: between a
+    run and its task stands a shell.
+    """
+    try:
+        handle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        os.set_blocking(handle, True)
+    except FileNotFoundError:
+        _kill_all()
+
+    def wait() -> None:
+        os.read(handle, 1)  # nothing is ever written: it returns at the end of the file
+        _kill_all()
+
+    threading.Thread(target=wait, name="cliptea-die-with-run", daemon=True).start()
+
+
+def _kill_all() -> None:
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        try:
+            child.kill()
+        except psutil.Error:
+            pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _belong_to_run() -> None:
+    # Locked before the look at the pipe: a new run either sees the lock, or has let this task see the closed pipe.
+    lock = os.open(os.environ[TASKS_LOCK], os.O_RDWR | os.O_CREAT, 0o644)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    die_with(os.environ[ALIVE])
+
+
+def _share_cores(tasks: int) -> None:
+    """Set the threads of torch and numpy, which must not have been imported yet. The user's own limits hold."""
+    limits = [os.environ.get(name, "") for name in ("CLIPTEA_THREADS", "OMP_NUM_THREADS")]
+    threads = min([max(1, cores() // tasks)] + [int(limit) for limit in limits if limit.isdigit() and int(limit)])
+    os.environ["CLIPTEA_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)

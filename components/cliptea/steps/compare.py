@@ -1,0 +1,30 @@
+"""Tables, figures and the report over all students."""
+
+from typing import List  # noqa: UP035 (kfp resolves no list[Artifact])
+
+from kfp.dsl import HTML, Artifact, Input, Output, component
+
+from cliptea.steps.common import IMAGE
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def compare(
+    run: Input[Artifact],
+    shards: Input[Artifact],
+    cache: Input[Artifact],
+    scores: Input[List[Artifact]],  # noqa: UP006
+    comparison: Output[Artifact],
+    report: Output[HTML],
+):
+    from cliptea.steps.common import read, read_uri, step, write
+
+    with step("compare"):
+        from pathlib import Path
+
+        from cliptea.evaluation.compare import compare_variants
+        from cliptea.runs import Run
+
+        present = Run.model_validate(read(run))
+        made = compare_variants(present, read(shards), read(cache), [read(item) for item in scores])
+        write(comparison, made)
+        Path(report.path).write_bytes(read_uri(made["report"]))

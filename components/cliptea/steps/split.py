@@ -1,0 +1,16 @@
+"""Raw data to train and val shards."""
+
+from kfp.dsl import Artifact, Input, Output, component
+
+from cliptea.steps.common import IMAGE
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def split(run: Input[Artifact], shards: Output[Artifact]):
+    from cliptea.steps.common import read, step, write
+
+    with step("split"):
+        from cliptea.data.split import build_split
+        from cliptea.runs import Run
+
+        write(shards, build_split(Run.model_validate(read(run))))

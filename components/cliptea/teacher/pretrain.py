@@ -1,0 +1,227 @@
+"""The demo's CLIP: a tiny open_clip model, trained on crops of teacher scenes and sentences that name their classes.
+
+It stands in for weights that cannot be assumed on a new machine, and is loaded by the same code as ViT-B/16. As the
+real CLIP it learns from names only: labels serve to write the caption, never as a target for a pixel.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.model import resize_pos_embed
+from PIL import Image
+from safetensors.torch import save_file
+
+from cliptea import progress
+from cliptea.config import PretrainConfig, WorldConfig
+from cliptea.data.world import CLASSES, World, caption
+
+__all__ = ["CHECKPOINT", "CONFIG", "WEIGHTS", "model_config", "pretrain"]
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = "open_clip_model.safetensors"
+CHECKPOINT = "pretraining.ckpt"  # no suffix that open_clip would take for weights
+CHECKPOINT_EVERY = 50
+
+NAMED = 0.06  # a class is in the caption when it covers more of the image than this
+WARMUP = 20  # iterations
+BATCH_STREAM, WEIGHT_STREAM = 11, 12  # first numbers of the random streams
+
+
+def model_config(size: int) -> dict[str, Any]:
+    """open_clip's description of the demo's CLIP for square images of `size` pixels."""
+    return {
+        "embed_dim": 64,
+        "vision_cfg": {"image_size": size, "layers": 3, "width": 96, "head_width": 32, "patch_size": 4},
+        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
+    }
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of iterations on images of one size."""
+
+    size: int
+    iterations: int
+    batch: int
+    lr: float
+
+
+def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int) -> None:
+    """Train the demo's CLIP, or go on where a killed call has stopped; the weights are the same bits either way.
+
+    Args:
+        folder: gets open_clip's local-dir layout: open_clip_config.json and, last, open_clip_model.safetensors.
+            Nothing is done when the weights are there.
+        world: the scenes to learn from.
+        config: iterations, batches, learning rate.
+        seed: world, weights and order of the data.
+    """
+    if (folder / WEIGHTS).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps({"world": world.model_dump(), "config": config.model_dump(), "seed": seed}, sort_keys=True)
+    phases = (
+        Phase(world.size // 4, config.detail_iterations, config.detail_batch, config.lr),
+        Phase(world.size // 2, config.crop_iterations, config.crop_batch, config.lr),
+        Phase(world.size, config.scene_iterations, config.scene_batch, config.lr / 2),
+    )
+    pool = _Pool(World(world, seed), config.scenes)
+    state = _read(folder / CHECKPOINT, settings)
+    total = sum(phase.iterations for phase in phases)
+    with progress.bar("pre-training the demo teacher", total=total, unit="it", done=state["iteration"]) as bar:
+        start = 0
+        for number, phase in enumerate(phases):
+            stop = start + phase.iterations
+            if state["iteration"] < stop:
+                state = _run_phase(number, phase, start, state, pool, seed, folder / CHECKPOINT, settings, bar.update)
+            start = stop
+    _write_atomically(folder / CONFIG, lambda path: path.write_text(json.dumps(_folder_config(world.size), indent=2)))
+    weights = {name: tensor.contiguous() for name, tensor in state["model"].items()}
+    _write_atomically(folder / WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _run_phase(
+    number: int,
+    phase: Phase,
+    start: int,
+    state: dict[str, Any],
+    pool: _Pool,
+    seed: int,
+    checkpoint: Path,
+    settings: str,
+    report: Callable[..., None],
+) -> dict[str, Any]:
+    """Run the iterations of a phase that are missing; returns the state after its last one."""
+    model = _build(phase.size, seed)
+    if state["model"]:
+        weights = dict(state["model"])
+        resize_pos_embed(weights, model)  # from the size of the phase before
+        model.load_state_dict(weights)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=phase.lr, betas=(0.9, 0.98), weight_decay=0.05)
+    if state["phase"] == number:
+        optimiser.load_state_dict(state["optimiser"])
+    tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
+    model.train()
+    for iteration in range(max(start, state["iteration"]), start + phase.iterations):
+        rng = np.random.default_rng([BATCH_STREAM, seed, iteration])
+        images, names, captions = pool.batch(rng, phase.batch, phase.size)
+        for group in optimiser.param_groups:
+            group["lr"] = phase.lr * _schedule(iteration - start, phase.iterations)
+        loss = _loss(model, images, tokenizer(captions), names)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(100))
+        report(1, loss=loss.item())
+        done = iteration + 1
+        if done % CHECKPOINT_EVERY == 0 or done == start + phase.iterations:
+            state = {
+                "settings": settings,
+                "iteration": done,
+                "phase": number,
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+            }
+            _write_atomically(checkpoint, lambda path, content=state: torch.save(content, path))
+    return state
+
+
+def _build(size: int, seed: int) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(np.random.default_rng([WEIGHT_STREAM, seed]).integers(2**62)))
+        return open_clip.CLIP(**model_config(size))
+
+
+def _schedule(iteration: int, iterations: int) -> float:
+    """Linear warm-up, then half a cosine down to 5 %."""
+    warmup = min(WARMUP, max(1, iterations // 4))
+    rise = min(1.0, (iteration + 1) / warmup)
+    return rise * (0.525 + 0.475 * math.cos(math.pi * iteration / iterations))
+
+
+def _loss(model: torch.nn.Module, images: torch.Tensor, tokens: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
+    """CLIP's symmetric cross entropy; images with the same set of names are each other's positives.
+
+    Args:
+        model: open_clip CLIP.
+        images: (B, 3, size, size) float32, normalised.
+        tokens: (B, context length) int64.
+        names: (B, N) bool, classes that the caption names.
+    """
+    image = model.encode_image(images, normalize=True)
+    text = model.encode_text(tokens, normalize=True)
+    logits = model.logit_scale.exp() * image @ text.T
+    same = (names[:, None] == names[None]).all(-1).float()
+    target = same / same.sum(1, keepdim=True)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class _Pool:
+    """Teacher scenes, rendered once; batches of crops of them with captions."""
+
+    def __init__(self, world: World, scenes: int) -> None:
+        pairs = [world.scene("teacher", index) for index in range(scenes)]
+        self.images = [Image.fromarray(image) for image, _ in pairs]
+        self.labels = [labels for _, labels in pairs]
+        self.size = world.config.size
+        self.mean = np.array(open_clip.OPENAI_DATASET_MEAN, np.float32)
+        self.std = np.array(open_clip.OPENAI_DATASET_STD, np.float32)
+
+    def batch(self, rng: np.random.Generator, count: int, size: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """Images (count, 3, size, size) float32, names (count, N) bool, captions."""
+        images = np.empty((count, size, size, 3), np.float32)
+        names = np.zeros((count, len(CLASSES)), bool)
+        for row in range(count):
+            images[row], names[row] = self._crop(rng, size)
+        captions = [caption([CLASSES[c] for c in np.flatnonzero(row)], rng) for row in names]
+        images = (images / 255 - self.mean) / self.std
+        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(names), captions
+
+    def _crop(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+        index = int(rng.integers(len(self.images)))
+        edge = min(self.size, round(size * rng.uniform(0.75, 1.33)))
+        top, left = rng.integers(self.size - edge + 1, size=2)
+        cut = self.images[index].resize((size, size), Image.Resampling.BILINEAR, (left, top, left + edge, top + edge))
+        image = np.asarray(cut, np.float32) * rng.uniform(0.8, 1.2)
+        image = np.clip(image[:, ::-1] if rng.random() < 0.5 else image, 0, 255)
+        labels = self.labels[index][top : top + edge, left : left + edge]
+        share = np.bincount(labels.ravel(), minlength=len(CLASSES)) / labels.size
+        return image, share > NAMED
+
+
+def _folder_config(size: int) -> dict[str, Any]:
+    preprocess = {
+        "mean": open_clip.OPENAI_DATASET_MEAN,
+        "std": open_clip.OPENAI_DATASET_STD,
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    return {"model_cfg": model_config(size), "preprocess_cfg": preprocess}
+
+
+def _read(checkpoint: Path, settings: str) -> dict[str, Any]:
+    """The stored state, or the state before the first iteration when there is none for these settings."""
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        if state["settings"] == settings:
+            return state
+    return {"settings": settings, "iteration": 0, "phase": -1, "model": {}, "optimiser": {}}
+
+
+def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    draft = path.with_name(path.name + ".draft")
+    write(draft)
+    os.replace(draft, path)

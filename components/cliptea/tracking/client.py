@@ -1,0 +1,89 @@
+"""How MLflow is reached, and the little that all of tracking needs of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Param, Run
+from mlflow.exceptions import MlflowException
+
+from cliptea.errors import StorageError
+
+__all__ = ["EXPERIMENT", "connect", "experiment_id", "find_run", "flatten", "log_params", "metric_name"]
+
+EXPERIMENT = "cliptea"
+PARAMS_PER_CALL = 100  # the server's limit
+
+
+def connect() -> MlflowClient:
+    """A client of MLFLOW_TRACKING_URI.
+
+    Raises:
+        StorageError: it cannot be reached.
+    """
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        raise StorageError("MLFLOW_TRACKING_URI is not set", "sqlite:////absolute/mlflow.db or a server's address")
+    client = MlflowClient(uri)
+    try:
+        client.search_experiments(max_results=1)
+    except MlflowException as error:
+        reason = str(error).splitlines()[0]
+        raise StorageError(f"MLflow does not answer at {uri} ({reason})", "a running server") from None
+    return client
+
+
+def experiment_id(client: MlflowClient) -> str:
+    """The experiment of all runs; made at first, with artifacts beside a SQLite file."""
+    found: Experiment | None = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return found.experiment_id
+    parsed = urlparse(client.tracking_uri)
+    location = None
+    if parsed.scheme == "sqlite":
+        location = (Path(parsed.path[1:]).absolute().parent / "artifacts").as_uri()
+    return client.create_experiment(EXPERIMENT, artifact_location=location)
+
+
+def find_run(client: MlflowClient, tags: Mapping[str, str]) -> Run | None:
+    """The run that carries all the tags, if there is one."""
+    query = " and ".join(f"tags.`{key}` = '{quote(value)}'" for key, value in tags.items())
+    runs = client.search_runs([experiment_id(client)], query, max_results=1)
+    return runs[0] if runs else None
+
+
+def quote(value: str) -> str:
+    return value.replace("'", "")
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as "train.lr": "0.002"."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return flat
+
+
+def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
+    """Log parameters; those that are there already stay."""
+    items = [Param(key, value[:6000]) for key, value in params.items()]
+    for chunk in chunks(items, PARAMS_PER_CALL):
+        client.log_batch(run_id, params=chunk)
+
+
+def chunks(items: list[Any], size: int) -> Iterable[list[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def metric_name(name: str) -> str:
+    """A class name with the characters that MLflow allows."""
+    return re.sub(r"[^\w\-. :/]", "_", name)

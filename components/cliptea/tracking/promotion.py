@@ -1,0 +1,89 @@
+"""The promote step: the best model of a run becomes `champion` when it beats the present one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from cliptea import progress
+from cliptea.evaluation.results import ResultRow
+from cliptea.tracking.client import connect
+
+if TYPE_CHECKING:
+    from cliptea.runs import Run
+
+__all__ = ["ALIAS", "Decision", "decide", "promote"]
+
+ALIAS = "champion"
+HIOU_TAG, EVALUATION_TAG = "hiou", "cliptea.evaluation"
+
+
+class Decision(NamedTuple):
+    promoted: bool
+    reason: str
+
+
+def decide(hiou: float, evaluation: str, champion: tuple[float, str] | None, margin: float) -> Decision:
+    """Whether a model takes the champion's place.
+
+    Args:
+        hiou: the candidate's hIoU, 0-1.
+        evaluation: fingerprint of the evaluation set and protocol that gave it.
+        champion: the same two of the present champion, or None.
+        margin: by how much, at least, the candidate must be better.
+    """
+    if champion is None:
+        return Decision(True, f"first champion, hIoU {hiou:.4f}")
+    old, measured_on = champion
+    if measured_on != evaluation:
+        return Decision(False, "the champion was measured on another evaluation set: the two cannot be compared")
+    if hiou > old + margin:
+        return Decision(True, f"hIoU {hiou:.4f} beats the champion's {old:.4f} by more than {margin:g}")
+    return Decision(False, f"hIoU {hiou:.4f} does not beat the champion's {old:.4f} by more than {margin:g}")
+
+
+def promote(run: Run, comparison: dict[str, Any]) -> dict[str, Any]:
+    """Register the run's best model (highest hIoU) and move the alias when `decide` says so."""
+    rows = [ResultRow.model_validate(row) for row in comparison["rows"]]
+    best = max(rows, key=lambda row: row.hiou)
+    client = connect()
+    name = f"cliptea-{best.dataset}"
+    version = _register(client, name, best, comparison["evaluation"])
+    champion = _champion(client, name)
+    if champion is not None and champion.version == version.version:
+        progress.reused()
+        return {"model": name, "version": str(version.version), "promoted": False, "reason": "is the champion already"}
+    tags = champion.tags if champion else {}
+    old = (float(tags[HIOU_TAG]), tags[EVALUATION_TAG]) if champion else None
+    decision = decide(best.hiou, comparison["evaluation"], old, run.config.promotion.margin)
+    if decision.promoted:
+        client.set_registered_model_alias(name, ALIAS, version.version)
+    client.set_tag(run.tracking_run, "cliptea.promotion", f"{name} version {version.version}: {decision.reason}")
+    progress.note(f"{name} version {version.version}: {decision.reason}")
+    return {"model": name, "version": str(version.version), **decision._asdict()}
+
+
+def _register(client: MlflowClient, name: str, row: ResultRow, evaluation: str) -> ModelVersion:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"{client.get_run(row.mlflow_run_id).info.artifact_uri}/model"
+    for version in client.search_model_versions(f"name = '{name}'"):
+        if version.source == source:
+            return version
+    tags = {HIOU_TAG: repr(row.hiou), EVALUATION_TAG: evaluation, "backbone": row.backbone, "variant": row.variant}
+    return client.create_model_version(name, source=source, run_id=row.mlflow_run_id, tags=tags)
+
+
+def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    try:
+        return client.get_model_version_by_alias(name, ALIAS)
+    except MlflowException as error:
+        if "not found" not in str(error):
+            raise
+        return None

@@ -1,0 +1,134 @@
+"""One MLflow run for a pipeline run, and one child for each variant."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from cliptea.tracking.client import (
+    chunks,
+    connect,
+    experiment_id,
+    find_run,
+    flatten,
+    log_params,
+    metric_name,
+)
+
+if TYPE_CHECKING:
+    from cliptea.runs import Run, Variant
+
+__all__ = ["JOB_TAG", "ChildRun", "open_parent"]
+
+JOB_TAG = "kfp.pipeline_run_id"
+KEY_TAG = "cliptea.run"
+LABEL_TAG = "cliptea.variant"
+METRICS_PER_CALL = 900
+
+
+def open_parent(run: Run) -> str:
+    """Find or make the run of this pipeline run; returns its id.
+
+    On one machine a run with the same settings and data is the same run; on a cluster every submission is its own.
+    """
+    client = connect()
+    key = run.fingerprint if "CLIPTEA_EVENTS" in os.environ else run.job_id
+    found = find_run(client, {KEY_TAG: key})
+    if found is None:
+        config = run.config
+        name = f"{config.preset} · {config.data.dataset} · data {run.data_digest[:8]}"
+        found = client.create_run(
+            experiment_id(client),
+            tags={KEY_TAG: key, "cliptea.preset": config.preset, "cliptea.fingerprint": run.fingerprint},
+            run_name=name,
+        )
+    run_id = found.info.run_id
+    client.set_tag(run_id, JOB_TAG, run.job_id)
+    client.update_run(run_id, status="RUNNING")
+    log_params(client, run_id, flatten(run.config.model_dump(mode="json")) | {"data.digest": run.data_digest})
+    return run_id
+
+
+class ChildRun:
+    """The MLflow run of one variant. Everything logged twice is logged once."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client, self.run_id = client, run_id
+        self._last_step: int | None = None
+
+    @classmethod
+    def open(cls, run: Run, variant: Variant) -> ChildRun:
+        """Find or make the variant's run under the pipeline run's."""
+        client = connect()
+        config = variant.config(run.config)
+        key = {"mlflow.parentRunId": run.tracking_run, LABEL_TAG: variant.label}
+        found = find_run(client, key)
+        if found is None:
+            found = client.create_run(
+                experiment_id(client),
+                tags=key
+                | {
+                    "group": ", ".join(member.group for member in variant.members),
+                    "variant": ", ".join(member.variant for member in variant.members),
+                    "backbone": config.student.backbone,
+                    "dataset": config.data.dataset,
+                },
+                run_name=_run_name(variant, config.student.backbone, config.data.dataset),
+            )
+        child = cls(client, found.info.run_id)
+        client.update_run(child.run_id, status="RUNNING")
+        log_params(client, child.run_id, flatten(config.model_dump(mode="json")) | {"seed": str(variant.seed)})
+        return child
+
+    def log_curves(self, curves: list[dict[str, float]]) -> None:
+        """Log the loss terms of the iterations that the run does not have yet."""
+        if self._last_step is None:
+            logged = self._client.get_metric_history(self.run_id, "loss/total")
+            self._last_step = max((metric.step for metric in logged), default=-1)
+        new = [point for point in curves if point["iteration"] > self._last_step]
+        now = int(time.time() * 1000)
+        per_call = max(1, METRICS_PER_CALL // max((len(point) for point in new), default=1))
+        for part in chunks(new, per_call):
+            self._client.log_batch(
+                self.run_id,
+                metrics=[
+                    Metric(f"loss/{name}", value, now, int(point["iteration"]))
+                    for point in part
+                    for name, value in point.items()
+                    if name != "iteration"
+                ],
+            )
+            self._last_step = int(part[-1]["iteration"])
+
+    def log_result(
+        self, metrics: Mapping[str, float], per_class: Mapping[str, float | None], tags: Mapping[str, Any]
+    ) -> None:
+        """Log final metrics and per-class IoU, unless the run has them."""
+        known = self._client.get_run(self.run_id).data.metrics
+        values = dict(metrics) | {f"iou/{metric_name(name)}": value for name, value in per_class.items()}
+        now = int(time.time() * 1000)
+        new = [
+            Metric(name, value, now, 0) for name, value in values.items() if value is not None and name not in known
+        ]
+        for part in chunks(new, METRICS_PER_CALL):
+            self._client.log_batch(self.run_id, metrics=part)
+        for name, value in tags.items():
+            self._client.set_tag(self.run_id, name, str(value))
+
+    def log_folder(self, folder: Path, name: str) -> None:
+        """Store a folder's files as artifacts under `name`."""
+        self._client.log_artifacts(self.run_id, str(folder), name)
+
+    def finish(self) -> None:
+        self._client.set_terminated(self.run_id, "FINISHED")
+
+
+def _run_name(variant: Variant, backbone: str, dataset: str) -> str:
+    names = dict.fromkeys(member.variant for member in variant.members if member.variant != backbone)
+    return " · ".join([backbone, *names, dataset, f"seed {variant.seed}"])

@@ -1,0 +1,44 @@
+"""The student's share of augmentation: flip and photometric change of an already cut view."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+__all__ = ["IMAGE_MEAN", "IMAGE_STD", "normalise", "photometric"]
+
+IMAGE_MEAN = (123.675, 116.28, 103.53)  # RGB, 0-255 (ImageNet, MMSegmentation)
+IMAGE_STD = (58.395, 57.12, 57.375)
+
+
+def normalise(image_3HW: Tensor, valid_HW: Tensor) -> Tensor:
+    """(3, H, W) float32 of 0-255 values; padding is 0 after it."""
+    mean, std = torch.tensor(IMAGE_MEAN).view(3, 1, 1), torch.tensor(IMAGE_STD).view(3, 1, 1)
+    return (image_3HW.float() - mean) / std * valid_HW
+
+
+def photometric(image_3HW: Tensor, rng: np.random.Generator) -> Tensor:
+    """Brightness +-32, contrast and saturation 0.5-1.5, hue +-18 of 180, each with probability one half.
+
+    Ranges and order are MMSegmentation's: contrast comes before or after the two changes of colour.
+
+    Args:
+        image_3HW: uint8 RGB.
+        rng: source of every choice.
+    """
+    image_3HW = image_3HW.float() / 255
+    brightness, contrast_first, contrast, saturation, hue = rng.random(5) < 0.5
+    if brightness:
+        image_3HW = (image_3HW + rng.uniform(-32, 32) / 255).clamp(0, 1)
+    factor = rng.uniform(0.5, 1.5)
+    if contrast and contrast_first:
+        image_3HW = (image_3HW * factor).clamp(0, 1)
+    if saturation:
+        image_3HW = F.adjust_saturation(image_3HW, rng.uniform(0.5, 1.5))
+    if hue:
+        image_3HW = F.adjust_hue(image_3HW, rng.uniform(-0.1, 0.1))
+    if contrast and not contrast_first:
+        image_3HW = (image_3HW * factor).clamp(0, 1)
+    return (image_3HW * 255).round()

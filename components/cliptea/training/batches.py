@@ -1,0 +1,97 @@
+"""Batches of views with their teacher tokens, in an order that (seed, iteration) alone decides.
+
+Item k of a run is view `permutation(k // n)[k % n]`, and everything random about it comes from (seed, k): a run
+goes on at any iteration without replaying the ones before, whatever the number of loading processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cliptea.config import Config
+from cliptea.data.catalogue import IGNORE, Catalogue
+from cliptea.data.shards import ShardReader
+from cliptea.data.views import generator
+from cliptea.manifest import Manifest
+from cliptea.storage import open_store
+from cliptea.teacher.cache import TeacherCache, clustering_key, read_array, read_view, record_name
+from cliptea.training.augment import normalise, photometric
+
+__all__ = ["Batch", "batches"]
+
+
+class Batch(NamedTuple):
+    """Shapes: B views, C crop, D teacher width, g token grid."""
+
+    images_B3CC: Tensor  # float32, normalised
+    labels_BCC: Tensor  # int64 seen index, or 255
+    valid_BCC: Tensor  # bool, False on padding
+    cls_BD: Tensor  # float32
+    regions_Bgg: Tensor  # uint8 region number, or 255
+    image_ids_B: Tensor  # int64
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class _Views(Dataset):
+    def __init__(self, config: Config, split: Manifest, teacher: TeacherCache, seed: int) -> None:
+        store = open_store()
+        self.config, self.seed = config, seed
+        self.images = ShardReader(store, split.objects, "train")
+        self.cls = ShardReader(store, teacher.tokens.objects, "cls")
+        self.regions = None
+        if config.method.pseudo:
+            regions = teacher.regions[clustering_key(config.method.clustering)]
+            self.regions = ShardReader(store, regions.objects, "regions")
+        catalogue = Catalogue.model_validate(split.info["catalogue"])
+        self.seen_index = np.full(256, IGNORE, dtype=np.int64)
+        self.seen_index[catalogue.seen_ids] = np.arange(len(catalogue.seen_ids))
+        self.names = self.images.names
+        self.grid = tuple(teacher.tokens.info["grid"])
+        self.order: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def __getitem__(self, item: int) -> tuple[Tensor, ...]:
+        number_of_views = len(self.names) * self.config.teacher.views
+        epoch, position = divmod(item, number_of_views)
+        if self.order[0] != epoch:
+            self.order = epoch, generator("order", self.seed, epoch).permutation(number_of_views)
+        image_id, number = divmod(int(self.order[1][position]), self.config.teacher.views)
+        return self._view(image_id, number, generator("student", self.seed, item))
+
+    def _view(self, image_id: int, number: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        config, name = self.config, self.names[image_id]
+        view = read_view(self.images, name, number, config.teacher, config.data.seed)
+        record = record_name(name, number)
+        regions = np.full(self.grid, IGNORE, dtype=np.uint8)
+        if self.regions is not None:
+            regions = read_array(self.regions, record)
+        arrays = [view.image, self.seen_index[view.labels], view.valid, regions]
+        if rng.random() < config.train.flip:
+            arrays = [array[:, ::-1] for array in arrays]
+        image, labels, valid, regions = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+        image = image.permute(2, 0, 1)
+        if config.train.photometric:
+            image = photometric(image, rng)
+        cls = torch.from_numpy(read_array(self.cls, record))
+        return normalise(image, valid), labels, valid, cls, regions, torch.tensor(image_id)
+
+
+def batches(config: Config, split: Manifest, teacher: TeacherCache, seed: int, start: int = 0) -> Iterator[Batch]:
+    """Batches of the iterations `start` to the end."""
+    train = config.train
+    loader = DataLoader(
+        _Views(config, split, teacher, seed),
+        sampler=range(start * train.batch_size, train.iterations * train.batch_size),
+        batch_size=train.batch_size,
+        num_workers=train.workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for tensors in loader:
+        yield Batch(*tensors)

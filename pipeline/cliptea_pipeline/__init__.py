@@ -1,0 +1,1 @@
+"""The pipeline of cliptea and its command line."""

@@ -1,0 +1,92 @@
+"""pipeline/cliptea.yaml: the compiled pipeline, committed beside its sources and shipped in the package."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+from cliptea.errors import ClipteaError, ConfigError
+from cliptea.steps.common import IMAGE
+
+__all__ = ["check_pipeline", "compile_pipeline", "pipeline_file"]
+
+FILE = "cliptea.yaml"
+
+
+def pipeline_file() -> Path:
+    """The compiled pipeline: inside the installed package, or beside the sources."""
+    package = Path(str(resources.files("cliptea_pipeline")))
+    candidates = [package / FILE, package.parent / FILE]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise ClipteaError(f"{candidates[-1]} is missing", todo="run `cliptea compile`")
+
+
+def compile_pipeline(image: str = IMAGE, output: Path | None = None) -> Path:
+    """Write the compiled pipeline, the same text for the same sources.
+
+    Args:
+        image: container image of every step, by digest or by a tag that is never moved.
+        output: file to write; by default the committed one, or `cliptea.yaml` here where there are no sources.
+
+    Raises:
+        ConfigError: the image has no tag, or one that moves.
+    """
+    target = output or _default_file()
+    text = _compiled(image)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ClipteaError(f"cannot write {target}: {error.strerror}", todo="name another file with -o") from None
+    return target
+
+
+def check_pipeline(image: str = IMAGE, output: Path | None = None) -> Path:
+    """Compare the committed file with what the sources compile to.
+
+    Raises:
+        ClipteaError: it is missing or stale.
+    """
+    target = output or _default_file()
+    committed = target.read_text(encoding="utf-8") if target.is_file() else ""
+    compiled = _compiled(image)
+    if committed != compiled:
+        lines = difflib.unified_diff(committed.splitlines(), compiled.splitlines(), n=0, lineterm="")
+        changed = sum(line[0] in "+-" and line[:3] not in ("+++", "---") for line in lines)
+        raise ClipteaError(
+            f"{target} is stale: {changed} lines differ from what the sources compile to",
+            todo="run `cliptea compile` and commit the file",
+        )
+    return target
+
+
+def _default_file() -> Path:
+    beside = Path(__file__).resolve().parent.parent
+    return beside / FILE if beside.name == "pipeline" else Path(FILE)  # never into an installed package
+
+
+def _compiled(image: str) -> str:
+    _require_immutable(image)
+    from kfp import compiler
+
+    from cliptea_pipeline.dag import cliptea_pipeline
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / FILE
+        compiler.Compiler().compile(cliptea_pipeline(image), str(path))
+        return path.read_text(encoding="utf-8")
+
+
+def _require_immutable(image: str) -> None:
+    # A step's outputs are known by its image's name: a tag that moves would mix the work of two versions.
+    name, _, digest = image.partition("@")
+    _, colon, tag = name.rpartition("/")[2].partition(":")
+    if not digest and (not colon or tag in ("", "latest")):
+        raise ConfigError(
+            f"the image {image!r} has " + ("the tag latest, which moves" if tag == "latest" else "no tag"),
+            f"a digest or a tag that is never moved, such as {IMAGE}",
+        )

@@ -1,0 +1,127 @@
+"""What a user sees of a local run: one line a step, live bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from cliptea.progress import clock, count, words
+from cliptea_pipeline.events import Active, Board, Event
+
+__all__ = ["Plain", "Terminal", "results_table"]
+
+HIDDEN = {"variants", "finish"}  # bookkeeping that a user need not see
+WIDE = 110  # columns of a terminal with room for long labels and bars
+REFRESH_SECONDS = 0.2
+PLAIN_SECONDS = 15.0
+SCORES = ("pAcc", "miou_seen", "miou_unseen", "hiou")
+
+
+class Plain:
+    """Lines for a log: when a step starts and ends, and now and then how far it is."""
+
+    def __init__(self, console: Console, board: Board) -> None:
+        self.console, self.board = console, board
+        self._told: dict[tuple[str, str], float] = {}
+
+    def show(self, event: Event) -> None:
+        kind, key = event["event"], (event["step"], event["label"])
+        if kind == "published" or (event["step"] in HIDDEN and kind in ("start", "done")):
+            return
+        if kind == "bar":
+            last = self._told.setdefault(key, time.monotonic())
+            if time.monotonic() - last < PLAIN_SECONDS:
+                return
+        self._told[key] = time.monotonic()
+        text = f"failed after {clock(event['seconds'])}" if kind == "failed" else words(event)
+        self._line(f"{' '.join(part for part in key if part)}: {text}")
+
+    def tick(self) -> None:
+        """Nothing moves between events."""
+
+    def close(self) -> None:
+        """Nothing to take down."""
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Terminal:
+    """A line for every step that has ended; below them, alive, those at work."""
+
+    def __init__(self, console: Console, board: Board) -> None:
+        self.console, self.board = console, board
+        self._next = 0.0
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live.start()
+
+    def show(self, event: Event) -> None:
+        kind, name = event["event"], event["step"]
+        if kind in ("done", "failed") and not (kind == "done" and name in HIDDEN):
+            self.console.print(self._ended(event))
+        elif kind in ("note", "warn"):
+            style = "yellow" if kind == "warn" else "dim"
+            self.console.print(f"{'':9} [{style}]{escape(words(event))}[/]", highlight=False)
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + REFRESH_SECONDS
+            self._live.update(self._at_work(), refresh=True)
+
+    def close(self) -> None:
+        self._live.update("", refresh=True)
+        self._live.stop()
+
+    def _ended(self, event: Event) -> Table:
+        how = "[red]failed[/]" if event["event"] == "failed" else "[green]reused[/]" if event["reused"] else ""
+        rows = self._rows(7)
+        rows.add_row(event["step"], escape(event["label"]), how, clock(event["seconds"]))
+        return rows
+
+    def _at_work(self) -> Table:
+        rows = self._rows(7 if self.console.width < WIDE else 20)
+        for step in self.board.active.values():
+            if step.name not in HIDDEN:
+                rows.add_row(f"[bold]{step.name}[/]", escape(step.label), *self._state(step))
+        return rows
+
+    def _state(self, step: Active) -> tuple[Any, str]:
+        if step.bar is None:
+            return "", f"[dim]{clock(int(time.monotonic() - step.since))}[/]"
+        total = step.bar["total"]
+        return ProgressBar(total=total, completed=step.bar["done"], pulse=total is None), count(step.bar)
+
+    def _rows(self, middle: int) -> Table:
+        """An empty grid of step, label, bar or outcome, and numbers."""
+        grid = Table.grid(padding=(0, 1))
+        for width in (9, 26 if self.console.width < WIDE else 40, middle, None):
+            grid.add_column(width=width, no_wrap=True, overflow="ellipsis")
+        return grid
+
+
+def results_table(rows: list[dict[str, Any]]) -> Table:
+    """The scores of results.json, a line for each variant, seed and evaluation set."""
+    columns = ["variant", "backbone", "dataset", "seed", *SCORES]
+    if len({row["dataset"] for row in rows}) <= 1:
+        columns.remove("dataset")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        numeric = column in ("seed", *SCORES)
+        width = max(5, *(len(part) for part in column.split("_"))) if numeric else None
+        header = column.replace("_", "_\n")
+        table.add_column(header, justify="right" if numeric else "left", no_wrap=numeric, min_width=width)
+    for row in rows:
+        name = {**row, "variant": f"{row['group']}/{row['variant']}"}
+        table.add_row(*(_score(row[c]) if c in SCORES else escape(str(name[c])) for c in columns))
+    return table
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,87 @@
+"""What the steps of a local run have told: read from the events file, kept as one state."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+__all__ = ["Active", "Board", "Event", "Tail"]
+
+Event = dict[str, Any]
+ALWAYS_RUN = {"resolve", "variants", "promote", "finish"}  # steps that are never reused, and so not counted
+
+
+class Tail:
+    """Reads the lines that have been added to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._rest = b""
+
+    def read(self) -> list[Event]:
+        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@dataclass
+class Active:
+    """A step that has started and not ended."""
+
+    name: str
+    label: str
+    pid: int
+    since: float = field(default_factory=time.monotonic)
+    bar: Event | None = None
+
+
+@dataclass
+class Board:
+    """The state of a run."""
+
+    active: dict[tuple[str, str], Active] = field(default_factory=dict)
+    failures: list[Event] = field(default_factory=list)
+    published: dict[str, str] = field(default_factory=dict)
+    reused: int = 0
+    made: int = 0
+
+    def add(self, event: Event) -> None:
+        kind, key = event["event"], (event["step"], event["label"])
+        if kind == "start":
+            self.active[key] = Active(*key, event["pid"])
+        elif kind == "bar" and key in self.active:
+            self.active[key].bar = None if event["last"] else event
+        elif kind == "published":
+            self.published.update(event["values"])
+        elif kind == "failed":
+            self.active.pop(key, None)
+            self.failures.append(event)
+        elif kind == "done":
+            self.active.pop(key, None)
+            if event["step"] not in ALWAYS_RUN:
+                self.reused += event["reused"]
+                self.made += not event["reused"]
+
+    def suspects(self) -> list[Active]:
+        """Active steps whose process is gone. Read the events once more before believing it."""
+        return [step for step in self.active.values() if not psutil.pid_exists(step.pid)]
+
+    @staticmethod
+    def silent_end(step: Active) -> Event:
+        """The event that a step killed from outside could not write."""
+        return {
+            "event": "failed",
+            "step": step.name,
+            "label": step.label,
+            "seconds": time.monotonic() - step.since,
+            "text": "its process was killed (is there enough memory?); run the same command again to go on",
+            "trace": "",
+            "setting": False,
+        }

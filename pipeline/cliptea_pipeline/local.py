@@ -1,0 +1,137 @@
+"""`cliptea run`: the compiled pipeline on this machine, through kfp.local."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from cliptea import settings
+from cliptea.progress import clock
+from cliptea.steps.common import read_uri
+from cliptea_pipeline import processes
+from cliptea_pipeline.compile import pipeline_file
+from cliptea_pipeline.display import Plain, Terminal, results_table
+from cliptea_pipeline.events import Board, Tail
+from cliptea_pipeline.workdir import Workdir
+
+__all__ = ["run"]
+
+POLL_SECONDS = 0.1
+FAILED, BAD_SETTINGS = 1, 2
+
+
+def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) -> int:
+    """Run the pipeline, or what is missing of it, and show how it goes.
+
+    Args:
+        preset: name of the preset.
+        overrides: settings of the form "a.b=c".
+        root: the work directory.
+        debug: show the tracebacks of failed steps.
+
+    Returns:
+        Exit code: 0, 1 when a step failed, 2 when a setting was refused, 128 + signal when stopped.
+
+    Raises:
+        ClipteaError: nothing was started.
+    """
+    settings.load(preset, list(overrides))
+    file = pipeline_file()
+    workdir = Workdir(root)
+    start = time.monotonic()
+    try:
+        board, code = _follow(workdir, file, {"preset": preset, "overrides": list(overrides)})
+    finally:
+        workdir.close()
+    if code == 0:
+        _conclude(workdir, board, time.monotonic() - start)
+    elif code > 128:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+    else:
+        _explain(workdir, board, debug)
+    return code
+
+
+def _follow(workdir: Workdir, file: Path, arguments: dict) -> tuple[Board, int]:
+    board = Board()
+    tail = Tail(workdir.events)
+    environment = workdir.environment
+    module = "cliptea_pipeline.runner"
+    command = [sys.executable, "-m", module, str(file), str(workdir.kfp), json.dumps(arguments)]
+    with processes.signals() as stopped:
+        process = processes.start(command, environment, workdir.log, workdir.lock)
+        view = None
+        try:
+            console = Console(width=None if sys.stdout.isatty() else 120)
+            view = (Terminal if console.is_terminal else Plain)(console, board)
+            while process.poll() is None and not stopped:
+                _advance(board, tail, view)
+                time.sleep(POLL_SECONDS)
+            if not stopped:
+                _advance(board, tail, view)
+        finally:
+            known = len(stopped.came)
+            processes.stop(process, environment, hurry=lambda: len(stopped.came) > max(known, 1))
+            if view is not None:
+                view.close()
+            tail.close()
+        if stopped:
+            return board, stopped.exit_code
+    return board, _exit_code(process, board)
+
+
+def _advance(board: Board, tail: Tail, view: Plain | Terminal) -> None:
+    suspects = board.suspects()
+    for event in tail.read():
+        board.add(event)
+        view.show(event)
+    for step in suspects:
+        if board.active.get((step.name, step.label)) is step:
+            event = board.silent_end(step)
+            board.add(event)
+            view.show(event)
+    view.tick()
+
+
+def _exit_code(process: subprocess.Popen[bytes], board: Board) -> int:
+    if process.returncode == 0 and not board.failures:
+        return 0
+    return BAD_SETTINGS if any(failure["setting"] for failure in board.failures) else FAILED
+
+
+def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:
+    for name, target in (("report", workdir.report), ("results", workdir.results)):
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_bytes(read_uri(board.published[name]))
+        os.replace(partial, target)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print()
+    console.print(results_table(json.loads(workdir.results.read_text(encoding="utf-8"))))
+    console.print()
+    command = f"mlflow ui --backend-store-uri {shlex.quote(workdir.tracking_uri)}"
+    for line in (
+        f"{board.reused} steps reused, {board.made} made, in {clock(seconds)}",
+        f"report   {workdir.report}",
+        f"results  {workdir.results}",
+        f"runs     {command if workdir.tracking_uri.startswith('sqlite:') else workdir.tracking_uri}",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _explain(workdir: Workdir, board: Board, debug: bool) -> None:
+    for failure in board.failures:
+        if debug and failure["trace"]:
+            print(failure["trace"], file=sys.stderr)
+        who = " ".join(part for part in (failure["step"], failure["label"]) if part)
+        print(f"error: {who}: {failure['text']}", file=sys.stderr)
+    if not board.failures:
+        print("error: the run ended without saying why; the end of the log tells", file=sys.stderr)
+    print(f"log: {os.path.relpath(workdir.log)}", file=sys.stderr)

@@ -1,0 +1,99 @@
+"""The processes of a local run: started in a session of their own, stopped to the last one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from cliptea.steps.common import ALIVE
+
+__all__ = ["Signals", "signals", "start", "stop"]
+
+GRACE_SECONDS = 3.0  # between SIGTERM and SIGKILL
+
+
+class Signals:
+    """The signals that have come in so far."""
+
+    def __init__(self) -> None:
+        self.came: list[int] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.came)
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.came[0]
+
+
+@contextmanager
+def signals() -> Iterator[Signals]:
+    """Collect Ctrl-C, SIGTERM and SIGHUP instead of dying from them."""
+    caught = Signals()
+    old = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            old[number] = signal.signal(number, lambda number, frame: caught.came.append(number))
+    try:
+        yield caught
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def start(command: list[str], environment: dict[str, str], log: Path, keep: int) -> subprocess.Popen[bytes]:
+    """Start a process in its own session, where the terminal's Ctrl-C does not reach it.
+
+    Args:
+        keep: a file descriptor that it inherits, the work directory's lock.
+    """
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            pass_fds=(keep,),
+        )
+
+
+def stop(process: subprocess.Popen[bytes], environment: dict[str, str], hurry: Callable[[], bool]) -> None:
+    """End `process` and all that came of it, in whatever group: SIGTERM, and SIGKILL to those that stay.
+
+    Args:
+        environment: what they were started with; its `ALIVE` marks them.
+        hurry: asked all the while; once true, nothing is waited for.
+    """
+    mark = environment[ALIVE]
+    told: set[int] = set()
+    deadline = time.monotonic() + GRACE_SECONDS
+    while (left := _marked(mark)) and time.monotonic() < deadline + GRACE_SECONDS:
+        late = time.monotonic() > deadline or hurry()
+        for member in sorted(left, key=lambda member: member.pid != process.pid):
+            if late or member.pid not in told:
+                told.add(member.pid)
+                _send(member, signal.SIGKILL if late else signal.SIGTERM)
+        process.poll()
+        time.sleep(0.05)
+    process.poll()
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    processes = psutil.process_iter(["environ"])
+    return [p for p in processes if (p.info["environ"] or {}).get(ALIVE) == mark and p.pid != os.getpid()]
+
+
+def _send(process: psutil.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.Error:
+        pass

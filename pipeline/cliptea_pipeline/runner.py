@@ -1,0 +1,32 @@
+"""The process that runs the compiled pipeline with kfp.local: `python -m cliptea_pipeline.runner FILE ROOT ARGUMENTS`.
+
+A process of its own, since kfp.local prints much, forwards no signal and leaves its tasks behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+
+from cliptea.steps.common import ALIVE, die_with
+
+
+def main(file: str, root: str, arguments: str) -> int:
+    die_with(os.environ[ALIVE])
+    warnings.simplefilter("ignore", RuntimeWarning)  # kfp's, on images whose name does not hold "python"
+    from kfp import components, local
+
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True)
+    pipeline = components.load_component_from_file(file)
+    try:
+        pipeline(**json.loads(arguments))
+    except RuntimeError as error:  # kfp's word for a failed task; the task has told its own reason
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,140 @@
+"""The folder of a local run: its layout, its locks, and what is kept of earlier runs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from cliptea.errors import ClipteaError, StorageError
+from cliptea.steps.common import ALIVE, TASKS_LOCK
+
+__all__ = ["Workdir"]
+
+KEPT_RUNS = 3  # folders of kfp's small artifacts
+KEPT_LOGS = 20
+
+
+class Workdir:
+    """A folder that at most one run uses at a time.
+
+        store/       object store                      report.html   of the last run that got so far
+        mlflow/      mlflow.db and artifacts           results.json
+        kfp/         kfp's artifacts, last runs        logs/         one file a run
+        run/         locks, events and the pipe of the present run
+
+    Raises:
+        StorageError: it cannot be written.
+        ClipteaError: a run, or a step of a killed run, is alive in it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        full = root.absolute()
+        self.store, self.mlflow, self.kfp, self.logs = (full / n for n in ("store", "mlflow", "kfp", "logs"))
+        self.report, self.results = root / "report.html", root / "results.json"
+        self._run = full / "run"
+        try:
+            for folder in (self.store, self.mlflow, self.kfp, self.logs, self._run):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            self._prune()
+            self.name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
+            self.present = self._run / self.name
+            self.present.mkdir()
+            self.events.touch()
+            os.mkfifo(self.alive)
+            self.temporary = Path(tempfile.mkdtemp(prefix="cliptea-"))
+            (self.present / "temporary").write_text(str(self.temporary))
+        except OSError as error:
+            raise StorageError(
+                f"cannot use the work directory {root}: {error.strerror or error}",
+                "a local folder that can be written",
+                "name another with --workdir",
+            ) from None
+        self._hold_alive()
+
+    @property
+    def events(self) -> Path:
+        return self.present / "events.jsonl"
+
+    @property
+    def alive(self) -> Path:
+        return self.present / "alive"
+
+    @property
+    def log(self) -> Path:
+        return self.logs / f"{self.name}.log"
+
+    @property
+    def tracking_uri(self) -> str:
+        """Where MLflow keeps its runs: the user's server, or a database in this folder."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.mlflow / 'mlflow.db'}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the processes of the run find in their environment."""
+        return {
+            **os.environ,
+            "CLIPTEA_STORE": self.store.as_uri(),
+            "CLIPTEA_EVENTS": str(self.events),
+            ALIVE: str(self.alive),
+            TASKS_LOCK: str(self._run / "tasks.lock"),
+            "MLFLOW_TRACKING_URI": self.tracking_uri,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONSAFEPATH": "1",  # a file in the user's folder must not shadow a module
+            "TMPDIR": str(self.temporary),
+        }
+
+    def close(self) -> None:
+        """Tell every process of the run that is still there to die, and let the next run in."""
+        os.close(self._pipe)
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.alive.unlink(missing_ok=True)
+        os.close(self.lock)
+
+    def _lock(self) -> None:
+        self.lock = os.open(self._run / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        if not _locked(self.lock):
+            raise ClipteaError(
+                f"a run is alive in {self.root} (process {os.read(self.lock, 20).decode() or '?'})",
+                todo="wait for it, stop it, or name another folder with --workdir",
+            )
+        tasks = os.open(self._run / "tasks.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        free = _locked(tasks)
+        os.close(tasks)
+        if not free:
+            raise ClipteaError(
+                f"a step of a killed run is still alive in {self.root}",
+                todo="wait for it, stop it, or name another folder with --workdir",
+            )
+        os.truncate(self.lock, 0)
+        os.write(self.lock, str(os.getpid()).encode())
+
+    def _prune(self) -> None:
+        for folder in self._run.iterdir():
+            if folder.is_dir():
+                left = folder / "temporary"
+                if left.is_file():
+                    shutil.rmtree(left.read_text(), ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
+        for folder in sorted(self.kfp.iterdir())[: -KEPT_RUNS + 1]:
+            shutil.rmtree(folder, ignore_errors=True)
+        for log in sorted(self.logs.iterdir())[: -KEPT_LOGS + 1]:
+            log.unlink(missing_ok=True)
+
+    def _hold_alive(self) -> None:
+        reader = os.open(self.alive, os.O_RDONLY | os.O_NONBLOCK)  # a pipe opens for writing only with a reader
+        self._pipe = os.open(self.alive, os.O_WRONLY)
+        os.close(reader)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

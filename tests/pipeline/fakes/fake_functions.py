@@ -1,0 +1,133 @@
+"""Stand-ins for the functions that the steps call; the environment variable CLIPTEA_FAKE (JSON) shapes them.
+
+    variants  labels of the variants
+    wait      "step" or "step label" -> seconds that it takes, told as a bar of ten units a second
+    fail      "step" or "step label" -> "user" (an error of the user's), "bug" or "kill" (the process kills itself)
+    stubborn  names of steps that ignore SIGTERM
+    helper    names of steps that start a process in another session
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from pydantic import BaseModel
+
+from cliptea import progress
+from cliptea.errors import ConfigError, DataError
+
+FAKE = json.loads(os.environ.get("CLIPTEA_FAKE", "{}"))
+
+
+class Variant(BaseModel):
+    label: str
+    seed: int
+
+
+class Run(BaseModel):
+    job_id: str
+    preset: str
+    overrides: list[str]
+    variants: list[Variant]
+
+
+def load(preset, overrides):
+    if preset == "unknown":
+        raise ConfigError("there is no preset 'unknown'")
+    return None
+
+
+def store() -> Path:
+    return Path(unquote(urlparse(os.environ["CLIPTEA_STORE"]).path))
+
+
+def work(step: str, label: str = "", **result) -> dict:
+    who = f"{step} {label}".strip()
+    made = store() / f"{who.replace('/', '-')}.json"
+    if made.exists():
+        progress.reused()
+        return json.loads(made.read_text())
+    if step in FAKE.get("stubborn", []):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if step in FAKE.get("helper", []):
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    wait = FAKE.get("wait", {})
+    seconds = wait.get(who, wait.get(step, 0))
+    if seconds:
+        with progress.bar("working", total=int(seconds * 10), unit="it") as bar:
+            for unit in range(int(seconds * 10)):
+                time.sleep(0.1)
+                bar.update(1, loss=1 / (unit + 1))
+    how = FAKE.get("fail", {}).get(who, FAKE.get("fail", {}).get(step))
+    if how == "user":
+        raise DataError("the image a.png is 3 x 4", "5 x 6 as its mask", "mend it")
+    if how == "setting":
+        raise ConfigError("the class 'cat' is unknown")
+    if how == "bug":
+        raise KeyError("no such thing")
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = {"step": step, "label": label, "threads": int(os.environ["CLIPTEA_THREADS"]), **result}
+    made.write_text(json.dumps(result))
+    return result
+
+
+def start_run(preset, overrides, job_id):
+    labels = FAKE.get("variants", ["one", "two"])
+    work_once = FAKE.get("fail", {}).get("resolve")
+    if work_once:
+        work("resolve")
+    return Run(
+        job_id=job_id,
+        preset=preset,
+        overrides=overrides,
+        variants=[Variant(label=label, seed=index) for index, label in enumerate(labels)],
+    )
+
+
+def build_split(run):
+    progress.note(f"preset {run.preset}, overrides {run.overrides}")
+    return work("split", images=7)
+
+
+def build_cache(run, split):
+    assert split["images"] == 7
+    return work("teacher", views=14)
+
+
+def train_variant(run, variant, split, teacher):
+    assert (split["step"], teacher["step"]) == ("split", "teacher")
+    return work("train", variant["label"], seed=variant["seed"])
+
+
+def evaluate_variant(run, variant, split, teacher, trained):
+    assert trained["label"] == variant["label"] and type(trained["seed"]) is int
+    return work("evaluate", variant["label"], seed=trained["seed"])
+
+
+def compare_variants(run, split, teacher, evaluations):
+    made = work("compare", order=[item["label"] for item in evaluations])
+    rows = [
+        {"variant": item["label"], "group": "g", "backbone": "b", "dataset": "d", "seed": item["seed"]}
+        | {"pAcc": 0.5, "miou_seen": 0.25, "miou_unseen": 0.125, "hiou": 0.0625}
+        for item in evaluations
+    ]
+    for name, text in (("report.html", "<p>report</p>"), ("results.json", json.dumps(rows))):
+        (store() / name).write_text(text)
+    uris = {name.partition(".")[0]: (store() / name).as_uri() for name in ("report.html", "results.json")}
+    progress.publish(**uris)
+    return made | uris
+
+
+def promote(run, comparison):
+    return work("promote", order=comparison["order"])
+
+
+def finish(job_id, state, error):
+    with (store() / "finished.jsonl").open("a") as file:
+        file.write(json.dumps({"job_id": job_id, "state": state, "error": error}) + "\n")

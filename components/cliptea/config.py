@@ -31,7 +31,7 @@ class WorldConfig(Section):
     size: Annotated[int, Field(ge=32, multiple_of=8)] = 64  # height and width of a scene, pixels
     train_scenes: Positive = 800
     val_scenes: Positive = 200
-    canvases: Positive = 4  # textures of a class, drawn anew for the teacher, the train and the val scenes
+    canvases: Positive = 6  # textures of a class, drawn anew for the teacher, the train and the val scenes
 
 
 class DataConfig(Section):
@@ -46,10 +46,10 @@ class DataConfig(Section):
 class PretrainConfig(Section):
     """Contrastive pre-training of the demo's small CLIP, used only with `teacher.weights=demo`."""
 
-    detail_iterations: Positive = 150  # on crops a quarter of a scene wide, most of them of one class
-    crop_iterations: Positive = 150  # then on crops half as wide as a scene
+    detail_iterations: Positive = 100  # on crops a quarter of a scene wide, most of them of one class
+    crop_iterations: Positive = 180  # then on crops half as wide as a scene
     scene_iterations: Positive = 60  # then on whole scenes
-    detail_batch: Positive = 384
+    detail_batch: Positive = 256
     crop_batch: Positive = 96
     scene_batch: Positive = 48
     lr: Annotated[float, Field(gt=0)] = 1.5e-3

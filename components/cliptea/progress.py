@@ -1,7 +1,7 @@
 """What a step is doing, told to whoever watches: events in a file on one machine, log lines on a cluster.
 
-When the environment variable CLIPTEA_EVENTS names a file, every event is appended to it as one line of JSON, which
-`cliptea run` shows as progress bars. Without it, the same news goes to stderr, sparsely.
+When the environment variable CLIPTEA_EVENTS names a file, every event is appended to it as one line of JSON,
+which `cliptea run` shows as progress bars. Without it, the same news goes to stderr, sparsely.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ app = typer.Typer(
 Preset = Annotated[str, typer.Option("--preset", help="Named settings to start from.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, such as train.iterations=200. Repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in train.iterations=200."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
@@ -58,7 +58,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -83,7 +85,7 @@ def run(
 def compile_(
     image: Annotated[str | None, typer.Option(help="Container image of the steps.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail when the file is stale.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only look whether the file is stale.")] = False,
     debug: Debug = False,
 ) -> None:
     """Write the pipeline that Kubeflow runs."""

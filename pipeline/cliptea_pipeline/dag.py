@@ -1,6 +1,10 @@
 """The pipeline: which step needs which."""
 
+# pyright: reportCallIssue=false, reportArgumentType=false, reportReturnType=false
+# (kfp's decorators make task factories of the steps' functions, and do not say so in types)
+
 from kfp import dsl
+from kfp.dsl.base_component import BaseComponent
 
 from cliptea.steps.common import IMAGE
 from cliptea.steps.compare import compare
@@ -16,7 +20,7 @@ from cliptea.steps.variants import variants
 __all__ = ["cliptea_pipeline"]
 
 
-def cliptea_pipeline(image: str = IMAGE):
+def cliptea_pipeline(image: str = IMAGE) -> BaseComponent:
     """The pipeline with every step in the given container image, to be compiled by kfp."""
 
     def place(task: dsl.PipelineTask) -> dsl.PipelineTask:

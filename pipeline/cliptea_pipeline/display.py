@@ -80,7 +80,9 @@ class Terminal:
         self._live.stop()
 
     def _ended(self, event: Event) -> Table:
-        how = "[red]failed[/]" if event["event"] == "failed" else "[green]reused[/]" if event["reused"] else ""
+        how = "[red]failed[/]" if event["event"] == "failed" else ""
+        if event.get("reused"):
+            how = "[green]reused[/]"
         rows = self._rows(7)
         rows.add_row(event["step"], escape(event["label"]), how, clock(event["seconds"]))
         return rows

@@ -1,4 +1,4 @@
-"""The process that runs the compiled pipeline with kfp.local: `python -m cliptea_pipeline.runner FILE ROOT ARGUMENTS`.
+"""`python -m cliptea_pipeline.runner FILE ROOT ARGUMENTS` runs the compiled pipeline with kfp.local.
 
 A process of its own, since kfp.local prints much, forwards no signal and leaves its tasks behind.
 """

@@ -127,7 +127,7 @@ class Workdir:
             log.unlink(missing_ok=True)
 
     def _hold_alive(self) -> None:
-        reader = os.open(self.alive, os.O_RDONLY | os.O_NONBLOCK)  # a pipe opens for writing only with a reader
+        reader = os.open(self.alive, os.O_RDONLY | os.O_NONBLOCK)  # without one no writer may open it
         self._pipe = os.open(self.alive, os.O_WRONLY)
         os.close(reader)
 

@@ -1,4 +1,4 @@
-"""Small inline SVG charts: crisp at any size, a few KiB each, coloured by the page's CSS in light and dark."""
+"""Small inline SVG charts: crisp at any size, a few KiB each, coloured by the page's CSS."""
 
 from __future__ import annotations
 

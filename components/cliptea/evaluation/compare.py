@@ -16,7 +16,7 @@ from cliptea import progress
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.shards import ShardReader
 from cliptea.evaluation.evaluate import Evaluated
-from cliptea.evaluation.results import ResultRow, SweepRow
+from cliptea.evaluation.results import ResultRow, SweepRow, dump_results
 from cliptea.manifest import Manifest, find, fingerprint, publish, put_object, read_object
 from cliptea.storage import FileStore, open_store
 
@@ -103,7 +103,7 @@ def _compare(
         warnings=_warnings(split, cache),
     )
     report = build_report(context).encode()
-    results = json.dumps([row.model_dump() for row in rows], indent=1, ensure_ascii=False).encode()
+    results = dump_results(rows).encode()
     objects = {
         name: put_object(store, f"{KIND}/{fp}/{name}", data)
         for name, data in (("report.html", report), ("results.json", results))

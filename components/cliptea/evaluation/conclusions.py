@@ -1,8 +1,8 @@
 """What may be concluded, computed from the spreads over seeds and never written beforehand.
 
-A variant is compared with the reference of its group by the differences of equal seeds, so that what a seed does to
-both cancels out. The interval is Student's, two-sided, 95 %; it is not corrected for the number of comparisons.
-Where the evaluation set is not the paper's, only signs are compared with the paper.
+A variant is compared with the reference of its group by the differences of equal seeds, so that what a seed
+does to both cancels out. The interval is Student's, two-sided, 95 %, not corrected for the number of
+comparisons. Where the evaluation set is not the paper's, only signs are compared with the paper.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class PaperValue(BaseModel):
 
 
 def t_interval(differences: Sequence[float]) -> tuple[float, float, float, float]:
-    """Mean, sample standard deviation and ends of the two-sided 95 % Student interval of at least two values."""
+    """Mean, standard deviation (n - 1) and ends of the two-sided 95 % Student interval of n >= 2 values."""
     n = len(differences)
     if n < 2:
         raise ValueError(f"{n} differences: an interval needs at least 2")
@@ -77,7 +77,7 @@ def t_interval(differences: Sequence[float]) -> tuple[float, float, float, float
 def reference_of(group: Sequence[Summary]) -> Summary | None:
     """The row that the others of a group are compared with.
 
-    The full method where the group has it (`full`, or the name under which the paper's table lists it), otherwise
+    The full method where the group has it (`full`, or the name that the paper's table gives it), otherwise
     the highest mean hIoU, as among backbones; None when no row has an hIoU.
     """
     by_name = {summary.variant: summary for summary in group}
@@ -109,11 +109,11 @@ def paper_values(summaries: Sequence[Summary], trained_on: str) -> list[PaperVal
     """Our means beside the paper's values, only where the evaluation set is the paper's own."""
     found = []
     for summary in summaries:
-        if own_dataset(summary.dataset) is None or own_dataset(trained_on) is None:
-            continue
         table = table_of(summary.group, summary.dataset, trained_on)
         row = paper_row(table, summary.variant, summary.dataset)
-        for metric in METRICS if table and row else ():
+        if table is None or row is None or own_dataset(trained_on) is None:
+            continue
+        for metric in METRICS:
             ours, printed = summary.scores[metric].mean, getattr(row, metric)
             if ours is not None and printed is not None:
                 found.append(

@@ -1,6 +1,6 @@
 """Pictures as bytes: photos, label maps, GLM attention (paper Fig. 5) and region maps (Fig. 6).
 
-Small pictures keep their pixels, so that a page can enlarge them crisply; large ones are shrunk to `MAX_EDGE`.
+Small pictures keep their pixels, so that a page can enlarge them crisply; large ones shrink to `MAX_EDGE`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 __all__ = [
-    "HIGH", "IGNORE", "LOW", "NEUTRAL", "class_colour", "data_uri", "heat_overlay", "heat_range", "hex_colour",
-    "label_map", "palette", "photo", "region_map",
+    "HIGH", "IGNORE", "LOW", "NEUTRAL", "SMALL_EDGE", "class_colour", "data_uri", "heat_overlay",
+    "heat_range", "hex_colour", "label_map", "palette", "photo", "region_map",
 ]  # fmt: skip
 
 IGNORE = 255
@@ -33,7 +33,7 @@ _TO_LAB = ((0.2105, 0.7936, -0.0041), (1.9780, -2.4286, 0.4506), (0.0259, 0.7828
 
 
 def palette() -> np.ndarray:
-    """Colours of the class indices 0-254, (255, 3) uint8: fixed, and the first ones farthest from each other."""
+    """Colours of the class indices 0-254, (255, 3) uint8: fixed, the first ones farthest from each other."""
     return _distinct(lightness=(0.42, 0.88), chroma=(0.05, 0.16))
 
 
@@ -74,7 +74,7 @@ def label_map(labels: np.ndarray) -> bytes:
 
 
 def heat_range(maps: Iterable[np.ndarray]) -> float:
-    """Octaves around uniform attention that hold 99 % of the weights, so that several pictures share one scale."""
+    """Octaves around uniform attention that hold 99 % of the weights: one scale for several pictures."""
     logs = [np.abs(_octaves(weights)).ravel() for weights in maps]
     reach = float(np.quantile(np.concatenate(logs), 0.99)) if logs else 0.0
     return next((octaves for octaves in OCTAVES if octaves >= reach), OCTAVES[-1])
@@ -116,7 +116,7 @@ def region_map(image: np.ndarray, labels: np.ndarray, regions: np.ndarray) -> by
 
 @functools.cache
 def _distinct(lightness: tuple[float, float], chroma: tuple[float, float]) -> np.ndarray:
-    """255 colours, each as far in OKLab as it can be from those before it and from neutral grey; (255, 3) uint8."""
+    """255 colours, each as far in OKLab as can be from those before it and from grey; (255, 3) uint8."""
     axis = np.arange(0, 256, 15)
     rgb = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
     lab = _oklab(rgb)

@@ -75,7 +75,7 @@ def own_dataset(name: str) -> str | None:
 
 
 def table_of(group: str, dataset: str, trained_on: str) -> str | None:
-    """The table that a group of variants repeats: its own name, or for backbones Table 1 or, across data sets, 2."""
+    """The table that a group repeats: that of its name, or for backbones Table 1 or, across data sets, 2."""
     if group == "backbones":
         return "table1" if own_dataset(dataset) == own_dataset(trained_on) else "table2"
     return group if group in paper().tables else None

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from cliptea.evaluation import report_pictures as pictures
 from cliptea.evaluation import report_tables as tables
@@ -24,7 +24,7 @@ __all__ = ["build_report"]
 def build_report(context: ReportContext) -> str:
     """The report as HTML.
 
-    Everything that a user can name is escaped, and the page's own policy forbids it to load or run anything else.
+    All names are escaped, and the page's own policy forbids it to load or run anything else.
 
     Raises:
         DataError: two rows of one group, variant, evaluation set and seed.
@@ -33,37 +33,38 @@ def build_report(context: ReportContext) -> str:
     groups = tables.groups_of(summaries)
     names = tables.names_of(summaries)
     script = _text("report.js")
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            context=context,
-            facts=context.facts,
-            paper=paper(),
-            short=tables.SHORT,
-            headline=tables.headline(groups, context.facts, compare(summaries)),
-            results=tables.result_tables(groups),
-            conclusions=tables.conclusion_tables(groups, context.facts),
-            classes=tables.class_tables(groups, context.facts),
-            datasets=list(dict.fromkeys(group.dataset for group in groups)),
-            legend=pictures.legend(context),
-            predictions=pictures.prediction_grid(context, names, summaries),
-            attention=pictures.attention_grid(context, names),
-            regions=pictures.region_grid(context),
-            gammas=pictures.gamma_charts(context, names, summaries),
-            losses=pictures.loss_charts(context, names),
-            settings=dict(_flat(context.facts.settings)),
-            style=Markup(_text("report.css")),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        )
-    )
-    return page.lstrip()
+    page = _environment().get_template("report.html.j2")
+    return page.render(
+        context=context,
+        facts=context.facts,
+        paper=paper(),
+        short=tables.SHORT,
+        headline=tables.headline(groups, context.facts, compare(summaries)),
+        results=tables.result_tables(groups),
+        conclusions=tables.conclusion_tables(groups, context.facts),
+        classes=tables.class_tables(groups, context.facts),
+        datasets=list(dict.fromkeys(group.dataset for group in groups)),
+        legend=pictures.legend(context),
+        predictions=pictures.prediction_grid(context, names, summaries),
+        attention=pictures.attention_grid(context, names),
+        regions=pictures.region_grid(context),
+        gammas=pictures.gamma_charts(context, names, summaries),
+        losses=pictures.loss_charts(context, names),
+        settings=dict(_flat(context.facts.settings)),
+        style=Markup(_text("report.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    ).lstrip()
 
 
 def percent(value: float | None) -> str:
     """A fraction in percent with one decimal; an en dash where there is none."""
     return "–" if value is None else f"{100 * value:.1f}"
+
+
+def breakable(name: str) -> Markup:
+    """A name that may be broken after its underscores."""
+    return Markup("_<wbr>").join(escape(name).split("_"))
 
 
 def signed(value: float) -> str:
@@ -88,7 +89,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "signed": signed, "spread": spread}
+    environment.filters |= {"breakable": breakable, "percent": percent, "signed": signed, "spread": spread}
     return environment
 
 

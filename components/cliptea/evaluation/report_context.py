@@ -95,6 +95,8 @@ class RegionPicture:
 
 @dataclass(frozen=True)
 class ReportContext:
+    """Everything on the page; pictures and losses are those of the first seed."""
+
     facts: RunFacts
     rows: list[ResultRow]
     sweep: list[SweepRow] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The report's pictures and charts as plain values for the template: a grid has images across and variants down."""
+"""The report's pictures and charts as plain values for the template: images across, variants down."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from cliptea.evaluation import charts, figures
 from cliptea.evaluation.report_context import ReportContext, label
-from cliptea.evaluation.results import Summary, summarise_sweep
+from cliptea.evaluation.results import Metric, Summary, summarise_sweep
 
 __all__ = ["attention_grid", "gamma_charts", "legend", "loss_charts", "prediction_grid", "region_grid"]
 
 Names = Mapping[str, tuple[str, list[str]]]  # as report_tables.names_of
-SWEPT = {"miou_seen": "seen mIoU", "miou_unseen": "unseen mIoU", "hiou": "hIoU"}
+SWEPT: dict[Metric, str] = {"miou_seen": "seen mIoU", "miou_unseen": "unseen mIoU", "hiou": "hIoU"}
 
 
 def legend(context: ReportContext) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ def gamma_charts(context: ReportContext, names: Names, summaries: Sequence[Summa
 
 
 def loss_charts(context: ReportContext, names: Names) -> dict[str, Any]:
-    """Every loss term over the iterations for each trained model, a term having the same colour everywhere."""
+    """Every loss term over the iterations for each trained model; a term has the same colour everywhere."""
     terms = list(dict.fromkeys(term for curves in context.losses.values() for term in curves))
     found = []
     for own in _shown([context.losses], names):

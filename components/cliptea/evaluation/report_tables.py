@@ -9,7 +9,14 @@ from typing import Any
 from markupsafe import Markup
 
 from cliptea.evaluation import charts
-from cliptea.evaluation.conclusions import COMPARED, Comparison, compare, paper_values, reference_of
+from cliptea.evaluation.conclusions import (
+    COMPARED,
+    Comparison,
+    PaperValue,
+    compare,
+    paper_values,
+    reference_of,
+)
 from cliptea.evaluation.figures import class_colour
 from cliptea.evaluation.paper import own_dataset, paper
 from cliptea.evaluation.report_context import RunFacts, Split, label
@@ -27,9 +34,9 @@ __all__ = [
 ]
 
 SHORT: dict[Metric, str] = {
-    "miou_seen": "seen mIoU",
-    "miou_unseen": "unseen mIoU",
     "hiou": "hIoU",
+    "miou_unseen": "unseen mIoU",
+    "miou_seen": "seen mIoU",
     "pAcc": "pAcc",
 }
 
@@ -112,13 +119,13 @@ def headline(
 
 
 def conclusion_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str, Any]]:
-    """For each group its reference, a computed sentence, the comparisons, and the paper's values on its own sets."""
+    """For each group its reference, a computed sentence, the comparisons, and the paper's values."""
     tables = []
     for group in groups:
         comparisons, reference = compare(group.summaries), reference_of(group.summaries)
-        if not comparisons or reference is None:
-            continue
         values = paper_values(group.summaries, facts.dataset)
+        if reference is None or not (comparisons or values):
+            continue
         ends = [abs(end) for c in comparisons for end in (c.low, c.high, c.difference) if end is not None]
         means = [abs(c.difference) for c in comparisons if c.difference is not None]
         reach = min(max(ends, default=0.0), 1.5 * max(means, default=0.0)) or 0.01
@@ -130,11 +137,12 @@ def conclusion_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str
                 "group": group,
                 "reference": reference.variant,
                 "chosen_by_mean": reference.variant != "full" and group.name not in paper().tables,
-                "sentence": _sentence(comparisons, reference.variant),
+                "sentence": _sentence(comparisons, reference.variant) if comparisons else "",
                 "variants": by_variant,
                 "in_paper": any(c.paper for c in comparisons),
                 "own_set": own_dataset(group.dataset) is not None,
-                "paper_values": values,
+                "paper_values": _by_variant(values),
+                "paper_setting": values[0].setting if values else "",
             }
         )
     return tables
@@ -159,6 +167,13 @@ def class_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str, Any
             }
         )
     return tables
+
+
+def _by_variant(values: Sequence[PaperValue]) -> dict[str, dict[Metric, PaperValue]]:
+    found: dict[str, dict[Metric, PaperValue]] = {}
+    for value in values:
+        found.setdefault(value.variant, {})[value.metric] = value
+    return found
 
 
 def _class_row(name: str, shown: Sequence[Summary], split: Split) -> dict[str, Any]:

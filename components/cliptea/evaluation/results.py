@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from cliptea.errors import DataError
 
 __all__ = [
-    "METRICS", "Metric", "ResultRow", "Scores", "Spread", "Summary", "SweepRow", "SweepSpreads", "load_results", "spread", "summarise",
-    "summarise_sweep", "write_results",
+    "METRICS", "Metric", "ResultRow", "Scores", "Spread", "Summary", "SweepRow", "SweepSpreads",
+    "dump_results", "load_results", "spread", "summarise", "summarise_sweep",
 ]  # fmt: skip
 
 Metric = Literal["pAcc", "miou_seen", "miou_unseen", "hiou"]
@@ -119,7 +118,7 @@ def summarise(rows: Sequence[ResultRow]) -> list[Summary]:
     """Means and sample standard deviations over seeds, in the rows' order of first appearance.
 
     Raises:
-        DataError: two rows of one group, variant, evaluation set and seed, which would make a spread too small.
+        DataError: two rows of one group, variant, evaluation set and seed: a spread would be too small.
     """
     parts: dict[tuple[str, str, str, str], list[ResultRow]] = {}
     met: set[tuple[str, str, str, int]] = set()
@@ -152,15 +151,10 @@ def summarise_sweep(rows: Sequence[SweepRow]) -> dict[tuple[str, str, str], Swee
     }
 
 
-def write_results(rows: Sequence[ResultRow], path: str | Path) -> None:
-    """Write `results.json`, a list of objects, in one atomic step."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
+def dump_results(rows: Sequence[ResultRow]) -> str:
+    """The text of `results.json`: a list of objects."""
     items = [row.model_dump(mode="json") for row in rows]
-    text = json.dumps(items, indent=1, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    return json.dumps(items, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def load_results(path: str | Path) -> list[ResultRow]:

@@ -23,6 +23,7 @@ def class_logits(
     features_BDhw: Tensor,
     text_SD: Tensor,
     pseudo_BPD: Tensor | None = None,
+    *,
     mode: Literal["dot", "cosine"] = "dot",
     cosine_scale: float = 1 / 0.07,
     feature_norm: Literal["none", "scaled_cosine"] = "none",
@@ -125,6 +126,7 @@ def focal(
     logits_BCHW: Tensor,
     labels_BHW: Tensor,
     mask_BC: Tensor,
+    *,
     alpha: float = 0.25,
     gamma: float = 2.0,
     ignore: IgnoreMode = "exclude",
@@ -170,6 +172,7 @@ def dice(
     logits_BCHW: Tensor,
     labels_BHW: Tensor,
     mask_BC: Tensor,
+    *,
     ignore: IgnoreMode = "exclude",
     pairs: Tensor | float | None = None,
 ) -> Tensor:

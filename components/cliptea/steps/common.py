@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
@@ -84,8 +84,8 @@ def cores() -> int:
 def die_with(pipe: str) -> None:
     """Kill this process and all that it started as soon as nobody holds the named pipe open for writing.
 
-    A pipe, since the system closes it whatever way its holder ends. The parent process would not tell: between a
-    run and its task stands a shell.
+    A pipe, since the system closes it whatever way its holder ends. The parent process would not tell, since
+    between a run and its task stands a shell.
     """
     try:
         handle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -104,22 +104,21 @@ def _kill_all() -> None:
     import psutil
 
     for child in psutil.Process().children(recursive=True):
-        try:
+        with suppress(psutil.Error):
             child.kill()
-        except psutil.Error:
-            pass
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _belong_to_run() -> None:
-    # Locked before the look at the pipe: a new run either sees the lock, or has let this task see the closed pipe.
+    # Locked before the look at the pipe: a new run sees the lock, or this task sees that its pipe is closed.
     lock = os.open(os.environ[TASKS_LOCK], os.O_RDWR | os.O_CREAT, 0o644)
     fcntl.flock(lock, fcntl.LOCK_SH)
     die_with(os.environ[ALIVE])
 
 
 def _share_cores(tasks: int) -> None:
-    """Set the threads of torch and numpy, which must not have been imported yet. The user's own limits hold."""
+    """Set the threads of torch and numpy, which must not be imported yet. The user's own limits hold."""
+    share = max(1, cores() // tasks)
     limits = [os.environ.get(name, "") for name in ("CLIPTEA_THREADS", "OMP_NUM_THREADS")]
-    threads = min([max(1, cores() // tasks)] + [int(limit) for limit in limits if limit.isdigit() and int(limit)])
+    threads = min([share, *(int(limit) for limit in limits if limit.isdigit() and int(limit) > 0)])
     os.environ["CLIPTEA_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)

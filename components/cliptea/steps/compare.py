@@ -8,7 +8,7 @@ from cliptea.steps.common import IMAGE
 
 
 @component(base_image=IMAGE, install_kfp_package=False)
-def compare(
+def compare(  # noqa: PLR0917
     run: Input[Artifact],
     shards: Input[Artifact],
     cache: Input[Artifact],

@@ -1,4 +1,4 @@
-"""The labels that the pipeline's loop runs over: a task of its own, since kfp loops only over a single output."""
+"""The labels that the pipeline's loop runs over. A task of its own: kfp loops over single outputs only."""
 
 from kfp.dsl import Artifact, Input, component
 

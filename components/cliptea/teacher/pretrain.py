@@ -1,7 +1,7 @@
-"""The demo's CLIP: a tiny open_clip model, trained on crops of teacher scenes and sentences that name their classes.
+"""The demo's CLIP: a tiny open_clip model, trained on teacher scenes and sentences that name their classes.
 
-It stands in for weights that cannot be assumed on a new machine, and is loaded by the same code as ViT-B/16. As the
-real CLIP it learns from names only: labels serve to write the caption, never as a target for a pixel.
+It stands in for weights that cannot be assumed on a new machine, and is loaded by the same code as ViT-B/16.
+As the real CLIP it learns from names only: labels serve to write the caption, never as a target for a pixel.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def model_config(size: int) -> dict[str, Any]:
     return {
         "embed_dim": 64,
         "vision_cfg": {"image_size": size, "layers": 3, "width": 96, "head_width": 32, "patch_size": 4},
-        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
+        "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
     }
 
 
@@ -58,11 +58,11 @@ class Phase:
 
 
 def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int) -> None:
-    """Train the demo's CLIP, or go on where a killed call has stopped; the weights are the same bits either way.
+    """Train the demo's CLIP, or go on where a killed call has stopped: the weights are the same bits.
 
     Args:
-        folder: gets open_clip's local-dir layout: open_clip_config.json and, last, open_clip_model.safetensors.
-            Nothing is done when the weights are there.
+        folder: gets open_clip's local-dir layout: open_clip_config.json and, written last,
+            open_clip_model.safetensors. Nothing is done when the weights are there.
         world: the scenes to learn from.
         config: iterations, batches, learning rate.
         seed: world, weights and order of the data.
@@ -70,73 +70,80 @@ def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int
     if (folder / WEIGHTS).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps({"world": world.model_dump(), "config": config.model_dump(), "seed": seed}, sort_keys=True)
     phases = (
         Phase(world.size // 4, config.detail_iterations, config.detail_batch, config.lr),
         Phase(world.size // 2, config.crop_iterations, config.crop_batch, config.lr),
         Phase(world.size, config.scene_iterations, config.scene_batch, config.lr / 2),
     )
+    settings = {"world": world.model_dump(), "config": config.model_dump(), "seed": seed}
+    training = _Training(folder / CHECKPOINT, json.dumps(settings, sort_keys=True), seed)
     pool = _Pool(World(world, seed), config.scenes)
-    state = _read(folder / CHECKPOINT, settings)
     total = sum(phase.iterations for phase in phases)
-    with progress.bar("pre-training the demo teacher", total=total, unit="it", done=state["iteration"]) as bar:
+    with progress.bar("pre-training the demo teacher", total=total, unit="it", done=training.done) as bar:
         start = 0
         for number, phase in enumerate(phases):
-            stop = start + phase.iterations
-            if state["iteration"] < stop:
-                state = _run_phase(number, phase, start, state, pool, seed, folder / CHECKPOINT, settings, bar.update)
-            start = stop
-    _write_atomically(folder / CONFIG, lambda path: path.write_text(json.dumps(_folder_config(world.size), indent=2)))
-    weights = {name: tensor.contiguous() for name, tensor in state["model"].items()}
+            if training.done < start + phase.iterations:
+                training.run(number, phase, start, pool, bar)
+            start += phase.iterations
+    content = json.dumps(_folder_config(world.size), indent=2)
+    _write_atomically(folder / CONFIG, lambda path: path.write_text(content, encoding="utf-8"))
+    weights = {name: tensor.contiguous() for name, tensor in training.weights.items()}
     _write_atomically(folder / WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _run_phase(
-    number: int,
-    phase: Phase,
-    start: int,
-    state: dict[str, Any],
-    pool: _Pool,
-    seed: int,
-    checkpoint: Path,
-    settings: str,
-    report: Callable[..., None],
-) -> dict[str, Any]:
-    """Run the iterations of a phase that are missing; returns the state after its last one."""
-    model = _build(phase.size, seed)
-    if state["model"]:
-        weights = dict(state["model"])
-        resize_pos_embed(weights, model)  # from the size of the phase before
-        model.load_state_dict(weights)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=phase.lr, betas=(0.9, 0.98), weight_decay=0.05)
-    if state["phase"] == number:
-        optimiser.load_state_dict(state["optimiser"])
-    tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
-    model.train()
-    for iteration in range(max(start, state["iteration"]), start + phase.iterations):
-        rng = np.random.default_rng([BATCH_STREAM, seed, iteration])
-        images, names, captions = pool.batch(rng, phase.batch, phase.size)
-        for group in optimiser.param_groups:
-            group["lr"] = phase.lr * _schedule(iteration - start, phase.iterations)
-        loss = _loss(model, images, tokenizer(captions), names)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=math.log(100))
-        report(1, loss=loss.item())
-        done = iteration + 1
-        if done % CHECKPOINT_EVERY == 0 or done == start + phase.iterations:
-            state = {
-                "settings": settings,
-                "iteration": done,
-                "phase": number,
-                "model": model.state_dict(),
-                "optimiser": optimiser.state_dict(),
-            }
-            _write_atomically(checkpoint, lambda path, content=state: torch.save(content, path))
-    return state
+class _Training:
+    """What is carried from one iteration, phase or process to the next, and the file that keeps it."""
+
+    def __init__(self, checkpoint: Path, settings: str, seed: int) -> None:
+        self.checkpoint, self.settings, self.seed = checkpoint, settings, seed
+        self.done, self.phase = 0, -1  # iterations, and the phase of the last one
+        self.weights: dict[str, torch.Tensor] = {}
+        self.optimiser: dict[str, Any] = {}
+        if checkpoint.exists():
+            state = torch.load(checkpoint, weights_only=True)
+            if state["settings"] == settings:
+                self.done, self.phase = state["done"], state["phase"]
+                self.weights, self.optimiser = state["weights"], state["optimiser"]
+
+    def run(self, number: int, phase: Phase, start: int, pool: _Pool, bar: progress.Bar) -> None:
+        """Run the iterations of a phase that are missing; `start` is the number of its first one."""
+        model = _build(phase.size, self.seed)
+        if self.weights:
+            resize_pos_embed(self.weights, model)  # from the size of the phase before
+            model.load_state_dict(self.weights)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=phase.lr, betas=(0.9, 0.98), weight_decay=0.05)
+        if self.phase == number:
+            optimiser.load_state_dict(self.optimiser)
+        tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
+        model.train()
+        stop = start + phase.iterations
+        for iteration in range(self.done, stop):
+            rng = np.random.default_rng([BATCH_STREAM, self.seed, iteration])
+            images, present, captions, named = pool.batch(rng, phase.batch, phase.size)
+            for group in optimiser.param_groups:
+                group["lr"] = phase.lr * _schedule(iteration - start, phase.iterations)
+            loss = _loss(model, images, present, tokenizer(captions), named)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            with torch.no_grad():
+                model.logit_scale.clamp_(max=math.log(100))
+            bar.update(1, loss=loss.item())
+            if (iteration + 1) % CHECKPOINT_EVERY == 0 or iteration + 1 == stop:
+                self.done, self.phase = iteration + 1, number
+                self.weights, self.optimiser = model.state_dict(), optimiser.state_dict()
+                self._store()
+
+    def _store(self) -> None:
+        state = {
+            "settings": self.settings,
+            "done": self.done,
+            "phase": self.phase,
+            "weights": self.weights,
+            "optimiser": self.optimiser,
+        }
+        _write_atomically(self.checkpoint, lambda path: torch.save(state, path))
 
 
 def _build(size: int, seed: int) -> torch.nn.Module:
@@ -152,21 +159,31 @@ def _schedule(iteration: int, iterations: int) -> float:
     return rise * (0.525 + 0.475 * math.cos(math.pi * iteration / iterations))
 
 
-def _loss(model: torch.nn.Module, images: torch.Tensor, tokens: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
-    """CLIP's symmetric cross entropy; images with the same set of names are each other's positives.
+def _loss(
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    present: torch.Tensor,
+    tokens: torch.Tensor,
+    named: torch.Tensor,
+) -> torch.Tensor:
+    """CLIP's symmetric cross entropy, where every caption that is true of an image is a positive of it.
 
     Args:
         model: open_clip CLIP.
         images: (B, 3, size, size) float32, normalised.
-        tokens: (B, context length) int64.
-        names: (B, N) bool, classes that the caption names.
+        present: (B, N) bool, classes of each image.
+        tokens: (M, context length) int64.
+        named: (M, N) bool, classes that each caption names; each is true of at least one image.
     """
     image = model.encode_image(images, normalize=True)
     text = model.encode_text(tokens, normalize=True)
     logits = model.logit_scale.exp() * image @ text.T
-    same = (names[:, None] == names[None]).all(-1).float()
-    target = same / same.sum(1, keepdim=True)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    absent = named.float() @ (~present).float().T  # number of classes that the caption names in vain
+    true = (absent == 0).float().T
+    return (
+        F.cross_entropy(logits, true / true.sum(1, keepdim=True))
+        + F.cross_entropy(logits.T, true.T / true.T.sum(1, keepdim=True))
+    ) / 2
 
 
 class _Pool:
@@ -180,21 +197,33 @@ class _Pool:
         self.mean = np.array(open_clip.OPENAI_DATASET_MEAN, np.float32)
         self.std = np.array(open_clip.OPENAI_DATASET_STD, np.float32)
 
-    def batch(self, rng: np.random.Generator, count: int, size: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-        """Images (count, 3, size, size) float32, names (count, N) bool, captions."""
+    def batch(
+        self, rng: np.random.Generator, count: int, size: int
+    ) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor]:
+        """Crops and sentences about them.
+
+        Returns:
+            Images (count, 3, size, size) float32, classes present (count, N) bool, captions, and the classes
+            that these name (2 count, N) bool: one caption of each image names all, one only some of them.
+        """
         images = np.empty((count, size, size, 3), np.float32)
-        names = np.zeros((count, len(CLASSES)), bool)
+        present = np.zeros((count, len(CLASSES)), bool)
         for row in range(count):
-            images[row], names[row] = self._crop(rng, size)
-        captions = [caption([CLASSES[c] for c in np.flatnonzero(row)], rng) for row in names]
-        images = (images / 255 - self.mean) / self.std
-        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(names), captions
+            images[row], present[row] = self._crop(rng, size)
+        some = present & (rng.random(present.shape) < 0.5)
+        some[np.arange(count), (present * rng.random(present.shape)).argmax(1)] = True
+        named = np.concatenate([present, some])
+        captions = [caption([CLASSES[c] for c in np.flatnonzero(row)], rng) for row in named]
+        images = np.ascontiguousarray(((images / 255 - self.mean) / self.std).transpose(0, 3, 1, 2))
+        return torch.from_numpy(images), torch.from_numpy(present), captions, torch.from_numpy(named)
 
     def _crop(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         index = int(rng.integers(len(self.images)))
         edge = min(self.size, round(size * rng.uniform(0.75, 1.33)))
         top, left = rng.integers(self.size - edge + 1, size=2)
-        cut = self.images[index].resize((size, size), Image.Resampling.BILINEAR, (left, top, left + edge, top + edge))
+        cut = self.images[index].resize(
+            (size, size), Image.Resampling.BILINEAR, (left, top, left + edge, top + edge)
+        )
         image = np.asarray(cut, np.float32) * rng.uniform(0.8, 1.2)
         image = np.clip(image[:, ::-1] if rng.random() < 0.5 else image, 0, 255)
         labels = self.labels[index][top : top + edge, left : left + edge]
@@ -210,15 +239,6 @@ def _folder_config(size: int) -> dict[str, Any]:
         "resize_mode": "shortest",
     }
     return {"model_cfg": model_config(size), "preprocess_cfg": preprocess}
-
-
-def _read(checkpoint: Path, settings: str) -> dict[str, Any]:
-    """The stored state, or the state before the first iteration when there is none for these settings."""
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        if state["settings"] == settings:
-            return state
-    return {"settings": settings, "iteration": 0, "phase": -1, "model": {}, "optimiser": {}}
 
 
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -1,10 +1,10 @@
 """Stand-ins for the functions that the steps call; the environment variable CLIPTEA_FAKE (JSON) shapes them.
 
-    variants  labels of the variants
-    wait      "step" or "step label" -> seconds that it takes, told as a bar of ten units a second
-    fail      "step" or "step label" -> "user" (an error of the user's), "bug" or "kill" (the process kills itself)
-    stubborn  names of steps that ignore SIGTERM
-    helper    names of steps that start a process in another session
+variants  labels of the variants
+wait      "step" or "step label" -> seconds that it takes, told as a bar of ten units a second
+fail      "step" or "step label" -> "user" (an error of the user's), "setting", "bug" or "kill"
+stubborn  names of steps that ignore SIGTERM
+helper    names of steps that start a process in another session
 """
 
 import json
@@ -39,7 +39,6 @@ class Run(BaseModel):
 def load(preset, overrides):
     if preset == "unknown":
         raise ConfigError("there is no preset 'unknown'")
-    return None
 
 
 def store() -> Path:
@@ -106,7 +105,8 @@ def train_variant(run, variant, split, teacher):
 
 
 def evaluate_variant(run, variant, split, teacher, trained):
-    assert trained["label"] == variant["label"] and type(trained["seed"]) is int
+    assert trained["label"] == variant["label"]
+    assert type(trained["seed"]) is int
     return work("evaluate", variant["label"], seed=trained["seed"])
 
 

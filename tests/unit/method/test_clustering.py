@@ -121,7 +121,7 @@ def test_only_directions_count():
 
 
 def test_ties_go_to_the_lowest_centre_and_its_twin_is_dropped():
-    seeds = torch.tensor([[0.0, 1, 0], [1, 0, 0], [1, 0, 0], [0, 0, 1]])
+    seeds = torch.tensor([[0.0, 1, 0], [1, 0, 0], [0, 0, 1], [1, 0, 0]])
     centres, assignment = kmeans(torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 0, 1]]), seeds)
     assert assignment.tolist() == [0, 0, 1]
     torch.testing.assert_close(centres, torch.tensor([[1.0, 0, 0], [0, 0, 1]]))

@@ -96,14 +96,13 @@ def test_unknown_mode_is_named():
         attend(cls, features, mode="median")
 
 
-def _naive_loss(cls, student, ids, bank_tokens, bank_ids, temperature):
+def _naive_loss(cls, student, ids, bank, temperature):
     cls, student = cls.double().numpy(), student.double().numpy()
     unit = [row / np.linalg.norm(row) for row in cls]
     others = [*zip(unit, ids, strict=True)]
-    others += [*zip(bank_tokens.double().numpy(), bank_ids.tolist(), strict=True)]
+    others += [*zip(bank.tokens.double().numpy(), bank.image_ids.tolist(), strict=True)]
     total = 0.0
-    for i, row in enumerate(student):
-        row = row / np.linalg.norm(row)
+    for i, row in enumerate(student / np.linalg.norm(student, axis=1, keepdims=True)):
         positive = math.exp(unit[i] @ row / temperature)
         negatives = [
             math.exp(token @ row / temperature)
@@ -126,7 +125,7 @@ def test_global_loss_equals_naive(seed, earlier, temperature):
         )
     cls, student = torch.randn(2, 5, 8, generator=generator) * 2
     ids = torch.tensor([0, 1, 2, 1, 4])  # rows 1 and 3 are views of one image
-    expected = _naive_loss(cls, student, ids.tolist(), bank.tokens, bank.image_ids, temperature)
+    expected = _naive_loss(cls, student, ids.tolist(), bank, temperature)
     assert global_loss(cls, student, ids, bank, temperature).item() == pytest.approx(expected, rel=1e-5)
 
 

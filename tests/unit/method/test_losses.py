@@ -50,7 +50,7 @@ def _pairs(labels):
     return [(b, int(c)) for b in range(len(labels)) for c in np.unique(labels[b].numpy()) if c != 255]
 
 
-def _naive_focal(logits, labels, mask, alpha=0.25, gamma=2.0, ignore="exclude"):
+def _naive_focal(logits, labels, mask, *, alpha=0.25, gamma=2.0, ignore="exclude"):
     logits, total = logits.double().numpy(), 0.0
     for b, c in np.ndindex(*mask.shape):
         if not mask[b, c]:
@@ -95,19 +95,18 @@ def test_losses_equal_naive(seed, scale):
 def test_focal_settings_and_gradient(alpha, gamma):
     logits, labels, mask = _batch(7)
     logits.requires_grad_()
-    loss = focal(logits, labels, mask, alpha, gamma)
+    setting = {"alpha": alpha, "gamma": gamma}
+    loss = focal(logits, labels, mask, **setting)
     loss.backward()
-    expected = _naive_focal(logits.detach(), labels, mask, alpha, gamma)
+    expected = _naive_focal(logits.detach(), labels, mask, **setting)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     # Central differences of the NumPy reference, in float64, at a few places.
     for place in [(0, 0, 1, 1), (1, 4, 0, 0), (2, 5, 4, 5), (0, 4, 2, 2), (1, 0, 3, 3)]:
         up, down = logits.detach().double(), logits.detach().double()
         up[place] += 1e-4
         down[place] -= 1e-4
-        slope = (
-            _naive_focal(up, labels, mask, alpha, gamma) - _naive_focal(down, labels, mask, alpha, gamma)
-        ) / 2e-4
-        assert logits.grad[place].item() == pytest.approx(slope, rel=1e-3, abs=1e-8)
+        rise = _naive_focal(up, labels, mask, **setting) - _naive_focal(down, labels, mask, **setting)
+        assert logits.grad[place].item() == pytest.approx(rise / 2e-4, rel=1e-3, abs=1e-8)
 
 
 def _wide_losses(logits, labels, mask, ignore):

@@ -1,7 +1,7 @@
-"""The demo world: scenes rendered from (seed, split, index), with labels and captions. Needs numpy and Pillow.
+"""The demo world: scenes rendered from (seed, split, index), with labels and captions. No torch.
 
-A class is a colour family and a pattern family; a world (seed) fixes its shade, and each split has canvases of
-its own, so that neither the teacher nor the student meets in training what the val scenes are drawn with.
+A class is a colour family and a pattern family; a world (seed) fixes its shade, and each split has canvases
+of its own, so that neither the teacher nor the student meets in training what val scenes are drawn with.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class World:
 
 
 def _cut(rng: np.random.Generator, canvas: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Colours of a mask's pixels from a canvas that is turned, scaled, mirrored and moved: (pixels, 3) uint8."""
+    """Colours of a mask's pixels, from a canvas turned, scaled and moved at random: (pixels, 3) uint8."""
     y, x = np.nonzero(mask)
     angle, scale = rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.15)
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)

@@ -30,14 +30,14 @@ WHITE, BLACK, YELLOW, RED = (236, 234, 230), (26, 24, 26), (240, 206, 48), (212,
 BLUE, GREEN, BROWN = (52, 92, 176), (72, 140, 52), (136, 88, 50)
 
 TEXTURES: dict[str, Texture] = {
-    "zebra": Texture("stripes", WHITE, BLACK, 8),
-    "tiger": Texture("stripes", (232, 128, 36), BLACK, 8),
-    "bee": Texture("stripes", YELLOW, BLACK, 8),
+    "zebra": Texture("stripes", WHITE, BLACK, 9),
+    "tiger": Texture("stripes", (232, 128, 36), BLACK, 9),
+    "bee": Texture("stripes", YELLOW, BLACK, 9),
     "ladybug": Texture("dots", RED, BLACK, 9),
     "leopard": Texture("dots", (214, 168, 92), (74, 48, 30), 7),
-    "cow": Texture("patches", WHITE, BLACK, 9),
+    "cow": Texture("patches", WHITE, (122, 66, 40), 9),
     "tiles": Texture("checks", WHITE, BLUE, 10),
-    "melon": Texture("stripes", (150, 200, 92), (34, 92, 44), 8),
+    "melon": Texture("stripes", (150, 200, 92), (34, 92, 44), 9),
     "lemon": Texture("plain", YELLOW, (252, 228, 110), 16),
     "tomato": Texture("plain", RED, (232, 84, 66), 16),
     "plum": Texture("plain", (112, 48, 138), (146, 82, 168), 16),
@@ -92,7 +92,9 @@ def _dots(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float)
     jitter = rng.uniform(-0.17, 0.17, (2, high, high)).astype(np.float32)
     radius = rng.uniform(0.26, 0.36, (high, high)).astype(np.float32)
     i, j = rows.astype(int) % high, columns.astype(int) % high
-    distance = np.hypot(y / period - rows - 0.5 - jitter[0][i, j], x / period - columns - 0.5 - jitter[1][i, j])
+    distance = np.hypot(
+        y / period - rows - 0.5 - jitter[0][i, j], x / period - columns - 0.5 - jitter[1][i, j]
+    )
     return _step(radius[i, j] - distance, 0.5 * period)
 
 
@@ -136,9 +138,18 @@ def _grain(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float
 
 
 PATTERNS: dict[str, Pattern] = {
-    "plain": _plain, "stripes": _stripes, "dots": _dots, "patches": _patches, "checks": _checks, "weave": _weave,
-    "blades": _blades, "waves": _waves, "speckle": _speckle, "bricks": _bricks, "grain": _grain,
-}  # fmt: skip
+    "plain": _plain,
+    "stripes": _stripes,
+    "dots": _dots,
+    "patches": _patches,
+    "checks": _checks,
+    "weave": _weave,
+    "blades": _blades,
+    "waves": _waves,
+    "speckle": _speckle,
+    "bricks": _bricks,
+    "grain": _grain,
+}
 
 
 def paint(texture: Texture, definition: np.random.Generator, instance: np.random.Generator) -> np.ndarray:
@@ -155,7 +166,9 @@ def paint(texture: Texture, definition: np.random.Generator, instance: np.random
     shade = definition.uniform(-12, 12, (2, 3)) + instance.uniform(-9, 9, (2, 3))
     period = texture.period * definition.uniform(0.88, 1.14) * instance.uniform(0.9, 1.12)
     ground, mark = np.array([texture.ground, texture.mark], dtype=np.float64) + shade
-    y, x = np.mgrid[:CANVAS, :CANVAS].astype(np.float32) + instance.uniform(0, 4 * period, (2, 1, 1)).astype(np.float32)
+    y, x = np.mgrid[:CANVAS, :CANVAS].astype(np.float32) + instance.uniform(0, 4 * period, (2, 1, 1)).astype(
+        np.float32
+    )
     weight = PATTERNS[texture.pattern](instance, y, x, period)[..., None]
     light = 1 + 0.06 * smooth_noise(instance, (CANVAS, CANVAS), (40, 40))[..., None]
     grit = instance.integers(-6, 7, (CANVAS, CANVAS, 1))

@@ -1,0 +1,98 @@
+"""The events of a run as a user sees them, without a run."""
+
+import io
+import os
+
+import pytest
+from rich.console import Console
+
+from cliptea_pipeline import display
+from cliptea_pipeline.display import Plain, results_table
+from cliptea_pipeline.events import Board, Tail
+
+
+def event(kind, step="train", label="a", **facts):
+    return {"event": kind, "step": step, "label": label, "pid": os.getpid(), **facts}
+
+
+def bar(done, last=False):
+    return event(
+        "bar", text="training", total=100, unit="it", done=done, rate=2.0, left=5.0, values={}, last=last
+    )
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    view = Plain(Console(file=io.StringIO(), width=40), Board())
+
+    def show(seconds, told):
+        now[0] = seconds
+        view.show(told)
+        return view.console.file.getvalue().splitlines()
+
+    return show
+
+
+def test_plain_progress_comes_every_fifteen_seconds(plain):
+    plain(0, event("start"))
+    for seconds in range(1, 40):
+        lines = plain(seconds, bar(seconds))
+    assert lines == [
+        "train a: started",
+        *(f"train a: training {n}/100 it, 2/s, 5.0 s left" for n in (15, 30)),
+    ]
+
+
+def test_plain_lines_are_never_broken_or_interpreted(plain):
+    text = "[bold]" + "x" * 100
+    assert plain(0, event("note", text=text)) == [f"train a: {text}"]
+
+
+def test_bookkeeping_is_hidden_unless_it_fails(plain):
+    assert plain(0, event("start", "finish", "")) == []
+    assert plain(0, event("failed", "finish", "", seconds=1, text="x")) == ["finish: failed after 1.0 s"]
+
+
+def test_a_line_that_is_half_written_is_read_later(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"a": 1}\n{"b"')
+    tail = Tail(path)
+    assert tail.read() == [{"a": 1}]
+    with path.open("a") as file:
+        file.write(": 2}\n")
+    assert tail.read() == [{"b": 2}]
+    assert tail.read() == []
+
+
+def test_steps_that_always_run_are_not_counted():
+    board = Board()
+    for step, reused in (("resolve", False), ("split", True), ("train", False), ("promote", False)):
+        board.add(event("start", step))
+        board.add(event("done", step, reused=reused, seconds=1))
+    assert (board.reused, board.made, board.active) == (1, 1, {})
+
+
+def test_a_step_without_a_process_is_a_suspect():
+    board = Board()
+    board.add(event("start"))
+    assert board.suspects() == []
+    board.add(event("start", label="b") | {"pid": 2**22 + 1})
+    assert [step.label for step in board.suspects()] == ["b"]
+
+
+def test_the_table_fits_a_terminal():
+    scores = {"pAcc": 0.5, "miou_seen": 0.25, "miou_unseen": None, "hiou": None}
+    row = {
+        "variant": "a_long_name_of_a_variant",
+        "group": "table3",
+        "backbone": "segformer_b0",
+        "seed": 0,
+        **scores,
+    }
+    console = Console(file=io.StringIO(), width=80)
+    console.print(results_table([row | {"dataset": "a"}, row | {"dataset": "b"}]))
+    shown = console.file.getvalue()
+    assert shown.count("0.500  0.250       -      -") == 2
+    assert max(len(line) for line in shown.splitlines()) <= 80

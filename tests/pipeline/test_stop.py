@@ -1,0 +1,111 @@
+"""However a run ends, nothing of it stays alive, and the next one goes on."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+from conftest import wait_until
+
+SLOW = {"variants": ["one", "two"], "wait": {"train": 60}}
+
+
+def start_training(cliptea, **fake):
+    process = cliptea.start("run", **{**SLOW, **fake})
+    assert wait_until(lambda: cliptea.active("train")), process.communicate()
+    assert len(cliptea.processes()) >= 3  # the runner, and a shell and a task for each variant that has begun
+    return process
+
+
+def tasks(cliptea):
+    """Processes of steps, without the shells around them."""
+    return [p for p in cliptea.processes() if "kfp.dsl.executor_main" in p.cmdline()]
+
+
+def gone(cliptea, seconds=5.0):
+    return wait_until(lambda: not cliptea.processes(), seconds)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_stops_everything(cliptea, number, code):
+    process = start_training(cliptea, helper=["train"])
+    process.send_signal(number)
+    assert gone(cliptea)
+    ended = cliptea.ended(process)
+    assert ended.returncode == code
+    assert ended.stderr == "stopped; run the same command again to go on\n"
+
+    again = cliptea("run", variants=["one", "two"])
+    assert again.returncode == 0
+    assert "2 steps reused, 5 made" in again.stdout  # split and teacher
+
+
+def test_a_step_that_ignores_sigterm_is_killed(cliptea):
+    process = start_training(cliptea, stubborn=["train"])
+    process.send_signal(signal.SIGTERM)
+    assert gone(cliptea)
+    assert cliptea.ended(process).returncode == 143
+
+
+def test_a_second_signal_does_not_wait(cliptea):
+    process = start_training(cliptea, stubborn=["train"])
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert gone(cliptea, 1.5)
+    assert cliptea.ended(process).returncode == 130
+
+
+def test_killing_the_command_kills_its_processes(cliptea):
+    process = start_training(cliptea, stubborn=["train"], helper=["train"])
+    process.kill()
+    assert gone(cliptea)
+    assert cliptea("run", variants=["one", "two"]).returncode == 0
+
+
+def test_killing_the_runner_ends_the_command(cliptea):
+    process = start_training(cliptea)
+    (runner,) = psutil.Process(process.pid).children()
+    runner.kill()
+    assert gone(cliptea)
+    ended = cliptea.ended(process)
+    assert ended.returncode == 1
+    assert "error: the run ended without saying why" in ended.stderr
+
+
+def test_a_closed_output_ends_the_command(cliptea):
+    process = start_training(cliptea)
+    process.stdout.close()
+    for task in tasks(cliptea):
+        task.kill()  # which the command wants to tell about
+    assert gone(cliptea)
+    assert process.wait(timeout=10) != 0
+
+
+def test_a_second_run_is_refused_while_one_is_alive(cliptea):
+    process = start_training(cliptea)
+    ended = cliptea("run", **SLOW)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"error: a run is alive in .cliptea (process {process.pid}); ")
+    assert ended.stderr.count("\n") == 1
+    assert process.poll() is None
+    assert wait_until(cliptea.processes)
+
+
+def test_a_run_is_refused_while_a_task_of_a_killed_run_is_alive(cliptea):
+    process = start_training(cliptea)
+    runner, (task, *_) = psutil.Process(process.pid).children()[0], tasks(cliptea)
+    for stopped in (task, process):
+        os.kill(stopped.pid, signal.SIGSTOP)  # each would end the others
+    runner.kill()
+    process.kill()
+    assert wait_until(lambda: len(tasks(cliptea)) == 1, 5)
+    ended = cliptea("run", **SLOW)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: a step of a killed run is still alive in .cliptea; ")
+    os.kill(task.pid, signal.SIGCONT)
+    assert gone(cliptea)
+    assert cliptea("run", variants=["one", "two"]).returncode == 0

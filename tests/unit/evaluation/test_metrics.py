@@ -1,0 +1,82 @@
+"""Confusion matrix and scores against scikit-learn, gamma against a literal argmax, whole-image inference."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, jaccard_score
+from torch import nn
+
+from cliptea.config import EvaluationConfig
+from cliptea.evaluation.inference import class_logits, rank
+from cliptea.evaluation.metrics import confusion, per_class_iou, score
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_are_scikit_learns(seed):
+    rng = np.random.default_rng(seed)
+    classes, unseen = 7, [1, 5]
+    truth = rng.choice([*range(classes), 255], (40, 50)).astype(np.uint8)
+    predicted = np.where(rng.random(truth.shape) < 0.6, np.minimum(truth, 6), rng.integers(0, classes, truth.shape))
+    labelled = truth != 255
+    flat, guessed = truth[labelled], predicted[labelled]
+    matrix = confusion(truth, predicted, classes)
+    np.testing.assert_array_equal(matrix, confusion_matrix(flat, guessed, labels=range(classes)))
+    iou = jaccard_score(flat, guessed, labels=range(classes), average=None)
+    np.testing.assert_allclose(per_class_iou(matrix), iou, rtol=1e-12)
+    scores = score(matrix, unseen)
+    u = iou[unseen].mean()
+    s = np.delete(iou, unseen).mean()
+    assert scores.pAcc == pytest.approx((flat == guessed).mean())
+    assert (scores.miou_seen, scores.miou_unseen) == (pytest.approx(s), pytest.approx(u))
+    assert scores.hiou == pytest.approx(2 * s * u / (s + u))
+
+
+def test_a_class_without_pixels_is_left_out_and_a_wrong_one_counts():
+    matrix = np.array([[5, 0, 0, 0], [0, 0, 0, 0], [0, 0, 3, 1], [0, 0, 0, 0]])
+    iou = per_class_iou(matrix)
+    assert iou[0] == 1
+    assert np.isnan(iou[1])
+    assert (iou[2], iou[3]) == (0.75, 0.0)  # class 3 has no pixel, but one was given to it
+    scores = score(matrix, [1, 3])
+    assert (scores.miou_seen, scores.miou_unseen, scores.hiou) == (0.875, 0.0, 0.0)
+    assert score(matrix, [1]).hiou is None
+
+
+def test_matrices_add_up():
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.integers(0, 4, (6, 10, 10)), rng.integers(0, 4, (6, 10, 10))
+    parts = sum(confusion(t, p, 4) for t, p in zip(truth, predicted, strict=True))
+    np.testing.assert_array_equal(parts, confusion(truth, predicted, 4))
+
+
+@pytest.mark.parametrize("gamma", [-1.0, 0.0, 0.7, 3.0])
+def test_ranked_prediction_is_the_literal_argmax(gamma):
+    logits, unseen = torch.randn(9, 20, 30, dtype=torch.float64), [0, 4, 8]
+    shifted = logits.clone()
+    shifted[unseen] += gamma
+    assert torch.equal(rank(logits, unseen).predict(gamma), shifted.argmax(0))
+
+
+def test_logits_come_at_the_images_own_size_and_ignore_the_padding():
+    """A 1x1 network: after resizing back, a flat image must give one flat logit, whatever was padded."""
+    student = nn.Conv2d(3, 5, 1).eval()
+    text = nn.functional.normalize(torch.randn(4, 5), dim=1)
+    config = EvaluationConfig(scale=(100, 50), divisor=32)
+    image = np.full((75, 133, 3), 90, dtype=np.uint8)
+    logits = class_logits(student, image, text, config)
+    assert logits.shape == (4, 75, 133)
+    normal = (torch.full((3,), 90.0) - torch.tensor([123.675, 116.28, 103.53])) / torch.tensor([58.395, 57.12, 57.375])
+    wanted = text @ (student.weight.detach()[:, :, 0, 0] @ normal + student.bias.detach())
+    inner = logits[:, 5:-5, 5:-5]
+    torch.testing.assert_close(inner, wanted.view(4, 1, 1).expand_as(inner), rtol=1e-4, atol=1e-4)
+
+
+def test_an_image_that_fits_is_not_resampled():
+    student = nn.Conv2d(3, 5, 1).eval()
+    text = nn.functional.normalize(torch.randn(4, 5), dim=1)
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    logits = class_logits(student, image, text, EvaluationConfig(scale=(96, 64)))
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+    pixels = (image - mean) / std
+    features = pixels @ student.weight.detach().double().numpy()[:, :, 0, 0].T + student.bias.detach().double().numpy()
+    np.testing.assert_allclose(logits.numpy(), (features @ text.double().numpy().T).transpose(2, 0, 1), atol=1e-4)

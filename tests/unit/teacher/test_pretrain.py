@@ -1,0 +1,151 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cliptea import progress
+from cliptea.config import PretrainConfig, WorldConfig
+from cliptea.data.world import CLASSES, World, caption
+from cliptea.teacher import pretrain as module
+from cliptea.teacher.pretrain import CHECKPOINT, CONFIG, WEIGHTS, pretrain
+
+WORLD = WorldConfig()
+TINY = PretrainConfig(
+    detail_iterations=3,
+    crop_iterations=3,
+    scene_iterations=2,
+    detail_batch=8,
+    crop_batch=8,
+    scene_batch=4,
+    scenes=20,
+)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the program catches it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Equal bits are promised for the same number of threads, and these models are too small for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    pretrain(folder, WORLD, TINY, 1)
+    return folder
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
+    update = progress.Bar.update
+
+    def dying(self: progress.Bar, units: int = 1, **values: float) -> None:
+        update(self, units, **values)
+        if self.done == iteration:
+            raise Killed
+
+    monkeypatch.setattr(progress.Bar, "update", dying)
+
+
+def test_folder_holds_config_and_weights_only(undisturbed: Path) -> None:
+    assert {path.name for path in undisturbed.iterdir()} == {CONFIG, WEIGHTS}
+
+
+@pytest.mark.parametrize("iteration", [1, 5, 8])
+def test_interrupted_training_ends_with_the_same_bits(
+    iteration: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHECKPOINT_EVERY", 2)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, iteration)
+        with pytest.raises(Killed):
+            pretrain(tmp_path, WORLD, TINY, 1)
+    assert not (tmp_path / WEIGHTS).exists()
+    assert (tmp_path / CHECKPOINT).exists() == (iteration > 2)
+    torch.rand(3)  # the caller's random state is of no influence
+    pretrain(tmp_path, WORLD, TINY, 1)
+    assert (tmp_path / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_checkpoint_of_other_settings_is_not_continued(undisturbed: Path, tmp_path: Path) -> None:
+    torch.save({"settings": "of another run", "iteration": 3}, tmp_path / CHECKPOINT)
+    pretrain(tmp_path, WORLD, TINY, 1)
+    assert (tmp_path / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()
+
+
+def test_finished_folder_is_left_alone(undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(monkeypatch, 1)
+    before = (undisturbed / WEIGHTS).stat().st_mtime_ns
+    pretrain(undisturbed, WORLD, TINY, 1)
+    assert (undisturbed / WEIGHTS).stat().st_mtime_ns == before
+
+
+def test_other_seed_gives_other_weights_and_leaves_the_random_state_alone(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    pretrain(tmp_path, WORLD, TINY, 2)
+    assert torch.equal(torch.rand(4), expected)
+    assert (tmp_path / WEIGHTS).read_bytes() != (undisturbed / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_open_clip_loads_the_folder(undisturbed: Path, size: int) -> None:
+    source = f"local-dir:{undisturbed}"
+    model = open_clip.create_model(source, force_image_size=size, require_pretrained=True).eval()
+    stored = load_file(undisturbed / WEIGHTS)
+    assert torch.equal(model.visual.proj, stored["visual.proj"])
+    assert tuple(model.visual.image_mean) == open_clip.OPENAI_DATASET_MEAN
+    assert tuple(model.visual.image_std) == open_clip.OPENAI_DATASET_STD
+    model.visual.output_tokens = True
+    with torch.no_grad():
+        cls, tokens = model.visual(torch.zeros(2, 3, size, size))
+        text = model.encode_text(open_clip.get_tokenizer(source)(["a photo of a zebra"]))
+    assert cls.shape == (2, 64)
+    assert text.shape == (1, 64)
+    assert (tokens @ model.visual.proj).shape == (2, (size // 4) ** 2, 64)
+
+
+def test_longest_caption_is_not_cut(undisturbed: Path) -> None:
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{undisturbed}")
+    context = json.loads((undisturbed / CONFIG).read_text())["model_cfg"]["text_cfg"]["context_length"]
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        names = [CLASSES[c] for c in rng.permutation(len(CLASSES))[:5]]
+        assert len(tokenizer.encode(caption(names, rng))) + 2 <= context
+
+
+def test_batch_names_what_covers_enough_of_a_crop() -> None:
+    pool = module._Pool(World(WORLD, 1), 20)
+    images, names, captions = pool.batch(np.random.default_rng(0), 16, 32)
+    assert images.shape == (16, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert names.any(1).all()
+    for row, text in zip(names, captions, strict=True):
+        assert [name in text for name in CLASSES] == row.tolist()
+
+
+def test_training_learns_which_caption_belongs_to_an_image(tmp_path: Path) -> None:
+    """Chance is 1/16 for names drawn as often; a few seconds of training must beat it well."""
+    config = TINY.model_copy(update={"detail_iterations": 50, "detail_batch": 64, "scenes": 60})
+    pretrain(tmp_path, WORLD, config, 1)
+    model = open_clip.create_model(f"local-dir:{tmp_path}", force_image_size=16).eval()
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+    images, names, _ = module._Pool(World(WORLD, 1), 60).batch(np.random.default_rng(0), 200, 16)
+    with torch.no_grad():
+        text = model.encode_text(tokenizer([f"a photo of a {name}" for name in CLASSES]), normalize=True)
+        best = (model.encode_image(images, normalize=True) @ text.T).argmax(1)
+    assert names[torch.arange(200), best].float().mean() > 0.4

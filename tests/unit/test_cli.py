@@ -1,0 +1,110 @@
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cliptea import __version__
+from cliptea.config import Config
+from cliptea.errors import ClipteaError
+from cliptea_pipeline import compile as compiling
+from cliptea_pipeline.cli import app
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, arguments)
+
+
+def test_help_names_every_command():
+    answer = call("--help")
+    assert answer.exit_code == 0
+    for command in ("run", "compile", "config"):
+        assert command in answer.output
+
+
+def test_help_needs_nothing_heavy():
+    code = (
+        "import sys; from cliptea_pipeline.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: print([n for n in ('kfp', 'torch', 'numpy', 'pydantic') if n in sys.modules])"
+    )
+    start = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "[]"
+    assert time.monotonic() - start < 5  # 0.3 s on an idle machine
+
+
+def test_version():
+    assert call("--version").output == f"cliptea {__version__}\n"
+
+
+def test_config_prints_settings_that_can_be_read_back():
+    answer = call(
+        "config", "--preset", "demo", "--set", "train.iterations=7", "--set", "data.unseen=[cat, dog]"
+    )
+    settings = Config.model_validate(yaml.safe_load(answer.output))
+    assert settings.train.iterations == 7
+    assert settings.data.unseen == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("command", ["run", "config"])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "train.iteration=7"], "train.iterations"),
+        (["--set", "train.iterations=many"], "train.iterations"),
+        (["--set", "train.iterations"], "key=value"),
+        (["--preset", "dmeo"], "demo"),
+        (["--set", "minio.secret_key=1"], "environment"),
+    ],
+)
+def test_a_bad_setting_gives_one_line_and_code_2(command, arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = call(command, *arguments)
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith("error: ")
+    assert words in answer.stderr
+    assert answer.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_raises():
+    assert isinstance(call("config", "--preset", "dmeo", "--debug").exception, ClipteaError)
+
+
+def test_compile_writes_and_checks(tmp_path):
+    file = tmp_path / "p.yaml"
+    assert call("compile", "--check", "-o", str(file)).exit_code == 1
+    assert call("compile", "-o", str(file)).exit_code == 0
+    assert call("compile", "--check", "-o", str(file)).exit_code == 0
+    answer = call("compile", "--check", "--image", "other:1", "-o", str(file))
+    assert answer.exit_code == 1
+    assert "stale" in answer.stderr
+    assert "image: other:1" not in file.read_text()
+
+
+def test_compile_refuses_an_image_that_moves(tmp_path):
+    answer = call("compile", "--image", "cliptea:latest", "-o", str(tmp_path / "p.yaml"))
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith(
+        "error: the image 'cliptea:latest' has the tag latest, which moves; expected"
+    )
+    assert not (tmp_path / "p.yaml").exists()
+
+
+def test_compile_into_an_impossible_file(tmp_path):
+    answer = call("compile", "-o", "/proc/none/p.yaml")
+    assert answer.exit_code == 1
+    assert answer.stderr.startswith("error: cannot write /proc/none/p.yaml: ")
+
+
+def test_an_unexpected_error_is_one_line_too(monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("a\nb")
+
+    monkeypatch.setattr(compiling, "compile_pipeline", broken)
+    answer = call("compile")
+    assert answer.exit_code == 1
+    assert answer.stderr == "error: RuntimeError: a b; add --debug for the traceback\n"

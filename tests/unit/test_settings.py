@@ -1,0 +1,83 @@
+"""Settings: deltas, overrides, and one line for each mistake."""
+
+import pytest
+
+from cliptea import runs, settings
+from cliptea.errors import ClipteaError, ConfigError
+
+
+def test_every_preset_and_variant_validates():
+    assert {"demo", "smoke", "folder"} <= set(settings.presets())
+    for preset in settings.presets():
+        config = settings.load(preset, ["teacher.weights=demo"])
+        assert config.preset == preset
+        for group in settings.variant_groups():
+            for delta in settings.variant_group(group).values():
+                settings.apply_delta(config, delta)
+
+
+def test_overrides_win_over_presets_and_are_typed():
+    config = settings.load("demo", ["train.lr=1e-3", "data.unseen=[zebra, plum]", "train.iterations=7"])
+    assert (config.train.lr, config.train.iterations) == (1e-3, 7)
+    assert config.data.unseen == ["zebra", "plum"]
+    assert config.teacher.views == settings.load("demo").teacher.views  # the preset's own stay
+
+
+def test_a_delta_changes_only_what_it_names():
+    base = settings.load("demo")
+    changed = settings.apply_delta(base, {"method": {"losses": {"ce": False}}})
+    assert not changed.method.losses.ce
+    assert changed.model_copy(update={"method": base.method}) == base
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.iteratons=3", "nearest is train.iterations"),
+        ("train.iterations=abc", "train.iterations='abc'"),
+        ("teacher.views=0", "teacher.views=0"),
+        ("train.batch_size=0", "train.batch_size"),
+        ("evaluation.divisor=0", "evaluation.divisor"),
+        ("train.processes=32", "multiple of the processes"),
+        ("teacher.ratio_range=[2, 1]", "low <= high"),
+        ("variants=[tabel3]", "table3"),
+        ("variants=[table3/no_cee]", "no_ce"),
+        ("method.generator=cnn", "mlp"),
+        ("teacher.weights=null", "teacher.weights is not set"),
+        ("store.secret_key=x", "secret"),
+        ("nonsense", "key=value"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_way_out(override, says):
+    with pytest.raises(ConfigError) as caught:
+        settings.load("demo", [override])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.unseen=[zebraa]", "zebraa"),
+        ("data.unseen=[]", "unseen"),
+        ("data.dataset=imagenet", "imagenet"),
+        ("student.backbone=resnet", "resnet"),
+        ("variants=[]", "variants is empty"),
+    ],
+)
+def test_settings_that_fit_no_data_or_network_are_refused_before_work(override, says):
+    with pytest.raises(ClipteaError) as caught:
+        runs.check(settings.load("demo", ["variants=[table3]", override]))
+    assert says in str(caught.value)
+
+
+def test_equal_variants_of_different_groups_are_trained_once():
+    config = settings.load("demo", ["seeds=2"])
+    variants = runs.expand(config)
+    listed = [(m.group, m.variant, v.seed) for v in variants for m in v.members]
+    named = [(g, v, s) for s in range(2) for g in config.variants for v in settings.variant_group(g)]
+    assert sorted(listed) == sorted(named)
+    assert len(listed) == len(set(listed))
+    configs = [(v.config(config).model_dump_json(), v.seed) for v in variants]
+    assert len(set(configs)) == len(configs) < len(listed)
+    assert len({v.label for v in variants}) == len(variants)

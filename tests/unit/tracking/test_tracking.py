@@ -1,0 +1,147 @@
+"""MLflow runs are found before they are made; nothing is logged twice; the champion changes for a reason."""
+
+import pytest
+from mlflow import MlflowClient
+
+from cliptea import runs, settings
+from cliptea.errors import StorageError
+from cliptea.evaluation.results import ResultRow
+from cliptea.tracking.client import EXPERIMENT, connect, flatten
+from cliptea.tracking.finish import finish
+from cliptea.tracking.promotion import decide, promote
+from cliptea.tracking.runs import ChildRun, open_parent
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def client(database, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
+    return MlflowClient(database)
+
+
+def make_run(name, job="job"):
+    config = settings.load("smoke")
+    run = runs.Run(
+        config=config, data_digest="d", fingerprint=name, job_id=job, tracking_run="", variants=runs.expand(config)
+    )
+    return run.model_copy(update={"tracking_run": open_parent(run)})
+
+
+def test_a_run_started_again_is_the_same_run(client):
+    first, again, other = make_run("one", "job1"), make_run("one", "job2"), make_run("two")
+    assert first.tracking_run == again.tracking_run != other.tracking_run
+    params = client.get_run(first.tracking_run).data.params
+    assert params["train.iterations"] == "8"
+    child = ChildRun.open(first, first.variants[0])
+    assert ChildRun.open(again, again.variants[0]).run_id == child.run_id
+    assert ChildRun.open(first, first.variants[1]).run_id != child.run_id
+    assert ChildRun.open(other, other.variants[0]).run_id != child.run_id
+
+
+def test_on_a_cluster_every_job_is_its_own_run(client, monkeypatch):
+    monkeypatch.delenv("CLIPTEA_EVENTS")
+    assert make_run("cluster", "a").tracking_run != make_run("cluster", "b").tracking_run
+
+
+def test_curves_are_logged_once_whatever_is_repeated(client):
+    run = make_run("curves")
+    curves = [{"iteration": n, "total": n / 7, "ce": n / 3} for n in range(2, 2000, 2)]
+    child = ChildRun.open(run, run.variants[0])
+    child.log_curves(curves[:300])
+    ChildRun.open(run, run.variants[0]).log_curves(curves[:500])  # after a kill: part of it is there already
+    child.log_curves(curves)
+    history = client.get_metric_history(child.run_id, "loss/ce")
+    assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [
+        (int(point["iteration"]), point["ce"]) for point in curves
+    ]
+
+
+def test_results_are_logged_once_and_classes_without_pixels_left_out(client):
+    run = make_run("results")
+    child = ChildRun.open(run, run.variants[0])
+    for _ in range(2):
+        child.log_result({"hiou": 0.5}, {"a b": 0.25, "odd(name)": 0.75, "gone": None}, {"gamma": 0.0})
+    data = client.get_run(child.run_id).data
+    assert {k: data.metrics[k] for k in data.metrics} == {"hiou": 0.5, "iou/a b": 0.25, "iou/odd_name_": 0.75}
+    assert len(client.get_metric_history(child.run_id, "hiou")) == 1
+    child.finish()
+    assert client.get_run(child.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(("state", "status"), [("SUCCEEDED", "FINISHED"), ("FAILED", "FAILED")])
+def test_the_exit_handler_closes_the_run_with_its_true_state(client, state, status):
+    run = make_run(f"finish {state}", f"job {state}")
+    finish(f"job {state}", state, "" if status == "FINISHED" else "train failed")
+    assert client.get_run(run.tracking_run).info.status == status
+    finish("a job that was never tracked", state, "")
+
+
+def test_artifacts_lie_beside_the_database(client, database):
+    make_run("artifacts")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    folder = database.removeprefix("sqlite:///").removesuffix("mlflow.db")
+    assert experiment.artifact_location == f"file://{folder}artifacts"
+
+
+def test_a_missing_server_is_one_line(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(StorageError, match="MLFLOW_TRACKING_URI"):
+        connect()
+
+
+def test_settings_are_flattened():
+    assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {"a.b": "1", "a.c.d": "[1, 2]", "e": "None"}
+
+
+@pytest.mark.parametrize(
+    ("hiou", "champion", "margin", "promoted"),
+    [
+        (0.5, None, 0.0, True),
+        (0.5, (0.4, "set"), 0.0, True),
+        (0.5, (0.5, "set"), 0.0, False),
+        (0.4, (0.5, "set"), 0.0, False),
+        (0.52, (0.5, "set"), 0.05, False),
+        (0.9, (0.5, "another set"), 0.0, False),
+    ],
+)
+def test_only_a_better_model_on_the_same_set_is_promoted(hiou, champion, margin, promoted):
+    assert decide(hiou, "set", champion, margin).promoted is promoted
+
+
+def row(run_id, hiou):
+    return ResultRow(
+        variant="full",
+        group="g",
+        backbone="b",
+        dataset="promotion",
+        seed=0,
+        iterations=1,
+        gamma=0.0,
+        pAcc=0.5,
+        miou_seen=0.5,
+        miou_unseen=0.5,
+        hiou=hiou,
+        per_class={},
+        images_per_second=1.0,
+        model_uri="",
+        mlflow_run_id=run_id,
+    ).model_dump()
+
+
+def test_the_alias_follows_the_best_model(client):
+    champions = []
+    for hiou, name in ((0.4, "p1"), (0.3, "p2"), (0.6, "p3")):
+        run = make_run(name)
+        child = ChildRun.open(run, run.variants[0]).run_id
+        comparison = {"rows": [row(child, hiou)], "evaluation": "same"}
+        decided = promote(run, comparison)
+        again = promote(run, comparison)
+        assert again["version"] == decided["version"]  # no version twice
+        champions.append(client.get_model_version_by_alias("cliptea-promotion", "champion").run_id == child)
+    assert champions == [True, False, True]
+    assert len(client.search_model_versions("name = 'cliptea-promotion'")) == 3

@@ -1,0 +1,198 @@
+"""Schedule, groups, augmentation, batches, and going on from a checkpoint."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import get_worker_info
+
+from cliptea import runs, settings
+from cliptea.data.split import build_split
+from cliptea.manifest import Manifest
+from cliptea.models import build_student
+from cliptea.method.vla import Adapter
+from cliptea.teacher.cache import TeacherCache, build_cache, read_view
+from cliptea.training.augment import IMAGE_MEAN, IMAGE_STD, normalise, photometric
+from cliptea.training.batches import _Views, batches
+from cliptea.training.optimiser import lr_factor, make_optimiser
+from cliptea.training.train import Trainer, train_fingerprint
+
+
+@pytest.mark.parametrize(("iterations", "warmup"), [(1000, 1500), (40000, 1500), (100, 0), (8, 1500)])
+def test_the_schedule_is_a_ramp_and_a_line(iterations, warmup):
+    ramp = min(warmup, int(0.05 * iterations))
+    rates = np.array([lr_factor(i, iterations, warmup) for i in range(iterations + 1)])
+    line = np.interp(np.arange(ramp, iterations + 1), [ramp, iterations], [1, 0])
+    np.testing.assert_allclose(rates[ramp:], line, atol=1e-12)
+    if ramp:
+        np.testing.assert_allclose(rates[:ramp], np.interp(np.arange(ramp), [0, ramp], [1e-6, 1]), atol=1e-12)
+
+
+def test_head_and_adapter_learn_faster_and_vectors_do_not_decay():
+    config = settings.load("demo", ["train.head_lr_factor=10", "train.lr_scale={demo_fpn: 0.5}"])
+    student, adapter = build_student("demo_fpn", 8), Adapter("mlp", 8)
+    optimiser, _ = make_optimiser(student, adapter, config.train, "demo_fpn")
+    base = config.train.lr * 0.5
+    rates = {id(p): (g["initial_lr"], g["weight_decay"]) for g in optimiser.param_groups for p in g["params"]}
+    decay = config.train.weight_decay
+    assert rates[id(student.head.weight)] == (base * 10, decay)
+    assert rates[id(student.head.bias)] == (base * 10, 0.0)
+    assert rates[id(adapter.project[0].weight)] == (base * 10, decay)
+    first = next(student.encoder.parameters())
+    assert rates[id(first)] == (base, decay)
+    everything = [*student.parameters(), *adapter.parameters()]
+    assert len(rates) == len(everything)
+
+
+def test_normalising_is_mean_and_deviation_with_zero_padding():
+    image = torch.randint(0, 256, (3, 6, 5), dtype=torch.uint8)
+    valid = torch.rand(6, 5) < 0.5
+    wanted = (image.double().numpy().transpose(1, 2, 0) - IMAGE_MEAN) / IMAGE_STD
+    wanted = wanted.transpose(2, 0, 1) * valid.numpy()
+    np.testing.assert_allclose(normalise(image, valid).numpy(), wanted, atol=1e-5)
+
+
+def test_photometric_change_is_bounded_and_decided_by_the_generator():
+    image = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8)
+    changed = [photometric(image, np.random.default_rng(seed)) for seed in range(40)]
+    again = [photometric(image, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(torch.equal(one, two) for one, two in zip(changed, again, strict=True))
+    assert all(((c >= 0) & (c <= 255)).all() for c in changed)
+    untouched = sum(torch.equal(c, image.float()) for c in changed)
+    assert 0 < untouched < 20  # all four changes are left out once in sixteen
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Split and teacher tokens of a tiny demo world."""
+    folder = tmp_path_factory.mktemp("world")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("CLIPTEA_STORE", (folder / "store").as_uri())
+    patch.setenv("CLIPTEA_EVENTS", str(folder / "events"))
+    torch.set_num_threads(1)
+    config = settings.load("smoke", ["teacher.pretrain.crop_iterations=1", "teacher.pretrain.scene_iterations=1"])
+    run = runs.Run(
+        config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=runs.expand(config)
+    )
+    split = build_split(run)
+    yield run, Manifest.model_validate(split), TeacherCache.model_validate(build_cache(run, split))
+    patch.undo()
+
+
+def text(cache, split):
+    from cliptea.storage import open_store
+    from cliptea.training.train import _seen_text
+
+    return _seen_text(open_store(), split, cache)
+
+
+def test_text_of_unseen_classes_never_reaches_training(world):
+    _, split, cache = world
+    catalogue = split.info["catalogue"]
+    assert len(text(cache, split)) == len(catalogue["classes"]) - len(catalogue["unseen"])
+
+
+def test_an_epoch_shows_every_view_once_and_labels_are_seen_indices(world):
+    run, split, cache = world
+    config = settings.apply_delta(run.config, {"train": {"iterations": 8, "batch_size": 4}})
+    shown = list(batches(config, split, cache, seed=3))
+    ids = torch.cat([batch.image_ids_B for batch in shown]).tolist()
+    assert sorted(ids) == list(range(32))
+    assert ids != list(range(32))
+    seen = len(split.info["catalogue"]["classes"]) - len(split.info["catalogue"]["unseen"])
+    labels = torch.cat([batch.labels_BCC.flatten() for batch in shown]).unique()
+    assert ((labels < seen) | (labels == 255)).all()
+
+
+def test_any_iteration_can_be_the_first(world):
+    run, split, cache = world
+    whole = list(batches(run.config, split, cache, seed=1))
+    rest = list(batches(run.config, split, cache, seed=1, start=5))
+    assert len(rest) == len(whole) - 5
+    for one, two in zip(whole[5:], rest, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_loading_processes_do_not_change_the_data(world):
+    run, split, cache = world
+    assert get_worker_info() is None
+    parallel = settings.apply_delta(run.config, {"train": {"workers": 2}})
+    for one, two in zip(batches(run.config, split, cache, 1), batches(parallel, split, cache, 1), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_image_labels_and_regions_are_flipped_together(world):
+    run, split, cache = world
+    views = {
+        flip: _Views(settings.apply_delta(run.config, {"train": {"flip": flip}}), split, cache, 0) for flip in (0.0, 1.0)
+    }
+    for item in range(6):
+        plain, flipped = views[0.0][item], views[1.0][item]
+        for index in (0, 1, 2, 4):  # image, labels, valid, regions
+            torch.testing.assert_close(flipped[index], plain[index].flip(-1))
+        assert torch.equal(plain[3], flipped[3])  # the CLS token is that of the unflipped view
+
+
+def test_regions_lie_on_ignored_tokens_of_the_same_view(world):
+    """Recomputed with NumPy from the view's own labels: a region exactly where half of a token's pixels are free."""
+    run, split, cache = world
+    config = settings.apply_delta(run.config, {"train": {"flip": 0.0}})
+    views = _Views(config, split, cache, 0)
+    regions = 0
+    for image_id in range(12):
+        item = views._view(image_id, 0, np.random.default_rng(0))
+        view = read_view(views.images, views.names[image_id], 0, config.teacher, config.data.seed)
+        grid = item[4].shape[0]
+        side = 64 // grid
+        free = ((view.labels == 255) & view.valid).reshape(grid, side, grid, side).sum((1, 3))
+        np.testing.assert_array_equal(item[4].numpy() != 255, free * 2 >= side * side)
+        regions += (item[4].numpy() != 255).sum()
+    assert regions > 0
+
+
+def test_going_on_from_a_checkpoint_gives_the_same_weights_bit_for_bit(world):
+    run, split, cache = world
+    config = settings.apply_delta(run.config, {"train": {"iterations": 6, "log_every": 4}})
+    whole = Trainer(config, text(cache, split), seed=5)
+    for batch in batches(config, split, cache, 5):
+        whole.step(batch)
+    first = Trainer(config, text(cache, split), seed=5)
+    for batch in list(batches(config, split, cache, 5))[:3]:
+        first.step(batch)
+    saved = first.state()
+    torch.manual_seed(999)
+    second = Trainer(config, text(cache, split), seed=77)
+    second.restore(saved)
+    for batch in batches(config, split, cache, 5, start=second.iteration):
+        second.step(batch)
+    assert second.iteration == whole.iteration == 6
+    for module in ("student", "adapter"):
+        one, two = getattr(whole, module).state_dict(), getattr(second, module).state_dict()
+        assert all(torch.equal(one[name], two[name]) for name in one)
+    assert torch.equal(whole.bank.tokens, second.bank.tokens)
+
+
+def test_a_step_lowers_the_loss_it_minimises(world):
+    run, split, cache = world
+    config = settings.apply_delta(run.config, {"train": {"warmup_iterations": 0, "iterations": 1000}})
+    trainer = Trainer(config, text(cache, split), seed=0)
+    batch = next(batches(config, split, cache, 0))
+    totals = [trainer.step(batch)["total"] for _ in range(12)]
+    assert min(totals[-3:]) < totals[0]
+
+
+def test_the_fingerprint_knows_what_matters(world):
+    run, split, cache = world
+    base = train_fingerprint(run.config, 0, split, cache)
+
+    def changed(delta, seed=0):
+        return train_fingerprint(settings.apply_delta(run.config, delta), seed, split, cache)
+
+    assert changed({"train": {"checkpoint_every": 3, "workers": 1}}) == base
+    assert changed({"evaluation": {"gamma": 9.0}}) == base
+    others = [
+        changed({}, seed=1),
+        changed({"train": {"lr": 1.0}}),
+        changed({"method": {"temperature": 1.0}}),
+        changed({"student": {"backbone": "segformer_b0"}}),
+    ]
+    assert len({base, *others}) == 5

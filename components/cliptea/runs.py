@@ -68,7 +68,12 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     digest = open_dataset(config.data).digest()
     fp = fingerprint("run", 1, config=config, data=digest)
     run = Run(
-        config=config, data_digest=digest, fingerprint=fp, job_id=job_id, tracking_run="", variants=expand(config)
+        config=config,
+        data_digest=digest,
+        fingerprint=fp,
+        job_id=job_id,
+        tracking_run="",
+        variants=expand(config),
     )
     return run.model_copy(update={"tracking_run": tracked.open_parent(run)})
 

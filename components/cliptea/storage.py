@@ -27,7 +27,9 @@ def open_store(uri: str | None = None) -> FileStore:
     parsed = urlparse(uri)
     if parsed.scheme != "file" or not parsed.path:
         raise StorageError(
-            f"the object store is {uri!r}", "file:///absolute/folder", "set the environment variable CLIPTEA_STORE"
+            f"the object store is {uri!r}",
+            "file:///absolute/folder",
+            "set the environment variable CLIPTEA_STORE",
         )
     return FileStore(Path(unquote(parsed.path)))
 
@@ -86,7 +88,9 @@ class FileStore:
                 file.seek(start)
                 data = file.read() if length is None else file.read(length)
         except FileNotFoundError:
-            raise StorageError(f"the object {self.uri(key)} is missing", todo="run again to make it anew") from None
+            raise StorageError(
+                f"the object {self.uri(key)} is missing", todo="run again to make it anew"
+            ) from None
         except OSError as error:
             raise _unusable(self.path(key), error) from None
         if length is not None and len(data) != length:

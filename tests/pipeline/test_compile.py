@@ -3,10 +3,10 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from command import SOURCES
 
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.steps.common import IMAGE
@@ -90,13 +90,11 @@ def test_compiling_needs_neither_torch_nor_mlflow(tmp_path):
         f"compile_pipeline(output=Path({str(tmp_path / 'p.yaml')!r}))\n"
         "print([name for name in ('torch', 'mlflow', 'numpy', 'open_clip') if name in sys.modules])\n"
     )
-    source = Path(__file__).resolve().parents[2]
-    path = os.pathsep.join([str(source / "components"), str(source / "pipeline")])
     ended = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": SOURCES},
     )
     assert ended.stdout.strip() == "[]"

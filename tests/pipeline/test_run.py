@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import COMMAND, PATIENCE, Cliptea, environment
+from command import COMMAND, PATIENCE, Cliptea, environment
 
 VARIANTS = ["c/late", "a/early", "b/middle"]
 

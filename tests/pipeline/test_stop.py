@@ -6,7 +6,7 @@ import time
 
 import psutil
 import pytest
-from conftest import wait_until
+from command import wait_until
 
 SLOW = {"variants": ["one", "two"], "wait": {"train": 60}}
 

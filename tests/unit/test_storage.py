@@ -99,5 +99,8 @@ def test_changed_bytes_of_the_right_size_are_noticed(store):
 def test_a_fingerprint_depends_on_content_not_on_order():
     one = fingerprint("k", 1, a={"x": 1, "y": [1, 2]}, b=2)
     assert one == fingerprint("k", 1, b=2, a={"y": [1, 2], "x": 1})
-    others = [fingerprint("k", 2, a={"x": 1, "y": [1, 2]}, b=2), fingerprint("k", 1, a={"x": 1, "y": [2, 1]}, b=2)]
+    others = [
+        fingerprint("k", 2, a={"x": 1, "y": [1, 2]}, b=2),
+        fingerprint("k", 1, a={"x": 1, "y": [2, 1]}, b=2),
+    ]
     assert one not in others

@@ -26,10 +26,14 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 class Folder:
     def __init__(self, config: DataConfig) -> None:
         if config.root is None:
-            raise DataError("data.root is not set", "the folder of the data set", "add --set data.root=FOLDER")
+            raise DataError(
+                "data.root is not set", "the folder of the data set", "add --set data.root=FOLDER"
+            )
         self.root = Path(config.root).expanduser()
         if not self.root.is_dir():
-            raise DataError(f"data.root={config.root} is no folder", "images/, labels/ and classes.json in it")
+            raise DataError(
+                f"data.root={config.root} is no folder", "images/, labels/ and classes.json in it"
+            )
         self._unseen = config.unseen
 
     @cached_property
@@ -41,9 +45,13 @@ class Folder:
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise TypeError
         except FileNotFoundError:
-            raise DataError(f"{path} is missing", 'a file such as {"classes": [...], "unseen": [...]}') from None
+            raise DataError(
+                f"{path} is missing", 'a file such as {"classes": [...], "unseen": [...]}'
+            ) from None
         except (ValueError, KeyError, TypeError):
-            raise DataError(f"{path} cannot be read", 'JSON such as {"classes": ["sky"], "unseen": []}') from None
+            raise DataError(
+                f"{path} cannot be read", 'JSON such as {"classes": ["sky"], "unseen": []}'
+            ) from None
         return described
 
     @cached_property
@@ -58,7 +66,9 @@ class Folder:
         folder = self.root / "images" / split
         paths = [path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
         if not paths:
-            raise DataError(f"there is no image in {folder}", "files such as NAME.jpg, with labels in labels/")
+            raise DataError(
+                f"there is no image in {folder}", "files such as NAME.jpg, with labels in labels/"
+            )
         images = {path.stem: path for path in paths}
         if len(images) < len(paths):
             raise DataError(f"two images in {folder} share a name", "NAME once, with one suffix")
@@ -99,5 +109,7 @@ class Folder:
         for path in sorted(self.root.rglob("*")):
             if path.is_file():
                 stat = path.stat()
-                digest.update(f"{path.relative_to(self.root).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+                digest.update(
+                    f"{path.relative_to(self.root).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
+                )
         return digest.hexdigest()

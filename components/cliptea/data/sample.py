@@ -46,7 +46,8 @@ def decode_labels(data: bytes, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode not in ("L", "P"):
                 raise DataError(
-                    f"the label map {name} has pixel mode {image.mode}", "one 8-bit channel (L, or a palette P)"
+                    f"the label map {name} has pixel mode {image.mode}",
+                    "one 8-bit channel (L, or a palette P)",
                 )
             return np.array(image)
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:

@@ -49,7 +49,10 @@ class ShardWriter:
     def _end(self) -> None:
         self._tar.close()
         number = len(self.objects) // 2
-        for suffix, data in (("tar", self._buffer.getvalue()), ("index.json", json.dumps(self._index).encode())):
+        for suffix, data in (
+            ("tar", self._buffer.getvalue()),
+            ("index.json", json.dumps(self._index).encode()),
+        ):
             name = f"{self._prefix}-{number:05d}.{suffix}"
             self.objects[name.rpartition("/")[2]] = put_object(self._store, name, data)
         self._begin()

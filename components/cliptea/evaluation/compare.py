@@ -90,7 +90,9 @@ def _compare(
     from cliptea.teacher.cache import TeacherCache
 
     cache = TeacherCache.model_validate(teacher)
-    arrays = [np.load(io.BytesIO(read_object(store, item.manifest.objects["figures.npz"]))) for item in evaluated]
+    arrays = [
+        np.load(io.BytesIO(read_object(store, item.manifest.objects["figures.npz"]))) for item in evaluated
+    ]
     first = [(item, array) for item, array in zip(evaluated, arrays, strict=True) if item.rows[0].seed == 0]
     context = ReportContext(
         facts=_facts(run, split, cache),
@@ -153,7 +155,11 @@ def _facts(run: Run, split: Manifest, cache: TeacherCache) -> RunFacts:
 
 def _sweep(item: Evaluated, row: ResultRow) -> SweepRow:
     return SweepRow(
-        variant=row.variant, group=row.group, dataset=row.dataset, seed=row.seed, sweep=item.manifest.info["sweep"]
+        variant=row.variant,
+        group=row.group,
+        dataset=row.dataset,
+        seed=row.seed,
+        sweep=item.manifest.info["sweep"],
     )
 
 
@@ -163,16 +169,22 @@ def _labels(item: Evaluated) -> str:
     return label(item.rows[0].group, item.rows[0].variant)
 
 
-def _losses(store: FileStore, first: list[tuple[Evaluated, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def _losses(
+    store: FileStore, first: list[tuple[Evaluated, Any]]
+) -> dict[str, dict[str, list[tuple[int, float]]]]:
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for item, _ in first:
         points = json.loads(read_object(store, item.history))
         terms = [name for name in points[0] if name != "iteration"]
-        curves[_labels(item)] = {term: [(int(point["iteration"]), point[term]) for point in points] for term in terms}
+        curves[_labels(item)] = {
+            term: [(int(point["iteration"]), point[term]) for point in points] for term in terms
+        }
     return curves
 
 
-def _predictions(store: FileStore, run: Run, split: Manifest, first: list[tuple[Evaluated, Any]]) -> list[PredictionPicture]:
+def _predictions(
+    store: FileStore, run: Run, split: Manifest, first: list[tuple[Evaluated, Any]]
+) -> list[PredictionPicture]:
     from cliptea.data.sample import decode_image, decode_labels
     from cliptea.data.split import LABEL
     from cliptea.evaluation.report_context import PredictionPicture
@@ -192,7 +204,9 @@ def _predictions(store: FileStore, run: Run, split: Manifest, first: list[tuple[
     return pictures
 
 
-def _attention(store: FileStore, run: Run, split: Manifest, first: list[tuple[Evaluated, Any]]) -> list[AttentionPicture]:
+def _attention(
+    store: FileStore, run: Run, split: Manifest, first: list[tuple[Evaluated, Any]]
+) -> list[AttentionPicture]:
     from cliptea.evaluation.report_context import AttentionPicture
     from cliptea.teacher.cache import read_view
 
@@ -220,8 +234,12 @@ def _regions(store: FileStore, run: Run, split: Manifest, cache: TeacherCache) -
         view = read_view(reader, name, 0, config.teacher, config.data.seed)
         regions = read_array(maps, record_name(name, 0))
         times = (view.labels.shape[0] // regions.shape[0], view.labels.shape[1] // regions.shape[1])
-        pixels = np.where((view.labels == 255) & view.valid, np.kron(regions, np.ones(times, dtype=np.uint8)), 255)
-        pictures.append(RegionPicture(id=name, image=view.image, labels=view.labels, regions=pixels.astype(np.uint8)))
+        pixels = np.where(
+            (view.labels == 255) & view.valid, np.kron(regions, np.ones(times, dtype=np.uint8)), 255
+        )
+        pictures.append(
+            RegionPicture(id=name, image=view.image, labels=view.labels, regions=pixels.astype(np.uint8))
+        )
     return pictures
 
 

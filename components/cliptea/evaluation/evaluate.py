@@ -59,7 +59,10 @@ def evaluate_variant(
     images, model = Manifest.model_validate(split), Manifest.model_validate(trained)
     cache = TeacherCache.model_validate(teacher)
     protocol = fingerprint(
-        "protocol", VERSION, evaluation=config.evaluation.model_dump(exclude={"figures", "sweep"}), split=images.fingerprint
+        "protocol",
+        VERSION,
+        evaluation=config.evaluation.model_dump(exclude={"figures", "sweep"}),
+        split=images.fingerprint,
     )
     fp = fingerprint(
         KIND, VERSION, evaluation=config.evaluation, model=model.fingerprint, split=images.fingerprint
@@ -124,7 +127,9 @@ def _evaluate(
     info = {
         "scores": score(chosen, catalogue.unseen_ids).model_dump(),
         "per_class": _by_name(per_class_iou(chosen), catalogue),
-        "sweep": {f"{gamma:g}": score(matrices[gamma], catalogue.unseen_ids).model_dump() for gamma in gammas},
+        "sweep": {
+            f"{gamma:g}": score(matrices[gamma], catalogue.unseen_ids).model_dump() for gamma in gammas
+        },
     }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, confusion=chosen, **pictures)
@@ -154,12 +159,17 @@ def _attention(
     store: FileStore, student: Student, config: Config, split: Manifest, teacher: TeacherCache
 ) -> dict[str, np.ndarray]:
     """Attention of eq. 1 on the first training views, whose CLS tokens are stored (the paper's Figure 5)."""
-    images, tokens = ShardReader(store, split.objects, "train"), ShardReader(store, teacher.tokens.objects, "cls")
+    images, tokens = (
+        ShardReader(store, split.objects, "train"),
+        ShardReader(store, teacher.tokens.objects, "cls"),
+    )
     maps = {}
     for name in images.names[: config.evaluation.figures]:
         view = read_view(images, name, 0, config.teacher, config.data.seed)
         valid = torch.from_numpy(view.valid)
-        pixels = normalise(torch.from_numpy(view.image.copy()).permute(2, 0, 1), valid)[None].to(device.best())
+        pixels = normalise(torch.from_numpy(view.image.copy()).permute(2, 0, 1), valid)[None].to(
+            device.best()
+        )
         cls_BD = torch.from_numpy(read_array(tokens, record_name(name, 0)))[None].to(device.best())
         maps[f"attention/{name}"] = glm.attend(cls_BD, student(pixels)).weights_Bhw[0].cpu().numpy()
     return maps
@@ -195,7 +205,9 @@ def _track(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.safetensors").write_bytes(read_object(store, model.objects["model.safetensors"]))
-        (folder / "text.safetensors").write_bytes(read_object(store, teacher.tokens.objects["text.safetensors"]))
+        (folder / "text.safetensors").write_bytes(
+            read_object(store, teacher.tokens.objects["text.safetensors"])
+        )
         description = {
             "backbone": model.info["backbone"],
             "dim": model.info["dim"],

@@ -8,7 +8,7 @@ from cliptea.steps.common import IMAGE
 
 
 @component(base_image=IMAGE, install_kfp_package=False)
-def compare(  # noqa: PLR0917
+def compare(
     run: Input[Artifact],
     shards: Input[Artifact],
     cache: Input[Artifact],

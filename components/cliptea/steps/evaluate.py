@@ -6,7 +6,7 @@ from cliptea.steps.common import IMAGE
 
 
 @component(base_image=IMAGE, install_kfp_package=False)
-def evaluate(  # noqa: PLR0917
+def evaluate(
     run: Input[Artifact],
     shards: Input[Artifact],
     cache: Input[Artifact],

@@ -34,7 +34,15 @@ from cliptea.teacher.text import text_features
 if TYPE_CHECKING:
     from cliptea.runs import Run
 
-__all__ = ["TeacherCache", "ViewImage", "build_cache", "clustering_key", "read_array", "read_view", "record_name"]
+__all__ = [
+    "TeacherCache",
+    "ViewImage",
+    "build_cache",
+    "clustering_key",
+    "read_array",
+    "read_view",
+    "record_name",
+]
 
 TOKENS_VERSION = 1
 REGIONS_VERSION = 1
@@ -118,23 +126,32 @@ def _tokens(store: FileStore, run: Run, split: Manifest) -> tuple[Manifest, bool
     classes = Catalogue.model_validate(split.info["catalogue"]).classes
     strange = [name for name in classes if demo and not set(name.lower().split()) <= demo_words()]
     if strange:
-        progress.warn(f"the demo's teacher does not know {', '.join(strange)}: results for these mean nothing")
+        progress.warn(
+            f"the demo's teacher does not know {', '.join(strange)}: results for these mean nothing"
+        )
 
     writers = {
-        kind: ShardWriter(store, f"tokens/{fp}/{kind}", run.config.data.shard_mib << 20) for kind in ("cls", "dense")
+        kind: ShardWriter(store, f"tokens/{fp}/{kind}", run.config.data.shard_mib << 20)
+        for kind in ("cls", "dense")
     }
     reader = ShardReader(store, split.objects, "train")
     total = len(reader.names) * config.views
     with progress.bar("computing CLIP tokens", total=total, unit="view") as bar:
         for names, views in _batches(reader, config, seed):
-            images_BCC3, _, valid_BCC = (torch.from_numpy(np.stack(part)) for part in zip(*views, strict=True))
-            cls_BD, dense_BDgg = teacher.tokens(images_BCC3.permute(0, 3, 1, 2).to(where), valid_BCC.to(where))
+            images_BCC3, _, valid_BCC = (
+                torch.from_numpy(np.stack(part)) for part in zip(*views, strict=True)
+            )
+            cls_BD, dense_BDgg = teacher.tokens(
+                images_BCC3.permute(0, 3, 1, 2).to(where), valid_BCC.to(where)
+            )
             for index, name in enumerate(names):
                 writers["cls"].add(name, {"npy": _npy(cls_BD[index])})
                 writers["dense"].add(name, {"npy": _npy(dense_BDgg[index].half())})
             bar.update(len(names))
     objects = writers["cls"].close() | writers["dense"].close()
-    text = safetensors.torch.save({"text": text_features(teacher, classes, config.templates).cpu().contiguous()})
+    text = safetensors.torch.save(
+        {"text": text_features(teacher, classes, config.templates).cpu().contiguous()}
+    )
     objects["text.safetensors"] = put_object(store, f"tokens/{fp}/text.safetensors", text)
     info = {
         "dim": teacher.dim,
@@ -166,7 +183,9 @@ def _regions(
     grid, regions = tuple(tokens.info["grid"]), 0
     with progress.bar("clustering dense tokens", total=len(dense.names), unit="view") as bar:
         for names, views in _batches(images, config, run.config.data.seed):
-            _, labels_BCC, valid_BCC = (torch.from_numpy(np.stack(part)).to(where) for part in zip(*views, strict=True))
+            _, labels_BCC, valid_BCC = (
+                torch.from_numpy(np.stack(part)).to(where) for part in zip(*views, strict=True)
+            )
             ignored_Bgg = ignored_tokens(labels_BCC, valid_BCC, grid)
             for index, name in enumerate(names):
                 regions_gg = region_map(

@@ -23,7 +23,11 @@ def demo_words() -> set[str]:
 def demo_fingerprint(config: Config) -> str:
     """Over the world that the model learns from and how it learns."""
     return fingerprint(
-        "demo-teacher", VERSION, world=config.data.world, seed=config.data.seed, pretrain=config.teacher.pretrain
+        "demo-teacher",
+        VERSION,
+        world=config.data.world,
+        seed=config.data.seed,
+        pretrain=config.teacher.pretrain,
     )
 
 

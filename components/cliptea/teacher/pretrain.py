@@ -128,7 +128,7 @@ class _Training:
             loss.backward()
             optimiser.step()
             with torch.no_grad():
-                model.logit_scale.clamp_(max=math.log(100))
+                model.logit_scale.clamp_(max=math.log(1 / 0.07))
             bar.update(1, loss=loss.item())
             if (iteration + 1) % CHECKPOINT_EVERY == 0 or iteration + 1 == stop:
                 self.done, self.phase = iteration + 1, number

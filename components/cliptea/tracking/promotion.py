@@ -39,7 +39,9 @@ def decide(hiou: float, evaluation: str, champion: tuple[float, str] | None, mar
         return Decision(True, f"first champion, hIoU {hiou:.4f}")
     old, measured_on = champion
     if measured_on != evaluation:
-        return Decision(False, "the champion was measured on another evaluation set: the two cannot be compared")
+        return Decision(
+            False, "the champion was measured on another evaluation set: the two cannot be compared"
+        )
     if hiou > old + margin:
         return Decision(True, f"hIoU {hiou:.4f} beats the champion's {old:.4f} by more than {margin:g}")
     return Decision(False, f"hIoU {hiou:.4f} does not beat the champion's {old:.4f} by more than {margin:g}")
@@ -55,13 +57,20 @@ def promote(run: Run, comparison: dict[str, Any]) -> dict[str, Any]:
     champion = _champion(client, name)
     if champion is not None and champion.version == version.version:
         progress.reused()
-        return {"model": name, "version": str(version.version), "promoted": False, "reason": "is the champion already"}
+        return {
+            "model": name,
+            "version": str(version.version),
+            "promoted": False,
+            "reason": "is the champion already",
+        }
     tags = champion.tags if champion else {}
     old = (float(tags[HIOU_TAG]), tags[EVALUATION_TAG]) if champion else None
     decision = decide(best.hiou, comparison["evaluation"], old, run.config.promotion.margin)
     if decision.promoted:
         client.set_registered_model_alias(name, ALIAS, version.version)
-    client.set_tag(run.tracking_run, "cliptea.promotion", f"{name} version {version.version}: {decision.reason}")
+    client.set_tag(
+        run.tracking_run, "cliptea.promotion", f"{name} version {version.version}: {decision.reason}"
+    )
     progress.note(f"{name} version {version.version}: {decision.reason}")
     return {"model": name, "version": str(version.version), **decision._asdict()}
 
@@ -76,7 +85,12 @@ def _register(client: MlflowClient, name: str, row: ResultRow, evaluation: str) 
     for version in client.search_model_versions(f"name = '{name}'"):
         if version.source == source:
             return version
-    tags = {HIOU_TAG: repr(row.hiou), EVALUATION_TAG: evaluation, "backbone": row.backbone, "variant": row.variant}
+    tags = {
+        HIOU_TAG: repr(row.hiou),
+        EVALUATION_TAG: evaluation,
+        "backbone": row.backbone,
+        "variant": row.variant,
+    }
     return client.create_model_version(name, source=source, run_id=row.mlflow_run_id, tags=tags)
 
 

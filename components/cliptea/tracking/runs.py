@@ -83,7 +83,9 @@ class ChildRun:
             )
         child = cls(client, found.info.run_id)
         client.update_run(child.run_id, status="RUNNING")
-        log_params(client, child.run_id, flatten(config.model_dump(mode="json")) | {"seed": str(variant.seed)})
+        log_params(
+            client, child.run_id, flatten(config.model_dump(mode="json")) | {"seed": str(variant.seed)}
+        )
         return child
 
     def log_curves(self, curves: list[dict[str, float]]) -> None:
@@ -114,7 +116,9 @@ class ChildRun:
         values = dict(metrics) | {f"iou/{metric_name(name)}": value for name, value in per_class.items()}
         now = int(time.time() * 1000)
         new = [
-            Metric(name, value, now, 0) for name, value in values.items() if value is not None and name not in known
+            Metric(name, value, now, 0)
+            for name, value in values.items()
+            if value is not None and name not in known
         ]
         for part in chunks(new, METRICS_PER_CALL):
             self._client.log_batch(self.run_id, metrics=part)

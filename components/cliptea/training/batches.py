@@ -83,7 +83,9 @@ class _Views(Dataset):
         return normalise(image, valid), labels, valid, cls, regions, torch.tensor(image_id)
 
 
-def batches(config: Config, split: Manifest, teacher: TeacherCache, seed: int, start: int = 0) -> Iterator[Batch]:
+def batches(
+    config: Config, split: Manifest, teacher: TeacherCache, seed: int, start: int = 0
+) -> Iterator[Batch]:
     """Batches of the iterations `start` to the end."""
     train = config.train
     loader = DataLoader(
@@ -92,6 +94,7 @@ def batches(config: Config, split: Manifest, teacher: TeacherCache, seed: int, s
         batch_size=train.batch_size,
         num_workers=train.workers,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own: starting to load must not move the generator that dropout draws from
     )
     for tensors in loader:
         yield Batch(*tensors)

@@ -50,12 +50,18 @@ def method_losses(
     labels_BCC = batch.labels_BCC
     regions_B = torch.zeros(len(labels_BCC), dtype=torch.int64, device=labels_BCC.device)
     if config.pseudo:
-        labels_BCC, regions_B = plm.pseudo_labels(labels_BCC, batch.valid_BCC, batch.regions_Bgg, len(text_SD))
+        labels_BCC, regions_B = plm.pseudo_labels(
+            labels_BCC, batch.valid_BCC, batch.regions_Bgg, len(text_SD)
+        )
     pseudo_BPD = features_BDhw.new_zeros(len(labels_BCC), 0, features_BDhw.shape[1])
     present_BP = torch.zeros(len(labels_BCC), 0, dtype=torch.bool, device=labels_BCC.device)
     if config.pseudo or switches.generate:
         centroids = vla.class_centroids(
-            features_BDhw, plm.reduce_labels(labels_BCC, size), len(text_SD), regions_B, config.detach_centroids
+            features_BDhw,
+            plm.reduce_labels(labels_BCC, size),
+            len(text_SD),
+            regions_B,
+            config.detach_centroids,
         )
         generated = vla.generate_pseudo_classes(adapter, centroids, batch.cls_BD)
         pseudo_BPD, present_BP = generated.pseudo_BPD, generated.pseudo_present_BP
@@ -63,7 +69,9 @@ def method_losses(
             terms["generate"] = vla.generate_loss(generated.seen_SD, generated.seen_present_S, text_SD)
 
     if config.pseudo and config.pseudo_scope == "batch":
-        labels_BCC, pseudo_BPD, present_BP = plm.offset_scope(labels_BCC, pseudo_BPD, present_BP, len(text_SD))
+        labels_BCC, pseudo_BPD, present_BP = plm.offset_scope(
+            labels_BCC, pseudo_BPD, present_BP, len(text_SD)
+        )
     terms |= _pixel_losses(features_BDhw, text_SD, pseudo_BPD, present_BP, labels_BCC, config)
     return terms | {"total": torch.stack(list(terms.values())).sum() if terms else features_BDhw.sum() * 0}
 

@@ -47,7 +47,9 @@ class History:
         self.pending.append(terms)
 
     def close_interval(self, iteration: int) -> None:
-        means = {name: sum(terms[name] for terms in self.pending) / len(self.pending) for name in self.pending[0]}
+        means = {
+            name: sum(terms[name] for terms in self.pending) / len(self.pending) for name in self.pending[0]
+        }
         self.curves.append({"iteration": iteration, **means})
         self.pending = []
 
@@ -131,7 +133,9 @@ class Trainer:
 
 def train_fingerprint(config: Config, seed: int, split: Manifest, teacher: TeacherCache) -> str:
     """Over everything that decides a student's weights; how data are loaded and checkpoints kept does not."""
-    regions = teacher.regions[clustering_key(config.method.clustering)].fingerprint if config.method.pseudo else ""
+    regions = (
+        teacher.regions[clustering_key(config.method.clustering)].fingerprint if config.method.pseudo else ""
+    )
     quiet = {"checkpoint_every", "workers", "processes"}
     return fingerprint(
         KIND,
@@ -146,7 +150,9 @@ def train_fingerprint(config: Config, seed: int, split: Manifest, teacher: Teach
     )
 
 
-def train_variant(run: Run, variant: dict[str, Any], split: dict[str, Any], teacher: dict[str, Any]) -> dict[str, Any]:
+def train_variant(
+    run: Run, variant: dict[str, Any], split: dict[str, Any], teacher: dict[str, Any]
+) -> dict[str, Any]:
     """Train one variant, or go on from its last checkpoint; returns the manifest of the model."""
     from cliptea.runs import Variant
     from cliptea.tracking.runs import ChildRun
@@ -212,7 +218,9 @@ def _publish(store: FileStore, trainer: Trainer, fp: str, config: Config, varian
         "parameters": sum(p.numel() for p in trainer.student.parameters()),
     }
     objects = {
-        "model.safetensors": put_object(store, f"{KIND}/{fp}/model.safetensors", safetensors.torch.save(weights)),
+        "model.safetensors": put_object(
+            store, f"{KIND}/{fp}/model.safetensors", safetensors.torch.save(weights)
+        ),
         "history.json": put_object(store, f"{KIND}/{fp}/history.json", history),
     }
     return publish(store, Manifest(kind=KIND, fingerprint=fp, objects=objects, info=info))

@@ -49,7 +49,9 @@ def test_palette_masks_give_their_indices_and_ignore_index_is_mapped(root):
     image = Image.fromarray(labels, mode="P")
     image.putpalette(list(range(30)))
     image.save(root / "labels/train/a.png")
-    (root / "classes.json").write_text(json.dumps({"classes": CLASSES, "unseen": ["tree"], "ignore_index": 3}))
+    (root / "classes.json").write_text(
+        json.dumps({"classes": CLASSES, "unseen": ["tree"], "ignore_index": 3})
+    )
     np.testing.assert_array_equal(folder(root).read("train", "a").labels, np.where(labels == 3, 255, labels))
 
 

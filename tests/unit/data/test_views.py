@@ -11,7 +11,9 @@ def settings(**changes):
     return TeacherConfig(**({"base_scale": (64, 64), "ratio_range": (0.5, 2.0), "crop": 48} | changes))
 
 
-@pytest.mark.parametrize(("size", "fitted"), [((375, 500), (512, 683)), ((500, 375), (683, 512)), ((100, 1000), (205, 2048))])
+@pytest.mark.parametrize(
+    ("size", "fitted"), [((375, 500), (512, 683)), ((500, 375), (683, 512)), ((100, 1000), (205, 2048))]
+)
 def test_an_image_is_fitted_as_mmsegmentation_does(size, fitted):
     assert fitted_size(size, (2048, 512)) == fitted
 
@@ -21,7 +23,9 @@ def test_the_same_key_gives_the_same_view_and_others_differ():
     config = settings()
     view = choose_view(labels, "a", 0, config, 1)
     assert view == choose_view(labels, "a", 0, config, 1)
-    others = [choose_view(labels, *key[:2], config, key[2]) for key in (("a", 1, 1), ("b", 0, 1), ("a", 0, 2))]
+    others = [
+        choose_view(labels, *key[:2], config, key[2]) for key in (("a", 1, 1), ("b", 0, 1), ("a", 0, 2))
+    ]
     assert all(view != other for other in others)
     assert generator("x", 1).integers(1 << 60) == generator("x", 1).integers(1 << 60)
 

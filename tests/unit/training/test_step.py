@@ -46,11 +46,14 @@ def losses(batch, **method):
 def test_the_total_is_the_sum_of_its_terms():
     terms = losses(make_batch())
     assert set(terms) == {"global", "generate", "ce", "focal", "dice", "total"}
-    np.testing.assert_allclose(terms["total"].item(), sum(v.item() for k, v in terms.items() if k != "total"), rtol=1e-5)
+    np.testing.assert_allclose(
+        terms["total"].item(), sum(v.item() for k, v in terms.items() if k != "total"), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
-    ("switch", "gone"), [("cls_token", {"global"}), ("ce", {"ce"}), ("bce", {"focal", "dice"}), ("generate", {"generate"})]
+    ("switch", "gone"),
+    [("cls_token", {"global"}), ("ce", {"ce"}), ("bce", {"focal", "dice"}), ("generate", {"generate"})],
 )
 def test_a_switch_removes_its_terms_and_leaves_the_others_as_they_are(switch, gone):
     every, some = losses(make_batch()), losses(make_batch(), losses={switch: False})
@@ -67,7 +70,10 @@ def test_seen_only_is_the_cross_entropy_of_the_library():
     student, _, text, _ = parts()
     features = student(batch.images_B3CC).double()
     logits = nn.functional.interpolate(
-        torch.einsum("bdhw,nd->bnhw", features, text.double()), (CROP, CROP), mode="bilinear", align_corners=False
+        torch.einsum("bdhw,nd->bnhw", features, text.double()),
+        (CROP, CROP),
+        mode="bilinear",
+        align_corners=False,
     )
     wanted = nn.functional.cross_entropy(logits, batch.labels_BCC, ignore_index=255)
     np.testing.assert_allclose(terms["ce"].item(), wanted.item(), rtol=1e-5)
@@ -82,7 +88,9 @@ def test_without_unlabelled_pixels_pseudo_classes_change_nothing():
 
 
 def test_without_labelled_pixels_and_regions_the_pixel_losses_are_zero():
-    batch = make_batch(unlabelled=1.0)._replace(regions_Bgg=torch.full((3, GRID, GRID), 255, dtype=torch.uint8))
+    batch = make_batch(unlabelled=1.0)._replace(
+        regions_Bgg=torch.full((3, GRID, GRID), 255, dtype=torch.uint8)
+    )
     terms = losses(batch)
     for name in ("ce", "focal", "dice", "generate"):
         assert terms[name].item() == 0

@@ -8,8 +8,8 @@ from torch.utils.data import get_worker_info
 from cliptea import runs, settings
 from cliptea.data.split import build_split
 from cliptea.manifest import Manifest
-from cliptea.models import build_student
 from cliptea.method.vla import Adapter
+from cliptea.models import build_student
 from cliptea.teacher.cache import TeacherCache, build_cache, read_view
 from cliptea.training.augment import IMAGE_MEAN, IMAGE_STD, normalise, photometric
 from cliptea.training.batches import _Views, batches
@@ -69,9 +69,16 @@ def world(tmp_path_factory):
     patch.setenv("CLIPTEA_STORE", (folder / "store").as_uri())
     patch.setenv("CLIPTEA_EVENTS", str(folder / "events"))
     torch.set_num_threads(1)
-    config = settings.load("smoke", ["teacher.pretrain.crop_iterations=1", "teacher.pretrain.scene_iterations=1"])
+    config = settings.load(
+        "smoke", ["teacher.pretrain.crop_iterations=1", "teacher.pretrain.scene_iterations=1"]
+    )
     run = runs.Run(
-        config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=runs.expand(config)
+        config=config,
+        data_digest="d",
+        fingerprint="f",
+        job_id="j",
+        tracking_run="t",
+        variants=runs.expand(config),
     )
     split = build_split(run)
     yield run, Manifest.model_validate(split), TeacherCache.model_validate(build_cache(run, split))
@@ -116,14 +123,17 @@ def test_loading_processes_do_not_change_the_data(world):
     run, split, cache = world
     assert get_worker_info() is None
     parallel = settings.apply_delta(run.config, {"train": {"workers": 2}})
-    for one, two in zip(batches(run.config, split, cache, 1), batches(parallel, split, cache, 1), strict=True):
+    for one, two in zip(
+        batches(run.config, split, cache, 1), batches(parallel, split, cache, 1), strict=True
+    ):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
 def test_image_labels_and_regions_are_flipped_together(world):
     run, split, cache = world
     views = {
-        flip: _Views(settings.apply_delta(run.config, {"train": {"flip": flip}}), split, cache, 0) for flip in (0.0, 1.0)
+        flip: _Views(settings.apply_delta(run.config, {"train": {"flip": flip}}), split, cache, 0)
+        for flip in (0.0, 1.0)
     }
     for item in range(6):
         plain, flipped = views[0.0][item], views[1.0][item]

@@ -8,12 +8,10 @@ from pydantic import BaseModel
 
 from cliptea import settings
 from cliptea.config import Config
-from cliptea.data.catalogue import Catalogue
-from cliptea.data.datasets import open_dataset
 from cliptea.errors import ConfigError
 from cliptea.manifest import fingerprint
 
-__all__ = ["Member", "Run", "Variant", "check", "expand", "start_run"]
+__all__ = ["Member", "Run", "Variant", "expand"]
 
 
 class Member(BaseModel):
@@ -44,38 +42,6 @@ class Run(BaseModel):
     job_id: str
     tracking_run: str  # id of the MLflow parent run
     variants: list[Variant]
-
-
-def check(config: Config) -> Catalogue:
-    """Refuse settings that do not fit the data set or the registries, before any work.
-
-    Raises:
-        ConfigError, DataError: one line each.
-    """
-    from cliptea.models.registry import require
-
-    for variant in expand(config):
-        require(variant.config(config).student.backbone)
-    return open_dataset(config.data).catalogue
-
-
-def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
-    """Resolve the settings, digest the data, and open (or go on with) the tracking run. Never cached."""
-    from cliptea.tracking import runs as tracked
-
-    config = settings.load(preset, overrides)
-    check(config)
-    digest = open_dataset(config.data).digest()
-    fp = fingerprint("run", 1, config=config, data=digest)
-    run = Run(
-        config=config,
-        data_digest=digest,
-        fingerprint=fp,
-        job_id=job_id,
-        tracking_run="",
-        variants=expand(config),
-    )
-    return run.model_copy(update={"tracking_run": tracked.open_parent(run)})
 
 
 def expand(config: Config) -> list[Variant]:

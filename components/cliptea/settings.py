@@ -111,9 +111,13 @@ def _parse(override: str) -> dict[str, Any]:
         value = text
     if key == "preset":
         raise ConfigError("preset cannot be overridden", "the preset's name by --preset")
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
+    delta: dict[str, Any] = {}
+    *outer, last = key.split(".")
+    inner = delta
+    for part in outer:
+        inner = inner.setdefault(part, {})
+    inner[last] = value
+    return delta
 
 
 def _validate(delta: Mapping[str, Any]) -> Config:

@@ -88,9 +88,7 @@ class FileStore:
                 file.seek(start)
                 data = file.read() if length is None else file.read(length)
         except FileNotFoundError:
-            raise StorageError(
-                f"the object {self.uri(key)} is missing", todo="run again to make it anew"
-            ) from None
+            raise StorageError(f"the object {self.uri(key)} is missing", todo="run again to make it anew") from None
         except OSError as error:
             raise _unusable(self.path(key), error) from None
         if length is not None and len(data) != length:

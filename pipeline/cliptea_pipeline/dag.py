@@ -36,9 +36,9 @@ def cliptea_pipeline(image: str = IMAGE) -> BaseComponent:
             cache = place(teacher(run=run, shards=shards)).outputs["cache"]
             with dsl.ParallelFor(place(variants(run=run)).output, name="students") as variant:
                 model = place(train(run=run, shards=shards, cache=cache, variant=variant)).outputs["model"]
-                scores = place(
-                    evaluate(run=run, shards=shards, cache=cache, model=model, variant=variant)
-                ).outputs["scores"]
+                scores = place(evaluate(run=run, shards=shards, cache=cache, model=model, variant=variant)).outputs[
+                    "scores"
+                ]
             compared = place(compare(run=run, shards=shards, cache=cache, scores=dsl.Collected(scores)))
             place(promote(run=run, comparison=compared.outputs["comparison"]))
 

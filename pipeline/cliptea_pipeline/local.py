@@ -15,6 +15,7 @@ from rich.console import Console
 
 from cliptea import settings
 from cliptea.progress import clock
+from cliptea.resolve import check
 from cliptea.steps.common import read_uri
 from cliptea_pipeline import processes
 from cliptea_pipeline.compile import pipeline_file
@@ -43,7 +44,7 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
     Raises:
         ClipteaError: nothing was started.
     """
-    settings.load(preset, list(overrides))
+    check(settings.load(preset, list(overrides)))
     file = pipeline_file()
     workdir = Workdir(root)
     start = time.monotonic()

@@ -36,18 +36,14 @@ def test_a_stale_file_is_refused(tmp_path):
         check_pipeline(output=tmp_path / "missing.yaml")
 
 
-@pytest.mark.parametrize(
-    "image", ["host:5000/cliptea:1.2", "host:5000/team/cliptea@sha256:0123", "cliptea:1"]
-)
+@pytest.mark.parametrize("image", ["host:5000/cliptea:1.2", "host:5000/team/cliptea@sha256:0123", "cliptea:1"])
 def test_the_image_is_that_of_every_step(image, tmp_path):
     spec = yaml.safe_load(compile_pipeline(image, tmp_path / "p.yaml").read_text())
     executors = spec["deploymentSpec"]["executors"].values()
     assert {executor["container"]["image"] for executor in executors} == {image}
 
 
-@pytest.mark.parametrize(
-    "image", ["cliptea", "cliptea:latest", "cliptea:", "host:5000/a", "host:5000/a:latest"]
-)
+@pytest.mark.parametrize("image", ["cliptea", "cliptea:latest", "cliptea:", "host:5000/a", "host:5000/a:latest"])
 def test_an_image_that_may_change_is_refused(image, tmp_path):
     with pytest.raises(ConfigError, match="a tag that is never moved"):
         compile_pipeline(image, tmp_path / "p.yaml")
@@ -62,9 +58,7 @@ def test_parameters_have_defaults(spec):
 def test_kfp_caches_nothing(spec):
     dags = [spec["root"]["dag"], *(c["dag"] for c in spec["components"].values() if "dag" in c)]
     tasks = {name: task for dag in dags for name, task in dag["tasks"].items()}
-    steps = {
-        name: task for name, task in tasks.items() if f"exec-{name}" in spec["deploymentSpec"]["executors"]
-    }
+    steps = {name: task for name, task in tasks.items() if f"exec-{name}" in spec["deploymentSpec"]["executors"]}
     assert set(steps) >= {"resolve", "split", "teacher", "train", "evaluate", "compare", "promote", "finish"}
     assert all(task["cachingOptions"] == {} for task in steps.values())  # {"enableCache": true} when on
 

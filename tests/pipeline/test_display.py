@@ -16,9 +16,7 @@ def event(kind, step="train", label="a", **facts):
 
 
 def bar(done, last=False):
-    return event(
-        "bar", text="training", total=100, unit="it", done=done, rate=2.0, left=5.0, values={}, last=last
-    )
+    return event("bar", text="training", total=100, unit="it", done=done, rate=2.0, left=5.0, values={}, last=last)
 
 
 @pytest.fixture

@@ -46,9 +46,7 @@ def test_integers_stay_integers(finished):
 
 def test_steps_share_the_cores(finished):
     cores = len(os.sched_getaffinity(0))
-    alone, *shared = (
-        finished[0].stored(step)["threads"] for step in ("split", "train a-early", "evaluate b-middle")
-    )
+    alone, *shared = (finished[0].stored(step)["threads"] for step in ("split", "train a-early", "evaluate b-middle"))
     assert 1 <= alone <= cores
     assert shared == [max(1, alone // 2)] * 2
 
@@ -144,9 +142,7 @@ def test_a_user_module_of_the_same_name_shadows_nothing(cliptea):
     for name in ("kfp.py", "json.py", "data.py", "cliptea.py"):
         (cliptea.folder / name).write_text("raise RuntimeError('shadowed')")
     command = [COMMAND[0], "-P", *COMMAND[1:], "run"]
-    subprocess.run(
-        command, cwd=cliptea.folder, env=environment({"variants": ["one"]}), check=True, timeout=PATIENCE
-    )
+    subprocess.run(command, cwd=cliptea.folder, env=environment({"variants": ["one"]}), check=True, timeout=PATIENCE)
 
 
 def test_old_runs_are_pruned_and_temporary_files_removed(cliptea, monkeypatch):

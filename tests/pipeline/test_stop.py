@@ -27,9 +27,7 @@ def gone(cliptea, seconds=5.0):
     return wait_until(lambda: not cliptea.processes(), seconds)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_stops_everything(cliptea, number, code):
     process = start_training(cliptea, helper=["train"])
     process.send_signal(number)

@@ -41,9 +41,7 @@ def test_version():
 
 
 def test_config_prints_settings_that_can_be_read_back():
-    answer = call(
-        "config", "--preset", "demo", "--set", "train.iterations=7", "--set", "data.unseen=[cat, dog]"
-    )
+    answer = call("config", "--preset", "demo", "--set", "train.iterations=7", "--set", "data.unseen=[cat, dog]")
     settings = Config.model_validate(yaml.safe_load(answer.output))
     assert settings.train.iterations == 7
     assert settings.data.unseen == ["cat", "dog"]
@@ -88,9 +86,7 @@ def test_compile_writes_and_checks(tmp_path):
 def test_compile_refuses_an_image_that_moves(tmp_path):
     answer = call("compile", "--image", "cliptea:latest", "-o", str(tmp_path / "p.yaml"))
     assert answer.exit_code == 2
-    assert answer.stderr.startswith(
-        "error: the image 'cliptea:latest' has the tag latest, which moves; expected"
-    )
+    assert answer.stderr.startswith("error: the image 'cliptea:latest' has the tag latest, which moves; expected")
     assert not (tmp_path / "p.yaml").exists()
 
 

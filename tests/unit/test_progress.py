@@ -56,9 +56,7 @@ def test_a_step_tells_its_start_notes_and_end(events, clock):
         clock.now += 5
     told = events()
     assert [event["event"] for event in told] == ["start", "note", "warn", "done"]
-    assert {(event["step"], event["label"], event["pid"]) for event in told} == {
-        ("train", "a/b seed 0", os.getpid())
-    }
+    assert {(event["step"], event["label"], event["pid"]) for event in told} == {("train", "a/b seed 0", os.getpid())}
     assert told[-1]["seconds"] == 5
     assert told[-1]["reused"] is False
 
@@ -91,12 +89,8 @@ def test_a_failed_step_tells_why_in_one_line(events, error, text, setting, trace
 
 def test_processes_that_a_step_starts_speak_for_it(events):
     with progress.step("train", "a"):
-        subprocess.run(
-            [sys.executable, "-c", "from cliptea import progress; progress.note('rank 1')"], check=True
-        )
-    assert [(e["step"], e["label"], e["text"]) for e in events() if e["event"] == "note"] == [
-        ("train", "a", "rank 1")
-    ]
+        subprocess.run([sys.executable, "-c", "from cliptea import progress; progress.note('rank 1')"], check=True)
+    assert [(e["step"], e["label"], e["text"]) for e in events() if e["event"] == "note"] == [("train", "a", "rank 1")]
 
 
 def test_a_bar_tells_five_times_a_second_and_at_its_end(events, clock):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cliptea import runs, settings
+from cliptea import resolve, runs, settings
 from cliptea.errors import ClipteaError, ConfigError
 
 
@@ -67,7 +67,7 @@ def test_a_mistake_is_one_line_that_names_the_way_out(override, says):
 )
 def test_settings_that_fit_no_data_or_network_are_refused_before_work(override, says):
     with pytest.raises(ClipteaError) as caught:
-        runs.check(settings.load("demo", ["variants=[table3]", override]))
+        resolve.check(settings.load("demo", ["variants=[table3]", override]))
     assert says in str(caught.value)
 
 

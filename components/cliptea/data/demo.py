@@ -32,9 +32,7 @@ class Demo:
         return [f"{split}{index:05d}" for index in range(number)]
 
     def read(self, split: str, name: str) -> Sample:
-        image, labels = self._world.scene(
-            "train" if split == "train" else "val", int(name.removeprefix(split))
-        )
+        image, labels = self._world.scene("train" if split == "train" else "val", int(name.removeprefix(split)))
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="PNG")
         return Sample(buffer.getvalue(), "png", labels)

@@ -26,14 +26,10 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 class Folder:
     def __init__(self, config: DataConfig) -> None:
         if config.root is None:
-            raise DataError(
-                "data.root is not set", "the folder of the data set", "add --set data.root=FOLDER"
-            )
+            raise DataError("data.root is not set", "the folder of the data set", "add --set data.root=FOLDER")
         self.root = Path(config.root).expanduser()
         if not self.root.is_dir():
-            raise DataError(
-                f"data.root={config.root} is no folder", "images/, labels/ and classes.json in it"
-            )
+            raise DataError(f"data.root={config.root} is no folder", "images/, labels/ and classes.json in it")
         self._unseen = config.unseen
 
     @cached_property
@@ -45,16 +41,12 @@ class Folder:
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise TypeError
         except FileNotFoundError:
-            raise DataError(
-                f"{path} is missing", 'a file such as {"classes": [...], "unseen": [...]}'
-            ) from None
+            raise DataError(f"{path} is missing", 'a file such as {"classes": [...], "unseen": [...]}') from None
         except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f"{path} cannot be read", 'JSON such as {"classes": ["sky"], "unseen": []}'
-            ) from None
+            raise DataError(f"{path} cannot be read", 'JSON such as {"classes": ["sky"], "unseen": []}') from None
         return described
 
-    @cached_property
+    @property
     def catalogue(self) -> Catalogue:
         unseen = self._described.get("unseen", []) if self._unseen is None else self._unseen
         return make_catalogue(self._described["classes"], unseen)
@@ -66,9 +58,7 @@ class Folder:
         folder = self.root / "images" / split
         paths = [path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
         if not paths:
-            raise DataError(
-                f"there is no image in {folder}", "files such as NAME.jpg, with labels in labels/"
-            )
+            raise DataError(f"there is no image in {folder}", "files such as NAME.jpg, with labels in labels/")
         images = {path.stem: path for path in paths}
         if len(images) < len(paths):
             raise DataError(f"two images in {folder} share a name", "NAME once, with one suffix")

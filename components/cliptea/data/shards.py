@@ -30,7 +30,7 @@ class ShardWriter:
 
     def _begin(self) -> None:
         self._buffer = io.BytesIO()
-        self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.PAX_FORMAT)
+        self._tar = tarfile.TarFile(fileobj=self._buffer, mode="w", format=tarfile.PAX_FORMAT)
         self._index: list[tuple[str, dict[str, tuple[int, int, str]]]] = []
 
     def add(self, name: str, members: Mapping[str, bytes]) -> None:

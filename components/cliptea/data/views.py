@@ -66,9 +66,7 @@ def choose_view(labels: np.ndarray, name: str, number: int, config: TeacherConfi
         top = int(rng.integers(0, max(size[0] - config.crop, 0) + 1))
         left = int(rng.integers(0, max(size[1] - config.crop, 0) + 1))
         view = View(size, top, left, config.crop)
-        counts = np.bincount(
-            scaled[top : top + config.crop, left : left + config.crop].ravel(), minlength=256
-        )
+        counts = np.bincount(scaled[top : top + config.crop, left : left + config.crop].ravel(), minlength=256)
         counts = counts[:IGNORE]
         if (counts > 0).sum() > 1 and counts.max() < config.cat_max_ratio * counts.sum():
             break

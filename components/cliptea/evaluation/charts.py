@@ -83,9 +83,7 @@ def strip(values: Mapping[int, float], mean: float | None) -> Markup:
         out.append(f'<circle cx="{x(value):.1f}" cy="10" r="3.4">{tip}</circle>')
     if mean is not None:
         out.append(f'<path class="mean" d="M{x(mean):.1f} 2.5V17.5"/>')
-    return _bar(
-        "strip", out, ", ".join(f"seed {seed}: {100 * value:.1f} %" for seed, value in values.items())
-    )
+    return _bar("strip", out, ", ".join(f"seed {seed}: {100 * value:.1f} %" for seed, value in values.items()))
 
 
 def interval_bar(low: float, mean: float, high: float, reach: float, kind: str) -> Markup:
@@ -100,15 +98,9 @@ def interval_bar(low: float, mean: float, high: float, reach: float, kind: str) 
     def x(value: float) -> float:
         return BAR_WIDTH / 2 + max(-1.0, min(1.0, value / reach)) * (BAR_WIDTH / 2 - 8)
 
-    left = (
-        f"M{x(low) + 4:.1f} 6.5L{x(low):.1f} 10L{x(low) + 4:.1f} 13.5"
-        if low < -reach
-        else f"M{x(low):.1f} 6V14"
-    )
+    left = f"M{x(low) + 4:.1f} 6.5L{x(low):.1f} 10L{x(low) + 4:.1f} 13.5" if low < -reach else f"M{x(low):.1f} 6V14"
     right = (
-        f"M{x(high) - 4:.1f} 6.5L{x(high):.1f} 10L{x(high) - 4:.1f} 13.5"
-        if high > reach
-        else f"M{x(high):.1f} 6V14"
+        f"M{x(high) - 4:.1f} 6.5L{x(high):.1f} 10L{x(high) - 4:.1f} 13.5" if high > reach else f"M{x(high):.1f} 6V14"
     )
     out = [
         f'<path class="grid" d="M{BAR_WIDTH / 2} 1V19"/>',
@@ -119,9 +111,7 @@ def interval_bar(low: float, mean: float, high: float, reach: float, kind: str) 
 
 
 def _bar(kind: str, parts: list[str], spoken: str) -> Markup:
-    head = (
-        f'<svg class="{escape(kind)}" viewBox="0 0 {BAR_WIDTH} 20" role="img" aria-label="{escape(spoken)}">'
-    )
+    head = f'<svg class="{escape(kind)}" viewBox="0 0 {BAR_WIDTH} 20" role="img" aria-label="{escape(spoken)}">'
     return Markup(head + "".join(parts) + "</svg>")
 
 

@@ -90,9 +90,7 @@ def _compare(
     from cliptea.teacher.cache import TeacherCache
 
     cache = TeacherCache.model_validate(teacher)
-    arrays = [
-        np.load(io.BytesIO(read_object(store, item.manifest.objects["figures.npz"]))) for item in evaluated
-    ]
+    arrays = [np.load(io.BytesIO(read_object(store, item.manifest.objects["figures.npz"]))) for item in evaluated]
     first = [(item, array) for item, array in zip(evaluated, arrays, strict=True) if item.rows[0].seed == 0]
     context = ReportContext(
         facts=_facts(run, split, cache),
@@ -169,16 +167,12 @@ def _labels(item: Evaluated) -> str:
     return label(item.rows[0].group, item.rows[0].variant)
 
 
-def _losses(
-    store: FileStore, first: list[tuple[Evaluated, Any]]
-) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def _losses(store: FileStore, first: list[tuple[Evaluated, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for item, _ in first:
         points = json.loads(read_object(store, item.history))
         terms = [name for name in points[0] if name != "iteration"]
-        curves[_labels(item)] = {
-            term: [(int(point["iteration"]), point[term]) for point in points] for term in terms
-        }
+        curves[_labels(item)] = {term: [(int(point["iteration"]), point[term]) for point in points] for term in terms}
     return curves
 
 
@@ -188,15 +182,15 @@ def _predictions(
     from cliptea.data.sample import decode_image, decode_labels
     from cliptea.data.split import LABEL
     from cliptea.evaluation.report_context import PredictionPicture
+    from cliptea.teacher.cache import image_extension
 
     reader = ShardReader(store, split.objects, "val")
     pictures = []
     for name in reader.names[: run.config.evaluation.figures]:
-        extension = next(ext for ext in reader.extensions(name) if ext != LABEL)
         pictures.append(
             PredictionPicture(
                 id=name,
-                image=decode_image(reader.read(name, extension), name),
+                image=decode_image(reader.read(name, image_extension(reader, name)), name),
                 truth=decode_labels(reader.read(name, LABEL), name),
                 predictions={_labels(item): array[f"prediction/{name}"] for item, array in first},
             )
@@ -234,12 +228,8 @@ def _regions(store: FileStore, run: Run, split: Manifest, cache: TeacherCache) -
         view = read_view(reader, name, 0, config.teacher, config.data.seed)
         regions = read_array(maps, record_name(name, 0))
         times = (view.labels.shape[0] // regions.shape[0], view.labels.shape[1] // regions.shape[1])
-        pixels = np.where(
-            (view.labels == 255) & view.valid, np.kron(regions, np.ones(times, dtype=np.uint8)), 255
-        )
-        pictures.append(
-            RegionPicture(id=name, image=view.image, labels=view.labels, regions=pixels.astype(np.uint8))
-        )
+        pixels = np.where((view.labels == 255) & view.valid, np.kron(regions, np.ones(times, dtype=np.uint8)), 255)
+        pictures.append(RegionPicture(id=name, image=view.image, labels=view.labels, regions=pixels.astype(np.uint8)))
     return pictures
 
 

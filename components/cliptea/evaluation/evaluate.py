@@ -1,34 +1,21 @@
-"""The evaluate step: one trained student on the val shards. CLIP is not loaded here."""
+"""The evaluate step: one trained student on the val shards, scored and logged. CLIP is not loaded here."""
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import safetensors.torch
-import torch
 from pydantic import BaseModel
 
-from cliptea import device, progress
+from cliptea import progress
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
-from cliptea.data.sample import decode_image, decode_labels
-from cliptea.data.shards import ShardReader
-from cliptea.data.split import LABEL
-from cliptea.evaluation.inference import class_logits, rank
-from cliptea.evaluation.metrics import confusion, per_class_iou, score
 from cliptea.evaluation.results import ResultRow, Scores
-from cliptea.manifest import Manifest, StoredObject, find, fingerprint, publish, put_object, read_object
-from cliptea.method import glm
-from cliptea.models import build_student
-from cliptea.models.student import Student
+from cliptea.manifest import Manifest, StoredObject, find, fingerprint, read_object
 from cliptea.storage import FileStore, open_store
-from cliptea.teacher.cache import TeacherCache, read_array, read_view, record_name
-from cliptea.training.augment import normalise
+from cliptea.teacher.cache import TeacherCache
 
 if TYPE_CHECKING:
     from cliptea.runs import Run, Variant
@@ -64,16 +51,15 @@ def evaluate_variant(
         evaluation=config.evaluation.model_dump(exclude={"figures", "sweep"}),
         split=images.fingerprint,
     )
-    fp = fingerprint(
-        KIND, VERSION, evaluation=config.evaluation, model=model.fingerprint, split=images.fingerprint
-    )
+    fp = fingerprint(KIND, VERSION, evaluation=config.evaluation, model=model.fingerprint, split=images.fingerprint)
     manifest = find(store, KIND, fp)
     tracked_key = f"tracked/{run.tracking_run}/{fp}-{model.fingerprint}.json"
     if manifest is not None and store.size(tracked_key) is not None:
         progress.reused()
     if manifest is None:
-        device.prepare()
-        manifest = _evaluate(store, config, fp, images, cache, model)
+        from cliptea.evaluation.scoring import score_student
+
+        manifest = score_student(store, f"{KIND}/{fp}", config, images, cache, model)
     catalogue = Catalogue.model_validate(images.info["catalogue"])
     if store.size(tracked_key) is None:
         run_id = _track(store, run, chosen, config, catalogue, cache, model, manifest)
@@ -98,81 +84,6 @@ def evaluate_variant(
     ]
     history = model.objects["history.json"]
     return Evaluated(rows=rows, manifest=manifest, history=history, protocol=protocol).model_dump()
-
-
-def _evaluate(
-    store: FileStore, config: Config, fp: str, split: Manifest, teacher: TeacherCache, model: Manifest
-) -> Manifest:
-    catalogue = Catalogue.model_validate(split.info["catalogue"])
-    student = _load_student(store, model)
-    text_ND = teacher.text(store).to(device.best())
-    reader = ShardReader(store, split.objects, "val")
-    gammas = sorted({config.evaluation.gamma, *config.evaluation.sweep})
-    number = len(catalogue.classes)
-    matrices = {gamma: np.zeros((number, number), dtype=np.int64) for gamma in gammas}
-    pictures: dict[str, np.ndarray] = {}
-    with progress.bar("evaluating", total=len(reader.names), unit="image") as bar:
-        for position, name in enumerate(reader.names):
-            image = decode_image(reader.read(name, _image_extension(reader, name)), name)
-            truth = decode_labels(reader.read(name, LABEL), name)
-            ranked = rank(class_logits(student, image, text_ND, config.evaluation), catalogue.unseen_ids)
-            for gamma in gammas:
-                predicted = ranked.predict(gamma).cpu().numpy()
-                matrices[gamma] += confusion(truth, predicted, number)
-                if gamma == config.evaluation.gamma and position < config.evaluation.figures:
-                    pictures[f"prediction/{name}"] = predicted.astype(np.uint8)
-            bar.update(1)
-    pictures |= _attention(store, student, config, split, teacher)
-    chosen = matrices[config.evaluation.gamma]
-    info = {
-        "scores": score(chosen, catalogue.unseen_ids).model_dump(),
-        "per_class": _by_name(per_class_iou(chosen), catalogue),
-        "sweep": {
-            f"{gamma:g}": score(matrices[gamma], catalogue.unseen_ids).model_dump() for gamma in gammas
-        },
-    }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, confusion=chosen, **pictures)
-    objects = {"figures.npz": put_object(store, f"{KIND}/{fp}/figures.npz", buffer.getvalue())}
-    return publish(store, Manifest(kind=KIND, fingerprint=fp, objects=objects, info=info))
-
-
-def _image_extension(reader: ShardReader, name: str) -> str:
-    return next(extension for extension in reader.extensions(name) if extension != LABEL)
-
-
-def _by_name(iou_N: np.ndarray, catalogue: Catalogue) -> dict[str, float | None]:
-    return {
-        name: None if np.isnan(value) else float(value)
-        for name, value in zip(catalogue.classes, iou_N, strict=True)
-    }
-
-
-def _load_student(store: FileStore, model: Manifest) -> Student:
-    student = build_student(model.info["backbone"], int(model.info["dim"]))
-    student.load_state_dict(safetensors.torch.load(read_object(store, model.objects["model.safetensors"])))
-    return student.to(device.best()).eval()
-
-
-@torch.inference_mode()
-def _attention(
-    store: FileStore, student: Student, config: Config, split: Manifest, teacher: TeacherCache
-) -> dict[str, np.ndarray]:
-    """Attention of eq. 1 on the first training views, whose CLS tokens are stored (the paper's Figure 5)."""
-    images, tokens = (
-        ShardReader(store, split.objects, "train"),
-        ShardReader(store, teacher.tokens.objects, "cls"),
-    )
-    maps = {}
-    for name in images.names[: config.evaluation.figures]:
-        view = read_view(images, name, 0, config.teacher, config.data.seed)
-        valid = torch.from_numpy(view.valid)
-        pixels = normalise(torch.from_numpy(view.image.copy()).permute(2, 0, 1), valid)[None].to(
-            device.best()
-        )
-        cls_BD = torch.from_numpy(read_array(tokens, record_name(name, 0)))[None].to(device.best())
-        maps[f"attention/{name}"] = glm.attend(cls_BD, student(pixels)).weights_Bhw[0].cpu().numpy()
-    return maps
 
 
 def _track(
@@ -205,9 +116,7 @@ def _track(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.safetensors").write_bytes(read_object(store, model.objects["model.safetensors"]))
-        (folder / "text.safetensors").write_bytes(
-            read_object(store, teacher.tokens.objects["text.safetensors"])
-        )
+        (folder / "text.safetensors").write_bytes(read_object(store, teacher.tokens.objects["text.safetensors"]))
         description = {
             "backbone": model.info["backbone"],
             "dim": model.info["dim"],

@@ -20,9 +20,7 @@ __all__ = ["Ranked", "class_logits", "rank"]
 
 
 @torch.inference_mode()
-def class_logits(
-    student: nn.Module, image_HW3: np.ndarray, text_ND: Tensor, config: EvaluationConfig
-) -> Tensor:
+def class_logits(student: nn.Module, image_HW3: np.ndarray, text_ND: Tensor, config: EvaluationConfig) -> Tensor:
     """Logits (N, H, W) of all classes at the image's own size: raw features times unit text features.
 
     The image is fitted into `config.scale` and, after normalisation, zero-padded to a multiple of `config.divisor`;

@@ -100,9 +100,7 @@ class ReportContext:
     facts: RunFacts
     rows: list[ResultRow]
     sweep: list[SweepRow] = field(default_factory=list)
-    losses: dict[str, dict[str, list[tuple[int, float]]]] = field(
-        default_factory=dict
-    )  # label -> term -> curve
+    losses: dict[str, dict[str, list[tuple[int, float]]]] = field(default_factory=dict)  # label -> term -> curve
     predictions: list[PredictionPicture] = field(default_factory=list)
     attention: list[AttentionPicture] = field(default_factory=list)
     regions: list[RegionPicture] = field(default_factory=list)

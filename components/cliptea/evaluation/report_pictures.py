@@ -26,16 +26,10 @@ def legend(context: ReportContext) -> list[dict[str, Any]]:
     ]
 
 
-def prediction_grid(
-    context: ReportContext, names: Names, summaries: Sequence[Summary]
-) -> dict[str, Any] | None:
+def prediction_grid(context: ReportContext, names: Names, summaries: Sequence[Summary]) -> dict[str, Any] | None:
     """Photos, ground truth, and every trained model's label maps, with its mean hIoU."""
     pictures = context.predictions
-    hiou = {
-        label(s.group, s.variant): s.scores["hiou"].mean
-        for s in summaries
-        if s.dataset == context.facts.dataset
-    }
+    hiou = {label(s.group, s.variant): s.scores["hiou"].mean for s in summaries if s.dataset == context.facts.dataset}
     rows = [
         _row("image", [figures.photo(p.image) for p in pictures]),
         _row("ground truth", [figures.label_map(p.truth) for p in pictures], is_map=True),
@@ -54,9 +48,7 @@ def attention_grid(context: ReportContext, names: Names) -> dict[str, Any] | Non
     octaves = figures.heat_range(weights for p in pictures for weights in p.maps.values())
     rows = [_row("image", [figures.photo(p.image) for p in pictures])]
     for own in _shown([p.maps for p in pictures], names):
-        cells = [
-            figures.heat_overlay(p.image, p.maps[own], octaves) if own in p.maps else None for p in pictures
-        ]
+        cells = [figures.heat_overlay(p.image, p.maps[own], octaves) if own in p.maps else None for p in pictures]
         rows.append(_row(own, cells, names))
     ends = {"low": 2.0**-octaves, "high": 2.0**octaves}
     colours = {"low": figures.hex_colour(figures.LOW), "high": figures.hex_colour(figures.HIGH)}
@@ -91,9 +83,7 @@ def gamma_charts(context: ReportContext, names: Names, summaries: Sequence[Summa
             for i, (metric, title) in enumerate(SWEPT.items())
         }
         gammas = used.get((group, variant, dataset), (context.facts.gamma,))
-        chart = charts.line_chart(
-            lines, axis="percent", title=f"{own} over gamma", x_label="gamma", marker=gammas[0]
-        )
+        chart = charts.line_chart(lines, axis="percent", title=f"{own} over gamma", x_label="gamma", marker=gammas[0])
         found.append({**_name(own, names), "dataset": dataset, "chart": chart})
     return found
 
@@ -136,9 +126,7 @@ def _row(
     return {**title, "cells": uris, "score": score, "is_map": is_map}
 
 
-def _grid(
-    pictures: Sequence[Any], rows: list[dict[str, Any]], notes: Sequence[str] = ()
-) -> dict[str, Any] | None:
+def _grid(pictures: Sequence[Any], rows: list[dict[str, Any]], notes: Sequence[str] = ()) -> dict[str, Any] | None:
     if not pictures:
         return None
     small = max(max(p.image.shape[:2]) for p in pictures) <= figures.SMALL_EDGE

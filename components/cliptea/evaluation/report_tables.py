@@ -102,9 +102,7 @@ def result_tables(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return tables
 
 
-def headline(
-    groups: Sequence[Group], facts: RunFacts, comparisons: Sequence[Comparison]
-) -> dict[str, Any] | None:
+def headline(groups: Sequence[Group], facts: RunFacts, comparisons: Sequence[Comparison]) -> dict[str, Any] | None:
     """The variant with the highest mean hIoU on the main set, and how many hIoU comparisons are decided."""
     main = [s for group in groups if group.dataset == facts.dataset for s in group.summaries]
     known = [s for s in main if s.scores["hiou"].mean is not None]
@@ -161,9 +159,7 @@ def class_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str, Any
             {
                 "dataset": dataset,
                 "columns": [(s.group, s.variant, names[label(s.group, s.variant)][1]) for s in shown],
-                "parts": [
-                    (title, [_class_row(name, shown, split) for name in part]) for title, part in parts
-                ],
+                "parts": [(title, [_class_row(name, shown, split) for name in part]) for title, part in parts],
             }
         )
     return tables
@@ -208,12 +204,8 @@ def _bar(c: Comparison, reach: float) -> Markup | None:
 def _sentence(comparisons: Sequence[Comparison], reference: str) -> str:
     """What the intervals allow to say about hIoU, in words."""
     hiou = [c for c in comparisons if c.metric == COMPARED[0]]
-    verdicts = {
-        verdict: [c.variant for c in hiou if c.verdict == verdict] for verdict in ("lower", "higher", "tie")
-    }
-    parts = [
-        f"{way} than {reference}: {', '.join(verdicts[way])}" for way in ("lower", "higher") if verdicts[way]
-    ]
+    verdicts = {verdict: [c.variant for c in hiou if c.verdict == verdict] for verdict in ("lower", "higher", "tie")}
+    parts = [f"{way} than {reference}: {', '.join(verdicts[way])}" for way in ("lower", "higher") if verdicts[way]]
     if verdicts["tie"]:
         parts.append(f"no difference from {reference} shown: {', '.join(verdicts['tie'])}")
     if open_ones := [c.variant for c in hiou if c.verdict not in verdicts]:

@@ -55,9 +55,7 @@ def attend(
     """
     size = features_BDhw.shape[-2:]
     features_BDL = features_BDhw.flatten(2)
-    valid_BL = (
-        torch.ones_like(features_BDL[:, 0], dtype=torch.bool) if valid_Bhw is None else valid_Bhw.flatten(1)
-    )
+    valid_BL = torch.ones_like(features_BDL[:, 0], dtype=torch.bool) if valid_Bhw is None else valid_Bhw.flatten(1)
     any_valid_B1 = valid_BL.any(1, keepdim=True)
     # A softmax or maximum over nothing is NaN and would reach every gradient, so such an image is pooled in
     # full and zeroed at the end.

@@ -103,9 +103,7 @@ def region_map(
         raise ValueError(f"max_regions is {max_regions}: expected 1 to {IGNORE}, since a region map is uint8")
     regions_gg = torch.full_like(ignored_gg, IGNORE, dtype=torch.uint8)
     if bool(ignored_gg.any()):
-        clusters = kmeans(
-            dense_Dgg[:, ignored_gg].T, window_seeds(dense_Dgg, ignored_gg, windows, mode), rounds
-        )
+        clusters = kmeans(dense_Dgg[:, ignored_gg].T, window_seeds(dense_Dgg, ignored_gg, windows, mode), rounds)
         region_L = fuse(clusters.centres_KD, threshold)[clusters.assignment_L]
         regions_gg[ignored_gg] = _keep_largest(region_L, max_regions).to(torch.uint8)
     return regions_gg

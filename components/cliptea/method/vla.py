@@ -110,9 +110,7 @@ class Adapter(nn.Module):
         self.project: nn.Module = nn.Identity()
         if kind == "transformer_decoder":
             if dim % heads:
-                raise ValueError(
-                    f"generator has {heads} heads for {dim} channels: heads must divide channels"
-                )
+                raise ValueError(f"generator has {heads} heads for {dim} channels: heads must divide channels")
             # Not nn.TransformerDecoder: it copies one layer, so that all would start from the same weights.
             for _ in range(layers):
                 self.decoder.append(nn.TransformerDecoderLayer(dim, heads, ffn, dropout, batch_first=True))

@@ -1,4 +1,4 @@
-"""A small feature pyramid for very small images (the demo world). Output stride 2, fewer than half a million weights."""
+"""A small feature pyramid for very small images (the demo world). Output stride 2, 0.2 million weights."""
 
 from __future__ import annotations
 

@@ -10,6 +10,6 @@ def resolve(preset: str, overrides: list, job_id: str, run: Output[Artifact]):
     from cliptea.steps.common import step, write
 
     with step("resolve"):
-        from cliptea.runs import start_run
+        from cliptea.resolve import start_run
 
         write(run, start_run(preset, overrides, job_id).model_dump(mode="json"))

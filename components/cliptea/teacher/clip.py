@@ -6,6 +6,7 @@ Shape legend: B images, C crop (input size), D joint width, g tokens a side, K t
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -19,22 +20,25 @@ __all__ = ["Teacher", "load_teacher"]
 class Teacher(nn.Module):
     """CLS and dense tokens of images, and text features, in CLIP's joint space."""
 
-    def __init__(self, model: nn.Module, tokenizer: open_clip.SimpleTokenizer) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
-        self.model.visual.output_tokens = True
+        self.clip: Any
+        self.mean: Tensor
+        self.std: Tensor
+        self.clip = model.eval().requires_grad_(False)
+        self.clip.visual.output_tokens = True
         self.tokenizer = tokenizer
-        self.register_buffer("mean", torch.tensor(model.visual.image_mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(model.visual.image_std).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(self.clip.visual.image_mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(self.clip.visual.image_std).view(1, 3, 1, 1))
 
     @property
     def dim(self) -> int:
-        return self.model.visual.proj.shape[1]
+        return self.clip.visual.proj.shape[1]
 
     @property
     def grid(self) -> tuple[int, int]:
         """Tokens along height and width."""
-        return self.model.visual.grid_size
+        return self.clip.visual.grid_size
 
     @torch.no_grad()
     def tokens(self, images_B3CC: Tensor, valid_BCC: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,7 +49,7 @@ class Teacher(nn.Module):
             valid_BCC: bool, False on padding, which is 0 after normalisation.
         """
         normal = (images_B3CC.float() / 255 - self.mean) / self.std * valid_BCC[:, None]
-        visual = self.model.visual
+        visual = self.clip.visual
         cls_BD, tokens_BLE = visual(normal.to(visual.proj.dtype))
         dense_BLD = tokens_BLE @ visual.proj
         height, width = self.grid
@@ -55,7 +59,7 @@ class Teacher(nn.Module):
     def encode_text(self, texts: list[str]) -> Tensor:
         """Text features (K, D), unit norm, float32."""
         ids = self.tokenizer(texts).to(self.mean.device)
-        return self.model.encode_text(ids, normalize=True).float()
+        return self.clip.encode_text(ids, normalize=True).float()
 
 
 def load_teacher(weights: str, model: str, crop: int) -> Teacher:
@@ -81,7 +85,7 @@ def load_teacher(weights: str, model: str, crop: int) -> Teacher:
             "a folder or file with open_clip weights, or a tag that can be downloaded here",
             "without a network, download the weights elsewhere and name the file",
         ) from error
-    visual = clip.visual
+    visual: Any = clip.visual
     if not isinstance(getattr(visual, "proj", None), nn.Parameter):
         raise TeacherError(f"{model} has no projected tokens", "a CLIP with open_clip's vision transformer")
     patch = visual.patch_size[0]

@@ -34,6 +34,7 @@ CHECKPOINT = "pretraining.ckpt"  # no suffix that open_clip would take for weigh
 CHECKPOINT_EVERY = 50
 
 NAMED = 0.06  # a class is in the caption when it covers more of the image than this
+THRESHOLD = 0.25  # cosine that a true caption should exceed and a false one should not
 WARMUP = 20  # iterations
 BATCH_STREAM, WEIGHT_STREAM = 11, 12  # first numbers of the random streams
 
@@ -166,7 +167,10 @@ def _loss(
     tokens: torch.Tensor,
     named: torch.Tensor,
 ) -> torch.Tensor:
-    """CLIP's symmetric cross entropy, where every caption that is true of an image is a positive of it.
+    """Contrast images with captions; every caption that is true of an image is a positive of it.
+
+    CLIP's symmetric cross entropy, and SigLIP's sigmoid loss with a fixed bias. The first alone lets all texts
+    share a direction, and the method's focal loss, whose sigmoids have no bias, then works against the teacher.
 
     Args:
         model: open_clip CLIP.
@@ -177,13 +181,13 @@ def _loss(
     """
     image = model.encode_image(images, normalize=True)
     text = model.encode_text(tokens, normalize=True)
-    logits = model.logit_scale.exp() * image @ text.T
-    absent = named.float() @ (~present).float().T  # number of classes that the caption names in vain
-    true = (absent == 0).float().T
-    return (
-        F.cross_entropy(logits, true / true.sum(1, keepdim=True))
-        + F.cross_entropy(logits.T, true.T / true.T.sum(1, keepdim=True))
-    ) / 2
+    logits = model.logit_scale.exp() * (image @ text.T - THRESHOLD)
+    true = (named.float() @ (~present).float().T == 0).T  # the caption names no class in vain
+    softmax = F.cross_entropy(logits, true / true.sum(1, keepdim=True)) + F.cross_entropy(
+        logits.T, true.T / true.T.sum(1, keepdim=True)
+    )
+    sigmoid = F.softplus(-logits)[true].mean() + F.softplus(logits)[~true].mean()
+    return softmax / 2 + sigmoid
 
 
 class _Pool:
@@ -221,9 +225,7 @@ class _Pool:
         index = int(rng.integers(len(self.images)))
         edge = min(self.size, round(size * rng.uniform(0.75, 1.33)))
         top, left = rng.integers(self.size - edge + 1, size=2)
-        cut = self.images[index].resize(
-            (size, size), Image.Resampling.BILINEAR, (left, top, left + edge, top + edge)
-        )
+        cut = self.images[index].resize((size, size), Image.Resampling.BILINEAR, (left, top, left + edge, top + edge))
         image = np.asarray(cut, np.float32) * rng.uniform(0.8, 1.2)
         image = np.clip(image[:, ::-1] if rng.random() < 0.5 else image, 0, 255)
         labels = self.labels[index][top : top + edge, left : left + edge]

@@ -32,9 +32,7 @@ def connect() -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
-        raise StorageError(
-            "MLFLOW_TRACKING_URI is not set", "sqlite:////absolute/mlflow.db or a server's address"
-        )
+        raise StorageError("MLFLOW_TRACKING_URI is not set", "sqlite:////absolute/mlflow.db or a server's address")
     client = MlflowClient(uri)
     try:
         client.search_experiments(max_results=1)
@@ -71,11 +69,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings as "train.lr": "0.002"."""
     flat: dict[str, str] = {}
     for key, value in config.items():
-        flat |= (
-            flatten(value, f"{prefix}{key}.")
-            if isinstance(value, Mapping)
-            else {f"{prefix}{key}": str(value)}
-        )
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
     return flat
 
 

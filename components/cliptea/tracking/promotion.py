@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
-
 from cliptea import progress
-from cliptea.evaluation.results import ResultRow
-from cliptea.tracking.client import connect
+from cliptea.manifest import fingerprint
+from cliptea.storage import open_store
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
     from cliptea.runs import Run
 
 __all__ = ["ALIAS", "Decision", "decide", "promote"]
 
 ALIAS = "champion"
+VERSION = 1
 HIOU_TAG, EVALUATION_TAG = "hiou", "cliptea.evaluation"
 
 
@@ -39,9 +40,7 @@ def decide(hiou: float, evaluation: str, champion: tuple[float, str] | None, mar
         return Decision(True, f"first champion, hIoU {hiou:.4f}")
     old, measured_on = champion
     if measured_on != evaluation:
-        return Decision(
-            False, "the champion was measured on another evaluation set: the two cannot be compared"
-        )
+        return Decision(False, "the champion was measured on another evaluation set: the two cannot be compared")
     if hiou > old + margin:
         return Decision(True, f"hIoU {hiou:.4f} beats the champion's {old:.4f} by more than {margin:g}")
     return Decision(False, f"hIoU {hiou:.4f} does not beat the champion's {old:.4f} by more than {margin:g}")
@@ -49,14 +48,26 @@ def decide(hiou: float, evaluation: str, champion: tuple[float, str] | None, mar
 
 def promote(run: Run, comparison: dict[str, Any]) -> dict[str, Any]:
     """Register the run's best model (highest hIoU) and move the alias when `decide` says so."""
-    rows = [ResultRow.model_validate(row) for row in comparison["rows"]]
-    best = max(rows, key=lambda row: row.hiou)
+    store = open_store()
+    key = f"tracked/{run.tracking_run}/promotion-{fingerprint('promote', VERSION, comparison=comparison)}.json"
+    if store.size(key) is not None:
+        progress.reused()
+        return json.loads(store.get(key))
+    result = _promote(run, comparison["rows"], comparison["evaluation"])
+    store.put(key, json.dumps(result).encode())
+    return result
+
+
+def _promote(run: Run, rows: list[dict[str, Any]], evaluation: str) -> dict[str, Any]:
+    from cliptea.tracking.client import connect
+
+    best = max(rows, key=lambda row: row["hiou"] or 0.0)
+    hiou = best["hiou"] or 0.0
     client = connect()
-    name = f"cliptea-{best.dataset}"
-    version = _register(client, name, best, comparison["evaluation"])
+    name = f"cliptea-{best['dataset']}"
+    version = _register(client, name, best, evaluation)
     champion = _champion(client, name)
     if champion is not None and champion.version == version.version:
-        progress.reused()
         return {
             "model": name,
             "version": str(version.version),
@@ -65,36 +76,38 @@ def promote(run: Run, comparison: dict[str, Any]) -> dict[str, Any]:
         }
     tags = champion.tags if champion else {}
     old = (float(tags[HIOU_TAG]), tags[EVALUATION_TAG]) if champion else None
-    decision = decide(best.hiou, comparison["evaluation"], old, run.config.promotion.margin)
+    decision = decide(hiou, evaluation, old, run.config.promotion.margin)
     if decision.promoted:
         client.set_registered_model_alias(name, ALIAS, version.version)
-    client.set_tag(
-        run.tracking_run, "cliptea.promotion", f"{name} version {version.version}: {decision.reason}"
-    )
+    client.set_tag(run.tracking_run, "cliptea.promotion", f"{name} version {version.version}: {decision.reason}")
     progress.note(f"{name} version {version.version}: {decision.reason}")
     return {"model": name, "version": str(version.version), **decision._asdict()}
 
 
-def _register(client: MlflowClient, name: str, row: ResultRow, evaluation: str) -> ModelVersion:
+def _register(client: MlflowClient, name: str, row: dict[str, Any], evaluation: str) -> ModelVersion:
+    from mlflow.exceptions import MlflowException
+
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = f"{client.get_run(row.mlflow_run_id).info.artifact_uri}/model"
+    source = f"{client.get_run(row['mlflow_run_id']).info.artifact_uri}/model"
     for version in client.search_model_versions(f"name = '{name}'"):
         if version.source == source:
             return version
     tags = {
-        HIOU_TAG: repr(row.hiou),
+        HIOU_TAG: repr(row["hiou"]),
         EVALUATION_TAG: evaluation,
-        "backbone": row.backbone,
-        "variant": row.variant,
+        "backbone": row["backbone"],
+        "variant": row["variant"],
     }
-    return client.create_model_version(name, source=source, run_id=row.mlflow_run_id, tags=tags)
+    return client.create_model_version(name, source=source, run_id=row["mlflow_run_id"], tags=tags)
 
 
 def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    from mlflow.exceptions import MlflowException
+
     try:
         return client.get_model_version_by_alias(name, ALIAS)
     except MlflowException as error:

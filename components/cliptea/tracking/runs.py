@@ -83,9 +83,7 @@ class ChildRun:
             )
         child = cls(client, found.info.run_id)
         client.update_run(child.run_id, status="RUNNING")
-        log_params(
-            client, child.run_id, flatten(config.model_dump(mode="json")) | {"seed": str(variant.seed)}
-        )
+        log_params(client, child.run_id, flatten(config.model_dump(mode="json")) | {"seed": str(variant.seed)})
         return child
 
     def log_curves(self, curves: list[dict[str, float]]) -> None:
@@ -109,17 +107,13 @@ class ChildRun:
             self._last_step = int(part[-1]["iteration"])
 
     def log_result(
-        self, metrics: Mapping[str, float], per_class: Mapping[str, float | None], tags: Mapping[str, Any]
+        self, metrics: Mapping[str, float | None], per_class: Mapping[str, float | None], tags: Mapping[str, Any]
     ) -> None:
         """Log final metrics and per-class IoU, unless the run has them."""
         known = self._client.get_run(self.run_id).data.metrics
         values = dict(metrics) | {f"iou/{metric_name(name)}": value for name, value in per_class.items()}
         now = int(time.time() * 1000)
-        new = [
-            Metric(name, value, now, 0)
-            for name, value in values.items()
-            if value is not None and name not in known
-        ]
+        new = [Metric(name, value, now, 0) for name, value in values.items() if value is not None and name not in known]
         for part in chunks(new, METRICS_PER_CALL):
             self._client.log_batch(self.run_id, metrics=part)
         for name, value in tags.items():

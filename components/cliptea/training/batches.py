@@ -83,9 +83,7 @@ class _Views(Dataset):
         return normalise(image, valid), labels, valid, cls, regions, torch.tensor(image_id)
 
 
-def batches(
-    config: Config, split: Manifest, teacher: TeacherCache, seed: int, start: int = 0
-) -> Iterator[Batch]:
+def batches(config: Config, split: Manifest, teacher: TeacherCache, seed: int, start: int = 0) -> Iterator[Batch]:
     """Batches of the iterations `start` to the end."""
     train = config.train
     loader = DataLoader(

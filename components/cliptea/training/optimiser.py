@@ -23,9 +23,7 @@ def lr_factor(iteration: int, iterations: int, warmup: int) -> float:
     return max(0.0, 1 - (iteration - warmup) / max(1, iterations - warmup))
 
 
-def make_optimiser(
-    student: Student, adapter: nn.Module, config: TrainConfig, backbone: str
-) -> tuple[AdamW, LambdaLR]:
+def make_optimiser(student: Student, adapter: nn.Module, config: TrainConfig, backbone: str) -> tuple[AdamW, LambdaLR]:
     """The optimiser of student and adapter (which learns as the head does), and its schedule."""
     lr = config.lr * config.lr_scale.get(backbone, 1.0)
     head_lr = lr * (student.head_lr_factor if config.head_lr_factor is None else config.head_lr_factor)

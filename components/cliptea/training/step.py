@@ -43,16 +43,12 @@ def method_losses(
     if switches.cls_token:
         valid_Bhw = plm.reduce_labels(batch.valid_BCC, size)
         token = glm.attend(batch.cls_BD, features_BDhw, valid_Bhw, config.global_token, config.unit_query)
-        terms["global"] = glm.global_loss(
-            batch.cls_BD, token.token_BD, batch.image_ids_B, bank, config.temperature
-        )
+        terms["global"] = glm.global_loss(batch.cls_BD, token.token_BD, batch.image_ids_B, bank, config.temperature)
 
     labels_BCC = batch.labels_BCC
     regions_B = torch.zeros(len(labels_BCC), dtype=torch.int64, device=labels_BCC.device)
     if config.pseudo:
-        labels_BCC, regions_B = plm.pseudo_labels(
-            labels_BCC, batch.valid_BCC, batch.regions_Bgg, len(text_SD)
-        )
+        labels_BCC, regions_B = plm.pseudo_labels(labels_BCC, batch.valid_BCC, batch.regions_Bgg, len(text_SD))
     pseudo_BPD = features_BDhw.new_zeros(len(labels_BCC), 0, features_BDhw.shape[1])
     present_BP = torch.zeros(len(labels_BCC), 0, dtype=torch.bool, device=labels_BCC.device)
     if config.pseudo or switches.generate:
@@ -69,9 +65,7 @@ def method_losses(
             terms["generate"] = vla.generate_loss(generated.seen_SD, generated.seen_present_S, text_SD)
 
     if config.pseudo and config.pseudo_scope == "batch":
-        labels_BCC, pseudo_BPD, present_BP = plm.offset_scope(
-            labels_BCC, pseudo_BPD, present_BP, len(text_SD)
-        )
+        labels_BCC, pseudo_BPD, present_BP = plm.offset_scope(labels_BCC, pseudo_BPD, present_BP, len(text_SD))
     terms |= _pixel_losses(features_BDhw, text_SD, pseudo_BPD, present_BP, labels_BCC, config)
     return terms | {"total": torch.stack(list(terms.values())).sum() if terms else features_BDhw.sum() * 0}
 

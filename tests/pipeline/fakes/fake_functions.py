@@ -76,6 +76,10 @@ def work(step: str, label: str = "", **result) -> dict:
     return result
 
 
+def check(config):
+    """Everything fits."""
+
+
 def start_run(preset, overrides, job_id):
     labels = FAKE.get("variants", ["one", "two"])
     work_once = FAKE.get("fail", {}).get("resolve")

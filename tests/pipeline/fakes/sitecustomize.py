@@ -7,6 +7,7 @@ from pathlib import Path
 
 FAKED = {
     "cliptea.settings",
+    "cliptea.resolve",
     "cliptea.runs",
     "cliptea.data.split",
     "cliptea.teacher.cache",

@@ -49,9 +49,7 @@ def test_palette_masks_give_their_indices_and_ignore_index_is_mapped(root):
     image = Image.fromarray(labels, mode="P")
     image.putpalette(list(range(30)))
     image.save(root / "labels/train/a.png")
-    (root / "classes.json").write_text(
-        json.dumps({"classes": CLASSES, "unseen": ["tree"], "ignore_index": 3})
-    )
+    (root / "classes.json").write_text(json.dumps({"classes": CLASSES, "unseen": ["tree"], "ignore_index": 3}))
     np.testing.assert_array_equal(folder(root).read("train", "a").labels, np.where(labels == 3, 255, labels))
 
 
@@ -131,5 +129,5 @@ def test_decoding_reports_cut_off_pngs():
 
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 9, (50, 50), dtype=np.uint8)).save(buffer, "PNG")
-    with pytest.raises(ClipteaError, match="labels.png"):
+    with pytest.raises(ClipteaError, match=r"labels\.png"):
         decode_labels(buffer.getvalue()[:300], "labels.png")

@@ -13,10 +13,7 @@ from cliptea.storage import FileStore
 
 def records(number, seed=0):
     rng = np.random.default_rng(seed)
-    return {
-        f"r{n:03d}": {"png": rng.bytes(rng.integers(0, 3000)), "label.png": rng.bytes(40)}
-        for n in range(number)
-    }
+    return {f"r{n:03d}": {"png": rng.bytes(rng.integers(0, 3000)), "label.png": rng.bytes(40)} for n in range(number)}
 
 
 @pytest.fixture
@@ -46,13 +43,11 @@ def test_tar_reads_the_same(written):
     for item in tars:
         with tarfile.open(fileobj=io.BytesIO(store.get(item.key))) as tar:
             found |= {member.name: tar.extractfile(member).read() for member in tar}
-    assert found == {
-        f"{name}.{ext}": data for name, members in wanted.items() for ext, data in members.items()
-    }
+    assert found == {f"{name}.{ext}": data for name, members in wanted.items() for ext, data in members.items()}
 
 
 def test_equal_records_give_equal_bytes(written, tmp_path):
-    store, objects, wanted = written
+    _, objects, wanted = written
     other = ShardWriter(FileStore(tmp_path / "other"), "y/train", limit=8000)
     for name, members in wanted.items():
         other.add(name, members)

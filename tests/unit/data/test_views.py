@@ -23,9 +23,7 @@ def test_the_same_key_gives_the_same_view_and_others_differ():
     config = settings()
     view = choose_view(labels, "a", 0, config, 1)
     assert view == choose_view(labels, "a", 0, config, 1)
-    others = [
-        choose_view(labels, *key[:2], config, key[2]) for key in (("a", 1, 1), ("b", 0, 1), ("a", 0, 2))
-    ]
+    others = [choose_view(labels, *key[:2], config, key[2]) for key in (("a", 1, 1), ("b", 0, 1), ("a", 0, 2))]
     assert all(view != other for other in others)
     assert generator("x", 1).integers(1 << 60) == generator("x", 1).integers(1 << 60)
 
@@ -58,7 +56,7 @@ def test_without_scaling_a_crop_is_a_window_of_the_image():
 
 
 def test_a_crop_of_one_class_is_drawn_again():
-    """The border between two halves lies well inside a crop for 23 of 209 places: one draw in nine, but 11 draws are made."""
+    """The border between two halves lies well inside a crop for 23 of 209 places, and 11 draws are made."""
     labels = np.zeros((64, 256), dtype=np.uint8)
     labels[:, 128:] = 1
     config = settings(base_scale=(256, 64), ratio_range=(1.0, 1.0))

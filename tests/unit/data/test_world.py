@@ -28,9 +28,7 @@ def world() -> World:
 
 
 def test_scene_does_not_depend_on_process_or_order(world: World) -> None:
-    scenes = {
-        (split, index): world.scene(split, index) for index in (0, 5) for split in ("train", "val", "teacher")
-    }
+    scenes = {(split, index): world.scene(split, index) for index in (0, 5) for split in ("train", "val", "teacher")}
     digest = hashlib.sha256()
     for split in ("teacher", "val", "train"):
         for index in (5, 0):
@@ -76,18 +74,14 @@ def test_canvases_are_disjoint_between_splits_but_show_the_same_class(world: Wor
     }
     assert len({canvas.tobytes() for canvas in canvases.values()}) == len(canvases)
     for c, name in enumerate(CLASSES):
-        colours = np.array(
-            [canvases[s, c, n].mean((0, 1)) for s in ("train", "val", "teacher") for n in numbers]
-        )
+        colours = np.array([canvases[s, c, n].mean((0, 1)) for s in ("train", "val", "teacher") for n in numbers])
         assert np.ptp(colours, axis=0).max() < 60, name
         assert canvases["train", c, 0].shape == (CANVAS, CANVAS, 3)
 
 
 def test_scenes_are_balanced(world: World) -> None:
     scenes, classes = 300, len(CLASSES)
-    share = np.array(
-        [np.bincount(world.scene("val", i)[1].ravel(), minlength=classes) / 64**2 for i in range(scenes)]
-    )
+    share = np.array([np.bincount(world.scene("val", i)[1].ravel(), minlength=classes) / 64**2 for i in range(scenes)])
     present = share > 0
     assert share[present].min() >= 0.04  # nothing too small to be named
     assert present.sum(0).min() > 0.08 * scenes

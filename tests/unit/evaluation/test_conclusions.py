@@ -79,9 +79,7 @@ def test_differences_are_paired_by_seed():
 
 
 def test_only_common_seeds_count():
-    rows = summaries({"full": [0.5, 0.6]}) + summaries(
-        {"no_ce": [0.4, 0.4, 0.4]}, seeds=lambda: itertools.count(1)
-    )
+    rows = summaries({"full": [0.5, 0.6]}) + summaries({"no_ce": [0.4, 0.4, 0.4]}, seeds=lambda: itertools.count(1))
     c = compare(rows)[0]
     assert c.seeds == (1,)
     assert c.verdict == "one seed: no conclusion"
@@ -196,16 +194,11 @@ def test_the_paper_s_numbers_fit_each_other_except_where_the_paper_errs():
 
 
 def test_every_row_of_the_ablation_tables_is_there_once():
-    rows = {
-        (name, row.variant) for name, table in paper().tables.items() if table.dataset for row in table.rows
-    }
-    assert rows == {
-        ("table3", variant) for variant in ("full", "no_bce", "no_ce", "no_cls_token", "no_generate")
-    } | {("table4", variant) for variant in ("attention", "max", "mean")} | {
-        ("table5", variant) for variant in ("transformer_decoder", "mlp", "original")
-    }
+    rows = {(name, row.variant) for name, table in paper().tables.items() if table.dataset for row in table.rows}
+    assert rows == {("table3", variant) for variant in ("full", "no_bce", "no_ce", "no_cls_token", "no_generate")} | {
+        ("table4", variant) for variant in ("attention", "max", "mean")
+    } | {("table5", variant) for variant in ("transformer_decoder", "mlp", "original")}
     full = [
-        paper_row(t, v)
-        for t, v in (("table3", "full"), ("table4", "attention"), ("table5", "transformer_decoder"))
+        paper_row(t, v) for t, v in (("table3", "full"), ("table4", "attention"), ("table5", "transformer_decoder"))
     ]
     assert len({tuple(getattr(row, metric) for metric in METRICS) for row in full}) == 1

@@ -54,9 +54,7 @@ def test_large_label_maps_shrink_without_new_colours():
     labels[:, 450:] = 7
     found = pixels(figures.label_map(labels))
     assert found.shape == (256, 384, 3)
-    assert {tuple(c) for c in found.reshape(-1, 3)} == {
-        tuple(figures.palette()[i].astype(int)) for i in (0, 7)
-    }
+    assert {tuple(c) for c in found.reshape(-1, 3)} == {tuple(figures.palette()[i].astype(int)) for i in (0, 7)}
 
 
 def test_small_photos_are_exact_and_large_ones_jpeg():
@@ -121,11 +119,7 @@ class Svg(HTMLParser):
         self.text.append(data)
 
     def paths(self, kind: str) -> list[np.ndarray]:
-        found = [
-            attrs["d"] or ""
-            for tag, attrs in self.tags
-            if tag == "path" and kind in (attrs.get("class") or "")
-        ]
+        found = [attrs["d"] or "" for tag, attrs in self.tags if tag == "path" and kind in (attrs.get("class") or "")]
         return [np.array(re.findall(r"-?[\d.]+", d), dtype=float).reshape(-1, 2) for d in found]
 
 
@@ -145,9 +139,7 @@ def test_a_percent_line_is_placed_to_scale():
 
 def test_a_log_line_is_straight_for_a_power_and_leaves_out_what_has_no_logarithm():
     points = [(i, 10.0**-i) for i in range(4)] + [(4, 0.0), (5, float("nan")), (6, float("inf"))]
-    (line,) = Svg(charts.line_chart({"ce": (0, points)}, axis="log", title="t", x_label="iteration")).paths(
-        "line"
-    )
+    (line,) = Svg(charts.line_chart({"ce": (0, points)}, axis="log", title="t", x_label="iteration")).paths("line")
     assert len(line) == 4
     assert np.diff(line[:, 1], 2) == pytest.approx(0, abs=0.21)
 
@@ -183,9 +175,7 @@ def test_names_in_charts_are_escaped():
 
 
 def test_strip_and_interval_bar_are_to_scale():
-    circles = [
-        float(a["cx"] or 0) for t, a in Svg(charts.strip({0: 0.0, 1: 0.5, 2: 1.0}, 0.5)).tags if t == "circle"
-    ]
+    circles = [float(a["cx"] or 0) for t, a in Svg(charts.strip({0: 0.0, 1: 0.5, 2: 1.0}, 0.5)).tags if t == "circle"]
     assert circles[1] - circles[0] == pytest.approx(circles[2] - circles[1])
     bar = Svg(charts.interval_bar(-0.1, 0.0, 0.1, 0.2, "tie"))
     (centre,) = [float(a["cx"] or 0) for t, a in bar.tags if t == "circle"]

@@ -16,9 +16,7 @@ def test_scores_are_scikit_learns(seed):
     rng = np.random.default_rng(seed)
     classes, unseen = 7, [1, 5]
     truth = rng.choice([*range(classes), 255], (40, 50)).astype(np.uint8)
-    predicted = np.where(
-        rng.random(truth.shape) < 0.6, np.minimum(truth, 6), rng.integers(0, classes, truth.shape)
-    )
+    predicted = np.where(rng.random(truth.shape) < 0.6, np.minimum(truth, 6), rng.integers(0, classes, truth.shape))
     labelled = truth != 255
     flat, guessed = truth[labelled], predicted[labelled]
     matrix = confusion(truth, predicted, classes)
@@ -67,9 +65,7 @@ def test_logits_come_at_the_images_own_size_and_ignore_the_padding():
     image = np.full((75, 133, 3), 90, dtype=np.uint8)
     logits = class_logits(student, image, text, config)
     assert logits.shape == (4, 75, 133)
-    normal = (torch.full((3,), 90.0) - torch.tensor([123.675, 116.28, 103.53])) / torch.tensor(
-        [58.395, 57.12, 57.375]
-    )
+    normal = (torch.full((3,), 90.0) - torch.tensor([123.675, 116.28, 103.53])) / torch.tensor([58.395, 57.12, 57.375])
     wanted = text @ (student.weight.detach()[:, :, 0, 0] @ normal + student.bias.detach())
     inner = logits[:, 5:-5, 5:-5]
     torch.testing.assert_close(inner, wanted.view(4, 1, 1).expand_as(inner), rtol=1e-4, atol=1e-4)
@@ -82,10 +78,5 @@ def test_an_image_that_fits_is_not_resampled():
     logits = class_logits(student, image, text, EvaluationConfig(scale=(96, 64)))
     mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
     pixels = (image - mean) / std
-    features = (
-        pixels @ student.weight.detach().double().numpy()[:, :, 0, 0].T
-        + student.bias.detach().double().numpy()
-    )
-    np.testing.assert_allclose(
-        logits.numpy(), (features @ text.double().numpy().T).transpose(2, 0, 1), atol=1e-4
-    )
+    features = pixels @ student.weight.detach().double().numpy()[:, :, 0, 0].T + student.bias.detach().double().numpy()
+    np.testing.assert_allclose(logits.numpy(), (features @ text.double().numpy().T).transpose(2, 0, 1), atol=1e-4)

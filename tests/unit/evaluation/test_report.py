@@ -59,9 +59,7 @@ def result(variant: tuple, seed: int, dataset: str) -> ResultRow:
     group, name, backbone, level, model = variant
     rng = np.random.default_rng([seed, zlib.crc32(model.encode())])  # equal models have equal scores
     seen, unseen = (float(np.clip(level + rng.normal(0, 0.01), 0, 1)) for _ in range(2))
-    per_class: dict[str, float | None] = {
-        c: float(np.clip(level + rng.normal(0, 0.1), 0, 1)) for c in CLASSES
-    }
+    per_class: dict[str, float | None] = {c: float(np.clip(level + rng.normal(0, 0.1), 0, 1)) for c in CLASSES}
     return ResultRow(
         variant=name,
         group=group,
@@ -120,10 +118,7 @@ def make(seeds=(0, 1, 2), variants=VARIANTS, classes=CLASSES, unseen=UNSEEN, **f
             for r in rows
             for s in [Scores(pAcc=r.pAcc, miou_seen=r.miou_seen, miou_unseen=r.miou_unseen, hiou=r.hiou)]
         ],
-        losses={
-            name: {"ce": [(i, math.exp(-i / 50)) for i in range(1, 100)], "global": [(1, 6.2)]}
-            for name in names
-        },
+        losses={name: {"ce": [(i, math.exp(-i / 50)) for i in range(1, 100)], "global": [(1, 6.2)]} for name in names},
         predictions=[
             PredictionPicture(f"val/{i}", image, truth, {name: truth for name in names})
             for i, (image, truth) in enumerate(zip(images, truths, strict=True))
@@ -206,9 +201,7 @@ def test_nothing_is_loaded_from_outside(html, page):
         for key in ("src", "href", "srcset", "action", "poster", "data", "background"):
             value = attrs.get(key, "")
             assert not value or value.startswith(("data:", "#")), (tag, key, value[:80])
-    assert not {"link", "iframe", "object", "embed", "base"} & {
-        t for t, a in page.tags if a.get("rel") != "icon"
-    }
+    assert not {"link", "iframe", "object", "embed", "base"} & {t for t, a in page.tags if a.get("rel") != "icon"}
     assert not re.search(r"@import|url\(|https?://|fetch\(|XMLHttpRequest", html)
     (policy,) = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; img-src data:;")
@@ -240,9 +233,7 @@ def test_classes_stand_apart_as_unseen_and_seen_with_their_means(context, page):
     names = [row[0] for row in rows[1:]]
     assert names == ["Unseen", *UNSEEN, "Seen", *[c for c in CLASSES if c not in UNSEEN]]
     plum = next(row for row in rows if row[0] == "plum")
-    first = [
-        r.per_class["plum"] for r in context.rows if (r.group, r.variant) == ("backbones", "segformer_b0")
-    ]
+    first = [r.per_class["plum"] for r in context.rows if (r.group, r.variant) == ("backbones", "segformer_b0")]
     assert plum[1] == f"{100 * np.mean(first):.0f}"
     assert set(next(row for row in rows if row[0] == "melon")[1:]) == {"–"}
 
@@ -361,10 +352,7 @@ def test_scores_without_value_are_dashes():
 
 
 def test_a_second_evaluation_set_has_its_own_tables_and_split():
-    other = [
-        r.model_copy(update={"dataset": "photos", "per_class": {"car": 0.25, "tree": 0.75}})
-        for r in make().rows
-    ]
+    other = [r.model_copy(update={"dataset": "photos", "per_class": {"car": 0.25, "tree": 0.75}}) for r in make().rows]
     split = {"photos": Split(classes=["car", "tree"], unseen=["tree"])}
     context = make(other_splits=split)
     page = Page(build_report(replace(context, rows=[*context.rows, *other])))

@@ -45,9 +45,7 @@ def test_seeds_equal_naive(seed, mode, grid, windows, share):
     dense = torch.randn(6, grid, grid, generator=generator) + 2
     ignored = torch.rand(grid, grid, generator=generator) < share
     seeds = window_seeds(dense, ignored, windows, mode)
-    np.testing.assert_allclose(
-        seeds.numpy(), _naive_seeds(dense, ignored, windows, mode), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(seeds.numpy(), _naive_seeds(dense, ignored, windows, mode), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("mode", "count"), [("sliding", 274), ("grid", 58)])

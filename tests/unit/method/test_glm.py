@@ -105,9 +105,7 @@ def _naive_loss(cls, student, ids, bank, temperature):
     for i, row in enumerate(student / np.linalg.norm(student, axis=1, keepdims=True)):
         positive = math.exp(unit[i] @ row / temperature)
         negatives = [
-            math.exp(token @ row / temperature)
-            for k, (token, owner) in enumerate(others)
-            if k != i and owner != ids[i]
+            math.exp(token @ row / temperature) for k, (token, owner) in enumerate(others) if k != i and owner != ids[i]
         ]
         total -= math.log(positive / (positive + sum(negatives)))
     return total / len(student)
@@ -120,9 +118,7 @@ def test_global_loss_equals_naive(seed, earlier, temperature):
     generator = torch.Generator().manual_seed(seed)
     bank = TokenBank(24)
     for _ in range(earlier):
-        bank.enqueue(
-            torch.randn(4, 8, generator=generator) * 5, torch.randint(0, 6, (4,), generator=generator)
-        )
+        bank.enqueue(torch.randn(4, 8, generator=generator) * 5, torch.randint(0, 6, (4,), generator=generator))
     cls, student = torch.randn(2, 5, 8, generator=generator) * 2
     ids = torch.tensor([0, 1, 2, 1, 4])  # rows 1 and 3 are views of one image
     expected = _naive_loss(cls, student, ids.tolist(), bank, temperature)
@@ -167,9 +163,7 @@ def test_entries_of_the_same_image_are_no_negatives():
     bank_of_one = TokenBank()
     bank_of_one.enqueue(student[:1], torch.tensor([7]))
     first = global_loss(cls, student[:1], torch.tensor([7, 8]), bank_of_one)
-    assert first.item() == pytest.approx(
-        global_loss(cls, student[:1], torch.tensor([7, 8]), TokenBank()).item()
-    )
+    assert first.item() == pytest.approx(global_loss(cls, student[:1], torch.tensor([7, 8]), TokenBank()).item())
 
 
 def test_two_views_of_one_image_do_not_repel_each_other():
@@ -183,9 +177,7 @@ def test_rows_of_other_processes_are_negatives_only():
     bank = TokenBank()
     bank.enqueue(cls[2:], torch.arange(2, 6))
     gathered = global_loss(cls, student[:2], torch.arange(6), TokenBank())
-    assert gathered.item() == pytest.approx(
-        global_loss(cls[:2], student[:2], torch.arange(2), bank).item(), rel=1e-5
-    )
+    assert gathered.item() == pytest.approx(global_loss(cls[:2], student[:2], torch.arange(2), bank).item(), rel=1e-5)
 
 
 def test_batch_order_only_permutes():
@@ -207,9 +199,7 @@ def test_bank_is_first_in_first_out_over_iterations_of_any_size():
     for step, batch in enumerate(batches):
         bank.enqueue(batch, torch.full((len(batch),), step, dtype=torch.int32))
     kept = torch.cat(batches[2:]).numpy()
-    np.testing.assert_allclose(
-        bank.tokens.numpy(), kept / np.linalg.norm(kept, axis=1, keepdims=True), rtol=1e-6
-    )
+    np.testing.assert_allclose(bank.tokens.numpy(), kept / np.linalg.norm(kept, axis=1, keepdims=True), rtol=1e-6)
     assert bank.image_ids.tolist() == [2] + [3] * 3 + [4] * 4
     assert bank.image_ids.dtype == torch.int64
 

@@ -83,12 +83,8 @@ def test_losses_equal_naive(seed, scale):
     batch = _batch(seed, scale)
     assert cross_entropy(*batch).item() == pytest.approx(_naive_cross_entropy(*batch), rel=1e-5)
     for ignore in ("exclude", "negative"):
-        assert focal(*batch, ignore=ignore).item() == pytest.approx(
-            _naive_focal(*batch, ignore=ignore), rel=1e-5
-        )
-        assert dice(*batch, ignore=ignore).item() == pytest.approx(
-            _naive_dice(*batch, ignore=ignore), rel=1e-5
-        )
+        assert focal(*batch, ignore=ignore).item() == pytest.approx(_naive_focal(*batch, ignore=ignore), rel=1e-5)
+        assert dice(*batch, ignore=ignore).item() == pytest.approx(_naive_dice(*batch, ignore=ignore), rel=1e-5)
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 0.0), (0.9, 1.0), (0.25, 3.5)])
@@ -135,9 +131,7 @@ def test_gradients_equal_float64_autograd(seed, scale, ignore):
     wide = logits.double().requires_grad_()
     narrow = logits.requires_grad_()
     settings = [{}, {"ignore": ignore}, {"ignore": ignore}]
-    for function, setting, reference in zip(
-        LOSSES, settings, _wide_losses(wide, labels, mask, ignore), strict=True
-    ):
+    for function, setting, reference in zip(LOSSES, settings, _wide_losses(wide, labels, mask, ignore), strict=True):
         loss = function(narrow, labels, mask, **setting)
         assert loss.item() == pytest.approx(reference.item(), rel=1e-5)
         (mine,) = torch.autograd.grad(loss, narrow)
@@ -190,9 +184,7 @@ def test_pixels_of_an_absent_class_count_as_unlabelled(function, settings):
     stray = labels.clone()
     stray[0, :2], stray[2, 3] = 4, 4
     labels[0, :2], labels[2, 3] = 255, 255
-    assert (
-        function(logits, stray, mask, **settings).item() == function(logits, labels, mask, **settings).item()
-    )
+    assert function(logits, stray, mask, **settings).item() == function(logits, labels, mask, **settings).item()
 
 
 @pytest.mark.parametrize(("function", "settings"), EVERY_FORM)
@@ -237,9 +229,7 @@ def test_losses_are_float32_under_autocast(function):
 def test_number_of_pairs_can_be_an_average_over_processes(function):
     batch = _batch(4)
     number = len(_pairs(batch[1]))
-    assert function(*batch, pairs=torch.tensor(number * 2.0)).item() == pytest.approx(
-        function(*batch).item() / 2
-    )
+    assert function(*batch, pairs=torch.tensor(number * 2.0)).item() == pytest.approx(function(*batch).item() / 2)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -317,9 +307,7 @@ def test_gradients_reach_features_and_generated_classes():
     expected = torch.einsum("bphw,bdhw->bpd", pull[:, 3:], features.detach())
     torch.testing.assert_close(pseudo.grad, expected, rtol=1e-4, atol=1e-4)
     weights = torch.cat([text.expand(2, -1, -1), pseudo.detach()], dim=1)
-    torch.testing.assert_close(
-        features.grad, torch.einsum("bchw,bcd->bdhw", pull, weights), rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(features.grad, torch.einsum("bchw,bcd->bdhw", pull, weights), rtol=1e-4, atol=1e-4)
 
 
 def test_logits_are_float32_under_autocast():

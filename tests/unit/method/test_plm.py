@@ -47,9 +47,7 @@ def test_label_size_that_does_not_fit_the_grid_is_named():
     with pytest.raises(ValueError, match=r"30x32 pixels.*8x8 token grid.*24x32"):
         ignored_tokens(torch.zeros(1, 30, 32), torch.ones(1, 30, 32, dtype=torch.bool), (8, 8))
     with pytest.raises(ValueError, match=r"32x30"):
-        pseudo_labels(
-            torch.zeros(1, 32, 30), torch.ones(1, 32, 30, dtype=torch.bool), torch.zeros(1, 8, 8).byte(), 3
-        )
+        pseudo_labels(torch.zeros(1, 32, 30), torch.ones(1, 32, 30, dtype=torch.bool), torch.zeros(1, 8, 8).byte(), 3)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -209,12 +207,8 @@ def test_offset_scope_lets_all_pseudo_classes_compete(regions_of_an_image):
     target = torch.full_like(labels, -1)
     for b in range(images):
         for value in range(num_seen + regions_of_an_image):
-            target[b][labels[b] == value] = (
-                value if value < num_seen else column.get((b, value - num_seen), -1)
-            )
-    expected = F.cross_entropy(
-        torch.einsum("bdhw,cd->bchw", features.double(), bank), target, ignore_index=-1
-    )
+            target[b][labels[b] == value] = value if value < num_seen else column.get((b, value - num_seen), -1)
+    expected = F.cross_entropy(torch.einsum("bdhw,cd->bchw", features.double(), bank), target, ignore_index=-1)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert torch.equal(moved == 255, labels == 255)
 

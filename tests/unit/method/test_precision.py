@@ -28,7 +28,5 @@ def test_integers_and_masks_keep_their_type():
     def types(values, labels, mask):
         return values.dtype, labels.dtype, mask.dtype
 
-    got = types(
-        torch.zeros(1).half(), torch.zeros(1, dtype=torch.uint8), mask=torch.ones(1, dtype=torch.bool)
-    )
+    got = types(torch.zeros(1).half(), torch.zeros(1, dtype=torch.uint8), mask=torch.ones(1, dtype=torch.bool))
     assert got == (torch.float32, torch.uint8, torch.bool)

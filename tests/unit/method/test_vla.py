@@ -61,9 +61,7 @@ def test_centroid_gradient_is_spread_over_the_class():
 
 def test_detached_centroids_and_no_regions():
     features, labels, _ = _scene(0, regions=(0, 0, 0))
-    centroids = class_centroids(
-        features.requires_grad_(), labels, NUM_SEEN, torch.zeros(3).long(), detach=True
-    )
+    centroids = class_centroids(features.requires_grad_(), labels, NUM_SEEN, torch.zeros(3).long(), detach=True)
     assert not centroids.seen_SD.requires_grad
     assert centroids.pseudo_BPD.shape == (3, 0, 6)
     assert centroids.pseudo_present_BP.shape == (3, 0)
@@ -92,9 +90,7 @@ def test_adapted_classes_have_unit_norm_in_float32(kind):
 
 def test_decoder_equals_torch_decoder_with_the_same_weights():
     adapter = _adapter("transformer_decoder")
-    reference = (
-        nn.TransformerDecoder(nn.TransformerDecoderLayer(16, 4, 32, batch_first=True), 2).double().eval()
-    )
+    reference = nn.TransformerDecoder(nn.TransformerDecoderLayer(16, 4, 32, batch_first=True), 2).double().eval()
     reference.layers.load_state_dict(adapter.decoder.state_dict())
     queries, memory = torch.randn(5, 16), torch.randn(3, 16)
     expected = F.normalize(reference(queries[None].double(), memory[None].double())[0], dim=1)
@@ -116,9 +112,7 @@ def test_decoder_knows_no_positions():
     adapter, order = _adapter("transformer_decoder"), torch.tensor([3, 0, 4, 1, 2])
     queries, memory = torch.randn(5, 16), torch.randn(4, 16)
     plain = adapter(queries, memory)
-    torch.testing.assert_close(
-        adapter(queries[order], memory[[2, 0, 3, 1]]), plain[order], rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(adapter(queries[order], memory[[2, 0, 3, 1]]), plain[order], rtol=1e-4, atol=1e-5)
     assert (adapter(queries, memory + torch.randn(16)) - plain).abs().max() > 1e-3, "the memory is not read"
 
 
@@ -126,9 +120,7 @@ def test_mlp_equals_numpy():
     adapter = _adapter("mlp")
     queries = torch.randn(5, 16)
     first, second = (layer for layer in adapter.project if isinstance(layer, nn.Linear))
-    w1, b1, w2, b2 = (
-        p.detach().double().numpy() for p in (first.weight, first.bias, second.weight, second.bias)
-    )
+    w1, b1, w2, b2 = (p.detach().double().numpy() for p in (first.weight, first.bias, second.weight, second.bias))
     expected = np.maximum(queries.numpy() @ w1.T + b1, 0) @ w2.T + b2
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(adapter(queries, torch.randn(2, 16)).detach().numpy(), expected, atol=1e-5)
@@ -204,9 +196,7 @@ def test_generate_loss_and_gradient_equal_naive(seed):
     loss.backward()
     p, t = generated.detach().double().numpy(), text.double().numpy()
     assert loss.item() == pytest.approx(np.mean([((p[k] - t[k]) ** 2).sum() for k in (0, 2, 3, 5)]), rel=1e-5)
-    np.testing.assert_allclose(
-        generated.grad.numpy(), 2 * (p - t) * present.numpy()[:, None] / 4, rtol=1e-4, atol=1e-6
-    )
+    np.testing.assert_allclose(generated.grad.numpy(), 2 * (p - t) * present.numpy()[:, None] / 4, rtol=1e-4, atol=1e-6)
 
 
 def test_generate_loss_of_opposite_vectors_is_four():

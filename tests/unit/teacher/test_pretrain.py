@@ -91,9 +91,7 @@ def test_finished_folder_is_left_alone(undisturbed: Path, monkeypatch: pytest.Mo
     assert (undisturbed / WEIGHTS).stat().st_mtime_ns == before
 
 
-def test_other_seed_gives_other_weights_and_leaves_the_random_state_alone(
-    undisturbed: Path, tmp_path: Path
-) -> None:
+def test_other_seed_gives_other_weights_and_leaves_the_random_state_alone(undisturbed: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(4)
     torch.manual_seed(5)

@@ -21,6 +21,7 @@ def database(tmp_path_factory):
 def client(database, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
+    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
     return MlflowClient(database)
 
 

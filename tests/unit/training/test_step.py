@@ -88,9 +88,7 @@ def test_without_unlabelled_pixels_pseudo_classes_change_nothing():
 
 
 def test_without_labelled_pixels_and_regions_the_pixel_losses_are_zero():
-    batch = make_batch(unlabelled=1.0)._replace(
-        regions_Bgg=torch.full((3, GRID, GRID), 255, dtype=torch.uint8)
-    )
+    batch = make_batch(unlabelled=1.0)._replace(regions_Bgg=torch.full((3, GRID, GRID), 255, dtype=torch.uint8))
     terms = losses(batch)
     for name in ("ce", "focal", "dice", "generate"):
         assert terms[name].item() == 0

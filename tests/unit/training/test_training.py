@@ -13,8 +13,10 @@ from cliptea.models import build_student
 from cliptea.teacher.cache import TeacherCache, build_cache, read_view
 from cliptea.training.augment import IMAGE_MEAN, IMAGE_STD, normalise, photometric
 from cliptea.training.batches import _Views, batches
+from cliptea.training.loop import seen_text
 from cliptea.training.optimiser import lr_factor, make_optimiser
-from cliptea.training.train import Trainer, train_fingerprint
+from cliptea.training.train import train_fingerprint
+from cliptea.training.trainer import Trainer
 
 
 @pytest.mark.parametrize(("iterations", "warmup"), [(1000, 1500), (40000, 1500), (100, 0), (8, 1500)])
@@ -69,9 +71,7 @@ def world(tmp_path_factory):
     patch.setenv("CLIPTEA_STORE", (folder / "store").as_uri())
     patch.setenv("CLIPTEA_EVENTS", str(folder / "events"))
     torch.set_num_threads(1)
-    config = settings.load(
-        "smoke", ["teacher.pretrain.crop_iterations=1", "teacher.pretrain.scene_iterations=1"]
-    )
+    config = settings.load("smoke", ["teacher.pretrain.crop_iterations=1", "teacher.pretrain.scene_iterations=1"])
     run = runs.Run(
         config=config,
         data_digest="d",
@@ -87,9 +87,8 @@ def world(tmp_path_factory):
 
 def text(cache, split):
     from cliptea.storage import open_store
-    from cliptea.training.train import _seen_text
 
-    return _seen_text(open_store(), split, cache)
+    return seen_text(open_store(), split, cache)
 
 
 def test_text_of_unseen_classes_never_reaches_training(world):
@@ -123,9 +122,7 @@ def test_loading_processes_do_not_change_the_data(world):
     run, split, cache = world
     assert get_worker_info() is None
     parallel = settings.apply_delta(run.config, {"train": {"workers": 2}})
-    for one, two in zip(
-        batches(run.config, split, cache, 1), batches(parallel, split, cache, 1), strict=True
-    ):
+    for one, two in zip(batches(run.config, split, cache, 1), batches(parallel, split, cache, 1), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 

@@ -92,9 +92,7 @@ def _dots(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float)
     jitter = rng.uniform(-0.17, 0.17, (2, high, high)).astype(np.float32)
     radius = rng.uniform(0.26, 0.36, (high, high)).astype(np.float32)
     i, j = rows.astype(int) % high, columns.astype(int) % high
-    distance = np.hypot(
-        y / period - rows - 0.5 - jitter[0][i, j], x / period - columns - 0.5 - jitter[1][i, j]
-    )
+    distance = np.hypot(y / period - rows - 0.5 - jitter[0][i, j], x / period - columns - 0.5 - jitter[1][i, j])
     return _step(radius[i, j] - distance, 0.5 * period)
 
 
@@ -166,9 +164,7 @@ def paint(texture: Texture, definition: np.random.Generator, instance: np.random
     shade = definition.uniform(-12, 12, (2, 3)) + instance.uniform(-9, 9, (2, 3))
     period = texture.period * definition.uniform(0.88, 1.14) * instance.uniform(0.9, 1.12)
     ground, mark = np.array([texture.ground, texture.mark], dtype=np.float64) + shade
-    y, x = np.mgrid[:CANVAS, :CANVAS].astype(np.float32) + instance.uniform(0, 4 * period, (2, 1, 1)).astype(
-        np.float32
-    )
+    y, x = np.mgrid[:CANVAS, :CANVAS].astype(np.float32) + instance.uniform(0, 4 * period, (2, 1, 1)).astype(np.float32)
     weight = PATTERNS[texture.pattern](instance, y, x, period)[..., None]
     light = 1 + 0.06 * smooth_noise(instance, (CANVAS, CANVAS), (40, 40))[..., None]
     grit = instance.integers(-6, 7, (CANVAS, CANVAS, 1))

@@ -1,0 +1,43 @@
+"""The resolve step: settings and data are checked and digested, and the tracking run is opened. Never cached."""
+
+from __future__ import annotations
+
+from cliptea import settings
+from cliptea.config import Config
+from cliptea.data.catalogue import Catalogue
+from cliptea.data.datasets import open_dataset
+from cliptea.manifest import fingerprint
+from cliptea.models.registry import require
+from cliptea.runs import Run, expand
+
+__all__ = ["check", "start_run"]
+
+
+def check(config: Config) -> Catalogue:
+    """Refuse settings that do not fit the data set or the registries, before any work.
+
+    Raises:
+        ConfigError, DataError: one line each.
+    """
+    for variant in expand(config):
+        require(variant.config(config).student.backbone)
+    return open_dataset(config.data).catalogue
+
+
+def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
+    """Resolve the settings, digest the data, and open (or go on with) the tracking run. Never cached."""
+    from cliptea.tracking import runs as tracked
+
+    config = settings.load(preset, overrides)
+    check(config)
+    digest = open_dataset(config.data).digest()
+    fp = fingerprint("run", 1, config=config, data=digest)
+    run = Run(
+        config=config,
+        data_digest=digest,
+        fingerprint=fp,
+        job_id=job_id,
+        tracking_run="",
+        variants=expand(config),
+    )
+    return run.model_copy(update={"tracking_run": tracked.open_parent(run)})

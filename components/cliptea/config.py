@@ -46,10 +46,10 @@ class DataConfig(Section):
 class PretrainConfig(Section):
     """Contrastive pre-training of the demo's small CLIP, used only with `teacher.weights=demo`."""
 
-    detail_iterations: Positive = 100  # on crops a quarter of a scene wide, most of them of one class
-    crop_iterations: Positive = 180  # then on crops half as wide as a scene
-    scene_iterations: Positive = 60  # then on whole scenes
-    detail_batch: Positive = 256
+    detail_iterations: Positive = 150  # on crops a quarter of a scene wide, most of them of one class
+    crop_iterations: Positive = 150  # then on crops half as wide as a scene
+    scene_iterations: Annotated[int, Field(ge=0)] = 60  # then on whole scenes
+    detail_batch: Positive = 384
     crop_batch: Positive = 96
     scene_batch: Positive = 48
     lr: Annotated[float, Field(gt=0)] = 1.5e-3

@@ -11,13 +11,18 @@ import sys
 import warnings
 
 from cliptea.steps.common import ALIVE, die_with
+from cliptea_pipeline.forks import Nursery
 
 
 def main(file: str, root: str, arguments: str) -> int:
     die_with(os.environ[ALIVE])
     warnings.simplefilter("ignore", RuntimeWarning)  # kfp's, on images whose name does not hold "python"
+    nursery = Nursery() if sys.platform == "linux" else None  # elsewhere forks of loaded libraries are not safe
     from kfp import components, local
+    from kfp.local import subprocess_task_handler
 
+    if nursery is not None:
+        subprocess_task_handler.run_local_subprocess = nursery.run
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True)
     pipeline = components.load_component_from_file(file)
     try:

@@ -60,11 +60,14 @@ class Cliptea:
             and p.info["status"] != psutil.STATUS_ZOMBIE
         ]
 
-    def active(self, step: str) -> bool:
-        """Whether a step has told of progress in this folder's present run."""
+    def events(self) -> list[dict]:
+        """What the steps of this folder's present run have told."""
         told = "".join(path.read_text() for path in self.workdir.glob("run/*/events.jsonl"))
-        events = [json.loads(line) for line in told.splitlines() if line.endswith("}")]
-        return any((event["event"], event["step"]) == ("bar", step) for event in events)
+        return [json.loads(line) for line in told.splitlines() if line.endswith("}")]
+
+    def active(self, step: str) -> bool:
+        """Whether a step has told of progress."""
+        return any((event["event"], event["step"]) == ("bar", step) for event in self.events())
 
     def stored(self, name: str) -> dict:
         return json.loads((self.workdir / "store" / f"{name}.json").read_text())

@@ -14,13 +14,14 @@ SLOW = {"variants": ["one", "two"], "wait": {"train": 60}}
 def start_training(cliptea, **fake):
     process = cliptea.start("run", **{**SLOW, **fake})
     assert wait_until(lambda: cliptea.active("train")), process.communicate()
-    assert len(cliptea.processes()) >= 3  # the runner, and a shell and a task for each variant that has begun
+    assert len(cliptea.processes()) >= 3  # runner, nursery, tasks
     return process
 
 
 def tasks(cliptea):
-    """Processes of steps, without the shells around them."""
-    return [p for p in cliptea.processes() if "kfp.dsl.executor_main" in p.cmdline()]
+    """Living processes of the steps themselves."""
+    steps = {event["pid"] for event in cliptea.events()}
+    return [process for process in cliptea.processes() if process.pid in steps]
 
 
 def gone(cliptea, seconds=5.0):

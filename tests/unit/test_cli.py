@@ -68,6 +68,14 @@ def test_a_bad_setting_gives_one_line_and_code_2(command, arguments, words, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_setting_that_fits_no_registry_starts_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = call("run", "--set", "student.backbone=resnet_of_1999")
+    assert answer.exit_code == 2
+    assert "resnet_of_1999" in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_debug_raises():
     assert isinstance(call("config", "--preset", "dmeo", "--debug").exception, ClipteaError)
 

@@ -117,8 +117,10 @@ def _belong_to_run() -> None:
 
 
 def _share_cores(tasks: int) -> None:
-    """Set the threads of torch and numpy, which must not be imported yet. The user's own limits hold."""
+    """Set the threads of torch, of this process and of those that it starts. The user's own limits hold."""
     share = max(1, cores() // tasks)
     limits = [os.environ.get(name, "") for name in ("CLIPTEA_THREADS", "OMP_NUM_THREADS")]
     threads = min([share, *(int(limit) for limit in limits if limit.isdigit() and int(limit) > 0)])
     os.environ["CLIPTEA_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:  # in a fork of a process that has imported it, which read the environment then
+        sys.modules["torch"].set_num_threads(threads)

@@ -34,7 +34,6 @@ CHECKPOINT = "pretraining.ckpt"  # no suffix that open_clip would take for weigh
 CHECKPOINT_EVERY = 50
 
 NAMED = 0.06  # a class is in the caption when it covers more of the image than this
-THRESHOLD = 0.25  # cosine that a true caption should exceed and a false one should not
 WARMUP = 20  # iterations
 BATCH_STREAM, WEIGHT_STREAM = 11, 12  # first numbers of the random streams
 
@@ -121,15 +120,15 @@ class _Training:
         stop = start + phase.iterations
         for iteration in range(self.done, stop):
             rng = np.random.default_rng([BATCH_STREAM, self.seed, iteration])
-            images, present, captions, named = pool.batch(rng, phase.batch, phase.size)
+            images, names, captions = pool.batch(rng, phase.batch, phase.size)
             for group in optimiser.param_groups:
                 group["lr"] = phase.lr * _schedule(iteration - start, phase.iterations)
-            loss = _loss(model, images, present, tokenizer(captions), named)
+            loss = _loss(model, images, tokenizer(captions), names)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             with torch.no_grad():
-                model.logit_scale.clamp_(max=math.log(1 / 0.07))
+                model.logit_scale.clamp_(max=math.log(100))
             bar.update(1, loss=loss.item())
             if (iteration + 1) % CHECKPOINT_EVERY == 0 or iteration + 1 == stop:
                 self.done, self.phase = iteration + 1, number
@@ -160,34 +159,24 @@ def _schedule(iteration: int, iterations: int) -> float:
     return rise * (0.525 + 0.475 * math.cos(math.pi * iteration / iterations))
 
 
-def _loss(
-    model: torch.nn.Module,
-    images: torch.Tensor,
-    present: torch.Tensor,
-    tokens: torch.Tensor,
-    named: torch.Tensor,
-) -> torch.Tensor:
-    """Contrast images with captions; every caption that is true of an image is a positive of it.
+def _loss(model: torch.nn.Module, images: torch.Tensor, tokens: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
+    """CLIP's symmetric cross entropy; images with the same set of names are each other's positives.
 
-    CLIP's symmetric cross entropy, and SigLIP's sigmoid loss with a fixed bias. The first alone lets all texts
-    share a direction, and the method's focal loss, whose sigmoids have no bias, then works against the teacher.
+    To count every true caption as a positive names more classes right (87 % instead of 75 %), but all texts
+    then share a direction, and the student, whose focal loss has no bias, does worse with such a teacher.
 
     Args:
         model: open_clip CLIP.
         images: (B, 3, size, size) float32, normalised.
-        present: (B, N) bool, classes of each image.
-        tokens: (M, context length) int64.
-        named: (M, N) bool, classes that each caption names; each is true of at least one image.
+        tokens: (B, context length) int64.
+        names: (B, N) bool, classes that the caption names.
     """
     image = model.encode_image(images, normalize=True)
     text = model.encode_text(tokens, normalize=True)
-    logits = model.logit_scale.exp() * (image @ text.T - THRESHOLD)
-    true = (named.float() @ (~present).float().T == 0).T  # the caption names no class in vain
-    softmax = F.cross_entropy(logits, true / true.sum(1, keepdim=True)) + F.cross_entropy(
-        logits.T, true.T / true.T.sum(1, keepdim=True)
-    )
-    sigmoid = F.softplus(-logits)[true].mean() + F.softplus(logits)[~true].mean()
-    return softmax / 2 + sigmoid
+    logits = model.logit_scale.exp() * image @ text.T
+    same = (names[:, None] == names[None]).all(-1).float()
+    target = same / same.sum(1, keepdim=True)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 class _Pool:
@@ -201,25 +190,15 @@ class _Pool:
         self.mean = np.array(open_clip.OPENAI_DATASET_MEAN, np.float32)
         self.std = np.array(open_clip.OPENAI_DATASET_STD, np.float32)
 
-    def batch(
-        self, rng: np.random.Generator, count: int, size: int
-    ) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor]:
-        """Crops and sentences about them.
-
-        Returns:
-            Images (count, 3, size, size) float32, classes present (count, N) bool, captions, and the classes
-            that these name (2 count, N) bool: one caption of each image names all, one only some of them.
-        """
+    def batch(self, rng: np.random.Generator, count: int, size: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """Images (count, 3, size, size) float32, names (count, N) bool, captions."""
         images = np.empty((count, size, size, 3), np.float32)
-        present = np.zeros((count, len(CLASSES)), bool)
+        names = np.zeros((count, len(CLASSES)), bool)
         for row in range(count):
-            images[row], present[row] = self._crop(rng, size)
-        some = present & (rng.random(present.shape) < 0.5)
-        some[np.arange(count), (present * rng.random(present.shape)).argmax(1)] = True
-        named = np.concatenate([present, some])
-        captions = [caption([CLASSES[c] for c in np.flatnonzero(row)], rng) for row in named]
+            images[row], names[row] = self._crop(rng, size)
+        captions = [caption([CLASSES[c] for c in np.flatnonzero(row)], rng) for row in names]
         images = np.ascontiguousarray(((images / 255 - self.mean) / self.std).transpose(0, 3, 1, 2))
-        return torch.from_numpy(images), torch.from_numpy(present), captions, torch.from_numpy(named)
+        return torch.from_numpy(images), torch.from_numpy(names), captions
 
     def _crop(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         index = int(rng.integers(len(self.images)))

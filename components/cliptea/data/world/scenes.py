@@ -12,7 +12,7 @@ CLASSES: tuple[str, ...] = tuple(TEXTURES)
 THINGS = [index for index, name in enumerate(CLASSES) if not TEXTURES[name].stuff]
 STUFF = [index for index, name in enumerate(CLASSES) if TEXTURES[name].stuff]
 
-VISIBLE = 0.04  # a region that covers less of the scene is not placed, or not covered any further
+VISIBLE = 0.06  # a region that covers less of the scene is not placed, or not covered any further
 ATTEMPTS = 8
 
 
@@ -55,8 +55,8 @@ def _beyond_edge(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.n
 
 def _shape(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """A disc, ellipse, blob, rectangle, polygon or capsule somewhere in the scene: (size, size) bool."""
-    radius = rng.uniform(0.15, 0.28)
-    centre_y, centre_x = rng.uniform(0.15, 0.85, 2)
+    radius = rng.uniform(0.19, 0.34)
+    centre_y, centre_x = rng.uniform(0.2, 0.8, 2)
     angle = rng.uniform(0, 2 * np.pi)
     u = (x - centre_x) * np.cos(angle) + (y - centre_y) * np.sin(angle)
     v = (y - centre_y) * np.cos(angle) - (x - centre_x) * np.sin(angle)

@@ -1,0 +1,158 @@
+"""Local tasks as forks of one warm Python.
+
+kfp.local starts a new Python for each task, which spends seconds on imports before it does anything: a minute over
+a demo run, and most of a run that finds everything made. Here a *nursery* process has imported what tasks need and
+forks one for each. The task's code is the same, kfp's executor included; only its process begins otherwise.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import random
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Nursery"]
+
+EXECUTOR = "kfp.dsl.executor_main"
+EVERY_TASK = (EXECUTOR, "cliptea.runs", "cliptea.training.train", "cliptea.evaluation.evaluate")
+# Imported once a task has needed them. Not mlflow: its pyarrow starts threads, and a process with threads should
+# not fork.
+WARM = ("torch", "torchvision.transforms.v2", "timm", "segmentation_models_pytorch", "open_clip", "scipy.optimize")
+
+
+class Nursery:
+    """The runner's side: asks for tasks and passes on what they print."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._lock = threading.Lock()
+        command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+        # One thread for numpy's BLAS: its pool would be shared by forks that were given fewer cores.
+        environment = {**os.environ, "_KFP_RUNTIME": "true", "OPENBLAS_NUM_THREADS": "1"}
+        subprocess.Popen(command, env=environment, pass_fds=(theirs.fileno(),))
+        theirs.close()
+
+    def run(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        """Run a task and print its output, as `kfp.local.subprocess_task_handler.run_local_subprocess` does.
+
+        Args:
+            full_command: a lightweight component's: a shell, its script, the component's source, its arguments.
+            env_vars: the task's own environment variables.
+
+        Returns:
+            The exit code, or minus the signal that ended the task.
+        """
+        _, _, script, source, *arguments = full_command
+        assert EXECUTOR in script, "kfp.local runs its tasks in another way than kfp 2.17"
+        folder = Path(tempfile.mkdtemp())
+        component = folder / "ephemeral_component.py"
+        component.write_text(source, encoding="utf-8")
+        task = {"arguments": ["--component_module_path", str(component), *arguments], "environment": env_vars or {}}
+        request = folder / "task.json"
+        request.write_text(json.dumps(task), encoding="utf-8")
+        output, output_end = os.pipe()
+        ended, ended_end = os.pipe()
+        with self._lock:
+            socket.send_fds(self._socket, [os.fsencode(request)], [output_end, ended_end])
+            os.close(output_end)
+            os.close(ended_end)
+            self._socket.recv(1)  # forked: requests do not run into each other
+        with os.fdopen(output, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                print(line, end="")
+        with os.fdopen(ended) as code:
+            return int(code.read() or 1)
+
+
+def _serve(connection: socket.socket) -> dict[str, Any]:
+    """The nursery's side: returns only in the fork that is a task, with the task."""
+    for name in EVERY_TASK:
+        importlib.import_module(name)
+    needed, needed_end = os.pipe()
+    while True:
+        ready, _, _ = select.select([connection, needed], [], [])
+        if connection not in ready:
+            for name in os.read(needed, 4096).decode().split():
+                importlib.import_module(name)
+            continue
+        request, descriptors, _, _ = socket.recv_fds(connection, 4096, 2)
+        if not request:  # the run has ended
+            os._exit(0)
+        gc.freeze()  # else every fork copies all that was imported, to look through it at its end
+        if _fork() == 0:
+            connection.close()
+            output, ended = descriptors
+            task = os.fork()
+            if task == 0:
+                os.close(ended)
+                for target in (1, 2):
+                    os.dup2(output, target)
+                os.close(output)
+                return {**json.loads(Path(os.fsdecode(request)).read_bytes()), "needed": needed_end}
+            os.close(output)
+            _, status = os.waitpid(task, 0)
+            with suppress(OSError):  # the runner is dead
+                os.write(ended, str(os.waitstatus_to_exitcode(status)).encode())
+            os._exit(0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        connection.send(b".")
+
+
+def _fork() -> int:
+    # The children are not waited for here, only by themselves.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    return pid
+
+
+def _work(arguments: Sequence[str], environment: dict[str, str], needed: int) -> int:
+    """Be the task; returns its exit code."""
+    random.seed()
+    os.environ.update(environment)
+    sys.argv = [EXECUTOR, *arguments]
+    before = set(sys.modules)
+    try:
+        importlib.import_module(EXECUTOR).executor_main()
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        new = " ".join(name for name in WARM if name in sys.modules and name not in before)
+        os.write(needed, new.encode() + b" ")
+    return 0
+
+
+def _main() -> None:
+    code = 1
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    atexit.register(leave)  # the first, so it is called last: taking down all modules would cost a second
+    code = _work(**_serve(socket.socket(fileno=int(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    _main()

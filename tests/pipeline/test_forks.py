@@ -1,0 +1,83 @@
+"""Tasks as forks: they must end as kfp.local's own processes do."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from command import HERE, SOURCES
+
+SCRIPT = "python3 -m kfp.dsl.executor_main"
+DRIVER = """
+import json, sys, threading
+from cliptea_pipeline.forks import Nursery
+nursery = Nursery()
+codes = {}
+def run(name, source):
+    arguments = ["--executor_input", json.dumps({"inputs": {}, "outputs": {"outputFile": sys.argv[2]}})]
+    command = ["sh", "-ec", SCRIPT, source, *arguments, "--function_to_execute", "task"]
+    codes[name] = nursery.run(command, {"TOLD": name})
+threads = [threading.Thread(target=run, args=item) for item in json.loads(sys.argv[1]).items()]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print("CODES", json.dumps(codes))
+""".replace("SCRIPT", repr(SCRIPT))
+
+
+@pytest.fixture
+def forked(tmp_path):
+    def run(**bodies):
+        """Exit codes and output of tasks with these bodies, side by side."""
+        sources = {name: f"def task():\n    {body}\n" for name, body in bodies.items()}
+        path = os.pathsep.join([str(HERE / "fakes"), SOURCES])
+        ended = subprocess.run(
+            [sys.executable, "-c", DRIVER, json.dumps(sources), str(tmp_path / "output.json")],
+            check=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+        output, codes = ended.stdout.rsplit("CODES", 1)
+        return json.loads(codes), output
+
+    return run
+
+
+def test_exit_codes(forked):
+    codes, output = forked(
+        good="return None",
+        exits="import sys; sys.exit(3)",
+        says="raise SystemExit('why')",
+        fails="raise KeyError('no such thing')",
+        killed="import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        terminated="import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+    )
+    assert codes == {"good": 0, "exits": 3, "says": 1, "fails": 1, "killed": -9, "terminated": -15}
+    assert output.count("Traceback") == 1
+    assert "KeyError: 'no such thing'" in output
+
+
+def test_tasks_have_their_own_environment_output_and_chance(forked):
+    show = "import os, random; print('told', os.environ['TOLD'], random.random(), flush=True)"
+    codes, output = forked(**{f"t{number}": show for number in range(8)})
+    assert set(codes.values()) == {0}
+    lines = [line[line.index("told") :].split() for line in output.splitlines() if "told" in line]
+    assert sorted(line[1] for line in lines) == [f"t{number}" for number in range(8)]
+    assert len({line[2] for line in lines}) == 8
+
+
+def test_what_is_registered_for_the_end_is_done(forked):
+    codes, output = forked(
+        end="import atexit, threading, time; atexit.register(print, 'at the end'); "
+        "threading.Thread(target=lambda: (time.sleep(0.3), print('thread'))).start()"
+    )
+    assert codes == {"end": 0}
+    assert output.index("thread") < output.index("at the end")
+
+
+def test_a_task_starts_processes_and_waits_for_them(forked):
+    codes, _ = forked(parent="import subprocess, sys; sys.exit(subprocess.run(['sh', '-c', 'exit 5']).returncode)")
+    assert codes == {"parent": 5}

@@ -135,6 +135,7 @@ class TrainConfig(Section):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     head_lr_factor: Annotated[float, Field(gt=0)] | None = None  # None: the backbone family's own
+    generator_lr_factor: Annotated[float, Field(gt=0)] | None = None  # of the pixel module's g; None: the head's
     warmup_iterations: Annotated[int, Field(ge=0)] = 1500  # at most 5 % of the iterations are used
     photometric: bool = True
     flip: Fraction = 0.5

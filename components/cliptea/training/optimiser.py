@@ -24,7 +24,7 @@ def lr_factor(iteration: int, iterations: int, warmup: int) -> float:
 
 
 def make_optimiser(student: Student, adapter: nn.Module, config: TrainConfig, backbone: str) -> tuple[AdamW, LambdaLR]:
-    """The optimiser of student and adapter (which learns as the head does), and its schedule."""
+    """The optimiser of student and adapter (which learns as the head does, unless told otherwise), and its schedule."""
     lr = config.lr * config.lr_scale.get(backbone, 1.0)
     head_lr = lr * (student.head_lr_factor if config.head_lr_factor is None else config.head_lr_factor)
     groups = [
@@ -35,7 +35,8 @@ def make_optimiser(student: Student, adapter: nn.Module, config: TrainConfig, ba
         }
         for group in student.parameter_groups()
     ]
-    groups.append({"params": list(adapter.parameters()), "lr": head_lr})
+    generator_lr = head_lr if config.generator_lr_factor is None else lr * config.generator_lr_factor
+    groups.append({"params": list(adapter.parameters()), "lr": generator_lr})
     optimiser = AdamW(
         [group for group in groups if group["params"]],
         lr=lr,

@@ -77,7 +77,9 @@ def load_teacher(weights: str, model: str, crop: int) -> Teacher:
     source = f"local-dir:{weights}" if Path(weights).is_dir() else model
     pretrained = None if Path(weights).is_dir() else weights
     try:
-        clip = open_clip.create_model(source, pretrained=pretrained, force_image_size=crop, precision="fp32")
+        clip = open_clip.create_model(
+            source, pretrained=pretrained, force_image_size=crop, precision="fp32", require_pretrained=True
+        )
         tokenizer = open_clip.get_tokenizer(source)
     except Exception as error:
         raise TeacherError(

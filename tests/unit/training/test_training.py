@@ -29,8 +29,10 @@ def test_the_schedule_is_a_ramp_and_a_line(iterations, warmup):
         np.testing.assert_allclose(rates[:ramp], np.interp(np.arange(ramp), [0, ramp], [1e-6, 1]), atol=1e-12)
 
 
-def test_head_and_adapter_learn_faster_and_vectors_do_not_decay():
-    config = settings.load("demo", ["train.head_lr_factor=10", "train.lr_scale={demo_fpn: 0.5}"])
+@pytest.mark.parametrize(("generator", "factor"), [("null", 10), ("3", 3)])
+def test_head_and_adapter_have_their_own_rates_and_vectors_do_not_decay(generator, factor):
+    overrides = ["head_lr_factor=10", "lr_scale={demo_fpn: 0.5}", f"generator_lr_factor={generator}"]
+    config = settings.load("demo", [f"train.{override}" for override in overrides])
     student, adapter = build_student("demo_fpn", 8), Adapter("mlp", 8)
     optimiser, _ = make_optimiser(student, adapter, config.train, "demo_fpn")
     base = config.train.lr * 0.5
@@ -38,7 +40,7 @@ def test_head_and_adapter_learn_faster_and_vectors_do_not_decay():
     decay = config.train.weight_decay
     assert rates[id(student.head.weight)] == (base * 10, decay)
     assert rates[id(student.head.bias)] == (base * 10, 0.0)
-    assert rates[id(adapter.project[0].weight)] == (base * 10, decay)
+    assert rates[id(adapter.project[0].weight)] == (pytest.approx(base * factor), decay)
     first = next(student.encoder.parameters())
     assert rates[id(first)] == (base, decay)
     everything = [*student.parameters(), *adapter.parameters()]
@@ -149,7 +151,7 @@ def test_regions_lie_on_ignored_tokens_of_the_same_view(world):
         item = views._view(image_id, 0, np.random.default_rng(0))
         view = read_view(views.images, views.names[image_id], 0, config.teacher, config.data.seed)
         grid = item[4].shape[0]
-        side = 64 // grid
+        side = config.teacher.crop // grid
         free = ((view.labels == 255) & view.valid).reshape(grid, side, grid, side).sum((1, 3))
         np.testing.assert_array_equal(item[4].numpy() != 255, free * 2 >= side * side)
         regions += (item[4].numpy() != 255).sum()

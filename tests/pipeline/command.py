@@ -20,6 +20,11 @@ COMMAND = [sys.executable, "-m", "cliptea_pipeline.cli"]
 PATIENCE = 90  # seconds; the machine may be busy
 
 
+def _heed_interrupts():
+    """A test run that was itself started in the background hands on that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Cliptea:
     """The command `cliptea` in a folder of its own."""
 
@@ -37,6 +42,7 @@ class Cliptea:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_heed_interrupts,  # noqa: PLW1509
         )
         self.started.append(process)
         return process

@@ -59,6 +59,7 @@ def compare_variants(
         "results": uris["results.json"],
         "rows": [row.model_dump() for row in rows],
         "evaluation": evaluated[0].protocol,
+        "stand_in": teacher["tokens"]["info"]["stand_in"],
     }
 
 

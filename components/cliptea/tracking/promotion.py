@@ -48,6 +48,10 @@ def decide(hiou: float, evaluation: str, champion: tuple[float, str] | None, mar
 
 def promote(run: Run, comparison: dict[str, Any]) -> dict[str, Any]:
     """Register the run's best model (highest hIoU) and move the alias when `decide` says so."""
+    if comparison["stand_in"]:
+        reason = "not promoted: with a stand-in for the teacher the numbers mean nothing"
+        progress.note(reason)
+        return {"promoted": False, "reason": reason}
     store = open_store()
     key = f"tracked/{run.tracking_run}/promotion-{fingerprint('promote', VERSION, comparison=comparison)}.json"
     if store.size(key) is not None:

@@ -148,10 +148,15 @@ def test_the_alias_follows_the_best_model(client):
     for hiou, name in ((0.4, "p1"), (0.3, "p2"), (0.6, "p3")):
         run = make_run(name)
         child = ChildRun.open(run, run.variants[0]).run_id
-        comparison = {"rows": [row(child, hiou)], "evaluation": "same"}
+        comparison = {"rows": [row(child, hiou)], "evaluation": "same", "stand_in": False}
         decided = promote(run, comparison)
         again = promote(run, comparison)
         assert again["version"] == decided["version"]  # no version twice
         champions.append(client.get_model_version_by_alias("cliptea-promotion", "champion").run_id == child)
     assert champions == [True, False, True]
     assert len(client.search_model_versions("name = 'cliptea-promotion'")) == 3
+
+
+def test_a_model_of_a_stand_in_teacher_is_never_promoted(client):
+    comparison = {"rows": [], "evaluation": "same", "stand_in": True}
+    assert promote(make_run("stand-in"), comparison)["promoted"] is False

@@ -33,7 +33,7 @@ test-long: install ## run the long tests as well: kills in every step, the demo'
 lint: install ## check style, types, import rules and that the compiled pipeline is current
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/cliptea compile --check
 

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cliptea.errors import StorageError
-from cliptea.storage import FileStore
+from cliptea.storage import Store
 
 __all__ = ["Manifest", "StoredObject", "find", "fingerprint", "publish", "put_object", "read_object"]
 
@@ -50,7 +50,7 @@ def fingerprint(kind: str, version: int, **parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def find(store: FileStore, kind: str, fp: str) -> Manifest | None:
+def find(store: Store, kind: str, fp: str) -> Manifest | None:
     """The finished output of that fingerprint, or None when it, or any of its objects, is not there in full."""
     key = f"{kind}/{fp}/manifest.json"
     if store.size(key) is None:
@@ -65,12 +65,12 @@ def find(store: FileStore, kind: str, fp: str) -> Manifest | None:
     return manifest if whole else None
 
 
-def put_object(store: FileStore, key: str, data: bytes) -> StoredObject:
+def put_object(store: Store, key: str, data: bytes) -> StoredObject:
     store.put(key, data)
     return StoredObject(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def read_object(store: FileStore, item: StoredObject) -> bytes:
+def read_object(store: Store, item: StoredObject) -> bytes:
     """The object's bytes.
 
     Raises:
@@ -84,7 +84,7 @@ def read_object(store: FileStore, item: StoredObject) -> bytes:
     return data
 
 
-def publish(store: FileStore, manifest: Manifest) -> Manifest:
+def publish(store: Store, manifest: Manifest) -> Manifest:
     """Write the manifest; only now is the output there."""
     store.put(manifest.key, manifest.model_dump_json(indent=1).encode())
     return manifest

@@ -23,7 +23,7 @@ def test_bytes_come_back_whole_and_in_ranges(store):
     assert store.get("a/b", 17, 300) == data[17:317]
     assert store.size("a/b") == len(data)
     assert store.size("a/c") is None
-    assert list(store.list("a")) == ["a/b"]
+    assert [(entry.key, entry.size) for entry in store.entries("a")] == [("a/b", len(data))]
 
 
 def test_missing_and_short_objects_are_named(store):
@@ -53,7 +53,7 @@ def test_a_reader_never_sees_half_an_object(store):
         seen += 1
     thread.join()
     assert seen > 0
-    assert list(store.list("")) == ["k"]  # no partial file is left
+    assert [entry.key for entry in store.entries("")] == ["k"]  # no partial file is left
 
 
 def test_a_failed_write_leaves_the_old_object(store, monkeypatch):
@@ -62,7 +62,7 @@ def test_a_failed_write_leaves_the_old_object(store, monkeypatch):
     with pytest.raises(StorageError, match="No space left"):
         store.put("k", b"new")
     assert store.get("k") == b"old"
-    assert list(store.list("")) == ["k"]
+    assert [entry.key for entry in store.entries("")] == ["k"]
 
 
 @pytest.mark.parametrize("uri", ["", "s3://bucket", "relative/path", "http://host/x"])
@@ -74,8 +74,10 @@ def test_a_store_of_an_unknown_scheme_is_refused(uri, monkeypatch):
 
 def test_a_file_in_the_place_of_the_store_is_one_line(tmp_path):
     (tmp_path / "file").write_text("x")
+    store = FileStore(tmp_path / "file" / "store")
+    assert store.size("k") is None
     with pytest.raises(StorageError, match="cannot use"):
-        FileStore(tmp_path / "file" / "store")
+        store.put("k", b"x")
 
 
 def test_an_output_is_found_only_while_all_its_objects_are_there(store):

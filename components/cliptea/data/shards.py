@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from cliptea.errors import StorageError
 from cliptea.manifest import StoredObject, put_object, read_object
-from cliptea.storage import FileStore
+from cliptea.storage import Store
 
 __all__ = ["ShardReader", "ShardWriter"]
 
@@ -23,7 +23,7 @@ __all__ = ["ShardReader", "ShardWriter"]
 class ShardWriter:
     """Collects records and writes a shard each time `limit` bytes are reached. Memory: one shard."""
 
-    def __init__(self, store: FileStore, prefix: str, limit: int) -> None:
+    def __init__(self, store: Store, prefix: str, limit: int) -> None:
         self._store, self._prefix, self._limit = store, prefix, limit
         self.objects: dict[str, StoredObject] = {}
         self._begin()
@@ -67,7 +67,7 @@ class ShardWriter:
 class ShardReader:
     """Random access to the records of a shard set. Bytes are checked against their hash as they are read."""
 
-    def __init__(self, store: FileStore, objects: Mapping[str, StoredObject], prefix: str) -> None:
+    def __init__(self, store: Store, objects: Mapping[str, StoredObject], prefix: str) -> None:
         self._store = store
         self._places: dict[str, tuple[str, dict[str, tuple[int, int, str]]]] = {}
         for name, item in sorted(objects.items()):

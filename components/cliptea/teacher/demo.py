@@ -7,7 +7,7 @@ from pathlib import Path
 from cliptea.config import Config
 from cliptea.data.world import CLASSES
 from cliptea.manifest import Manifest, find, fingerprint, publish, put_object
-from cliptea.storage import FileStore
+from cliptea.storage import Store, fetch
 
 __all__ = ["DEMO", "demo_fingerprint", "demo_weights", "demo_words"]
 
@@ -31,7 +31,7 @@ def demo_fingerprint(config: Config) -> str:
     )
 
 
-def demo_weights(store: FileStore, config: Config) -> Path:
+def demo_weights(store: Store, config: Config) -> Path:
     """A folder in open_clip's local layout; pre-trains the model when the store has none for these settings."""
     from cliptea.teacher.pretrain import pretrain
 
@@ -45,4 +45,4 @@ def demo_weights(store: FileStore, config: Config) -> Path:
         }
         publish(store, Manifest(kind="demo-teacher", fingerprint=fp, objects=objects))
         store.drop_scratch(scratch.name)
-    return store.path(f"demo-teacher/{fp}")
+    return fetch(store.uri(f"demo-teacher/{fp}"))

@@ -1,0 +1,69 @@
+"""What every object store does. The rest of the program knows this type only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+__all__ = ["Entry", "Store"]
+
+
+class Entry(NamedTuple):
+    """One object: its key, its bytes, and a text that changes when its content is written anew."""
+
+    key: str
+    size: int
+    version: str
+
+
+class Store(Protocol):
+    """Objects of bytes under keys, which are relative posix paths. An object is there whole or not at all.
+
+    Every method raises a StorageError of one line when the store cannot do it. Stores can be pickled, and used
+    from several threads and from forked processes.
+    """
+
+    def uri(self, key: str) -> str:
+        """Where the object is, for `fetch` and for people."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store `data` under `key`."""
+        ...
+
+    def put_file(self, key: str, source: Path) -> None:
+        """Move the file `source` under `key`."""
+        ...
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """The object's bytes from `start`, all or exactly `length` of them.
+
+        Raises:
+            StorageError: there is no such object, or it is shorter than asked for.
+        """
+        ...
+
+    def entry(self, key: str) -> Entry | None:
+        """What is known of the object without reading it, or None when there is none."""
+        ...
+
+    def size(self, key: str) -> int | None:
+        """Bytes of the object, or None when there is none."""
+        ...
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Every object below the folder `prefix` ("" for all), sorted by key."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the object, if there is one."""
+        ...
+
+    def scratch(self, name: str) -> Path:
+        """A local folder for unfinished work that a killed step finds again when it is run anew on this machine."""
+        ...
+
+    def drop_scratch(self, name: str) -> None:
+        """Remove that folder."""
+        ...

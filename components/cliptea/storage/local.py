@@ -1,0 +1,94 @@
+"""Files and folders that a setting names by a path, a file:// or an s3:// URI, on this machine.
+
+What lies in S3 is downloaded once to a cache folder, under its bucket, key and version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from cliptea.errors import StorageError
+from cliptea.storage.base import Entry, Store
+from cliptea.storage.files import FileStore
+
+__all__ = ["cache_folder", "fetch", "is_remote", "place", "state"]
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` names something in S3, not on this machine."""
+    return uri.startswith("s3://")
+
+
+def fetch(uri: str) -> Path:
+    """The local path of a file or folder; from S3, downloaded unless this version is in the cache.
+
+    Args:
+        uri: a path, or a file:// or s3:// URI.
+
+    Raises:
+        StorageError: there is no such file or folder, or it cannot be read.
+    """
+    store, key = _locate(uri)
+    _found(store, key)
+    return store.path(key)
+
+
+def state(uri: str) -> tuple[str, int, str]:
+    """Name, bytes and version (etag, or time of change in ns) of a file or folder, without reading it.
+
+    Args:
+        uri: a path, or a file:// or s3:// URI.
+
+    Raises:
+        StorageError: there is no such file or folder.
+    """
+    store, key = _locate(uri)
+    found = _found(store, key)
+    return key.rpartition("/")[2], sum(entry.size for _, entry in found), _version(found, key)
+
+
+def cache_folder() -> Path:
+    """Where downloaded objects and scratch folders lie: CLIPTEA_CACHE, or cliptea in the user's cache folder."""
+    named = os.environ.get("CLIPTEA_CACHE")
+    if named:
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cliptea"
+    except RuntimeError:
+        raise StorageError("this user has no home folder", todo="set CLIPTEA_CACHE to a folder to cache in") from None
+
+
+def place(*names: str) -> Path:
+    """A relative path of the segments of `names` that never climbs: ".", ".." and "" are escaped."""
+    return Path(*(part if part.strip(".") else f"%{part}" for name in names for part in name.split("/")))
+
+
+def _locate(uri: str) -> tuple[FileStore, str]:
+    if is_remote(uri):
+        raise StorageError(f"{uri} cannot be read yet", "a path or a file:// URI")
+    path = Path(unquote(urlparse(uri).path)) if uri.startswith("file://") else Path(uri).expanduser()
+    path = path.absolute()
+    return FileStore(path.parent), path.name
+
+
+def _found(store: Store, key: str) -> list[tuple[str, Entry]]:
+    """The file `key`, or all files of the folder `key`, with their names relative to its parent or to it."""
+    entry = store.entry(key) if key else None
+    found = [(entry.key.rpartition("/")[2], entry)] if entry else _inside(store, key)
+    if not found:
+        raise StorageError(f"there is no file or folder {store.uri(key)}", todo="check its name")
+    return found
+
+
+def _inside(store: Store, key: str) -> list[tuple[str, Entry]]:
+    return [(entry.key.removeprefix(f"{key}/"), entry) for entry in store.entries(key)]
+
+
+def _version(found: list[tuple[str, Entry]], key: str) -> str:
+    if found[0][1].key == key:
+        return found[0][1].version
+    lines = (f"{name}\0{entry.size}\0{entry.version}\n" for name, entry in found)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]

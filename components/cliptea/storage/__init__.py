@@ -1,11 +1,16 @@
 """Object storage. Every large datum lies under a key of one store; its root is a URI.
 
-A run's store is named by the environment variable CLIPTEA_STORE. `file:///folder` serves one machine.
+`file:///folder` serves one machine, `s3://bucket/folder` a cluster, with any S3 server.
 
 | variable | |
 |---|---|
 | CLIPTEA_STORE | URI of the store that a run writes to |
 | CLIPTEA_CACHE | folder for downloaded objects and unfinished work; default: cliptea in the user's cache folder |
+| CLIPTEA_S3_ENDPOINT | http(s)://HOST:PORT of the S3 server; default: AWS |
+| AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN | credentials; without them, |
+| AWS_SHARED_CREDENTIALS_FILE, AWS_PROFILE | a (mounted) file of credentials and its section; without it, an IAM role |
+| AWS_REGION | region of the bucket; default: the server is asked |
+| SSL_CERT_FILE | CA file for https; default: certifi's |
 """
 
 from __future__ import annotations
@@ -29,11 +34,15 @@ def open_store(uri: str | None = None) -> Store:
         StorageError: no store is named, or its scheme is not served.
     """
     uri = uri or os.environ.get("CLIPTEA_STORE", "")
+    if is_remote(uri):
+        from cliptea.storage.s3 import S3Store, parse
+
+        return S3Store(*parse(uri))
     parsed = urlparse(uri)
     if parsed.scheme != "file" or not parsed.path:
         raise StorageError(
-            f"the object store is {uri!r}",
-            "file:///absolute/folder",
+            f"the object store is {uri.rpartition('@')[2]!r}",  # before an @ stands a password
+            "s3://bucket/folder or file:///absolute/folder",
             "set the environment variable CLIPTEA_STORE",
         )
     return FileStore(Path(unquote(parsed.path)))

@@ -8,11 +8,15 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
 from cliptea.errors import StorageError
 from cliptea.storage.base import Entry, Store
 from cliptea.storage.files import FileStore
+
+if TYPE_CHECKING:
+    from cliptea.storage.s3 import S3Store
 
 __all__ = ["cache_folder", "fetch", "is_remote", "place", "state"]
 
@@ -32,8 +36,15 @@ def fetch(uri: str) -> Path:
         StorageError: there is no such file or folder, or it cannot be read.
     """
     store, key = _locate(uri)
-    _found(store, key)
-    return store.path(key)
+    found = _found(store, key)
+    if isinstance(store, FileStore):
+        return store.path(key)
+    folder = cache_folder() / "s3" / place(store.bucket, key) / _version(found, key)
+    for name, entry in found:
+        target = folder / place(name)
+        if not target.is_file() or target.stat().st_size != entry.size:
+            store.download(entry, target)
+    return folder / place(found[0][0]) if found[0][1].key == key else folder
 
 
 def state(uri: str) -> tuple[str, int, str]:
@@ -66,9 +77,12 @@ def place(*names: str) -> Path:
     return Path(*(part if part.strip(".") else f"%{part}" for name in names for part in name.split("/")))
 
 
-def _locate(uri: str) -> tuple[FileStore, str]:
+def _locate(uri: str) -> tuple[FileStore | S3Store, str]:
     if is_remote(uri):
-        raise StorageError(f"{uri} cannot be read yet", "a path or a file:// URI")
+        from cliptea.storage.s3 import S3Store, parse
+
+        bucket, key = parse(uri)
+        return S3Store(bucket), key
     path = Path(unquote(urlparse(uri).path)) if uri.startswith("file://") else Path(uri).expanduser()
     path = path.absolute()
     return FileStore(path.parent), path.name

@@ -1,0 +1,183 @@
+"""The object store of a cluster: a bucket, or a folder of one, at any S3 server, through the minio client."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+import minio
+from minio.error import S3Error
+from urllib3.exceptions import ProtocolError, ReadTimeoutError
+
+from cliptea.errors import StorageError
+from cliptea.storage.base import Entry
+from cliptea.storage.client import Limits, connect, explained, retry
+from cliptea.storage.files import make_folder, missing, new_file, truncated, unusable
+from cliptea.storage.local import cache_folder, place
+
+__all__ = ["S3Store", "parse"]
+
+LIMITS = Limits()
+
+
+def parse(uri: str) -> tuple[str, str]:
+    """Bucket and key (or prefix, maybe "") of an s3:// URI, which is taken as it is, without escapes.
+
+    Raises:
+        StorageError: it names no bucket; the URI is not repeated, since it may hold a password.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket or set(bucket) & set("@:?"):
+        raise StorageError("an s3:// URI names no bucket", "s3://BUCKET/FOLDER; the server is CLIPTEA_S3_ENDPOINT")
+    return bucket, key.strip("/")
+
+
+class S3Store:
+    """Objects of `bucket` below `prefix`. S3 itself shows an object whole or not at all."""
+
+    def __init__(self, bucket: str, prefix: str = "", limits: Limits = LIMITS) -> None:
+        self.bucket, self.prefix, self.limits = bucket, prefix, limits
+        self._connected: tuple[int, minio.Minio] | None = None
+
+    def __reduce__(self) -> tuple[type[S3Store], tuple[str, str, Limits]]:
+        return S3Store, (self.bucket, self.prefix, self.limits)
+
+    @property
+    def _client(self) -> minio.Minio:
+        # Two processes that speak through one socket would read each other's answers: a fork connects anew.
+        if self._connected is None or self._connected[0] != os.getpid():
+            self._connected = os.getpid(), connect(self.limits)
+        return self._connected[1]
+
+    def _name(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def uri(self, key: str) -> str:
+        return f"s3://{self.bucket}/{self._name(key)}"
+
+    def put(self, key: str, data: bytes) -> None:
+        self._upload(key, io.BytesIO(data), len(data))
+
+    def put_file(self, key: str, source: Path) -> None:
+        try:
+            with source.open("rb") as file:
+                self._upload(key, file, source.stat().st_size)
+            source.unlink()
+        except OSError as error:
+            raise unusable(source, error) from None
+
+    def _upload(self, key: str, source: BinaryIO, size: int) -> None:
+        """Send `size` bytes; `limits.part` of them by one request, several at a time."""
+        with explained(self.uri(key)):
+            for _ in range(self.limits.retries + 1):
+                source.seek(0)
+                try:
+                    done = self._client.put_object(
+                        self.bucket,
+                        self._name(key),
+                        source,
+                        size,
+                        part_size=self.limits.part,
+                        num_parallel_uploads=self.limits.parallel,
+                    )
+                except S3Error as error:
+                    # The end of an upload of parts was heard and its answer lost: the retry finds no such upload.
+                    if error.code != "NoSuchUpload":
+                        raise
+                else:
+                    if done.etag:  # without one, the answer 200 held an error, as S3 may do at the end of an upload
+                        return
+        raise StorageError(f"S3 cannot put the parts of {self.uri(key)} together", todo="try again later")
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        if length == 0:  # a request for no bytes cannot be said in S3
+            if self.entry(key) is None:
+                raise missing(self.uri(key))
+            return b""
+        with explained(self.uri(key)):
+            try:
+                data, _ = self._read(key, start, length or 0)
+            except S3Error as error:
+                if error.code != "InvalidRange":
+                    raise
+                data = b""  # `start` lies at or behind the end
+        if length is not None and len(data) != length:
+            raise truncated(self.uri(key), start + length)
+        return data
+
+    def _read(self, key: str, start: int, length: int) -> tuple[bytes, str]:
+        """Bytes from `start`, `length` or (0) all of them, and the version; a body that breaks off is read again."""
+        left = retry(self.limits)
+        while True:
+            response = self._client.get_object(self.bucket, self._name(key), start, length)
+            try:
+                data = response.read(decode_content=False)
+                return data, response.headers.get("etag", "").strip('"')
+            except (ProtocolError, ReadTimeoutError) as error:
+                response.close()
+                # urllib3 retries until an answer begins; its own count and back-off go on from here.
+                left = left.increment("GET", self.uri(key), error=error)
+                left.sleep()
+            finally:
+                response.release_conn()
+
+    def entry(self, key: str) -> Entry | None:
+        with explained(self.uri(key)):
+            try:
+                found = self._client.stat_object(self.bucket, self._name(key))
+            except S3Error as error:
+                if error.code != "NoSuchKey":
+                    raise
+                return None
+        return Entry(key, found.size or 0, found.etag or "")
+
+    def size(self, key: str) -> int | None:
+        entry = self.entry(key)
+        return entry and entry.size
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        folder = self._name(prefix).rstrip("/")
+        with explained(self.uri(prefix)):
+            for found in self._client.list_objects(self.bucket, prefix=folder and f"{folder}/", recursive=True):
+                name = found.object_name or ""
+                if not name.endswith("/"):  # consoles keep empty folders as objects of such names
+                    yield Entry(name.removeprefix(self._name("")), found.size or 0, (found.etag or "").strip('"'))
+
+    def delete(self, key: str) -> None:
+        with explained(self.uri(key)):
+            self._client.remove_object(self.bucket, self._name(key))
+
+    def scratch(self, name: str) -> Path:
+        return make_folder(self._scratch(name))
+
+    def drop_scratch(self, name: str) -> None:
+        shutil.rmtree(self._scratch(name), ignore_errors=True)
+
+    def _scratch(self, name: str) -> Path:
+        return cache_folder() / "scratch" / place(self.bucket, self.prefix, name)
+
+    def download(self, entry: Entry, target: Path) -> None:
+        """Write this version of the object to the file `target`, by several range requests at a time.
+
+        Raises:
+            StorageError: it was written anew meanwhile, or cannot be read; `target` is as it was.
+        """
+
+        def fill(start: int) -> None:
+            length = min(self.limits.part, entry.size - start)
+            data, version = self._read(entry.key, start, length)
+            if version != entry.version or len(data) != length:
+                raise StorageError(f"the object {self.uri(entry.key)} changed while it was read", todo="run again")
+            view = memoryview(data)
+            while view:
+                written = os.pwrite(file.fileno(), view, start + len(data) - len(view))
+                view = view[written:]
+
+        with explained(self.uri(entry.key)), new_file(target) as file, ThreadPoolExecutor(self.limits.parallel) as pool:
+            for _ in pool.map(fill, range(0, entry.size, self.limits.part)):
+                pass

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
-    "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "LossConfig", "MethodConfig", "PretrainConfig",
-    "PromotionConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "WorldConfig",
+    "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "EvaluationSet", "LossConfig", "MethodConfig",
+    "PretrainConfig", "PromotionConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "WorldConfig",
 ]  # fmt: skip
 
 Positive = Annotated[int, Field(ge=1)]
@@ -36,7 +36,8 @@ class WorldConfig(Section):
 
 class DataConfig(Section):
     dataset: str = "demo"  # a name in cliptea.data.datasets
-    root: str | None = None  # folder of the raw data; the demo world has none
+    root: str | None = None  # folder or s3:// prefix of the raw data; the demo world has none
+    train_list: Literal["train", "trainaug"] | None = None  # VOC: train leaves out SBD's images; None: the paper's
     seed: Annotated[int, Field(ge=0)] = 0  # another seed is another demo world
     unseen: list[str] | None = None  # class names; None: the data set's own list
     shard_mib: Positive = 64  # a shard is closed when it has grown past this
@@ -59,9 +60,10 @@ class PretrainConfig(Section):
 class TeacherConfig(Section):
     """CLIP and the views whose tokens are stored (method: arXiv 2310.02296 section 3.1)."""
 
-    weights: str | None = None  # "demo", a path, or an open_clip pre-training tag; must be named
+    weights: str | None = None  # "demo", a path, an s3:// URI, or an open_clip pre-training tag; must be named
     model: str = "ViT-B-16-quickgelu"  # open_clip architecture; a folder of weights brings its own
     templates: Literal["single", "multi"] = "single"  # prompts, see cliptea.teacher.text
+    text_features: str | None = None  # .npy of the classes' text features; None: from the text tower
     views: Positive = 1  # deterministic scale-and-crop views of each training image
     base_scale: Size = (2048, 512)  # long and short edge that an image is fitted in before the ratio
     ratio_range: tuple[float, float] = (0.5, 2.0)
@@ -119,8 +121,8 @@ class MethodConfig(Section):
 
 
 class StudentConfig(Section):
-    backbone: str = "segformer_b0"  # a name in cliptea.models
-    pretrained: bool = False
+    backbone: str = "segformer_b0"  # a name in cliptea.models, timm:NAME, or your own package.module:function
+    pretrained: bool | str = False  # ImageNet weights: true, a tag of timm, a file or s3://bucket/key
     dropout: Fraction = 0.1  # before the last 1x1 convolution
 
 
@@ -153,12 +155,38 @@ class TrainConfig(Section):
         return self
 
 
+class EvaluationSet(Section):
+    """A further data set to score on, with its own classes and split (the paper's Table 2)."""
+
+    root: str | None = None
+    dataset: str | None = None  # None: its name in `evaluation.sets` is the data set's
+    unseen: list[str] | None = None  # None: the data set's own list
+    templates: Literal["single", "multi"] | None = None  # prompts; None: the teacher's
+    text_features: str | None = None  # .npy of its classes' text features; None: from the text tower
+    gamma: float = 0.0  # a student that was trained elsewhere favours none of these classes
+
+    def data(self, name: str, base: DataConfig) -> DataConfig:
+        """The data section that reads the set of that name."""
+        return base.model_copy(update={"dataset": self.dataset or name, "root": self.root, "unseen": self.unseen})
+
+
 class EvaluationConfig(Section):
+    sets: dict[str, EvaluationSet] = {}  # by name, besides the val images of the data set itself
     gamma: float = 1.5  # added to unseen logits (section 3.4)
+    gamma_no_cls_token: float = 5.0  # the same for students trained without L_global (Table 3)
     sweep: list[float] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]  # shown beside it, never used to choose
     scale: Size = (2048, 512)  # long and short edge that a test image is fitted in
     divisor: Positive = 32  # zero padding to a multiple of this
-    figures: Annotated[int, Field(ge=0)] = 6  # images shown in the report
+    mode: Literal["whole", "slide"] = "whole"
+    window: Positive = 512  # of sliding windows, pixels
+    stride: Positive = 426  # between sliding windows, pixels
+    figures: Annotated[int, Field(ge=0)] | list[str] = 6  # images shown in the report: how many, or their names
+
+    @model_validator(mode="after")
+    def _overlapping(self) -> EvaluationConfig:
+        if self.stride > self.window:
+            raise ValueError(f"stride is {self.stride} with windows of {self.window}: expected no gap between windows")
+        return self
 
 
 class PromotionConfig(Section):
@@ -169,7 +197,7 @@ class Config(Section):
     """One run: everything that decides its result."""
 
     preset: str = "demo"
-    seeds: Positive = 1  # repetitions of every student's training
+    seeds: Positive = 1  # repetitions of a student's training
     variants: list[str] = ["backbones"]  # groups, or "group/name", of cliptea/variants
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
@@ -178,3 +206,11 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     promotion: PromotionConfig = PromotionConfig()
+
+    @model_validator(mode="after")
+    def _distinct_sets(self) -> Config:
+        if self.data.dataset in self.evaluation.sets:
+            raise ValueError(
+                f"evaluation.sets.{self.data.dataset}: the data set itself is called so; expected another name"
+            )
+        return self

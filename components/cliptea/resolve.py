@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cliptea import settings
+from cliptea import progress, settings
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.datasets import open_dataset
@@ -21,6 +21,8 @@ def check(config: Config) -> Catalogue:
     """
     for variant in expand(config):
         require(variant.config(config).student.backbone)
+    for name, further in config.evaluation.sets.items():
+        _ = open_dataset(further.data(name, config.data)).catalogue
     return open_dataset(config.data).catalogue
 
 
@@ -31,13 +33,17 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     config = settings.load(preset, overrides)
     check(config)
     digest = open_dataset(config.data).digest()
-    fp = fingerprint("run", 1, config=config, data=digest)
+    others = {name: open_dataset(s.data(name, config.data)).digest() for name, s in config.evaluation.sets.items()}
+    fp = fingerprint("run", 1, config=config, data=digest, others=others)
     run = Run(
         config=config,
         data_digest=digest,
+        evaluation_digests=others,
         fingerprint=fp,
         job_id=job_id,
         tracking_run="",
         variants=expand(config),
     )
-    return run.model_copy(update={"tracking_run": tracked.open_parent(run)})
+    parent = tracked.open_parent(run)
+    progress.publish(tracking_run=parent)
+    return run.model_copy(update={"tracking_run": parent})

@@ -38,6 +38,7 @@ class Run(BaseModel):
 
     config: Config
     data_digest: str
+    evaluation_digests: dict[str, str] = {}  # of the further evaluation sets, by name
     fingerprint: str
     job_id: str
     tracking_run: str  # id of the MLflow parent run
@@ -47,17 +48,21 @@ class Run(BaseModel):
 def expand(config: Config) -> list[Variant]:
     """Every student to train. Equal settings under several names are trained once and listed under each."""
     found: dict[str, Variant] = {}
-    for seed in range(config.seeds):
-        for name in config.variants:
-            for variant, delta in settings.variant_group(name).items():
-                member = Member(group=name.partition("/")[0], variant=variant)
-                resolved = settings.apply_delta(config, delta)
-                same = fingerprint("variant", 1, config=resolved, seed=seed)
-                if same not in found:
-                    label = f"{member.group}/{variant}" + (f" seed {seed}" if config.seeds > 1 else "")
-                    found[same] = Variant(label=label, seed=seed, members=[], delta=delta)
-                if member not in found[same].members:
-                    found[same].members.append(member)
+    named = [
+        (Member(group=name.partition("/")[0], variant=variant), delta, settings.apply_delta(config, delta))
+        for name in config.variants
+        for variant, delta in settings.variant_group(name).items()
+    ]
+    for seed in range(max((resolved.seeds for *_, resolved in named), default=0)):
+        for member, delta, resolved in named:
+            if seed >= resolved.seeds:
+                continue
+            same = fingerprint("variant", 2, config=resolved.model_dump(exclude={"seeds"}), seed=seed)
+            if same not in found:
+                label = f"{member.group}/{member.variant}" + (f" seed {seed}" if resolved.seeds > 1 else "")
+                found[same] = Variant(label=label, seed=seed, members=[], delta=delta)
+            if member not in found[same].members:
+                found[same].members.append(member)
     if not found:
         raise ConfigError("variants is empty", "at least one of " + ", ".join(settings.variant_groups()))
     return list(found.values())

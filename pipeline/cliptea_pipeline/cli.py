@@ -111,5 +111,29 @@ def config(preset: Preset = "demo", overrides: Overrides = None, debug: Debug = 
         print(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), end="")
 
 
+@app.command()
+def plan(
+    preset: Preset = "demo",
+    overrides: Overrides = None,
+    throughput: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=NUMBER", help="Measured images per second of a backbone's training, or of teacher."),
+    ] = None,
+    benchmark: Annotated[Path | None, typer.Option(help="A file of such measurements.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Say what a run would cost and what it lacks, without touching data."""
+    with _one_line_errors(debug):
+        from rich.console import Console
+
+        from cliptea import settings
+        from cliptea.plan import make_plan, read_rates
+        from cliptea_pipeline.planning import show_plan
+
+        rates = read_rates(benchmark, throughput or [])
+        resolved = settings.load(preset, overrides or [])
+        show_plan(Console(highlight=False), resolved, make_plan(resolved, rates))
+
+
 if __name__ == "__main__":
     app()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -56,6 +57,7 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
         _conclude(workdir, board, time.monotonic() - start)
     elif code > 128:
         print("stopped; run the same command again to go on", file=sys.stderr)
+        _mark_stopped(workdir, board)
     else:
         _explain(workdir, board, debug)
     return code
@@ -125,6 +127,16 @@ def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:
         f"runs     {command if workdir.tracking_uri.startswith('sqlite:') else workdir.tracking_uri}",
     ):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _mark_stopped(workdir: Workdir, board: Board) -> None:
+    if "tracking_run" not in board.published:
+        return
+    from cliptea.tracking.finish import mark_stopped
+
+    os.environ["MLFLOW_TRACKING_URI"] = workdir.tracking_uri
+    with contextlib.suppress(Exception):  # the run has been stopped, whatever state it is shown in
+        mark_stopped(board.published["tracking_run"])
 
 
 def _explain(workdir: Workdir, board: Board, debug: bool) -> None:

@@ -6,24 +6,28 @@ setting, arXiv 2310.02296 section 3).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from cliptea import progress
+from cliptea.config import DataConfig
 from cliptea.data.catalogue import IGNORE, Catalogue
 from cliptea.data.datasets import open_dataset
 from cliptea.data.sample import encode_labels
 from cliptea.data.shards import ShardWriter
 from cliptea.manifest import Manifest, find, fingerprint, publish
-from cliptea.storage import open_store
+from cliptea.storage import Store, open_store
 
 if TYPE_CHECKING:
     from cliptea.runs import Run
 
-__all__ = ["build_split", "hide_unseen"]
+__all__ = ["LABEL", "Splits", "build_splits", "hide_unseen", "split_fingerprint", "write_split"]
 
-VERSION = 1
+VERSION = 2
+KIND = "split"
 LABEL = "label.png"
 
 
@@ -34,34 +38,58 @@ def hide_unseen(labels: np.ndarray, catalogue: Catalogue) -> np.ndarray:
     return table[labels]
 
 
-def build_split(run: Run) -> dict[str, Any]:
-    """Write the shards of both splits; returns the manifest, whose info counts images and pixels of each class."""
-    store, config = open_store(), run.config.data
+class Splits(BaseModel):
+    """What the split step hands on."""
+
+    own: Manifest  # train and val shards of the data set that is trained on
+    others: dict[str, Manifest] = {}  # val shards of further evaluation sets, by name
+
+
+def build_splits(run: Run) -> dict[str, Any]:
+    """Write the shards of the run's data set and of its further evaluation sets; returns a dumped `Splits`."""
+    store, config = open_store(), run.config
+    wanted = [(config.data, run.data_digest, ("train", "val"))]
+    for name, further in config.evaluation.sets.items():
+        wanted.append((further.data(name, config.data), run.evaluation_digests[name], ("val",)))
+    fps = [split_fingerprint(data, digest, parts) for data, digest, parts in wanted]
+    found = [find(store, KIND, fp) for fp in fps]
+    if None not in found:
+        progress.reused()
+    own, *others = [
+        done or write_split(store, data, fp, parts)
+        for done, fp, (data, _, parts) in zip(found, fps, wanted, strict=True)
+    ]
+    return Splits(own=own, others=dict(zip(config.evaluation.sets, others, strict=True))).model_dump()
+
+
+def split_fingerprint(config: DataConfig, digest: str, parts: Sequence[str]) -> str:
+    """Over the raw data, the class list, the parts wanted and the size of shards."""
+    catalogue = open_dataset(config).catalogue
+    return fingerprint(KIND, VERSION, catalogue=catalogue, data=digest, parts=parts, mib=config.shard_mib)
+
+
+def write_split(store: Store, config: DataConfig, fp: str, parts: Sequence[str]) -> Manifest:
+    """Write the shards of "train", "val" or both; the manifest's info counts images and pixels of each class."""
     dataset = open_dataset(config)
     catalogue = dataset.catalogue
-    fp = fingerprint("split", VERSION, catalogue=catalogue, data=run.data_digest, mib=config.shard_mib)
-    done = find(store, "split", fp)
-    if done is not None:
-        progress.reused()
-        return done.model_dump()
-
-    names = {split: dataset.ids(split) for split in ("train", "val")}
+    warnings = [warning for part in parts for warning in dataset.check(part)]
+    names = {part: dataset.ids(part) for part in parts}
     objects, counts = {}, {}
-    with progress.bar("splitting", total=sum(map(len, names.values())), unit="image") as bar:
-        for split, ids in names.items():
-            writer = ShardWriter(store, f"split/{fp}/{split}", config.shard_mib << 20)
+    with progress.bar(f"splitting {config.dataset}", total=sum(map(len, names.values())), unit="image") as bar:
+        for part, ids in names.items():
+            writer = ShardWriter(store, f"{KIND}/{fp}/{part}", config.shard_mib << 20)
             pixels = np.zeros(256, dtype=np.int64)
             images = np.zeros(256, dtype=np.int64)
             for name in ids:
-                sample = dataset.read(split, name)
-                labels = hide_unseen(sample.labels, catalogue) if split == "train" else sample.labels
+                sample = dataset.read(part, name)
+                labels = hide_unseen(sample.labels, catalogue) if part == "train" else sample.labels
                 writer.add(name, {sample.extension: sample.image, LABEL: encode_labels(labels)})
                 found = np.bincount(labels.ravel(), minlength=256)
                 pixels += found
                 images += found > 0
                 bar.update(1)
             objects |= writer.close()
-            counts[split] = {
+            counts[part] = {
                 "images": len(ids),
                 "unlabelled_pixels": int(pixels[IGNORE]),
                 "classes": {
@@ -69,17 +97,16 @@ def build_split(run: Run) -> dict[str, Any]:
                     for index, name in enumerate(catalogue.classes)
                 },
             }
-    problems = _problems(catalogue, counts)
+    problems = warnings + _problems(catalogue, counts)
     for problem in problems:
         progress.warn(problem)
     info = {"catalogue": catalogue.model_dump(), "counts": counts, "problems": problems}
-    return publish(store, Manifest(kind="split", fingerprint=fp, objects=objects, info=info)).model_dump()
+    return publish(store, Manifest(kind=KIND, fingerprint=fp, objects=objects, info=info))
 
 
 def _problems(catalogue: Catalogue, counts: dict[str, Any]) -> list[str]:
-    seen = [name for name in catalogue.classes if name not in catalogue.unseen]
+    wanted = {"train": [name for name in catalogue.classes if name not in catalogue.unseen], "val": catalogue.classes}
     absent = {
-        "train": [name for name in seen if not counts["train"]["classes"][name]["pixels"]],
-        "val": [name for name in catalogue.classes if not counts["val"]["classes"][name]["pixels"]],
+        part: [name for name in wanted[part] if not found["classes"][name]["pixels"]] for part, found in counts.items()
     }
-    return [f"no {split} image shows {', '.join(names)}" for split, names in absent.items() if names]
+    return [f"no {part} image shows {', '.join(names)}" for part, names in absent.items() if names]

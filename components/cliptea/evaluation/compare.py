@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cliptea import progress
-from cliptea.data.catalogue import Catalogue
 from cliptea.data.shards import ShardReader
-from cliptea.evaluation.evaluate import Evaluated
+from cliptea.data.split import Splits
+from cliptea.evaluation.evaluate import Evaluated, chosen_images
 from cliptea.evaluation.results import ResultRow, SweepRow, dump_results
 from cliptea.manifest import Manifest, find, fingerprint, publish, put_object, read_object
-from cliptea.storage import FileStore, open_store
+from cliptea.storage import Store, open_store
 
 if TYPE_CHECKING:
     from cliptea.evaluation.report_context import AttentionPicture, PredictionPicture, RegionPicture, RunFacts
@@ -33,7 +33,7 @@ PACKAGES = ("cliptea", "torch", "open_clip_torch", "timm", "segmentation_models_
 
 
 def compare_variants(
-    run: Run, split: dict[str, Any], teacher: dict[str, Any], evaluations: list[dict[str, Any]]
+    run: Run, splits: dict[str, Any], teacher: dict[str, Any], evaluations: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Write results.json and report.html; returns where they are, the rows, and the evaluation's fingerprint."""
     store = open_store()
@@ -43,7 +43,7 @@ def compare_variants(
         KIND,
         VERSION,
         rows=[row.model_dump() for row in rows],
-        manifests=[item.manifest.fingerprint for item in evaluated],
+        manifests=[manifest.fingerprint for item in evaluated for manifest in item.manifests.values()],
         run=run.fingerprint,
         tracking=run.tracking_run,
     )
@@ -51,7 +51,7 @@ def compare_variants(
     if done is not None:
         progress.reused()
     else:
-        done = _compare(store, run, fp, Manifest.model_validate(split), teacher, evaluated, rows)
+        done = _compare(store, run, fp, Splits.model_validate(splits), teacher, evaluated, rows)
     uris = {name: store.uri(item.key) for name, item in done.objects.items()}
     progress.publish(report=uris["report.html"], results=uris["results.json"])
     return {
@@ -78,10 +78,10 @@ def _place(run: Run) -> Any:
 
 
 def _compare(
-    store: FileStore,
+    store: Store,
     run: Run,
     fp: str,
-    split: Manifest,
+    splits: Splits,
     teacher: dict[str, Any],
     evaluated: list[Evaluated],
     rows: list[ResultRow],
@@ -90,18 +90,21 @@ def _compare(
     from cliptea.evaluation.report_context import ReportContext
     from cliptea.teacher.cache import TeacherCache
 
-    cache = TeacherCache.model_validate(teacher)
-    arrays = [np.load(io.BytesIO(read_object(store, item.manifest.objects["figures.npz"]))) for item in evaluated]
-    first = [(item, array) for item, array in zip(evaluated, arrays, strict=True) if item.rows[0].seed == 0]
+    cache, split, own = TeacherCache.model_validate(teacher), splits.own, run.config.data.dataset
+    first = [
+        (item, np.load(io.BytesIO(read_object(store, item.manifests[own].objects["figures.npz"]))))
+        for item in evaluated
+        if item.rows[0].seed == 0
+    ]
     context = ReportContext(
-        facts=_facts(run, split, cache),
+        facts=_facts(run, splits, cache),
         rows=rows,
         sweep=[_sweep(item, row) for item in evaluated for row in item.rows],
         losses=_losses(store, first),
         predictions=_predictions(store, run, split, first),
         attention=_attention(store, run, split, first),
         regions=_regions(store, run, split, cache),
-        warnings=_warnings(split, cache),
+        warnings=_warnings(splits, cache),
     )
     report = build_report(context).encode()
     results = dump_results(rows).encode()
@@ -122,11 +125,11 @@ def _track(run: Run, files: dict[str, bytes]) -> None:
         connect().log_artifacts(run.tracking_run, folder)
 
 
-def _facts(run: Run, split: Manifest, cache: TeacherCache) -> RunFacts:
+def _facts(run: Run, splits: Splits, cache: TeacherCache) -> RunFacts:
     from cliptea.evaluation.report_context import RunFacts, Split
 
-    config, counts = run.config, split.info["counts"]
-    catalogue = Catalogue.model_validate(split.info["catalogue"])
+    config, counts = run.config, splits.own.info["counts"]
+    catalogues = {label: Split.model_validate(split.info["catalogue"]) for label, split in splits.others.items()}
     weights = config.teacher.weights
     grid = " x ".join(str(side) for side in cache.tokens.info["grid"])
     return RunFacts(
@@ -136,13 +139,14 @@ def _facts(run: Run, split: Manifest, cache: TeacherCache) -> RunFacts:
         data_seed=config.data.seed,
         train_images=counts["train"]["images"],
         val_images=counts["val"]["images"],
-        split=Split(classes=catalogue.classes, unseen=catalogue.unseen),
+        split=Split.model_validate(splits.own.info["catalogue"]),
+        other_splits=catalogues,
         gamma=config.evaluation.gamma,
         teacher="the demo's small CLIP, trained here on captions"
         if weights == "demo"
         else f"{config.teacher.model} from {weights}, {grid} dense tokens",
         stand_in=cache.tokens.info["stand_in"],
-        seeds=list(range(config.seeds)),
+        seeds=sorted({variant.seed for variant in run.variants}),
         iterations=config.train.iterations,
         data_digest=run.data_digest,
         versions={name: metadata.version(name) for name in PACKAGES},
@@ -158,7 +162,7 @@ def _sweep(item: Evaluated, row: ResultRow) -> SweepRow:
         group=row.group,
         dataset=row.dataset,
         seed=row.seed,
-        sweep=item.manifest.info["sweep"],
+        sweep=item.manifests[row.dataset].info["sweep"],
     )
 
 
@@ -168,7 +172,7 @@ def _labels(item: Evaluated) -> str:
     return label(item.rows[0].group, item.rows[0].variant)
 
 
-def _losses(store: FileStore, first: list[tuple[Evaluated, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def _losses(store: Store, first: list[tuple[Evaluated, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for item, _ in first:
         points = json.loads(read_object(store, item.history))
@@ -178,7 +182,7 @@ def _losses(store: FileStore, first: list[tuple[Evaluated, Any]]) -> dict[str, d
 
 
 def _predictions(
-    store: FileStore, run: Run, split: Manifest, first: list[tuple[Evaluated, Any]]
+    store: Store, run: Run, split: Manifest, first: list[tuple[Evaluated, Any]]
 ) -> list[PredictionPicture]:
     from cliptea.data.sample import decode_image, decode_labels
     from cliptea.data.split import LABEL
@@ -187,7 +191,7 @@ def _predictions(
 
     reader = ShardReader(store, split.objects, "val")
     pictures = []
-    for name in reader.names[: run.config.evaluation.figures]:
+    for name in chosen_images(reader.names, run.config.evaluation.figures):
         pictures.append(
             PredictionPicture(
                 id=name,
@@ -199,9 +203,7 @@ def _predictions(
     return pictures
 
 
-def _attention(
-    store: FileStore, run: Run, split: Manifest, first: list[tuple[Evaluated, Any]]
-) -> list[AttentionPicture]:
+def _attention(store: Store, run: Run, split: Manifest, first: list[tuple[Evaluated, Any]]) -> list[AttentionPicture]:
     from cliptea.evaluation.report_context import AttentionPicture
     from cliptea.teacher.cache import read_view
 
@@ -212,11 +214,11 @@ def _attention(
             image=read_view(reader, name, 0, config.teacher, config.data.seed).image,
             maps={_labels(item): array[f"attention/{name}"] for item, array in first},
         )
-        for name in reader.names[: config.evaluation.figures]
+        for name in chosen_images(reader.names, config.evaluation.figures)
     ]
 
 
-def _regions(store: FileStore, run: Run, split: Manifest, cache: TeacherCache) -> list[RegionPicture]:
+def _regions(store: Store, run: Run, split: Manifest, cache: TeacherCache) -> list[RegionPicture]:
     from cliptea.evaluation.report_context import RegionPicture
     from cliptea.teacher.cache import read_array, read_view, record_name
 
@@ -225,7 +227,7 @@ def _regions(store: FileStore, run: Run, split: Manifest, cache: TeacherCache) -
     config, reader = run.config, ShardReader(store, split.objects, "train")
     maps = ShardReader(store, next(iter(cache.regions.values())).objects, "regions")
     pictures = []
-    for name in reader.names[: config.evaluation.figures]:
+    for name in chosen_images(reader.names, config.evaluation.figures):
         view = read_view(reader, name, 0, config.teacher, config.data.seed)
         regions = read_array(maps, record_name(name, 0))
         times = (view.labels.shape[0] // regions.shape[0], view.labels.shape[1] // regions.shape[1])
@@ -234,7 +236,8 @@ def _regions(store: FileStore, run: Run, split: Manifest, cache: TeacherCache) -
     return pictures
 
 
-def _warnings(split: Manifest, cache: TeacherCache) -> list[str]:
-    unknown = cache.tokens.info["unknown_words"]
+def _warnings(splits: Splits, cache: TeacherCache) -> list[str]:
+    unknown = dict.fromkeys(word for text in cache.text.values() for word in text.info["unknown_words"])
     words = [f"The demo's teacher does not know {', '.join(unknown)}."] if unknown else []
-    return [*split.info["problems"], *words]
+    named = {"": splits.own, **{f"{label}: ": split for label, split in splits.others.items()}}
+    return [f"{before}{problem}" for before, split in named.items() for problem in split.info["problems"]] + words

@@ -8,13 +8,13 @@ comparisons. Where the evaluation set is not the paper's, only signs are compare
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from scipy.special import stdtrit
 
-from cliptea.evaluation.paper import Sign, own_dataset, paper, paper_row, paper_sign, table_of
+from cliptea.evaluation.paper import Sign, own_dataset, paper, paper_row, paper_sign, protocol_differences, table_of
 from cliptea.evaluation.results import METRICS, Metric, Summary
 
 __all__ = [
@@ -105,13 +105,29 @@ def compare(summaries: Sequence[Summary]) -> list[Comparison]:
     ]
 
 
-def paper_values(summaries: Sequence[Summary], trained_on: str) -> list[PaperValue]:
-    """Our means beside the paper's values, only where the evaluation set is the paper's own."""
-    found = []
+def paper_values(
+    summaries: Sequence[Summary], trained_on: str, settings: Mapping[str, Any]
+) -> tuple[list[PaperValue], list[str]]:
+    """Our means beside the paper's values, only where data sets and protocol are the paper's own.
+
+    Args:
+        summaries: of any groups and evaluation sets.
+        trained_on: name of the data set that the students were trained on.
+        settings: the run's resolved config, nested.
+
+    Returns:
+        The values, and what keeps others from standing beside the paper's.
+    """
+    found: list[PaperValue] = []
+    otherwise: list[str] = []
     for summary in summaries:
         table = table_of(summary.group, summary.dataset, trained_on)
         row = paper_row(table, summary.variant, summary.dataset)
         if table is None or row is None or own_dataset(trained_on) is None:
+            continue
+        differences = protocol_differences(table, trained_on, summary.iterations, settings)
+        if differences:
+            otherwise += differences
             continue
         for metric in METRICS:
             ours, printed = summary.scores[metric].mean, getattr(row, metric)
@@ -128,7 +144,7 @@ def paper_values(summaries: Sequence[Summary], trained_on: str) -> list[PaperVal
                         setting=paper().tables[table].setting,
                     )
                 )
-    return found
+    return found, list(dict.fromkeys(otherwise))
 
 
 def _comparison(summary: Summary, reference: Summary, metric: Metric) -> Comparison:

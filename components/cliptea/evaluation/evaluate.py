@@ -1,68 +1,102 @@
-"""The evaluate step: one trained student on the val shards, scored and logged. CLIP is not loaded here."""
+"""The evaluate step: one trained student on every evaluation set, scored and logged. CLIP is not loaded here."""
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
 from cliptea import progress
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
-from cliptea.evaluation.results import ResultRow, Scores
+from cliptea.data.split import Splits
+from cliptea.evaluation.results import ResultRow
 from cliptea.manifest import Manifest, StoredObject, find, fingerprint, read_object
-from cliptea.storage import FileStore, open_store
+from cliptea.storage import Store, open_store
 from cliptea.teacher.cache import TeacherCache
 
 if TYPE_CHECKING:
     from cliptea.runs import Run, Variant
 
-__all__ = ["Evaluated", "evaluate_variant"]
+__all__ = ["Evaluated", "EvaluationTask", "chosen_images", "evaluate_variant", "evaluation_tasks"]
 
-VERSION = 1
+VERSION = 2
 KIND = "evaluate"
 
 
 class Evaluated(BaseModel):
-    """What an evaluated variant hands on: its result rows, one for each group, and where the rest lies."""
+    """What an evaluated variant hands on: a result row for each group and evaluation set, and where the rest lies."""
 
     rows: list[ResultRow]
-    manifest: Manifest
+    manifests: dict[str, Manifest]  # by evaluation set, the data set itself first
     history: StoredObject
-    protocol: str  # fingerprint of the evaluation set and how it is measured
+    protocol: str  # fingerprint of the data set's own val images and how they are measured
+
+
+class EvaluationTask(NamedTuple):
+    """One evaluation set for one student."""
+
+    label: str
+    split: Manifest
+    text: Manifest
+    gamma: float
+
+
+def evaluation_tasks(config: Config, splits: Splits, teacher: TeacherCache) -> list[EvaluationTask]:
+    """The data set itself, then the further sets in their order."""
+    evaluation = config.evaluation
+    own_gamma = evaluation.gamma if config.method.losses.cls_token else evaluation.gamma_no_cls_token
+    gammas = {config.data.dataset: own_gamma} | {name: further.gamma for name, further in evaluation.sets.items()}
+    shards = {config.data.dataset: splits.own, **splits.others}
+    return [EvaluationTask(label, shards[label], teacher.text[label], gamma) for label, gamma in gammas.items()]
+
+
+def chosen_images(names: Sequence[str], figures: int | list[str]) -> list[str]:
+    """Those of the names that are shown in figures: the first ones, or the ones asked for."""
+    return list(names[:figures]) if isinstance(figures, int) else [name for name in names if name in figures]
 
 
 def evaluate_variant(
-    run: Run, variant: dict[str, Any], split: dict[str, Any], teacher: dict[str, Any], trained: dict[str, Any]
+    run: Run, variant: dict[str, Any], splits: dict[str, Any], teacher: dict[str, Any], trained: dict[str, Any]
 ) -> dict[str, Any]:
-    """Score one variant and log it to its MLflow run; returns a dumped `Evaluated`."""
+    """Score one variant on every evaluation set and log it to its MLflow run; returns a dumped `Evaluated`."""
     from cliptea.runs import Variant
 
     chosen, store = Variant.model_validate(variant), open_store()
     config = chosen.config(run.config)
-    images, model = Manifest.model_validate(split), Manifest.model_validate(trained)
-    cache = TeacherCache.model_validate(teacher)
-    protocol = fingerprint(
-        "protocol",
-        VERSION,
-        evaluation=config.evaluation.model_dump(exclude={"figures", "sweep"}),
-        split=images.fingerprint,
-    )
-    fp = fingerprint(KIND, VERSION, evaluation=config.evaluation, model=model.fingerprint, split=images.fingerprint)
-    manifest = find(store, KIND, fp)
-    tracked_key = f"tracked/{run.tracking_run}/{fp}-{model.fingerprint}.json"
-    if manifest is not None and store.size(tracked_key) is not None:
+    model, cache = Manifest.model_validate(trained), TeacherCache.model_validate(teacher)
+    tasks = evaluation_tasks(config, Splits.model_validate(splits), cache)
+    settings = config.evaluation.model_dump(exclude={"sets", "gamma", "gamma_no_cls_token"})
+    fps = {
+        task.label: fingerprint(
+            KIND,
+            VERSION,
+            evaluation=settings,
+            gamma=task.gamma,
+            model=model.fingerprint,
+            split=task.split.fingerprint,
+            text=task.text.fingerprint,
+        )
+        for task in tasks
+    }
+    found = {label: find(store, KIND, fp) for label, fp in fps.items()}
+    tracked_key = f"tracked/{run.tracking_run}/{fingerprint('evaluated', VERSION, fps=fps)}-{model.fingerprint}.json"
+    if None not in found.values() and store.size(tracked_key) is not None:
         progress.reused()
-    if manifest is None:
-        from cliptea.evaluation.scoring import score_student
+    manifests = {}
+    for task in tasks:
+        done = found[task.label]
+        if done is None:
+            from cliptea.evaluation.scoring import score_student
 
-        manifest = score_student(store, f"{KIND}/{fp}", config, images, cache, model)
-    catalogue = Catalogue.model_validate(images.info["catalogue"])
+            done = score_student(store, f"{KIND}/{fps[task.label]}", config, task, cache, model)
+        manifests[task.label] = done
     if store.size(tracked_key) is None:
-        run_id = _track(store, run, chosen, config, catalogue, cache, model, manifest)
+        run_id = _track(store, run, chosen, config, tasks, model, manifests)
         store.put(tracked_key, json.dumps({"mlflow_run_id": run_id}).encode())
     run_id = json.loads(store.get(tracked_key))["mlflow_run_id"]
     rows = [
@@ -70,59 +104,62 @@ def evaluate_variant(
             variant=member.variant,
             group=member.group,
             backbone=config.student.backbone,
-            dataset=config.data.dataset,
+            dataset=task.label,
             seed=chosen.seed,
             iterations=config.train.iterations,
-            gamma=config.evaluation.gamma,
-            **manifest.info["scores"],
-            per_class=manifest.info["per_class"],
+            gamma=task.gamma,
+            **manifests[task.label].info["scores"],
+            per_class=manifests[task.label].info["per_class"],
             images_per_second=model.info["images_per_second"],
             model_uri=f"runs:/{run_id}/model",
             mlflow_run_id=run_id,
         )
+        for task in tasks
         for member in chosen.members
     ]
+    measured = config.evaluation.model_dump(exclude={"figures", "sweep", "sets"})
+    protocol = fingerprint("protocol", VERSION, evaluation=measured, split=tasks[0].split.fingerprint)
     history = model.objects["history.json"]
-    return Evaluated(rows=rows, manifest=manifest, history=history, protocol=protocol).model_dump()
+    return Evaluated(rows=rows, manifests=manifests, history=history, protocol=protocol).model_dump()
 
 
 def _track(
-    store: FileStore,
+    store: Store,
     run: Run,
     variant: Variant,
     config: Config,
-    catalogue: Catalogue,
-    teacher: TeacherCache,
+    tasks: list[EvaluationTask],
     model: Manifest,
-    evaluated: Manifest,
+    manifests: dict[str, Manifest],
 ) -> str:
-    """Log curves, scores and the model to the variant's MLflow run; returns its id."""
+    """Log curves, scores and the model to the variant's MLflow run; returns its id.
+
+    Scores on the data set itself carry plain names, those on a further set its name before them.
+    """
     from cliptea.tracking.runs import ChildRun
 
     child = ChildRun.open(run, variant)
     child.log_curves(json.loads(read_object(store, model.objects["history.json"])))
-    scores = Scores.model_validate(evaluated.info["scores"])
-    child.log_result(
-        {
-            "pacc": scores.pAcc,
-            "miou_seen": scores.miou_seen,
-            "miou_unseen": scores.miou_unseen,
-            "hiou": scores.hiou,
-            "throughput/images_per_second": model.info["images_per_second"],
-        },
-        evaluated.info["per_class"],
-        {"gamma": config.evaluation.gamma, "parameters": model.info["parameters"]},
-    )
+    metrics: dict[str, float | None] = {"throughput/images_per_second": model.info["images_per_second"]}
+    for task in tasks:
+        before = "" if task is tasks[0] else f"{task.label}/"
+        info = manifests[task.label].info
+        metrics |= {f"{before}{name.lower()}": value for name, value in info["scores"].items()}
+        metrics |= {f"{before}iou/{name}": value for name, value in info["per_class"].items()}
+    child.log_result(metrics, {"gamma": tasks[0].gamma, "parameters": model.info["parameters"]})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.safetensors").write_bytes(read_object(store, model.objects["model.safetensors"]))
-        (folder / "text.safetensors").write_bytes(read_object(store, teacher.tokens.objects["text.safetensors"]))
+        (folder / "text.safetensors").write_bytes(read_object(store, tasks[0].text.objects["text.safetensors"]))
+        catalogue = Catalogue.model_validate(tasks[0].split.info["catalogue"])
         description = {
             "backbone": model.info["backbone"],
             "dim": model.info["dim"],
             "classes": catalogue.classes,
             "unseen": catalogue.unseen,
-            "evaluation": config.evaluation.model_dump(include={"gamma", "scale", "divisor"}),
+            "evaluation": config.evaluation.model_dump(
+                include={"gamma", "scale", "divisor", "mode", "window", "stride"}
+            ),
         }
         (folder / "model.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
         child.log_folder(folder, "model")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from cliptea.evaluation.results import METRICS, Metric
 
 __all__ = [
-    "Paper", "PaperRow", "PaperTable", "Sign", "own_dataset", "paper", "paper_row", "paper_sign", "table_of",
+    "Paper", "PaperRow", "PaperTable", "Sign", "own_dataset", "paper", "paper_row", "paper_sign", "protocol_differences", "table_of",
 ]  # fmt: skip
 
 Sign = Literal["lower", "higher", "tie"]
@@ -39,6 +40,7 @@ class PaperTable(_Strict):
 
     caption: str
     setting: str
+    iterations: dict[str, int]  # the paper's data set that is trained on -> iterations
     rows: list[PaperRow]
     dataset: str | None = None
     reference: str | None = None
@@ -59,6 +61,7 @@ class Paper(_Strict):
     source: str
     tie_margin: float  # percentage points
     datasets: dict[str, list[str]]  # the paper's data set -> names it has in results
+    protocol: dict[str, Any]  # setting -> value
     tables: dict[str, PaperTable]
 
 
@@ -76,7 +79,7 @@ def own_dataset(name: str) -> str | None:
 
 def table_of(group: str, dataset: str, trained_on: str) -> str | None:
     """The table that a group repeats: that of its name, or for backbones Table 1 or, across data sets, 2."""
-    if group == "backbones":
+    if group in ("backbones", "table1", "table2"):
         return "table1" if own_dataset(dataset) == own_dataset(trained_on) else "table2"
     return group if group in paper().tables else None
 
@@ -94,6 +97,29 @@ def paper_row(table: str | None, variant: str, dataset: str | None = None) -> Pa
     chosen = paper().tables[table]
     wanted = own_dataset(dataset) if dataset is not None else chosen.dataset
     return next((row for row in chosen.rows if row.variant == variant and row.dataset == wanted), None)
+
+
+def protocol_differences(
+    table: str, trained_on: str, iterations: tuple[int, ...], settings: Mapping[str, Any]
+) -> list[str]:
+    """What a run does otherwise than the paper's table, in words; empty when values may stand beside each other.
+
+    Args:
+        table: "table1" to "table5".
+        trained_on: name of the data set that the students were trained on.
+        iterations: of these students.
+        settings: the run's resolved config, nested.
+    """
+    own = own_dataset(trained_on)
+    expected = paper().tables[table].iterations.get(own or "")
+    if expected is None:
+        return [f"trained on {trained_on}"]
+    found = [] if iterations == (expected,) else [f"{', '.join(map(str, iterations))} iterations (paper {expected})"]
+    for key, value in paper().protocol.items():
+        ours = functools.reduce(lambda section, part: section.get(part, {}), key.split("."), settings)
+        if ours != value:
+            found.append(f"{key} is {ours} (paper {'its own list' if value is None else value})")
+    return found
 
 
 def paper_sign(table: str | None, variant: str, reference: str, metric: Metric) -> Sign | None:

@@ -121,8 +121,8 @@ def conclusion_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str
     tables = []
     for group in groups:
         comparisons, reference = compare(group.summaries), reference_of(group.summaries)
-        values = paper_values(group.summaries, facts.dataset)
-        if reference is None or not (comparisons or values):
+        values, otherwise = paper_values(group.summaries, facts.dataset, facts.settings)
+        if reference is None or not (comparisons or values or otherwise):
             continue
         ends = [abs(end) for c in comparisons for end in (c.low, c.high, c.difference) if end is not None]
         means = [abs(c.difference) for c in comparisons if c.difference is not None]
@@ -140,6 +140,7 @@ def conclusion_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str
                 "in_paper": any(c.paper for c in comparisons),
                 "own_set": own_dataset(group.dataset) is not None,
                 "paper_values": _by_variant(values),
+                "otherwise": otherwise,
                 "paper_setting": values[0].setting if values else "",
             }
         )

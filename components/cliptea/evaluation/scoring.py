@@ -15,13 +15,14 @@ from cliptea.data.catalogue import Catalogue
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
 from cliptea.data.split import LABEL
+from cliptea.evaluation.evaluate import EvaluationTask, chosen_images
 from cliptea.evaluation.inference import class_logits, rank
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
 from cliptea.manifest import Manifest, publish, put_object, read_object
 from cliptea.method import glm
 from cliptea.models import build_student
 from cliptea.models.student import Student
-from cliptea.storage import FileStore
+from cliptea.storage import Store
 from cliptea.teacher.cache import TeacherCache, image_extension, read_array, read_view, record_name
 from cliptea.teacher.tokens import load_text
 from cliptea.training.augment import normalise
@@ -30,40 +31,42 @@ __all__ = ["score_student"]
 
 
 def score_student(
-    store: FileStore, prefix: str, config: Config, split: Manifest, teacher: TeacherCache, model: Manifest
+    store: Store, prefix: str, config: Config, task: EvaluationTask, teacher: TeacherCache, model: Manifest
 ) -> Manifest:
-    """Predict every val image once, and keep scores at each gamma and pictures of the first images.
+    """Predict every val image of an evaluation set once, and keep scores at each gamma and the chosen pictures.
 
     Args:
         store: where shards, model and results are.
         prefix: KIND/FINGERPRINT of the results.
         config: the variant's settings.
-        split: manifest of the shards.
-        teacher: for its text features, and the stored CLS tokens that attention is drawn from.
+        task: the evaluation set.
+        teacher: for the stored CLS tokens that attention is drawn from.
         model: manifest of the trained student.
     """
     device.prepare()
-    catalogue = Catalogue.model_validate(split.info["catalogue"])
+    catalogue = Catalogue.model_validate(task.split.info["catalogue"])
     student = _load_student(store, model)
-    text_ND = load_text(store, teacher).to(device.best())
-    reader = ShardReader(store, split.objects, "val")
-    gammas = sorted({config.evaluation.gamma, *config.evaluation.sweep})
+    text_ND = load_text(store, task.text).to(device.best())
+    reader = ShardReader(store, task.split.objects, "val")
+    gammas = sorted({task.gamma, *config.evaluation.sweep})
     number = len(catalogue.classes)
     matrices = {gamma: np.zeros((number, number), dtype=np.int64) for gamma in gammas}
     pictures: dict[str, np.ndarray] = {}
-    with progress.bar("evaluating", total=len(reader.names), unit="image") as bar:
-        for position, name in enumerate(reader.names):
+    shown = set(chosen_images(reader.names, config.evaluation.figures))
+    with progress.bar(f"evaluating {task.label}", total=len(reader.names), unit="image") as bar:
+        for name in reader.names:
             image = decode_image(reader.read(name, image_extension(reader, name)), name)
             truth = decode_labels(reader.read(name, LABEL), name)
             ranked = rank(class_logits(student, image, text_ND, config.evaluation), catalogue.unseen_ids)
             for gamma in gammas:
                 predicted = ranked.predict(gamma).cpu().numpy()
                 matrices[gamma] += confusion(truth, predicted, number)
-                if gamma == config.evaluation.gamma and position < config.evaluation.figures:
+                if gamma == task.gamma and name in shown:
                     pictures[f"prediction/{name}"] = predicted.astype(np.uint8)
             bar.update(1)
-    pictures |= _attention(store, student, config, split, teacher)
-    chosen = matrices[config.evaluation.gamma]
+    if task.label == config.data.dataset:
+        pictures |= _attention(store, student, config, task.split, teacher)
+    chosen = matrices[task.gamma]
     info = {
         "scores": score(chosen, catalogue.unseen_ids).model_dump(),
         "per_class": _by_name(per_class_iou(chosen), catalogue),
@@ -83,7 +86,7 @@ def _by_name(iou_N: np.ndarray, catalogue: Catalogue) -> dict[str, float | None]
     }
 
 
-def _load_student(store: FileStore, model: Manifest) -> Student:
+def _load_student(store: Store, model: Manifest) -> Student:
     student = build_student(model.info["backbone"], int(model.info["dim"]))
     student.load_state_dict(safetensors.torch.load(read_object(store, model.objects["model.safetensors"])))
     return student.to(device.best()).eval()
@@ -91,7 +94,7 @@ def _load_student(store: FileStore, model: Manifest) -> Student:
 
 @torch.inference_mode()
 def _attention(
-    store: FileStore, student: Student, config: Config, split: Manifest, teacher: TeacherCache
+    store: Store, student: Student, config: Config, split: Manifest, teacher: TeacherCache
 ) -> dict[str, np.ndarray]:
     """Attention of eq. 1 on the first training views, whose CLS tokens are stored (the paper's Figure 5)."""
     images, tokens = (
@@ -99,7 +102,7 @@ def _attention(
         ShardReader(store, teacher.tokens.objects, "cls"),
     )
     maps = {}
-    for name in images.names[: config.evaluation.figures]:
+    for name in chosen_images(images.names, config.evaluation.figures):
         view = read_view(images, name, 0, config.teacher, config.data.seed)
         valid = torch.from_numpy(view.valid)
         pixels = normalise(torch.from_numpy(view.image.copy()).permute(2, 0, 1), valid)[None].to(device.best())

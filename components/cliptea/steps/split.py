@@ -10,7 +10,7 @@ def split(run: Input[Artifact], shards: Output[Artifact]):
     from cliptea.steps.common import read, step, write
 
     with step("split"):
-        from cliptea.data.split import build_split
+        from cliptea.data.split import build_splits
         from cliptea.runs import Run
 
-        write(shards, build_split(Run.model_validate(read(run))))
+        write(shards, build_splits(Run.model_validate(read(run))))

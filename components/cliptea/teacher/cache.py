@@ -1,8 +1,8 @@
 """The teacher step: CLIP runs once, and training reads what it said.
 
 For each view of each training image: the CLS token (float32) and the dense tokens (float16). From the latter, for
-each clustering setting that a variant needs, the region map of the pixel learning module (uint8), without CLIP. The
-text features of all classes lie beside the tokens.
+each clustering setting that a variant needs, the region map of the pixel learning module (uint8), without CLIP. And
+the text features of the classes of every evaluation set.
 
 This module needs no torch: it knows what there is, and `cliptea.teacher.tokens` makes what is missing.
 """
@@ -10,27 +10,28 @@ This module needs no torch: it knows what there is, and `cliptea.teacher.tokens`
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel
 
 from cliptea import progress
-from cliptea.config import ClusteringConfig, TeacherConfig
+from cliptea.config import ClusteringConfig, Config, TeacherConfig
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import LABEL
+from cliptea.data.split import LABEL, Splits
 from cliptea.data.views import choose_view, cut_image, cut_labels
 from cliptea.manifest import Manifest, find, fingerprint
 from cliptea.storage import open_store
 from cliptea.teacher.demo import DEMO, demo_fingerprint
+from cliptea.teacher.weights import weights_state
 
 if TYPE_CHECKING:
     from cliptea.runs import Run
 
 __all__ = [
     "TeacherCache",
+    "TextSet",
     "ViewImage",
     "build_cache",
     "clustering_key",
@@ -38,17 +39,20 @@ __all__ = [
     "read_array",
     "read_view",
     "record_name",
+    "text_sets",
 ]
 
-TOKENS_VERSION = 1
+TOKENS_VERSION = 2
 REGIONS_VERSION = 1
+TEXT_VERSION = 1
 
 
 class TeacherCache(BaseModel):
-    """What the teacher step hands on: tokens with text features, and region maps by `clustering_key`."""
+    """What the teacher step hands on: tokens, region maps by `clustering_key`, text features by evaluation set."""
 
     tokens: Manifest
     regions: dict[str, Manifest]
+    text: dict[str, Manifest]
 
 
 class ViewImage(NamedTuple):
@@ -88,31 +92,53 @@ def read_array(reader: ShardReader, name: str) -> np.ndarray:
     return np.load(io.BytesIO(reader.read(name, "npy")), allow_pickle=False)
 
 
-def build_cache(run: Run, split: dict[str, Any]) -> dict[str, Any]:
-    """Make what is missing of tokens, text features and region maps; returns a dumped `TeacherCache`."""
-    store, images = open_store(), Manifest.model_validate(split)
-    tokens_fp = _tokens_fingerprint(run, images)
+def build_cache(run: Run, splits: dict[str, Any]) -> dict[str, Any]:
+    """Make what is missing of tokens, region maps and text features; returns a dumped `TeacherCache`."""
+    store, shards = open_store(), Splits.model_validate(splits)
+    tokens_fp = _tokens_fingerprint(run, shards.own)
     tokens = find(store, "tokens", tokens_fp)
     clusterings = _clusterings(run)
-    fps = {
+    regions_fps = {
         key: fingerprint("regions", REGIONS_VERSION, clustering=clustering, tokens=tokens_fp)
         for key, clustering in clusterings.items()
     }
-    found = {key: find(store, "regions", fp) for key, fp in fps.items()}
-    if tokens is not None and None not in found.values():
+    regions = {key: find(store, "regions", fp) for key, fp in regions_fps.items()}
+    prompts = text_sets(run.config, shards)
+    text_fps = {label: _text_fingerprint(run, prompt) for label, prompt in prompts.items()}
+    text = {label: find(store, "text", fp) for label, fp in text_fps.items()}
+    if None not in [tokens, *regions.values(), *text.values()]:
         progress.reused()
-    if tokens is None:
-        from cliptea.teacher.tokens import make_tokens
+    else:
+        from cliptea.teacher import tokens as heavy
 
-        tokens = make_tokens(store, run, images, tokens_fp)
-    regions = {}
-    for key, manifest in found.items():
-        if manifest is None:
-            from cliptea.teacher.tokens import make_regions
+        tokens = tokens or heavy.make_tokens(store, run, shards.own, tokens_fp)
+        for key, clustering in clusterings.items():
+            regions[key] = regions[key] or heavy.make_regions(
+                store, run, shards.own, tokens, clustering, regions_fps[key]
+            )
+        for label, prompt in prompts.items():
+            text[label] = text[label] or heavy.make_text(store, run, prompt, text_fps[label])
+    return TeacherCache.model_validate({"tokens": tokens, "regions": regions, "text": text}).model_dump()
 
-            manifest = make_regions(store, run, images, tokens, clusterings[key], fps[key])  # noqa: PLW2901
-        regions[key] = manifest
-    return TeacherCache(tokens=tokens, regions=regions).model_dump()
+
+class TextSet(BaseModel):
+    """Class names whose text features are wanted, how they are prompted, and the file that may hold the features."""
+
+    classes: list[str]
+    templates: str
+    text_features: str | None
+
+
+def text_sets(config: Config, splits: Splits) -> dict[str, TextSet]:
+    """What each evaluation set needs, by its name; the data set itself comes first."""
+    teacher = config.teacher
+    sources = {config.data.dataset: (splits.own, teacher.templates, teacher.text_features)}
+    for name, further in config.evaluation.sets.items():
+        sources[name] = (splits.others[name], further.templates or teacher.templates, further.text_features)
+    return {
+        label: TextSet(classes=split.info["catalogue"]["classes"], templates=templates, text_features=file)
+        for label, (split, templates, file) in sources.items()
+    }
 
 
 def _tokens_fingerprint(run: Run, split: Manifest) -> str:
@@ -120,19 +146,23 @@ def _tokens_fingerprint(run: Run, split: Manifest) -> str:
     return fingerprint(
         "tokens",
         TOKENS_VERSION,
-        teacher=config.model_dump(exclude={"batch_size", "pretrain"}),
-        weights=demo_fingerprint(run.config) if config.weights == DEMO else _state(config.weights or ""),
+        teacher=config.model_dump(exclude={"batch_size", "pretrain", "templates", "text_features"}),
+        weights=_weights(run),
         split=split.fingerprint,
         seed=run.config.data.seed,
     )
 
 
-def _state(weights: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of the files that `weights` names: other files there, other tokens."""
-    path = Path(weights)
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stats = [(file.name, file.stat()) for file in files if file.is_file()]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+def _text_fingerprint(run: Run, prompt: TextSet) -> str:
+    file = weights_state(prompt.text_features) if prompt.text_features else []
+    return fingerprint(
+        "text", TEXT_VERSION, prompt=prompt, file=file, model=run.config.teacher.model, weights=_weights(run)
+    )
+
+
+def _weights(run: Run) -> Any:
+    weights = run.config.teacher.weights or ""
+    return demo_fingerprint(run.config) if weights == DEMO else [weights, weights_state(weights)]
 
 
 def _clusterings(run: Run) -> dict[str, ClusteringConfig]:

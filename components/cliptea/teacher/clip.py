@@ -5,6 +5,9 @@ Shape legend: B images, C crop (input size), D joint width, g tokens a side, K t
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from cliptea.errors import TeacherError
+from cliptea.storage import fetch
+from cliptea.teacher.checkpoint import fill, find_checkpoint, is_openai, read_checkpoint
+from cliptea.teacher.hub import download, tag_config
+from cliptea.teacher.network import architecture, build_network
+from cliptea.teacher.weights import is_tag
 
 __all__ = ["Teacher", "load_teacher"]
 
@@ -20,7 +28,7 @@ __all__ = ["Teacher", "load_teacher"]
 class Teacher(nn.Module):
     """CLS and dense tokens of images, and text features, in CLIP's joint space."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.clip: Any
         self.mean: Tensor
@@ -28,8 +36,8 @@ class Teacher(nn.Module):
         self.clip = model.eval().requires_grad_(False)
         self.clip.visual.output_tokens = True
         self.tokenizer = tokenizer
-        self.register_buffer("mean", torch.tensor(self.clip.visual.image_mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(self.clip.visual.image_std).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
     @property
     def dim(self) -> int:
@@ -63,42 +71,70 @@ class Teacher(nn.Module):
 
 
 def load_teacher(weights: str, model: str, crop: int) -> Teacher:
-    """Load CLIP for inputs of `crop` x `crop` pixels (position embedding resized).
+    """Load CLIP in float32 for inputs of `crop` x `crop` pixels (position embedding resized).
 
     Args:
-        weights: a folder in open_clip's local layout (architecture, preprocessing and safetensors), a checkpoint
-            file of the architecture `model`, or an open_clip pre-training tag of it.
-        model: an open_clip architecture; not used with a folder.
+        weights: a folder in open_clip's local layout (architecture, preprocessing and weights), a file of weights of
+            the architecture `model` (see `cliptea.teacher.checkpoint`), each as a path, a file:// or an s3:// URI;
+            or an open_clip pre-training tag of `model`.
+        model: an open_clip architecture with a vision transformer; not used with a folder.
         crop: height and width of the input, pixels.
 
     Raises:
-        TeacherError: nothing of that name can be loaded; says which file to provide instead.
+        TeacherError: the weights cannot be had, read or fitted to the architecture, whose tokens may be of no use.
+        StorageError: there is no file or folder `weights`.
     """
-    source = f"local-dir:{weights}" if Path(weights).is_dir() else model
-    pretrained = None if Path(weights).is_dir() else weights
+    source = _find(weights, model)
+    network = build_network(source.name, source.config, crop)
+    state = read_checkpoint(source.path)
+    if is_openai(state):
+        _require_quick_gelu(source.name, source.config, weights)
+    fill(network, state, source.path, source.name)
+    return Teacher(network, open_clip.get_tokenizer(source.schema), source.mean, source.std)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where weights are and what network they are of."""
+
+    name: str  # for messages
+    schema: str  # open_clip's name of it
+    config: dict[str, Any]
+    path: Path
+    mean: Sequence[float] = open_clip.OPENAI_DATASET_MEAN
+    std: Sequence[float] = open_clip.OPENAI_DATASET_STD
+
+
+def _find(weights: str, model: str) -> _Source:
+    if not is_tag(weights):
+        path = fetch(weights)
+        return _folder(path) if path.is_dir() else _Source(model, model, architecture(model), path)
+    config, tag = architecture(model), tag_config(model, weights)
+    if tag.get("quick_gelu"):
+        _require_quick_gelu(model, config, weights)
+    return _Source(model, model, config, download(weights, tag), tag["mean"], tag["std"])
+
+
+def _folder(path: Path) -> _Source:
     try:
-        clip = open_clip.create_model(
-            source, pretrained=pretrained, force_image_size=crop, precision="fp32", require_pretrained=True
-        )
-        tokenizer = open_clip.get_tokenizer(source)
-    except Exception as error:
+        described = json.loads((path / "open_clip_config.json").read_text(encoding="utf-8"))
+        config, normal = described["model_cfg"], described.get("preprocess_cfg", {})
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise TeacherError(
-            f"cannot load CLIP {model} from teacher.weights={weights} ({_first_line(error)})",
-            "a folder or file with open_clip weights, or a tag that can be downloaded here",
-            "without a network, download the weights elsewhere and name the file",
+            f"teacher.weights={path} is no folder of open_clip", "open_clip_config.json with model_cfg, and weights"
         ) from error
-    visual: Any = clip.visual
-    if not isinstance(getattr(visual, "proj", None), nn.Parameter):
-        raise TeacherError(f"{model} has no projected tokens", "a CLIP with open_clip's vision transformer")
-    patch = visual.patch_size[0]
-    if crop % patch:
-        raise TeacherError(
-            f"teacher.crop={crop} is no multiple of the teacher's patch of {patch} pixels",
-            f"such as {crop // patch * patch or patch}",
-        )
-    return Teacher(clip, tokenizer)
+    source = _Source(str(path), f"local-dir:{path}", config, find_checkpoint(path))
+    return replace(source, **{name: normal[name] for name in ("mean", "std") if name in normal})
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _require_quick_gelu(name: str, config: dict[str, Any], weights: str) -> None:
+    """Refuse a network with the other activation: it would take the weights and compute something else."""
+    if config.get("quick_gelu"):
+        return
+    better = f"{name}-quickgelu"
+    raise TeacherError(
+        f"the weights {weights} were trained with QuickGELU, and {name} computes with GELU",
+        todo=f"add --set teacher.model={better}"
+        if better in open_clip.list_models()
+        else 'set "quick_gelu": true in the model_cfg of its open_clip_config.json',
+    )

@@ -1,19 +1,26 @@
 """Text features: the classifiers of seen classes in training and of all classes at test time.
 
 Prompts follow ZegCLIP, since the paper names none: one prompt, or the mean of 15 normalised prompt features,
-normalised again.
+normalised again. Or the features come from a file, and the teacher's own text tower tells whether they are those of
+the class list.
+
+Shape legend: N classes, D joint width, T templates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from cliptea import progress
+from cliptea.errors import TeacherError
+from cliptea.storage import fetch
 from cliptea.teacher.clip import Teacher
 
-__all__ = ["TEMPLATES", "text_features"]
+__all__ = ["TEMPLATES", "read_text_features", "text_features"]
 
 SIZES = ("", "small ", "medium ", "large ")
 TEMPLATES: dict[str, list[str]] = {
@@ -25,11 +32,107 @@ TEMPLATES: dict[str, list[str]] = {
     + [f"This is {article} {{}} in the scene." for article in ("a", "the", "one")],
 }
 
+NORM_TOLERANCE = 0.01
+EQUAL = 0.9999  # cosine of two rows that are the same; of different classes at most 0.98 with ViT-B/16
+RELATED = 0.6  # cosine with the nearest class: above 0.75 within one CLIP, near 0 between two
+# A row is of another class when it is nearer to it by this than to its own. Within ViT-B/16, rows of one class from
+# other prompts are nearest to it by 0.03 and more.
+MARGIN = 0.02
+
 
 def text_features(teacher: Teacher, names: Sequence[str], templates: str) -> Tensor:
-    """(K, D) float32 unit-norm features of class names."""
+    """(N, D) float32 unit-norm features of class names."""
     rows = []
     for name in names:
         features_TD = teacher.encode_text([template.format(name) for template in TEMPLATES[templates]])
         rows.append(torch.nn.functional.normalize(features_TD.mean(0), dim=0))
     return torch.stack(rows)
+
+
+def read_text_features(source: str, teacher: Teacher, classes: Sequence[str], templates: str) -> Tensor:
+    """Text features of a class list from a file, checked against the teacher's text tower.
+
+    The tower is the only evidence of which class a row is of. Where it is of another CLIP than the file, or has random
+    weights, a file of another data set or order with as many rows is accepted, with a warning.
+
+    Args:
+        source: path, file:// or s3:// URI of a .npy file, (N, D) float16, float32 or float64, its rows in the order of
+            `classes`.
+        teacher: whose space the features must be in.
+        classes: the N class names.
+        templates: prompts that the tower is asked with; others than the file's are recognised as well.
+
+    Returns:
+        (N, D) float32 unit-norm features.
+
+    Raises:
+        TeacherError: the file holds something else, or rows of other classes.
+        StorageError: there is no such file.
+    """
+    features_ND = _normalise(_read(source, len(classes), teacher.dim), source, classes)
+    _check_classes(features_ND, text_features(teacher, classes, templates).cpu(), source, classes)
+    return features_ND
+
+
+def _read(source: str, rows: int, dim: int) -> Tensor:
+    try:
+        array = np.load(fetch(source), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise TeacherError(f"the text features {source} cannot be read", "a .npy file of numbers") from error
+    expected = f"({rows}, {dim}) float16 or float32: one row for each class, as wide as the teacher's features"
+    if not isinstance(array, np.ndarray):
+        raise TeacherError(f"the text features {source} hold several arrays", f"a .npy file, {expected}")
+    if array.shape != (rows, dim) or array.dtype.kind != "f":
+        raise TeacherError(f"the text features {source} are {array.shape} {array.dtype}", expected)
+    if not np.isfinite(array).all():
+        raise TeacherError(f"the text features {source} are not all finite", expected)
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def _normalise(features_ND: Tensor, source: str, classes: Sequence[str]) -> Tensor:
+    norms_N = features_ND.norm(dim=1)
+    if norms_N.min() == 0:
+        raise TeacherError(
+            f"the row of {classes[int(norms_N.argmin())]!r} in {source} is zero", "a text feature for every class"
+        )
+    if (norms_N - 1).abs().max() > NORM_TOLERANCE:
+        progress.warn(
+            f"rows of {source} have norms from {norms_N.min():.3g} to {norms_N.max():.3g}, not 1: are these text "
+            "features? They are normalised here"
+        )
+    unit_ND = features_ND / norms_N[:, None]
+    twins = (torch.triu(unit_ND @ unit_ND.T, 1) > EQUAL).nonzero().tolist()
+    if twins:
+        first, second = (classes[index] for index in twins[0])
+        raise TeacherError(f"the rows of {first!r} and {second!r} in {source} are equal", "a row of its own for each")
+    return unit_ND
+
+
+def _check_classes(features_ND: Tensor, tower_ND: Tensor, source: str, classes: Sequence[str]) -> None:
+    """Compare a file's rows with the tower's features of the same classes."""
+    cosines_NN = features_ND @ tower_ND.T  # [row of the file, class of the tower]
+    best_N, nearest_N = cosines_NN.max(1)
+    nearest = [classes[index] for index in nearest_N.tolist()]
+    if best_N.median() < RELATED:
+        progress.warn(
+            f"{source} holds text features of another CLIP than the teacher (cosine with its own at best "
+            f"{best_N.max():.2f}): students learn to imitate the one and are asked by the other; "
+            "whether the rows are those of the class list cannot be told"
+        )
+        return
+    rows_N = torch.arange(len(classes))
+    elsewhere_N = best_N - cosines_NN.diagonal() > MARGIN
+    # The row is the best one for that class too: rows are in another order. If it is not, a feature is merely odd.
+    mutual_N = cosines_NN.argmax(0)[nearest_N] == rows_N
+    for row in (elsewhere_N & mutual_N).nonzero().flatten().tolist():
+        raise TeacherError(
+            f"row {row + 1} of the text features {source} is {nearest[row]!r} to the teacher (cosine "
+            f"{best_N[row]:.2f}), not {classes[row]!r} ({cosines_NN[row, row]:.2f})",
+            "rows in the order of the class list: " + ", ".join(classes[:6]) + (", ..." if len(classes) > 6 else ""),
+            "is it the file of another data set or order?",
+        )
+    for row in elsewhere_N.nonzero().flatten().tolist()[:1]:
+        progress.warn(
+            f"row {row + 1} of the text features {source}, {classes[row]!r}, is nearer to {nearest[row]!r} "
+            f"(cosine {best_N[row]:.2f}) than to its own class ({cosines_NN[row, row]:.2f})"
+        )

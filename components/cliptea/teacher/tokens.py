@@ -13,42 +13,56 @@ from torch import Tensor
 
 from cliptea import device, progress
 from cliptea.config import ClusteringConfig, TeacherConfig
-from cliptea.data.catalogue import Catalogue
 from cliptea.data.shards import ShardReader, ShardWriter
 from cliptea.manifest import Manifest, publish, put_object, read_object
 from cliptea.method.plm import ignored_tokens, region_map
-from cliptea.storage import FileStore
-from cliptea.teacher.cache import TeacherCache, ViewImage, read_array, read_view, record_name
-from cliptea.teacher.clip import load_teacher
+from cliptea.storage import Store
+from cliptea.teacher.cache import TextSet, ViewImage, read_array, read_view, record_name
+from cliptea.teacher.clip import Teacher, load_teacher
 from cliptea.teacher.demo import DEMO, demo_weights, demo_words
-from cliptea.teacher.text import text_features
+from cliptea.teacher.text import read_text_features, text_features
 
 if TYPE_CHECKING:
     from cliptea.runs import Run
 
-__all__ = ["load_text", "make_regions", "make_tokens"]
+__all__ = ["load_text", "make_regions", "make_text", "make_tokens"]
 
 TEXT = "text.safetensors"
 
 
-def load_text(store: FileStore, cache: TeacherCache) -> Tensor:
-    """(N, D) float32 unit-norm text features in the order of the catalogue's classes."""
-    return safetensors.torch.load(read_object(store, cache.tokens.objects[TEXT]))["text"]
+def load_text(store: Store, text: Manifest) -> Tensor:
+    """(N, D) float32 unit-norm text features in the order of the evaluation set's classes."""
+    return safetensors.torch.load(read_object(store, text.objects[TEXT]))["text"]
 
 
-def make_tokens(store: FileStore, run: Run, split: Manifest, fp: str) -> Manifest:
-    """CLS and dense tokens of every view of the train shards, and the text features of all classes."""
-    device.prepare()
-    config, seed = run.config.teacher, run.config.data.seed
-    demo = config.weights == DEMO
-    weights = str(demo_weights(store, run.config)) if demo else config.weights or ""
-    teacher, where = load_teacher(weights, config.model, config.crop), device.best()
-    teacher.to(where)
-    classes = Catalogue.model_validate(split.info["catalogue"]).classes
-    strange = [name for name in classes if demo and not set(name.lower().split()) <= demo_words()]
+def make_text(store: Store, run: Run, prompt: TextSet, fp: str) -> Manifest:
+    """Text features of an evaluation set's classes: read from its file, or from the teacher's text tower."""
+    teacher = _teacher(store, run)
+    demo = run.config.teacher.weights == DEMO
+    strange = [name for name in prompt.classes if demo and not set(name.lower().split()) <= demo_words()]
     if strange:
         progress.warn(f"the demo's teacher does not know {', '.join(strange)}: results for these mean nothing")
+    if prompt.text_features is None:
+        text_ND = text_features(teacher, prompt.classes, prompt.templates)
+    else:
+        text_ND = read_text_features(prompt.text_features, teacher, prompt.classes, prompt.templates)
+    data = safetensors.torch.save({"text": text_ND.cpu().contiguous()})
+    objects = {TEXT: put_object(store, f"text/{fp}/{TEXT}", data)}
+    info = {"classes": prompt.classes, "unknown_words": strange}
+    return publish(store, Manifest(kind="text", fingerprint=fp, objects=objects, info=info))
 
+
+def _teacher(store: Store, run: Run) -> Teacher:
+    device.prepare()
+    config = run.config.teacher
+    weights = str(demo_weights(store, run.config)) if config.weights == DEMO else config.weights or ""
+    return load_teacher(weights, config.model, config.crop).to(device.best())
+
+
+def make_tokens(store: Store, run: Run, split: Manifest, fp: str) -> Manifest:
+    """CLS and dense tokens of every view of the train shards."""
+    config, seed = run.config.teacher, run.config.data.seed
+    teacher, where = _teacher(store, run), device.best()
     writers = {
         kind: ShardWriter(store, f"tokens/{fp}/{kind}", run.config.data.shard_mib << 20) for kind in ("cls", "dense")
     }
@@ -63,21 +77,17 @@ def make_tokens(store: FileStore, run: Run, split: Manifest, fp: str) -> Manifes
                 writers["dense"].add(name, {"npy": _npy(dense_BDgg[index].half())})
             bar.update(len(names))
     objects = writers["cls"].close() | writers["dense"].close()
-    text = safetensors.torch.save({"text": text_features(teacher, classes, config.templates).cpu().contiguous()})
-    objects[TEXT] = put_object(store, f"tokens/{fp}/{TEXT}", text)
     info = {
         "dim": teacher.dim,
         "grid": list(teacher.grid),
-        "classes": classes,
         "views": total,
-        "stand_in": demo and run.config.data.dataset != "demo",
-        "unknown_words": strange,
+        "stand_in": config.weights == DEMO and run.config.data.dataset != "demo",
     }
     return publish(store, Manifest(kind="tokens", fingerprint=fp, objects=objects, info=info))
 
 
 def make_regions(
-    store: FileStore, run: Run, split: Manifest, tokens: Manifest, clustering: ClusteringConfig, fp: str
+    store: Store, run: Run, split: Manifest, tokens: Manifest, clustering: ClusteringConfig, fp: str
 ) -> Manifest:
     """Region maps of every view under one clustering setting, from the stored dense tokens."""
     device.prepare()

@@ -33,13 +33,20 @@ def connect() -> MlflowClient:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
         raise StorageError("MLFLOW_TRACKING_URI is not set", "sqlite:////absolute/mlflow.db or a server's address")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default keeps trying for minutes
     client = MlflowClient(uri)
     try:
         client.search_experiments(max_results=1)
     except MlflowException as error:
-        reason = str(error).splitlines()[0]
-        raise StorageError(f"MLflow does not answer at {uri} ({reason})", "a running server") from None
+        raise StorageError(f"MLflow does not answer at {uri} ({_cause(error)})", "a running server") from None
     return client
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason of a failed request, without the lines that wrap it."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def experiment_id(client: MlflowClient) -> str:

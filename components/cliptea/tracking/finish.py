@@ -1,4 +1,4 @@
-"""The exit handler's work: close the pipeline run's MLflow run with its true state."""
+"""How a pipeline run's MLflow run ends: told by the exit handler or, when the run is stopped, from outside."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cliptea import progress
 from cliptea.tracking.client import connect, find_run
 from cliptea.tracking.runs import JOB_TAG
 
-__all__ = ["finish"]
+__all__ = ["finish", "mark_stopped"]
 
 
 def finish(job_id: str, state: str, error: str) -> None:
@@ -25,3 +25,16 @@ def finish(job_id: str, state: str, error: str) -> None:
     if error:
         client.set_tag(found.info.run_id, "cliptea.error", error[:500])
     client.set_terminated(found.info.run_id, "FINISHED" if state == "SUCCEEDED" else "FAILED")
+
+
+def mark_stopped(run_id: str) -> None:
+    """Mark a pipeline run that was stopped, and the variants that were at work, KILLED; the next run goes on with them.
+
+    Args:
+        run_id: MLflow's id of the pipeline run.
+    """
+    client = connect()
+    parent = client.get_run(run_id)
+    at_work = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
+    for run in [*client.search_runs([parent.info.experiment_id], at_work), parent]:
+        client.set_terminated(run.info.run_id, "KILLED")

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from cliptea.runs import Run
 
-__all__ = ["ALIAS", "Decision", "decide", "promote"]
+__all__ = ["ALIAS", "Decision", "candidates", "decide", "promote"]
 
 ALIAS = "champion"
-VERSION = 1
+VERSION = 2
 HIOU_TAG, EVALUATION_TAG = "hiou", "cliptea.evaluation"
 
 
@@ -47,7 +47,10 @@ def decide(hiou: float, evaluation: str, champion: tuple[float, str] | None, mar
 
 
 def promote(run: Run, comparison: dict[str, Any]) -> dict[str, Any]:
-    """Register the run's best model (highest hIoU) and move the alias when `decide` says so."""
+    """Register the run's best model (highest hIoU) and move the alias when `decide` says so.
+
+    Ablations are no candidates: a variant with another method than the run's is there to be compared, not used.
+    """
     if comparison["stand_in"]:
         reason = "not promoted: with a stand-in for the teacher the numbers mean nothing"
         progress.note(reason)
@@ -57,9 +60,26 @@ def promote(run: Run, comparison: dict[str, Any]) -> dict[str, Any]:
     if store.size(key) is not None:
         progress.reused()
         return json.loads(store.get(key))
-    result = _promote(run, comparison["rows"], comparison["evaluation"])
+    rows = candidates(run, comparison["rows"])
+    if not rows:
+        reason = "not promoted: every variant of the run is an ablation"
+        progress.note(reason)
+        return {"promoted": False, "reason": reason}
+    result = _promote(run, rows, comparison["evaluation"])
     store.put(key, json.dumps(result).encode())
     return result
+
+
+def candidates(run: Run, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The result rows of students trained by the run's own method, on the data set itself."""
+    own = {
+        (member.group, member.variant, variant.seed)
+        for variant in run.variants
+        for member in variant.members
+        if variant.config(run.config).method == run.config.method
+    }
+    dataset = run.config.data.dataset
+    return [row for row in rows if row["dataset"] == dataset and (row["group"], row["variant"], row["seed"]) in own]
 
 
 def _promote(run: Run, rows: list[dict[str, Any]], evaluation: str) -> dict[str, Any]:

@@ -106,12 +106,10 @@ class ChildRun:
             )
             self._last_step = int(part[-1]["iteration"])
 
-    def log_result(
-        self, metrics: Mapping[str, float | None], per_class: Mapping[str, float | None], tags: Mapping[str, Any]
-    ) -> None:
-        """Log final metrics and per-class IoU, unless the run has them."""
+    def log_result(self, metrics: Mapping[str, float | None], tags: Mapping[str, Any]) -> None:
+        """Log final metrics, unless the run has them; None is left out."""
         known = self._client.get_run(self.run_id).data.metrics
-        values = dict(metrics) | {f"iou/{metric_name(name)}": value for name, value in per_class.items()}
+        values = {metric_name(name): value for name, value in metrics.items()}
         now = int(time.time() * 1000)
         new = [Metric(name, value, now, 0) for name, value in values.items() if value is not None and name not in known]
         for part in chunks(new, METRICS_PER_CALL):

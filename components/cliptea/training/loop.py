@@ -13,7 +13,7 @@ from cliptea import device, progress
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.manifest import Manifest, publish, put_object
-from cliptea.storage import FileStore
+from cliptea.storage import Store
 from cliptea.teacher.cache import TeacherCache
 from cliptea.teacher.tokens import load_text
 from cliptea.training.batches import batches
@@ -25,7 +25,7 @@ Curves = list[dict[str, float]]
 
 
 def train_student(
-    store: FileStore,
+    store: Store,
     prefix: str,
     config: Config,
     seed: int,
@@ -45,7 +45,7 @@ def train_student(
         log_curves: told all loss curves so far, at each checkpoint and at the end.
     """
     device.prepare()
-    trainer = Trainer(config, seen_text(store, split, teacher), seed)
+    trainer = Trainer(config, seen_text(store, split, teacher, config.data.dataset), seed)
     checkpoint = f"{prefix}/checkpoint.pt"
     if store.size(checkpoint) is not None:
         trainer.restore(store.get(checkpoint))
@@ -71,12 +71,13 @@ def train_student(
     return manifest
 
 
-def seen_text(store: FileStore, split: Manifest, teacher: TeacherCache) -> Tensor:
+def seen_text(store: Store, split: Manifest, teacher: TeacherCache, dataset: str) -> Tensor:
     """(S, D) text features of the seen classes: the only ones that training is given."""
-    return load_text(store, teacher)[Catalogue.model_validate(split.info["catalogue"]).seen_ids]
+    text_ND = load_text(store, teacher.text[dataset])
+    return text_ND[Catalogue.model_validate(split.info["catalogue"]).seen_ids]
 
 
-def _publish(store: FileStore, prefix: str, trainer: Trainer, seed: int) -> Manifest:
+def _publish(store: Store, prefix: str, trainer: Trainer, seed: int) -> Manifest:
     train, seconds = trainer.config.train, trainer.history.seconds
     weights = {name: tensor.cpu().contiguous() for name, tensor in trainer.student.state_dict().items()}
     info = {

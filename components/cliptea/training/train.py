@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliptea import progress
 from cliptea.config import Config
+from cliptea.data.split import Splits
 from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, find, fingerprint
 from cliptea.storage import open_store
@@ -16,17 +17,17 @@ if TYPE_CHECKING:
 
 __all__ = ["train_fingerprint", "train_variant"]
 
-VERSION = 1
+VERSION = 2
 KIND = "train"
 
 
-def train_variant(run: Run, variant: dict[str, Any], split: dict[str, Any], teacher: dict[str, Any]) -> dict[str, Any]:
+def train_variant(run: Run, variant: dict[str, Any], splits: dict[str, Any], teacher: dict[str, Any]) -> dict[str, Any]:
     """Train one variant, or go on from its last checkpoint; returns the manifest of the model."""
     from cliptea.runs import Variant
 
     chosen = Variant.model_validate(variant)
     config, store = chosen.config(run.config), open_store()
-    images, cache = Manifest.model_validate(split), TeacherCache.model_validate(teacher)
+    images, cache = Splits.model_validate(splits).own, TeacherCache.model_validate(teacher)
     fp = train_fingerprint(config, chosen.seed, images, cache)
     done = find(store, KIND, fp)
     if done is not None:
@@ -55,5 +56,6 @@ def train_fingerprint(config: Config, seed: int, split: Manifest, teacher: Teach
         seed=seed,
         split=split.fingerprint,
         tokens=teacher.tokens.fingerprint,
+        text=teacher.text[config.data.dataset].fingerprint,
         regions=regions,
     )

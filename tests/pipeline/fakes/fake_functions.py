@@ -93,7 +93,7 @@ def start_run(preset, overrides, job_id):
     )
 
 
-def build_split(run):
+def build_splits(run):
     progress.note(f"preset {run.preset}, overrides {run.overrides}")
     return work("split", images=7)
 

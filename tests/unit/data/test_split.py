@@ -8,9 +8,8 @@ from cliptea.data.catalogue import Catalogue, make_catalogue
 from cliptea.data.datasets import open_dataset
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import LABEL, build_split, hide_unseen
+from cliptea.data.split import LABEL, Splits, build_splits, hide_unseen
 from cliptea.errors import ConfigError
-from cliptea.manifest import Manifest
 from cliptea.runs import Run
 from cliptea.storage import open_store
 
@@ -24,7 +23,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_no_train_shard_holds_an_unseen_label_and_nothing_else_is_lost(run):
-    split = Manifest.model_validate(build_split(run))
+    split = Splits.model_validate(build_splits(run)).own
     catalogue = Catalogue.model_validate(split.info["catalogue"])
     dataset, unseen_pixels = open_dataset(run.config.data), 0
     for part in ("train", "val"):
@@ -43,7 +42,7 @@ def test_no_train_shard_holds_an_unseen_label_and_nothing_else_is_lost(run):
 
 
 def test_counts_are_those_of_the_labels(run):
-    split = Manifest.model_validate(build_split(run))
+    split = Splits.model_validate(build_splits(run)).own
     dataset = open_dataset(run.config.data)
     labels = np.stack([dataset.read("val", name).labels for name in dataset.ids("val")])
     for index, name in enumerate(dataset.catalogue.classes):
@@ -55,10 +54,10 @@ def test_counts_are_those_of_the_labels(run):
 
 
 def test_a_second_call_makes_nothing(run):
-    first = build_split(run)
+    first = build_splits(run)
     store = open_store()
     before = list(store.entries(""))
-    assert build_split(run) == first
+    assert build_splits(run) == first
     assert list(store.entries("")) == before
 
 

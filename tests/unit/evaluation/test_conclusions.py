@@ -14,7 +14,11 @@ from cliptea.evaluation.results import METRICS, ResultRow, Summary, summarise
 
 
 def summaries(
-    scores: dict[str, list[float]], group: str = "table3", dataset: str = "demo", seeds=itertools.count
+    scores: dict[str, list[float]],
+    group: str = "table3",
+    dataset: str = "demo",
+    seeds=itertools.count,
+    iterations: int = 300,
 ) -> list[Summary]:
     rows = [
         ResultRow(
@@ -23,7 +27,7 @@ def summaries(
             backbone="demo_fpn",
             dataset=dataset,
             seed=seed,
-            iterations=300,
+            iterations=iterations,
             gamma=0.0,
             pAcc=value,
             miou_seen=value,
@@ -140,11 +144,20 @@ def test_the_reference_of_a_group(group, names, reference):
     }
 
 
+PROTOCOL = {
+    "train": {"batch_size": 16},
+    "teacher": {"model": "ViT-B-16-quickgelu", "crop": 512},
+    "data": {"unseen": None},
+}
+
+
 def test_values_stand_beside_the_paper_s_only_on_its_own_sets():
     scores = {"full": [0.45, 0.47], "no_ce": [0.384], "own_idea": [0.5]}
-    assert paper_values(summaries(scores), "demo") == []
-    assert paper_values(summaries(scores, dataset="pascal_context"), "demo") == []
-    values = paper_values(summaries(scores, dataset="pascal_context59"), "pascal_context")
+    assert paper_values(summaries(scores), "demo", PROTOCOL) == ([], [])
+    assert paper_values(summaries(scores, dataset="pascal_context"), "demo", PROTOCOL) == ([], [])
+    there = summaries(scores, dataset="pascal_context59", iterations=20000)
+    values, otherwise = paper_values(there, "pascal_context", PROTOCOL)
+    assert otherwise == []
     assert {v.variant for v in values} == {"full", "no_ce"}
     by_key = {(v.variant, v.metric): v for v in values}
     assert by_key["full", "hiou"].ours == pytest.approx(0.46)
@@ -153,9 +166,23 @@ def test_values_stand_beside_the_paper_s_only_on_its_own_sets():
     assert "20 000" in by_key["full", "hiou"].setting
 
 
-def test_backbones_find_table_1_or_across_sets_table_2():
-    same = paper_values(summaries({"swin_b": [0.5]}, "backbones", "voc12"), "voc12")
-    across = paper_values(summaries({"swin_b": [0.5]}, "backbones", "voc12"), "coco_stuff164k")
+@pytest.mark.parametrize(
+    ("iterations", "change", "reason"),
+    [
+        (300, {}, "300 iterations (paper 20000)"),
+        (20000, {"teacher": {"model": "ViT-B-16-quickgelu", "crop": 224}}, "teacher.crop is 224 (paper 512)"),
+        (20000, {"data": {"unseen": ["cow"]}}, "data.unseen is ['cow'] (paper its own list)"),
+    ],
+)
+def test_another_protocol_keeps_the_paper_s_values_away(iterations, change, reason):
+    there = summaries({"full": [0.45]}, dataset="pascal_context", iterations=iterations)
+    assert paper_values(there, "pascal_context", PROTOCOL | change) == ([], [reason])
+
+
+@pytest.mark.parametrize("group", ["backbones", "table1", "table2"])
+def test_backbones_find_table_1_or_across_sets_table_2(group):
+    same, _ = paper_values(summaries({"swin_b": [0.5]}, group, "voc12", iterations=20000), "voc12", PROTOCOL)
+    across, _ = paper_values(summaries({"swin_b": [0.5]}, group, "voc12", iterations=80000), "coco_stuff164k", PROTOCOL)
     assert {v.printed for v in same if v.metric == "hiou"} == {0.851}
     assert {v.printed for v in across if v.metric == "hiou"} == {0.929}
 

@@ -42,6 +42,12 @@ VARIANTS = [  # group, variant, backbone, hIoU, model
     ("table4", "max", "demo_fpn", 0.62, "m9"),
     ("table4", "mean", "demo_fpn", 0.73, "m10"),
 ]
+SETTINGS = {
+    "train": {"lr": 0.002, "batch_size": 16},
+    "teacher": {"model": "ViT-B-16-quickgelu", "crop": 512},
+    "data": {"unseen": None},
+    "variants": ["table3"],
+}
 SECTIONS = [
     "results",
     "conclusions",
@@ -66,7 +72,7 @@ def result(variant: tuple, seed: int, dataset: str) -> ResultRow:
         backbone=backbone,
         dataset=dataset,
         seed=seed,
-        iterations=300,
+        iterations=20000,
         gamma=0.0,
         pAcc=min(1.0, level + 0.1),
         miou_seen=seen,
@@ -108,7 +114,7 @@ def make(seeds=(0, 1, 2), variants=VARIANTS, classes=CLASSES, unseen=UNSEEN, **f
                 "versions": {"torch": "2.15.0"},
                 "mlflow_run_id": "0af7651916cd",
                 "mlflow_command": "mlflow ui --backend-store-uri sqlite:///x.db",
-                "settings": {"train": {"lr": 0.002}, "variants": ["table3"]},
+                "settings": SETTINGS,
                 **facts,
             }
         ),
@@ -285,6 +291,14 @@ def test_on_the_paper_s_own_set_values_stand_side_by_side(seeds):
     row = next(row for row in page.rows["conclusions"] if row[0] == "no_ce" and len(row) == 9)
     assert row[2].startswith("38.4 (+")
     assert "only the sign" not in page.text["conclusions"]
+    assert "protocol is another one" not in page.text["conclusions"]
+
+
+def test_another_protocol_is_named_in_place_of_the_paper_s_values():
+    settings = SETTINGS | {"train": {"lr": 0.002, "batch_size": 8}}
+    page = Page(build_report(make(dataset="pascal_context", settings=settings)))
+    assert "train.batch_size is 8 (paper 16)" in page.text["conclusions"]
+    assert not [row for row in page.rows["conclusions"] if len(row) == 9 and "(" in row[2]]
 
 
 def test_facts_warnings_and_settings_are_there(page):

@@ -8,7 +8,7 @@ from cliptea.errors import StorageError
 from cliptea.evaluation.results import ResultRow
 from cliptea.tracking.client import EXPERIMENT, connect, flatten
 from cliptea.tracking.finish import finish
-from cliptea.tracking.promotion import decide, promote
+from cliptea.tracking.promotion import candidates, decide, promote
 from cliptea.tracking.runs import ChildRun, open_parent
 
 
@@ -71,7 +71,7 @@ def test_results_are_logged_once_and_classes_without_pixels_left_out(client):
     run = make_run("results")
     child = ChildRun.open(run, run.variants[0])
     for _ in range(2):
-        child.log_result({"hiou": 0.5}, {"a b": 0.25, "odd(name)": 0.75, "gone": None}, {"gamma": 0.0})
+        child.log_result({"hiou": 0.5, "iou/a b": 0.25, "iou/odd(name)": 0.75, "iou/gone": None}, {"gamma": 0.0})
     data = client.get_run(child.run_id).data
     assert {k: data.metrics[k] for k in data.metrics} == {"hiou": 0.5, "iou/a b": 0.25, "iou/odd_name_": 0.75}
     assert len(client.get_metric_history(child.run_id, "hiou")) == 1
@@ -123,12 +123,12 @@ def test_only_a_better_model_on_the_same_set_is_promoted(hiou, champion, margin,
     assert decide(hiou, "set", champion, margin).promoted is promoted
 
 
-def row(run_id, hiou):
+def row(run_id, hiou, member=("backbones", "demo_fpn"), dataset="demo"):
     return ResultRow(
-        variant="full",
-        group="g",
+        variant=member[1],
+        group=member[0],
         backbone="b",
-        dataset="promotion",
+        dataset=dataset,
         seed=0,
         iterations=1,
         gamma=0.0,
@@ -152,9 +152,24 @@ def test_the_alias_follows_the_best_model(client):
         decided = promote(run, comparison)
         again = promote(run, comparison)
         assert again["version"] == decided["version"]  # no version twice
-        champions.append(client.get_model_version_by_alias("cliptea-promotion", "champion").run_id == child)
+        champions.append(client.get_model_version_by_alias("cliptea-demo", "champion").run_id == child)
     assert champions == [True, False, True]
-    assert len(client.search_model_versions("name = 'cliptea-promotion'")) == 3
+    assert len(client.search_model_versions("name = 'cliptea-demo'")) == 3
+
+
+def test_ablations_and_other_evaluation_sets_are_no_candidates():
+    config = settings.load("smoke", ["variants=[backbones, table3]"])
+    run = runs.Run(
+        config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=runs.expand(config)
+    )
+    students = [row("a", 0.5), row("b", 0.6, ("backbones", "segformer_b0")), row("c", 0.4, ("table3", "full"))]
+    others = [row("d", 0.9, ("table3", "no_bce")), row("e", 0.9, dataset="elsewhere")]
+    assert candidates(run, [*others, *students]) == students
+
+
+def test_a_run_of_ablations_alone_promotes_nothing(client):
+    comparison = {"rows": [row("x", 0.9, ("baselines", "seen_only"))], "evaluation": "same", "stand_in": False}
+    assert "ablation" in promote(make_run("ablations"), comparison)["reason"]
 
 
 def test_a_model_of_a_stand_in_teacher_is_never_promoted(client):

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from cliptea import runs, settings
-from cliptea.data.split import build_split
+from cliptea.data.split import Splits, build_splits
 from cliptea.manifest import Manifest
 from cliptea.method.vla import Adapter
 from cliptea.models import build_student
@@ -82,15 +82,15 @@ def world(tmp_path_factory):
         tracking_run="t",
         variants=runs.expand(config),
     )
-    split = build_split(run)
-    yield run, Manifest.model_validate(split), TeacherCache.model_validate(build_cache(run, split))
+    splits = build_splits(run)
+    yield run, Splits.model_validate(splits).own, TeacherCache.model_validate(build_cache(run, splits))
     patch.undo()
 
 
 def text(cache, split):
     from cliptea.storage import open_store
 
-    return seen_text(open_store(), split, cache)
+    return seen_text(open_store(), split, cache, "demo")
 
 
 def test_text_of_unseen_classes_never_reaches_training(world):

@@ -1,0 +1,196 @@
+"""What a run would cost and what it lacks, from settings and published facts alone: no data are touched.
+
+Shape legend: D teacher width, g tokens a side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from cliptea.config import Config
+from cliptea.data.datasets import train_images
+from cliptea.errors import ConfigError
+from cliptea.manifest import fingerprint
+from cliptea.models.registry import licence
+from cliptea.runs import Variant, expand
+from cliptea.storage import is_remote
+from cliptea.teacher.demo import DEMO
+from cliptea.teacher.weights import is_tag
+
+__all__ = ["TEACHER", "Plan", "Student", "make_plan", "read_rates"]
+
+TEACHER = "teacher"  # name of CLIP's rate among the students'
+TAR_BLOCK, NPY_HEADER = 512, 128  # bytes
+
+
+class Student(BaseModel):
+    """A backbone that the run trains."""
+
+    backbone: str
+    trainings: int
+    parameters: int
+    licence: str  # of its pre-trained weights; empty when training starts from none
+    gpu_hours: float | None
+
+
+class Plan(BaseModel):
+    """What `cliptea plan` prints; None is unknown."""
+
+    steps: dict[str, int]  # step -> tasks
+    trainings: int
+    students: list[Student]
+    images: int | None  # training images that published results are measured on
+    views: int | None
+    view_bytes: int  # CLS token and region maps: what training reads, stored
+    dense_bytes: int  # dense tokens of a view, stored
+    teacher_gpu_hours: float | None
+    pays_from: float | None  # number of trainings at which stored tokens cost CLIP less than CLIP in the loop
+    missing: list[str]
+
+    @property
+    def gpu_hours(self) -> float | None:
+        parts = [self.teacher_gpu_hours, *(student.gpu_hours for student in self.students)]
+        return None if None in parts else sum(part for part in parts if part is not None)
+
+
+def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
+    """The plan of a run.
+
+    Args:
+        config: a resolved config.
+        rates: measured images per second of one GPU: a backbone's training, and `TEACHER` for CLIP's forward pass.
+    """
+    variants = expand(config)
+    configs = [variant.config(config) for variant in variants]
+    images = train_images(config.data)
+    views = None if images is None else images * config.teacher.views
+    width, grid = _teacher_shape(config)
+    clusterings = {fingerprint("clustering", 1, c=c.method.clustering) for c in configs if c.method.pseudo}
+    seen = [config_.train.iterations * config_.train.batch_size for config_ in configs]
+    return Plan(
+        steps=_steps(variants),
+        trainings=len(variants),
+        students=_students(configs, rates),
+        images=images,
+        views=views,
+        view_bytes=_record(4 * width) + len(clusterings) * _record(grid * grid),
+        dense_bytes=_record(2 * width * grid * grid),
+        teacher_gpu_hours=_hours(views, rates.get(TEACHER)),
+        pays_from=None if views is None else views * len(seen) / sum(seen),
+        missing=_missing(config, configs),
+    )
+
+
+def read_rates(file: Path | None, given: list[str]) -> dict[str, float]:
+    """Measured images per second: those of a benchmark file, then those given as "NAME=NUMBER".
+
+    Raises:
+        ConfigError: the file or a rate cannot be read.
+    """
+    rates: dict[str, Any] = {}
+    try:
+        if file is not None:
+            rates |= json.loads(file.read_text(encoding="utf-8"))["images_per_second"]
+        for item in given:
+            name, _, number = item.partition("=")
+            rates[name] = float(number)
+        checked = TypeAdapter(dict[str, float]).validate_python(rates)
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise ConfigError(
+            f"cannot read the throughput ({' '.join(str(error).split())})",
+            f"{TEACHER}=150 or segformer_b4=40 (images per second of one GPU), or a file that `make bench` wrote",
+        ) from None
+    if bad := [name for name, rate in checked.items() if not rate > 0]:
+        raise ConfigError(f"the throughput of {bad[0]} is {checked[bad[0]]}", "more than 0 images per second")
+    return checked
+
+
+def _steps(variants: list[Variant]) -> dict[str, int]:
+    once = dict.fromkeys(("resolve", "split", "teacher"), 1)
+    return once | dict.fromkeys(("train", "evaluate"), len(variants)) | dict.fromkeys(("compare", "promote"), 1)
+
+
+def _students(configs: list[Config], rates: Mapping[str, float]) -> list[Student]:
+    students = []
+    for backbone in dict.fromkeys(config.student.backbone for config in configs):
+        mine = [config for config in configs if config.student.backbone == backbone]
+        images = sum(config.train.iterations * config.train.batch_size for config in mine)
+        students.append(
+            Student(
+                backbone=backbone,
+                trainings=len(mine),
+                parameters=_parameters(mine[0]),
+                licence=licence(backbone, mine[0].student.pretrained) if mine[0].student.pretrained else "",
+                gpu_hours=_hours(images, rates.get(backbone)),
+            )
+        )
+    return students
+
+
+def _hours(images: int | None, rate: float | None) -> float | None:
+    return None if images is None or rate is None else images / rate / 3600
+
+
+def _record(content: int) -> int:
+    """Bytes of an array in a shard: tar header, .npy header and content, padded to whole blocks."""
+    return TAR_BLOCK + -(-(NPY_HEADER + content) // TAR_BLOCK) * TAR_BLOCK
+
+
+def _parameters(config: Config) -> int:
+    import torch
+
+    from cliptea.models import build_student
+
+    with torch.device("meta"):
+        student = build_student(config.student.backbone, _teacher_shape(config)[0])
+    return sum(p.numel() for p in student.parameters())
+
+
+def _teacher_shape(config: Config) -> tuple[int, int]:
+    """(D, g) of the teacher at its crop."""
+    folder = Path(config.teacher.weights or "")
+    if config.teacher.weights == DEMO:
+        from cliptea.teacher.pretrain import model_config
+
+        described = model_config(config.teacher.crop)
+    elif (folder / "open_clip_config.json").is_file():
+        described = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+    else:
+        import open_clip
+
+        described = open_clip.get_model_config(config.teacher.model)
+        if described is None:
+            raise ConfigError(f"there is no CLIP {config.teacher.model!r}", "an open_clip architecture")
+    patch = described["vision_cfg"].get("patch_size", 16)
+    return described["embed_dim"], config.teacher.crop // patch
+
+
+def _missing(config: Config, configs: list[Config]) -> list[str]:
+    """What the run needs and is not there, as far as this machine can tell without a network."""
+    found = []
+    roots = {"data.root": (config.data.dataset, config.data.root)}
+    roots |= {f"evaluation.sets.{name}.root": (s.dataset or name, s.root) for name, s in config.evaluation.sets.items()}
+    for key, (dataset, root) in roots.items():
+        if dataset == "demo":
+            continue
+        if root is None:
+            found.append(f"data: {key} is not set")
+        elif not is_remote(root) and not Path(root).expanduser().is_dir():
+            found.append(f"data: {key}={root} is no folder here")
+    weights = {f"teacher.weights={config.teacher.weights}": config.teacher.weights}
+    for student in [c.student for c in configs if c.student.pretrained]:
+        weights[f"student.pretrained={student.pretrained} of {student.backbone}"] = student.pretrained
+    for key, source in weights.items():
+        if source is True or (source != DEMO and is_tag(str(source))):
+            found.append(f"weights: {key} will be downloaded from a hub; name a file where none can be reached")
+        elif source != DEMO and not is_remote(str(source)) and not Path(str(source)).expanduser().exists():
+            found.append(f"weights: {key}: there is no such file or folder here")
+    if is_remote(os.environ.get("CLIPTEA_STORE", "")) and "CLIPTEA_S3_ENDPOINT" not in os.environ:
+        found.append("endpoint: CLIPTEA_S3_ENDPOINT is not set; AWS is meant then")
+    return found

@@ -1,0 +1,140 @@
+"""Files of CLIP weights: safetensors, pickled state dicts, and OpenAI's TorchScript archives.
+
+Reading runs none of a file's code. Pickles are read with weights_only; a TorchScript archive is loaded for its
+tensors and never called, and refused when it brings a method that loading would call.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from open_clip.model import resize_pos_embed
+from torch import Tensor, nn
+
+from cliptea.errors import TeacherError
+
+__all__ = ["fill", "find_checkpoint", "is_openai", "read_checkpoint"]
+
+OPENAI_FACTS = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of OpenAI's archives
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")  # in the order of preference
+EXPECTED = "safetensors, a pickled state dict, or OpenAI's TorchScript archive"
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """The weights in a folder of open_clip's layout: its own names before others, safetensors before pickles.
+
+    Raises:
+        TeacherError: there are none.
+    """
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
+    if not files:
+        raise TeacherError(f"teacher.weights={folder} holds no weights", f"a file *{', *'.join(SUFFIXES)} in it")
+    return min(files, key=lambda file: (not file.name.startswith("open_clip"), SUFFIXES.index(file.suffix)))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The state dict in a file, found by its content: names to tensors, floating-point ones as float32.
+
+    Wrappings that open_clip's loader knows are taken off: {"state_dict": ...} and the prefix "module.".
+
+    Raises:
+        TeacherError: the file is something else, damaged, or holds code.
+    """
+    try:
+        held = _read(path)
+    except TeacherError:
+        raise
+    except Exception as error:  # of three readers, on whatever a damaged file holds
+        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if code:
+            raise TeacherError(
+                f"{path} holds more than tensors ({code[1]}) and is not read, for that could run code",
+                "a state dict of tensors",
+                "save it as safetensors where it comes from",
+            ) from error
+        raise TeacherError(f"{path} is no file of CLIP weights, or damaged", EXPECTED) from error
+    held = held.get("state_dict", held) if isinstance(held, dict) else held
+    if not isinstance(held, dict) or not any(isinstance(value, Tensor) for value in held.values()):
+        raise TeacherError(f"{path} holds no state dict", EXPECTED)
+    if all(str(name).startswith("module.") for name in held):
+        held = {name.removeprefix("module."): value for name, value in held.items()}
+    return {name: _widened(value) for name, value in held.items()}
+
+
+def is_openai(state: dict[str, Any]) -> bool:
+    """Whether a state dict carries the marks of OpenAI's archives, whose networks have QuickGELU."""
+    return all(name in state for name in OPENAI_FACTS)
+
+
+def fill(model: nn.Module, state: dict[str, Any], path: Path, architecture: str) -> None:
+    """Load a state dict into `model`, the position embedding resized (bicubic) to the model's grid.
+
+    Args:
+        model: an open_clip CLIP on the CPU.
+        state: of `read_checkpoint`.
+        path, architecture: for the message.
+
+    Raises:
+        TeacherError: they do not fit; names the first difference.
+    """
+    state = {name: value for name, value in state.items() if name not in OPENAI_FACTS}
+    wanted = model.state_dict()
+    if _has_square_grid(state):
+        resize_pos_embed(state, model)
+    for name in [*wanted, *state]:
+        difference = _difference(name, wanted, state)
+        if difference:
+            raise TeacherError(
+                f"the weights {path} do not fit {architecture}: {difference}",
+                todo="set teacher.model to the architecture of the weights",
+            )
+    model.load_state_dict({name: state[name].reshape(value.shape) for name, value in wanted.items()})
+
+
+def _read(path: Path) -> Any:
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[8:] == b"{":  # behind 8 bytes of length, safetensors has a header of JSON
+        return safetensors.torch.load_file(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            code = [entry for entry in archive.infolist() if re.fullmatch(r"[^/]+/code/.*\.py", entry.filename)]
+            if any(b"__setstate__" in archive.read(entry) for entry in code):
+                raise TeacherError(f"{path} holds code that runs on loading (__setstate__) and is not read", EXPECTED)
+        if code:
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch discourages the format
+                return dict(torch.jit.load(path, map_location="cpu").state_dict())
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _widened(value: Any) -> Any:
+    return value.detach().float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _has_square_grid(state: dict[str, Any]) -> bool:
+    positions = state.get("visual.positional_embedding")
+    if not isinstance(positions, Tensor) or positions.ndim != 2 or not len(positions):
+        return False
+    tokens = len(positions) - 1  # without the CLS token
+    return isqrt(tokens) ** 2 == tokens
+
+
+def _difference(name: str, wanted: dict[str, Tensor], state: dict[str, Any]) -> str:
+    if name not in state:
+        return f"they lack {name}"
+    if name not in wanted:
+        return f"they hold {name}, which it lacks"
+    value = state[name]
+    if not isinstance(value, Tensor):
+        return f"{name} is no tensor but {type(value).__name__}"
+    found, expected = tuple(value.shape), tuple(wanted[name].shape)
+    same = found == expected or value.numel() == wanted[name].numel() == 1  # logit_scale comes as () and as (1,)
+    return "" if same else f"{name} is {found}, expected {expected}"

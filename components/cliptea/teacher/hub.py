@@ -1,0 +1,83 @@
+"""Weights of open_clip's pre-training tags, from the Hugging Face hub or its cache on this machine."""
+
+from __future__ import annotations
+
+import os.path
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+from cliptea.errors import TeacherError
+
+__all__ = ["download", "tag_config"]
+
+ANSWER_SECONDS = 5.0  # for the hub's first answer
+
+
+def tag_config(model: str, tag: str) -> dict[str, Any]:
+    """open_clip's description of the weights `tag` of the architecture `model`.
+
+    Raises:
+        TeacherError: this architecture has no such weights; names those that have.
+    """
+    config = open_clip.get_pretrained_cfg(model, tag)
+    if config:
+        return config
+    others = open_clip.list_pretrained_models_by_tag(tag)
+    if others:
+        raise TeacherError(
+            f"{model} has no weights {tag!r}, which open_clip has for {', '.join(others)}",
+            todo="add --set teacher.model=NAME",
+        )
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    raise TeacherError(
+        f"teacher.weights={tag} is no file and no folder here, and {model} has no weights of that name",
+        "a file, a folder, an s3:// URI" + (f", or one of {', '.join(tags)}" if tags else ""),
+    )
+
+
+def download(tag: str, config: dict[str, Any]) -> Path:
+    """The weights of a tag: from the cache without a look at the network, or downloaded into it.
+
+    Args:
+        tag: for messages.
+        config: of `tag_config`.
+
+    Raises:
+        TeacherError: the hub cannot be reached or refuses; says within seconds which file to provide instead.
+    """
+    repository, name = os.path.split(config["hf_hub"])  # the name is empty when it is the default
+    names = [name] if name else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+    for name in names:
+        cached = try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    try:
+        return _fetch(repository, names)
+    except Exception as error:  # of the network in all its forms: the library's, its HTTP client's, the system's
+        raise TeacherError(
+            f"the weights {tag!r} cannot be downloaded from huggingface.co/{repository} "
+            f"({(str(error).splitlines() or [type(error).__name__])[0]})",
+            todo=f"get {_wanted(repository, names, config)} elsewhere and add --set teacher.weights=FILE",
+        ) from error
+
+
+def _fetch(repository: str, names: list[str]) -> Path:
+    for name in names:
+        try:
+            # Asked first because a download retries for most of a minute where there is no network.
+            get_hf_file_metadata(hf_hub_url(repository, name), timeout=ANSWER_SECONDS)
+        except EntryNotFoundError:
+            continue
+        return Path(hf_hub_download(repository, name))
+    raise FileNotFoundError(f"it has no {' or '.join(names)}")
+
+
+def _wanted(repository: str, names: list[str], config: dict[str, Any]) -> str:
+    original = os.path.basename(config.get("url", ""))
+    at_hub = f"{names[0]} (huggingface.co/{repository})"
+    return f"{original} or {at_hub}" if original else at_hub

@@ -1,0 +1,80 @@
+"""Networks of open_clip whose tokens serve as teacher, built without the random weights that would be overwritten."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from typing import Any
+
+import open_clip
+from open_clip.transformer import VisionTransformer
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from cliptea.errors import TeacherError
+
+__all__ = ["architecture", "build_network"]
+
+
+def architecture(model: str) -> dict[str, Any]:
+    """open_clip's description of an architecture that it brings.
+
+    Raises:
+        TeacherError: it brings none of that name.
+    """
+    config = open_clip.get_model_config(model)
+    if config is None:
+        near = difflib.get_close_matches(model, open_clip.list_models(), 3, 0.4) or ["ViT-B-16-quickgelu"]
+        raise TeacherError(f"open_clip has no architecture teacher.model={model}", f"such as {', '.join(near)}")
+    return config
+
+
+def build_network(name: str, config: dict[str, Any], crop: int) -> nn.Module:
+    """A CLIP for inputs of `crop` x `crop` pixels whose parameters are not yet filled.
+
+    Args:
+        name: for messages.
+        config: open_clip's description.
+        crop: height and width, pixels.
+
+    Raises:
+        TeacherError: its image tower is no plain vision transformer with a CLS token behind ln_post and a
+            projection, or its patches do not fill the crop.
+    """
+    config = copy.deepcopy(config)
+    custom_text = config.pop("custom_text", False)
+    network = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
+    try:
+        config["vision_cfg"]["image_size"] = crop
+        with _Unfilled():
+            clip: Any = network(**config)
+    except Exception as error:  # of whatever a description lets open_clip build
+        raise TeacherError(f"open_clip cannot build {name} ({' '.join(str(error).split())})") from error
+    visual = clip.visual
+    if (
+        not isinstance(visual, VisionTransformer)
+        or visual.attn_pool is not None
+        or visual.pool_type != "tok"
+        or visual.final_ln_after_pool
+    ):
+        raise TeacherError(
+            f"{name} gives no CLS and patch tokens in one space",
+            "an open_clip vision transformer such as ViT-B-16-quickgelu",
+        )
+    patch = visual.conv1.stride[0]
+    if crop % patch:
+        raise TeacherError(
+            f"teacher.crop={crop} is no multiple of the teacher's patch of {patch} pixels",
+            f"such as {crop // patch * patch or patch}",
+        )
+    return clip
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out the random initialisation of modules, most of the time that building them takes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)

@@ -1,0 +1,71 @@
+"""`cliptea plan`: what a run would cost, as a page for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from cliptea.config import Config
+from cliptea.plan import Plan
+
+__all__ = ["show_plan"]
+
+
+def show_plan(console: Console, config: Config, plan: Plan) -> None:
+    """Print the plan of a run."""
+    tasks = ", ".join(name if number == 1 else f"{name} x {number}" for name, number in plan.steps.items())
+    facts = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("steps", tasks),
+        ("trainings", f"{plan.trainings} (variants times seeds)"),
+        ("training images", _count(plan.images)),
+        ("views", _views(config, plan)),
+        ("stored, read in training", _storage(plan.view_bytes, plan.views)),
+        ("stored, dense tokens", _storage(plan.dense_bytes, plan.views)),
+        ("CLIP's forward passes", _hours(plan.teacher_gpu_hours)),
+        ("all trainings", _hours(_sum([student.gpu_hours for student in plan.students]))),
+        ("GPU time in all", _hours(plan.gpu_hours)),
+        ("stored tokens pay", _pays(plan)),
+    ):
+        facts.add_row(name, value)
+    console.print(facts)
+    console.print()
+    students = Table("backbone", "trainings", "parameters", "GPU time", "licence of its weights", box=None)
+    for student in plan.students:
+        parameters = f"{student.parameters / 1e6:.3f} M"
+        licence = student.licence or "none are used"
+        students.add_row(student.backbone, str(student.trainings), parameters, _hours(student.gpu_hours), licence)
+    console.print(students)
+    console.print()
+    for line in plan.missing or ["nothing that could be seen from here"]:
+        console.print(f"missing  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _sum(parts: list[float | None]) -> float | None:
+    return None if None in parts else sum(part for part in parts if part is not None)
+
+
+def _count(number: int | None) -> str:
+    return "unknown until the data are read" if number is None else f"{number:,}".replace(",", " ")
+
+
+def _views(config: Config, plan: Plan) -> str:
+    each = f"{config.teacher.views} of each image, {config.teacher.crop}x{config.teacher.crop} pixels"
+    return each if plan.views is None else f"{_count(plan.views)} ({each})"
+
+
+def _storage(size: int, views: int | None) -> str:
+    each = f"{size / 1024:.1f} KiB a view"
+    return each if views is None else f"{size * views / 2**30:.2f} GiB ({each})"
+
+
+def _hours(hours: float | None) -> str:
+    return "unknown: give --throughput" if hours is None else f"{hours:.1f} GPU hours"
+
+
+def _pays(plan: Plan) -> str:
+    if plan.pays_from is None:
+        return "unknown until the data are read"
+    if plan.pays_from < 1:
+        return f"from the first training on: CLIP sees {plan.pays_from:.0%} of the images it would see in one training"
+    return f"from {plan.pays_from:.1f} trainings on"

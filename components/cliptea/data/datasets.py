@@ -1,17 +1,20 @@
-"""Data set readers. A new data set is one class with the four members of `Dataset`, and one line in `DATASETS`.
+"""Data set readers. A new data set is one class with the members of `Dataset`, and one line in `DATASETS`.
 
-Readers give images as stored and labels as *train ids*; nothing after the split step reads raw data.
+A data set of files derives from `reader.Reader` and needs two of them; a published one whose layout is like
+another's needs a section of facts.yaml only. Readers give images as stored and labels as *train ids*; nothing
+after the split step reads raw data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cliptea.config import DataConfig
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.demo import Demo
 from cliptea.data.folder import Folder
+from cliptea.data.published import Published
 from cliptea.data.sample import Sample
 from cliptea.errors import ConfigError
 
@@ -19,23 +22,35 @@ __all__ = ["DATASETS", "Dataset", "open_dataset"]
 
 
 class Dataset(Protocol):
+    """Splits are "train" and "val". A data set that is only evaluated on needs no train split."""
+
     @property
     def catalogue(self) -> Catalogue: ...
 
     def ids(self, split: str) -> list[str]:
-        """Names of the images of "train" or "val", in a fixed order."""
+        """Names of the images of a split, in a fixed order."""
+        ...
+
+    def check(self, split: str) -> list[str]:
+        """Warnings about a split that is about to be read; a DataError says why it cannot be."""
         ...
 
     def read(self, split: str, name: str) -> Sample:
         """One image with its labels; a DataError names the file when they do not fit."""
         ...
 
-    def digest(self) -> str:
-        """Changes when the raw data change."""
+    def digest(self, splits: Sequence[str] = ("train", "val")) -> str:
+        """Changes when the raw data of these splits change."""
         ...
 
 
-DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {"demo": Demo, "folder": Folder}
+DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
+    "demo": Demo,
+    "folder": Folder,
+    "voc12": Published,
+    "coco_stuff164k": Published,
+    "pascal_context": Published,
+}
 
 
 def open_dataset(config: DataConfig) -> Dataset:

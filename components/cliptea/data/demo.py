@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -37,5 +38,8 @@ class Demo:
         Image.fromarray(image).save(buffer, format="PNG")
         return Sample(buffer.getvalue(), "png", labels)
 
-    def digest(self) -> str:
+    def check(self, split: str) -> list[str]:
+        return []
+
+    def digest(self, splits: Sequence[str] = ("train", "val")) -> str:
         return fingerprint("world", RENDERING, world=self._config.world, seed=self._config.seed)

@@ -1,105 +1,90 @@
 """A plain folder: images/{train,val}/NAME.jpg, labels/{train,val}/NAME.png, classes.json.
 
-classes.json holds `classes` (names in the order of the label ids), `unseen` (names) and, if it is not 255,
-`ignore_index`.
+classes.json holds `classes` (names in the order of the label ids), `unseen` (names) and, where they differ from
+the defaults, `first_id` (the label id of the first class, 0) and `ignore_index` (the id of no class, 255).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 
 from cliptea.config import DataConfig
 from cliptea.data.catalogue import IGNORE, Catalogue, make_catalogue
-from cliptea.data.sample import Sample, decode_image, decode_labels
+from cliptea.data.labels import LabelRule
+from cliptea.data.reader import Pair, Reader
+from cliptea.data.source import Source
 from cliptea.errors import DataError
 
 __all__ = ["Folder"]
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+DESCRIPTION = "classes.json"
 
 
-class Folder:
+class Described(BaseModel):
+    """classes.json."""
+
+    classes: list[str]
+    unseen: list[str] = []
+    first_id: int = Field(0, ge=0, le=IGNORE - 1)
+    ignore_index: int = Field(IGNORE, ge=0, le=IGNORE)
+
+
+class Folder(Reader):
     def __init__(self, config: DataConfig) -> None:
-        if config.root is None:
-            raise DataError("data.root is not set", "the folder of the data set", "add --set data.root=FOLDER")
-        self.root = Path(config.root).expanduser()
-        if not self.root.is_dir():
-            raise DataError(f"data.root={config.root} is no folder", "images/, labels/ and classes.json in it")
+        super().__init__(
+            Source(config.root, "images/, labels/ and classes.json"), "images/SPLIT/NAME.jpg with labels/SPLIT/NAME.png"
+        )
         self._unseen = config.unseen
-
-    @cached_property
-    def _described(self) -> dict:
-        path = self.root / "classes.json"
-        try:
-            described = json.loads(path.read_text(encoding="utf-8"))
-            names = described["classes"]
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise TypeError
-        except FileNotFoundError:
-            raise DataError(f"{path} is missing", 'a file such as {"classes": [...], "unseen": [...]}') from None
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{path} cannot be read", 'JSON such as {"classes": ["sky"], "unseen": []}') from None
-        return described
 
     @property
     def catalogue(self) -> Catalogue:
-        unseen = self._described.get("unseen", []) if self._unseen is None else self._unseen
-        return make_catalogue(self._described["classes"], unseen)
+        unseen = self._described.unseen if self._unseen is None else self._unseen
+        return make_catalogue(self._described.classes, unseen)
 
-    def ids(self, split: str) -> list[str]:
-        return sorted(self._images(split))
-
-    def _images(self, split: str) -> dict[str, Path]:
-        folder = self.root / "images" / split
-        paths = [path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
+    def find_pairs(self, split: str) -> dict[str, Pair]:
+        folder = f"images/{split}"
+        paths = [PurePosixPath(folder, name) for name in self.source.files(folder)]
+        paths = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
         if not paths:
-            raise DataError(f"there is no image in {folder}", "files such as NAME.jpg, with labels in labels/")
-        images = {path.stem: path for path in paths}
+            raise DataError(
+                f"there is no image in {self.source.where(folder)}", "files such as NAME.jpg, with labels in labels/"
+            )
+        images = {path.stem: str(path) for path in paths}
         if len(images) < len(paths):
-            raise DataError(f"two images in {folder} share a name", "NAME once, with one suffix")
-        return images
+            raise DataError(f"two images in {self.source.where(folder)} share a name", "NAME once, with one suffix")
+        return {name: Pair(images[name], f"labels/{split}/{name}.png", self._rule) for name in sorted(images)}
 
     @cached_property
-    def _paths(self) -> dict[str, dict[str, Path]]:
-        return {split: self._images(split) for split in ("train", "val")}
-
-    def read(self, split: str, name: str) -> Sample:
-        image_path = self._paths[split][name]
-        label_path = self.root / "labels" / split / f"{name}.png"
-        if not label_path.is_file():
-            raise DataError(f"{label_path} is missing", f"a label map for {image_path}")
-        data = image_path.read_bytes()
-        image = decode_image(data, str(image_path))
-        labels = decode_labels(label_path.read_bytes(), str(label_path))
-        if image.shape[:2] != labels.shape:
+    def _described(self) -> Described:
+        where = self.source.where(DESCRIPTION)
+        if not self.source.has(DESCRIPTION):
+            raise DataError(f"{where} is missing", 'a file such as {"classes": [...], "unseen": [...]}')
+        try:
+            return Described.model_validate_json(self.source.read(DESCRIPTION))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
             raise DataError(
-                f"{label_path} is {labels.shape[1]}x{labels.shape[0]} and its image "
-                f"{image.shape[1]}x{image.shape[0]} pixels",
-                "equal sizes",
-            )
-        labels = labels.copy()
-        labels[labels == self._described.get("ignore_index", IGNORE)] = IGNORE
-        number = len(self.catalogue.classes)
-        strange = [int(value) for value in np.unique(labels) if number <= value < IGNORE]
-        if strange:
-            raise DataError(
-                f"{label_path} holds the label ids {', '.join(map(str, strange))}",
-                f"0 to {number - 1} (the {number} classes of classes.json) or {IGNORE}",
-            )
-        return Sample(data, image_path.suffix.lower().lstrip("."), labels)
+                f"{where} cannot be read ({place}{first['msg']})", 'JSON such as {"classes": ["sky"], "unseen": []}'
+            ) from None
 
-    def digest(self) -> str:
-        """sha256 over the relative path, size and time of change of every file."""
-        digest = hashlib.sha256()
-        for path in sorted(self.root.rglob("*")):
-            if path.is_file():
-                stat = path.stat()
-                digest.update(
-                    f"{path.relative_to(self.root).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
-                )
-        return digest.hexdigest()
+    @cached_property
+    def _rule(self) -> LabelRule:
+        described, number = self._described, len(self._described.classes)
+        first, last = described.first_id, described.first_id + number - 1
+        if last >= IGNORE:
+            raise DataError(f"{self.source.where(DESCRIPTION)} has ids up to {last}", f"at most {IGNORE - 1}")
+        table = np.full(256, IGNORE, dtype=np.uint8)
+        table[first : last + 1] = range(number)
+        table[described.ignore_index] = IGNORE
+        known = np.arange(256) <= last  # ids below the first class's are none
+        known[[described.ignore_index, IGNORE]] = True
+        todo = f'if {last + 1} is no class, add "ignore_index": {last + 1} to {DESCRIPTION}'
+        if not first:
+            todo += ', if the ids start at 1 and 0 is no class, "first_id": 1'
+        return LabelRule(table, known, f"{first} to {last} (the {number} classes of {DESCRIPTION}) or {IGNORE}", todo)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cliptea.errors import DataError
 
-__all__ = ["Sample", "decode_image", "decode_labels", "encode_labels"]
+__all__ = ["Sample", "decode_image", "decode_labels", "encode_labels", "opened"]
 
 
 class Sample(NamedTuple):
@@ -21,39 +23,43 @@ class Sample(NamedTuple):
     labels: np.ndarray
 
 
+@contextmanager
+def opened(data: bytes, name: str, what: str, expected: str) -> Iterator[Image.Image]:
+    """The image that the bytes encode; what Pillow finds wrong with it inside the block becomes a DataError.
+
+    Args:
+        data: the encoded image.
+        name: file, for the error's text.
+        what: what the file is, such as "label map".
+        expected: its format, such as "PNG".
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"cannot decode the {what} {name} ({error})", f"a whole {expected} file", "replace or remove it"
+        ) from None
+
+
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an encoded image.
 
     Raises:
         DataError: the bytes are no image, or are cut off.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.array(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"cannot decode the image {name} ({error})", "a whole JPEG or PNG file", "replace or remove it"
-        ) from None
+    with opened(data, name, "image", "JPEG or PNG") as image:
+        return np.array(image.convert("RGB"))
 
 
 def decode_labels(data: bytes, name: str) -> np.ndarray:
-    """(H, W) uint8 of an 8-bit single-channel label PNG; a palette's indices are taken as they are.
+    """(H, W) uint8 of a label PNG of a shard, as `encode_labels` makes them.
 
     Raises:
-        DataError: not readable, or of another kind.
+        DataError: not readable.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode not in ("L", "P"):
-                raise DataError(
-                    f"the label map {name} has pixel mode {image.mode}",
-                    "one 8-bit channel (L, or a palette P)",
-                )
-            return np.array(image)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise DataError(
-            f"cannot decode the label map {name} ({error})", "a whole PNG file", "replace or remove it"
-        ) from None
+    with opened(data, name, "label map", "PNG") as image:
+        return np.array(image)
 
 
 def encode_labels(labels: np.ndarray) -> bytes:

@@ -1,10 +1,12 @@
 """The plain folder: what it reads, and one clear line for each thing that does not fit."""
 
-import io
 import json
+import shutil
 
 import numpy as np
 import pytest
+from miniatures import folder as miniature
+from miniatures import train_ids
 from PIL import Image
 
 from cliptea.config import DataConfig
@@ -65,6 +67,66 @@ def test_the_digest_changes_with_the_data(root):
     assert folder(root).digest() != before
 
 
+def test_ids_may_start_at_one(root):
+    labels = np.random.default_rng(1).integers(0, 4, (20, 30), dtype=np.uint8)
+    write(root / "labels/train/a.png", labels)
+    with pytest.raises(ClipteaError) as caught:
+        folder(root).check("train")
+    assert "label ids 3; expected 0 to 2 (the 3 classes of classes.json) or 255; " in str(caught.value)
+    assert 'if the ids start at 1 and 0 is no class, "first_id": 1' in str(caught.value)
+    before = folder(root).digest()
+    (root / "classes.json").write_text(json.dumps({"classes": CLASSES, "unseen": ["tree"], "first_id": 1}))
+    np.testing.assert_array_equal(folder(root).read("train", "a").labels, np.where(labels, labels - 1, 255))
+    assert folder(root).digest() != before
+
+
+@pytest.mark.parametrize(
+    ("described", "table"), [({"first_id": 3}, [3, 4, 5, 6]), ({"ignore_index": 0}, [255, 1, 2, 3])]
+)
+def test_the_miniature_reads_as_described(described, table, tmp_path):
+    drawn = miniature(tmp_path, **described)
+    data = folder(tmp_path)
+    lookup = train_ids(table) if "first_id" in described else np.array(table + [255] * 252, dtype=np.uint8)
+    for split, maps in drawn.items():
+        assert data.check(split) == []
+        for name, raw in maps.items():
+            np.testing.assert_array_equal(data.read(split, name).labels, lookup[raw])
+
+
+def test_only_the_split_that_is_asked_for_is_touched(root):
+    before = folder(root).digest(("val",))
+    shutil.rmtree(root / "images/train")
+    shutil.rmtree(root / "labels/train")
+    assert (folder(root).ids("val"), folder(root).digest(("val",))) == (["c"], before)
+    with pytest.raises(ClipteaError, match="images/train"):
+        folder(root).digest()
+
+
+def test_missing_label_maps_are_found_at_once(root):
+    for name in "ab":
+        (root / f"labels/train/{name}.png").unlink()
+    with pytest.raises(ClipteaError, match=r"labels/train/a\.png is missing, and 1 more; expected images/SPLIT/NAME"):
+        folder(root).check("train")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"classes": "sky"}', "classes: "),
+        ('{"unseen": ["tree"]}', "classes: Field required"),
+        ('{"classes": ["sky"], "ignore_index": 300}', "ignore_index: "),
+        ('{"classes": ["sky", "road"], "unseen": ["road"], "first_id": 254}', "ids up to 255"),
+        ("[]", "classes.json cannot be read"),
+    ],
+)
+def test_a_strange_description_is_one_line(root, text, says):
+    (root / "classes.json").write_text(text)
+    with pytest.raises(ClipteaError) as caught:
+        folder(root).ids("train")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def truncated_jpeg(root):
     path = root / "images/train/a.jpg"
     path.write_bytes(path.read_bytes()[:-200])
@@ -122,12 +184,3 @@ def test_a_spoilt_folder_is_one_line(root, tmp_path):
         _ = folder(root).catalogue
     with pytest.raises(ClipteaError, match="no folder"):
         folder(tmp_path / "nowhere")
-
-
-def test_decoding_reports_cut_off_pngs():
-    from cliptea.data.sample import decode_labels
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 9, (50, 50), dtype=np.uint8)).save(buffer, "PNG")
-    with pytest.raises(ClipteaError, match=r"labels\.png"):
-        decode_labels(buffer.getvalue()[:300], "labels.png")

@@ -1,0 +1,75 @@
+"""What is known of the published data sets: `facts.yaml` beside this file, read once and checked."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from cliptea.data.catalogue import IGNORE
+
+__all__ = ["Facts", "LabelFacts", "SplitFacts", "facts"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LabelFacts(_Section):
+    """Where label maps lie and what their pixel values are: the released `values`, or train ids (`classes`)."""
+
+    path: str
+    holds: Literal["values", "classes"] = "values"
+    beyond: str  # what maps with values past the last one probably are
+
+
+class SplitFacts(_Section):
+    """The images of a split: their accepted numbers, and the list or the folder that names them."""
+
+    images: list[int]
+    file: str = ""
+    union: list[str] = []
+    folder: str = ""
+
+
+class Facts(_Section):
+    """One data set. Patterns hold {id} and, where splits have folders, {folder}; paths are below the set's root."""
+
+    title: str
+    roots: list[str]
+    marks: list[str]
+    images: str
+    labels: list[LabelFacts]
+    id: str = ".+"  # regular expression of an image's id, where label maps name the images
+    splits: dict[str, SplitFacts]
+    train: str  # the paper's training split
+    coloured: bool = False
+    values: list[str]
+    classless: list[str]
+    unseen: list[str]
+    common: list[str]
+    orders: dict[str, list[str]] = {}
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of their train ids."""
+        return [name for name in self.values if name not in self.classless]
+
+    def names(self, labels: LabelFacts) -> list[str]:
+        """Names of the pixel values 0, 1, 2, ... of label maps of that kind."""
+        return self.values if labels.holds == "values" else self.classes
+
+    def train_ids(self, labels: LabelFacts) -> list[int]:
+        """Train ids of the pixel values 0, 1, 2, ... of label maps of that kind; 255 for a name that is no class."""
+        index = {name: number for number, name in enumerate(self.classes)}
+        return [index.get(name, IGNORE) for name in self.names(labels)]
+
+
+@cache
+def facts(name: str) -> Facts:
+    """The facts of the data set `name`, a key of facts.yaml."""
+    text = resources.files("cliptea.data").joinpath("facts.yaml").read_text(encoding="utf-8")
+    return Facts.model_validate(yaml.safe_load(text)[name])

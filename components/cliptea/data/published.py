@@ -1,0 +1,140 @@
+"""Published data sets in their released layouts: PASCAL VOC 2012, COCO-Stuff 164k, PASCAL Context (facts.yaml)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from cliptea.config import DataConfig
+from cliptea.data.catalogue import IGNORE, Catalogue, make_catalogue
+from cliptea.data.facts import LabelFacts, facts
+from cliptea.data.labels import LabelRule
+from cliptea.data.reader import Pair, Reader
+from cliptea.data.source import Source
+from cliptea.errors import ConfigError, DataError
+
+__all__ = ["Published"]
+
+# Another order of the values is certain when its common names occur this often, and twice as often as in the own.
+CERTAIN = 16
+
+
+class Published(Reader):
+    def __init__(self, config: DataConfig) -> None:
+        known = self.facts = facts(config.dataset)
+        union = known.splits[known.train].union
+        super().__init__(
+            Source(config.root, known.title, known.roots, known.marks),
+            f"{known.images} with {' or '.join(labels.path for labels in known.labels)}",
+            f"or set data.train_list={union[0]}" if union else "",
+        )
+        self._config = config
+        self._rules = [self._rule(labels) for labels in known.labels]
+
+    @property
+    def catalogue(self) -> Catalogue:
+        unseen = self.facts.unseen if self._config.unseen is None else self._config.unseen
+        return make_catalogue(self.facts.classes, unseen)
+
+    def find_pairs(self, split: str) -> dict[str, Pair]:
+        listed = self._list_name(split)
+        folder = self.facts.splits[listed].folder
+        return {name: self._pair(name, folder) for name in sorted(self._ids(listed))}
+
+    def doubts(self, split: str, found: dict[LabelRule, np.ndarray]) -> list[str]:
+        for rule, values in found.items():
+            self._check_order(rule, values, split)
+        number, accepted = len(self.pairs(split)), self.facts.splits[self._list_name(split)].images
+        if number in accepted:
+            return []
+        return [
+            f"{self._list_name(split)} has {number} images where {self.facts.title} has "
+            f"{' or '.join(map(str, accepted))}: figures do not compare with published ones"
+        ]
+
+    def _list_name(self, split: str) -> str:
+        if split != "train":
+            return split
+        name = self._config.train_list or self.facts.train
+        if name not in self.facts.splits:
+            raise ConfigError(
+                f"{self.facts.title} has no list data.train_list={name}", "one of " + ", ".join(self.facts.splits)
+            )
+        return name
+
+    def _ids(self, name: str) -> set[str]:
+        """Ids of a split: those of its list, of the lists that make it up, or of the label maps in its folder."""
+        split = self.facts.splits[name]
+        if not split.file:
+            return self._ids_of_folder(split.folder)
+        if self.source.entry(split.file) is not None:
+            lines = self.source.read(split.file).decode("utf-8-sig").splitlines()
+            # Some lists name files: "/JPEGImages/ID.jpg /SegmentationClass/ID.png".
+            ids = {PurePosixPath(line.split()[0]).stem for line in lines if line.strip()}
+            if not ids:
+                raise DataError(f"{self.source.where(split.file)} is empty", "one id a line")
+            return ids
+        if not split.union:
+            raise DataError(f"{self.source.where(split.file)} is missing", f"the ids of {name}, one a line")
+        try:
+            return set().union(*(self._ids(part) for part in split.union))
+        except DataError as error:
+            raise DataError(
+                error.what,
+                f"{split.file}, or the lists {' and '.join(split.union)} that make it up",
+                f"or set data.train_list={split.union[0]} to train without the others",
+            ) from None
+
+    def _ids_of_folder(self, folder: str) -> set[str]:
+        paths = [PurePosixPath(self._path(labels.path, "{id}", folder)) for labels in self.facts.labels]
+        for path in paths:
+            pattern = re.escape(path.name).replace(re.escape("{id}"), f"({self.facts.id})")
+            matches = (re.fullmatch(pattern, name) for name in self.source.files(str(path.parent)))
+            ids = {match[1] for match in matches if match}
+            if ids:
+                return ids
+        looked = " or ".join(self.source.where(str(path)) for path in paths)
+        raise DataError(f"{self.facts.title} has no label map for {folder}", f"files such as {looked}")
+
+    def _pair(self, name: str, folder: str) -> Pair:
+        found = [self._path(labels.path, name, folder) for labels in self.facts.labels]
+        chosen = next((number for number, path in enumerate(found) if self.source.entry(path)), 0)
+        return Pair(self._path(self.facts.images, name, folder), found[chosen], self._rules[chosen])
+
+    @staticmethod
+    def _path(pattern: str, name: str, folder: str) -> str:
+        return pattern.replace("{folder}", folder).replace("{id}", name)
+
+    def _rule(self, labels: LabelFacts) -> LabelRule:
+        names = self.facts.names(labels)
+        table = np.full(256, IGNORE, dtype=np.uint8)
+        table[: len(names)] = self.facts.train_ids(labels)
+        known = np.arange(256) < len(names)
+        known[IGNORE] = True
+        expected = f"0 to {len(names) - 1} or {IGNORE}, as {labels.path.replace('{folder}', '...')} has them"
+        return LabelRule(table, known, expected, labels.beyond, names, self.facts.coloured)
+
+    def _check_order(self, rule: LabelRule, found: np.ndarray, split: str) -> None:
+        """Refuse label maps whose values follow another known order: nothing later would tell."""
+        known = self.facts
+        orders = {
+            f"released values ({known.values[0]} is 0)": known.values,
+            f"values that start at 1 ({known.values[0]} is 1)": ["", *known.values],
+            f"train ids ({known.classes[0]} is 0)": known.classes,
+            **known.orders,
+        }
+        hits = {}
+        for text, names in orders.items():
+            columns = [names.index(name) if name in names else IGNORE for name in known.common]
+            hits[text] = int(found[:, columns].sum())
+        own = next(text for text, names in orders.items() if names == rule.names)
+        likely = max(hits, key=lambda text: hits[text])
+        if likely != own and hits[likely] >= max(CERTAIN, 2 * hits[own]):
+            example = next(pair.labels for pair in self.pairs(split).values() if pair.rule is rule)
+            raise DataError(
+                f"{self.source.where(example)} and its like seem to hold {likely}",
+                f"{own}; judged by where {', '.join(known.common)} occur in {len(found)} maps",
+                "convert the maps with the tools that their release names",
+            )

@@ -1,0 +1,128 @@
+"""What data sets of files have in common: pairs of an image and a label map, read from a `Source`."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cliptea.data.catalogue import Catalogue
+from cliptea.data.labels import LabelRule, decode_values
+from cliptea.data.sample import Sample, decode_image
+from cliptea.data.source import Source
+from cliptea.errors import DataError
+
+__all__ = ["Pair", "Reader"]
+
+READING = 1  # bump when the same files give other samples
+LOOKED_AT = 64  # label maps of a split that are looked at before any is read for good
+
+
+class Pair(NamedTuple):
+    """Paths of an image and its label map, and what the label map's values mean."""
+
+    image: str
+    labels: str
+    rule: LabelRule
+
+
+class Reader(ABC):
+    """A data set of image files and label maps. Only the splits that are asked for are touched."""
+
+    def __init__(self, source: Source, layout: str, todo: str = "") -> None:
+        """
+        Args:
+            source: the files.
+            layout: where images and label maps lie, for the error when one is missing.
+            todo: what else can be done then.
+        """
+        self.source = source
+        self._layout, self._todo = layout, todo
+        self._known: dict[str, dict[str, Pair]] = {}
+
+    @property
+    @abstractmethod
+    def catalogue(self) -> Catalogue: ...
+
+    @abstractmethod
+    def find_pairs(self, split: str) -> dict[str, Pair]:
+        """The pairs of "train" or "val" by the image's name, sorted; their files need not be there."""
+
+    def doubts(self, split: str, found: dict[LabelRule, np.ndarray]) -> list[str]:
+        """Warnings about a split, of which a sample of label maps holds the values `found` (maps, 256) bool.
+
+        Raises:
+            DataError: the label maps are of a wrong kind.
+        """
+        return []
+
+    def pairs(self, split: str) -> dict[str, Pair]:
+        if split not in self._known:
+            self._known[split] = self.find_pairs(split)
+        return self._known[split]
+
+    def ids(self, split: str) -> list[str]:
+        return list(self.pairs(split))
+
+    def check(self, split: str) -> list[str]:
+        """Refuse a split that cannot be read, on what its listing and a sample of its label maps show.
+
+        Returns:
+            Warnings, one line each.
+
+        Raises:
+            DataError: a file is missing, or the label maps are of a wrong kind.
+        """
+        pairs = list(self.pairs(split).values())
+        self._require([path for pair in pairs for path in pair[:2]])
+        found = defaultdict(list)
+        for pair in pairs[:: -(-len(pairs) // LOOKED_AT)]:
+            labels = self._values(pair)
+            pair.rule.train_ids(labels, self.source.where(pair.labels))
+            found[pair.rule].append(np.bincount(labels.ravel(), minlength=256) > 0)
+        return self.doubts(split, {rule: np.stack(rows) for rule, rows in found.items()})
+
+    def read(self, split: str, name: str) -> Sample:
+        """One image with its labels.
+
+        Raises:
+            DataError: a file is missing, damaged, of a wrong kind, or the two differ in size.
+        """
+        pair = self.pairs(split)[name]
+        self._require(pair[:2])
+        data = self.source.read(pair.image)
+        image, values = decode_image(data, self.source.where(pair.image)), self._values(pair)
+        if image.shape[:2] != values.shape:
+            raise DataError(
+                f"{self.source.where(pair.labels)} is {values.shape[1]}x{values.shape[0]} and its image "
+                f"{image.shape[1]}x{image.shape[0]} pixels",
+                "equal sizes",
+            )
+        labels = pair.rule.train_ids(values, self.source.where(pair.labels))
+        return Sample(data, pair.image.rpartition(".")[2].lower(), labels)
+
+    def digest(self, splits: Sequence[str] = ("train", "val")) -> str:
+        """sha256 over the classes, the meaning of label values, and path, size and version of every file used."""
+        digest = hashlib.sha256(f"{READING}\n{self.catalogue.model_dump_json()}\n".encode())
+        for split in splits:
+            pairs = self.pairs(split).values()
+            for rule in dict.fromkeys(pair.rule for pair in pairs):
+                digest.update(rule.table.tobytes())
+            for path in (path for pair in pairs for path in pair[:2]):
+                entry = self.source.entry(path)
+                state = f"{entry.size}\0{entry.version}" if entry else "missing"
+                digest.update(f"{split}\0{path}\0{state}\n".encode())
+        return digest.hexdigest()
+
+    def _values(self, pair: Pair) -> np.ndarray:
+        return decode_values(self.source.read(pair.labels), self.source.where(pair.labels), pair.rule.coloured)
+
+    def _require(self, paths: Sequence[str]) -> None:
+        missing = [path for path in paths if self.source.entry(path) is None]
+        if missing:
+            others = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise DataError(f"{self.source.where(missing[0])} is missing{others}", self._layout, self._todo)

@@ -128,8 +128,12 @@ def explained(uri: str) -> Iterator[None]:
         raise StorageError(
             f"{_server()} gives no S3 answer for {uri} ({what})", "an S3 server", "check CLIPTEA_S3_ENDPOINT"
         ) from None
-    except ValueError as error:  # of minio: names that no S3 server takes
-        raise StorageError(f"S3 cannot serve {uri}: {error}") from None
+    except ValueError as error:  # of minio: a name that no S3 server takes, or XML that none sends
+        raise StorageError(
+            f"{_server()} cannot serve {uri} ({error})",
+            "an S3 server and a valid name",
+            "check CLIPTEA_S3_ENDPOINT and the name",
+        ) from None
 
 
 def _server() -> str:
@@ -142,9 +146,8 @@ def _refused(error: S3Error, uri: str) -> StorageError:
     if code in ("NoSuchKey", "NoSuchObject"):
         return missing(uri)
     if code == "NoSuchBucket":
-        return StorageError(
-            f"there is no bucket {error.bucket_name} at {_server()}", todo="create it, or correct the name"
-        )
+        bucket = uri.removeprefix("s3://").partition("/")[0]
+        return StorageError(f"there is no bucket {bucket} at {_server()}", todo="create it, or correct the name")
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"):
         return StorageError(
             f"{_server()} does not know the credentials or their secret is wrong ({code})",

@@ -23,6 +23,7 @@ from cliptea.storage.local import cache_folder, place
 __all__ = ["S3Store", "parse"]
 
 LIMITS = Limits()
+BEYOND_END = ("InvalidRange", "InvalidArgument")  # for a range beyond the end: S3's answer, that of lesser servers
 
 
 def parse(uri: str) -> tuple[str, str]:
@@ -103,9 +104,9 @@ class S3Store:
             try:
                 data, _ = self._read(key, start, length or 0)
             except S3Error as error:
-                if error.code != "InvalidRange":
+                if error.code not in BEYOND_END or (self.size(key) or 0) >= start + (length or 1):
                     raise
-                data = b""  # `start` lies at or behind the end
+                data = b""
         if length is not None and len(data) != length:
             raise truncated(self.uri(key), start + length)
         return data

@@ -1,0 +1,130 @@
+"""Networks and servers fail: an operation succeeds after bounded retries, or ends in bounded time with one line."""
+
+import itertools
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import QUICK
+from faulty_proxy import ALWAYS
+
+from cliptea.errors import StorageError
+from cliptea.storage import fetch
+from cliptea.storage.s3 import S3Store
+
+DATA = np.random.default_rng(0).bytes(300_000)
+LARGE = np.random.default_rng(1).bytes((15 << 20) + 1)
+KINDS = ["500", "502", "503", "reset", "truncate", "stall", "stall-body", "lost"]
+IMPATIENT = replace(QUICK, timeout=0.4)
+TRIES = IMPATIENT.retries + 1
+
+
+def put(store):
+    store.put("new", DATA)
+    return store.get("new") == DATA
+
+
+def delete(store):
+    store.delete("k")
+    return store.size("k") is None
+
+
+OPERATIONS = {
+    "put": put,
+    "get": lambda store: store.get("k") == DATA,
+    "range": lambda store: store.get("k", 1000, 5000) == DATA[1000:6000],
+    "size": lambda store: store.size("k") == len(DATA),
+    "entries": lambda store: [entry.key for entry in store.entries("")] == ["k"],
+    "fetch": lambda store: fetch(store.uri("k")).read_bytes() == DATA,
+    "delete": delete,
+}
+
+
+@pytest.fixture
+def filled(store, environment):
+    """The store with one object, opened again: it has still to ask for the bucket's region."""
+    environment.setattr(S3Store.__init__, "__defaults__", ("", IMPATIENT))
+    store.put("k", DATA)
+    return S3Store(store.bucket, store.prefix)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_two_failures_of_each_request_are_outlived(filled, proxy, operation, kind):
+    """The first two requests fail, then two of those that carry the object."""
+    slow = "stall" in kind
+    proxy.fail(kind, 1 if slow else 2)
+    proxy.fail(kind, 1 if slow else 2, part=filled.prefix)
+    assert OPERATIONS[operation](filled)
+    assert proxy.injected >= 1 + (not slow)
+
+
+@pytest.mark.parametrize("kind", ["500", "503", "reset", "stall", "truncate", "lost"])
+@pytest.mark.parametrize(("method", "part"), [("POST", "uploads"), ("PUT", "partNumber=2"), ("POST", "uploadId")])
+def test_every_step_of_a_large_upload_is_tried_again(store, proxy, tmp_path, kind, method, part):
+    source = tmp_path / "large"
+    source.write_bytes(LARGE)
+    proxy.fail(kind, 1, method, part)
+    store.put_file("large", source)
+    assert proxy.injected == 1
+    assert store.size("large") == len(LARGE)
+    assert store.get("large") == LARGE
+
+
+def test_an_error_behind_the_answer_200_is_no_success(store, proxy):
+    """S3 may begin the answer to the end of an upload with 200 before it knows."""
+    proxy.fail("error-in-200", 1, "POST", "uploadId")
+    store.put("large", LARGE)
+    assert proxy.injected == 1
+    assert store.get("large") == LARGE
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [*itertools.product(OPERATIONS, ["503", "reset"]), ("put", "stall"), ("get", "stall"), ("entries", "stall")],
+)
+def test_what_fails_for_good_ends_with_one_line(filled, proxy, operation, kind):
+    proxy.fail(kind, ALWAYS)
+    began = time.monotonic()
+    with pytest.raises(StorageError) as caught:
+        OPERATIONS[operation](filled)
+    assert time.monotonic() - began < TRIES * IMPATIENT.timeout + 3
+    assert str(proxy.port) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert proxy.injected == TRIES
+
+
+@pytest.mark.parametrize("operation", ["get", "range", "fetch"])
+def test_a_body_that_always_breaks_off_ends_with_one_line(filled, proxy, operation):
+    proxy.fail("truncate", ALWAYS, "GET", part=f"{filled.prefix}/k")
+    with pytest.raises(StorageError, match="the connection breaks again and again"):
+        OPERATIONS[operation](filled)
+    assert proxy.injected == TRIES
+
+
+def test_a_large_upload_that_fails_leaves_nothing(store, proxy):
+    proxy.fail("500", ALWAYS, "PUT", "partNumber=2")
+    with pytest.raises(StorageError, match="InternalError"):
+        store.put("large", LARGE)
+    assert store.size("large") is None
+    assert ("DELETE", "uploadId") in [(method, path.partition("?")[2][:8]) for method, path in proxy.seen]
+
+
+def test_a_refusal_is_not_tried_again(store, proxy):
+    with pytest.raises(StorageError, match="missing"):
+        store.get("nothing")
+    assert [method for method, path in proxy.seen if "nothing" in path] == ["GET"]
+
+
+def test_a_whole_answer_with_too_few_bytes_is_noticed(filled, proxy):
+    proxy.fail("short", ALWAYS, "GET", part=f"{filled.prefix}/k")
+    with pytest.raises(StorageError, match="truncated; expected 6000 bytes"):
+        filled.get("k", 1000, 5000)
+
+
+def test_an_answer_that_is_not_from_s3_is_told(filled, proxy):
+    proxy.fail("html", ALWAYS)
+    with pytest.raises(StorageError, match=r"cannot serve .* check CLIPTEA_S3_ENDPOINT"):
+        list(filled.entries(""))

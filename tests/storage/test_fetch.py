@@ -1,0 +1,143 @@
+"""What a setting names by path or URI is found on this machine; from S3, downloaded once a version."""
+
+import os
+
+import numpy as np
+import pytest
+from faulty_proxy import ALWAYS
+
+from cliptea.errors import StorageError
+from cliptea.storage import fetch, is_remote, state
+from cliptea.storage.local import cache_folder, place
+
+DATA = np.random.default_rng(2).bytes((11 << 20) + 3)
+
+
+@pytest.fixture(params=["file", "s3"])
+def named(request, tmp_path):
+    """Writes objects, and gives their URIs, on a disk and in S3."""
+    if request.param == "s3":
+        return request.getfixturevalue("store")
+    from cliptea.storage import FileStore
+
+    return FileStore(tmp_path / "files")
+
+
+def test_a_file_and_its_state(named):
+    named.put("a/my model.pt", DATA)
+    uri = named.uri("a/my model.pt")
+    path = fetch(uri)
+    assert path.name == "my model.pt"  # its suffix tells readers the format
+    assert path.read_bytes() == DATA
+    name, size, version = state(uri)
+    assert (name, size) == ("my model.pt", len(DATA))
+    assert state(uri) == (name, size, version)
+    named.put("a/my model.pt", DATA[::-1])
+    assert state(uri)[2] != version
+    assert fetch(uri).read_bytes() == DATA[::-1]
+
+
+def test_a_folder_and_its_state(named):
+    named.put("m/config.json", b"{}")
+    named.put("m/deep/weights", b"weights")
+    named.put("m2/other", b"other")
+    uri = named.uri("m")
+    folder = fetch(uri)
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+        "config.json",
+        "deep/weights",
+    ]
+    assert (folder / "deep" / "weights").read_bytes() == b"weights"
+    before = state(uri)
+    assert before[:2] == ("m", 9)
+    assert fetch(f"{uri}/") == folder
+    named.put("m/deep/weights", b"WEIGHTS")
+    assert state(uri)[2] != before[2]
+    assert (fetch(uri) / "deep" / "weights").read_bytes() == b"WEIGHTS"
+
+
+def test_what_is_missing_is_one_line(named):
+    for use in (fetch, state):
+        with pytest.raises(StorageError, match="there is no file or folder") as caught:
+            use(named.uri("nothing"))
+        assert named.uri("nothing") in str(caught.value)
+
+
+def test_plain_paths(tmp_path, monkeypatch):
+    (tmp_path / "a b").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a b", str(tmp_path / "a b"), "~/a b", (tmp_path / "a b").as_uri()):
+        assert fetch(name) == tmp_path / "a b"
+        assert state(name) == ("a b", 1, str((tmp_path / "a b").stat().st_mtime_ns))
+        assert not is_remote(name)
+    assert is_remote("s3://bucket/a")
+
+
+def test_a_second_call_downloads_nothing(store, proxy):
+    store.put("k", DATA)
+    path = fetch(store.uri("k"))
+    first = [method for method, target in proxy.seen if target.endswith("/k")]
+    assert first.count("GET") == 1 + (len(DATA) >> 23)  # parts of 8 MiB
+    proxy.seen.clear()
+    assert fetch(store.uri("k")) == path
+    assert [method for method, target in proxy.seen if target.endswith("/k")] == ["HEAD"]
+    place_of_it = path.relative_to(cache_folder()).as_posix()
+    assert place_of_it == f"s3/{store.bucket}/{store.prefix}/k/{store.entry('k').version}/k"
+
+
+def test_a_file_of_another_size_in_the_cache_is_downloaded_again(store):
+    store.put("k", b"12345")
+    path = fetch(store.uri("k"))
+    path.write_bytes(b"123")
+    assert fetch(store.uri("k")).read_bytes() == b"12345"
+
+
+def test_an_object_of_no_bytes(store):
+    store.put("k", b"")
+    assert fetch(store.uri("k")).read_bytes() == b""
+
+
+def test_a_download_that_fails_leaves_nothing(store, proxy):
+    store.put("k", DATA)
+    proxy.fail("500", ALWAYS, "GET", "/k")
+    entry = store.entry("k")
+    with pytest.raises(StorageError, match="InternalError"):
+        store.download(entry, cache_folder() / "target")
+    assert list(cache_folder().iterdir()) == []
+
+
+def test_an_object_that_changes_meanwhile_is_not_mixed(store):
+    store.put("k", DATA)
+    entry = store.entry("k")
+    store.put("k", DATA[::-1])
+    with pytest.raises(StorageError, match="changed while it was read"):
+        store.download(entry, cache_folder() / "target")
+    assert list(cache_folder().iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(store, environment, tmp_path):
+    store.put("k", b"x")
+    (tmp_path / "file").write_text("x")
+    environment.setenv("CLIPTEA_CACHE", str(tmp_path / "file"))
+    with pytest.raises(StorageError, match="cannot use"):
+        fetch(store.uri("k"))
+
+
+@pytest.mark.parametrize("key", ["../../etc/passwd", "a/../../../b", "/etc/passwd", "a//b", "./.", "..."])
+def test_no_key_leaves_the_cache(key, tmp_path):
+    path = tmp_path / place("bucket", key)
+    assert os.path.normpath(path) == str(path)
+    assert path.is_relative_to(tmp_path / "bucket")
+    assert path != tmp_path / "bucket"
+
+
+def test_the_cache_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("CLIPTEA_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert cache_folder() == tmp_path / ".cache" / "cliptea"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "cliptea"
+    monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"

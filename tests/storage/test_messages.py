@@ -1,0 +1,131 @@
+"""What a user reads when the settings are wrong: one line, and never a secret."""
+
+import datetime
+import socket
+import ssl
+import time
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from faulty_proxy import FaultyProxy
+from s3_server import ACCESS, BUCKET, SECRET
+
+from cliptea.errors import StorageError
+from cliptea.storage import fetch, open_store
+from cliptea.storage.s3 import S3Store
+
+OPERATIONS = [
+    lambda store: store.put("k", b"x"),
+    lambda store: store.get("k"),
+    lambda store: store.size("k"),
+    lambda store: list(store.entries("")),
+]
+
+
+def message(operation, store):
+    with pytest.raises(StorageError) as caught:
+        operation(store)
+    text = str(caught.value)
+    assert "\n" not in text
+    for secret in (SECRET, "wrong-secret", "password"):
+        assert secret not in f"{text} {store!r}"
+    return text
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(("access", "secret"), [(ACCESS, "wrong-secret"), ("nobody", SECRET)])
+@pytest.mark.parametrize("region", ["", "us-east-1"])
+def test_wrong_credentials(environment, operation, access, secret, region):
+    environment.setenv("AWS_ACCESS_KEY_ID", access)
+    environment.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    environment.setenv("AWS_REGION", region)  # when it is named, the first request is the operation's own
+    text = message(operation, S3Store(BUCKET))
+    assert "AWS_SECRET_ACCESS_KEY" in text
+
+
+def test_no_credentials(environment):
+    environment.delenv("AWS_ACCESS_KEY_ID")
+    began = time.monotonic()
+    assert "there are no credentials for S3" in message(OPERATIONS[0], S3Store(BUCKET))
+    assert time.monotonic() - began < 10
+
+
+def test_credentials_from_a_mounted_file(environment, store, tmp_path):
+    file = tmp_path / "credentials"
+    file.write_text(f"[default]\naws_access_key_id = {ACCESS}\naws_secret_access_key = {SECRET}\n")
+    environment.delenv("AWS_ACCESS_KEY_ID")
+    environment.delenv("AWS_SECRET_ACCESS_KEY")
+    environment.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    store.put("k", b"x")
+    assert store.get("k") == b"x"
+
+
+@pytest.mark.parametrize("operation", [OPERATIONS[0], OPERATIONS[1], OPERATIONS[3]])
+def test_a_missing_bucket(environment, operation):
+    assert "there is no bucket nowhere at http://127.0.0.1" in message(operation, S3Store("nowhere"))
+
+
+def test_a_server_that_is_not_there(environment, store):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        environment.setenv("CLIPTEA_S3_ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
+    text = message(OPERATIONS[0], store)
+    assert "S3 cannot be reached at http://127.0.0.1" in text
+    assert "Connection refused" in text
+    assert "CLIPTEA_S3_ENDPOINT" in text
+
+
+def test_a_host_without_a_name(environment, store):
+    environment.setenv("CLIPTEA_S3_ENDPOINT", "https://no-such-host.invalid")
+    assert "S3 cannot be reached at https://no-such-host.invalid" in message(OPERATIONS[1], store)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["127.0.0.1:9000", "ftp://host", "http://user:password@host", "http://host/path", "http://host:port", "http://"],
+)
+def test_a_malformed_endpoint(environment, store, value):
+    environment.setenv("CLIPTEA_S3_ENDPOINT", value)
+    assert "CLIPTEA_S3_ENDPOINT names no endpoint" in message(OPERATIONS[0], store)
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///key", "s3://user:password@bucket/key"])
+@pytest.mark.parametrize("use", [open_store, fetch])
+def test_a_uri_without_a_bucket(environment, use, uri):
+    with pytest.raises(StorageError, match="names no bucket") as caught:
+        use(uri)
+    assert "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bucket", ["UPPER_case", "a", "b..c"])
+def test_a_bucket_of_an_impossible_name(environment, bucket):
+    assert bucket in message(OPERATIONS[0], S3Store(bucket))
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A self-signed certificate of localhost, with its key, as PEM files."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.OID_COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    built = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    built = built.not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(1))
+    built = built.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    pem, encoding = tmp_path / "certificate.pem", serialization.Encoding.PEM
+    pem.write_bytes(built.sign(key, hashes.SHA256()).public_bytes(encoding))
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(encoding, form, plain))
+    return pem
+
+
+def test_tls_with_a_ca_of_ones_own(environment, server, store, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    with FaultyProxy(server, context) as proxy:
+        environment.setenv("CLIPTEA_S3_ENDPOINT", f"https://localhost:{proxy.port}")
+        assert "set SSL_CERT_FILE to the server's CA" in message(OPERATIONS[0], store)
+        environment.setenv("SSL_CERT_FILE", str(certificate))
+        trusting = S3Store(store.bucket, store.prefix, store.limits)
+        trusting.put("k", b"x")
+        assert trusting.get("k") == b"x"

@@ -57,7 +57,7 @@ def voc12(root: Path, seed: int = 0, images: int = 4, aug_has_all: bool = False,
 
 
 def coco_stuff164k(root: Path, seed: int = 0, images: int = 5, converted: bool = False) -> Labels:
-    """images/ and stuffthingmaps/ below `root`; `converted`: annotations/ with raw maps and their _labelTrainIds.png."""
+    """images/ and stuffthingmaps/ below `root`; `converted`: annotations/, raw maps with their _labelTrainIds.png."""
     draw, drawn = _scenes(seed, COCO_VALUES, side=96), {}
     table = train_ids(COCO_VALUES)
     for split, first in (("train", 9), ("val", 139)):

@@ -13,12 +13,13 @@ from typing import Protocol
 from cliptea.config import DataConfig
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.demo import Demo
+from cliptea.data.facts import facts
 from cliptea.data.folder import Folder
 from cliptea.data.published import Published
 from cliptea.data.sample import Sample
 from cliptea.errors import ConfigError
 
-__all__ = ["DATASETS", "Dataset", "open_dataset"]
+__all__ = ["DATASETS", "Dataset", "open_dataset", "train_images"]
 
 
 class Dataset(Protocol):
@@ -62,3 +63,13 @@ def open_dataset(config: DataConfig) -> Dataset:
     if config.dataset not in DATASETS:
         raise ConfigError(f"there is no data set {config.dataset!r}", "one of " + ", ".join(DATASETS))
     return DATASETS[config.dataset](config)
+
+
+def train_images(config: DataConfig) -> int | None:
+    """Training images by settings and published facts, without a look at the data; None where these do not tell."""
+    if config.dataset == "demo":
+        return config.world.train_scenes
+    if DATASETS.get(config.dataset) is not Published:
+        return None
+    known = facts(config.dataset)
+    return known.splits[known.train_list(config.train_list)].images[0]

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from cliptea.data.catalogue import IGNORE
+from cliptea.errors import ConfigError
 
 __all__ = ["Facts", "LabelFacts", "SplitFacts", "facts"]
 
@@ -57,6 +58,17 @@ class Facts(_Section):
     def classes(self) -> list[str]:
         """Class names in the order of their train ids."""
         return [name for name in self.values if name not in self.classless]
+
+    def train_list(self, name: str | None) -> str:
+        """The key in `splits` of the training list that is asked for; None is the paper's.
+
+        Raises:
+            ConfigError: there is no such list.
+        """
+        name = name or self.train
+        if name not in self.splits:
+            raise ConfigError(f"{self.title} has no list data.train_list={name}", "one of " + ", ".join(self.splits))
+        return name
 
     def names(self, labels: LabelFacts) -> list[str]:
         """Names of the pixel values 0, 1, 2, ... of label maps of that kind."""

@@ -13,7 +13,7 @@ from cliptea.data.facts import LabelFacts, facts
 from cliptea.data.labels import LabelRule
 from cliptea.data.reader import Pair, Reader
 from cliptea.data.source import Source
-from cliptea.errors import ConfigError, DataError
+from cliptea.errors import DataError
 
 __all__ = ["Published"]
 
@@ -39,30 +39,24 @@ class Published(Reader):
         return make_catalogue(self.facts.classes, unseen)
 
     def find_pairs(self, split: str) -> dict[str, Pair]:
-        listed = self._list_name(split)
+        listed = self._listed(split)
         folder = self.facts.splits[listed].folder
         return {name: self._pair(name, folder) for name in sorted(self._ids(listed))}
 
     def doubts(self, split: str, found: dict[LabelRule, np.ndarray]) -> list[str]:
         for rule, values in found.items():
             self._check_order(rule, values, split)
-        number, accepted = len(self.pairs(split)), self.facts.splits[self._list_name(split)].images
+        listed = self._listed(split)
+        number, accepted = len(self.pairs(split)), self.facts.splits[listed].images
         if number in accepted:
             return []
         return [
-            f"{self._list_name(split)} has {number} images where {self.facts.title} has "
+            f"{listed} has {number} images where {self.facts.title} has "
             f"{' or '.join(map(str, accepted))}: figures do not compare with published ones"
         ]
 
-    def _list_name(self, split: str) -> str:
-        if split != "train":
-            return split
-        name = self._config.train_list or self.facts.train
-        if name not in self.facts.splits:
-            raise ConfigError(
-                f"{self.facts.title} has no list data.train_list={name}", "one of " + ", ".join(self.facts.splits)
-            )
-        return name
+    def _listed(self, split: str) -> str:
+        return self.facts.train_list(self._config.train_list) if split == "train" else split
 
     def _ids(self, name: str) -> set[str]:
         """Ids of a split: those of its list, of the lists that make it up, or of the label maps in its folder."""

@@ -7,6 +7,7 @@ setting, arXiv 2310.02296 section 3).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from pydantic import BaseModel
 
 from cliptea import progress
 from cliptea.config import DataConfig
+from cliptea.data.ahead import ahead
 from cliptea.data.catalogue import IGNORE, Catalogue
-from cliptea.data.datasets import open_dataset
+from cliptea.data.datasets import Dataset, open_dataset
 from cliptea.data.sample import encode_labels
 from cliptea.data.shards import ShardWriter
 from cliptea.manifest import Manifest, find, fingerprint, publish
@@ -48,7 +50,7 @@ class Splits(BaseModel):
 def build_splits(run: Run) -> dict[str, Any]:
     """Write the shards of the run's data set and of its further evaluation sets; returns a dumped `Splits`."""
     store, config = open_store(), run.config
-    wanted = [(config.data, run.data_digest, ("train", "val"))]
+    wanted: list[tuple[DataConfig, str, Sequence[str]]] = [(config.data, run.data_digest, ("train", "val"))]
     for name, further in config.evaluation.sets.items():
         wanted.append((further.data(name, config.data), run.evaluation_digests[name], ("val",)))
     fps = [split_fingerprint(data, digest, parts) for data, digest, parts in wanted]
@@ -80,11 +82,9 @@ def write_split(store: Store, config: DataConfig, fp: str, parts: Sequence[str])
             writer = ShardWriter(store, f"{KIND}/{fp}/{part}", config.shard_mib << 20)
             pixels = np.zeros(256, dtype=np.int64)
             images = np.zeros(256, dtype=np.int64)
-            for name in ids:
-                sample = dataset.read(part, name)
-                labels = hide_unseen(sample.labels, catalogue) if part == "train" else sample.labels
-                writer.add(name, {sample.extension: sample.image, LABEL: encode_labels(labels)})
-                found = np.bincount(labels.ravel(), minlength=256)
+            records = ahead(partial(_record, dataset, part, catalogue), ids)
+            for name, (members, found) in zip(ids, records, strict=True):
+                writer.add(name, members)
                 pixels += found
                 images += found > 0
                 bar.update(1)
@@ -102,6 +102,14 @@ def write_split(store: Store, config: DataConfig, fp: str, parts: Sequence[str])
         progress.warn(problem)
     info = {"catalogue": catalogue.model_dump(), "counts": counts, "problems": problems}
     return publish(store, Manifest(kind=KIND, fingerprint=fp, objects=objects, info=info))
+
+
+def _record(dataset: Dataset, part: str, catalogue: Catalogue, name: str) -> tuple[dict[str, bytes], np.ndarray]:
+    """The members of one image's record, and (256,) the number of pixels of each label in it."""
+    sample = dataset.read(part, name)
+    labels = hide_unseen(sample.labels, catalogue) if part == "train" else sample.labels
+    members = {sample.extension: sample.image, LABEL: encode_labels(labels)}
+    return members, np.bincount(labels.ravel(), minlength=256)
 
 
 def _problems(catalogue: Catalogue, counts: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cliptea import settings
 from cliptea.config import Config, DataConfig
-from cliptea.data.datasets import open_dataset
+from cliptea.data.datasets import open_dataset, train_images
 from cliptea.data.facts import facts
 from cliptea.data.sample import decode_labels
 from cliptea.data.shards import ShardReader
@@ -137,6 +137,14 @@ def test_voc_trains_on_the_list_that_is_asked_for(tmp_path):
     coco_stuff164k(tmp_path / "coco")
     with pytest.raises(ClipteaError, match=r"no list data\.train_list=trainaug; expected one of train, val"):
         opened(coco_stuff164k, tmp_path / "coco", train_list="trainaug").ids("train")
+
+
+def test_the_number_of_training_images_needs_no_data():
+    assert train_images(DataConfig(dataset="voc12")) == 10582
+    assert train_images(DataConfig(dataset="voc12", train_list="train")) == 1464
+    assert train_images(DataConfig(dataset="coco_stuff164k")) == 118287
+    assert train_images(DataConfig()) == 800
+    assert train_images(DataConfig(dataset="folder")) is None
 
 
 def test_published_counts_raise_no_warning(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from cliptea.errors import TeacherError
 __all__ = ["fill", "find_checkpoint", "is_openai", "read_checkpoint"]
 
 OPENAI_FACTS = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of OpenAI's archives
+POSITIONS = "visual.positional_embedding"
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")  # in the order of preference
 EXPECTED = "safetensors, a pickled state dict, or OpenAI's TorchScript archive"
 
@@ -41,7 +42,7 @@ def find_checkpoint(folder: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state dict in a file, found by its content: names to tensors, floating-point ones as float32.
+    """The state dict in a file whose format its content tells: names to tensors as stored.
 
     Wrappings that open_clip's loader knows are taken off: {"state_dict": ...} and the prefix "module.".
 
@@ -66,7 +67,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise TeacherError(f"{path} holds no state dict", EXPECTED)
     if all(str(name).startswith("module.") for name in held):
         held = {name.removeprefix("module."): value for name, value in held.items()}
-    return {name: _widened(value) for name, value in held.items()}
+    return held
 
 
 def is_openai(state: dict[str, Any]) -> bool:
@@ -75,7 +76,7 @@ def is_openai(state: dict[str, Any]) -> bool:
 
 
 def fill(model: nn.Module, state: dict[str, Any], path: Path, architecture: str) -> None:
-    """Load a state dict into `model`, the position embedding resized (bicubic) to the model's grid.
+    """Load a state dict of any precision into `model`, the position embedding resized (bicubic) to the model's grid.
 
     Args:
         model: an open_clip CLIP on the CPU.
@@ -88,6 +89,7 @@ def fill(model: nn.Module, state: dict[str, Any], path: Path, architecture: str)
     state = {name: value for name, value in state.items() if name not in OPENAI_FACTS}
     wanted = model.state_dict()
     if _has_square_grid(state):
+        state[POSITIONS] = state[POSITIONS].float()  # as the model's: not resized in half precision
         resize_pos_embed(state, model)
     for name in [*wanted, *state]:
         difference = _difference(name, wanted, state)
@@ -115,12 +117,8 @@ def _read(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _widened(value: Any) -> Any:
-    return value.detach().float() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
 def _has_square_grid(state: dict[str, Any]) -> bool:
-    positions = state.get("visual.positional_embedding")
+    positions = state.get(POSITIONS)
     if not isinstance(positions, Tensor) or positions.ndim != 2 or not len(positions):
         return False
     tokens = len(positions) - 1  # without the CLS token

@@ -45,7 +45,7 @@ def make_text(store: Store, run: Run, prompt: TextSet, fp: str) -> Manifest:
     if prompt.text_features is None:
         text_ND = text_features(teacher, prompt.classes, prompt.templates)
     else:
-        text_ND = read_text_features(prompt.text_features, teacher, prompt.classes, prompt.templates)
+        text_ND = read_text_features(prompt.text_features, teacher, prompt.classes)
     data = safetensors.torch.save({"text": text_ND.cpu().contiguous()})
     objects = {TEXT: put_object(store, f"text/{fp}/{TEXT}", data)}
     info = {"classes": prompt.classes, "unknown_words": strange}

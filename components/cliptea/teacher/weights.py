@@ -15,7 +15,7 @@ def is_tag(source: str) -> bool:
     """Whether `source` can only be a pre-training tag: no file or folder, nor what reads as the name of one."""
     if "/" in source or Path(source).suffix.lower() in SUFFIXES:
         return False
-    return not Path(source).expanduser().exists()
+    return not source or not Path(source).expanduser().exists()
 
 
 def weights_state(source: str) -> list[str | int]:

@@ -1,35 +1,20 @@
-"""The teacher's tokens and text features against open_clip's own forward pass, on random weights."""
+"""The teacher's tokens against open_clip's own forward pass, on random weights."""
 
 import json
+import shutil
 
 import numpy as np
 import open_clip
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
-from cliptea.errors import TeacherError
+from cliptea.errors import StorageError, TeacherError
 from cliptea.teacher.clip import load_teacher
-from cliptea.teacher.text import TEMPLATES, text_features
 
-SIZE, CROP, PATCH = 32, 48, 8
-MODEL = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": SIZE, "layers": 2, "width": 32, "head_width": 16, "patch_size": PATCH},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
+CROP, PATCH = 48, 8
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    model = open_clip.CLIP(MODEL["embed_dim"], MODEL["vision_cfg"], MODEL["text_cfg"])
-    safetensors.torch.save_file(model.state_dict(), path / "open_clip_model.safetensors")
-    described = {"model_cfg": MODEL, "preprocess_cfg": {"mean": MEAN, "std": STD}}
-    (path / "open_clip_config.json").write_text(json.dumps(described))
-    return path
 
 
 def reference(folder):
@@ -72,30 +57,37 @@ def test_padding_is_zero_behind_the_normalisation(folder):
         torch.testing.assert_close(one, two)
 
 
-@pytest.mark.parametrize("templates", ["single", "multi"])
-def test_text_features_are_means_of_unit_prompt_features(folder, templates):
-    model, _, _ = reference(folder)
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-    rows = []
-    for name in ("cat", "traffic light"):
-        with torch.no_grad():
-            features = model.encode_text(tokenizer([t.format(name) for t in TEMPLATES[templates]])).double().numpy()
-        mean = (features / np.linalg.norm(features, axis=1, keepdims=True)).mean(0)
-        rows.append(mean / np.linalg.norm(mean))
-    found = text_features(load_teacher(str(folder), "unused", CROP), ["cat", "traffic light"], templates)
-    np.testing.assert_allclose(found.numpy(), rows, atol=1e-5)
+def test_positions_are_resized_as_pillow_resizes_images(folder):
+    """Bicubic with antialiasing, from 4x4 to 6x6 and down to 3x3; the CLS token's position stays."""
+    stored = safetensors.torch.load_file(folder / "open_clip_model.safetensors")["visual.positional_embedding"].numpy()
+    grid = stored[1:].reshape(4, 4, -1)
+    for side in (6, 3):
+        channels = [
+            Image.fromarray(grid[:, :, channel]).resize((side, side), Image.Resampling.BICUBIC) for channel in range(32)
+        ]
+        wanted = np.stack([np.asarray(channel) for channel in channels], -1).reshape(side * side, -1)
+        found = load_teacher(str(folder), "unused", side * PATCH).clip.visual.positional_embedding.numpy()
+        np.testing.assert_allclose(found[1:], wanted, atol=1e-5)
+        np.testing.assert_array_equal(found[0], stored[0])
 
 
-def test_there_are_zegclips_15_prompts():
-    assert len(set(TEMPLATES["multi"])) == 15
-    assert TEMPLATES["single"] == ["a photo of a {}"]
+def test_a_folders_own_mean_and_deviation_count(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    described = json.loads((tmp_path / "open_clip_config.json").read_text())
+    described["preprocess_cfg"] = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    teacher = load_teacher(str(tmp_path), "unused", CROP)
+    model, images, _ = reference(folder)
+    cls, _ = teacher.tokens(images, torch.ones(3, CROP, CROP, dtype=torch.bool))
+    with torch.no_grad():
+        torch.testing.assert_close(cls, model.encode_image(images / 127.5 - 1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("weights", ["no-such-tag", "folder-without-weights"])
 def test_weights_that_are_not_there_are_one_line(weights, tmp_path):
     name = weights
     if weights == "folder-without-weights":
-        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": MODEL, "preprocess_cfg": {}}))
+        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}, "preprocess_cfg": {}}))
         name = str(tmp_path)
     with pytest.raises(TeacherError, match=r"teacher\.weights") as caught:
         load_teacher(name, "ViT-B-16-quickgelu", 224)
@@ -105,3 +97,38 @@ def test_weights_that_are_not_there_are_one_line(weights, tmp_path):
 def test_a_crop_that_the_patches_do_not_fill_is_refused(folder):
     with pytest.raises(TeacherError, match="such as 48"):
         load_teacher(str(folder), "unused", 50)
+
+
+def test_a_folder_that_is_not_open_clips_is_one_line(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(TeacherError, match=r"no folder of open_clip.*open_clip_config\.json"):
+        load_teacher(str(tmp_path), "unused", CROP)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(StorageError, match=r"ViT-B-16\.pt"):
+        load_teacher(str(tmp_path / "ViT-B-16.pt"), "ViT-B-16-quickgelu", 224)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"pool_type": "avg"}, "gives no CLS and patch tokens"),
+        ({"final_ln_after_pool": True}, "gives no CLS and patch tokens"),
+        ({"attentional_pool": True}, "gives no CLS and patch tokens"),
+        ({"layers": [1, 1, 1, 1], "width": 64}, "gives no CLS and patch tokens"),
+        ({"colour": "red"}, "cannot build"),
+    ],
+)
+def test_networks_without_tokens_in_the_joint_space_are_refused(folder, tmp_path, change, complaint):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    described = json.loads((tmp_path / "open_clip_config.json").read_text())
+    described["model_cfg"]["vision_cfg"] |= change
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    with pytest.raises(TeacherError, match=complaint):
+        load_teacher(str(tmp_path), "unused", CROP)
+
+
+def test_an_unknown_architecture_brings_its_neighbours(folder):
+    with pytest.raises(TeacherError, match=r"ViT-B-16-quickgelu"):
+        load_teacher(str(folder / "open_clip_model.safetensors"), "ViT-B-16-quickglu", 224)

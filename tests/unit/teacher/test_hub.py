@@ -1,0 +1,90 @@
+"""Pre-training tags: what is cached, downloaded, unknown, or out of reach."""
+
+import contextlib
+import socket
+import time
+
+import open_clip
+import pytest
+from huggingface_hub.errors import EntryNotFoundError
+
+from cliptea.errors import TeacherError
+from cliptea.teacher import clip, hub
+from cliptea.teacher.clip import load_teacher
+from cliptea.teacher.hub import download, tag_config
+
+MODEL = "ViT-B-16-quickgelu"
+
+
+@pytest.fixture
+def empty_cache(monkeypatch):
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repository, name: None)
+
+
+@contextlib.contextmanager
+def listening(answers):
+    """The address of a port that takes connections and says nothing, or takes none."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if answers:
+            server.listen(8)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_without_a_hub_the_file_to_provide_is_named_within_seconds(monkeypatch, empty_cache, answers):
+    monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with listening(answers) as address:
+        monkeypatch.setattr(hub, "hf_hub_url", lambda repository, name: f"{address}/{repository}/{name}")
+        start = time.monotonic()
+        with pytest.raises(TeacherError) as caught:
+            load_teacher("openai", MODEL, 224)
+    assert time.monotonic() - start < 5
+    line = str(caught.value)
+    assert "get ViT-B-16.pt or open_clip_model.safetensors" in line
+    assert "--set teacher.weights=FILE" in line
+    assert "\n" not in line
+
+
+def test_what_is_cached_needs_no_network(monkeypatch, tmp_path):
+    cached = tmp_path / "open_clip_pytorch_model.bin"
+    monkeypatch.setattr(
+        hub, "try_to_load_from_cache", lambda repository, name: str(cached) if name == cached.name else None
+    )
+    monkeypatch.setattr(hub, "get_hf_file_metadata", None)
+    assert download("openai", tag_config(MODEL, "openai")) == cached
+
+
+def test_a_hub_without_safetensors_is_asked_for_the_pickle(monkeypatch, empty_cache):
+    def answer(url, timeout):
+        if url.endswith(".safetensors"):
+            raise EntryNotFoundError("none")
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", answer)
+    monkeypatch.setattr(hub, "hf_hub_download", lambda repository, name: f"{repository}/{name}")
+    got = download("laion2b_s34b_b88k", tag_config("ViT-B-16", "laion2b_s34b_b88k"))
+    assert got.as_posix() == "laion/CLIP-ViT-B-16-laion2B-s34B-b88K/open_clip_pytorch_model.bin"
+
+
+def test_openais_weights_in_a_network_with_gelu_are_refused_before_a_download(monkeypatch):
+    monkeypatch.setattr(clip, "download", None)
+    with pytest.raises(TeacherError, match=r"QuickGELU.*--set teacher\.model=ViT-B-16-quickgelu"):
+        load_teacher("openai", "ViT-B-16", 224)
+
+
+def test_a_tag_of_another_architecture_names_it():
+    with pytest.raises(TeacherError, match=r"which open_clip has for ViT-B-16"):
+        load_teacher("laion2b_s34b_b88k", MODEL, 224)
+
+
+def test_an_unknown_tag_names_the_known_ones():
+    with pytest.raises(TeacherError, match=r"teacher\.weights=none.*openai"):
+        load_teacher("none", MODEL, 224)
+
+
+def test_every_vision_transformers_tag_is_on_the_hub():
+    """So that no download goes by another way, without a limit of time."""
+    for model, tag in open_clip.list_pretrained():
+        if model.startswith("ViT"):
+            assert open_clip.get_pretrained_cfg(model, tag)["hf_hub"]

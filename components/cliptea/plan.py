@@ -143,12 +143,9 @@ def _record(content: int) -> int:
 
 
 def _parameters(config: Config) -> int:
-    import torch
-
     from cliptea.models import build_student
 
-    with torch.device("meta"):
-        student = build_student(config.student.backbone, _teacher_shape(config)[0])
+    student = build_student(config.student.backbone, _teacher_shape(config)[0])
     return sum(p.numel() for p in student.parameters())
 
 

@@ -33,7 +33,8 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     config = settings.load(preset, overrides)
     check(config)
     digest = open_dataset(config.data).digest()
-    others = {name: open_dataset(s.data(name, config.data)).digest() for name, s in config.evaluation.sets.items()}
+    further = {name: wanted.data(name, config.data) for name, wanted in config.evaluation.sets.items()}
+    others = {name: open_dataset(data).digest(["val"]) for name, data in further.items()}
     fp = fingerprint("run", 1, config=config, data=digest, others=others)
     run = Run(
         config=config,

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from cliptea.evaluation.results import METRICS, Metric
 
 __all__ = [
-    "Paper", "PaperRow", "PaperTable", "Sign", "own_dataset", "paper", "paper_row", "paper_sign", "protocol_differences", "table_of",
+    "Paper", "PaperRow", "PaperTable", "Sign", "own_dataset", "paper", "paper_row", "paper_sign",
+    "protocol_differences", "table_of",
 ]  # fmt: skip
 
 Sign = Literal["lower", "higher", "tie"]

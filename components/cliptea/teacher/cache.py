@@ -116,8 +116,9 @@ def build_cache(run: Run, splits: dict[str, Any]) -> dict[str, Any]:
             regions[key] = regions[key] or heavy.make_regions(
                 store, run, shards.own, tokens, clustering, regions_fps[key]
             )
-        for label, prompt in prompts.items():
-            text[label] = text[label] or heavy.make_text(store, run, prompt, text_fps[label])
+        wanted = {text_fps[label]: prompt for label, prompt in prompts.items() if text[label] is None}
+        made = heavy.make_texts(store, run, wanted)
+        text = {label: text[label] or made[text_fps[label]] for label in prompts}
     return TeacherCache.model_validate({"tokens": tokens, "regions": regions, "text": text}).model_dump()
 
 

@@ -25,7 +25,7 @@ from cliptea.teacher.text import read_text_features, text_features
 if TYPE_CHECKING:
     from cliptea.runs import Run
 
-__all__ = ["load_text", "make_regions", "make_text", "make_tokens"]
+__all__ = ["load_text", "make_regions", "make_texts", "make_tokens"]
 
 TEXT = "text.safetensors"
 
@@ -35,10 +35,17 @@ def load_text(store: Store, text: Manifest) -> Tensor:
     return safetensors.torch.load(read_object(store, text.objects[TEXT]))["text"]
 
 
-def make_text(store: Store, run: Run, prompt: TextSet, fp: str) -> Manifest:
-    """Text features of an evaluation set's classes: read from its file, or from the teacher's text tower."""
+def make_texts(store: Store, run: Run, prompts: dict[str, TextSet]) -> dict[str, Manifest]:
+    """Text features of class lists by fingerprint: read from a file, or from the teacher's text tower."""
+    if not prompts:
+        return {}
     teacher = _teacher(store, run)
-    demo = run.config.teacher.weights == DEMO
+    return {
+        fp: _make_text(store, teacher, prompt, fp, run.config.teacher.weights == DEMO) for fp, prompt in prompts.items()
+    }
+
+
+def _make_text(store: Store, teacher: Teacher, prompt: TextSet, fp: str, demo: bool) -> Manifest:
     strange = [name for name in prompt.classes if demo and not set(name.lower().split()) <= demo_words()]
     if strange:
         progress.warn(f"the demo's teacher does not know {', '.join(strange)}: results for these mean nothing")

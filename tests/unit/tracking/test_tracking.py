@@ -7,7 +7,7 @@ from cliptea import runs, settings
 from cliptea.errors import StorageError
 from cliptea.evaluation.results import ResultRow
 from cliptea.tracking.client import EXPERIMENT, connect, flatten
-from cliptea.tracking.finish import finish
+from cliptea.tracking.finish import finish, mark_stopped
 from cliptea.tracking.promotion import candidates, decide, promote
 from cliptea.tracking.runs import ChildRun, open_parent
 
@@ -85,6 +85,18 @@ def test_the_exit_handler_closes_the_run_with_its_true_state(client, state, stat
     finish(f"job {state}", state, "" if status == "FINISHED" else "train failed")
     assert client.get_run(run.tracking_run).info.status == status
     finish("a job that was never tracked", state, "")
+
+
+def test_a_stopped_run_is_shown_as_killed_until_it_goes_on(client):
+    run = make_run("stopped")
+    done, at_work = (ChildRun.open(run, variant) for variant in run.variants[:2])
+    done.finish()
+    mark_stopped(run.tracking_run)
+    states = [client.get_run(one).info.status for one in (run.tracking_run, done.run_id, at_work.run_id)]
+    assert states == ["KILLED", "FINISHED", "KILLED"]
+    again = make_run("stopped", "another job")
+    assert (again.tracking_run, ChildRun.open(again, again.variants[1]).run_id) == (run.tracking_run, at_work.run_id)
+    assert client.get_run(run.tracking_run).info.status == "RUNNING"
 
 
 def test_artifacts_lie_beside_the_database(client, database):

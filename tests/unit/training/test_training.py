@@ -7,7 +7,6 @@ from torch.utils.data import get_worker_info
 
 from cliptea import runs, settings
 from cliptea.data.split import Splits, build_splits
-from cliptea.manifest import Manifest
 from cliptea.method.vla import Adapter
 from cliptea.models import build_student
 from cliptea.teacher.cache import TeacherCache, build_cache, read_view

@@ -1,0 +1,78 @@
+"""The plan against sums done by hand, and against what the steps really store."""
+
+import io
+
+import numpy as np
+import pytest
+
+from cliptea import settings
+from cliptea.data.shards import ShardWriter
+from cliptea.errors import ConfigError
+from cliptea.plan import make_plan, read_rates
+from cliptea.storage import open_store
+
+
+def plan(preset, *overrides, rates=()):
+    return make_plan(settings.load(preset, list(overrides)), read_rates(None, list(rates)))
+
+
+def stored(folder, array) -> int:
+    """Bytes that one more such array takes in a shard; the end of a tar file is padded to 20 blocks."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    sizes = []
+    for count in (20, 60):
+        writer = ShardWriter(open_store(folder.as_uri()), f"{count}/x", 1 << 30)
+        for index in range(count):
+            writer.add(f"{index}", {"npy": buffer.getvalue()})
+        sizes.append(next(item.size for name, item in writer.close().items() if name.endswith(".tar")))
+    return (sizes[1] - sizes[0]) // 40
+
+
+def test_storage_is_what_shards_take(tmp_path):
+    made = plan("voc12", "variants=[table3/full]", "data.root=/nowhere")
+    cls, regions = np.zeros(512, np.float32), np.zeros((32, 32), np.uint8)
+    assert made.view_bytes == stored(tmp_path / "a", cls) + stored(tmp_path / "b", regions)
+    assert made.dense_bytes == stored(tmp_path / "c", np.zeros((512, 32, 32), np.float16))
+
+
+def test_gpu_hours_are_images_over_rates():
+    made = plan(
+        "voc12", "variants=[table1]", "seeds=2", rates=["teacher=100", "segformer_b4=50", "swin_b=40", "segnext_b=30"]
+    )
+    assert made.images == 10582
+    assert made.steps["train"] == 6
+    training = 2 * 20000 * 16 * (1 / 50 + 1 / 40 + 1 / 30) / 3600
+    views = 10582 * settings.load("voc12").teacher.views
+    assert made.gpu_hours == pytest.approx(training + views / 100 / 3600)
+    assert made.pays_from == pytest.approx(views / (20000 * 16))
+
+
+def test_what_is_not_measured_is_unknown():
+    made = plan("voc12", "variants=[table1/segformer_b4]", rates=["segformer_b4=50"])
+    assert made.students[0].gpu_hours == pytest.approx(20000 * 16 / 50 / 3600)
+    assert made.gpu_hours is None
+
+
+def test_what_is_missing_is_named(tmp_path):
+    made = plan("voc12", "variants=[table1/segformer_b4]", "evaluation.sets.pascal_context.root=/nowhere/at/all")
+    text = "\n".join(made.missing)
+    assert "data.root is not set" in text
+    assert "evaluation.sets.pascal_context.root=/nowhere/at/all is no folder" in text
+    assert "teacher.weights=openai will be downloaded" in text
+    there = plan("voc12", f"data.root={tmp_path}", f"teacher.weights={tmp_path}", "student.pretrained=false")
+    assert there.missing == []
+
+
+@pytest.mark.parametrize("given", ["segformer_b4", "segformer_b4=fast", "segformer_b4=0", "segformer_b4=-3"])
+def test_a_throughput_that_is_none_is_refused(given):
+    with pytest.raises(ConfigError, match="images per second"):
+        read_rates(None, [given])
+
+
+def test_a_benchmark_file_is_overruled_by_what_is_given(tmp_path):
+    file = tmp_path / "results.json"
+    file.write_text('{"images_per_second": {"teacher": 100, "swin_b": 20}}')
+    assert read_rates(file, ["swin_b=30"]) == {"teacher": 100, "swin_b": 30}
+    with pytest.raises(ConfigError, match="cannot read the throughput"):
+        read_rates(tmp_path / "none.json", [])

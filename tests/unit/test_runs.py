@@ -1,0 +1,25 @@
+"""Which students a run trains: groups, equal variants, and seeds of their own."""
+
+from cliptea import runs, settings
+
+
+def labels(*overrides: str) -> list[str]:
+    return [variant.label for variant in runs.expand(settings.load("demo", list(overrides)))]
+
+
+def test_equal_variants_are_trained_once_and_listed_in_each_group():
+    variants = runs.expand(settings.load("demo", ["variants=[table3, table4]"]))
+    members = {v.label: [(m.group, m.variant) for m in v.members] for v in variants}
+    assert members["table3/full"] == [("table3", "full"), ("table4", "attention")]
+    assert len(variants) == 5 + 3 - 1
+
+
+def test_seeds_repeat_every_variant():
+    assert labels("variants=[table5/mlp]", "seeds=2") == ["table5/mlp seed 0", "table5/mlp seed 1"]
+
+
+def test_a_variant_may_have_more_seeds_than_the_run():
+    variants = runs.expand(settings.load("demo", ["variants=[table3/full, seeds]"]))
+    assert [v.seed for v in variants] == [0, 1, 2, 3, 4]
+    assert [m.group for m in variants[0].members] == ["table3", "seeds"]
+    assert {m.group for v in variants[1:] for m in v.members} == {"seeds"}

@@ -36,9 +36,11 @@ def fetch(uri: str) -> Path:
         StorageError: there is no such file or folder, or it cannot be read.
     """
     store, key = _locate(uri)
-    found = _found(store, key)
     if isinstance(store, FileStore):
+        if not store.path(key).exists():
+            raise _absent(store.uri(key))
         return store.path(key)
+    found = _found(store, key)
     folder = cache_folder() / "s3" / place(store.bucket, key) / _version(found, key)
     for name, entry in found:
         target = folder / place(name)
@@ -93,8 +95,12 @@ def _found(store: Store, key: str) -> list[tuple[str, Entry]]:
     entry = store.entry(key) if key else None
     found = [(entry.key.rpartition("/")[2], entry)] if entry else _inside(store, key)
     if not found:
-        raise StorageError(f"there is no file or folder {store.uri(key)}", todo="check its name")
+        raise _absent(store.uri(key))
     return found
+
+
+def _absent(uri: str) -> StorageError:
+    return StorageError(f"there is no file or folder {uri}", todo="check its name")
 
 
 def _inside(store: Store, key: str) -> list[tuple[str, Entry]]:

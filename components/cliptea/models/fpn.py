@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cliptea.models.student import Student
+from cliptea.models.student import EncoderDecoder
 
 __all__ = ["build"]
 
 
-def build(channels: int, dropout: float, pretrained: bool, width: int) -> Student:
-    del pretrained  # there are no weights for it
-    return Student(_Encoder(width), _Decoder(width), width, channels, dropout, head_lr_factor=1.0)
+def build(channels: int, dropout: float, source: str | None, width: int) -> EncoderDecoder:
+    del source  # there are no weights for it
+    return EncoderDecoder(_Encoder(width), _Decoder(width), width, channels, dropout, head_lr_factor=1.0)
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -10,7 +10,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["ParameterGroup", "Student"]
+__all__ = ["EncoderDecoder", "ParameterGroup", "Student"]
+
+# Matrices that stand where they stand for their values, not their products: positions of transformers.
+POSITIONS = {"relative_position_bias_table", "absolute_pos_embed", "pos_embed"}
 
 
 class ParameterGroup(NamedTuple):
@@ -20,7 +23,35 @@ class ParameterGroup(NamedTuple):
 
 
 class Student(nn.Module):
-    """A per-pixel network whose last convolution gives `channels` features.
+    """A per-pixel network: images (B, 3, H, W) -> dense features (B, D, h, w).
+
+    Args:
+        encoder: name of the part that learns at the plain rate, "" for the whole network. The rest is the head.
+        head_lr_factor: learning rate of the head relative to the encoder.
+    """
+
+    def __init__(self, encoder: str, head_lr_factor: float) -> None:
+        super().__init__()
+        self._encoder = f"{encoder}." if encoder else ""
+        self.head_lr_factor = head_lr_factor
+
+    def parameter_groups(self) -> Iterator[ParameterGroup]:
+        """Parameters by learning rate and weight decay (MMSegmentation's recipes).
+
+        Norms, biases, layer scales and other vectors do not decay, nor do positions.
+        """
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        for head in (False, True):
+            for decay in (True, False):
+                chosen = [
+                    p for name, p in named if name.startswith(self._encoder) is not head and _decays(name, p) is decay
+                ]
+                if chosen:
+                    yield ParameterGroup(chosen, head, decay)
+
+
+class EncoderDecoder(Student):
+    """A student whose last convolution gives `channels` features.
 
     Args:
         encoder: images -> list of feature maps, coarser and coarser.
@@ -28,7 +59,7 @@ class Student(nn.Module):
         decoder_channels: channels of the decoder's output.
         channels: D, the teacher's joint width.
         dropout: probability of dropping a channel before the last convolution.
-        head_lr_factor: learning rate of decoder and head relative to the encoder (MMSegmentation's recipes).
+        head_lr_factor: learning rate of decoder and head relative to the encoder.
     """
 
     def __init__(
@@ -40,21 +71,15 @@ class Student(nn.Module):
         dropout: float,
         head_lr_factor: float,
     ) -> None:
-        super().__init__()
+        super().__init__("encoder", head_lr_factor)
         self.encoder, self.decoder = encoder, decoder
         self.dropout = nn.Dropout2d(dropout)
         self.head = nn.Conv2d(decoder_channels, channels, kernel_size=1)
-        self.head_lr_factor = head_lr_factor
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Dense features (B, D, h, w)."""
         return self.head(self.dropout(self.decoder(self.encoder(images_B3HW))))
 
-    def parameter_groups(self) -> Iterator[ParameterGroup]:
-        """Parameters by learning rate and weight decay; norms and other vectors of an encoder do not decay."""
-        for modules, head in (([self.encoder], False), ([self.decoder, self.head], True)):
-            parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-            for decay in (True, False):
-                chosen = [p for p in parameters if (p.ndim > 1) is decay]
-                if chosen:
-                    yield ParameterGroup(chosen, head, decay)
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and name.rpartition(".")[2] not in POSITIONS

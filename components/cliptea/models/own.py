@@ -1,0 +1,64 @@
+"""A network of the user's own: what `package.module:function` returns for a number of channels.
+
+Shape legend: B images, H, W input size, D feature channels, h, w output size.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from torch import Tensor, nn
+
+from cliptea.errors import ConfigError
+from cliptea.models.student import Student
+
+__all__ = ["OwnStudent", "build"]
+
+
+class OwnStudent(Student):
+    """Any module, with the parameter groups that training asks for.
+
+    Args:
+        network: images (B, 3, H, W) -> features (B, D, h, w). The parameters of its `encoder`, if it has one, learn at
+            the plain learning rate and the others as the head; without one all learn at the plain rate.
+        channels: D, the teacher's joint width.
+        name: what errors call it.
+    """
+
+    def __init__(self, network: nn.Module, channels: int, name: str) -> None:
+        has_encoder = isinstance(getattr(network, "encoder", None), nn.Module)
+        super().__init__("network.encoder" if has_encoder else "", head_lr_factor=1.0)
+        self.network, self._channels, self._name = network, channels, name
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        """Dense features (B, D, h, w).
+
+        Raises:
+            ConfigError: the network gives something else.
+        """
+        features = self.network(images_B3HW)
+        wanted = (images_B3HW.shape[0], self._channels)
+        if not isinstance(features, Tensor) or features.ndim != 4 or tuple(features.shape[:2]) != wanted:
+            given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ConfigError(f"the network {self._name} gives {given}", f"a tensor ({wanted[0]}, {wanted[1]}, h, w)")
+        return features
+
+
+def build(channels: int, dropout: float, source: str | None, module: str, function: str) -> OwnStudent:
+    """The network that `function` of `module` makes; dropout and weights are the function's own affair.
+
+    Raises:
+        ConfigError: it cannot be imported or called, or returns no module.
+    """
+    del dropout, source
+    name = f"{module}:{function}"
+    try:
+        network = getattr(importlib.import_module(module), function)(channels)
+    except Exception as error:  # it is the user's code that runs here
+        raise ConfigError(
+            f"the network {name} cannot be made: {type(error).__name__}: {error}",
+            "function(channels: int) -> torch.nn.Module",
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"the network {name} is of type {type(network).__name__}", "a torch.nn.Module")
+    return OwnStudent(network, channels, name)

@@ -1,0 +1,93 @@
+"""Weights of timm's encoders: what it publishes, and their names in the feature pyramids that students are built on."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg, list_pretrained, load_state_dict_from_hf
+from torch import Tensor, nn
+
+from cliptea.errors import ConfigError
+from cliptea.models.registry import TIMM_DEFAULT
+from cliptea.models.weights import download
+
+__all__ = ["published", "published_licence", "pyramid_state"]
+
+
+def published(encoder: str, tag: str) -> dict[str, Tensor]:
+    """The weights of an encoder under a tag, from the hub where timm keeps them.
+
+    Raises:
+        ConfigError: there is no such tag, or the download fails.
+    """
+    config = _config(encoder, tag)
+    if config.hf_hub_id:
+        return download(f"model.safetensors of {config.hf_hub_id}", lambda: load_state_dict_from_hf(config.hf_hub_id))
+    return download(
+        config.url,
+        lambda: torch.hub.load_state_dict_from_url(config.url, map_location="cpu", progress=False, weights_only=True),
+    )
+
+
+def published_licence(encoder: str, tag: str) -> str:
+    """The licence of an encoder's weights, as timm states it.
+
+    Raises:
+        ConfigError: there is no such tag.
+    """
+    return _config(encoder, tag).license or "not stated by timm"
+
+
+def pyramid_state(
+    state: dict[str, Tensor], features: nn.Module, encoder: str, options: dict[str, Any], source: str
+) -> dict[str, Tensor]:
+    """A classifier's weights under the names of its feature pyramid, which has no classifier and no last norm.
+
+    timm's pyramid joins the first parts of a name by "_" where the classifier has "." (layers_0, layers.0), or wraps
+    the classifier as `model`.
+
+    Args:
+        state: in any layout that timm converts.
+        features: the pyramid.
+        encoder, options: what `features` was created by.
+        source: what errors call the weights.
+
+    Raises:
+        ConfigError: the weights are those of another network.
+    """
+    with torch.device("meta"):
+        classifier: Any = timm.create_model(encoder, **options)
+    convert = getattr(sys.modules[type(classifier).__module__], "checkpoint_filter_fn", None)
+    if convert is not None:
+        try:
+            state = convert(state, classifier)
+        except (KeyError, AttributeError, RuntimeError) as error:  # timm meets names that it does not expect
+            raise ConfigError(f"the weights {source} are not of timm's {encoder}: {error}", "its own") from error
+    ours = {_flat(key.removeprefix("model.")): key for key in features.state_dict()}
+    heads = classifier.pretrained_cfg.get("classifier") or ()
+    dropped = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
+    beyond = {key for key in classifier.state_dict() if _flat(key) not in ours}
+    return {
+        ours.get(_flat(key), key): value
+        for key, value in state.items()
+        if key not in beyond and not key.startswith(dropped)
+    }
+
+
+def _flat(key: str) -> str:
+    return key.replace(".", "_")
+
+
+def _config(encoder: str, tag: str) -> Any:
+    """What timm knows of an encoder's weights."""
+    try:
+        config = get_pretrained_cfg(encoder if tag == TIMM_DEFAULT else f"{encoder}.{tag}")
+    except RuntimeError:  # there is no such tag
+        config = None
+    if config is None or not config.has_weights:
+        tags = [name.partition(".")[2] for name in list_pretrained(f"{encoder}.*")]
+        raise ConfigError(f"timm has no weights {tag!r} of {encoder}", f"one of {', '.join([*tags, 'a file'])}")
+    return config

@@ -99,7 +99,7 @@ def stored(key):
 
 @pytest.mark.parametrize("dataset", PIECES)
 def test_a_data_set_goes_through_all_steps(run_all, dataset):
-    run, splits, cache, (evaluated,), compared = run_all(dataset, "variants=[backbones/segformer_b0]")
+    _, splits, cache, (evaluated,), compared = run_all(dataset, "variants=[backbones/segformer_b0]")
     row = check_rows(evaluated, splits, dataset, dataset)
     assert row.gamma == 1.5
     train = Splits.model_validate(splits).own.info["counts"]["train"]["classes"]
@@ -122,7 +122,7 @@ def test_students_of_one_data_set_are_scored_on_two_others(run_all, tmp_path):
     for name, root in others.items():
         PIECES[name](root, seed=3)
     sets = [f"evaluation.sets.{name}.root={root}" for name, root in others.items()]
-    run, splits, _, (evaluated,), compared = run_all(
+    _, splits, _, (evaluated,), compared = run_all(
         "coco_stuff164k", "variants=[backbones/segformer_b0]", *sets, "evaluation.sets.voc12.templates=single"
     )
     rows = {name: check_rows(evaluated, splits, name, name) for name in ("coco_stuff164k", *others)}

@@ -118,14 +118,10 @@ def test_any_encoder_of_timm_can_be_a_backbone(size):
     ("name", "words"),
     [
         ("timm:vit_tiny_patch16_224", "strides 4, 8, 16 and 32"),  # one stride
-        ("timm:regnetz_005", ""),  # a sound one, as a control
         ("timm:hiera_tiny_224", "refuses images of 96x160"),  # one size
     ],
 )
 def test_an_encoder_without_a_pyramid_for_any_size_is_one_line(name, words):
-    if not words:
-        assert build_student(name, channels=8).training
-        return
     with pytest.raises(ConfigError) as error:
         build_student(name, channels=8)
     assert words in one_line(error)

@@ -122,8 +122,14 @@ class MethodConfig(Section):
 
 class StudentConfig(Section):
     backbone: str = "segformer_b0"  # a name in cliptea.models, timm:NAME, or your own package.module:function
-    pretrained: bool | str = False  # ImageNet weights: true, a tag of timm, a file or s3://bucket/key
+    # ImageNet weights: true, a tag of timm, a file or s3://bucket/key; or these by backbone, false where none is named
+    pretrained: bool | str | dict[str, bool | str] = False
     dropout: Fraction = 0.1  # before the last 1x1 convolution
+
+    @property
+    def initial_weights(self) -> bool | str:
+        """`pretrained` for this backbone."""
+        return self.pretrained.get(self.backbone, False) if isinstance(self.pretrained, dict) else self.pretrained
 
 
 class TrainConfig(Section):

@@ -112,8 +112,8 @@ def read_rates(file: Path | None, given: list[str]) -> dict[str, float]:
 
 
 def _steps(variants: list[Variant]) -> dict[str, int]:
-    once = dict.fromkeys(("resolve", "split", "teacher"), 1)
-    return once | dict.fromkeys(("train", "evaluate"), len(variants)) | dict.fromkeys(("compare", "promote"), 1)
+    once = {"resolve": 1, "split": 1, "teacher": 1}
+    return {**once, "train": len(variants), "evaluate": len(variants), "compare": 1, "promote": 1}
 
 
 def _students(configs: list[Config], rates: Mapping[str, float]) -> list[Student]:
@@ -126,7 +126,7 @@ def _students(configs: list[Config], rates: Mapping[str, float]) -> list[Student
                 backbone=backbone,
                 trainings=len(mine),
                 parameters=_parameters(mine[0]),
-                licence=licence(backbone, mine[0].student.pretrained) if mine[0].student.pretrained else "",
+                licence=licence(backbone, mine[0].student.initial_weights) or "",
                 gpu_hours=_hours(images, rates.get(backbone)),
             )
         )
@@ -180,9 +180,9 @@ def _missing(config: Config, configs: list[Config]) -> list[str]:
             found.append(f"data: {key} is not set")
         elif not is_remote(root) and not Path(root).expanduser().is_dir():
             found.append(f"data: {key}={root} is no folder here")
-    weights = {f"teacher.weights={config.teacher.weights}": config.teacher.weights}
-    for student in [c.student for c in configs if c.student.pretrained]:
-        weights[f"student.pretrained={student.pretrained} of {student.backbone}"] = student.pretrained
+    weights: dict[str, bool | str | None] = {f"teacher.weights={config.teacher.weights}": config.teacher.weights}
+    for student in [c.student for c in configs if c.student.initial_weights]:
+        weights[f"student.pretrained={student.initial_weights} of {student.backbone}"] = student.initial_weights
     for key, source in weights.items():
         if source is True or (source != DEMO and is_tag(str(source))):
             found.append(f"weights: {key} will be downloaded from a hub; name a file where none can be reached")

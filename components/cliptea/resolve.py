@@ -7,7 +7,7 @@ from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.datasets import open_dataset
 from cliptea.manifest import fingerprint
-from cliptea.models.registry import require
+from cliptea.models.registry import licence, require
 from cliptea.runs import Run, expand
 
 __all__ = ["check", "start_run"]
@@ -20,7 +20,9 @@ def check(config: Config) -> Catalogue:
         ConfigError, DataError: one line each.
     """
     for variant in expand(config):
-        require(variant.config(config).student.backbone)
+        student = variant.config(config).student
+        require(student.backbone)
+        licence(student.backbone, student.initial_weights)  # refuses weights that cannot be
     for name, further in config.evaluation.sets.items():
         _ = open_dataset(further.data(name, config.data)).catalogue
     return open_dataset(config.data).catalogue

@@ -81,3 +81,10 @@ def test_equal_variants_of_different_groups_are_trained_once():
     configs = [(v.config(config).model_dump_json(), v.seed) for v in variants]
     assert len(set(configs)) == len(configs) < len(listed)
     assert len({v.label for v in variants}) == len(variants)
+
+
+def test_initial_weights_are_chosen_by_backbone():
+    named = settings.load("voc12", ["student.pretrained.swin_b=a.pth", "student.pretrained.segnext_b=true"])
+    chosen = [v.config(named).student.initial_weights for v in runs.expand(named)]
+    assert chosen == [False, "a.pth", True]
+    assert settings.load("voc12").student.initial_weights is True

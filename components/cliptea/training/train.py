@@ -9,7 +9,8 @@ from cliptea.config import Config
 from cliptea.data.split import Splits
 from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, find, fingerprint
-from cliptea.storage import open_store
+from cliptea.models.registry import is_file, weights
+from cliptea.storage import open_store, state
 from cliptea.teacher.cache import TeacherCache, clustering_key
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def train_fingerprint(config: Config, seed: int, split: Manifest, teacher: Teach
     return fingerprint(
         KIND,
         VERSION,
-        student=config.student,
+        student=config.student.model_dump(include={"backbone", "dropout"}),
+        initial_weights=_initial_weights(config),
         train=config.train.model_dump(exclude=quiet),
         method=config.method,
         seed=seed,
@@ -59,3 +61,11 @@ def train_fingerprint(config: Config, seed: int, split: Manifest, teacher: Teach
         text=teacher.text[config.data.dataset].fingerprint,
         regions=regions,
     )
+
+
+def _initial_weights(config: Config) -> list[str | int]:
+    """What changes when the weights that training starts from do; empty for random ones."""
+    source = weights(config.student.backbone, config.student.initial_weights)
+    if source is None:
+        return []
+    return list(state(source)) if is_file(source) else [source]

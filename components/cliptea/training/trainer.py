@@ -45,7 +45,7 @@ class Trainer:
         method, dim = config.method, text_SD.shape[1]
         self.config, self.where = config, device.best()
         self.student = build_student(
-            config.student.backbone, dim, config.student.dropout, config.student.pretrained
+            config.student.backbone, dim, config.student.dropout, config.student.initial_weights
         ).to(self.where)
         self.adapter = Adapter(
             method.generator,

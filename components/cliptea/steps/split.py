@@ -12,5 +12,9 @@ def split(run: Input[Artifact], shards: Output[Artifact]):
     with step("split"):
         from cliptea.data.split import build_splits
         from cliptea.runs import Run
+        from cliptea.tracking.data import log_data
 
-        write(shards, build_splits(Run.model_validate(read(run))))
+        present = Run.model_validate(read(run))
+        made = build_splits(present)
+        log_data(present, made)
+        write(shards, made)

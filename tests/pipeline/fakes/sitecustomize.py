@@ -15,6 +15,7 @@ FAKED = {
     "cliptea.evaluation.evaluate",
     "cliptea.evaluation.compare",
     "cliptea.tracking.promotion",
+    "cliptea.tracking.data",
     "cliptea.tracking.finish",
 }
 

@@ -1,0 +1,62 @@
+"""The data of a pipeline run in MLflow: each data set with its digest and, for every class, its pixels and images."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from cliptea.data.split import Splits
+from cliptea.manifest import Manifest, fingerprint
+from cliptea.storage import open_store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Dataset
+
+    from cliptea.runs import Run
+
+__all__ = ["log_data"]
+
+VERSION = 1
+
+
+def log_data(run: Run, splits: dict[str, Any]) -> None:
+    """Log the run's data set and its further evaluation sets to its MLflow run, once.
+
+    Args:
+        run: with the id of its MLflow run.
+        splits: a dumped `Splits`.
+    """
+    store, shards = open_store(), Splits.model_validate(splits)
+    named = {run.config.data.dataset: shards.own, **shards.others}
+    fps = {name: split.fingerprint for name, split in named.items()}
+    tracked_key = f"tracked/{run.tracking_run}/data-{fingerprint('data', VERSION, splits=fps)}.json"
+    if store.size(tracked_key) is not None:
+        return
+    from mlflow.entities import DatasetInput, InputTag
+
+    from cliptea.tracking.client import connect
+
+    client = connect()
+    roots = {run.config.data.dataset: run.config.data.root}
+    roots |= {name: further.root for name, further in run.config.evaluation.sets.items()}
+    contexts = dict.fromkeys(named, "evaluation") | {run.config.data.dataset: "training"}
+    inputs = [
+        DatasetInput(_dataset(name, split, roots[name]), [InputTag("mlflow.data.context", contexts[name])])
+        for name, split in named.items()
+    ]
+    client.log_inputs(run.tracking_run, inputs)
+    for name, split in named.items():
+        client.log_dict(run.tracking_run, split.info, f"data/{name}.json")
+    store.put(tracked_key, json.dumps(fps).encode())
+
+
+def _dataset(name: str, split: Manifest, root: str | None) -> Dataset:
+    from mlflow.entities import Dataset
+
+    return Dataset(
+        name=name,
+        digest=split.fingerprint,
+        source_type="cliptea",
+        source=json.dumps({"root": root, "shards": split.key}),
+        profile=json.dumps({part: counts["images"] for part, counts in split.info["counts"].items()}),
+    )

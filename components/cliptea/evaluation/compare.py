@@ -112,17 +112,32 @@ def _compare(
         name: put_object(store, f"{KIND}/{fp}/{name}", data)
         for name, data in (("report.html", report), ("results.json", results))
     }
-    _track(run, {"report.html": report, "results.json": results})
+    _track(run, {"report.html": report, "results.json": results}, rows)
     return publish(store, Manifest(kind=KIND, fingerprint=fp, objects=objects))
 
 
-def _track(run: Run, files: dict[str, bytes]) -> None:
+def _track(run: Run, files: dict[str, bytes], rows: list[ResultRow]) -> None:
     from cliptea.tracking.client import connect
+    from cliptea.tracking.tables import log_table
 
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
             Path(folder, name).write_bytes(data)
         connect().log_artifacts(run.tracking_run, folder)
+    log_table(run.tracking_run, [row.model_dump(exclude={"per_class"}) for row in rows], "variants.json")
+    classes = [
+        {
+            "group": row.group,
+            "variant": row.variant,
+            "dataset": row.dataset,
+            "seed": row.seed,
+            "class": name,
+            "iou": iou,
+        }
+        for row in rows
+        for name, iou in row.per_class.items()
+    ]
+    log_table(run.tracking_run, classes, "classes.json")
 
 
 def _facts(run: Run, splits: Splits, cache: TeacherCache) -> RunFacts:

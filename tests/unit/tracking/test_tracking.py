@@ -1,18 +1,12 @@
 """MLflow runs are found before they are made; nothing is logged twice; the champion changes for a reason."""
 
-import json
-from pathlib import Path
-
 import pytest
 from mlflow import MlflowClient
 
 from cliptea import runs, settings
-from cliptea.data.split import Splits
 from cliptea.errors import StorageError
 from cliptea.evaluation.results import ResultRow
-from cliptea.manifest import Manifest
 from cliptea.tracking.client import EXPERIMENT, connect, flatten
-from cliptea.tracking.data import log_data
 from cliptea.tracking.finish import finish, mark_stopped
 from cliptea.tracking.promotion import candidates, decide, promote
 from cliptea.tracking.runs import ChildRun, open_parent
@@ -193,16 +187,3 @@ def test_a_run_of_ablations_alone_promotes_nothing(client):
 def test_a_model_of_a_stand_in_teacher_is_never_promoted(client):
     comparison = {"rows": [], "evaluation": "same", "stand_in": True}
     assert promote(make_run("stand-in"), comparison)["promoted"] is False
-
-
-def test_data_sets_are_logged_once_with_their_counts(client):
-    run = make_run("data")
-    counts = {"train": {"images": 3, "classes": {"cow": {"pixels": 7, "images": 2}}}}
-    own = Manifest(kind="split", fingerprint="0123456789abcdef", info={"counts": counts})
-    for _ in range(2):
-        log_data(run, Splits(own=own).model_dump())
-    (logged,) = client.get_run(run.tracking_run).inputs.dataset_inputs
-    assert (logged.dataset.name, logged.dataset.digest) == ("demo", own.fingerprint)
-    assert json.loads(logged.dataset.profile) == {"train": 3}
-    folder = client.download_artifacts(run.tracking_run, "data/demo.json")
-    assert json.loads(Path(folder).read_text())["counts"] == counts

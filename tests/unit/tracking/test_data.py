@@ -1,0 +1,54 @@
+"""Data sets and tables in MLflow: logged once, read back by MLflow itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from cliptea import runs, settings
+from cliptea.data.split import Splits
+from cliptea.manifest import Manifest
+from cliptea.tracking.data import log_data
+from cliptea.tracking.runs import open_parent
+from cliptea.tracking.tables import log_table
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
+    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
+    return MlflowClient(database)
+
+
+@pytest.fixture
+def run(client):
+    config = settings.load("smoke")
+    run = runs.Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=[])
+    return run.model_copy(update={"tracking_run": open_parent(run)})
+
+
+def test_data_sets_are_logged_once_with_their_counts(client, run):
+    counts = {"train": {"images": 3, "classes": {"cow": {"pixels": 7, "images": 2}}}}
+    own = Manifest(kind="split", fingerprint="0123456789abcdef", info={"counts": counts})
+    for _ in range(2):
+        log_data(run, Splits(own=own).model_dump())
+    (logged,) = client.get_run(run.tracking_run).inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("demo", own.fingerprint)
+    assert json.loads(logged.dataset.profile) == {"train": 3}
+    folder = client.download_artifacts(run.tracking_run, "data/demo.json")
+    assert json.loads(Path(folder).read_text())["counts"] == counts
+
+
+def test_a_table_logged_again_is_replaced_and_mlflow_reads_it(client, run):
+    for number in (1, 2):
+        rows = [{"variant": "full", "hiou": 0.5 * number}, {"variant": "no_ce", "hiou": 0.1}]
+        log_table(run.tracking_run, rows, "t.json")
+    log_table(run.tracking_run, [{"class": "cow"}], "u.json")
+    experiment = client.get_run(run.tracking_run).info.experiment_id
+    table = client.load_table(experiment, "t.json", [run.tracking_run])
+    assert table.to_dict("records") == [{"variant": "full", "hiou": 1.0}, {"variant": "no_ce", "hiou": 0.1}]
+    shown = json.loads(client.get_run(run.tracking_run).data.tags["mlflow.loggedArtifacts"])
+    assert [entry["path"] for entry in shown] == ["t.json", "u.json"]

@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKDIR ?= .cliptea
+IMAGES ?= cpu mlflow
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo ui test test-long lint format compile clean
+.PHONY: help install demo ui test test-long lint format compile image clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +44,9 @@ format: install ## put the code into its format
 
 compile: install ## write pipeline/cliptea.yaml
 	$(BIN)/cliptea compile
+
+image: ## build the container images with docker or buildah, as in IMAGES="cpu cuda mlflow"; see docker/build.sh
+	docker/build.sh $(IMAGES)
 
 clean: ## remove the work directory (not the installation)
 	rm -rf $(WORKDIR)

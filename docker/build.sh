@@ -1,0 +1,50 @@
+#!/bin/sh
+# Build the images with docker, or where none runs, with buildah: docker/build.sh [cpu] [cuda] [mlflow]
+#
+#   BUILDER      docker or buildah; default: the first that works
+#   BASE         base image; default: the Dockerfile's. With a digest the base is exactly the same every time
+#   TORCH_INDEX  package index of the cpu image's torch; empty: the plain one, whose torch holds CUDA
+#   PIP_CONF     pip.conf for the build, for a mirror or a company's CA; it stays out of the images
+#   BUILD_FLAGS  more flags for the builder
+set -eu
+cd "$(dirname "$0")/.."
+
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' components/cliptea/__init__.py)
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+
+if [ -z "${BUILDER:-}" ]; then
+    if docker info >/dev/null 2>&1; then
+        BUILDER=docker
+    elif command -v buildah >/dev/null; then
+        BUILDER=buildah
+    else
+        echo "error: neither a docker that runs nor buildah is here; install one of them" >&2
+        exit 1
+    fi
+fi
+
+build() { # tag, Dockerfile, further flags
+    tag=$1 file=$2
+    shift 2
+    set -- "$@" --tag "$tag" --file "$file" --build-arg VERSION="$version" --build-arg REVISION="$revision"
+    [ -z "${BASE:-}" ] || set -- "$@" --build-arg BASE="$BASE"
+    [ -z "${TORCH_INDEX+set}" ] || set -- "$@" --build-arg TORCH_INDEX="$TORCH_INDEX"
+    # An optional secret may be missing; buildah before 1.30 wants it none the less.
+    set -- "$@" --secret "id=pip,src=${PIP_CONF:-/dev/null}"
+    echo "$BUILDER: $tag"
+    # shellcheck disable=SC2086 # flags are split on purpose
+    case $BUILDER in
+    docker) docker build ${BUILD_FLAGS:-} "$@" . ;;
+    buildah) buildah bud --format docker ${BUILD_FLAGS:-} "$@" . ;;
+    *) echo "error: BUILDER=$BUILDER; expected docker or buildah" >&2 && exit 1 ;;
+    esac
+}
+
+for image in "${@:-cpu}"; do
+    case $image in
+    cpu) build "cliptea:$version" docker/Dockerfile --target cpu ;;
+    cuda) build "cliptea:$version-cuda" docker/Dockerfile --target cuda ;;
+    mlflow) build "cliptea-mlflow:$version" docker/mlflow.Dockerfile ;;
+    *) echo "error: no image $image; expected cpu, cuda or mlflow" >&2 && exit 1 ;;
+    esac
+done

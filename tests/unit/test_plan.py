@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cliptea import settings
-from cliptea.data.shards import ShardWriter
+from cliptea.data.shard_writer import ShardWriter
 from cliptea.errors import ConfigError
 from cliptea.plan import make_plan, read_rates
 from cliptea.storage import open_store
@@ -25,7 +25,7 @@ def stored(folder, array) -> int:
         writer = ShardWriter(open_store(folder.as_uri()), f"{count}/x", 1 << 30)
         for index in range(count):
             writer.add(f"{index}", {"npy": buffer.getvalue()})
-        sizes.append(next(item.size for name, item in writer.close().items() if name.endswith(".tar")))
+        sizes.append(writer.close()[0].tar.size)
     return (sizes[1] - sizes[0]) // 40
 
 

@@ -15,17 +15,19 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def ahead(work: Callable[[Item], Result], items: Iterable[Item], threads: int = THREADS) -> Iterator[Result]:
     """`work` on each item in order, done by threads up to twice their number in advance.
 
     Decoding and encoding of images let other threads run. An error comes out at its item's turn and ends the rest.
+    The items themselves come from the calling thread: stages follow one another when each is the next one's items.
+    At most `2 * threads + 1` items or results are held.
     """
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
-                if len(waiting) > 2 * THREADS:
+                if len(waiting) > 2 * threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -18,9 +18,11 @@ from cliptea.config import DataConfig
 from cliptea.data.ahead import ahead
 from cliptea.data.catalogue import IGNORE, Catalogue
 from cliptea.data.datasets import Dataset, open_dataset
-from cliptea.data.sample import encode_labels
-from cliptea.data.shards import ShardWriter
-from cliptea.manifest import Manifest, find, fingerprint, publish
+from cliptea.data.sample import decode_labels, encode_labels
+from cliptea.data.shard_index import ShardEntry
+from cliptea.data.shard_sets import find_sharded, put_top_index
+from cliptea.data.shard_writer import ShardWriter, found_shards
+from cliptea.manifest import Manifest, fingerprint, publish
 from cliptea.storage import Store, open_store
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LABEL", "Splits", "build_splits", "hide_unseen", "split_fingerprint", "write_split"]
 
-VERSION = 2
+VERSION = 3
 KIND = "split"
 LABEL = "label.png"
 
@@ -54,7 +56,7 @@ def build_splits(run: Run) -> dict[str, Any]:
     for name, further in config.evaluation.sets.items():
         wanted.append((further.data(name, config.data), run.evaluation_digests[name], ("val",)))
     fps = [split_fingerprint(data, digest, parts) for data, digest, parts in wanted]
-    found = [find(store, KIND, fp) for fp in fps]
+    found = [find_sharded(store, KIND, fp) for fp in fps]
     if None not in found:
         progress.reused()
     own, *others = [
@@ -71,7 +73,10 @@ def split_fingerprint(config: DataConfig, digest: str, parts: Sequence[str]) -> 
 
 
 def write_split(store: Store, config: DataConfig, fp: str, parts: Sequence[str]) -> Manifest:
-    """Write the shards of "train", "val" or both; the manifest's info counts images and pixels of each class."""
+    """Write the shards of "train", "val" or both; the manifest's info counts images and pixels of each class.
+
+    Whole shards that a killed run has left are taken over. Memory: three times `data.shard_mib` and 17 samples.
+    """
     dataset = open_dataset(config)
     catalogue = dataset.catalogue
     warnings = [warning for part in parts for warning in dataset.check(part)]
@@ -79,24 +84,18 @@ def write_split(store: Store, config: DataConfig, fp: str, parts: Sequence[str])
     objects, counts = {}, {}
     with progress.bar(f"splitting {config.dataset}", total=sum(map(len, names.values())), unit="image") as bar:
         for part, ids in names.items():
-            writer = ShardWriter(store, f"{KIND}/{fp}/{part}", config.shard_mib << 20)
-            pixels = np.zeros(256, dtype=np.int64)
-            images = np.zeros(256, dtype=np.int64)
-            records = ahead(partial(_record, dataset, part, catalogue), ids)
-            for name, (members, found) in zip(ids, records, strict=True):
+            prefix, counted = f"{KIND}/{fp}/{part}", _Counts()
+            left = _take_over(store, prefix, ids, counted)
+            done = sum(entry.records for entry in left)
+            bar.update(done)
+            writer = ShardWriter(store, prefix, config.shard_mib << 20, left)
+            records = ahead(partial(_record, dataset, part, catalogue), ids[done:])
+            for name, (members, found) in zip(ids[done:], records, strict=True):
                 writer.add(name, members)
-                pixels += found
-                images += found > 0
+                counted.add(found)
                 bar.update(1)
-            objects |= writer.close()
-            counts[part] = {
-                "images": len(ids),
-                "unlabelled_pixels": int(pixels[IGNORE]),
-                "classes": {
-                    name: {"pixels": int(pixels[index]), "images": int(images[index])}
-                    for index, name in enumerate(catalogue.classes)
-                },
-            }
+            objects |= put_top_index(store, prefix, writer.close())
+            counts[part] = {"images": len(ids), **counted.by_class(catalogue)}
     problems = warnings + _problems(catalogue, counts)
     for problem in problems:
         progress.warn(problem)
@@ -104,12 +103,51 @@ def write_split(store: Store, config: DataConfig, fp: str, parts: Sequence[str])
     return publish(store, Manifest(kind=KIND, fingerprint=fp, objects=objects, info=info))
 
 
+class _Counts:
+    """Pixels of each label, and images that show it."""
+
+    def __init__(self) -> None:
+        self.pixels, self.images = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
+
+    def add(self, found: np.ndarray) -> None:
+        """Count an image with (256,) `found` pixels of each label."""
+        self.pixels += found
+        self.images += found > 0
+
+    def by_class(self, catalogue: Catalogue) -> dict[str, Any]:
+        return {
+            "unlabelled_pixels": int(self.pixels[IGNORE]),
+            "classes": {
+                name: {"pixels": int(self.pixels[index]), "images": int(self.images[index])}
+                for index, name in enumerate(catalogue.classes)
+            },
+        }
+
+
+def _take_over(store: Store, prefix: str, ids: Sequence[str], counted: _Counts) -> list[ShardEntry]:
+    """Whole shards of the first of `ids`, whose labels are counted."""
+    entries: list[ShardEntry] = []
+    for shard in found_shards(store, prefix):
+        done = sum(entry.records for entry in entries)
+        if shard.index.names != ids[done : done + shard.entry.records]:
+            break
+        for number, name in enumerate(shard.index.names):
+            counted.add(_pixels(decode_labels(shard.content(number, LABEL), name)))
+        entries.append(shard.entry)
+    return entries
+
+
 def _record(dataset: Dataset, part: str, catalogue: Catalogue, name: str) -> tuple[dict[str, bytes], np.ndarray]:
     """The members of one image's record, and (256,) the number of pixels of each label in it."""
     sample = dataset.read(part, name)
     labels = hide_unseen(sample.labels, catalogue) if part == "train" else sample.labels
     members = {sample.extension: sample.image, LABEL: encode_labels(labels)}
-    return members, np.bincount(labels.ravel(), minlength=256)
+    return members, _pixels(labels)
+
+
+def _pixels(labels: np.ndarray) -> np.ndarray:
+    """(256,) the number of pixels of each label."""
+    return np.bincount(labels.ravel(), minlength=256)
 
 
 def _problems(catalogue: Catalogue, counts: dict[str, Any]) -> list[str]:

@@ -1,13 +1,22 @@
 """Shards are plain tar files; the index finds every member; damage is noticed."""
 
+import hashlib
 import io
+import json
+import subprocess
 import tarfile
 
 import numpy as np
 import pytest
+import webdataset
 
-from cliptea.data.shards import ShardReader, ShardWriter
+from cliptea.data import shards as shards_module
+from cliptea.data.shard_index import ShardEntry
+from cliptea.data.shard_sets import find_sharded, put_top_index
+from cliptea.data.shard_writer import ShardWriter, found_shards
+from cliptea.data.shards import ShardReader
 from cliptea.errors import StorageError
+from cliptea.manifest import Manifest, StoredObject, publish
 from cliptea.storage import FileStore
 
 
@@ -16,51 +25,200 @@ def records(number, seed=0):
     return {f"r{n:03d}": {"png": rng.bytes(rng.integers(0, 3000)), "label.png": rng.bytes(40)} for n in range(number)}
 
 
-@pytest.fixture
-def written(tmp_path):
-    store, wanted = FileStore(tmp_path), records(25)
-    writer = ShardWriter(store, "x/train", limit=8000)
+def write(store, wanted, limit=8000, prefix="x/f/train"):
+    writer = ShardWriter(store, prefix, limit)
     for name, members in wanted.items():
         writer.add(name, members)
-    return store, writer.close(), wanted
+    return writer.close()
 
 
-def test_every_member_is_found(written):
-    store, objects, wanted = written
+@pytest.fixture
+def written(tmp_path):
+    store, wanted = FileStore(tmp_path / "store"), records(25)
+    shards = write(store, wanted)
+    return store, shards, put_top_index(store, "x/f/train", shards), wanted
+
+
+def test_every_member_is_found_by_name_and_by_number(written):
+    store, _, objects, wanted = written
     reader = ShardReader(store, objects, "train")
+    assert len(reader) == len(wanted)
     assert reader.names == list(wanted)
-    for name, members in wanted.items():
-        assert reader.extensions(name) == list(members)
+    for number, (name, members) in enumerate(wanted.items()):
+        assert reader.name(number) == name
+        assert reader.extensions(name) == reader.extensions(number) == list(members)
+        assert reader.members(name) == reader.members(number) == members
         for extension, data in members.items():
             assert reader.read(name, extension) == data
+    for number in (-1, 25):
+        with pytest.raises(IndexError):
+            reader.name(number)
 
 
-def test_tar_reads_the_same(written):
-    store, objects, wanted = written
+@pytest.mark.parametrize("chunk", [1, 3000, 1 << 20])
+def test_a_stream_gives_the_same_in_order(written, monkeypatch, chunk):
+    store, _, objects, wanted = written
+    monkeypatch.setattr(shards_module, "CHUNK", chunk)
+    reader, data = ShardReader(store, objects, "train"), [members["png"] for members in wanted.values()]
+    assert list(reader.stream("png")) == data
+    assert list(reader.stream("png", 7, 19)) == data[7:19]
+
+
+def test_members_that_only_some_records_have(tmp_path):
+    store = FileStore(tmp_path)
+    wanted = {"a": {"jpg": b"1", "label.png": b"2"}, "b": {"label.png": b"3", "png": b""}, "c": {"png": b"4"}}
+    reader = ShardReader(store, put_top_index(store, "x/f/train", write(store, wanted)), "train")
+    assert {name: reader.members(name) for name in reader.names} == wanted
+    assert reader.extensions("b") == ["label.png", "png"]
+
+
+def test_tar_and_webdataset_read_the_same(written, tmp_path):
+    store, shards, _, wanted = written
+    assert len(shards) > 2
+    files = {f"{name}.{ext}": data for name, members in wanted.items() for ext, data in members.items()}
     found = {}
-    tars = [item for name, item in objects.items() if name.endswith(".tar")]
-    assert len(tars) > 2
-    for item in tars:
-        with tarfile.open(fileobj=io.BytesIO(store.get(item.key))) as tar:
+    for shard in shards:
+        with tarfile.open(fileobj=io.BytesIO(store.get(shard.tar.key))) as tar:
             found |= {member.name: tar.extractfile(member).read() for member in tar}
-    assert found == {f"{name}.{ext}": data for name, members in wanted.items() for ext, data in members.items()}
+        subprocess.run(["tar", "-xf", store.path(shard.tar.key), "-C", tmp_path], check=True)
+    assert found == files
+    assert {name: (tmp_path / name).read_bytes() for name in files} == files
+    urls = [str(store.path(shard.tar.key)) for shard in shards]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == list(wanted)
+    assert all(sample[ext] == data for sample in samples for ext, data in wanted[sample["__key__"]].items())
 
 
-def test_equal_records_give_equal_bytes(written, tmp_path):
-    _, objects, wanted = written
-    other = ShardWriter(FileStore(tmp_path / "other"), "y/train", limit=8000)
-    for name, members in wanted.items():
-        other.add(name, members)
-    assert {n: i.sha256 for n, i in other.close().items()} == {n: i.sha256 for n, i in objects.items()}
+def test_the_index_is_what_its_specification_says(written):
+    """Read with json alone, as another program would."""
+    store, shards, objects, wanted = written
+    top = json.loads(store.get(objects["train-index.json"].key))
+    assert top["version"] == 1
+    names = []
+    for described, shard in zip(top["shards"], shards, strict=True):
+        tar, data = store.get(described["tar"]["key"]), store.get(described["index"]["key"])
+        index = json.loads(data)
+        assert described["tar"]["sha256"] == index["tar"]["sha256"] == hashlib.sha256(tar).hexdigest()
+        assert described["index"]["sha256"] == hashlib.sha256(data).hexdigest()
+        assert described["records"] == shard.records == len(index["names"])
+        names += index["names"]
+        for extension, column in index["members"].items():
+            for name, offset, length, digest in zip(index["names"], *column.values(), strict=True):
+                assert tar[offset : offset + length] == wanted[name][extension]
+                assert digest == hashlib.sha256(wanted[name][extension]).hexdigest()
+    assert names == list(wanted)
+
+
+def test_equal_records_give_equal_bytes_and_shards_are_closed_at_the_limit(written, tmp_path):
+    _, shards, _, wanted = written
+    assert write(FileStore(tmp_path / "other"), wanted) == shards
+    for shard in shards[:-1]:
+        assert 8000 <= shard.tar.size < 8000 + 3 * 512 + 3000 + 10240
+
+
+def flip(store, key, offset):
+    data = bytearray(store.get(key))
+    data[offset] ^= 1
+    store.put(key, bytes(data))
 
 
 def test_a_flipped_bit_is_noticed(written):
-    store, objects, wanted = written
+    store, shards, objects, wanted = written
+    indexes = [json.loads(store.get(shard.index.key)) for shard in shards]
+    shard, index = next(pair for pair in zip(shards, indexes, strict=True) if "r003" in pair[1]["names"])
+    flip(store, shard.tar.key, index["members"]["label.png"]["offset"][index["names"].index("r003")])
     reader = ShardReader(store, objects, "train")
-    tar, places = reader._places["r003"]
-    data = bytearray(store.get(tar))
-    data[places["label.png"][0]] ^= 1
-    store.put(tar, bytes(data))
-    with pytest.raises(StorageError, match=r"r003\.label\.png"):
+    with pytest.raises(StorageError, match=r"r003\.label\.png.*damaged.*run again"):
         reader.read("r003", "label.png")
+    with pytest.raises(StorageError, match=r"r003"):
+        list(reader.stream("label.png"))
     assert reader.read("r003", "png") == wanted["r003"]["png"]
+
+
+@pytest.mark.parametrize("part", ["tar", "index"])
+def test_a_missing_file_is_named(written, part):
+    store, shards, objects, _ = written
+    key = getattr(shards[1], part).key
+    store.delete(key)
+    with pytest.raises(StorageError, match=rf"{key} is missing"):
+        ShardReader(store, objects, "train").read(shards[0].records, "png")
+
+
+def test_another_version_is_refused(written):
+    store, shards, _, _ = written
+    top = json.loads(store.get(put_top_index(store, "x/f/train", shards)["train-index.json"].key))
+    data = json.dumps(top | {"version": 2}).encode()
+    store.put("x/f/train-index.json", data)
+    item = StoredObject(key="x/f/train-index.json", size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    with pytest.raises(StorageError, match="version 2"):
+        ShardReader(store, {"train-index.json": item}, "train")
+
+
+def test_an_output_is_found_while_every_shard_is_there(written):
+    store, shards, objects, _ = written
+    publish(store, Manifest(kind="x", fingerprint="f", objects=objects))
+    assert find_sharded(store, "x", "f") is not None
+    assert find_sharded(store, "x", "g") is None
+    data = store.get(shards[1].tar.key)
+    store.put(shards[1].tar.key, data[:-1])
+    assert find_sharded(store, "x", "f") is None
+    store.put(shards[1].tar.key, data)
+    store.delete(shards[2].index.key)
+    assert find_sharded(store, "x", "f") is None
+
+
+@pytest.mark.parametrize("part", ["tar", "index"])
+@pytest.mark.parametrize("harm", ["missing", "flipped", "cut"])
+def test_shards_are_taken_over_up_to_the_first_that_is_not_whole(written, part, harm):
+    store, shards, _, _ = written
+    assert [shard.entry for shard in found_shards(store, "x/f/train")] == shards
+    key = getattr(shards[2], part).key
+    if harm == "missing":
+        store.delete(key)
+    elif harm == "cut":
+        store.put(key, store.get(key)[:-1])
+    else:
+        flip(store, key, 0)
+    assert [shard.entry for shard in found_shards(store, "x/f/train")] == shards[:2]
+
+
+def test_a_writer_goes_on_behind_shards_that_are_there(written, tmp_path):
+    store, shards, _, wanted = written
+    other = FileStore(tmp_path / "other")
+    for shard in shards[:2]:
+        for item in (shard.tar, shard.index):
+            other.put(item.key, store.get(item.key))
+    found = list(found_shards(other, "x/f/train"))
+    done = sum(shard.entry.records for shard in found)
+    writer = ShardWriter(other, "x/f/train", 8000, [shard.entry for shard in found])
+    for name in list(wanted)[done:]:
+        writer.add(name, wanted[name])
+    assert writer.close() == shards
+
+
+def test_an_upload_that_fails_is_an_error(tmp_path):
+    folder = tmp_path / "file"
+    folder.write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot use"):
+        write(FileStore(folder), records(25))
+
+
+def test_ten_million_records_open_fast(tmp_path):
+    """9,766 shards of 1,024 views, whose indexes are read when they are asked for."""
+    store, wanted = FileStore(tmp_path), {f"i{n:07d}.v0": {"npy": b"x"} for n in range(1024)}
+    (one,) = write(store, wanted, 1 << 30)
+    entries = [ShardEntry(tar=one.tar, index=one.index, records=1024)] * 9766
+    objects = put_top_index(store, "x/f/cls", entries)
+    reader = ShardReader(store, objects, "cls")
+    assert len(reader) == 9766 * 1024
+    assert reader.read(9_999_999, "npy") == b"x"
+    assert len(reader._indexes) == 1
+
+
+def test_indexes_in_memory_are_bounded(written, monkeypatch):
+    store, _, objects, wanted = written
+    monkeypatch.setattr(shards_module, "INDEXED", 10)
+    reader = ShardReader(store, objects, "train")
+    for number, members in enumerate(wanted.values()):
+        assert reader.members(number) == members
+        assert sum(len(index.names) for index in reader._indexes.values()) <= 10

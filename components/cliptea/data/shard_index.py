@@ -1,0 +1,104 @@
+"""What says where things lie: the index of a shard, and the top index of a shard set (SHARDS.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from cliptea.errors import StorageError
+from cliptea.manifest import StoredObject
+
+__all__ = ["VERSION", "Place", "ShardEntry", "ShardIndex", "TopIndex", "dump_index", "parse_index"]
+
+VERSION = 1  # of both files; a reader refuses others
+ABSENT = -1  # offset of a member that a record does not have
+HASH = 32  # bytes of a sha256
+
+
+class Place(NamedTuple):
+    """Where a member lies in its tar file, in bytes, and the sha256 of its content."""
+
+    offset: int
+    length: int
+    sha256: bytes
+
+
+class ShardEntry(BaseModel):
+    """One shard: its tar file, its index and the number of its records."""
+
+    tar: StoredObject
+    index: StoredObject
+    records: int
+
+
+class TopIndex(BaseModel):
+    """The shards of a set in the order of their records."""
+
+    version: int = VERSION
+    shards: list[ShardEntry]
+
+
+class Column(NamedTuple):
+    """Members of one extension. Records whose offset is `ABSENT` have none."""
+
+    offset: np.ndarray  # (records,) int64
+    length: np.ndarray  # (records,) int64
+    sha256: bytes  # records * HASH
+
+
+class ShardIndex:
+    """A parsed index. About 60 bytes a record, 50 more for each member."""
+
+    def __init__(self, tar: StoredObject, names: list[str], columns: dict[str, Column]) -> None:
+        self.tar, self.names, self._columns = tar, names, columns
+
+    def places(self, number: int) -> dict[str, Place]:
+        """The members of a record by their extension, in the order in which they lie."""
+        found = {}
+        for extension, column in self._columns.items():
+            offset = int(column.offset[number])
+            if offset != ABSENT:
+                sha256 = column.sha256[HASH * number : HASH * (number + 1)]
+                found[extension] = Place(offset, int(column.length[number]), sha256)
+        return dict(sorted(found.items(), key=lambda item: item[1].offset))
+
+
+def dump_index(tar: StoredObject, names: Sequence[str], records: Sequence[Mapping[str, Place]]) -> bytes:
+    """The index file of a shard; its bytes depend on the arguments only."""
+    columns = {}
+    for extension in dict.fromkeys(extension for places in records for extension in places):
+        mine = [places.get(extension) for places in records]
+        columns[extension] = {
+            "offset": [place and place.offset for place in mine],
+            "length": [place and place.length for place in mine],
+            "sha256": [place and place.sha256.hex() for place in mine],
+        }
+    described = {"version": VERSION, "tar": tar.model_dump(), "names": list(names), "members": columns}
+    return json.dumps(described, separators=(",", ":")).encode()
+
+
+def parse_index(data: bytes, where: str) -> ShardIndex:
+    """The index in the bytes of the file `where`.
+
+    Raises:
+        StorageError: it is no index, or of another version.
+    """
+    try:
+        described = json.loads(data)
+        if described["version"] != VERSION:
+            raise StorageError(f"{where} is a shard index of version {described['version']}", f"version {VERSION}")
+        columns = {
+            extension: Column(
+                np.array([ABSENT if value is None else value for value in member["offset"]], dtype=np.int64),
+                np.array([value or 0 for value in member["length"]], dtype=np.int64),
+                bytes.fromhex("".join("0" * 2 * HASH if value is None else value for value in member["sha256"])),
+            )
+            for extension, member in described["members"].items()
+        }
+        return ShardIndex(StoredObject.model_validate(described["tar"]), described["names"], columns)
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
+        raise StorageError(f"{where} is no shard index", todo="delete it and run again") from None

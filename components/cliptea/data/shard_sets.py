@@ -1,0 +1,66 @@
+"""Shard sets as manifests name them: by a top index, which is written when all shards are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from cliptea.data.shard_index import VERSION, ShardEntry, TopIndex
+from cliptea.errors import StorageError
+from cliptea.manifest import Manifest, StoredObject, find, put_object, read_object
+from cliptea.storage import Store
+
+__all__ = ["find_sharded", "put_top_index", "read_top_index", "twice"]
+
+Result = TypeVar("Result")
+
+
+def put_top_index(store: Store, prefix: str, shards: Sequence[ShardEntry]) -> dict[str, StoredObject]:
+    """Write the top index of the shard set `prefix`; returns it as a manifest's objects."""
+    key = f"{prefix}-index.json"
+    top = TopIndex(shards=list(shards)).model_dump_json().encode()
+    return {key.rpartition("/")[2]: put_object(store, key, top)}
+
+
+def read_top_index(store: Store, item: StoredObject) -> list[ShardEntry]:
+    """The shards of a set.
+
+    Raises:
+        StorageError: the top index is missing or damaged, or of another version.
+    """
+    data, where = twice(lambda: read_object(store, item)), store.uri(item.key)
+    try:
+        top = TopIndex.model_validate_json(data)
+    except ValidationError:
+        raise StorageError(f"{where} is no top index of shards", todo="delete it and run again") from None
+    if top.version != VERSION:
+        raise StorageError(f"{where} is a top index of version {top.version}", f"version {VERSION}")
+    return top.shards
+
+
+def find_sharded(store: Store, kind: str, fp: str) -> Manifest | None:
+    """As `find`, for an output of shard sets: also every shard must be there with its recorded size."""
+    manifest = find(store, kind, fp)
+    if manifest is None:
+        return None
+    try:
+        shards = [shard for item in manifest.objects.values() for shard in read_top_index(store, item)]
+    except StorageError:  # damaged: the output is made anew
+        return None
+    sizes = {entry.key: entry.size for entry in store.entries(f"{kind}/{fp}")}
+    whole = all(sizes.get(item.key) == item.size for shard in shards for item in (shard.tar, shard.index))
+    return manifest if whole else None
+
+
+def twice(work: Callable[[], Result]) -> Result:
+    """What `work` returns, at its second try if the first finds something missing or damaged.
+
+    Raises:
+        StorageError: that of the second try.
+    """
+    try:
+        return work()
+    except StorageError:
+        return work()

@@ -1,0 +1,209 @@
+"""One block of views: read, encoded by CLIP, clustered and written at once, each stage ahead of the next.
+
+Shape legend: B views of a batch, C crop, D joint width, g tokens a side.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cliptea import device
+from cliptea.data.ahead import ahead
+from cliptea.data.sample import decode_labels
+from cliptea.data.shard_index import ShardEntry
+from cliptea.data.shard_writer import ShardWriter, found_shards
+from cliptea.data.shards import ShardReader
+from cliptea.data.split import LABEL
+from cliptea.data.views import choose_view, cut_labels
+from cliptea.manifest import Manifest
+from cliptea.method.batched import region_maps
+from cliptea.method.plm import IGNORE, ignored_tokens
+from cliptea.runs import Run
+from cliptea.storage import Store
+from cliptea.teacher.cache import Output, read_view, record_name
+from cliptea.teacher.clip import Teacher
+from cliptea.teacher.tokens import open_teacher
+
+__all__ = ["BLOCK", "BlockMaker", "Job", "MadeBlock", "blocks"]
+
+BLOCK = 1024  # views: 3 MiB of CLS tokens of 512 numbers; what a kill may cost each worker
+Item = TypeVar("Item")
+
+
+class Job(NamedTuple):
+    """What every worker is told; it can be pickled."""
+
+    store: Store
+    run: Run
+    split: Manifest
+    outputs: tuple[Output, ...]
+    dense: Manifest | None  # stored dense tokens, which stand for CLIP
+    weights: str  # CLIP's, as `open_teacher` takes them
+
+
+class MadeBlock(NamedTuple):
+    """The shards of a block, the number of regions in its region maps, and (D, g, g) when CLIP ran for it."""
+
+    shards: dict[Output, list[ShardEntry]]
+    regions: dict[Output, int]
+    shape: tuple[int, ...] | None
+
+
+class Tokens(NamedTuple):
+    """Teacher tokens of a batch, on the device that made them."""
+
+    names: list[str]
+    cls_BD: Tensor | None  # float32; None when the dense tokens are stored ones
+    dense_BDgg: Tensor  # float16, as they are stored
+    ignored_Bgg: Tensor  # bool
+
+
+def blocks(total: int, size: int = BLOCK) -> list[range]:
+    """The views of each block."""
+    return [range(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+class BlockMaker:
+    """Makes blocks in one process.
+
+    Memory: 17 decoded views, 4 batches of tokens, and for each output at most three times `data.shard_mib`. With stored
+    dense tokens, 104 MiB of them.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job, self._where = job, device.best()
+        self._config, self._seed = job.run.config.teacher, job.run.config.data.seed
+        self._images = ShardReader(job.store, job.split.objects, "train")
+        self._dense = None if job.dense is None else ShardReader(job.store, job.dense.objects, "dense")
+        self.total = len(self._images) * self._config.views
+
+    @cached_property
+    def _teacher(self) -> Teacher:
+        device.prepare()
+        return open_teacher(self.job.weights, self.job.run)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(D, g, g) of the teacher."""
+        return self._teacher.dim, *self._teacher.grid
+
+    def make(self, number: int, views: range, tell: Callable[[int], None]) -> MadeBlock:
+        """Make what is not there yet of block `number`.
+
+        Args:
+            number: of the block.
+            views: its views.
+            tell: called with the number of views done since the last call.
+        """
+        made, shape = MadeBlock({}, {}, None), None
+        writers = {}
+        for output in self.job.outputs:
+            prefix = f"{output.prefix}-{number:05d}"
+            found = _whole(self.job.store, prefix, len(views), output.clustering is not None)
+            if found is None:
+                limit = self.job.run.config.data.shard_mib << 20
+                writers[output], made.regions[output] = ShardWriter(self.job.store, prefix, limit), 0
+            else:
+                made.shards[output], made.regions[output] = found
+        if not writers:
+            tell(len(views))
+            return made
+        batches = self._encoded(views) if self._dense is None else self._stored(self._dense, views)
+        for tokens in ahead(partial(_write, writers, made.regions), batches, threads=1):
+            shape = tuple(tokens.dense_BDgg.shape[1:])
+            tell(len(tokens.names))
+        for output, writer in writers.items():
+            made.shards[output] = writer.close()
+        return made._replace(shape=shape)
+
+    def _encoded(self, views: range) -> Iterator[Tokens]:
+        """Tokens by CLIP, in bfloat16 on a GPU."""
+        amp = torch.autocast(self._where.type, torch.bfloat16, enabled=self._where.type == "cuda")
+        for batch in _batched(ahead(self._view, views), self._config.batch_size):
+            names, cut = zip(*batch, strict=True)
+            images_BCC3, labels_BCC, valid_BCC = (
+                torch.from_numpy(np.stack(part)).to(self._where) for part in zip(*cut, strict=True)
+            )
+            with amp:
+                cls_BD, dense_BDgg = self._teacher.tokens(images_BCC3.permute(0, 3, 1, 2), valid_BCC)
+            ignored_Bgg = ignored_tokens(labels_BCC, valid_BCC, self._teacher.grid)
+            yield Tokens(list(names), cls_BD, dense_BDgg.half(), ignored_Bgg)
+
+    def _stored(self, dense: ShardReader, views: range) -> Iterator[Tokens]:
+        """Tokens that were stored; of the images, only the labels are read."""
+        both = zip(ahead(self._labels, views), dense.stream("npy", views.start, views.stop), strict=True)
+        for batch in _batched(both, self._config.batch_size):
+            names, labels, valid = zip(*(cut for cut, _ in batch), strict=True)
+            arrays = [np.load(io.BytesIO(data), allow_pickle=False) for _, data in batch]
+            dense_BDgg, labels_BCC, valid_BCC = (
+                torch.from_numpy(np.stack(part)).to(self._where) for part in (arrays, labels, valid)
+            )
+            ignored_Bgg = ignored_tokens(labels_BCC, valid_BCC, (dense_BDgg.shape[2], dense_BDgg.shape[3]))
+            yield Tokens(list(names), None, dense_BDgg, ignored_Bgg)
+
+    def _view(self, view: int):
+        image, number = divmod(view, self._config.views)
+        cut = read_view(self._images, image, number, self._config, self._seed)
+        return record_name(self._images.name(image), number), cut
+
+    def _labels(self, view: int) -> tuple[str, np.ndarray, np.ndarray]:
+        image, number = divmod(view, self._config.views)
+        name = self._images.name(image)
+        labels = decode_labels(self._images.read(image, LABEL), name)
+        chosen = choose_view(labels, name, number, self._config, self._seed)
+        return record_name(name, number), cut_labels(labels, chosen), chosen.valid
+
+
+def _write(writers: dict[Output, ShardWriter], regions: dict[Output, int], tokens: Tokens) -> Tokens:
+    """Append a batch to the shards of each output, and count the regions."""
+    for output, writer in writers.items():
+        clustering = output.clustering
+        if clustering is not None:
+            arrays_B = region_maps(
+                tokens.dense_BDgg,
+                tokens.ignored_Bgg,
+                clustering.windows,
+                clustering.seed_mode,
+                clustering.rounds,
+                clustering.fusion_threshold,
+                clustering.max_regions,
+            )
+        else:
+            arrays_B = tokens.dense_BDgg if output.kind == "dense" else tokens.cls_BD
+            assert arrays_B is not None
+        for name, array in zip(tokens.names, arrays_B.cpu().numpy(), strict=True):
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            writer.add(name, {"npy": buffer.getvalue()})
+            if clustering is not None:
+                regions[output] += _count(array)
+    return tokens
+
+
+def _whole(store: Store, prefix: str, records: int, count: bool) -> tuple[list[ShardEntry], int] | None:
+    """The shards of a block when all of them are there, and, if asked for, the regions in their maps."""
+    entries, regions = [], 0
+    for shard in found_shards(store, prefix):
+        entries.append(shard.entry)
+        if count:
+            contents = (shard.content(number, "npy") for number in range(shard.entry.records))
+            regions += sum(_count(np.load(io.BytesIO(data), allow_pickle=False)) for data in contents)
+    return (entries, regions) if sum(entry.records for entry in entries) == records else None
+
+
+def _count(regions_gg: np.ndarray) -> int:
+    return len(np.unique(regions_gg[regions_gg != IGNORE]))
+
+
+def _batched(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

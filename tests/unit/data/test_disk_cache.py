@@ -1,0 +1,111 @@
+"""The node's cache: what it gives is right or a miss, whoever writes, and it keeps to its limit."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cliptea.data import disk_cache
+from cliptea.data.disk_cache import DiskCache, open_cache
+from cliptea.errors import StorageError
+from cliptea.storage import FileStore
+from cliptea.storage.s3 import S3Store
+
+MIB = 1 << 20
+
+
+def used(folder: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+
+
+def test_what_was_written_is_read_and_the_rest_is_a_miss_or_zeros(tmp_path):
+    cache = DiskCache(tmp_path / "c", 100 * MIB)
+    assert cache.read("a", 0, 4) is None
+    cache.write("a", 5000, b"12345")
+    assert cache.read("a", 5000, 5) == b"12345"
+    assert cache.read("a", 5001, 3) == b"234"
+    assert cache.read("a", 100, 3) == bytes(3)
+    assert cache.read("a", 5003, 3) is None
+    assert cache.read("b", 5000, 5) is None
+
+
+def test_holes_take_no_room(tmp_path):
+    DiskCache(tmp_path / "c", 100 * MIB).write("a", 1 << 30, b"x")
+    assert used(tmp_path / "c") < MIB
+
+
+def test_the_longest_unused_shards_are_evicted(tmp_path):
+    cache, data = DiskCache(tmp_path / "c", 16 * MIB), np.random.default_rng(0).bytes(MIB)
+    for number in range(40):
+        cache.write(f"s{number}", 0, data)
+        os.utime(tmp_path / "c" / f"s{number}", (number, number))
+        assert used(tmp_path / "c") <= 17 * MIB + 8192
+    assert cache.read("s39", 0, MIB) == data
+    assert cache.read("s0", 0, MIB) is None
+
+
+def test_a_shard_in_use_is_evicted_last(tmp_path):
+    cache, data = DiskCache(tmp_path / "c", 16 * MIB), np.random.default_rng(0).bytes(MIB)
+    for number in range(16):
+        cache.write(f"s{number}", 0, data)
+        os.utime(tmp_path / "c" / f"s{number}", (number, number))
+    assert cache.read("s0", 0, 4) == data[:4]
+    for number in range(16, 24):
+        cache.write(f"s{number}", 0, data)
+    assert cache.read("s0", 0, MIB) == data
+    assert cache.read("s1", 0, MIB) is None
+
+
+def write_many(folder, seed):
+    random = np.random.default_rng(seed)
+    cache = DiskCache(folder, 8 * MIB)
+    for _ in range(300):
+        shard, place = int(random.integers(20)), int(random.integers(64))
+        content = bytes([shard * 7 + place & 255]) * 16384
+        found = cache.read(f"s{shard}", place * 16384, 16384)
+        assert found in (None, content, bytes(16384)) or set(found) <= {content[0], 0}
+        cache.write(f"s{shard}", place * 16384, content)
+
+
+def test_several_processes_share_it(tmp_path):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=write_many, args=(tmp_path / "c", seed)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert used(tmp_path / "c") <= 8 * MIB + 4 * (8 * MIB // 16 + 16384) + 4096
+
+
+def test_a_disk_that_is_full_or_gone_is_a_miss(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    cache = DiskCache(tmp_path / "file", 16 * MIB)
+    cache.write("a", 0, b"1")
+    assert cache.read("a", 0, 1) is None
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    cache = DiskCache(tmp_path / "c", 16 * MIB)
+    monkeypatch.setattr(disk_cache.os, "pwrite", full)
+    cache.write("a", 0, b"1")
+    assert cache.read("a", 0, 1) is None
+
+
+@pytest.mark.parametrize("text", ["much", "-1", "nan", "inf"])
+def test_a_size_that_is_none_is_refused(monkeypatch, text):
+    monkeypatch.setenv("CLIPTEA_CACHE_GIB", text)
+    with pytest.raises(StorageError, match="CLIPTEA_CACHE_GIB"):
+        open_cache(S3Store("bucket"))
+
+
+def test_only_remote_stores_are_cached(monkeypatch, tmp_path):
+    assert open_cache(FileStore(tmp_path)) is None
+    assert open_cache(S3Store("bucket"))._limit == 16 << 30
+    monkeypatch.setenv("CLIPTEA_CACHE_GIB", "0.5")
+    assert open_cache(S3Store("bucket"))._limit == 1 << 29
+    monkeypatch.setenv("CLIPTEA_CACHE_GIB", "0")
+    assert open_cache(S3Store("bucket")) is None

@@ -137,7 +137,8 @@ class TrainConfig(Section):
 
     iterations: Positive = 20000
     batch_size: Positive = 16  # over all processes
-    processes: Positive = 1
+    processes: Positive = 1  # of one machine; a TrainJob's are its own
+    accumulate: Positive = 1  # parts that a process works off its images in; see cliptea.training.trainer
     lr: Annotated[float, Field(gt=0)] = 6e-5
     lr_scale: dict[str, float] = Field(default_factory=dict)  # backbone -> factor on lr
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
@@ -145,18 +146,26 @@ class TrainConfig(Section):
     head_lr_factor: Annotated[float, Field(gt=0)] | None = None  # None: the backbone family's own
     generator_lr_factor: Annotated[float, Field(gt=0)] | None = None  # of the pixel module's g; None: the head's
     warmup_iterations: Annotated[int, Field(ge=0)] = 1500  # at most 5 % of the iterations are used
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # longest gradient, over all parameters
+    sync_bn: bool | None = None  # batch norms over all processes' images, on GPUs; None: as is best for the backbone
     photometric: bool = True
     flip: Fraction = 0.5
-    workers: Annotated[int, Field(ge=0)] = 2  # data loading processes
+    workers: Annotated[int, Field(ge=0)] = 2  # data loading processes of each process
     checkpoint_every: Positive = 1000
+    keep_checkpoints: Positive = 2
     log_every: Positive = 50
     amp: bool = True  # bfloat16 autocast where there is a GPU
+    tf32: bool = False  # TF32 for what stays float32 on a GPU, the losses' products included
+    channels_last: bool = False  # memory layout of images and features
+    compile: bool = False  # the student by torch.compile
 
     @model_validator(mode="after")
     def _divisible(self) -> TrainConfig:
-        if self.batch_size < self.processes or self.batch_size % self.processes:
+        parts = self.processes * self.accumulate
+        if self.batch_size % parts:
             raise ValueError(
-                f"batch_size is {self.batch_size} with {self.processes} processes: expected a multiple of the processes"
+                f"batch_size is {self.batch_size} with {self.processes} processes and accumulate {self.accumulate}: "
+                f"expected a multiple of the processes times accumulate, {parts}"
             )
         return self
 

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-__all__ = ["best", "prepare"]
+__all__ = ["allow_tf32", "best", "prepare"]
 
 
 def prepare() -> None:
@@ -14,6 +14,12 @@ def prepare() -> None:
     threads = os.environ.get("CLIPTEA_THREADS")
     if threads:
         torch.set_num_threads(int(threads))
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether float32 products and convolutions of a GPU may round their factors to 10 bits, for speed."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def best() -> torch.device:

@@ -137,7 +137,12 @@ class TokenBank:
 
 @in_float32
 def global_loss(
-    cls_BD: Tensor, student_BD: Tensor, image_ids_B: Tensor, bank: TokenBank, temperature: float = 0.07
+    cls_BD: Tensor,
+    student_BD: Tensor,
+    image_ids_B: Tensor,
+    bank: TokenBank,
+    temperature: float = 0.07,
+    first: int = 0,
 ) -> Tensor:
     """Contrast each student token with its own CLS token against the other images' (L_global).
 
@@ -146,12 +151,13 @@ def global_loss(
     of the same image id is masked: older views in the bank, and another view of image i inside this batch.
 
     Args:
-        cls_BD: (B, D) float, CLIP's CLS tokens. May have more rows than the student: row i answers student
-            row i, further rows (other processes' images) are negatives only.
+        cls_BD: (B, D) float, CLIP's CLS tokens. May have more rows than the student: row `first` + i answers
+            student row i, the others (other processes' images) are negatives only.
         student_BD: (B, D) float, the student's global tokens.
         image_ids_B: (B,) integer, one for each row of `cls_BD`.
         bank: tokens of earlier iterations; read only, `enqueue` afterwards.
         temperature: divides the cosines.
+        first: row of `cls_BD` that answers the student's first row.
 
     Returns:
         Scalar float32.
@@ -161,9 +167,10 @@ def global_loss(
     if len(bank):
         contrasted_ND = torch.cat([contrasted_ND, bank.tokens.to(cls_BD.device)])
         ids_N = torch.cat([ids_N, bank.image_ids.to(cls_BD.device)])
-    positive_B = torch.arange(len(student_BD), device=cls_BD.device)
+    row_B = torch.arange(len(student_BD), device=cls_BD.device)
+    positive_B = first + row_B
 
     logits_BN = F.normalize(student_BD, dim=1) @ contrasted_ND.T / temperature
-    same_image_BN = ids_N[: len(student_BD), None] == ids_N
-    same_image_BN[positive_B, positive_B] = False
+    same_image_BN = ids_N[positive_B, None] == ids_N
+    same_image_BN[row_B, positive_B] = False
     return F.cross_entropy(logits_BN.masked_fill(same_image_BN, float("-inf")), positive_B)

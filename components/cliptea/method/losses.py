@@ -12,7 +12,16 @@ from torch import Tensor
 
 from cliptea.method.precision import in_float32
 
-__all__ = ["class_logits", "class_mask", "cross_entropy", "dice", "focal", "present_pairs", "upsample"]
+__all__ = [
+    "class_logits",
+    "class_mask",
+    "cross_entropy",
+    "dice",
+    "focal",
+    "labelled_pixels",
+    "present_pairs",
+    "upsample",
+]
 
 IGNORE = 255
 IgnoreMode = Literal["exclude", "negative"]
@@ -103,22 +112,30 @@ def present_pairs(labels_BHW: Tensor, mask_BC: Tensor) -> Tensor:
     return counts.unflatten(0, (images, classes + 1))[:, :classes] > 0
 
 
+def labelled_pixels(labels_BHW: Tensor, mask_BC: Tensor) -> Tensor:
+    """Count the pixels that `cross_entropy` averages over; arguments as in `present_pairs`. Scalar int64."""
+    return (_drop_absent(labels_BHW, mask_BC) != IGNORE).sum()
+
+
 @in_float32
-def cross_entropy(logits_BCHW: Tensor, labels_BHW: Tensor, mask_BC: Tensor) -> Tensor:
+def cross_entropy(logits_BCHW: Tensor, labels_BHW: Tensor, mask_BC: Tensor, *, pixels: Tensor | None = None) -> Tensor:
     """Cross entropy over the classes of each image (eq. 10).
 
     Args:
         logits_BCHW: (B, C, H, W) float.
         labels_BHW: (B, H, W) integer, class or 255; pixels of an absent class count as 255.
         mask_BC: (B, C) bool, classes that compete in the image.
+        pixels: scalar number of labelled pixels, when the mean is over more images than these (other processes');
+            default: `labelled_pixels` of these.
 
     Returns:
-        Scalar float32, mean over the batch's labelled pixels; 0 without any.
+        Scalar float32, sum over these images divided by the number of labelled pixels; 0 without any.
     """
+    pixels = labelled_pixels(labels_BHW, mask_BC) if pixels is None else pixels
     labels_BHW = _drop_absent(labels_BHW, mask_BC)
     masked_BCHW = logits_BCHW.masked_fill(~mask_BC[:, :, None, None], float("-inf"))
     loss_BHW = F.cross_entropy(masked_BCHW, labels_BHW, ignore_index=IGNORE, reduction="none")
-    return loss_BHW.sum() / (labels_BHW != IGNORE).sum().clamp(min=1)
+    return loss_BHW.sum() / pixels.clamp(min=1)
 
 
 @in_float32
@@ -130,7 +147,7 @@ def focal(
     alpha: float = 0.25,
     gamma: float = 2.0,
     ignore: IgnoreMode = "exclude",
-    pairs: Tensor | float | None = None,
+    pairs: Tensor | None = None,
 ) -> Tensor:
     """Focal loss of each class against the rest, over all classes of an image (NEL in ZegCLIP's form).
 
@@ -142,19 +159,20 @@ def focal(
         gamma: exponent that plays easy pixels down.
         ignore: 255 pixels are left out (the mean is over the labelled pixels of each image), or are negatives
             of every class (the mean is over all its pixels), as in ZegCLIP.
-        pairs: M, when it is to be averaged over processes; default: number of `present_pairs`, at least 1.
+        pairs: scalar M, when it is counted over more images than these (other processes'); default: number of
+            `present_pairs` of these. At least 1 is taken.
 
     Returns:
         Scalar float32: sum over images and classes of the mean over pixels, divided by M; 0 without a
         labelled pixel.
     """
-    pairs = present_pairs(labels_BHW, mask_BC).sum().clamp(min=1) if pairs is None else pairs
+    pairs = present_pairs(labels_BHW, mask_BC).sum() if pairs is None else pairs
     labels_BHW = _drop_absent(labels_BHW, mask_BC)
     labelled_BHW = labels_BHW != IGNORE
     if ignore == "exclude":
         weight = labelled_BHW / labelled_BHW.sum((1, 2), keepdim=True).clamp(min=1)
     else:
-        weight = labelled_BHW.any() / labelled_BHW[0].numel()
+        weight = (pairs > 0) / labelled_BHW[0].numel()  # without a pair no pixel of the batch is labelled
 
     # An infinitely unlikely negative costs nothing: absent classes, and each pixel's own class.
     classes_C11 = torch.arange(mask_BC.shape[1], device=labels_BHW.device)[:, None, None]
@@ -164,7 +182,7 @@ def focal(
 
     positive_cost_BHW = _FocalCost.apply(positive_BHW, gamma)
     negative_cost_BHW = _FocalCost.apply(negative_BCHW, gamma).sum(1)
-    return (weight * (alpha * positive_cost_BHW + (1 - alpha) * negative_cost_BHW)).sum() / pairs
+    return (weight * (alpha * positive_cost_BHW + (1 - alpha) * negative_cost_BHW)).sum() / pairs.clamp(min=1)
 
 
 @in_float32
@@ -174,7 +192,7 @@ def dice(
     mask_BC: Tensor,
     *,
     ignore: IgnoreMode = "exclude",
-    pairs: Tensor | float | None = None,
+    pairs: Tensor | None = None,
 ) -> Tensor:
     """Dice loss of the (image, present class) pairs (NEL in ZegCLIP's form).
 
@@ -183,13 +201,14 @@ def dice(
         labels_BHW: (B, H, W) integer, class or 255; pixels of an absent class count as 255.
         mask_BC: (B, C) bool, classes that compete in the image.
         ignore: 255 pixels are left out, or are negatives of every class, as in ZegCLIP.
-        pairs: M, when it is to be averaged over processes; default: number of `present_pairs`, at least 1.
+        pairs: scalar M, when it is counted over more images than these (other processes'); default: number of
+            `present_pairs` of these. At least 1 is taken.
 
     Returns:
         Scalar float32, sum over pairs divided by M; 0 without a labelled pixel.
     """
     present_BC = present_pairs(labels_BHW, mask_BC)
-    pairs = present_BC.sum().clamp(min=1) if pairs is None else pairs
+    pairs = present_BC.sum() if pairs is None else pairs
     image_N, class_N = present_BC.nonzero(as_tuple=True)
     # Only present pairs are expanded: a few classes of each image instead of all C.
     labels_NHW = _drop_absent(labels_BHW, mask_BC).short()[image_N]
@@ -200,7 +219,7 @@ def dice(
     target_NHW = labels_NHW == class_N[:, None, None]
     overlap_N = (score_NHW * target_NHW).sum((1, 2))
     total_N = score_NHW.sum((1, 2)) + target_NHW.sum((1, 2))
-    return (1 - (2 * overlap_N + 1) / (total_N + 1)).sum() / pairs
+    return (1 - (2 * overlap_N + 1) / (total_N + 1)).sum() / pairs.clamp(min=1)
 
 
 class _FocalCost(torch.autograd.Function):

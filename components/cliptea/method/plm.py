@@ -1,7 +1,7 @@
 """Pixel Learning Module (section 3.3): pseudo labels for the pixels that carry no seen label.
 
-Shapes: B images, H W pixels, h w features, g g token grid, D channels, L ignored tokens, P pseudo classes of
-an image, Q pseudo classes of a batch.
+Shapes: B images, A images of all processes, H W pixels, h w features, g g token grid, D channels, L ignored
+tokens, P pseudo classes of an image, Q pseudo classes of a batch.
 """
 
 from collections.abc import Sequence
@@ -138,27 +138,31 @@ def pseudo_labels(labels_BHW: Tensor, valid_BHW: Tensor, regions_Bgg: Tensor, nu
     return PseudoLabels(torch.where(free_BHW, regions_BHW + num_seen, labels_BHW.long()), num_regions_B)
 
 
-def offset_scope(labels_BHW: Tensor, pseudo_BPD: Tensor, present_BP: Tensor, num_seen: int) -> ScopedClasses:
+def offset_scope(
+    labels_BHW: Tensor, pseudo_APD: Tensor, present_AP: Tensor, num_seen: int, first: int = 0
+) -> ScopedClasses:
     """Let the pseudo classes of all images compete in each image (eq. 9 read literally).
 
     Args:
         labels_BHW: (B, H, W) integer from `pseudo_labels`, ids per image.
-        pseudo_BPD: (B, P, D) float, generated pseudo classes of each image.
-        present_BP: (B, P) bool.
+        pseudo_APD: (A, P, D) float, generated pseudo classes of each image of the batch; A is more than B when other
+            processes have images of it.
+        present_AP: (A, P) bool.
         num_seen: number of seen classes.
+        first: number of the first labelled image in the batch.
 
     Returns:
-        Class k of image b moves to column b*P + k. 255 already means "no label": when the columns reach that
+        Class k of image a moves to column a*P + k. 255 already means "no label": when the columns reach that
         number, one column that is never present takes it and the later ones move up by one.
     """
-    images, per_image, _ = pseudo_BPD.shape
-    pseudo_QD, present_Q = pseudo_BPD.flatten(0, 1), present_BP.flatten()
+    images, per_image = len(labels_BHW), pseudo_APD.shape[1]
+    pseudo_QD, present_Q = pseudo_APD.flatten(0, 1), present_AP.flatten()
     gap = IGNORE - num_seen
     if len(pseudo_QD) > gap:
         pseudo_QD = torch.cat([pseudo_QD[:gap], torch.zeros_like(pseudo_QD[:1]), pseudo_QD[gap:]])
         present_Q = torch.cat([present_Q[:gap], torch.zeros_like(present_Q[:1]), present_Q[gap:]])
     labels_BHW = labels_BHW.long()
-    offset_B11 = per_image * torch.arange(images, device=labels_BHW.device)[:, None, None]
+    offset_B11 = per_image * torch.arange(first, first + images, device=labels_BHW.device)[:, None, None]
     moved_BHW = labels_BHW + offset_B11
     moved_BHW = moved_BHW + (moved_BHW >= IGNORE)
     is_pseudo_BHW = (labels_BHW >= num_seen) & (labels_BHW != IGNORE)

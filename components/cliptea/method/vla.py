@@ -4,6 +4,7 @@ Shapes: B images, h w features, L = h*w, D channels, S seen classes, P pseudo cl
 = S + P, Q queries, M memory tokens.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ class Centroids(NamedTuple):
     """Mean feature of each class; rows of absent classes are zero.
 
     Attributes:
-        seen_SD: (S, D) float32, over the batch.
+        seen_SD: (S, D) float32, over the batch (of all processes).
         seen_present_S: (S,) bool.
         pseudo_BPD: (B, P, D) float32, over the one image.
         pseudo_present_BP: (B, P) bool.
@@ -52,7 +53,12 @@ class Generated(NamedTuple):
 
 @in_float32
 def class_centroids(
-    features_BDhw: Tensor, labels_Bhw: Tensor, num_seen: int, num_regions_B: Tensor, detach: bool = False
+    features_BDhw: Tensor,
+    labels_Bhw: Tensor,
+    num_seen: int,
+    num_regions_B: Tensor,
+    detach: bool = False,
+    total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> Centroids:
     """Average the student's features over the pixels of each class (eq. 7).
 
@@ -60,8 +66,10 @@ def class_centroids(
         features_BDhw: (B, D, h, w) float, the student's dense features R.
         labels_Bhw: (B, h, w) integer at feature size: seen index, num_seen + region of that image, or 255.
         num_seen: S.
-        num_regions_B: (B,) integer, numbers of regions; the largest is P, which may be 0.
+        num_regions_B: integer, numbers of regions of these images, and maybe of others; the largest is P, which
+            may be 0.
         detach: keep the gradient from reaching the features.
+        total: sums a tensor over processes; seen classes are then averaged over all their batches.
     """
     num_pseudo = int(num_regions_B.max())
     features_BDL = (features_BDhw.detach() if detach else features_BDhw).flatten(2)
@@ -71,9 +79,10 @@ def class_centroids(
     member_BLC = (labels_Bhw.flatten(1)[:, :, None] == classes_C).float()
     sums_BCD = (features_BDL @ member_BLC).mT
     counts_BC = member_BLC.sum(1)
-    seen_S, pseudo_BP = counts_BC[:, :num_seen].sum(0), counts_BC[:, num_seen:]
+    seen_SD, seen_S = total(sums_BCD[:, :num_seen].sum(0)), total(counts_BC[:, :num_seen].sum(0))
+    pseudo_BP = counts_BC[:, num_seen:]
     return Centroids(
-        sums_BCD[:, :num_seen].sum(0) / seen_S.clamp(min=1)[:, None],
+        seen_SD / seen_S.clamp(min=1)[:, None],
         seen_S > 0,
         sums_BCD[:, num_seen:] / pseudo_BP.clamp(min=1)[:, :, None],
         pseudo_BP > 0,

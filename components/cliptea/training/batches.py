@@ -1,11 +1,13 @@
 """Batches of views with their teacher tokens, in an order that (seed, iteration) alone decides.
 
 Item k of a run is view `permutation(k // n)[k % n]`, and everything random about it comes from (seed, k): a run
-goes on at any iteration without replaying the ones before, whatever the number of loading processes.
+goes on at any iteration without replaying the ones before, whatever the number of loading processes. The batch of an
+iteration is divided among the training processes in the order of its items.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ from cliptea.manifest import Manifest
 from cliptea.storage import open_store
 from cliptea.teacher.cache import TeacherCache, clustering_key, read_array, read_view, record_name
 from cliptea.training.augment import normalise, photometric
+from cliptea.training.distributed import ALONE, World
 
 __all__ = ["Batch", "batches"]
 
@@ -83,16 +86,25 @@ class _Views(Dataset):
         return normalise(image, valid), labels, valid, cls, regions, torch.tensor(image_id)
 
 
-def batches(config: Config, split: Manifest, teacher: TeacherCache, seed: int, start: int = 0) -> Iterator[Batch]:
-    """Batches of the iterations `start` to the end."""
+def batches(
+    config: Config, split: Manifest, teacher: TeacherCache, seed: int, start: int = 0, world: World = ALONE
+) -> Iterator[Batch]:
+    """This process's part of each batch, of the iterations `start` to the end."""
     train = config.train
+    own = train.batch_size // world.size
+    firsts = (it * train.batch_size + world.rank * own for it in range(start, train.iterations))
     loader = DataLoader(
         _Views(config, split, teacher, seed),
-        sampler=range(start * train.batch_size, train.iterations * train.batch_size),
-        batch_size=train.batch_size,
+        batch_sampler=[list(range(first, first + own)) for first in firsts],
         num_workers=train.workers,
+        worker_init_fn=_outlive_sigterm,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own: starting to load must not move the generator that dropout draws from
     )
     for tensors in loader:
         yield Batch(*tensors)
+
+
+def _outlive_sigterm(worker: int) -> None:
+    # It reaches all processes at once, and the training process still has a step to finish.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

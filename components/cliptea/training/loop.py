@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from cliptea import device, progress
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
+from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, publish, put_object
 from cliptea.storage import Store
 from cliptea.teacher.cache import TeacherCache
 from cliptea.teacher.tokens import load_text
-from cliptea.training.batches import batches
+from cliptea.training.batches import Batch, batches
+from cliptea.training.checkpoint import Checkpoints
+from cliptea.training.distributed import ALONE, World
+from cliptea.training.history import Curves
+from cliptea.training.stopping import Stopped, sigterm
 from cliptea.training.trainer import Trainer
 
 __all__ = ["seen_text", "train_student"]
-
-Curves = list[dict[str, float]]
 
 
 def train_student(
@@ -32,43 +35,64 @@ def train_student(
     split: Manifest,
     teacher: TeacherCache,
     log_curves: Callable[[Curves], None],
+    world: World = ALONE,
 ) -> Manifest:
-    """Train to the end, from the checkpoint under `prefix` if there is one; returns the model's manifest.
+    """Train to the end, from the last checkpoint under `prefix` if there is one; returns the model's manifest.
 
     Args:
-        store: where checkpoint and model go.
+        store: where checkpoints and model go.
         prefix: KIND/FINGERPRINT of the model.
         config: the variant's settings.
         seed: of initial weights, order, augmentation and dropout.
         split: manifest of the shards.
         teacher: manifests of tokens and region maps.
-        log_curves: told all loss curves so far, at each checkpoint and at the end.
+        log_curves: told all loss curves so far, at each checkpoint and at the end, in the first process.
+        world: the processes, each of which calls this.
+
+    Raises:
+        ConfigError: the processes cannot share a batch.
+        Stopped: SIGTERM came; a checkpoint is written.
     """
+    _check_divides(config, world)
     device.prepare()
-    trainer = Trainer(config, seen_text(store, split, teacher, config.data.dataset), seed)
-    checkpoint = f"{prefix}/checkpoint.pt"
-    if store.size(checkpoint) is not None:
-        trainer.restore(store.get(checkpoint))
-        progress.note(f"going on from the checkpoint at iteration {trainer.iteration}")
-    train, history = config.train, trainer.history
-    with progress.bar("training", total=train.iterations, unit="it", done=trainer.iteration) as bar:
-        last = time.perf_counter()
-        for batch in batches(config, split, teacher, seed, trainer.iteration):
-            terms = trainer.step(batch)
-            history.add(terms)
-            now = time.perf_counter()
-            history.seconds, last = history.seconds + now - last, now
-            if trainer.iteration % train.log_every == 0 or trainer.iteration == train.iterations:
+    device.allow_tf32(config.train.tf32)
+    trainer = Trainer(config, seen_text(store, split, teacher, config.data.dataset), seed, world)
+    with Checkpoints(store, f"{prefix}/checkpoints", config.train.keep_checkpoints, world) as checkpoints:
+        state = checkpoints.last()
+        if state is not None:
+            trainer.restore(state)
+            progress.note(f"going on from the checkpoint at iteration {trainer.iteration}")
+        shown = batches(config, split, teacher, seed, trainer.iteration, world)
+        _run(trainer, shown, checkpoints, log_curves)
+        manifest = None
+        if world.is_first:
+            log_curves(trainer.history.curves)
+            manifest = _publish(store, prefix, trainer)
+            checkpoints.clear()
+    return Manifest.model_validate(world.agree(manifest and manifest.model_dump()))
+
+
+def _run(
+    trainer: Trainer, shown: Iterable[Batch], checkpoints: Checkpoints, log_curves: Callable[[Curves], None]
+) -> None:
+    """Train on all batches of `shown`, saving now and then, and when SIGTERM asks to stop."""
+    train, world, history = trainer.config.train, trainer.world, trainer.history
+    with sigterm() as asked, progress.bar("training", train.iterations, "it", trainer.iteration) as bar:
+        for terms in history.measured(shown, trainer.step):
+            ended = trainer.iteration == train.iterations
+            if trainer.iteration % train.log_every == 0 or ended:
                 history.close_interval(trainer.iteration)
             bar.update(1, loss=terms["total"])
-            if trainer.iteration % train.checkpoint_every == 0 and trainer.iteration < train.iterations:
-                store.put(checkpoint, trainer.state())
+            stop = world.any(asked.to_stop)  # together, wherever the signal came: all leave after the same step
+            if ended or not (stop or trainer.iteration % train.checkpoint_every == 0):
+                continue
+            checkpoints.save(trainer.iteration, trainer.state())
+            if stop:
+                checkpoints.wait()
+                world.wait()  # none leaves, and is taken for a failure, before the checkpoint is whole
+                raise Stopped(trainer.iteration)
+            if world.is_first:
                 log_curves(history.curves)
-                last = time.perf_counter()
-    log_curves(history.curves)
-    manifest = _publish(store, prefix, trainer, seed)
-    store.delete(checkpoint)
-    return manifest
 
 
 def seen_text(store: Store, split: Manifest, teacher: TeacherCache, dataset: str) -> Tensor:
@@ -77,22 +101,33 @@ def seen_text(store: Store, split: Manifest, teacher: TeacherCache, dataset: str
     return text_ND[Catalogue.model_validate(split.info["catalogue"]).seen_ids]
 
 
-def _publish(store: Store, prefix: str, trainer: Trainer, seed: int) -> Manifest:
-    train, seconds = trainer.config.train, trainer.history.seconds
+def _check_divides(config: Config, world: World) -> None:
+    train = config.train
+    if train.batch_size % (world.size * train.accumulate):
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} with {world.size} processes and train.accumulate={train.accumulate}",
+            f"a multiple of {world.size * train.accumulate}",
+        )
+
+
+def _publish(store: Store, prefix: str, trainer: Trainer) -> Manifest:
+    train, history = trainer.config.train, trainer.history
     weights = {name: tensor.cpu().contiguous() for name, tensor in trainer.student.state_dict().items()}
     info = {
         "backbone": trainer.config.student.backbone,
         "dim": trainer.text_SD.shape[1],
-        "seed": seed,
+        "seed": trainer.seed,
         "iterations": train.iterations,
-        "seconds": seconds,
-        "images_per_second": train.iterations * train.batch_size / seconds,
+        "processes": trainer.world.size,
         "parameters": sum(p.numel() for p in trainer.student.parameters()),
+        **history.summary(train.iterations * train.batch_size),
     }
-    history = json.dumps(trainer.history.curves).encode()
+    if trainer.where.type == "cuda":
+        info["peak_memory_bytes"] = torch.cuda.max_memory_allocated()  # of the first process, since it started
+    curves = json.dumps(history.curves).encode()
     objects = {
         "model.safetensors": put_object(store, f"{prefix}/model.safetensors", safetensors.torch.save(weights)),
-        "history.json": put_object(store, f"{prefix}/history.json", history),
+        "history.json": put_object(store, f"{prefix}/history.json", curves),
     }
     kind, _, fp = prefix.partition("/")
     return publish(store, Manifest(kind=kind, fingerprint=fp, objects=objects, info=info))

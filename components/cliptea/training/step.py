@@ -1,16 +1,17 @@
-"""One training step's losses: how the modules of `cliptea.method` are put together (eq. 11 and 12).
+"""The losses of one training step: how the modules of `cliptea.method` are put together (eq. 11 and 12).
 
-Shape legend: B images, C crop, D width, h w feature size, S seen classes, P pseudo classes of an image.
+Shape legend: B images of a part, W of the whole batch, A of this part in all processes, C crop, D width, h w feature
+size, S seen classes, P pseudo classes of an image.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cliptea.config import MethodConfig
 from cliptea.method import glm, losses, plm, vla
-from cliptea.training.batches import Batch
+from cliptea.training.whole import Part, Whole
 
 __all__ = ["Terms", "method_losses"]
 
@@ -18,56 +19,74 @@ Terms = dict[str, Tensor]
 
 
 def method_losses(
-    student: nn.Module,
+    features_BDhw: Tensor,
     adapter: vla.Adapter,
-    batch: Batch,
+    part: Part,
+    whole: Whole,
     text_SD: Tensor,
     bank: glm.TokenBank,
     config: MethodConfig,
 ) -> Terms:
-    """Every loss term that the config switches on, weighted, with `total`, their sum.
+    """A part's share of every loss term that the config switches on, weighted, with `total`, their sum.
+
+    The shares of all parts and processes add up to the terms of the whole batch, whatever the number of processes.
+    With several parts they still do for the contrast with all CLS tokens and for every denominator; centroids
+    (eq. 7), what is generated from them and eq. 8 are taken over one part of each process.
 
     Args:
-        student: images (B, 3, C, C) -> features (B, D, h, w).
+        features_BDhw: (B, D, h, w) float, what the student makes of the part's images.
         adapter: the generator g of the pixel learning module.
-        batch: views with their stored teacher tokens.
+        part: some views with their stored teacher tokens.
+        whole: the batch that it is of.
         text_SD: unit-norm text features of the seen classes.
         bank: CLS tokens of earlier iterations; read only here.
         config: the method's settings.
     """
-    switches = config.losses
-    features_BDhw = student(batch.images_B3CC).float()
+    features_BDhw = features_BDhw.float()
     size = (features_BDhw.shape[2], features_BDhw.shape[3])
     terms: Terms = {}
 
-    if switches.cls_token:
-        valid_Bhw = plm.reduce_labels(batch.valid_BCC, size)
-        token = glm.attend(batch.cls_BD, features_BDhw, valid_Bhw, config.global_token, config.unit_query)
-        terms["global"] = glm.global_loss(batch.cls_BD, token.token_BD, batch.image_ids_B, bank, config.temperature)
-
-    labels_BCC = batch.labels_BCC
-    regions_B = torch.zeros(len(labels_BCC), dtype=torch.int64, device=labels_BCC.device)
-    if config.pseudo:
-        labels_BCC, regions_B = plm.pseudo_labels(labels_BCC, batch.valid_BCC, batch.regions_Bgg, len(text_SD))
-    pseudo_BPD = features_BDhw.new_zeros(len(labels_BCC), 0, features_BDhw.shape[1])
-    present_BP = torch.zeros(len(labels_BCC), 0, dtype=torch.bool, device=labels_BCC.device)
-    if config.pseudo or switches.generate:
-        centroids = vla.class_centroids(
-            features_BDhw,
-            plm.reduce_labels(labels_BCC, size),
-            len(text_SD),
-            regions_B,
-            config.detach_centroids,
+    if config.losses.cls_token:
+        valid_Bhw = plm.reduce_labels(part.valid_BCC, size)
+        token = glm.attend(part.cls_BD, features_BDhw, valid_Bhw, config.global_token, config.unit_query)
+        contrast = glm.global_loss(
+            whole.cls_WD, token.token_BD, whole.image_ids_W, bank, config.temperature, part.first
         )
-        generated = vla.generate_pseudo_classes(adapter, centroids, batch.cls_BD)
-        pseudo_BPD, present_BP = generated.pseudo_BPD, generated.pseudo_present_BP
-        if switches.generate:
-            terms["generate"] = vla.generate_loss(generated.seen_SD, generated.seen_present_S, text_SD)
+        terms["global"] = contrast * whole.share
+
+    first, images = whole.world.rank * len(features_BDhw), len(features_BDhw)
+    pseudo_APD = features_BDhw.new_zeros(images * whole.world.size, 0, features_BDhw.shape[1])
+    present_AP = pseudo_APD[:, :, 0].bool()
+    if config.pseudo or config.losses.generate:
+        generated = _generate(features_BDhw, adapter, part, whole, len(text_SD), config.detach_centroids)
+        pseudo_APD, present_AP = generated.pseudo_BPD, generated.pseudo_present_BP
+        if config.losses.generate:
+            generate = vla.generate_loss(generated.seen_SD, generated.seen_present_S, text_SD)
+            terms["generate"] = generate * whole.share
 
     if config.pseudo and config.pseudo_scope == "batch":
-        labels_BCC, pseudo_BPD, present_BP = plm.offset_scope(labels_BCC, pseudo_BPD, present_BP, len(text_SD))
-    terms |= _pixel_losses(features_BDhw, text_SD, pseudo_BPD, present_BP, labels_BCC, config)
+        labels_BCC, pseudo_BPD, present_BP = plm.offset_scope(
+            part.labels_BCC, pseudo_APD, present_AP, len(text_SD), first
+        )
+    else:
+        own = slice(first, first + images)
+        labels_BCC, pseudo_BPD, present_BP = part.labels_BCC, pseudo_APD[own], present_AP[own]
+    terms |= _pixel_losses(features_BDhw, text_SD, pseudo_BPD, present_BP, labels_BCC, whole, config)
     return terms | {"total": torch.stack(list(terms.values())).sum() if terms else features_BDhw.sum() * 0}
+
+
+def _generate(
+    features_BDhw: Tensor, adapter: vla.Adapter, part: Part, whole: Whole, num_seen: int, detach: bool
+) -> vla.Generated:
+    """Classifier vectors of all processes' classes, made by each of them: they see each other in self-attention."""
+    size = (features_BDhw.shape[2], features_BDhw.shape[3])
+    labels_Bhw = plm.reduce_labels(part.labels_BCC, size)
+    world = whole.world
+    centroids = vla.class_centroids(features_BDhw, labels_Bhw, num_seen, whole.regions_W, detach, world.total)
+    everywhere = centroids._replace(
+        pseudo_BPD=world.concat(centroids.pseudo_BPD), pseudo_present_BP=world.concat(centroids.pseudo_present_BP)
+    )
+    return vla.generate_pseudo_classes(adapter, everywhere, whole.cls_WD)
 
 
 def _pixel_losses(
@@ -76,6 +95,7 @@ def _pixel_losses(
     pseudo_BPD: Tensor,
     present_BP: Tensor,
     labels_BCC: Tensor,
+    whole: Whole,
     config: MethodConfig,
 ) -> Terms:
     switches = config.losses
@@ -83,16 +103,17 @@ def _pixel_losses(
         return {}
     logits = losses.class_logits(features_BDhw, text_SD, pseudo_BPD)
     mask_BC = losses.class_mask(len(text_SD), present_BP)
+    pixels, pairs = whole.denominators((logits.shape[2], logits.shape[3]))
     if switches.size == "image":
         logits = losses.upsample(logits, (labels_BCC.shape[1], labels_BCC.shape[2]))
     else:
         labels_BCC = plm.reduce_labels(labels_BCC, (logits.shape[2], logits.shape[3]))
     terms: Terms = {}
     if switches.ce:
-        terms["ce"] = losses.cross_entropy(logits, labels_BCC, mask_BC)
+        terms["ce"] = losses.cross_entropy(logits, labels_BCC, mask_BC, pixels=pixels)
     if switches.bce:
-        focal = losses.focal(logits, labels_BCC, mask_BC, ignore=switches.nel_ignore)
-        dice = losses.dice(logits, labels_BCC, mask_BC, ignore=switches.nel_ignore)
+        focal = losses.focal(logits, labels_BCC, mask_BC, ignore=switches.nel_ignore, pairs=pairs)
+        dice = losses.dice(logits, labels_BCC, mask_BC, ignore=switches.nel_ignore, pairs=pairs)
         terms["focal"] = switches.focal_weight * focal
         terms["dice"] = switches.dice_weight * dice
     return terms

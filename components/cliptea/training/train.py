@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from cliptea import progress
 from cliptea.config import Config
 from cliptea.data.split import Splits
-from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, find, fingerprint
-from cliptea.models.registry import is_file, weights
-from cliptea.storage import open_store, state
+from cliptea.storage import open_store
 from cliptea.teacher.cache import TeacherCache, clustering_key
 
 if TYPE_CHECKING:
-    from cliptea.runs import Run
+    from cliptea.runs import Run, Variant
 
-__all__ = ["train_fingerprint", "train_variant"]
+__all__ = ["KIND", "train_fingerprint", "train_variant"]
 
-VERSION = 2
+VERSION = 3
 KIND = "train"
 
 
 def train_variant(run: Run, variant: dict[str, Any], splits: dict[str, Any], teacher: dict[str, Any]) -> dict[str, Any]:
-    """Train one variant, or go on from its last checkpoint; returns the manifest of the model."""
+    """Train one variant, or go on from its last checkpoint; returns the manifest of the model.
+
+    Under torchrun this is one of its processes. Elsewhere training is in this process, or in `train.processes` that
+    this one starts.
+    """
     from cliptea.runs import Variant
 
     chosen = Variant.model_validate(variant)
@@ -33,26 +36,42 @@ def train_variant(run: Run, variant: dict[str, Any], splits: dict[str, Any], tea
     done = find(store, KIND, fp)
     if done is not None:
         progress.reused()
-        return done.model_dump()
-    if config.train.processes > 1:
-        raise ConfigError(f"train.processes={config.train.processes}", "1: training is by one process so far")
+    elif config.train.processes > 1 and "WORLD_SIZE" not in os.environ:
+        from cliptea.training.launch import Inputs, launch
 
+        launch(
+            store,
+            f"{KIND}/{fp}",
+            Inputs.model_validate({"run": run, "variant": chosen, "splits": splits, "teacher": teacher}),
+        )
+        done = find(store, KIND, fp)
+        assert done is not None, "training ended well and left no model"
+    else:
+        done = _train_here(run, chosen, config, fp, images, cache)
+    return done.model_dump()
+
+
+def _train_here(run: Run, variant: Variant, config: Config, fp: str, images: Manifest, cache: TeacherCache) -> Manifest:
     from cliptea.tracking.runs import ChildRun
+    from cliptea.training.distributed import join
     from cliptea.training.loop import train_student
 
-    tracked = ChildRun.open(run, chosen)
-    return train_student(store, f"{KIND}/{fp}", config, chosen.seed, images, cache, tracked.log_curves).model_dump()
+    with join() as world:
+        log = ChildRun.open(run, variant).log_curves if world.is_first else lambda curves: None
+        return train_student(open_store(), f"{KIND}/{fp}", config, variant.seed, images, cache, log, world)
 
 
 def train_fingerprint(config: Config, seed: int, split: Manifest, teacher: TeacherCache) -> str:
-    """Over everything that decides a student's weights; how data are loaded and checkpoints kept does not."""
+    """Over everything that decides a student's weights; how data are loaded and checkpoints kept does not.
+
+    Nor do the number of processes, memory layout and compilation: they change the rounding (and see `trainer`).
+    """
     regions = teacher.regions[clustering_key(config.method.clustering)].fingerprint if config.method.pseudo else ""
-    quiet = {"checkpoint_every", "workers", "processes"}
+    quiet = {"checkpoint_every", "keep_checkpoints", "workers", "processes", "compile", "channels_last"}
     return fingerprint(
         KIND,
         VERSION,
-        student=config.student.model_dump(include={"backbone", "dropout"}),
-        initial_weights=_initial_weights(config),
+        student=config.student,
         train=config.train.model_dump(exclude=quiet),
         method=config.method,
         seed=seed,
@@ -61,11 +80,3 @@ def train_fingerprint(config: Config, seed: int, split: Manifest, teacher: Teach
         text=teacher.text[config.data.dataset].fingerprint,
         regions=regions,
     )
-
-
-def _initial_weights(config: Config) -> list[str | int]:
-    """What changes when the weights that training starts from do; empty for random ones."""
-    source = weights(config.student.backbone, config.student.initial_weights)
-    if source is None:
-        return []
-    return list(state(source)) if is_file(source) else [source]

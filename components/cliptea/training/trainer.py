@@ -1,52 +1,57 @@
-"""Everything that changes while a student learns, and the step that changes it."""
+"""Everything that changes while a student learns, and the step that changes it.
+
+The same global batch gives the same weights, up to rounding, by any number of processes, but for two things:
+
+- Dropout in the student and stochastic depth: masks are drawn for each process's images together, from
+  (seed, iteration, part, rank). The adapter's come from (seed, iteration, part), the same in every process.
+- Batch norms that are not synchronised take the statistics of one process's part; on the CPU torch has no other.
+
+Gradient accumulation (`train.accumulate`) divides a process's images into parts. Contrast and loss denominators are
+still those of the whole batch; centroids (eq. 7), the generated classes and eq. 8, batch norms and dropout are those of
+a part.
+"""
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cliptea import device
 from cliptea.config import Config
+from cliptea.data.views import generator
 from cliptea.method.glm import TokenBank
 from cliptea.method.vla import Adapter
 from cliptea.models import build_student
+from cliptea.models.registry import require
 from cliptea.training.batches import Batch
+from cliptea.training.distributed import ALONE, World
+from cliptea.training.history import History
 from cliptea.training.optimiser import make_optimiser
-from cliptea.training.step import method_losses
+from cliptea.training.step import Terms, method_losses
+from cliptea.training.whole import Part, Whole
 
-__all__ = ["History", "Trainer"]
+__all__ = ["Trainer"]
 
-
-@dataclass
-class History:
-    """What was measured: mean loss terms of each logging interval, and the time that training took."""
-
-    curves: list[dict[str, float]] = field(default_factory=list)  # each with its iteration
-    pending: list[dict[str, float]] = field(default_factory=list)  # iterations since the last entry
-    seconds: float = 0.0
-
-    def add(self, terms: dict[str, float]) -> None:
-        self.pending.append(terms)
-
-    def close_interval(self, iteration: int) -> None:
-        means = {name: sum(terms[name] for terms in self.pending) / len(self.pending) for name in self.pending[0]}
-        self.curves.append({"iteration": iteration, **means})
-        self.pending = []
+# Families that learn worse with synchronised batch norms (MMSegmentation on SegNeXt: "degrades significantly").
+OWN_STATISTICS = {"segnext"}
 
 
 class Trainer:
-    """Everything that changes while a student learns, and the step that changes it."""
+    """Student, adapter, bank, optimiser and history, the same in every process."""
 
-    def __init__(self, config: Config, text_SD: Tensor, seed: int) -> None:
+    def __init__(self, config: Config, text_SD: Tensor, seed: int, world: World = ALONE) -> None:
         torch.manual_seed(seed)
-        method, dim = config.method, text_SD.shape[1]
-        self.config, self.where = config, device.best()
-        self.student = build_student(
-            config.student.backbone, dim, config.student.dropout, config.student.initial_weights
-        ).to(self.where)
+        method, train, backbone, dim = config.method, config.train, config.student.backbone, text_SD.shape[1]
+        self.config, self.seed, self.world, self.where = config, seed, world, device.best()
+        self._layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        student = build_student(backbone, dim, config.student.dropout, config.student.initial_weights)
+        if world.size > 1 and self.where.type == "cuda" and _synchronised(train.sync_bn, backbone):
+            from timm.layers.norm_act import convert_sync_batchnorm  # torch's own drops the activation of timm's norms
+
+            convert_sync_batchnorm(student)
+        self.student = student.to(self.where)
         self.adapter = Adapter(
             method.generator,
             dim,
@@ -55,58 +60,79 @@ class Trainer:
             method.generator_ffn,
             method.generator_dropout,
         ).to(self.where)
+        world.start_equal([self.student, self.adapter])
+        self.student.to(memory_format=self._layout)
+        self.parameters = [p for p in (*self.student.parameters(), *self.adapter.parameters()) if p.requires_grad]
         self.bank = TokenBank(method.bank_iterations)
-        self.optimiser, self.schedule = make_optimiser(
-            self.student, self.adapter, config.train, config.student.backbone
-        )
+        self.optimiser, self.schedule = make_optimiser(self.student, self.adapter, train, backbone)
         self.text_SD = text_SD.to(self.where)
         self.iteration = 0
         self.history = History()
+        if train.compile:
+            self.student.compile()
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """One iteration; returns the loss terms."""
-        batch = batch.to(self.where)
+        """One iteration; returns the loss terms of the whole batch.
+
+        Args:
+            batch: this process's images.
+        """
+        train = self.config.train
+        whole = Whole(batch.to(self.where), len(self.text_SD), self.config.method, self.world, train.accumulate)
         self.student.train()
         self.adapter.train()
-        amp = self.config.train.amp and self.where.type == "cuda"
-        with torch.autocast(self.where.type, torch.bfloat16, enabled=amp):
-            terms = method_losses(self.student, self.adapter, batch, self.text_SD, self.bank, self.config.method)
         self.optimiser.zero_grad(set_to_none=True)
-        terms["total"].backward()
-        self.bank.enqueue(batch.cls_BD, batch.image_ids_B)
+        shares = []
+        for number, part in enumerate(whole.parts()):
+            terms = self._losses(part, whole, number)
+            terms["total"].backward()
+            shares.append(torch.stack([term.detach() for term in terms.values()]))
+        self.world.sum_gradients(self.parameters)
+        self.world.average_statistics(self.student)
+        if train.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, train.clip_norm)
+        self.bank.enqueue(whole.cls_WD, whole.image_ids_W)
         self.optimiser.step()
         self.schedule.step()
         self.iteration += 1
-        names, values = list(terms), torch.stack([term.detach() for term in terms.values()]).tolist()
-        return dict(zip(names, values, strict=True))
+        values = self.world.total(torch.stack(shares).sum(0)).tolist()
+        return dict(zip(terms, values, strict=True))
 
-    def state(self) -> bytes:
-        """Everything needed to go on, as tensors and plain values (read back with weights_only)."""
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "student": self.student.state_dict(),
-                "adapter": self.adapter.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "bank": self.bank.state_dict(),
-                "iteration": self.iteration,
-                "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state_all(),
-                "history": [self.history.curves, self.history.pending, self.history.seconds],
-            },
-            buffer,
-        )
-        return buffer.getvalue()
+    def _losses(self, part: Part, whole: Whole, number: int) -> Terms:
+        amp = self.config.train.amp and self.where.type == "cuda"
+        with torch.autocast(self.where.type, torch.bfloat16, enabled=amp):
+            self._draw_from(number, self.world.rank)
+            features_BDhw = self.student(part.images_B3CC.contiguous(memory_format=self._layout))
+            self._draw_from(number)
+            return method_losses(
+                features_BDhw, self.adapter, part, whole, self.text_SD, self.bank, self.config.method
+            )  # fmt: skip
 
-    def restore(self, data: bytes) -> None:
-        state = torch.load(io.BytesIO(data), map_location=self.where, weights_only=True)
+    def _draw_from(self, *key: int) -> None:
+        """Begin torch's random numbers anew for this iteration, so that none has to be remembered."""
+        torch.manual_seed(int(generator("dropout", self.seed, self.iteration, *key).integers(2**63)))
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on, as tensors and plain values; the tensors are those in use."""
+        return {
+            "student": self.student.state_dict(),
+            "adapter": self.adapter.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "bank": self.bank.state_dict(),
+            "iteration": self.iteration,
+            "history": self.history.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
         self.adapter.load_state_dict(state["adapter"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.bank.load_state_dict(state["bank"])
         self.iteration = state["iteration"]
-        self.history = History(*state["history"])
-        torch.set_rng_state(state["rng"].cpu())
-        torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda_rng"]])
+        self.history = History(**state["history"])
+
+
+def _synchronised(wanted: bool | None, backbone: str) -> bool:
+    return require(backbone).family not in OWN_STATISTICS if wanted is None else wanted

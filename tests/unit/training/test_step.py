@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from random_batches import CROP, DIM, GRID, SEEN, make_batch
 from torch import nn
 
 from cliptea.config import MethodConfig
@@ -10,24 +11,7 @@ from cliptea.method.glm import TokenBank
 from cliptea.method.vla import Adapter
 from cliptea.training.batches import Batch
 from cliptea.training.step import method_losses
-
-SEEN, DIM, CROP, GRID = 4, 16, 32, 8
-
-
-def make_batch(seed=0, number=3, unlabelled=0.5):
-    rng = np.random.default_rng(seed)
-    cells = rng.integers(0, SEEN, (number, GRID, GRID))
-    free = rng.random((number, GRID, GRID)) < unlabelled
-    regions = np.where(free, rng.integers(0, 3, free.shape), 255).astype(np.uint8)
-    labels = np.where(free, 255, cells).repeat(CROP // GRID, 1).repeat(CROP // GRID, 2)
-    return Batch(
-        torch.from_numpy(rng.standard_normal((number, 3, CROP, CROP), dtype=np.float32)),
-        torch.from_numpy(labels),
-        torch.ones(number, CROP, CROP, dtype=torch.bool),
-        torch.from_numpy(rng.standard_normal((number, DIM), dtype=np.float32)),
-        torch.from_numpy(regions),
-        torch.arange(number),
-    )
+from cliptea.training.whole import Whole
 
 
 def parts(seed=0, generator="transformer_decoder"):
@@ -39,8 +23,13 @@ def parts(seed=0, generator="transformer_decoder"):
 
 
 def losses(batch, **method):
-    student, adapter, text, bank = parts()
-    return method_losses(student, adapter, batch, text, bank, MethodConfig.model_validate(method))
+    return losses_of(batch, MethodConfig.model_validate(method), *parts())
+
+
+def losses_of(batch, config, student, adapter, text, bank):
+    whole = Whole(batch, SEEN, config)
+    (part,) = whole.parts()
+    return method_losses(student(part.images_B3CC), adapter, part, whole, text, bank, config)
 
 
 def test_the_total_is_the_sum_of_its_terms():
@@ -116,7 +105,7 @@ def test_rivals_across_images_raise_the_cross_entropy():
 def test_every_parameter_gets_a_finite_gradient(generator, unlabelled):
     student, adapter, text, bank = parts(generator=generator)
     batch = make_batch(unlabelled=unlabelled)
-    method_losses(student, adapter, batch, text, bank, MethodConfig(generator=generator))["total"].backward()
+    losses_of(batch, MethodConfig(generator=generator), student, adapter, text, bank)["total"].backward()
     for parameter in [*student.parameters(), *adapter.parameters()]:
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()

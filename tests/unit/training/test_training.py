@@ -1,17 +1,17 @@
-"""Schedule, groups, augmentation, batches, and going on from a checkpoint."""
+"""Schedule, groups, augmentation, batches, and what a fingerprint knows."""
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import get_worker_info
 
-from cliptea import runs, settings
-from cliptea.data.split import Splits, build_splits
+from cliptea import settings
 from cliptea.method.vla import Adapter
 from cliptea.models import build_student
-from cliptea.teacher.cache import TeacherCache, build_cache, read_view
+from cliptea.teacher.cache import read_view
 from cliptea.training.augment import IMAGE_MEAN, IMAGE_STD, normalise, photometric
-from cliptea.training.batches import _Views, batches
+from cliptea.training.batches import Batch, _Views, batches
+from cliptea.training.distributed import World
 from cliptea.training.loop import seen_text
 from cliptea.training.optimiser import lr_factor, make_optimiser
 from cliptea.training.train import train_fingerprint
@@ -64,28 +64,6 @@ def test_photometric_change_is_bounded_and_decided_by_the_generator():
     assert 0 < untouched < 20  # all four changes are left out once in sixteen
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Split and teacher tokens of a tiny demo world."""
-    folder = tmp_path_factory.mktemp("world")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("CLIPTEA_STORE", (folder / "store").as_uri())
-    patch.setenv("CLIPTEA_EVENTS", str(folder / "events"))
-    torch.set_num_threads(1)
-    config = settings.load("smoke", ["teacher.pretrain.crop_iterations=1", "teacher.pretrain.scene_iterations=1"])
-    run = runs.Run(
-        config=config,
-        data_digest="d",
-        fingerprint="f",
-        job_id="j",
-        tracking_run="t",
-        variants=runs.expand(config),
-    )
-    splits = build_splits(run)
-    yield run, Splits.model_validate(splits).own, TeacherCache.model_validate(build_cache(run, splits))
-    patch.undo()
-
-
 def text(cache, split):
     from cliptea.storage import open_store
 
@@ -127,6 +105,15 @@ def test_loading_processes_do_not_change_the_data(world):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_processes_divide_each_batch_in_its_order(world, size):
+    run, split, cache = world
+    together = [batches(run.config, split, cache, 1, start=3, world=World(rank, size)) for rank in range(size)]
+    for whole, *own in zip(batches(run.config, split, cache, 1, start=3), *together, strict=True):
+        for name in Batch._fields:
+            assert torch.equal(torch.cat([getattr(part, name) for part in own]), getattr(whole, name))
+
+
 def test_image_labels_and_regions_are_flipped_together(world):
     run, split, cache = world
     views = {
@@ -157,28 +144,6 @@ def test_regions_lie_on_ignored_tokens_of_the_same_view(world):
     assert regions > 0
 
 
-def test_going_on_from_a_checkpoint_gives_the_same_weights_bit_for_bit(world):
-    run, split, cache = world
-    config = settings.apply_delta(run.config, {"train": {"iterations": 6, "log_every": 4}})
-    whole = Trainer(config, text(cache, split), seed=5)
-    for batch in batches(config, split, cache, 5):
-        whole.step(batch)
-    first = Trainer(config, text(cache, split), seed=5)
-    for batch in list(batches(config, split, cache, 5))[:3]:
-        first.step(batch)
-    saved = first.state()
-    torch.manual_seed(999)
-    second = Trainer(config, text(cache, split), seed=77)
-    second.restore(saved)
-    for batch in batches(config, split, cache, 5, start=second.iteration):
-        second.step(batch)
-    assert second.iteration == whole.iteration == 6
-    for module in ("student", "adapter"):
-        one, two = getattr(whole, module).state_dict(), getattr(second, module).state_dict()
-        assert all(torch.equal(one[name], two[name]) for name in one)
-    assert torch.equal(whole.bank.tokens, second.bank.tokens)
-
-
 def test_a_step_lowers_the_loss_it_minimises(world):
     run, split, cache = world
     config = settings.apply_delta(run.config, {"train": {"warmup_iterations": 0, "iterations": 1000}})
@@ -195,12 +160,15 @@ def test_the_fingerprint_knows_what_matters(world):
     def changed(delta, seed=0):
         return train_fingerprint(settings.apply_delta(run.config, delta), seed, split, cache)
 
-    assert changed({"train": {"checkpoint_every": 3, "workers": 1}}) == base
+    assert changed({"train": {"checkpoint_every": 3, "workers": 1, "keep_checkpoints": 1}}) == base
+    assert changed({"train": {"processes": 2, "compile": True, "channels_last": True}}) == base
     assert changed({"evaluation": {"gamma": 9.0}}) == base
     others = [
         changed({}, seed=1),
         changed({"train": {"lr": 1.0}}),
+        changed({"train": {"accumulate": 2}}),
+        changed({"train": {"clip_norm": 1.0}}),
         changed({"method": {"temperature": 1.0}}),
         changed({"student": {"backbone": "segformer_b0"}}),
     ]
-    assert len({base, *others}) == 5
+    assert len({base, *others}) == 7

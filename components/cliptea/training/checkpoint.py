@@ -1,0 +1,119 @@
+"""Checkpoints in the object store: written beside the training, the newest whole one read.
+
+A checkpoint is one object, ITERATION-DIGEST.pt: what `torch.save` makes of tensors and plain values, under a name that
+says what its bytes must be. It belongs to no process: all hold the same weights, optimiser state and bank, data are
+chosen by (seed, iteration), and so are random numbers (see `trainer`), so that any number of processes may go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cliptea import progress
+from cliptea.storage import Entry, Store
+from cliptea.training.distributed import ALONE, World
+
+__all__ = ["Checkpoints"]
+
+
+class Checkpoints:
+    """The checkpoints below one folder of a store. The first process writes them, all read the same one.
+
+    As a context manager: at the end of the block the last one is written.
+
+    Args:
+        store: where they lie.
+        folder: key prefix.
+        keep: how many are kept, the newest.
+        world: the processes.
+    """
+
+    def __init__(self, store: Store, folder: str, keep: int, world: World = ALONE) -> None:
+        self._store, self._folder, self._keep, self._world = store, folder, keep, world
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="cliptea-checkpoint")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+
+    def last(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint's state, on the CPU; None without any. Damaged ones are removed, and named."""
+        key = self._world.agree(self._last_whole() if self._world.is_first else None)
+        if key is None:
+            return None
+        return torch.load(io.BytesIO(self._store.get(key)), map_location="cpu", weights_only=True)
+
+    def save(self, iteration: int, state: dict[str, Any]) -> None:
+        """Write a state while training goes on; waits for the write before, so that one copy is in memory.
+
+        Raises:
+            StorageError: the write before has failed.
+        """
+        if self._world.is_first:
+            self.wait()
+            self._writing = self._writer.submit(self._write, iteration, _copied(state))
+
+    def wait(self) -> None:
+        """Until all that was saved is written.
+
+        Raises:
+            StorageError: it cannot be.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def clear(self) -> None:
+        """Remove all of them."""
+        for entry in self._entries():
+            self._store.delete(entry.key)
+
+    def _write(self, iteration: int, state: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        data = buffer.getvalue()
+        self._store.put(f"{self._folder}/{iteration:09d}-{_digest(data)}.pt", data)
+        for entry in self._entries()[: -self._keep]:
+            self._store.delete(entry.key)
+
+    def _last_whole(self) -> str | None:
+        for entry in reversed(self._entries()):
+            if entry.key.endswith(f"-{_digest(self._store.get(entry.key))}.pt"):
+                return entry.key
+            progress.warn(f"the checkpoint {self._store.uri(entry.key)} is damaged; going back to the one before it")
+            self._store.delete(entry.key)
+        return None
+
+    def _entries(self) -> list[Entry]:
+        """Oldest first."""
+        return list(self._store.entries(self._folder))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _copied(value: Any) -> Any:
+    """The same structure with tensors copied to the CPU: training goes on in the originals."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: _copied(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item) for item in value)
+    return value

@@ -1,0 +1,182 @@
+"""Checkpoints: beside the training, the newest whole one, and exact resumption."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from cliptea import progress, settings
+from cliptea.data.views import generator
+from cliptea.storage import FileStore, open_store
+from cliptea.training.batches import batches
+from cliptea.training.checkpoint import Checkpoints
+from cliptea.training.loop import seen_text
+from cliptea.training.trainer import Trainer
+
+SEED = 5
+ITERATIONS = 6
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FileStore(tmp_path / "store")
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What the user is told."""
+    lines = []
+    monkeypatch.setattr(progress, "warn", lines.append)
+    return lines
+
+
+def save_all(store, iterations, keep=2):
+    with Checkpoints(store, "train/x/checkpoints", keep) as checkpoints:
+        for iteration in iterations:
+            checkpoints.save(iteration, {"iteration": iteration, "weights": torch.full((1000,), float(iteration))})
+
+
+def last(store):
+    with Checkpoints(store, "train/x/checkpoints", 2) as checkpoints:
+        return checkpoints.last()
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, [30]), (2, [20, 30]), (5, [10, 20, 30])])
+def test_the_newest_are_kept(store, keep, kept):
+    save_all(store, [10, 20, 30], keep)
+    names = [entry.key.rpartition("/")[2] for entry in store.entries("train/x/checkpoints")]
+    assert [int(name.split("-")[0]) for name in names] == kept
+    assert last(store)["iteration"] == 30
+
+
+def test_without_a_checkpoint_there_is_none(store):
+    assert last(store) is None
+
+
+def flip(data):
+    return data[:-300] + bytes([data[-300] ^ 1]) + data[-299:]
+
+
+@pytest.mark.parametrize("damage", [flip, lambda data: data[: len(data) // 2], lambda data: b""])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(store, told, damage):
+    save_all(store, [10, 20])
+    newest = list(store.entries("train/x/checkpoints"))[-1].key
+    store.put(newest, damage(store.get(newest)))
+    assert last(store)["iteration"] == 10
+    (line,) = told
+    assert newest in line
+    assert "damaged" in line
+    assert store.size(newest) is None
+    for entry in list(store.entries("train/x/checkpoints")):
+        store.put(entry.key, damage(store.get(entry.key)))
+    assert last(store) is None
+
+
+class Slow(FileStore):
+    """A store that does not answer until it is let go."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def put(self, key, data):
+        self.asked.set()
+        assert self.go.wait(30)
+        super().put(key, data)
+
+
+def test_training_goes_on_while_a_copy_is_written(tmp_path):
+    slow = Slow(tmp_path)
+    weights = torch.zeros(3)
+    with Checkpoints(slow, "c", 2) as checkpoints:
+        checkpoints.save(1, {"weights": weights, "nested": [{"same": weights}]})
+        assert slow.asked.wait(30)
+        assert list(slow.entries("c")) == []
+        weights += 1
+        slow.go.set()
+        checkpoints.wait()
+        assert checkpoints.last()["weights"].tolist() == [0, 0, 0]
+        assert checkpoints.last()["nested"][0]["same"].tolist() == [0, 0, 0]
+
+
+def test_a_failed_write_is_raised(tmp_path):
+    class Full(FileStore):
+        def put(self, key, data):
+            raise OSError("no space left")
+
+    checkpoints = Checkpoints(Full(tmp_path), "c", 2)
+    checkpoints.save(1, {})
+    with pytest.raises(OSError, match="no space"):
+        checkpoints.save(2, {})
+
+
+def train(group, world, config, folder, begin=0, end=ITERATIONS, seed=SEED):
+    """Train from the last checkpoint in `folder`, or from iteration 0, to `end`; weights, curves, bank."""
+    _, split, cache = world
+    trainer = Trainer(config, seen_text(open_store(), split, cache, "demo"), seed, group)
+    with Checkpoints(FileStore(folder), "c", 2, group) as checkpoints:
+        state = checkpoints.last()
+        if state is not None:
+            trainer.restore(state)
+        assert trainer.iteration == begin
+        for batch in batches(config, split, cache, SEED, begin, group):
+            trainer.history.pending.append(trainer.step(batch))
+            if trainer.iteration == end:
+                break
+        checkpoints.save(end, trainer.state())
+    weights = {**trainer.student.state_dict(), **trainer.adapter.state_dict()}
+    state = {name: tensor.numpy() for name, tensor in weights.items()}
+    return state, [terms["total"] for terms in trainer.history.pending], trainer.bank.tokens.numpy()
+
+
+def config_of(world, backbone="demo_fpn", **train):
+    """With dropout in student and adapter, and batch norms."""
+    delta = {"iterations": ITERATIONS, "batch_size": 8, **train}
+    return settings.apply_delta(world[0].config, {"student": {"backbone": backbone}, "train": delta})
+
+
+def assert_equal(one, other):
+    assert one[1] == other[1]
+    assert np.array_equal(one[2], other[2])
+    for name, weight in one[0].items():
+        assert np.array_equal(weight, other[0][name]), name
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_going_on_from_any_iteration_gives_the_same_weights_bit_for_bit(together, world, tmp_path, size):
+    config = config_of(world, accumulate=2 if size == 1 else 1)
+    whole = together(size, train, world, config, tmp_path / "whole")
+    for cut in sorted(generator("cut", size).permutation(np.arange(1, ITERATIONS))[:2].tolist()):
+        folder = tmp_path / f"cut{cut}"
+        together(size, train, world, config, folder, 0, cut)
+        torch.manual_seed(999)
+        for one, two in zip(whole, together(size, train, world, config, folder, cut, ITERATIONS, SEED), strict=True):
+            assert_equal(one, two)
+
+
+def test_another_number_of_processes_goes_on(together, world, plain_config, tmp_path):
+    """Without dropout and batch norms the rest is the same but for rounding."""
+    config = plain_config(train={"iterations": ITERATIONS})
+    (alone,) = together(1, train, world, config, tmp_path / "alone")
+    together(2, train, world, config, tmp_path / "both", 0, 3)
+    (rest,) = together(1, train, world, config, tmp_path / "both", 3)
+    np.testing.assert_allclose(rest[1], alone[1], rtol=1e-3)
+    np.testing.assert_allclose(rest[2], alone[2], rtol=1e-5)
+
+
+def test_dropout_is_drawn_anew_in_each_iteration_and_for_each_seed(world, tmp_path):
+    _, split, cache = world
+    config = config_of(world)
+    trainer = Trainer(config, seen_text(open_store(), split, cache, "demo"), SEED)
+
+    def drawn(iteration, seed, *key):
+        trainer.iteration, trainer.seed = iteration, seed
+        trainer._draw_from(*key)
+        return torch.rand(1).item()
+
+    keys = [
+        (iteration, seed, part, rank) for iteration in (0, 1) for seed in (0, 1) for part in (0, 1) for rank in (0, 1)
+    ]
+    assert len({drawn(*key) for key in keys}) == len(keys)
+    assert drawn(3, 0, 1) == drawn(3, 0, 1)

@@ -1,0 +1,139 @@
+"""The whole training of a student: what it leaves behind, and however it is interrupted, the same model."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import safetensors.torch
+
+from cliptea import progress, settings
+from cliptea.data.views import generator
+from cliptea.errors import ConfigError
+from cliptea.manifest import read_object
+from cliptea.storage import FileStore
+from cliptea.training.distributed import World
+from cliptea.training.loop import train_student
+from cliptea.training.stopping import Stopped
+from cliptea.training.trainer import Trainer
+
+ITERATIONS = 6
+
+
+@pytest.fixture
+def config(world):
+    train = {"iterations": ITERATIONS, "batch_size": 8, "checkpoint_every": 2, "log_every": 2}
+    return settings.apply_delta(world[0].config, {"student": {"backbone": "demo_fpn"}, "train": train})
+
+
+def train(group, folder, world, config, interrupt=None):
+    """Train in a store of its own.
+
+    Args:
+        interrupt: (iteration, rank, signal) that this process is sent in the middle of that step.
+
+    Returns:
+        The manifest, or exit code and saved iteration when it was asked to stop; and the curves as they were logged.
+    """
+    _, split, cache = world
+    logged = []
+    step = Trainer.step
+
+    def struck(self, batch):
+        if interrupt and (self.iteration + 1, group.rank) == interrupt[:2]:
+            os.kill(os.getpid(), interrupt[2])
+        return step(self, batch)
+
+    Trainer.step = struck
+    try:
+        return train_student(Mixed(folder), "train/fp", config, 1, split, cache, logged.append, group), logged
+    except Stopped as stopped:
+        return (stopped.code, stopped.iteration), logged
+    finally:
+        Trainer.step = step
+
+
+class Mixed(FileStore):
+    """A store of its own for what training writes; teacher tokens and text come from the tiny world's."""
+
+    def get(self, key, start=0, length=None):
+        own = self if key.startswith("train/") else FileStore(self.world())
+        return FileStore.get(own, key, start, length)
+
+    @staticmethod
+    def world():
+        from cliptea.storage import open_store
+
+        return open_store().root
+
+
+def weights(folder, manifest):
+    return safetensors.torch.load(read_object(FileStore(folder), manifest.objects["model.safetensors"]))
+
+
+def assert_same_model(folder, manifest, other_folder, other):
+    one, two = weights(folder, manifest), weights(other_folder, other)
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(tensor, two[name]) for name, tensor in one.items())
+    assert manifest.objects["history.json"].sha256 == other.objects["history.json"].sha256
+
+
+def test_a_training_leaves_a_model_and_its_measures(world, config, tmp_path):
+    manifest, logged = train(World(), tmp_path, world, config)
+    store = FileStore(tmp_path)
+    left = {entry.key for entry in store.entries("train")}
+    assert left == {f"train/fp/{name}" for name in ("manifest.json", "model.safetensors", "history.json")}
+    info = manifest.info
+    assert info["images_per_second"] == pytest.approx(ITERATIONS * 8 / info["seconds"])
+    assert info["data_wait"] > 0
+    assert info["processes"] == 1
+    curves = json.loads(read_object(store, manifest.objects["history.json"]))
+    assert [point["iteration"] for point in curves] == [2, 4, 6]
+    assert logged[-1] == curves
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_sigterm_saves_after_the_step_and_the_next_training_goes_on(together, world, config, tmp_path, size):
+    """Sent to the last process only: all of them leave after the same step."""
+    config = settings.apply_delta(config, {"train": {"checkpoint_every": 100, "workers": 1 if size == 1 else 0}})
+    ((whole, _), *_) = together(size, train, tmp_path / "whole", world, config)
+    for stopped, logged in together(size, train, tmp_path / "cut", world, config, (3, size - 1, signal.SIGTERM)):
+        assert stopped == (75, 3)
+        assert logged == []
+    first, *others = together(size, train, tmp_path / "cut", world, config)
+    assert all(manifest == first[0] for manifest, _ in others)
+    assert_same_model(tmp_path / "whole", whole, tmp_path / "cut", first[0])
+
+
+def test_sigterm_in_the_last_step_is_too_late(world, config, tmp_path):
+    manifest, _ = train(World(), tmp_path, world, config, (ITERATIONS, 0, signal.SIGTERM))
+    assert manifest.info["iterations"] == ITERATIONS
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def killed(folder, world, config, iteration):
+    """Train in a fork of this process, which is killed in that iteration."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            train(World(), folder, world, config, (iteration, 0, signal.SIGKILL))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def test_killed_at_random_steps_it_ends_with_the_same_model(world, config, tmp_path, monkeypatch):
+    notes = []
+    monkeypatch.setattr(progress, "note", notes.append)
+    whole, _ = train(World(), tmp_path / "whole", world, config)
+    for iteration in [*sorted(generator("kills").integers(2, ITERATIONS, 3).tolist()), ITERATIONS]:
+        killed(tmp_path / "cut", world, config, iteration)
+    manifest, _ = train(World(), tmp_path / "cut", world, config)
+    assert_same_model(tmp_path / "whole", whole, tmp_path / "cut", manifest)
+    assert notes == [f"going on from the checkpoint at iteration {ITERATIONS - 2}"]
+
+
+def test_processes_that_cannot_share_a_batch_are_refused(world, config, tmp_path):
+    with pytest.raises(ConfigError, match=r"batch_size=8 with 3 processes.*multiple of 3"):
+        train(World(0, 3), tmp_path, world, config)

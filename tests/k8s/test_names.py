@@ -1,0 +1,110 @@
+"""The manifests and the pipeline speak of the same things by the same names."""
+
+import re
+from itertools import product
+
+import pytest
+from manifests import COMPONENTS, K8S, OVERLAYS, containers, everything, one, overlay, pods, select
+
+from cliptea import __version__
+
+
+def granted(role):
+    return {
+        right
+        for rule in role["rules"]
+        for right in product(rule["verbs"], rule["apiGroups"], rule["resources"])
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_role_is_what_the_train_step_asks_for(name):
+    api = pytest.importorskip("cliptea.cluster.api")
+    doctor = {("get", "trainer.kubeflow.org", "trainingruntimes")}
+    assert granted(one(overlay(name), "Role", "cliptea-train-step")) == {tuple(right) for right in api.RIGHTS} | doctor
+
+
+def test_rights_in_the_whole_cluster_are_one_and_not_given_unasked(tmp_path):
+    found = select(tmp_path, COMPONENTS)
+    (role,) = [item for item in found if item["kind"] == "ClusterRole"]
+    assert granted(role) == {("get", "trainer.kubeflow.org", "clustertrainingruntimes")}
+    for name in OVERLAYS:
+        assert not [item for item in overlay(name) if item["kind"].startswith("Cluster")]
+
+
+@pytest.mark.parametrize(("name", "account"), [("local", "pipeline-runner"), ("production", "default-editor")])
+def test_the_role_goes_to_the_account_that_runs_the_steps(name, account):
+    binding = one(overlay(name), "RoleBinding", "cliptea-train-step")
+    assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "cliptea-train-step"}
+    assert [subject["name"] for subject in binding["subjects"]] == [account]
+
+
+def test_our_images_carry_the_version_of_the_package():
+    tags = {c["image"] for pod in pods(everything()) for c in containers(pod) if c["image"].startswith("cliptea")}
+    assert tags == {f"cliptea:{__version__}", f"cliptea:{__version__}-cuda", f"cliptea-mlflow:{__version__}"}
+
+
+def test_what_the_pods_refer_to_is_there():
+    for pod in pods(everything()):
+        for container in containers(pod):
+            for source in container.get("envFrom", []):
+                name = next(iter(source.values()))["name"]
+                assert name == "cliptea" if "configMapRef" in source else name in secret_keys()
+            for variable in container.get("env", []):
+                for kind, reference in variable.get("valueFrom", {}).items():
+                    known = config_keys() if kind == "configMapKeyRef" else secret_keys()[reference["name"]]
+                    assert reference["key"] in known
+
+
+def config_keys():
+    return one(overlay("local"), "ConfigMap", "cliptea")["data"]
+
+
+def secret_keys():
+    """The keys of each secret, from the examples and their commands."""
+    found = {}
+    for path in (K8S / "secrets").glob("*.example"):
+        text = path.read_text()
+        (name,) = re.findall(r"create secret generic (\S+) --from-env-file=", text)
+        found[name] = set(re.findall(r"^([A-Z0-9_]+)=", text, re.M)) | set(re.findall(r"\bMLFLOW_TRACKING_[A-Z]+", text))
+    return found
+
+
+def test_the_pipeline_knows_the_same_names():
+    placement = pytest.importorskip("cliptea_pipeline.placement").Placement()
+    assert placement.config_map == "cliptea"
+    assert set(placement.config_keys) <= set(config_keys())
+    for secret, keys in placement.secrets.items():
+        assert set(keys) == secret_keys()[secret]
+    runtime = one(overlay("local"), placement.train_job.runtime_kind, placement.train_job.runtime)
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    assert (pod["securityContext"]["runAsUser"], pod["securityContext"]["runAsGroup"]) == (
+        placement.user,
+        placement.group,
+    )
+    assert placement.image == pod["containers"][0]["image"]
+
+
+def test_the_train_step_patches_what_the_runtime_has():
+    job = pytest.importorskip("cliptea.cluster.job")
+    settings = pytest.importorskip("cliptea.cluster.settings")
+    built = job.build("a", "b", "c", settings.JobSettings(image="cliptea:0"), settings.Passed(), [])
+    (patch,) = built["spec"]["runtimePatches"]
+    (patched,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    runtime = one(overlay("local"), "TrainingRuntime", "cliptea-torch")
+    (own,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    assert patched["name"] == own["name"]
+    theirs, ours = (item["template"]["spec"]["template"]["spec"] for item in (patched, own))
+    assert [c["name"] for c in theirs["containers"]] == [c["name"] for c in ours["containers"]]
+    # merged by path and by name: the same path under two names would be mounted twice
+    assert theirs["containers"][0]["volumeMounts"] == ours["containers"][0]["volumeMounts"]
+    assert [volume["name"] for volume in theirs["volumes"]] == [volume["name"] for volume in ours["volumes"]]
+
+
+def test_training_runs_on_gpus_where_they_are_switched_on():
+    pod = next(pod for pod in pods(overlay("production")) if pod.owner == "TrainingRuntime/cliptea-torch")
+    assert pod.spec["runtimeClassName"] == "nvidia"
+    assert pod.spec["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert pod.spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert pod.spec["containers"][0]["image"].endswith("-cuda")

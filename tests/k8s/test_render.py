@@ -1,0 +1,68 @@
+"""Every overlay and every choice of components renders to objects that Kubernetes and Kubeflow Trainer know."""
+
+import kubernetes_validate
+import pytest
+from manifests import K8S, OVERLAYS, SELECTIONS, everything, overlay, render, select
+
+OURS = ("TrainingRuntime",)  # kinds that Kubernetes itself does not know
+VERSIONS = ("1.30", kubernetes_validate.latest_version())
+
+
+def identity(item):
+    return item["apiVersion"], item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]
+
+
+@pytest.mark.parametrize("components", SELECTIONS, ids="+".join)
+def test_components_combine(components, tmp_path):
+    found = select(tmp_path, components)
+    assert len({identity(item) for item in found}) == len(found) >= len(render(K8S / "base"))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_strict_schemas(version):
+    for item in everything() + [namespace(name) for name in OVERLAYS]:
+        if item["kind"] not in OURS:
+            kubernetes_validate.validate(item, version, strict=True)
+
+
+def test_a_misspelt_field_is_found():
+    wrong = namespace("local") | {"metadatum": {}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, VERSIONS[0], strict=True)
+
+
+def test_runtimes_are_what_trainer_knows():
+    models = pytest.importorskip("kubeflow_trainer_api.models")
+    runtimes = [item for item in everything() if item["kind"] == "TrainingRuntime"]
+    assert runtimes
+    for item in runtimes:
+        assert models.TrainerV1alpha1TrainingRuntime.from_dict(item).to_dict() == item
+    wrong = runtimes[0] | {"spec": runtimes[0]["spec"] | {"mlPolicies": {}}}
+    assert models.TrainerV1alpha1TrainingRuntime.from_dict(wrong).to_dict() != wrong
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_namespace_is_named_everywhere(name):
+    place = namespace(name)["metadata"]["name"]
+    for item in overlay(name):
+        assert item["metadata"]["namespace"] == place
+        assert all(subject["namespace"] == place for subject in item.get("subjects", []))
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_namespace_asks_for_the_restricted_standard(name):
+    labels = namespace(name)["metadata"]["labels"]
+    enforced = "restricted" if name == "production" else "baseline"  # in `local` Pipelines' own pods are there too
+    assert labels["pod-security.kubernetes.io/enforce"] == enforced
+    assert labels["pod-security.kubernetes.io/warn"] == labels["pod-security.kubernetes.io/audit"] == "restricted"
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_removing_an_overlay_keeps_the_namespace(name):
+    assert not [item for item in overlay(name) if item["kind"] in ("Namespace", "PersistentVolumeClaim")]
+
+
+def namespace(name):
+    import yaml
+
+    return yaml.safe_load((K8S / "overlays" / name / "namespace.yaml").read_text())

@@ -83,20 +83,24 @@ def run(
 
 @app.command("compile")
 def compile_(
-    image: Annotated[str | None, typer.Option(help="Container image of the steps.")] = None,
+    image: Annotated[str | None, typer.Option(help="Container image of the steps; wins over the placement's.")] = None,
+    placement: Annotated[Path | None, typer.Option(help="YAML file: image, store, resources, launcher, ...")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only look whether the file is stale.")] = False,
     debug: Debug = False,
 ) -> None:
     """Write the pipeline that Kubeflow runs."""
     with _one_line_errors(debug):
-        from cliptea.steps.common import IMAGE
         from cliptea_pipeline.compile import check_pipeline, compile_pipeline
+        from cliptea_pipeline.placement import read_placement
 
+        chosen = read_placement(placement)
+        if image is not None:
+            chosen = chosen.model_copy(update={"image": image})
         if check:
-            print(f"{check_pipeline(image or IMAGE, output)} is current")
+            print(f"{check_pipeline(chosen, output)} is current")
         else:
-            print(f"wrote {compile_pipeline(image or IMAGE, output)}")
+            print(f"wrote {compile_pipeline(chosen, output)}")
 
 
 @app.command()
@@ -133,6 +137,98 @@ def plan(
         rates = read_rates(benchmark, throughput or [])
         resolved = settings.load(preset, overrides or [])
         show_plan(Console(highlight=False), resolved, make_plan(resolved, rates))
+
+
+Kfp = Annotated[str | None, typer.Option("--endpoint", help="Kubeflow Pipelines; default: KFP_ENDPOINT.")]
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", help="Of the steps, and of KFP's users where it has any.")
+]
+Pipeline = Annotated[Path | None, typer.Option("--pipeline", help="Compiled pipeline; default: the one shipped.")]
+Experiment = Annotated[str, typer.Option("--experiment", help="KFP's experiment; made if there is none.")]
+
+
+@app.command()
+def submit(
+    preset: Preset = "demo",
+    overrides: Overrides = None,
+    endpoint: Kfp = None,
+    namespace: Namespace = None,
+    experiment: Experiment = "cliptea",
+    pipeline: Pipeline = None,
+    skip_unchanged: Annotated[
+        bool, typer.Option("--skip-unchanged", help="End early when neither data nor settings have changed.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the run, and exit with its state.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run the pipeline on a cluster."""
+    with _one_line_errors(debug):
+        from cliptea_pipeline import submit as submitting
+        from cliptea_pipeline.endpoint import Endpoint
+
+        server = Endpoint(endpoint, namespace)
+        run_id = submitting.submit(server, preset, overrides or [], experiment, pipeline, skip_unchanged)
+        if wait:
+            raise typer.Exit(submitting.wait(server, run_id))
+
+
+@app.command()
+def schedule(
+    cron: Annotated[
+        str | None, typer.Option(help="Six fields, seconds first: '0 0 3 * * 0' is Sundays at three.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the schedule; default: cliptea-PRESET.")] = None,
+    preset: Preset = "demo",
+    overrides: Overrides = None,
+    show: Annotated[bool, typer.Option("--list", help="List the schedules.")] = False,
+    pause: Annotated[str | None, typer.Option(metavar="NAME", help="Start no more runs.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="NAME", help="Start runs again.")] = None,
+    delete: Annotated[str | None, typer.Option(metavar="NAME", help="Delete a schedule; its runs stay.")] = None,
+    always: Annotated[bool, typer.Option("--always", help="Run also when neither data nor settings changed.")] = False,
+    endpoint: Kfp = None,
+    namespace: Namespace = None,
+    experiment: Experiment = "cliptea",
+    pipeline: Pipeline = None,
+    debug: Debug = False,
+) -> None:
+    """Retrain regularly on a cluster, in the time zone of KFP's controller; unchanged data are skipped."""
+    with _one_line_errors(debug):
+        from cliptea_pipeline import schedule as scheduling
+        from cliptea_pipeline.endpoint import Endpoint
+
+        asked = [bool(part) for part in (cron, show, pause, resume, delete)]
+        if sum(asked) != 1:
+            raise ConfigError(
+                f"{sum(asked)} things are asked for", "one of --cron, --list, --pause, --resume, --delete"
+            )
+        if cron:
+            scheduling.require_cron(cron)
+        server = Endpoint(endpoint, namespace)
+        if cron:
+            chosen = name or f"cliptea-{preset}"
+            scheduling.create(server, chosen, cron, preset, overrides or [], experiment, pipeline, not always)
+            print(f"schedule {chosen}: {cron}, in the time zone of KFP's controller, which is UTC unless set otherwise")
+        for act, which in ((scheduling.pause, pause), (scheduling.resume, resume), (scheduling.delete, delete)):
+            if which:
+                act(server, which)
+        if show:
+            for item in scheduling.listed(server):
+                print(f"{item.name}\t{item.state}\t{item.cron}\tpreset {item.preset}")
+
+
+@app.command()
+def doctor(
+    placement: Annotated[Path | None, typer.Option(help="The file that the pipeline is compiled with.")] = None,
+    endpoint: Kfp = None,
+    namespace: Namespace = None,
+    debug: Debug = False,
+) -> None:
+    """Say what a run on a cluster would find: ok, missing or cannot tell, and what to do."""
+    with _one_line_errors(debug):
+        from cliptea_pipeline import doctor as examining
+        from cliptea_pipeline.placement import read_placement
+
+        raise typer.Exit(examining.doctor(read_placement(placement), endpoint, namespace))
 
 
 if __name__ == "__main__":

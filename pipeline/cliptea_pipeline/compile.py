@@ -5,9 +5,13 @@ from __future__ import annotations
 import tempfile
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.steps.common import IMAGE
+
+if TYPE_CHECKING:
+    from cliptea_pipeline.placement import Placement
 
 __all__ = ["check_pipeline", "compile_pipeline", "pipeline_file"]
 
@@ -24,18 +28,18 @@ def pipeline_file() -> Path:
     raise ClipteaError(f"{candidates[-1]} is missing", todo="run `cliptea compile`")
 
 
-def compile_pipeline(image: str = IMAGE, output: Path | None = None) -> Path:
+def compile_pipeline(placement: Placement | None = None, output: Path | None = None) -> Path:
     """Write the compiled pipeline, the same text for the same sources.
 
     Args:
-        image: container image of every step, by digest or by a tag that is never moved.
+        placement: image, resources and so on of the steps; default: the one of the committed file.
         output: file to write; by default the committed one; without sources, `cliptea.yaml` here.
 
     Raises:
-        ConfigError: the image has no tag, or one that moves.
+        ConfigError: the image is named by no digest and no tag, or by a tag that moves.
     """
     target = output or _default_file()
-    text = _compiled(image)
+    text = _compiled(placement)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
@@ -44,15 +48,15 @@ def compile_pipeline(image: str = IMAGE, output: Path | None = None) -> Path:
     return target
 
 
-def check_pipeline(image: str = IMAGE, output: Path | None = None) -> Path:
-    """Compare the committed file with what the sources compile to.
+def check_pipeline(placement: Placement | None = None, output: Path | None = None) -> Path:
+    """Compare the committed (or another) file with what the sources compile to.
 
     Raises:
         ClipteaError: it is missing or stale.
     """
     target = output or _default_file()
     committed = target.read_text(encoding="utf-8") if target.is_file() else ""
-    if committed != _compiled(image):
+    if committed != _compiled(placement):
         raise ClipteaError(
             f"{target} is stale", "what the sources compile to", "run `cliptea compile` and commit the file"
         )
@@ -64,15 +68,18 @@ def _default_file() -> Path:
     return beside / FILE if beside.name == "pipeline" else Path(FILE)  # never into an installed package
 
 
-def _compiled(image: str) -> str:
-    _require_immutable(image)
+def _compiled(placement: Placement | None) -> str:
     from kfp import compiler
 
     from cliptea_pipeline.dag import cliptea_pipeline
+    from cliptea_pipeline.placement import Placement
+
+    chosen = placement or Placement()
+    _require_immutable(chosen.image)
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / FILE
-        compiler.Compiler().compile(cliptea_pipeline(image), str(path))
+        compiler.Compiler().compile(cliptea_pipeline(chosen), str(path))
         return path.read_text(encoding="utf-8")
 
 

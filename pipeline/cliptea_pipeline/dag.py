@@ -1,45 +1,52 @@
 """The pipeline: which step needs which."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportReturnType=false
+# pyright: reportCallIssue=false, reportArgumentType=false, reportReturnType=false, reportAttributeAccessIssue=false
 # (kfp's decorators make task factories of the steps' functions, and do not say so in types)
 
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from cliptea.steps.common import IMAGE
 from cliptea.steps.compare import compare
 from cliptea.steps.evaluate import evaluate
 from cliptea.steps.finish import finish
+from cliptea.steps.launch import launch
 from cliptea.steps.promote import promote
 from cliptea.steps.resolve import resolve
 from cliptea.steps.split import split
 from cliptea.steps.teacher import teacher
 from cliptea.steps.train import train
 from cliptea.steps.variants import variants
+from cliptea_pipeline.placement import Placement
+from cliptea_pipeline.tasks import job_settings, placed
 
 __all__ = ["cliptea_pipeline"]
 
 
-def cliptea_pipeline(image: str = IMAGE) -> BaseComponent:
-    """The pipeline with every step in the given container image, to be compiled by kfp."""
+def cliptea_pipeline(placement: Placement) -> BaseComponent:
+    """The pipeline with every step where the placement says, to be compiled by kfp."""
 
-    def place(task: dsl.PipelineTask) -> dsl.PipelineTask:
-        # kfp's cache knows image and arguments only; the manifests in the store know what can be reused.
-        return task.set_container_image(image).set_caching_options(False)
+    def place(task: dsl.PipelineTask, name: str = "") -> dsl.PipelineTask:
+        return placed(task, name or task.name, placement)
+
+    def student(**inputs) -> dsl.PipelineTask:
+        if placement.launcher == "trainjob":
+            return place(launch(settings=job_settings(placement), **inputs).set_display_name("train"), "train")
+        return place(train(**inputs))
 
     @dsl.pipeline(name="cliptea", description="Zero-shot segmentation by distilling CLIP (arXiv 2310.02296).")
-    def cliptea(preset: str = "demo", overrides: list = []):  # noqa: B006 (kfp reads the default)
+    def cliptea(preset: str = "demo", overrides: list = [], skip_unchanged: bool = False):  # noqa: B006 (kfp's)
         job_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-        with dsl.ExitHandler(place(finish(job_id=job_id))):
-            run = place(resolve(preset=preset, overrides=overrides, job_id=job_id)).outputs["run"]
-            shards = place(split(run=run)).outputs["shards"]
-            cache = place(teacher(run=run, shards=shards)).outputs["cache"]
-            with dsl.ParallelFor(place(variants(run=run)).output, name="students") as variant:
-                model = place(train(run=run, shards=shards, cache=cache, variant=variant)).outputs["model"]
-                scores = place(evaluate(run=run, shards=shards, cache=cache, model=model, variant=variant)).outputs[
-                    "scores"
-                ]
-            compared = place(compare(run=run, shards=shards, cache=cache, scores=dsl.Collected(scores)))
-            place(promote(run=run, comparison=compared.outputs["comparison"]))
+        with dsl.ExitHandler(place(finish(job_id=job_id, skip_unchanged=skip_unchanged))):
+            resolved = place(resolve(preset=preset, overrides=overrides, skip_unchanged=skip_unchanged, job_id=job_id))
+            run = resolved.outputs["run"]
+            with dsl.If(resolved.outputs["Output"] == "changed", name="something-to-do"):
+                shards = place(split(run=run)).outputs["shards"]
+                cache = place(teacher(run=run, shards=shards)).outputs["cache"]
+                with dsl.ParallelFor(place(variants(run=run)).output, name="students") as variant:
+                    model = student(run=run, shards=shards, cache=cache, variant=variant).outputs["model"]
+                    scored = place(evaluate(run=run, shards=shards, cache=cache, model=model, variant=variant))
+                scores = dsl.Collected(scored.outputs["scores"])
+                compared = place(compare(run=run, shards=shards, cache=cache, scores=scores))
+                place(promote(run=run, comparison=compared.outputs["comparison"]))
 
     return cliptea

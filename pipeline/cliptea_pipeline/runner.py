@@ -9,6 +9,9 @@ import json
 import os
 import sys
 import warnings
+from pathlib import Path
+
+import yaml
 
 from cliptea.steps.common import ALIVE, die_with
 from cliptea_pipeline.forks import Nursery
@@ -24,13 +27,22 @@ def main(file: str, root: str, arguments: str) -> int:
     if nursery is not None:
         subprocess_task_handler.run_local_subprocess = nursery.run
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True)
-    pipeline = components.load_component_from_file(file)
+    pipeline = components.load_component_from_text(_without_retries(file))
     try:
         pipeline(**json.loads(arguments))
     except RuntimeError as error:  # kfp's word for a failed task; the task has told its own reason
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _without_retries(file: str) -> str:
+    """The pipeline, whose tasks fail at once: lost nodes and servers, which retries are for, are not met here."""
+    pipeline, *_ = yaml.safe_load_all(Path(file).read_text(encoding="utf-8"))  # behind it: what concerns Kubernetes
+    for component in (pipeline["root"], *pipeline["components"].values()):
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            task.pop("retryPolicy", None)
+    return yaml.safe_dump(pipeline)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,20 @@ from command import SOURCES
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.steps.common import IMAGE
 from cliptea_pipeline.compile import check_pipeline, compile_pipeline, pipeline_file
+from cliptea_pipeline.placement import Placement, read_placement
 
 
 @pytest.fixture(scope="module")
 def spec():
-    return yaml.safe_load(pipeline_file().read_text())
+    return next(yaml.safe_load_all(pipeline_file().read_text()))
+
+
+def compiled(folder, **placement):
+    """The specification and the Kubernetes part of a pipeline, the latter by executor."""
+    file = folder / "placement.yaml"
+    file.write_text(yaml.safe_dump(placement))
+    spec, platform = yaml.safe_load_all(compile_pipeline(read_placement(file), folder / "p.yaml").read_text())
+    return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
 def test_the_committed_file_is_current():
@@ -38,7 +47,7 @@ def test_a_stale_file_is_refused(tmp_path):
 
 @pytest.mark.parametrize("image", ["host:5000/cliptea:1.2", "host:5000/team/cliptea@sha256:0123", "cliptea:1"])
 def test_the_image_is_that_of_every_step(image, tmp_path):
-    spec = yaml.safe_load(compile_pipeline(image, tmp_path / "p.yaml").read_text())
+    spec, _ = compiled(tmp_path, image=image)
     executors = spec["deploymentSpec"]["executors"].values()
     assert {executor["container"]["image"] for executor in executors} == {image}
 
@@ -46,12 +55,13 @@ def test_the_image_is_that_of_every_step(image, tmp_path):
 @pytest.mark.parametrize("image", ["cliptea", "cliptea:latest", "cliptea:", "host:5000/a", "host:5000/a:latest"])
 def test_an_image_that_may_change_is_refused(image, tmp_path):
     with pytest.raises(ConfigError, match="a tag that is never moved"):
-        compile_pipeline(image, tmp_path / "p.yaml")
+        compiled(tmp_path, image=image)
 
 
 def test_parameters_have_defaults(spec):
     parameters = spec["root"]["inputDefinitions"]["parameters"]
-    assert {name: p["defaultValue"] for name, p in parameters.items()} == {"preset": "demo", "overrides": []}
+    defaults = {"preset": "demo", "overrides": [], "skip_unchanged": False}
+    assert {name: p["defaultValue"] for name, p in parameters.items()} == defaults
     assert all(p["isOptional"] for p in parameters.values())
 
 
@@ -92,3 +102,137 @@ def test_compiling_needs_neither_torch_nor_mlflow(tmp_path):
         env={**os.environ, "PYTHONPATH": SOURCES},
     )
     assert ended.stdout.strip() == "[]"
+
+
+STEPS = list(Placement().steps.model_fields_set | set(type(Placement().steps).model_fields))
+GPU = {
+    "launcher": "trainjob",
+    "store": "s3://bucket/folder",
+    "image_pull_secrets": ["pull"],
+    "train_job": {"nodes": 2, "processes_per_node": 4},
+    "steps": {
+        "train": {
+            "gpus": 4,
+            "shared_memory": "8Gi",
+            "node_selector": {"gpu": "yes"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        }
+    },
+}
+
+
+def test_every_step_has_a_placement(spec):
+    executors = {name.removeprefix("exec-") for name in spec["deploymentSpec"]["executors"]}
+    assert executors == set(STEPS)
+
+
+def test_every_step_has_resources_a_time_out_secrets_and_no_root(spec, tmp_path):
+    _, executors = compiled(tmp_path)
+    for step in STEPS:
+        resources = spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["resources"]
+        assert set(resources) >= {"cpuRequest", "cpuLimit", "memoryRequest", "memoryLimit"}
+        own = executors[f"exec-{step}"]
+        assert int(own["activeDeadlineSeconds"]) > 0
+        assert own["securityContext"] == {"runAsUser": "1000", "runAsGroup": "1000", "runAsNonRoot": True}
+        names = [item["envVar"] for source in own["secretAsEnv"] for item in source["keyToEnv"]]
+        assert {"AWS_SECRET_ACCESS_KEY", "CLIPTEA_S3_ENDPOINT", "MLFLOW_TRACKING_URI"} <= set(names)
+        assert all(source["optional"] for source in [*own["secretAsEnv"], *own["configMapAsEnv"]])
+        names += [item["envVar"] for source in own["configMapAsEnv"] for item in source["keyToEnv"]]
+        assert len(names) == len(set(names))
+
+
+def test_shared_memory_of_those_that_load_data_in_processes(tmp_path):
+    _, executors = compiled(tmp_path, steps={"train": {"shared_memory": "7Gi"}})
+    mount = {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "7Gi"}
+    assert executors["exec-train"]["emptyDirMounts"] == [mount]
+    assert "emptyDirMounts" not in executors["exec-compare"]
+
+
+def test_steps_are_tried_again_and_again_later(spec):
+    dags = [spec["root"]["dag"], *(c["dag"] for c in spec["components"].values() if "dag" in c)]
+    policies = {name: task.get("retryPolicy") for dag in dags for name, task in dag["tasks"].items()}
+    assert policies["split"] == {
+        "maxRetryCount": 2,
+        "backoffDuration": "30s",
+        "backoffFactor": 2.0,
+        "backoffMaxDuration": "600s",
+    }
+    assert policies["finish"] is None
+
+
+def test_the_store_is_written_in_or_comes_from_the_config_map(tmp_path):
+    spec, executors = compiled(tmp_path, store="s3://bucket/folder", environment={"SSL_CERT_FILE": "/ca.pem"})
+    expected = [{"name": "SSL_CERT_FILE", "value": "/ca.pem"}, {"name": "CLIPTEA_STORE", "value": "s3://bucket/folder"}]
+    assert spec["deploymentSpec"]["executors"]["exec-split"]["container"]["env"] == expected
+    assert "CLIPTEA_STORE" not in str(executors)
+    spec, executors = compiled(tmp_path)
+    assert "env" not in spec["deploymentSpec"]["executors"]["exec-split"]["container"]
+    assert "CLIPTEA_STORE" in str(executors["exec-split"]["configMapAsEnv"])
+
+
+def test_the_launcher_of_trainjobs_hands_its_placement_on(tmp_path):
+    spec, executors = compiled(tmp_path, **GPU)
+    assert "exec-train" not in executors
+    passed = {
+        item["field"]: item.get("applyToTask", False)
+        for item in spec["components"]["comp-launch"]["taskConfigPassthroughs"]
+    }
+    assert passed == {
+        "RESOURCES": False,
+        "ENV": True,
+        "KUBERNETES_NODE_SELECTOR": False,
+        "KUBERNETES_TOLERATIONS": False,
+        "KUBERNETES_AFFINITY": False,
+        "KUBERNETES_VOLUMES": True,
+    }
+    own = executors["exec-launch"]
+    assert own["nodeSelector"] == {"labels": {"gpu": "yes"}}
+    assert own["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert own["imagePullSecret"][0]["secretName"] == "pull"
+    assert "emptyDirMounts" not in own
+    assert int(own["activeDeadlineSeconds"]) > read_placement(None).steps.train.seconds
+    loop = next(c["dag"] for c in spec["components"].values() if "launch" in c.get("dag", {}).get("tasks", {}))
+    settings = loop["tasks"]["launch"]["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"]
+    assert (settings["nodes"], settings["processes_per_node"], settings["shared_memory"]) == (2, 4, "8Gi")
+    assert settings["image_pull_secrets"] == ["pull"]
+
+
+@pytest.mark.parametrize(
+    ("placement", "message"),
+    [
+        ({"foo": 1}, "unknown key foo; expected one of image, store,"),
+        ({"steps": {"train": {"gpu": 1}}}, "unknown key steps.train.gpu; expected one of cpu, cpu_limit,"),
+        ({"steps": {"test": {}}}, "unknown key steps.test; expected one of resolve, split,"),
+        ({"steps": {"train": {"tolerations": [{"name": 1}]}}}, "unknown key .*name; expected one of key, operator"),
+        ({"steps": {"train": {"memory": "lots"}}}, "steps.train.memory='lots' is refused"),
+        ({"launcher": "slurm"}, "launcher='slurm' is refused: input should be 'torchrun' or 'trainjob'"),
+        ({"store": "s3://user:password@host/x"}, "expected s3://bucket/folder"),
+        ({"environment": {"AWS_SECRET_ACCESS_KEY": "x"}}, "looks like a secret"),
+        ({"environment": {"AWS_REGION": "x"}}, "AWS_REGION is in two of"),
+    ],
+)
+def test_a_wrong_placement_gives_one_line(placement, message, tmp_path):
+    with pytest.raises(ConfigError, match=message) as caught:
+        compiled(tmp_path, **placement)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_placement_that_is_no_placement(tmp_path):
+    for text in ("[1]", "a: [", None):
+        file = tmp_path / "placement.yaml"
+        file.unlink(missing_ok=True)
+        if text is not None:
+            file.write_text(text)
+        with pytest.raises(ConfigError, match="placement"):
+            read_placement(file)
+
+
+def test_nothing_after_resolve_runs_when_there_is_nothing_to_do(spec):
+    handler = next(
+        c["dag"]["tasks"] for c in spec["components"].values() if "resolve" in c.get("dag", {}).get("tasks", {})
+    )
+    (behind,) = [task for name, task in handler.items() if name != "resolve"]
+    assert (
+        behind["triggerPolicy"]["condition"]
+        == "inputs.parameter_values['pipelinechannel--resolve-Output'] == 'changed'"
+    )

@@ -6,10 +6,17 @@ from cliptea.steps.common import IMAGE
 
 
 @component(base_image=IMAGE, install_kfp_package=False)
-def resolve(preset: str, overrides: list, job_id: str, run: Output[Artifact]):
+def resolve(preset: str, overrides: list, skip_unchanged: bool, job_id: str, run: Output[Artifact]) -> str:
     from cliptea.steps.common import step, write
 
     with step("resolve"):
         from cliptea.resolve import start_run
 
-        write(run, start_run(preset, overrides, job_id).model_dump(mode="json"))
+        present = start_run(preset, overrides, job_id)
+        write(run, present.model_dump(mode="json"))
+        if skip_unchanged:
+            from cliptea.cluster.unchanged import skip
+
+            if skip(present):
+                return "unchanged"
+    return "changed"

@@ -1,0 +1,213 @@
+"""The few requests that the train step makes of the Kubernetes API, and what can go wrong with them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cliptea.errors import ClipteaError
+
+__all__ = ["RIGHTS", "Cluster", "ClusterError", "Right", "Unreachable", "connect"]
+
+GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+TIMEOUT = (5, 20)  # seconds to connect, and between two pieces of an answer
+
+
+class ClusterError(ClipteaError):
+    """The cluster cannot do what the step needs."""
+
+
+class Unreachable(ClusterError):
+    """The Kubernetes API does not answer, or not sensibly; it may later."""
+
+
+class Right(NamedTuple):
+    """Something that the train step's service account must be allowed to do in its namespace."""
+
+    verb: str
+    group: str
+    resource: str
+
+
+RIGHTS = (
+    Right("get", GROUP, PLURAL),
+    Right("create", GROUP, PLURAL),
+    Right("delete", GROUP, PLURAL),
+    Right("list", "", "pods"),
+    Right("get", "", "pods/log"),
+    Right("list", "", "events"),
+)
+
+
+def connect(namespace: str = "", timeout: tuple[int, int] = TIMEOUT) -> Cluster:
+    """The cluster that this pod runs in, else the one that KUBECONFIG or ~/.kube/config names.
+
+    Args:
+        namespace: default: the pod's own, else the one that the file names, else kubeflow.
+        timeout: seconds to connect, and between two pieces of an answer.
+
+    Raises:
+        ClusterError: neither is there.
+    """
+    from kubernetes import client, config
+
+    # A retry that helps is no news, and one that does not is told by the error.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    chosen = client.Configuration()
+    file = os.environ.get("KUBECONFIG") or None
+    own = ""
+    try:
+        if "KUBERNETES_SERVICE_HOST" in os.environ and file is None:
+            config.load_incluster_config(client_configuration=chosen)
+            own = NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.is_file() else ""
+        else:
+            config.load_kube_config(config_file=file, client_configuration=chosen)
+            _, active = config.list_kube_config_contexts(file)
+            own = active["context"].get("namespace", "")
+    except (config.ConfigException, OSError) as error:
+        raise ClusterError(
+            f"no Kubernetes cluster is configured ({' '.join(str(error).split())})",
+            "a pod with a service account, or a file ~/.kube/config",
+            "set KUBECONFIG to the cluster's file",
+        ) from None
+    setattr(chosen, "retries", 0)  # noqa: B010 (the client's types say None)
+    return Cluster(client.ApiClient(chosen), namespace or own or "kubeflow", timeout)
+
+
+class Cluster:
+    """One namespace of a cluster. Objects are plain dictionaries, named as in manifests."""
+
+    def __init__(self, api: Any, namespace: str, timeout: tuple[int, int] = TIMEOUT) -> None:
+        from kubernetes import client
+
+        self.api, self.namespace = api, namespace
+        self._limits = {"_request_timeout": timeout}
+        self._jobs, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
+        self._place = (GROUP, VERSION, namespace, PLURAL)
+
+    def job(self, name: str) -> dict[str, Any] | None:
+        """The TrainJob of that name, if there is one."""
+        with self._explained("get", "trainjobs"):
+            return _found(lambda: self._jobs.get_namespaced_custom_object(*self._place, name, **self._limits))
+
+    def create(self, job: dict[str, Any]) -> bool:
+        """Create a TrainJob; False when one of its name is there."""
+        from kubernetes.client import ApiException
+
+        with self._explained("create", "trainjobs"):
+            try:
+                self._jobs.create_namespaced_custom_object(*self._place, job, **self._limits)
+            except ApiException as error:
+                if error.status != 409:
+                    raise
+                return False
+        return True
+
+    def delete(self, name: str) -> None:
+        """Delete a TrainJob, if there is one; its pods follow."""
+        with self._explained("delete", "trainjobs"):
+            options = {"propagationPolicy": "Foreground"}
+            _found(lambda: self._jobs.delete_namespaced_custom_object(*self._place, name, body=options, **self._limits))
+
+    def pods(self, job: str) -> list[dict[str, Any]]:
+        """The pods of a TrainJob, the newest last."""
+        selector = f"jobset.sigs.k8s.io/jobset-name={job}"
+        with self._explained("list", "pods"):
+            found = self._core.list_namespaced_pod(self.namespace, label_selector=selector, **self._limits)
+        return sorted(self._plain(found), key=lambda pod: pod["metadata"].get("creationTimestamp", ""))
+
+    def owners(self, pod: str) -> list[dict[str, Any]]:
+        """The owners of a pod: of a step's, the workflow of the pipeline run."""
+        with self._explained("list", "pods"):
+            found = self._core.list_namespaced_pod(
+                self.namespace, field_selector=f"metadata.name={pod}", **self._limits
+            )
+        owners = [owner for item in self._plain(found) for owner in item["metadata"].get("ownerReferences", [])]
+        # The workflow's controller does not control the TrainJob.
+        return [{key: owner[key] for key in ("apiVersion", "kind", "name", "uid")} for owner in owners]
+
+    def warnings(self, job: str) -> list[dict[str, Any]]:
+        """The warning events about a TrainJob and all that was made for it."""
+        with self._explained("list", "events"):
+            found = self._core.list_namespaced_event(self.namespace, field_selector="type=Warning", **self._limits)
+        about = [(event, event["involvedObject"].get("name", "")) for event in self._plain(found)]
+        return [event for event, name in about if name == job or name.startswith(f"{job}-")]
+
+    def log(self, pod: str, container: str, seconds: int) -> str:
+        """What a container printed in the last `seconds`, each line after its time; "" before it has started."""
+        from kubernetes.client import ApiException
+
+        with self._explained("get", "pods/log"):
+            try:
+                answer = self._core.read_namespaced_pod_log(
+                    pod,
+                    self.namespace,
+                    container=container,
+                    since_seconds=seconds,
+                    timestamps=True,
+                    _preload_content=False,
+                    **self._limits,
+                )
+            except ApiException as error:
+                if error.status not in (400, 404):  # still starting, or gone
+                    raise
+                return ""
+        return answer.data.decode(errors="replace")
+
+    def _plain(self, listed: Any) -> list[dict[str, Any]]:
+        return self.api.sanitize_for_serialization(listed)["items"]
+
+    @contextmanager
+    def _explained(self, verb: str, resource: str) -> Iterator[None]:
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield
+        except HTTPError as error:
+            raise Unreachable(f"the Kubernetes API cannot be reached ({type(error).__name__})") from None
+        except ApiException as error:
+            raise _refused(error, verb, resource, self.namespace) from None
+
+
+def _found(request: Any) -> Any:
+    from kubernetes.client import ApiException
+
+    try:
+        return request()
+    except ApiException as error:
+        if error.status != 404 or "page not found" in (error.body or ""):  # no such kind of object
+            raise
+        return None
+
+
+def _refused(error: Any, verb: str, resource: str, namespace: str) -> ClusterError:
+    if error.status in (401, 403):
+        return ClusterError(
+            f"this service account may not {verb} {resource} in namespace {namespace}",
+            "the Role of cliptea's manifests, bound to it",
+            "apply them; `cliptea doctor` lists what is missing",
+        )
+    if error.status == 404:
+        return ClusterError(
+            f"the cluster knows no {resource}",
+            "Kubeflow Trainer 2",
+            "install it, or compile the pipeline with the launcher torchrun",
+        )
+    text = f"the Kubernetes API answers {error.status} to {verb} {resource}: {_message(error)}"
+    if error.status == 429 or error.status >= 500:
+        return Unreachable(text)
+    return ClusterError(text)
+
+
+def _message(error: Any) -> str:
+    try:
+        return json.loads(error.body)["message"]
+    except (TypeError, ValueError, KeyError):
+        return str(error.reason)

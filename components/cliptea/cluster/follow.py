@@ -1,0 +1,180 @@
+"""A TrainJob from its creation to its end: made or adopted, watched, and deleted when the step is cancelled."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from cliptea import progress
+from cliptea.cluster.api import Cluster, ClusterError, Unreachable
+from cliptea.cluster.log import RankZero
+from cliptea.cluster.reasons import CAUSES, HOPELESS, LOST, Trouble, failed, finished, troubles
+from cliptea.cluster.settings import JobSettings
+
+__all__ = ["Cancelled", "Pace", "train"]
+
+
+class Cancelled(SystemExit):
+    """The step was told to end by a signal."""
+
+
+class Pace:
+    """How long things may take, in seconds."""
+
+    poll = 5.0  # between two looks at the TrainJob
+    outage = 900.0  # the Kubernetes API may be away; the TrainJob goes on without us
+    hopeless = 300.0  # a wrong image name or a missing secret may still be mended
+    gone = 300.0  # a deleted TrainJob and its pods take their time
+    recent = 120.0  # a trouble so long ago may be what it failed from
+
+
+def train(cluster: Cluster, job: dict[str, Any], settings: JobSettings, pace: type[Pace] = Pace) -> None:
+    """Run a TrainJob to its good end, making it, or going on with the one that an earlier try of this step left.
+
+    Args:
+        cluster: where.
+        job: the TrainJob to make.
+        settings: how often it is made anew after an eviction, and how long it may wait for a node.
+        pace: how long things may take.
+
+    Raises:
+        ClusterError: it failed, never started, or the cluster cannot be reached for long.
+        Cancelled: the step got SIGTERM; the TrainJob is deleted.
+    """
+    name = job["metadata"]["name"]
+    with _cancelled_by_signal(cluster, name):
+        for restart in range(settings.restarts + 1):
+            follower = _Follower(cluster, name, settings, pace)
+            follower.begin(job, adopt=restart == 0)
+            reason = follower.watch()
+            if reason is None:
+                return
+            if not follower.lost or restart == settings.restarts:
+                raise ClusterError(reason)
+            progress.warn(f"{reason}; it starts again from its last checkpoint")
+
+
+class _Follower:
+    """One life of a TrainJob."""
+
+    def __init__(self, cluster: Cluster, name: str, settings: JobSettings, pace: type[Pace]) -> None:
+        self.cluster, self.name, self.settings, self.pace = cluster, name, settings, pace
+        self.log = RankZero(cluster)
+        self.seen: dict[tuple[str, str], Trouble] = {}
+        self.since: dict[tuple[str, str], float] = {}  # when each present trouble began
+        self.last: dict[tuple[str, str], float] = {}  # when each trouble was seen last
+        self.lost = False  # whether it failed by the cluster's doing
+        self.away: float | None = None  # since when the API does not answer
+
+    def begin(self, job: dict[str, Any], adopt: bool) -> None:
+        """Create the TrainJob, unless one of its name is at work or done and may be adopted."""
+        deadline = time.monotonic() + self.pace.gone
+        while True:
+            with self._patient():
+                present = self.cluster.job(self.name)
+                if present is None and self.cluster.create(job):
+                    progress.note(f"TrainJob {self.name} created in namespace {self.cluster.namespace}")
+                    return
+                if present is not None and "deletionTimestamp" not in present["metadata"]:
+                    if adopt and failed(present) is None:
+                        progress.note(f"TrainJob {self.name} is there already: following it")
+                        return
+                    self.cluster.delete(self.name)
+            if time.monotonic() > deadline:
+                raise ClusterError(f"the old TrainJob {self.name} is not deleted", todo="delete it by hand")
+            time.sleep(self.pace.poll)
+
+    def watch(self) -> str | None:
+        """Follow to the end; returns None, or why it failed."""
+        start, started = time.monotonic(), False
+        while True:
+            with self._patient():
+                job = self.cluster.job(self.name)
+                if job is None:
+                    return f"the TrainJob {self.name} was deleted by somebody else"
+                pods = self.cluster.pods(self.name)
+                now = troubles(job, pods, self.cluster.warnings(self.name))
+                self._tell(now)
+                self.log.pass_on(pods)
+                if finished(job):
+                    return None
+                reason = failed(job)
+                if reason is not None:
+                    return self._why(reason)
+                started = started or any(pod.get("status", {}).get("phase") == "Running" for pod in pods)
+                self._give_up(now, started, time.monotonic() - start)
+            time.sleep(self.pace.poll)
+
+    def _tell(self, found: list[Trouble]) -> None:
+        present = {trouble[:2]: trouble for trouble in found}
+        for key, trouble in present.items():
+            if key not in self.seen:
+                progress.warn(f"{trouble.where}: {trouble.text}")
+        self.seen |= present
+        now = time.monotonic()
+        self.since = {key: self.since.get(key, now) for key in present}
+        self.last |= dict.fromkeys(present, now)
+
+    def _give_up(self, now: list[Trouble], started: bool, seconds: float) -> None:
+        """End what cannot begin: the TrainJob is deleted, so that it does not hold nodes for nothing."""
+        if started:
+            return
+        long = [t for t in now if t.kind in HOPELESS and time.monotonic() - self.since[t[:2]] > self.pace.hopeless]
+        if long or seconds > self.settings.pending_seconds:
+            self.cluster.delete(self.name)
+            why = (long or now or [Trouble("other", self.name, "no pod of it runs")])[0]
+            raise ClusterError(f"training did not start within {progress.clock(seconds)}: {why.where}: {why.text}")
+
+    def _why(self, reason: str) -> str:
+        """The likeliest cause of a failure: what its pods ended from, before what its controller says of it."""
+        late = time.monotonic() - self.pace.recent
+        causes = [t for key, t in self.seen.items() if t.kind in CAUSES and self.last[key] >= late]
+        cause = min(causes, key=lambda t: CAUSES.index(t.kind), default=None)
+        self.lost = cause is not None and cause.kind == LOST
+        text = f"the TrainJob {self.name} failed: {f'{cause.where}: {cause.text}' if cause else reason}"
+        if self.log.tail and not self.lost:
+            text += f"; its last line: {self.log.tail[-1]}"
+        return text
+
+    @contextmanager
+    def _patient(self) -> Iterator[None]:
+        """An API that does not answer is waited for; a look that it breaks off is taken again later."""
+        try:
+            yield
+        except Unreachable as error:
+            if self.away is None:
+                self.away = time.monotonic()
+                progress.warn(f"{error}; the TrainJob goes on, trying again")
+            if time.monotonic() - self.away > self.pace.outage:
+                raise ClusterError(f"{error}, for {progress.clock(self.pace.outage)}") from None
+        else:
+            if self.away is not None:
+                progress.note("the Kubernetes API answers again")
+            self.away = None
+
+
+@contextmanager
+def _cancelled_by_signal(cluster: Cluster, name: str) -> Iterator[None]:
+    """SIGTERM and SIGINT end what is inside, and delete the TrainJob."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Cancelled(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except Cancelled:
+        with suppress(ClusterError):
+            cluster.delete(name)
+            progress.note(f"cancelled: TrainJob {name} deleted")
+        raise
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,128 @@
+"""The TrainJob of one student, built from the models of kubeflow-trainer-api (trainer.kubeflow.org/v1alpha1)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from typing import Any
+
+from cliptea import progress
+from cliptea.cluster.handover import COMMAND
+from cliptea.cluster.settings import JobSettings, Passed
+
+__all__ = ["LABELS", "VARIANT", "build", "job_name"]
+
+LABELS = {"app.kubernetes.io/name": "cliptea", "app.kubernetes.io/component": "train"}
+VARIANT = "cliptea/variant"  # annotation
+NODE = "node"  # name of the replicated job and of its container in every torch runtime of Trainer
+LONGEST_SLUG = 20  # Trainer and JobSet append to the name, and host names have at most 63 characters
+# KFP's MLflow plug-in names the task's run in its environment, which is not part of what it hands on.
+FORWARDED = ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")
+
+
+def job_name(job_id: str, label: str) -> str:
+    """The name of the TrainJob of a pipeline job's variant: the same at every retry, and a valid host name."""
+    slug = re.sub(r"[^a-z0-9]+", "-", label.lower())[:LONGEST_SLUG].strip("-")
+    digest = hashlib.sha256(f"{job_id}\0{label}".encode()).hexdigest()[:10]
+    return "-".join(part for part in ("cliptea", slug, digest) if part)
+
+
+def build(
+    name: str,
+    label: str,
+    inputs: str,
+    settings: JobSettings,
+    passed: Passed,
+    owners: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The TrainJob as it is sent to the cluster.
+
+    Args:
+        name: from `job_name`.
+        label: the variant's.
+        inputs: key in the store of what the worker works on, from `hand_over`.
+        settings: compile-time settings.
+        passed: placement of the step, handed on by KFP.
+        owners: owner references; the cluster deletes the TrainJob with its owner.
+    """
+    from kubeflow_trainer_api import models
+
+    metadata = {"name": name, "labels": LABELS, "annotations": {VARIANT: label}}
+    if owners:
+        metadata["ownerReferences"] = owners
+    job = {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "metadata": metadata,
+        "spec": {
+            "runtimeRef": {
+                "apiGroup": "trainer.kubeflow.org",
+                "kind": settings.runtime_kind,
+                "name": settings.runtime,
+            },
+            "activeDeadlineSeconds": settings.seconds,
+            "trainer": {
+                "image": settings.image,
+                "command": [*COMMAND, inputs],
+                "numNodes": settings.nodes,
+                "numProcPerNode": settings.processes_per_node,
+                "env": _environment(passed),
+                **({"resourcesPerNode": passed.resources} if passed.resources else {}),
+            },
+            "runtimePatches": [
+                {
+                    "manager": "cliptea.kubeflow.org/train-step",
+                    "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [_replicated(settings, passed)]}}},
+                }
+            ],
+        },
+    }
+    built = models.TrainerV1alpha1TrainJob.from_dict(job)
+    assert built is not None
+    return built.to_dict()
+
+
+def _environment(passed: Passed) -> list[dict[str, Any]]:
+    """The step's variables, secrets as references; what KFP set in this process; where the worker may write."""
+    given = list(passed.env or [])
+    names = {item["name"] for item in given}
+    own = {name: os.environ[name] for name in FORWARDED if "@" not in os.environ.get(name, "@")}  # no password
+    own |= {"CLIPTEA_CACHE": "/tmp/cliptea", progress.STEP: os.environ.get(progress.STEP, json.dumps(["train", ""]))}
+    return given + [{"name": name, "value": value} for name, value in own.items() if name not in names]
+
+
+def _replicated(settings: JobSettings, passed: Passed) -> dict[str, Any]:
+    """What is changed of the runtime's pods: placement, volumes, and the restricted pod security standard."""
+    mounts = [{"name": "cliptea-shm", "mountPath": "/dev/shm"}, {"name": "cliptea-tmp", "mountPath": "/tmp"}]
+    pod: dict[str, Any] = {
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": settings.user,
+            "runAsGroup": settings.group,
+            "fsGroup": settings.group,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": NODE,
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                    "readOnlyRootFilesystem": True,
+                },
+                "volumeMounts": mounts + (passed.volume_mounts or []),
+            }
+        ],
+        "volumes": [
+            {"name": "cliptea-shm", "emptyDir": {"medium": "Memory", "sizeLimit": settings.shared_memory}},
+            {"name": "cliptea-tmp", "emptyDir": {"sizeLimit": settings.scratch}},
+            *(passed.volumes or []),
+        ],
+        "nodeSelector": passed.node_selector,
+        "tolerations": passed.tolerations,
+        "affinity": passed.affinity,
+        "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+    }
+    return {"name": NODE, "template": {"spec": {"template": {"spec": {key: v for key, v in pod.items() if v}}}}}

@@ -1,0 +1,125 @@
+"""What a TrainJob waits for or failed from, in plain words, read from its conditions, pods and events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+__all__ = ["CAUSES", "HOPELESS", "LOST", "Trouble", "failed", "finished", "troubles"]
+
+PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+HOPELESS = ("image", "settings", "forbidden")  # kinds that do not mend themselves
+LOST = "lost"  # the kind that is the cluster's doing, after which the same TrainJob may succeed
+CAUSES = ("memory", LOST, "exit", *HOPELESS)  # kinds that a TrainJob fails from, the likeliest first
+KILLED = 137  # exit code of a container that was sent SIGKILL
+STOPPED = 75  # exit code of training that was sent SIGTERM and has saved a checkpoint
+
+
+class Trouble(NamedTuple):
+    """Something that keeps a TrainJob from its end.
+
+    Attributes:
+        kind: node, image, settings, forbidden, memory, lost, exit, suspended or other.
+        where: the pod, or the TrainJob.
+        text: what is the matter, and what can be done.
+    """
+
+    kind: str
+    where: str
+    text: str
+
+
+def finished(job: dict[str, Any]) -> bool:
+    """Whether a TrainJob has ended well."""
+    return _condition(job, "Complete") is not None
+
+
+def failed(job: dict[str, Any]) -> str | None:
+    """Why a TrainJob has failed, in its controller's words; None when it has not."""
+    condition = _condition(job, "Failed")
+    if condition is None:
+        return None
+    return condition.get("message") or condition.get("reason") or "no reason given"
+
+
+def troubles(job: dict[str, Any], pods: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[Trouble]:
+    """All that is the matter with a TrainJob now.
+
+    Args:
+        job: the TrainJob.
+        pods: its pods.
+        events: the warnings about it and all that was made for it.
+    """
+    found = [trouble for pod in pods for trouble in _of_pod(pod)]
+    name = job["metadata"]["name"]
+    suspended = _condition(job, "Suspended")
+    if suspended is not None:
+        found.append(Trouble("suspended", name, f"suspended, waits to be admitted: {suspended.get('message', '')}"))
+    since = _second(job["metadata"].get("creationTimestamp"))  # an earlier TrainJob may have had its name
+    recent = (event for event in events if _second(event.get("lastTimestamp") or event.get("eventTime")) >= since)
+    return found + [trouble for event in recent if (trouble := _of_event(event)) is not None]
+
+
+def _of_pod(pod: dict[str, Any]) -> Iterator[Trouble]:
+    name, status = pod["metadata"]["name"], pod.get("status", {})
+    scheduled, disrupted = _condition(pod, "PodScheduled", "False"), _condition(pod, "DisruptionTarget")
+    if scheduled is not None and scheduled.get("reason") == "Unschedulable":
+        message = scheduled.get("message", "")
+        yield Trouble("node", name, f"no node can take it: {message}; it waits for one")
+    if status.get("reason") in ("Evicted", "NodeLost", "Shutdown", "Preempting") or disrupted is not None:
+        why = status.get("message") or (disrupted or {}).get("message") or ""
+        yield Trouble(LOST, name, f"evicted from its node or preempted: {why}")
+    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+        state = container.get("state", {})
+        trouble = _waiting(container, state.get("waiting") or {}) or _terminated(
+            state.get("terminated") or container.get("lastState", {}).get("terminated") or {}, status
+        )
+        if trouble is not None:
+            yield Trouble(trouble[0], name, trouble[1])
+
+
+def _waiting(container: dict[str, Any], waiting: dict[str, Any]) -> tuple[str, str] | None:
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in PULL:
+        image = container.get("image", "")
+        return "image", f"the image {image} cannot be pulled: {message or reason}; check its name and the pull secret"
+    if reason in CONFIG:
+        return "settings", f"its container cannot be made: {message or reason}; check secrets and config maps"
+    return None
+
+
+def _terminated(ended: dict[str, Any], status: dict[str, Any]) -> tuple[str, str] | None:
+    code, reason = ended.get("exitCode", 0), ended.get("reason", "")
+    if reason == "OOMKilled":
+        return "memory", (
+            "it ran out of memory (OOMKilled); give train more memory in the placement file, or lower train.batch_size"
+        )
+    if code == STOPPED:
+        return LOST, "it was stopped from outside and has saved a checkpoint"
+    if code == 0 or status.get("reason") == "Evicted":
+        return None
+    hint = " (killed: by the node for memory, or by a time-out)" if code == KILLED else ""
+    return "exit", f"its process ended with code {code}{hint}"
+
+
+def _of_event(event: dict[str, Any]) -> Trouble | None:
+    reason, message = event.get("reason", ""), event.get("message", "")
+    where = event["involvedObject"].get("name", "")
+    if reason in ("FailedCreate", "JobCreationFailed", "TrainJobResourcesCreationFailed"):
+        return Trouble("forbidden", where, f"its pods cannot be made: {message}")
+    if reason in ("FailedMount", "FailedAttachVolume"):
+        return Trouble("other", where, f"a volume cannot be mounted: {message}")
+    if reason in ("Evicted", "Preempted", "TaintManagerEviction"):  # a cause only as long as the pod shows it
+        return Trouble("other", where, f"evicted from its node or preempted: {message}")
+    return None
+
+
+def _second(stamp: str | None) -> str:
+    """A time of the API, without fraction and zone (it is UTC), in which the two clients write it differently."""
+    return (stamp or "")[:19]
+
+
+def _condition(item: dict[str, Any], kind: str, status: str = "True") -> dict[str, Any] | None:
+    conditions = item.get("status", {}).get("conditions") or []
+    return next((c for c in conditions if c["type"] == kind and c["status"] == status), None)

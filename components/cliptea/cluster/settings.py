@@ -1,0 +1,48 @@
+"""How a TrainJob is made and followed: fixed when the pipeline is compiled, no part of any fingerprint."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["JobSettings", "Passed"]
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class JobSettings(BaseModel):
+    """What the launcher step is given beside the data; whole numbers may come as floats, as KFP sends them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: str
+    runtime: str = "cliptea-torch"
+    runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = "TrainingRuntime"
+    nodes: Positive = 1
+    processes_per_node: Positive = 1
+    shared_memory: str = "2Gi"  # size of /dev/shm
+    scratch: str = "20Gi"  # size of /tmp: downloaded shards and unfinished work
+    seconds: Positive = 259200  # after which the cluster ends the TrainJob
+    pending_seconds: Positive = 3600  # how long no pod may run before the step gives up
+    restarts: Count = 3  # new TrainJobs after an eviction, a preemption or a lost node
+    image_pull_secrets: list[str] = []
+    user: Positive = 1000
+    group: Positive = 1000
+
+    @property
+    def processes(self) -> int:
+        return self.nodes * self.processes_per_node
+
+
+class Passed(BaseModel):
+    """The step's own placement, which KFP hands on as a `dsl.TaskConfig`: fragments of a pod's specification."""
+
+    affinity: dict[str, Any] | None = None
+    tolerations: list[dict[str, Any]] | None = None
+    node_selector: dict[str, str] | None = None
+    env: list[dict[str, Any]] | None = None
+    volumes: list[dict[str, Any]] | None = None
+    volume_mounts: list[dict[str, Any]] | None = None
+    resources: dict[str, Any] | None = None

@@ -1,0 +1,146 @@
+"""What `cliptea doctor` looks at in Kubernetes: Trainer and its runtime, rights, secrets, GPU nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cliptea.cluster.api import RIGHTS, Cluster, ClusterError, Right, connect
+from cliptea_pipeline.checks import BROKEN, OK, SECONDS, UNKNOWN, Finding
+from cliptea_pipeline.placement import Placement
+
+__all__ = ["kubernetes"]
+
+TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
+RUNTIMES = {"TrainingRuntime": "trainingruntimes", "ClusterTrainingRuntime": "clustertrainingruntimes"}
+
+
+def kubernetes(namespace: str | None, placement: Placement) -> list[Callable[[], Iterator[Finding]]]:
+    """The checks of a cluster, each of which may be called in a thread of its own; one when there is no cluster."""
+    try:
+        cluster = connect(namespace or "", timeout=(int(SECONDS), int(SECONDS)))
+    except ClusterError as error:
+        text = f"not configured: {error.todo}"
+        return [lambda: iter([Finding("Kubernetes", UNKNOWN, text)])]
+    needed = placement.launcher == "trainjob"
+    return [
+        lambda: _trainer(cluster, placement, needed),
+        lambda: _rights(cluster, needed),
+        lambda: _secrets(cluster, placement),
+        lambda: _gpus(cluster, placement),
+    ]
+
+
+def _trainer(cluster: Cluster, placement: Placement, needed: bool) -> Iterator[Finding]:
+    absent = BROKEN if needed else UNKNOWN
+    status, found = _get(cluster, TRAINER)
+    if status is None or status in (401, 403):
+        yield Finding("Kubernetes", BROKEN, f"the API does not answer ({status or 'no connection'}): check KUBECONFIG")
+        return
+    yield Finding("Kubernetes", OK, f"the API answers; namespace {cluster.namespace}")
+    kinds = [item["name"] for item in (found or {}).get("resources", [])]
+    if status != 200 or "trainjobs" not in kinds:
+        text = "Kubeflow Trainer 2 is not installed: install it, or keep the launcher torchrun"
+        yield Finding("Trainer", absent, text)
+        return
+    yield Finding("Trainer", OK, "trainjobs are known to the cluster")
+    job = placement.train_job
+    scope = f"/namespaces/{cluster.namespace}" if job.runtime_kind == "TrainingRuntime" else ""
+    status, _ = _get(cluster, f"{TRAINER}{scope}/{RUNTIMES[job.runtime_kind]}/{job.runtime}")
+    yield _there("runtime", status, f"{job.runtime_kind} {job.runtime}", "apply cliptea's manifests", absent)
+
+
+def _rights(cluster: Cluster, needed: bool) -> Iterator[Finding]:
+    """What the train step does; asked for the one who calls, which in a step's pod is its service account."""
+    lacking, unknown = [], []
+    for right in RIGHTS:
+        allowed = _allowed(cluster, right)
+        if allowed is None:
+            unknown.append(right)
+        elif not allowed:
+            lacking.append(f"{right.verb} {right.resource}")
+    if unknown:
+        yield Finding("rights", UNKNOWN, "the cluster does not say what you may do")
+    elif lacking:
+        text = f"you may not {', '.join(lacking)} in {cluster.namespace}: bind the Role of cliptea's manifests"
+        yield Finding("rights", BROKEN if needed else UNKNOWN, text)
+    else:
+        yield Finding("rights", OK, f"you may make and follow TrainJobs in {cluster.namespace}")
+
+
+def _secrets(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
+    base = f"/api/v1/namespaces/{cluster.namespace}"
+    for name, keys in placement.secrets.items():
+        status, found = _get(cluster, f"{base}/secrets/{name}")
+        held = set((found or {}).get("data") or {}) & set(keys)
+        if status == 200 and not held:
+            text = f"secret {name} holds none of {', '.join(keys)}: create it anew"
+            yield Finding("secret", BROKEN, text)
+        else:
+            todo = f"create it with keys among {', '.join(keys)}, or grant the steps access in another way"
+            yield _there("secret", status, f"secret {name}", todo, UNKNOWN)
+    for name in placement.image_pull_secrets:
+        status, _ = _get(cluster, f"{base}/secrets/{name}")
+        yield _there("image pull", status, f"secret {name}", "kubectl create secret docker-registry", BROKEN)
+    if not placement.image_pull_secrets:
+        yield Finding("image pull", OK, f"the placement names no secret: {placement.image} must be open to the nodes")
+
+
+def _gpus(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
+    status, found = _get(cluster, "/api/v1/nodes")
+    if status != 200 or found is None:
+        yield Finding("GPU nodes", UNKNOWN, f"you may not list nodes ({status or 'no answer'}): ask who may")
+        return
+    counts = [int(node["status"].get("allocatable", {}).get(placement.gpu_resource, 0)) for node in found["items"]]
+    wanted = max(getattr(placement.steps, step).gpus for step in type(placement.steps).model_fields)
+    text = f"{sum(counts)} {placement.gpu_resource} on {sum(count > 0 for count in counts)} of {len(counts)} nodes"
+    if wanted > max(counts, default=0):
+        yield Finding("GPU nodes", BROKEN, f"{text}, and a step wants {wanted} on one: change the placement's gpus")
+    else:
+        yield Finding("GPU nodes", OK, text)
+
+
+def _there(what: str, status: int | None, name: str, todo: str, absent: str) -> Finding:
+    if status == 200:
+        return Finding(what, OK, f"{name} is there")
+    if status == 404:
+        return Finding(what, absent, f"there is no {name}: {todo}")
+    return Finding(what, UNKNOWN, f"you may not look for {name} ({status or 'no answer'})")
+
+
+def _get(cluster: Cluster, path: str) -> tuple[int | None, dict[str, Any] | None]:
+    """Status and object of a path; no status when nobody answers."""
+    return _ask(cluster, path, "GET", None)
+
+
+def _allowed(cluster: Cluster, right: Right) -> bool | None:
+    resource, _, below = right.resource.partition("/")
+    wanted = {"namespace": cluster.namespace, "verb": right.verb, "group": right.group, "resource": resource}
+    body = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": wanted | ({"subresource": below} if below else {})},
+    }
+    status, found = _ask(cluster, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "POST", body)
+    return found["status"]["allowed"] if status == 201 and found is not None else None
+
+
+def _ask(cluster: Cluster, path: str, method: str, body: Any) -> tuple[int | None, dict[str, Any] | None]:
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        found, status, _ = cluster.api.call_api(
+            path,
+            method,
+            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            body=body,
+            response_type="object",
+            auth_settings=["BearerToken"],
+            _request_timeout=(SECONDS, SECONDS),
+        )
+    except ApiException as error:
+        return error.status, None
+    except HTTPError:
+        return None, None
+    return status, found

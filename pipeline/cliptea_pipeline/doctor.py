@@ -1,0 +1,79 @@
+"""`cliptea doctor`: what is reachable, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from queue import Empty, Queue
+
+from rich.console import Console
+
+from cliptea_pipeline import checks
+from cliptea_pipeline.checks import BROKEN, OK, UNKNOWN, Finding
+from cliptea_pipeline.cluster_checks import kubernetes
+from cliptea_pipeline.placement import Placement
+
+__all__ = ["doctor", "examine"]
+
+DEADLINE_SECONDS = 18.0
+STYLES = {OK: "green", BROKEN: "red", UNKNOWN: "yellow"}
+Check = Callable[[], Iterator[Finding]]
+
+
+def doctor(placement: Placement, endpoint: str | None, namespace: str | None) -> int:
+    """Look at everything that a run on a cluster needs, and print a line for each.
+
+    Args:
+        placement: says which secrets, runtime, GPUs and launcher are wanted.
+        endpoint: of Kubeflow Pipelines; default: KFP_ENDPOINT.
+        namespace: of the steps; default: the one of the cluster's configuration.
+
+    Returns:
+        Exit code: 1 when something that is configured or needed is missing.
+    """
+    looks = [checks.store, checks.mlflow, lambda: checks.kfp(endpoint), *kubernetes(namespace, placement)]
+    console = Console(highlight=False)
+    worst = 0
+    for finding in examine(looks, DEADLINE_SECONDS):
+        style = STYLES[finding.state]
+        console.print(f"[{style}]{finding.state:11}[/] [bold]{finding.what:10}[/] ", end="")
+        console.print(finding.text, markup=False, soft_wrap=True)
+        worst = max(worst, finding.state == BROKEN)
+    return int(worst)
+
+
+def examine(looks: Sequence[Check], seconds: float) -> Iterator[Finding]:
+    """The findings of all checks, which run side by side, in their order; those that take too long are left.
+
+    Args:
+        looks: the checks.
+        seconds: for all of them together.
+    """
+    deadline = time.monotonic() + seconds
+    queues: list[Queue[Finding | None]] = [_started(look) for look in looks]
+    for queue in queues:
+        while True:
+            try:
+                finding = queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            except Empty:
+                yield Finding("a check", UNKNOWN, f"no answer within {seconds:.0f} s: is something behind a firewall?")
+                break
+            if finding is None:
+                break
+            yield finding
+
+
+def _started(look: Check) -> Queue[Finding | None]:
+    queue: Queue[Finding | None] = Queue()
+
+    def work() -> None:
+        try:
+            for finding in look():
+                queue.put(finding)
+        except Exception as error:
+            queue.put(Finding("a check", UNKNOWN, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
+        queue.put(None)
+
+    threading.Thread(target=work, daemon=True).start()
+    return queue

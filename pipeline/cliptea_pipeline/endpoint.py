@@ -1,0 +1,135 @@
+"""The API of Kubeflow Pipelines: how it is reached, and what it is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cliptea import __version__
+from cliptea.errors import ClipteaError, ConfigError
+
+__all__ = ["PIPELINE", "Endpoint", "EndpointError", "address", "all_pages"]
+
+PIPELINE = "cliptea"
+ENDPOINT, TOKEN, NAMESPACE = "KFP_ENDPOINT", "KFP_TOKEN", "KFP_NAMESPACE"
+PAGE = 100
+
+
+class EndpointError(ClipteaError):
+    """Kubeflow Pipelines cannot be reached, or refuses."""
+
+
+def address(given: str | None) -> str:
+    """The address of the KFP API, without a path to a page of its user interface.
+
+    Raises:
+        ConfigError: none is named.
+    """
+    url = (given or os.environ.get(ENDPOINT, "")).split("#")[0].rstrip("/")
+    if not url:
+        raise ConfigError(
+            "no Kubeflow Pipelines endpoint is named",
+            "its address, such as http://localhost:8080 after `kubectl port-forward svc/ml-pipeline-ui 8080:80`",
+            f"add --endpoint, or set {ENDPOINT}",
+        )
+    return url if "://" in url else f"https://{url}"
+
+
+class Endpoint:
+    """A KFP server, and one namespace of it where it serves several users.
+
+    Environment: KFP_TOKEN, a bearer token that is sent if set; SSL_CERT_FILE, a CA file for https.
+    """
+
+    def __init__(self, given: str | None = None, namespace: str | None = None) -> None:
+        self.url = address(given)
+        self.namespace = namespace or os.environ.get(NAMESPACE) or None
+        with self.asked():
+            self.client: Any = self._connect()  # the generated client's types say that everything may be None
+
+    def _connect(self) -> Any:
+        import kfp
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return kfp.Client(
+                host=self.url,
+                namespace=self.namespace or "kubeflow",
+                existing_token=os.environ.get(TOKEN) or None,
+                ssl_ca_cert=os.environ.get("SSL_CERT_FILE") or None,
+            )
+
+    @contextlib.contextmanager
+    def asked(self) -> Iterator[None]:
+        """What is asked of the server inside: silent, and its errors in one line."""
+        from kfp_server_api import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # the client prints links, as HTML where it can
+                yield
+        except HTTPError as error:
+            raise EndpointError(
+                f"Kubeflow Pipelines cannot be reached at {self.url} ({type(error).__name__})",
+                "the address of its user interface or API",
+                f"check --endpoint or {ENDPOINT}, and a port-forward if there is one",
+            ) from None
+        except ApiException as error:
+            raise _refused(self.url, error) from None
+
+    def upload(self, file: Path) -> tuple[str, str]:
+        """Make the compiled pipeline a version of the pipeline `cliptea`, unless it is one.
+
+        Returns:
+            Ids of pipeline and version.
+        """
+        name = f"{__version__}-{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+        with self.asked():
+            pipeline = self.client.get_pipeline_id(PIPELINE)
+            if pipeline is None:
+                pipeline = self.client.upload_pipeline(str(file), PIPELINE, namespace=self.namespace).pipeline_id
+            else:
+                versions = all_pages(
+                    lambda token: self.client.list_pipeline_versions(pipeline, page_token=token, page_size=PAGE),
+                    "pipeline_versions",
+                )
+                for version in versions:
+                    if version.display_name == name:
+                        return pipeline, version.pipeline_version_id
+            version = self.client.upload_pipeline_version(str(file), name, pipeline_id=pipeline)
+        return pipeline, version.pipeline_version_id
+
+    def experiment(self, name: str) -> str:
+        """The id of the experiment of that name, made if there is none."""
+        with self.asked():
+            return self.client.create_experiment(name, namespace=self.namespace).experiment_id
+
+
+def all_pages(ask: Callable[[str], Any], items: str) -> Iterator[Any]:
+    """Every item of a list that the server gives in pages."""
+    token = ""
+    while True:
+        page = ask(token)
+        yield from getattr(page, items) or []
+        token = page.next_page_token or ""
+        if not token:
+            return
+
+
+def _refused(url: str, error: Any) -> EndpointError:
+    if error.status in (401, 403):
+        return EndpointError(
+            f"Kubeflow Pipelines at {url} refuses ({error.status})",
+            "a token of a user who may run pipelines in the namespace",
+            f"set {TOKEN} and --namespace",
+        )
+    if error.status == 404:
+        return EndpointError(f"there is no Kubeflow Pipelines API of version 2 at {url}", todo="check --endpoint")
+    text = " ".join((error.body or error.reason or "").split())[:300]
+    return EndpointError(f"Kubeflow Pipelines at {url} answers {error.status}: {text}")

@@ -1,0 +1,147 @@
+"""`cliptea schedule`: recurring runs of the pipeline's latest version on a cluster."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cliptea.errors import ConfigError
+from cliptea_pipeline.compile import pipeline_file
+from cliptea_pipeline.endpoint import PAGE, PIPELINE, Endpoint, all_pages
+from cliptea_pipeline.submit import parameters
+
+__all__ = ["Schedule", "create", "delete", "listed", "pause", "require_cron", "resume"]
+
+FIELD = r"[0-9A-Za-z*?,/-]+"
+CRON = re.compile(rf"({FIELD} ){{5}}{FIELD}|@(hourly|daily|midnight|weekly|monthly|yearly|annually)|@every [0-9hms]+")
+
+
+class Schedule(NamedTuple):
+    """A recurring run as it is shown."""
+
+    name: str
+    state: str  # enabled or disabled
+    cron: str
+    preset: str
+    id: str
+
+
+def create(
+    endpoint: Endpoint,
+    name: str,
+    cron: str,
+    preset: str,
+    overrides: Sequence[str],
+    experiment: str = "cliptea",
+    file: Path | None = None,
+    skip_unchanged: bool = True,
+) -> str:
+    """Make a schedule; returns its id. A run waits for the one before it, and missed ones are not made up for.
+
+    Args:
+        endpoint: of Kubeflow Pipelines.
+        name: of the schedule, one of its kind.
+        cron: six fields, seconds first, in the time zone of KFP's controller; or @daily and the like.
+        preset, overrides, experiment, file: as of `submit`; later versions of the pipeline are followed.
+        skip_unchanged: end a run early when neither data nor settings have changed since one that finished.
+
+    Raises:
+        ConfigError: the settings or the cron expression are wrong, or the name is taken.
+        EndpointError: the server cannot be reached or refuses.
+    """
+    import kfp_server_api
+
+    require_cron(cron)
+    given = parameters(preset, overrides, skip_unchanged)
+    if any(schedule.name == name for schedule in listed(endpoint)):
+        raise ConfigError(
+            f"there is a schedule {name!r}", "another name", "choose one by --name, or delete the old one"
+        )
+    pipeline, _ = endpoint.upload(file or pipeline_file())
+    body = kfp_server_api.V2beta1RecurringRun(
+        display_name=name,
+        experiment_id=endpoint.experiment(experiment),
+        # A reference without a version follows the latest. Client.create_recurring_run cannot say that: it drops a
+        # pipeline whose version it is not told.
+        pipeline_version_reference=kfp_server_api.V2beta1PipelineVersionReference(pipeline_id=pipeline),
+        runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=given),
+        trigger=kfp_server_api.V2beta1Trigger(cron_schedule=kfp_server_api.V2beta1CronSchedule(cron=cron)),
+        mode=kfp_server_api.RecurringRunMode.ENABLE,
+        max_concurrency="1",
+        no_catchup=True,
+    )
+    with endpoint.asked():
+        return endpoint.client._recurring_run_api.recurring_run_service_create_recurring_run(body).recurring_run_id
+
+
+def listed(endpoint: Endpoint) -> list[Schedule]:
+    """Every schedule whose runs are this pipeline's."""
+    with endpoint.asked():
+        pipeline = endpoint.client.get_pipeline_id(PIPELINE)
+        if pipeline is None:
+            return []
+        found = all_pages(
+            lambda token: endpoint.client.list_recurring_runs(
+                page_token=token, page_size=PAGE, namespace=endpoint.namespace
+            ),
+            "recurring_runs",
+        )
+        return [_shown(run) for run in found if _pipeline(run) == pipeline]
+
+
+def pause(endpoint: Endpoint, name: str) -> None:
+    """Start no more runs of the schedule, until it is resumed; a run at work goes on."""
+    found = _find(endpoint, name)
+    with endpoint.asked():
+        endpoint.client.disable_recurring_run(found)
+
+
+def resume(endpoint: Endpoint, name: str) -> None:
+    """Start runs again, from the next time on."""
+    found = _find(endpoint, name)
+    with endpoint.asked():
+        endpoint.client.enable_recurring_run(found)
+
+
+def delete(endpoint: Endpoint, name: str) -> None:
+    """Delete the schedule; its runs stay."""
+    found = _find(endpoint, name)
+    with endpoint.asked():
+        endpoint.client.delete_recurring_run(found)
+
+
+def require_cron(cron: str) -> None:
+    """Refuse what KFP's controller does not read.
+
+    Raises:
+        ConfigError: it has not six fields.
+    """
+    if not CRON.fullmatch(cron):
+        five = " (yours has five: put 0, the second, in front)" if len(cron.split()) == 5 else ""
+        raise ConfigError(
+            f"cannot read the cron expression {cron!r}",
+            f"six fields{five}, seconds first, such as '0 0 3 * * 0' for Sundays at three; or @daily, @weekly",
+        )
+
+
+def _find(endpoint: Endpoint, name: str) -> str:
+    schedules = {schedule.name: schedule.id for schedule in listed(endpoint)}
+    if name not in schedules:
+        raise ConfigError(
+            f"there is no schedule {name!r}", "one of " + (", ".join(schedules) or "none: there are none")
+        )
+    return schedules[name]
+
+
+def _pipeline(run: Any) -> str | None:
+    return run.pipeline_version_reference and run.pipeline_version_reference.pipeline_id
+
+
+def _shown(run: Any) -> Schedule:
+    cron = run.trigger.cron_schedule.cron if run.trigger and run.trigger.cron_schedule else ""
+    given = (run.runtime_config.parameters if run.runtime_config else None) or {}
+    return Schedule(
+        run.display_name, (run.status or "").lower(), cron, str(given.get("preset", "")), run.recurring_run_id
+    )

@@ -1,0 +1,91 @@
+"""A placement, put on the pipeline's tasks. kfp.local takes no notice of what concerns Kubernetes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from cliptea.cluster.settings import JobSettings
+from cliptea_pipeline.placement import Placement, StepPlacement
+
+__all__ = ["job_settings", "placed"]
+
+AFTERWARDS = 600  # seconds that a TrainJob's end may take to be told
+
+
+def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.PipelineTask:
+    """The task of the step `name` with image, resources, environment, limits of time, and retries."""
+    step: StepPlacement = getattr(placement.steps, name)
+    # kfp's cache knows image and arguments only; the manifests in the store know what can be reused.
+    task.set_container_image(placement.image).set_caching_options(False)
+    _resources(task, step, placement.gpu_resource)
+    _environment(task, placement)
+    _nodes(task, step)
+    follows = (
+        task.component_spec.task_config_passthroughs is not None
+    )  # a TrainJob, and outlives it to say how it ended
+    kubernetes.set_timeout(task, step.seconds + follows * (placement.train_job.pending_seconds + AFTERWARDS))
+    kubernetes.set_security_context(
+        task, run_as_user=placement.user, run_as_group=placement.group, run_as_non_root=True
+    )
+    if placement.image_pull_secrets:
+        kubernetes.set_image_pull_secrets(task, placement.image_pull_secrets)
+    if step.shared_memory is not None and not follows:
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", "Memory", step.shared_memory)
+    retries = placement.retries
+    if retries.count and name != "finish":  # an exit task may have no retries
+        task.set_retry(retries.count, f"{retries.wait_seconds}s", retries.factor, f"{retries.longest_wait_seconds}s")
+    return task
+
+
+def job_settings(placement: Placement) -> dict[str, Any]:
+    """What the launcher of TrainJobs is told, as its argument."""
+    train = placement.steps.train
+    given = placement.train_job.model_dump() | {
+        "image": placement.image,
+        "shared_memory": train.shared_memory or "64Mi",
+        "seconds": train.seconds,
+        "image_pull_secrets": placement.image_pull_secrets,
+        "user": placement.user,
+        "group": placement.group,
+    }
+    return JobSettings.model_validate(given).model_dump()
+
+
+def _resources(task: dsl.PipelineTask, step: StepPlacement, gpu: str) -> None:
+    task.set_cpu_request(step.cpu).set_cpu_limit(step.cpu_limit)
+    task.set_memory_request(step.memory).set_memory_limit(step.memory_limit)
+    if step.gpus:
+        task.set_accelerator_type(gpu).set_accelerator_limit(step.gpus)
+
+
+def _environment(task: dsl.PipelineTask, placement: Placement) -> None:
+    """Variables from the config map, from secrets, and those written in the placement.
+
+    Keys and secrets are optional, since a missing secret would keep the pod waiting for ever, without a word: what a
+    step lacks, it says itself.
+    """
+    keys = {key: key for key in placement.config_keys if key != "CLIPTEA_STORE" or placement.store is None}
+    if keys:
+        kubernetes.use_config_map_as_env(task, placement.config_map, keys, optional=True)
+    for secret, names in placement.secrets.items():
+        if names:
+            kubernetes.use_secret_as_env(task, secret, {name: name for name in names}, optional=True)
+    given = placement.environment | ({"CLIPTEA_STORE": placement.store} if placement.store else {})
+    for name, value in given.items():
+        task.set_env_variable(name, value)
+
+
+def _nodes(task: dsl.PipelineTask, step: StepPlacement) -> None:
+    for key, value in step.node_selector.items():
+        kubernetes.add_node_selector(task, key, value)
+    for toleration in step.tolerations:
+        kubernetes.add_toleration(
+            task,
+            key=toleration.key,
+            operator=toleration.operator,
+            value=toleration.value,
+            effect=toleration.effect,
+            toleration_seconds=toleration.seconds,
+        )

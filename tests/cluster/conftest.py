@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from fake_kubernetes import FakeKubernetes
+
+from cliptea.cluster.follow import Pace
+
+
+class Quick(Pace):
+    poll = 0.02
+    outage = 0.6
+    hopeless = 0.2
+    gone = 1.0
+
+
+@pytest.fixture
+def kubernetes(tmp_path, monkeypatch) -> Iterator[FakeKubernetes]:
+    """A cluster, which this process is configured for."""
+    fake = FakeKubernetes()
+    config = tmp_path / "kubeconfig"
+    config.write_text(fake.kubeconfig())
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    monkeypatch.delenv("CLIPTEA_EVENTS", raising=False)
+    yield fake
+    fake.close()

@@ -70,6 +70,8 @@ class TeacherConfig(Section):
     crop: Positive = 512
     cat_max_ratio: Fraction = 0.75  # a crop is retried while one class covers more of its labelled pixels
     batch_size: Positive = 16
+    keep_dense: bool = True  # store dense tokens: later clustering settings then need no CLIP
+    num_workers: Positive = 1  # processes of one machine that run CLIP; each uses the next GPU
     pretrain: PretrainConfig = PretrainConfig()
 
     @model_validator(mode="after")

@@ -139,6 +139,62 @@ def plan(
         show_plan(Console(highlight=False), resolved, make_plan(resolved, rates))
 
 
+Model = Annotated[str, typer.Option("--model", help="models:/NAME@champion, runs:/ID/model or a folder.")]
+Home = Annotated[
+    Path,
+    typer.Option("--workdir", help="Of the run whose models are meant, unless MLFLOW_TRACKING_URI names a server."),
+]
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)],
+    model: Model,
+    classes: Annotated[str | None, typer.Option(help="Names as in 'cat, dog, my sofa'; default: the model's.")] = None,
+    text_weights: Annotated[
+        str | None, typer.Option(help="CLIP weights for names that the model does not know; default: its teacher's.")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path("predictions"),
+    workdir: Home = Path(".cliptea"),
+    debug: Debug = False,
+) -> None:
+    """Write masks, overlays and areas of images, also under class names that nobody trained."""
+    with _one_line_errors(debug):
+        from cliptea_pipeline import serving
+
+        raise typer.Exit(serving.predict(images, model, classes, text_weights, output, workdir))
+
+
+@app.command()
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, as in student.onnx.")],
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="The only size to take; default: any, where the network can.")
+    ] = None,
+    workdir: Home = Path(".cliptea"),
+    debug: Debug = False,
+) -> None:
+    """Write a model as ONNX, with the class embeddings as an input, checked against torch."""
+    with _one_line_errors(debug):
+        from cliptea_pipeline import serving
+
+        serving.export(model, output, size, workdir)
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Option("--model", help="A registered model, as in cliptea-demo.")],
+    workdir: Home = Path(".cliptea"),
+    debug: Debug = False,
+) -> None:
+    """Make the champion before the present one the champion again."""
+    with _one_line_errors(debug):
+        from cliptea_pipeline import serving
+
+        serving.rollback(model, workdir)
+
+
 Kfp = Annotated[str | None, typer.Option("--endpoint", help="Kubeflow Pipelines; default: KFP_ENDPOINT.")]
 Namespace = Annotated[
     str | None, typer.Option("--namespace", help="Of the steps, and of KFP's users where it has any.")

@@ -20,7 +20,7 @@ def call(*arguments):
 def test_help_names_every_command():
     answer = call("--help")
     assert answer.exit_code == 0
-    for command in ("run", "compile", "config"):
+    for command in ("run", "compile", "config", "predict", "export", "rollback"):
         assert command in answer.output
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
@@ -18,6 +16,7 @@ from cliptea.evaluation.results import ResultRow
 from cliptea.manifest import Manifest, StoredObject, find, fingerprint, read_object
 from cliptea.storage import Store, open_store
 from cliptea.teacher.cache import TeacherCache
+from cliptea.teacher.demo import DEMO, demo_fingerprint
 
 if TYPE_CHECKING:
     from cliptea.runs import Run, Variant
@@ -147,21 +146,25 @@ def _track(
         metrics |= {f"{before}{name.lower()}": value for name, value in info["scores"].items()}
         metrics |= {f"{before}iou/{name}": value for name, value in info["per_class"].items()}
     child.log_result(metrics, {"gamma": tasks[0].gamma, "parameters": model.info["parameters"]})
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "model.safetensors").write_bytes(read_object(store, model.objects["model.safetensors"]))
-        (folder / "text.safetensors").write_bytes(read_object(store, tasks[0].text.objects["text.safetensors"]))
-        catalogue = Catalogue.model_validate(tasks[0].split.info["catalogue"])
-        description = {
-            "backbone": model.info["backbone"],
-            "dim": model.info["dim"],
-            "classes": catalogue.classes,
-            "unseen": catalogue.unseen,
-            "evaluation": config.evaluation.model_dump(
-                include={"gamma", "scale", "divisor", "mode", "window", "stride"}
-            ),
-        }
-        (folder / "model.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
-        child.log_folder(folder, "model")
+    files = {
+        "model.safetensors": read_object(store, model.objects["model.safetensors"]),
+        "text.safetensors": read_object(store, tasks[0].text.objects["text.safetensors"]),
+    }
+    child.log_model(files, _description(config, tasks[0], model))
     child.finish()
     return child.run_id
+
+
+def _description(config: Config, task: EvaluationTask, model: Manifest) -> dict[str, Any]:
+    """What `cliptea.serving` must know of a student besides its weights."""
+    catalogue, teacher = Catalogue.model_validate(task.split.info["catalogue"]), config.teacher
+    return {
+        "backbone": model.info["backbone"],
+        "dim": model.info["dim"],
+        "classes": catalogue.classes,
+        "unseen": catalogue.unseen,
+        "evaluation": config.evaluation.model_dump(include={"scale", "divisor", "mode", "window", "stride"})
+        | {"gamma": task.gamma},
+        "teacher": teacher.model_dump(include={"weights", "model", "templates", "crop"})
+        | {"demo": demo_fingerprint(config) if teacher.weights == DEMO else None},
+    }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
@@ -20,6 +22,7 @@ from cliptea.tracking.client import (
     log_params,
     metric_name,
 )
+from cliptea.tracking.model import save_model
 
 if TYPE_CHECKING:
     from cliptea.runs import Run, Variant
@@ -117,9 +120,23 @@ class ChildRun:
         for name, value in tags.items():
             self._client.set_tag(self.run_id, name, str(value))
 
-    def log_folder(self, folder: Path, name: str) -> None:
-        """Store a folder's files as artifacts under `name`."""
-        self._client.log_artifacts(self.run_id, str(folder), name)
+    def log_model(self, files: dict[str, bytes], description: Mapping[str, Any]) -> None:
+        """Store a student as the artifact `model`, which `mlflow.pyfunc.load_model("runs:/ID/model")` loads.
+
+        Args:
+            files: content of the student's files by name.
+            description: content of model.json.
+        """
+        with TemporaryDirectory() as folder:
+            student, model = Path(folder) / "student", Path(folder) / "model"
+            student.mkdir()
+            for name, data in (files | {"model.json": json.dumps(description, indent=1).encode()}).items():
+                (student / name).write_bytes(data)
+            save_model(model, student, description["classes"], description["unseen"])
+            # The file that makes the folder a model goes last: a killed run leaves none that seems whole.
+            last = (model / "MLmodel").rename(Path(folder) / "MLmodel")
+            self._client.log_artifacts(self.run_id, str(model), "model")
+            self._client.log_artifact(self.run_id, str(last), "model")
 
     def finish(self) -> None:
         self._client.set_terminated(self.run_id, "FINISHED")

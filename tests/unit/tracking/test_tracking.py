@@ -8,7 +8,7 @@ from cliptea.errors import StorageError
 from cliptea.evaluation.results import ResultRow
 from cliptea.tracking.client import EXPERIMENT, connect, flatten
 from cliptea.tracking.finish import finish, mark_stopped
-from cliptea.tracking.promotion import candidates, decide, promote
+from cliptea.tracking.promotion import candidates, promote
 from cliptea.tracking.runs import ChildRun, open_parent
 
 
@@ -120,21 +120,6 @@ def test_settings_are_flattened():
     }
 
 
-@pytest.mark.parametrize(
-    ("hiou", "champion", "margin", "promoted"),
-    [
-        (0.5, None, 0.0, True),
-        (0.5, (0.4, "set"), 0.0, True),
-        (0.5, (0.5, "set"), 0.0, False),
-        (0.4, (0.5, "set"), 0.0, False),
-        (0.52, (0.5, "set"), 0.05, False),
-        (0.9, (0.5, "another set"), 0.0, False),
-    ],
-)
-def test_only_a_better_model_on_the_same_set_is_promoted(hiou, champion, margin, promoted):
-    assert decide(hiou, "set", champion, margin).promoted is promoted
-
-
 def row(run_id, hiou, member=("backbones", "demo_fpn"), dataset="demo"):
     return ResultRow(
         variant=member[1],
@@ -166,6 +151,10 @@ def test_the_alias_follows_the_best_model(client):
         assert again["version"] == decided["version"]  # no version twice
         champions.append(client.get_model_version_by_alias("cliptea-demo", "champion").run_id == child)
     assert champions == [True, False, True]
+    best = client.get_model_version_by_alias("cliptea-demo", "champion")
+    assert best.tags["cliptea.reason"] == "hIoU 0.6000 beats the champion's 0.4000 by more than 0"
+    told = f"cliptea-demo version 3: {best.tags['cliptea.reason']}; champion is version 3"
+    assert [client.get_run(one).data.tags["cliptea.promotion"] for one in (run.tracking_run, child)] == [told, told]
     assert len(client.search_model_versions("name = 'cliptea-demo'")) == 3
 
 

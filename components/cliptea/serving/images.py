@@ -1,0 +1,102 @@
+"""Photos as people have them: of any pixel mode, turned by EXIF, in folders."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cliptea.data.sample import opened
+from cliptea.errors import DataError
+
+__all__ = ["Source", "find_images", "read_image"]
+
+FORMATS = "JPEG, PNG, TIFF, WebP, BMP or GIF"
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+class Source(NamedTuple):
+    """An image file, and the name of what is made of it: a path without suffix, as no other source has it."""
+
+    path: Path
+    name: str
+
+
+def find_images(paths: Sequence[Path], leave_out: Path) -> list[Source]:
+    """The files named, and the images in the folders named and below them.
+
+    Args:
+        paths: files and folders.
+        leave_out: a folder that is not searched, where results lie.
+
+    Raises:
+        DataError: a folder without an image, or nothing at a path.
+    """
+    found: list[tuple[Path, Path]] = []  # file, and what becomes its name
+    for path in paths:
+        if not path.is_dir():
+            if not path.exists():
+                raise DataError(f"there is no file or folder {path}")
+            found.append((path, Path(path.name)))
+            continue
+        inside = [(file, file.relative_to(path)) for file in _below(path, leave_out.resolve())]
+        if not inside:
+            raise DataError(f"the folder {path} holds no image", f"files of {', '.join(sorted(SUFFIXES))}")
+        found += inside
+    taken: dict[str, Path] = {}
+    for file, relative in found:
+        taken.setdefault(_free_name(taken, file, relative), file)
+    return [Source(file, name) for name, file in taken.items()]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, upright as EXIF says; of an animation the first picture.
+
+    16 bits are cut to 8, floats stretched over 0-255; what is transparent lies on white.
+
+    Raises:
+        DataError: not readable, cut off, or too large to be a photo.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror or error})") from None
+    with warnings.catch_warnings(), opened(data, str(path), "image", FORMATS) as image:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as large it is an error
+        return np.array(_rgb(ImageOps.exif_transpose(image)))
+
+
+def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
+    for name, folders, files in os.walk(folder):
+        here = Path(name)
+        folders[:] = sorted(one for one in folders if (here / one).resolve() != leave_out)
+        yield from (here / file for file in sorted(files) if Path(file).suffix.lower() in SUFFIXES)
+
+
+def _free_name(taken: dict[str, Path], file: Path, relative: Path) -> str:
+    """The path without its suffix; where that is taken by another file, with it, and then with a number."""
+    candidates = [relative.with_suffix(""), relative.with_name(relative.name.replace(".", "_"))]
+    numbered = (candidates[-1].with_name(f"{candidates[-1].name}-{number}") for number in range(2, len(taken) + 3))
+    return next(str(name) for name in (*candidates, *numbered) if taken.get(str(name), file) == file)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_grey(np.array(image), image.mode)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey(values: np.ndarray, mode: str) -> np.ndarray:
+    """(H, W) uint8 of 16-bit or 32-bit grey."""
+    if mode != "F":
+        return (values.clip(0, 65535) >> 8).astype(np.uint8)
+    low, high = np.nanmin(values), np.nanmax(values)
+    return np.nan_to_num((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8)

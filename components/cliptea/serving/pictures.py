@@ -1,0 +1,69 @@
+"""What a mask looks like: a PNG with a palette, and an overlay with a legend."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cliptea.evaluation.figures import NEUTRAL, palette
+
+__all__ = ["mask_png", "overlay_jpeg"]
+
+LARGEST = 2048  # pixels along the longer edge of an overlay
+SMALLEST = 256  # a smaller image is enlarged by a whole number
+OPACITY = 0.55
+QUALITY = 88
+
+
+def mask_png(mask_HW: np.ndarray) -> bytes:
+    """Palette PNG of (H, W) uint8 class ids: pixel values are the ids, colours those of the report."""
+    picture = Image.fromarray(mask_HW)
+    picture.putpalette(_colours().tobytes())
+    return _encode(picture, "PNG")
+
+
+def overlay_jpeg(image_HW3: np.ndarray, mask_HW: np.ndarray, names: Sequence[str], shown: Sequence[int]) -> bytes:
+    """The image under its mask's colours, beside it a legend of the classes.
+
+    Args:
+        image_HW3: uint8 RGB.
+        mask_HW: uint8 ids, positions in `names`.
+        shown: ids of the legend, in its order.
+    """
+    photo = Image.fromarray(image_HW3)
+    colours = Image.fromarray(_colours()[mask_HW])
+    factor = min(LARGEST / max(photo.size), max(1, SMALLEST // max(photo.size)))
+    size = (max(1, round(photo.width * factor)), max(1, round(photo.height * factor)))
+    photo = photo.resize(size, Image.Resampling.BOX if factor < 1 else Image.Resampling.NEAREST)
+    blended = Image.blend(photo, colours.resize(size, Image.Resampling.NEAREST), OPACITY)
+    legend = _legend([(names[index], tuple(_colours()[index])) for index in shown], size[1])
+    page = Image.new("RGB", (size[0] + legend.width, max(size[1], legend.height)), "white")
+    page.paste(blended, (0, 0))
+    page.paste(legend, (size[0], 0))
+    return _encode(page, "JPEG")
+
+
+def _colours() -> np.ndarray:
+    return np.vstack([palette(), [NEUTRAL]]).astype(np.uint8)
+
+
+def _legend(entries: list[tuple[str, tuple[int, ...]]], height: int) -> Image.Image:
+    size = min(28, max(11, height // 40))
+    font, line = ImageFont.load_default(size), round(size * 1.6)
+    widest = max((font.getlength(name) for name, _ in entries), default=0)
+    legend = Image.new("RGB", (round(widest) + 3 * line, line * (len(entries) + 1)), "white")
+    draw = ImageDraw.Draw(legend)
+    for row, (name, colour) in enumerate(entries):
+        top = line // 2 + row * line
+        draw.rectangle((line // 2, top, line // 2 + size, top + size), fill=tuple(int(part) for part in colour))
+        draw.text((line // 2 + line, top + size // 2), name, fill="black", font=font, anchor="lm")
+    return legend
+
+
+def _encode(picture: Image.Image, kind: str) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, format=kind, quality=QUALITY)
+    return stream.getvalue()

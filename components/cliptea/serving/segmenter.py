@@ -1,0 +1,146 @@
+"""A trained student with its class list: the one road from an image to a mask, also inside models in MLflow.
+
+This module and what it imports is the code that a model in MLflow carries (cliptea.tracking.model), so it knows
+nothing of stores, pipelines or CLIP.
+
+Shape legend: H, W image; N classes; D width; h, w size that the image is fitted to; R rows of a band.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+from torch import Tensor, nn
+
+from cliptea import device
+from cliptea.config import EvaluationConfig
+from cliptea.data.views import fitted_size
+from cliptea.errors import ConfigError, StorageError
+from cliptea.evaluation.inference import class_logits
+from cliptea.models import build_student
+
+__all__ = ["ClassSet", "Description", "Segmenter", "TeacherSource", "open_segmenter"]
+
+DESCRIPTION, WEIGHTS, TEXT = "model.json", "model.safetensors", "text.safetensors"
+INSIDE = "artifacts/student"  # where a model in MLflow holds these
+LARGEST = 1 << 27  # logits at the image's size that are held at once: 0.5 GiB
+
+
+class TeacherSource(BaseModel):
+    """Whose text tower made the class embeddings: the `teacher` settings of training."""
+
+    weights: str
+    model: str
+    templates: str
+    crop: int
+    demo: str | None = None  # fingerprint of the demo's own CLIP
+
+
+class Description(BaseModel):
+    """The content of model.json."""
+
+    backbone: str
+    dim: int
+    classes: list[str]
+    unseen: list[str]
+    evaluation: EvaluationConfig
+    teacher: TeacherSource | None = None
+
+
+class ClassSet(NamedTuple):
+    """What an image is segmented into."""
+
+    names: list[str]
+    text_ND: Tensor  # unit-norm embeddings
+    gamma_N: Tensor  # added to each class's logits
+
+
+class Segmenter:
+    """A student and what it was trained for."""
+
+    def __init__(self, student: nn.Module, description: Description, text_ND: Tensor) -> None:
+        self.student, self.description, self.text_ND = student, description, text_ND
+
+    def known(self, names: Sequence[str] | None = None) -> ClassSet:
+        """The model's own classes, or some of them, with its own gamma for the unseen ones.
+
+        Raises:
+            ConfigError: a name is not the model's, or there are none.
+        """
+        classes = self.description.classes
+        chosen = list(classes if names is None else names)
+        if strange := [name for name in chosen if name not in classes]:
+            raise ConfigError(
+                f"the model does not know {', '.join(map(repr, strange))}", "names out of " + ", ".join(classes)
+            )
+        if not chosen:
+            raise ConfigError("no class is named", "names out of " + ", ".join(classes))
+        unseen_N = torch.tensor([name in self.description.unseen for name in chosen], device=self.text_ND.device)
+        rows = [classes.index(name) for name in chosen]
+        return ClassSet(chosen, self.text_ND[rows], unseen_N * self.description.evaluation.gamma)
+
+    @torch.inference_mode()
+    def mask(self, image_HW3: np.ndarray, classes: ClassSet) -> np.ndarray:
+        """(H, W) uint8 ids, positions in `classes.names`, of a uint8 RGB image."""
+        config, size = self.description.evaluation, (image_HW3.shape[0], image_HW3.shape[1])
+        if len(classes.names) * size[0] * size[1] <= LARGEST:
+            logits_NHW = class_logits(self.student, image_HW3, classes.text_ND, config)
+            return _argmax(logits_NHW, classes.gamma_N)
+        height, width = fitted_size(size, config.scale)
+        fitted = np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR))
+        logits_Nhw = class_logits(self.student, fitted, classes.text_ND, config)
+        rows = max(1, LARGEST // (len(classes.names) * size[1]))
+        bands = [
+            _argmax(_band(logits_Nhw, size, top, min(top + rows, size[0])), classes.gamma_N)
+            for top in range(0, size[0], rows)
+        ]
+        return np.concatenate(bands)
+
+
+def open_segmenter(folder: Path) -> Segmenter:
+    """The model in a folder: one that MLflow keeps, or its `artifacts/student`.
+
+    Raises:
+        StorageError: there is none, or it is damaged.
+    """
+    inside = folder / INSIDE
+    home = inside if inside.is_dir() else folder
+    try:
+        description = Description.model_validate_json((home / DESCRIPTION).read_text(encoding="utf-8"))
+        text_ND = safetensors.torch.load_file(home / TEXT)["text"]
+        weights = safetensors.torch.load_file(home / WEIGHTS)
+        student = build_student(description.backbone, description.dim)
+        student.load_state_dict(weights)
+    except (OSError, ValidationError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StorageError(
+            f"{folder} holds no model of this program ({reason})", f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
+        ) from error
+    return Segmenter(student.to(device.best()).eval(), description, text_ND.to(device.best()))
+
+
+def _argmax(logits_NHW: Tensor, gamma_N: Tensor) -> np.ndarray:
+    return (logits_NHW + gamma_N[:, None, None]).argmax(0).to(torch.uint8).cpu().numpy()
+
+
+def _band(logits_Nhw: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
+    """(N, R, W): rows `top` to `bottom` of the logits enlarged to `size`, bilinear as torch's without aligned corners.
+
+    Raised to its full size a photo's logits of 171 classes would take gigabytes.
+    """
+    height = logits_Nhw.shape[1]
+    rows_R = torch.arange(top, bottom, device=logits_Nhw.device)
+    source_R = ((rows_R + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
+    upper_R = source_R.long().clamp(max=height - 1)
+    lower_R = (upper_R + 1).clamp(max=height - 1)
+    share_R1 = (source_R - upper_R)[:, None]
+    mixed_NRw = logits_Nhw[:, upper_R] * (1 - share_R1) + logits_Nhw[:, lower_R] * share_R1
+    enlarged = nn.functional.interpolate(mixed_NRw[None], (bottom - top, size[1]), mode="bilinear", align_corners=False)
+    return enlarged[0]

@@ -1,0 +1,33 @@
+"""The script that a model in MLflow runs when it is loaded (models from code). Nothing imports it.
+
+Its imports of this package are served by the model's own copy, see `cliptea.tracking.model`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
+
+from cliptea.serving.segmenter import open_segmenter
+
+
+class Segmentation(PythonModel):
+    """Images (B, H, W, 3) uint8 RGB -> masks (B, H, W) uint8.
+
+    The ids of a mask are positions in the parameter `classes`, or in the model's own class list (the metadata of
+    its MLmodel file) when that is empty.
+    """
+
+    def load_context(self, context):
+        self._segmenter = open_segmenter(Path(context.artifacts["student"]))
+
+    def predict(self, context, model_input: np.ndarray, params=None) -> np.ndarray:
+        chosen = list((params or {}).get("classes", ()))
+        classes = self._segmenter.known(chosen or None)
+        return np.stack([self._segmenter.mask(image_HW3, classes) for image_HW3 in model_input])
+
+
+set_model(Segmentation())

@@ -1,0 +1,154 @@
+"""Registered models in MLflow and their alias `champion`.
+
+The alias is only the image of what `replay` makes of the versions: a promoting run registers its version first, then
+sets the alias to the champion of all versions that it sees, and looks again until nothing is left to change. A version
+that it does not see belongs to a run that will look later; a run that was killed in between is completed by the next.
+
+A user may set the alias in MLflow's own page. That is told from a run that is about to set it by the tag `settled`,
+which a run gives to its version last; then it becomes a choice in the history and is what later models must beat.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from cliptea.errors import ConfigError
+from cliptea.tracking.champions import Choice, Decision, History, Score, replay
+
+__all__ = ["ALIAS", "Outcome", "register", "rollback", "settle"]
+
+ALIAS = "champion"
+HIOU_TAG, EVALUATION_TAG, MARGIN_TAG = "hiou", "cliptea.evaluation", "cliptea.margin"
+CHOSEN_TAG = "cliptea.chosen"  # with the last version at that moment and the moment: cliptea.chosen.7.1700000000000
+DECISION_TAG, REASON_TAG, SETTLED_TAG = "cliptea.decision", "cliptea.reason", "cliptea.settled"
+DEAD_SECONDS = 3600.0  # a run that has not settled its version by then was killed
+
+
+class Outcome(NamedTuple):
+    """What became of a version: the decision about it, and the champion as it is now."""
+
+    decision: Decision
+    champion: int
+
+
+class _Registry(NamedTuple):
+    """What the registry holds of a model at one moment."""
+
+    versions: dict[int, ModelVersion]
+    alias: int | None
+    history: History
+
+
+def register(client: MlflowClient, name: str, source: str, run_id: str, score: Score, tags: dict[str, str]) -> int:
+    """The version of the model at `source`, made when there is none, and with its score from the first moment on."""
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for version in client.search_model_versions(f"name = '{name}'"):
+        if version.source == source:
+            return int(version.version)
+    measured = {HIOU_TAG: repr(score.hiou), EVALUATION_TAG: score.evaluation, MARGIN_TAG: repr(score.margin)}
+    return int(client.create_model_version(name, source=source, run_id=run_id, tags=measured | tags).version)
+
+
+def settle(client: MlflowClient, name: str, version: int) -> Outcome:
+    """Set the alias to the champion of all versions, with whatever other runs do at the same moment."""
+    _note_choice_by_hand(client, name, version)
+    seen = _align(client, name)
+    decision = seen.history.decisions[version]
+    told = {
+        DECISION_TAG: "promoted" if decision.promoted else "not promoted",
+        REASON_TAG: decision.reason,
+        SETTLED_TAG: "yes",
+    }
+    for key, value in told.items():
+        client.set_model_version_tag(name, str(version), key, value)
+    return Outcome(decision, seen.history.champions[-1])
+
+
+def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
+    """Make the champion before the present one champion again; returns the version that was and the one that is it.
+
+    Raises:
+        ConfigError: there is no such model, or no champion before.
+    """
+    try:
+        _note_choice_by_hand(client, name, None)
+        seen = _read(client, name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        known = ", ".join(model.name for model in client.search_registered_models()) or "none so far"
+        raise ConfigError(f"there is no registered model {name!r}", f"one of MLflow's: {known}") from None
+    champions = seen.history.champions
+    if len(champions) < 2:
+        had = "one champion" if champions else "no champion"
+        raise ConfigError(f"{name} has had {had} so far", "one before the present one to go back to")
+    before, present = champions[-2:]
+    client.set_model_version_tag(name, str(present), REASON_TAG, f"rolled back to version {before}")
+    _choose(client, name, before, max(seen.versions))
+    return present, _align(client, name).history.champions[-1]
+
+
+def _align(client: MlflowClient, name: str) -> _Registry:
+    """Set the alias until it is the champion of what the registry holds; returns that."""
+    while True:
+        seen = _read(client, name)
+        champion = seen.history.champions[-1]
+        if seen.alias == champion:
+            return seen
+        client.set_registered_model_alias(name, ALIAS, str(champion))
+
+
+def _read(client: MlflowClient, name: str) -> _Registry:
+    alias = client.get_registered_model(name).aliases.get(ALIAS)  # before the versions: it is never of a newer one
+    found = {int(version.version): version for version in client.search_model_versions(f"name = '{name}'")}
+    return _Registry(found, None if alias is None else int(alias), _history(found, set(found)))
+
+
+def _history(versions: dict[int, ModelVersion], deciding: set[int]) -> History:
+    """The history in which only the versions `deciding` stood for decision."""
+    scores = {number: _score(version.tags) for number, version in versions.items() if number in deciding}
+    choices = [choice for number, version in versions.items() for choice in _choices(number, version.tags)]
+    return replay(scores, choices)
+
+
+def _score(tags: dict[str, str]) -> Score:
+    """A version that was registered by hand has no hIoU."""
+    hiou = float(tags[HIOU_TAG]) if HIOU_TAG in tags else None
+    return Score(hiou, tags.get(EVALUATION_TAG, ""), float(tags.get(MARGIN_TAG, "0")))
+
+
+def _choices(version: int, tags: dict[str, str]) -> list[Choice]:
+    parts = [key.removeprefix(f"{CHOSEN_TAG}.").split(".") for key in tags if key.startswith(f"{CHOSEN_TAG}.")]
+    return [Choice(int(after), int(moment), version) for after, moment in parts]
+
+
+def _choose(client: MlflowClient, name: str, version: int, after: int) -> None:
+    moment = time.time_ns() // 1_000_000
+    client.set_model_version_tag(name, str(version), f"{CHOSEN_TAG}.{after}.{moment}", ALIAS)
+
+
+def _note_choice_by_hand(client: MlflowClient, name: str, own: int | None) -> None:
+    """Take an alias that no run has set into the history, unless a run may be about to set it.
+
+    Args:
+        own: the version that the calling run is about to settle.
+    """
+    seen = _read(client, name)
+    if seen.alias is None or seen.alias == own or seen.alias not in seen.versions:
+        return
+    others = {number: version for number, version in seen.versions.items() if number != own}
+    oldest = (time.time() - DEAD_SECONDS) * 1000
+    if any(SETTLED_TAG not in version.tags and version.creation_timestamp > oldest for version in others.values()):
+        return
+    expected = _history(seen.versions, set(others)).champions
+    if expected[-1:] != [seen.alias]:
+        _choose(client, name, seen.alias, max(others))

@@ -1,0 +1,144 @@
+"""The commands that use models: where the model is, what is shown, and what is said at the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cliptea.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from cliptea.serving.segmenter import ClassSet, Segmenter
+
+__all__ = ["export", "predict", "rollback"]
+
+
+def predict(
+    images: Sequence[Path], uri: str, names: str | None, text_weights: str | None, output: Path, workdir: Path
+) -> int:
+    """Predict every image; returns the exit code, 1 when there was a bad one."""
+    from cliptea.serving.images import find_images
+    from cliptea.serving.names import choose_classes, split_names
+
+    wanted = None if names is None else split_names(names)
+    sources = find_images(images, leave_out=output)
+    with _model(uri, workdir) as model:
+        classes = choose_classes(model, wanted, text_weights)
+        _tell_classes(model, classes)
+        bad = _predict_all(model, classes, sources, output, uri)
+    done = len(sources) - bad
+    print(
+        f"{done} image{'s' * (done != 1)} in {output}: masks/, overlays/, areas.json" if done else "no image was done"
+    )
+    if bad:
+        print(f"error: {bad} of {len(sources)} images could not be read", file=sys.stderr)
+    return int(bad > 0)
+
+
+def export(uri: str, file: Path, size: str | None, workdir: Path) -> None:
+    """Export a model and say what the file takes and how it was checked."""
+    from cliptea.serving.export import export_onnx
+
+    match = re.fullmatch(r"(\d+)x(\d+)", size) if size else None
+    if size and match is None:
+        raise ConfigError(f"--size {size}", "HEIGHTxWIDTH, as in 512x512")
+    with _model(uri, workdir) as model:
+        exported = export_onnx(model, file, (int(match[1]), int(match[2])) if match else None)
+        divisor = model.description.evaluation.divisor
+    sizes = f"{exported.fixed[0]}x{exported.fixed[1]} alone" if exported.fixed else f"any multiples of {divisor}"
+    print(
+        f"wrote {file} and {file.with_suffix('.json')}; height and width: {sizes}; against torch: logits within "
+        f"{exported.difference:.1e}, {exported.equal:.2%} of pixels equal"
+    )
+
+
+def rollback(name: str, workdir: Path) -> None:
+    """Move the alias back and say so."""
+    _find_tracking(workdir)
+    from cliptea.tracking.client import connect
+    from cliptea.tracking.registry import ALIAS
+    from cliptea.tracking.registry import rollback as roll_back
+
+    was, now = roll_back(connect(), name)
+    print(f"{name}: {ALIAS} is version {now} again, no longer version {was}")
+
+
+@contextmanager
+def _model(uri: str, workdir: Path) -> Iterator[Segmenter]:
+    store = workdir.absolute() / "store"
+    if store.is_dir():  # the demo's text tower lies there
+        os.environ.setdefault("CLIPTEA_STORE", store.as_uri())
+    if not re.match(r"(models|runs):/", uri):
+        from cliptea.serving.segmenter import open_segmenter
+
+        yield open_segmenter(Path(uri))
+        return
+    _find_tracking(workdir)
+    from cliptea.serving.segmenter import open_segmenter
+    from cliptea.tracking.model import fetch_model
+
+    with fetch_model(uri) as folder:
+        model = open_segmenter(folder)
+    yield model
+
+
+def _find_tracking(workdir: Path) -> None:
+    """Where MLflow is: the user's server, or the database of a local run."""
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return
+    database = workdir.absolute() / "mlflow" / "mlflow.db"
+    if not database.exists():
+        raise StorageError(
+            f"there is no {database}", "the work directory of a run, by --workdir", "or set MLFLOW_TRACKING_URI"
+        )
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
+
+
+def _tell_classes(model: Segmenter, classes: ClassSet) -> None:
+    unseen = [name for name in classes.names if name in model.description.unseen]
+    gamma = float(classes.gamma_N.max())
+    if all(name in model.description.classes for name in classes.names):
+        said = f"gamma {gamma:g} for the unseen ones: {', '.join(unseen)}" if unseen else "all of them seen in training"
+    else:
+        said = "gamma 0, since with free names nothing tells what it should be"
+    print(f"{len(classes.names)} classes; {said}")
+
+
+def _predict_all(model: Segmenter, classes: ClassSet, sources: Sequence[Any], output: Path, uri: str) -> int:
+    """Predict with a progress bar, write areas.json whatever happens, and return the number of bad images."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from cliptea.serving.predict import predict, write_areas
+
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(), rate)
+    rows: list[dict[str, Any]] = []
+    bad = 0
+    try:
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=len(sources), rate="")
+            for predicted in predict(model, classes, sources, output):
+                if predicted.error is None:
+                    rows.append(predicted.row)
+                else:
+                    bad += 1
+                    bar.console.print(f"error: {predicted.error}", markup=False, highlight=False, soft_wrap=True)
+                speed = bar.tasks[0].speed
+                bar.update(task, advance=1, rate=f"{speed:.1f} image/s" if speed else "")
+    finally:
+        if rows:
+            write_areas(output, uri, classes, rows)
+    return bad

@@ -1,0 +1,157 @@
+"""The alias in a real registry: races of processes, killed runs, rollback, and hands in MLflow's own page."""
+
+import multiprocessing
+import random
+import shutil
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from cliptea.errors import ConfigError
+from cliptea.tracking import registry
+from cliptea.tracking.champions import Score
+from cliptea.tracking.registry import ALIAS, register, rollback, settle
+
+NAME = "cliptea-world"
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """An empty database; making one takes MLflow seconds."""
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def client(empty, tmp_path):
+    return MlflowClient(f"sqlite:///{shutil.copy(empty, tmp_path)}")
+
+
+def add(client, hiou, source=None, name=NAME, margin=0.0):
+    return register(client, name, source or f"file:///models/{random.random()}", None, Score(hiou, "set", margin), {})
+
+
+def champion(client, name=NAME):
+    return int(client.get_model_version_by_alias(name, ALIAS).version)
+
+
+def promote(client, hiou, **more):
+    version = add(client, hiou, **more)
+    return settle(client, NAME, version)
+
+
+def test_decision_and_reason_are_tags_of_the_version(client):
+    outcomes = [promote(client, hiou) for hiou in (0.4, 0.3, 0.6)]
+    assert [outcome.champion for outcome in outcomes] == [1, 1, 3]
+    versions = {int(v.version): v.tags for v in client.search_model_versions(f"name = '{NAME}'")}
+    assert [versions[n]["cliptea.decision"] for n in (1, 2, 3)] == ["promoted", "not promoted", "promoted"]
+    assert versions[2]["cliptea.reason"] == "hIoU 0.3000 does not beat the champion's 0.4000 by more than 0"
+
+
+def test_a_model_is_registered_once(client):
+    assert add(client, 0.5, "file:///a") == add(client, 0.5, "file:///a") == 1
+
+
+def test_a_run_killed_after_registering_is_completed_by_the_next_or_by_itself(client):
+    promote(client, 0.4)
+    lost = add(client, 0.7, "file:///lost")  # killed here
+    assert settle(client, NAME, add(client, 0.6)).champion == lost
+    assert champion(client) == lost
+    assert settle(client, NAME, add(client, 0.7, "file:///lost")).decision.promoted
+
+
+def test_a_late_write_of_an_old_decision_is_corrected(client, monkeypatch):
+    """The first run stands still between its look at the registry and its write; a second one passes it."""
+    promote(client, 0.4)
+    first = add(client, 0.5)
+    plain = MlflowClient.set_registered_model_alias
+    passed = []
+
+    def stand_still(self, name, alias, version):
+        if not passed:
+            passed.append(version)
+            assert settle(client, NAME, add(client, 0.6)).champion == 3
+        plain(self, name, alias, version)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", stand_still)
+    assert settle(client, NAME, first).champion == 3
+    assert passed == ["2"]
+    assert champion(client) == 3
+
+
+def _promote_many(uri, hious, seed):
+    random.seed(seed)
+    plain = registry._read
+
+    def slow(*arguments):  # so that runs meet between reading and writing
+        seen = plain(*arguments)
+        time.sleep(random.random() * 0.05)
+        return seen
+
+    registry._read = slow
+    client = MlflowClient(uri)
+    for hiou in hious:
+        settle(client, NAME, add(client, hiou))
+
+
+def test_processes_that_promote_at_once_leave_the_best_champion(empty, tmp_path):
+    uri = f"sqlite:///{shutil.copy(empty, tmp_path / 'race.db')}"  # not opened here before the forks
+    hious = [[0.2, 0.5, 0.3], [0.6, 0.4, 0.55], [0.3, 0.45, 0.58]]
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_promote_many, args=(uri, h, n)) for n, h in enumerate(hious)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    client = MlflowClient(uri)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    versions = {int(v.version): v for v in client.search_model_versions(f"name = '{NAME}'")}
+    assert sorted(versions) == list(range(1, 10))
+    assert versions[champion(client)].tags["hiou"] == "0.6"
+    best = 0.0
+    for number in sorted(versions):  # every decision is that of the order of the numbers
+        hiou = float(versions[number].tags["hiou"])
+        assert versions[number].tags["cliptea.decision"] == ("promoted" if hiou > best else "not promoted")
+        best = max(best, hiou)
+
+
+def test_rollback_goes_back_champion_by_champion_and_holds(client):
+    for hiou in (0.4, 0.5, 0.6, 0.55):
+        promote(client, hiou)
+    assert rollback(client, NAME) == (3, 2)
+    assert champion(client) == 2
+    assert client.get_model_version(NAME, "3").tags["cliptea.reason"] == "rolled back to version 2"
+    assert rollback(client, NAME) == (2, 1)
+    with pytest.raises(ConfigError, match="one champion so far"):
+        rollback(client, NAME)
+    assert promote(client, 0.3).champion == 1
+    assert promote(client, 0.45).champion == 6
+    assert rollback(client, NAME) == (6, 1)
+
+
+def test_rollback_of_an_unknown_model_names_those_that_are(client):
+    promote(client, 0.4)
+    with pytest.raises(ConfigError, match=f"no registered model 'other'.*{NAME}"):
+        rollback(client, "other")
+
+
+def test_an_alias_set_by_hand_is_what_later_models_must_beat(client):
+    for hiou in (0.4, 0.6):
+        promote(client, hiou)
+    client.set_registered_model_alias(NAME, ALIAS, "1")
+    outcome = promote(client, 0.5)
+    assert outcome.decision.reason.startswith("hIoU 0.5000 beats the champion's 0.4000")
+    assert champion(client) == 3
+    assert rollback(client, NAME) == (3, 1)
+
+
+def test_a_version_registered_by_hand_is_no_candidate_but_may_be_chosen(client):
+    client.create_registered_model(NAME)
+    client.create_model_version(NAME, "file:///theirs", tags={"cliptea.settled": "yes"})
+    assert promote(client, 0.4).champion == 2
+    client.set_registered_model_alias(NAME, ALIAS, "1")
+    outcome = promote(client, 0.9)
+    assert "cannot be compared" in outcome.decision.reason
+    assert champion(client) == 1

@@ -8,7 +8,7 @@ iteration is divided among the training processes in the order of its items.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cliptea.config import Config
+from cliptea.data.ahead import ahead
 from cliptea.data.catalogue import IGNORE, Catalogue
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import generator
 from cliptea.manifest import Manifest
-from cliptea.storage import open_store
-from cliptea.teacher.cache import TeacherCache, clustering_key, read_array, read_view, record_name
+from cliptea.storage import is_remote, open_store
+from cliptea.teacher.cache import TeacherCache, clustering_key, read_array, read_view
 from cliptea.training.augment import normalise, photometric
 from cliptea.training.distributed import ALONE, World
 
@@ -46,7 +47,7 @@ class Batch(NamedTuple):
 class _Views(Dataset):
     def __init__(self, config: Config, split: Manifest, teacher: TeacherCache, seed: int) -> None:
         store = open_store()
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.remote = config, seed, is_remote(store.uri(""))
         self.images = ShardReader(store, split.objects, "train")
         self.cls = ShardReader(store, teacher.tokens.objects, "cls")
         self.regions = None
@@ -56,22 +57,25 @@ class _Views(Dataset):
         catalogue = Catalogue.model_validate(split.info["catalogue"])
         self.seen_index = np.full(256, IGNORE, dtype=np.int64)
         self.seen_index[catalogue.seen_ids] = np.arange(len(catalogue.seen_ids))
-        self.names = self.images.names
         self.grid = tuple(teacher.tokens.info["grid"])
         self.order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __getitem__(self, item: int) -> tuple[Tensor, ...]:
-        number_of_views = len(self.names) * self.config.teacher.views
+        number_of_views = len(self.images) * self.config.teacher.views
         epoch, position = divmod(item, number_of_views)
-        if self.order[0] != epoch:
-            self.order = epoch, generator("order", self.seed, epoch).permutation(number_of_views)
-        image_id, number = divmod(int(self.order[1][position]), self.config.teacher.views)
+        order = self.order
+        if order[0] != epoch:
+            order = self.order = epoch, generator("order", self.seed, epoch).permutation(number_of_views)
+        image_id, number = divmod(int(order[1][position]), self.config.teacher.views)
         return self._view(image_id, number, generator("student", self.seed, item))
 
+    def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, ...]]:
+        """The views of a batch, from a remote store several at a time: most of them wait for an answer."""
+        return list(ahead(self.__getitem__, items)) if self.remote else [self[item] for item in items]
+
     def _view(self, image_id: int, number: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
-        config, name = self.config, self.names[image_id]
-        view = read_view(self.images, name, number, config.teacher, config.data.seed)
-        record = record_name(name, number)
+        config, record = self.config, image_id * self.config.teacher.views + number
+        view = read_view(self.images, image_id, number, config.teacher, config.data.seed)
         regions = np.full(self.grid, IGNORE, dtype=np.uint8)
         if self.regions is not None:
             regions = read_array(self.regions, record)

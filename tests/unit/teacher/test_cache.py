@@ -1,0 +1,186 @@
+"""Stored tokens and region maps: the teacher's on the same views, whoever makes them and however often it stops."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cliptea import progress, settings
+from cliptea.data.datasets import open_dataset
+from cliptea.data.shards import ShardReader
+from cliptea.data.split import Splits, build_splits
+from cliptea.errors import StorageError
+from cliptea.method.plm import ignored_tokens, region_map
+from cliptea.runs import Run, expand
+from cliptea.storage import FileStore, open_store
+from cliptea.teacher import blocks, views
+from cliptea.teacher.cache import Output, TeacherCache, build_cache, read_array, read_view, record_name
+from cliptea.teacher.clip import Teacher, load_teacher
+
+SMALL = ["data.world.train_scenes=20", "data.world.val_scenes=2", "teacher.views=2", "teacher.batch_size=4",
+         "teacher.crop=48", "variants=[baselines/full]", "data.shard_mib=1"]  # fmt: skip
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch, folder):
+    """Builds the cache of a run with further overrides in the store of that name."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr(blocks, "BLOCK", 12)
+    monkeypatch.setattr(views.make_part, "__defaults__", (12,))
+
+    def build(*overrides, store="store"):
+        monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / store).as_uri())
+        config = settings.load("smoke", [*SMALL, f"teacher.weights={folder}", *overrides])
+        run = Run(config=config, data_digest=open_dataset(config.data).digest(), fingerprint="f", job_id="j",
+                  tracking_run="t", variants=expand(config))  # fmt: skip
+        splits = build_splits(run)
+        cache = TeacherCache.model_validate(build_cache(run, splits))
+        return SimpleNamespace(run=run, split=Splits.model_validate(splits).own, cache=cache, store=open_store())
+
+    return build
+
+
+def files(store: FileStore) -> dict[str, bytes]:
+    return {entry.key: store.get(entry.key) for entry in store.entries("") if not entry.key.startswith("split")}
+
+
+def count_clip(monkeypatch):
+    """How many views CLIP sees from now on."""
+    seen, tokens = [], Teacher.tokens
+
+    def counted(self, images, valid):
+        seen.append(len(images))
+        return tokens(self, images, valid)
+
+    monkeypatch.setattr(Teacher, "tokens", counted)
+    return seen
+
+
+def test_stored_is_what_a_fresh_forward_pass_gives_on_the_same_views(make, folder):
+    made = make()
+    config, seed = made.run.config.teacher, made.run.config.data.seed
+    images = ShardReader(made.store, made.split.objects, "train")
+    cls = ShardReader(made.store, made.cache.tokens.objects, "cls")
+    dense = ShardReader(made.store, made.cache.dense.objects, "dense")
+    (key,) = made.cache.regions
+    maps = ShardReader(made.store, made.cache.regions[key].objects, "regions")
+    teacher, clustering = load_teacher(str(folder), "unused", config.crop), made.run.config.method.clustering
+    assert len(cls) == len(dense) == len(maps) == 40
+    assert made.cache.tokens.info | {"stand_in": None} == {"dim": 24, "grid": [6, 6], "views": 40, "stand_in": None}
+    regions = 0
+    for record in range(40):
+        image, number = divmod(record, config.views)
+        assert cls.name(record) == dense.name(record) == maps.name(record) == record_name(images.name(image), number)
+        view = read_view(images, image, number, config, seed)
+        for one, two in zip(view, read_view(images, images.name(image), number, config, seed), strict=True):
+            np.testing.assert_array_equal(one, two)
+        pixels, valid = torch.from_numpy(view.image.copy()).permute(2, 0, 1)[None], torch.from_numpy(view.valid)[None]
+        cls_1D, dense_1Dgg = teacher.tokens(pixels, valid)
+        stored = read_array(dense, record)
+        assert read_array(cls, record).dtype == np.float32
+        np.testing.assert_allclose(read_array(cls, record), cls_1D[0], rtol=1e-5, atol=1e-6)
+        assert stored.dtype == np.float16
+        np.testing.assert_allclose(stored, dense_1Dgg[0], rtol=2**-10, atol=1e-5)
+        ignored = ignored_tokens(torch.from_numpy(view.labels)[None], valid, teacher.grid)[0]
+        wanted = region_map(torch.from_numpy(stored).float(), ignored, clustering.windows, clustering.seed_mode,
+                            clustering.rounds, clustering.fusion_threshold, clustering.max_regions)  # fmt: skip
+        np.testing.assert_array_equal(read_array(maps, record), wanted)
+        regions += len(wanted[wanted != 255].unique())
+    assert made.cache.regions[key].info["regions_per_view"] == regions / 40
+
+
+def test_two_workers_write_the_bytes_of_one(make):
+    one = make()
+    two = make("teacher.num_workers=2", store="other")
+    assert files(two.store) == files(one.store)
+    assert two.cache == one.cache
+
+
+def test_parts_of_a_cluster_write_the_bytes_of_one(make):
+    one = make()
+    other = make(store="other")
+    whole = files(other.store)
+    for entry in list(other.store.entries("")):
+        if not entry.key.startswith("split"):
+            other.store.delete(entry.key)
+    outputs = _outputs(one)
+    job = blocks.Job(other.store, other.run, other.split, outputs, None, one.run.config.teacher.weights)
+    for part in (2, 0, 1):
+        views.make_part(blocks.BlockMaker(job), part, 3)
+    again = make(store="other")
+    assert again.cache == one.cache
+    assert files(other.store) == whole == files(one.store)
+
+
+def _outputs(made):
+    fp, (regions,) = made.cache.tokens.fingerprint, made.cache.regions.values()
+    clustering = made.run.config.method.clustering
+    return (
+        Output("tokens", fp),
+        Output("dense", fp),
+        Output("regions", regions.fingerprint, clustering),
+    )
+
+
+@pytest.mark.parametrize("after", [1, 4, 9, 14])
+def test_a_killed_step_goes_on_behind_its_last_whole_shards(make, monkeypatch, after):
+    whole = make(store="whole")
+    puts, put = [], FileStore.put
+
+    def dying(self, key, data):
+        if not key.startswith("split"):
+            puts.append(key)
+            if len(puts) > after:
+                raise StorageError("killed")
+        put(self, key, data)
+
+    monkeypatch.setattr(FileStore, "put", dying)
+    with pytest.raises(StorageError, match="killed"):
+        make()
+    monkeypatch.setattr(FileStore, "put", put)
+    seen = count_clip(monkeypatch)
+    found = make()
+    assert found.cache == whole.cache
+    assert files(found.store) == files(whole.store)
+    assert sum(seen) == 40 - 12 * (after >= 6) - 12 * (after >= 12)
+
+
+def test_a_new_clustering_setting_needs_no_clip_when_dense_tokens_are_kept(make, monkeypatch):
+    first = make()
+    seen = count_clip(monkeypatch)
+    other = make("method.clustering.fusion_threshold=0.4")
+    assert seen == []
+    assert other.cache.tokens == first.cache.tokens
+    fresh = make("method.clustering.fusion_threshold=0.4", store="other")
+    assert sum(seen) == 40
+    assert fresh.cache == other.cache
+    assert fresh.cache.regions.keys() != first.cache.regions.keys()
+
+
+def test_without_dense_tokens_the_rest_is_the_same_and_a_new_setting_says_that_clip_runs_again(make, monkeypatch):
+    kept, notes = make(), []
+    bare = make("teacher.keep_dense=false", store="bare")
+    assert bare.cache.dense is None
+    assert not list(bare.store.entries("dense"))
+    assert bare.cache.model_dump(exclude={"dense"}) == kept.cache.model_dump(exclude={"dense"})
+    monkeypatch.setattr(progress, "note", notes.append)
+    seen = count_clip(monkeypatch)
+    again = make("teacher.keep_dense=false", store="bare")
+    assert (again.cache, seen, notes) == (bare.cache, [], [])
+    new = make("teacher.keep_dense=false", "method.clustering.rounds=1", store="bare")
+    assert notes == ["no dense tokens are kept: CLIP runs again for 1 new clustering setting(s)"]
+    assert sum(seen) == 40
+    assert new.cache.tokens == kept.cache.tokens
+    assert new.cache.regions == make("method.clustering.rounds=1").cache.regions
+
+
+def test_a_lost_shard_is_made_again_and_nothing_else(make, monkeypatch):
+    made = make()
+    before = files(made.store)
+    key = next(key for key in before if key.startswith("regions") and key.endswith("00001-00000.tar"))
+    made.store.delete(key)
+    seen = count_clip(monkeypatch)
+    assert make().cache == made.cache
+    assert seen == []
+    assert files(made.store) == before

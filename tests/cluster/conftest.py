@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from fake_kubernetes import FakeKubernetes
+from fake_pipelines import FakePipelines
 
 from cliptea.cluster.follow import Pace
 
@@ -23,5 +24,16 @@ def kubernetes(tmp_path, monkeypatch) -> Iterator[FakeKubernetes]:
     config.write_text(fake.kubeconfig())
     monkeypatch.setenv("KUBECONFIG", str(config))
     monkeypatch.delenv("CLIPTEA_EVENTS", raising=False)
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def pipelines(monkeypatch) -> Iterator[FakePipelines]:
+    """A KFP server, which the environment names."""
+    fake = FakePipelines()
+    monkeypatch.setenv("KFP_ENDPOINT", fake.url)
+    for name in ("KFP_TOKEN", "KFP_NAMESPACE"):
+        monkeypatch.delenv(name, raising=False)
     yield fake
     fake.close()

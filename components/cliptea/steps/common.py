@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
 
 from cliptea import __version__, progress
 from cliptea.errors import ClipteaError
@@ -63,7 +62,9 @@ def write(artifact: Artifact, manifest: dict[str, Any]) -> None:
 
 def read_uri(uri: str) -> bytes:
     """The object that a manifest names by its address."""
-    return Path(unquote(urlparse(uri).path)).read_bytes()
+    from cliptea.storage import fetch
+
+    return fetch(uri).read_bytes()
 
 
 def variant_of(run: Run, label: str) -> dict[str, Any]:

@@ -1,0 +1,144 @@
+"""A small KFP server: the paths of its v2beta1 API that submit and schedule use.
+
+Bodies go through the models of kfp-server-api, both ways: unknown or mistyped fields fail.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import kfp_server_api
+
+PATH = re.compile(r"/apis/v2beta1/(\w+)(?:/([^/:]+))?(?:/(versions))?(?::(\w+))?$")
+MODELS = {
+    "pipelines": "V2beta1Pipeline",
+    "versions": "V2beta1PipelineVersion",
+    "experiments": "V2beta1Experiment",
+    "runs": "V2beta1Run",
+    "recurringruns": "V2beta1RecurringRun",
+}
+LISTS = {"recurringruns": "recurringRuns", "versions": "pipeline_versions"}
+IDS = {
+    "pipelines": "pipeline_id",
+    "versions": "pipeline_version_id",
+    "experiments": "experiment_id",
+    "runs": "run_id",
+    "recurringruns": "recurring_run_id",
+}
+
+
+class FakePipelines:
+    """The server. `states` are what a run shows, one at every look, the last for ever."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, list[dict[str, Any]]] = {kind: [] for kind in MODELS}
+        self.states = ["SUCCEEDED"]
+        self.error = ""
+        self.away = 0  # requests that are not answered
+        self.token: str | None = None
+        self.uploads: list[str] = []
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def answer(self, method: str, url: str, body: bytes, token: str | None) -> tuple[int, Any]:  # noqa: PLR0911
+        path, query = urlsplit(url).path, parse_qs(urlsplit(url).query)
+        if self.away:
+            self.away -= 1
+            return 503, {"message": "no healthy upstream"}
+        if self.token is not None and token != f"Bearer {self.token}":
+            return 401, {"message": "unauthorized"}
+        if path == "/apis/v2beta1/healthz":
+            return 200, {"multi_user": False}
+        if path.endswith(("/upload", "/upload_version")):
+            return self._upload(query, body)
+        found = PATH.match(path)
+        if found is None:
+            return 404, {"message": "not found"}
+        kind, name, versions, act = found.groups()
+        kind = versions or kind
+        if method == "GET" and (versions or name is None):
+            return 200, self._list(kind, name if versions else None, query)
+        if method == "POST" and name is None:
+            return 200, self._create(kind, json.loads(body))
+        item = next((item for item in self.held[kind] if item[IDS[kind]] == name), None)
+        if item is None:
+            return 404, {"message": f"{kind} {name} not found"}
+        if act in ("enable", "disable"):
+            item |= {"mode": act.upper(), "status": f"{act.upper()}D"}
+        if method == "DELETE":
+            self.held[kind].remove(item)
+        if kind == "runs" and method == "GET":
+            state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+            item = item | {"state": state} | ({"error": {"message": self.error}} if self.error else {})
+        return 200, valid(item, MODELS[kind]) if method == "GET" else {}
+
+    def _create(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        item = valid(body, MODELS[kind]) | {IDS[kind]: f"{kind}-{len(self.held[kind])}"}
+        if kind == "recurringruns":
+            item["status"] = f"{body['mode']}D"
+        self.held[kind].append(item)
+        return item
+
+    def _upload(self, query: dict[str, list[str]], body: bytes) -> tuple[int, Any]:
+        name = query["name"][0]
+        self.uploads.append(name)
+        assert b"schemaVersion" in body
+        if "pipelineid" in query:
+            version = {"pipeline_id": query["pipelineid"][0], "display_name": name}
+            return 200, self._create("versions", version)
+        return 200, self._create("pipelines", {"display_name": name})
+
+    def _list(self, kind: str, of: str | None, query: dict[str, list[str]]) -> dict[str, Any]:
+        """One item a page, so that whoever does not ask for the next sees too little."""
+        items = [item for item in self.held[kind] if of is None or item["pipeline_id"] == of]
+        for wanted in json.loads(query.get("filter", ["{}"])[0]).get("predicates", []):
+            items = [
+                item
+                for item in items
+                if item[wanted["key"]] == (wanted.get("string_value") or wanted.get("stringValue"))
+            ]
+        first = int(query.get("page_token", ["0"])[0] or 0)
+        page: dict[str, Any] = {LISTS.get(kind, kind): items[first : first + 1], "total_size": len(items)}
+        return page | ({"next_page_token": str(first + 1)} if first + 1 < len(items) else {})
+
+
+def valid(item: dict[str, Any], model: str) -> dict[str, Any]:
+    """The object, which must be one of kfp-server-api's models."""
+    client = kfp_server_api.ApiClient()
+    same = client.sanitize_for_serialization(client.deserialize(SimpleNamespace(data=json.dumps(item)), model))
+    assert same == item, f"{model}: {item} comes back as {same}"
+    return item
+
+
+def _handler(fake: FakePipelines) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def _serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            code, answer = fake.answer(self.command, self.path, body, self.headers.get("Authorization"))
+            data = json.dumps(answer).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_DELETE = _serve
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return Handler

@@ -1,0 +1,211 @@
+"""`cliptea doctor`, from nothing configured to everything there."""
+
+import json
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+from typer.testing import CliRunner
+
+from cliptea.cluster.api import RIGHTS
+from cliptea_pipeline.checks import OK, Finding
+from cliptea_pipeline.cli import app
+from cliptea_pipeline.doctor import examine
+
+TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
+VARIABLES = ("CLIPTEA_STORE", "MLFLOW_TRACKING_URI", "KFP_ENDPOINT", "KFP_TOKEN", "KUBERNETES_SERVICE_HOST")
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch, tmp_path):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+
+
+def doctor(*arguments):
+    """Exit code, and (state, text) by what was looked at."""
+    ended = CliRunner().invoke(app, ["doctor", *arguments])
+    lines = {}
+    for line in ended.output.splitlines():
+        state, what, text = line[:11].strip(), line[12:22].strip(), line[23:]
+        lines.setdefault(what, []).append((state, text))
+    return ended.exit_code, lines
+
+
+def test_nothing_is_configured():
+    code, lines = doctor()
+    assert code == 0
+    assert {what: found[0][0] for what, found in lines.items()} == dict.fromkeys(
+        ("store", "MLflow", "Pipelines", "Kubernetes"), "cannot tell"
+    )
+    assert all("not configured" in text for found in lines.values() for _, text in found)
+
+
+def test_a_store_is_written_read_and_left_clean(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
+    code, lines = doctor()
+    assert (code, lines["store"][0][0]) == (0, "ok")
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+def test_a_store_that_is_not_there_or_has_no_credentials(monkeypatch):
+    monkeypatch.setenv("CLIPTEA_STORE", "s3://bucket/folder")
+    monkeypatch.setenv("CLIPTEA_S3_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    start = time.monotonic()
+    code, lines = doctor()
+    assert (code, lines["store"][0][0]) == (1, "missing")
+    assert "S3 cannot be reached at http://127.0.0.1:9" in lines["store"][0][1]
+    assert "hush" not in str(lines)
+    assert time.monotonic() - start < 20
+
+
+def test_servers_that_are_not_there(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hush@127.0.0.1:9")
+    monkeypatch.setenv("KFP_ENDPOINT", "http://127.0.0.1:9")
+    code, lines = doctor()
+    assert (code, lines["MLflow"][0][0], lines["Pipelines"][0][0]) == (1, "missing", "missing")
+    assert "hush" not in str(lines)
+
+
+def test_servers_that_refuse_and_accept(monkeypatch, pipelines, mlflow):
+    pipelines.token = "t"
+    monkeypatch.setenv("KFP_ENDPOINT", pipelines.url)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+    code, lines = doctor()
+    assert (code, lines["Pipelines"][0][1][-13:]) == (1, "set KFP_TOKEN")
+    assert "refuses (401)" in lines["MLflow"][0][1]
+    monkeypatch.setenv("KFP_TOKEN", "t")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t")
+    code, lines = doctor()
+    assert (code, lines["Pipelines"][0][0], lines["MLflow"][0][0]) == (0, "ok", "ok")
+
+
+@pytest.fixture
+def mlflow():
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.headers.get("Authorization") == "Bearer t" else 401)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(b'{"experiments": []}')
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def cluster(kubernetes, monkeypatch, tmp_path):
+    """A cluster in which nothing is missing."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    secrets = {
+        "cliptea-s3": ["AWS_ACCESS_KEY_ID"],
+        "cliptea-mlflow": ["MLFLOW_TRACKING_URI"],
+        "pull": [".dockerconfigjson"],
+    }
+    base = "/api/v1/namespaces/team/secrets/"
+    kubernetes.objects = {base + name: {"data": dict.fromkeys(keys, "aHVzaA==")} for name, keys in secrets.items()}
+    kubernetes.objects[TRAINER] = {"resources": [{"name": "trainjobs"}, {"name": "trainingruntimes"}]}
+    kubernetes.objects[f"{TRAINER}/namespaces/team/trainingruntimes/cliptea-torch"] = {}
+    nodes = [{"status": {"allocatable": {"nvidia.com/gpu": count}}} for count in ("0", "4", "8")]
+    kubernetes.objects["/api/v1/nodes"] = {"items": nodes}
+    return kubernetes
+
+
+@pytest.fixture
+def placement(tmp_path):
+    file = tmp_path / "placement.yaml"
+    wanted = {"launcher": "trainjob", "image_pull_secrets": ["pull"], "steps": {"train": {"gpus": 8}}}
+    file.write_text(json.dumps(wanted))
+    return "--placement", str(file)
+
+
+def test_everything_is_there(cluster, placement):
+    code, lines = doctor(*placement)
+    states = {
+        what: {state for state, _ in found}
+        for what, found in lines.items()
+        if what not in ("store", "MLflow", "Pipelines")
+    }
+    looked_at = {"Kubernetes", "Trainer", "runtime", "rights", "secret", "image pull", "GPU nodes"}
+    assert (code, states) == (0, {what: {"ok"} for what in looked_at})
+    assert "12 nvidia.com/gpu on 2 of 3 nodes" in lines["GPU nodes"][0][1]
+    assert "aHVzaA" not in str(lines)
+
+
+@pytest.mark.parametrize(
+    ("path", "what", "text"),
+    [
+        (TRAINER, "Trainer", "Kubeflow Trainer 2 is not installed"),
+        (
+            f"{TRAINER}/namespaces/team/trainingruntimes/cliptea-torch",
+            "runtime",
+            "there is no TrainingRuntime cliptea-torch",
+        ),
+        ("/api/v1/namespaces/team/secrets/pull", "image pull", "there is no secret pull"),
+    ],
+)
+def test_what_is_missing_is_named(cluster, placement, path, what, text):
+    del cluster.objects[path]
+    code, lines = doctor(*placement)
+    assert (code, lines[what][0][0]) == (1, "missing")
+    assert text in lines[what][0][1]
+    assert doctor()[0] == 0  # by the launcher torchrun it is not needed
+
+
+def test_too_few_gpus(cluster, placement):
+    cluster.objects["/api/v1/nodes"]["items"].pop()
+    code, lines = doctor(*placement)
+    assert (code, lines["GPU nodes"][0][0]) == (1, "missing")
+
+
+@pytest.mark.parametrize("right", RIGHTS)
+def test_each_right_that_is_lacking_is_named(cluster, placement, right):
+    cluster.denied = {(right.verb, right.resource)}
+    code, lines = doctor(*placement)
+    assert code == 1
+    assert f"you may not {right.verb} {right.resource} in team" in lines["rights"][0][1]
+
+
+def test_an_absent_secret_is_no_failure_and_an_empty_one_is(cluster):
+    del cluster.objects["/api/v1/namespaces/team/secrets/cliptea-s3"]
+    code, lines = doctor()
+    assert (code, lines["secret"][0][0]) == (0, "cannot tell")
+    cluster.objects["/api/v1/namespaces/team/secrets/cliptea-s3"] = {"data": {"key": "eA=="}}
+    assert doctor()[0] == 1
+
+
+def test_a_cluster_that_does_not_answer(cluster, placement):
+    cluster.close()
+    start = time.monotonic()
+    code, lines = doctor(*placement)
+    assert (code, lines["Kubernetes"][0][0]) == (1, "missing")
+    assert time.monotonic() - start < 20
+
+
+def test_checks_that_hang_or_break_do_not_stop_the_others():
+    def hangs():
+        time.sleep(5)
+        yield Finding("a", OK, "")
+
+    def breaks():
+        raise KeyError("x")
+        yield
+
+    def works():
+        yield Finding("b", OK, "")
+
+    start = time.monotonic()
+    found = list(examine([hangs, breaks, works], 0.3))
+    assert time.monotonic() - start < 3
+    assert [(finding.what, finding.state) for finding in found][2] == ("b", OK)
+    assert [finding.state for finding in found[:2]] == ["cannot tell"] * 2

@@ -1,0 +1,90 @@
+"""The train step that starts a TrainJob, with a cluster whose workers write to the same store."""
+
+import json
+
+import pytest
+from conftest import Quick
+
+from cliptea import settings
+from cliptea.cluster.api import ClusterError
+from cliptea.cluster.launch import launch_variant
+from cliptea.errors import ConfigError
+from cliptea.manifest import Manifest, find, publish
+from cliptea.runs import Run, expand
+from cliptea.storage import open_store
+from cliptea.teacher.cache import clustering_key
+
+SETTINGS = {"image": "i:1", "nodes": 2.0, "restarts": 0}
+NOTHING = dict.fromkeys(("affinity", "tolerations", "node_selector", "env", "volumes", "volume_mounts", "resources"))
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch):
+    """Run, variant, splits and teacher of one student; what they name need not be there."""
+    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
+    config = settings.load("smoke", ["variants=[table3/full]", "train.batch_size=4"])
+    run = Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=expand(config))
+    variant = run.variants[0]
+    part = Manifest(kind="k", fingerprint="0").model_dump()
+    clustering = clustering_key(variant.config(config).method.clustering)
+    teacher = {"tokens": part, "regions": {clustering: part}, "text": {config.data.dataset: part}}
+    return run, variant.model_dump(mode="json"), {"own": part}, teacher
+
+
+def trained(server):
+    """What the worker does: it reads what was handed over, and leaves a model."""
+    (job,) = server.jobs.values()
+    key = job["spec"]["trainer"]["command"][-1]
+    handed = json.loads(open_store().get(key))
+    assert set(handed) == {"run", "variant", "splits", "teacher"}
+    kind, fingerprint, _ = key.split("/")
+    publish(open_store(), Manifest(kind=kind, fingerprint=fingerprint, info={"seed": handed["variant"]["seed"]}))
+    server.end("Complete")
+
+
+def test_a_student_is_trained_once(kubernetes, inputs):
+    kubernetes.play = trained
+    first = launch_variant(*inputs, SETTINGS, NOTHING, Quick)
+    assert first == launch_variant(*inputs, SETTINGS, NOTHING, Quick)
+    assert len(kubernetes.created) == 1
+    assert kubernetes.created[0]["spec"]["trainer"]["numNodes"] == 2
+    assert find(open_store(), "train", first["fingerprint"]) is not None
+    assert [entry.key for entry in open_store().entries("train")] == [f"train/{first['fingerprint']}/manifest.json"]
+
+
+def test_the_handed_over_inputs_are_those_that_training_reads(kubernetes, inputs):
+    launched = pytest.importorskip("cliptea.training.launch")
+    read = []
+
+    def look(server):
+        (job,) = server.jobs.values()
+        read.append(launched.Inputs.model_validate_json(open_store().get(job["spec"]["trainer"]["command"][-1])))
+        trained(server)
+
+    kubernetes.play = look
+    launch_variant(*inputs, SETTINGS, NOTHING, Quick)
+    assert read[0].run == inputs[0]
+    assert read[0].variant.label == inputs[1]["label"]
+
+
+def test_the_trainjob_goes_with_the_pipeline_runs_workflow(kubernetes, inputs, monkeypatch):
+    monkeypatch.setenv("KFP_POD_NAME", "step")
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w", "uid": "u"}
+    references = [owner | {"controller": True, "blockOwnerDeletion": True}]
+    kubernetes.pods = [{"metadata": {"name": "step", "ownerReferences": references}}]
+    kubernetes.play = trained
+    launch_variant(*inputs, SETTINGS, NOTHING, Quick)
+    assert kubernetes.created[0]["metadata"]["ownerReferences"] == [owner]
+
+
+def test_a_trainjob_that_leaves_no_model_is_a_failure_and_not_adopted(kubernetes, inputs):
+    kubernetes.play = lambda server: server.end("Complete")
+    with pytest.raises(ClusterError, match=r"left no model under file://.*; expected that its pods write to the same"):
+        launch_variant(*inputs, SETTINGS, NOTHING, Quick)
+    assert kubernetes.jobs == {}
+
+
+def test_processes_that_cannot_share_a_batch(kubernetes, inputs):
+    with pytest.raises(ConfigError, match=r"train.batch_size=4 with 3 nodes of 1 processes; expected a multiple of 3"):
+        launch_variant(*inputs, SETTINGS | {"nodes": 3}, NOTHING, Quick)
+    assert kubernetes.created == []

@@ -1,0 +1,146 @@
+"""`cliptea submit` and `cliptea schedule` against a server that speaks KFP's API."""
+
+import pytest
+from typer.testing import CliRunner
+
+from cliptea.errors import ConfigError
+from cliptea_pipeline import submit as submitting
+from cliptea_pipeline.cli import app
+from cliptea_pipeline.endpoint import Endpoint, EndpointError
+from cliptea_pipeline.schedule import require_cron
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, arguments)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(submitting.wait, "__defaults__", (0.01, 0.3))
+
+
+def test_submit_uploads_a_version_once_and_starts_typed_runs(pipelines):
+    first = call("submit", "--preset", "smoke", "--set", "seeds=2", "--set", "data.seed=1")
+    assert (first.exit_code, first.output) == (0, f"run {pipelines.url}/#/runs/details/runs-0\n")
+    second = call("submit", "--preset", "smoke")
+    assert second.exit_code == 0
+    assert pipelines.uploads[0] == "cliptea"
+    assert len(pipelines.uploads) == 2  # the pipeline, and one version of it
+    given = [run["runtime_config"]["parameters"] for run in pipelines.held["runs"]]
+    assert given[0] == {"preset": "smoke", "overrides": ["seeds=2", "data.seed=1"], "skip_unchanged": False}
+    versions = {run["pipeline_version_reference"]["pipeline_version_id"] for run in pipelines.held["runs"]}
+    assert versions == {"versions-0"}
+    assert [item["display_name"] for item in pipelines.held["experiments"]] == ["cliptea"]
+
+
+def test_another_pipeline_is_another_version(pipelines, tmp_path):
+    call("submit", "--preset", "smoke")
+    file = tmp_path / "p.yaml"
+    assert call("compile", "--image", "host/cliptea:2", "-o", str(file)).exit_code == 0
+    assert call("submit", "--preset", "smoke", "--pipeline", str(file)).exit_code == 0
+    assert call("submit", "--preset", "smoke", "--pipeline", str(file)).exit_code == 0
+    assert len(pipelines.held["versions"]) == 2
+    assert len(pipelines.held["pipelines"]) == 1
+
+
+@pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("SKIPPED", 0), ("FAILED", 1), ("CANCELED", 3)])
+def test_wait_ends_with_the_runs_state(pipelines, state, code):
+    pipelines.states = ["PENDING", "RUNNING", "RUNNING", state]
+    pipelines.error = "the step train failed" if code == 1 else ""
+    ended = call("submit", "--preset", "smoke", "--wait")
+    assert ended.exit_code == code
+    assert [line.split()[0] for line in ended.output.splitlines()[1:4]] == ["pending", "running", state.lower()]
+    assert ("error: the step train failed" in ended.output) == (code == 1)
+
+
+def test_a_server_that_is_away_for_a_while_is_waited_for(pipelines):
+    endpoint = Endpoint()
+    run = submitting.submit(endpoint, "smoke", [])
+    pipelines.away = 3
+    assert submitting.wait(endpoint, run) == 0
+    pipelines.away = 10**6
+    with pytest.raises(EndpointError, match="answers 503"):
+        submitting.wait(endpoint, run)
+
+
+def test_wrong_settings_send_nothing(pipelines):
+    ended = call("submit", "--set", "train.iteration=1")
+    assert ended.exit_code == 2
+    assert "unknown setting train.iteration" in ended.output
+    assert pipelines.uploads == []
+
+
+def test_no_endpoint_gives_one_line(monkeypatch):
+    monkeypatch.delenv("KFP_ENDPOINT", raising=False)
+    ended = call("submit")
+    assert (ended.exit_code, ended.output.count("\n")) == (2, 1)
+    assert "no Kubeflow Pipelines endpoint is named" in ended.output
+
+
+def test_an_endpoint_without_a_server_gives_one_line(pipelines):
+    pipelines.close()
+    ended = call("submit", "--preset", "smoke")
+    assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
+    assert f"cannot be reached at {pipelines.url}" in ended.output
+
+
+def test_the_token_is_sent_and_never_shown(pipelines, monkeypatch):
+    pipelines.token = "hush"
+    refused = call("submit", "--preset", "smoke")
+    assert (refused.exit_code, "refuses (401)" in refused.output) == (1, True)
+    monkeypatch.setenv("KFP_TOKEN", "hush")
+    accepted = call("submit", "--preset", "smoke")
+    assert accepted.exit_code == 0
+    assert "hush" not in accepted.output
+
+
+def test_a_schedule_follows_the_latest_version_without_overlap_and_catch_up(pipelines):
+    made = call("schedule", "--cron", "0 0 3 * * 0", "--preset", "smoke", "--set", "seeds=2")
+    assert made.exit_code == 0
+    assert "in the time zone of KFP's controller" in made.output
+    (schedule,) = pipelines.held["recurringruns"]
+    assert schedule["pipeline_version_reference"] == {"pipeline_id": "pipelines-0"}
+    assert schedule["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * 0"}}
+    assert (schedule["max_concurrency"], schedule["no_catchup"], schedule["mode"]) == ("1", True, "ENABLE")
+    given = {"preset": "smoke", "overrides": ["seeds=2"], "skip_unchanged": True}
+    assert schedule["runtime_config"]["parameters"] == given
+    call("schedule", "--cron", "@daily", "--name", "b", "--preset", "smoke", "--always")
+    assert pipelines.held["recurringruns"][1]["runtime_config"]["parameters"]["skip_unchanged"] is False
+
+
+def test_schedules_are_listed_paused_resumed_and_deleted(pipelines):
+    for name in ("a", "b"):
+        call("schedule", "--cron", "0 0 3 * * 0", "--preset", "smoke", "--name", name)
+    pipelines.held["recurringruns"].append(
+        {"recurring_run_id": "x", "display_name": "other", "pipeline_version_reference": {"pipeline_id": "y"}}
+    )
+    assert call("schedule", "--pause", "b").exit_code == 0
+    lines = call("schedule", "--list").output.splitlines()
+    assert lines == ["a\tenabled\t0 0 3 * * 0\tpreset smoke", "b\tdisabled\t0 0 3 * * 0\tpreset smoke"]
+    assert call("schedule", "--resume", "b").exit_code == 0
+    assert pipelines.held["recurringruns"][1]["status"] == "ENABLED"
+    assert call("schedule", "--delete", "a").exit_code == 0
+    assert [item["display_name"] for item in pipelines.held["recurringruns"]] == ["b", "other"]
+    gone = call("schedule", "--delete", "a")
+    assert (gone.exit_code, "there is no schedule 'a'; expected one of b" in gone.output) == (2, True)
+
+
+def test_a_name_is_taken_once(pipelines):
+    arguments = ("schedule", "--cron", "@daily", "--preset", "smoke")
+    assert [call(*arguments).exit_code for _ in range(2)] == [0, 2]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--list", "--delete", "x"), ("--cron", "@daily", "--list")])
+def test_one_thing_is_asked_for(pipelines, arguments):
+    assert call("schedule", *arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("cron", ["0 0 3 * * 0", "*/30 * * * * ?", "0 0 9 ? * MON-FRI", "@weekly", "@every 1h30m"])
+def test_crons_that_kfp_reads(cron):
+    require_cron(cron)
+
+
+@pytest.mark.parametrize("cron", ["0 3 * * 0", "", "0 0 3 * * 0 0", "@sometimes", "0 0 3 * * ;"])
+def test_crons_that_it_does_not(cron):
+    with pytest.raises(ConfigError, match="six fields"):
+        require_cron(cron)

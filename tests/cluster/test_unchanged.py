@@ -1,0 +1,43 @@
+"""Which scheduled runs are skipped, by a real MLflow on SQLite."""
+
+import pytest
+
+from cliptea import settings
+from cliptea.cluster.unchanged import skip, was_skipped
+from cliptea.runs import Run
+from cliptea.tracking.finish import finish
+from cliptea.tracking.runs import open_parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _mlflow(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}")
+        patch.delenv("CLIPTEA_EVENTS", raising=False)  # as on a cluster: every submission is a run of its own
+        yield
+
+
+def started(job_id, fingerprint):
+    config = settings.load("smoke")
+    run = Run(config=config, data_digest="d", fingerprint=fingerprint, job_id=job_id, tracking_run="", variants=[])
+    return run.model_copy(update={"tracking_run": open_parent(run)})
+
+
+def test_a_run_is_skipped_after_one_of_its_fingerprint_that_succeeded():
+    assert not skip(started("a1", "a"))
+    assert not was_skipped("a1")
+    assert not skip(started("a2", "a"))  # the first is at work still
+    finish("a1", "FAILED", "")
+    finish("a2", "SUCCEEDED", "")
+    third = started("a3", "a")
+    assert skip(third)
+    assert was_skipped("a3")
+    finish("a3", "SUCCEEDED", "")
+    assert skip(started("a4", "a"))
+    assert not skip(started("b1", "b"))  # other data or settings
+
+
+def test_failures_and_skipped_runs_are_no_reason():
+    finish(started("c1", "c").job_id, "FAILED", "")
+    assert not skip(started("c2", "c"))
+    assert not was_skipped("unknown")

@@ -58,7 +58,7 @@ class Endpoint:
         import kfp_server_api
 
         # kfp.Client asks for this five times, within 25 s and with a traceback for each, before it gives up.
-        quick = kfp_server_api.Configuration(host=self.url)
+        quick: Any = kfp_server_api.Configuration(host=self.url)
         quick.ssl_ca_cert = os.environ.get("SSL_CERT_FILE") or None
         if token := os.environ.get(TOKEN):
             quick.api_key, quick.api_key_prefix = {"authorization": token}, {"authorization": "Bearer"}

@@ -6,15 +6,6 @@ import pytest
 from fake_kubernetes import FakeKubernetes
 from fake_pipelines import FakePipelines
 
-from cliptea.cluster.follow import Pace
-
-
-class Quick(Pace):
-    poll = 0.02
-    outage = 0.6
-    hopeless = 0.2
-    gone = 1.0
-
 
 @pytest.fixture
 def kubernetes(tmp_path, monkeypatch) -> Iterator[FakeKubernetes]:

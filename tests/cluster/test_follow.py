@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from conftest import Quick
+from quick_pace import Quick
 
 from cliptea.cluster.api import RIGHTS, ClusterError, connect
 from cliptea.cluster.follow import Cancelled, train

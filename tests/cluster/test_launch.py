@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import Quick
+from quick_pace import Quick
 
 from cliptea import settings
 from cliptea.cluster.api import ClusterError

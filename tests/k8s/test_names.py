@@ -66,7 +66,9 @@ def secret_keys():
     for path in (K8S / "secrets").glob("*.example"):
         text = path.read_text()
         (name,) = re.findall(r"create secret generic (\S+) --from-env-file=", text)
-        found[name] = set(re.findall(r"^([A-Z0-9_]+)=", text, re.M)) | set(re.findall(r"\bMLFLOW_TRACKING_[A-Z]+", text))
+        found[name] = set(re.findall(r"^([A-Z0-9_]+)=", text, re.M)) | set(
+            re.findall(r"\bMLFLOW_TRACKING_[A-Z]+", text)
+        )
     return found
 
 

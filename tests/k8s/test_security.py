@@ -57,7 +57,7 @@ def test_policies_and_services_select_pods_that_exist():
                 assert any(selects({"spec": peer}, pod.labels) for pod in PODS), policy["metadata"]["name"]
     for service in (item for item in everything() if item["kind"] == "Service"):
         served = [pod for pod in PODS if service["spec"]["selector"].items() <= pod.labels.items()]
-        ports = {port["name"] for pod in served for c in containers(pod) for port in c["ports"]}
+        ports = {port["name"] for pod in served for c in containers(pod) for port in c.get("ports", [])}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports, service["metadata"]["name"]
 
 

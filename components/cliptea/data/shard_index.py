@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +64,13 @@ class ShardIndex:
             if offset != ABSENT:
                 sha256 = column.sha256[HASH * number : HASH * (number + 1)]
                 found[extension] = Place(offset, int(column.length[number]), sha256)
-        return dict(sorted(found.items(), key=lambda item: item[1].offset))
+        return found if len(found) == 1 else dict(sorted(found.items(), key=lambda item: item[1].offset))
+
+    def column(self, extension: str) -> Iterator[Place]:
+        """That member of each record in turn, which all of them must have."""
+        column = self._columns[extension]
+        hashes = (column.sha256[place : place + HASH] for place in range(0, len(column.sha256), HASH))
+        return map(Place, column.offset.tolist(), column.length.tolist(), hashes)
 
 
 def dump_index(tar: StoredObject, names: Sequence[str], records: Sequence[Mapping[str, Place]]) -> bytes:

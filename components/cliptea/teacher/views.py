@@ -104,7 +104,8 @@ def _publish(maker: BlockMaker, output: Output, made: list[MadeBlock]) -> Manife
     objects = put_top_index(job.store, output.prefix, shards)
     if output.clustering is not None:
         regions = sum(block.regions[output] for block in made)
-        info = {"regions_per_view": regions / max(1, maker.total), "clustering": output.clustering.model_dump(mode="json")}
+        clustering = output.clustering.model_dump(mode="json")
+        info = {"regions_per_view": regions / max(1, maker.total), "clustering": clustering}
     else:
         dim, *grid = next((block.shape for block in made if block.shape), None) or maker.shape
         info = {"dim": dim, "grid": grid, "views": maker.total}

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
 
+from cliptea.method import batched
 from cliptea.method.batched import region_maps, region_maps_at_once
 from cliptea.method.clustering import kmeans, packed_seeds, window_seeds
 from cliptea.method.plm import region_map
@@ -21,7 +22,14 @@ def scenes(number, grid=16, dim=24, noise=0.6):
     return dense, ignored
 
 
-@pytest.mark.parametrize("maps", [region_maps, region_maps_at_once])
+def one_by_one(*arguments):
+    """`region_maps` as it works on large grids."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batched, "SMALL", 0)
+        return region_maps(*arguments)
+
+
+@pytest.mark.parametrize("maps", [one_by_one, region_maps_at_once])
 @pytest.mark.parametrize("mode", ["sliding", "grid"])
 @pytest.mark.parametrize(("rounds", "threshold", "most"), [(10, 0.8, 32), (1, 0.5, 3), (3, 0.95, 255), (10, 0.2, 1)])
 def test_a_batch_gives_the_maps_of_its_images(maps, mode, rounds, threshold, most):
@@ -34,7 +42,7 @@ def test_a_batch_gives_the_maps_of_its_images(maps, mode, rounds, threshold, mos
     assert torch.equal(maps(dense[order], ignored[order], *settings), wanted[order])
 
 
-@pytest.mark.parametrize("maps", [region_maps, region_maps_at_once])
+@pytest.mark.parametrize("maps", [one_by_one, region_maps_at_once])
 def test_half_precision_tokens_are_read_as_float32(maps):
     dense, ignored = scenes(3)
     settings = ((3, 7), "sliding", 10, 0.8, 32)
@@ -43,7 +51,7 @@ def test_half_precision_tokens_are_read_as_float32(maps):
     assert torch.equal(found, region_maps(dense.half().float(), ignored, *settings))
 
 
-@pytest.mark.parametrize("maps", [region_maps, region_maps_at_once])
+@pytest.mark.parametrize("maps", [one_by_one, region_maps_at_once])
 def test_nothing_ignored_is_no_region(maps):
     dense, ignored = scenes(3)
     assert (maps(dense, torch.zeros_like(ignored), (3,), "sliding", 10, 0.8, 32) == 255).all()

@@ -131,7 +131,9 @@ def test_killed_at_random_steps_it_ends_with_the_same_model(world, config, tmp_p
         killed(tmp_path / "cut", world, config, iteration)
     manifest, _ = train(World(), tmp_path / "cut", world, config)
     assert_same_model(tmp_path / "whole", whole, tmp_path / "cut", manifest)
-    assert notes == [f"going on from the checkpoint at iteration {ITERATIONS - 2}"]
+    # The last one may not have been whole when the process was killed; then it was the one before.
+    (note,) = notes
+    assert note in {f"going on from the checkpoint at iteration {ITERATIONS - back}" for back in (2, 4)}
 
 
 def test_processes_that_cannot_share_a_batch_are_refused(world, config, tmp_path):

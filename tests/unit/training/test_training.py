@@ -135,7 +135,7 @@ def test_regions_lie_on_ignored_tokens_of_the_same_view(world):
     regions = 0
     for image_id in range(12):
         item = views._view(image_id, 0, np.random.default_rng(0))
-        view = read_view(views.images, views.names[image_id], 0, config.teacher, config.data.seed)
+        view = read_view(views.images, image_id, 0, config.teacher, config.data.seed)
         grid = item[4].shape[0]
         side = config.teacher.crop // grid
         free = ((view.labels == 255) & view.valid).reshape(grid, side, grid, side).sum((1, 3))

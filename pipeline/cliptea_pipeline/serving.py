@@ -44,6 +44,8 @@ def export(uri: str, file: Path, size: str | None, workdir: Path) -> None:
     """Export a model and say what the file takes and how it was checked."""
     from cliptea.serving.export import export_onnx
 
+    if file.suffix != ".onnx":
+        raise ConfigError(f"the file {file}", "a name that ends in .onnx; beside it comes one that ends in .json")
     match = re.fullmatch(r"(\d+)x(\d+)", size) if size else None
     if size and match is None:
         raise ConfigError(f"--size {size}", "HEIGHTxWIDTH, as in 512x512")
@@ -53,7 +55,7 @@ def export(uri: str, file: Path, size: str | None, workdir: Path) -> None:
     sizes = f"{exported.fixed[0]}x{exported.fixed[1]} alone" if exported.fixed else f"any multiples of {divisor}"
     print(
         f"wrote {file} and {file.with_suffix('.json')}; height and width: {sizes}; against torch: logits within "
-        f"{exported.difference:.1e}, {exported.equal:.2%} of pixels equal"
+        f"{exported.parity.difference:.1e}, {exported.parity.equal:.2%} of pixels equal"
     )
 
 

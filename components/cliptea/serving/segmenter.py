@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from cliptea import device
@@ -118,7 +118,7 @@ def open_segmenter(folder: Path) -> Segmenter:
         weights = safetensors.torch.load_file(home / WEIGHTS)
         student = build_student(description.backbone, description.dim)
         student.load_state_dict(weights)
-    except (OSError, ValidationError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise StorageError(
             f"{folder} holds no model of this program ({reason})", f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"

@@ -45,9 +45,10 @@ def save_model(target: Path, student: Path, classes: Sequence[str], unseen: Sequ
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
+    # Without names: MLflow hands named tensors over in a dict, and takes no plain array for them.
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3), "images")]),
-        outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1), "masks")]),
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+        outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
         params=ParamSchema([ParamSpec("classes", DataType.string, [], (-1,))]),
     )
     ramp = np.linspace(0, 255, EXAMPLE_EDGE * EXAMPLE_EDGE * 3)
@@ -65,7 +66,7 @@ def save_model(target: Path, student: Path, classes: Sequence[str], unseen: Sequ
             artifacts={"student": str(student)},
             code_paths=[str(code)],
             signature=signature,
-            input_example={"images": ramp.reshape(1, EXAMPLE_EDGE, EXAMPLE_EDGE, 3).astype(np.uint8)},
+            input_example=ramp.reshape(1, EXAMPLE_EDGE, EXAMPLE_EDGE, 3).astype(np.uint8),
             pip_requirements=_requirements(),
             metadata={"classes": list(classes), "unseen": list(unseen)},
         )

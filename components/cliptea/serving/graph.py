@@ -1,0 +1,60 @@
+"""A student as one function of images and class embeddings, made of what ONNX can express.
+
+Shape legend: B images, H, W size; N classes; D width; h, w output size of the student; C channels; P pooled size.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from cliptea.serving.segmenter import Segmenter
+from cliptea.training.augment import IMAGE_MEAN, IMAGE_STD
+
+__all__ = ["Network"]
+
+
+class Network(nn.Module):
+    """Normalisation, student and product with the embeddings, on the CPU and made of what ONNX can express."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Segmenter) -> None:
+        super().__init__()
+        self.student = _with_plain_pooling(copy.deepcopy(model.student).cpu().float())
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1))
+
+    def forward(self, images_B3HW: Tensor, embeddings_ND: Tensor) -> Tensor:
+        features_BDhw = self.student((images_B3HW - self.mean) / self.std)
+        logits_BNhw = torch.einsum("bdhw,nd->bnhw", features_BDhw, embeddings_ND)
+        return nn.functional.interpolate(logits_BNhw, images_B3HW.shape[2:], mode="bilinear", align_corners=False)
+
+
+class _Pooling(nn.Module):
+    """nn.AdaptiveAvgPool2d as two products with matrices: ONNX has none for an input of unknown size."""
+
+    def __init__(self, pooled: int) -> None:
+        super().__init__()
+        self.pooled = pooled
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        return self._means(x_BChw.shape[2]) @ x_BChw @ self._means(x_BChw.shape[3]).T
+
+    def _means(self, length: int) -> Tensor:
+        """(P, length): row p is the mean from floor(p length / P) to ceil((p + 1) length / P), exclusive."""
+        bin_P1, place_1L = torch.arange(self.pooled)[:, None], torch.arange(length)[None]
+        starts, ends = bin_P1 * length // self.pooled, -(-(bin_P1 + 1) * length // self.pooled)
+        inside = ((place_1L >= starts) & (place_1L < ends)).float()
+        return inside / inside.sum(1, keepdim=True)
+
+
+def _with_plain_pooling(student: nn.Module) -> nn.Module:
+    for parent in list(student.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d) and isinstance(child.output_size, int):
+                setattr(parent, name, _Pooling(child.output_size))
+    return student

@@ -1,0 +1,72 @@
+"""A mask is the argmax of the evaluation's own logits, however large the image is."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from cliptea.errors import ConfigError, StorageError
+from cliptea.evaluation.inference import class_logits, rank
+from cliptea.serving import segmenter
+from cliptea.serving.segmenter import open_segmenter
+
+
+def picture(height, width, seed=0):
+    blocks = np.random.default_rng(seed).integers(0, 256, (height // 7 + 1, width // 7 + 1, 3), dtype=np.uint8)
+    return blocks.repeat(7, 0).repeat(7, 1)[:height, :width]
+
+
+@pytest.mark.parametrize("size", [(64, 96), (33, 50), (200, 120), (1, 1)])
+def test_a_mask_is_what_evaluation_predicts(model, size):
+    image = picture(*size)
+    logits = class_logits(model.student, image, model.text_ND, model.description.evaluation)
+    expected = rank(logits, [3]).predict(0.02).cpu().numpy()
+    mask = model.mask(image, model.known())
+    assert mask.dtype == np.uint8
+    assert (mask == expected).all()
+    if size == (200, 120):
+        assert len(np.unique(mask)) > 1
+
+
+@pytest.mark.parametrize("size", [(333, 250), (40, 31), (64, 500)])
+def test_bands_of_a_large_image_are_as_the_whole(model, size, monkeypatch):
+    image, classes = picture(*size), model.known()
+    whole = model.mask(image, classes)
+    monkeypatch.setattr(segmenter, "LARGEST", 4 * size[1] * 7)  # bands of 7 rows
+    banded = model.mask(image, classes)
+    assert banded.shape == size
+    assert (banded == whole).mean() > 0.9999
+
+
+def test_rows_of_a_band_are_those_of_the_enlarged_logits():
+    logits = torch.randn(3, 9, 11)
+    for size in ((50, 40), (9, 11), (5, 30)):
+        whole = torch.nn.functional.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
+        for top, bottom in ((0, 2), (2, size[0])):
+            band = segmenter._band(logits, size, top, bottom)
+            assert torch.allclose(band, whole[:, top:bottom], atol=1e-5)
+
+
+def test_some_of_the_classes_keep_their_embeddings_and_gamma(model):
+    chosen = model.known(["zebra", "sky"])
+    assert torch.equal(chosen.text_ND, model.text_ND[[3, 0]])
+    assert chosen.gamma_N.tolist() == pytest.approx([0.02, 0.0])
+
+
+def test_a_class_that_the_model_does_not_know_is_named(model):
+    with pytest.raises(ConfigError, match="does not know 'sofa', 'dog'; expected names out of sky, grass, cow, zebra"):
+        model.known(["sky", "sofa", "dog"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("model.json", b"{}"), ("model.safetensors", b"cut"), ("text.safetensors", None), ("model.json", b"\xff")],
+)
+def test_a_damaged_model_is_one_line(model_folder, tmp_path, name, content):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(StorageError, match="holds no model of this program"):
+        open_segmenter(folder)

@@ -1,0 +1,108 @@
+"""A student in MLflow loads where this package is not, and predicts there what it does here."""
+
+import json
+import subprocess
+import sys
+
+import mlflow.pyfunc
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from mlflow import MlflowClient
+
+from cliptea.models import build_student
+from cliptea.serving.segmenter import open_segmenter
+from cliptea.tracking.client import experiment_id
+from cliptea.tracking.model import fetch_model
+from cliptea.tracking.runs import ChildRun
+
+ELSEWHERE = """
+import importlib.util, json, sys
+from pathlib import Path
+sys.path = [place for place in sys.path if not (Path(place) / "cliptea").is_dir()]
+assert importlib.util.find_spec("cliptea") is None
+import mlflow.pyfunc, numpy as np
+model = mlflow.pyfunc.load_model(sys.argv[1])
+images = np.load(sys.argv[2])
+np.savez(sys.argv[3], own=model.predict(images), some=model.predict(images, params={"classes": ["c", "a"]}))
+import cliptea
+from cliptea.models import build_student
+for name in ("segformer_b0", "convnext_atto", "segnext_t"):
+    build_student(name, 8)
+assert not [name for name in sys.modules if name.startswith("cliptea_pipeline") or name == "open_clip"]
+print(cliptea.__file__)
+"""
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """Client and URI of a model that was logged twice, the first time not to the end."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    client = MlflowClient(uri)
+    run = client.create_run(experiment_id(client)).info.run_id
+    torch.manual_seed(0)
+    text = torch.nn.functional.normalize(torch.randn(3, 16), dim=1)
+    files = {
+        "model.safetensors": safetensors.torch.save(build_student("demo_fpn", 16).state_dict()),
+        "text.safetensors": safetensors.torch.save({"text": text}),
+    }
+    description = {
+        "backbone": "demo_fpn",
+        "dim": 16,
+        "classes": ["a", "b", "c"],
+        "unseen": ["c"],
+        "evaluation": {"gamma": 0.1, "scale": [64, 64]},
+    }
+    for _ in range(2):
+        ChildRun(client, run).log_model(files, description)
+    return client, f"runs:/{run}/model"
+
+
+@pytest.fixture
+def folder(logged, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", logged[0].tracking_uri)
+    with fetch_model(logged[1]) as found:
+        yield found
+
+
+def test_the_model_holds_code_and_tensors_and_no_pickle(folder):
+    names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    assert {"MLmodel", "pyfunc.py", "requirements.txt", "artifacts/student/model.json"} <= names
+    assert "code/cliptea/serving/segmenter.py" in names
+    assert {name.rpartition(".")[2] for name in names} <= {"MLmodel", "json", "py", "safetensors", "txt", "yaml"}
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert all("==" in line and "+" not in line for line in requirements)
+    assert not {"kfp", "open_clip_torch", "minio"} & {line.partition("==")[0] for line in requirements}
+    described = yaml.safe_load((folder / "MLmodel").read_text())
+    assert described["metadata"] == {"classes": ["a", "b", "c"], "unseen": ["c"]}
+    assert json.loads(described["signature"]["inputs"])[0]["tensor-spec"] == {
+        "dtype": "uint8",
+        "shape": [-1, -1, -1, 3],
+    }
+
+
+def test_it_predicts_the_same_where_this_package_is_not(logged, folder, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 56, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    files = [str(folder), str(tmp_path / "images.npy"), str(tmp_path / "masks.npz")]
+    ended = subprocess.run(
+        [sys.executable, "-I", "-c", ELSEWHERE, *files], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == str(folder / "code/cliptea/__init__.py")
+    model = open_segmenter(folder)
+    with np.load(tmp_path / "masks.npz") as masks:
+        for name, classes in (("own", model.known()), ("some", model.known(["c", "a"]))):
+            expected = np.stack([model.mask(image, classes) for image in images])
+            assert masks[name].dtype == np.uint8
+            assert (masks[name] == expected).all()
+
+
+def test_mlflow_loads_it_by_its_uri_and_checks_what_it_is_given(logged, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", logged[0].tracking_uri)
+    model = mlflow.pyfunc.load_model(logged[1])
+    assert model.predict(np.zeros((1, 33, 20, 3), np.uint8)).shape == (1, 33, 20)
+    with pytest.raises(mlflow.exceptions.MlflowException, match="dtype"):
+        model.predict(np.zeros((1, 33, 20, 3), np.float64))

@@ -7,6 +7,7 @@ JSON: images of one size a call. Files and images of many sizes are the affair o
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -41,7 +42,9 @@ def save_model(target: Path, student: Path, classes: Sequence[str], unseen: Sequ
         classes, unseen: names, for the model's metadata.
     """
     import numpy as np
-    from mlflow import pyfunc
+
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # MLflow's about its own classes
+        import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
@@ -60,7 +63,7 @@ def save_model(target: Path, student: Path, classes: Sequence[str], unseen: Sequ
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, copy)
         script = Path(shutil.copy(SCRIPT, folder))  # MLflow writes down where it lay
-        pyfunc.save_model(
+        mlflow.pyfunc.save_model(
             target,
             python_model=str(script),
             artifacts={"student": str(student)},

@@ -7,11 +7,13 @@ import time
 
 import pytest
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
 from cliptea.errors import ConfigError
 from cliptea.tracking import registry
 from cliptea.tracking.champions import Score
 from cliptea.tracking.registry import ALIAS, register, rollback, settle
+from cliptea_pipeline.cli import app
 
 NAME = "cliptea-world"
 
@@ -155,3 +157,22 @@ def test_a_version_registered_by_hand_is_no_candidate_but_may_be_chosen(client):
     outcome = promote(client, 0.9)
     assert "cannot be compared" in outcome.decision.reason
     assert champion(client) == 1
+
+
+def test_the_command_says_what_it_did(client, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+    for hiou in (0.4, 0.6):
+        promote(client, hiou)
+    answer = CliRunner().invoke(app, ["rollback", "--model", NAME])
+    assert (answer.exit_code, answer.stdout) == (0, f"{NAME}: champion is version 1 again, no longer version 2\n")
+    answer = CliRunner().invoke(app, ["rollback", "--model", NAME])
+    assert (answer.exit_code, answer.stderr.count("\n")) == (2, 1)
+    assert champion(client) == 1
+
+
+def test_a_registry_that_is_down_is_one_line(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    answer = CliRunner().invoke(app, ["rollback", "--model", NAME])
+    assert (answer.exit_code, answer.stderr.count("\n")) == (1, 1)
+    assert "MLflow does not answer at http://127.0.0.1:9" in answer.stderr

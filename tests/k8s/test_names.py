@@ -1,9 +1,14 @@
 """The manifests and the pipeline speak of the same things by the same names."""
 
 import re
+import subprocess
+import sys
+from base64 import b64decode
 from itertools import product
+from pathlib import Path
 
 import pytest
+import yaml
 from manifests import COMPONENTS, K8S, OVERLAYS, containers, everything, one, overlay, pods, select
 
 from cliptea import __version__
@@ -110,3 +115,42 @@ def test_training_runs_on_gpus_where_they_are_switched_on():
     assert pod.spec["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
     assert pod.spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert pod.spec["containers"][0]["image"].endswith("-cuda")
+
+
+@pytest.mark.parametrize("path", sorted(K8S.glob("overlays/*/placement.yaml")), ids=lambda path: path.parent.name)
+def test_the_placement_of_an_overlay_compiles_and_agrees_with_it(path, tmp_path):
+    placement = pytest.importorskip("cliptea_pipeline.placement").read_placement(path)
+    from cliptea_pipeline.compile import compile_pipeline
+
+    assert placement.image in compile_pipeline(placement, tmp_path / "pipeline.yaml").read_text()
+    pod = next(pod for pod in pods(overlay(path.parent.name)) if pod.owner == "TrainingRuntime/cliptea-torch")
+    train = placement.steps.train
+    assert placement.image == pod.spec["containers"][0]["image"]
+    assert train.node_selector == pod.spec["nodeSelector"]
+    assert [toleration.model_dump(exclude_none=True) for toleration in train.tolerations] == pod.spec["tolerations"]
+
+
+@pytest.mark.parametrize("path", sorted(K8S.glob("secrets/*.example")), ids=lambda path: path.name)
+def test_the_command_beside_each_secret_works(path, tmp_path):
+    command = re.search(r"^# (kubectl .*)$", path.read_text(), re.M)[1].split()
+    assert command[-1] == f"--from-env-file=k8s/secrets/{path.stem}"
+    file = tmp_path / path.stem
+    file.write_text(re.sub(r"=$", "=value", path.read_text(), flags=re.M))
+    tool = Path(sys.executable).parent / "kubectl"
+    done = subprocess.run(
+        [tool, *command[1:-1], f"--from-env-file={file}", "--dry-run=client", "--output=yaml"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    secret = yaml.safe_load(done.stdout)
+    assert set(secret["data"]) <= secret_keys()[secret["metadata"]["name"]]
+    assert all(b64decode(value) for value in secret["data"].values())
+
+
+def test_the_page_for_engineers_names_files_images_and_objects_that_exist():
+    text = (K8S.parent / "docs/cluster.md").read_text()
+    for path in re.findall(r"\bk8s/[\w./-]+", text.replace("OVERLAY", "local").replace(".env ", ".env.example ")):
+        assert (K8S.parent / path.removesuffix(".")).exists() or path.endswith(".env"), path
+    assert set(re.findall(r"\bcliptea(?:-mlflow)?:(\d[\d.]*\d)", text)) == {__version__}
+    known = {(item["kind"].lower(), item["metadata"]["name"]) for item in everything()}
+    for kind, name in re.findall(r"\b(job|deployment|statefulset|svc)/([a-z0-9-]+)", text):
+        assert (kind.replace("svc", "service"), name) in known or name == "ml-pipeline-ui", name

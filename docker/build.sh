@@ -29,8 +29,7 @@ build() { # tag, Dockerfile, further flags
     set -- "$@" --tag "$tag" --file "$file" --build-arg VERSION="$version" --build-arg REVISION="$revision"
     [ -z "${BASE:-}" ] || set -- "$@" --build-arg BASE="$BASE"
     [ -z "${TORCH_INDEX+set}" ] || set -- "$@" --build-arg TORCH_INDEX="$TORCH_INDEX"
-    # An optional secret may be missing; buildah before 1.30 wants it none the less.
-    set -- "$@" --secret "id=pip,src=${PIP_CONF:-/dev/null}"
+    [ -z "${PIP_CONF:-}" ] || set -- "$@" --secret "id=pip,src=$PIP_CONF"
     echo "$BUILDER: $tag"
     # shellcheck disable=SC2086 # flags are split on purpose
     case $BUILDER in

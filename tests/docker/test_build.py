@@ -44,6 +44,7 @@ def test_docker(build):
     assert f"--build-arg VERSION={__version__} " in call
     assert "BASE=" not in call
     assert "TORCH_INDEX" not in call
+    assert "--secret" not in call
 
 
 def test_buildah_where_docker_has_no_daemon(build):

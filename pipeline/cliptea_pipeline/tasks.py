@@ -72,7 +72,11 @@ def _environment(task: dsl.PipelineTask, placement: Placement) -> None:
     for secret, names in placement.secrets.items():
         if names:
             kubernetes.use_secret_as_env(task, secret, {name: name for name in names}, optional=True)
-    given = placement.environment | ({"CLIPTEA_STORE": placement.store} if placement.store else {})
+    given = (
+        placement.environment
+        | {"CLIPTEA_IMAGE": placement.image}
+        | ({"CLIPTEA_STORE": placement.store} if placement.store else {})
+    )
     for name, value in given.items():
         task.set_env_variable(name, value)
 

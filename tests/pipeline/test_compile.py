@@ -160,13 +160,21 @@ def test_steps_are_tried_again_and_again_later(spec):
     assert policies["finish"] is None
 
 
+def container(spec):
+    return spec["deploymentSpec"]["executors"]["exec-split"]["container"]
+
+
 def test_the_store_is_written_in_or_comes_from_the_config_map(tmp_path):
     spec, executors = compiled(tmp_path, store="s3://bucket/folder", environment={"SSL_CERT_FILE": "/ca.pem"})
-    expected = [{"name": "SSL_CERT_FILE", "value": "/ca.pem"}, {"name": "CLIPTEA_STORE", "value": "s3://bucket/folder"}]
-    assert spec["deploymentSpec"]["executors"]["exec-split"]["container"]["env"] == expected
+    environment = {item["name"]: item["value"] for item in container(spec)["env"]}
+    assert environment == {
+        "CLIPTEA_IMAGE": container(spec)["image"],
+        "CLIPTEA_STORE": "s3://bucket/folder",
+        "SSL_CERT_FILE": "/ca.pem",
+    }
     assert "CLIPTEA_STORE" not in str(executors)
     spec, executors = compiled(tmp_path)
-    assert "env" not in spec["deploymentSpec"]["executors"]["exec-split"]["container"]
+    assert [item["name"] for item in container(spec)["env"]] == ["CLIPTEA_IMAGE"]
     assert "CLIPTEA_STORE" in str(executors["exec-split"]["configMapAsEnv"])
 
 

@@ -15,7 +15,7 @@ from cliptea.data.split import Splits
 from cliptea.evaluation.results import ResultRow
 from cliptea.manifest import Manifest, StoredObject, find, fingerprint, read_object
 from cliptea.storage import Store, open_store
-from cliptea.teacher.cache import TeacherCache
+from cliptea.teacher.cache import TeacherCache, clustering_key
 from cliptea.teacher.demo import DEMO, demo_fingerprint
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def evaluate_variant(
             done = score_student(store, f"{KIND}/{fps[task.label]}", config, task, cache, model)
         manifests[task.label] = done
     if store.size(tracked_key) is None:
-        run_id = _track(store, run, chosen, config, tasks, model, manifests)
+        run_id = _track(store, run, chosen, config, tasks, cache, model, manifests)
         store.put(tracked_key, json.dumps({"mlflow_run_id": run_id}).encode())
     run_id = json.loads(store.get(tracked_key))["mlflow_run_id"]
     rows = [
@@ -128,6 +128,7 @@ def _track(
     variant: Variant,
     config: Config,
     tasks: list[EvaluationTask],
+    teacher: TeacherCache,
     model: Manifest,
     manifests: dict[str, Manifest],
 ) -> str:
@@ -139,7 +140,14 @@ def _track(
 
     child = ChildRun.open(run, variant)
     child.log_curves(json.loads(read_object(store, model.objects["history.json"])))
-    metrics: dict[str, float | None] = {"throughput/images_per_second": model.info["images_per_second"]}
+    metrics: dict[str, float | None] = {
+        "throughput/images_per_second": model.info["images_per_second"],
+        "throughput/data_wait": model.info["data_wait"],
+    }
+    if "peak_memory_bytes" in model.info:
+        metrics["gpu_memory_gib"] = model.info["peak_memory_bytes"] / 2**30
+    if config.method.pseudo:
+        metrics["regions_per_view"] = teacher.regions[clustering_key(config.method.clustering)].info["regions_per_view"]
     for task in tasks:
         before = "" if task is tasks[0] else f"{task.label}/"
         info = manifests[task.label].info

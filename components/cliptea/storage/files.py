@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,15 +108,15 @@ def new_file(target: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `target` when the block ends well, and else leaves no trace."""
     make_folder(target.parent)
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=PARTIAL)
+        name = target.with_name(f"{PARTIAL}{uuid.uuid4().hex}")  # made with the user's own mode, for shared volumes
         try:
-            with os.fdopen(handle, "wb") as file:
+            with name.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, target)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            name.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise unusable(target, error) from None

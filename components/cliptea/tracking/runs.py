@@ -23,6 +23,7 @@ from cliptea.tracking.client import (
     metric_name,
 )
 from cliptea.tracking.model import save_model
+from cliptea.tracking.origin import origin
 
 if TYPE_CHECKING:
     from cliptea.runs import Run, Variant
@@ -52,7 +53,8 @@ def open_parent(run: Run) -> str:
             run_name=name,
         )
     run_id = found.info.run_id
-    client.set_tag(run_id, JOB_TAG, run.job_id)
+    for tag, value in {JOB_TAG: run.job_id, **origin(run.job_id)}.items():
+        client.set_tag(run_id, tag, value)
     client.update_run(run_id, status="RUNNING")
     log_params(client, run_id, flatten(run.config.model_dump(mode="json")) | {"data.digest": run.data_digest})
     return run_id
@@ -81,7 +83,8 @@ class ChildRun:
                     "variant": ", ".join(member.variant for member in variant.members),
                     "backbone": config.student.backbone,
                     "dataset": config.data.dataset,
-                },
+                }
+                | origin(run.job_id),
                 run_name=_run_name(variant, config.student.backbone, config.data.dataset),
             )
         child = cls(client, found.info.run_id)

@@ -9,7 +9,8 @@ from cliptea import progress
 from cliptea.config import Config
 from cliptea.data.split import Splits
 from cliptea.manifest import Manifest, find, fingerprint
-from cliptea.storage import open_store
+from cliptea.models.registry import is_file, weights
+from cliptea.storage import open_store, state
 from cliptea.teacher.cache import TeacherCache, clustering_key
 
 if TYPE_CHECKING:
@@ -52,12 +53,12 @@ def train_variant(run: Run, variant: dict[str, Any], splits: dict[str, Any], tea
 
 
 def _train_here(run: Run, variant: Variant, config: Config, fp: str, images: Manifest, cache: TeacherCache) -> Manifest:
-    from cliptea.tracking.runs import ChildRun
+    from cliptea.tracking.curves import curve_log
     from cliptea.training.distributed import join
     from cliptea.training.loop import train_student
 
     with join() as world:
-        log = ChildRun.open(run, variant).log_curves if world.is_first else lambda curves: None
+        log = curve_log(run, variant) if world.is_first else lambda curves: None
         return train_student(open_store(), f"{KIND}/{fp}", config, variant.seed, images, cache, log, world)
 
 
@@ -71,7 +72,8 @@ def train_fingerprint(config: Config, seed: int, split: Manifest, teacher: Teach
     return fingerprint(
         KIND,
         VERSION,
-        student=config.student,
+        student=config.student.model_dump(include={"backbone", "dropout"}),
+        initial_weights=_initial_weights(config),
         train=config.train.model_dump(exclude=quiet),
         method=config.method,
         seed=seed,
@@ -80,3 +82,11 @@ def train_fingerprint(config: Config, seed: int, split: Manifest, teacher: Teach
         text=teacher.text[config.data.dataset].fingerprint,
         regions=regions,
     )
+
+
+def _initial_weights(config: Config) -> list[str | int]:
+    """What changes when the weights that training starts from do; empty for random ones."""
+    source = weights(config.student.backbone, config.student.initial_weights)
+    if source is None:
+        return []
+    return list(state(source)) if is_file(source) else [source]

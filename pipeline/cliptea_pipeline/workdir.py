@@ -79,7 +79,7 @@ class Workdir:
         """What the processes of the run find in their environment."""
         return {
             **os.environ,
-            "CLIPTEA_STORE": self.store.as_uri(),
+            "CLIPTEA_STORE": os.environ.get("CLIPTEA_STORE") or self.store.as_uri(),
             "CLIPTEA_EVENTS": str(self.events),
             ALIVE: str(self.alive),
             TASKS_LOCK: str(self._run / "tasks.lock"),

@@ -6,6 +6,7 @@
 |---|---|
 | CLIPTEA_STORE | URI of the store that a run writes to |
 | CLIPTEA_CACHE | folder for downloaded objects and unfinished work; default: cliptea in the user's cache folder |
+| CLIPTEA_CACHE_GIB | how much of it shards read from S3 may take; default: 16, the least recently used go first |
 | CLIPTEA_S3_ENDPOINT | http(s)://HOST:PORT of the S3 server; default: AWS |
 | AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN | credentials; without them, |
 | AWS_SHARED_CREDENTIALS_FILE, AWS_PROFILE | a (mounted) file of credentials and its section; without it, an IAM role |

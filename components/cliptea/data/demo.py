@@ -15,7 +15,7 @@ from cliptea.manifest import fingerprint
 
 __all__ = ["Demo"]
 
-RENDERING = 1  # bump when the same settings draw other scenes
+RENDERING = 2  # bump when the same settings draw other scenes
 
 
 class Demo:

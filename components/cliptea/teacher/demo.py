@@ -12,7 +12,7 @@ from cliptea.storage import Store, fetch
 __all__ = ["DEMO", "demo_fingerprint", "demo_weights", "demo_words"]
 
 DEMO = "demo"  # the value of teacher.weights
-VERSION = 1
+VERSION = 2
 
 
 def demo_words() -> set[str]:

@@ -35,7 +35,7 @@ TEXTURES: dict[str, Texture] = {
     "bee": Texture("stripes", YELLOW, BLACK, 9),
     "ladybug": Texture("dots", RED, BLACK, 9),
     "leopard": Texture("dots", (214, 168, 92), (74, 48, 30), 7),
-    "cow": Texture("patches", WHITE, (122, 66, 40), 9),
+    "cow": Texture("patches", WHITE, (216, 128, 140), 9),
     "tiles": Texture("checks", WHITE, BLUE, 10),
     "melon": Texture("stripes", (150, 200, 92), (34, 92, 44), 9),
     "lemon": Texture("plain", YELLOW, (252, 228, 110), 16),

@@ -101,6 +101,7 @@ class Placement(Section):
             "MLFLOW_TRACKING_USERNAME",
             "MLFLOW_TRACKING_PASSWORD",
         ],
+        "cliptea-webhook": ["CLIPTEA_WEBHOOK"],
     }
     environment: dict[str, str] = {}  # further variables of every step
     image_pull_secrets: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cliptea import progress
+from cliptea.notice import post_state
 from cliptea.tracking.client import connect, find_run
 from cliptea.tracking.runs import JOB_TAG
 
@@ -10,21 +11,30 @@ __all__ = ["finish", "mark_stopped"]
 
 
 def finish(job_id: str, state: str, error: str) -> None:
-    """Mark the run FINISHED or FAILED.
+    """Mark the run FINISHED or FAILED, and tell the webhook, if there is one.
 
     Args:
         job_id: the pipeline job.
         state: KFP's final state, SUCCEEDED when all went well.
         error: KFP's message, if any.
     """
+    run_id = ""
+    try:
+        run_id = _close(job_id, state, error)
+    finally:
+        post_state(job_id, state, error, run_id)
+
+
+def _close(job_id: str, state: str, error: str) -> str:
     client = connect()
     found = find_run(client, {JOB_TAG: job_id})
     if found is None:
         progress.note("the run failed before it was tracked")
-        return
+        return ""
     if error:
         client.set_tag(found.info.run_id, "cliptea.error", error[:500])
     client.set_terminated(found.info.run_id, "FINISHED" if state == "SUCCEEDED" else "FAILED")
+    return found.info.run_id
 
 
 def mark_stopped(run_id: str) -> None:

@@ -1,0 +1,40 @@
+"""A word about the end of a run to an optional webhook (CLIPTEA_WEBHOOK, an address that is kept as a secret)."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+
+from cliptea import progress
+
+__all__ = ["post_state"]
+
+SECONDS = 10
+
+
+def post_state(job_id: str, state: str, error: str, tracking_run: str) -> None:
+    """Post a run's end as JSON: job_id, state, error, mlflow_run_id, and `text`, which chat services show.
+
+    Without an address nothing is sent; a webhook that fails costs a warning, which does not name the address.
+
+    Args:
+        job_id: the pipeline job.
+        state: KFP's final state.
+        error: KFP's message, or nothing.
+        tracking_run: id of the MLflow run, or nothing when the run failed before it was tracked.
+    """
+    address = os.environ.get("CLIPTEA_WEBHOOK")
+    if not address:
+        return
+    text = f"cliptea run {job_id}: {state}" + (f" ({error[:300]})" if error else "")
+    body = {"text": text, "job_id": job_id, "state": state, "error": error, "mlflow_run_id": tracking_run}
+    try:
+        request = urllib.request.Request(
+            address, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=SECONDS):
+            pass
+    except (OSError, ValueError) as problem:
+        kind = getattr(problem, "code", None) or type(getattr(problem, "reason", problem)).__name__
+        progress.warn(f"the webhook of CLIPTEA_WEBHOOK was not told that the run ended ({kind})")

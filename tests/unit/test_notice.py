@@ -1,0 +1,67 @@
+"""The webhook is told the truth, its failures cost a warning, and its address stays secret."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from cliptea import notice
+
+
+@pytest.fixture
+def webhook(monkeypatch):
+    """A server that keeps what it is sent and answers with `status`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        status, bodies = 200, []
+
+        def do_POST(self):
+            self.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(self.status)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("CLIPTEA_WEBHOOK", f"http://127.0.0.1:{server.server_port}/secret-part")
+    yield Handler
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    found = []
+    monkeypatch.setattr(notice.progress, "warn", found.append)
+    return found
+
+
+def test_the_webhook_is_told_the_state(webhook, warnings):
+    notice.post_state("job-1", "FAILED", "train failed", "run-1")
+    (body,) = webhook.bodies
+    assert body["text"] == "cliptea run job-1: FAILED (train failed)"
+    assert (body["state"], body["mlflow_run_id"]) == ("FAILED", "run-1")
+    assert warnings == []
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/secret-part", "no address secret-part", "ftp://secret-part"])
+def test_a_webhook_that_cannot_be_reached_costs_a_warning(monkeypatch, warnings, address):
+    monkeypatch.setenv("CLIPTEA_WEBHOOK", address)
+    notice.post_state("job-1", "SUCCEEDED", "", "run-1")
+    assert len(warnings) == 1
+    assert "secret-part" not in warnings[0]
+
+
+def test_a_webhook_that_refuses_costs_a_warning(webhook, warnings):
+    webhook.status = 500
+    notice.post_state("job-1", "SUCCEEDED", "", "")
+    assert warnings == ["the webhook of CLIPTEA_WEBHOOK was not told that the run ended (500)"]
+
+
+def test_without_an_address_nothing_is_sent(monkeypatch, warnings):
+    monkeypatch.delenv("CLIPTEA_WEBHOOK", raising=False)
+    notice.post_state("job-1", "SUCCEEDED", "", "")
+    assert warnings == []

@@ -7,7 +7,7 @@ WORKDIR ?= .cliptea
 IMAGES ?= cpu mlflow
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo ui test test-long lint format compile image clean
+.PHONY: help install demo ui test test-long bench lint format compile image clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test: install ## run the tests (at most 15 minutes on two cores)
 
 test-long: install ## run the long tests as well: kills in every step, the demo's claims
 	$(BIN)/python -m pytest
+
+bench: install ## measure speed and size against their goals: benchmarks/README.md
+	$(BIN)/python -m benchmarks
 
 lint: install ## check style, types, import rules and that the compiled pipeline is current
 	$(BIN)/ruff check .

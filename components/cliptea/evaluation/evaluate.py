@@ -14,6 +14,7 @@ from cliptea.data.catalogue import Catalogue
 from cliptea.data.split import Splits
 from cliptea.evaluation.results import ResultRow
 from cliptea.manifest import Manifest, StoredObject, find, fingerprint, read_object
+from cliptea.models.registry import licence
 from cliptea.storage import Store, open_store
 from cliptea.teacher.cache import TeacherCache, clustering_key
 from cliptea.teacher.demo import DEMO, demo_fingerprint
@@ -153,12 +154,18 @@ def _track(
         info = manifests[task.label].info
         metrics |= {f"{before}{name.lower()}": value for name, value in info["scores"].items()}
         metrics |= {f"{before}iou/{name}": value for name, value in info["per_class"].items()}
-    child.log_result(metrics, {"gamma": tasks[0].gamma, "parameters": model.info["parameters"]})
+    description = _description(config, tasks[0], model)
+    known = {
+        "gamma": tasks[0].gamma,
+        "parameters": model.info["parameters"],
+        "licence": description["licence"] or "none",
+    }
+    child.log_result(metrics, known)
     files = {
         "model.safetensors": read_object(store, model.objects["model.safetensors"]),
         "text.safetensors": read_object(store, tasks[0].text.objects["text.safetensors"]),
     }
-    child.log_model(files, _description(config, tasks[0], model))
+    child.log_model(files, description)
     child.finish()
     return child.run_id
 
@@ -168,6 +175,7 @@ def _description(config: Config, task: EvaluationTask, model: Manifest) -> dict[
     catalogue, teacher = Catalogue.model_validate(task.split.info["catalogue"]), config.teacher
     return {
         "backbone": model.info["backbone"],
+        "licence": licence(config.student.backbone, config.student.initial_weights) or "",  # of its initial weights
         "dim": model.info["dim"],
         "classes": catalogue.classes,
         "unseen": catalogue.unseen,

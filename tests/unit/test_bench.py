@@ -1,0 +1,63 @@
+"""The runner of the benchmarks: one table, one file, whose throughputs `cliptea plan` reads."""
+
+import json
+
+import pytest
+from benchmarks import __main__ as bench
+from benchmarks.measure import Row, interleaved, speed
+from benchmarks.rows import reading
+from typer.testing import CliRunner
+
+from cliptea.plan import read_rates
+from cliptea_pipeline.cli import app
+
+
+def test_a_row_is_printed_and_written(tmp_path, capsys):
+    output = tmp_path / "results.json"
+    assert bench.main(["--quick", "--only", "bytes_stored", "--only", "cache_size", "--output", str(output)]) == 0
+    shown = capsys.readouterr().out
+    written = json.loads(output.read_text())
+    assert [row["name"].partition(":")[0] for row in written["rows"]] == [
+        "bytes stored a view",
+        *["opening a cache of 100,000 views"] * 2,
+    ]
+    stored = written["rows"][0]
+    assert stored["ratio"] <= stored["goal"] == 0.01
+    assert stored["met"] is True
+    assert stored["details"]["dense"] == pytest.approx(1 << 20, rel=0.01)
+    assert "bytes stored a view" in shown
+    assert "at most 0.01" in shown
+    assert written["machine"]["cores"] >= 1
+    assert read_rates(output, []) == {}
+
+
+def test_rates_go_to_the_file_that_plan_reads(tmp_path, monkeypatch, capsys):
+    rows = [Row("one", "a", "b", 1.0, 2.0, rates={"teacher": 7200.0}), Row("two", "a", "b", 1.0, rates={"demo_fpn": 5})]
+    output = tmp_path / "results.json"
+    monkeypatch.setattr(reading, "measure", lambda bench: rows)
+    assert bench.main(["--only", "reading", "--output", str(output)]) == 0
+    assert read_rates(output, ["demo_fpn=9"]) == {"teacher": 7200.0, "demo_fpn": 9.0}
+    assert "missed" in capsys.readouterr().out
+    planned = CliRunner().invoke(app, ["plan", "--preset", "smoke", "--benchmark", str(output)])
+    assert planned.exit_code == 0, planned.output
+    assert "0.0 GPU hours" in planned.output
+
+
+def test_every_row_of_the_folder_is_known_and_the_longest_are_asked_for():
+    assert set(bench.NAMES) > bench.LONG
+    with pytest.raises(SystemExit):
+        bench.main(["--only", "nothing"])
+
+
+@pytest.mark.parametrize(("ratio", "goal", "at_most", "met"), [(0.9, 0.9, False, True), (0.8, 0.9, False, False),
+                         (0.01, 0.02, True, True), (0.03, 0.02, True, False), (5.0, None, False, None)])  # fmt: skip
+def test_a_goal_is_a_least_or_a_most(ratio, goal, at_most, met):
+    assert Row("", "", "", ratio, goal, at_most).met is met
+
+
+def test_works_take_turns_and_the_median_of_ratios_counts():
+    done = []
+    seconds = interleaved(3, lambda: done.append("a"), lambda: done.append("b"))
+    assert "".join(done) == "abbaab"
+    assert [len(each) for each in seconds] == [3, 3]
+    assert speed([1.0, 2.0, 9.0], [3.0, 4.0, 9.0]) == 2.0

@@ -23,13 +23,11 @@ class Bench:
         folder: scratch space, removed at the end.
         quick: whether the row shall only show that it runs; its figures mean nothing then.
         long: whether it may take tens of minutes.
-        shared: what one row has prepared and another may use, by name.
     """
 
     folder: Path
     quick: bool = False
     long: bool = False
-    shared: dict[str, Any] = field(default_factory=dict)
 
     @property
     def repeats(self) -> int:

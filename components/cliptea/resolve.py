@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cliptea import progress, settings
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.datasets import open_dataset
+from cliptea.errors import ConfigError
 from cliptea.manifest import fingerprint
 from cliptea.models.registry import licence, require
 from cliptea.runs import Run, expand
+from cliptea.storage import is_remote
+from cliptea.teacher.demo import DEMO
+from cliptea.teacher.weights import is_tag
 
 __all__ = ["check", "start_run"]
 
@@ -23,9 +29,22 @@ def check(config: Config) -> Catalogue:
         student = variant.config(config).student
         require(student.backbone)
         licence(student.backbone, student.initial_weights)  # refuses weights that cannot be
+    _require_weights(config)
     for name, further in config.evaluation.sets.items():
         _ = open_dataset(further.data(name, config.data)).catalogue
     return open_dataset(config.data).catalogue
+
+
+def _require_weights(config: Config) -> None:
+    """Refuse a local teacher that is not there, before the data are split; hubs and buckets are asked later."""
+    weights = config.teacher.weights or ""
+    if weights == DEMO or is_tag(weights) or is_remote(weights) or weights.startswith("file://"):
+        return
+    if not Path(weights).expanduser().exists():
+        raise ConfigError(
+            f"teacher.weights={weights}: there is no such file or folder",
+            "CLIP weights, a pre-training tag such as openai, or demo",
+        )
 
 
 def start_run(preset: str, overrides: list[str], job_id: str) -> Run:

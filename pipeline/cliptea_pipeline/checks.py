@@ -28,9 +28,9 @@ class Finding(NamedTuple):
     text: str
 
 
-def store() -> Iterator[Finding]:
-    """The object store that CLIPTEA_STORE names: credentials, endpoint, and a real write, read and delete."""
-    uri = os.environ.get("CLIPTEA_STORE", "")
+def store(uri: str | None = None) -> Iterator[Finding]:
+    """The object store, by default that of CLIPTEA_STORE: credentials, endpoint, a real write, read and delete."""
+    uri = uri or os.environ.get("CLIPTEA_STORE", "")
     if not uri:
         yield Finding(
             "store", UNKNOWN, "not configured: set CLIPTEA_STORE, as in s3://bucket/folder, and its credentials"

@@ -32,7 +32,12 @@ def doctor(placement: Placement, endpoint: str | None, namespace: str | None) ->
     Returns:
         Exit code: 1 when something that is configured or needed is missing.
     """
-    looks = [checks.store, checks.mlflow, lambda: checks.kfp(endpoint), *kubernetes(namespace, placement)]
+    looks = [
+        lambda: checks.store(placement.store),
+        checks.mlflow,
+        lambda: checks.kfp(endpoint),
+        *kubernetes(namespace, placement),
+    ]
     console = Console(highlight=False)
     worst = 0
     for finding in examine(looks, DEADLINE_SECONDS):

@@ -50,6 +50,7 @@ def export(uri: str, file: Path, size: str | None, workdir: Path) -> None:
     if size and match is None:
         raise ConfigError(f"--size {size}", "HEIGHTxWIDTH, as in 512x512")
     with _model(uri, workdir) as model:
+        print("exporting, and comparing with torch; this takes up to some minutes", file=sys.stderr, flush=True)
         exported = export_onnx(model, file, (int(match[1]), int(match[2])) if match else None)
         divisor = model.description.evaluation.divisor
     sizes = f"{exported.fixed[0]}x{exported.fixed[1]} alone" if exported.fixed else f"any multiples of {divisor}"
@@ -78,6 +79,10 @@ def _model(uri: str, workdir: Path) -> Iterator[Segmenter]:
     if not re.match(r"(models|runs):/", uri):
         from cliptea.serving.segmenter import open_segmenter
 
+        if not Path(uri).is_dir():
+            raise ConfigError(
+                f"--model {uri}: there is no such folder", "models:/NAME@champion, runs:/ID/model or a folder"
+            )
         yield open_segmenter(Path(uri))
         return
     _find_tracking(workdir)

@@ -38,6 +38,8 @@ def test_a_delta_changes_only_what_it_names():
         ("teacher.views=0", "teacher.views=0"),
         ("train.batch_size=0", "train.batch_size"),
         ("evaluation.divisor=0", "evaluation.divisor"),
+        ("evaluation.gamma=.nan", "evaluation.gamma"),
+        ("train.lr=.inf", "train.lr"),
         ("train.processes=32", "multiple of the processes"),
         ("teacher.ratio_range=[2, 1]", "low <= high"),
         ("variants=[tabel3]", "table3"),
@@ -88,3 +90,11 @@ def test_initial_weights_are_chosen_by_backbone():
     chosen = [v.config(named).student.initial_weights for v in runs.expand(named)]
     assert chosen == [False, "a.pth", True]
     assert settings.load("voc12").student.initial_weights is True
+
+
+def test_teacher_weights_that_are_not_here_are_refused_before_any_work(tmp_path):
+    with pytest.raises(ConfigError, match="teacher.weights=nowhere/clip.pt: there is no such file"):
+        resolve.check(settings.load("demo", ["teacher.weights=nowhere/clip.pt"]))
+    (tmp_path / "clip.pt").touch()
+    for weights in (tmp_path / "clip.pt", "openai", "s3://bucket/clip.pt", "demo"):
+        resolve.check(settings.load("demo", [f"teacher.weights={weights}"]))

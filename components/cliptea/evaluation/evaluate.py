@@ -137,6 +137,7 @@ def _track(
 
     Scores on the data set itself carry plain names, those on a further set its name before them.
     """
+    from cliptea.evaluation.tracked import tracked_files
     from cliptea.tracking.runs import ChildRun
 
     child = ChildRun.open(run, variant)
@@ -161,6 +162,8 @@ def _track(
         "licence": description["licence"] or "none",
     }
     child.log_result(metrics, known)
+    for task in tasks:
+        child.log_files(tracked_files(store, task.split, manifests[task.label]), f"figures/{task.label}")
     files = {
         "model.safetensors": read_object(store, model.objects["model.safetensors"]),
         "text.safetensors": read_object(store, tasks[0].text.objects["text.safetensors"]),

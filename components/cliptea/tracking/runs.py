@@ -123,6 +123,13 @@ class ChildRun:
         for name, value in tags.items():
             self._client.set_tag(self.run_id, name, str(value))
 
+    def log_files(self, files: Mapping[str, bytes], name: str) -> None:
+        """Store files as artifacts below `name`; those that are there are replaced."""
+        with TemporaryDirectory() as folder:
+            for file, data in files.items():
+                (Path(folder) / file).write_bytes(data)
+            self._client.log_artifacts(self.run_id, folder, name)
+
     def log_model(self, files: dict[str, bytes], description: Mapping[str, Any]) -> None:
         """Store a student as the artifact `model`, which `mlflow.pyfunc.load_model("runs:/ID/model")` loads.
 

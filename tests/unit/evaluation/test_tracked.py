@@ -1,0 +1,51 @@
+"""Pictures for MLflow: the confusion matrix's shares, and photo, truth and prediction of the chosen images."""
+
+import io
+import json
+
+import numpy as np
+from PIL import Image
+
+from cliptea.data.catalogue import Catalogue
+from cliptea.data.sample import encode_labels
+from cliptea.data.shards import ShardReader
+from cliptea.evaluation import tracked
+from cliptea.manifest import Manifest, put_object
+from cliptea.storage import open_store
+
+
+def test_a_cell_is_as_dark_as_its_share_of_the_true_class():
+    matrix = np.random.default_rng(0).integers(0, 50, (5, 5))
+    matrix[3] = 0  # a class without pixels
+    picture = np.asarray(tracked.confusion_picture(matrix))
+    cells = picture.reshape(5, tracked.CELL, 5, tracked.CELL)
+    assert (cells == cells[:, :1, :, :1]).all()
+    wanted = [[0 if row.sum() == 0 else value / row.sum() for value in row] for row in matrix]
+    np.testing.assert_allclose(1 - cells[:, 0, :, 0] / 255, wanted, atol=0.5 / 255 + 1e-9)
+
+
+def test_every_chosen_image_has_its_picture(tmp_path, monkeypatch):
+    store = open_store(tmp_path.as_uri())
+    rng = np.random.default_rng(1)
+    truth, predicted = (rng.integers(0, 3, (20, 30)).astype(np.uint8) for _ in range(2))
+    photo = rng.integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, format="PNG")
+    records = {"png": buffer.getvalue(), "label.png": encode_labels(truth)}
+    monkeypatch.setattr(ShardReader, "__init__", lambda self, *arguments: None)
+    monkeypatch.setattr(ShardReader, "read", lambda self, name, extension: records[extension])
+    monkeypatch.setattr(tracked, "image_extension", lambda reader, name: "png")
+    arrays, matrix = io.BytesIO(), rng.integers(0, 9, (3, 3))
+    np.savez_compressed(arrays, **{"confusion": matrix, "prediction/one": predicted, "attention/two": matrix})
+    item = put_object(store, "figures.npz", arrays.getvalue())
+    catalogue = Catalogue(classes=["a", "b", "c"], unseen=["c"])
+    split = Manifest(kind="split", fingerprint="s", info={"catalogue": catalogue.model_dump()})
+    evaluated = Manifest(kind="evaluate", fingerprint="e", objects={"figures.npz": item})
+    files = tracked.tracked_files(store, split, evaluated)
+    assert set(files) == {"one.png", "confusion.json", "confusion.png"}
+    assert json.loads(files["confusion.json"])["pixels"] == matrix.tolist()
+    page = np.asarray(Image.open(io.BytesIO(files["one.png"])))
+    np.testing.assert_array_equal(page[:, :30], photo)
+    colours = {tuple(page[y, 34 + x]): int(truth[y, x]) for y in range(20) for x in range(30)}
+    assert sorted(colours.values()) == [0, 1, 2]
+    assert all(colours[tuple(page[y, 68 + x])] == predicted[y, x] for y in range(20) for x in range(30))

@@ -208,6 +208,7 @@ class EvaluationConfig(Section):
 
 class PromotionConfig(Section):
     margin: Fraction = 0.0  # a new champion must beat the old one's hIoU by more than this
+    model: str | None = None  # name in the registry; None: cliptea-DATASET
 
 
 class Config(Section):

@@ -59,7 +59,7 @@ def _promote(run: Run, rows: list[dict[str, Any]], evaluation: str) -> dict[str,
     from cliptea.tracking.registry import register, settle
 
     best = max(rows, key=lambda row: row["hiou"] or 0.0)
-    client, name, run_id = connect(), f"cliptea-{best['dataset']}", best["mlflow_run_id"]
+    client, name, run_id = connect(), run.config.promotion.model or f"cliptea-{best['dataset']}", best["mlflow_run_id"]
     source = f"{client.get_run(run_id).info.artifact_uri}/model"
     score = Score(best["hiou"] or 0.0, evaluation, run.config.promotion.margin)
     facts = {"backbone": best["backbone"], "variant": best["variant"]}

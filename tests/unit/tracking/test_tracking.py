@@ -149,13 +149,13 @@ def test_the_alias_follows_the_best_model(client):
         decided = promote(run, comparison)
         again = promote(run, comparison)
         assert again["version"] == decided["version"]  # no version twice
-        champions.append(client.get_model_version_by_alias("cliptea-demo", "champion").run_id == child)
+        champions.append(client.get_model_version_by_alias("cliptea-smoke", "champion").run_id == child)
     assert champions == [True, False, True]
-    best = client.get_model_version_by_alias("cliptea-demo", "champion")
+    best = client.get_model_version_by_alias("cliptea-smoke", "champion")
     assert best.tags["cliptea.reason"] == "hIoU 0.6000 beats the champion's 0.4000 by more than 0"
-    told = f"cliptea-demo version 3: {best.tags['cliptea.reason']}; champion is version 3"
+    told = f"cliptea-smoke version 3: {best.tags['cliptea.reason']}; champion is version 3"
     assert [client.get_run(one).data.tags["cliptea.promotion"] for one in (run.tracking_run, child)] == [told, told]
-    assert len(client.search_model_versions("name = 'cliptea-demo'")) == 3
+    assert len(client.search_model_versions("name = 'cliptea-smoke'")) == 3
 
 
 def test_ablations_and_other_evaluation_sets_are_no_candidates():

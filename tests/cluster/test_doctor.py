@@ -110,6 +110,7 @@ def cluster(kubernetes, monkeypatch, tmp_path):
     secrets = {
         "cliptea-s3": ["AWS_ACCESS_KEY_ID"],
         "cliptea-mlflow": ["MLFLOW_TRACKING_URI"],
+        "cliptea-webhook": ["CLIPTEA_WEBHOOK"],
         "pull": [".dockerconfigjson"],
     }
     base = "/api/v1/namespaces/team/secrets/"

@@ -21,8 +21,9 @@ PATIENCE = 90  # seconds; the machine may be busy
 
 
 def _heed_interrupts():
-    """A test run that was itself started in the background hands on that Ctrl-C is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A test run that was itself started in the background, or by nohup, hands on that its signals are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Cliptea:

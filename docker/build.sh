@@ -3,7 +3,8 @@
 #
 #   BUILDER      docker or buildah; default: the first that works
 #   BASE         base image; default: the Dockerfile's. With a digest the base is exactly the same every time
-#   TORCH_INDEX  package index of the cpu image's torch; empty: the plain one, whose torch holds CUDA
+#   TORCH_INDEX  package index of the cpu image's torch, such as PyTorch's own for processors; default: the usual index,
+#                whose torch holds CUDA as well
 #   PIP_CONF     pip.conf for the build, for a mirror or a company's CA; it stays out of the images
 #   BUILD_FLAGS  more flags for the builder
 set -eu
@@ -28,7 +29,7 @@ build() { # tag, Dockerfile, further flags
     shift 2
     set -- "$@" --tag "$tag" --file "$file" --build-arg VERSION="$version" --build-arg REVISION="$revision"
     [ -z "${BASE:-}" ] || set -- "$@" --build-arg BASE="$BASE"
-    [ -z "${TORCH_INDEX+set}" ] || set -- "$@" --build-arg TORCH_INDEX="$TORCH_INDEX"
+    [ -z "${TORCH_INDEX:-}" ] || set -- "$@" --build-arg TORCH_INDEX="$TORCH_INDEX"
     [ -z "${PIP_CONF:-}" ] || set -- "$@" --secret "id=pip,src=$PIP_CONF"
     echo "$BUILDER: $tag"
     # shellcheck disable=SC2086 # flags are split on purpose

@@ -13,6 +13,7 @@ from cliptea.manifest import Manifest, find, publish
 from cliptea.runs import Run, expand
 from cliptea.storage import open_store
 from cliptea.teacher.cache import clustering_key
+from cliptea.training import launch as launched
 
 SETTINGS = {"image": "i:1", "nodes": 2.0, "restarts": 0}
 NOTHING = dict.fromkeys(("affinity", "tolerations", "node_selector", "env", "volumes", "volume_mounts", "resources"))
@@ -53,7 +54,6 @@ def test_a_student_is_trained_once(kubernetes, inputs):
 
 
 def test_the_handed_over_inputs_are_those_that_training_reads(kubernetes, inputs):
-    launched = pytest.importorskip("cliptea.training.launch")
     read = []
 
     def look(server):

@@ -58,9 +58,9 @@ def test_all_images_and_their_tags(build):
 
 
 def test_settings(build):
-    _, (call,), _ = build("cpu", BASE="b:1@sha256:2", TORCH_INDEX="", PIP_CONF="/p", BUILD_FLAGS="--x y")
+    _, (call,), _ = build("cpu", BASE="b:1@sha256:2", TORCH_INDEX="file:///wheels", PIP_CONF="/p", BUILD_FLAGS="--x y")
     assert call.startswith("docker build --x y ")
-    assert "--build-arg BASE=b:1@sha256:2 --build-arg TORCH_INDEX= --secret id=pip,src=/p" in call
+    assert "--build-arg BASE=b:1@sha256:2 --build-arg TORCH_INDEX=file:///wheels --secret id=pip,src=/p" in call
 
 
 @pytest.mark.parametrize(

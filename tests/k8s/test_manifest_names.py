@@ -12,6 +12,9 @@ import yaml
 from manifests import COMPONENTS, K8S, OVERLAYS, containers, everything, one, overlay, pods, select
 
 from cliptea import __version__
+from cliptea.cluster import api, job, settings
+from cliptea_pipeline.compile import compile_pipeline
+from cliptea_pipeline.placement import Placement, read_placement
 
 
 def granted(role):
@@ -24,7 +27,6 @@ def granted(role):
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_role_is_what_the_train_step_asks_for(name):
-    api = pytest.importorskip("cliptea.cluster.api")
     doctor = {("get", "trainer.kubeflow.org", "trainingruntimes")}
     assert granted(one(overlay(name), "Role", "cliptea-train-step")) == {tuple(right) for right in api.RIGHTS} | doctor
 
@@ -78,7 +80,7 @@ def secret_keys():
 
 
 def test_the_pipeline_knows_the_same_names():
-    placement = pytest.importorskip("cliptea_pipeline.placement").Placement()
+    placement = Placement()
     assert placement.config_map == "cliptea"
     assert set(placement.config_keys) <= set(config_keys())
     for secret, keys in placement.secrets.items():
@@ -94,8 +96,6 @@ def test_the_pipeline_knows_the_same_names():
 
 
 def test_the_train_step_patches_what_the_runtime_has():
-    job = pytest.importorskip("cliptea.cluster.job")
-    settings = pytest.importorskip("cliptea.cluster.settings")
     built = job.build("a", "b", "c", settings.JobSettings(image="cliptea:0"), settings.Passed(), [])
     (patch,) = built["spec"]["runtimePatches"]
     (patched,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
@@ -119,8 +119,7 @@ def test_training_runs_on_gpus_where_they_are_switched_on():
 
 @pytest.mark.parametrize("path", sorted(K8S.glob("overlays/*/placement.yaml")), ids=lambda path: path.parent.name)
 def test_the_placement_of_an_overlay_compiles_and_agrees_with_it(path, tmp_path):
-    placement = pytest.importorskip("cliptea_pipeline.placement").read_placement(path)
-    from cliptea_pipeline.compile import compile_pipeline
+    placement = read_placement(path)
 
     assert placement.image in compile_pipeline(placement, tmp_path / "pipeline.yaml").read_text()
     pod = next(pod for pod in pods(overlay(path.parent.name)) if pod.owner == "TrainingRuntime/cliptea-torch")

@@ -2,6 +2,7 @@
 
 import kubernetes_validate
 import pytest
+from kubeflow_trainer_api import models
 from manifests import K8S, OVERLAYS, SELECTIONS, everything, overlay, render, select
 
 OURS = ("TrainingRuntime",)  # kinds that Kubernetes itself does not know
@@ -32,7 +33,6 @@ def test_a_misspelt_field_is_found():
 
 
 def test_runtimes_are_what_trainer_knows():
-    models = pytest.importorskip("kubeflow_trainer_api.models")
     runtimes = [item for item in everything() if item["kind"] == "TrainingRuntime"]
     assert runtimes
     for item in runtimes:

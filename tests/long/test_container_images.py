@@ -1,7 +1,7 @@
 """The images are built, and run as a cluster runs them: any user, no capability, a root that cannot be written.
 
 Needs root, buildah, podman, runc, and CLIPTEA_TEST_BASE: a local image with Python 3.11 and its venv. Further settings
-of the build are those of docker/build.sh. A cpu image of TORCH_INDEX= holds CUDA as well: 7 GB.
+of the build are those of docker/build.sh. Without TORCH_INDEX the cpu image holds CUDA as well: 7 GB.
 """
 
 import os
@@ -16,8 +16,14 @@ from cliptea import __version__
 pytestmark = [
     pytest.mark.long,
     pytest.mark.timeout(5400),
-    pytest.mark.skipif("CLIPTEA_TEST_BASE" not in os.environ, reason="CLIPTEA_TEST_BASE names no base image"),
-    pytest.mark.skipif(not all(map(shutil.which, ("buildah", "podman", "runc"))), reason="needs buildah, podman, runc"),
+    pytest.mark.skipif(
+        "CLIPTEA_TEST_BASE" not in os.environ,
+        reason="builds container images: set CLIPTEA_TEST_BASE to a local base image",
+    ),
+    pytest.mark.skipif(
+        not all(map(shutil.which, ("buildah", "podman", "runc"))),
+        reason="builds and runs container images: install buildah, podman and runc",
+    ),
 ]
 ROOT = Path(__file__).parents[2]
 AS_A_POD = [

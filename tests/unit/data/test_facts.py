@@ -44,7 +44,9 @@ def test_orders_name_the_same_classes_and_common_names_are_classes():
         assert {known.train, "val"} <= set(known.splits)
 
 
-@pytest.mark.skipif(not NOTES.is_file(), reason="the notes on the method lie beside a checkout, not in it")
+@pytest.mark.skipif(
+    not NOTES.is_file(), reason="compares with reference notes that are not shipped; the other tests pin the same facts"
+)
 @pytest.mark.parametrize("name", list(SETS))
 def test_facts_are_those_of_the_notes(name):
     notes, known = json.loads(NOTES.read_text())[SETS[name]], facts(name)
@@ -69,7 +71,9 @@ def test_facts_are_those_of_the_notes(name):
         assert split.file in described
 
 
-@pytest.mark.skipif(not NOTES.is_file(), reason="the notes on the method lie beside a checkout, not in it")
+@pytest.mark.skipif(
+    not NOTES.is_file(), reason="compares with reference notes that are not shipped; the other tests pin the same facts"
+)
 def test_other_lists_are_those_of_the_notes():
     notes = json.loads(NOTES.read_text())
     assert (

@@ -1,7 +1,8 @@
 """A small Kubernetes API server: TrainJobs and what a controller would make of them, as a test tells.
 
-What it is sent must be valid: a TrainJob goes through the models of kubeflow-trainer-api and must come out the same.
-What it sends goes through the models of the kubernetes client. It records every request as (verb, group, resource).
+What it is sent and what it sends must be valid: TrainJobs and runtimes go through the models of kubeflow-trainer-api,
+all else through those of the kubernetes client, and must come out the same. It records every request as (verb, group,
+resource), as a Role names them, and refuses those that it is not told to grant.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -20,12 +22,17 @@ from kubeflow_trainer_api import models
 from kubernetes.client import ApiClient
 
 GROUP = "trainer.kubeflow.org"
-JOBS = re.compile(rf"/apis/{GROUP}/v1alpha1/namespaces/([^/]+)/trainjobs(?:/([^/]+))?$")
-CORE = re.compile(r"/api/v1/namespaces/([^/]+)/(pods|events|secrets|serviceaccounts)(?:/([^/]+))?(/log)?$")
-RUNTIMES = re.compile(
-    rf"/apis/{GROUP}/v1alpha1/(?:namespaces/[^/]+/)?(trainingruntimes|clustertrainingruntimes)/([^/]+)$"
-)
-VERBS = {"GET": "get", "POST": "create", "DELETE": "delete"}
+# Group, resource, name and what is below it; paths without a resource say what the server knows, to everybody.
+PATH = re.compile(r"/apis?/(?:([^/]+\.[^/]+)/)?v\d\w*/(?:namespaces/[^/]+/)?([a-z]+)(?:/([^/]+))?(?:/([a-z]+))?$")
+VERBS = {"GET": "get", "POST": "create", "DELETE": "delete", "PUT": "update", "PATCH": "patch"}
+REVIEW = ("create", "authorization.k8s.io", "selfsubjectaccessreviews")  # which everybody may
+MODELS = {
+    "TrainJob": "TrainerV1alpha1TrainJob",
+    "TrainingRuntime": "TrainerV1alpha1TrainingRuntime",
+    "ClusterTrainingRuntime": "TrainerV1alpha1ClusterTrainingRuntime",
+    "Event": "CoreV1Event",
+    "EventList": "CoreV1EventList",
+}
 
 
 def now() -> str:
@@ -44,7 +51,10 @@ class FakeKubernetes:
         self.requests: list[tuple[str, str, str]] = []
         self.created: list[dict[str, Any]] = []
         self.deleted: list[str] = []
+        self.granted: set[tuple[str, str, str]] | None = None  # rights; None: all
         self.denied: set[tuple[str, str]] = set()  # (verb, resource)
+        self.refusal = ""  # of an admission webhook or a quota: no TrainJob is created
+        self.wrong: list[str] = []  # what was no valid object, sent or to be sent
         self.away = False
         self.play: Callable[[FakeKubernetes], None] = lambda server: None
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -70,9 +80,10 @@ class FakeKubernetes:
             }
         )
 
-    def end(self, kind: str, message: str = "") -> None:
+    def end(self, kind: str, message: str = "", reason: str = "") -> None:
         """Give every TrainJob the condition `kind`."""
-        condition = {"type": kind, "status": "True", "reason": kind, "message": message, "lastTransitionTime": now()}
+        condition = {"type": kind, "status": "True", "reason": reason or kind, "message": message}
+        condition["lastTransitionTime"] = now()
         for job in self.jobs.values():
             job.setdefault("status", {}).setdefault("conditions", []).append(condition)
 
@@ -87,39 +98,47 @@ class FakeKubernetes:
         }
         metadata = {"name": name, "labels": labels, "creationTimestamp": now()}
         self.pods = [pod for pod in self.pods if pod["metadata"]["name"] != name]
-        self.pods.append(_valid({"metadata": metadata, "status": {"phase": phase, **status}}, "V1Pod"))
+        self.pods.append({"metadata": metadata, "status": {"phase": phase, **status}})
 
     def event(self, reason: str, message: str, name: str | None = None) -> None:
         about = {"kind": "Pod", "name": name or f"{next(iter(self.jobs))}-node-0", "namespace": "team"}
         event = {"metadata": {"name": f"e{len(self.events)}"}, "involvedObject": about, "type": "Warning"}
-        self.events.append(
-            _valid(event | {"reason": reason, "message": message, "lastTimestamp": now()}, "CoreV1Event")
-        )
+        self.events.append(event | {"reason": reason, "message": message, "lastTimestamp": now()})
+
+    def may(self, verb: str, group: str, resource: str) -> bool:
+        if (verb, group, resource) == REVIEW:
+            return True
+        granted = self.granted is None or (verb, group, resource) in self.granted
+        return granted and (verb, resource) not in self.denied
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
         if self.away:
             return 503, _status(503, "the server is currently unable to handle the request")
-        found = JOBS.match(path) or CORE.match(path)
+        found = PATH.match(path)
         if found is None:
-            return self._other(method, path, body)
-        kind = "trainjobs" if JOBS.match(path) else found[2] + (found[4] or "") if CORE.match(path) else ""
-        name = found[2] if kind == "trainjobs" else found[3]
-        verb = "list" if method == "GET" and name is None else VERBS[method]
-        self.requests.append((verb, GROUP if kind == "trainjobs" else "", kind))
-        if (verb, kind) in self.denied:
-            return 403, _status(403, f"{kind} is forbidden: User cannot {verb} resource")
-        if kind == "trainjobs":
+            return (200, self.objects[path]) if path in self.objects else (404, "404 page not found\n")
+        group, resource, name, below = found[1] or "", found[2], found[3], found[4]
+        resource = f"{resource}/{below}" if below else resource
+        verb = VERBS[method] if name or method != "GET" else "watch" if "watch" in query else "list"
+        self.requests.append((verb, group, resource))
+        if not self.may(verb, group, resource):
+            kind = f"{resource}.{group}" if group else resource
+            return 403, _status(403, f'{kind} is forbidden: User "u" cannot {verb} resource "{resource}" in API group')
+        if resource == "trainjobs":
             return self._train_jobs(verb, name, body)
-        return self._core(verb, kind, path, name, query)
+        if (verb, group, resource) == REVIEW:
+            wanted = body["spec"]["resourceAttributes"]
+            asked = wanted["resource"] + (f"/{wanted['subresource']}" if wanted.get("subresource") else "")
+            return 201, {**body, "status": {"allowed": self.may(wanted["verb"], wanted["group"], asked)}}
+        return self._read(verb, resource, path, name, query)
 
     def _train_jobs(self, verb: str, name: str | None, body: Any) -> tuple[int, Any]:
         if verb == "create":
+            if self.refusal:
+                return 403, _status(403, self.refusal)
             name = body["metadata"]["name"]
             if name in self.jobs:
                 return 409, _status(409, f'trainjobs "{name}" already exists')
-            same = models.TrainerV1alpha1TrainJob.from_dict(body).to_dict()
-            if same != body:
-                return 422, _status(422, "unknown or wrong fields")
             self.jobs[name] = json.loads(json.dumps(body))
             self.jobs[name]["metadata"]["creationTimestamp"] = now()
             self.created.append(body)
@@ -133,12 +152,12 @@ class FakeKubernetes:
         self.play(self)
         return 200, self.jobs[name]
 
-    def _core(self, verb: str, kind: str, path: str, name: str | None, query: dict[str, list[str]]) -> tuple[int, Any]:
-        if kind == "pods/log":
+    def _read(self, verb: str, resource: str, path: str, name: str, query: dict[str, list[str]]) -> tuple[int, Any]:
+        if resource == "pods/log":
             if name not in self.logs:
                 return 400, _status(400, "container is waiting to start: ContainerCreating")
             return 200, "".join(f"{line}\n" for line in self.logs[name])
-        if verb == "list" and kind == "pods":
+        if (verb, resource) == ("list", "pods"):
             key, _, value = query.get("labelSelector", [""])[0].partition("=")
             field = query.get("fieldSelector", [""])[0].removeprefix("metadata.name=")
             items = [
@@ -147,22 +166,11 @@ class FakeKubernetes:
                 if p["metadata"].get("labels", {}).get(key) == value or p["metadata"]["name"] == field
             ]
             return 200, {"kind": "PodList", "apiVersion": "v1", "items": items}
-        if verb == "list" and kind == "events":
+        if (verb, resource) == ("list", "events"):
             return 200, {"kind": "EventList", "apiVersion": "v1", "items": self.events}
         if path in self.objects:
             return 200, self.objects[path]
-        return 404, _status(404, f'{kind} "{name}" not found')
-
-    def _other(self, method: str, path: str, body: Any) -> tuple[int, Any]:
-        if path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews":
-            wanted = body["spec"]["resourceAttributes"]
-            resource = wanted["resource"] + (f"/{wanted['subresource']}" if wanted.get("subresource") else "")
-            allowed = (wanted["verb"], resource) not in self.denied
-            return 201, {**body, "status": {"allowed": allowed}}
-        found = RUNTIMES.match(path)
-        if path in self.objects or found is None:
-            return (200, self.objects[path]) if path in self.objects else (404, "404 page not found\n")
-        return 404, _status(404, f'{found[1]} "{found[2]}" not found')
+        return 404, _status(404, f'{resource} "{name}" not found')
 
 
 def _handler(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:
@@ -171,15 +179,22 @@ def _handler(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
             url = urlsplit(self.path)
-            code, answer = fake.answer(self.command, url.path, parse_qs(url.query), body)
+            try:
+                valid(body)
+                code, answer = fake.answer(self.command, url.path, parse_qs(url.query), body)
+                valid(answer)
+            except Exception as error:
+                fake.wrong.append(str(error))
+                code, answer = 422, _status(422, str(error))
             data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
             self.send_response(code)
             self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            with suppress(ConnectionError):  # whoever asked may have been cancelled
+                self.wfile.write(data)
 
-        do_GET = do_POST = do_DELETE = _serve
+        do_GET = do_POST = do_DELETE = do_PUT = do_PATCH = _serve
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -187,12 +202,18 @@ def _handler(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _valid(item: dict[str, Any], model: str) -> dict[str, Any]:
-    """The object, which must be one of the kubernetes client's models."""
-    client = ApiClient()
-    same = client.sanitize_for_serialization(client.deserialize(SimpleNamespace(data=json.dumps(item)), model))
-    assert _untimed(same) == _untimed(item)
-    return item
+def valid(item: Any) -> None:
+    """Fail unless an object is what the model of its kind is, with no field that they do not know."""
+    if not isinstance(item, dict):
+        return
+    kind = item.get("kind", "DeleteOptions")  # whose kind the client leaves out
+    model = MODELS.get(kind, f"V1{kind}")
+    if model.startswith("Trainer"):
+        same = json.loads(json.dumps(getattr(models, model).from_dict(item).to_dict(), default=datetime.isoformat))
+    else:
+        client = ApiClient()
+        same = client.sanitize_for_serialization(client.deserialize(SimpleNamespace(data=json.dumps(item)), model))
+    assert _untimed(same) == _untimed(item), f"{kind}: {item} comes back as {same}"
 
 
 def _untimed(item: Any) -> str:

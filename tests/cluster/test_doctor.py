@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
+from k8s.manifests import one, overlay
 from typer.testing import CliRunner
 
 from cliptea.cluster.api import RIGHTS
@@ -105,7 +106,8 @@ def mlflow():
 
 @pytest.fixture
 def cluster(kubernetes, monkeypatch, tmp_path):
-    """A cluster in which nothing is missing."""
+    """A cluster in which nothing is missing, as its administrator sees it."""
+    kubernetes.granted = None
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     secrets = {
         "cliptea-s3": ["AWS_ACCESS_KEY_ID"],
@@ -114,12 +116,21 @@ def cluster(kubernetes, monkeypatch, tmp_path):
         "pull": [".dockerconfigjson"],
     }
     base = "/api/v1/namespaces/team/secrets/"
-    kubernetes.objects = {base + name: {"data": dict.fromkeys(keys, "aHVzaA==")} for name, keys in secrets.items()}
-    kubernetes.objects[TRAINER] = {"resources": [{"name": "trainjobs"}, {"name": "trainingruntimes"}]}
-    kubernetes.objects[f"{TRAINER}/namespaces/team/trainingruntimes/cliptea-torch"] = {}
+    kubernetes.objects = {base + name: secret(*keys) for name, keys in secrets.items()}
+    known = [
+        {"name": kind.lower() + "s", "singularName": kind.lower(), "kind": kind, "namespaced": True, "verbs": ["get"]}
+        for kind in ("TrainJob", "TrainingRuntime")
+    ]
+    kubernetes.objects[TRAINER] = {"kind": "APIResourceList", "groupVersion": TRAINER[6:], "resources": known}
+    runtime = one(overlay("local"), "TrainingRuntime", "cliptea-torch")
+    kubernetes.objects[f"{TRAINER}/namespaces/team/trainingruntimes/cliptea-torch"] = runtime
     nodes = [{"status": {"allocatable": {"nvidia.com/gpu": count}}} for count in ("0", "4", "8")]
-    kubernetes.objects["/api/v1/nodes"] = {"items": nodes}
+    kubernetes.objects["/api/v1/nodes"] = {"kind": "NodeList", "items": nodes}
     return kubernetes
+
+
+def secret(*keys):
+    return {"kind": "Secret", "apiVersion": "v1", "data": dict.fromkeys(keys, "aHVzaA==")}
 
 
 @pytest.fixture
@@ -181,7 +192,7 @@ def test_an_absent_secret_is_no_failure_and_an_empty_one_is(cluster):
     del cluster.objects["/api/v1/namespaces/team/secrets/cliptea-s3"]
     code, lines = doctor()
     assert (code, lines["secret"][0][0]) == (0, "cannot tell")
-    cluster.objects["/api/v1/namespaces/team/secrets/cliptea-s3"] = {"data": {"key": "eA=="}}
+    cluster.objects["/api/v1/namespaces/team/secrets/cliptea-s3"] = secret("key")
     assert doctor()[0] == 1
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 from quick_pace import Quick
 
-from cliptea.cluster.api import RIGHTS, ClusterError, connect
+from cliptea.cluster.api import ClusterError, connect
 from cliptea.cluster.follow import Cancelled, train
 from cliptea.cluster.job import build
 from cliptea.cluster.settings import JobSettings, Passed
@@ -89,16 +89,6 @@ def test_a_good_life_shows_the_log_of_rank_zero_once(kubernetes, capfd):
     assert [line for line in lines if "TrainJob" not in line] == ["one", "two", "three", "two"]
     assert [job["metadata"]["name"] for job in kubernetes.created] == [NAME]
     assert kubernetes.deleted == []
-
-
-def test_everything_that_is_asked_is_among_the_rights(kubernetes):
-    kubernetes.logs["p0"] = []
-    kubernetes.play = script(running, lambda server: server.end("Failed"))
-    with pytest.raises(ClusterError):
-        follow(restarts=0)
-    connect().delete(NAME)
-    connect().owners("step")
-    assert set(kubernetes.requests) == {tuple(right) for right in RIGHTS}
 
 
 def test_no_node_is_told_at_once_and_waited_for(kubernetes, capfd):

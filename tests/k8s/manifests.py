@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,11 @@ def one(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
     """The object of that kind and name."""
     (found,) = [item for item in objects if (item["kind"], item["metadata"]["name"]) == (kind, name)]
     return found
+
+
+def granted(role: dict[str, Any]) -> set[tuple[str, str, str]]:
+    """The rights (verb, group, resource) that a Role or ClusterRole gives."""
+    return {right for rule in role["rules"] for right in product(rule["verbs"], rule["apiGroups"], rule["resources"])}
 
 
 def pods(objects: list[dict[str, Any]]) -> Iterator[Pod]:

@@ -4,31 +4,16 @@ import re
 import subprocess
 import sys
 from base64 import b64decode
-from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
-from manifests import COMPONENTS, K8S, OVERLAYS, containers, everything, one, overlay, pods, select
+from manifests import COMPONENTS, K8S, OVERLAYS, containers, everything, granted, one, overlay, pods, select
 
 from cliptea import __version__
-from cliptea.cluster import api, job, settings
+from cliptea.cluster import job, settings
 from cliptea_pipeline.compile import compile_pipeline
 from cliptea_pipeline.placement import Placement, read_placement
-
-
-def granted(role):
-    return {
-        right
-        for rule in role["rules"]
-        for right in product(rule["verbs"], rule["apiGroups"], rule["resources"])
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_the_role_is_what_the_train_step_asks_for(name):
-    doctor = {("get", "trainer.kubeflow.org", "trainingruntimes")}
-    assert granted(one(overlay(name), "Role", "cliptea-train-step")) == {tuple(right) for right in api.RIGHTS} | doctor
 
 
 def test_rights_in_the_whole_cluster_are_one_and_not_given_unasked(tmp_path):

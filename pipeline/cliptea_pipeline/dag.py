@@ -42,7 +42,8 @@ def cliptea_pipeline(placement: Placement) -> BaseComponent:
             with dsl.If(resolved.outputs["Output"] == "changed", name="something-to-do"):
                 shards = place(split(run=run)).outputs["shards"]
                 cache = place(teacher(run=run, shards=shards)).outputs["cache"]
-                with dsl.ParallelFor(place(variants(run=run)).output, name="students") as variant:
+                labels = place(variants(run=run)).output
+                with dsl.ParallelFor(labels, name="students", parallelism=placement.parallel) as variant:
                     model = student(run=run, shards=shards, cache=cache, variant=variant).outputs["model"]
                     scored = place(evaluate(run=run, shards=shards, cache=cache, model=model, variant=variant))
                 scores = dsl.Collected(scored.outputs["scores"])

@@ -109,6 +109,7 @@ class Placement(Section):
     user: Positive = 1000
     group: Positive = 1000
     retries: Retries = Retries()
+    parallel: Positive | None = None  # students trained at a time; None: all
     launcher: Literal["torchrun", "trainjob"] = "torchrun"
     train_job: TrainJobPlacement = TrainJobPlacement()
     steps: Steps = Steps()

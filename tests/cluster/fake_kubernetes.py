@@ -55,10 +55,10 @@ class FakeKubernetes:
         self.denied: set[tuple[str, str]] = set()  # (verb, resource)
         self.refusal = ""  # of an admission webhook or a quota: no TrainJob is created
         self.wrong: list[str] = []  # what was no valid object, sent or to be sent
-        self.away = False
+        self.away: int | None = None  # what all requests are answered with; 0: with nothing
         self.play: Callable[[FakeKubernetes], None] = lambda server: None
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -113,7 +113,7 @@ class FakeKubernetes:
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
         if self.away:
-            return 503, _status(503, "the server is currently unable to handle the request")
+            return self.away, _status(self.away, "the server is currently unable to handle the request")
         found = PATH.match(path)
         if found is None:
             return (200, self.objects[path]) if path in self.objects else (404, "404 page not found\n")
@@ -176,6 +176,8 @@ class FakeKubernetes:
 def _handler(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
+            if fake.away == 0:
+                return
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
             url = urlsplit(self.path)

@@ -94,6 +94,13 @@ def test_the_train_step_patches_what_the_runtime_has():
     assert [volume["name"] for volume in theirs["volumes"]] == [volume["name"] for volume in ours["volumes"]]
 
 
+def test_a_training_fails_as_a_whole_and_its_pods_stay_to_be_read():
+    """As the train step expects it, which makes a TrainJob anew after an eviction."""
+    (own,) = one(overlay("local"), "TrainingRuntime", "cliptea-torch")["spec"]["template"]["spec"]["replicatedJobs"]
+    job = own["template"]["spec"]
+    assert (job["backoffLimit"], job["template"]["spec"]["restartPolicy"]) == (0, "Never")
+
+
 def test_training_runs_on_gpus_where_they_are_switched_on():
     pod = next(pod for pod in pods(overlay("production")) if pod.owner == "TrainingRuntime/cliptea-torch")
     assert pod.spec["runtimeClassName"] == "nvidia"

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from cliptea.errors import ClipteaError
 
-__all__ = ["RIGHTS", "Cluster", "ClusterError", "Right", "Unreachable", "connect"]
+__all__ = ["RIGHTS", "Cluster", "ClusterError", "QuotaFull", "Right", "Unreachable", "connect"]
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+QUOTA = "exceeded quota"  # in the message of a refusal by a ResourceQuota
 TIMEOUT = (5, 20)  # seconds to connect, and between two pieces of an answer
 
 
@@ -25,6 +26,10 @@ class ClusterError(ClipteaError):
 
 class Unreachable(ClusterError):
     """The Kubernetes API does not answer, or not sensibly; it may later."""
+
+
+class QuotaFull(ClusterError):
+    """A quota of the namespace has no room for another TrainJob; it may later."""
 
 
 class Right(NamedTuple):
@@ -97,7 +102,7 @@ class Cluster:
             return _found(lambda: self._jobs.get_namespaced_custom_object(*self._place, name, **self._limits))
 
     def create(self, job: dict[str, Any]) -> bool:
-        """Create a TrainJob; False when one of its name is there."""
+        """Create a TrainJob; False when one of its name is there. Raises QuotaFull when the namespace has no room."""
         from kubernetes.client import ApiException
 
         with self._explained("create", "trainjobs"):
@@ -188,19 +193,22 @@ def _found(request: Any) -> Any:
 
 
 def _refused(error: Any, verb: str, resource: str, namespace: str) -> ClusterError:
-    if error.status in (401, 403):
+    message = _message(error)
+    if error.status == 401 or f"cannot {verb} resource" in message:
         return ClusterError(
             f"this service account may not {verb} {resource} in namespace {namespace}",
             "the Role of cliptea's manifests, bound to it",
             "apply them; `cliptea doctor` lists what is missing",
         )
+    if error.status == 403 and QUOTA in message:
+        return QuotaFull(f"namespace {namespace} has no room for a TrainJob: {message}")
     if error.status == 404:
         return ClusterError(
             f"the cluster knows no {resource}",
             "Kubeflow Trainer 2",
             "install it, or compile the pipeline with the launcher torchrun",
         )
-    text = f"the Kubernetes API answers {error.status} to {verb} {resource}: {_message(error)}"
+    text = f"the Kubernetes API answers {error.status} to {verb} {resource}: {message}"
     if error.status == 429 or error.status >= 500:
         return Unreachable(text)
     return ClusterError(text)

@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from cliptea import progress
-from cliptea.cluster.api import Cluster, ClusterError, Unreachable
+from cliptea.cluster.api import Cluster, ClusterError, QuotaFull, Unreachable
 from cliptea.cluster.log import RankZero
-from cliptea.cluster.reasons import CAUSES, HOPELESS, LOST, Trouble, failed, finished, troubles
+from cliptea.cluster.reasons import CAUSES, HOPELESS, LOST, Trouble, failed, finished, timed_out, troubles
 from cliptea.cluster.settings import JobSettings
 
 __all__ = ["Cancelled", "Pace", "train"]
@@ -63,6 +63,7 @@ class _Follower:
 
     def __init__(self, cluster: Cluster, name: str, settings: JobSettings, pace: type[Pace]) -> None:
         self.cluster, self.name, self.settings, self.pace = cluster, name, settings, pace
+        self.start = time.monotonic()
         self.log = RankZero(cluster)
         self.seen: dict[tuple[str, str], Trouble] = {}
         self.since: dict[tuple[str, str], float] = {}  # when each present trouble began
@@ -72,11 +73,10 @@ class _Follower:
 
     def begin(self, job: dict[str, Any], adopt: bool) -> None:
         """Create the TrainJob, unless one of its name is at work or done and may be adopted."""
-        deadline = time.monotonic() + self.pace.gone
         while True:
             with self._patient():
                 present = self.cluster.job(self.name)
-                if present is None and self.cluster.create(job):
+                if present is None and self._created(job):
                     progress.note(f"TrainJob {self.name} created in namespace {self.cluster.namespace}")
                     return
                 if present is not None and "deletionTimestamp" not in present["metadata"]:
@@ -84,13 +84,22 @@ class _Follower:
                         progress.note(f"TrainJob {self.name} is there already: following it")
                         return
                     self.cluster.delete(self.name)
-            if time.monotonic() > deadline:
-                raise ClusterError(f"the old TrainJob {self.name} is not deleted", todo="delete it by hand")
+                if present is not None and time.monotonic() - self.start > self.pace.gone:
+                    raise ClusterError(f"the old TrainJob {self.name} is not deleted", todo="delete it by hand")
             time.sleep(self.pace.poll)
+
+    def _created(self, job: dict[str, Any]) -> bool:
+        try:
+            return self.cluster.create(job)
+        except QuotaFull as error:
+            if time.monotonic() - self.start > self.settings.pending_seconds:
+                raise
+            self._tell([Trouble("quota", self.name, f"{error}; it waits for room")])
+            return False
 
     def watch(self) -> str | None:
         """Follow to the end; returns None, or why it failed."""
-        start, started = time.monotonic(), False
+        started = False
         while True:
             with self._patient():
                 job = self.cluster.job(self.name)
@@ -104,9 +113,9 @@ class _Follower:
                     return None
                 reason = failed(job)
                 if reason is not None:
-                    return self._why(reason)
+                    return self._why(reason, timed_out(job))
                 started = started or any(pod.get("status", {}).get("phase") == "Running" for pod in pods)
-                self._give_up(now, started, time.monotonic() - start)
+                self._give_up(now, started, time.monotonic() - self.start)
             time.sleep(self.pace.poll)
 
     def _tell(self, found: list[Trouble]) -> None:
@@ -129,10 +138,10 @@ class _Follower:
             why = (long or now or [Trouble("other", self.name, "no pod of it runs")])[0]
             raise ClusterError(f"training did not start within {progress.clock(seconds)}: {why.where}: {why.text}")
 
-    def _why(self, reason: str) -> str:
+    def _why(self, reason: str, late: bool) -> str:
         """The likeliest cause of a failure: what its pods ended from, before what its controller says of it."""
-        late = time.monotonic() - self.pace.recent
-        causes = [t for key, t in self.seen.items() if t.kind in CAUSES and self.last[key] >= late]
+        since = time.monotonic() - self.pace.recent
+        causes = [t for key, t in self.seen.items() if t.kind in CAUSES and self.last[key] >= since and not late]
         cause = min(causes, key=lambda t: CAUSES.index(t.kind), default=None)
         self.lost = cause is not None and cause.kind == LOST
         text = f"the TrainJob {self.name} failed: {f'{cause.where}: {cause.text}' if cause else reason}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-__all__ = ["CAUSES", "HOPELESS", "LOST", "Trouble", "failed", "finished", "troubles"]
+from cliptea.cluster.api import QUOTA
+
+__all__ = ["CAUSES", "HOPELESS", "LOST", "Trouble", "failed", "finished", "timed_out", "troubles"]
 
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
@@ -20,7 +22,7 @@ class Trouble(NamedTuple):
     """Something that keeps a TrainJob from its end.
 
     Attributes:
-        kind: node, image, settings, forbidden, memory, lost, exit, suspended or other.
+        kind: node, quota, image, settings, forbidden, memory, lost, exit, suspended or other.
         where: the pod, or the TrainJob.
         text: what is the matter, and what can be done.
     """
@@ -36,11 +38,18 @@ def finished(job: dict[str, Any]) -> bool:
 
 
 def failed(job: dict[str, Any]) -> str | None:
-    """Why a TrainJob has failed, in its controller's words; None when it has not."""
+    """Why a TrainJob has failed, as far as its controller says; None when it has not."""
     condition = _condition(job, "Failed")
     if condition is None:
         return None
+    if timed_out(job):
+        return "it took longer than train's seconds in the placement file, and has left a checkpoint to go on from"
     return condition.get("message") or condition.get("reason") or "no reason given"
+
+
+def timed_out(job: dict[str, Any]) -> bool:
+    """Whether the cluster has ended a TrainJob because of its time limit; its pods then look as if they were lost."""
+    return (_condition(job, "Failed") or {}).get("reason") == "DeadlineExceeded"
 
 
 def troubles(job: dict[str, Any], pods: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[Trouble]:
@@ -107,9 +116,12 @@ def _of_event(event: dict[str, Any]) -> Trouble | None:
     reason, message = event.get("reason", ""), event.get("message", "")
     where = event["involvedObject"].get("name", "")
     if reason in ("FailedCreate", "JobCreationFailed", "TrainJobResourcesCreationFailed"):
-        return Trouble("forbidden", where, f"its pods cannot be made: {message}")
+        kind, more = ("quota", "; it waits for room") if QUOTA in message else ("forbidden", "")
+        return Trouble(kind, where, f"its pods cannot be made: {message}{more}")
     if reason in ("FailedMount", "FailedAttachVolume"):
         return Trouble("other", where, f"a volume cannot be mounted: {message}")
+    if reason == "FailedCreatePodSandBox":
+        return Trouble("other", where, f"its node cannot start it: {message}")
     if reason in ("Evicted", "Preempted", "TaintManagerEviction"):  # a cause only as long as the pod shows it
         return Trouble("other", where, f"evicted from its node or preempted: {message}")
     return None

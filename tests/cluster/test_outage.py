@@ -1,0 +1,50 @@
+"""A Kubernetes API that is away for a while, in each way, while a TrainJob goes on or ends."""
+
+import threading
+import time
+
+import pytest
+from lives import complete, follow, nothing, running, script
+
+from cliptea.cluster.api import ClusterError
+
+
+@pytest.mark.parametrize("answer", [0, 429, 500, 503])
+@pytest.mark.parametrize("meanwhile", [running, complete])
+def test_an_outage_is_told_and_waited_for(kubernetes, capfd, answer, meanwhile):
+    def leave(server):
+        def come_back():
+            meanwhile(server)
+            server.away = None
+
+        server.away = answer
+        threading.Timer(0.2, come_back).start()
+
+    kubernetes.play = script(running, leave, nothing, complete)
+    follow()
+    told = capfd.readouterr().err
+    assert told.count("the TrainJob goes on, trying again") == 1
+    assert told.count("the Kubernetes API answers again") == 1
+    assert (len(kubernetes.created), kubernetes.deleted) == (1, [])
+
+
+def test_an_api_that_is_away_when_the_step_begins(kubernetes):
+    kubernetes.away = 503
+    threading.Timer(0.3, setattr, (kubernetes, "away", None)).start()
+    kubernetes.play = script(running, complete)
+    follow()
+    assert len(kubernetes.created) == 1
+
+
+def test_an_api_that_stays_away(kubernetes):
+    kubernetes.play = script(running, lambda server: setattr(server, "away", 503))
+    start = time.monotonic()
+    with pytest.raises(ClusterError, match=r"the Kubernetes API answers 503 .*, for 0.6 s"):
+        follow()
+    assert time.monotonic() - start < 20
+
+
+def test_an_api_that_refuses_connections(kubernetes):
+    kubernetes.close()
+    with pytest.raises(ClusterError, match="the Kubernetes API cannot be reached"):
+        follow()

@@ -1,0 +1,171 @@
+"""What keeps a TrainJob from its end, told in plain words at the next look, and what is done about it."""
+
+import threading
+
+import pytest
+from lives import NAME, complete, ended, follow, nothing, running, script, waiting
+
+from cliptea.cluster.api import TIMEOUT, ClusterError, connect
+from cliptea.cluster.follow import Pace
+from cliptea.cluster.job import build
+from cliptea.cluster.settings import JobSettings, Passed
+
+NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+NO_NODE |= {"message": "0/3 nodes: 3 Insufficient nvidia.com/gpu"}
+PREEMPTED = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "for another"}
+KILLED = ended(137, reason="OOMKilled")["containerStatuses"][0]
+RESTARTED = {"containerStatuses": [KILLED | {"state": {"running": {}}, "lastState": KILLED["state"]}]}
+
+
+def pod(phase, **status):
+    return lambda server: server.pod("p0", phase, **status)
+
+
+def event(reason, message="m", name=None):
+    return lambda server: server.event(reason, message, name)
+
+
+def suspended(server):
+    server.end("Suspended", "no room in the queue")
+
+
+TROUBLES = {
+    "no node": (pod("Pending", conditions=[NO_NODE]), "p0: no node can take it: 0/3 nodes: 3 Insufficient nvidia.com"),
+    "wrong image": (pod("Pending", **waiting("ErrImagePull", "m")), "p0: the image i:1 cannot be pulled: m; check its"),
+    "image again": (pod("Pending", **waiting("ImagePullBackOff", "m")), "p0: the image i:1 cannot be pulled: m; check"),
+    "no secret": (pod("Pending", **waiting("CreateContainerConfigError", "m")), "p0: its container cannot be made: m;"),
+    "memory": (pod("Running", **RESTARTED), "p0: it ran out of memory (OOMKilled); give train more memory in the"),
+    "killed": (pod("Failed", **ended(137)), "p0: its process ended with code 137 (killed: by the node for memory, or"),
+    "evicted": (pod("Failed", reason="Evicted", message="m"), "p0: evicted from its node or preempted: m"),
+    "preempted": (pod("Running", conditions=[PREEMPTED]), "p0: evicted from its node or preempted: for another"),
+    "node lost": (pod("Failed", reason="NodeLost", message="m"), "p0: evicted from its node or preempted: m"),
+    "stopped": (pod("Failed", **ended(75)), "p0: it was stopped from outside and has saved a checkpoint"),
+    "full": (event("FailedCreate", "exceeded quota: gpus"), "its pods cannot be made: exceeded quota: gpus; it waits"),
+    "forbidden": (event("FailedCreate", "violates PodSecurity"), "its pods cannot be made: violates PodSecurity"),
+    "no JobSet": (event("TrainJobResourcesCreationFailed", "m", NAME), f"{NAME}: its pods cannot be made: m"),
+    "no volume": (event("FailedMount"), "a volume cannot be mounted: m"),
+    "no runtime class": (event("FailedCreatePodSandBox"), "its node cannot start it: m"),
+    "taint": (event("TaintManagerEviction"), "evicted from its node or preempted: m"),
+    "suspended": (suspended, f"{NAME}: suspended, waits to be admitted: no room in the queue"),
+}
+
+
+@pytest.mark.parametrize(("act", "words"), TROUBLES.values(), ids=TROUBLES)
+def test_each_is_told_once_at_the_next_look(kubernetes, capfd, act, words):
+    told = []
+
+    def next_look(server):
+        told.append(capfd.readouterr().err)
+
+    kubernetes.play = script(act, next_look, nothing, running, complete)
+    follow()
+    assert f"warning: {words}" in told[0] or f"warning: {NAME}-node-0: {words}" in told[0]
+    assert words not in capfd.readouterr().err
+
+
+def test_a_look_follows_another_within_a_minute():
+    assert Pace.poll + sum(TIMEOUT) < 60  # also when one request takes as long as it may
+
+
+def test_no_node_for_too_long_fails_and_frees_the_cluster(kubernetes):
+    kubernetes.play = pod("Pending", conditions=[NO_NODE])
+    with pytest.raises(ClusterError, match=r"did not start within .*: p0: no node can take it: 0/3 nodes"):
+        follow(pending_seconds=1)
+    assert kubernetes.deleted == [NAME]
+
+
+@pytest.mark.parametrize("trouble", ["wrong image", "no secret", "forbidden", "no JobSet"])
+def test_what_never_starts_is_given_up(kubernetes, trouble):
+    kubernetes.play, words = TROUBLES[trouble]
+    with pytest.raises(ClusterError, match="training did not start within") as caught:
+        follow()
+    assert words in str(caught.value)
+    assert kubernetes.deleted == [NAME]
+
+
+@pytest.mark.parametrize("trouble", ["no node", "full", "suspended"])
+def test_what_may_start_later_is_waited_for(kubernetes, trouble):
+    act, _ = TROUBLES[trouble]
+    kubernetes.play = script(*[act] * 20, running, complete)  # longer than what is hopeless
+    follow()
+    assert kubernetes.deleted == []
+
+
+def test_an_image_that_comes_late_is_no_failure(kubernetes):
+    kubernetes.play = script(TROUBLES["wrong image"][0], running, complete)
+    follow()
+
+
+def test_a_namespace_that_is_full_of_trainjobs_is_waited_for(kubernetes, capfd):
+    kubernetes.refusal = f'trainjobs "{NAME}" is forbidden: exceeded quota: cliptea, used: 16, limited: 16'
+    threading.Timer(0.3, setattr, (kubernetes, "refusal", "")).start()
+    kubernetes.play = script(running, complete)
+    follow()
+    assert capfd.readouterr().err.count("warning: ") == 1
+    kubernetes.jobs.clear()
+    kubernetes.refusal = f'trainjobs "{NAME}" is forbidden: exceeded quota: cliptea, used: 16, limited: 16'
+    with pytest.raises(ClusterError, match=r"namespace team has no room for a TrainJob: .* limited: 16"):
+        follow(pending_seconds=1)
+
+
+def test_a_trainjob_that_is_refused_is_told_in_the_clusters_words(kubernetes):
+    kubernetes.refusal = 'admission webhook "v" denied the request: TrainingRuntime must be created before the TrainJob'
+    with pytest.raises(ClusterError, match=r"403 to create trainjobs: .* TrainingRuntime must be created before"):
+        follow()
+
+
+def test_out_of_memory_is_told_in_plain_words(kubernetes):
+    def killed(server):
+        server.pod("p1", "Failed", index=1, **ended(1))
+        server.pod("p0", "Failed", **ended(137, reason="OOMKilled"))
+        server.end("Failed", "jobset failed")
+
+    kubernetes.play = script(running, killed)
+    with pytest.raises(ClusterError, match=r"p0: it ran out of memory \(OOMKilled\); give train more memory"):
+        follow()
+    assert len(kubernetes.created) == 1
+
+
+def test_a_failure_names_the_code_and_the_last_line(kubernetes):
+    def failing(server):
+        server.logs["p0"] = ["2026-01-01T00:00:00Z error: the shard is damaged"]
+        server.pod("p0", "Failed", **ended(1))
+        server.end("Failed", "jobset failed")
+
+    kubernetes.play = script(running, failing)
+    with pytest.raises(
+        ClusterError, match=r"p0: its process ended with code 1; its last line: error: the shard is damaged"
+    ):
+        follow()
+
+
+def test_a_failure_without_pods_is_in_the_controllers_words(kubernetes):
+    kubernetes.play = lambda server: server.end("Failed", "jobset failed")
+    with pytest.raises(ClusterError, match=f"the TrainJob {NAME} failed: jobset failed"):
+        follow()
+
+
+def test_a_time_limit_is_no_eviction_though_its_pods_are_stopped(kubernetes):
+    def late(server):
+        server.pod("p0", "Failed", **ended(75))
+        server.end("Failed", "TrainJob exceeded its active deadline", "DeadlineExceeded")
+
+    kubernetes.play = script(running, late)
+    with pytest.raises(ClusterError, match="it took longer than train's seconds in the placement file, and has left a"):
+        follow()
+    assert len(kubernetes.created) == 1
+
+
+def test_a_warning_about_an_earlier_trainjob_of_the_name_is_old(kubernetes):
+    connect().create(build(NAME, "g/a", "k", JobSettings(image="i:1"), Passed(), []))
+    kubernetes.event("FailedCreate", "long ago")
+    kubernetes.events[0]["lastTimestamp"] = "2020-01-01T00:00:00Z"
+    kubernetes.play = script(nothing, running, complete)
+    follow()
+
+
+@pytest.mark.parametrize(("verb", "resource"), [("create", "trainjobs"), ("list", "pods"), ("list", "events")])
+def test_a_missing_right_is_named(kubernetes, verb, resource):
+    kubernetes.denied = {(verb, resource)}
+    with pytest.raises(ClusterError, match=f"may not {verb} {resource} in namespace team; expected the Role"):
+        follow()

@@ -35,11 +35,14 @@ def test_a_good_life_shows_the_log_of_rank_zero_once(kubernetes, capfd):
     assert kubernetes.deleted == []
 
 
-@pytest.mark.parametrize("how", [{"reason": "Evicted", "message": "disk pressure"}, ended(75)])
-def test_an_eviction_starts_it_again(kubernetes, capfd, how):
+EVICTED = {"reason": "Evicted", "message": "disk pressure"}
+
+
+@pytest.mark.parametrize(("one", "other"), [(EVICTED, ended(1)), (ended(75), ended(75))])
+def test_an_eviction_starts_it_again(kubernetes, capfd, one, other):
     def evicted(server):
-        server.pod("p0", "Failed", **how)
-        server.pod("p1", "Failed", index=1, **ended(1))
+        server.pod("p0", "Failed", **one)
+        server.pod("p1", "Failed", index=1, **other)
         server.end("Failed", "jobset failed")
 
     kubernetes.play = script(running, evicted, running, complete)
@@ -47,6 +50,18 @@ def test_an_eviction_starts_it_again(kubernetes, capfd, how):
     assert len(kubernetes.created) == 2
     assert kubernetes.deleted == [NAME]
     assert "it starts again from its last checkpoint" in capfd.readouterr().err
+
+
+def test_a_pod_that_is_stopped_since_another_failed_is_no_eviction(kubernetes):
+    def failing(server):
+        server.pod("p0", "Failed", **ended(75))
+        server.pod("p1", "Failed", index=1, **ended(1))
+        server.end("Failed", "jobset failed")
+
+    kubernetes.play = script(running, failing)
+    with pytest.raises(ClusterError, match="p1: its process ended with code 1"):
+        follow()
+    assert len(kubernetes.created) == 1
 
 
 def test_evictions_without_end_are_a_failure(kubernetes):

@@ -12,7 +12,7 @@ from typing import Any
 from cliptea import progress
 from cliptea.cluster.api import Cluster, ClusterError, QuotaFull, Unreachable
 from cliptea.cluster.log import RankZero
-from cliptea.cluster.reasons import CAUSES, HOPELESS, LOST, Trouble, failed, finished, timed_out, troubles
+from cliptea.cluster.reasons import AGAIN, CAUSES, HOPELESS, Trouble, failed, finished, timed_out, troubles
 from cliptea.cluster.settings import JobSettings
 
 __all__ = ["Cancelled", "Pace", "train"]
@@ -143,7 +143,7 @@ class _Follower:
         since = time.monotonic() - self.pace.recent
         causes = [t for key, t in self.seen.items() if t.kind in CAUSES and self.last[key] >= since and not late]
         cause = min(causes, key=lambda t: CAUSES.index(t.kind), default=None)
-        self.lost = cause is not None and cause.kind == LOST
+        self.lost = cause is not None and cause.kind in AGAIN
         text = f"the TrainJob {self.name} failed: {f'{cause.where}: {cause.text}' if cause else reason}"
         if self.log.tail and not self.lost:
             text += f"; its last line: {self.log.tail[-1]}"

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 from cliptea.cluster.api import QUOTA
 
-__all__ = ["CAUSES", "HOPELESS", "LOST", "Trouble", "failed", "finished", "timed_out", "troubles"]
+__all__ = ["AGAIN", "CAUSES", "HOPELESS", "Trouble", "failed", "finished", "timed_out", "troubles"]
 
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 HOPELESS = ("image", "settings", "forbidden")  # kinds that do not mend themselves
-LOST = "lost"  # the kind that is the cluster's doing, after which the same TrainJob may succeed
-CAUSES = ("memory", LOST, "exit", *HOPELESS)  # kinds that a TrainJob fails from, the likeliest first
+AGAIN = ("lost", "stopped")  # kinds that are the cluster's doing, after which the same TrainJob may succeed
+# Kinds that a TrainJob fails from, the likeliest first: pods fail when another is lost, and are stopped when one fails.
+CAUSES = ("memory", "lost", "exit", "stopped", *HOPELESS)
 KILLED = 137  # exit code of a container that was sent SIGKILL
 STOPPED = 75  # exit code of training that was sent SIGTERM and has saved a checkpoint
 
@@ -22,7 +23,7 @@ class Trouble(NamedTuple):
     """Something that keeps a TrainJob from its end.
 
     Attributes:
-        kind: node, quota, image, settings, forbidden, memory, lost, exit, suspended or other.
+        kind: node, quota, image, settings, forbidden, memory, lost, stopped, exit, suspended or other.
         where: the pod, or the TrainJob.
         text: what is the matter, and what can be done.
     """
@@ -78,7 +79,7 @@ def _of_pod(pod: dict[str, Any]) -> Iterator[Trouble]:
         yield Trouble("node", name, f"no node can take it: {message}; it waits for one")
     if status.get("reason") in ("Evicted", "NodeLost", "Shutdown", "Preempting") or disrupted is not None:
         why = status.get("message") or (disrupted or {}).get("message") or ""
-        yield Trouble(LOST, name, f"evicted from its node or preempted: {why}")
+        yield Trouble("lost", name, f"evicted from its node or preempted: {why}")
     for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
         state = container.get("state", {})
         trouble = _waiting(container, state.get("waiting") or {}) or _terminated(
@@ -105,7 +106,7 @@ def _terminated(ended: dict[str, Any], status: dict[str, Any]) -> tuple[str, str
             "it ran out of memory (OOMKilled); give train more memory in the placement file, or lower train.batch_size"
         )
     if code == STOPPED:
-        return LOST, "it was stopped from outside and has saved a checkpoint"
+        return "stopped", "it was stopped from outside and has saved a checkpoint"
     if code == 0 or status.get("reason") == "Evicted":
         return None
     hint = " (killed: by the node for memory, or by a time-out)" if code == KILLED else ""

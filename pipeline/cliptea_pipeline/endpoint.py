@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 from cliptea import __version__
 from cliptea.errors import ClipteaError, ConfigError
 
-__all__ = ["PIPELINE", "Endpoint", "EndpointError", "address", "all_pages"]
+__all__ = ["PAGE", "PIPELINE", "Away", "Endpoint", "EndpointError", "address", "all_pages"]
 
 PIPELINE = "cliptea"
 ENDPOINT, TOKEN, NAMESPACE = "KFP_ENDPOINT", "KFP_TOKEN", "KFP_NAMESPACE"
@@ -23,6 +24,10 @@ PAGE = 100
 
 class EndpointError(ClipteaError):
     """Kubeflow Pipelines cannot be reached, or refuses."""
+
+
+class Away(EndpointError):
+    """Kubeflow Pipelines does not answer, or not sensibly; it may later."""
 
 
 def address(given: str | None) -> str:
@@ -44,7 +49,12 @@ def address(given: str | None) -> str:
 class Endpoint:
     """A KFP server, and one namespace of it where it serves several users.
 
-    Environment: KFP_TOKEN, a bearer token that is sent if set; SSL_CERT_FILE, a CA file for https.
+    Environment: KFP_TOKEN, a bearer token that is sent if set; KFP_NAMESPACE, the namespace if none is given;
+    SSL_CERT_FILE, a CA file for https.
+
+    Raises:
+        ConfigError: no server is named, or no namespace of one that serves several users.
+        EndpointError: it cannot be reached, refuses, or is no KFP server.
     """
 
     def __init__(self, given: str | None = None, namespace: str | None = None) -> None:
@@ -55,14 +65,15 @@ class Endpoint:
 
     def _connect(self) -> Any:
         import kfp
-        import kfp_server_api
 
-        # kfp.Client asks for this five times, within 25 s and with a traceback for each, before it gives up.
-        quick: Any = kfp_server_api.Configuration(host=self.url)
-        quick.ssl_ca_cert = os.environ.get("SSL_CERT_FILE") or None
-        if token := os.environ.get(TOKEN):
-            quick.api_key, quick.api_key_prefix = {"authorization": token}, {"authorization": "Bearer"}
-        kfp_server_api.HealthzServiceApi(kfp_server_api.ApiClient(quick)).healthz_service_get_healthz()
+        if not self._serves_several():
+            self.namespace = None  # which such a server refuses
+        elif self.namespace is None:
+            raise ConfigError(
+                f"Kubeflow Pipelines at {self.url} serves several users",
+                "the namespace of one of them",
+                f"add --namespace, or set {NAMESPACE}",
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return kfp.Client(
@@ -71,6 +82,24 @@ class Endpoint:
                 existing_token=os.environ.get(TOKEN) or None,
                 ssl_ca_cert=os.environ.get("SSL_CERT_FILE") or None,
             )
+
+    def _serves_several(self) -> bool:
+        import kfp_server_api
+
+        # kfp.Client asks for this five times, within 25 s and with a traceback for each, before it gives up.
+        quick: Any = kfp_server_api.Configuration(host=self.url)
+        quick.ssl_ca_cert = os.environ.get("SSL_CERT_FILE") or None
+        if token := os.environ.get(TOKEN):
+            quick.api_key, quick.api_key_prefix = {"authorization": token}, {"authorization": "Bearer"}
+        api: Any = kfp_server_api.HealthzServiceApi(kfp_server_api.ApiClient(quick))
+        found, _, headers = api.healthz_service_get_healthz_with_http_info()
+        if "json" not in headers.get("Content-Type", ""):
+            raise EndpointError(
+                f"{self.url} shows a page, as of a login, and not the API of Kubeflow Pipelines",
+                "the address of Pipelines' user interface or API",
+                f"check --endpoint; behind a login, set {TOKEN} or use a port-forward",
+            )
+        return bool(found.multi_user)
 
     @contextlib.contextmanager
     def asked(self) -> Iterator[None]:
@@ -82,10 +111,12 @@ class Endpoint:
             with contextlib.redirect_stdout(io.StringIO()):  # the client prints links, as HTML where it can
                 yield
         except HTTPError as error:
-            raise EndpointError(
-                f"Kubeflow Pipelines cannot be reached at {self.url} ({type(error).__name__})",
+            cause = type(getattr(error, "reason", None) or error).__name__
+            ca = "; for a company's CA, set SSL_CERT_FILE" if "SSL" in cause else ""
+            raise Away(
+                f"Kubeflow Pipelines cannot be reached at {self.url} ({cause})",
                 "the address of its user interface or API",
-                f"check --endpoint or {ENDPOINT}, and a port-forward if there is one",
+                f"check --endpoint or {ENDPOINT}, and a port-forward if there is one{ca}",
             ) from None
         except ApiException as error:
             raise _refused(self.url, error) from None
@@ -95,10 +126,18 @@ class Endpoint:
 
         Returns:
             Ids of pipeline and version.
+
+        Raises:
+            ConfigError: the file cannot be read.
         """
-        name = f"{__version__}-{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+        try:
+            name = f"{__version__}-{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read the pipeline {file}: {error.strerror}", "a file that `cliptea compile -o` wrote"
+            ) from None
+        pipeline = self.pipeline()
         with self.asked():
-            pipeline = self.client.get_pipeline_id(PIPELINE)
             if pipeline is None:
                 pipeline = self.client.upload_pipeline(str(file), PIPELINE, namespace=self.namespace).pipeline_id
             else:
@@ -111,6 +150,14 @@ class Endpoint:
                         return pipeline, version.pipeline_version_id
             version = self.client.upload_pipeline_version(str(file), name, pipeline_id=pipeline)
         return pipeline, version.pipeline_version_id
+
+    def pipeline(self) -> str | None:
+        """The id of the pipeline `cliptea`, if there is one."""
+        # Client.get_pipeline_id looks into no namespace.
+        wanted = {"operation": "EQUALS", "key": "display_name", "stringValue": PIPELINE}
+        with self.asked():
+            found = self.client.list_pipelines(filter=json.dumps({"predicates": [wanted]}), namespace=self.namespace)
+        return found.pipelines[0].pipeline_id if found.pipelines else None
 
     def experiment(self, name: str) -> str:
         """The id of the experiment of that name, made if there is none."""
@@ -130,13 +177,22 @@ def all_pages(ask: Callable[[str], Any], items: str) -> Iterator[Any]:
 
 
 def _refused(url: str, error: Any) -> EndpointError:
+    text = _message(error)
     if error.status in (401, 403):
         return EndpointError(
-            f"Kubeflow Pipelines at {url} refuses ({error.status})",
+            f"Kubeflow Pipelines at {url} refuses ({error.status}{f': {text}' if text else ''})",
             "a token of a user who may run pipelines in the namespace",
             f"set {TOKEN} and --namespace",
         )
-    if error.status == 404:
+    if error.status == 404 and not text:
         return EndpointError(f"there is no Kubeflow Pipelines API of version 2 at {url}", todo="check --endpoint")
-    text = " ".join((error.body or error.reason or "").split())[:300]
-    return EndpointError(f"Kubeflow Pipelines at {url} answers {error.status}: {text}")
+    kind = Away if error.status == 429 or error.status >= 500 else EndpointError
+    return kind(f"Kubeflow Pipelines at {url} answers {error.status}: {text or error.reason}")
+
+
+def _message(error: Any) -> str:
+    """What the server says, if it is one of Pipelines."""
+    try:
+        return " ".join(json.loads(error.body)["message"].split())[:300]
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return ""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from cliptea.errors import ConfigError
 from cliptea_pipeline.compile import pipeline_file
-from cliptea_pipeline.endpoint import PAGE, PIPELINE, Endpoint, all_pages
+from cliptea_pipeline.endpoint import PAGE, Endpoint, all_pages
 from cliptea_pipeline.submit import parameters
 
 __all__ = ["Schedule", "create", "delete", "listed", "pause", "require_cron", "resume"]
@@ -17,12 +17,14 @@ __all__ = ["Schedule", "create", "delete", "listed", "pause", "require_cron", "r
 FIELD = r"[0-9A-Za-z*?,/-]+"
 CRON = re.compile(rf"({FIELD} ){{5}}{FIELD}|@(hourly|daily|midnight|weekly|monthly|yearly|annually)|@every [0-9hms]+")
 
+OURS = {"preset", "overrides", "skip_unchanged"}  # the pipeline's parameters
+
 
 class Schedule(NamedTuple):
     """A recurring run as it is shown."""
 
     name: str
-    state: str  # enabled or disabled
+    state: str  # enabled or disabled; and whether it follows a pipeline that is deleted or has another name
     cron: str
     preset: str
     id: str
@@ -77,18 +79,16 @@ def create(
 
 
 def listed(endpoint: Endpoint) -> list[Schedule]:
-    """Every schedule whose runs are this pipeline's."""
+    """Every schedule of the pipeline `cliptea`, or of one with its parameters that is deleted or has another name."""
+    pipeline = endpoint.pipeline()
     with endpoint.asked():
-        pipeline = endpoint.client.get_pipeline_id(PIPELINE)
-        if pipeline is None:
-            return []
         found = all_pages(
             lambda token: endpoint.client.list_recurring_runs(
                 page_token=token, page_size=PAGE, namespace=endpoint.namespace
             ),
             "recurring_runs",
         )
-        return [_shown(run) for run in found if _pipeline(run) == pipeline]
+        return [_shown(run, pipeline) for run in found if _pipeline(run) == pipeline or _given(run).keys() >= OURS]
 
 
 def pause(endpoint: Endpoint, name: str) -> None:
@@ -139,9 +139,13 @@ def _pipeline(run: Any) -> str | None:
     return run.pipeline_version_reference and run.pipeline_version_reference.pipeline_id
 
 
-def _shown(run: Any) -> Schedule:
+def _given(run: Any) -> dict[str, Any]:
+    return (run.runtime_config and run.runtime_config.parameters) or {}
+
+
+def _shown(run: Any, pipeline: str | None) -> Schedule:
     cron = run.trigger.cron_schedule.cron if run.trigger and run.trigger.cron_schedule else ""
-    given = (run.runtime_config.parameters if run.runtime_config else None) or {}
-    return Schedule(
-        run.display_name, (run.status or "").lower(), cron, str(given.get("preset", "")), run.recurring_run_id
+    state = (run.status or "").lower() + (
+        "" if _pipeline(run) == pipeline else ", follows a pipeline that is deleted or has another name"
     )
+    return Schedule(run.display_name, state, cron, str(_given(run).get("preset", "")), run.recurring_run_id)

@@ -10,7 +10,7 @@ from pathlib import Path
 from cliptea import settings
 from cliptea.progress import clock
 from cliptea_pipeline.compile import pipeline_file
-from cliptea_pipeline.endpoint import Endpoint, EndpointError
+from cliptea_pipeline.endpoint import Away, Endpoint
 
 __all__ = ["parameters", "submit", "wait"]
 
@@ -69,7 +69,7 @@ def wait(endpoint: Endpoint, run_id: str, poll: float = POLL_SECONDS, outage: fl
         Exit code: 0 when it succeeded or was skipped, 1 when it failed, 3 when it was cancelled.
 
     Raises:
-        EndpointError: the server is away for longer than `outage` seconds.
+        EndpointError: the server refuses, or is away for longer than `outage` seconds.
     """
     start = answered = time.monotonic()
     told = ""
@@ -77,7 +77,7 @@ def wait(endpoint: Endpoint, run_id: str, poll: float = POLL_SECONDS, outage: fl
         try:
             with endpoint.asked():
                 run = endpoint.client.get_run(run_id)
-        except EndpointError:
+        except Away:
             if time.monotonic() - answered > outage:
                 raise
         else:

@@ -31,3 +31,4 @@ def pipelines(monkeypatch) -> Iterator[FakePipelines]:
         monkeypatch.delenv(name, raising=False)
     yield fake
     fake.close()
+    assert fake.wrong == []

@@ -1,6 +1,6 @@
 """A small KFP server: the paths of its v2beta1 API that submit and schedule use.
 
-Bodies go through the models of kfp-server-api, both ways: unknown or mistyped fields fail.
+All that it is sent and sends goes through the models of kfp-server-api: unknown or mistyped fields fail.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class FakePipelines:
         self.error = ""
         self.away = 0  # requests that are not answered
         self.token: str | None = None
+        self.multi_user = False
+        self.wrong: list[str] = []  # what was no valid object, sent or to be sent
         self.uploads: list[str] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
@@ -58,53 +60,75 @@ class FakePipelines:
         path, query = urlsplit(url).path, parse_qs(urlsplit(url).query)
         if self.away:
             self.away -= 1
-            return 503, {"message": "no healthy upstream"}
+            return 503, "no healthy upstream"
         if self.token is not None and token != f"Bearer {self.token}":
-            return 401, {"message": "unauthorized"}
+            return _error(401, "the token is not valid")
         if path == "/apis/v2beta1/healthz":
-            return 200, {"multi_user": False}
+            return 200, valid({"multi_user": self.multi_user}, "V2beta1GetHealthzResponse")
         if path.endswith(("/upload", "/upload_version")):
             return self._upload(query, body)
         found = PATH.match(path)
         if found is None:
-            return 404, {"message": "not found"}
+            return 404, "404 page not found"
         kind, name, versions, act = found.groups()
         kind = versions or kind
         if method == "GET" and (versions or name is None):
-            return 200, self._list(kind, name if versions else None, query)
+            return self._list(kind, name if versions else None, query)
         if method == "POST" and name is None:
-            return 200, self._create(kind, json.loads(body))
+            return self._create(kind, json.loads(body))
+        return self._one(method, kind, name, act)
+
+    def _one(self, method: str, kind: str, name: str, act: str | None) -> tuple[int, Any]:
         item = next((item for item in self.held[kind] if item[IDS[kind]] == name), None)
         if item is None:
-            return 404, {"message": f"{kind} {name} not found"}
+            return _error(404, f"{kind} {name} not found")
         if act in ("enable", "disable"):
             item |= {"mode": act.upper(), "status": f"{act.upper()}D"}
         if method == "DELETE":
             self.held[kind].remove(item)
         if kind == "runs" and method == "GET":
             state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
-            item = item | {"state": state} | ({"error": {"message": self.error}} if self.error else {})
+            failure = {"error": {"code": 2, "message": self.error}} if self.error else {}
+            item = item | {"state": state} | failure
         return 200, valid(item, MODELS[kind]) if method == "GET" else {}
 
-    def _create(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _create(self, kind: str, body: dict[str, Any]) -> tuple[int, Any]:
         item = valid(body, MODELS[kind]) | {IDS[kind]: f"{kind}-{len(self.held[kind])}"}
+        if kind == "experiments" and self.multi_user != bool(item.get("namespace")):
+            return self._misplaced()
         if kind == "recurringruns":
+            cron = item["trigger"]["cron_schedule"]["cron"]
+            if "99" in cron:
+                return _error(400, f"Schedule cron is not supported: {cron}")
             item["status"] = f"{body['mode']}D"
-        self.held[kind].append(item)
-        return item
+        self.held[kind].append(valid(item, MODELS[kind]))
+        return 200, item
 
     def _upload(self, query: dict[str, list[str]], body: bytes) -> tuple[int, Any]:
         name = query["name"][0]
+        if b"schemaVersion" not in body:
+            return _error(400, "Failed to upload: the pipeline spec is invalid")
         self.uploads.append(name)
-        assert b"schemaVersion" in body
         if "pipelineid" in query:
             version = {"pipeline_id": query["pipelineid"][0], "display_name": name}
-            return 200, self._create("versions", version)
-        return 200, self._create("pipelines", {"display_name": name})
+            return self._create("versions", version)
+        where = query.get("namespace", [""])[0]
+        if any(item["display_name"] == name and item.get("namespace", "") == where for item in self.held["pipelines"]):
+            return _error(409, f"the pipeline {name} already exists")
+        return self._create("pipelines", {"display_name": name} | ({"namespace": where} if where else {}))
 
-    def _list(self, kind: str, of: str | None, query: dict[str, list[str]]) -> dict[str, Any]:
+    def _misplaced(self) -> tuple[int, Any]:
+        wrong = "Namespace is empty" if self.multi_user else "In single-user mode, the namespace must be empty"
+        return _error(400, f"Invalid input error: {wrong}")
+
+    def _list(self, kind: str, of: str | None, query: dict[str, list[str]]) -> tuple[int, Any]:
         """One item a page, so that whoever does not ask for the next sees too little."""
+        where = query.get("namespace", [""])[0]
+        if kind in ("experiments", "recurringruns") and self.multi_user != bool(where):
+            return self._misplaced()
         items = [item for item in self.held[kind] if of is None or item["pipeline_id"] == of]
+        if kind in ("experiments", "pipelines"):
+            items = [item for item in items if item.get("namespace", "") == where]
         for wanted in json.loads(query.get("filter", ["{}"])[0]).get("predicates", []):
             items = [
                 item
@@ -113,7 +137,12 @@ class FakePipelines:
             ]
         first = int(query.get("page_token", ["0"])[0] or 0)
         page: dict[str, Any] = {LISTS.get(kind, kind): items[first : first + 1], "total_size": len(items)}
-        return page | ({"next_page_token": str(first + 1)} if first + 1 < len(items) else {})
+        page |= {"next_page_token": str(first + 1)} if first + 1 < len(items) else {}
+        return 200, valid(page, MODELS[kind].replace("V2beta1", "V2beta1List") + "sResponse")
+
+
+def _error(code: int, message: str) -> tuple[int, Any]:
+    return code, valid({"code": code, "message": message}, "GoogleRpcStatus")
 
 
 def valid(item: dict[str, Any], model: str) -> dict[str, Any]:
@@ -128,10 +157,15 @@ def _handler(fake: FakePipelines) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            code, answer = fake.answer(self.command, self.path, body, self.headers.get("Authorization"))
-            data = json.dumps(answer).encode()
+            try:
+                code, answer = fake.answer(self.command, self.path, body, self.headers.get("Authorization"))
+            except Exception as error:
+                fake.wrong.append(str(error))
+                code, answer = 500, str(error)
+            text = isinstance(answer, str)
+            data = (answer if text else json.dumps(answer)).encode()
             self.send_response(code)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/plain" if text else "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

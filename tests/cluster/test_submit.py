@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from cliptea.errors import ConfigError
 from cliptea_pipeline import submit as submitting
 from cliptea_pipeline.cli import app
-from cliptea_pipeline.endpoint import Endpoint, EndpointError
+from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
 from cliptea_pipeline.schedule import require_cron
 
 
@@ -59,7 +59,18 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(pipelines):
     pipelines.away = 3
     assert submitting.wait(endpoint, run) == 0
     pipelines.away = 10**6
-    with pytest.raises(EndpointError, match="answers 503"):
+    with pytest.raises(Away, match="answers 503"):
+        submitting.wait(endpoint, run)
+
+
+def test_a_refusal_is_not_waited_for(pipelines, monkeypatch):
+    endpoint = Endpoint()
+    run = submitting.submit(endpoint, "smoke", [])
+    monkeypatch.setattr(submitting.wait, "__defaults__", (0.01, 60.0))
+    with pytest.raises(EndpointError, match="answers 404: runs gone not found"):
+        submitting.wait(endpoint, "gone")
+    pipelines.token = "changed"
+    with pytest.raises(EndpointError, match=r"refuses \(401"):
         submitting.wait(endpoint, run)
 
 
@@ -68,6 +79,48 @@ def test_wrong_settings_send_nothing(pipelines):
     assert ended.exit_code == 2
     assert "unknown setting train.iteration" in ended.output
     assert pipelines.uploads == []
+
+
+def test_a_pipeline_that_was_deleted_is_uploaded_again(pipelines):
+    call("submit", "--preset", "smoke")
+    call("schedule", "--cron", "@daily", "--preset", "smoke")
+    pipelines.held["pipelines"].clear()
+    pipelines.held["versions"].clear()
+    assert call("schedule", "--list").output.split("\t")[1].startswith("enabled, follows a pipeline that is deleted")
+    pipelines.held["pipelines"].append({"pipeline_id": "other", "display_name": "other"})
+    assert call("submit", "--preset", "smoke").exit_code == 0
+    assert [item["display_name"] for item in pipelines.held["pipelines"]] == ["other", "cliptea"]
+    assert pipelines.held["runs"][-1]["pipeline_version_reference"]["pipeline_id"] == "pipelines-1"
+    assert call("schedule", "--delete", "cliptea-smoke").exit_code == 0
+    assert call("schedule", "--list").output == ""
+
+
+def test_a_server_of_several_users_wants_a_namespace(pipelines):
+    pipelines.multi_user = True
+    refused = call("submit", "--preset", "smoke")
+    assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
+    assert "serves several users; expected the namespace of one of them; add --namespace" in refused.output
+    for namespace in ("a", "b", "a"):
+        assert call("submit", "--preset", "smoke", "--namespace", namespace).exit_code == 0
+    for kind in ("pipelines", "experiments"):
+        assert [item["namespace"] for item in pipelines.held[kind]] == ["a", "b"]
+    assert call("schedule", "--cron", "@daily", "--preset", "smoke", "--namespace", "a").exit_code == 0
+    assert "cliptea-smoke" in call("schedule", "--list", "--namespace", "a").output
+
+
+def test_a_server_of_one_user_is_asked_for_no_namespace(pipelines):
+    assert call("submit", "--preset", "smoke", "--namespace", "kubeflow").exit_code == 0
+    assert call("schedule", "--list", "--namespace", "kubeflow").exit_code == 0
+
+
+@pytest.mark.parametrize(("text", "code", "says"), [(None, 2, "cannot read the pipeline"), ("a: 1", 1, "answers 400")])
+def test_a_file_that_is_no_pipeline(pipelines, tmp_path, text, code, says):
+    file = tmp_path / "p.yaml"
+    if text is not None:
+        file.write_text(text)
+    ended = call("submit", "--preset", "smoke", "--pipeline", str(file))
+    assert (ended.exit_code, ended.output.count("\n"), says in ended.output) == (code, 1, True)
+    assert pipelines.held["runs"] == []
 
 
 def test_no_endpoint_gives_one_line(monkeypatch):
@@ -87,7 +140,7 @@ def test_an_endpoint_without_a_server_gives_one_line(pipelines):
 def test_the_token_is_sent_and_never_shown(pipelines, monkeypatch):
     pipelines.token = "hush"
     refused = call("submit", "--preset", "smoke")
-    assert (refused.exit_code, "refuses (401)" in refused.output) == (1, True)
+    assert (refused.exit_code, "refuses (401: the token is not valid)" in refused.output) == (1, True)
     monkeypatch.setenv("KFP_TOKEN", "hush")
     accepted = call("submit", "--preset", "smoke")
     assert accepted.exit_code == 0
@@ -127,7 +180,24 @@ def test_schedules_are_listed_paused_resumed_and_deleted(pipelines):
 
 def test_a_name_is_taken_once(pipelines):
     arguments = ("schedule", "--cron", "@daily", "--preset", "smoke")
-    assert [call(*arguments).exit_code for _ in range(2)] == [0, 2]
+    assert call(*arguments).exit_code == 0
+    again = call(*arguments)
+    assert (again.exit_code, again.output.count("\n")) == (2, 1)
+    assert "there is a schedule 'cliptea-smoke'; expected another name; choose one by --name, or" in again.output
+    assert len(pipelines.held["recurringruns"]) == 1
+
+
+def test_a_cron_of_five_fields_is_explained(pipelines):
+    ended = call("schedule", "--cron", "0 3 * * 0", "--preset", "smoke")
+    assert (ended.exit_code, ended.output.count("\n")) == (2, 1)
+    assert "six fields (yours has five: put 0, the second, in front)" in ended.output
+    assert pipelines.uploads == []
+
+
+def test_a_cron_that_the_server_refuses_is_told_in_its_words(pipelines):
+    ended = call("schedule", "--cron", "99 * * * * *", "--preset", "smoke")
+    assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
+    assert "answers 400: Schedule cron is not supported: 99" in ended.output
 
 
 @pytest.mark.parametrize("arguments", [(), ("--list", "--delete", "x"), ("--cron", "@daily", "--list")])

@@ -1,0 +1,82 @@
+"""Addresses that are not Kubeflow Pipelines, or do not let one in: one line each, with what to do."""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from typer.testing import CliRunner
+
+from cliptea_pipeline.cli import app
+
+PAGE = ("text/html", b"<!doctype html><title>Log in</title>")
+FORBIDDEN = ("application/json", b'{"code": 7, "message": "User is not authorized"}')
+
+
+@contextmanager
+def serving(code: int, kind: str, body: bytes, location: str = "") -> Iterator[str]:
+    """A server that always gives the same answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            if location:
+                self.send_header("Location", location)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def submit(endpoint: str) -> str:
+    ended = CliRunner().invoke(app, ["submit", "--preset", "smoke", "--endpoint", endpoint])
+    assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
+    return ended.output
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ((200, *PAGE), "shows a page, as of a login, .* behind a login, set KFP_TOKEN or use a port-forward"),
+        ((404, *PAGE), "there is no Kubeflow Pipelines API of version 2 at .*; check --endpoint"),
+        (
+            (403, *FORBIDDEN),
+            r"refuses \(403: User is not authorized\); expected a token .*; set KFP_TOKEN and --namesp",
+        ),
+        ((401, *PAGE), r"refuses \(401\); expected a token of a user"),
+        ((502, *PAGE), "answers 502: Bad Gateway"),
+    ],
+)
+def test_a_server_that_is_something_else_or_refuses(answer, says):
+    with serving(*answer) as url:
+        assert re.search(says, submit(url))
+
+
+def test_a_login_that_one_is_sent_to():
+    with serving(200, *PAGE) as login, serving(302, *PAGE, login) as url:
+        assert f"{url} shows a page, as of a login" in submit(url)
+
+
+def test_https_where_there_is_none_or_with_an_unknown_ca():
+    with serving(200, *PAGE) as url:
+        told = submit(url.replace("http:", "https:"))
+    assert "(SSLError)" in told
+    assert "for a company's CA, set SSL_CERT_FILE" in told
+
+
+@pytest.mark.parametrize(
+    ("url", "cause"), [("http://nowhere.invalid", "NameResolutionError"), ("http://[", "LocationParseError")]
+)
+def test_an_address_that_leads_nowhere(url, cause):
+    assert f"cannot be reached at {url} ({cause})" in submit(url)

@@ -1,0 +1,202 @@
+"""A placement that says everything, in the compiled pipeline and in the pods of its TrainJobs."""
+
+import copy
+
+import kubernetes_validate
+import pytest
+import yaml
+from k8s.manifests import OVERLAYS, one, overlay
+from k8s.restricted import violations
+from kubeflow_trainer_api import models
+
+from cliptea.cluster.job import build
+from cliptea.cluster.settings import JobSettings, Passed
+from cliptea_pipeline.compile import compile_pipeline
+from cliptea_pipeline.placement import Placement, read_placement
+
+IMAGE = "host:5000/team/cliptea@sha256:0123"
+TOLERATIONS = [
+    {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+    {"key": "spot", "operator": "Equal", "value": "yes", "effect": "NoExecute", "seconds": 60},
+]
+STEP = {
+    "cpu": "3",
+    "cpu_limit": "4",
+    "memory": "5Gi",
+    "memory_limit": "6Gi",
+    "gpus": 2,
+    "shared_memory": "7Gi",
+    "seconds": 999,
+    "node_selector": {"gpu": "a100", "zone": "b"},
+    "tolerations": TOLERATIONS,
+}
+STEPS = list(type(Placement().steps).model_fields)
+EVERYTHING = {
+    "image": IMAGE,
+    "store": "s3://bucket/folder",
+    "config_map": "settings",
+    "config_keys": ["AWS_REGION"],
+    "secrets": {"own": ["OWN_TOKEN"]},
+    "environment": {"SSL_CERT_FILE": "/ca.pem"},
+    "image_pull_secrets": ["pull"],
+    "gpu_resource": "amd.com/gpu",
+    "user": 1234,
+    "group": 5678,
+    "retries": {"count": 5, "wait_seconds": 7, "factor": 3, "longest_wait_seconds": 70},
+    "parallel": 3,
+    "train_job": {"nodes": 2, "processes_per_node": 4, "scratch": "9Gi", "pending_seconds": 77, "restarts": 1},
+    "steps": dict.fromkeys(STEPS, STEP),
+}
+
+
+def compiled(folder, launcher):
+    """Containers, Kubernetes parts and tasks of the compiled pipeline, by step; and its loops."""
+    file = folder / "placement.yaml"
+    file.write_text(yaml.safe_dump(EVERYTHING | {"launcher": launcher}))
+    text = compile_pipeline(read_placement(file), folder / "p.yaml").read_text()
+    spec, platform = yaml.safe_load_all(text)
+    dags = [component["dag"] for component in [spec["root"], *spec["components"].values()] if "dag" in component]
+    tasks = {name: task for dag in dags for name, task in dag["tasks"].items()}
+    containers = {name[5:]: e["container"] for name, e in spec["deploymentSpec"]["executors"].items()}
+    parts = {n[5:]: e for n, e in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()}
+    return containers, parts, {name: tasks[name] for name in containers}, tasks
+
+
+def test_everything_is_set_on_every_step(tmp_path):
+    containers, parts, tasks, others = compiled(tmp_path, "torchrun")
+    assert set(containers) == set(parts) == set(STEPS)
+    for step in STEPS:
+        container, part = containers[step], parts[step]
+        assert container["image"] == IMAGE
+        resources = container["resources"]
+        asked = [resources[f"resource{what}{kind}"] for what in ("Cpu", "Memory") for kind in ("Request", "Limit")]
+        assert asked == ["3", "4", "5Gi", "6Gi"]
+        assert (resources["accelerator"]["resourceType"], resources["accelerator"]["resourceCount"]) == (
+            "amd.com/gpu",
+            "2",
+        )
+        environment = {item["name"]: item["value"] for item in container["env"]}
+        assert environment == {
+            "CLIPTEA_IMAGE": IMAGE,
+            "CLIPTEA_STORE": "s3://bucket/folder",
+            "SSL_CERT_FILE": "/ca.pem",
+        }
+        assert part["activeDeadlineSeconds"] == "999"
+        assert part["nodeSelector"]["labels"] == STEP["node_selector"]
+        assert part["tolerations"] == [
+            TOLERATIONS[0],
+            {"key": "spot", "operator": "Equal", "value": "yes", "effect": "NoExecute", "tolerationSeconds": "60"},
+        ]
+        assert part["securityContext"] == {"runAsUser": "1234", "runAsGroup": "5678", "runAsNonRoot": True}
+        assert [item["secretName"] for item in part["imagePullSecret"]] == ["pull"]
+        assert [item["configMapName"] for item in part["configMapAsEnv"]] == ["settings"]
+        assert {item["secretName"] for item in part["secretAsEnv"]} >= {"cliptea-s3", "cliptea-mlflow", "own"}
+        (shm,) = part["emptyDirMounts"]
+        assert (shm["mountPath"], shm["medium"], shm["sizeLimit"]) == ("/dev/shm", "Memory", "7Gi")
+        retries = {
+            "maxRetryCount": 5,
+            "backoffDuration": "7s",
+            "backoffFactor": 3.0,
+            "backoffMaxDuration": "70s",
+        }
+        assert tasks[step].get("retryPolicy") == (None if step == "finish" else retries)  # KFP's exit tasks have none
+    assert [task["iteratorPolicy"] for task in others.values() if "iteratorPolicy" in task] == [{"parallelismLimit": 3}]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_everything_reaches_the_pods_of_a_trainjob(tmp_path, name):
+    containers, parts, tasks, others = compiled(tmp_path, "trainjob")
+    assert parts["launch"]["activeDeadlineSeconds"] == str(999 + 77 + 600)  # outlives the TrainJob and its waiting
+    assert tasks["launch"]["retryPolicy"]["maxRetryCount"] == 5
+    constant = others["launch"]["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"]
+    settings, passed = JobSettings.model_validate(constant), handed_on(containers["launch"], parts["launch"])
+    job = build("cliptea-a-0", "g/a", "train/f/inputs.json", settings, passed, [])
+    assert models.TrainerV1alpha1TrainJob.from_dict(job).to_dict() == job
+    assert job["spec"]["activeDeadlineSeconds"] == 999
+    trainer, pod = job["spec"]["trainer"], pod_of(job, one(overlay(name), "TrainingRuntime", "cliptea-torch"))
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 4)
+
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": pod}
+    for version in ("1.30", kubernetes_validate.latest_version()):
+        kubernetes_validate.validate(manifest, version, strict=True)
+    assert violations(pod) == []
+    (container,) = pod["containers"]
+    assert container["image"] == IMAGE
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["resources"]["limits"] == {"cpu": "4", "memory": "6Gi", "amd.com/gpu": "2"}
+    assert container["resources"]["requests"] == {"cpu": "3", "memory": "5Gi"}
+    assert (pod["securityContext"]["runAsUser"], pod["securityContext"]["fsGroup"]) == (1234, 5678)
+    assert pod["nodeSelector"].items() >= STEP["node_selector"].items()
+    assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu", "spot"]
+    assert pod["imagePullSecrets"] == [{"name": "pull"}]
+    sizes = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"]}
+    places = {mount["mountPath"]: sizes[mount["name"]] for mount in container["volumeMounts"]}
+    assert places == {"/dev/shm": "7Gi", "/tmp": "9Gi"}
+    names = [variable["name"] for variable in container["env"]]
+    assert len(names) == len(set(names))
+    given = {variable["name"]: variable for variable in container["env"]}
+    assert given["CLIPTEA_STORE"]["value"] == "s3://bucket/folder"
+    reference = given["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]
+    assert reference == {"name": "cliptea-s3", "key": "AWS_SECRET_ACCESS_KEY", "optional": True}
+
+
+def handed_on(container, part):
+    """What KFP's driver makes of a step's placement: fragments of a pod's specification."""
+    resources = container["resources"]
+    gpus = {resources["accelerator"]["resourceType"]: resources["accelerator"]["resourceCount"]}
+    sources = [(part["secretAsEnv"], "secret"), (part["configMapAsEnv"], "configMap")]
+    references = [
+        {
+            "name": key["envVar"],
+            "valueFrom": {
+                f"{kind}KeyRef": {"name": item[f"{kind}Name"], "key": key[f"{kind}Key"], "optional": item["optional"]}
+            },
+        }
+        for items, kind in sources
+        for item in items
+        for key in item["keyToEnv"]
+    ]
+    tolerations = [
+        {k: int(v) if k == "tolerationSeconds" else v for k, v in toleration.items()}
+        for toleration in part["tolerations"]
+    ]
+    return Passed(
+        resources={
+            "requests": {"cpu": resources["resourceCpuRequest"], "memory": resources["resourceMemoryRequest"]},
+            "limits": {"cpu": resources["resourceCpuLimit"], "memory": resources["resourceMemoryLimit"], **gpus},
+        },
+        env=container["env"] + references,
+        node_selector=part["nodeSelector"]["labels"],
+        tolerations=tolerations,
+    )
+
+
+def pod_of(job, runtime):
+    """The pod that Trainer makes of a TrainJob and its runtime: the patch merged by names, then the trainer's part."""
+    (own,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    (patch,) = job["spec"]["runtimePatches"]
+    (changed,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = merged(own["template"]["spec"]["template"]["spec"], changed["template"]["spec"]["template"]["spec"])
+    (container,) = pod["containers"]
+    trainer = job["spec"]["trainer"]
+    container |= {key: trainer[key] for key in ("image", "command", "env")} | {"resources": trainer["resourcesPerNode"]}
+    return pod
+
+
+KEYS = {"containers": "name", "volumes": "name", "volumeMounts": "mountPath"}  # of strategic merging
+
+
+def merged(old, new):
+    result = copy.deepcopy(old)
+    for field, value in new.items():
+        if isinstance(value, dict):
+            result[field] = merged(result.get(field, {}), value)
+        elif field in KEYS:
+            key = KEYS[field]
+            there = {item[key]: item for item in result.get(field, [])}
+            result[field] = list(
+                (there | {item[key]: merged(there.get(item[key], {}), item) for item in value}).values()
+            )
+        else:
+            result[field] = value
+    return result

@@ -1,0 +1,137 @@
+"""A TrainJob whose pods are processes of this machine: two nodes are evicted, and go on from their checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cluster.fake_kubernetes import FakeKubernetes
+from cluster.quick_pace import Quick
+
+from cliptea import runs, settings
+from cliptea.cluster.launch import launch_variant
+from cliptea.data.split import build_splits
+from cliptea.manifest import Manifest
+from cliptea.storage import open_store
+from cliptea.teacher.cache import build_cache
+from cliptea.tracking.runs import open_parent
+from cliptea.training.train import train_variant
+
+pytestmark = pytest.mark.long
+NODES, ITERATIONS = 2, 40
+PLACEMENT = dict.fromkeys(("affinity", "tolerations", "node_selector", "env", "volumes", "volume_mounts", "resources"))
+
+
+class Pods:
+    """What Trainer would start: the TrainJob's command on every node, told by torchrun's variables where it is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: list[subprocess.Popen] = []
+        self.evicted = False
+
+    def play(self, server: FakeKubernetes) -> None:
+        (job,) = server.jobs.values()
+        if "status" in job:
+            return
+        if not self.processes:
+            self._start(job)
+        for rank, process in enumerate(self.processes):
+            code, name = process.poll(), f"p{rank}-{len(server.created)}"
+            lines = self._log(rank).read_text().splitlines()
+            server.logs[name] = [f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ} {line}" for line in lines]
+            if code is None:
+                server.pod(name, index=rank)
+            else:
+                status = {"name": "node", "image": "i:1", "imageID": "", "ready": False, "restartCount": 0}
+                status["state"] = {"terminated": {"exitCode": code}}
+                server.pod(name, "Failed" if code else "Succeeded", index=rank, containerStatuses=[status])
+        if not self.evicted and self._checkpoints():
+            self.evicted = True
+            self.processes[0].send_signal(signal.SIGTERM)  # one node is taken away
+        codes = [process.poll() for process in self.processes]
+        if None not in codes:
+            server.end("Failed" if any(codes) else "Complete")
+            self.processes = []
+
+    def _start(self, job: dict) -> None:
+        trainer = job["spec"]["trainer"]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        for rank in range(trainer["numNodes"]):
+            told = {
+                "NNODES": trainer["numNodes"],
+                "NPROC_PER_NODE": trainer["numProcPerNode"],
+                "NODE_RANK": rank,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            }
+            given = {variable["name"]: variable["value"] for variable in trainer["env"]}
+            environment = os.environ | given | {f"PET_{name}": str(value) for name, value in told.items()}
+            environment["CLIPTEA_CACHE"] = str(self.folder / f"cache{rank}")
+            with self._log(rank).open("w") as log:
+                command = [sys.executable, *trainer["command"][1:]]
+                self.processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+
+    def _log(self, rank: int) -> Path:
+        return self.folder / f"{rank}.log"
+
+    def _checkpoints(self) -> list[str]:
+        return [entry.key for entry in open_store().entries("train") if "/checkpoints/" in entry.key]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Run, variant, splits and teacher of a student in a tiny world."""
+    folder = tmp_path_factory.mktemp("world")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("CLIPTEA_STORE", (folder / "store").as_uri())
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    patch.setenv("CLIPTEA_THREADS", "1")
+    patch.delenv("CLIPTEA_EVENTS", raising=False)
+    train = [
+        f"train.iterations={ITERATIONS}",
+        "train.batch_size=8",
+        "train.checkpoint_every=7",
+        f"train.processes={NODES}",
+    ]
+    config = settings.load("smoke", ["variants=[backbones/demo_fpn]", "student.backbone=demo_fpn", *train])
+    variants = runs.expand(config)
+    run = runs.Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=variants)
+    run = run.model_copy(update={"tracking_run": open_parent(run)})
+    splits = build_splits(run)
+    yield run, variants[0].model_dump(mode="json"), splits, build_cache(run, splits)
+    patch.undo()
+
+
+def test_two_nodes_are_evicted_and_make_the_model_that_one_makes_undisturbed(inputs, tmp_path, monkeypatch, capfd):
+    server, pods = FakeKubernetes(), Pods(tmp_path)
+    (tmp_path / "kubeconfig").write_text(server.kubeconfig())
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    server.play = pods.play
+    made = launch_variant(*inputs, {"image": "i:1", "nodes": NODES}, PLACEMENT, Slow)
+    server.close()
+    said = capfd.readouterr().err
+    assert server.wrong == []
+    assert len(server.created) == 2
+    assert "it was stopped from outside and has saved a checkpoint; it starts again from its last checkpoint" in said
+    assert "going on from the checkpoint at iteration" in said  # in rank 0's log, passed on
+
+    model = Manifest.model_validate(made)
+    assert model.info["processes"] == NODES
+    for entry in list(open_store().entries("train")):
+        open_store().delete(entry.key)
+    whole = Manifest.model_validate(train_variant(*inputs))
+    for name in ("model.safetensors", "history.json"):
+        assert model.objects[name].sha256 == whole.objects[name].sha256
+
+
+class Slow(Quick):
+    poll = 0.2

@@ -9,7 +9,8 @@ ENV PATH=/opt/venv/bin:$PATH
 COPY constraints.txt docker/mlflow.requirements.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip install --constraint constraints.txt --requirement mlflow.requirements.txt \
-    && pip uninstall --yes setuptools pip
+    && pip uninstall --yes setuptools pip \
+    && find /opt/venv -type f \( -path '*/include/*' -o -name '*.a' -o -path '*/tests/*' \) -delete
 
 FROM ${BASE}
 RUN groupadd --gid 1000 mlflow \

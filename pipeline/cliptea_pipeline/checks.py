@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import urllib3
@@ -77,13 +77,15 @@ def mlflow() -> Iterator[Finding]:
         if user and not token:
             headers = urllib3.make_headers(basic_auth=f"{user}:{password}")
         where = f"{url.scheme}://{url.hostname}" + (f":{url.port}" if url.port else "")  # without a password
+        names = "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"
         path = "/api/2.0/mlflow/experiments/search?max_results=1"
-        yield _answer("MLflow", where, uri.rstrip("/") + path, headers, "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN")
+        found, _ = _answer("MLflow", where, uri.rstrip("/") + path, headers, *names)
+        yield found
 
 
-def kfp(endpoint: str | None) -> Iterator[Finding]:
-    """Kubeflow Pipelines' API."""
-    from cliptea_pipeline.endpoint import TOKEN, address
+def kfp(endpoint: str | None, namespace: str | None) -> Iterator[Finding]:
+    """Kubeflow Pipelines' API, and whether it lets one list experiments, which a run needs."""
+    from cliptea_pipeline.endpoint import NAMESPACE, TOKEN, address
 
     try:
         url = address(endpoint)
@@ -92,10 +94,22 @@ def kfp(endpoint: str | None) -> Iterator[Finding]:
         return
     token = os.environ.get(TOKEN)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    yield _answer("Pipelines", url, f"{url}/apis/v2beta1/healthz", headers, "KFP_ENDPOINT", TOKEN)
+    found, health = _answer("Pipelines", url, f"{url}/apis/v2beta1/healthz", headers, "KFP_ENDPOINT", TOKEN)
+    if found.state == OK:
+        several, namespace = health.get("multi_user"), namespace or os.environ.get(NAMESPACE)
+        if several and not namespace:
+            text = f"{url} serves several users: add --namespace, or set {NAMESPACE}"
+            found = Finding("Pipelines", BROKEN, text)
+        else:
+            listed = f"{url}/apis/v2beta1/experiments?page_size=1" + (f"&namespace={namespace}" if several else "")
+            found, _ = _answer("Pipelines", url, listed, headers, "KFP_ENDPOINT", TOKEN)
+    yield found
 
 
-def _answer(what: str, where: str, url: str, headers: dict[str, str], address: str, credentials: str) -> Finding:
+def _answer(
+    what: str, where: str, url: str, headers: dict[str, str], address: str, credentials: str
+) -> tuple[Finding, Any]:
+    """What is said of a server that is asked for a JSON object, and the object."""
     try:
         with urllib3.PoolManager(ca_certs=os.environ.get("SSL_CERT_FILE")) as pool:
             response = pool.request(
@@ -106,9 +120,10 @@ def _answer(what: str, where: str, url: str, headers: dict[str, str], address: s
                 retries=urllib3.Retry(0, redirect=3, raise_on_status=False),
             )
     except (urllib3.exceptions.HTTPError, ValueError) as error:
-        return Finding(what, BROKEN, f"{where} cannot be reached ({type(error).__name__}): check {address}")
+        cause = type(getattr(error, "reason", None) or error).__name__
+        return Finding(what, BROKEN, f"{where} cannot be reached ({cause}): check {address}"), {}
     if response.status in (401, 403):
-        return Finding(what, BROKEN, f"{where} refuses ({response.status}): set {credentials}")
+        return Finding(what, BROKEN, f"{where} refuses ({response.status}): set {credentials}"), {}
     if response.status != 200 or "json" not in response.headers.get("Content-Type", ""):
-        return Finding(what, BROKEN, f"{where} answers {response.status} and is no such server: check {address}")
-    return Finding(what, OK, f"{where} answers")
+        return Finding(what, BROKEN, f"{where} answers {response.status} and is no such server: check {address}"), {}
+    return Finding(what, OK, f"{where} answers"), response.json()

@@ -35,7 +35,7 @@ def doctor(placement: Placement, endpoint: str | None, namespace: str | None) ->
     looks = [
         lambda: checks.store(placement.store),
         checks.mlflow,
-        lambda: checks.kfp(endpoint),
+        lambda: checks.kfp(endpoint, namespace),
         *kubernetes(namespace, placement),
     ]
     console = Console(highlight=False)

@@ -15,7 +15,9 @@ from cliptea_pipeline.cli import app
 from cliptea_pipeline.doctor import examine
 
 TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
-VARIABLES = ("CLIPTEA_STORE", "MLFLOW_TRACKING_URI", "KFP_ENDPOINT", "KFP_TOKEN", "KUBERNETES_SERVICE_HOST")
+VARIABLES = (
+    "CLIPTEA_STORE", "MLFLOW_TRACKING_URI", "KFP_ENDPOINT", "KFP_TOKEN", "KFP_NAMESPACE", "KUBERNETES_SERVICE_HOST",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +85,16 @@ def test_servers_that_refuse_and_accept(monkeypatch, pipelines, mlflow):
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t")
     code, lines = doctor()
     assert (code, lines["Pipelines"][0][0], lines["MLflow"][0][0]) == (0, "ok", "ok")
+
+
+def test_pipelines_of_several_users(monkeypatch, pipelines):
+    pipelines.multi_user = True
+    monkeypatch.setenv("KFP_ENDPOINT", pipelines.url)
+    code, lines = doctor()
+    assert (code, lines["Pipelines"][0][0]) == (1, "missing")
+    assert "serves several users: add --namespace" in lines["Pipelines"][0][1]
+    code, lines = doctor("--namespace", "team")
+    assert (code, lines["Pipelines"][0][0]) == (0, "ok")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import kfp_server_api
 
+CREATED = "2026-01-01T00:00:00+00:00"
 PATH = re.compile(r"/apis/v2beta1/(\w+)(?:/([^/:]+))?(?:/(versions))?(?::(\w+))?$")
 MODELS = {
     "pipelines": "V2beta1Pipeline",
@@ -93,7 +94,9 @@ class FakePipelines:
         return 200, valid(item, MODELS[kind]) if method == "GET" else {}
 
     def _create(self, kind: str, body: dict[str, Any]) -> tuple[int, Any]:
-        item = valid(body, MODELS[kind]) | {IDS[kind]: f"{kind}-{len(self.held[kind])}"}
+        if "max_concurrency" in body:
+            body["max_concurrency"] = str(body["max_concurrency"])  # 64 bits, which the server reads as a number, too
+        item = valid(body, MODELS[kind]) | {IDS[kind]: f"{kind}-{len(self.held[kind])}", "created_at": CREATED}
         if kind == "experiments" and self.multi_user != bool(item.get("namespace")):
             return self._misplaced()
         if kind == "recurringruns":

@@ -109,6 +109,17 @@ def test_a_cancelled_step_deletes_its_trainjob(kubernetes, number):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_trainjob_that_cannot_be_deleted_is_told(kubernetes, capfd):
+    def away(server):
+        server.away = 503
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    kubernetes.play = script(running, away)
+    with pytest.raises(Cancelled):
+        follow()
+    assert f"TrainJob {NAME} is left, delete it by hand" in capfd.readouterr().err
+
+
 def test_no_cluster_gives_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(ClusterError, match="no Kubernetes cluster is configured"):

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from cliptea import progress
@@ -180,9 +180,11 @@ def _cancelled_by_signal(cluster: Cluster, name: str) -> Iterator[None]:
     try:
         yield
     except Cancelled:
-        with suppress(ClusterError):
+        try:
             cluster.delete(name)
             progress.note(f"cancelled: TrainJob {name} deleted")
+        except ClusterError as error:
+            progress.warn(f"cancelled, but {error}: TrainJob {name} is left, delete it by hand")
         raise
     finally:
         for number, handler in old.items():

@@ -15,7 +15,7 @@ from cliptea.cluster.settings import JobSettings, Passed
 def test_a_trainjob_with_a_misspelt_field(kubernetes):
     job = build(NAME, "g/a", "k", JobSettings(image="i:1"), Passed(), [])
     job["spec"]["trainer"]["numNode"] = 2
-    with pytest.raises(ClusterError, match="answers 422 to create trainjobs: TrainJob: .* comes back as"):
+    with pytest.raises(ClusterError, match=r"answers 422 to create trainjobs: TrainJob: .* comes back as"):
         connect().create(job)
     assert (len(kubernetes.wrong), kubernetes.created) == (1, [])
     kubernetes.wrong.clear()

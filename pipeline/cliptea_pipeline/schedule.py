@@ -88,7 +88,7 @@ def listed(endpoint: Endpoint) -> list[Schedule]:
             ),
             "recurring_runs",
         )
-        return [_shown(run, pipeline) for run in found if _pipeline(run) == pipeline or _given(run).keys() >= OURS]
+        return [_shown(run, pipeline) for run in found if _follows(run, pipeline) or _given(run).keys() >= OURS]
 
 
 def pause(endpoint: Endpoint, name: str) -> None:
@@ -135,8 +135,9 @@ def _find(endpoint: Endpoint, name: str) -> str:
     return schedules[name]
 
 
-def _pipeline(run: Any) -> str | None:
-    return run.pipeline_version_reference and run.pipeline_version_reference.pipeline_id
+def _follows(run: Any, pipeline: str | None) -> bool:
+    reference = run.pipeline_version_reference
+    return pipeline is not None and reference is not None and reference.pipeline_id == pipeline
 
 
 def _given(run: Any) -> dict[str, Any]:
@@ -145,7 +146,6 @@ def _given(run: Any) -> dict[str, Any]:
 
 def _shown(run: Any, pipeline: str | None) -> Schedule:
     cron = run.trigger.cron_schedule.cron if run.trigger and run.trigger.cron_schedule else ""
-    state = (run.status or "").lower() + (
-        "" if _pipeline(run) == pipeline else ", follows a pipeline that is deleted or has another name"
-    )
+    lost = "" if _follows(run, pipeline) else ", follows a pipeline that is deleted or has another name"
+    state = (run.status or "").lower() + lost
     return Schedule(run.display_name, state, cron, str(_given(run).get("preset", "")), run.recurring_run_id)

@@ -90,6 +90,8 @@ def test_a_pipeline_that_was_deleted_is_uploaded_again(pipelines):
     call("schedule", "--cron", "@daily", "--preset", "smoke")
     pipelines.held["pipelines"].clear()
     pipelines.held["versions"].clear()
+    pipelines.held["recurringruns"].append({"recurring_run_id": "x", "display_name": "of a file, not of a pipeline"})
+    assert call("schedule", "--list").output.count("\n") == 1
     assert call("schedule", "--list").output.split("\t")[1].startswith("enabled, follows a pipeline that is deleted")
     pipelines.held["pipelines"].append({"pipeline_id": "other", "display_name": "other"})
     assert call("submit", "--preset", "smoke").exit_code == 0

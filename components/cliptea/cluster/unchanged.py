@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cliptea import progress
+from cliptea.errors import ClipteaError
 from cliptea.tracking.client import connect, experiment_id, find_run
 from cliptea.tracking.runs import JOB_TAG
 
@@ -31,6 +32,9 @@ def skip(run: Run) -> bool:
 
 
 def was_skipped(job_id: str) -> bool:
-    """Whether the run of a pipeline job was skipped."""
-    found = find_run(connect(), {JOB_TAG: job_id})
+    """Whether the run of a pipeline job was skipped; not, as far as one knows, when MLflow does not answer."""
+    try:
+        found = find_run(connect(), {JOB_TAG: job_id})
+    except ClipteaError:
+        return False
     return found is not None and SKIPPED_TAG in found.data.tags

@@ -30,7 +30,7 @@ import numpy as np
 from cliptea.data.shards import ShardReader
 from cliptea.manifest import StoredObject
 from cliptea.storage import open_store
-sets = {name: {f"{name}-index.json": StoredObject(**item)} for name, item in json.loads(sys.argv[2]).items()}
+sets = {name: {name: StoredObject(**item)} for name, item in json.loads(sys.argv[2]).items()}
 start = time.perf_counter()
 readers = [ShardReader(open_store(sys.argv[1]), objects, name) for name, objects in sets.items()]
 opened = time.perf_counter() - start

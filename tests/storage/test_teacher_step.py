@@ -55,8 +55,8 @@ def test_steps_over_a_bad_network_leave_what_they_leave_on_a_disk(store, proxy, 
     for method, kind in (("PUT", "500"), ("PUT", "503"), ("PUT", "reset"), ("GET", "500"), ("GET", "reset"),
                          ("GET", "truncate"), ("HEAD", "503")):  # fmt: skip
         proxy.fail(kind, 1, method)
-    proxy.fail("corrupt", 1, "GET", "cls-00000-00000.tar")
-    proxy.fail("corrupt", 1, "GET", "regions-00000-00000.index.json")
+    proxy.fail("corrupt", 1, "GET", "cls/00000-")
+    proxy.fail("corrupt", 1, "GET", "regions/index-")
     found, found_batches = everything(clip)
     assert found == wanted
     assert proxy.injected == 9

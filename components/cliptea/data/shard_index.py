@@ -14,7 +14,7 @@ from cliptea.manifest import StoredObject
 
 __all__ = ["VERSION", "Place", "ShardEntry", "ShardIndex", "TopIndex", "dump_index", "parse_index"]
 
-VERSION = 1  # of both files; a reader refuses others
+VERSION = 2  # of both files; a reader refuses others
 ABSENT = -1  # offset of a member that a record does not have
 HASH = 32  # bytes of a sha256
 

@@ -42,20 +42,20 @@ class ShardReader:
     What is remote is kept in the node's disk cache. A reader may be used from several threads and forked processes.
     """
 
-    def __init__(self, store: Store, objects: Mapping[str, StoredObject], prefix: str) -> None:
+    def __init__(self, store: Store, objects: Mapping[str, StoredObject], name: str) -> None:
         """Read the top index and nothing else.
 
         Args:
             store: where the shards are.
             objects: those of a manifest.
-            prefix: name of the shard set.
+            name: of the shard set.
 
         Raises:
             StorageError: the top index is missing or damaged, or of a version that this reader does not know.
         """
         self._store = store
         self._cache: DiskCache | None = open_cache(store)
-        self._shards = read_top_index(store, objects[f"{prefix}-index.json"])
+        self._shards = read_top_index(store, objects[name])
         self._ends = list(accumulate(shard.records for shard in self._shards))
         self._indexes: dict[int, ShardIndex] = {}
 

@@ -1,49 +1,20 @@
 """Stored tokens and region maps: the teacher's on the same views, whoever makes them and however often it stops."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from cliptea import progress, settings
-from cliptea.data.datasets import open_dataset
+from cliptea import progress
 from cliptea.data.shard_sets import read_top_index
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import Splits, build_splits
 from cliptea.errors import StorageError
 from cliptea.method.plm import ignored_tokens, region_map
-from cliptea.runs import Run, expand
-from cliptea.storage import FileStore, open_store
+from cliptea.storage import FileStore
 from cliptea.teacher import blocks
 from cliptea.teacher.cache import TeacherCache, build_cache, make_blocks, read_array, read_view, record_name
 from cliptea.teacher.clip import Teacher, load_teacher
-
-SMALL = ["data.world.train_scenes=20", "data.world.val_scenes=2", "teacher.views=2", "teacher.batch_size=4",
-         "teacher.crop=48", "variants=[baselines/full]", "data.shard_mib=1"]  # fmt: skip
-
-
-@pytest.fixture
-def make(tmp_path, monkeypatch, folder):
-    """Builds the cache of a run with further overrides in the store of that name."""
-    torch.set_num_threads(1)
-    monkeypatch.setattr(blocks, "BLOCK", 12)
-
-    def build(*overrides, store="store"):
-        monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / store).as_uri())
-        config = settings.load("smoke", [*SMALL, f"teacher.weights={folder}", *overrides])
-        run = Run(config=config, data_digest=open_dataset(config.data).digest(), fingerprint="f", job_id="j",
-                  tracking_run="t", variants=expand(config))  # fmt: skip
-        splits = build_splits(run)
-        cache = TeacherCache.model_validate(build_cache(run, splits))
-        return SimpleNamespace(run=run, split=Splits.model_validate(splits).own, cache=cache, store=open_store())
-
-    return build
-
-
-def files(store: FileStore) -> dict[str, bytes]:
-    return {entry.key: store.get(entry.key) for entry in store.entries("") if not entry.key.startswith("split")}
 
 
 def count_clip(monkeypatch):
@@ -94,14 +65,14 @@ def test_stored_is_what_a_fresh_forward_pass_gives_on_the_same_views(make, folde
 def test_two_workers_write_the_bytes_of_one(make):
     one = make()
     two = make("teacher.num_workers=2", store="other")
-    assert files(two.store) == files(one.store)
+    assert two.files() == one.files()
     assert two.cache == one.cache
 
 
 def test_parts_of_a_cluster_write_the_bytes_of_one(make, monkeypatch):
     one = make()
     other = make(store="other")
-    whole = files(other.store)
+    whole = other.files()
     for entry in list(other.store.entries("")):
         if not entry.key.startswith("split"):
             other.store.delete(entry.key)
@@ -111,7 +82,7 @@ def test_parts_of_a_cluster_write_the_bytes_of_one(make, monkeypatch):
     again = TeacherCache.model_validate(build_cache(other.run, {"own": other.split}, json.loads(json.dumps(made))))
     assert seen == []
     assert again == one.cache
-    assert files(other.store) == whole == files(one.store)
+    assert other.files() == whole == one.files()
 
 
 def test_small_shards_of_blocks_are_joined_and_large_ones_stay(make, monkeypatch):
@@ -147,7 +118,7 @@ def test_a_killed_step_goes_on_behind_its_last_whole_shards(make, monkeypatch, a
     seen = count_clip(monkeypatch)
     found = make()
     assert found.cache == whole.cache
-    assert files(found.store) == files(whole.store)
+    assert found.files() == whole.files()
     assert sum(seen) == 40 - 12 * (after >= 6) - 12 * (after >= 12) - 12 * (after >= 18) - 4 * (after >= 24)
 
 
@@ -182,10 +153,10 @@ def test_without_dense_tokens_the_rest_is_the_same_and_a_new_setting_says_that_c
 
 def test_a_lost_shard_is_made_again_and_nothing_else(make, monkeypatch):
     made = make()
-    before = files(made.store)
+    before = made.files()
     key = next(key for key in before if key.startswith("regions") and key.endswith(".tar"))
     made.store.delete(key)
     seen = count_clip(monkeypatch)
     assert make().cache == made.cache
     assert seen == []
-    assert files(made.store) == before
+    assert made.files() == before

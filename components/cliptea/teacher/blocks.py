@@ -75,7 +75,7 @@ class BlockMaker:
     """Makes blocks in one process.
 
     Memory: 17 decoded views, 4 batches of tokens, and for each output at most three times `data.shard_mib`. With stored
-    dense tokens, 144 MiB of them.
+    dense tokens, 100 MiB of them.
     """
 
     def __init__(self, job: Job) -> None:

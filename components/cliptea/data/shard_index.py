@@ -51,10 +51,24 @@ class Column(NamedTuple):
 
 
 class ShardIndex:
-    """A parsed index. About 60 bytes a record, 50 more for each member."""
+    """A parsed index. Bytes of a record: those of the longest name, and 48 for each member."""
 
-    def __init__(self, tar: StoredObject, names: list[str], columns: dict[str, Column]) -> None:
-        self.tar, self.names, self._columns = tar, names, columns
+    def __init__(self, tar: StoredObject, names: Sequence[str], columns: dict[str, Column]) -> None:
+        self.tar, self._columns = tar, columns
+        self._names = np.array([name.encode() for name in names])
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self._names)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the records."""
+        return [name.decode() for name in self._names.tolist()]
+
+    def name(self, number: int) -> str:
+        """Name of a record."""
+        return self._names[number].decode()
 
     def places(self, number: int) -> dict[str, Place]:
         """The members of a record by their extension, in the order in which they lie."""

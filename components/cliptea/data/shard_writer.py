@@ -166,4 +166,4 @@ def _find(store: Store, key: str) -> FoundShard | None:
     if hashlib.sha256(tar).hexdigest() != index.tar.sha256:
         return None
     stored = StoredObject(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-    return FoundShard(ShardEntry(tar=index.tar, index=stored, records=len(index.names)), index, tar)
+    return FoundShard(ShardEntry(tar=index.tar, index=stored, records=len(index)), index, tar)

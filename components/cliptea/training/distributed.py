@@ -157,7 +157,7 @@ def join() -> Iterator[World]:
     dist.destroy_process_group()  # not after an error: the others may wait in a call that never ends
 
 
-def _add_up(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _add_up(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore[reportPrivateImportUsage]
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     assert work is not None
     return work.get_future().then(lambda done: done.value()[0])

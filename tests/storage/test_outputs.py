@@ -107,3 +107,15 @@ def test_a_missing_shard_is_named(store, environment):
     store.delete(shards[0].tar.key)
     with pytest.raises(StorageError, match=r"train/00000-[0-9a-f]{16}\.tar is missing"):
         reader.members(0)
+
+
+def test_small_records_come_with_their_neighbours(store, proxy, environment):
+    shards, objects = write_shards(store)
+    assert len(shards) > 2
+    reader = ShardReader(store, objects, "train")
+    order = np.random.default_rng(0).permutation(25).tolist()
+    found = {number: reader.members(number) for number in order}
+    read = [path for method, path in proxy.seen if method == "GET" and ".tar" in path]
+    assert len(read) == len(shards)
+    environment.setenv("CLIPTEA_CACHE_GIB", "0")
+    assert found == dict(enumerate(everything(ShardReader(store, objects, "train")).values()))

@@ -25,6 +25,8 @@ __all__ = ["ShardReader"]
 
 INDEXED = 1_000_000  # records whose index is kept in memory: about 70 MB, of images about 120 MB
 CHUNK = 2 << 20  # bytes, or a record more, of one request when records are read in their order
+SMALL = 64 << 10  # bytes of a record up to which its neighbours are fetched for the disk cache with it,
+BLOCK = 1 << 20  # so many bytes in all: an epoch reads every token and region map, a few KiB each
 STREAMS = 16, 4  # such requests at a time, of a remote store and of a disk
 
 
@@ -150,8 +152,11 @@ class ShardReader:
             return parts if all(_right(parts[ext], place) for ext, place in places.items()) else None
 
         def fetch() -> dict[str, bytes]:
-            data = self._store.get(tar.key, start, length)
-            parts = right(data)
+            first, last = start, start + length
+            if self._cache is not None and length <= SMALL:
+                first, last = first // BLOCK * BLOCK, min(-(-last // BLOCK) * BLOCK, tar.size)
+            data = self._store.get(tar.key, first, last - first)
+            parts = right(data[start - first : start - first + length])
             if parts is None:
                 name = record if isinstance(record, str) else self.name(record)
                 raise StorageError(
@@ -160,7 +165,7 @@ class ShardReader:
                     "delete the file and run again",
                 )
             if self._cache is not None:
-                self._cache.write(tar.sha256, start, data)
+                self._cache.write(tar.sha256, first, data)
             return parts
 
         cached = None if self._cache is None else self._cache.read(tar.sha256, start, length)

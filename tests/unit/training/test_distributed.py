@@ -197,6 +197,13 @@ def test_batch_norm_students_end_with_equal_weights(together, plain_config):
     assert_equal(*together(2, train, config))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_compiled_student_learns_the_same(together, plain_config, size):
+    (alone,) = together(1, train, plain_config(train={"iterations": 4}))
+    assert_same_training(alone, together(size, train, plain_config(train={"iterations": 4, "compile": True}))[0])
+
+
 def test_without_torchrun_training_is_alone(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with join() as group:

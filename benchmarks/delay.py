@@ -1,39 +1,24 @@
-"""A proxy that holds every request back for some time, as a network between machines does: HOST:PORT, seconds."""
+"""The tests' S3 server with every request held back for a while, as a network between machines does."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
+from typing import Any
 
-PIECE = 1 << 20
+from nanio.app import build_app
 
+__all__ = ["SECONDS", "build"]
 
-async def serve(upstream: str, seconds: float) -> None:
-    """Print the port, and relay until killed. What a client sends in one piece counts as one request: reads do."""
-    host, _, port = upstream.partition(":")
-
-    async def relay(client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
-        reader, writer = await asyncio.open_connection(host, int(port), limit=PIECE)
-        back = asyncio.create_task(_pump(reader, answer, 0.0))
-        await _pump(client, writer, seconds)
-        await back
-
-    server = await asyncio.start_server(relay, "127.0.0.1", 0, limit=PIECE)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+SECONDS = 0.02
 
 
-async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, seconds: float) -> None:
-    try:
-        while piece := await source.read(PIECE):
-            await asyncio.sleep(seconds)
-            target.write(piece)
-            await target.drain()
-    except ConnectionError:
-        pass
-    finally:
-        target.close()
+def build() -> Any:
+    """The application, for uvicorn."""
+    server = build_app()
 
+    async def delayed(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await asyncio.sleep(SECONDS)
+        await server(scope, receive, send)
 
-if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], float(sys.argv[2])))
+    return delayed

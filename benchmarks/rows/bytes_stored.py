@@ -12,17 +12,17 @@ from benchmarks.world import SHAPES
 from cliptea.data.shard_sets import put_top_index
 from cliptea.data.shard_writer import ShardWriter
 from cliptea.storage import FileStore
-from cliptea.teacher.blocks import BLOCK
 
+VIEWS = 20_000  # of CLS tokens and region maps: a shard
 DENSE = 64  # dense records; more differ in nothing
 
 
 def measure(bench: Bench) -> Iterator[Row]:
-    """A whole block as the teacher step writes it: tar, indexes and padding count."""
-    dim, grid = SHAPES["D"], SHAPES["g"]
+    """Shards as the teacher step leaves them: tar, indexes and padding count."""
+    dim, grid, views = SHAPES["D"], SHAPES["g"], 100 if bench.quick else VIEWS
     sets = {
-        "cls": (np.zeros(dim, dtype=np.float32), BLOCK),
-        "regions": (np.zeros((grid, grid), dtype=np.uint8), BLOCK),
+        "cls": (np.zeros(dim, dtype=np.float32), views),
+        "regions": (np.zeros((grid, grid), dtype=np.uint8), views),
         "dense": (np.zeros((dim, grid, grid), dtype=np.float16), 4 if bench.quick else DENSE),
     }
     sizes = {}

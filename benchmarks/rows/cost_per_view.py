@@ -14,7 +14,6 @@ from cliptea.data.shard_writer import ShardWriter
 from cliptea.data.shards import ShardReader
 from cliptea.manifest import StoredObject
 from cliptea.storage import FileStore
-from cliptea.teacher.blocks import blocks
 
 
 def measure(bench: Bench) -> Iterator[Row]:
@@ -41,16 +40,13 @@ def measure(bench: Bench) -> Iterator[Row]:
 
 
 def _write(store: FileStore, records: int) -> dict[str, StoredObject]:
-    """CLS tokens in blocks, as the teacher step writes them."""
-    rng, shards = np.random.default_rng(0), []
-    for number, block in enumerate(blocks(records)):
-        writer = ShardWriter(store, f"{records}/cls-{number:05d}", 64 << 20)
-        for view in block:
-            buffer = io.BytesIO()
-            np.save(buffer, rng.random(512, dtype=np.float32), allow_pickle=False)
-            writer.add(f"{view:012d}.v0", {"npy": buffer.getvalue()})
-        shards += writer.close()
-    return put_top_index(store, f"{records}/cls", shards)
+    """CLS tokens in shards of the size that the teacher step leaves."""
+    rng, writer = np.random.default_rng(0), ShardWriter(store, f"{records}/cls", 64 << 20)
+    for view in range(records):
+        buffer = io.BytesIO()
+        np.save(buffer, rng.random(512, dtype=np.float32), allow_pickle=False)
+        writer.add(f"{view:012d}.v0", {"npy": buffer.getvalue()})
+    return put_top_index(store, f"{records}/cls", writer.close())
 
 
 def _epoch(store: FileStore, objects: dict[str, StoredObject]) -> None:

@@ -1,17 +1,16 @@
-"""Parallel S3 reads against one request after the other, with 20 ms added to each request by a proxy."""
+"""Parallel S3 reads against one request after the other, with 20 ms added to each request."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
+from benchmarks.delay import SECONDS
 from benchmarks.measure import Bench, Row, environment, interleaved, speed
 from cliptea.data.ahead import ahead
 from cliptea.data.shard_sets import put_top_index
@@ -20,7 +19,6 @@ from cliptea.data.shards import CHUNK, ShardReader
 from cliptea.storage.s3 import S3Store
 
 SERVER = Path(__file__).parents[2] / "tests/storage"  # where the tests keep the server that they start
-DELAY = 0.02  # seconds
 KIB = 1 << 10
 
 
@@ -31,14 +29,13 @@ def measure(bench: Bench) -> Iterator[Row]:
 
     folder = bench.folder / "s3"
     folder.mkdir()
-    with s3_server.running(folder) as host, _delayed(host) as slow:
+    with s3_server.running(folder, "benchmarks.delay:build") as host:
         names = {"AWS_ACCESS_KEY_ID": s3_server.ACCESS, "AWS_SECRET_ACCESS_KEY": s3_server.SECRET}
         with environment(CLIPTEA_CACHE_GIB="0", CLIPTEA_S3_ENDPOINT=f"http://{host}", **names):
             records = 8 if bench.quick else 128
             photos = _fill(S3Store(s3_server.BUCKET, "photos"), records, 100 * KIB)
-            dense = _fill(S3Store(s3_server.BUCKET, "dense"), records, 1024 * KIB)
-        with environment(CLIPTEA_CACHE_GIB="0", CLIPTEA_S3_ENDPOINT=f"http://{slow}", **names):
             yield _random(bench, ShardReader(S3Store(s3_server.BUCKET, "photos"), photos, "set"))
+            dense = _fill(S3Store(s3_server.BUCKET, "dense"), records, 1024 * KIB)
             yield _stream(bench, S3Store(s3_server.BUCKET, "dense"), dense)
 
 
@@ -63,12 +60,12 @@ def _stream(bench: Bench, store: S3Store, objects: Any) -> Row:
                 store.get(key, start, min(CHUNK, size - start))
 
     first, second = interleaved(bench.repeats, lambda: sum(map(len, reader.stream("npy"))), one_by_one)
-    return _row("records of 1 MiB in their order, 8 MiB a request", first, second, len(reader))
+    return _row(f"records of 1 MiB in their order, {CHUNK >> 20} MiB a request", first, second, len(reader))
 
 
 def _row(what: str, first: list[float], second: list[float], mib: float) -> Row:
     return Row(
-        f"S3, 20 ms a request: {what}",
+        f"S3, {1000 * SECONDS:.0f} ms a request: {what}",
         f"parallel: {mib / median(first):.0f} MiB/s",
         f"one request at a time: {mib / median(second):.0f} MiB/s",
         speed(first, second),
@@ -81,14 +78,3 @@ def _fill(store: S3Store, records: int, size: int) -> Any:
     for number in range(records):
         writer.add(f"{number:06d}", {"npy": rng.bytes(size)})
     return put_top_index(store, "set", writer.close())
-
-
-@contextmanager
-def _delayed(host: str) -> Iterator[str]:
-    command = [sys.executable, "-m", "benchmarks.delay", host, str(DELAY)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield f"127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.terminate()

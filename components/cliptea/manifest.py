@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cliptea.errors import StorageError
 from cliptea.storage import Store
 
-__all__ = ["Manifest", "StoredObject", "find", "fingerprint", "publish", "put_object", "read_object"]
+__all__ = [
+    "Manifest", "StoredObject", "find", "fingerprint", "publish", "put_immutable", "put_object", "read_object",
+]  # fmt: skip
 
 SCHEMA_VERSION = 1
 
@@ -68,6 +70,14 @@ def find(store: Store, kind: str, fp: str) -> Manifest | None:
 def put_object(store: Store, key: str, data: bytes) -> StoredObject:
     store.put(key, data)
     return StoredObject(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def put_immutable(store: Store, stem: str, suffix: str, data: bytes) -> StoredObject:
+    """Store data under a key that holds their hash, STEM-HASHSUFFIX: whoever writes it, it is never other bytes."""
+    digest = hashlib.sha256(data).hexdigest()
+    item = StoredObject(key=f"{stem}-{digest[:16]}{suffix}", size=len(data), sha256=digest)
+    store.put(item.key, data)
+    return item
 
 
 def read_object(store: Store, item: StoredObject) -> bytes:

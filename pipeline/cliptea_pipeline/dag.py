@@ -14,6 +14,7 @@ from cliptea.steps.promote import promote
 from cliptea.steps.resolve import resolve
 from cliptea.steps.split import split
 from cliptea.steps.teacher import teacher
+from cliptea.steps.tokens import tokens
 from cliptea.steps.train import train
 from cliptea.steps.variants import variants
 from cliptea_pipeline.placement import Placement
@@ -41,7 +42,10 @@ def cliptea_pipeline(placement: Placement) -> BaseComponent:
             run = resolved.outputs["run"]
             with dsl.If(resolved.outputs["Output"] == "changed", name="something-to-do"):
                 shards = place(split(run=run)).outputs["shards"]
-                cache = place(teacher(run=run, shards=shards)).outputs["cache"]
+                parts = placement.token_parts
+                with dsl.ParallelFor(list(range(parts)), name="views") as part:
+                    made = place(tokens(run=run, shards=shards, part=part, parts=parts)).outputs["made"]
+                cache = place(teacher(run=run, shards=shards, made=dsl.Collected(made))).outputs["cache"]
                 labels = place(variants(run=run)).output
                 with dsl.ParallelFor(labels, name="students", parallelism=placement.parallel) as variant:
                     model = student(run=run, shards=shards, cache=cache, variant=variant).outputs["model"]

@@ -54,9 +54,10 @@ class StepPlacement(Section):
 class Steps(Section):
     resolve: StepPlacement = StepPlacement()
     split: StepPlacement = StepPlacement(memory="2Gi", memory_limit="8Gi", seconds=24 * HOUR)
-    teacher: StepPlacement = StepPlacement(
+    tokens: StepPlacement = StepPlacement(
         cpu="1", cpu_limit="8", memory="4Gi", memory_limit="16Gi", shared_memory="2Gi", seconds=72 * HOUR
     )
+    teacher: StepPlacement = StepPlacement(cpu="1", cpu_limit="8", memory="4Gi", memory_limit="16Gi", seconds=24 * HOUR)
     variants: StepPlacement = StepPlacement()
     train: StepPlacement = StepPlacement(
         cpu="1", cpu_limit="8", memory="4Gi", memory_limit="16Gi", shared_memory="2Gi", seconds=72 * HOUR
@@ -109,6 +110,7 @@ class Placement(Section):
     user: Positive = 1000
     group: Positive = 1000
     retries: Retries = Retries()
+    token_parts: Positive = 1  # tasks that share CLIP's work on the views
     parallel: Positive | None = None  # students trained at a time; None: all
     launcher: Literal["torchrun", "trainjob"] = "torchrun"
     train_job: TrainJobPlacement = TrainJobPlacement()

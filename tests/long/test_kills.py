@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-STEPS = ["resolve", "split", "teacher", "train", "evaluate", "compare", "promote"]
+STEPS = ["resolve", "split", "tokens", "teacher", "train", "evaluate", "compare", "promote"]
 SMALL = ["--set", "variants=[backbones/demo_fpn, baselines/seen_only]", "--set", "train.iterations=12"]
 
 
@@ -59,7 +59,7 @@ def test_scores_and_tracking_survive_a_kill_in_every_step(tmp_path):
         for line in process.stdout:
             lines.append(line)
             if line.startswith(step) and "started" in line:
-                time.sleep(1.0 if step in ("teacher", "train") else 0.1)
+                time.sleep(1.0 if step in ("tokens", "train") else 0.1)
                 process.send_signal(signal.SIGKILL)
                 break
         process.communicate(timeout=120)

@@ -160,7 +160,7 @@ def test_torchrun_as_a_cluster_starts_it(inputs, monkeypatch):
 def test_the_error_of_a_process_is_one_line(inputs):
     store, split = open_store(), inputs.splits.own
     shards = [entry.key for entry in store.entries(f"{split.kind}/{split.fingerprint}") if entry.key.endswith(".tar")]
-    key = next(key for key in shards if "/train-" in key)
+    key = next(key for key in shards if "/train/" in key)
     data = store.get(key)
     store.put(key, bytes(len(data)))
     try:

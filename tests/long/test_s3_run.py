@@ -54,8 +54,8 @@ def ended(tmp_path_factory):
 def test_a_run_on_s3_ends_well_and_is_reused(ended):
     folder, (first, second) = ended
     assert (first.returncode, second.returncode) == (0, 0), first.stdout + first.stderr + second.stderr
-    assert "0 steps reused, 11 made" in first.stdout
-    assert "11 steps reused, 0 made" in second.stdout
+    assert "0 steps reused, 12 made" in first.stdout
+    assert "12 steps reused, 0 made" in second.stdout
     assert len(json.loads((folder / "w/results.json").read_text())) == 5
     assert not (folder / "w/store").exists() or not any((folder / "w/store").rglob("*.tar"))
     assert list((folder / "server" / BUCKET / "runs").rglob("*.tar"))

@@ -1,5 +1,6 @@
 """The compiled pipeline that is committed, submitted, and run here."""
 
+import json
 import os
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def test_kfp_caches_nothing(spec):
     dags = [spec["root"]["dag"], *(c["dag"] for c in spec["components"].values() if "dag" in c)]
     tasks = {name: task for dag in dags for name, task in dag["tasks"].items()}
     steps = {name: task for name, task in tasks.items() if f"exec-{name}" in spec["deploymentSpec"]["executors"]}
-    assert set(steps) >= {"resolve", "split", "teacher", "train", "evaluate", "compare", "promote", "finish"}
+    assert set(steps) >= {"resolve", "split", "tokens", "teacher", "train", "evaluate", "compare", "promote", "finish"}
     assert all(task["cachingOptions"] == {} for task in steps.values())  # {"enableCache": true} when on
 
 
@@ -203,6 +204,16 @@ def test_the_launcher_of_trainjobs_hands_its_placement_on(tmp_path):
     settings = loop["tasks"]["launch"]["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"]
     assert (settings["nodes"], settings["processes_per_node"], settings["shared_memory"]) == (2, 4, "8Gi")
     assert settings["image_pull_secrets"] == ["pull"]
+
+
+def test_clips_work_is_divided_among_tasks(tmp_path):
+    spec, _ = compiled(tmp_path, token_parts=3)
+    dags = [c["dag"] for c in spec["components"].values() if "dag" in c]
+    loop = next(dag["tasks"]["tokens"] for dag in dags if "tokens" in dag["tasks"])
+    assert loop["inputs"]["parameters"]["parts"]["runtimeValue"]["constant"] == 3
+    tasks = [task for dag in dags for task in dag["tasks"].values()]
+    loops = [json.loads(task["parameterIterator"]["items"]["raw"]) for task in tasks if "raw" in str(task)]
+    assert loops == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_the_tracking_run_is_closed(finished):
 
 def test_plain_output_has_a_line_for_each_start_and_end(finished):
     _, first, _ = finished
-    for step in ("resolve", "split", "teacher", "compare", "promote", *(f"train {v}" for v in VARIANTS)):
+    for step in ("resolve", "split", "tokens", "teacher", "compare", "promote", *(f"train {v}" for v in VARIANTS)):
         assert re.search(rf"^{step}: started$", first.stdout, re.MULTILINE)
         assert re.search(rf"^{step}: done in \d+\.\d s$", first.stdout, re.MULTILINE)
     assert "\x1b" not in first.stdout
@@ -68,8 +68,8 @@ def test_plain_output_has_a_line_for_each_start_and_end(finished):
 def test_the_second_call_reuses_everything_and_says_so(finished):
     _, first, second = finished
     assert second.returncode == 0
-    assert "0 steps reused, 9 made" in first.stdout
-    assert "9 steps reused, 0 made" in second.stdout
+    assert "0 steps reused, 10 made" in first.stdout
+    assert "10 steps reused, 0 made" in second.stdout
     assert "train a/early: reused in" in second.stdout
 
 
@@ -109,7 +109,7 @@ def test_one_failed_variant_fails_the_run_and_lets_the_others_go_on(cliptea):
 
     again = cliptea("run", variants=["bad", "good", "odd"])
     assert again.returncode == 0
-    assert "4 steps reused, 5 made" in again.stdout
+    assert "5 steps reused, 5 made" in again.stdout
 
 
 def test_debug_shows_the_traceback_of_a_step(cliptea):
@@ -166,7 +166,7 @@ def test_a_terminal_shows_bars_and_a_line_for_each_step(cliptea):
     both = re.search(r"train +(one|two) [^\n]+ it, [^\n]+\n *\r?train +(one|two) [^\n]+ it, ", text)
     assert both is not None, "two bars are alive at once"
     assert re.search(r"[\r\n]train +one +[3-9]\.\d s", text)
-    assert "0 steps reused, 7 made" in text
+    assert "0 steps reused, 8 made" in text
 
 
 def in_terminal(folder, env):

@@ -39,7 +39,7 @@ def test_a_signal_stops_everything(cliptea, number, code):
 
     again = cliptea("run", variants=["one", "two"])
     assert again.returncode == 0
-    assert "2 steps reused, 5 made" in again.stdout  # split and teacher
+    assert "3 steps reused, 5 made" in again.stdout  # split, tokens and teacher
 
 
 def test_a_step_that_ignores_sigterm_is_killed(cliptea):

@@ -16,15 +16,19 @@ BUCKET = "bucket"
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[str]:
+def running(folder: Path, application: str = "nanio.app:build_app") -> Iterator[str]:
     """A server that holds one empty bucket; gives its HOST:PORT. Objects are files of the folder BUCKET."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "nanio", "serve", "--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
-    environment = os.environ | {"NANIO_ACCESS_KEY": ACCESS, "NANIO_SECRET_KEY": SECRET}
+    command = [sys.executable, "-m", "uvicorn", "--factory", application, "--port", str(port), "--no-access-log"]
+    environment = os.environ | {
+        "NANIO_ACCESS_KEY": ACCESS,
+        "NANIO_SECRET_KEY": SECRET,
+        "NANIO_DATA_DIR": str(folder),
+    }
     with folder.with_suffix(".log").open("wb") as log:
-        process = subprocess.Popen([*command, "--data-dir", str(folder)], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         _wait(port, process)
         minio.Minio(f"127.0.0.1:{port}", ACCESS, SECRET, secure=False).make_bucket(BUCKET)

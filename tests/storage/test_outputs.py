@@ -54,7 +54,7 @@ def test_a_byte_that_flips_on_the_way_is_read_again(store, proxy, environment):
     environment.setenv("CLIPTEA_CACHE_GIB", "0")
     _, objects = write_shards(store)
     wanted = everything(ShardReader(store, objects, "train"))
-    for part in (".tar", "0.index.json", "train-index.json"):
+    for part in (".tar", ".index.json", "/train/index-"):
         proxy.fail("corrupt", 1, "GET", part)
         assert ShardReader(store, objects, "train").members("image-3") == wanted["image-3"]
         proxy.fail("corrupt", 2, "GET", part)
@@ -76,7 +76,7 @@ def test_an_object_that_flips_on_the_way_is_noticed(store, proxy):
 def test_shards_are_written_and_read_over_a_bad_network(store, proxy, tmp_path, kind):
     methods = ("GET",) if kind == "truncate" else ("PUT", "GET")  # an answer to PUT has no body
     for method in methods:
-        for part in (".tar", ".index.json", "train-index.json"):
+        for part in (".tar", ".index.json", "/train/index-"):
             proxy.fail(kind, 2, method, part)
     shards, objects = write_shards(store)
     files = FileStore(tmp_path / "files")
@@ -105,5 +105,17 @@ def test_a_missing_shard_is_named(store, environment):
     shards, objects = write_shards(store)
     reader = ShardReader(store, objects, "train")
     store.delete(shards[0].tar.key)
-    with pytest.raises(StorageError, match=r"train-00000\.tar is missing"):
+    with pytest.raises(StorageError, match=r"train/00000-[0-9a-f]{16}\.tar is missing"):
         reader.members(0)
+
+
+def test_small_records_come_with_their_neighbours(store, proxy, environment):
+    shards, objects = write_shards(store)
+    assert len(shards) > 2
+    reader = ShardReader(store, objects, "train")
+    order = np.random.default_rng(0).permutation(25).tolist()
+    found = {number: reader.members(number) for number in order}
+    read = [path for method, path in proxy.seen if method == "GET" and ".tar" in path]
+    assert len(read) == len(shards)
+    environment.setenv("CLIPTEA_CACHE_GIB", "0")
+    assert found == dict(enumerate(everything(ShardReader(store, objects, "train")).values()))

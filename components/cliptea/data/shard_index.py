@@ -14,7 +14,7 @@ from cliptea.manifest import StoredObject
 
 __all__ = ["VERSION", "Place", "ShardEntry", "ShardIndex", "TopIndex", "dump_index", "parse_index"]
 
-VERSION = 1  # of both files; a reader refuses others
+VERSION = 2  # of both files; a reader refuses others
 ABSENT = -1  # offset of a member that a record does not have
 HASH = 32  # bytes of a sha256
 
@@ -51,10 +51,24 @@ class Column(NamedTuple):
 
 
 class ShardIndex:
-    """A parsed index. About 60 bytes a record, 50 more for each member."""
+    """A parsed index. Bytes of a record: those of the longest name, and 48 for each member."""
 
-    def __init__(self, tar: StoredObject, names: list[str], columns: dict[str, Column]) -> None:
-        self.tar, self.names, self._columns = tar, names, columns
+    def __init__(self, tar: StoredObject, names: Sequence[str], columns: dict[str, Column]) -> None:
+        self.tar, self._columns = tar, columns
+        self._names = np.array([name.encode() for name in names])
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self._names)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the records."""
+        return [name.decode() for name in self._names.tolist()]
+
+    def name(self, number: int) -> str:
+        """Name of a record."""
+        return self._names[number].decode()
 
     def places(self, number: int) -> dict[str, Place]:
         """The members of a record by their extension, in the order in which they lie."""

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from cliptea.data.shard_index import VERSION, ShardEntry, TopIndex
 from cliptea.errors import StorageError
-from cliptea.manifest import Manifest, StoredObject, find, put_object, read_object
+from cliptea.manifest import Manifest, StoredObject, find, put_immutable, read_object
 from cliptea.storage import Store
 
 __all__ = ["find_sharded", "put_top_index", "read_top_index", "twice"]
@@ -18,10 +18,9 @@ Result = TypeVar("Result")
 
 
 def put_top_index(store: Store, prefix: str, shards: Sequence[ShardEntry]) -> dict[str, StoredObject]:
-    """Write the top index of the shard set `prefix`; returns it as a manifest's objects."""
-    key = f"{prefix}-index.json"
+    """Write the top index of the shard set in the folder `prefix`; returns it as a manifest's objects."""
     top = TopIndex(shards=list(shards)).model_dump_json().encode()
-    return {key.rpartition("/")[2]: put_object(store, key, top)}
+    return {prefix.rpartition("/")[2]: put_immutable(store, f"{prefix}/index", ".json", top)}
 
 
 def read_top_index(store: Store, item: StoredObject) -> list[ShardEntry]:

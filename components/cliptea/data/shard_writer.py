@@ -7,14 +7,17 @@ import io
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from typing import NamedTuple
 
 from cliptea.data.shard_index import Place, ShardEntry, ShardIndex, dump_index, parse_index
 from cliptea.errors import StorageError
-from cliptea.manifest import StoredObject, put_object
+from cliptea.manifest import StoredObject, put_immutable, put_object
 from cliptea.storage import Store
 
-__all__ = ["FoundShard", "ShardWriter", "found_shards"]
+__all__ = ["FoundShard", "ShardWriter", "found_shards", "joined"]
+
+TAR, INDEX = ".tar", ".index.json"
 
 
 class ShardWriter:
@@ -27,7 +30,7 @@ class ShardWriter:
         """
         Args:
             store: where the shards go.
-            prefix: first part of their keys; `-00000.tar` and so on follow.
+            prefix: their folder.
             limit: a shard is closed when it has grown to so many bytes or more.
             found: the first shards, which are there already.
         """
@@ -64,9 +67,9 @@ class ShardWriter:
         self._buffer.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar file
         self._pad(tarfile.RECORDSIZE)
         self._await()
-        keys = _keys(self._prefix, len(self._entries))
+        stem = f"{self._prefix}/{len(self._entries):05d}"
         self._pending = self._uploads.submit(
-            _put, self._store, keys, self._buffer.getvalue(), self._names, self._records
+            _put, self._store, stem, self._buffer.getvalue(), self._names, self._records
         )
         self._begin()
 
@@ -88,15 +91,10 @@ class ShardWriter:
         return self._entries
 
 
-def _keys(prefix: str, number: int) -> tuple[str, str]:
-    return f"{prefix}-{number:05d}.tar", f"{prefix}-{number:05d}.index.json"
-
-
-def _put(
-    store: Store, keys: tuple[str, str], tar: bytes, names: list[str], records: list[dict[str, Place]]
-) -> ShardEntry:
-    stored = put_object(store, keys[0], tar)
-    index = put_object(store, keys[1], dump_index(stored, names, records))  # last: a shard with an index is whole
+def _put(store: Store, stem: str, tar: bytes, names: list[str], records: list[dict[str, Place]]) -> ShardEntry:
+    stored = put_immutable(store, stem, TAR, tar)
+    # Last: a shard with an index is whole.
+    index = put_object(store, stored.key.removesuffix(TAR) + INDEX, dump_index(stored, names, records))
     return ShardEntry(tar=stored, index=index, records=len(names))
 
 
@@ -107,6 +105,10 @@ class FoundShard(NamedTuple):
     index: ShardIndex
     tar: bytes
 
+    def members(self, number: int) -> dict[str, bytes]:
+        """All members of a record."""
+        return {extension: self.content(number, extension) for extension in self.index.places(number)}
+
     def content(self, number: int, extension: str) -> bytes:
         """A member of a record."""
         place = self.index.places(number)[extension]
@@ -114,25 +116,54 @@ class FoundShard(NamedTuple):
 
 
 def found_shards(store: Store, prefix: str) -> Iterator[FoundShard]:
-    """Whole shards of that prefix in order, up to the first whose bytes are missing or not those of its index."""
-    number = 0
-    while (found := _find(store, _keys(prefix, number))) is not None:
+    """Whole shards of that folder in order, up to the first whose bytes are missing or not those of its index."""
+    indexes = [entry.key for entry in store.entries(prefix) if entry.key.endswith(INDEX)]
+    for number in count():
+        mine = (key for key in indexes if key.startswith(f"{prefix}/{number:05d}-"))
+        found = next(filter(None, (_still_there(store, key) for key in mine)), None)
+        if found is None:
+            return
         yield found
-        number += 1
 
 
-def _find(store: Store, keys: tuple[str, str]) -> FoundShard | None:
-    if store.size(keys[1]) is None:
-        return None
-    data = store.get(keys[1])
+def _still_there(store: Store, key: str) -> FoundShard | None:
     try:
-        index = parse_index(data, store.uri(keys[1]))
+        return _find(store, key)
+    except StorageError:
+        if store.size(key) is not None:
+            raise
+        return None  # another writer has just joined it with others, and removed it
+
+
+def joined(store: Store, prefix: str, shards: Sequence[ShardEntry], limit: int) -> list[ShardEntry]:
+    """The records of shards that are smaller than `limit`, in shards of `limit` bytes or more in the folder `prefix`.
+
+    Memory: as of a `ShardWriter`, and one of the small shards.
+
+    Raises:
+        StorageError: one of them is missing or damaged.
+    """
+    writer = ShardWriter(store, prefix, limit)
+    for entry in shards:
+        shard = _find(store, entry.index.key)
+        if shard is None or shard.entry != entry:
+            raise StorageError(f"the shard {store.uri(entry.tar.key)} is damaged", todo="run again to make it anew")
+        for number, name in enumerate(shard.index.names):
+            writer.add(name, shard.members(number))
+    return writer.close()
+
+
+def _find(store: Store, key: str) -> FoundShard | None:
+    """The shard whose index has that key, or None when it is not whole."""
+    data = store.get(key)
+    try:
+        index = parse_index(data, store.uri(key))
     except StorageError:
         return None
-    if store.size(keys[0]) != index.tar.size:
+    if store.size(index.tar.key) != index.tar.size:
         return None
-    tar = store.get(keys[0])
+    tar = store.get(index.tar.key)
     if hashlib.sha256(tar).hexdigest() != index.tar.sha256:
         return None
-    stored = StoredObject(key=keys[1], size=len(data), sha256=hashlib.sha256(data).hexdigest())
-    return FoundShard(ShardEntry(tar=index.tar, index=stored, records=len(index.names)), index, tar)
+    stored = StoredObject(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return FoundShard(ShardEntry(tar=index.tar, index=stored, records=len(index)), index, tar)

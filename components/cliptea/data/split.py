@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LABEL", "Splits", "build_splits", "hide_unseen", "split_fingerprint", "write_split"]
 
-VERSION = 3
+VERSION = 4
 KIND = "split"
 LABEL = "label.png"
 

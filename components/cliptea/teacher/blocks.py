@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from cliptea import device
@@ -32,7 +33,7 @@ from cliptea.teacher.cache import Output, read_view, record_name
 from cliptea.teacher.clip import Teacher
 from cliptea.teacher.tokens import open_teacher
 
-__all__ = ["BLOCK", "BlockMaker", "Job", "MadeBlock", "blocks"]
+__all__ = ["BLOCK", "BlockMaker", "Job", "MadeBlock"]
 
 BLOCK = 1024  # views: 3 MiB of CLS tokens of 512 numbers; what a kill may cost each worker
 Item = TypeVar("Item")
@@ -49,12 +50,16 @@ class Job(NamedTuple):
     weights: str  # CLIP's, as `open_teacher` takes them
 
 
-class MadeBlock(NamedTuple):
-    """The shards of a block, the number of regions in its region maps, and (D, g, g) when CLIP ran for it."""
+class MadeBlock(BaseModel):
+    """A block's shards and, of region maps, the number of regions, by the output's prefix.
 
-    shards: dict[Output, list[ShardEntry]]
-    regions: dict[Output, int]
-    shape: tuple[int, ...] | None
+    `shape` is (D, g, g), and None when nothing had to be made.
+    """
+
+    number: int
+    shards: dict[str, list[ShardEntry]] = {}
+    regions: dict[str, int] = {}
+    shape: tuple[int, ...] | None = None
 
 
 class Tokens(NamedTuple):
@@ -66,16 +71,11 @@ class Tokens(NamedTuple):
     ignored_Bgg: Tensor  # bool
 
 
-def blocks(total: int, size: int = BLOCK) -> list[range]:
-    """The views of each block."""
-    return [range(start, min(start + size, total)) for start in range(0, total, size)]
-
-
 class BlockMaker:
     """Makes blocks in one process.
 
     Memory: 17 decoded views, 4 batches of tokens, and for each output at most three times `data.shard_mib`. With stored
-    dense tokens, 144 MiB of them.
+    dense tokens, 100 MiB of them.
     """
 
     def __init__(self, job: Job) -> None:
@@ -84,6 +84,11 @@ class BlockMaker:
         self._images = ShardReader(job.store, job.split.objects, "train")
         self._dense = None if job.dense is None else ShardReader(job.store, job.dense.objects, "dense")
         self.total = len(self._images) * self._config.views
+
+    @property
+    def blocks(self) -> list[range]:
+        """The views of each block."""
+        return [range(start, min(start + BLOCK, self.total)) for start in range(0, self.total, BLOCK)]
 
     @cached_property
     def _teacher(self) -> Teacher:
@@ -103,26 +108,25 @@ class BlockMaker:
             views: its views.
             tell: called with the number of views done since the last call.
         """
-        made, shape = MadeBlock({}, {}, None), None
-        writers = {}
+        made, writers = MadeBlock(number=number), {}
         for output in self.job.outputs:
-            prefix = f"{output.prefix}-{number:05d}"
-            found = _whole(self.job.store, prefix, len(views), output.clustering is not None)
+            folder = f"{output.prefix}/{number:05d}"
+            found = _whole(self.job.store, folder, len(views), output.clustering is not None)
             if found is None:
                 limit = self.job.run.config.data.shard_mib << 20
-                writers[output], made.regions[output] = ShardWriter(self.job.store, prefix, limit), 0
+                writers[output], made.regions[output.prefix] = ShardWriter(self.job.store, folder, limit), 0
             else:
-                made.shards[output], made.regions[output] = found
+                made.shards[output.prefix], made.regions[output.prefix] = found
         if not writers:
             tell(len(views))
             return made
         batches = self._encoded(views) if self._dense is None else self._stored(self._dense, views)
         for tokens in ahead(partial(_write, writers, made.regions), batches, threads=1):
-            shape = tuple(tokens.dense_BDgg.shape[1:])
+            made.shape = tuple(tokens.dense_BDgg.shape[1:])
             tell(len(tokens.names))
         for output, writer in writers.items():
-            made.shards[output] = writer.close()
-        return made._replace(shape=shape)
+            made.shards[output.prefix] = writer.close()
+        return made
 
     def _encoded(self, views: range) -> Iterator[Tokens]:
         """Tokens by CLIP, in bfloat16 on a GPU."""
@@ -162,7 +166,7 @@ class BlockMaker:
         return record_name(name, number), cut_labels(labels, chosen), chosen.valid
 
 
-def _write(writers: dict[Output, ShardWriter], regions: dict[Output, int], tokens: Tokens) -> Tokens:
+def _write(writers: dict[Output, ShardWriter], regions: dict[str, int], tokens: Tokens) -> Tokens:
     """Append a batch to the shards of each output, and count the regions."""
     for output, writer in writers.items():
         clustering = output.clustering
@@ -184,14 +188,14 @@ def _write(writers: dict[Output, ShardWriter], regions: dict[Output, int], token
             np.save(buffer, array, allow_pickle=False)
             writer.add(name, {"npy": buffer.getvalue()})
             if clustering is not None:
-                regions[output] += _count(array)
+                regions[output.prefix] += _count(array)
     return tokens
 
 
-def _whole(store: Store, prefix: str, records: int, count: bool) -> tuple[list[ShardEntry], int] | None:
+def _whole(store: Store, folder: str, records: int, count: bool) -> tuple[list[ShardEntry], int] | None:
     """The shards of a block when all of them are there, and, if asked for, the regions in their maps."""
     entries, regions = [], 0
-    for shard in found_shards(store, prefix):
+    for shard in found_shards(store, folder):
         entries.append(shard.entry)
         if count:
             contents = (shard.content(number, "npy") for number in range(shard.entry.records))

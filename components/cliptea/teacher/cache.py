@@ -11,6 +11,7 @@ This module needs no torch: it knows what there is, and `cliptea.teacher.tokens`
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from cliptea.data.shards import ShardReader
 from cliptea.data.split import LABEL, Splits
 from cliptea.data.views import choose_view, cut_image, cut_labels
 from cliptea.manifest import Manifest, find, fingerprint
-from cliptea.storage import open_store
+from cliptea.storage import Store, open_store
 from cliptea.teacher.demo import DEMO, demo_fingerprint
 from cliptea.teacher.weights import weights_state
 
@@ -39,13 +40,14 @@ __all__ = [
     "build_cache",
     "clustering_key",
     "image_extension",
+    "make_blocks",
     "read_array",
     "read_view",
     "record_name",
     "text_sets",
 ]
 
-TOKENS_VERSION = 3
+TOKENS_VERSION = 4
 REGIONS_VERSION = 2
 TEXT_VERSION = 1
 # settings of the teacher that its tokens do not depend on, or that stand for what is told otherwise
@@ -73,7 +75,7 @@ class Output(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """First part of the keys of its shards."""
+        """Folder of its shards."""
         return f"{self.kind}/{self.fingerprint}/{SHARDS[self.kind]}"
 
 
@@ -115,10 +117,80 @@ def read_array(reader: ShardReader, record: str | int) -> np.ndarray:
     return np.load(io.BytesIO(reader.read(record, "npy")), allow_pickle=False)
 
 
-def build_cache(run: Run, splits: dict[str, Any]) -> dict[str, Any]:
-    """Make what is missing of tokens, region maps and text features; returns a dumped `TeacherCache`."""
+class Survey(NamedTuple):
+    """What there is of a run's tokens and region maps, and what has to be made."""
+
+    tokens: Manifest | None
+    dense: Manifest | None
+    regions: dict[str, Manifest | None]
+    missing: list[Output]
+    wanted: dict[str, Output]  # region maps by `clustering_key`
+    fingerprint: str  # of tokens and dense tokens
+
+    @property
+    def stored(self) -> Manifest | None:
+        """Dense tokens that the missing region maps are made from; None: CLIP runs."""
+        return self.dense if self.tokens is not None else None
+
+
+def make_blocks(run: Run, splits: dict[str, Any], part: int = 0, parts: int = 1) -> dict[str, Any]:
+    """Make this part of the blocks of views that are missing; returns what `build_cache` is given of them."""
+    store, own = open_store(), Splits.model_validate(splits).own
+    found = _survey(store, run, own)
+    if not found.missing:
+        progress.reused()
+        return {"blocks": []}
+    from cliptea.teacher.views import make_part
+
+    if found.tokens is not None and found.dense is None and part == 0:
+        new = sum(output.kind == "regions" for output in found.missing)
+        progress.note(f"no dense tokens are kept: CLIP runs again for {new} new clustering setting(s)")
+    made = make_part(store, run, own, found.missing, found.stored, part, parts)
+    return {"blocks": [block.model_dump(mode="json") for block in made]}
+
+
+def build_cache(run: Run, splits: dict[str, Any], made: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Publish tokens and region maps, and make text features, as far as they are missing.
+
+    Args:
+        run: its settings.
+        splits: a dumped `Splits`.
+        made: what `make_blocks` returned for each part; what they lack is made here, and all of it without any.
+
+    Returns:
+        A dumped `TeacherCache`.
+    """
     store, shards = open_store(), Splits.model_validate(splits)
-    fp = _tokens_fingerprint(run, shards.own)
+    found = _survey(store, run, shards.own)
+    prompts = text_sets(run.config, shards)
+    text_fps = {label: _text_fingerprint(run, prompt) for label, prompt in prompts.items()}
+    text = {label: find(store, "text", text_fp) for label, text_fp in text_fps.items()}
+    new: dict[Output, Manifest] = {}
+    if not found.missing and None not in text.values():
+        progress.reused()
+    else:
+        from cliptea.teacher.blocks import MadeBlock
+        from cliptea.teacher.tokens import make_texts
+        from cliptea.teacher.views import make_outputs
+
+        if found.missing and not made:
+            made = [make_blocks(run, splits)]
+        handed = [MadeBlock.model_validate(block) for part in made for block in part["blocks"]]
+        new = make_outputs(store, run, shards.own, found.missing, found.stored, handed)
+        texts = {text_fps[label]: prompt for label, prompt in prompts.items() if text[label] is None}
+        features = make_texts(store, run, texts)
+        text = {label: text[label] or features[text_fps[label]] for label in prompts}
+    cache = {
+        "tokens": found.tokens or new[Output("tokens", found.fingerprint)],
+        "dense": found.dense or new.get(Output("dense", found.fingerprint)),
+        "regions": {key: there or new[found.wanted[key]] for key, there in found.regions.items()},
+        "text": text,
+    }
+    return TeacherCache.model_validate(cache).model_dump()
+
+
+def _survey(store: Store, run: Run, split: Manifest) -> Survey:
+    fp = _tokens_fingerprint(run, split)
     tokens, dense = find_sharded(store, "tokens", fp), find_sharded(store, "dense", fp)
     wanted = {
         key: Output("regions", fingerprint("regions", REGIONS_VERSION, clustering=clustering, tokens=fp), clustering)
@@ -126,30 +198,11 @@ def build_cache(run: Run, splits: dict[str, Any]) -> dict[str, Any]:
     }
     regions = {key: find_sharded(store, "regions", output.fingerprint) for key, output in wanted.items()}
     missing = [output for key, output in wanted.items() if regions[key] is None]
-    prompts = text_sets(run.config, shards)
-    text_fps = {label: _text_fingerprint(run, prompt) for label, prompt in prompts.items()}
-    text = {label: find(store, "text", text_fp) for label, text_fp in text_fps.items()}
-    if tokens is not None and not missing and None not in text.values():
-        progress.reused()
-    else:
-        from cliptea.teacher import tokens as heavy
-        from cliptea.teacher.views import make_outputs
-
-        if tokens is None or (dense is None and missing):
-            if tokens is not None:
-                progress.note(f"no dense tokens are kept: CLIP runs again for {len(missing)} new clustering setting(s)")
-            by_clip = {"tokens": tokens is None, "dense": dense is None and run.config.teacher.keep_dense}
-            missing += [Output(kind, fp) for kind, needed in by_clip.items() if needed]
-            made = make_outputs(store, run, shards.own, missing, None)
-        else:
-            made = make_outputs(store, run, shards.own, missing, dense)
-        tokens, dense = tokens or made[Output("tokens", fp)], dense or made.get(Output("dense", fp))
-        regions = {key: found or made[wanted[key]] for key, found in regions.items()}
-        texts = {text_fps[label]: prompt for label, prompt in prompts.items() if text[label] is None}
-        new = heavy.make_texts(store, run, texts)
-        text = {label: text[label] or new[text_fps[label]] for label in prompts}
-    found = {"tokens": tokens, "dense": dense, "regions": regions, "text": text}
-    return TeacherCache.model_validate(found).model_dump()
+    if dense is None and run.config.teacher.keep_dense and (tokens is None or missing):  # CLIP runs: keep what it gives
+        missing.insert(0, Output("dense", fp))
+    if tokens is None:
+        missing.append(Output("tokens", fp))  # published last: once they are there, the others are not looked for
+    return Survey(tokens, dense, regions, missing, wanted, fp)
 
 
 class TextSet(BaseModel):

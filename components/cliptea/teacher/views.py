@@ -1,23 +1,27 @@
-"""What the teacher step makes of the views of the train images, in blocks that any number of workers share.
+"""What the teacher makes of the views of the train images, in blocks that any number of workers share.
 
 A block is so many views in their order; each output has its own shards of each block, so that a shard's bytes do not
 depend on who makes it. A block whose shards are all there is not made again: a killed step goes on behind the last
-whole one of each worker. On a cluster each of a loop's tasks calls `make_part`, and `make_outputs` after them finds
-every shard there and writes the manifests.
+whole one of each worker. On a cluster each task of a loop calls `make_part`, and `make_outputs` is given what they
+have made; it joins small shards and writes the manifests.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from cliptea import device, progress
-from cliptea.data.shard_sets import put_top_index
+from cliptea.data.shard_index import ShardEntry
+from cliptea.data.shard_sets import find_sharded, put_top_index
+from cliptea.data.shard_writer import joined
+from cliptea.errors import StorageError
 from cliptea.manifest import Manifest, publish
 from cliptea.storage import Store
-from cliptea.teacher.blocks import BLOCK, BlockMaker, Job, MadeBlock, blocks
+from cliptea.teacher.blocks import BlockMaker, Job, MadeBlock
 from cliptea.teacher.cache import Output
 from cliptea.teacher.demo import DEMO
 from cliptea.teacher.tokens import prepare_weights
@@ -28,10 +32,13 @@ if TYPE_CHECKING:
 __all__ = ["make_outputs", "make_part"]
 
 
-def make_outputs(
-    store: Store, run: Run, split: Manifest, outputs: list[Output], dense: Manifest | None
-) -> dict[Output, Manifest]:
-    """Make outputs of all views of the train shards by `teacher.num_workers` processes.
+def make_part(
+    store: Store, run: Run, split: Manifest, outputs: Sequence[Output], dense: Manifest | None, part: int, parts: int
+) -> list[MadeBlock]:
+    """Make every `parts`-th block from block `part` on, by `teacher.num_workers` processes.
+
+    The demo's teacher is trained where it is first needed, which must be one place: part 0 then makes every block.
+    Memory of each worker: see `BlockMaker`.
 
     Args:
         store: where everything is.
@@ -39,21 +46,53 @@ def make_outputs(
         split: manifest of the train shards.
         outputs: what to make.
         dense: stored dense tokens to make region maps from, or None: CLIP runs.
+        part: number of this part.
+        parts: how many there are.
+    """
+    if dense is None and run.config.teacher.weights == DEMO:
+        if part > 0:
+            return []
+        parts = 1
+    return _make_blocks(_maker_of(store, run, split, outputs, dense), part, parts)
+
+
+def make_outputs(
+    store: Store,
+    run: Run,
+    split: Manifest,
+    outputs: Sequence[Output],
+    dense: Manifest | None,
+    handed: Sequence[MadeBlock] = (),
+) -> dict[Output, Manifest]:
+    """Publish outputs of all views of the train shards.
+
+    Args:
+        store, run, split, outputs, dense: as of `make_part`.
+        handed: blocks that parts have made. Where any is not among them, all are looked for and made if need be.
     """
     if not outputs:
         return {}
-    job = Job(store, run, split, tuple(outputs), dense, "" if dense else prepare_weights(store, run))
-    maker = BlockMaker(job)
-    made = make_part(maker, 0, 1)
+    maker = _maker_of(store, run, split, outputs, dense)
+    made = sorted(handed, key=lambda block: block.number)
+    if not _complete(made, maker):
+        made = _make_blocks(maker, 0, 1)
     return {output: _publish(maker, output, made) for output in outputs}
 
 
-def make_part(maker: BlockMaker, part: int, parts: int, size: int = BLOCK) -> list[MadeBlock]:
-    """Make every `parts`-th block from block `part` on, by the run's number of worker processes.
+def _maker_of(store: Store, run: Run, split: Manifest, outputs: Sequence[Output], dense: Manifest | None) -> BlockMaker:
+    return BlockMaker(Job(store, run, split, tuple(outputs), dense, "" if dense else prepare_weights(store, run)))
 
-    Memory of each worker: see `BlockMaker`.
-    """
-    mine = dict(list(enumerate(blocks(maker.total, size)))[part::parts])
+
+def _complete(made: list[MadeBlock], maker: BlockMaker) -> bool:
+    """Whether these are all blocks, with shards of every output."""
+    prefixes = {output.prefix for output in maker.job.outputs}
+    return [block.number for block in made] == list(range(len(maker.blocks))) and all(
+        prefixes <= block.shards.keys() for block in made
+    )
+
+
+def _make_blocks(maker: BlockMaker, part: int, parts: int) -> list[MadeBlock]:
+    mine = dict(list(enumerate(maker.blocks))[part::parts])
     what = "clustering dense tokens" if maker.job.dense else "computing CLIP tokens"
     with progress.bar(what, total=sum(map(len, mine.values())), unit="view") as bar:
         workers = min(maker.job.run.config.teacher.num_workers, len(mine))
@@ -98,12 +137,20 @@ def _make(number: int, views: range) -> MadeBlock:
 
 
 def _publish(maker: BlockMaker, output: Output, made: list[MadeBlock]) -> Manifest:
-    """Write the top index and the manifest of an output whose shards are all there."""
-    job = maker.job
-    shards = [shard for block in made for shard in block.shards[output]]
-    objects = put_top_index(job.store, output.prefix, shards)
+    """Write the top index and the manifest of an output whose blocks are all there; small shards are joined."""
+    job, prefix = maker.job, output.prefix
+    blocks = [shard for block in made for shard in block.shards[prefix]]
+    try:
+        shards = _joined(job, prefix, blocks)
+    except StorageError:
+        # A second writer of the same output may have been done first, and have removed the shards that it joined.
+        manifest = find_sharded(job.store, output.kind, output.fingerprint)
+        if manifest is None:
+            raise
+        return manifest
+    objects = put_top_index(job.store, prefix, shards)
     if output.clustering is not None:
-        regions = sum(block.regions[output] for block in made)
+        regions = sum(block.regions[prefix] for block in made)
         clustering = output.clustering.model_dump(mode="json")
         info = {"regions_per_view": regions / max(1, maker.total), "clustering": clustering}
     else:
@@ -111,4 +158,15 @@ def _publish(maker: BlockMaker, output: Output, made: list[MadeBlock]) -> Manife
         info = {"dim": dim, "grid": grid, "views": maker.total}
     if output.kind == "tokens":
         info["stand_in"] = job.run.config.teacher.weights == DEMO and job.run.config.data.dataset != "demo"
-    return publish(job.store, Manifest(kind=output.kind, fingerprint=output.fingerprint, objects=objects, info=info))
+    manifest = Manifest(kind=output.kind, fingerprint=output.fingerprint, objects=objects, info=info)
+    publish(job.store, manifest)
+    if shards is not blocks:  # now that nobody will look for them
+        for item in [item for shard in blocks for item in (shard.index, shard.tar)]:
+            job.store.delete(item.key)
+    return manifest
+
+
+def _joined(job: Job, prefix: str, blocks: list[ShardEntry]) -> list[ShardEntry]:
+    """The shards of blocks or, when all are smaller than a shard should be, the same records in larger ones."""
+    limit = job.run.config.data.shard_mib << 20
+    return blocks if any(shard.tar.size >= limit for shard in blocks) else joined(job.store, prefix, blocks, limit)

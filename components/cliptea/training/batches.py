@@ -65,7 +65,8 @@ class _Views(Dataset):
         epoch, position = divmod(item, number_of_views)
         order = self.order
         if order[0] != epoch:
-            order = self.order = epoch, generator("order", self.seed, epoch).permutation(number_of_views)
+            numbers = np.arange(number_of_views, dtype=np.int32)
+            order = self.order = epoch, generator("order", self.seed, epoch).permutation(numbers)
         image_id, number = divmod(int(order[1][position]), self.config.teacher.views)
         return self._view(image_id, number, generator("student", self.seed, item))
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cliptea import progress
+from cliptea.errors import StorageError
 from cliptea.storage import Entry, Store
 from cliptea.training.distributed import ALONE, World
 
@@ -52,11 +53,19 @@ class Checkpoints:
             self._writer.shutdown()
 
     def last(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint's state, on the CPU; None without any. Damaged ones are removed, and named."""
-        key = self._world.agree(self._last_whole() if self._world.is_first else None)
+        """The newest whole checkpoint's state, on the CPU; None without any. Damaged ones are removed, and named.
+
+        Raises:
+            StorageError: this process cannot read whole what the first one could.
+        """
+        key, data = self._last_whole() if self._world.is_first else (None, None)
+        key = self._world.agree(key)
         if key is None:
             return None
-        return torch.load(io.BytesIO(self._store.get(key)), map_location="cpu", weights_only=True)
+        data = data or self._whole(key)
+        if data is None:
+            raise StorageError(f"the checkpoint {self._store.uri(key)} is damaged", todo="run again")
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
     def save(self, iteration: int, state: dict[str, Any]) -> None:
         """Write a state while training goes on; waits for the write before, so that one copy is in memory.
@@ -91,12 +100,22 @@ class Checkpoints:
         for entry in self._entries()[: -self._keep]:
             self._store.delete(entry.key)
 
-    def _last_whole(self) -> str | None:
+    def _last_whole(self) -> tuple[str | None, bytes | None]:
+        """Key and bytes of the newest."""
         for entry in reversed(self._entries()):
-            if entry.key.endswith(f"-{_digest(self._store.get(entry.key))}.pt"):
-                return entry.key
+            data = self._whole(entry.key)
+            if data is not None:
+                return entry.key, data
             progress.warn(f"the checkpoint {self._store.uri(entry.key)} is damaged; going back to the one before it")
             self._store.delete(entry.key)
+        return None, None
+
+    def _whole(self, key: str) -> bytes | None:
+        """Its bytes if they are those that its name says, read once more if they are not."""
+        for _ in range(2):
+            data = self._store.get(key)
+            if key.endswith(f"-{_digest(data)}.pt"):
+                return data
         return None
 
     def _entries(self) -> list[Entry]:

@@ -1,20 +1,21 @@
 """Training by any number of processes: what they tell each other, and how one joins the others.
 
 The convention: every process computes its *share* of each loss, and the shares add up to the loss of the whole
-batch. So gradients are summed over processes, never averaged, and no factor depends on their number. DDP is not
-used: it averages, waits for parameters that a loss does not reach, and knows nothing of what the losses gather.
+batch. So gradients are summed over processes, never averaged, and no factor depends on their number. Those of the
+student are summed by DDP while the backward pass goes on; those of the adapter, which a loss may not reach, behind it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cliptea.errors import ConfigError
 
@@ -68,6 +69,25 @@ class World(NamedTuple):
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
+    def parallel(self, module: nn.Module, may_skip: bool) -> nn.Module:
+        """The module with the first process's weights, whose gradients are added up over processes.
+
+        Args:
+            module: its batch norms keep their own running statistics.
+            may_skip: whether a forward pass may leave parameters unused.
+        """
+        if self.size == 1:
+            return module
+        parallel = DistributedDataParallel(
+            module, broadcast_buffers=False, find_unused_parameters=may_skip, gradient_as_bucket_view=True
+        )
+        parallel.register_comm_hook(None, lambda state, bucket: _add_up(bucket))
+        return parallel
+
+    def quiet(self, parallel: nn.Module, on: bool) -> AbstractContextManager[None]:
+        """Inside, if it is on, gradients of that module are kept and not added up yet."""
+        return parallel.no_sync() if on and isinstance(parallel, DistributedDataParallel) else nullcontext()
+
     @torch.no_grad()
     def start_equal(self, modules: Iterable[nn.Module]) -> None:
         """Give every process the first one's weights, which a network of the user's own may draw as it likes."""
@@ -79,7 +99,7 @@ class World(NamedTuple):
     @torch.no_grad()
     def sum_gradients(self, parameters: list[nn.Parameter]) -> None:
         """Add up the gradients of all processes. A parameter that none of them used keeps none."""
-        if self.size == 1:
+        if self.size == 1 or not parameters:
             return
         unused = [p for p in parameters if p.grad is None]
         flags = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
@@ -135,6 +155,12 @@ def join() -> Iterator[World]:
         dist.init_process_group("gloo")
     yield World(dist.get_rank(), dist.get_world_size())
     dist.destroy_process_group()  # not after an error: the others may wait in a call that never ends
+
+
+def _add_up(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore[reportPrivateImportUsage]
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None
+    return work.get_future().then(lambda done: done.value()[0])
 
 
 class _Sum(torch.autograd.Function):

@@ -60,8 +60,9 @@ class Trainer:
             method.generator_ffn,
             method.generator_dropout,
         ).to(self.where)
-        world.start_equal([self.student, self.adapter])
+        world.start_equal([self.adapter])
         self.student.to(memory_format=self._layout)
+        self._network = world.parallel(self.student, may_skip=require(backbone).family == "own")
         self.parameters = [p for p in (*self.student.parameters(), *self.adapter.parameters()) if p.requires_grad]
         self.bank = TokenBank(method.bank_iterations)
         self.optimiser, self.schedule = make_optimiser(self.student, self.adapter, train, backbone)
@@ -69,7 +70,7 @@ class Trainer:
         self.iteration = 0
         self.history = History()
         if train.compile:
-            self.student.compile()
+            self._network.compile()
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One iteration; returns the loss terms of the whole batch.
@@ -84,10 +85,11 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         shares = []
         for number, part in enumerate(whole.parts()):
-            terms = self._losses(part, whole, number)
-            terms["total"].backward()
+            with self.world.quiet(self._network, on=number + 1 < train.accumulate):
+                terms = self._losses(part, whole, number)
+                terms["total"].backward()
             shares.append(torch.stack([term.detach() for term in terms.values()]))
-        self.world.sum_gradients(self.parameters)
+        self.world.sum_gradients(list(self.adapter.parameters()))
         self.world.average_statistics(self.student)
         if train.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, train.clip_norm)
@@ -102,7 +104,7 @@ class Trainer:
         amp = self.config.train.amp and self.where.type == "cuda"
         with torch.autocast(self.where.type, torch.bfloat16, enabled=amp):
             self._draw_from(number, self.world.rank)
-            features_BDhw = self.student(part.images_B3CC.contiguous(memory_format=self._layout))
+            features_BDhw = self._network(part.images_B3CC.contiguous(memory_format=self._layout))
             self._draw_from(number)
             return method_losses(
                 features_BDhw, self.adapter, part, whole, self.text_SD, self.bank, self.config.method

@@ -111,8 +111,14 @@ def log_data(run, splits):
     assert splits["images"] == 7
 
 
-def build_cache(run, split):
+def make_blocks(run, split, part, parts):
     assert split["images"] == 7
+    assert (part, parts) == (0, 1)
+    return work("tokens", views=14)
+
+
+def build_cache(run, split, made):
+    assert [part["views"] for part in made] == [14]
     return work("teacher", views=14)
 
 

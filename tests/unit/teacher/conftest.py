@@ -1,11 +1,21 @@
 """A small CLIP with random weights, in open_clip's folder layout."""
 
 import json
+from functools import partial
+from types import SimpleNamespace
 
 import open_clip
 import pytest
 import safetensors.torch
 import torch
+
+from cliptea import settings
+from cliptea.data.datasets import open_dataset
+from cliptea.data.split import Splits, build_splits
+from cliptea.runs import Run, expand
+from cliptea.storage import open_store
+from cliptea.teacher import blocks
+from cliptea.teacher.cache import TeacherCache, build_cache
 
 SIZE, CROP, PATCH = 32, 48, 8
 MODEL = {
@@ -35,3 +45,36 @@ def small_architecture(monkeypatch):
     for name, quick in (("small", False), ("small-quickgelu", True)):
         monkeypatch.setitem(factory._MODEL_CONFIGS, name, {**MODEL, "quick_gelu": quick})
     return "small"
+
+
+SMALL = ["data.world.train_scenes=20", "data.world.val_scenes=2", "teacher.views=2", "teacher.batch_size=4",
+         "teacher.crop=48", "variants=[baselines/full]", "data.shard_mib=1"]  # fmt: skip
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch, folder):
+    """Builds the cache of a run with further overrides in the store of that name."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr(blocks, "BLOCK", 12)
+
+    def build(*overrides, store="store"):
+        monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / store).as_uri())
+        config = settings.load("smoke", [*SMALL, f"teacher.weights={folder}", *overrides])
+        run = Run(config=config, data_digest=open_dataset(config.data).digest(), fingerprint="f", job_id="j",
+                  tracking_run="t", variants=expand(config))  # fmt: skip
+        splits = build_splits(run)
+        cache = TeacherCache.model_validate(build_cache(run, splits))
+        return SimpleNamespace(
+            run=run,
+            split=Splits.model_validate(splits).own,
+            cache=cache,
+            store=open_store(),
+            files=partial(files, open_store()),
+        )
+
+    return build
+
+
+def files(store):
+    """What the teacher step has left, by key."""
+    return {entry.key: store.get(entry.key) for entry in store.entries("") if not entry.key.startswith("split")}

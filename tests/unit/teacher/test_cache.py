@@ -1,48 +1,20 @@
 """Stored tokens and region maps: the teacher's on the same views, whoever makes them and however often it stops."""
 
-from types import SimpleNamespace
+import json
 
 import numpy as np
 import pytest
 import torch
 
-from cliptea import progress, settings
-from cliptea.data.datasets import open_dataset
+from cliptea import progress
+from cliptea.data.shard_sets import read_top_index
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import Splits, build_splits
 from cliptea.errors import StorageError
 from cliptea.method.plm import ignored_tokens, region_map
-from cliptea.runs import Run, expand
-from cliptea.storage import FileStore, open_store
-from cliptea.teacher import blocks, views
-from cliptea.teacher.cache import Output, TeacherCache, build_cache, read_array, read_view, record_name
+from cliptea.storage import FileStore
+from cliptea.teacher import blocks
+from cliptea.teacher.cache import TeacherCache, build_cache, make_blocks, read_array, read_view, record_name
 from cliptea.teacher.clip import Teacher, load_teacher
-
-SMALL = ["data.world.train_scenes=20", "data.world.val_scenes=2", "teacher.views=2", "teacher.batch_size=4",
-         "teacher.crop=48", "variants=[baselines/full]", "data.shard_mib=1"]  # fmt: skip
-
-
-@pytest.fixture
-def make(tmp_path, monkeypatch, folder):
-    """Builds the cache of a run with further overrides in the store of that name."""
-    torch.set_num_threads(1)
-    monkeypatch.setattr(blocks, "BLOCK", 12)
-    monkeypatch.setattr(views.make_part, "__defaults__", (12,))
-
-    def build(*overrides, store="store"):
-        monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / store).as_uri())
-        config = settings.load("smoke", [*SMALL, f"teacher.weights={folder}", *overrides])
-        run = Run(config=config, data_digest=open_dataset(config.data).digest(), fingerprint="f", job_id="j",
-                  tracking_run="t", variants=expand(config))  # fmt: skip
-        splits = build_splits(run)
-        cache = TeacherCache.model_validate(build_cache(run, splits))
-        return SimpleNamespace(run=run, split=Splits.model_validate(splits).own, cache=cache, store=open_store())
-
-    return build
-
-
-def files(store: FileStore) -> dict[str, bytes]:
-    return {entry.key: store.get(entry.key) for entry in store.entries("") if not entry.key.startswith("split")}
 
 
 def count_clip(monkeypatch):
@@ -93,37 +65,41 @@ def test_stored_is_what_a_fresh_forward_pass_gives_on_the_same_views(make, folde
 def test_two_workers_write_the_bytes_of_one(make):
     one = make()
     two = make("teacher.num_workers=2", store="other")
-    assert files(two.store) == files(one.store)
+    assert two.files() == one.files()
     assert two.cache == one.cache
 
 
-def test_parts_of_a_cluster_write_the_bytes_of_one(make):
+def test_parts_of_a_cluster_write_the_bytes_of_one(make, monkeypatch):
     one = make()
     other = make(store="other")
-    whole = files(other.store)
+    whole = other.files()
     for entry in list(other.store.entries("")):
         if not entry.key.startswith("split"):
             other.store.delete(entry.key)
-    outputs = _outputs(one)
-    job = blocks.Job(other.store, other.run, other.split, outputs, None, one.run.config.teacher.weights)
-    for part in (2, 0, 1):
-        views.make_part(blocks.BlockMaker(job), part, 3)
-    again = make(store="other")
-    assert again.cache == one.cache
-    assert files(other.store) == whole == files(one.store)
+    made = [make_blocks(other.run, {"own": other.split}, part, 3) for part in (2, 0, 1)]
+    assert [len(part["blocks"]) for part in made] == [1, 2, 1]
+    seen = count_clip(monkeypatch)
+    again = TeacherCache.model_validate(build_cache(other.run, {"own": other.split}, json.loads(json.dumps(made))))
+    assert seen == []
+    assert again == one.cache
+    assert other.files() == whole == one.files()
 
 
-def _outputs(made):
-    fp, (regions,) = made.cache.tokens.fingerprint, made.cache.regions.values()
-    clustering = made.run.config.method.clustering
-    return (
-        Output("tokens", fp),
-        Output("dense", fp),
-        Output("regions", regions.fingerprint, clustering),
-    )
+def test_small_shards_of_blocks_are_joined_and_large_ones_stay(make, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 24)
+    made = make("teacher.crop=256", "teacher.base_scale=[256,256]")
+    shards = {
+        name: read_top_index(made.store, manifest.objects[name])
+        for name, manifest in (("cls", made.cache.tokens), ("dense", made.cache.dense))
+    }
+    assert [shard.records for shard in shards["cls"]] == [40]
+    assert [shard.records for shard in shards["dense"]] == [21, 3, 16]  # 32 * 32 * 24 fp16: 21 are a MiB
+    keys = sorted(entry.key for kind in ("tokens", "dense", "regions") for entry in made.store.entries(kind))
+    assert len(keys) == 2 + 6 + 2 + 3 * 2  # two files a shard, a top index and a manifest of each
+    assert read_array(ShardReader(made.store, made.cache.dense.objects, "dense"), 39).shape == (24, 32, 32)
 
 
-@pytest.mark.parametrize("after", [1, 4, 9, 14])
+@pytest.mark.parametrize("after", [1, 4, 9, 14, 24, 25, 26, 27, 28, 29, 32, 35])
 def test_a_killed_step_goes_on_behind_its_last_whole_shards(make, monkeypatch, after):
     whole = make(store="whole")
     puts, put = [], FileStore.put
@@ -142,8 +118,8 @@ def test_a_killed_step_goes_on_behind_its_last_whole_shards(make, monkeypatch, a
     seen = count_clip(monkeypatch)
     found = make()
     assert found.cache == whole.cache
-    assert files(found.store) == files(whole.store)
-    assert sum(seen) == 40 - 12 * (after >= 6) - 12 * (after >= 12)
+    assert found.files() == whole.files()
+    assert sum(seen) == 40 - 12 * (after >= 6) - 12 * (after >= 12) - 12 * (after >= 18) - 4 * (after >= 24)
 
 
 def test_a_new_clustering_setting_needs_no_clip_when_dense_tokens_are_kept(make, monkeypatch):
@@ -177,10 +153,10 @@ def test_without_dense_tokens_the_rest_is_the_same_and_a_new_setting_says_that_c
 
 def test_a_lost_shard_is_made_again_and_nothing_else(make, monkeypatch):
     made = make()
-    before = files(made.store)
-    key = next(key for key in before if key.startswith("regions") and key.endswith("00001-00000.tar"))
+    before = made.files()
+    key = next(key for key in before if key.startswith("regions") and key.endswith(".tar"))
     made.store.delete(key)
     seen = count_clip(monkeypatch)
     assert make().cache == made.cache
     assert seen == []
-    assert files(made.store) == before
+    assert made.files() == before

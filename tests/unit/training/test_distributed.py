@@ -62,6 +62,7 @@ METHODS = {
     "full": {},
     "rivals across images": {"pseudo_scope": "batch"},
     "ignored pixels are negatives": {"losses": {"nel_ignore": "negative", "size": "feature"}},
+    "no generator": {"generator": "original"},
     "seen classes only": {"pseudo": False, "losses": {"cls_token": False}},
 }
 
@@ -91,7 +92,9 @@ def test_clipping_is_by_the_length_of_the_whole_gradient(together, plain_config)
     assert length == pytest.approx(0.5, rel=1e-3)
 
 
-@pytest.mark.parametrize("fault", ["gradients averaged", "no gradient from other processes"])
+@pytest.mark.parametrize(
+    "fault", ["gradients averaged", "adapter's gradients averaged", "no gradient from other processes"]
+)
 def test_the_comparison_sees_wrong_gradients(together, plain_config, monkeypatch, fault):
     """Adam hides a common factor from the weights, hence the gradients themselves are compared."""
     config = plain_config(train={"iterations": 1})
@@ -105,6 +108,9 @@ def test_the_comparison_sees_wrong_gradients(together, plain_config, monkeypatch
             parameter.grad /= self.size
 
     if fault == "gradients averaged":
+        hook = distributed._add_up
+        monkeypatch.setattr(distributed, "_add_up", lambda bucket: hook(bucket).then(lambda done: done.value() / 2))
+    elif fault == "adapter's gradients averaged":
         monkeypatch.setattr(World, "sum_gradients", average)
     else:
         monkeypatch.setattr(distributed._Sum, "backward", staticmethod(lambda ctx, grad: grad))
@@ -189,6 +195,13 @@ def test_batch_norm_students_end_with_equal_weights(together, plain_config):
     """Statistics are each process's own on the CPU; weights and running statistics are still one model's."""
     config = settings.apply_delta(plain_config(train={"iterations": 3}), {"student": {"backbone": "demo_fpn"}})
     assert_equal(*together(2, train, config))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_compiled_student_learns_the_same(together, plain_config, size):
+    (alone,) = together(1, train, plain_config(train={"iterations": 4}))
+    assert_same_training(alone, together(size, train, plain_config(train={"iterations": 4, "compile": True}))[0])
 
 
 def test_without_torchrun_training_is_alone(monkeypatch):

@@ -1,4 +1,4 @@
-"""Split and teacher step and a few training batches over S3 on a bad network: the same as on a disk."""
+"""Split, teacher step and training over S3 on a bad network: the same as on a disk."""
 
 import json
 
@@ -6,15 +6,19 @@ import open_clip
 import pytest
 import safetensors.torch
 import torch
+from conftest import QUICK
 from s3_server import BUCKET
 
 from cliptea import settings
 from cliptea.data.datasets import open_dataset
 from cliptea.data.split import Splits, build_splits
+from cliptea.manifest import read_object
 from cliptea.runs import Run, expand
 from cliptea.storage import open_store
+from cliptea.storage.s3 import S3Store
 from cliptea.teacher.cache import TeacherCache, build_cache
 from cliptea.training.batches import batches
+from cliptea.training.loop import train_student
 
 CLIP = {
     "embed_dim": 24,
@@ -34,18 +38,31 @@ def clip(tmp_path):
     return folder
 
 
-def everything(clip):
-    """What the steps leave in the store, and the batches that training reads from it."""
+def prepare(clip):
+    """A run with its split and tokens."""
     torch.set_num_threads(1)
     config = settings.load("smoke", [f"teacher.weights={clip}", "train.iterations=3", "data.world.train_scenes=12",
-                                     "data.world.val_scenes=2", "variants=[baselines/full]"])  # fmt: skip
+                                     "data.world.val_scenes=2", "variants=[baselines/full]",
+                                     "train.checkpoint_every=1"])  # fmt: skip
     run = Run(config=config, data_digest=open_dataset(config.data).digest(), fingerprint="f", job_id="j",
               tracking_run="t", variants=expand(config))  # fmt: skip
     splits = build_splits(run)
     cache = build_cache(run, splits)
-    read = list(batches(config, Splits.model_validate(splits).own, TeacherCache.model_validate(cache), seed=0))
+    return config, Splits.model_validate(splits).own, TeacherCache.model_validate(cache)
+
+
+def everything(clip):
+    """What the steps leave in the store, and the batches that training reads from it."""
+    read = list(batches(*prepare(clip), seed=0))
     store = open_store()
     return {entry.key: store.get(entry.key) for entry in store.entries("")}, read
+
+
+def weights(prepared, log=lambda curves: None):
+    """Those of a student that is trained to the end, or on from where one was stopped."""
+    config, split, cache = prepared
+    model = train_student(open_store(), "train/f", config, 0, split, cache, log)
+    return read_object(open_store(), model.objects["model.safetensors"])
 
 
 def test_steps_over_a_bad_network_leave_what_they_leave_on_a_disk(store, proxy, environment, tmp_path, clip):
@@ -55,11 +72,36 @@ def test_steps_over_a_bad_network_leave_what_they_leave_on_a_disk(store, proxy, 
     for method, kind in (("PUT", "500"), ("PUT", "503"), ("PUT", "reset"), ("GET", "500"), ("GET", "reset"),
                          ("GET", "truncate"), ("HEAD", "503")):  # fmt: skip
         proxy.fail(kind, 1, method)
-    proxy.fail("corrupt", 1, "GET", "cls-00000-00000.tar")
-    proxy.fail("corrupt", 1, "GET", "regions-00000-00000.index.json")
+    proxy.fail("corrupt", 1, "GET", "cls/00000-")
+    proxy.fail("corrupt", 1, "GET", "regions/index-")
     found, found_batches = everything(clip)
     assert found == wanted
     assert proxy.injected == 9
     assert len(found_batches) == 3
     for one, two in zip(found_batches, wanted_batches, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_training_over_a_bad_network_ends_with_the_weights_of_a_disk(store, proxy, environment, tmp_path, clip):
+    environment.setattr(S3Store.__init__, "__defaults__", ("", QUICK))
+    environment.setenv("CLIPTEA_STORE", (tmp_path / "files").as_uri())
+    wanted = weights(prepare(clip))
+    environment.setenv("CLIPTEA_STORE", f"s3://{BUCKET}/{tmp_path.name}")
+    prepared, told = prepare(clip), []
+
+    def die(curves):
+        if len(told) == 1:
+            raise KeyboardInterrupt
+        told.append(curves)
+
+    for kind in ("500", "503", "reset", "stall"):
+        proxy.fail(kind, 1, "PUT", "checkpoints")
+    proxy.fail("corrupt", 1, "GET", "/train/00000-")
+    with pytest.raises(KeyboardInterrupt):
+        weights(prepared, die)
+    left = [entry.key for entry in store.entries("train/f/checkpoints")]
+    assert left
+    proxy.fail("corrupt", 1, "GET", "checkpoints/0")  # read once more, and not thrown away
+    proxy.fail("truncate", 1, "GET", "checkpoints/0")
+    assert weights(prepared) == wanted
+    assert proxy.injected == 7

@@ -8,11 +8,12 @@ from cliptea import progress, settings
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.datasets import open_dataset
+from cliptea.data.disk_cache import open_cache
 from cliptea.errors import ConfigError
 from cliptea.manifest import fingerprint
 from cliptea.models.registry import licence, require
 from cliptea.runs import Run, expand
-from cliptea.storage import is_remote
+from cliptea.storage import is_remote, open_store
 from cliptea.teacher.demo import DEMO
 from cliptea.teacher.weights import is_tag
 
@@ -53,6 +54,7 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
 
     config = settings.load(preset, overrides)
     check(config)
+    open_cache(open_store())  # refuses addresses and sizes that cannot be, before any work
     digest = open_dataset(config.data).digest()
     further = {name: wanted.data(name, config.data) for name, wanted in config.evaluation.sets.items()}
     others = {name: open_dataset(data).digest(["val"]) for name, data in further.items()}

@@ -148,7 +148,7 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _one_of(name: str, valid: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)
     if len(valid) <= 12:
         return "one of " + ", ".join(valid)
-    return f"a known key, the nearest is {near[0]}"
+    near = difflib.get_close_matches(name, valid, n=1)
+    return f"a known key, the nearest is {near[0]}" if near else "a known key; `cliptea config` lists them"

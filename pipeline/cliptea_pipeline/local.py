@@ -17,7 +17,7 @@ from rich.console import Console
 from cliptea import settings
 from cliptea.progress import clock
 from cliptea.resolve import check
-from cliptea.steps.common import read_uri
+from cliptea.storage import read_uri
 from cliptea_pipeline import processes
 from cliptea_pipeline.compile import pipeline_file
 from cliptea_pipeline.display import Plain, Terminal, results_table
@@ -121,7 +121,7 @@ def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:
     console.print()
     command = f"mlflow ui --backend-store-uri {shlex.quote(workdir.tracking_uri)}"
     for line in (
-        f"{board.reused} steps reused, {board.made} made, in {clock(seconds)}",
+        f"{board.reused} step{'s' * (board.reused != 1)} reused, {board.made} made, in {clock(seconds)}",
         f"report   {workdir.report}",
         f"results  {workdir.results}",
         f"runs     {command if workdir.tracking_uri.startswith('sqlite:') else workdir.tracking_uri}",

@@ -13,6 +13,7 @@ from faulty_proxy import FaultyProxy
 from s3_server import ACCESS, BUCKET, SECRET
 
 from cliptea.errors import StorageError
+from cliptea.resolve import start_run
 from cliptea.storage import fetch, open_store
 from cliptea.storage.s3 import S3Store
 
@@ -129,3 +130,17 @@ def test_tls_with_a_ca_of_ones_own(environment, server, store, certificate):
         trusting = S3Store(store.bucket, store.prefix, store.limits)
         trusting.put("k", b"x")
         assert trusting.get("k") == b"x"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("CLIPTEA_CACHE_GIB", "much", "CLIPTEA_CACHE_GIB is 'much'; expected a number of GiB, 0 for no cache"),
+        ("CLIPTEA_STORE", "gs://bucket", "the object store is 'gs://bucket'; expected s3://bucket/folder"),
+    ],
+)
+def test_a_run_refuses_its_surroundings_before_any_work(environment, name, value, message):
+    environment.setenv("CLIPTEA_STORE", f"s3://{BUCKET}/run")
+    environment.setenv(name, value)
+    with pytest.raises(StorageError, match=message):
+        start_run("smoke", [], "job")

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from cliptea import progress
 from cliptea.data.shard_index import VERSION, ShardEntry, TopIndex
 from cliptea.errors import StorageError
 from cliptea.manifest import Manifest, StoredObject, find, put_immutable, read_object
@@ -49,8 +50,11 @@ def find_sharded(store: Store, kind: str, fp: str) -> Manifest | None:
     except StorageError:  # damaged: the output is made anew
         return None
     sizes = {entry.key: entry.size for entry in store.entries(f"{kind}/{fp}")}
-    whole = all(sizes.get(item.key) == item.size for shard in shards for item in (shard.tar, shard.index))
-    return manifest if whole else None
+    lacking = [item.key for shard in shards for item in (shard.tar, shard.index) if sizes.get(item.key) != item.size]
+    if lacking:
+        others = f", and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        progress.note(f"{store.uri(lacking[0])} is missing or cut{others}; what is lost is made anew")
+    return None if lacking else manifest
 
 
 def twice(work: Callable[[], Result]) -> Result:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cliptea.runs import Run
 
 __all__ = [
-    "ALIVE", "IMAGE", "TASKS_LOCK", "cores", "die_with", "read", "read_uri", "step", "variant_of", "write",
+    "ALIVE", "IMAGE", "TASKS_LOCK", "cores", "die_with", "read", "step", "variant_of", "write",
 ]  # fmt: skip
 
 IMAGE = f"cliptea:{__version__}"
@@ -58,13 +58,6 @@ def write(artifact: Artifact, manifest: dict[str, Any]) -> None:
     path = Path(artifact.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-
-def read_uri(uri: str) -> bytes:
-    """The object that a manifest names by its address."""
-    from cliptea.storage import fetch
-
-    return fetch(uri).read_bytes()
 
 
 def variant_of(run: Run, label: str) -> dict[str, Any]:

@@ -16,13 +16,14 @@ def compare(
     comparison: Output[Artifact],
     report: Output[HTML],
 ):
-    from cliptea.steps.common import read, read_uri, step, write
+    from cliptea.steps.common import read, step, write
 
     with step("compare"):
         from pathlib import Path
 
         from cliptea.evaluation.compare import compare_variants
         from cliptea.runs import Run
+        from cliptea.storage import read_uri
 
         present = Run.model_validate(read(run))
         made = compare_variants(present, read(shards), read(cache), [read(item) for item in scores])

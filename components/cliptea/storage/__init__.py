@@ -23,9 +23,9 @@ from urllib.parse import unquote, urlparse
 from cliptea.errors import StorageError
 from cliptea.storage.base import Entry, Store
 from cliptea.storage.files import FileStore
-from cliptea.storage.local import fetch, is_remote, state
+from cliptea.storage.local import fetch, is_remote, read_uri, state
 
-__all__ = ["Entry", "FileStore", "Store", "fetch", "is_remote", "open_store", "state"]
+__all__ = ["Entry", "FileStore", "Store", "fetch", "is_remote", "open_store", "read_uri", "state"]
 
 
 def open_store(uri: str | None = None) -> Store:

@@ -148,6 +148,8 @@ def _refused(error: S3Error, uri: str) -> StorageError:
     if code == "NoSuchBucket":
         bucket = uri.removeprefix("s3://").partition("/")[0]
         return StorageError(f"there is no bucket {bucket} at {_server()}", todo="create it, or correct the name")
+    if code == "InvalidBucketName":
+        return StorageError(f"{_server()} takes no bucket of the name in {uri}", "lower case, digits, dots and hyphens")
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"):
         return StorageError(
             f"{_server()} does not know the credentials or their secret is wrong ({code})",

@@ -18,7 +18,7 @@ from cliptea.storage.files import FileStore
 if TYPE_CHECKING:
     from cliptea.storage.s3 import S3Store
 
-__all__ = ["cache_folder", "fetch", "is_remote", "place", "state"]
+__all__ = ["cache_folder", "fetch", "is_remote", "place", "read_uri", "state"]
 
 
 def is_remote(uri: str) -> bool:
@@ -47,6 +47,19 @@ def fetch(uri: str) -> Path:
         if not target.is_file() or target.stat().st_size != entry.size:
             store.download(entry, target)
     return folder / place(found[0][0]) if found[0][1].key == key else folder
+
+
+def read_uri(uri: str) -> bytes:
+    """The content of a file; nothing goes to the cache.
+
+    Args:
+        uri: a path, or a file:// or s3:// URI.
+
+    Raises:
+        StorageError: there is no such file, or it cannot be read.
+    """
+    store, key = _locate(uri)
+    return store.get(key)
 
 
 def state(uri: str) -> tuple[str, int, str]:

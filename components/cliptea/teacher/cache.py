@@ -142,6 +142,8 @@ def make_blocks(run: Run, splits: dict[str, Any], part: int = 0, parts: int = 1)
         return {"blocks": []}
     from cliptea.teacher.views import make_part
 
+    if found.stored is not None and part == 0:
+        progress.note("region maps are made from the stored dense tokens; CLIP does not run")
     if found.tokens is not None and found.dense is None and part == 0:
         new = sum(output.kind == "regions" for output in found.missing)
         progress.note(f"no dense tokens are kept: CLIP runs again for {new} new clustering setting(s)")

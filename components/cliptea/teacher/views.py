@@ -156,6 +156,7 @@ def _publish(maker: BlockMaker, output: Output, made: list[MadeBlock]) -> Manife
     else:
         dim, *grid = next((block.shape for block in made if block.shape), None) or maker.shape
         info = {"dim": dim, "grid": grid, "views": maker.total}
+    info |= {"split": job.split.fingerprint, "views_of_an_image": job.run.config.teacher.views}
     if output.kind == "tokens":
         info["stand_in"] = job.run.config.teacher.weights == DEMO and job.run.config.data.dataset != "demo"
     manifest = Manifest(kind=output.kind, fingerprint=output.fingerprint, objects=objects, info=info)

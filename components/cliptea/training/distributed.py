@@ -78,9 +78,8 @@ class World(NamedTuple):
         """
         if self.size == 1:
             return module
-        parallel = DistributedDataParallel(
-            module, broadcast_buffers=False, find_unused_parameters=may_skip, gradient_as_bucket_view=True
-        )
+        parallel = DistributedDataParallel(module, find_unused_parameters=may_skip, gradient_as_bucket_view=True)
+        parallel.broadcast_buffers = False  # an argument of two names, by torch's version
         parallel.register_comm_hook(None, lambda state, bucket: _add_up(bucket))
         return parallel
 

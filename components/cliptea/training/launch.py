@@ -95,4 +95,8 @@ def _reason(failure: Path, asked: bool, code: int) -> BaseException:
         return getattr(errors, said["kind"], ClipteaError)(said["text"])
     if asked:
         return Stopped(None)
-    return RuntimeError(f"a training process failed (torchrun ended with {code}): its own words are in the log")
+    return ClipteaError(
+        f"a training process was killed or crashed without a word of why (torchrun ended with {code})",
+        todo="look in the log for its signal or its traceback; killed for memory, lower train.batch_size or raise the "
+        "memory; run again to go on from the last checkpoint",
+    )

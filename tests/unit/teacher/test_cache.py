@@ -39,7 +39,10 @@ def test_stored_is_what_a_fresh_forward_pass_gives_on_the_same_views(make, folde
     maps = ShardReader(made.store, made.cache.regions[key].objects, "regions")
     teacher, clustering = load_teacher(str(folder), "unused", config.crop), made.run.config.method.clustering
     assert len(cls) == len(dense) == len(maps) == 40
-    assert made.cache.tokens.info | {"stand_in": None} == {"dim": 24, "grid": [6, 6], "views": 40, "stand_in": None}
+    of = {"split": made.split.fingerprint, "views_of_an_image": 2}
+    assert made.cache.dense.info == {"dim": 24, "grid": [6, 6], "views": 40, **of}
+    assert made.cache.tokens.info == {**made.cache.dense.info, "stand_in": False}
+    assert next(iter(made.cache.regions.values())).info.items() >= of.items()
     regions = 0
     for record in range(40):
         image, number = divmod(record, config.views)

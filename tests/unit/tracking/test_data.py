@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from cliptea import runs, settings
 from cliptea.data.split import Splits
@@ -12,15 +11,6 @@ from cliptea.manifest import Manifest
 from cliptea.tracking.data import log_data
 from cliptea.tracking.runs import open_parent
 from cliptea.tracking.tables import log_table
-
-
-@pytest.fixture
-def client(tmp_path, monkeypatch):
-    database = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
-    monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
-    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
-    return MlflowClient(database)
 
 
 @pytest.fixture

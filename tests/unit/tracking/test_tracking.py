@@ -1,7 +1,6 @@
 """MLflow runs are found before they are made; nothing is logged twice; the champion changes for a reason."""
 
 import pytest
-from mlflow import MlflowClient
 
 from cliptea import runs, settings
 from cliptea.errors import StorageError
@@ -10,19 +9,6 @@ from cliptea.tracking.client import EXPERIMENT, connect, flatten
 from cliptea.tracking.finish import finish, mark_stopped
 from cliptea.tracking.promotion import candidates, promote
 from cliptea.tracking.runs import ChildRun, open_parent
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture
-def client(database, monkeypatch, tmp_path):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
-    monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
-    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
-    return MlflowClient(database)
 
 
 def make_run(name, job="job"):
@@ -99,11 +85,14 @@ def test_a_stopped_run_is_shown_as_killed_until_it_goes_on(client):
     assert client.get_run(run.tracking_run).info.status == "RUNNING"
 
 
-def test_artifacts_lie_beside_the_database(client, database):
+def test_artifacts_lie_beside_the_database_or_where_the_server_keeps_them(client, tracking_uri):
     make_run("artifacts")
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    folder = database.removeprefix("sqlite:///").removesuffix("mlflow.db")
-    assert experiment.artifact_location == f"file://{folder}artifacts"
+    location = client.get_experiment_by_name(EXPERIMENT).artifact_location
+    if tracking_uri.startswith("sqlite"):
+        folder = tracking_uri.removeprefix("sqlite:///").removesuffix("mlflow.db")
+        assert location == f"file://{folder}artifacts"
+    else:
+        assert location.startswith("mlflow-artifacts:/")
 
 
 def test_a_missing_server_is_one_line(monkeypatch):

@@ -141,7 +141,8 @@ def _track(
     from cliptea.tracking.runs import ChildRun
 
     child = ChildRun.open(run, variant)
-    child.log_curves(json.loads(read_object(store, model.objects["history.json"])))
+    epoch = tasks[0].split.info["counts"]["train"]["images"] / config.train.batch_size
+    child.log_curves(json.loads(read_object(store, model.objects["history.json"])), epoch)
     metrics: dict[str, float | None] = {
         "throughput/images_per_second": model.info["images_per_second"],
         "throughput/data_wait": model.info["data_wait"],

@@ -1,5 +1,7 @@
 """MLflow runs are found before they are made; nothing is logged twice; the champion changes for a reason."""
 
+import uuid
+
 import pytest
 
 from cliptea import runs, settings
@@ -40,13 +42,35 @@ def test_on_a_cluster_every_job_is_its_own_run(client, monkeypatch):
     assert make_run("cluster", "a").tracking_run != make_run("cluster", "b").tracking_run
 
 
+def test_the_runs_of_kfp_s_mlflow_plugin_are_joined(client, monkeypatch):
+    """The plug-in makes a run for the pipeline run, one for each task below it, and names the task's to the task."""
+    monkeypatch.delenv("CLIPTEA_EVENTS")
+    experiment = client.create_experiment(str(uuid.uuid4()))
+    tags = {"kfp.pipeline_run_id": "job7"}
+    theirs = client.create_run(experiment, tags=tags, run_name="theirs").info.run_id
+    task = client.create_run(experiment, tags=tags | {"mlflow.parentRunId": theirs}).info.run_id
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+    monkeypatch.setenv("MLFLOW_RUN_ID", task)
+    run = make_run("plug-in", "job7")
+    assert run.tracking_run == make_run("plug-in", "job7").tracking_run == theirs
+    child = client.get_run(ChildRun.open(run, run.variants[0]).run_id)
+    assert child.info.experiment_id == experiment
+    assert child.data.tags["mlflow.parentRunId"] == theirs
+    finish("job7", "FAILED", "no more disk")
+    joined = client.get_run(theirs)
+    assert (joined.info.run_name, joined.info.status) == ("theirs", "FAILED")
+    assert joined.data.params["train.iterations"] == "8"
+    assert client.get_run(task).data.params == {}
+    assert len(client.search_runs([experiment])) == 3
+
+
 def test_curves_are_logged_once_whatever_is_repeated(client):
     run = make_run("curves")
     curves = [{"iteration": n, "total": n / 7, "ce": n / 3} for n in range(2, 2000, 2)]
     for length in (300, 500, 400, len(curves)):  # killed runs come back with more, or fewer, than was logged
         child = ChildRun.open(run, run.variants[0])
-        child.log_curves(curves[:length])
-        child.log_curves(curves[:length])
+        child.log_curves(curves[:length], 4.0)
+        child.log_curves(curves[:length], 4.0)
     history = client.get_metric_history(child.run_id, "loss/ce")
     assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [
         (int(point["iteration"]), point["ce"]) for point in curves

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_variants"]
 
-VERSION = 1
+VERSION = 2
 KIND = "compare"
 PACKAGES = ("cliptea", "torch", "open_clip_torch", "timm", "segmentation_models_pytorch", "kfp", "mlflow")
 

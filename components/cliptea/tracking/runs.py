@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import DatasetInput, Metric
+from mlflow.models import Model
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_MODELS
 
 from cliptea.tracking.client import (
     chunks,
@@ -133,6 +135,10 @@ class ChildRun:
         for name, value in tags.items():
             self._client.set_tag(self.run_id, name, str(value))
 
+    def log_data(self, inputs: Sequence[DatasetInput]) -> None:
+        """Log data sets, unless the run has them."""
+        self._client.log_inputs(self.run_id, inputs)
+
     def log_files(self, files: Mapping[str, bytes], name: str) -> None:
         """Store files as artifacts below `name`; those that are there are replaced."""
         with TemporaryDirectory() as folder:
@@ -157,6 +163,8 @@ class ChildRun:
             last = (model / "MLmodel").rename(Path(folder) / "MLmodel")
             self._client.log_artifacts(self.run_id, str(model), "model")
             self._client.log_artifact(self.run_id, str(last), "model")
+            shown = Model.load(str(last)).get_tags_dict() | {"artifact_path": "model", "run_id": self.run_id}
+            self._client.set_tag(self.run_id, MLFLOW_LOGGED_MODELS, json.dumps([shown]))
 
     def finish(self) -> None:
         self._client.set_terminated(self.run_id, "FINISHED")
@@ -164,7 +172,7 @@ class ChildRun:
 
 def _metrics(point: Mapping[str, float], epoch: float) -> dict[str, float]:
     losses = {f"loss/{name}": value for name, value in point.items() if name != "iteration"}
-    return {"epoch": point["iteration"] / epoch, **losses}
+    return {"train/epoch": point["iteration"] / epoch, **losses}
 
 
 def _run_name(variant: Variant, backbone: str, dataset: str) -> str:

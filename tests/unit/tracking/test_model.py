@@ -110,6 +110,13 @@ def test_mlflow_loads_it_by_its_uri_and_checks_what_it_is_given(logged, monkeypa
         model.predict(np.zeros((1, 33, 20, 3), np.float64))
 
 
+def test_the_run_shows_its_model(logged):
+    client, uri = logged
+    (shown,) = json.loads(client.get_run(uri.split("/")[1]).data.tags["mlflow.log-model.history"])
+    assert (shown["artifact_path"], shown["run_id"]) == ("model", uri.split("/")[1])
+    assert "python_function" in shown["flavors"]
+
+
 def test_a_champion_is_fetched_by_its_alias(logged, folder):
     client, uri = logged
     run = uri.split("/")[1]

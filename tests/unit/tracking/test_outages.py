@@ -58,7 +58,7 @@ def test_curves_and_epochs_are_logged_while_a_student_learns(client, run, warnin
     train(run, last=12)  # goes on
     assert warnings == []
     assert logged(client, run) == [(n, n / 3) for n in (2, 4, 6, 8, 10, 12)]
-    assert logged(client, run, "epoch") == [(n, n / EPOCH) for n in (2, 4, 6, 8, 10, 12)]
+    assert logged(client, run, "train/epoch") == [(n, n / EPOCH) for n in (2, 4, 6, 8, 10, 12)]
 
 
 def test_what_the_machine_does_is_logged_beside_and_goes_on_after_a_restart(client, run, monkeypatch):

@@ -81,6 +81,49 @@ def test_a_folder_goes_through_the_network_in_batches_and_comes_out_in_order(mod
     assert batches == [1, 1, 1, 1]
 
 
+def test_every_kind_of_image_gets_a_mask_of_its_own_size(model_folder, tmp_path):
+    folder, ramp = tmp_path / "kinds", Image.linear_gradient("L").resize((60, 40))
+    folder.mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter to the right
+    ramp.convert("1").save(folder / "bits.png")
+    Image.fromarray(np.asarray(ramp).astype(np.uint16) * 257).save(folder / "deep.png")
+    ramp.convert("P").save(folder / "palette.png")
+    ramp.convert("CMYK").save(folder / "print.jpg")
+    ramp.convert("RGBA").save(folder / "layer.png")
+    ramp.save(folder / "moving.gif", save_all=True, append_images=[ramp.rotate(90)])
+    ramp.convert("RGB").save(folder / "web.webp", save_all=True, append_images=[ramp.convert("RGB").rotate(90)])
+    ramp.convert("RGB").save(folder / "turned.jpg", exif=turned)
+    Image.new("L", (1, 1)).save(folder / "dot.png")
+    answer = call(folder, "--model", model_folder, "-o", tmp_path / "out")
+    assert answer.exit_code == 0, answer.output
+    sizes = {}
+    for file in (tmp_path / "out/masks").iterdir():
+        with Image.open(file) as mask:
+            sizes[file.stem] = mask.size
+    usual = ("bits", "deep", "palette", "print", "layer", "moving", "web")
+    assert sizes == dict.fromkeys(usual, (60, 40)) | {"turned": (40, 60), "dot": (1, 1)}
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_huge_image_gets_a_mask_of_its_own_size_in_bounded_memory(model_folder, tmp_path):
+    Image.linear_gradient("L").resize((12000, 10000)).save(tmp_path / "huge.png", compress_level=1)
+    code = f"""
+import resource, sys
+from cliptea_pipeline.cli import app
+try:
+    app(["predict", "{tmp_path}/huge.png", "--model", "{model_folder}", "-o", "{tmp_path}/out"])
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    with Image.open(tmp_path / "out/masks/huge.png") as mask:
+        assert mask.size == (12000, 10000)
+    assert int(ended.stdout.split()[-1]) < 3500  # MiB; the image alone has 343, its logits would have 1831
+
+
 def test_bad_images_get_a_line_and_the_others_are_done(photos, model_folder, tmp_path):
     (photos / "cut.jpg").write_bytes((photos / "sub/b.jpg").read_bytes()[:700])
     (photos / "no.png").write_text("no image")
@@ -94,8 +137,10 @@ def test_bad_images_get_a_line_and_the_others_are_done(photos, model_folder, tmp
 
 def test_what_cannot_be_done_is_one_line_and_writes_nothing(photos, model_folder, tmp_path):
     output = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
     for arguments, code, words in (
         (["--model", model_folder, "--classes", "sky,sofa"], 2, "'sofa', and no text tower is at hand"),
+        ([tmp_path / "empty", "--model", model_folder], 1, "empty holds no image"),
         (["--model", tmp_path], 1, "holds no model of this program"),
         (["--model", "models:/x@champion", "--workdir", tmp_path], 1, "there is no "),
     ):

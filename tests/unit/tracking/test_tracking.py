@@ -171,6 +171,29 @@ def test_the_alias_follows_the_best_model(client):
     assert len(client.search_model_versions("name = 'cliptea-smoke'")) == 3
 
 
+def test_worse_tied_and_elsewhere_measured_models_stay_out_of_office(client):
+    decisions = []
+    for name, hiou, evaluation in (("q1", 0.5, "a"), ("q2", 0.4, "a"), ("q3", 0.5, "a"), ("q4", 0.9, "b")):
+        run = make_run(name)
+        child = ChildRun.open(run, run.variants[0]).run_id
+        decisions.append(promote(run, {"rows": [row(child, hiou)], "evaluation": evaluation, "stand_in": False}))
+    assert [decision["promoted"] for decision in decisions] == [True, False, False, False]
+    assert str(client.get_model_version_by_alias("cliptea-smoke", "champion").version) == decisions[0]["version"]
+    assert "hIoU 0.9000, and the champion's 0.5000 was measured on another evaluation set" in decisions[3]["reason"]
+
+
+def test_while_the_registry_is_down_nothing_is_decided(client, monkeypatch):
+    run = make_run("down")
+    child = ChildRun.open(run, run.variants[0]).run_id
+    comparison = {"rows": [row(child, 0.5)], "evaluation": "same", "stand_in": False}
+    with monkeypatch.context() as down:
+        down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        down.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with pytest.raises(StorageError, match=r"MLflow does not answer at http://127\.0\.0\.1:9"):
+            promote(run, comparison)
+    assert promote(run, comparison)["promoted"] is True
+
+
 def test_ablations_and_other_evaluation_sets_are_no_candidates():
     config = settings.load("smoke", ["variants=[backbones, table3]"])
     run = runs.Run(

@@ -8,6 +8,10 @@ from example_report import UNSEEN, make
 from cliptea.evaluation.report import build_report
 
 WIDTHS = {"phone": 390, "desk": 1280}
+CUT_OFF = """
+    const wide = (part) => part.getBoundingClientRect().right > innerWidth + 1;
+    const parts = [...document.querySelectorAll('body *')].filter((part) => !part.closest('.scroll, nav, svg'));
+    return parts.filter(wide).map((part) => `${part.tagName} ${part.className}`);"""
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +38,7 @@ def test_it_fits_the_window_and_asks_for_nothing(browser, page, width, scheme):
     browser.open(page, width, scheme)
     assert browser("return document.documentElement.scrollWidth") <= width
     assert browser("return innerWidth") == width
+    assert browser(CUT_OFF) == []
     assert browser.errors() == []
     assert [url for url in browser.requests() if not url.startswith("data:")] == [page.as_uri()]
     ink, paper = (luminance(browser(f"return getComputedStyle(document.body).{name}")) for name in INK_AND_PAPER)
@@ -47,6 +52,7 @@ def test_long_names_and_many_classes_fit_as_well(browser, long_names, width):
     assert browser("return document.documentElement.scrollWidth") <= width
     browser("document.querySelectorAll('details').forEach((part) => { part.open = true; });")
     assert browser("return document.documentElement.scrollWidth") <= width
+    assert browser(CUT_OFF) == []
 
 
 def test_tables_sort_both_ways(browser, page):

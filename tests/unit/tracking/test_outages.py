@@ -37,15 +37,20 @@ def points(last):
 def train(run, last=8, between=lambda: None):
     """As a training tells of its curves, `between` after half of it; returns the seconds that the telling took."""
     with curves.curve_log(run, run.variants[0], EPOCH) as tell:
-        time.sleep(1)
-        before = time.monotonic()
-        tell(points(last // 2))
-        seconds = time.monotonic() - before
-        time.sleep(0.5)
-        between()
-        before = time.monotonic()
-        tell(points(last))
-        return seconds + time.monotonic() - before
+        seconds = 0.0
+        for iteration in (last // 2, last):
+            sent(tell)
+            if iteration == last:
+                between()
+            before = time.monotonic()
+            tell(points(iteration))
+            seconds += time.monotonic() - before
+        return seconds
+
+
+def sent(tell):
+    """Wait for what was told last."""
+    tell.__self__._sending.join(60)
 
 
 def logged(client, run, name="loss/ce"):
@@ -63,9 +68,9 @@ def test_curves_and_epochs_are_logged_while_a_student_learns(client, run, warnin
 
 def test_what_the_machine_does_is_logged_beside_and_goes_on_after_a_restart(client, run, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
-    train(run)
+    train(run, between=lambda: time.sleep(1))
     first = logged(client, run, "system/cpu_utilization_percentage")
-    train(run)
+    train(run, between=lambda: time.sleep(1))
     both = logged(client, run, "system/cpu_utilization_percentage")
     assert len(both) > len(first) > 1
     assert [step for step, _ in both] == list(range(len(both)))
@@ -99,12 +104,12 @@ def test_a_server_that_hangs_is_not_waited_for(client, run, server, warnings, mo
 @pytest.mark.parametrize("tracking_uri", ["server"], indirect=True)
 def test_a_server_that_restarts_is_told_what_it_missed(client, run, server, warnings):
     with curves.curve_log(run, run.variants[0], EPOCH) as tell:
-        time.sleep(1)
+        sent(tell)
         tell(points(4))
-        time.sleep(1)
+        sent(tell)
         server.kill()
         tell(points(6))  # lost
-        time.sleep(1)
+        sent(tell)
         server.start()
         tell(points(8))
     assert len(warnings) == 1

@@ -53,7 +53,8 @@ def export(uri: str, file: Path, size: str | None, workdir: Path) -> None:
     model = _model(uri, workdir)
     from cliptea.serving.export import export_onnx
 
-    print("exporting, and comparing with torch; this takes up to some minutes", file=sys.stderr, flush=True)
+    told = "this takes minutes, longest with Swin" + ("" if match else " (quicker for one size: --size HxW)")
+    print(f"exporting, and comparing with torch; {told}", file=sys.stderr, flush=True)
     exported = export_onnx(model, file, (int(match[1]), int(match[2])) if match else None)
     divisor = model.description.evaluation.divisor
     sizes = f"{exported.fixed[0]}x{exported.fixed[1]} alone" if exported.fixed else f"any multiples of {divisor}"

@@ -172,7 +172,7 @@ class ChildRun:
 
 def _metrics(point: Mapping[str, float], epoch: float) -> dict[str, float]:
     losses = {f"loss/{name}": value for name, value in point.items() if name != "iteration"}
-    return {"train/epoch": point["iteration"] / epoch, **losses}
+    return losses | {"train/epoch": point["iteration"] / epoch}  # MLflow compares runs by what was logged first
 
 
 def _run_name(variant: Variant, backbone: str, dataset: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,9 @@ from cliptea.errors import ConfigError, StorageError
 if TYPE_CHECKING:
     from cliptea.serving.segmenter import ClassSet, Segmenter
 
-__all__ = ["export", "predict", "rollback"]
+__all__ = ["export", "predict", "rollback", "split_names"]
+
+MAX_CLASSES = 255  # ids of a mask are 0-254
 
 
 def predict(
@@ -23,14 +25,15 @@ def predict(
 ) -> int:
     """Predict every image; returns the exit code, 1 when there was a bad one."""
     from cliptea.serving.images import find_images
-    from cliptea.serving.names import choose_classes, split_names
 
     wanted = None if names is None else split_names(names)
     sources = find_images(images, leave_out=output)
-    with _model(uri, workdir) as model:
-        classes = choose_classes(model, wanted, text_weights)
-        _tell_classes(model, classes)
-        bad = _predict_all(model, classes, sources, output, uri)
+    model = _model(uri, workdir)
+    from cliptea.serving.names import choose_classes
+
+    classes = choose_classes(model, wanted, text_weights)
+    _tell_classes(model, classes)
+    bad = _predict_all(model, classes, sources, output, uri)
     done = len(sources) - bad
     print(
         f"{done} image{'s' * (done != 1)} in {output}: masks/, overlays/, areas.json" if done else "no image was done"
@@ -42,17 +45,18 @@ def predict(
 
 def export(uri: str, file: Path, size: str | None, workdir: Path) -> None:
     """Export a model and say what the file takes and how it was checked."""
-    from cliptea.serving.export import export_onnx
-
     if file.suffix != ".onnx":
         raise ConfigError(f"the file {file}", "a name that ends in .onnx; beside it comes one that ends in .json")
     match = re.fullmatch(r"(\d+)x(\d+)", size) if size else None
     if size and match is None:
         raise ConfigError(f"--size {size}", "HEIGHTxWIDTH, as in 512x512")
-    with _model(uri, workdir) as model:
-        print("exporting, and comparing with torch; this takes up to some minutes", file=sys.stderr, flush=True)
-        exported = export_onnx(model, file, (int(match[1]), int(match[2])) if match else None)
-        divisor = model.description.evaluation.divisor
+    model = _model(uri, workdir)
+    from cliptea.serving.export import export_onnx
+
+    told = "this takes minutes, longest with Swin" + ("" if match else " (quicker for one size: --size HxW)")
+    print(f"exporting, and comparing with torch; {told}", file=sys.stderr, flush=True)
+    exported = export_onnx(model, file, (int(match[1]), int(match[2])) if match else None)
+    divisor = model.description.evaluation.divisor
     sizes = f"{exported.fixed[0]}x{exported.fixed[1]} alone" if exported.fixed else f"any multiples of {divisor}"
     print(
         f"wrote {file} and {file.with_suffix('.json')}; height and width: {sizes}; against torch: logits within "
@@ -71,27 +75,41 @@ def rollback(name: str, workdir: Path) -> None:
     print(f"{name}: {ALIAS} is version {now} again, no longer version {was}")
 
 
-@contextmanager
-def _model(uri: str, workdir: Path) -> Iterator[Segmenter]:
+def split_names(text: str) -> list[str]:
+    """The names in "cat, dog,my sofa".
+
+    Raises:
+        ConfigError: none, a doubled one, or too many.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise ConfigError(f"class names occur twice: {', '.join(doubled)}", "each class once")
+    if not 0 < len(names) <= MAX_CLASSES:
+        raise ConfigError(f"{len(names)} class names", f"1 to {MAX_CLASSES}, as in --classes 'cat, dog, my sofa'")
+    return names
+
+
+def _model(uri: str, workdir: Path) -> Segmenter:
+    """The model at an address; what cannot be is refused before torch is imported, which takes seconds."""
     store = workdir.absolute() / "store"
     if store.is_dir():  # the demo's text tower lies there
         os.environ.setdefault("CLIPTEA_STORE", store.as_uri())
-    if not re.match(r"(models|runs):/", uri):
+    if re.match(r"(models|runs):/", uri):
+        _find_tracking(workdir)
+        from cliptea.tracking.model import fetch_model
+
+        found = fetch_model(uri)
+    elif Path(uri).is_dir():
+        found = nullcontext(Path(uri))
+    else:
+        raise ConfigError(
+            f"--model {uri}: there is no such folder", "models:/NAME@champion, runs:/ID/model or a folder"
+        )
+    with found as folder:
         from cliptea.serving.segmenter import open_segmenter
 
-        if not Path(uri).is_dir():
-            raise ConfigError(
-                f"--model {uri}: there is no such folder", "models:/NAME@champion, runs:/ID/model or a folder"
-            )
-        yield open_segmenter(Path(uri))
-        return
-    _find_tracking(workdir)
-    from cliptea.serving.segmenter import open_segmenter
-    from cliptea.tracking.model import fetch_model
-
-    with fetch_model(uri) as folder:
-        model = open_segmenter(folder)
-    yield model
+        return open_segmenter(folder)
 
 
 def _find_tracking(workdir: Path) -> None:

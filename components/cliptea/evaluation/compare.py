@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_variants"]
 
-VERSION = 1
+VERSION = 2
 KIND = "compare"
 PACKAGES = ("cliptea", "torch", "open_clip_torch", "timm", "segmentation_models_pytorch", "kfp", "mlflow")
 
@@ -146,6 +146,7 @@ def _facts(run: Run, splits: Splits, cache: TeacherCache) -> RunFacts:
     config, counts = run.config, splits.own.info["counts"]
     catalogues = {label: Split.model_validate(split.info["catalogue"]) for label, split in splits.others.items()}
     weights = config.teacher.weights
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
     grid = " x ".join(str(side) for side in cache.tokens.info["grid"])
     return RunFacts(
         title=f"{config.data.dataset}: {len(run.variants)} students",
@@ -166,7 +167,7 @@ def _facts(run: Run, splits: Splits, cache: TeacherCache) -> RunFacts:
         data_digest=run.data_digest,
         versions={name: metadata.version(name) for name in PACKAGES},
         mlflow_run_id=run.tracking_run,
-        mlflow_command=f"mlflow ui --backend-store-uri {os.environ.get('MLFLOW_TRACKING_URI', '')}",
+        mlflow_command=f"mlflow ui --backend-store-uri {tracking}" if tracking.startswith("sqlite:") else tracking,
         settings=config.model_dump(mode="json"),
     )
 

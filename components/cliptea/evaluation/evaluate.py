@@ -138,10 +138,13 @@ def _track(
     Scores on the data set itself carry plain names, those on a further set its name before them.
     """
     from cliptea.evaluation.tracked import tracked_files
+    from cliptea.tracking.data import dataset_inputs
     from cliptea.tracking.runs import ChildRun
 
     child = ChildRun.open(run, variant)
-    child.log_curves(json.loads(read_object(store, model.objects["history.json"])))
+    child.log_data(dataset_inputs(config, {task.label: task.split for task in tasks}))
+    epoch = tasks[0].split.info["counts"]["train"]["images"] / config.train.batch_size
+    child.log_curves(json.loads(read_object(store, model.objects["history.json"])), epoch)
     metrics: dict[str, float | None] = {
         "throughput/images_per_second": model.info["images_per_second"],
         "throughput/data_wait": model.info["data_wait"],

@@ -1,10 +1,11 @@
 """Test time: the plain network and text features only (section 3.4).
 
-Shape legend: H, W original size; N classes; D width; h, w fitted size.
+Shape legend: B images; H, W original size; N classes; D width; h, w fitted size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +17,9 @@ from cliptea.config import EvaluationConfig
 from cliptea.data.views import fitted_size
 from cliptea.training.augment import normalise
 
-__all__ = ["Ranked", "class_logits", "rank"]
+__all__ = ["Ranked", "class_logits", "fitted_logits", "padded_size", "rank"]
 
 
-@torch.inference_mode()
 def class_logits(student: nn.Module, image_HW3: np.ndarray, text_ND: Tensor, config: EvaluationConfig) -> Tensor:
     """Logits (N, H, W) of all classes at the image's own size: raw features times unit text features.
 
@@ -32,22 +32,56 @@ def class_logits(student: nn.Module, image_HW3: np.ndarray, text_ND: Tensor, con
         text_ND: unit-norm text features of every class.
         config: scale, divisor, and mode with window and stride.
     """
-    original = (image_HW3.shape[0], image_HW3.shape[1])
-    height, width = fitted_size(original, config.scale)
-    if (height, width) != original:
+    (logits_Nhw,) = fitted_logits(student, [image_HW3], text_ND, config)
+    return _resize(logits_Nhw[None], (image_HW3.shape[0], image_HW3.shape[1]))[0]
+
+
+@torch.inference_mode()
+def fitted_logits(
+    student: nn.Module, images: Sequence[np.ndarray], text_ND: Tensor, config: EvaluationConfig
+) -> Iterator[Tensor]:
+    """Logits (N, h, w) of each image at its fitted size, as in `class_logits`.
+
+    Args:
+        images: uint8 RGB; seen as a whole they go through the student together, and are of one `padded_size`.
+    """
+    normal = [_fitted(image_HW3, config.scale).to(text_ND.device) for image_HW3 in images]
+    if config.mode != "whole":
+        yield from (_slide(student, normal_3hw, text_ND, config) for normal_3hw in normal)
+        return
+    features_BDhw = student(torch.stack([_padded(normal_3hw, config.divisor) for normal_3hw in normal])).float()
+    for normal_3hw, features_Dhw in zip(normal, features_BDhw, strict=True):
+        yield _enlarged(features_Dhw, text_ND, normal_3hw, config.divisor)
+
+
+def padded_size(size: tuple[int, int], config: EvaluationConfig) -> tuple[int, int]:
+    """Height and width that the student sees of an image of that size, in the mode `whole`."""
+    height, width = fitted_size(size, config.scale)
+    return height + -height % config.divisor, width + -width % config.divisor
+
+
+def _fitted(image_HW3: np.ndarray, scale: Sequence[int]) -> Tensor:
+    """(3, h, w) normalised."""
+    height, width = fitted_size((image_HW3.shape[0], image_HW3.shape[1]), scale)
+    if (height, width) != image_HW3.shape[:2]:
         image_HW3 = np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR))
     image_3hw = torch.from_numpy(image_HW3.copy()).permute(2, 0, 1)
-    normal_3hw = normalise(image_3hw, torch.ones(height, width, dtype=torch.bool)).to(text_ND.device)
-    whole = config.mode == "whole"
-    window = (height, width) if whole else (min(config.window, height), min(config.window, width))
+    return normalise(image_3hw, torch.ones(height, width, dtype=torch.bool))
+
+
+def _slide(student: nn.Module, normal_3hw: Tensor, text_ND: Tensor, config: EvaluationConfig) -> Tensor:
+    height, width = normal_3hw.shape[1:]
+    window = (min(config.window, height), min(config.window, width))
     sums_Nhw = text_ND.new_zeros(len(text_ND), height, width)
     counts_hw = text_ND.new_zeros(height, width)
     for top in _starts(height, window[0], config.stride):
         for left in _starts(width, window[1], config.stride):
             place = (slice(top, top + window[0]), slice(left, left + window[1]))
-            sums_Nhw[:, *place] += _window_logits(student, normal_3hw[:, *place], text_ND, config.divisor)
+            part_3hw = normal_3hw[:, *place]
+            features_1Dhw = student(_padded(part_3hw, config.divisor)[None]).float()
+            sums_Nhw[:, *place] += _enlarged(features_1Dhw[0], text_ND, part_3hw, config.divisor)
             counts_hw[place] += 1
-    return _resize((sums_Nhw / counts_hw)[None], original)[0]
+    return sums_Nhw / counts_hw
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
@@ -56,12 +90,17 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return [min(step * stride, length - window) for step in range(steps + 1)]
 
 
-def _window_logits(student: nn.Module, normal_3hw: Tensor, text_ND: Tensor, divisor: int) -> Tensor:
-    """(N, h, w) logits of a normalised image, which is zero-padded to a multiple of `divisor` for the student."""
+def _padded(normal_3hw: Tensor, divisor: int) -> Tensor:
+    """With zeros at right and bottom up to multiples of `divisor`."""
     height, width = normal_3hw.shape[1:]
-    padded = nn.functional.pad(normal_3hw, (0, -width % divisor, 0, -height % divisor))[None]
-    logits_1Nhw = torch.einsum("bdhw,nd->bnhw", student(padded).float(), text_ND)
-    return _resize(logits_1Nhw, (padded.shape[2], padded.shape[3]))[0, :, :height, :width]
+    return nn.functional.pad(normal_3hw, (0, -width % divisor, 0, -height % divisor))
+
+
+def _enlarged(features_Dhw: Tensor, text_ND: Tensor, normal_3hw: Tensor, divisor: int) -> Tensor:
+    """(N, h, w) logits of a normalised image from the features of it as it was padded."""
+    height, width = normal_3hw.shape[1:]
+    logits_1Nhw = torch.einsum("dhw,nd->nhw", features_Dhw, text_ND)[None]
+    return _resize(logits_1Nhw, (height + -height % divisor, width + -width % divisor))[0, :, :height, :width]
 
 
 def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:

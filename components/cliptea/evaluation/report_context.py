@@ -66,7 +66,7 @@ class RunFacts(BaseModel):
     data_digest: str
     versions: dict[str, str]  # package -> version
     mlflow_run_id: str
-    mlflow_command: str  # opens MLflow on this run's store
+    mlflow_command: str  # opens MLflow on this run's store; a server's address
     settings: dict[str, Any] = Field(default_factory=dict)  # the resolved config, nested
 
 

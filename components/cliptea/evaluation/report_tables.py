@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from cliptea.evaluation import charts
+from cliptea.evaluation.bars import class_bars
 from cliptea.evaluation.conclusions import (
     COMPARED,
     Comparison,
@@ -39,6 +40,8 @@ SHORT: dict[Metric, str] = {
     "miou_seen": "seen mIoU",
     "pAcc": "pAcc",
 }
+
+NOTHING = Spread(mean=None, sd=None, n=0)
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def conclusion_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str
 
 
 def class_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str, Any]]:
-    """Mean IoU of each class and trained model, seen and unseen apart, one table for each evaluation set."""
+    """IoU of each class and trained model, seen and unseen apart: a table and bars for each evaluation set."""
     tables = []
     for dataset in dict.fromkeys(group.dataset for group in groups):
         summaries = [s for group in groups if group.dataset == dataset for s in group.summaries]
@@ -161,6 +164,15 @@ def class_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str, Any
                 "dataset": dataset,
                 "columns": [(s.group, s.variant, names[label(s.group, s.variant)][1]) for s in shown],
                 "parts": [(title, [_class_row(name, shown, split) for name in part]) for title, part in parts],
+                "bars": [
+                    {
+                        "group": s.group,
+                        "variant": s.variant,
+                        "same": names[label(s.group, s.variant)][1],
+                        "chart": _bars(s, split),
+                    }
+                    for s in shown
+                ],
             }
         )
     return tables
@@ -174,9 +186,14 @@ def _by_variant(values: Sequence[PaperValue]) -> dict[str, dict[Metric, PaperVal
 
 
 def _class_row(name: str, shown: Sequence[Summary], split: Split) -> dict[str, Any]:
-    nothing = Spread(mean=None, sd=None, n=0)
-    cells = [summary.per_class.get(name, nothing) for summary in shown]
+    cells = [summary.per_class.get(name, NOTHING) for summary in shown]
     return {"name": name, "colour": class_colour(split.classes.index(name)), "cells": cells}
+
+
+def _bars(summary: Summary, split: Split) -> Markup:
+    parts = {"unseen": split.unseen, "seen": split.seen}
+    found = {part: [(name, summary.per_class.get(name, NOTHING)) for name in names] for part, names in parts.items()}
+    return class_bars(found, f"IoU of each class, {label(summary.group, summary.variant)}")
 
 
 def _cell(score: Spread, best: float) -> dict[str, Any]:

@@ -28,7 +28,7 @@ __all__ = ["Exported", "export_onnx"]
 OPSET = 18
 EXAMPLE = (3, 5)  # height and width in divisors; differing, so that nothing depends on a square
 TRIED = ((2, 2, 2, 1), (1, 4, 3, 5), (1, 3, 5, 7), (3, 6, 2, 3))  # B, H and W in divisors, N
-WINDOWED = {"SwinTransformerBlock", "SwinTransformerV2Block"}  # timm's
+MOST = 1 << 14  # pixels of height and width
 
 
 class Exported(NamedTuple):
@@ -86,10 +86,11 @@ def _to_onnx(network: nn.Module, model: Segmenter, size: tuple[int, int] | None)
     divisor, dim = model.description.evaluation.divisor, model.description.dim
     height, width = size or (EXAMPLE[0] * divisor, EXAMPLE[1] * divisor)
     example = (torch.zeros(2, 3, height, width), torch.zeros(3, dim))
-    if size is None and any(type(module).__name__ in WINDOWED for module in network.modules()):
-        raise NotExported("torch's exporter takes very long over shifted windows")
-    any_size = torch.export.Dim.DYNAMIC
-    free = {0: any_size} | ({2: any_size, 3: any_size} if size is None else {})
+    free: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
+    if size is None:  # said to be multiples, which shortens torch's sums over shapes, of shifted windows above all
+        free |= {
+            axis: divisor * torch.export.Dim(name, min=1, max=MOST // divisor) for axis, name in ((2, "h"), (3, "w"))
+        }
     try:
         with _quiet():
             program: Any = torch.onnx.export(
@@ -97,7 +98,7 @@ def _to_onnx(network: nn.Module, model: Segmenter, size: tuple[int, int] | None)
                 example,
                 input_names=["images", "embeddings"],
                 output_names=["logits"],
-                dynamic_shapes=(free, {0: any_size}),
+                dynamic_shapes=(free, {0: torch.export.Dim.DYNAMIC}),
                 opset_version=OPSET,
                 verbose=False,
             )

@@ -18,27 +18,11 @@ from cliptea.teacher.clip import Teacher, load_teacher
 from cliptea.teacher.demo import DEMO, demo_words
 from cliptea.teacher.text import text_features
 
-__all__ = ["choose_classes", "split_names"]
+__all__ = ["choose_classes"]
 
-MAX_CLASSES = 255  # ids of a mask are 0-254
 SAME_TOWER = 0.9  # cosine of a class's own embedding and the tower's: other prompts 0.95, another CLIP near 0
 PROBES = 8  # classes that this is looked at
 DEFAULT = TeacherSource(weights="", model="ViT-B-16-quickgelu", templates="single", crop=224)
-
-
-def split_names(text: str) -> list[str]:
-    """The names in "cat, dog,my sofa".
-
-    Raises:
-        ConfigError: none, a doubled one, or too many.
-    """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise ConfigError(f"class names occur twice: {', '.join(doubled)}", "each class once")
-    if not 0 < len(names) <= MAX_CLASSES:
-        raise ConfigError(f"{len(names)} class names", f"1 to {MAX_CLASSES}, as in --classes 'cat, dog, my sofa'")
-    return names
 
 
 def choose_classes(model: Segmenter, names: Sequence[str] | None, text_weights: str | None) -> ClassSet:

@@ -19,7 +19,9 @@ from cliptea.serving.segmenter import ClassSet, Segmenter
 __all__ = ["Predicted", "areas", "predict", "write_areas"]
 
 MASKS, OVERLAYS, AREAS = "masks", "overlays", "areas.json"
-READERS = 2  # threads; five images at most are held
+READERS = 2  # threads; five images at most are held ahead
+BATCH = 4  # images that go through the network together
+MOST_PIXELS = 50_000_000  # that are held at once, one image's excepted
 
 
 class Predicted(NamedTuple):
@@ -30,23 +32,60 @@ class Predicted(NamedTuple):
     error: DataError | None
 
 
+class _Image(NamedTuple):
+    source: Source
+    image: np.ndarray | None
+    error: DataError | None
+
+
 def predict(model: Segmenter, classes: ClassSet, sources: Sequence[Source], output: Path) -> Iterator[Predicted]:
     """Write masks/NAME.png and overlays/NAME.jpg below `output` for each image; a bad one ends nothing.
 
-    Images are read ahead by threads; each file takes its place when it is whole.
+    Images are read ahead by threads, and those of one size go through the network together; each file takes its place
+    when it is whole.
     """
-    for source, (image, error) in zip(sources, ahead(_read, sources, READERS), strict=True):
-        if image is None:
-            yield Predicted(source, {}, error)
-            continue
-        mask = model.mask(image, classes)
-        found = areas(mask, classes.names)
-        write_whole(
-            output / OVERLAYS / f"{source.name}.jpg", overlay_jpeg(image, mask, classes.names, _ids(found, classes))
-        )
-        write_whole(output / MASKS / f"{source.name}.png", mask_png(mask))
-        facts = {"image": str(source.path), "mask": f"{MASKS}/{source.name}.png"}
-        yield Predicted(source, facts | {"height": len(mask), "width": mask.shape[1], "areas": found}, None)
+    for part in _parts(ahead(_read, sources, READERS)):
+        masks = _masks(model, classes, {place: one.image for place, one in enumerate(part) if one.image is not None})
+        for place, (source, image, error) in enumerate(part):
+            if image is None:
+                yield Predicted(source, {}, error)
+            else:
+                yield Predicted(source, _write(source, image, masks[place], classes, output), None)
+
+
+def _parts(images: Iterator[_Image]) -> Iterator[list[_Image]]:
+    """Of `BATCH` images, or fewer large ones."""
+    part, pixels = [], 0
+    for one in images:
+        part.append(one)
+        pixels += 0 if one.image is None else one.image.size // 3
+        if len(part) == BATCH or pixels > MOST_PIXELS:
+            yield part
+            part, pixels = [], 0
+    if part:
+        yield part
+
+
+def _masks(model: Segmenter, classes: ClassSet, images: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """The masks of images by their places."""
+    places: dict[tuple[int, int], list[int]] = {}
+    for place, image in images.items():
+        places.setdefault(model.padded_size(image), []).append(place)
+    return {
+        place: mask
+        for alike in places.values()
+        for place, mask in zip(alike, model.masks([images[place] for place in alike], classes), strict=True)
+    }
+
+
+def _write(source: Source, image: np.ndarray, mask: np.ndarray, classes: ClassSet, output: Path) -> dict[str, Any]:
+    """The image's row of areas.json."""
+    found = areas(mask, classes.names)
+    shown = [classes.names.index(name) for name in found]
+    write_whole(output / OVERLAYS / f"{source.name}.jpg", overlay_jpeg(image, mask, classes.names, shown))
+    write_whole(output / MASKS / f"{source.name}.png", mask_png(mask))
+    facts = {"image": str(source.path), "mask": f"{MASKS}/{source.name}.png"}
+    return facts | {"height": len(mask), "width": mask.shape[1], "areas": found}
 
 
 def areas(mask_HW: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -64,12 +103,8 @@ def write_areas(output: Path, model: str, classes: ClassSet, rows: list[dict[str
     write_whole(output / AREAS, json.dumps(facts, indent=1, ensure_ascii=False).encode())
 
 
-def _read(source: Source) -> tuple[np.ndarray | None, DataError | None]:
+def _read(source: Source) -> _Image:
     try:
-        return read_image(source.path), None
+        return _Image(source, read_image(source.path), None)
     except DataError as error:
-        return None, error
-
-
-def _ids(found: dict[str, Any], classes: ClassSet) -> list[int]:
-    return [classes.names.index(name) for name in found]
+        return _Image(source, None, error)

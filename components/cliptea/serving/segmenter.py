@@ -8,22 +8,20 @@ Shape legend: H, W image; N classes; D width; h, w size that the image is fitted
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image
 from pydantic import BaseModel
 from torch import Tensor, nn
 
 from cliptea import device
 from cliptea.config import EvaluationConfig
-from cliptea.data.views import fitted_size
 from cliptea.errors import ConfigError, StorageError
-from cliptea.evaluation.inference import class_logits
+from cliptea.evaluation.inference import fitted_logits, padded_size
 from cliptea.models import build_student
 
 __all__ = ["ClassSet", "Description", "Segmenter", "TeacherSource", "open_segmenter"]
@@ -86,22 +84,25 @@ class Segmenter:
         rows = [classes.index(name) for name in chosen]
         return ClassSet(chosen, self.text_ND[rows], unseen_N * self.description.evaluation.gamma)
 
-    @torch.inference_mode()
     def mask(self, image_HW3: np.ndarray, classes: ClassSet) -> np.ndarray:
         """(H, W) uint8 ids, positions in `classes.names`, of a uint8 RGB image."""
-        config, size = self.description.evaluation, (image_HW3.shape[0], image_HW3.shape[1])
-        if len(classes.names) * size[0] * size[1] <= LARGEST:
-            logits_NHW = class_logits(self.student, image_HW3, classes.text_ND, config)
-            return _argmax(logits_NHW, classes.gamma_N)
-        height, width = fitted_size(size, config.scale)
-        fitted = np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR))
-        logits_Nhw = class_logits(self.student, fitted, classes.text_ND, config)
-        rows = max(1, LARGEST // (len(classes.names) * size[1]))
-        bands = [
-            _argmax(_band(logits_Nhw, size, top, min(top + rows, size[0])), classes.gamma_N)
-            for top in range(0, size[0], rows)
-        ]
-        return np.concatenate(bands)
+        (mask_HW,) = self.masks([image_HW3], classes)
+        return mask_HW
+
+    @torch.inference_mode()
+    def masks(self, images: Sequence[np.ndarray], classes: ClassSet) -> Iterator[np.ndarray]:
+        """`mask` of each image, the same as one by one; they go through the network together.
+
+        Args:
+            images: uint8 RGB, of one `padded_size`.
+        """
+        logits = fitted_logits(self.student, images, classes.text_ND, self.description.evaluation)
+        for image_HW3, logits_Nhw in zip(images, logits, strict=True):
+            yield _mask(logits_Nhw, (image_HW3.shape[0], image_HW3.shape[1]), classes.gamma_N)
+
+    def padded_size(self, image_HW3: np.ndarray) -> tuple[int, int]:
+        """Height and width that the network sees of an image."""
+        return padded_size((image_HW3.shape[0], image_HW3.shape[1]), self.description.evaluation)
 
 
 def open_segmenter(folder: Path) -> Segmenter:
@@ -124,6 +125,16 @@ def open_segmenter(folder: Path) -> Segmenter:
             f"{folder} holds no model of this program ({reason})", f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
         ) from error
     return Segmenter(student.to(device.best()).eval(), description, text_ND.to(device.best()))
+
+
+def _mask(logits_Nhw: Tensor, size: tuple[int, int], gamma_N: Tensor) -> np.ndarray:
+    """(H, W) uint8: argmax of the logits enlarged to `size`, in bands where all of them would take too much memory."""
+    rows = max(1, LARGEST // (len(gamma_N) * size[1]))
+    if rows >= size[0]:
+        enlarged_1NHW = nn.functional.interpolate(logits_Nhw[None], size, mode="bilinear", align_corners=False)
+        return _argmax(enlarged_1NHW[0], gamma_N)
+    bands = (_band(logits_Nhw, size, top, min(top + rows, size[0])) for top in range(0, size[0], rows))
+    return np.concatenate([_argmax(band_NRW, gamma_N) for band_NRW in bands])
 
 
 def _argmax(logits_NHW: Tensor, gamma_N: Tensor) -> np.ndarray:

@@ -14,9 +14,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Param, Run
 from mlflow.exceptions import MlflowException
 
-from cliptea.errors import StorageError
+from cliptea.errors import ConfigError, StorageError
 
-__all__ = ["EXPERIMENT", "connect", "experiment_id", "find_run", "flatten", "log_params", "metric_name"]
+__all__ = ["EXPERIMENT", "connect", "experiment_id", "find_run", "flatten", "log_params", "metric_name", "plugin_run"]
 
 EXPERIMENT = "cliptea"
 PARAMS_PER_CALL = 100  # the server's limit
@@ -26,6 +26,7 @@ def connect() -> MlflowClient:
     """A client of MLFLOW_TRACKING_URI.
 
     Raises:
+        ConfigError: a password is part of the address, which MLflow's errors and the report repeat.
         StorageError: it cannot be reached.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -33,6 +34,13 @@ def connect() -> MlflowClient:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
         raise StorageError("MLFLOW_TRACKING_URI is not set", "sqlite:////absolute/mlflow.db or a server's address")
+    address = urlparse(uri)
+    if address.password or (address.username and address.scheme.startswith("http")):
+        raise ConfigError(
+            "MLFLOW_TRACKING_URI holds a password",
+            "an address without one",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        )
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default keeps trying for minutes
     client = MlflowClient(uri)
@@ -51,7 +59,12 @@ def _cause(error: BaseException) -> str:
 
 
 def experiment_id(client: MlflowClient) -> str:
-    """The experiment of all runs; made at first, with artifacts beside a SQLite file."""
+    """The experiment of all runs: the one that KFP's MLflow plug-in names, else our own.
+
+    Our own is made at first, with artifacts beside a SQLite file.
+    """
+    if named := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return named
     found: Experiment | None = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return found.experiment_id
@@ -67,6 +80,16 @@ def find_run(client: MlflowClient, tags: Mapping[str, str]) -> Run | None:
     query = " and ".join(f"tags.`{key}` = '{quote(value)}'" for key, value in tags.items())
     runs = client.search_runs([experiment_id(client)], query, max_results=1)
     return runs[0] if runs else None
+
+
+def plugin_run(client: MlflowClient) -> Run | None:
+    """The pipeline run's own MLflow run where KFP's plug-in has made one: the outermost around that of this task."""
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    found: Run | None = None
+    while run_id:
+        found = client.get_run(run_id)
+        run_id = found.data.tags.get("mlflow.parentRunId")
+    return found
 
 
 def quote(value: str) -> str:

@@ -10,11 +10,12 @@ from cliptea.manifest import Manifest, fingerprint
 from cliptea.storage import open_store
 
 if TYPE_CHECKING:
-    from mlflow.entities import Dataset
+    from mlflow.entities import Dataset, DatasetInput
 
+    from cliptea.config import Config
     from cliptea.runs import Run
 
-__all__ = ["log_data"]
+__all__ = ["dataset_inputs", "log_data"]
 
 VERSION = 1
 
@@ -32,22 +33,31 @@ def log_data(run: Run, splits: dict[str, Any]) -> None:
     tracked_key = f"tracked/{run.tracking_run}/data-{fingerprint('data', VERSION, splits=fps)}.json"
     if store.size(tracked_key) is not None:
         return
-    from mlflow.entities import DatasetInput, InputTag
-
     from cliptea.tracking.client import connect
 
     client = connect()
-    roots = {run.config.data.dataset: run.config.data.root}
-    roots |= {name: further.root for name, further in run.config.evaluation.sets.items()}
-    contexts = dict.fromkeys(named, "evaluation") | {run.config.data.dataset: "training"}
-    inputs = [
-        DatasetInput(_dataset(name, split, roots[name]), [InputTag("mlflow.data.context", contexts[name])])
-        for name, split in named.items()
-    ]
-    client.log_inputs(run.tracking_run, inputs)
+    client.log_inputs(run.tracking_run, dataset_inputs(run.config, named))
     for name, split in named.items():
         client.log_dict(run.tracking_run, split.info, f"data/{name}.json")
     store.put(tracked_key, json.dumps(fps).encode())
+
+
+def dataset_inputs(config: Config, splits: dict[str, Manifest]) -> list[DatasetInput]:
+    """The data sets as MLflow's entities.
+
+    Args:
+        config: the run's.
+        splits: shards of the data set itself and of further evaluation sets, by name.
+    """
+    from mlflow.entities import DatasetInput, InputTag
+
+    roots = {config.data.dataset: config.data.root}
+    roots |= {name: further.root for name, further in config.evaluation.sets.items()}
+    contexts = dict.fromkeys(splits, "evaluation") | {config.data.dataset: "training"}
+    return [
+        DatasetInput(_dataset(name, split, roots[name]), [InputTag("mlflow.data.context", contexts[name])])
+        for name, split in splits.items()
+    ]
 
 
 def _dataset(name: str, split: Manifest, root: str | None) -> Dataset:

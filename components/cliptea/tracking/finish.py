@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cliptea import progress
 from cliptea.notice import post_state
-from cliptea.tracking.client import connect, find_run
+from cliptea.tracking.client import connect, find_run, plugin_run
 from cliptea.tracking.runs import JOB_TAG
 
 __all__ = ["finish", "mark_stopped"]
@@ -27,7 +27,7 @@ def finish(job_id: str, state: str, error: str) -> None:
 
 def _close(job_id: str, state: str, error: str) -> str:
     client = connect()
-    found = find_run(client, {JOB_TAG: job_id})
+    found = plugin_run(client) or find_run(client, {JOB_TAG: job_id})
     if found is None:
         progress.note("the run failed before it was tracked")
         return ""

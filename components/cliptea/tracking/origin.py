@@ -22,6 +22,8 @@ def origin(job_id: str) -> dict[str, str]:
     """
     tags = {"cliptea.version": __version__}
     tags |= {tag: os.environ[variable] for tag, variable in VARIABLES.items() if os.environ.get(variable)}
+    if "CLIPTEA_EVENTS" in os.environ:  # a run on this machine, whatever image the pipeline was compiled for
+        tags.pop("image", None)
     if "git.commit" not in tags and (commit := _commit()):
         tags["git.commit"] = commit
     if address := os.environ.get("CLIPTEA_KFP_URL", "").rstrip("/"):

@@ -13,6 +13,8 @@ from mlflow.pyfunc.model import PythonModel
 
 from cliptea.serving.segmenter import open_segmenter
 
+BATCH = 4  # images that go through the network together
+
 
 class Segmentation(PythonModel):
     """Images (B, H, W, 3) uint8 RGB -> masks (B, H, W) uint8.
@@ -27,7 +29,8 @@ class Segmentation(PythonModel):
     def predict(self, context, model_input: np.ndarray, params=None) -> np.ndarray:
         chosen = list((params or {}).get("classes", ()))
         classes = self._segmenter.known(chosen or None)
-        return np.stack([self._segmenter.mask(image_HW3, classes) for image_HW3 in model_input])
+        parts = (model_input[start : start + BATCH] for start in range(0, len(model_input), BATCH))
+        return np.stack([mask_HW for part in parts for mask_HW in self._segmenter.masks(list(part), classes)])
 
 
 set_model(Segmentation())

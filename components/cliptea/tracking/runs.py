@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import DatasetInput, Metric
+from mlflow.models import Model
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_MODELS
 
 from cliptea.tracking.client import (
     chunks,
@@ -21,6 +24,7 @@ from cliptea.tracking.client import (
     flatten,
     log_params,
     metric_name,
+    plugin_run,
 )
 from cliptea.tracking.model import save_model
 from cliptea.tracking.origin import origin
@@ -39,21 +43,18 @@ METRICS_PER_CALL = 900
 def open_parent(run: Run) -> str:
     """Find or make the run of this pipeline run; returns its id.
 
-    On one machine a run with the same settings and data is the same run; on a cluster every submission is its own.
+    On one machine a run with the same settings and data is the same run; on a cluster every submission is its own,
+    and the one that KFP's MLflow plug-in has made, if there is one.
     """
-    client = connect()
+    client, config = connect(), run.config
     key = run.fingerprint if "CLIPTEA_EVENTS" in os.environ else run.job_id
-    found = find_run(client, {KEY_TAG: key})
+    found = plugin_run(client) or find_run(client, {KEY_TAG: key})
     if found is None:
-        config = run.config
         name = f"{config.preset} · {config.data.dataset} · data {run.data_digest[:8]}"
-        found = client.create_run(
-            experiment_id(client),
-            tags={KEY_TAG: key, "cliptea.preset": config.preset, "cliptea.fingerprint": run.fingerprint},
-            run_name=name,
-        )
+        found = client.create_run(experiment_id(client), tags={KEY_TAG: key}, run_name=name)
     run_id = found.info.run_id
-    for tag, value in {JOB_TAG: run.job_id, **origin(run.job_id)}.items():
+    tags = {KEY_TAG: key, "cliptea.preset": config.preset, "cliptea.fingerprint": run.fingerprint, JOB_TAG: run.job_id}
+    for tag, value in {**tags, **origin(run.job_id)}.items():
         client.set_tag(run_id, tag, value)
     client.update_run(run_id, status="RUNNING")
     log_params(client, run_id, flatten(run.config.model_dump(mode="json")) | {"data.digest": run.data_digest})
@@ -92,8 +93,20 @@ class ChildRun:
         log_params(client, child.run_id, flatten(config.model_dump(mode="json")) | {"seed": str(variant.seed)})
         return child
 
-    def log_curves(self, curves: list[dict[str, float]]) -> None:
-        """Log the loss terms of the iterations that the run does not have yet."""
+    def monitor(self) -> SystemMetricsMonitor:
+        """Log CPU, memory, disk, network and GPUs as system/NAME from now on; ends with `finish()`."""
+        uri = self._client.tracking_uri
+        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=uri)
+        monitor.start()
+        return monitor
+
+    def log_curves(self, curves: list[dict[str, float]], epoch: float) -> None:
+        """Log the loss terms, and the epochs, of the iterations that the run does not have yet.
+
+        Args:
+            curves: mean terms of each logging interval, with its last iteration.
+            epoch: iterations that show each image once on average.
+        """
         if self._last_step is None:
             logged = self._client.get_metric_history(self.run_id, "loss/total")
             self._last_step = max((metric.step for metric in logged), default=-1)
@@ -104,10 +117,9 @@ class ChildRun:
             self._client.log_batch(
                 self.run_id,
                 metrics=[
-                    Metric(f"loss/{name}", value, now, int(point["iteration"]))
+                    Metric(name, value, now, int(point["iteration"]))
                     for point in part
-                    for name, value in point.items()
-                    if name != "iteration"
+                    for name, value in _metrics(point, epoch).items()
                 ],
             )
             self._last_step = int(part[-1]["iteration"])
@@ -122,6 +134,10 @@ class ChildRun:
             self._client.log_batch(self.run_id, metrics=part)
         for name, value in tags.items():
             self._client.set_tag(self.run_id, name, str(value))
+
+    def log_data(self, inputs: Sequence[DatasetInput]) -> None:
+        """Log data sets, unless the run has them."""
+        self._client.log_inputs(self.run_id, inputs)
 
     def log_files(self, files: Mapping[str, bytes], name: str) -> None:
         """Store files as artifacts below `name`; those that are there are replaced."""
@@ -147,9 +163,16 @@ class ChildRun:
             last = (model / "MLmodel").rename(Path(folder) / "MLmodel")
             self._client.log_artifacts(self.run_id, str(model), "model")
             self._client.log_artifact(self.run_id, str(last), "model")
+            shown = Model.load(str(last)).get_tags_dict() | {"artifact_path": "model", "run_id": self.run_id}
+            self._client.set_tag(self.run_id, MLFLOW_LOGGED_MODELS, json.dumps([shown]))
 
     def finish(self) -> None:
         self._client.set_terminated(self.run_id, "FINISHED")
+
+
+def _metrics(point: Mapping[str, float], epoch: float) -> dict[str, float]:
+    losses = {f"loss/{name}": value for name, value in point.items() if name != "iteration"}
+    return losses | {"train/epoch": point["iteration"] / epoch}  # MLflow compares runs by what was logged first
 
 
 def _run_name(variant: Variant, backbone: str, dataset: str) -> str:

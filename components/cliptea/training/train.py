@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from cliptea import progress
@@ -57,8 +58,8 @@ def _train_here(run: Run, variant: Variant, config: Config, fp: str, images: Man
     from cliptea.training.distributed import join
     from cliptea.training.loop import train_student
 
-    with join() as world:
-        log = curve_log(run, variant) if world.is_first else lambda curves: None
+    epoch = images.info["counts"]["train"]["images"] / config.train.batch_size
+    with join() as world, curve_log(run, variant, epoch) if world.is_first else nullcontext(lambda curves: None) as log:
         return train_student(open_store(), f"{KIND}/{fp}", config, variant.seed, images, cache, log, world)
 
 

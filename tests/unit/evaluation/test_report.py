@@ -1,53 +1,20 @@
 """The HTML report: complete, true to the rows, self-contained and safe against hostile names."""
 
-import math
 import re
 import subprocess
 import sys
-import zlib
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from example_report import CLASSES, SETTINGS, UNSEEN, VARIANTS, make
 
 from cliptea.evaluation.report import breakable, build_report, percent, signed
-from cliptea.evaluation.report_context import (
-    AttentionPicture,
-    PredictionPicture,
-    RegionPicture,
-    ReportContext,
-    RunFacts,
-    Split,
-    label,
-)
-from cliptea.evaluation.results import ResultRow, Scores, SweepRow, summarise
+from cliptea.evaluation.report_context import ReportContext, Split
+from cliptea.evaluation.results import ResultRow, summarise
 
-CLASSES = ["zebra", "tiger", "cow", "melon", "plum", "grass", "water", "sand"]
-UNSEEN = ["zebra", "plum", "water"]
-VARIANTS = [  # group, variant, backbone, hIoU, model
-    ("backbones", "segformer_b0", "segformer_b0", 0.66, "m1"),
-    ("backbones", "convnext_upernet", "convnext_upernet", 0.62, "m2"),
-    ("backbones", "demo_fpn", "demo_fpn", 0.74, "m0"),
-    ("table3", "full", "demo_fpn", 0.74, "m0"),
-    ("table3", "no_bce", "demo_fpn", 0.72, "m3"),
-    ("table3", "no_ce", "demo_fpn", 0.68, "m4"),
-    ("table3", "no_cls_token", "demo_fpn", 0.25, "m5"),
-    ("table3", "no_generate", "demo_fpn", 0.74, "m6"),
-    ("baselines", "full", "demo_fpn", 0.74, "m0"),
-    ("baselines", "no_pseudo", "demo_fpn", 0.54, "m7"),
-    ("baselines", "seen_only", "demo_fpn", 0.16, "m8"),
-    ("table4", "attention", "demo_fpn", 0.74, "m0"),
-    ("table4", "max", "demo_fpn", 0.62, "m9"),
-    ("table4", "mean", "demo_fpn", 0.73, "m10"),
-]
-SETTINGS = {
-    "train": {"lr": 0.002, "batch_size": 16},
-    "teacher": {"model": "ViT-B-16-quickgelu", "crop": 512},
-    "data": {"unseen": None},
-    "variants": ["table3"],
-}
 SECTIONS = [
     "results",
     "conclusions",
@@ -59,91 +26,6 @@ SECTIONS = [
     "losses",
     "facts",
 ]
-
-
-def result(variant: tuple, seed: int, dataset: str) -> ResultRow:
-    group, name, backbone, level, model = variant
-    rng = np.random.default_rng([seed, zlib.crc32(model.encode())])  # equal models have equal scores
-    seen, unseen = (float(np.clip(level + rng.normal(0, 0.01), 0, 1)) for _ in range(2))
-    per_class: dict[str, float | None] = {c: float(np.clip(level + rng.normal(0, 0.1), 0, 1)) for c in CLASSES}
-    return ResultRow(
-        variant=name,
-        group=group,
-        backbone=backbone,
-        dataset=dataset,
-        seed=seed,
-        iterations=20000,
-        gamma=0.0,
-        pAcc=min(1.0, level + 0.1),
-        miou_seen=seen,
-        miou_unseen=unseen,
-        hiou=2 * seen * unseen / (seen + unseen),
-        per_class=per_class | {"melon": None},
-        images_per_second=200.0,
-        model_uri=f"runs:/{model}-{seed}/model",
-        mlflow_run_id=f"{model}-{seed}",
-    )
-
-
-def make(seeds=(0, 1, 2), variants=VARIANTS, classes=CLASSES, unseen=UNSEEN, **facts) -> ReportContext:
-    """A realistic run: 14 rows of 11 trained models in 4 groups."""
-    rng = np.random.default_rng(0)
-    dataset = facts.get("dataset", "demo")
-    names = [label(group, name) for group, name, *_ in variants]
-    images = [rng.integers(0, 256, (64, 64, 3)).astype(np.uint8) for _ in range(3)]
-    truths = [np.kron(rng.integers(0, len(classes), (4, 4)), np.ones((16, 16), dtype=int)) for _ in images]
-    split = Split(classes=classes, unseen=unseen)
-    ids = [classes.index(name) for name in unseen]
-    rows = [result(variant, seed, dataset) for seed in seeds for variant in variants]
-    return ReportContext(
-        facts=RunFacts(
-            **{
-                "title": "CLIPTeacher on the demo world",
-                "preset": "demo",
-                "dataset": dataset,
-                "data_seed": 0,
-                "train_images": 800,
-                "val_images": 200,
-                "split": split,
-                "gamma": 0.0,
-                "teacher": "the demo's small CLIP",
-                "stand_in": False,
-                "seeds": list(seeds),
-                "iterations": 300,
-                "data_digest": "b1946ac92492",
-                "versions": {"torch": "2.15.0"},
-                "mlflow_run_id": "0af7651916cd",
-                "mlflow_command": "mlflow ui --backend-store-uri sqlite:///x.db",
-                "settings": SETTINGS,
-                **facts,
-            }
-        ),
-        rows=rows,
-        sweep=[
-            SweepRow(variant=r.variant, group=r.group, dataset=dataset, seed=r.seed, sweep={"0": s, "1.5": s})
-            for r in rows
-            for s in [Scores(pAcc=r.pAcc, miou_seen=r.miou_seen, miou_unseen=r.miou_unseen, hiou=r.hiou)]
-        ],
-        losses={name: {"ce": [(i, math.exp(-i / 50)) for i in range(1, 100)], "global": [(1, 6.2)]} for name in names},
-        predictions=[
-            PredictionPicture(f"val/{i}", image, truth, {name: truth for name in names})
-            for i, (image, truth) in enumerate(zip(images, truths, strict=True))
-        ],
-        attention=[
-            AttentionPicture(f"train/{i}", image, {name: rng.random((16, 16)) for name in names[:3]})
-            for i, image in enumerate(images)
-        ],
-        regions=[
-            RegionPicture(f"train/{i}", image, *masked(truth, ids))
-            for i, (image, truth) in enumerate(zip(images, truths, strict=True))
-        ],
-        warnings=["3 images have no labelled pixel."],
-    )
-
-
-def masked(truth: np.ndarray, unseen: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    ignored = np.isin(truth, unseen)
-    return np.where(ignored, 255, truth), np.where(ignored, 0, 255)
 
 
 class Page(HTMLParser):
@@ -242,6 +124,20 @@ def test_classes_stand_apart_as_unseen_and_seen_with_their_means(context, page):
     first = [r.per_class["plum"] for r in context.rows if (r.group, r.variant) == ("backbones", "segformer_b0")]
     assert plum[1] == f"{100 * np.mean(first):.0f}"
     assert set(next(row for row in rows if row[0] == "melon")[1:]) == {"–"}
+
+
+def test_every_model_has_a_bar_for_each_class_with_its_spread(context, html):
+    charts = re.findall(r'<svg class="chart bars".*?</svg>', html)
+    assert len(charts) == len({model for *_, model in VARIANTS})
+    for chart in charts:
+        kinds = re.findall(r'<rect class="(\w+)"', chart)
+        assert kinds == ["unseen"] * 3 + ["seen"] * 4  # melon has no pixels
+        assert chart.count("whisker") == 7
+    shown = re.search(
+        r'<rect class="unseen" x="84" y="[\d.]+" width="([\d.]+)" height="9"><title>plum: ([\d.]+) %', charts[0]
+    )
+    plum = 100 * np.mean([r.per_class["plum"] for r in context.rows if r.variant == "segformer_b0"])
+    assert (float(shown[1]), float(shown[2])) == (pytest.approx(1.9 * plum, abs=0.06), pytest.approx(plum, abs=0.06))
 
 
 def test_equal_variants_of_several_groups_are_shown_once(page):

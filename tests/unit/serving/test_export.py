@@ -34,17 +34,17 @@ def made(backbone, dim=16):
     return Segmenter(build_student(backbone, dim).eval(), description, text)
 
 
+@pytest.mark.timeout(1800)  # shifted windows take torch's exporter minutes
 @pytest.mark.parametrize("backbone", [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in LONG)])
 def test_the_file_computes_what_evaluation_does(backbone, tmp_path):
     assert backbone in STUDENTS or backbone.startswith("timm:")
     model = made(backbone)
     exported = export_onnx(model, tmp_path / "student.onnx")
-    assert (exported.fixed is not None) is (backbone == "swin_t")
+    assert exported.fixed is None
     assert exported.parity.difference < 1e-4
     assert exported.parity.equal >= 0.999
     session = onnxruntime.InferenceSession(str(tmp_path / "student.onnx"), providers=["CPUExecutionProvider"])
-    size = exported.fixed or (64, 96)
-    image = np.random.default_rng(2).integers(0, 256, (*size, 3), dtype=np.uint8)
+    image = np.random.default_rng(2).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     told = json.loads((tmp_path / "student.json").read_text())
     embeddings = np.array(told["embeddings"], np.float32)
     (logits,) = session.run(

@@ -5,8 +5,9 @@ import torch
 
 from cliptea.errors import ConfigError, TeacherError
 from cliptea.serving import names
-from cliptea.serving.names import choose_classes, split_names
+from cliptea.serving.names import choose_classes
 from cliptea.serving.segmenter import TeacherSource
+from cliptea_pipeline.serving import split_names
 
 DEMO = TeacherSource(weights="demo", model="none", templates="single", crop=32, demo="f" * 16)
 

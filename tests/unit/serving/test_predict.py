@@ -1,6 +1,8 @@
 """The command `cliptea predict` on files and folders: masks, overlays, areas, and what is said of bad images."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cliptea.evaluation.figures import palette
-from cliptea.serving.images import read_image
-from cliptea.serving.predict import areas
+from cliptea.serving import predict as predicting
+from cliptea.serving.images import find_images, read_image
+from cliptea.serving.predict import areas, predict
 from cliptea_pipeline.cli import app
 
 
@@ -55,6 +58,72 @@ def test_masks_overlays_and_areas_are_written(photos, model_folder, model, tmp_p
             assert overlay.width > overlay.height * expected.shape[1] / expected.shape[0]  # the legend
 
 
+def test_a_folder_goes_through_the_network_in_batches_and_comes_out_in_order(model, tmp_path, monkeypatch):
+    rng = np.random.default_rng(1)
+    sizes = [(40, 60), (60, 40), (80, 120), (40, 60), (40, 60), (40, 60), (300, 200)]
+    for number, size in enumerate(sizes):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "3b.png").write_text("no image")
+    batches = []
+    model.student.register_forward_hook(lambda module, inputs, output: batches.append(len(inputs[0])))
+    sources = find_images([tmp_path], tmp_path / "out")
+    done = list(predict(model, model.known(), sources, tmp_path / "out"))
+    assert batches == [3, 1, 2, 1]  # four images at a time, tall and wide ones apart
+    assert [one.source for one in done] == sources
+    assert [one.source.name for one in done if one.error] == ["3b"]
+    for one in done:
+        if one.error is None:
+            with Image.open(tmp_path / "out" / one.row["mask"]) as mask:
+                assert (np.array(mask) == model.mask(read_image(one.source.path), model.known())).mean() > 0.999
+    monkeypatch.setattr(predicting, "MOST_PIXELS", 2000)
+    batches.clear()
+    assert len(list(predict(model, model.known(), sources[:4], tmp_path / "out"))) == 4
+    assert batches == [1, 1, 1, 1]
+
+
+def test_every_kind_of_image_gets_a_mask_of_its_own_size(model_folder, tmp_path):
+    folder, ramp = tmp_path / "kinds", Image.linear_gradient("L").resize((60, 40))
+    folder.mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter to the right
+    ramp.convert("1").save(folder / "bits.png")
+    Image.fromarray(np.asarray(ramp).astype(np.uint16) * 257).save(folder / "deep.png")
+    ramp.convert("P").save(folder / "palette.png")
+    ramp.convert("CMYK").save(folder / "print.jpg")
+    ramp.convert("RGBA").save(folder / "layer.png")
+    ramp.save(folder / "moving.gif", save_all=True, append_images=[ramp.rotate(90)])
+    ramp.convert("RGB").save(folder / "web.webp", save_all=True, append_images=[ramp.convert("RGB").rotate(90)])
+    ramp.convert("RGB").save(folder / "turned.jpg", exif=turned)
+    Image.new("L", (1, 1)).save(folder / "dot.png")
+    answer = call(folder, "--model", model_folder, "-o", tmp_path / "out")
+    assert answer.exit_code == 0, answer.output
+    sizes = {}
+    for file in (tmp_path / "out/masks").iterdir():
+        with Image.open(file) as mask:
+            sizes[file.stem] = mask.size
+    usual = ("bits", "deep", "palette", "print", "layer", "moving", "web")
+    assert sizes == dict.fromkeys(usual, (60, 40)) | {"turned": (40, 60), "dot": (1, 1)}
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_huge_image_gets_a_mask_of_its_own_size_in_bounded_memory(model_folder, tmp_path):
+    Image.linear_gradient("L").resize((12000, 10000)).save(tmp_path / "huge.png", compress_level=1)
+    code = f"""
+import resource, sys
+from cliptea_pipeline.cli import app
+try:
+    app(["predict", "{tmp_path}/huge.png", "--model", "{model_folder}", "-o", "{tmp_path}/out"])
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    with Image.open(tmp_path / "out/masks/huge.png") as mask:
+        assert mask.size == (12000, 10000)
+    assert int(ended.stdout.split()[-1]) < 3500  # MiB; the image alone has 343, its logits would have 1831
+
+
 def test_bad_images_get_a_line_and_the_others_are_done(photos, model_folder, tmp_path):
     (photos / "cut.jpg").write_bytes((photos / "sub/b.jpg").read_bytes()[:700])
     (photos / "no.png").write_text("no image")
@@ -68,8 +137,10 @@ def test_bad_images_get_a_line_and_the_others_are_done(photos, model_folder, tmp
 
 def test_what_cannot_be_done_is_one_line_and_writes_nothing(photos, model_folder, tmp_path):
     output = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
     for arguments, code, words in (
         (["--model", model_folder, "--classes", "sky,sofa"], 2, "'sofa', and no text tower is at hand"),
+        ([tmp_path / "empty", "--model", model_folder], 1, "empty holds no image"),
         (["--model", tmp_path], 1, "holds no model of this program"),
         (["--model", "models:/x@champion", "--workdir", tmp_path], 1, "there is no "),
     ):
@@ -77,3 +148,34 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(photos, model_folder
         assert (answer.exit_code, answer.stderr.count("\n")) == (code, 1), answer.output
         assert words in answer.stderr
     assert not output.exists()
+
+
+REFUSED = """
+import sys
+from pathlib import Path
+from cliptea.errors import ClipteaError
+from cliptea_pipeline import serving
+photos, empty, output = map(Path, sys.argv[1:])
+for call in (
+    lambda: serving.predict([empty], "models:/x@champion", None, None, output, empty),
+    lambda: serving.predict([photos], str(empty / "none"), None, None, output, empty),
+    lambda: serving.predict([photos], "models:/x@champion", None, None, output, empty),
+    lambda: serving.predict([photos], "models:/x@champion", "cat, cat", None, output, empty),
+    lambda: serving.export("runs:/0/model", output / "a.onnx", None, empty),
+):
+    try:
+        call()
+    except ClipteaError as error:
+        print(error)
+print({"torch", "mlflow"} & set(sys.modules))
+"""
+
+
+def test_a_refusal_waits_for_no_import(photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    arguments = [str(tmp_path / name) for name in ("photos", "empty", "out")]
+    ended = subprocess.run([sys.executable, "-c", REFUSED, *arguments], capture_output=True, text=True, check=True)
+    *told, loaded = ended.stdout.splitlines()
+    for line, words in zip(told, ("no image", "no such folder", "mlflow.db", "twice: cat", "mlflow.db"), strict=True):
+        assert words in line
+    assert loaded == "set()"

@@ -29,6 +29,24 @@ def test_a_mask_is_what_evaluation_predicts(model, size):
         assert len(np.unique(mask)) > 1
 
 
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_images_of_one_padded_size_go_through_the_network_together(model, mode):
+    evaluation = model.description.evaluation.model_copy(update={"mode": mode, "window": 32, "stride": 24})
+    model.description = model.description.model_copy(update={"evaluation": evaluation})
+    sizes = [(64, 96), (128, 190), (65, 95), (60, 90)]
+    images = [picture(*size, seed) for seed, size in enumerate(sizes)]
+    assert {model.padded_size(image) for image in images} == {(64, 96)}
+    seen = []
+    model.student.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    masks = list(model.masks(images, model.known()))
+    if mode == "whole":
+        assert seen == [4]
+    for image, mask in zip(images, masks, strict=True):
+        assert mask.shape == image.shape[:2]
+        assert (mask == model.mask(image, model.known())).mean() > 0.9999  # sums are rounded in another order
+    assert len({mask.tobytes() for mask in masks}) == 4
+
+
 @pytest.mark.parametrize("size", [(333, 250), (40, 31), (64, 500)])
 def test_bands_of_a_large_image_are_as_the_whole(model, size, monkeypatch):
     image, classes = picture(*size), model.known()

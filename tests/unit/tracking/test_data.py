@@ -4,23 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from cliptea import runs, settings
 from cliptea.data.split import Splits
 from cliptea.manifest import Manifest
-from cliptea.tracking.data import log_data
-from cliptea.tracking.runs import open_parent
+from cliptea.tracking.data import dataset_inputs, log_data
+from cliptea.tracking.runs import ChildRun, open_parent
 from cliptea.tracking.tables import log_table
-
-
-@pytest.fixture
-def client(tmp_path, monkeypatch):
-    database = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
-    monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
-    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
-    return MlflowClient(database)
 
 
 @pytest.fixture
@@ -40,6 +30,16 @@ def test_data_sets_are_logged_once_with_their_counts(client, run):
     assert json.loads(logged.dataset.profile) == {"train": 3}
     folder = client.download_artifacts(run.tracking_run, "data/demo.json")
     assert json.loads(Path(folder).read_text())["counts"] == counts
+
+
+def test_a_variant_s_run_has_the_data_set_once_as_well(client, run):
+    own = Manifest(kind="split", fingerprint="0123456789abcdef", info={"counts": {"train": {"images": 3}}})
+    child = ChildRun.open(run, runs.expand(run.config)[0])
+    for _ in range(2):
+        child.log_data(dataset_inputs(run.config, {"demo": own}))
+    (logged,) = client.get_run(child.run_id).inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("demo", own.fingerprint)
+    assert {tag.key: tag.value for tag in logged.tags} == {"mlflow.data.context": "training"}
 
 
 def test_a_table_logged_again_is_replaced_and_mlflow_reads_it(client, run):

@@ -12,10 +12,13 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
+from cliptea.errors import StorageError
 from cliptea.models import build_student
 from cliptea.serving.segmenter import open_segmenter
+from cliptea.tracking.champions import Score
 from cliptea.tracking.client import experiment_id
 from cliptea.tracking.model import fetch_model
+from cliptea.tracking.registry import register, settle
 from cliptea.tracking.runs import ChildRun
 
 ELSEWHERE = """
@@ -37,10 +40,9 @@ print(cliptea.__file__)
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory):
+def logged(module_tracking_uri):
     """Client and URI of a model that was logged twice, the first time not to the end."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-    client = MlflowClient(uri)
+    client = MlflowClient(module_tracking_uri)
     run = client.create_run(experiment_id(client)).info.run_id
     torch.manual_seed(0)
     text = torch.nn.functional.normalize(torch.randn(3, 16), dim=1)
@@ -106,3 +108,26 @@ def test_mlflow_loads_it_by_its_uri_and_checks_what_it_is_given(logged, monkeypa
     assert model.predict(np.zeros((1, 33, 20, 3), np.uint8)).shape == (1, 33, 20)
     with pytest.raises(mlflow.exceptions.MlflowException, match="dtype"):
         model.predict(np.zeros((1, 33, 20, 3), np.float64))
+
+
+def test_the_run_shows_its_model(logged):
+    client, uri = logged
+    (shown,) = json.loads(client.get_run(uri.split("/")[1]).data.tags["mlflow.log-model.history"])
+    assert (shown["artifact_path"], shown["run_id"]) == ("model", uri.split("/")[1])
+    assert "python_function" in shown["flavors"]
+
+
+def test_a_champion_is_fetched_by_its_alias(logged, folder):
+    client, uri = logged
+    run = uri.split("/")[1]
+    version = register(client, "world", f"{client.get_run(run).info.artifact_uri}/model", run, Score(0.5, "", 0), {})
+    settle(client, "world", version)
+    with fetch_model("models:/world@champion") as found:
+        files = [file.relative_to(found) for file in found.rglob("*") if file.suffix in (".safetensors", ".py")]
+        assert len(files) > 20
+        assert all((found / file).read_bytes() == (folder / file).read_bytes() for file in files)
+    with (
+        pytest.raises(StorageError, match="there is no model models:/world@challenger"),
+        fetch_model("models:/world@challenger"),
+    ):
+        pass

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import random
-import shutil
 import time
 
 import pytest
@@ -18,21 +17,8 @@ from cliptea_pipeline.cli import app
 NAME = "cliptea-world"
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    """An empty database; making one takes MLflow seconds."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
-@pytest.fixture
-def client(empty, tmp_path):
-    return MlflowClient(f"sqlite:///{shutil.copy(empty, tmp_path)}")
-
-
 def add(client, hiou, source=None, name=NAME, margin=0.0):
-    return register(client, name, source or f"file:///models/{random.random()}", None, Score(hiou, "set", margin), {})
+    return register(client, name, source or f"s3://models/{random.random()}", None, Score(hiou, "set", margin), {})
 
 
 def champion(client, name=NAME):
@@ -53,15 +39,15 @@ def test_decision_and_reason_are_tags_of_the_version(client):
 
 
 def test_a_model_is_registered_once(client):
-    assert add(client, 0.5, "file:///a") == add(client, 0.5, "file:///a") == 1
+    assert add(client, 0.5, "s3://models/a") == add(client, 0.5, "s3://models/a") == 1
 
 
 def test_a_run_killed_after_registering_is_completed_by_the_next_or_by_itself(client):
     promote(client, 0.4)
-    lost = add(client, 0.7, "file:///lost")  # killed here
+    lost = add(client, 0.7, "s3://models/lost")  # killed here
     assert settle(client, NAME, add(client, 0.6)).champion == lost
     assert champion(client) == lost
-    assert settle(client, NAME, add(client, 0.7, "file:///lost")).decision.promoted
+    assert settle(client, NAME, add(client, 0.7, "s3://models/lost")).decision.promoted
 
 
 def test_a_late_write_of_an_old_decision_is_corrected(client, monkeypatch):
@@ -98,16 +84,15 @@ def _promote_many(uri, hious, seed):
         settle(client, NAME, add(client, hiou))
 
 
-def test_processes_that_promote_at_once_leave_the_best_champion(empty, tmp_path):
-    uri = f"sqlite:///{shutil.copy(empty, tmp_path / 'race.db')}"  # not opened here before the forks
+def test_processes_that_promote_at_once_leave_the_best_champion(tracking_uri):
     hious = [[0.2, 0.5, 0.3], [0.6, 0.4, 0.55], [0.3, 0.45, 0.58]]
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_promote_many, args=(uri, h, n)) for n, h in enumerate(hious)]
+    workers = [context.Process(target=_promote_many, args=(tracking_uri, h, n)) for n, h in enumerate(hious)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(120)
-    client = MlflowClient(uri)
+    client = MlflowClient(tracking_uri)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     versions = {int(v.version): v for v in client.search_model_versions(f"name = '{NAME}'")}
     assert sorted(versions) == list(range(1, 10))
@@ -151,7 +136,7 @@ def test_an_alias_set_by_hand_is_what_later_models_must_beat(client):
 
 def test_a_version_registered_by_hand_is_no_candidate_but_may_be_chosen(client):
     client.create_registered_model(NAME)
-    client.create_model_version(NAME, "file:///theirs", tags={"cliptea.settled": "yes"})
+    client.create_model_version(NAME, "s3://models/theirs", tags={"cliptea.settled": "yes"})
     assert promote(client, 0.4).champion == 2
     client.set_registered_model_alias(NAME, ALIAS, "1")
     outcome = promote(client, 0.9)
@@ -159,8 +144,7 @@ def test_a_version_registered_by_hand_is_no_candidate_but_may_be_chosen(client):
     assert champion(client) == 1
 
 
-def test_the_command_says_what_it_did(client, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+def test_the_command_says_what_it_did(client):
     for hiou in (0.4, 0.6):
         promote(client, hiou)
     answer = CliRunner().invoke(app, ["rollback", "--model", NAME])

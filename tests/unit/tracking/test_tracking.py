@@ -1,7 +1,8 @@
 """MLflow runs are found before they are made; nothing is logged twice; the champion changes for a reason."""
 
+import uuid
+
 import pytest
-from mlflow import MlflowClient
 
 from cliptea import runs, settings
 from cliptea.errors import StorageError
@@ -10,19 +11,6 @@ from cliptea.tracking.client import EXPERIMENT, connect, flatten
 from cliptea.tracking.finish import finish, mark_stopped
 from cliptea.tracking.promotion import candidates, promote
 from cliptea.tracking.runs import ChildRun, open_parent
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture
-def client(database, monkeypatch, tmp_path):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
-    monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
-    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
-    return MlflowClient(database)
 
 
 def make_run(name, job="job"):
@@ -54,13 +42,35 @@ def test_on_a_cluster_every_job_is_its_own_run(client, monkeypatch):
     assert make_run("cluster", "a").tracking_run != make_run("cluster", "b").tracking_run
 
 
+def test_the_runs_of_kfp_s_mlflow_plugin_are_joined(client, monkeypatch):
+    """The plug-in makes a run for the pipeline run, one for each task below it, and names the task's to the task."""
+    monkeypatch.delenv("CLIPTEA_EVENTS")
+    experiment = client.create_experiment(str(uuid.uuid4()))
+    tags = {"kfp.pipeline_run_id": "job7"}
+    theirs = client.create_run(experiment, tags=tags, run_name="theirs").info.run_id
+    task = client.create_run(experiment, tags=tags | {"mlflow.parentRunId": theirs}).info.run_id
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+    monkeypatch.setenv("MLFLOW_RUN_ID", task)
+    run = make_run("plug-in", "job7")
+    assert run.tracking_run == make_run("plug-in", "job7").tracking_run == theirs
+    child = client.get_run(ChildRun.open(run, run.variants[0]).run_id)
+    assert child.info.experiment_id == experiment
+    assert child.data.tags["mlflow.parentRunId"] == theirs
+    finish("job7", "FAILED", "no more disk")
+    joined = client.get_run(theirs)
+    assert (joined.info.run_name, joined.info.status) == ("theirs", "FAILED")
+    assert joined.data.params["train.iterations"] == "8"
+    assert client.get_run(task).data.params == {}
+    assert len(client.search_runs([experiment])) == 3
+
+
 def test_curves_are_logged_once_whatever_is_repeated(client):
     run = make_run("curves")
     curves = [{"iteration": n, "total": n / 7, "ce": n / 3} for n in range(2, 2000, 2)]
     for length in (300, 500, 400, len(curves)):  # killed runs come back with more, or fewer, than was logged
         child = ChildRun.open(run, run.variants[0])
-        child.log_curves(curves[:length])
-        child.log_curves(curves[:length])
+        child.log_curves(curves[:length], 4.0)
+        child.log_curves(curves[:length], 4.0)
     history = client.get_metric_history(child.run_id, "loss/ce")
     assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [
         (int(point["iteration"]), point["ce"]) for point in curves
@@ -99,11 +109,14 @@ def test_a_stopped_run_is_shown_as_killed_until_it_goes_on(client):
     assert client.get_run(run.tracking_run).info.status == "RUNNING"
 
 
-def test_artifacts_lie_beside_the_database(client, database):
+def test_artifacts_lie_beside_the_database_or_where_the_server_keeps_them(client, tracking_uri):
     make_run("artifacts")
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    folder = database.removeprefix("sqlite:///").removesuffix("mlflow.db")
-    assert experiment.artifact_location == f"file://{folder}artifacts"
+    location = client.get_experiment_by_name(EXPERIMENT).artifact_location
+    if tracking_uri.startswith("sqlite"):
+        folder = tracking_uri.removeprefix("sqlite:///").removesuffix("mlflow.db")
+        assert location == f"file://{folder}artifacts"
+    else:
+        assert location.startswith("mlflow-artifacts:/")
 
 
 def test_a_missing_server_is_one_line(monkeypatch):
@@ -156,6 +169,29 @@ def test_the_alias_follows_the_best_model(client):
     told = f"cliptea-smoke version 3: {best.tags['cliptea.reason']}; champion is version 3"
     assert [client.get_run(one).data.tags["cliptea.promotion"] for one in (run.tracking_run, child)] == [told, told]
     assert len(client.search_model_versions("name = 'cliptea-smoke'")) == 3
+
+
+def test_worse_tied_and_elsewhere_measured_models_stay_out_of_office(client):
+    decisions = []
+    for name, hiou, evaluation in (("q1", 0.5, "a"), ("q2", 0.4, "a"), ("q3", 0.5, "a"), ("q4", 0.9, "b")):
+        run = make_run(name)
+        child = ChildRun.open(run, run.variants[0]).run_id
+        decisions.append(promote(run, {"rows": [row(child, hiou)], "evaluation": evaluation, "stand_in": False}))
+    assert [decision["promoted"] for decision in decisions] == [True, False, False, False]
+    assert str(client.get_model_version_by_alias("cliptea-smoke", "champion").version) == decisions[0]["version"]
+    assert "hIoU 0.9000, and the champion's 0.5000 was measured on another evaluation set" in decisions[3]["reason"]
+
+
+def test_while_the_registry_is_down_nothing_is_decided(client, monkeypatch):
+    run = make_run("down")
+    child = ChildRun.open(run, run.variants[0]).run_id
+    comparison = {"rows": [row(child, 0.5)], "evaluation": "same", "stand_in": False}
+    with monkeypatch.context() as down:
+        down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        down.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with pytest.raises(StorageError, match=r"MLflow does not answer at http://127\.0\.0\.1:9"):
+            promote(run, comparison)
+    assert promote(run, comparison)["promoted"] is True
 
 
 def test_ablations_and_other_evaluation_sets_are_no_candidates():

@@ -1,0 +1,126 @@
+"""A tracking server that is down, hangs or restarts costs no training, and what was to be logged comes later."""
+
+import time
+
+import pytest
+from storage.faulty_proxy import ALWAYS, FaultyProxy
+
+from cliptea import runs, settings
+from cliptea.errors import ConfigError
+from cliptea.tracking import curves
+from cliptea.tracking.client import connect
+from cliptea.tracking.runs import ChildRun, open_parent
+
+EPOCH = 4.0  # iterations
+
+
+@pytest.fixture
+def run(client):
+    config = settings.load("smoke")
+    variants = runs.expand(config)[:1]
+    run = runs.Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=variants)
+    return run.model_copy(update={"tracking_run": open_parent(run)})
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    told = []
+    monkeypatch.setattr(curves.progress, "warn", told.append)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    return told
+
+
+def points(last):
+    return [{"iteration": n, "total": n / 7, "ce": n / 3} for n in range(2, last + 1, 2)]
+
+
+def train(run, last=8, between=lambda: None):
+    """As a training tells of its curves, `between` after half of it; returns the seconds that the telling took."""
+    with curves.curve_log(run, run.variants[0], EPOCH) as tell:
+        seconds = 0.0
+        for iteration in (last // 2, last):
+            sent(tell)
+            if iteration == last:
+                between()
+            before = time.monotonic()
+            tell(points(iteration))
+            seconds += time.monotonic() - before
+        return seconds
+
+
+def sent(tell):
+    """Wait for what was told last."""
+    tell.__self__._sending.join(60)
+
+
+def logged(client, run, name="loss/ce"):
+    child = ChildRun.open(run, run.variants[0]).run_id
+    return sorted((metric.step, metric.value) for metric in client.get_metric_history(child, name))
+
+
+def test_curves_and_epochs_are_logged_while_a_student_learns(client, run, warnings):
+    train(run, last=8)
+    train(run, last=12)  # goes on
+    assert warnings == []
+    assert logged(client, run) == [(n, n / 3) for n in (2, 4, 6, 8, 10, 12)]
+    assert logged(client, run, "train/epoch") == [(n, n / EPOCH) for n in (2, 4, 6, 8, 10, 12)]
+
+
+def test_what_the_machine_does_is_logged_beside_and_goes_on_after_a_restart(client, run, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    train(run, between=lambda: time.sleep(1))
+    first = logged(client, run, "system/cpu_utilization_percentage")
+    train(run, between=lambda: time.sleep(1))
+    both = logged(client, run, "system/cpu_utilization_percentage")
+    assert len(both) > len(first) > 1
+    assert [step for step, _ in both] == list(range(len(both)))
+    assert 0 < logged(client, run, "system/system_memory_usage_percentage")[-1][1] < 100
+
+
+def test_a_server_that_is_down_costs_a_warning_and_no_curve(client, run, warnings, monkeypatch):
+    with monkeypatch.context() as down:
+        down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the discard port: nobody listens
+        assert train(run) < 1
+    assert len(warnings) == 1
+    assert "kept and logged later" in warnings[0]
+    assert logged(client, run) == []
+    train(run)
+    assert logged(client, run) == [(n, n / 3) for n in (2, 4, 6, 8)]
+
+
+@pytest.mark.parametrize("tracking_uri", ["server"], indirect=True)
+def test_a_server_that_hangs_is_not_waited_for(client, run, server, warnings, monkeypatch):
+    monkeypatch.setattr(curves, "PATIENCE", 0.5)
+    with FaultyProxy(f"127.0.0.1:{server.port}") as proxy, monkeypatch.context() as slow:
+        slow.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{proxy.port}")
+        before = time.monotonic()
+        assert train(run, between=lambda: proxy.fail("stall", ALWAYS)) < 1
+        assert time.monotonic() - before < 5
+    assert proxy.injected
+    ChildRun.open(run, run.variants[0]).log_curves(points(8), EPOCH)  # as the evaluate step does
+    assert logged(client, run) == [(n, n / 3) for n in (2, 4, 6, 8)]
+
+
+@pytest.mark.parametrize("tracking_uri", ["server"], indirect=True)
+def test_a_server_that_restarts_is_told_what_it_missed(client, run, server, warnings):
+    with curves.curve_log(run, run.variants[0], EPOCH) as tell:
+        sent(tell)
+        tell(points(4))
+        sent(tell)
+        server.kill()
+        tell(points(6))  # lost
+        sent(tell)
+        server.start()
+        tell(points(8))
+    assert len(warnings) == 1
+    assert logged(client, run) == [(n, n / 3) for n in (2, 4, 6, 8)]
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://me:a-secret@127.0.0.1:9", "https://a-secret@host", "postgresql://me:a-secret@host/mlflow"]
+)
+def test_an_address_with_a_password_is_refused_without_repeating_it(uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as refused:
+        connect()
+    assert "a-secret" not in str(refused.value)

@@ -23,6 +23,10 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /tmp
+COPY --from=build /opt/venv /opt/venv
+USER 1000:1000
+EXPOSE 5000
+CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000"]
 ARG BASE
 ARG VERSION=0
 ARG REVISION=unknown
@@ -32,7 +36,3 @@ LABEL org.opencontainers.image.title="cliptea-mlflow" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${BASE}"
-COPY --from=build /opt/venv /opt/venv
-USER 1000:1000
-EXPOSE 5000
-CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000"]

@@ -70,9 +70,14 @@ class TestFinal:
         assert {"HOME=/tmp", "TMPDIR=/tmp"} <= set(variables)
 
     def test_labels(self, path, stage):
-        (labels,) = [argument for name, argument in stages(path)[stage] if name == "LABEL"]
+        labels = " ".join(argument for name, argument in stages(path)[stage] if name == "LABEL")
         for key in ("title", "description", "licenses", "version", "revision", "base.name"):
             assert f"org.opencontainers.image.{key}=" in labels
+
+    def test_the_revision_changes_no_layer_of_packages(self, path, stage):
+        found = [f"{name} {argument}" for name, argument in stages(path)[stage]]
+        last = max(place for place, text in enumerate(found) if text.startswith(("COPY", "RUN")))
+        assert not [text for text in found[:last] if "REVISION" in text]
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 from lives import NAME, complete, ended, follow, nothing, running, script, waiting
+from quick_pace import Impatient
 
 from cliptea.cluster.api import TIMEOUT, ClusterError, connect
 from cliptea.cluster.follow import Pace
@@ -78,7 +79,7 @@ def test_no_node_for_too_long_fails_and_frees_the_cluster(kubernetes):
 def test_what_never_starts_is_given_up(kubernetes, trouble):
     kubernetes.play, words = TROUBLES[trouble]
     with pytest.raises(ClusterError, match="training did not start within") as caught:
-        follow()
+        follow(Impatient)
     assert words in str(caught.value)
     assert kubernetes.deleted == [NAME]
 
@@ -87,7 +88,7 @@ def test_what_never_starts_is_given_up(kubernetes, trouble):
 def test_what_may_start_later_is_waited_for(kubernetes, trouble):
     act, _ = TROUBLES[trouble]
     kubernetes.play = script(*[act] * 20, running, complete)  # longer than what is hopeless
-    follow()
+    follow(Impatient)
     assert kubernetes.deleted == []
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 from storage.s3_server import ACCESS, BUCKET, SECRET
 from storage.s3_server import running as s3_running
 
@@ -100,12 +101,27 @@ def _postgresql() -> Iterator[str]:
             )  # fmt: skip
         try:
             wait_for(port, process, log)
-            yield f"postgresql+psycopg://mlflow:{DATABASE_SECRET}@127.0.0.1:{port}/postgres"
+            address = f"://mlflow:{DATABASE_SECRET}@127.0.0.1:{port}/postgres"
+            _await_login(f"postgresql{address}")
+            yield f"postgresql+psycopg{address}"
         finally:
             process.terminate()
             process.wait()
     finally:
         shutil.rmtree(home)
+
+
+def _await_login(address: str) -> None:
+    """PostgreSQL listens before it is ready, and turns away who comes then."""
+    until = time.monotonic() + SECONDS
+    while True:
+        try:
+            psycopg.connect(address).close()
+            return
+        except psycopg.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
 
 
 def _programs() -> Path | None:

@@ -14,6 +14,7 @@ from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, publish, put_object
+from cliptea.models.registry import require
 from cliptea.storage import Store
 from cliptea.teacher.cache import TeacherCache
 from cliptea.teacher.tokens import load_text
@@ -107,6 +108,12 @@ def _check_divides(config: Config, world: World) -> None:
         raise ConfigError(
             f"train.batch_size={train.batch_size} with {world.size} processes and train.accumulate={train.accumulate}",
             f"a multiple of {world.size * train.accumulate}",
+        )
+    if train.batch_size == world.size * train.accumulate and require(config.student.backbone).family == "upernet":
+        raise ConfigError(
+            f"one image at a time with the backbone {config.student.backbone}",
+            "two or more: UPerNet has a batch norm over a map of one pixel",
+            "raise train.batch_size, or lower the processes or train.accumulate",
         )
 
 

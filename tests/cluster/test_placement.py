@@ -12,7 +12,8 @@ from kubeflow_trainer_api import models
 from cliptea.cluster.job import build
 from cliptea.cluster.settings import JobSettings, Passed
 from cliptea_pipeline.compile import compile_pipeline
-from cliptea_pipeline.placement import Placement, read_placement
+from cliptea_pipeline.placement import Placement
+from cliptea_pipeline.placement_file import read_placement
 
 IMAGE = "host:5000/team/cliptea@sha256:0123"
 TOLERATIONS = [

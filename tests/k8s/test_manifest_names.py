@@ -13,7 +13,8 @@ from manifests import COMPONENTS, K8S, OVERLAYS, containers, everything, granted
 from cliptea import __version__
 from cliptea.cluster import job, settings
 from cliptea_pipeline.compile import compile_pipeline
-from cliptea_pipeline.placement import Placement, read_placement
+from cliptea_pipeline.placement import Placement
+from cliptea_pipeline.placement_file import read_placement
 
 
 def test_rights_in_the_whole_cluster_are_one_and_not_given_unasked(tmp_path):

@@ -12,7 +12,8 @@ from command import SOURCES
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.steps.common import IMAGE
 from cliptea_pipeline.compile import check_pipeline, compile_pipeline, pipeline_file
-from cliptea_pipeline.placement import Placement, read_placement
+from cliptea_pipeline.placement import Placement
+from cliptea_pipeline.placement_file import read_placement
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from cliptea import __version__
 from cliptea.errors import ClipteaError, ConfigError
 
-__all__ = ["PAGE", "PIPELINE", "Away", "Endpoint", "EndpointError", "Version", "address", "all_pages"]
+__all__ = ["NAMESPACE", "PAGE", "PIPELINE", "Away", "Endpoint", "EndpointError", "Version", "address", "all_pages"]
 
 PIPELINE = "cliptea"
 ENDPOINT, TOKEN, NAMESPACE = "KFP_ENDPOINT", "KFP_TOKEN", "KFP_NAMESPACE"

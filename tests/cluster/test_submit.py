@@ -190,7 +190,7 @@ def test_the_token_is_sent_and_never_shown(pipelines, monkeypatch):
 
 
 def test_a_schedule_follows_the_latest_version_without_overlap_and_catch_up(pipelines):
-    made = call("schedule", "--cron", "0 0 3 * * 0", "--preset", "smoke", "--set", "seeds=2")
+    made = call("schedule", "--cron", "0 0 3 * * 0 ", "--preset", "smoke", "--set", "seeds=2")
     assert made.exit_code == 0
     assert "in the time zone of KFP's controller" in made.output
     (schedule,) = pipelines.held["recurringruns"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from kubernetes.utils.quantity import parse_quantity
+
 from cliptea.cluster.api import RIGHTS, Cluster, ClusterError, Right, connect
 from cliptea_pipeline.checks import BROKEN, OK, SECONDS, UNKNOWN, Finding
 from cliptea_pipeline.placement import Placement
@@ -129,14 +131,15 @@ def _quota(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
         yield Finding("quota", UNKNOWN, f"you may not list quotas ({status or 'no answer'}): ask who may")
         return
     for quota in found["items"]:
-        name, room = quota["metadata"]["name"], quota["spec"].get("hard", {}).get(f"requests.{placement.gpu_resource}")
-        if room is None or not gpus:
+        name, hard = quota["metadata"]["name"], quota["spec"].get("hard", {}).get(f"requests.{placement.gpu_resource}")
+        if hard is None or not gpus:
             continue
+        room = int(parse_quantity(hard))
         wanted = f"{name} has {room} {placement.gpu_resource}, and each student wants {gpus}"
-        if students is None or students * gpus > int(room):
-            fits = int(room) // gpus
-            todo = f"say parallel: {fits}" if fits else "raise the quota"
-            yield Finding("quota", BROKEN, f"{wanted}, {students or 'all'} at a time: {todo}")
+        if students is None or students * gpus > room:
+            todo = f"say parallel: {room // gpus}" if room >= gpus else "raise the quota"
+            state = UNKNOWN if students is None and room >= gpus else BROKEN
+            yield Finding("quota", state, f"{wanted}, {students or 'all'} at a time: {todo}")
         else:
             yield Finding("quota", OK, f"{wanted}, {students} at a time")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import warnings
@@ -160,10 +161,11 @@ class Endpoint:
             same = [v for v in versions if v.display_name == name or v.display_name.startswith(f"{name}-")]
             if same and (same[-1] is versions[-1] or not as_latest):
                 return Version(pipeline, same[-1].pipeline_version_id, same[-1].display_name, versions[-1].display_name)
-            if same:
-                name += f"-{len(same) + 1}"  # a name is taken once
-            made = self.client.upload_pipeline_version(str(file), name, pipeline_id=pipeline)
-        return Version(pipeline, made.pipeline_version_id, name, name)
+            taken = {version.display_name for version in same}
+            names = itertools.chain([name], (f"{name}-{again}" for again in itertools.count(2)))
+            free = next(candidate for candidate in names if candidate not in taken)
+            made = self.client.upload_pipeline_version(str(file), free, pipeline_id=pipeline)
+        return Version(pipeline, made.pipeline_version_id, free, free)
 
     def _create_pipeline(self) -> str:
         import kfp_server_api

@@ -52,16 +52,17 @@ def read_compiled(file: Path) -> Compiled:
         steps = {name.removeprefix("exec-"): e["container"] for name, e in spec["deploymentSpec"]["executors"].items()}
         if not given.keys() >= PARAMETERS:
             raise KeyError("parameters")
+        job, resolve = _job_settings(spec), steps["resolve"]
     except OSError as error:
         raise ConfigError(f"cannot read the pipeline {file}: {error.strerror}", expected) from None
-    except (UnicodeDecodeError, yaml.YAMLError, StopIteration, TypeError, KeyError, AttributeError):
+    except (ValueError, yaml.YAMLError, StopIteration, TypeError, KeyError, AttributeError):
         todo = "a placement is given to `cliptea compile --placement` first"
         raise ConfigError(f"{file} is no compiled pipeline of cliptea", expected, todo) from None
-    environment = {item["name"]: item["value"] for item in steps["resolve"].get("env", [])}
+    environment = {item["name"]: item["value"] for item in resolve.get("env", [])}
     gpus = {
         name: int(c.get("resources", {}).get("accelerator", {}).get("resourceCount", 0)) for name, c in steps.items()
     }
-    return Compiled(steps["resolve"]["image"], environment.get("CLIPTEA_STORE", ""), gpus, _job_settings(spec))
+    return Compiled(resolve["image"], environment.get("CLIPTEA_STORE", ""), gpus, job)
 
 
 def _job_settings(spec: dict[str, Any]) -> JobSettings | None:

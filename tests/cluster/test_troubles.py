@@ -82,6 +82,22 @@ def test_half_a_trainjob_has_not_started_and_holds_no_nodes_for_ever(kubernetes)
     assert kubernetes.deleted == [NAME]
 
 
+def test_half_a_trainjob_that_fails_says_what_the_other_half_waits_for(kubernetes):
+    def half(server):
+        server.pod("p0")
+        server.pod("p1", "Pending", index=1, conditions=[NO_NODE])
+
+    def failing(server):
+        server.pod("p0", "Failed", **ended(1))
+        server.end("Failed", "jobset failed")
+
+    kubernetes.play = script(half, failing)
+    with pytest.raises(
+        ClusterError, match="p0: .* code 1; not all of its pods ran: p1: no node can take it: 0/3 nodes"
+    ):
+        follow(nodes=2)
+
+
 def test_all_pods_that_have_run_once_have_started(kubernetes):
     def all_run(server):
         server.pod("p0")

@@ -146,6 +146,9 @@ class _Follower:
         cause = min(causes, key=lambda t: CAUSES.index(t.kind), default=None)
         self.lost = cause is not None and cause.kind in AGAIN
         text = f"the TrainJob {self.name} failed: {f'{cause.where}: {cause.text}' if cause else reason}"
+        waits = [t for key, t in self.seen.items() if t.kind in ("node", "quota") and self.last[key] >= since]
+        if waits and not self.started:  # those that ran have waited for the others in vain
+            text += f"; not all of its pods ran: {waits[0].where}: {waits[0].text}"
         if self.log.tail and not self.lost:
             text += f"; its last line: {self.log.tail[-1]}"
         return text

@@ -93,7 +93,7 @@ def test_half_a_trainjob_that_fails_says_what_the_other_half_waits_for(kubernete
 
     kubernetes.play = script(half, failing)
     with pytest.raises(
-        ClusterError, match="p0: .* code 1; not all of its pods ran: p1: no node can take it: 0/3 nodes"
+        ClusterError, match=r"p0: .* code 1; not all of its pods ran: p1: no node can take it: 0/3 nodes"
     ):
         follow(nodes=2)
 

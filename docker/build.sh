@@ -13,16 +13,33 @@ cd "$(dirname "$0")/.."
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' components/cliptea/__init__.py)
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 
+fail() {
+    echo "error: $1" >&2
+    exit 1
+}
+
+# What is wrong is said before the first image, which takes minutes.
+for image in "${@:-cpu}"; do
+    case $image in
+    cpu | cuda | mlflow) ;;
+    *) fail "no image $image; expected cpu, cuda or mlflow" ;;
+    esac
+done
+
 if [ -z "${BUILDER:-}" ]; then
     if docker info >/dev/null 2>&1; then
         BUILDER=docker
     elif command -v buildah >/dev/null; then
         BUILDER=buildah
     else
-        echo "error: neither a docker that runs nor buildah is here; install one of them" >&2
-        exit 1
+        fail "neither a docker that runs nor buildah is here; install one of them"
     fi
 fi
+case $BUILDER in
+docker) docker info >/dev/null 2>&1 || fail "docker does not run here; start it, or set BUILDER=buildah" ;;
+buildah) command -v buildah >/dev/null || fail "there is no buildah here; install it, or set BUILDER=docker" ;;
+*) fail "BUILDER=$BUILDER; expected docker or buildah" ;;
+esac
 
 build() { # tag, Dockerfile, further flags
     tag=$1 file=$2
@@ -36,7 +53,6 @@ build() { # tag, Dockerfile, further flags
     case $BUILDER in
     docker) docker build ${BUILD_FLAGS:-} "$@" . ;;
     buildah) buildah bud --format docker ${BUILD_FLAGS:-} "$@" . ;;
-    *) echo "error: BUILDER=$BUILDER; expected docker or buildah" >&2 && exit 1 ;;
     esac
 }
 
@@ -45,6 +61,5 @@ for image in "${@:-cpu}"; do
     cpu) build "cliptea:$version" docker/Dockerfile --target cpu ;;
     cuda) build "cliptea:$version-cuda" docker/Dockerfile --target cuda ;;
     mlflow) build "cliptea-mlflow:$version" docker/mlflow.Dockerfile ;;
-    *) echo "error: no image $image; expected cpu, cuda or mlflow" >&2 && exit 1 ;;
     esac
 done

@@ -96,7 +96,7 @@ def kfp(endpoint: str | None, namespace: str | None) -> Iterator[Finding]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     found, health = _answer("Pipelines", url, f"{url}/apis/v2beta1/healthz", headers, "KFP_ENDPOINT", TOKEN)
     if found.state == OK:
-        several, namespace = health.get("multi_user"), namespace or os.environ.get(NAMESPACE)
+        several = health.get("multi_user")
         if several and not namespace:
             text = f"{url} serves several users: add --namespace, or set {NAMESPACE}"
             found = Finding("Pipelines", BROKEN, text)

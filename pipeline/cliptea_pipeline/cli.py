@@ -92,8 +92,12 @@ def compile_(
     """Write the pipeline that Kubeflow runs."""
     with _one_line_errors(debug):
         from cliptea_pipeline.compile import check_pipeline, compile_pipeline
-        from cliptea_pipeline.placement import read_placement
+        from cliptea_pipeline.placement_file import read_placement
 
+        if output is None and not check and (image or placement):
+            raise ConfigError(
+                "--image and --placement make another pipeline than the shipped one", "a file for it, by -o"
+            )
         chosen = read_placement(placement)
         if image is not None:
             chosen = chosen.model_copy(update={"image": image})
@@ -222,8 +226,9 @@ def submit(
         from cliptea_pipeline import submit as submitting
         from cliptea_pipeline.endpoint import Endpoint
 
+        given = submitting.parameters(preset, overrides or [], skip_unchanged, pipeline)
         server = Endpoint(endpoint, namespace)
-        run_id = submitting.submit(server, preset, overrides or [], experiment, pipeline, skip_unchanged)
+        run_id = submitting.submit(server, given, experiment, pipeline)
         if wait:
             raise typer.Exit(submitting.wait(server, run_id))
 
@@ -250,6 +255,7 @@ def schedule(
     """Retrain regularly on a cluster, in the time zone of KFP's controller; unchanged data are skipped."""
     with _one_line_errors(debug):
         from cliptea_pipeline import schedule as scheduling
+        from cliptea_pipeline import submit as submitting
         from cliptea_pipeline.endpoint import Endpoint
 
         asked = [bool(part) for part in (cron, show, pause, resume, delete)]
@@ -258,18 +264,25 @@ def schedule(
                 f"{sum(asked)} things are asked for", "one of --cron, --list, --pause, --resume, --delete"
             )
         if cron:
+            cron = cron.strip()
             scheduling.require_cron(cron)
-        server = Endpoint(endpoint, namespace)
-        if cron:
+            given = submitting.parameters(preset, overrides or [], not always, pipeline)
             chosen = name or f"cliptea-{preset}"
-            scheduling.create(server, chosen, cron, preset, overrides or [], experiment, pipeline, not always)
+            scheduling.create(Endpoint(endpoint, namespace), chosen, cron, given, experiment, pipeline)
             print(f"schedule {chosen}: {cron}, in the time zone of KFP's controller, which is UTC unless set otherwise")
-        for act, which in ((scheduling.pause, pause), (scheduling.resume, resume), (scheduling.delete, delete)):
+            return
+        server = Endpoint(endpoint, namespace)
+        acts = {"paused": (scheduling.pause, pause), "resumed": (scheduling.resume, resume)}
+        for done, (act, which) in (acts | {"deleted": (scheduling.delete, delete)}).items():
             if which:
                 act(server, which)
+                print(f"{done} the schedule {which}")
         if show:
-            for item in scheduling.listed(server):
+            schedules = scheduling.listed(server)
+            for item in schedules:
                 print(f"{item.name}\t{item.state}\t{item.cron}\tpreset {item.preset}")
+            if not schedules:
+                print("no schedules", file=sys.stderr)
 
 
 @app.command()
@@ -282,7 +295,7 @@ def doctor(
     """Say what a run on a cluster would find: ok, missing or cannot tell, and what to do."""
     with _one_line_errors(debug):
         from cliptea_pipeline import doctor as examining
-        from cliptea_pipeline.placement import read_placement
+        from cliptea_pipeline.placement_file import read_placement
 
         raise typer.Exit(examining.doctor(read_placement(placement), endpoint, namespace))
 

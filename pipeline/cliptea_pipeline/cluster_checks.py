@@ -1,9 +1,11 @@
-"""What `cliptea doctor` looks at in Kubernetes: Trainer and its runtime, rights, secrets, GPU nodes."""
+"""What `cliptea doctor` looks at in Kubernetes: Trainer and its runtime, rights, settings, secrets, GPUs, quota."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from kubernetes.utils.quantity import parse_quantity
 
 from cliptea.cluster.api import RIGHTS, Cluster, ClusterError, Right, connect
 from cliptea_pipeline.checks import BROKEN, OK, SECONDS, UNKNOWN, Finding
@@ -12,6 +14,7 @@ from cliptea_pipeline.placement import Placement
 __all__ = ["kubernetes"]
 
 TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
+WEBHOOK = "cliptea-webhook"  # the one secret that may be missing
 RUNTIMES = {"TrainingRuntime": "trainingruntimes", "ClusterTrainingRuntime": "clustertrainingruntimes"}
 
 
@@ -26,8 +29,10 @@ def kubernetes(namespace: str | None, placement: Placement) -> list[Callable[[],
     return [
         lambda: _trainer(cluster, placement, needed),
         lambda: _rights(cluster, needed),
+        lambda: _config_map(cluster, placement),
         lambda: _secrets(cluster, placement),
         lambda: _gpus(cluster, placement),
+        lambda: _quota(cluster, placement),
     ]
 
 
@@ -68,22 +73,36 @@ def _rights(cluster: Cluster, needed: bool) -> Iterator[Finding]:
         yield Finding("rights", OK, f"you may make and follow TrainJobs in {cluster.namespace}")
 
 
+def _config_map(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
+    name = placement.config_map
+    if placement.store is not None or "CLIPTEA_STORE" not in placement.config_keys:
+        return
+    status, found = _get(cluster, f"/api/v1/namespaces/{cluster.namespace}/configmaps/{name}")
+    if status == 200 and "CLIPTEA_STORE" not in ((found or {}).get("data") or {}):
+        yield Finding("settings", BROKEN, f"config map {name} has no CLIPTEA_STORE: add it, or store to the placement")
+    else:
+        yield _there("settings", status, f"config map {name}", "apply cliptea's manifests", BROKEN)
+
+
 def _secrets(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     base = f"/api/v1/namespaces/{cluster.namespace}"
     for name, keys in placement.secrets.items():
+        if not keys:
+            continue
         status, found = _get(cluster, f"{base}/secrets/{name}")
         held = set((found or {}).get("data") or {}) & set(keys)
         if status == 200 and not held:
             text = f"secret {name} holds none of {', '.join(keys)}: create it anew"
             yield Finding("secret", BROKEN, text)
         else:
-            todo = f"create it with keys among {', '.join(keys)}, or grant the steps access in another way"
-            yield _there("secret", status, f"secret {name}", todo, UNKNOWN)
+            todo = f"create it with keys among {', '.join(keys)}; if the steps need none, say {name}: [] in secrets"
+            yield _there("secret", status, f"secret {name}", todo, UNKNOWN if name == WEBHOOK else BROKEN)
     for name in placement.image_pull_secrets:
         status, _ = _get(cluster, f"{base}/secrets/{name}")
         yield _there("image pull", status, f"secret {name}", "kubectl create secret docker-registry", BROKEN)
     if not placement.image_pull_secrets:
-        yield Finding("image pull", OK, f"the placement names no secret: {placement.image} must be open to the nodes")
+        open_to = "in a registry open to the nodes" if "/" in placement.image else "loaded into every node"
+        yield Finding("image pull", UNKNOWN, f"the placement names no secret: {placement.image} must be {open_to}")
 
 
 def _gpus(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
@@ -93,11 +112,36 @@ def _gpus(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
         return
     counts = [int(node["status"].get("allocatable", {}).get(placement.gpu_resource, 0)) for node in found["items"]]
     wanted = max(getattr(placement.steps, step).gpus for step in type(placement.steps).model_fields)
+    gpus, nodes = placement.steps.train.gpus, placement.train_job.nodes
+    enough = sum(count >= gpus for count in counts)
     text = f"{sum(counts)} {placement.gpu_resource} on {sum(count > 0 for count in counts)} of {len(counts)} nodes"
     if wanted > max(counts, default=0):
         yield Finding("GPU nodes", BROKEN, f"{text}, and a step wants {wanted} on one: change the placement's gpus")
+    elif gpus and nodes > enough:
+        yield Finding("GPU nodes", BROKEN, f"{text}, and train wants {nodes} nodes with {gpus}: change train_job.nodes")
     else:
         yield Finding("GPU nodes", OK, text)
+
+
+def _quota(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
+    """Whether the students that train at a time have room; those that wait too long are given up."""
+    students, gpus = placement.students_at_a_time, placement.steps.train.gpus * placement.train_job.nodes
+    status, found = _get(cluster, f"/api/v1/namespaces/{cluster.namespace}/resourcequotas")
+    if status != 200 or found is None:
+        yield Finding("quota", UNKNOWN, f"you may not list quotas ({status or 'no answer'}): ask who may")
+        return
+    for quota in found["items"]:
+        name, hard = quota["metadata"]["name"], quota["spec"].get("hard", {}).get(f"requests.{placement.gpu_resource}")
+        if hard is None or not gpus:
+            continue
+        room = int(parse_quantity(hard))
+        wanted = f"{name} has {room} {placement.gpu_resource}, and each student wants {gpus}"
+        if students is None or students * gpus > room:
+            todo = f"say parallel: {room // gpus}" if room >= gpus else "raise the quota"
+            state = UNKNOWN if students is None and room >= gpus else BROKEN
+            yield Finding("quota", state, f"{wanted}, {students or 'all'} at a time: {todo}")
+        else:
+            yield Finding("quota", OK, f"{wanted}, {students} at a time")
 
 
 def _there(what: str, status: int | None, name: str, todo: str, absent: str) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["check_pipeline", "compile_pipeline", "pipeline_file"]
 
 FILE = "cliptea.yaml"
+# As the container engines read them: a host with its port, a path in small letters, a tag, a digest.
+PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+REFERENCE = re.compile(
+    rf"(?:{PART}(?::\d+)?/)?{PART}(?:/{PART})*(?::(?P<tag>\w[\w.-]{{0,127}}))?(?P<digest>@sha256:[0-9a-f]{{64}})?"
+)
 
 
 def pipeline_file() -> Path:
@@ -36,7 +42,7 @@ def compile_pipeline(placement: Placement | None = None, output: Path | None = N
         output: file to write; by default the committed one; without sources, `cliptea.yaml` here.
 
     Raises:
-        ConfigError: the image is named by no digest and no tag, or by a tag that moves.
+        ConfigError: the image's name is none, or has no digest and no tag, or a tag that moves.
     """
     target = output or _default_file()
     text = _compiled(placement)
@@ -75,7 +81,7 @@ def _compiled(placement: Placement | None) -> str:
     from cliptea_pipeline.placement import Placement
 
     chosen = placement or Placement()
-    _require_immutable(chosen.image)
+    _require_pinned(chosen.image)
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / FILE
@@ -83,12 +89,18 @@ def _compiled(placement: Placement | None) -> str:
         return path.read_text(encoding="utf-8")
 
 
-def _require_immutable(image: str) -> None:
+def _require_pinned(image: str) -> None:
     # A step's outputs are known by its image's name: a tag that moves would mix the work of two versions.
-    name, _, digest = image.partition("@")
-    _, colon, tag = name.rpartition("/")[2].partition(":")
-    if not digest and (not colon or tag in ("", "latest")):
-        raise ConfigError(
-            f"the image {image!r} has " + ("the tag latest, which moves" if tag == "latest" else "no tag"),
-            f"a digest or a tag that is never moved, such as {IMAGE}",
-        )
+    found = REFERENCE.fullmatch(image)
+    if found is None:
+        what = "is no image's name"
+    elif found["digest"]:
+        return
+    elif found["tag"] in (None, "latest"):
+        what = "has the tag latest, which moves" if found["tag"] else "has no tag"
+    else:
+        return
+    raise ConfigError(
+        f"the image {image!r} {what}",
+        f"host/path in small letters, and a tag that is never moved, as host/{IMAGE}, or @sha256: and its 64 digits",
+    )

@@ -47,7 +47,7 @@ def cliptea_pipeline(placement: Placement) -> BaseComponent:
                     made = place(tokens(run=run, shards=shards, part=part, parts=parts)).outputs["made"]
                 cache = place(teacher(run=run, shards=shards, made=dsl.Collected(made))).outputs["cache"]
                 labels = place(variants(run=run)).output
-                with dsl.ParallelFor(labels, name="students", parallelism=placement.parallel) as variant:
+                with dsl.ParallelFor(labels, name="students", parallelism=placement.students_at_a_time) as variant:
                     model = student(run=run, shards=shards, cache=cache, variant=variant).outputs["model"]
                     scored = place(evaluate(run=run, shards=shards, cache=cache, model=model, variant=variant))
                 scores = dsl.Collected(scored.outputs["scores"])

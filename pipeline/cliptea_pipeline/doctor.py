@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from rich.console import Console
 from cliptea_pipeline import checks
 from cliptea_pipeline.checks import BROKEN, OK, UNKNOWN, Finding
 from cliptea_pipeline.cluster_checks import kubernetes
+from cliptea_pipeline.endpoint import NAMESPACE
 from cliptea_pipeline.placement import Placement
 
 __all__ = ["doctor", "examine"]
@@ -27,11 +29,12 @@ def doctor(placement: Placement, endpoint: str | None, namespace: str | None) ->
     Args:
         placement: says which secrets, runtime, GPUs and launcher are wanted.
         endpoint: of Kubeflow Pipelines; default: KFP_ENDPOINT.
-        namespace: of the steps; default: the one of the cluster's configuration.
+        namespace: of the steps; default: KFP_NAMESPACE, else the one of the cluster's configuration.
 
     Returns:
         Exit code: 1 when something that is configured or needed is missing.
     """
+    namespace = namespace or os.environ.get(NAMESPACE)
     looks = [
         lambda: checks.store(placement.store),
         checks.mlflow,

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cliptea import __version__
 from cliptea.errors import ClipteaError, ConfigError
 
-__all__ = ["PAGE", "PIPELINE", "Away", "Endpoint", "EndpointError", "address", "all_pages"]
+__all__ = ["NAMESPACE", "PAGE", "PIPELINE", "Away", "Endpoint", "EndpointError", "Version", "address", "all_pages"]
 
 PIPELINE = "cliptea"
 ENDPOINT, TOKEN, NAMESPACE = "KFP_ENDPOINT", "KFP_TOKEN", "KFP_NAMESPACE"
@@ -30,11 +31,20 @@ class Away(EndpointError):
     """Kubeflow Pipelines does not answer, or not sensibly; it may later."""
 
 
+class Version(NamedTuple):
+    """A version of the pipeline on the server: ids of both, its name, and the name of the latest one."""
+
+    pipeline: str
+    id: str
+    name: str
+    latest: str
+
+
 def address(given: str | None) -> str:
     """The address of the KFP API, without a path to a page of its user interface.
 
     Raises:
-        ConfigError: none is named.
+        ConfigError: none is named, or without http:// or https://.
     """
     url = (given or os.environ.get(ENDPOINT, "")).split("#")[0].rstrip("/")
     if not url:
@@ -43,7 +53,9 @@ def address(given: str | None) -> str:
             "its address, such as http://localhost:8080 after `kubectl port-forward svc/ml-pipeline-ui 8080:80`",
             f"add --endpoint, or set {ENDPOINT}",
         )
-    return url if "://" in url else f"https://{url}"
+    if "://" not in url:
+        raise ConfigError(f"the endpoint {url!r} has no scheme", f"http://{url} or https://{url}")
+    return url
 
 
 class Endpoint:
@@ -121,11 +133,12 @@ class Endpoint:
         except ApiException as error:
             raise _refused(self.url, error) from None
 
-    def upload(self, file: Path) -> tuple[str, str]:
+    def upload(self, file: Path, as_latest: bool = False) -> Version:
         """Make the compiled pipeline a version of the pipeline `cliptea`, unless it is one.
 
-        Returns:
-            Ids of pipeline and version.
+        Args:
+            file: the compiled pipeline.
+            as_latest: make an older version the latest, which schedules follow, by another upload of it.
 
         Raises:
             ConfigError: the file cannot be read.
@@ -139,17 +152,27 @@ class Endpoint:
         pipeline = self.pipeline()
         with self.asked():
             if pipeline is None:
-                pipeline = self.client.upload_pipeline(str(file), PIPELINE, namespace=self.namespace).pipeline_id
-            else:
-                versions = all_pages(
-                    lambda token: self.client.list_pipeline_versions(pipeline, page_token=token, page_size=PAGE),
-                    "pipeline_versions",
-                )
-                for version in versions:
-                    if version.display_name == name:
-                        return pipeline, version.pipeline_version_id
-            version = self.client.upload_pipeline_version(str(file), name, pipeline_id=pipeline)
-        return pipeline, version.pipeline_version_id
+                pipeline = self._create_pipeline()
+            found = all_pages(
+                lambda token: self.client.list_pipeline_versions(pipeline, page_token=token, page_size=PAGE),
+                "pipeline_versions",
+            )
+            versions = sorted(found, key=lambda version: version.created_at)
+            same = [v for v in versions if v.display_name == name or v.display_name.startswith(f"{name}-")]
+            if same and (same[-1] is versions[-1] or not as_latest):
+                return Version(pipeline, same[-1].pipeline_version_id, same[-1].display_name, versions[-1].display_name)
+            taken = {version.display_name for version in same}
+            names = itertools.chain([name], (f"{name}-{again}" for again in itertools.count(2)))
+            free = next(candidate for candidate in names if candidate not in taken)
+            made = self.client.upload_pipeline_version(str(file), free, pipeline_id=pipeline)
+        return Version(pipeline, made.pipeline_version_id, free, free)
+
+    def _create_pipeline(self) -> str:
+        import kfp_server_api
+
+        # Client.upload_pipeline would make a first version, of a name that says nothing.
+        body = kfp_server_api.V2beta1Pipeline(name=PIPELINE, display_name=PIPELINE, namespace=self.namespace)
+        return self.client._pipelines_api.pipeline_service_create_pipeline(body).pipeline_id
 
     def pipeline(self) -> str | None:
         """The id of the pipeline `cliptea`, if there is one."""

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from kubernetes.utils.quantity import parse_quantity
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cliptea.errors import ConfigError
-from cliptea.settings import SECRET, merge
 from cliptea.steps.common import IMAGE
+from cliptea_pipeline.placement_values import Count, Cpu, Memory, Name, Open, Positive, Public, Store, Variable
 
-__all__ = ["Placement", "StepPlacement", "read_placement"]
+__all__ = ["Placement", "StepPlacement", "Toleration"]
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Cpu = Annotated[str, Field(pattern=r"^([0-9]+(\.[0-9]+)?|[0-9]+m)$", coerce_numbers_to_str=True)]
-Memory = Annotated[str, Field(pattern=r"^[0-9]+([EPTGMK]i?)?$", coerce_numbers_to_str=True)]
 HOUR = 3600
 
 
@@ -49,6 +41,15 @@ class StepPlacement(Section):
     seconds: Positive = HOUR  # after which the pod is ended
     node_selector: dict[str, str] = {}
     tolerations: list[Toleration] = []
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> StepPlacement:
+        # Kubernetes refuses the pod, when it is made, of a request above its limit.
+        for name, limit in (("cpu", "cpu_limit"), ("memory", "memory_limit"), ("shared_memory", "memory_limit")):
+            asked, most = getattr(self, name), getattr(self, limit)
+            if asked is not None and parse_quantity(asked) > parse_quantity(most):
+                raise ValueError(f"{name} {asked} is more than {limit} {most}; raise {limit}")
+        return self
 
 
 class Steps(Section):
@@ -80,21 +81,21 @@ class Retries(Section):
 class TrainJobPlacement(Section):
     """Of the launcher trainjob."""
 
-    runtime: str = "cliptea-torch"
+    runtime: Name = "cliptea-torch"
     runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = "TrainingRuntime"
     nodes: Positive = 1
-    processes_per_node: Positive = 1
+    processes_per_node: Positive | None = None  # None: one for each GPU of train, or one
     scratch: Memory = "20Gi"  # size of /tmp in the training pods
-    pending_seconds: Positive = HOUR  # how long no pod may run before the step gives up
+    pending_seconds: Positive = HOUR  # how long not all pods may run before the step gives up
     restarts: Count = 3  # after an eviction, a preemption or a lost node
 
 
 class Placement(Section):
     image: str = IMAGE
-    store: str | None = None  # s3://bucket/folder; None: CLIPTEA_STORE of the config map
-    config_map: str = "cliptea"
-    config_keys: list[str] = ["CLIPTEA_STORE", "AWS_REGION"]  # each the name of its environment variable
-    secrets: dict[str, list[str]] = {  # secret -> keys, likewise
+    store: Store | None = None  # s3://bucket/folder; None: CLIPTEA_STORE of the config map
+    config_map: Name = "cliptea"
+    config_keys: list[Variable] = ["CLIPTEA_STORE", "AWS_REGION"]  # each the name of its environment variable
+    secrets: dict[Name, list[Variable]] = {  # secret -> keys, likewise
         "cliptea-s3": ["CLIPTEA_S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
         "cliptea-mlflow": [
             "MLFLOW_TRACKING_URI",
@@ -104,32 +105,40 @@ class Placement(Section):
         ],
         "cliptea-webhook": ["CLIPTEA_WEBHOOK"],
     }
-    environment: dict[str, str] = {}  # further variables of every step
-    image_pull_secrets: list[str] = []
+    environment: dict[Public, Open] = {}  # further variables of every step
+    image_pull_secrets: list[Name] = []
     gpu_resource: str = "nvidia.com/gpu"
     user: Positive = 1000
     group: Positive = 1000
     retries: Retries = Retries()
     token_parts: Positive = 1  # tasks that share CLIP's work on the views
-    parallel: Positive | None = None  # students trained at a time; None: all
+    parallel: Positive | None = None  # students trained at a time; None: all, or by trainjob one
     launcher: Literal["torchrun", "trainjob"] = "torchrun"
     train_job: TrainJobPlacement = TrainJobPlacement()
     steps: Steps = Steps()
 
-    @field_validator("store")
-    @classmethod
-    def _shared(cls, store: str | None) -> str | None:
-        if store is not None and not re.fullmatch(r"s3://[^/@:?]+(/.*)?|file:///.+", store):
-            raise ValueError("expected s3://bucket/folder, or file:///folder on a volume that all steps mount")
-        return store
+    @property
+    def students_at_a_time(self) -> int | None:
+        return 1 if self.parallel is None and self.launcher == "trainjob" else self.parallel
 
-    @field_validator("environment")
-    @classmethod
-    def _open(cls, environment: dict[str, str]) -> dict[str, str]:
-        for name in environment:
-            if SECRET.search(name):
-                raise ValueError(f"{name} looks like a secret, and the pipeline is public; use secrets")
-        return environment
+    @property
+    def processes_per_node(self) -> int:
+        """Of a TrainJob."""
+        return self.train_job.processes_per_node or self.steps.train.gpus or 1
+
+    @model_validator(mode="after")
+    def _processes_fit(self) -> Placement:
+        if self.launcher == "torchrun":
+            if self.train_job != TrainJobPlacement():
+                raise ValueError("train_job is for the launcher trainjob, and launcher is torchrun; change one of them")
+            return self
+        gpus, processes = self.steps.train.gpus, self.processes_per_node
+        if gpus and processes != gpus:
+            raise ValueError(
+                f"train_job.processes_per_node={processes} with steps.train.gpus={gpus}; expected one process for each "
+                "GPU: leave processes_per_node away"
+            )
+        return self
 
     @model_validator(mode="after")
     def _once(self) -> Placement:
@@ -137,49 +146,7 @@ class Placement(Section):
         names = [*self.config_keys, *(key for keys in self.secrets.values() for key in keys), *self.environment]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"{twice[0]} is in two of config_keys, secrets and environment; expected it in one")
+            raise ValueError(f"{twice[0]} is named twice in config_keys, secrets and environment; expected it once")
         if "CLIPTEA_STORE" in self.environment:
             raise ValueError("CLIPTEA_STORE is in environment; expected it as store")
         return self
-
-
-def read_placement(file: Path | None) -> Placement:
-    """The placement of a YAML file, which says only what differs from the defaults; None: the defaults.
-
-    Raises:
-        ConfigError: it cannot be read, or has unknown keys or wrong values; one line.
-    """
-    if file is None:
-        return Placement()
-    try:
-        read = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the placement {file} ({' '.join(str(error).split())})") from None
-    if not isinstance(read, dict):
-        raise ConfigError(f"the placement {file} is no mapping", "keys such as image, store, steps")
-    try:
-        return Placement.model_validate(merge(Placement().model_dump(), read))
-    except ValidationError as error:
-        raise _readable(error, file) from None
-
-
-def _readable(error: ValidationError, file: Path) -> ConfigError:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        section = [str(part) for part in first["loc"][:-1]]
-        return ConfigError(f"{file}: unknown key {key}", "one of " + ", ".join(_keys(section)))
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error" and not key:
-        return ConfigError(f"{file}: {message}")
-    return ConfigError(f"{file}: {key}={first['input']!r} is refused: {message[0].lower()}{message[1:]}")
-
-
-def _keys(section: list[str]) -> Iterator[str]:
-    """The keys that a section of the file may have."""
-    model: Any = Placement()
-    for part in section:
-        model = Toleration() if part.isdigit() else getattr(model, part)
-        if part == "tolerations":
-            model = Toleration()
-    yield from type(model).model_fields

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cliptea.errors import ConfigError
 from cliptea_pipeline.compile import pipeline_file
 from cliptea_pipeline.endpoint import PAGE, Endpoint, all_pages
-from cliptea_pipeline.submit import parameters
+from cliptea_pipeline.fit import PARAMETERS
+from cliptea_pipeline.submit import warn_of_image
 
 __all__ = ["Schedule", "create", "delete", "listed", "pause", "require_cron", "resume"]
 
 FIELD = r"[0-9A-Za-z*?,/-]+"
 CRON = re.compile(rf"({FIELD} ){{5}}{FIELD}|@(hourly|daily|midnight|weekly|monthly|yearly|annually)|@every [0-9hms]+")
-
-OURS = {"preset", "overrides", "skip_unchanged"}  # the pipeline's parameters
 
 
 class Schedule(NamedTuple):
@@ -34,11 +32,9 @@ def create(
     endpoint: Endpoint,
     name: str,
     cron: str,
-    preset: str,
-    overrides: Sequence[str],
+    given: dict[str, object],
     experiment: str = "cliptea",
     file: Path | None = None,
-    skip_unchanged: bool = True,
 ) -> str:
     """Make a schedule; returns its id. A run waits for the one before it, and missed ones are not made up for.
 
@@ -46,28 +42,28 @@ def create(
         endpoint: of Kubeflow Pipelines.
         name: of the schedule, one of its kind.
         cron: six fields, seconds first, in the time zone of KFP's controller; or @daily and the like.
-        preset, overrides, experiment, file: as of `submit`; later versions of the pipeline are followed.
-        skip_unchanged: end a run early when neither data nor settings have changed since one that finished.
+        given, experiment, file: as of `submit`. The file becomes the pipeline's latest version, which all schedules
+            follow, as they follow later ones.
 
     Raises:
-        ConfigError: the settings or the cron expression are wrong, or the name is taken.
+        ConfigError: the cron expression is wrong, or the name is taken.
         EndpointError: the server cannot be reached or refuses.
     """
     import kfp_server_api
 
     require_cron(cron)
-    given = parameters(preset, overrides, skip_unchanged)
     if any(schedule.name == name for schedule in listed(endpoint)):
         raise ConfigError(
             f"there is a schedule {name!r}", "another name", "choose one by --name, or delete the old one"
         )
-    pipeline, _ = endpoint.upload(file or pipeline_file())
+    chosen = file or pipeline_file()
+    version = endpoint.upload(chosen, as_latest=True)
     body = kfp_server_api.V2beta1RecurringRun(
         display_name=name,
         experiment_id=endpoint.experiment(experiment),
         # A reference without a version follows the latest. Client.create_recurring_run cannot say that: it drops a
         # pipeline whose version it is not told.
-        pipeline_version_reference=kfp_server_api.V2beta1PipelineVersionReference(pipeline_id=pipeline),
+        pipeline_version_reference=kfp_server_api.V2beta1PipelineVersionReference(pipeline_id=version.pipeline),
         runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=given),
         trigger=kfp_server_api.V2beta1Trigger(cron_schedule=kfp_server_api.V2beta1CronSchedule(cron=cron)),
         mode=kfp_server_api.RecurringRunMode.ENABLE,
@@ -75,7 +71,9 @@ def create(
         no_catchup=True,
     )
     with endpoint.asked():
-        return endpoint.client._recurring_run_api.recurring_run_service_create_recurring_run(body).recurring_run_id
+        made = endpoint.client._recurring_run_api.recurring_run_service_create_recurring_run(body)
+    warn_of_image(chosen)
+    return made.recurring_run_id
 
 
 def listed(endpoint: Endpoint) -> list[Schedule]:
@@ -88,7 +86,7 @@ def listed(endpoint: Endpoint) -> list[Schedule]:
             ),
             "recurring_runs",
         )
-        return [_shown(run, pipeline) for run in found if _follows(run, pipeline) or _given(run).keys() >= OURS]
+        return [_shown(run, pipeline) for run in found if _follows(run, pipeline) or _given(run).keys() >= PARAMETERS]
 
 
 def pause(endpoint: Endpoint, name: str) -> None:

@@ -44,6 +44,7 @@ def job_settings(placement: Placement) -> dict[str, Any]:
     train = placement.steps.train
     given = placement.train_job.model_dump() | {
         "image": placement.image,
+        "processes_per_node": placement.processes_per_node,
         "shared_memory": train.shared_memory or "64Mi",
         "seconds": train.seconds,
         "image_pull_secrets": placement.image_pull_secrets,

@@ -53,6 +53,7 @@ class FakeKubernetes:
         self.deleted: list[str] = []
         self.granted: set[tuple[str, str, str]] | None = None  # rights; None: all
         self.denied: set[tuple[str, str]] = set()  # (verb, resource)
+        self.quota: int | None = None  # how many TrainJobs there may be
         self.refusal = ""  # of an admission webhook or a quota: no TrainJob is created
         self.wrong: list[str] = []  # what was no valid object, sent or to be sent
         self.away: int | None = None  # what all requests are answered with; 0: with nothing
@@ -134,8 +135,9 @@ class FakeKubernetes:
 
     def _train_jobs(self, verb: str, name: str | None, body: Any) -> tuple[int, Any]:
         if verb == "create":
-            if self.refusal:
-                return 403, _status(403, self.refusal)
+            full = self.quota is not None and len(self.jobs) >= self.quota
+            if self.refusal or full:
+                return 403, _status(403, self.refusal or f"exceeded quota: cliptea, limited: {self.quota}")
             name = body["metadata"]["name"]
             if name in self.jobs:
                 return 409, _status(409, f'trainjobs "{name}" already exists')

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import kfp_server_api
 
-CREATED = "2026-01-01T00:00:00+00:00"
+CREATED = "2026-01-01T00:00:{:02}+00:00"  # the second, which only rises
 PATH = re.compile(r"/apis/v2beta1/(\w+)(?:/([^/:]+))?(?:/(versions))?(?::(\w+))?$")
 MODELS = {
     "pipelines": "V2beta1Pipeline",
@@ -39,6 +39,7 @@ class FakePipelines:
 
     def __init__(self) -> None:
         self.held: dict[str, list[dict[str, Any]]] = {kind: [] for kind in MODELS}
+        self.second = 0
         self.states = ["SUCCEEDED"]
         self.error = ""
         self.away = 0  # requests that are not answered
@@ -96,7 +97,19 @@ class FakePipelines:
     def _create(self, kind: str, body: dict[str, Any]) -> tuple[int, Any]:
         if "max_concurrency" in body:
             body["max_concurrency"] = str(body["max_concurrency"])  # 64 bits, which the server reads as a number, too
-        item = valid(body, MODELS[kind]) | {IDS[kind]: f"{kind}-{len(self.held[kind])}", "created_at": CREATED}
+        self.second += 1
+        item = valid(body, MODELS[kind]) | {
+            IDS[kind]: f"{kind}-{len(self.held[kind])}",
+            "created_at": CREATED.format(self.second),
+        }
+        if kind == "pipelines":
+            place = item["display_name"], item.get("namespace")
+            if any((p["display_name"], p.get("namespace")) == place for p in self.held[kind]):
+                return _error(409, f"the pipeline {item['display_name']} already exists")
+        if kind == "versions" and any(
+            all(v[key] == item[key] for key in ("display_name", "pipeline_id")) for v in self.held[kind]
+        ):
+            return _error(409, f"the version {item['display_name']} already exists")
         if kind == "experiments" and self.multi_user != bool(item.get("namespace")):
             return self._misplaced()
         if kind == "recurringruns":
@@ -116,9 +129,10 @@ class FakePipelines:
             version = {"pipeline_id": query["pipelineid"][0], "display_name": name}
             return self._create("versions", version)
         where = query.get("namespace", [""])[0]
-        if any(item["display_name"] == name and item.get("namespace", "") == where for item in self.held["pipelines"]):
-            return _error(409, f"the pipeline {name} already exists")
-        return self._create("pipelines", {"display_name": name} | ({"namespace": where} if where else {}))
+        code, made = self._create("pipelines", {"display_name": name} | ({"namespace": where} if where else {}))
+        if code == 200:
+            self._create("versions", {"pipeline_id": made["pipeline_id"], "display_name": name})
+        return code, made
 
     def _misplaced(self) -> tuple[int, Any]:
         wrong = "Namespace is empty" if self.multi_user else "In single-user mode, the namespace must be empty"

@@ -1,5 +1,6 @@
 """`cliptea doctor`, from nothing configured to everything there."""
 
+import copy
 import json
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -137,6 +138,10 @@ def cluster(kubernetes, monkeypatch, tmp_path):
     runtime = one(overlay("local"), "TrainingRuntime", "cliptea-torch")
     kubernetes.objects[f"{TRAINER}/namespaces/team/trainingruntimes/cliptea-torch"] = runtime
     nodes = [{"status": {"allocatable": {"nvidia.com/gpu": count}}} for count in ("0", "4", "8")]
+    for kind, name in (("ConfigMap", "configmaps/cliptea"), ("ResourceQuota", "resourcequotas")):
+        item = copy.deepcopy(one(overlay("local"), kind, "cliptea"))
+        found = item if kind == "ConfigMap" else {"kind": "ResourceQuotaList", "apiVersion": "v1", "items": [item]}
+        kubernetes.objects[f"/api/v1/namespaces/team/{name}"] = found
     kubernetes.objects["/api/v1/nodes"] = {"kind": "NodeList", "items": nodes}
     return kubernetes
 
@@ -160,7 +165,7 @@ def test_everything_is_there(cluster, placement):
         for what, found in lines.items()
         if what not in ("store", "MLflow", "Pipelines")
     }
-    looked_at = {"Kubernetes", "Trainer", "runtime", "rights", "secret", "image pull", "GPU nodes"}
+    looked_at = {"Kubernetes", "Trainer", "runtime", "rights", "settings", "secret", "image pull", "GPU nodes", "quota"}
     assert (code, states) == (0, {what: {"ok"} for what in looked_at})
     assert "12 nvidia.com/gpu on 2 of 3 nodes" in lines["GPU nodes"][0][1]
     assert "aHVzaA" not in str(lines)
@@ -200,12 +205,62 @@ def test_each_right_that_is_lacking_is_named(cluster, placement, right):
     assert f"you may not {right.verb} {right.resource} in team" in lines["rights"][0][1]
 
 
-def test_an_absent_secret_is_no_failure_and_an_empty_one_is(cluster):
-    del cluster.objects["/api/v1/namespaces/team/secrets/cliptea-s3"]
-    code, lines = doctor()
-    assert (code, lines["secret"][0][0]) == (0, "cannot tell")
+@pytest.mark.parametrize(("name", "code"), [("cliptea-s3", 1), ("cliptea-mlflow", 1), ("cliptea-webhook", 0)])
+def test_an_absent_secret_is_a_failure_unless_it_is_optional(cluster, tmp_path, name, code):
+    del cluster.objects[f"/api/v1/namespaces/team/secrets/{name}"]
+    found, lines = doctor()
+    (line,) = [(state, text) for state, text in lines["secret"] if f"there is no secret {name}: create it" in text]
+    assert (found, line[0]) == (code, "missing" if code else "cannot tell")
+    (tmp_path / "p.yaml").write_text(f"secrets: {{{name}: []}}")
+    assert doctor("--placement", str(tmp_path / "p.yaml"))[0] == 0
+
+
+def test_an_empty_secret_is_a_failure(cluster):
     cluster.objects["/api/v1/namespaces/team/secrets/cliptea-s3"] = secret("key")
     assert doctor()[0] == 1
+
+
+def test_a_config_map_that_is_missing_or_names_no_store(cluster, tmp_path):
+    cluster.objects["/api/v1/namespaces/team/configmaps/cliptea"]["data"].pop("CLIPTEA_STORE")
+    code, lines = doctor()
+    assert (code, "has no CLIPTEA_STORE" in lines["settings"][0][1]) == (1, True)
+    del cluster.objects["/api/v1/namespaces/team/configmaps/cliptea"]
+    code, lines = doctor()
+    assert (code, "there is no config map cliptea" in lines["settings"][0][1]) == (1, True)
+    (tmp_path / "p.yaml").write_text("store: s3://bucket/store")
+    assert "settings" not in doctor("--placement", str(tmp_path / "p.yaml"))[1]
+
+
+def test_an_open_image_is_not_known_to_be_there(cluster):
+    assert doctor()[1]["image pull"][0][0] == "cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("given", "what", "says"),
+    [
+        ({"train_job": {"nodes": 3}, "steps": {"train": {"gpus": 4}}}, "GPU nodes", "and train wants 3 nodes with 4"),
+        (
+            {"parallel": 3, "steps": {"train": {"gpus": 4}}},
+            "quota",
+            "each student wants 4, 3 at a time: say parallel: 2",
+        ),
+        (
+            {"train_job": {"nodes": 3}, "steps": {"train": {"gpus": 4}}},
+            "quota",
+            "each student wants 12, 1 at a time: rai",
+        ),
+    ],
+)
+def test_students_that_have_no_room(cluster, tmp_path, given, what, says):
+    (tmp_path / "p.yaml").write_text(json.dumps({"launcher": "trainjob"} | given))
+    code, lines = doctor("--placement", str(tmp_path / "p.yaml"))
+    assert (code, lines[what][0][0]) == (1, "missing")
+    assert says in lines[what][0][1]
+
+
+def test_the_namespace_of_the_environment_is_that_of_kubernetes(cluster, monkeypatch):
+    monkeypatch.setenv("KFP_NAMESPACE", "other")
+    assert "namespace other" in doctor()[1]["Kubernetes"][0][1]
 
 
 def test_a_cluster_that_does_not_answer(cluster, placement):

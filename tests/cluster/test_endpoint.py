@@ -75,6 +75,12 @@ def test_https_where_there_is_none_or_with_an_unknown_ca():
     assert "for a company's CA, set SSL_CERT_FILE" in told
 
 
+def test_an_address_without_a_scheme_is_not_guessed_at():
+    ended = CliRunner().invoke(app, ["submit", "--preset", "smoke", "--endpoint", "localhost:8080"])
+    assert (ended.exit_code, ended.output.count("\n")) == (2, 1)
+    assert "'localhost:8080' has no scheme; expected http://localhost:8080 or https://localhost:8080" in ended.output
+
+
 @pytest.mark.parametrize(
     ("url", "cause"), [("http://nowhere.invalid", "NameResolutionError"), ("http://[", "LocationParseError")]
 )

@@ -33,7 +33,7 @@ def test_a_recurring_run_has_texts_only_and_keeps_its_version(pipelines):
     assert kfp(f"pipeline create -p cliptea {pipeline_file()}").returncode == 0
     (pipeline,) = (item["pipeline_id"] for item in pipelines.held["pipelines"])
     assert kfp(f"pipeline create-version -n cliptea -v 1 {pipeline_file()}").returncode == 0
-    (version,) = (item["pipeline_version_id"] for item in pipelines.held["versions"])
+    _, version = (item["pipeline_version_id"] for item in pipelines.held["versions"])  # `create` makes one, too
     command = RECURRING.format(pipeline=pipeline)
     assert "both `pipeline_id` and `version_id` are required" in kfp(command).stderr
     done = kfp(f"{command} --version-id {version} preset=smoke 'overrides=[\"seeds=2\"]'")

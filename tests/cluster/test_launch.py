@@ -47,10 +47,27 @@ def test_a_student_is_trained_once(kubernetes, inputs):
     kubernetes.play = trained
     first = launch_variant(*inputs, SETTINGS, NOTHING, Quick)
     assert first == launch_variant(*inputs, SETTINGS, NOTHING, Quick)
-    assert len(kubernetes.created) == 1
+    assert (len(kubernetes.created), kubernetes.jobs) == (1, {})
     assert kubernetes.created[0]["spec"]["trainer"]["numNodes"] == 2
     assert find(open_store(), "train", first["fingerprint"]) is not None
     assert [entry.key for entry in open_store().entries("train")] == [f"train/{first['fingerprint']}/manifest.json"]
+
+
+def test_a_quota_of_one_trainjob_is_enough_for_many_students(kubernetes, inputs):
+    kubernetes.quota, kubernetes.play = 1, trained
+    run, variant, *others = inputs
+    for seed in range(3):
+        student = variant | {"label": f"table3/full seed {seed}", "seed": seed}
+        launch_variant(run, student, *others, SETTINGS | {"pending_seconds": 1}, NOTHING, Quick)
+    assert (len(kubernetes.created), kubernetes.jobs) == (3, {})
+
+
+def test_a_done_trainjob_that_cannot_be_deleted_is_no_failure(kubernetes, inputs, capfd):
+    kubernetes.play, kubernetes.denied = trained, {("delete", "trainjobs")}
+    first = launch_variant(*inputs, SETTINGS, NOTHING, Quick)
+    assert "is done and left, and goes with the pipeline run" in capfd.readouterr().err
+    assert first == launch_variant(*inputs, SETTINGS, NOTHING, Quick)
+    assert len(kubernetes.created) == 1
 
 
 def test_the_handed_over_inputs_are_those_that_training_reads(kubernetes, inputs):

@@ -13,7 +13,7 @@ from cliptea_pipeline.cli import app
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/cluster.md").read_text()
 README = re.search(r"^## On a cluster$.*?^## ", (ROOT / "README.md").read_text(), re.M | re.S)[0]
-HANDS = {"NAME": "cliptea-voc12", "REGISTRY": "host", "IMAGE": "host/cliptea", "sha256:...": "sha256:0123"}
+HANDS = {"NAME": "cliptea-voc12", "REGISTRY": "host", "IMAGE": "host/cliptea", "sha256:...": f"sha256:{'0' * 64}"}
 HANDS |= {"NAMESPACE": "team"}
 
 

@@ -12,9 +12,10 @@ from kubeflow_trainer_api import models
 from cliptea.cluster.job import build
 from cliptea.cluster.settings import JobSettings, Passed
 from cliptea_pipeline.compile import compile_pipeline
-from cliptea_pipeline.placement import Placement, read_placement
+from cliptea_pipeline.placement import Placement
+from cliptea_pipeline.placement_file import read_placement
 
-IMAGE = "host:5000/team/cliptea@sha256:0123"
+IMAGE = "host:5000/team/cliptea@sha256:" + "0123456789abcdef" * 4
 TOLERATIONS = [
     {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
     {"key": "spot", "operator": "Equal", "value": "yes", "effect": "NoExecute", "seconds": 60},
@@ -25,12 +26,13 @@ STEP = {
     "memory": "5Gi",
     "memory_limit": "6Gi",
     "gpus": 2,
-    "shared_memory": "7Gi",
+    "shared_memory": "5500Mi",
     "seconds": 999,
     "node_selector": {"gpu": "a100", "zone": "b"},
     "tolerations": TOLERATIONS,
 }
 STEPS = list(type(Placement().steps).model_fields)
+TRAIN_JOB = {"nodes": 2, "processes_per_node": 2, "scratch": "9Gi", "pending_seconds": 77, "restarts": 1}
 EVERYTHING = {
     "image": IMAGE,
     "store": "s3://bucket/folder",
@@ -44,7 +46,6 @@ EVERYTHING = {
     "group": 5678,
     "retries": {"count": 5, "wait_seconds": 7, "factor": 3, "longest_wait_seconds": 70},
     "parallel": 3,
-    "train_job": {"nodes": 2, "processes_per_node": 4, "scratch": "9Gi", "pending_seconds": 77, "restarts": 1},
     "steps": dict.fromkeys(STEPS, STEP),
 }
 
@@ -52,7 +53,8 @@ EVERYTHING = {
 def compiled(folder, launcher):
     """Containers, Kubernetes parts and tasks of the compiled pipeline, by step; and its loops."""
     file = folder / "placement.yaml"
-    file.write_text(yaml.safe_dump(EVERYTHING | {"launcher": launcher}))
+    given = {"launcher": launcher} | ({"train_job": TRAIN_JOB} if launcher == "trainjob" else {})
+    file.write_text(yaml.safe_dump(EVERYTHING | given))
     text = compile_pipeline(read_placement(file), folder / "p.yaml").read_text()
     spec, platform = yaml.safe_load_all(text)
     dags = [component["dag"] for component in [spec["root"], *spec["components"].values()] if "dag" in component]
@@ -92,7 +94,7 @@ def test_everything_is_set_on_every_step(tmp_path):
         assert [item["configMapName"] for item in part["configMapAsEnv"]] == ["settings"]
         assert {item["secretName"] for item in part["secretAsEnv"]} >= {"cliptea-s3", "cliptea-mlflow", "own"}
         (shm,) = part["emptyDirMounts"]
-        assert (shm["mountPath"], shm["medium"], shm["sizeLimit"]) == ("/dev/shm", "Memory", "7Gi")
+        assert (shm["mountPath"], shm["medium"], shm["sizeLimit"]) == ("/dev/shm", "Memory", "5500Mi")
         retries = {
             "maxRetryCount": 5,
             "backoffDuration": "7s",
@@ -114,7 +116,7 @@ def test_everything_reaches_the_pods_of_a_trainjob(tmp_path, name):
     assert models.TrainerV1alpha1TrainJob.from_dict(job).to_dict() == job
     assert job["spec"]["activeDeadlineSeconds"] == 999
     trainer, pod = job["spec"]["trainer"], pod_of(job, one(overlay(name), "TrainingRuntime", "cliptea-torch"))
-    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 4)
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 2)
 
     manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": pod}
     for version in ("1.30", kubernetes_validate.latest_version()):
@@ -131,7 +133,7 @@ def test_everything_reaches_the_pods_of_a_trainjob(tmp_path, name):
     assert pod["imagePullSecrets"] == [{"name": "pull"}]
     sizes = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"]}
     places = {mount["mountPath"]: sizes[mount["name"]] for mount in container["volumeMounts"]}
-    assert places == {"/dev/shm": "7Gi", "/tmp": "9Gi"}
+    assert places == {"/dev/shm": "5500Mi", "/tmp": "9Gi"}
     names = [variable["name"] for variable in container["env"]]
     assert len(names) == len(set(names))
     given = {variable["name"]: variable for variable in container["env"]}

@@ -77,5 +77,11 @@ def test_doctor_in_a_steps_pod_sees_rights_and_runtime(kubernetes, tmp_path, mon
     for line in (f"ok          runtime    {kind} cliptea-torch is there", "ok          rights     you may make and"):
         assert line in ended.output
     refused = {right for right in kubernetes.requests if not kubernetes.may(*right)}
-    assert refused == {("get", "", "secrets"), ("list", "", "nodes")}  # an engineer's, not the step's
+    engineers = {
+        ("get", "", "secrets"),
+        ("get", "", "configmaps"),
+        ("list", "", "nodes"),
+        ("list", "", "resourcequotas"),
+    }
+    assert refused == engineers  # and not the step's
     assert ended.output.count("cannot tell secret     you may not look for") == 3

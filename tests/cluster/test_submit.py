@@ -1,5 +1,7 @@
 """`cliptea submit` and `cliptea schedule` against a server that speaks KFP's API."""
 
+import json
+import re
 import time
 
 import pytest
@@ -10,6 +12,8 @@ from cliptea_pipeline import submit as submitting
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
 from cliptea_pipeline.schedule import require_cron
+
+SMOKE = submitting.parameters("smoke", [])
 
 
 def call(*arguments):
@@ -23,11 +27,12 @@ def _quick(monkeypatch):
 
 def test_submit_uploads_a_version_once_and_starts_typed_runs(pipelines):
     first = call("submit", "--preset", "smoke", "--set", "seeds=2", "--set", "data.seed=1")
-    assert (first.exit_code, first.output) == (0, f"run {pipelines.url}/#/runs/details/runs-0\n")
+    assert (first.exit_code, first.stdout) == (0, f"run {pipelines.url}/#/runs/details/runs-0\n")
+    assert "warning: the image cliptea:0.1.0 is in no registry, and only nodes that hold it can run it" in first.stderr
     second = call("submit", "--preset", "smoke")
     assert second.exit_code == 0
-    assert pipelines.uploads[0] == "cliptea"
-    assert len(pipelines.uploads) == 2  # the pipeline, and one version of it
+    assert [item["display_name"] for item in pipelines.held["pipelines"]] == ["cliptea"]
+    assert len(pipelines.uploads) == len(pipelines.held["versions"]) == 1
     given = [run["runtime_config"]["parameters"] for run in pipelines.held["runs"]]
     assert given[0] == {"preset": "smoke", "overrides": ["seeds=2", "data.seed=1"], "skip_unchanged": False}
     versions = {run["pipeline_version_reference"]["pipeline_version_id"] for run in pipelines.held["runs"]}
@@ -39,10 +44,29 @@ def test_another_pipeline_is_another_version(pipelines, tmp_path):
     call("submit", "--preset", "smoke")
     file = tmp_path / "p.yaml"
     assert call("compile", "--image", "host/cliptea:2", "-o", str(file)).exit_code == 0
-    assert call("submit", "--preset", "smoke", "--pipeline", str(file)).exit_code == 0
-    assert call("submit", "--preset", "smoke", "--pipeline", str(file)).exit_code == 0
+    for _ in range(2):
+        ended = call("submit", "--preset", "smoke", "--pipeline", str(file))
+        assert (ended.exit_code, ended.stderr) == (0, "")
     assert len(pipelines.held["versions"]) == 2
     assert len(pipelines.held["pipelines"]) == 1
+
+
+def test_a_file_that_is_an_older_version(pipelines, tmp_path):
+    """A run has what is submitted, and says that schedules do not; a schedule makes its file the latest again."""
+    for number in (1, 2):
+        call("compile", "--image", f"host/cliptea:{number}", "-o", str(tmp_path / f"{number}.yaml"))
+        call("submit", "--preset", "smoke", "--pipeline", str(tmp_path / f"{number}.yaml"))
+    old, new = (version["display_name"] for version in pipelines.held["versions"])
+    ended = call("submit", "--preset", "smoke", "--pipeline", str(tmp_path / "1.yaml"))
+    assert ended.stderr == f"note: this is version {old}; schedules go on with the latest, {new}\n"
+    assert pipelines.held["runs"][-1]["pipeline_version_reference"]["pipeline_version_id"] == "versions-0"
+    for name in ("a", "b"):
+        call(
+            "schedule", "--cron", "@daily", "--preset", "smoke", "--name", name, "--pipeline", str(tmp_path / "1.yaml")
+        )
+    assert [version["display_name"] for version in pipelines.held["versions"]] == [old, new, f"{old}-2"]
+    ended = call("submit", "--preset", "smoke", "--pipeline", str(tmp_path / "1.yaml"))
+    assert (ended.stderr, len(pipelines.held["versions"])) == ("", 3)
 
 
 @pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("SKIPPED", 0), ("FAILED", 1), ("CANCELED", 3)])
@@ -57,7 +81,7 @@ def test_wait_ends_with_the_runs_state(pipelines, state, code):
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(pipelines):
     endpoint = Endpoint()
-    run = submitting.submit(endpoint, "smoke", [])
+    run = submitting.submit(endpoint, SMOKE)
     pipelines.away = 3
     assert submitting.wait(endpoint, run) == 0
     pipelines.away = 10**6
@@ -67,7 +91,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(pipelines):
 
 def test_a_refusal_is_not_waited_for(pipelines, monkeypatch):
     endpoint = Endpoint()
-    run = submitting.submit(endpoint, "smoke", [])
+    run = submitting.submit(endpoint, SMOKE)
     monkeypatch.setattr(submitting.wait, "__defaults__", (0.01, 60.0))
     start = time.monotonic()
     with pytest.raises(EndpointError, match="answers 404: runs gone not found"):
@@ -97,8 +121,8 @@ def test_a_pipeline_that_was_deleted_is_uploaded_again(pipelines):
     assert call("submit", "--preset", "smoke").exit_code == 0
     assert [item["display_name"] for item in pipelines.held["pipelines"]] == ["other", "cliptea"]
     assert pipelines.held["runs"][-1]["pipeline_version_reference"]["pipeline_id"] == "pipelines-1"
-    assert call("schedule", "--delete", "cliptea-smoke").exit_code == 0
-    assert call("schedule", "--list").output == ""
+    assert call("schedule", "--delete", "cliptea-smoke").output == "deleted the schedule cliptea-smoke\n"
+    assert call("schedule", "--list").output == "no schedules\n"
 
 
 def test_a_server_of_several_users_wants_a_namespace(pipelines):
@@ -119,14 +143,26 @@ def test_a_server_of_one_user_is_asked_for_no_namespace(pipelines):
     assert call("schedule", "--list", "--namespace", "kubeflow").exit_code == 0
 
 
-@pytest.mark.parametrize(("text", "code", "says"), [(None, 2, "cannot read the pipeline"), ("a: 1", 1, "answers 400")])
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        (None, 2, "cannot read the pipeline"),
+        (
+            "launcher: trainjob",
+            2,
+            "p.yaml is no compiled pipeline of cliptea; expected a file that `cliptea compile -o`",
+        ),
+        ("a: [", 2, "p.yaml is no compiled pipeline"),
+        ("", 2, "p.yaml is no compiled pipeline"),
+    ],
+)
 def test_a_file_that_is_no_pipeline(pipelines, tmp_path, text, code, says):
     file = tmp_path / "p.yaml"
     if text is not None:
         file.write_text(text)
     ended = call("submit", "--preset", "smoke", "--pipeline", str(file))
     assert (ended.exit_code, ended.output.count("\n"), says in ended.output) == (code, 1, True)
-    assert pipelines.held["runs"] == []
+    assert pipelines.uploads == pipelines.held["runs"] == []
 
 
 def test_no_endpoint_gives_one_line(monkeypatch):
@@ -154,7 +190,7 @@ def test_the_token_is_sent_and_never_shown(pipelines, monkeypatch):
 
 
 def test_a_schedule_follows_the_latest_version_without_overlap_and_catch_up(pipelines):
-    made = call("schedule", "--cron", "0 0 3 * * 0", "--preset", "smoke", "--set", "seeds=2")
+    made = call("schedule", "--cron", "0 0 3 * * 0 ", "--preset", "smoke", "--set", "seeds=2")
     assert made.exit_code == 0
     assert "in the time zone of KFP's controller" in made.output
     (schedule,) = pipelines.held["recurringruns"]
@@ -173,7 +209,7 @@ def test_schedules_are_listed_paused_resumed_and_deleted(pipelines):
     pipelines.held["recurringruns"].append(
         {"recurring_run_id": "x", "display_name": "other", "pipeline_version_reference": {"pipeline_id": "y"}}
     )
-    assert call("schedule", "--pause", "b").exit_code == 0
+    assert call("schedule", "--pause", "b").output == "paused the schedule b\n"
     lines = call("schedule", "--list").output.splitlines()
     assert lines == ["a\tenabled\t0 0 3 * * 0\tpreset smoke", "b\tdisabled\t0 0 3 * * 0\tpreset smoke"]
     assert call("schedule", "--resume", "b").exit_code == 0
@@ -220,3 +256,79 @@ def test_crons_that_kfp_reads(cron):
 def test_crons_that_it_does_not(cron):
     with pytest.raises(ConfigError, match="six fields"):
         require_cron(cron)
+
+
+FIT = {
+    "batch": (
+        {"launcher": "trainjob", "train_job": {"nodes": 2}, "steps": {"train": {"gpus": 4}}},
+        ["--preset", "smoke"],
+        r"train.batch_size=4 with 2 nodes of 4 processes; expected a multiple of 8",
+    ),
+    "a batch in parts": (
+        {"launcher": "trainjob", "train_job": {"nodes": 4}},
+        ["--preset", "smoke", "--set", "train.batch_size=8", "--set", "train.accumulate=4"],
+        r"train.batch_size=8 with 4 nodes of 1 processes and train.accumulate=4; expected a multiple of 16",
+    ),
+    "idle GPUs": (
+        {"steps": {"train": {"gpus": 4}}},
+        ["--preset", "smoke"],
+        r"the step train 4 GPUs, and train.processes=1 uses 1; .* add --set train.processes=4",
+    ),
+    "idle GPUs of CLIP": (
+        {"steps": {"tokens": {"gpus": 2}}},
+        ["--preset", "smoke"],
+        r"the step tokens 2 GPUs, and teacher.num_workers=1 uses 1",
+    ),
+    "no data": ({}, ["--preset", "voc12"], r"data.root is not set; .* add --set data.root=s3://BUCKET/FOLDER"),
+    "data here": (
+        {},
+        ["--preset", "voc12", "--set", "data.root=/home/me/VOC"],
+        r"data.root=/home/me/VOC is on this machine, where no pod sees it; expected an s3:// address",
+    ),
+    "weights here": (
+        {},
+        ["--preset", "smoke", "--set", "teacher.weights=ViT-B-16.pt"],
+        r"teacher.weights=ViT-B-16.pt is on this machine",
+    ),
+    "backbone here": (
+        {},
+        ["--preset", "smoke", "--set", "student.pretrained.segformer_b0=b0.safetensors"],
+        r"student.pretrained of segformer_b0=b0.safetensors is on this machine",
+    ),
+    "further data": (
+        {},
+        ["--preset", "smoke", "--set", "evaluation.sets.voc12.root=VOC"],
+        r"evaluation.sets.voc12.root=VOC is on this machine",
+    ),
+}
+
+
+@pytest.mark.parametrize("command", [("submit",), ("schedule", "--cron", "@daily")], ids=["submit", "schedule"])
+@pytest.mark.parametrize(("placement", "arguments", "says"), FIT.values(), ids=FIT)
+def test_settings_that_the_pipeline_cannot_run(tmp_path, monkeypatch, placement, arguments, says, command):
+    """One line, before a server is asked: none is named here."""
+    monkeypatch.delenv("KFP_ENDPOINT", raising=False)
+    compiled(placement, tmp_path)
+    ended = call(*command, *arguments, "--pipeline", str(tmp_path / "p.yaml"))
+    assert (ended.exit_code, ended.output.count("\n")) == (2, 1)
+    assert re.search(says, ended.output)
+
+
+@pytest.mark.parametrize(
+    ("placement", "arguments"),
+    [
+        ({"launcher": "trainjob", "train_job": {"nodes": 2}, "steps": {"train": {"gpus": 2}}}, ["--preset", "smoke"]),
+        ({"steps": {"train": {"gpus": 2}}}, ["--preset", "smoke", "--set", "train.processes=2"]),
+        ({}, ["--preset", "voc12", "--set", "data.root=s3://b/voc", "--set", "teacher.weights=s3://b/clip.pt"]),
+        ({"store": "file:///mnt/store"}, ["--preset", "voc12", "--set", "data.root=/mnt/voc"]),
+    ],
+)
+def test_settings_that_it_can_run(pipelines, tmp_path, placement, arguments):
+    compiled(placement, tmp_path)
+    assert call("submit", *arguments, "--pipeline", str(tmp_path / "p.yaml")).exit_code == 0
+
+
+def compiled(placement, folder):
+    (folder / "placement.yaml").write_text(json.dumps(placement | {"image": "host/cliptea:1"}))
+    ended = call("compile", "--placement", str(folder / "placement.yaml"), "-o", str(folder / "p.yaml"))
+    assert ended.exit_code == 0, ended.output

@@ -75,6 +75,42 @@ def test_no_node_for_too_long_fails_and_frees_the_cluster(kubernetes):
     assert kubernetes.deleted == [NAME]
 
 
+def test_half_a_trainjob_has_not_started_and_holds_no_nodes_for_ever(kubernetes):
+    kubernetes.play = script(lambda server: (server.pod("p0"), server.pod("p1", "Pending", index=1)))
+    with pytest.raises(ClusterError, match=r"did not start within .*: cliptea-a-0: 1 of 2 pods run"):
+        follow(nodes=2, pending_seconds=1)
+    assert kubernetes.deleted == [NAME]
+
+
+def test_half_a_trainjob_that_fails_says_what_the_other_half_waits_for(kubernetes):
+    def half(server):
+        server.pod("p0")
+        server.pod("p1", "Pending", index=1, conditions=[NO_NODE])
+
+    def failing(server):
+        server.pod("p0", "Failed", **ended(1))
+        server.end("Failed", "jobset failed")
+
+    kubernetes.play = script(half, failing)
+    with pytest.raises(
+        ClusterError, match=r"p0: .* code 1; not all of its pods ran: p1: no node can take it: 0/3 nodes"
+    ):
+        follow(nodes=2)
+
+
+def test_all_pods_that_have_run_once_have_started(kubernetes):
+    def all_run(server):
+        server.pod("p0")
+        server.pod("p1", index=1)
+
+    def one_is_done(server):
+        server.pod("p0", "Succeeded")
+
+    kubernetes.play = script(all_run, *[one_is_done] * 60, complete)  # longer than what may be pending
+    follow(nodes=2, pending_seconds=1)
+    assert kubernetes.deleted == []
+
+
 @pytest.mark.parametrize("trouble", ["wrong image", "no secret", "forbidden", "no JobSet"])
 def test_what_never_starts_is_given_up(kubernetes, trouble):
     kubernetes.play, words = TROUBLES[trouble]

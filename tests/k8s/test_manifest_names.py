@@ -13,7 +13,8 @@ from manifests import COMPONENTS, K8S, OVERLAYS, containers, everything, granted
 from cliptea import __version__
 from cliptea.cluster import job, settings
 from cliptea_pipeline.compile import compile_pipeline
-from cliptea_pipeline.placement import Placement, read_placement
+from cliptea_pipeline.placement import Placement
+from cliptea_pipeline.placement_file import read_placement
 
 
 def test_rights_in_the_whole_cluster_are_one_and_not_given_unasked(tmp_path):
@@ -145,3 +146,20 @@ def test_the_page_for_engineers_names_files_images_and_objects_that_exist():
     known = {(item["kind"].lower(), item["metadata"]["name"]) for item in everything()}
     for kind, name in re.findall(r"\b(job|deployment|statefulset|svc)/([a-z0-9-]+)", text):
         assert (kind.replace("svc", "service"), name) in known or name == "ml-pipeline-ui", name
+
+
+@pytest.mark.parametrize("path", sorted(K8S.glob("overlays/*/placement.yaml")), ids=lambda path: path.parent.name)
+def test_the_students_of_a_placement_fit_the_quota(path):
+    """Else those that wait for room are given up."""
+    quota = one(overlay(path.parent.name), "ResourceQuota", "cliptea")["spec"]["hard"]
+    placement = read_placement(path)
+    students, gpus = placement.students_at_a_time, placement.train_job.nodes * placement.steps.train.gpus
+    assert 0 < students <= int(quota["count/trainjobs.trainer.kubeflow.org"])
+    assert students * gpus <= int(quota[f"requests.{placement.gpu_resource}"])
+
+
+def test_one_secret_lets_every_pod_of_production_pull():
+    names = [{"name": name} for name in read_placement(K8S / "overlays/production/placement.yaml").image_pull_secrets]
+    assert one(overlay("production"), "ServiceAccount", "cliptea")["imagePullSecrets"] == names
+    text = (K8S.parent / "docs/cluster.md").read_text()
+    assert f"create secret docker-registry {names[0]['name']} " in text

@@ -8,11 +8,14 @@ import sys
 import pytest
 import yaml
 from command import SOURCES
+from typer.testing import CliRunner
 
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.steps.common import IMAGE
+from cliptea_pipeline.cli import app
 from cliptea_pipeline.compile import check_pipeline, compile_pipeline, pipeline_file
-from cliptea_pipeline.placement import Placement, read_placement
+from cliptea_pipeline.placement import Placement
+from cliptea_pipeline.placement_file import read_placement
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +49,34 @@ def test_a_stale_file_is_refused(tmp_path):
         check_pipeline(output=tmp_path / "missing.yaml")
 
 
-@pytest.mark.parametrize("image", ["host:5000/cliptea:1.2", "host:5000/team/cliptea@sha256:0123", "cliptea:1"])
+@pytest.mark.parametrize("image", ["host:5000/cliptea:1.2", f"host:5000/team/cliptea@sha256:{'0' * 64}", "cliptea:1"])
 def test_the_image_is_that_of_every_step(image, tmp_path):
     spec, _ = compiled(tmp_path, image=image)
     executors = spec["deploymentSpec"]["executors"].values()
     assert {executor["container"]["image"] for executor in executors} == {image}
 
 
-@pytest.mark.parametrize("image", ["cliptea", "cliptea:latest", "cliptea:", "host:5000/a", "host:5000/a:latest"])
+@pytest.mark.parametrize("image", ["cliptea", "cliptea:latest", "host:5000/a", "host:5000/a:latest"])
 def test_an_image_that_may_change_is_refused(image, tmp_path):
     with pytest.raises(ConfigError, match="a tag that is never moved"):
+        compiled(tmp_path, image=image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "REGISTRY/cliptea:0.1.0",
+        "IMAGE@sha256:...",
+        "host/a@sha256:0123",
+        "a b:1",
+        "host/a:1/",
+        "host/:1",
+        "cliptea:",
+        "https://a:1",
+    ],
+)
+def test_an_image_that_no_node_can_name_is_refused(image, tmp_path):
+    with pytest.raises(ConfigError, match="is no image's name; expected host/path in small letters"):
         compiled(tmp_path, image=image)
 
 
@@ -110,7 +131,7 @@ GPU = {
     "launcher": "trainjob",
     "store": "s3://bucket/folder",
     "image_pull_secrets": ["pull"],
-    "train_job": {"nodes": 2, "processes_per_node": 4},
+    "train_job": {"nodes": 2},
     "steps": {
         "train": {
             "gpus": 4,
@@ -204,6 +225,9 @@ def test_the_launcher_of_trainjobs_hands_its_placement_on(tmp_path):
     settings = loop["tasks"]["launch"]["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"]
     assert (settings["nodes"], settings["processes_per_node"], settings["shared_memory"]) == (2, 4, "8Gi")
     assert settings["image_pull_secrets"] == ["pull"]
+    tasks = [task for c in spec["components"].values() for task in c.get("dag", {}).get("tasks", {}).values()]
+    # Each may need all nodes, and two that have half of theirs would wait for each other.
+    assert [task["iteratorPolicy"] for task in tasks if "iteratorPolicy" in task] == [{"parallelismLimit": 1}]
 
 
 def test_clips_work_is_divided_among_tasks(tmp_path):
@@ -223,17 +247,71 @@ def test_clips_work_is_divided_among_tasks(tmp_path):
         ({"steps": {"train": {"gpu": 1}}}, "unknown key steps.train.gpu; expected one of cpu, cpu_limit,"),
         ({"steps": {"test": {}}}, "unknown key steps.test; expected one of resolve, split,"),
         ({"steps": {"train": {"tolerations": [{"name": 1}]}}}, "unknown key .*name; expected one of key, operator"),
-        ({"steps": {"train": {"memory": "lots"}}}, "steps.train.memory='lots' is refused"),
+        ({"steps": {"train": {"memory": "lots"}}}, "steps.train.memory: 'lots' is refused; expected bytes"),
         ({"launcher": "slurm"}, "launcher='slurm' is refused: input should be 'torchrun' or 'trainjob'"),
         ({"store": "s3://user:password@host/x"}, "expected s3://bucket/folder"),
-        ({"environment": {"AWS_SECRET_ACCESS_KEY": "x"}}, "looks like a secret"),
-        ({"environment": {"AWS_REGION": "x"}}, "AWS_REGION is in two of"),
+        ({"store": "s3://Bucket_X/a"}, "store: 's3://Bucket_X/a' is refused; expected s3://bucket/folder"),
+        (
+            {"environment": {"AWS_SECRET_ACCESS_KEY": "x"}},
+            "AWS_SECRET_ACCESS_KEY looks like a secret, and the pipeline",
+        ),
+        ({"environment": {"HF_TOKEN": "x"}}, "HF_TOKEN looks like a secret"),
+        ({"environment": {"HTTPS_PROXY": "http://u:hush@p"}}, "environment.HTTPS_PROXY: the value holds a password"),
+        ({"environment": {"FOO BAR": "x"}}, "'FOO BAR' is refused; expected the name of an environment variable"),
+        ({"environment": {"AWS_REGION": "x"}}, "AWS_REGION is named twice in"),
+        ({"environment": {"A": True}}, "environment.A=True is refused: expected text; put it in quotes"),
+        (
+            {"steps": {"train": {"memory": "64Gi"}}},
+            "steps.train: memory 64Gi is more than memory_limit 16Gi; raise mem",
+        ),
+        ({"steps": {"train": {"cpu": 16}}}, "steps.train: cpu 16 is more than cpu_limit 8; raise cpu_limit"),
+        ({"steps": {"train": {"shared_memory": "18G"}}}, "shared_memory 18G is more than memory_limit 16Gi"),
+        (
+            {"steps": {"train": {"memory": 0}}},
+            "steps.train.memory: 0 is refused; expected bytes above 0, such as 512Mi",
+        ),
+        ({"steps": {"train": {"memory": "1K"}}}, "steps.train.memory: '1K' is refused"),
+        ({"steps": {"train": {"cpu": "0m"}}}, "steps.train.cpu: '0m' is refused; expected processors above 0, such as"),
+        ({"parallel": True}, "parallel=True is refused: expected a whole number"),
+        ({"image_pull_secrets": ["A"]}, "image_pull_secrets.0: 'A' is refused; expected the name of an object"),
+        ({"launcher": "trainjob", "train_job": {"runtime": ""}}, "train_job.runtime: '' is refused; expected the name"),
+        (
+            {"launcher": "trainjob", "train_job": {"processes_per_node": 4}, "steps": {"train": {"gpus": 1}}},
+            "processes_per_node=4 with steps.train.gpus=1; expected one process for each GPU",
+        ),
+        ({"train_job": {"nodes": 2}}, "train_job is for the launcher trainjob, and launcher is torchrun"),
+        ({"steps": 1}, "steps=1 is refused: expected keys and values"),
     ],
 )
 def test_a_wrong_placement_gives_one_line(placement, message, tmp_path):
     with pytest.raises(ConfigError, match=message) as caught:
         compiled(tmp_path, **placement)
     assert "\n" not in str(caught.value)
+    assert "hush" not in str(caught.value)
+    assert str(caught.value).count("placement.yaml") == 1
+
+
+def test_what_looks_like_a_wrong_placement_and_is_none(tmp_path):
+    environment = {"TOKENIZERS_PARALLELISM": "false", "HTTPS_PROXY": "http://proxy:3128"}
+    compiled(tmp_path, environment=environment, steps={"train": {"memory": "16384Mi", "cpu": "8000m"}})
+
+
+def test_a_key_that_is_there_twice(tmp_path):
+    file = tmp_path / "placement.yaml"
+    file.write_text("steps:\n  tokens: &gpu {gpus: 1}\n  train: {<<: *gpu, gpus: 2}\n  evaluate: {<<: *gpu}\n")
+    assert read_placement(file).steps.train.gpus == 2
+    file.write_text("parallel: 1\nsteps: {train: {gpus: 1, gpus: 2}}\n")
+    with pytest.raises(ConfigError, match=r"placement.yaml, line 2: the key gpus is there twice"):
+        read_placement(file)
+
+
+def test_the_committed_file_is_not_overwritten_by_another_placement(tmp_path):
+    before = pipeline_file().read_bytes()
+    (tmp_path / "placement.yaml").write_text("parallel: 2\n")
+    for option in (("--image", "host/cliptea:2"), ("--placement", str(tmp_path / "placement.yaml"))):
+        ended = CliRunner().invoke(app, ["compile", *option])
+        assert (ended.exit_code, ended.output.count("\n"), "a file for it, by -o" in ended.output) == (2, 1, True)
+    assert pipeline_file().read_bytes() == before
 
 
 def test_a_placement_that_is_no_placement(tmp_path):

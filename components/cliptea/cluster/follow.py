@@ -11,7 +11,7 @@ from typing import Any
 
 from cliptea import progress
 from cliptea.cluster.api import Cluster, ClusterError, QuotaFull, Unreachable
-from cliptea.cluster.log import RankZero
+from cliptea.cluster.log import RankZero, of_training
 from cliptea.cluster.reasons import AGAIN, CAUSES, HOPELESS, Trouble, failed, finished, timed_out, troubles
 from cliptea.cluster.settings import JobSettings
 
@@ -38,7 +38,7 @@ def train(cluster: Cluster, job: dict[str, Any], settings: JobSettings, pace: ty
     Args:
         cluster: where.
         job: the TrainJob to make.
-        settings: how often it is made anew after an eviction, and how long it may wait for a node.
+        settings: how often it is made anew after an eviction, and how long it may wait until all its pods run.
         pace: how long things may take.
 
     Raises:
@@ -68,6 +68,7 @@ class _Follower:
         self.seen: dict[tuple[str, str], Trouble] = {}
         self.since: dict[tuple[str, str], float] = {}  # when each present trouble began
         self.last: dict[tuple[str, str], float] = {}  # when each trouble was seen last
+        self.started = False  # whether all its pods have run at a time; some of them only hold nodes
         self.lost = False  # whether it failed by the cluster's doing
         self.away: float | None = None  # since when the API does not answer
 
@@ -99,7 +100,6 @@ class _Follower:
 
     def watch(self) -> str | None:
         """Follow to the end; returns None, or why it failed."""
-        started = False
         while True:
             with self._patient():
                 job = self.cluster.job(self.name)
@@ -111,11 +111,12 @@ class _Follower:
                 self.log.pass_on(pods)
                 if finished(job):
                     return None
+                at_work = sum(p.get("status", {}).get("phase") in ("Running", "Succeeded") for p in of_training(pods))
+                self.started = self.started or at_work >= self.settings.nodes
                 reason = failed(job)
                 if reason is not None:
                     return self._why(reason, timed_out(job))
-                started = started or any(pod.get("status", {}).get("phase") == "Running" for pod in pods)
-                self._give_up(now, started, time.monotonic() - self.start)
+                self._give_up(now, at_work, time.monotonic() - self.start)
             time.sleep(self.pace.poll)
 
     def _tell(self, found: list[Trouble]) -> None:
@@ -128,14 +129,14 @@ class _Follower:
         self.since = {key: self.since.get(key, now) for key in present}
         self.last |= dict.fromkeys(present, now)
 
-    def _give_up(self, now: list[Trouble], started: bool, seconds: float) -> None:
+    def _give_up(self, now: list[Trouble], at_work: int, seconds: float) -> None:
         """End what cannot begin: the TrainJob is deleted, so that it does not hold nodes for nothing."""
-        if started:
+        if self.started:
             return
         long = [t for t in now if t.kind in HOPELESS and time.monotonic() - self.since[t[:2]] > self.pace.hopeless]
         if long or seconds > self.settings.pending_seconds:
             self.cluster.delete(self.name)
-            why = (long or now or [Trouble("other", self.name, "no pod of it runs")])[0]
+            why = (long or now or [Trouble("other", self.name, f"{at_work} of {self.settings.nodes} pods run")])[0]
             raise ClusterError(f"training did not start within {progress.clock(seconds)}: {why.where}: {why.text}")
 
     def _why(self, reason: str, late: bool) -> str:
@@ -145,6 +146,9 @@ class _Follower:
         cause = min(causes, key=lambda t: CAUSES.index(t.kind), default=None)
         self.lost = cause is not None and cause.kind in AGAIN
         text = f"the TrainJob {self.name} failed: {f'{cause.where}: {cause.text}' if cause else reason}"
+        waits = [t for key, t in self.seen.items() if t.kind in ("node", "quota") and self.last[key] >= since]
+        if waits and not self.started:  # those that ran have waited for the others in vain
+            text += f"; not all of its pods ran: {waits[0].where}: {waits[0].text}"
         if self.log.tail and not self.lost:
             text += f"; its last line: {self.log.tail[-1]}"
         return text

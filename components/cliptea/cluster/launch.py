@@ -11,9 +11,7 @@ from cliptea.cluster.follow import Pace, train
 from cliptea.cluster.handover import hand_over
 from cliptea.cluster.job import build, job_name
 from cliptea.cluster.settings import JobSettings, Passed
-from cliptea.config import Config
 from cliptea.data.split import Splits
-from cliptea.errors import ConfigError
 from cliptea.manifest import find
 from cliptea.storage import open_store
 from cliptea.teacher.cache import TeacherCache
@@ -57,7 +55,7 @@ def launch_variant(
     if done is not None:
         progress.reused()
         return done.model_dump()
-    _check(config, job)
+    job.check(config)
     inputs = {"run": run.model_dump(mode="json"), "variant": variant, "splits": splits, "teacher": teacher}
     key = hand_over(store, f"{KIND}/{model}", inputs)
     cluster, name = connect(), job_name(run.job_id, chosen.label)
@@ -71,17 +69,17 @@ def launch_variant(
             "that its pods write to the same store as the steps",
             "compare CLIPTEA_STORE and CLIPTEA_S3_ENDPOINT of both",
         )
+    _clear(cluster, name)
     store.delete(key)
     return done.model_dump()
 
 
-def _check(config: Config, job: JobSettings) -> None:
-    if config.train.batch_size % job.processes:
-        raise ConfigError(
-            f"train.batch_size={config.train.batch_size} with {job.nodes} nodes of {job.processes_per_node} processes",
-            f"a multiple of {job.processes}",
-            "change train.batch_size, or nodes and processes_per_node in the placement file",
-        )
+def _clear(cluster: Cluster, name: str) -> None:
+    """Delete a TrainJob whose model is in the store, since it counts against the namespace's quota."""
+    try:
+        cluster.delete(name)
+    except ClusterError as error:
+        progress.warn(f"{error}: TrainJob {name} is done and left, and goes with the pipeline run")
 
 
 def _owners(cluster: Cluster) -> list[dict[str, Any]]:

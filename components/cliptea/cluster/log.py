@@ -9,7 +9,7 @@ from typing import Any
 
 from cliptea.cluster.api import Cluster
 
-__all__ = ["RankZero", "rank_zero"]
+__all__ = ["RankZero", "of_training", "rank_zero"]
 
 CONTAINER = "node"
 OVERLAP_SECONDS = 10  # asked for twice, since clocks differ
@@ -17,13 +17,18 @@ KEPT_LINES = 8  # for an error's text
 INDEX = {"jobset.sigs.k8s.io/job-index": "0", "batch.kubernetes.io/job-completion-index": "0"}
 
 
+def of_training(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The pods that train; a runtime may have others, which fetch data before."""
+    label = "jobset.sigs.k8s.io/replicatedjob-name"
+    return [pod for pod in pods if pod["metadata"].get("labels", {}).get(label, CONTAINER) == CONTAINER]
+
+
 def rank_zero(pods: list[dict[str, Any]]) -> str | None:
     """The name of the newest pod that holds rank 0."""
     named = [
         pod["metadata"]["name"]
-        for pod in pods
+        for pod in of_training(pods)
         if all(pod["metadata"].get("labels", {}).get(key, value) == value for key, value in INDEX.items())
-        and pod["metadata"].get("labels", {}).get("jobset.sigs.k8s.io/replicatedjob-name", CONTAINER) == CONTAINER
     ]
     return named[-1] if named else None
 

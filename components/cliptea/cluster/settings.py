@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cliptea.config import Config
+from cliptea.errors import ConfigError
+
 __all__ = ["JobSettings", "Passed"]
 
 Positive = Annotated[int, Field(gt=0)]
@@ -25,7 +28,7 @@ class JobSettings(BaseModel):
     shared_memory: str = "2Gi"  # size of /dev/shm
     scratch: str = "20Gi"  # size of /tmp: downloaded shards and unfinished work
     seconds: Positive = 259200  # after which the cluster ends the TrainJob
-    pending_seconds: Positive = 3600  # how long no pod may run before the step gives up
+    pending_seconds: Positive = 3600  # how long not all pods may run before the step gives up
     restarts: Count = 3  # new TrainJobs after an eviction, a preemption or a lost node
     image_pull_secrets: list[str] = []
     user: Positive = 1000
@@ -34,6 +37,18 @@ class JobSettings(BaseModel):
     @property
     def processes(self) -> int:
         return self.nodes * self.processes_per_node
+
+    def check(self, config: Config) -> None:
+        """Refuse settings whose batch the processes cannot share. Raises ConfigError."""
+        parts = self.processes * config.train.accumulate
+        if config.train.batch_size % parts:
+            accumulate = f" and train.accumulate={config.train.accumulate}" if config.train.accumulate > 1 else ""
+            raise ConfigError(
+                f"train.batch_size={config.train.batch_size} with {self.nodes} nodes of {self.processes_per_node} "
+                f"processes{accumulate}",
+                f"a multiple of {parts}",
+                "change train.batch_size, or nodes and processes_per_node in the placement file",
+            )
 
 
 class Passed(BaseModel):

@@ -1,0 +1,118 @@
+"""Whether settings fit the compiled pipeline that is to run them: said before a server is asked, not by a pod."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from cliptea.cluster.settings import JobSettings
+from cliptea.config import Config
+from cliptea.errors import ConfigError
+from cliptea.runs import expand
+from cliptea.storage import is_remote
+from cliptea.teacher.weights import is_tag
+
+__all__ = ["PARAMETERS", "Compiled", "check_fit", "read_compiled"]
+
+PARAMETERS = {"preset", "overrides", "skip_unchanged"}  # of the pipeline
+DEMO = "demo"
+# The step whose GPUs are used by as many processes as a setting says; a TrainJob's are the placement's.
+PROCESSES = {"tokens": "teacher.num_workers", "train": "train.processes"}
+
+
+class Compiled(NamedTuple):
+    """What a compiled pipeline says of its placement.
+
+    Attributes:
+        image: of every step.
+        store: where it is written into the pipeline, else "".
+        gpus: of each step.
+        job: of the launcher trainjob, else None.
+    """
+
+    image: str
+    store: str
+    gpus: dict[str, int]
+    job: JobSettings | None
+
+
+def read_compiled(file: Path) -> Compiled:
+    """The placement that a pipeline was compiled with.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no compiled pipeline of ours.
+    """
+    expected = "a file that `cliptea compile -o` wrote"
+    try:
+        spec = next(yaml.load_all(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        given = spec["root"]["inputDefinitions"]["parameters"]
+        steps = {name.removeprefix("exec-"): e["container"] for name, e in spec["deploymentSpec"]["executors"].items()}
+        if not given.keys() >= PARAMETERS:
+            raise KeyError("parameters")
+        job, resolve = _job_settings(spec), steps["resolve"]
+    except OSError as error:
+        raise ConfigError(f"cannot read the pipeline {file}: {error.strerror}", expected) from None
+    except (ValueError, yaml.YAMLError, StopIteration, TypeError, KeyError, AttributeError):
+        todo = "a placement is given to `cliptea compile --placement` first"
+        raise ConfigError(f"{file} is no compiled pipeline of cliptea", expected, todo) from None
+    environment = {item["name"]: item["value"] for item in resolve.get("env", [])}
+    gpus = {
+        name: int(c.get("resources", {}).get("accelerator", {}).get("resourceCount", 0)) for name, c in steps.items()
+    }
+    return Compiled(resolve["image"], environment.get("CLIPTEA_STORE", ""), gpus, job)
+
+
+def _job_settings(spec: dict[str, Any]) -> JobSettings | None:
+    for component in spec["components"].values():
+        launch = component.get("dag", {}).get("tasks", {}).get("launch")
+        if launch is not None:
+            return JobSettings.model_validate(launch["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"])
+    return None
+
+
+def check_fit(config: Config, compiled: Compiled) -> None:
+    """Refuse settings that cannot run on the pipeline's placement.
+
+    Raises:
+        ConfigError: processes cannot share a batch or leave GPUs idle, or what a pod would read is on this machine.
+    """
+    students = [variant.config(config) for variant in expand(config)]
+    if compiled.job is not None:
+        for student in students:
+            compiled.job.check(student)
+    for step, setting in PROCESSES.items():
+        section, name = setting.split(".")
+        processes, gpus = getattr(getattr(config, section), name), compiled.gpus.get(step, 0)
+        if processes < gpus:
+            raise ConfigError(
+                f"the pipeline gives the step {step} {gpus} GPUs, and {setting}={processes} uses {processes}",
+                "one process for each GPU",
+                f"add --set {setting}={gpus}, or change steps.{step}.gpus in the placement file",
+            )
+    if compiled.store.startswith("file:"):
+        return  # the steps mount a volume, and may read data from it as well
+    for key, path in _read_by_pods(config, students):
+        if path is None:
+            raise ConfigError(f"{key} is not set", "the address of the data", f"add --set {key}=s3://BUCKET/FOLDER")
+        if not is_remote(path):
+            raise ConfigError(
+                f"{key}={path} is on this machine, where no pod sees it",
+                "an s3:// address",
+                "copy it to the bucket: docs/cluster.md, Data and weights",
+            )
+
+
+def _read_by_pods(config: Config, students: list[Config]) -> Iterator[tuple[str, str | None]]:
+    """The files and folders that settings name, with None for data that have none."""
+    sets = {"data": (config.data.dataset, config.data.root)}
+    sets |= {f"evaluation.sets.{name}": (s.dataset or name, s.root) for name, s in config.evaluation.sets.items()}
+    yield from ((f"{key}.root", root) for key, (dataset, root) in sets.items() if dataset != DEMO)
+    files = {"teacher.weights": config.teacher.weights, "teacher.text_features": config.teacher.text_features}
+    files |= {f"evaluation.sets.{name}.text_features": s.text_features for name, s in config.evaluation.sets.items()}
+    files |= {f"student.pretrained of {s.student.backbone}": s.student.initial_weights for s in students}
+    for key, source in files.items():
+        if isinstance(source, str) and source != DEMO and not is_tag(source):
+            yield key, source

@@ -1,0 +1,70 @@
+"""Kinds of values in a placement: what Kubernetes would refuse only when a pod is made is refused here, in one line."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from kubernetes.utils.quantity import parse_quantity
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from cliptea.settings import SECRET
+
+__all__ = ["Count", "Cpu", "Memory", "Name", "Open", "Positive", "Public", "Store", "Variable"]
+
+TOKEN = re.compile(r"(^|_)tokens?($|_)", re.IGNORECASE)  # not TOKENIZERS_PARALLELISM
+PASSWORD = re.compile(r"://[^/\s]*:[^/\s]*@")  # in an address
+
+
+def _quantity(pattern: str, expected: str) -> BeforeValidator:
+    """A quantity of Kubernetes above zero, in the notation that kfp takes as well."""
+
+    def check(value: Any) -> str:
+        text = "" if isinstance(value, bool) else str(value)
+        if not re.fullmatch(pattern, text) or parse_quantity(text) <= 0:
+            raise ValueError(f"{value!r} is refused; expected {expected}")
+        return text
+
+    return BeforeValidator(check)
+
+
+def _text(pattern: str, expected: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"{value!r} is refused; expected {expected}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _without_password(value: str) -> str:
+    if PASSWORD.search(value):  # which is not repeated here
+        raise ValueError("the value holds a password, and the pipeline is public; put it into a secret, under secrets")
+    return value
+
+
+def _no_secret(name: str) -> str:
+    if SECRET.search(name) or TOKEN.search(name):
+        raise ValueError(f"{name} looks like a secret, and the pipeline is public; use secrets")
+    return name
+
+
+Positive = Annotated[int, Field(gt=0, strict=True)]
+Count = Annotated[int, Field(ge=0, strict=True)]
+Cpu = Annotated[str, _quantity(r"[0-9]+(\.[0-9]+)?|[0-9]+m", "processors above 0, such as 500m or 2")]
+Memory = Annotated[str, _quantity(r"[0-9]+([EPTGM]i?|Ki)?", "bytes above 0, such as 512Mi or 16Gi")]
+Name = Annotated[
+    str, _text(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", "the name of an object: a-z, 0-9, - and . between them")
+]
+Variable = Annotated[
+    str, _text(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable: letters, digits and _")
+]
+Public = Annotated[Variable, AfterValidator(_no_secret)]
+Open = Annotated[str, AfterValidator(_without_password)]
+Store = Annotated[
+    str,
+    _text(
+        r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?|file:///.+",
+        "s3://bucket/folder with a bucket of a-z, 0-9, - and ., or file:///folder on a volume that all steps mount",
+    ),
+]

@@ -118,6 +118,7 @@ def make(seeds=(0, 1, 2), variants=VARIANTS, classes=CLASSES, unseen=UNSEEN, **f
             RegionPicture(f"train/{i}", image, *masked(truth, ids))
             for i, (image, truth) in enumerate(zip(images, truths, strict=True))
         ],
+        confusions={name: rng.integers(0, 99, (len(classes), len(classes))) for name in names},
         warnings=["3 images have no labelled pixel."],
     )
 

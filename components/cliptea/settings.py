@@ -18,6 +18,12 @@ from cliptea.errors import ConfigError
 __all__ = ["apply_delta", "load", "merge", "presets", "variant_group", "variant_groups"]
 
 SECRET = re.compile(r"passw|secret|credential|access_?key|api_?key|private", re.IGNORECASE)
+# Addresses with a user (scheme://user@, scheme://user:password@, a slash in the password) or a signed query.
+SECRET_ADDRESS = re.compile(
+    r"://(?:[^/\s@]+|[^/\s@]*:(?!\d+/)[^\s@]*)@"
+    r"|[?&](?:[\w-]*(?:signature|credential|token|passw|secret|key)[\w-]*|sig)=",
+    re.IGNORECASE,
+)
 
 
 def load(preset: str = "demo", overrides: Sequence[str] = ()) -> Config:
@@ -97,6 +103,17 @@ def _read_yaml(folder: str, name: str) -> dict[str, Any]:
 def _parse(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     key = key.strip()
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if SECRET_ADDRESS.search(f"{override} {value}"):  # YAML may spell an address so that only its value shows it
+        raise ConfigError(
+            f"{'a setting' if '://' in key else key} holds an address with a user, password or signature, "
+            "and settings are printed and stored",
+            "an address alone",
+            "see the README on credentials",
+        )
     if not equals or not key:
         raise ConfigError(f"cannot read the setting {override!r}", "key=value, such as train.iterations=200")
     if SECRET.search(key):
@@ -105,10 +122,6 @@ def _parse(override: str) -> dict[str, Any]:
             "secrets in the environment only",
             "see the README on credentials",
         )
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
     if key == "preset":
         raise ConfigError("preset cannot be overridden", "the preset's name by --preset")
     delta: dict[str, Any] = {}

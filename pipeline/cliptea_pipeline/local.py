@@ -18,6 +18,7 @@ from cliptea import settings
 from cliptea.progress import clock
 from cliptea.resolve import check
 from cliptea.storage import read_uri
+from cliptea.tracking.address import require_server
 from cliptea_pipeline import processes
 from cliptea_pipeline.compile import pipeline_file
 from cliptea_pipeline.display import Plain, Terminal, results_table
@@ -46,6 +47,7 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
         ClipteaError: nothing was started.
     """
     check(settings.load(preset, list(overrides)))
+    require_server()
     file = pipeline_file()
     workdir = Workdir(root)
     start = time.monotonic()
@@ -53,6 +55,8 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
         board, code = _follow(workdir, file, {"preset": preset, "overrides": list(overrides)})
     finally:
         workdir.close()
+    if "report" in board.published:  # also where promotion failed after it
+        _fetch(workdir, board)
     if code == 0:
         _conclude(workdir, board, time.monotonic() - start)
     elif code > 128:
@@ -110,11 +114,15 @@ def _exit_code(process: subprocess.Popen[bytes], board: Board) -> int:
     return BAD_SETTINGS if any(failure["setting"] for failure in board.failures) else FAILED
 
 
-def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:
+def _fetch(workdir: Workdir, board: Board) -> None:
+    """Put report and results where the user looks for them."""
     for name, target in (("report", workdir.report), ("results", workdir.results)):
         partial = target.with_name(f".{target.name}.partial")
         partial.write_bytes(read_uri(board.published[name]))
         os.replace(partial, target)
+
+
+def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print()
     console.print(results_table(json.loads(workdir.results.read_text(encoding="utf-8"))))
@@ -147,4 +155,6 @@ def _explain(workdir: Workdir, board: Board, debug: bool) -> None:
         print(f"error: {who}: {failure['text']}", file=sys.stderr)
     if not board.failures:
         print("error: the run ended without saying why; the end of the log tells", file=sys.stderr)
+    if "report" in board.published:
+        print(f"report: {workdir.report}", file=sys.stderr)
     print(f"log: {os.path.relpath(workdir.log)}", file=sys.stderr)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliptea.errors import ConfigError, StorageError
+from cliptea.tracking.address import require_server
 
 if TYPE_CHECKING:
     from cliptea.serving.segmenter import ClassSet, Segmenter
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["export", "predict", "rollback", "split_names"]
 
 MAX_CLASSES = 255  # ids of a mask are 0-254
+LONGEST_NAME = 100  # characters; CLIP reads 77 tokens
 
 
 def predict(
@@ -27,6 +29,8 @@ def predict(
     from cliptea.serving.images import find_images
 
     wanted = None if names is None else split_names(names)
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"-o {output} is a file", "a folder for the results")
     sources = find_images(images, leave_out=output)
     model = _model(uri, workdir)
     from cliptea.serving.names import choose_classes
@@ -51,12 +55,15 @@ def export(uri: str, file: Path, size: str | None, workdir: Path) -> None:
     if size and match is None:
         raise ConfigError(f"--size {size}", "HEIGHTxWIDTH, as in 512x512")
     model = _model(uri, workdir)
+    divisor, edges = model.description.evaluation.divisor, (int(match[1]), int(match[2])) if match else None
+    if edges and any(edge % divisor or not edge for edge in edges):
+        raise ConfigError(f"--size {size}", f"multiples of {divisor}")
     from cliptea.serving.export import export_onnx
 
-    told = "this takes minutes, longest with Swin" + ("" if match else " (quicker for one size: --size HxW)")
-    print(f"exporting, and comparing with torch; {told}", file=sys.stderr, flush=True)
-    exported = export_onnx(model, file, (int(match[1]), int(match[2])) if match else None)
-    divisor = model.description.evaluation.divisor
+    swin = model.description.backbone.startswith("swin") and not edges
+    told = "; minutes with Swin, quicker for one size: --size HxW" if swin else ""
+    print(f"exporting {model.description.backbone}, and comparing with torch{told}", file=sys.stderr, flush=True)
+    exported = export_onnx(model, file, edges)
     sizes = f"{exported.fixed[0]}x{exported.fixed[1]} alone" if exported.fixed else f"any multiples of {divisor}"
     print(
         f"wrote {file} and {file.with_suffix('.json')}; height and width: {sizes}; against torch: logits within "
@@ -64,8 +71,16 @@ def export(uri: str, file: Path, size: str | None, workdir: Path) -> None:
     )
 
 
-def rollback(name: str, workdir: Path) -> None:
-    """Move the alias back and say so."""
+def rollback(model: str, workdir: Path) -> None:
+    """Move the alias back and say so.
+
+    Args:
+        model: NAME, or models:/NAME@champion as other commands take it.
+    """
+    match = re.fullmatch(r"(?:models:/)?([^/:@]+)(?:@champion)?", model)
+    if match is None:
+        raise ConfigError(f"--model {model}", "the name of a registered model, as in cliptea-demo")
+    name = match[1]
     _find_tracking(workdir)
     from cliptea.tracking.client import connect
     from cliptea.tracking.registry import ALIAS
@@ -79,9 +94,15 @@ def split_names(text: str) -> list[str]:
     """The names in "cat, dog,my sofa".
 
     Raises:
-        ConfigError: none, a doubled one, or too many.
+        ConfigError: none, a doubled or an endless one, or too many.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
+    if longest := max((name for name in names if len(name) > LONGEST_NAME), key=len, default=""):
+        raise ConfigError(
+            f"a class name of {len(longest)} characters, {longest[:20]}...",
+            f"at most {LONGEST_NAME}",
+            "separate names by commas",
+        )
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ConfigError(f"class names occur twice: {', '.join(doubled)}", "each class once")
@@ -95,6 +116,8 @@ def _model(uri: str, workdir: Path) -> Segmenter:
     store = workdir.absolute() / "store"
     if store.is_dir():  # the demo's text tower lies there
         os.environ.setdefault("CLIPTEA_STORE", store.as_uri())
+    if re.fullmatch(r"models:/[^/@]+", uri):
+        raise ConfigError(f"--model {uri} names no version", f"{uri}@champion or {uri}/VERSION")
     if re.match(r"(models|runs):/", uri):
         _find_tracking(workdir)
         from cliptea.tracking.model import fetch_model
@@ -114,6 +137,7 @@ def _model(uri: str, workdir: Path) -> Segmenter:
 
 def _find_tracking(workdir: Path) -> None:
     """Where MLflow is: the user's server, or the database of a local run."""
+    require_server()
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return
     database = workdir.absolute() / "mlflow" / "mlflow.db"

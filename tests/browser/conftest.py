@@ -29,6 +29,10 @@ class Browser:
         """What the body of a JavaScript function returns."""
         return self._driver.execute_script(script, *arguments)
 
+    def wait(self, script: str) -> None:
+        """Run the body of a JavaScript function until it calls its argument."""
+        self._driver.execute_async_script(script)
+
     def click(self, selector: str) -> None:
         self._driver.find_element("css selector", selector).click()
 

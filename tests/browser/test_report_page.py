@@ -55,6 +55,43 @@ def test_long_names_and_many_classes_fit_as_well(browser, long_names, width):
     assert browser(CUT_OFF) == []
 
 
+def test_on_a_phone_it_shows_where_a_table_goes_on_and_every_section_s_name(browser, page):
+    browser.open(page, WIDTHS["phone"])
+    state = """
+        const table = document.querySelector('#results .scroll');
+        return [table.scrollWidth > table.clientWidth, getComputedStyle(table).maskImage !== 'none'];"""
+    settle = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done));"
+    browser.wait(settle)
+    assert browser(state) == [True, True]
+    browser("document.querySelector('#results .scroll').scrollLeft = 10000;")
+    browser.wait(settle)
+    assert browser(state) == [True, False]
+    ends = browser("return [...document.querySelectorAll('nav a')].map((a) => a.getBoundingClientRect().right)")
+    assert max(ends) <= WIDTHS["phone"]
+    browser.open(page, WIDTHS["desk"])
+    browser.wait(settle)
+    assert browser("return document.querySelectorAll('#facts .scroll.more').length") == 0
+
+
+def test_names_break_after_underscores_alone(browser, page):
+    browser.open(page, WIDTHS["phone"])
+    broken = """
+        const lines = (node, from, to) => {
+          const range = document.createRange();
+          range.setStart(node, from); range.setEnd(node, to);
+          return new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size;
+        };
+        const bad = [];
+        for (const cell of document.querySelectorAll('tbody th, td, figcaption, .tiles .note')) {
+          const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+          for (let node = walker.nextNode(); node; node = walker.nextNode())
+            for (const word of node.data.matchAll(/[\\w]+/g))
+              if (lines(node, word.index, word.index + word[0].length) > 1) bad.push(word[0]);
+        }
+        return bad;"""
+    assert browser(broken) == []
+
+
 def test_tables_sort_both_ways(browser, page):
     browser.open(page, WIDTHS["desk"])
     for title, kind in (("hIoU", float), ("unseen mIoU", float), ("Variant", str)):

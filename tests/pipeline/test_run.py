@@ -112,6 +112,32 @@ def test_one_failed_variant_fails_the_run_and_lets_the_others_go_on(cliptea):
     assert "5 steps reused, 5 made" in again.stdout
 
 
+def test_a_promotion_that_fails_leaves_the_report_where_it_belongs(cliptea):
+    ended = cliptea("run", fail={"promote": "user"})
+    assert ended.returncode == 1
+    first, report, log = ended.stderr.splitlines()
+    assert first.startswith("error: promote: ")
+    assert (report, log[:4]) == ("report: .cliptea/report.html", "log:")
+    assert (cliptea.workdir / "report.html").read_text() == "<p>report</p>"
+    assert len(json.loads((cliptea.workdir / "results.json").read_text())) == 2
+
+
+@pytest.mark.parametrize(
+    ("uri", "code", "words"),
+    [
+        ("http://127.0.0.1:9", 1, "MLflow does not answer at http://127.0.0.1:9 ([Errno 111] Connection refused)"),
+        ("http://me:hunter2@127.0.0.1:9", 2, "MLFLOW_TRACKING_URI holds a password"),
+    ],
+)
+def test_an_mlflow_that_cannot_be_used_starts_nothing(cliptea, monkeypatch, uri, code, words):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    ended = cliptea("run")
+    assert (ended.returncode, ended.stderr.count("\n")) == (code, 1)
+    assert ended.stderr.startswith(f"error: {words}; expected ")
+    assert "hunter2" not in ended.stderr
+    assert not cliptea.workdir.exists()
+
+
 def test_debug_shows_the_traceback_of_a_step(cliptea):
     ended = cliptea("run", "--debug", fail={"split": "bug"})
     assert ended.returncode == 1

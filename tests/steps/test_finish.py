@@ -85,8 +85,7 @@ def test_a_run_that_failed_before_it_was_tracked(told):
 def test_a_tracking_server_that_is_away_costs_no_notice(told, monkeypatch, capfd, skip_unchanged):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(SystemExit) as ended:
-        end("job", "FAILED", skip_unchanged=skip_unchanged)
-    assert ended.value.code == 1
-    assert "error: MLflow does not answer at http://127.0.0.1:9" in capfd.readouterr().err
+    end("job", "FAILED", skip_unchanged=skip_unchanged)
+    said = capfd.readouterr().err
+    assert "warning: MLflow shows this run as RUNNING until its settings run again: MLflow does not answer at" in said
     assert [body["state"] for body in told] == ["FAILED"]

@@ -58,6 +58,42 @@ def test_a_mistake_is_one_line_that_names_the_way_out(override, says):
 
 
 @pytest.mark.parametrize(
+    "override",
+    [
+        "data.root=s3://AKIAHUNTER2:hunter2@bucket/x",
+        "data.root=s3://AKIAHUNTER2:hun/hunter2@bucket/x",
+        "teacher.weights=https://bob:hunter2@host/x.pt",
+        "teacher.weights=https://hunter2@host/x.pt",
+        "student.pretrained.swin_b=s3://b/x?X-Amz-Signature=hunter2",
+        "student.pretrained={swin_b: 's3://b/x?a=b&X-Amz-Credential=hunter2'}",
+        "teacher.text_features=https://host/x.npy?sv=1&sig=hunter2",
+        'evaluation.sets={voc12: {root: "s3:\\/\\/u:hunter2@b/x"}}',
+        "evaluation.figures=[a, 's3://u:hunter2@b/x']",
+        "s3://u:hunter2@b/x=1",
+        "s3://u:hunter2@b/x",
+    ],
+)
+def test_an_address_with_a_secret_is_refused_without_repeating_it(override):
+    with pytest.raises(ConfigError, match="a user, password or signature, and settings are printed") as caught:
+        settings.load("demo", [override])
+    assert "hunter2" not in str(caught.value).lower()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.root=s3://bucket/a@b",
+        "teacher.weights=http://host:8080/x@v2.pt",
+        "teacher.weights=https://host/x.pt?version=3&design=a",
+        "evaluation.figures=['2007_000033@a']",
+    ],
+)
+def test_other_addresses_are_settings(override):
+    settings.load("demo", [override])
+
+
+@pytest.mark.parametrize(
     ("override", "says"),
     [
         ("data.unseen=[zebraa]", "zebraa"),

@@ -27,6 +27,7 @@ def line_chart(
     title: str,
     x_label: str,
     marker: float | None = None,
+    beside: Sequence[float] = (),
 ) -> Markup:
     """Lines over a common x axis.
 
@@ -36,6 +37,7 @@ def line_chart(
         title: what a screen reader says.
         x_label: name of the x axis.
         marker: x of a vertical line.
+        beside: values of further charts, for which a log axis is long enough as well.
     """
     log = axis == "log"
     kept = {name: (colour, _thin(_usable(points, log))) for name, (colour, points) in lines.items()}
@@ -45,7 +47,8 @@ def line_chart(
         return Markup('<p class="muted">No values.</p>')
     xs += [] if marker is None else [marker]
     x_low, x_high = (min(xs), max(xs)) if max(xs) > min(xs) else (xs[0] - 0.5, xs[0] + 0.5)
-    y_ticks = _log_ticks(ys) if log else [0.0, 0.25, 0.5, 0.75, 1.0]
+    others = [y for _, y in _usable([(0, y) for y in beside], log)]
+    y_ticks = _log_ticks([*ys, *others]) if log else [0.0, 0.25, 0.5, 0.75, 1.0]
     scale = math.log10 if log else float
     y_low, y_high = scale(y_ticks[0]), scale(y_ticks[-1])
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_variants"]
 
-VERSION = 2
+VERSION = 3
 KIND = "compare"
 PACKAGES = ("cliptea", "torch", "open_clip_torch", "timm", "segmentation_models_pytorch", "kfp", "mlflow")
 
@@ -47,11 +47,17 @@ def compare_variants(
         run=run.fingerprint,
         tracking=run.tracking_run,
     )
-    done = find(store, KIND, fp)
-    if done is not None:
+    done, tracked_key = find(store, KIND, fp), f"tracked/{run.tracking_run}/compare-{fp}.json"
+    if done is not None and store.size(tracked_key) is not None:
         progress.reused()
-    else:
+    if done is None:
         done = _compare(store, run, fp, Splits.model_validate(splits), teacher, evaluated, rows)
+    if store.size(tracked_key) is None:
+        from cliptea.tracking.client import told_later
+
+        with told_later("tables and report"):
+            _track(run, {name: read_object(store, item) for name, item in done.objects.items()}, rows)
+            store.put(tracked_key, b"{}")
     uris = {name: store.uri(item.key) for name, item in done.objects.items()}
     progress.publish(report=uris["report.html"], results=uris["results.json"])
     return {
@@ -104,6 +110,7 @@ def _compare(
         predictions=_predictions(store, run, split, first),
         attention=_attention(store, run, split, first),
         regions=_regions(store, run, split, cache),
+        confusions={_labels(item): arrays["confusion"] for item, arrays in first},
         warnings=_warnings(splits, cache),
     )
     report = build_report(context).encode()
@@ -112,14 +119,17 @@ def _compare(
         name: put_object(store, f"{KIND}/{fp}/{name}", data)
         for name, data in (("report.html", report), ("results.json", results))
     }
-    _track(run, {"report.html": report, "results.json": results}, rows)
     return publish(store, Manifest(kind=KIND, fingerprint=fp, objects=objects))
 
 
 def _track(run: Run, files: dict[str, bytes], rows: list[ResultRow]) -> None:
     from cliptea.tracking.client import connect
+    from cliptea.tracking.promotion import best_row, candidates
+    from cliptea.tracking.runs import log_best
     from cliptea.tracking.tables import log_table
 
+    own = [row.model_dump() for row in rows if row.dataset == run.config.data.dataset]
+    log_best(run, best_row(candidates(run, own) or own))
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
             Path(folder, name).write_bytes(data)

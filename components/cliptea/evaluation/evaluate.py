@@ -96,9 +96,14 @@ def evaluate_variant(
             done = score_student(store, f"{KIND}/{fps[task.label]}", config, task, cache, model)
         manifests[task.label] = done
     if store.size(tracked_key) is None:
-        run_id = _track(store, run, chosen, config, tasks, cache, model, manifests)
-        store.put(tracked_key, json.dumps({"mlflow_run_id": run_id}).encode())
-    run_id = json.loads(store.get(tracked_key))["mlflow_run_id"]
+        from cliptea.tracking.client import told_later
+
+        with told_later("scores and model"):
+            run_id = _track(store, run, chosen, config, tasks, cache, model, manifests)
+            store.put(tracked_key, json.dumps({"mlflow_run_id": run_id}).encode())
+    tracked = store.size(tracked_key) is not None
+    run_id = json.loads(store.get(tracked_key))["mlflow_run_id"] if tracked else ""
+    weights = store.uri(model.objects["model.safetensors"].key)
     rows = [
         ResultRow(
             variant=member.variant,
@@ -111,7 +116,7 @@ def evaluate_variant(
             **manifests[task.label].info["scores"],
             per_class=manifests[task.label].info["per_class"],
             images_per_second=model.info["images_per_second"],
-            model_uri=f"runs:/{run_id}/model",
+            model_uri=f"runs:/{run_id}/model" if tracked else weights,
             mlflow_run_id=run_id,
         )
         for task in tasks

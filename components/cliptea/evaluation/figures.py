@@ -9,14 +9,14 @@ import base64
 import functools
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 __all__ = [
     "HIGH", "IGNORE", "LOW", "NEUTRAL", "SMALL_EDGE", "class_colour", "data_uri", "heat_overlay",
-    "heat_range", "hex_colour", "label_map", "palette", "photo", "region_map",
+    "heat_range", "hex_colour", "label_map", "legend", "palette", "photo", "region_map",
 ]  # fmt: skip
 
 IGNORE = 255
@@ -44,6 +44,25 @@ def class_colour(index: int) -> str:
 
 def hex_colour(rgb: Iterable[int]) -> str:
     return "#" + "".join(f"{int(value):02x}" for value in rgb)
+
+
+def legend(entries: Sequence[tuple[str, int]], height: int) -> Image.Image:
+    """Names beside their colours, a line each.
+
+    Args:
+        entries: name and class index.
+        height: pixels of the picture that it stands beside, which decide the size of the letters.
+    """
+    size = min(28, max(11, height // 40))
+    font, line = ImageFont.load_default(size), round(size * 1.6)
+    widest = max((font.getlength(name) for name, _ in entries), default=0)
+    page = Image.new("RGB", (round(widest) + 3 * line, line * (len(entries) + 1)), "white")
+    draw = ImageDraw.Draw(page)
+    for row, (name, index) in enumerate(entries):
+        top = line // 2 + row * line
+        draw.rectangle((line // 2, top, line // 2 + size, top + size), fill=class_colour(index))
+        draw.text((line // 2 + line, top + size // 2), name, fill="black", font=font, anchor="lm")
+    return page
 
 
 def data_uri(picture: bytes) -> str:

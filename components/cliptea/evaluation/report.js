@@ -20,6 +20,13 @@ for (const table of document.querySelectorAll("table.sortable")) {
     }
   });
 }
+// What goes on to the right fades out there.
+const fade = (part) => part.classList.toggle("more", part.scrollLeft + part.clientWidth < part.scrollWidth - 1);
+const sizes = new ResizeObserver((entries) => entries.forEach((entry) => fade(entry.target)));
+for (const part of document.querySelectorAll(".scroll")) {
+  part.addEventListener("scroll", () => fade(part), { passive: true });
+  sizes.observe(part);
+}
 const viewer = document.getElementById("viewer");
 document.addEventListener("click", (event) => {
   const tile = event.target.closest("button.tile");

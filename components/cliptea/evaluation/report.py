@@ -50,6 +50,7 @@ def build_report(context: ReportContext) -> str:
         regions=pictures.region_grid(context),
         gammas=pictures.gamma_charts(context, names, summaries),
         losses=pictures.loss_charts(context, names),
+        confusions=pictures.confusions(context, names),
         settings=dict(_flat(context.facts.settings)),
         style=Markup(_text("report.css")),
         script=Markup(script),

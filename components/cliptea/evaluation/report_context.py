@@ -104,4 +104,5 @@ class ReportContext:
     predictions: list[PredictionPicture] = field(default_factory=list)
     attention: list[AttentionPicture] = field(default_factory=list)
     regions: list[RegionPicture] = field(default_factory=list)
+    confusions: dict[str, np.ndarray] = field(default_factory=dict)  # label -> (N, N) pixels, true by predicted class
     warnings: list[str] = field(default_factory=list)

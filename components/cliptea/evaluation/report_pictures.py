@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from cliptea.evaluation import charts, figures
+from cliptea.evaluation.confusion_figure import confusion_figure
 from cliptea.evaluation.report_context import ReportContext, label
 from cliptea.evaluation.results import Metric, Summary, summarise_sweep
 
-__all__ = ["attention_grid", "gamma_charts", "legend", "loss_charts", "prediction_grid", "region_grid"]
+__all__ = [
+    "attention_grid", "confusions", "gamma_charts", "legend", "loss_charts", "prediction_grid", "region_grid",
+]  # fmt: skip
 
 Names = Mapping[str, tuple[str, list[str]]]  # as report_tables.names_of
 SWEPT: dict[Metric, str] = {"miou_seen": "seen mIoU", "miou_unseen": "unseen mIoU", "hiou": "hIoU"}
@@ -88,13 +91,23 @@ def gamma_charts(context: ReportContext, names: Names, summaries: Sequence[Summa
     return found
 
 
+def confusions(context: ReportContext, names: Names) -> list[dict[str, Any]]:
+    """Each trained model's confusion matrix on the data set itself."""
+    classes = context.facts.split.classes
+    return [
+        {**_name(own, names), "uri": figures.data_uri(confusion_figure(context.confusions[own], classes))}
+        for own in _shown([context.confusions], names)
+    ]
+
+
 def loss_charts(context: ReportContext, names: Names) -> dict[str, Any]:
-    """Every loss term over the iterations for each trained model; a term has the same colour everywhere."""
+    """Every loss term over the iterations for each trained model; a term has the same colour, all the same axis."""
     terms = list(dict.fromkeys(term for curves in context.losses.values() for term in curves))
+    every = [value for curves in context.losses.values() for curve in curves.values() for _, value in curve]
     found = []
     for own in _shown([context.losses], names):
         lines = {term: (terms.index(term), curve) for term, curve in context.losses[own].items()}
-        chart = charts.line_chart(lines, axis="log", title=f"losses of {own}", x_label="iteration")
+        chart = charts.line_chart(lines, axis="log", title=f"losses of {own}", x_label="iteration", beside=every)
         found.append({**_name(own, names), "chart": chart})
     return {"terms": terms, "charts": found}
 

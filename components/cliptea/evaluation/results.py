@@ -59,8 +59,8 @@ class ResultRow(BaseModel):
     hiou: OptionalScore
     per_class: dict[str, OptionalScore]  # None: the class has no pixels
     images_per_second: Annotated[float, Field(ge=0)]
-    model_uri: str
-    mlflow_run_id: str
+    model_uri: str  # in MLflow; in the store while MLflow could not be told
+    mlflow_run_id: str  # empty while MLflow could not be told
 
 
 class SweepRow(BaseModel):

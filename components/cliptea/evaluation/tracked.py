@@ -6,21 +6,23 @@ import io
 import json
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
 from cliptea.data.split import LABEL
 from cliptea.evaluation import figures
+from cliptea.evaluation.confusion_figure import confusion_figure
 from cliptea.manifest import Manifest, read_object
 from cliptea.storage import Store
 from cliptea.teacher.cache import image_extension
 
-__all__ = ["confusion_picture", "tracked_files"]
+__all__ = ["tracked_files"]
 
-CELL = 8  # pixels a class
 GAP = 4  # pixels between photo, truth and prediction
+HEADING, LETTERS = 18, 12  # pixels
+SMALLEST = 192  # pixels of the longer edge of a photo; smaller ones are enlarged by a whole number
 PREDICTION = "prediction/"
 
 
@@ -33,44 +35,47 @@ def tracked_files(store: Store, split: Manifest, evaluated: Manifest) -> dict[st
         evaluated: the scores on it.
     """
     reader = ShardReader(store, split.objects, "val")
+    classes = Catalogue.model_validate(split.info["catalogue"]).classes
     with np.load(io.BytesIO(read_object(store, evaluated.objects["figures.npz"]))) as arrays:
         files = {}
         for key in [key for key in arrays.files if key.startswith(PREDICTION)]:
             name = key.removeprefix(PREDICTION)
             photo = decode_image(reader.read(name, image_extension(reader, name)), name)
             truth = decode_labels(reader.read(name, LABEL), name)
-            parts = [figures.photo(photo), figures.label_map(truth), figures.label_map(arrays[key])]
-            files[f"{name}.png"] = _side_by_side(parts)
+            parts = {
+                "image": figures.photo(photo),
+                "ground truth": figures.label_map(truth),
+                "prediction": figures.label_map(arrays[key]),
+            }
+            shown = np.union1d(truth, arrays[key])
+            files[f"{name}.png"] = _side_by_side(parts, [(classes[i], i) for i in shown if i != figures.IGNORE])
         matrix_NN = arrays["confusion"]
-    classes = Catalogue.model_validate(split.info["catalogue"]).classes
     described = {"rows": "true class", "columns": "predicted class", "classes": classes, "pixels": matrix_NN.tolist()}
     return files | {
         "confusion.json": json.dumps(described).encode(),
-        "confusion.png": _png(confusion_picture(matrix_NN)),
+        "confusion.png": confusion_figure(matrix_NN, classes),
     }
 
 
-def confusion_picture(matrix_NN: np.ndarray) -> Image.Image:
-    """Shares of each true class (rows) by predicted class (columns), white for none and black for all.
-
-    Args:
-        matrix_NN: (N, N) pixel counts.
-    """
-    totals_N1 = matrix_NN.sum(1, keepdims=True)
-    shares_NN = np.divide(matrix_NN, totals_N1, out=np.zeros(matrix_NN.shape), where=totals_N1 > 0)
-    grey_NN = np.round(255 * (1 - shares_NN)).astype(np.uint8)
-    return Image.fromarray(np.kron(grey_NN, np.ones((CELL, CELL), dtype=np.uint8)))
-
-
-def _side_by_side(parts: list[bytes]) -> bytes:
-    pictures = [Image.open(io.BytesIO(part)).convert("RGB") for part in parts]
-    width = sum(picture.width for picture in pictures) + GAP * (len(pictures) - 1)
-    page = Image.new("RGB", (width, max(picture.height for picture in pictures)), "white")
-    left = 0
-    for picture in pictures:
-        page.paste(picture, (left, 0))
+def _side_by_side(parts: dict[str, bytes], entries: list[tuple[str, int]]) -> bytes:
+    """Pictures under their names, at the right a legend of the classes `entries` (name and index)."""
+    pictures = {name: _enlarged(Image.open(io.BytesIO(part)).convert("RGB")) for name, part in parts.items()}
+    height = max(picture.height for picture in pictures.values())
+    key, font = figures.legend(entries, height), ImageFont.load_default(LETTERS)
+    width = sum(picture.width + GAP for picture in pictures.values()) + key.width
+    page = Image.new("RGB", (width, HEADING + max(height, key.height)), "white")
+    draw, left = ImageDraw.Draw(page), 0
+    for name, picture in pictures.items():
+        draw.text((left, GAP), name, fill="black", font=font)
+        page.paste(picture, (left, HEADING))
         left += picture.width + GAP
+    page.paste(key, (left, HEADING))
     return _png(page)
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    factor = max(1, SMALLEST // max(picture.size))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -17,11 +17,13 @@ import torch
 from torch import nn
 
 from cliptea import progress
+from cliptea.config import EvaluationConfig
 from cliptea.errors import ConfigError
 from cliptea.serving.files import write_whole
 from cliptea.serving.graph import Network
 from cliptea.serving.parity import NotExported, Parity, check_onnx, first_line
 from cliptea.serving.segmenter import Segmenter
+from cliptea.training.augment import IMAGE_MEAN
 
 __all__ = ["Exported", "export_onnx"]
 
@@ -41,9 +43,9 @@ class Exported(NamedTuple):
 def export_onnx(model: Segmenter, file: Path, size: tuple[int, int] | None = None) -> Exported:
     """Write `file`, and beside it one with the suffix .json: class names, unseen ones, gamma, embeddings and sizes.
 
-    The network takes `images` (B, 3, H, W) float32 RGB 0-255 and `embeddings` (N, D) float32 of unit norm, and gives
-    `logits` (B, N, H, W). H and W are multiples of the divisor: `cliptea predict` fits an image into the scale and pads
-    it with the mean colour.
+    The network takes `images` (B, 3, H, W) float32 RGB 0-255, H and W multiples of the divisor, and `embeddings` (N, D)
+    float32 of unit norm, and gives `logits` (B, N, H, W). The second file says under `steps` how an image of any size
+    gets the mask that `cliptea predict` gives it.
 
     Args:
         size: the only height and width that it takes; None: any, where the network can be exported so, else those of
@@ -111,15 +113,43 @@ def _facts(model: Segmenter, size: tuple[int, int] | None) -> bytes:
     description = model.description
     facts = {
         "inputs": "images: float32 RGB 0-255 (B, 3, H, W); embeddings: float32, unit norm (N, D)",
+        "output": "logits: float32 (B, N, H, W)",
+        "steps": _steps(description.evaluation, size),
         "size": size,
         "divisor": description.evaluation.divisor,
         "scale": description.evaluation.scale,
+        "padding": IMAGE_MEAN,
         "gamma": description.evaluation.gamma,
         "classes": description.classes,
         "unseen": description.unseen,
         "embeddings": model.text_ND.tolist(),
     }
     return json.dumps(facts, ensure_ascii=False).encode()
+
+
+def _steps(evaluation: EvaluationConfig, size: tuple[int, int] | None) -> list[str]:
+    """How an image gets its mask; at one size only it is the best that can be done, else what evaluation does."""
+    if size is None:
+        factor = "min(max(scale) / max(height, width), min(scale) / min(height, width))"
+        padded = "the next multiples of divisor"
+    else:
+        factor, padded = f"min({size[0]} / height, {size[1]} / width)", f"{size[0]} x {size[1]}"
+    steps = [
+        f"RGB, upright, 0-255, of height x width pixels. f = {factor}; h = max(1, int(height * f + 0.5)), "
+        "w = max(1, int(width * f + 0.5)).",
+        "Where h x w is another size, resize to it as Pillow's BILINEAR does, to whole numbers 0-255.",
+        f"As float32 (3, h, w), pad at the bottom and at the right with the colour `padding` up to {padded}.",
+        "Run the network; keep logits[:, :h, :w] of the image.",
+        "Resize the logits to height x width: bilinear, centres of pixels at halves, no smoothing (torch's "
+        "interpolate with align_corners=False, OpenCV's INTER_LINEAR).",
+        "Add gamma to the logits of the classes in `unseen`; a pixel's class is the argmax, a position in `classes`.",
+    ]
+    if evaluation.mode == "slide":
+        steps[3] = (
+            f"Do this for windows of {evaluation.window} pixels every {evaluation.stride}, each padded by itself, "
+            "the last one of a row or column moved back to end with the image; average the logits where they overlap."
+        )
+    return steps
 
 
 @contextmanager

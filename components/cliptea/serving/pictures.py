@@ -6,9 +6,9 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from cliptea.evaluation.figures import NEUTRAL, palette
+from cliptea.evaluation.figures import NEUTRAL, legend, palette
 
 __all__ = ["mask_png", "overlay_jpeg"]
 
@@ -39,28 +39,15 @@ def overlay_jpeg(image_HW3: np.ndarray, mask_HW: np.ndarray, names: Sequence[str
     size = (max(1, round(photo.width * factor)), max(1, round(photo.height * factor)))
     photo = photo.resize(size, Image.Resampling.BOX if factor < 1 else Image.Resampling.NEAREST)
     blended = Image.blend(photo, colours.resize(size, Image.Resampling.NEAREST), OPACITY)
-    legend = _legend([(names[index], tuple(_colours()[index])) for index in shown], size[1])
-    page = Image.new("RGB", (size[0] + legend.width, max(size[1], legend.height)), "white")
+    key = legend([(names[index], index) for index in shown], size[1])
+    page = Image.new("RGB", (size[0] + key.width, max(size[1], key.height)), "white")
     page.paste(blended, (0, 0))
-    page.paste(legend, (size[0], 0))
+    page.paste(key, (size[0], 0))
     return _encode(page, "JPEG")
 
 
 def _colours() -> np.ndarray:
     return np.vstack([palette(), [NEUTRAL]]).astype(np.uint8)
-
-
-def _legend(entries: list[tuple[str, tuple[int, ...]]], height: int) -> Image.Image:
-    size = min(28, max(11, height // 40))
-    font, line = ImageFont.load_default(size), round(size * 1.6)
-    widest = max((font.getlength(name) for name, _ in entries), default=0)
-    legend = Image.new("RGB", (round(widest) + 3 * line, line * (len(entries) + 1)), "white")
-    draw = ImageDraw.Draw(legend)
-    for row, (name, colour) in enumerate(entries):
-        top = line // 2 + row * line
-        draw.rectangle((line // 2, top, line // 2 + size, top + size), fill=tuple(int(part) for part in colour))
-        draw.text((line // 2 + line, top + size // 2), name, fill="black", font=font, anchor="lm")
-    return legend
 
 
 def _encode(picture: Image.Image, kind: str) -> bytes:

@@ -113,6 +113,8 @@ def open_segmenter(folder: Path) -> Segmenter:
     """
     inside = folder / INSIDE
     home = inside if inside.is_dir() else folder
+    if not (home / DESCRIPTION).is_file():
+        raise StorageError(f"{folder} holds no model of this program", f"{DESCRIPTION}, {WEIGHTS} and {TEXT}")
     try:
         description = Description.model_validate_json((home / DESCRIPTION).read_text(encoding="utf-8"))
         text_ND = safetensors.torch.load_file(home / TEXT)["text"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -14,12 +15,27 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Param, Run
 from mlflow.exceptions import MlflowException
 
-from cliptea.errors import ConfigError, StorageError
+from cliptea import progress
+from cliptea.errors import StorageError
+from cliptea.tracking.address import tracking_address
 
-__all__ = ["EXPERIMENT", "connect", "experiment_id", "find_run", "flatten", "log_params", "metric_name", "plugin_run"]
+__all__ = [
+    "EXPERIMENT", "TrackingError", "connect", "experiment_id", "find_run", "flatten", "log_params", "metric_name",
+    "plugin_run", "told_later",
+]  # fmt: skip
 
 EXPERIMENT = "cliptea"
+# Without the second MLflow's page takes the experiment for one of language models.
+EXPERIMENT_TAGS = {
+    "mlflow.note.content": "Students of cliptea: a run for each pipeline run, and below it one for each variant and "
+    "seed. Compare `hiou`, the harmonic mean of seen and unseen mIoU.",
+    "mlflow.experimentKind": "custom_model_development",
+}
 PARAMS_PER_CALL = 100  # the server's limit
+
+
+class TrackingError(StorageError):
+    """MLflow cannot be reached."""
 
 
 def connect() -> MlflowClient:
@@ -27,28 +43,37 @@ def connect() -> MlflowClient:
 
     Raises:
         ConfigError: a password is part of the address, which MLflow's errors and the report repeat.
-        StorageError: it cannot be reached.
+        TrackingError: it cannot be reached.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = tracking_address()
     if not uri:
         raise StorageError("MLFLOW_TRACKING_URI is not set", "sqlite:////absolute/mlflow.db or a server's address")
-    address = urlparse(uri)
-    if address.password or (address.username and address.scheme.startswith("http")):
-        raise ConfigError(
-            "MLFLOW_TRACKING_URI holds a password",
-            "an address without one",
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-        )
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default keeps trying for minutes
     client = MlflowClient(uri)
     try:
         client.search_experiments(max_results=1)
     except MlflowException as error:
-        raise StorageError(f"MLflow does not answer at {uri} ({_cause(error)})", "a running server") from None
+        raise TrackingError(f"MLflow does not answer at {uri} ({_cause(error)})", "a running server") from None
     return client
+
+
+@contextmanager
+def told_later(what: str) -> Iterator[None]:
+    """Let work go on that MLflow cannot be told of now; the next run of the same settings tells it.
+
+    The block ends by noting below tracked/ in the store that MLflow was told.
+
+    Args:
+        what: is kept, as in "the scores".
+    """
+    try:
+        yield
+    except (TrackingError, MlflowException, OSError) as error:
+        reason = error.what if isinstance(error, TrackingError) else " ".join(str(error).split())[:200]
+        progress.warn(f"{what} are kept, and logged by the next run of these settings: {reason}")
 
 
 def _cause(error: BaseException) -> str:
@@ -72,7 +97,7 @@ def experiment_id(client: MlflowClient) -> str:
     location = None
     if parsed.scheme == "sqlite":
         location = (Path(parsed.path[1:]).absolute().parent / "artifacts").as_uri()
-    return client.create_experiment(EXPERIMENT, artifact_location=location)
+    return client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
 
 
 def find_run(client: MlflowClient, tags: Mapping[str, str]) -> Run | None:

@@ -33,13 +33,14 @@ def log_data(run: Run, splits: dict[str, Any]) -> None:
     tracked_key = f"tracked/{run.tracking_run}/data-{fingerprint('data', VERSION, splits=fps)}.json"
     if store.size(tracked_key) is not None:
         return
-    from cliptea.tracking.client import connect
+    from cliptea.tracking.client import connect, told_later
 
-    client = connect()
-    client.log_inputs(run.tracking_run, dataset_inputs(run.config, named))
-    for name, split in named.items():
-        client.log_dict(run.tracking_run, split.info, f"data/{name}.json")
-    store.put(tracked_key, json.dumps(fps).encode())
+    with told_later("facts about the data"):
+        client = connect()
+        client.log_inputs(run.tracking_run, dataset_inputs(run.config, named))
+        for name, split in named.items():
+            client.log_dict(run.tracking_run, split.info, f"data/{name}.json")
+        store.put(tracked_key, json.dumps(fps).encode())
 
 
 def dataset_inputs(config: Config, splits: dict[str, Manifest]) -> list[DatasetInput]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cliptea import progress
 from cliptea.notice import post_state
-from cliptea.tracking.client import connect, find_run, plugin_run
+from cliptea.tracking.client import TrackingError, connect, find_run, plugin_run
 from cliptea.tracking.runs import JOB_TAG
 
 __all__ = ["finish", "mark_stopped"]
@@ -12,6 +12,8 @@ __all__ = ["finish", "mark_stopped"]
 
 def finish(job_id: str, state: str, error: str) -> None:
     """Mark the run FINISHED or FAILED, and tell the webhook, if there is one.
+
+    Nothing is lost when MLflow does not answer: a warning says that it goes on to show the run as RUNNING.
 
     Args:
         job_id: the pipeline job.
@@ -21,6 +23,8 @@ def finish(job_id: str, state: str, error: str) -> None:
     run_id = ""
     try:
         run_id = _close(job_id, state, error)
+    except TrackingError as away:
+        progress.warn(f"MLflow shows this run as RUNNING until its settings run again: {away.what}")
     finally:
         post_state(job_id, state, error, run_id)
 

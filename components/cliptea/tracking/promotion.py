@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cliptea import progress
+from cliptea.errors import StorageError
 from cliptea.manifest import fingerprint
 from cliptea.storage import open_store
 from cliptea.tracking.champions import Score
@@ -13,15 +15,20 @@ from cliptea.tracking.champions import Score
 if TYPE_CHECKING:
     from cliptea.runs import Run
 
-__all__ = ["candidates", "promote"]
+__all__ = ["best_row", "candidates", "promote"]
 
-VERSION = 2
+VERSION = 3
 
 
 def promote(run: Run, comparison: dict[str, Any]) -> dict[str, Any]:
-    """Register the run's best model (highest hIoU); it becomes champion when it beats the one in office.
+    """Register the run's best model; it becomes champion when it beats the one in office.
 
-    Ablations are no candidates: a variant with another method than the run's is there to be compared, not used.
+    The best model is that of the variant with the highest mean hIoU over its seeds, so that one lucky seed does not
+    choose the variant; of its seeds the one with the highest. Ablations are no candidates: a variant with another
+    method than the run's is there to be compared, not used.
+
+    Raises:
+        StorageError: MLflow does not answer, or was not told of the run's models while it did not.
     """
     if comparison["stand_in"]:
         reason = "not promoted: with a stand-in for the teacher the numbers mean nothing"
@@ -31,13 +38,19 @@ def promote(run: Run, comparison: dict[str, Any]) -> dict[str, Any]:
     key = f"tracked/{run.tracking_run}/promotion-{fingerprint('promote', VERSION, comparison=comparison)}.json"
     if store.size(key) is not None:
         progress.reused()
-        return json.loads(store.get(key))
+        return _present(json.loads(store.get(key)))
     rows = candidates(run, comparison["rows"])
     if not rows:
         reason = "not promoted: every variant of the run is an ablation"
         progress.note(reason)
         return {"promoted": False, "reason": reason}
-    result = _promote(run, rows, comparison["evaluation"])
+    untold = len({row["model_uri"] for row in rows if not row["mlflow_run_id"]})
+    if untold:
+        raise _undecided(f"MLflow could not be told of {untold} model{'s' * (untold != 1)}")
+    try:
+        result = _promote(run, rows, comparison["evaluation"])
+    except StorageError as away:
+        raise _undecided(away.what) from None
     store.put(key, json.dumps(result).encode())
     return result
 
@@ -54,14 +67,44 @@ def candidates(run: Run, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["dataset"] == dataset and (row["group"], row["variant"], row["seed"]) in own]
 
 
+def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The best seed of the variant with the highest mean hIoU."""
+    variants: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        variants.setdefault((row["group"], row["variant"]), []).append(row)
+    best = max(variants.values(), key=lambda seeds: fmean(_hiou(row) for row in seeds))
+    return max(best, key=_hiou)
+
+
+def _hiou(row: dict[str, Any]) -> float:
+    return row["hiou"] or 0.0
+
+
+def _undecided(reason: str) -> StorageError:
+    return StorageError(
+        f"no champion was chosen: {reason}", todo="nothing is lost: run the same again when MLflow answers"
+    )
+
+
+def _present(decided: dict[str, Any]) -> dict[str, Any]:
+    """Say which version is the champion by now: since the decision it may have been rolled back, or beaten."""
+    from cliptea.tracking.client import connect
+    from cliptea.tracking.registry import champion
+
+    name, version, present = decided["model"], decided["version"], champion(connect(), decided["model"])
+    now = "there is no champion" if present is None else f"champion is version {present}"
+    progress.note(f"{name} version {version}, as decided before: {decided['reason']}; {now} now")
+    return decided
+
+
 def _promote(run: Run, rows: list[dict[str, Any]], evaluation: str) -> dict[str, Any]:
     from cliptea.tracking.client import connect
     from cliptea.tracking.registry import register, settle
 
-    best = max(rows, key=lambda row: row["hiou"] or 0.0)
+    best = best_row(rows)
     client, name, run_id = connect(), run.config.promotion.model or f"cliptea-{best['dataset']}", best["mlflow_run_id"]
     source = f"{client.get_run(run_id).info.artifact_uri}/model"
-    score = Score(best["hiou"] or 0.0, evaluation, run.config.promotion.margin)
+    score = Score(_hiou(best), evaluation, run.config.promotion.margin)
     facts = {"backbone": best["backbone"], "variant": best["variant"]}
     version = register(client, name, source, run_id, score, facts)
     outcome = settle(client, name, version)

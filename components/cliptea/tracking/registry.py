@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from cliptea.errors import ConfigError
 from cliptea.tracking.champions import Choice, Decision, History, Score, replay
 
-__all__ = ["ALIAS", "Outcome", "register", "rollback", "settle"]
+__all__ = ["ALIAS", "Outcome", "champion", "register", "rollback", "settle"]
 
 ALIAS = "champion"
 HIOU_TAG, EVALUATION_TAG, MARGIN_TAG = "hiou", "cliptea.evaluation", "cliptea.margin"
@@ -73,6 +73,16 @@ def settle(client: MlflowClient, name: str, version: int) -> Outcome:
     return Outcome(decision, seen.history.champions[-1])
 
 
+def champion(client: MlflowClient, name: str) -> int | None:
+    """The champion's version, if there is one."""
+    try:
+        return _read(client, name).alias
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None  # the model was deleted
+
+
 def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
     """Make the champion before the present one champion again; returns the version that was and the one that is it.
 
@@ -88,9 +98,14 @@ def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
         known = ", ".join(model.name for model in client.search_registered_models()) or "none so far"
         raise ConfigError(f"there is no registered model {name!r}", f"one of MLflow's: {known}") from None
     champions = seen.history.champions
-    if len(champions) < 2:
-        had = "one champion" if champions else "no champion"
-        raise ConfigError(f"{name} has had {had} so far", "one before the present one to go back to")
+    if not champions:
+        raise ConfigError(f"{name} has no champion", "two champions, to go back to the first")
+    if len(champions) == 1:
+        raise ConfigError(
+            f"the champion of {name}, version {champions[0]}, has none before it",
+            "a champion before the present one to go back to",
+            f"give another version the alias {ALIAS} in MLflow",
+        )
     before, present = champions[-2:]
     client.set_model_version_tag(name, str(present), REASON_TAG, f"rolled back to version {before}")
     _choose(client, name, before, max(seen.versions))

@@ -32,12 +32,13 @@ from cliptea.tracking.origin import origin
 if TYPE_CHECKING:
     from cliptea.runs import Run, Variant
 
-__all__ = ["JOB_TAG", "ChildRun", "open_parent"]
+__all__ = ["JOB_TAG", "ChildRun", "log_best", "open_parent"]
 
 JOB_TAG = "kfp.pipeline_run_id"
 KEY_TAG = "cliptea.run"
 LABEL_TAG = "cliptea.variant"
 METRICS_PER_CALL = 900
+SHOWN = 8  # digits of a pipeline run's key
 
 
 def open_parent(run: Run) -> str:
@@ -47,10 +48,10 @@ def open_parent(run: Run) -> str:
     and the one that KFP's MLflow plug-in has made, if there is one.
     """
     client, config = connect(), run.config
-    key = run.fingerprint if "CLIPTEA_EVENTS" in os.environ else run.job_id
+    key = _key(run)
     found = plugin_run(client) or find_run(client, {KEY_TAG: key})
     if found is None:
-        name = f"{config.preset} · {config.data.dataset} · data {run.data_digest[:8]}"
+        name = f"{config.preset} · {config.data.dataset} · {key[:SHOWN]}"
         found = client.create_run(experiment_id(client), tags={KEY_TAG: key}, run_name=name)
     run_id = found.info.run_id
     tags = {KEY_TAG: key, "cliptea.preset": config.preset, "cliptea.fingerprint": run.fingerprint, JOB_TAG: run.job_id}
@@ -59,6 +60,21 @@ def open_parent(run: Run) -> str:
     client.update_run(run_id, status="RUNNING")
     log_params(client, run_id, flatten(run.config.model_dump(mode="json")) | {"data.digest": run.data_digest})
     return run_id
+
+
+def log_best(run: Run, row: Mapping[str, Any]) -> None:
+    """Give the pipeline run the scores of its best model, by which MLflow's charts compare pipeline runs.
+
+    Args:
+        row: of results.json.
+    """
+    scores = {name.lower(): row[name] for name in ("hiou", "miou_seen", "miou_unseen", "pAcc")}
+    best = {"cliptea.best": f"{row['group']}/{row['variant']} seed {row['seed']}"}
+    ChildRun(connect(), run.tracking_run).log_result(scores, best)
+
+
+def _key(run: Run) -> str:
+    return run.fingerprint if "CLIPTEA_EVENTS" in os.environ else run.job_id
 
 
 class ChildRun:
@@ -84,6 +100,7 @@ class ChildRun:
                     "variant": ", ".join(member.variant for member in variant.members),
                     "backbone": config.student.backbone,
                     "dataset": config.data.dataset,
+                    "run": _key(run)[:SHOWN],  # as in the parent's name: children of several have the same names
                 }
                 | origin(run.job_id),
                 run_name=_run_name(variant, config.student.backbone, config.data.dataset),

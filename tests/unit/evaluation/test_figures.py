@@ -158,6 +158,17 @@ def test_odd_ranges_stay_inside_the_chart(points):
     assert (line[:, 1] <= charts.HEIGHT).all()
 
 
+def test_charts_beside_each_other_have_one_axis():
+    points = {"small": [(0, 0.5), (1, 0.02)], "large": [(0, 300.0), (1, 20.0)]}
+    every = [value for curve in points.values() for _, value in curve]
+    charts_of = [
+        charts.line_chart({"ce": (0, curve)}, axis="log", title="t", x_label="x", beside=every)
+        for curve in points.values()
+    ]
+    ticks = [re.findall(r'text-anchor="end">([^<]+)<', chart) for chart in charts_of]
+    assert ticks[0] == ticks[1] == ["0.01", "0.1", "1", "10", "100", "1000"]
+
+
 def test_long_curves_are_averaged():
     noise = np.random.default_rng(0).normal(5, 1, 24000)
     svg = Svg(charts.line_chart({"ce": (0, list(enumerate(noise)))}, axis="log", title="t", x_label="x"))

@@ -150,7 +150,8 @@ def test_equal_variants_of_several_groups_are_shown_once(page):
 
 def test_every_picture_says_what_it_is(page):
     alts = [a["alt"] for a in page.all("img") if a["alt"]]
-    assert len(alts) == 3 * ((2 + 11) + (1 + 3) + 3)
+    assert len(alts) == 3 * ((2 + 11) + (1 + 3) + 3) + 11
+    assert "Confusion matrix of no_cls_token" in alts
     assert "no_cls_token, val/2" in alts
 
 

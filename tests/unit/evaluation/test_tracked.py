@@ -1,4 +1,4 @@
-"""Pictures for MLflow: the confusion matrix's shares, and photo, truth and prediction of the chosen images."""
+"""Pictures for MLflow: the confusion matrix, and photo, truth and prediction of the chosen images."""
 
 import io
 import json
@@ -12,16 +12,6 @@ from cliptea.data.shards import ShardReader
 from cliptea.evaluation import tracked
 from cliptea.manifest import Manifest, put_object
 from cliptea.storage import open_store
-
-
-def test_a_cell_is_as_dark_as_its_share_of_the_true_class():
-    matrix = np.random.default_rng(0).integers(0, 50, (5, 5))
-    matrix[3] = 0  # a class without pixels
-    picture = np.asarray(tracked.confusion_picture(matrix))
-    cells = picture.reshape(5, tracked.CELL, 5, tracked.CELL)
-    assert (cells == cells[:, :1, :, :1]).all()
-    wanted = [[0 if row.sum() == 0 else value / row.sum() for value in row] for row in matrix]
-    np.testing.assert_allclose(1 - cells[:, 0, :, 0] / 255, wanted, atol=0.5 / 255 + 1e-9)
 
 
 def test_every_chosen_image_has_its_picture(tmp_path, monkeypatch):
@@ -45,7 +35,13 @@ def test_every_chosen_image_has_its_picture(tmp_path, monkeypatch):
     assert set(files) == {"one.png", "confusion.json", "confusion.png"}
     assert json.loads(files["confusion.json"])["pixels"] == matrix.tolist()
     page = np.asarray(Image.open(io.BytesIO(files["one.png"])))
-    np.testing.assert_array_equal(page[:, :30], photo)
-    colours = {tuple(page[y, 34 + x]): int(truth[y, x]) for y in range(20) for x in range(30)}
+    heading, below = page[: tracked.HEADING], page[tracked.HEADING :]
+    shown = below[3:120:6, 3:]  # six pixels for each of the photo's
+    starts = [0, 184, 368]
+    np.testing.assert_array_equal(shown[:, 0:180:6], photo)
+    colours = {tuple(shown[y, 184 + 6 * x]): int(truth[y, x]) for y in range(20) for x in range(30)}
     assert sorted(colours.values()) == [0, 1, 2]
-    assert all(colours[tuple(page[y, 68 + x])] == predicted[y, x] for y in range(20) for x in range(30))
+    assert all(colours[tuple(shown[y, 368 + 6 * x])] == predicted[y, x] for y in range(20) for x in range(30))
+    assert all((heading[:, start : start + 80] < 128).any() for start in starts)
+    legend = {tuple(pixel) for pixel in below[:, 552:].reshape(-1, 3)}
+    assert set(colours) <= legend

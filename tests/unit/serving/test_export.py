@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 from cliptea.config import EvaluationConfig
 from cliptea.errors import ClipteaError, ConfigError
@@ -21,7 +22,7 @@ QUICK = ["demo_fpn", "segformer_b0", "convnext_atto"]
 LONG = ["segnext_t", "swin_t", "timm:resnet18"]
 
 
-def made(backbone, dim=16):
+def made(backbone, dim=16, **evaluation):
     torch.manual_seed(1)
     text = torch.nn.functional.normalize(torch.randn(3, dim), dim=1)
     description = Description(
@@ -29,7 +30,7 @@ def made(backbone, dim=16):
         dim=dim,
         classes=["a", "b", "c"],
         unseen=["c"],
-        evaluation=EvaluationConfig(scale=(96, 64), gamma=0.5),
+        evaluation=EvaluationConfig(**{"scale": (96, 64), "gamma": 0.5} | evaluation),
     )
     return Segmenter(build_student(backbone, dim).eval(), description, text)
 
@@ -53,6 +54,72 @@ def test_the_file_computes_what_evaluation_does(backbone, tmp_path):
     expected = class_logits(model.student, image, model.text_ND, model.description.evaluation).numpy()
     assert np.abs(logits[0] - expected).max() < 1e-4 * max(1, np.abs(expected).max())
     assert (told["classes"], told["gamma"], told["divisor"]) == (["a", "b", "c"], 0.5, 32)
+
+
+def enlarged(maps_Nhw, size):
+    """Step 5 along each side."""
+    for axis, length in enumerate(size, start=1):
+        pixels = maps_Nhw.shape[axis]
+        at = np.maximum((np.arange(length) + 0.5) * pixels / length - 0.5, 0)
+        lower = np.minimum(at.astype(int), pixels - 1)
+        upper, share = np.minimum(lower + 1, pixels - 1), at - lower
+        share = share[:, None] if axis == 1 else share
+        maps_Nhw = maps_Nhw.take(lower, axis) * (1 - share) + maps_Nhw.take(upper, axis) * share
+    return maps_Nhw
+
+
+def masked(session, told, image):
+    """The steps of student.json with nothing but Pillow, NumPy and onnxruntime."""
+    height, width = image.shape[:2]
+    scale, divisor = told["scale"], told["divisor"]
+    if told["size"] is None:
+        f = min(max(scale) / max(height, width), min(scale) / min(height, width))
+    else:
+        f = min(told["size"][0] / height, told["size"][1] / width)
+    h, w = max(1, int(height * f + 0.5)), max(1, int(width * f + 0.5))
+    if (h, w) != (height, width):
+        image = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
+    size = told["size"] or (h + -h % divisor, w + -w % divisor)
+    padded = np.tile(np.float32(told["padding"]), (*size, 1))
+    padded[:h, :w] = image
+    images, embeddings = padded.transpose(2, 0, 1)[None], np.float32(told["embeddings"])
+    (logits,) = session.run(None, {"images": images, "embeddings": embeddings})
+    logits = enlarged(logits[0, :, :h, :w], (height, width))
+    logits[[told["classes"].index(name) for name in told["unseen"]]] += told["gamma"]
+    return logits.argmax(0)
+
+
+SIZES = [(64, 96), (63, 95), (45, 71), (130, 61), (33, 200), (301, 211), (7, 5), (200, 200)]
+
+
+def test_the_steps_beside_the_file_give_the_masks_of_predict(tmp_path):
+    model = made("demo_fpn", gamma=0.02)
+    export_onnx(model, tmp_path / "student.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "student.onnx"), providers=["CPUExecutionProvider"])
+    told = json.loads((tmp_path / "student.json").read_text())
+    assert len(told["steps"]) == 6
+    assert all(key in " ".join(told["steps"]) for key in ("scale", "divisor", "padding", "gamma", "unseen", "classes"))
+    rng, ids = np.random.default_rng(3), set()
+    for size in SIZES:
+        small = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+        image = np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC))
+        expected = model.mask(image, model.known())
+        assert (masked(session, told, image) == expected).mean() >= 0.999, size
+        ids |= set(np.unique(expected))
+    assert len(ids) > 1  # else everything agrees
+
+
+def test_the_steps_speak_of_a_single_size_and_of_windows(demo_onnx, tmp_path):
+    model, _ = demo_onnx
+    export_onnx(model, tmp_path / "student.onnx", (64, 96))
+    told = json.loads((tmp_path / "student.json").read_text())
+    assert "f = min(64 / height, 96 / width)" in told["steps"][0]
+    assert "up to 64 x 96" in told["steps"][2]
+    session = onnxruntime.InferenceSession(str(tmp_path / "student.onnx"), providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(4).integers(0, 256, (57, 96, 3), dtype=np.uint8)  # which fits scale and size alike
+    assert (masked(session, told, image) == model.mask(image, model.known())).mean() >= 0.999
+    sliding = made("demo_fpn", mode="slide", window=64, stride=40)
+    assert "windows of 64 pixels every 40" in json.loads(export._facts(sliding, None))["steps"][3]
 
 
 def test_pooling_by_products_is_adaptive_pooling():

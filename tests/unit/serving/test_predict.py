@@ -143,11 +143,27 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(photos, model_folder
         ([tmp_path / "empty", "--model", model_folder], 1, "empty holds no image"),
         (["--model", tmp_path], 1, "holds no model of this program"),
         (["--model", "models:/x@champion", "--workdir", tmp_path], 1, "there is no "),
+        (["--model", "models:/x"], 2, "models:/x names no version; expected models:/x@champion or models:/x/VERSION"),
+        (["--model", model_folder, "--classes", "so" * 400], 2, "a class name of 800 characters, sososososososososo"),
+        (["--model", model_folder, "-o", photos / "a.png"], 2, "a.png is a file; expected a folder"),
     ):
-        answer = call(photos, *arguments, "-o", output)
+        answer = call(photos, "-o", output, *arguments)
         assert (answer.exit_code, answer.stderr.count("\n")) == (code, 1), answer.output
         assert words in answer.stderr
+        assert len(answer.stderr) < 300
+        assert "Errno" not in answer.stderr
     assert not output.exists()
+
+
+def test_a_size_is_refused_by_its_option_and_what_is_done_is_said_after_that(model_folder, tmp_path):
+    for size in ("65x96", "0x64", "big"):
+        answer = CliRunner().invoke(
+            app, ["export", "--model", str(model_folder), "-o", str(tmp_path / "a.onnx"), "--size", size]
+        )
+        assert answer.exit_code == 2
+        assert answer.stderr.startswith(f"error: --size {size}; expected ")
+        assert answer.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 REFUSED = """

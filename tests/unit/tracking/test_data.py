@@ -32,6 +32,19 @@ def test_data_sets_are_logged_once_with_their_counts(client, run):
     assert json.loads(Path(folder).read_text())["counts"] == counts
 
 
+def test_data_that_mlflow_cannot_be_told_of_are_told_later(client, run, monkeypatch, capsys):
+    splits = Splits(own=Manifest(kind="split", fingerprint="f" * 16, info={"counts": {"train": {"images": 3}}}))
+    monkeypatch.delenv("CLIPTEA_EVENTS")
+    with monkeypatch.context() as down:
+        down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        down.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        log_data(run, splits.model_dump())
+    assert "facts about the data are kept, and logged by the next run" in capsys.readouterr().err
+    assert client.get_run(run.tracking_run).inputs.dataset_inputs == []
+    log_data(run, splits.model_dump())
+    assert len(client.get_run(run.tracking_run).inputs.dataset_inputs) == 1
+
+
 def test_a_variant_s_run_has_the_data_set_once_as_well(client, run):
     own = Manifest(kind="split", fingerprint="0123456789abcdef", info={"counts": {"train": {"images": 3}}})
     child = ChildRun.open(run, runs.expand(run.config)[0])

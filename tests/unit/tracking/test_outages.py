@@ -1,13 +1,16 @@
 """A tracking server that is down, hangs or restarts costs no training, and what was to be logged comes later."""
 
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from storage.faulty_proxy import ALWAYS, FaultyProxy
 
 from cliptea import runs, settings
-from cliptea.errors import ConfigError
+from cliptea.errors import ConfigError, StorageError
 from cliptea.tracking import curves
+from cliptea.tracking.address import require_server
 from cliptea.tracking.client import connect
 from cliptea.tracking.runs import ChildRun, open_parent
 
@@ -119,8 +122,42 @@ def test_a_server_that_restarts_is_told_what_it_missed(client, run, server, warn
 @pytest.mark.parametrize(
     "uri", ["http://me:a-secret@127.0.0.1:9", "https://a-secret@host", "postgresql://me:a-secret@host/mlflow"]
 )
-def test_an_address_with_a_password_is_refused_without_repeating_it(uri, monkeypatch):
+@pytest.mark.parametrize("ask", [connect, require_server])
+def test_an_address_with_a_password_is_refused_without_repeating_it(uri, ask, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as refused:
-        connect()
+        ask()
     assert "a-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "http://127.0.0.1:9/below/"])
+def test_a_command_is_told_at_once_that_nobody_answers(uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    before = time.monotonic()
+    with pytest.raises(StorageError, match=f"does not answer at {uri} .*unset MLFLOW_TRACKING_URI"):
+        require_server()
+    assert time.monotonic() - before < 2
+
+
+@pytest.mark.parametrize("status", [200, 401, 404])
+def test_whatever_a_server_answers_it_is_there(status, monkeypatch):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as there:
+        threading.Thread(target=there.handle_request, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{there.server_port}")
+        require_server()
+
+
+@pytest.mark.parametrize("uri", [None, "sqlite:////tmp/mlflow.db"])
+def test_what_is_no_server_is_not_asked(uri, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    require_server()

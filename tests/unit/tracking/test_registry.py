@@ -111,11 +111,18 @@ def test_rollback_goes_back_champion_by_champion_and_holds(client):
     assert champion(client) == 2
     assert client.get_model_version(NAME, "3").tags["cliptea.reason"] == "rolled back to version 2"
     assert rollback(client, NAME) == (2, 1)
-    with pytest.raises(ConfigError, match="one champion so far"):
+    with pytest.raises(ConfigError, match="version 1, has none before it"):
         rollback(client, NAME)
     assert promote(client, 0.3).champion == 1
     assert promote(client, 0.45).champion == 6
     assert rollback(client, NAME) == (6, 1)
+
+
+def test_rollback_without_a_champion_says_so(client):
+    add(client, 0.4)
+    client.create_registered_model("empty")
+    with pytest.raises(ConfigError, match="empty has no champion"):
+        rollback(client, "empty")
 
 
 def test_rollback_of_an_unknown_model_names_those_that_are(client):
@@ -149,9 +156,18 @@ def test_the_command_says_what_it_did(client):
         promote(client, hiou)
     answer = CliRunner().invoke(app, ["rollback", "--model", NAME])
     assert (answer.exit_code, answer.stdout) == (0, f"{NAME}: champion is version 1 again, no longer version 2\n")
-    answer = CliRunner().invoke(app, ["rollback", "--model", NAME])
+    answer = CliRunner().invoke(app, ["rollback", "--model", f"models:/{NAME}@champion"])
     assert (answer.exit_code, answer.stderr.count("\n")) == (2, 1)
+    assert "version 1, has none before it" in answer.stderr
     assert champion(client) == 1
+
+
+@pytest.mark.parametrize("name", [f"models:/{NAME}/1", f"models:/{NAME}@other", "runs:/0/model", "a/b"])
+def test_what_is_no_name_of_a_model_is_refused_before_mlflow_is_asked(name, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    answer = CliRunner().invoke(app, ["rollback", "--model", name])
+    assert answer.exit_code == 2
+    assert answer.stderr == f"error: --model {name}; expected the name of a registered model, as in cliptea-demo\n"
 
 
 def test_a_registry_that_is_down_is_one_line(monkeypatch):

@@ -9,8 +9,9 @@ from cliptea.errors import StorageError
 from cliptea.evaluation.results import ResultRow
 from cliptea.tracking.client import EXPERIMENT, connect, flatten
 from cliptea.tracking.finish import finish, mark_stopped
-from cliptea.tracking.promotion import candidates, promote
-from cliptea.tracking.runs import ChildRun, open_parent
+from cliptea.tracking.promotion import best_row, candidates, promote
+from cliptea.tracking.registry import rollback
+from cliptea.tracking.runs import ChildRun, log_best, open_parent
 
 
 def make_run(name, job="job"):
@@ -35,6 +36,32 @@ def test_a_run_started_again_is_the_same_run(client):
     assert ChildRun.open(again, again.variants[0]).run_id == child.run_id
     assert ChildRun.open(first, first.variants[1]).run_id != child.run_id
     assert ChildRun.open(other, other.variants[0]).run_id != child.run_id
+
+
+def test_pipeline_runs_and_their_children_can_be_told_apart(client):
+    runs_of = [make_run(name) for name in ("0123456789abcdef", "fedcba9876543210")]
+    names = [client.get_run(run.tracking_run).info.run_name for run in runs_of]
+    assert names == ["smoke · demo · 01234567", "smoke · demo · fedcba98"]
+    children = [client.get_run(ChildRun.open(run, run.variants[0]).run_id) for run in runs_of]
+    assert [child.data.tags["run"] for child in children] == ["01234567", "fedcba98"]
+    assert {child.info.run_name for child in children} == {"demo_fpn · full · demo · seed 0"}
+
+
+def test_a_pipeline_run_has_the_scores_of_its_best_model(client):
+    run = make_run("best")
+    for _ in range(2):
+        log_best(run, row("x", 0.625))
+    data = client.get_run(run.tracking_run).data
+    assert data.metrics == {"hiou": 0.625, "miou_seen": 0.5, "miou_unseen": 0.5, "pacc": 0.5}
+    assert len(client.get_metric_history(run.tracking_run, "hiou")) == 1
+    assert data.tags["cliptea.best"] == "backbones/demo_fpn seed 0"
+
+
+def test_the_experiment_says_what_it_is_and_opens_as_one_of_models(client):
+    make_run("experiment")
+    tags = client.get_experiment_by_name(EXPERIMENT).tags
+    assert "`hiou`" in tags["mlflow.note.content"]
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_on_a_cluster_every_job_is_its_own_run(client, monkeypatch):
@@ -133,13 +160,13 @@ def test_settings_are_flattened():
     }
 
 
-def row(run_id, hiou, member=("backbones", "demo_fpn"), dataset="demo"):
+def row(run_id, hiou, member=("backbones", "demo_fpn"), dataset="demo", seed=0):
     return ResultRow(
         variant=member[1],
         group=member[0],
         backbone="b",
         dataset=dataset,
-        seed=0,
+        seed=seed,
         iterations=1,
         gamma=0.0,
         pAcc=0.5,
@@ -182,6 +209,41 @@ def test_worse_tied_and_elsewhere_measured_models_stay_out_of_office(client):
     assert "hIoU 0.9000, and the champion's 0.5000 was measured on another evaluation set" in decisions[3]["reason"]
 
 
+def test_one_lucky_seed_does_not_choose_the_variant():
+    steady = [row(f"a{seed}", hiou, seed=seed) for seed, hiou in enumerate((0.5, 0.52, 0.51))]
+    other = ("backbones", "segformer_b0")
+    lucky = [row(f"b{seed}", hiou, other, seed=seed) for seed, hiou in enumerate((0.1, 0.6, None))]
+    assert best_row([*lucky, *steady])["mlflow_run_id"] == "a1"
+    assert best_row(lucky)["mlflow_run_id"] == "b1"
+
+
+def test_a_run_repeated_after_a_rollback_says_which_version_is_the_champion(client, capsys, monkeypatch):
+    monkeypatch.delenv("CLIPTEA_EVENTS")
+    for hiou, name in ((0.4, "r1"), (0.6, "r2")):
+        run = make_run(name, name)
+        child = ChildRun.open(run, run.variants[0]).run_id
+        comparison = {"rows": [row(child, hiou)], "evaluation": "same", "stand_in": False}
+        decided = promote(run, comparison)
+    rollback(client, "cliptea-smoke")
+    capsys.readouterr()
+    assert promote(run, comparison) == decided
+    told = capsys.readouterr().err
+    assert "version 2, as decided before: hIoU 0.6000 beats the champion's 0.4000" in told
+    assert "champion is version 1 now" in told
+    assert client.get_model_version("cliptea-smoke", "2").tags["cliptea.reason"] == "rolled back to version 1"
+    client.delete_registered_model("cliptea-smoke")
+    promote(run, comparison)
+    assert "there is no champion now" in capsys.readouterr().err
+
+
+def test_models_that_mlflow_was_not_told_of_are_no_champions_and_not_lost(client):
+    run = make_run("untold")
+    comparison = {"rows": [row("", 0.9), row("told", 0.5, seed=1)], "evaluation": "same", "stand_in": False}
+    with pytest.raises(StorageError, match="could not be told of 1 model; nothing is lost: run the same again"):
+        promote(run, comparison)
+    assert client.search_registered_models() == []
+
+
 def test_while_the_registry_is_down_nothing_is_decided(client, monkeypatch):
     run = make_run("down")
     child = ChildRun.open(run, run.variants[0]).run_id
@@ -189,7 +251,7 @@ def test_while_the_registry_is_down_nothing_is_decided(client, monkeypatch):
     with monkeypatch.context() as down:
         down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         down.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        with pytest.raises(StorageError, match=r"MLflow does not answer at http://127\.0\.0\.1:9"):
+        with pytest.raises(StorageError, match=r"MLflow does not answer at http://127\.0\.0\.1:9.*run the same again"):
             promote(run, comparison)
     assert promote(run, comparison)["promoted"] is True
 

@@ -1,0 +1,57 @@
+"""Where MLflow is, known without importing it: a command refuses an address at once, not after seconds."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import urllib.error
+import urllib.request
+from urllib.parse import urlparse
+
+from cliptea.errors import ConfigError, StorageError
+
+__all__ = ["require_server", "tracking_address"]
+
+SECONDS = 10.0
+
+
+def tracking_address() -> str:
+    """MLFLOW_TRACKING_URI, or nothing.
+
+    Raises:
+        ConfigError: a password is part of it, which MLflow's errors and the report repeat.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    address = urlparse(uri)
+    if address.password or (address.username and address.scheme.startswith("http")):
+        raise ConfigError(
+            "MLFLOW_TRACKING_URI holds a password",
+            "an address without one",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        )
+    return uri
+
+
+def require_server() -> None:
+    """Refuse the server that MLFLOW_TRACKING_URI names, if it names one, when nothing answers there.
+
+    Raises:
+        ConfigError: as above.
+        StorageError: nothing answers.
+    """
+    uri = tracking_address()
+    if not uri.startswith("http"):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SECONDS).close()
+    except urllib.error.HTTPError as answer:  # somebody is there; whether they let us in is told later
+        answer.close()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):  # MLflow has its own settings for these
+            return
+        raise StorageError(
+            f"MLflow does not answer at {uri} ({reason})",
+            "a running server",
+            "start it, or unset MLFLOW_TRACKING_URI to use the work directory's own",
+        ) from None

@@ -98,6 +98,7 @@ def test_the_steps_beside_the_file_give_the_masks_of_predict(tmp_path):
     session = onnxruntime.InferenceSession(str(tmp_path / "student.onnx"), providers=["CPUExecutionProvider"])
     told = json.loads((tmp_path / "student.json").read_text())
     assert len(told["steps"]) == 6
+    assert told["padding"] == [123.675, 116.28, 103.53]  # zero after normalisation
     assert all(key in " ".join(told["steps"]) for key in ("scale", "divisor", "padding", "gamma", "unseen", "classes"))
     rng, ids = np.random.default_rng(3), set()
     for size in SIZES:

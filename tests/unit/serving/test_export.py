@@ -69,7 +69,7 @@ def enlarged(maps_Nhw, size):
 
 
 def raised(session, told, image):
-    """Logits with gamma, after all steps but the argmax of student.json with nothing but Pillow, NumPy and onnxruntime."""
+    """Logits with gamma: the steps of student.json up to the argmax, by Pillow, NumPy and onnxruntime alone."""
     height, width = image.shape[:2]
     scale, divisor = told["scale"], told["divisor"]
     if told["size"] is None:

@@ -155,6 +155,14 @@ def test_every_picture_says_what_it_is(page):
     assert "no_cls_token, val/2" in alts
 
 
+def test_loss_charts_have_one_axis(context):
+    first = {"table3/full": 1000.0, "table3/no_ce": 0.01}
+    curves = {label: {"ce": [(1, value), (2, 5.0)]} for label, value in first.items()}
+    page = Page(build_report(replace(context, losses=curves)))
+    ticks = re.findall(r"1000|100|10|1|0.1|0.01", "".join(page.text["losses"].split("logarithmic")[1].split()))
+    assert ticks.count("1000") == ticks.count("0.01") == 2
+
+
 def test_conclusions_are_computed(page):
     text = page.text["conclusions"]
     assert "On hIoU, lower than full: no_pseudo, seen_only." in text

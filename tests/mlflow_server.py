@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -51,6 +51,12 @@ class MlflowServer:
         if self._process is not None:
             os.killpg(self._process.pid, 9)
             self._process.wait()
+            with suppress(
+                OSError
+            ):  # its workers hold the port a little longer, and the next start would take them for it
+                while True:
+                    socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                    time.sleep(0.05)
         self._process = None
 
 

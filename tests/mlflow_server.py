@@ -12,11 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
-from storage.s3_server import ACCESS, BUCKET, SECRET
+from storage.s3_server import ACCESS, BUCKET, SECONDS, SECRET, wait_for
 from storage.s3_server import running as s3_running
 
 DATABASE_SECRET = "a-password-that-no-client-may-learn"
-SECONDS = 120  # the machine may be busy
 
 
 class MlflowServer:
@@ -141,14 +140,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
-    until = time.monotonic() + SECONDS
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise RuntimeError(f"{process.args[0]} does not start: {log.read_text()[-2000:]}")

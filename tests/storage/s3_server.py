@@ -13,6 +13,7 @@ import minio
 
 ACCESS, SECRET = "cliptea-tests", "a-secret-that-no-message-may-show"
 BUCKET = "bucket"
+SECONDS = 120  # the machine may be busy
 
 
 @contextmanager
@@ -27,10 +28,11 @@ def running(folder: Path, application: str = "nanio.app:build_app") -> Iterator[
         "NANIO_SECRET_KEY": SECRET,
         "NANIO_DATA_DIR": str(folder),
     }
-    with folder.with_suffix(".log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    log = folder.with_suffix(".log")
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:
-        _wait(port, process)
+        wait_for(port, process, log)
         minio.Minio(f"127.0.0.1:{port}", ACCESS, SECRET, secure=False).make_bucket(BUCKET)
         yield f"127.0.0.1:{port}"
     finally:
@@ -38,12 +40,13 @@ def running(folder: Path, application: str = "nanio.app:build_app") -> Iterator[
         process.wait()
 
 
-def _wait(port: int, process: subprocess.Popen) -> None:
-    until = time.monotonic() + 60
+def wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
+    """Until a server that was started listens."""
+    until = time.monotonic() + SECONDS
     while time.monotonic() < until and process.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
         except OSError:
             time.sleep(0.05)
-    raise RuntimeError("the S3 server of the tests does not start")
+    raise RuntimeError(f"{process.args[0]} does not start: {log.read_text()[-2000:]}")

@@ -9,7 +9,7 @@ import torch
 from conftest import QUICK
 from s3_server import BUCKET
 
-from cliptea import settings
+from cliptea import progress, settings
 from cliptea.data.datasets import open_dataset
 from cliptea.data.split import Splits, build_splits
 from cliptea.manifest import read_object
@@ -103,5 +103,8 @@ def test_training_over_a_bad_network_ends_with_the_weights_of_a_disk(store, prox
     assert left
     proxy.fail("corrupt", 1, "GET", "checkpoints/0")  # read once more, and not thrown away
     proxy.fail("truncate", 1, "GET", "checkpoints/0")
+    warned = []
+    environment.setattr(progress, "warn", warned.append)
     assert weights(prepared) == wanted
+    assert warned == []
     assert proxy.injected == 7

@@ -6,11 +6,17 @@ prints it without a traceback and exits with 2; a step prints it and fails.
 
 from __future__ import annotations
 
-__all__ = ["ClipteaError", "ConfigError", "DataError", "StorageError", "TeacherError"]
+__all__ = ["ClipteaError", "ConfigError", "DataError", "ServerAway", "StorageError", "TeacherError"]
 
 
 class ClipteaError(Exception):
-    """Base of all errors that are the input's or the surroundings' fault, not the program's."""
+    """Base of all errors that are the input's or the surroundings' fault, not the program's.
+
+    Attributes:
+        temporary: whether the same may succeed when it is tried again later, with nothing changed.
+    """
+
+    temporary = False
 
     def __init__(self, what: str, expected: str = "", todo: str = "") -> None:
         self.what, self.expected, self.todo = what, expected, todo
@@ -32,6 +38,12 @@ class DataError(ClipteaError):
 
 class StorageError(ClipteaError):
     """The object store or the work directory cannot be read or written, or holds something damaged."""
+
+
+class ServerAway(StorageError):
+    """A server that is needed refuses connections, is unreachable or answers 5xx. It may come back."""
+
+    temporary = True
 
 
 class TeacherError(ClipteaError):

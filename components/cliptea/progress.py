@@ -12,13 +12,13 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from cliptea.errors import ClipteaError, ConfigError
 
-__all__ = ["Bar", "bar", "clock", "count", "note", "publish", "reused", "step", "warn", "words"]
+__all__ = ["STEP", "Bar", "bar", "clock", "count", "listening", "note", "publish", "reused", "step", "warn", "words"]
 
 EVENT_SECONDS = 0.2  # at most five bar events a second
 LOG_SECONDS = 10.0
@@ -26,6 +26,17 @@ WINDOW_SECONDS = 20.0  # the rate is taken over this
 STEP = "CLIPTEA_STEP"  # name and label of the present step, inherited by the processes that it starts
 
 _reused = False
+_listeners: list[Callable[[dict[str, Any]], None]] = []
+
+
+@contextmanager
+def listening(hear: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Have `hear` called with every event of this process inside the block, besides where events go anyway."""
+    _listeners.append(hear)
+    try:
+        yield
+    finally:
+        _listeners.remove(hear)
 
 
 @contextmanager
@@ -76,8 +87,7 @@ def warn(text: str) -> None:
 
 def publish(**values: str) -> None:
     """Hand small facts, such as the address of a report, to the command that started the run."""
-    if "CLIPTEA_EVENTS" in os.environ:
-        _tell("published", values=values)
+    _tell("published", values=values)
 
 
 @contextmanager
@@ -192,6 +202,10 @@ def _short(rate: float) -> str:
 def _tell(event: str, **facts: Any) -> None:
     name, label = json.loads(os.environ.get(STEP, '["", ""]'))
     path = os.environ.get("CLIPTEA_EVENTS")
+    for hear in _listeners:
+        hear({"event": event, "step": name, "label": label, **facts})
+    if event == "published" and not path:
+        return  # for whoever listens; a log has no use for it
     try:
         if path:
             line = json.dumps({"event": event, "step": name, "label": label, "pid": os.getpid(), **facts})

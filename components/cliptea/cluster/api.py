@@ -27,6 +27,8 @@ class ClusterError(ClipteaError):
 class Unreachable(ClusterError):
     """The Kubernetes API does not answer, or not sensibly; it may later."""
 
+    temporary = True
+
 
 class QuotaFull(ClusterError):
     """A quota of the namespace has no room for another TrainJob; it may later."""

@@ -28,8 +28,12 @@ from cliptea.storage.local import fetch, is_remote, read_uri, state
 __all__ = ["Entry", "FileStore", "Store", "fetch", "is_remote", "open_store", "read_uri", "state"]
 
 
-def open_store(uri: str | None = None) -> Store:
+def open_store(uri: str | None = None, patience: float | None = None) -> Store:
     """The store at `uri`, by default the one that the environment variable CLIPTEA_STORE names.
+
+    Args:
+        uri: s3://bucket/folder or file:///folder.
+        patience: seconds that its server may be away; default: `cliptea.outage.patience()`.
 
     Raises:
         StorageError: no store is named, or its scheme is not served.

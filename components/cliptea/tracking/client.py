@@ -16,7 +16,7 @@ from mlflow.entities import Experiment, Param, Run
 from mlflow.exceptions import MlflowException
 
 from cliptea import progress
-from cliptea.errors import StorageError
+from cliptea.errors import ServerAway, StorageError
 from cliptea.tracking.address import tracking_address
 
 __all__ = [
@@ -34,7 +34,7 @@ EXPERIMENT_TAGS = {
 PARAMS_PER_CALL = 100  # the server's limit
 
 
-class TrackingError(StorageError):
+class TrackingError(ServerAway):
     """MLflow cannot be reached."""
 
 

@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -122,9 +122,7 @@ class _Post:
             ended = self.stop.wait(BEAT_SECONDS if self._status.beat else 0.0)
             self._status.beat += 1
             self._status.updated = time.time()
-            try:
+            with suppress(ClipteaError):
                 self._store.put(self._key, self._status.model_dump_json().encode())
-            except ClipteaError:
-                pass
             if ended:
                 return

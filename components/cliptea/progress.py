@@ -58,6 +58,7 @@ def step(name: str, label: str = "") -> Iterator[None]:
             text=_one_line(error),
             trace=trace,
             setting=isinstance(error, ConfigError),
+            stopped=not isinstance(error, Exception),  # by a signal, which is no failure of the step
         )
         raise
     else:

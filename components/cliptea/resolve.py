@@ -51,6 +51,7 @@ def _require_weights(config: Config) -> None:
 def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     """Resolve the settings, digest the data, and open (or go on with) the tracking run. Never cached."""
     from cliptea.tracking import runs as tracked
+    from cliptea.tracking.state import sweep
 
     config = settings.load(preset, overrides)
     check(config)
@@ -70,4 +71,6 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     )
     parent = tracked.open_parent(run)
     progress.publish(tracking_run=parent)
+    for closed in sweep():
+        progress.note(f"an earlier run, {closed}")
     return run.model_copy(update={"tracking_run": parent})

@@ -140,7 +140,7 @@ def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:
 def _mark_stopped(workdir: Workdir, board: Board) -> None:
     if "tracking_run" not in board.published:
         return
-    from cliptea.tracking.finish import mark_stopped
+    from cliptea.tracking.state import mark_stopped
 
     os.environ["MLFLOW_TRACKING_URI"] = workdir.tracking_uri
     with contextlib.suppress(Exception):  # the run has been stopped, whatever state it is shown in

@@ -1,4 +1,4 @@
-"""What every step does around its one function call: threads, manifests, errors, and dying with its run."""
+"""What every step does around its work: threads, manifests, errors, signs of life, and dying with its run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cliptea import __version__, progress
 from cliptea.errors import ClipteaError
+from cliptea.steps.retries import persistently
+from cliptea.steps.watched import watched
 
 if TYPE_CHECKING:
     from kfp.dsl import Artifact
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from cliptea.runs import Run
 
 __all__ = [
-    "ALIVE", "IMAGE", "TASKS_LOCK", "cores", "die_with", "read", "step", "variant_of", "write",
+    "ALIVE", "IMAGE", "TASKS_LOCK", "cores", "die_with", "read", "run_step", "variant_of", "write",
 ]  # fmt: skip
 
 IMAGE = f"cliptea:{__version__}"
@@ -30,19 +32,37 @@ ALIVE = "CLIPTEA_ALIVE"  # a named pipe that the local command holds open for wr
 TASKS_LOCK = "CLIPTEA_TASKS_LOCK"  # a file that every local task holds locked (shared) as long as it lives
 SIDE_BY_SIDE = 2  # tasks of a loop that kfp.local runs at once
 
+Made = TypeVar("Made")
 
-@contextmanager
-def step(name: str, label: str = "", of: int = 1) -> Iterator[None]:
-    """Run the body as the step `name` of the variant `label`, one of `of` in the pipeline's loop.
+
+def run_step(
+    name: str,
+    work: Callable[[], Made],
+    *,
+    run: dict[str, Any] | None = None,
+    job_id: str = "",
+    label: str = "",
+    of: int = 1,
+) -> Made:
+    """Do the work of the step `name`, again if what went wrong may pass, and tell how it goes and ends.
 
     An error that the user can act on ends the process with one line and exit code 1; any other is raised on.
+
+    Args:
+        name: of the step.
+        work: what it does; called again after an error that may pass by itself.
+        run: the dumped run, once there is one.
+        job_id: the pipeline job, where there is no run yet.
+        label: of the variant.
+        of: steps of this name in the pipeline's loop.
     """
     if ALIVE in os.environ:
         _belong_to_run()
         _share_cores(min(of, SIDE_BY_SIDE))
+    job_id, tracking_run = (run["job_id"], run.get("tracking_run", "")) if run else (job_id, "")
     try:
-        with progress.step(name, label):
-            yield
+        with watched(name, label, job_id, tracking_run), progress.step(name, label):
+            return persistently(work)
     except ClipteaError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None

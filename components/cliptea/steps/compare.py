@@ -16,9 +16,9 @@ def compare(
     comparison: Output[Artifact],
     report: Output[HTML],
 ):
-    from cliptea.steps.common import read, step, write
+    from cliptea.steps.common import read, run_step, write
 
-    with step("compare"):
+    def work():
         from pathlib import Path
 
         from cliptea.evaluation.compare import compare_variants
@@ -29,3 +29,5 @@ def compare(
         made = compare_variants(present, read(shards), read(cache), [read(item) for item in scores])
         write(comparison, made)
         Path(report.path).write_bytes(read_uri(made["report"]))
+
+    run_step("compare", work, run=read(run))

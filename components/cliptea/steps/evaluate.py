@@ -14,12 +14,14 @@ def evaluate(
     variant: str,
     scores: Output[Artifact],
 ):
-    from cliptea.steps.common import read, step, variant_of, write
+    from cliptea.steps.common import read, run_step, variant_of, write
 
-    with step("evaluate", variant, of=len(read(run)["variants"])):
+    def work():
         from cliptea.evaluation.evaluate import evaluate_variant
         from cliptea.runs import Run
 
         present = Run.model_validate(read(run))
         student = variant_of(present, variant)
         write(scores, evaluate_variant(present, student, read(shards), read(cache), read(model)))
+
+    run_step("evaluate", work, run=read(run), label=variant, of=len(read(run)["variants"]))

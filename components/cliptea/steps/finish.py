@@ -7,15 +7,11 @@ from cliptea.steps.common import IMAGE
 
 @component(base_image=IMAGE, install_kfp_package=False)
 def finish(job_id: str, skip_unchanged: bool, status: PipelineTaskFinalStatus):
-    from cliptea.steps.common import step
+    from cliptea.steps.common import run_step
 
-    with step("finish"):
+    def work():
         from cliptea.tracking.finish import finish
 
-        state = status.state
-        if skip_unchanged:
-            from cliptea.cluster.unchanged import was_skipped
+        finish(job_id, status.state, status.error_message or "", skip_unchanged)
 
-            if was_skipped(job_id):  # KFP counts steps behind a condition that does not hold as not ended
-                state = "SUCCEEDED"
-        finish(job_id, state, status.error_message or "")
+    run_step("finish", work, job_id=job_id)

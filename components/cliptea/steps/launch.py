@@ -27,12 +27,14 @@ def launch(
     model: Output[Artifact],
     task_config: TaskConfig,
 ):
-    from cliptea.steps.common import read, step, variant_of, write
+    from cliptea.steps.common import read, run_step, variant_of, write
 
-    with step("train", variant, of=len(read(run)["variants"])):
+    def work():
         from cliptea.cluster.launch import launch_variant
         from cliptea.runs import Run
 
         present, placement = Run.model_validate(read(run)), vars(task_config)
         student = variant_of(present, variant)
         write(model, launch_variant(present, student, read(shards), read(cache), settings, placement))
+
+    run_step("train", work, run=read(run), label=variant, of=len(read(run)["variants"]))

@@ -1,4 +1,4 @@
-"""The best student becomes champion when it beats the present one."""
+"""The best student becomes champion when it beats the present one. The last step: after it the run is complete."""
 
 from kfp.dsl import Artifact, Input, Output, component
 
@@ -7,10 +7,15 @@ from cliptea.steps.common import IMAGE
 
 @component(base_image=IMAGE, install_kfp_package=False)
 def promote(run: Input[Artifact], comparison: Input[Artifact], decision: Output[Artifact]):
-    from cliptea.steps.common import read, step, write
+    from cliptea.steps.common import read, run_step, write
 
-    with step("promote"):
+    def work():
         from cliptea.runs import Run
         from cliptea.tracking.promotion import promote
+        from cliptea.tracking.state import mark_complete
 
-        write(decision, promote(Run.model_validate(read(run)), read(comparison)))
+        present = Run.model_validate(read(run))
+        write(decision, promote(present, read(comparison)))
+        mark_complete(present.tracking_run)
+
+    run_step("promote", work, run=read(run))

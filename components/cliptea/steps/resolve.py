@@ -7,9 +7,9 @@ from cliptea.steps.common import IMAGE
 
 @component(base_image=IMAGE, install_kfp_package=False)
 def resolve(preset: str, overrides: list, skip_unchanged: bool, job_id: str, run: Output[Artifact]) -> str:
-    from cliptea.steps.common import step, write
+    from cliptea.steps.common import run_step, write
 
-    with step("resolve"):
+    def work() -> str:
         from cliptea.resolve import start_run
 
         present = start_run(preset, overrides, job_id)
@@ -19,4 +19,6 @@ def resolve(preset: str, overrides: list, skip_unchanged: bool, job_id: str, run
 
             if skip(present):
                 return "unchanged"
-    return "changed"
+        return "changed"
+
+    return run_step("resolve", work, job_id=job_id)

@@ -7,9 +7,9 @@ from cliptea.steps.common import IMAGE
 
 @component(base_image=IMAGE, install_kfp_package=False)
 def split(run: Input[Artifact], shards: Output[Artifact]):
-    from cliptea.steps.common import read, step, write
+    from cliptea.steps.common import read, run_step, write
 
-    with step("split"):
+    def work():
         from cliptea.data.split import build_splits
         from cliptea.runs import Run
         from cliptea.tracking.data import log_data
@@ -18,3 +18,5 @@ def split(run: Input[Artifact], shards: Output[Artifact]):
         made = build_splits(present)
         log_data(present, made)
         write(shards, made)
+
+    run_step("split", work, run=read(run))

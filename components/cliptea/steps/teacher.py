@@ -14,10 +14,12 @@ def teacher(
     made: Input[List[Artifact]],  # noqa: UP006
     cache: Output[Artifact],
 ):
-    from cliptea.steps.common import read, step, write
+    from cliptea.steps.common import read, run_step, write
 
-    with step("teacher"):
+    def work():
         from cliptea.runs import Run
         from cliptea.teacher.cache import build_cache
 
         write(cache, build_cache(Run.model_validate(read(run)), read(shards), [read(part) for part in made]))
+
+    run_step("teacher", work, run=read(run))

@@ -7,10 +7,13 @@ from cliptea.steps.common import IMAGE
 
 @component(base_image=IMAGE, install_kfp_package=False)
 def tokens(run: Input[Artifact], shards: Input[Artifact], part: int, parts: int, made: Output[Artifact]):
-    from cliptea.steps.common import read, step, write
+    from cliptea.steps.common import read, run_step, write
 
-    with step("tokens", f"part {part + 1} of {parts}" if parts > 1 else "", parts):
+    def work():
         from cliptea.runs import Run
         from cliptea.teacher.cache import make_blocks
 
         write(made, make_blocks(Run.model_validate(read(run)), read(shards), part, parts))
+
+    label = f"part {part + 1} of {parts}" if parts > 1 else ""
+    run_step("tokens", work, run=read(run), label=label, of=parts)

@@ -13,11 +13,13 @@ def train(
     variant: str,
     model: Output[Artifact],
 ):
-    from cliptea.steps.common import read, step, variant_of, write
+    from cliptea.steps.common import read, run_step, variant_of, write
 
-    with step("train", variant, of=len(read(run)["variants"])):
+    def work():
         from cliptea.runs import Run
         from cliptea.training.train import train_variant
 
         present = Run.model_validate(read(run))
         write(model, train_variant(present, variant_of(present, variant), read(shards), read(cache)))
+
+    run_step("train", work, run=read(run), label=variant, of=len(read(run)["variants"]))

@@ -7,7 +7,7 @@ from cliptea.steps.common import IMAGE
 
 @component(base_image=IMAGE, install_kfp_package=False)
 def variants(run: Input[Artifact]) -> list:
-    from cliptea.steps.common import read, step
+    from cliptea.steps.common import read, run_step
 
-    with step("variants"):
-        return [variant["label"] for variant in read(run)["variants"]]
+    present = read(run)
+    return run_step("variants", lambda: [variant["label"] for variant in present["variants"]], run=present)

@@ -1,54 +1,76 @@
-"""How a pipeline run's MLflow run ends: told by the exit handler or, when the run is stopped, from outside."""
+"""The exit handler's part: what the steps could not say themselves about how a pipeline run ended."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from mlflow.entities import Run
+
 from cliptea import progress
+from cliptea.board import read_board
+from cliptea.errors import ClipteaError
 from cliptea.notice import post_state
-from cliptea.tracking.client import TrackingError, connect, find_run, plugin_run
-from cliptea.tracking.runs import JOB_TAG
+from cliptea.storage import open_store
+from cliptea.tracking.client import TrackingError, connect
+from cliptea.tracking.runs import COMPLETE_TAG, ERROR_TAG, SKIPPED_TAG
+from cliptea.tracking.state import End, close, find_parent
 
-__all__ = ["finish", "mark_stopped"]
+__all__ = ["finish"]
+
+# What the exit handler may be told, and what it means. On a cluster the state is that of ML Metadata, in kfp.local
+# one of Pipelines' own; RUNNING is said of a run whose steps stand behind a condition that did not hold.
+SUCCEEDED, FAILED, CANCELED, SKIPPED = "SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"
+STATES = {
+    **dict.fromkeys(("COMPLETE", "CACHED", "SUCCEEDED"), SUCCEEDED),
+    **dict.fromkeys(("FAILED", "ERROR"), FAILED),
+    **dict.fromkeys(("CANCELED", "CANCELLED", "CANCELING"), CANCELED),
+    "SKIPPED": SKIPPED,
+}
+ENDS: dict[str, End] = {SUCCEEDED: "FINISHED", SKIPPED: "FINISHED", FAILED: "FAILED", CANCELED: "KILLED"}
+PATIENCE = 30.0  # seconds for the board, which only adds the reason
 
 
-def finish(job_id: str, state: str, error: str) -> None:
-    """Mark the run FINISHED or FAILED, and tell the webhook, if there is one.
+def finish(job_id: str, state: str, error: str, skip_unchanged: bool) -> None:
+    """Close the pipeline run in MLflow, with the variants that are open, and tell the webhook, if there is one.
 
-    Nothing is lost when MLflow does not answer: a warning says that it goes on to show the run as RUNNING.
+    What the steps have said of the run comes before what Pipelines says. A state that nobody knows is logged and
+    changes nothing. When MLflow does not answer, a warning says that the next run closes this one.
 
     Args:
         job_id: the pipeline job.
-        state: KFP's final state, SUCCEEDED when all went well.
-        error: KFP's message, if any.
+        state: the final state as Pipelines spells it.
+        error: Pipelines' message, if any.
+        skip_unchanged: whether the run might be skipped.
     """
-    run_id = ""
+    told, run_id = STATES.get(state, SKIPPED if state == "RUNNING" and skip_unchanged else ""), ""
+    reason = error or _failure(job_id)
     try:
-        run_id = _close(job_id, state, error)
+        client = connect()
+        run = find_parent(client, job_id)
+        if run is None:
+            progress.note("the run ended before it was tracked")
+        else:
+            run_id, told = run.info.run_id, _as_steps_say(run, told)
+            reason = reason or run.data.tags.get(ERROR_TAG, "")
+            if told:
+                close(client, run, ENDS[told], reason if told in (FAILED, CANCELED) else "")
     except TrackingError as away:
-        progress.warn(f"MLflow shows this run as RUNNING until its settings run again: {away.what}")
-    finally:
-        post_state(job_id, state, error, run_id)
+        progress.warn(f"MLflow shows this run as RUNNING until a later run closes it: {away.what}")
+    if not told:
+        progress.warn(f"Pipelines says that the run is {state!r}, which is no known end; MLflow is left as it is")
+    post_state(job_id, told or state, reason if told != SUCCEEDED else "", run_id)
 
 
-def _close(job_id: str, state: str, error: str) -> str:
-    client = connect()
-    found = plugin_run(client) or find_run(client, {JOB_TAG: job_id})
-    if found is None:
-        progress.note("the run failed before it was tracked")
-        return ""
-    if error:
-        client.set_tag(found.info.run_id, "cliptea.error", error[:500])
-    client.set_terminated(found.info.run_id, "FINISHED" if state == "SUCCEEDED" else "FAILED")
-    return found.info.run_id
+def _as_steps_say(run: Run, told: str) -> str:
+    if COMPLETE_TAG in run.data.tags:
+        return SUCCEEDED
+    return SKIPPED if SKIPPED_TAG in run.data.tags else told
 
 
-def mark_stopped(run_id: str) -> None:
-    """Mark a pipeline run that was stopped, and the variants that were at work, KILLED; the next run goes on with them.
-
-    Args:
-        run_id: MLflow's id of the pipeline run.
-    """
-    client = connect()
-    parent = client.get_run(run_id)
-    at_work = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
-    for run in [*client.search_runs([parent.info.experiment_id], at_work), parent]:
-        client.set_terminated(run.info.run_id, "KILLED")
+def _failure(job_id: str) -> str:
+    """What the first step that failed said, as the board has it."""
+    with suppress(ClipteaError):
+        for status in read_board(open_store(patience=PATIENCE), job_id):
+            if status.state == "failed":
+                return f"{status.step} {status.label}".strip() + f": {status.text}"
+    return ""

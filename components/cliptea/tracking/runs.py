@@ -6,12 +6,14 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, Metric
+from mlflow.entities import Run as MlflowRun
 from mlflow.models import Model
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_MODELS
@@ -32,11 +34,22 @@ from cliptea.tracking.origin import origin
 if TYPE_CHECKING:
     from cliptea.runs import Run, Variant
 
-__all__ = ["JOB_TAG", "ChildRun", "log_best", "open_parent"]
+__all__ = [
+    "COMPLETE_TAG", "ERROR_TAG", "HEARTBEAT_TAG", "JOB_TAG", "KEY_TAG", "LABEL_TAG", "NOTE_TAG", "SKIPPED_TAG",
+    "SWEPT_TAG", "ChildRun", "log_best", "now", "open_parent", "reopen",
+]  # fmt: skip
 
 JOB_TAG = "kfp.pipeline_run_id"
-KEY_TAG = "cliptea.run"
-LABEL_TAG = "cliptea.variant"
+KEY_TAG = "cliptea.run"  # of a pipeline run
+LABEL_TAG = "cliptea.variant"  # of a variant's
+HEARTBEAT_TAG = "cliptea.heartbeat"  # when a step of the pipeline run last gave a sign of life
+ERROR_TAG = "cliptea.error"  # why a run did not end well
+NOTE_TAG = "mlflow.note.content"  # the description on MLflow's page
+# What a run is told at its end, and no longer true when it goes on.
+COMPLETE_TAG = "cliptea.complete"  # set by the last step
+SKIPPED_TAG = "cliptea.skipped"  # id of the earlier run that did the same
+SWEPT_TAG = "cliptea.swept"  # when it was found without a sign of life
+ENDED_TAGS = {ERROR_TAG, NOTE_TAG, COMPLETE_TAG, SKIPPED_TAG, SWEPT_TAG}
 METRICS_PER_CALL = 900
 SHOWN = 8  # digits of a pipeline run's key
 
@@ -55,11 +68,23 @@ def open_parent(run: Run) -> str:
         found = client.create_run(experiment_id(client), tags={KEY_TAG: key}, run_name=name)
     run_id = found.info.run_id
     tags = {KEY_TAG: key, "cliptea.preset": config.preset, "cliptea.fingerprint": run.fingerprint, JOB_TAG: run.job_id}
-    for tag, value in {**tags, **origin(run.job_id)}.items():
+    reopen(client, found)
+    for tag, value in {**tags, HEARTBEAT_TAG: now(), **origin(run.job_id)}.items():
         client.set_tag(run_id, tag, value)
-    client.update_run(run_id, status="RUNNING")
     log_params(client, run_id, flatten(run.config.model_dump(mode="json")) | {"data.digest": run.data_digest})
     return run_id
+
+
+def reopen(client: MlflowClient, run: MlflowRun) -> None:
+    """Show a run as RUNNING, without what was said of an end that it had before."""
+    for tag in run.data.tags.keys() & ENDED_TAGS:
+        client.delete_tag(run.info.run_id, tag)
+    client.update_run(run.info.run_id, status="RUNNING")
+
+
+def now() -> str:
+    """The time as a tag holds it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def log_best(run: Run, row: Mapping[str, Any]) -> None:
@@ -106,7 +131,7 @@ class ChildRun:
                 run_name=_run_name(variant, config.student.backbone, config.data.dataset),
             )
         child = cls(client, found.info.run_id)
-        client.update_run(child.run_id, status="RUNNING")
+        reopen(client, found)
         log_params(client, child.run_id, flatten(config.model_dump(mode="json")) | {"seed": str(variant.seed)})
         return child
 

@@ -1,42 +1,212 @@
 """The state of a pipeline run in MLflow, from its first step to its end, whoever tells of it.
 
-Every step that is at work leaves a heartbeat on the run. A run that is still shown as RUNNING and has had none for
-long was cancelled or killed, and is closed by whoever looks next (`sweep`).
+Every step that is at work leaves a heartbeat on the run. A run that is shown as RUNNING and has had none for long was
+cancelled or killed without a word, and is closed by whoever looks next (`sweep`). Should it be at work after all, its
+next heartbeat opens it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Literal
 
-__all__ = ["End", "close_job", "run_address", "sweep"]
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from cliptea import progress
+from cliptea.notice import post_state
+from cliptea.tracking.client import TrackingError, connect, experiment_id, find_run, plugin_run, quote
+from cliptea.tracking.runs import (
+    COMPLETE_TAG,
+    ERROR_TAG,
+    HEARTBEAT_TAG,
+    JOB_TAG,
+    KEY_TAG,
+    LABEL_TAG,
+    NOTE_TAG,
+    SKIPPED_TAG,
+    SWEPT_TAG,
+    now,
+    reopen,
+)
+
+__all__ = [
+    "End", "beat", "close", "close_job", "find_parent", "mark_complete", "mark_failed", "mark_skipped", "mark_stopped",
+    "run_address", "sweep",
+]  # fmt: skip
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
 
+SILENCE_SECONDS = 3600.0  # without a heartbeat a run is taken for dead; pods may wait this long between two steps
+QUIET_SECONDS = 180.0  # the same where Pipelines says that the run is over
+LONGEST_TAG = 5000  # characters
+
+
+def beat(run_id: str) -> None:
+    """Leave a sign of life on a pipeline run; one that a sweep took for dead is open again."""
+    client = connect()
+    run = client.get_run(run_id)
+    if SWEPT_TAG in run.data.tags:
+        reopen(client, run)
+    client.set_tag(run_id, HEARTBEAT_TAG, now())
+
+
+def find_parent(client: MlflowClient, job_id: str) -> Run | None:
+    """The run of a pipeline job, not those of its variants, nor those that KFP's plug-in makes of its tasks."""
+    named = f"tags.`{JOB_TAG}` = '{quote(job_id)}' and tags.`{KEY_TAG}` LIKE '%'"
+    found = client.search_runs([experiment_id(client)], named, max_results=1)
+    return found[0] if found else plugin_run(client)
+
+
+def mark_failed(run_id: str, step: str, label: str, text: str) -> None:
+    """Write on a pipeline run, and on the variant's if it has one, why a step failed. The variant's run is closed.
+
+    Args:
+        run_id: MLflow's id of the pipeline run.
+        step, label: the step, and the variant's label or nothing.
+        text: the error, one line.
+    """
+    client = connect()
+    reason = f"{step} {label}: {text}" if label else f"{step}: {text}"
+    _explain(client, run_id, "FAILED", reason)
+    child = find_run(client, {"mlflow.parentRunId": run_id, LABEL_TAG: label}) if label else None
+    if child is not None:
+        _explain(client, child.info.run_id, "FAILED", f"{step}: {text}")
+        client.set_terminated(child.info.run_id, "FAILED")
+
+
+def mark_complete(run_id: str) -> None:
+    """Say that all steps of a pipeline run have ended well: the last of them knows best.
+
+    While MLflow is away nothing is said, and the exit handler takes Pipelines' word for it.
+    """
+    with suppress(TrackingError):
+        client = connect()
+        client.set_tag(run_id, COMPLETE_TAG, "true")
+        close(client, client.get_run(run_id), "FINISHED", "")
+
+
+def mark_skipped(client: MlflowClient, run_id: str, earlier: str) -> None:
+    """Say that a pipeline run had nothing to do, since the run `earlier` has done it."""
+    client.set_tag(run_id, SKIPPED_TAG, earlier)
+    close(client, client.get_run(run_id), "FINISHED", "")
+
+
+def mark_stopped(run_id: str) -> None:
+    """Say that a pipeline run was stopped; the next run of its settings goes on with it."""
+    client = connect()
+    close(client, client.get_run(run_id), "KILLED", "stopped")
+
+
+def close(client: MlflowClient, run: Run, end: End, reason: str) -> list[str]:
+    """End a pipeline run and those of its variants that are open; returns the names of the variants.
+
+    Args:
+        client: of MLflow.
+        run: of the pipeline.
+        end: its state.
+        reason: shown in the description of those that did not end well.
+    """
+    closed = _close_variants(client, run, end, reason)
+    if reason:
+        _explain(client, run.info.run_id, end, reason)
+    if SWEPT_TAG in run.data.tags:
+        client.delete_tag(run.info.run_id, SWEPT_TAG)
+    client.set_terminated(run.info.run_id, end)
+    return closed
+
+
+def _close_variants(client: MlflowClient, run: Run, end: End, reason: str) -> list[str]:
+    """Those that are open were stopped with a run that did not end well, and have ended well with one that did."""
+    at_work = f"tags.`mlflow.parentRunId` = '{run.info.run_id}' and attributes.status = 'RUNNING'"
+    closed = []
+    for child in list(_every(client, run.info.experiment_id, at_work)):
+        if end != "FINISHED":
+            _explain(client, child.info.run_id, "KILLED", f"the pipeline run ended before this was done: {reason}")
+        client.set_terminated(child.info.run_id, "FINISHED" if end == "FINISHED" else "KILLED")
+        closed.append(child.info.run_name or child.info.run_id)
+    return closed
+
 
 def close_job(job_id: str, end: End, reason: str) -> list[str]:
-    """Close the run of a pipeline job and its variants that are still open; returns the names of those closed.
+    """Close the run of a pipeline job and its variants, as far as they are open; returns the names of those closed.
 
     Args:
         job_id: the pipeline job.
-        end: state of the run.
-        reason: shown in its description.
+        end: state of the run, if it is open.
+        reason: shown in the description of those that did not end well.
 
     Raises:
         TrackingError: MLflow does not answer.
     """
-    raise NotImplementedError
+    client = connect()
+    run = find_parent(client, job_id)
+    if run is None:
+        return []
+    if run.info.status != "RUNNING":
+        return _close_variants(client, run, end, reason)
+    return [*close(client, run, end, reason), run.info.run_name or run.info.run_id]
 
 
-def sweep(ended: Callable[[str], bool] | None = None) -> list[str]:
+def sweep(ended: Callable[[str], bool | None] | None = None) -> list[str]:
     """Close every run without a heartbeat as KILLED; returns a line about each.
 
     Args:
-        ended: says of a pipeline job whether it is known to have ended; default: nobody knows, and silence tells.
+        ended: whether a pipeline job has ended, None where that is not known. A job that is known to be at work,
+            waiting for a node perhaps, is left alone however long it is silent.
     """
-    raise NotImplementedError
+    client, told = connect(), []
+    at_work = f"tags.`{KEY_TAG}` LIKE '%' and attributes.status = 'RUNNING'"
+    for run in list(_every(client, experiment_id(client), at_work)):
+        silence, job_id = _silence(run), run.data.tags.get(JOB_TAG, "")
+        if silence < QUIET_SECONDS:
+            continue
+        over = ended(job_id) if ended is not None else None
+        if over is False or (over is None and silence < SILENCE_SECONDS):
+            continue
+        why = "Pipelines says that it is over" if over else f"no step has given a sign of life for {_rough(silence)}"
+        reason = f"cancelled, or killed with all its steps: {why}"
+        with suppress(MlflowException):  # somebody else has deleted it meanwhile
+            close(client, run, "KILLED", reason)
+            client.set_tag(run.info.run_id, SWEPT_TAG, now())
+            post_state(job_id, "KILLED", reason, run.info.run_id)
+            told.append(f"{run.info.run_name}: closed as KILLED; {why}")
+    return told
 
 
 def run_address(job_id: str) -> str | None:
     """The address of the run of a pipeline job on the pages of MLflow's server; None without a server or a run."""
-    raise NotImplementedError
+    client = connect()
+    run = find_parent(client, job_id) if client.tracking_uri.startswith("http") else None
+    if run is None:
+        return None
+    return f"{client.tracking_uri.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+
+
+def _every(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment], query, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _silence(run: Run) -> float:
+    """Seconds since a run's last sign of life."""
+    stamp = run.data.tags.get(HEARTBEAT_TAG)
+    last = datetime.fromisoformat(stamp).timestamp() if stamp else run.info.start_time / 1000
+    return datetime.now(UTC).timestamp() - last
+
+
+def _rough(seconds: float) -> str:
+    return progress.clock(seconds) if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
+
+
+def _explain(client: MlflowClient, run_id: str, end: End, reason: str) -> None:
+    client.set_tag(run_id, ERROR_TAG, reason[:LONGEST_TAG])
+    client.set_tag(run_id, NOTE_TAG, f"**{end}**: {reason[:LONGEST_TAG]}")

@@ -32,6 +32,7 @@ class Variant(BaseModel):
 
 class Run(BaseModel):
     job_id: str
+    tracking_run: str = ""
     preset: str
     overrides: list[str]
     variants: list[Variant]
@@ -78,10 +79,6 @@ def work(step: str, label: str = "", **result) -> dict:
 
 
 def skip(run):
-    return FAKE["unchanged"]
-
-
-def was_skipped(job_id):
     return FAKE["unchanged"]
 
 
@@ -151,6 +148,10 @@ def promote(run, comparison):
     return work("promote", order=comparison["order"])
 
 
-def finish(job_id, state, error):
+def mark_complete(tracking_run):
+    assert tracking_run == ""
+
+
+def finish(job_id, state, error, skip_unchanged):
     with (store() / "finished.jsonl").open("a") as file:
         file.write(json.dumps({"job_id": job_id, "state": state, "error": error}) + "\n")

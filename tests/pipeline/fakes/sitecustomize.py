@@ -17,6 +17,7 @@ FAKED = {
     "cliptea.tracking.promotion",
     "cliptea.tracking.data",
     "cliptea.tracking.finish",
+    "cliptea.tracking.state",
     "cliptea.cluster.unchanged",
 }
 

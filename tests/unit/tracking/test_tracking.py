@@ -8,10 +8,11 @@ from cliptea import runs, settings
 from cliptea.errors import StorageError
 from cliptea.evaluation.results import ResultRow
 from cliptea.tracking.client import EXPERIMENT, connect, flatten
-from cliptea.tracking.finish import finish, mark_stopped
+from cliptea.tracking.finish import finish
 from cliptea.tracking.promotion import best_row, candidates, promote
 from cliptea.tracking.registry import rollback
 from cliptea.tracking.runs import ChildRun, log_best, open_parent
+from cliptea.tracking.state import mark_stopped
 
 
 def make_run(name, job="job"):
@@ -116,12 +117,12 @@ def test_results_are_logged_once_and_classes_without_pixels_left_out(client):
     assert client.get_run(child.run_id).info.status == "FINISHED"
 
 
-@pytest.mark.parametrize(("state", "status"), [("SUCCEEDED", "FINISHED"), ("FAILED", "FAILED")])
+@pytest.mark.parametrize(("state", "status"), [("COMPLETE", "FINISHED"), ("FAILED", "FAILED")])
 def test_the_exit_handler_closes_the_run_with_its_true_state(client, state, status):
     run = make_run(f"finish {state}", f"job {state}")
-    finish(f"job {state}", state, "" if status == "FINISHED" else "train failed")
+    finish(f"job {state}", state, "" if status == "FINISHED" else "train failed", skip_unchanged=False)
     assert client.get_run(run.tracking_run).info.status == status
-    finish("a job that was never tracked", state, "")
+    finish("a job that was never tracked", state, "", skip_unchanged=False)
 
 
 def test_a_stopped_run_is_shown_as_killed_until_it_goes_on(client):

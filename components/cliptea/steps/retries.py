@@ -1,0 +1,88 @@
+"""Steps that are tried again by themselves.
+
+A default installation of Pipelines runs a pod again only when the pod is lost, never when the code in it fails. So
+what may pass by itself is tried again here, as often as the placement's `retries` say (CLIPTEA_RETRIES).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cliptea import progress
+from cliptea.errors import ClipteaError, ConfigError
+
+__all__ = ["RETRIES", "Retries", "persistently"]
+
+RETRIES = "CLIPTEA_RETRIES"  # a `Retries` as JSON; a run on one machine has none
+
+# Kinds of errors by name, since importing the packages that speak to servers takes seconds.
+PASSING = {
+    "builtins.ConnectionError",
+    "builtins.TimeoutError",
+    "requests.ConnectionError",
+    "requests.Timeout",
+    "urllib3.HTTPError",
+}
+REFUSING = {"requests.SSLError", "ssl.SSLError", "urllib3.SSLError"}  # a certificate does not mend itself
+
+Made = TypeVar("Made")
+
+
+class Retries(BaseModel):
+    """How often a step is tried again, and the seconds between two tries."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    count: int = 0
+    wait_seconds: float = 30.0  # before the first
+    factor: float = 2.0
+    longest_wait_seconds: float = 600.0
+
+
+def persistently(work: Callable[[], Made]) -> Made:
+    """Call `work` until it succeeds, fails with what cannot pass by itself, or has been tried often enough."""
+    retries = _retries()
+    for tried in range(retries.count):
+        try:
+            return work()
+        except Exception as error:
+            if not may_pass(error):
+                raise
+            seconds = min(retries.wait_seconds * retries.factor**tried, retries.longest_wait_seconds)
+            left = retries.count - tried
+            progress.warn(f"{_one_line(error)}; trying again in {progress.clock(seconds)}, {left} time(s) at most")
+            time.sleep(seconds)
+    return work()
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same work may succeed later: a server is away or a connection broke. An error of ours says so."""
+    if isinstance(error, ClipteaError):
+        return error.temporary
+    kinds = {
+        f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+        for one in (error, getattr(error, "reason", None))  # urllib3 wraps what happened at the last try
+        for kind in type(one).__mro__
+    }
+    return bool(kinds & PASSING) and not kinds & REFUSING
+
+
+def _retries() -> Retries:
+    given = os.environ.get(RETRIES)
+    if not given:
+        return Retries()
+    try:
+        return Retries.model_validate_json(given)
+    except ValidationError:
+        expected = 'JSON such as {"count": 2, "wait_seconds": 30}'
+        raise ConfigError(f"{RETRIES}={given!r} cannot be read", expected) from None
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ClipteaError) else f"{type(error).__name__}: {text[:200]}"

@@ -1,0 +1,131 @@
+"""Runs that ended without a word are closed by the next one that looks; runs at work are left alone."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cliptea import runs, settings
+from cliptea.resolve import start_run
+from cliptea.tracking.runs import ChildRun, open_parent
+from cliptea.tracking.state import beat, close_job, mark_stopped, run_address, sweep
+
+HEARTBEAT = "cliptea.heartbeat"
+
+
+def started(job_id):
+    config = settings.load("smoke")
+    variants = runs.expand(config)
+    run = runs.Run(
+        config=config, data_digest="d", fingerprint=job_id, job_id=job_id, tracking_run="", variants=variants
+    )
+    return run.model_copy(update={"tracking_run": open_parent(run)})
+
+
+def silent(client, run, **since):
+    """As if the last sign of life had come long ago."""
+    last = datetime.now(UTC) - timedelta(**since)
+    client.set_tag(run.tracking_run, HEARTBEAT, last.isoformat(timespec="seconds"))
+
+
+def status(client, run_id):
+    return client.get_run(run_id).info.status
+
+
+def test_a_run_without_a_sign_of_life_is_closed_with_its_variants_and_the_reason(client):
+    run, alive = started("gone"), started("alive")
+    open_one, done = (
+        ChildRun.open(run, v) for v in (run.variants[0], run.variants[0].model_copy(update={"label": "b"}))
+    )
+    done.finish()
+    silent(client, run, minutes=61)
+    silent(client, alive, minutes=59)
+    (line,) = sweep()
+    assert "closed as KILLED; no step has given a sign of life for 1 h 01 min" in line
+    states = [status(client, one) for one in (run.tracking_run, open_one.run_id, done.run_id, alive.tracking_run)]
+    assert states == ["KILLED", "KILLED", "FINISHED", "RUNNING"]
+    for one in (run.tracking_run, open_one.run_id):
+        assert "no step has given a sign of life for 1 h 01 min" in client.get_run(one).data.tags["mlflow.note.content"]
+    assert sweep() == []
+
+
+def test_one_that_never_had_a_heartbeat_is_as_old_as_its_start(client):
+    run = started("old")
+    client.delete_tag(run.tracking_run, HEARTBEAT)
+    assert sweep() == []
+    assert status(client, run.tracking_run) == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("says", "minutes", "closed"),
+    [(True, 4, True), (True, 2, False), (False, 600, False), (None, 59, False), (None, 61, True)],
+)
+def test_what_pipelines_says_of_the_job_comes_before_silence(client, says, minutes, closed):
+    run, asked = started("job"), []
+    silent(client, run, minutes=minutes)
+    told = sweep(lambda job_id: asked.append(job_id) or says)
+    assert status(client, run.tracking_run) == ("KILLED" if closed else "RUNNING")
+    assert bool(told) == closed
+    assert asked == (["job"] if minutes > 3 else [])
+
+
+def test_a_run_that_was_only_waiting_is_open_again_at_its_next_heartbeat(client):
+    run = started("gated")
+    silent(client, run, hours=5)
+    assert len(sweep()) == 1
+    beat(run.tracking_run)
+    tags = client.get_run(run.tracking_run).data.tags
+    assert status(client, run.tracking_run) == "RUNNING"
+    assert not tags.keys() & {"cliptea.error", "cliptea.swept", "mlflow.note.content"}
+    assert sweep() == []
+
+
+def test_a_heartbeat_opens_no_run_that_was_closed_by_its_end(client):
+    run = started("stopped")
+    mark_stopped(run.tracking_run)
+    beat(run.tracking_run)
+    assert status(client, run.tracking_run) == "KILLED"
+
+
+def test_more_runs_than_a_page_holds(client, monkeypatch):
+    search = type(client).search_runs
+    small = lambda self, *a, **k: search(self, *a, **(k | {"max_results": 2}))  # noqa: E731
+    monkeypatch.setattr(type(client), "search_runs", small)
+    for number in range(5):
+        silent(client, started(f"many-{number}"), days=3)
+    told = sweep()
+    assert len(told) == 5
+    assert "for 3 days" in told[0]
+
+
+def test_every_new_run_sweeps(client):
+    run = started("before")
+    silent(client, run, hours=2)
+    start_run("smoke", [], "next")
+    assert status(client, run.tracking_run) == "KILLED"
+
+
+def test_a_job_is_closed_by_its_id_once(client):
+    run = started("cancelled")
+    child = ChildRun.open(run, run.variants[0])
+    assert len(close_job("cancelled", "KILLED", "cancelled by hand")) == 2
+    for one in (run.tracking_run, child.run_id):
+        assert status(client, one) == "KILLED"
+        assert "cancelled by hand" in client.get_run(one).data.tags["cliptea.error"]
+    assert close_job("cancelled", "KILLED", "again") == []
+    assert close_job("unknown", "KILLED", "never tracked") == []
+
+
+def test_a_closed_run_keeps_its_state_when_its_variants_are_closed(client):
+    run = started("finished")
+    child = ChildRun.open(run, run.variants[0])
+    client.set_terminated(run.tracking_run, "FAILED")
+    assert len(close_job("finished", "KILLED", "late")) == 1
+    assert [status(client, one) for one in (run.tracking_run, child.run_id)] == ["FAILED", "KILLED"]
+
+
+def test_the_address_of_a_run_on_a_servers_pages(client, tracking_uri):
+    run = started("addressed")
+    experiment = client.get_run(run.tracking_run).info.experiment_id
+    there = f"{tracking_uri}/#/experiments/{experiment}/runs/{run.tracking_run}"
+    assert run_address("addressed") == (there if tracking_uri.startswith("http") else None)
+    assert run_address("unknown") is None

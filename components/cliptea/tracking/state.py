@@ -174,6 +174,21 @@ def sweep(ended: Callable[[str], bool | None] | None = None) -> list[str]:
             client.set_tag(run.info.run_id, SWEPT_TAG, now())
             post_state(job_id, "KILLED", reason, run.info.run_id)
             told.append(f"{run.info.run_name}: closed as KILLED; {why}")
+    return told + _close_orphans(client)
+
+
+def _close_orphans(client: MlflowClient) -> list[str]:
+    """Close open variants whose pipeline run has ended, as one that KFP's plug-in has closed; a line about each."""
+    told, parents = [], {}
+    at_work = f"tags.`{LABEL_TAG}` LIKE '%' and attributes.status = 'RUNNING'"
+    for run in list(_every(client, experiment_id(client), at_work)):
+        parent = run.data.tags["mlflow.parentRunId"]
+        with suppress(MlflowException):  # the pipeline run is deleted
+            parents[parent] = parents.get(parent) or client.get_run(parent).info.status
+            if parents[parent] != "RUNNING":
+                end = "FINISHED" if parents[parent] == "FINISHED" else "KILLED"
+                client.set_terminated(run.info.run_id, end)
+                told.append(f"{run.info.run_name}: closed as {end}; its pipeline run has ended")
     return told
 
 

@@ -86,6 +86,17 @@ def test_a_heartbeat_opens_no_run_that_was_closed_by_its_end(client):
     assert status(client, run.tracking_run) == "KILLED"
 
 
+@pytest.mark.parametrize(("parent", "variant"), [("FAILED", "KILLED"), ("KILLED", "KILLED"), ("FINISHED", "FINISHED")])
+def test_a_variant_does_not_outlive_its_pipeline_run(client, parent, variant):
+    run = started("closed by another")
+    child = ChildRun.open(run, run.variants[0])
+    assert sweep() == []
+    client.set_terminated(run.tracking_run, parent)
+    (line,) = sweep()
+    assert line.endswith(f"closed as {variant}; its pipeline run has ended")
+    assert [status(client, one) for one in (run.tracking_run, child.run_id)] == [parent, variant]
+
+
 def test_more_runs_than_a_page_holds(client, monkeypatch):
     search = type(client).search_runs
     small = lambda self, *a, **k: search(self, *a, **(k | {"max_results": 2}))  # noqa: E731

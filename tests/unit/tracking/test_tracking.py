@@ -84,7 +84,7 @@ def test_the_runs_of_kfp_s_mlflow_plugin_are_joined(client, monkeypatch):
     child = client.get_run(ChildRun.open(run, run.variants[0]).run_id)
     assert child.info.experiment_id == experiment
     assert child.data.tags["mlflow.parentRunId"] == theirs
-    finish("job7", "FAILED", "no more disk")
+    finish("job7", "FAILED", "no more disk", skip_unchanged=False)
     joined = client.get_run(theirs)
     assert (joined.info.run_name, joined.info.status) == ("theirs", "FAILED")
     assert joined.data.params["train.iterations"] == "8"

@@ -6,10 +6,11 @@ import pytest
 from faulty_proxy import FaultyProxy
 from s3_server import ACCESS, BUCKET, SECRET, running
 
+from cliptea import outage
 from cliptea.storage.client import Limits
 from cliptea.storage.s3 import S3Store
 
-QUICK = Limits(timeout=1.0, retries=4, backoff=0.02, part=5 << 20, parallel=3)
+QUICK = Limits(timeout=1.0, patience=5.0, part=5 << 20, parallel=3)
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,9 @@ def environment(monkeypatch, server, tmp_path):
     """Nothing of the user's: only the server of the tests, its credentials, and an empty cache."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "CLIPTEA_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setattr(outage, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(outage, "_told", {})
+    monkeypatch.setattr(outage, "_news", {})
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CLIPTEA_S3_ENDPOINT", f"http://{server}")

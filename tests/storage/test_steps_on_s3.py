@@ -1,6 +1,7 @@
 """Split, teacher step and training over S3 on a bad network: the same as on a disk."""
 
 import json
+from dataclasses import astuple
 
 import open_clip
 import pytest
@@ -15,7 +16,7 @@ from cliptea.data.split import Splits, build_splits
 from cliptea.manifest import read_object
 from cliptea.runs import Run, expand
 from cliptea.storage import open_store
-from cliptea.storage.s3 import S3Store
+from cliptea.storage.client import Limits
 from cliptea.teacher.cache import TeacherCache, build_cache
 from cliptea.training.batches import batches
 from cliptea.training.loop import train_student
@@ -83,7 +84,7 @@ def test_steps_over_a_bad_network_leave_what_they_leave_on_a_disk(store, proxy, 
 
 
 def test_training_over_a_bad_network_ends_with_the_weights_of_a_disk(store, proxy, environment, tmp_path, clip):
-    environment.setattr(S3Store.__init__, "__defaults__", ("", QUICK))
+    environment.setattr(Limits.__init__, "__defaults__", astuple(QUICK))
     environment.setenv("CLIPTEA_STORE", (tmp_path / "files").as_uri())
     wanted = weights(prepare(clip))
     environment.setenv("CLIPTEA_STORE", f"s3://{BUCKET}/{tmp_path.name}")

@@ -18,7 +18,15 @@ import urllib3
 from minio.credentials.providers import AWSConfigProvider, ChainedProvider, EnvAWSProvider, IamAwsProvider
 from minio.error import MinioException, S3Error
 from urllib3 import BaseHTTPResponse
-from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ProtocolError, ResponseError, SSLError, TimeoutError
+from urllib3.exceptions import (
+    HTTPError,
+    MaxRetryError,
+    NewConnectionError,
+    ProtocolError,
+    ResponseError,
+    SSLError,
+    TimeoutError,
+)
 
 from cliptea.errors import ServerAway, StorageError
 from cliptea.outage import PATIENCE, Outage

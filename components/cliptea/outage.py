@@ -10,6 +10,7 @@ import os
 import random
 import threading
 import time
+from weakref import WeakSet
 
 from cliptea import progress
 
@@ -19,10 +20,13 @@ PATIENCE = "CLIPTEA_PATIENCE"  # seconds that a server may be away
 STEP_SECONDS = 600.0  # default in a pipeline's step: servers restart within minutes
 COMMAND_SECONDS = 10.0  # default of a command, which somebody waits for
 AGAIN_SECONDS = 60.0  # between two words about the same outage
-LONGEST_PAUSE = 10.0  # seconds between two tries
+FIRST_PAUSE = 0.5  # seconds between the first two tries; it doubles with each further one,
+LONGEST_PAUSE = 10.0  # up to this
 
 _lock = threading.Lock()
-_present: set[Outage] = set()
+_present: WeakSet[Outage] = WeakSet()  # those that are waiting; one that nobody holds any more has ended
+_told: dict[str, float] = {}  # by server: when its absence was told last,
+_news: dict[str, float] = {}  # and since when it is away, until its return is told
 
 
 def patience() -> float:
@@ -40,17 +44,18 @@ def present() -> bool:
 
 
 class Outage:
-    """The absence of one server: told at once and again each minute, and ended by its answer or by our patience.
+    """The absence of one server for one request, ended by its answer or by our patience.
+
+    The absence is told at once and again each minute, however many requests of this process wait for the same server.
 
     Args:
         server: as in "S3 at http://host:8333".
-        seconds: that it may be away; default: `patience()`.
+        seconds: that it may be away, from the first failure on; default: `patience()`.
     """
 
     def __init__(self, server: str, seconds: float | None = None) -> None:
         self._server, self._seconds = server, patience() if seconds is None else seconds
-        self._since: float | None = None
-        self._told = 0.0
+        self._since: float | None = None  # the first failure
         self._tries = 0
 
     def wait(self, reason: str) -> bool:
@@ -68,24 +73,34 @@ class Outage:
             return False
         with _lock:
             _present.add(self)
-        if self._tries == 1 or now - self._told >= AGAIN_SECONDS:  # one failure alone is no outage
-            self._told = now
-            progress.warn(
-                f"{self._server} does not answer ({reason}); trying again for {progress.clock(left)}, "
-                f"away for {progress.clock(now - self._since)}"
-            )
-        pause = min(0.5 * 2**self._tries, LONGEST_PAUSE) * random.uniform(0.75, 1.25)
+        if self._tries:  # one failure alone is no outage
+            self._tell(reason, left)
+        pause = min(FIRST_PAUSE * 2 ** min(self._tries, 10), LONGEST_PAUSE) * random.uniform(0.75, 1.25)
         self._tries += 1
         time.sleep(min(pause, left))
         return True
 
     def over(self) -> None:
         """Take note that the server has answered."""
-        if self._since is not None and self._told:
-            progress.note(f"{self._server} answers again, after {progress.clock(time.monotonic() - self._since)}")
         self._leave()
+        with _lock:
+            since = _news.pop(self._server, None)
+        if since is not None:
+            progress.note(f"{self._server} answers again, after {progress.clock(time.monotonic() - since)}")
+
+    def _tell(self, reason: str, left: float) -> None:
+        now = time.monotonic()
+        with _lock:
+            if now - _told.get(self._server, -AGAIN_SECONDS) < AGAIN_SECONDS:
+                return
+            _told[self._server] = now
+            since = _news.setdefault(self._server, self._since or now)
+        progress.warn(
+            f"{self._server} does not answer ({reason}); trying again for {progress.clock(left)}, "
+            f"away for {progress.clock(now - since)}"
+        )
 
     def _leave(self) -> None:
         with _lock:
             _present.discard(self)
-        self._since, self._told, self._tries = None, 0.0, 0
+        self._since, self._tries = None, 0

@@ -49,7 +49,7 @@ def _quick(uri: str) -> Store:
     from cliptea.storage.client import Limits
     from cliptea.storage.s3 import S3Store, parse
 
-    return S3Store(*parse(uri), limits=Limits(timeout=SECONDS, retries=0))
+    return S3Store(*parse(uri), limits=Limits(timeout=SECONDS, patience=0))
 
 
 def _probe(opened: Store) -> None:

@@ -2,14 +2,17 @@
 
 import os
 
+import minio
 import pytest
 from faulty_proxy import FaultyProxy
-from s3_server import ACCESS, BUCKET, SECRET, running
+from s3_server import ACCESS, BUCKET, SECRET, S3Server, running
 
+from cliptea import outage
+from cliptea.storage import open_store
 from cliptea.storage.client import Limits
 from cliptea.storage.s3 import S3Store
 
-QUICK = Limits(timeout=1.0, retries=4, backoff=0.02, part=5 << 20, parallel=3)
+QUICK = Limits(timeout=1.0, patience=5.0, part=5 << 20, parallel=3)
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +31,9 @@ def environment(monkeypatch, server, tmp_path):
     """Nothing of the user's: only the server of the tests, its credentials, and an empty cache."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "CLIPTEA_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setattr(outage, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(outage, "_told", {})
+    monkeypatch.setattr(outage, "_news", {})
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CLIPTEA_S3_ENDPOINT", f"http://{server}")
@@ -48,3 +54,22 @@ def proxy(environment, server, store):
     with FaultyProxy(server) as proxy:
         environment.setenv("CLIPTEA_S3_ENDPOINT", f"http://127.0.0.1:{proxy.port}")
         yield proxy
+
+
+@pytest.fixture
+def mortal(tmp_path_factory):
+    """A server of one's own, for killing."""
+    server = S3Server(tmp_path_factory.mktemp("mortal"))
+    server.start()
+    minio.Minio(server.host, ACCESS, SECRET, secure=False).make_bucket(BUCKET)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own(environment, mortal):
+    """A store at that server, as a step opens it."""
+    environment.setenv("CLIPTEA_S3_ENDPOINT", f"http://{mortal.host}")
+    environment.setenv("CLIPTEA_PATIENCE", "60")
+    environment.setattr(outage, "LONGEST_PAUSE", 0.5)
+    return open_store(f"s3://{BUCKET}/run")

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 ALWAYS = 1_000_000
 FOREVER = 60  # seconds; longer than any time-out in the tests
-CODES = {500: "InternalError", 502: "BadGateway", 503: "SlowDown"}
+CODES = {403: "AccessDenied", 404: "NoSuchKey", 500: "InternalError", 502: "BadGateway", 503: "SlowDown"}
 
 
 @dataclass

@@ -16,28 +16,47 @@ BUCKET = "bucket"
 SECONDS = 120  # the machine may be busy
 
 
+class S3Server:
+    """Can be killed and started again, at the same port and over the same folder."""
+
+    def __init__(self, folder: Path, application: str = "nanio.app:build_app") -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.host = f"127.0.0.1:{self.port}"
+        self._command = [
+            sys.executable, "-m", "uvicorn", "--factory", application, "--port", str(self.port), "--no-access-log",
+        ]  # fmt: skip
+        self._environment = os.environ | {
+            "NANIO_ACCESS_KEY": ACCESS,
+            "NANIO_SECRET_KEY": SECRET,
+            "NANIO_DATA_DIR": str(folder),
+        }
+        self._log = folder.with_suffix(".log")
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(self._command, env=self._environment, stdout=output, stderr=output)
+        wait_for(self.port, self._process, self._log)
+
+    def kill(self) -> None:
+        """Without a word to anybody."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
 @contextmanager
 def running(folder: Path, application: str = "nanio.app:build_app") -> Iterator[str]:
     """A server that holds one empty bucket; gives its HOST:PORT. Objects are files of the folder BUCKET."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "--factory", application, "--port", str(port), "--no-access-log"]
-    environment = os.environ | {
-        "NANIO_ACCESS_KEY": ACCESS,
-        "NANIO_SECRET_KEY": SECRET,
-        "NANIO_DATA_DIR": str(folder),
-    }
-    log = folder.with_suffix(".log")
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    server = S3Server(folder, application)
     try:
-        wait_for(port, process, log)
-        minio.Minio(f"127.0.0.1:{port}", ACCESS, SECRET, secure=False).make_bucket(BUCKET)
-        yield f"127.0.0.1:{port}"
+        server.start()
+        minio.Minio(server.host, ACCESS, SECRET, secure=False).make_bucket(BUCKET)
+        yield server.host
     finally:
-        process.terminate()
-        process.wait()
+        server.kill()
 
 
 def wait_for(port: int, process: subprocess.Popen, log: Path) -> None:

@@ -4,6 +4,7 @@ import datetime
 import socket
 import ssl
 import time
+from dataclasses import replace
 
 import pytest
 from cryptography import x509
@@ -33,6 +34,12 @@ def message(operation, store):
     for secret in (SECRET, "wrong-secret", "password"):
         assert secret not in f"{text} {store!r}"
     return text
+
+
+@pytest.fixture
+def impatient(store):
+    """Waits for nobody."""
+    return S3Store(store.bucket, store.prefix, replace(store.limits, patience=0.0))
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -68,19 +75,19 @@ def test_a_missing_bucket(environment, operation):
     assert "there is no bucket nowhere at http://127.0.0.1" in message(operation, S3Store("nowhere"))
 
 
-def test_a_server_that_is_not_there(environment, store):
+def test_a_server_that_is_not_there(environment, impatient):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         environment.setenv("CLIPTEA_S3_ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
-    text = message(OPERATIONS[0], store)
+    text = message(OPERATIONS[0], impatient)
     assert "S3 cannot be reached at http://127.0.0.1" in text
     assert "Connection refused" in text
     assert "CLIPTEA_S3_ENDPOINT" in text
 
 
-def test_a_host_without_a_name(environment, store):
+def test_a_host_without_a_name(environment, impatient):
     environment.setenv("CLIPTEA_S3_ENDPOINT", "https://no-such-host.invalid")
-    assert "S3 cannot be reached at https://no-such-host.invalid" in message(OPERATIONS[1], store)
+    assert "S3 cannot be reached at https://no-such-host.invalid" in message(OPERATIONS[1], impatient)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Split, teacher step and training over S3 on a bad network: the same as on a disk."""
 
 import json
+import threading
+from dataclasses import astuple
 
 import open_clip
 import pytest
@@ -15,7 +17,7 @@ from cliptea.data.split import Splits, build_splits
 from cliptea.manifest import read_object
 from cliptea.runs import Run, expand
 from cliptea.storage import open_store
-from cliptea.storage.s3 import S3Store
+from cliptea.storage.client import Limits
 from cliptea.teacher.cache import TeacherCache, build_cache
 from cliptea.training.batches import batches
 from cliptea.training.loop import train_student
@@ -83,7 +85,7 @@ def test_steps_over_a_bad_network_leave_what_they_leave_on_a_disk(store, proxy, 
 
 
 def test_training_over_a_bad_network_ends_with_the_weights_of_a_disk(store, proxy, environment, tmp_path, clip):
-    environment.setattr(S3Store.__init__, "__defaults__", ("", QUICK))
+    environment.setattr(Limits.__init__, "__defaults__", astuple(QUICK))
     environment.setenv("CLIPTEA_STORE", (tmp_path / "files").as_uri())
     wanted = weights(prepare(clip))
     environment.setenv("CLIPTEA_STORE", f"s3://{BUCKET}/{tmp_path.name}")
@@ -108,3 +110,23 @@ def test_training_over_a_bad_network_ends_with_the_weights_of_a_disk(store, prox
     assert weights(prepared) == wanted
     assert warned == []
     assert proxy.injected == 7
+
+
+def test_training_goes_on_while_the_server_is_away_and_leaves_its_model(mortal, own, environment, clip):
+    environment.setenv("CLIPTEA_STORE", own.uri("").rstrip("/"))
+    config, split, cache = prepare(clip)
+    config = settings.apply_delta(config, {"train": {"iterations": 12, "batch_size": 4, "log_every": 1}})
+    warned, logged = [], []
+    environment.setattr(progress, "warn", warned.append)
+
+    def log(curves):
+        logged.append(len(curves))
+        if len(logged) == 6:  # all shards are read by now
+            mortal.kill()
+        if len(logged) == 12:  # the training is over, and its model has still to be stored
+            threading.Timer(1, mortal.start).start()
+
+    assert weights((config, split, cache), log)
+    assert logged == list(range(1, 13))
+    assert any("there is no checkpoint of iteration" in line for line in warned)
+    assert list(own.entries("train/f/checkpoints")) == []

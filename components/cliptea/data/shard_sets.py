@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from cliptea import progress
 from cliptea.data.shard_index import VERSION, ShardEntry, TopIndex
-from cliptea.errors import StorageError
+from cliptea.errors import ServerAway, StorageError
 from cliptea.manifest import Manifest, StoredObject, find, put_immutable, read_object
 from cliptea.storage import Store
 
@@ -47,6 +47,8 @@ def find_sharded(store: Store, kind: str, fp: str) -> Manifest | None:
         return None
     try:
         shards = [shard for item in manifest.objects.values() for shard in read_top_index(store, item)]
+    except ServerAway:
+        raise
     except StorageError:  # damaged: the output is made anew
         return None
     sizes = {entry.key: entry.size for entry in store.entries(f"{kind}/{fp}")}
@@ -65,5 +67,7 @@ def twice(work: Callable[[], Result]) -> Result:
     """
     try:
         return work()
+    except ServerAway:  # it was waited for long enough
+        raise
     except StorageError:
         return work()

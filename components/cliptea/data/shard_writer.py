@@ -11,7 +11,7 @@ from itertools import count
 from typing import NamedTuple
 
 from cliptea.data.shard_index import Place, ShardEntry, ShardIndex, dump_index, parse_index
-from cliptea.errors import StorageError
+from cliptea.errors import ServerAway, StorageError
 from cliptea.manifest import StoredObject, put_immutable, put_object
 from cliptea.storage import Store
 
@@ -129,6 +129,8 @@ def found_shards(store: Store, prefix: str) -> Iterator[FoundShard]:
 def _still_there(store: Store, key: str) -> FoundShard | None:
     try:
         return _find(store, key)
+    except ServerAway:
+        raise
     except StorageError:
         if store.size(key) is not None:
             raise

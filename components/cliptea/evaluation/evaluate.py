@@ -15,14 +15,14 @@ from cliptea.data.split import Splits
 from cliptea.evaluation.results import ResultRow
 from cliptea.manifest import Manifest, StoredObject, find, fingerprint, read_object
 from cliptea.models.registry import licence
-from cliptea.storage import Store, open_store
+from cliptea.storage import open_store
 from cliptea.teacher.cache import TeacherCache, clustering_key
 from cliptea.teacher.demo import DEMO, demo_fingerprint
 
 if TYPE_CHECKING:
-    from cliptea.runs import Run, Variant
+    from cliptea.runs import Run
 
-__all__ = ["Evaluated", "EvaluationTask", "chosen_images", "evaluate_variant", "evaluation_tasks"]
+__all__ = ["Evaluated", "EvaluationTask", "chosen_images", "evaluate_variant", "evaluation_tasks", "tell_scores"]
 
 VERSION = 2
 KIND = "evaluate"
@@ -32,6 +32,7 @@ class Evaluated(BaseModel):
     """What an evaluated variant hands on: a result row for each group and evaluation set, and where the rest lies."""
 
     rows: list[ResultRow]
+    telling: str  # name of what MLflow is told of it (see `cliptea.tracking.untold`)
     manifests: dict[str, Manifest]  # by evaluation set, the data set itself first
     history: StoredObject
     protocol: str  # fingerprint of the data set's own val images and how they are measured
@@ -84,8 +85,11 @@ def evaluate_variant(
         for task in tasks
     }
     found = {label: find(store, KIND, fp) for label, fp in fps.items()}
-    tracked_key = f"tracked/{run.tracking_run}/{fingerprint('evaluated', VERSION, fps=fps)}-{model.fingerprint}.json"
-    if None not in found.values() and store.size(tracked_key) is not None:
+    from cliptea.tracking.untold import Untold, model_place, tell, told
+
+    telling = f"{fingerprint('evaluated', VERSION, fps=fps)}-{model.fingerprint}"
+    facts = told(store, run, telling)
+    if None not in found.values() and facts is not None:
         progress.reused()
     manifests = {}
     for task in tasks:
@@ -95,14 +99,16 @@ def evaluate_variant(
 
             done = score_student(store, f"{KIND}/{fps[task.label]}", config, task, cache, model)
         manifests[task.label] = done
-    if store.size(tracked_key) is None:
-        from cliptea.tracking.client import told_later
-
-        with told_later("scores and model"):
-            run_id = _track(store, run, chosen, config, tasks, cache, model, manifests)
-            store.put(tracked_key, json.dumps({"mlflow_run_id": run_id}).encode())
-    tracked = store.size(tracked_key) is not None
-    run_id = json.loads(store.get(tracked_key))["mlflow_run_id"] if tracked else ""
+    if facts is None:
+        inputs = {
+            "variant": variant,
+            "splits": splits,
+            "teacher": teacher,
+            "trained": trained,
+            "evaluated": {label: manifest.model_dump() for label, manifest in manifests.items()},
+        }
+        untold = Untold(kind="scores", what=f"scores and model of {chosen.label}", inputs=inputs)
+        facts = tell(store, run, telling, tell_scores, untold)
     weights = store.uri(model.objects["model.safetensors"].key)
     rows = [
         ResultRow(
@@ -116,8 +122,7 @@ def evaluate_variant(
             **manifests[task.label].info["scores"],
             per_class=manifests[task.label].info["per_class"],
             images_per_second=model.info["images_per_second"],
-            model_uri=f"runs:/{run_id}/model" if tracked else weights,
-            mlflow_run_id=run_id,
+            **{"model_uri": weights, "mlflow_run_id": ""} | model_place(facts),
         )
         for task in tasks
         for member in chosen.members
@@ -125,28 +130,37 @@ def evaluate_variant(
     measured = config.evaluation.model_dump(exclude={"figures", "sweep", "sets"})
     protocol = fingerprint("protocol", VERSION, evaluation=measured, split=tasks[0].split.fingerprint)
     history = model.objects["history.json"]
-    return Evaluated(rows=rows, manifests=manifests, history=history, protocol=protocol).model_dump()
+    return Evaluated(rows=rows, telling=telling, manifests=manifests, history=history, protocol=protocol).model_dump()
 
 
-def _track(
-    store: Store,
+def tell_scores(
     run: Run,
-    variant: Variant,
-    config: Config,
-    tasks: list[EvaluationTask],
-    teacher: TeacherCache,
-    model: Manifest,
-    manifests: dict[str, Manifest],
-) -> str:
+    variant: dict[str, Any],
+    splits: dict[str, Any],
+    teacher: dict[str, Any],
+    trained: dict[str, Any],
+    evaluated: dict[str, Any],
+) -> dict[str, Any]:
     """Log curves, scores and the model to the variant's MLflow run; returns its id.
 
     Scores on the data set itself carry plain names, those on a further set its name before them.
+
+    Args:
+        run: the pipeline run.
+        variant, splits, teacher, trained: as of `evaluate_variant`.
+        evaluated: dumped manifests of the scores, by evaluation set.
     """
     from cliptea.evaluation.tracked import tracked_files
+    from cliptea.runs import Variant
     from cliptea.tracking.data import dataset_inputs
     from cliptea.tracking.runs import ChildRun
 
-    child = ChildRun.open(run, variant)
+    store, chosen = open_store(), Variant.model_validate(variant)
+    config = chosen.config(run.config)
+    model, cache = Manifest.model_validate(trained), TeacherCache.model_validate(teacher)
+    tasks = evaluation_tasks(config, Splits.model_validate(splits), cache)
+    manifests = {label: Manifest.model_validate(manifest) for label, manifest in evaluated.items()}
+    child = ChildRun.open(run, chosen)
     child.log_data(dataset_inputs(config, {task.label: task.split for task in tasks}))
     epoch = tasks[0].split.info["counts"]["train"]["images"] / config.train.batch_size
     child.log_curves(json.loads(read_object(store, model.objects["history.json"])), epoch)
@@ -157,7 +171,7 @@ def _track(
     if "peak_memory_bytes" in model.info:
         metrics["gpu_memory_gib"] = model.info["peak_memory_bytes"] / 2**30
     if config.method.pseudo:
-        metrics["regions_per_view"] = teacher.regions[clustering_key(config.method.clustering)].info["regions_per_view"]
+        metrics["regions_per_view"] = cache.regions[clustering_key(config.method.clustering)].info["regions_per_view"]
     for task in tasks:
         before = "" if task is tasks[0] else f"{task.label}/"
         info = manifests[task.label].info
@@ -178,7 +192,7 @@ def _track(
     }
     child.log_model(files, description)
     child.finish()
-    return child.run_id
+    return {"mlflow_run_id": child.run_id}
 
 
 def _description(config: Config, task: EvaluationTask, model: Manifest) -> dict[str, Any]:

@@ -12,6 +12,7 @@
 | AWS_SHARED_CREDENTIALS_FILE, AWS_PROFILE | a (mounted) file of credentials and its section; without it, an IAM role |
 | AWS_REGION | region of the bucket; default: the server is asked |
 | SSL_CERT_FILE | CA file for https; default: certifi's |
+| CLIPTEA_PATIENCE | seconds that a server may be away, S3 as any other; default: 600 in a step, 10 in a command |
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ def open_store(uri: str | None = None, patience: float | None = None) -> Store:
     """
     uri = uri or os.environ.get("CLIPTEA_STORE", "")
     if is_remote(uri):
+        from cliptea.storage.client import Limits
         from cliptea.storage.s3 import S3Store, parse
 
-        return S3Store(*parse(uri))
+        return S3Store(*parse(uri), limits=Limits(patience=patience))
     parsed = urlparse(uri)
     if parsed.scheme != "file" or not parsed.path:
         raise StorageError(

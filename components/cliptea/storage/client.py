@@ -1,4 +1,4 @@
-"""The connection to an S3 server: endpoint, credentials, time-outs and retries, and its errors in one line."""
+"""The connection to an S3 server: endpoint, credentials, waiting while it is away, and its errors in one line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 from xml.etree.ElementTree import ParseError
 
@@ -16,49 +17,76 @@ import minio
 import urllib3
 from minio.credentials.providers import AWSConfigProvider, ChainedProvider, EnvAWSProvider, IamAwsProvider
 from minio.error import MinioException, S3Error
-from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ProtocolError, SSLError, TimeoutError
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import (
+    HTTPError,
+    MaxRetryError,
+    NewConnectionError,
+    ProtocolError,
+    ResponseError,
+    SSLError,
+    TimeoutError,
+)
 
-from cliptea.errors import StorageError
+from cliptea.errors import ServerAway, StorageError
+from cliptea.outage import PATIENCE, Outage
 from cliptea.storage.files import missing
 
-__all__ = ["Limits", "connect", "endpoint", "explained", "retry"]
+__all__ = ["Limits", "absence", "connect", "endpoint", "explained", "why"]
 
 AWS = "https://s3.amazonaws.com"
 BUSY = (408, 429, 500, 502, 503, 504)  # answers after which the same request may succeed
 CONNECTIONS = 64  # kept open; threads beyond open their own
+# One try, and what says that the server is away is raised; other answers go on to minio.
+TRY = urllib3.Retry(
+    None, connect=0, read=0, other=0, status=0, status_forcelist=BUSY, allowed_methods=None, redirect=4,
+    raise_on_redirect=False,
+)  # fmt: skip
 METADATA_TIMEOUT = 2.0  # seconds; outside AWS nobody answers for the credentials of a machine
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long and how often a request is tried: five times, in at most about three minutes.
+    """How long a request may take, and how large objects are cut.
 
     Attributes:
-        timeout: seconds to connect, to send one part, and between two pieces of an answer.
-        retries: after the first try.
-        backoff: seconds before the second retry; it doubles with each, with as much jitter.
+        timeout: seconds of one try to connect, to send one part, and between two pieces of an answer.
+        patience: seconds that the server may be away, for each request; None: `cliptea.outage.patience()`.
         part: bytes sent or fetched by one request of a large object (S3's smallest is 5 MiB).
         parallel: such requests at a time; `parallel * part` bytes of memory at most.
     """
 
     timeout: float = 30.0
-    retries: int = 4
-    backoff: float = 1.0
+    patience: float | None = None
     part: int = 8 << 20
     parallel: int = 4
 
 
-def retry(limits: Limits) -> urllib3.Retry:
-    """The retries of one request. Every request here may be sent twice, also POST: all of them replace."""
-    return urllib3.Retry(
-        total=limits.retries,
-        backoff_factor=limits.backoff / 2,  # urllib3 waits factor * 2**n before retry n + 1, and not before the first
-        backoff_jitter=limits.backoff,
-        status_forcelist=BUSY,
-        allowed_methods=None,
-        raise_on_status=False,  # the last answer says more than "too many 503 error responses"
-        retry_after_max=10,
-    )
+class Client(minio.Minio):
+    """A client that asks again while the server is away. Any request may be sent twice, also POST: all replace."""
+
+    limits: Limits
+
+    def _url_open(self, *request: Any, **options: Any) -> BaseHTTPResponse:
+        # minio signs in here: each try is signed anew, since S3 takes a signature for a quarter of an hour only.
+        outage = absence(self.limits)
+        while True:
+            try:
+                answer = super()._url_open(*request, **options)
+            except MinioException:  # an answer, if not the one that was hoped for
+                outage.over()
+                raise
+            except HTTPError as error:
+                if isinstance(_cause(error), SSLError) or not outage.wait(why(error)):
+                    raise
+            else:
+                outage.over()
+                return answer
+
+
+def absence(limits: Limits) -> Outage:
+    """Of the server, for one request."""
+    return Outage(f"S3 at {_server()}", limits.patience)
 
 
 def endpoint() -> SplitResult:
@@ -84,21 +112,22 @@ def connect(limits: Limits) -> minio.Minio:
         StorageError: the endpoint is malformed, or there are no credentials.
     """
     url = endpoint()
-    # A retry that helps is no news, and one that does not is told by the error.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    return minio.Minio(
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # an outage is told once, by ourselves
+    client = Client(
         url.netloc,
         secure=url.scheme == "https",
         region=os.environ.get("AWS_REGION") or None,
         credentials=_credentials(),
         http_client=urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=limits.timeout, read=limits.timeout),
-            retries=retry(limits),
+            retries=TRY,
             maxsize=CONNECTIONS,
             cert_reqs="CERT_REQUIRED",
             ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
         ),
     )
+    client.limits = limits
+    return client
 
 
 def _credentials() -> ChainedProvider:
@@ -165,19 +194,30 @@ def _refused(error: S3Error, uri: str) -> StorageError:
 
 
 def _unreachable(error: HTTPError) -> StorageError:
-    reason = error.reason if isinstance(error, MaxRetryError) and error.reason else error
-    if isinstance(reason, SSLError):
+    if isinstance(_cause(error), SSLError):
         return StorageError(
-            f"no trusted connection to {_server()}: {reason}",
+            f"no trusted connection to {_server()}: {_cause(error)}",
             "a certificate that the CA file vouches for",
             "set SSL_CERT_FILE to the server's CA",
         )
+    return ServerAway(
+        f"S3 cannot be reached at {_server()}: {why(error)}",
+        "a running server",
+        f"check CLIPTEA_S3_ENDPOINT, or wait longer with {PATIENCE}",
+    )
+
+
+def why(error: HTTPError) -> str:
+    """The reason of a failed try in a few words."""
+    reason = _cause(error)
     if isinstance(reason, NewConnectionError):
-        what = str(reason).rpartition(": ")[2]
-    elif isinstance(reason, TimeoutError):
-        what = "no answer in time"
-    elif isinstance(reason, ProtocolError):
-        what = "the connection breaks again and again"
-    else:
-        what = str(reason)
-    return StorageError(f"S3 cannot be reached at {_server()}: {what}", "a running server", "check CLIPTEA_S3_ENDPOINT")
+        return str(reason).rpartition(": ")[2].rpartition("] ")[2]  # without "[Errno 111]"
+    if isinstance(reason, TimeoutError):
+        return "no answer in time"
+    if isinstance(reason, ResponseError):
+        return f"it answers {next(word for word in str(reason).split() if word.isdigit())}"
+    return "the connection breaks" if isinstance(reason, ProtocolError) else str(reason)
+
+
+def _cause(error: HTTPError) -> Exception:
+    return error.reason if isinstance(error, MaxRetryError) and error.reason else error

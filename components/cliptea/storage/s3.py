@@ -16,13 +16,14 @@ from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
 from cliptea.errors import StorageError
 from cliptea.storage.base import Entry
-from cliptea.storage.client import Limits, connect, explained, retry
+from cliptea.storage.client import Limits, absence, connect, explained, why
 from cliptea.storage.files import make_folder, missing, new_file, truncated, unusable
 from cliptea.storage.local import cache_folder, place
 
 __all__ = ["S3Store", "parse"]
 
 LIMITS = Limits()
+UPLOADS = 5  # of an object whose parts the server has lost
 BEYOND_END = ("InvalidRange", "InvalidArgument")  # for a range beyond the end: S3's answer, that of lesser servers
 
 
@@ -75,7 +76,7 @@ class S3Store:
     def _upload(self, key: str, source: BinaryIO, size: int) -> None:
         """Send `size` bytes; `limits.part` of them by one request, several at a time."""
         with explained(self.uri(key)):
-            for _ in range(self.limits.retries + 1):
+            for _ in range(UPLOADS):
                 source.seek(0)
                 try:
                     done = self._client.put_object(
@@ -113,17 +114,18 @@ class S3Store:
 
     def _read(self, key: str, start: int, length: int) -> tuple[bytes, str]:
         """Bytes from `start`, `length` or (0) all of them, and the version; a body that breaks off is read again."""
-        left = retry(self.limits)
+        outage = absence(self.limits)
         while True:
             response = self._client.get_object(self.bucket, self._name(key), start, length)
             try:
                 data = response.read(decode_content=False)
-                return data, response.headers.get("etag", "").strip('"')
             except (ProtocolError, ReadTimeoutError) as error:
                 response.close()
-                # urllib3 retries until an answer begins; its own count and back-off go on from here.
-                left = left.increment("GET", self.uri(key), error=error)
-                left.sleep()
+                if not outage.wait(why(error)):
+                    raise
+            else:
+                outage.over()
+                return data, response.headers.get("etag", "").strip('"')
             finally:
                 response.release_conn()
 

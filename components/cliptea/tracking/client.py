@@ -5,25 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlparse
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Param, Run
 from mlflow.exceptions import MlflowException
+from requests import RequestException
 
-from cliptea import progress
 from cliptea.errors import ServerAway, StorageError
+from cliptea.outage import COMMAND_SECONDS, PATIENCE, Outage, patience
 from cliptea.tracking.address import tracking_address
 
 __all__ = [
     "EXPERIMENT", "TrackingError", "connect", "experiment_id", "find_run", "flatten", "log_params", "metric_name",
-    "plugin_run", "told_later",
+    "persist", "plugin_run",
 ]  # fmt: skip
 
+Result = TypeVar("Result")
 EXPERIMENT = "cliptea"
 # Without the second MLflow's page takes the experiment for one of language models.
 EXPERIMENT_TAGS = {
@@ -35,7 +37,23 @@ PARAMS_PER_CALL = 100  # the server's limit
 
 
 class TrackingError(ServerAway):
-    """MLflow cannot be reached."""
+    """MLflow does not answer or, when this is not temporary, cannot be used.
+
+    Attributes:
+        reason: why, in a few words.
+    """
+
+    def __init__(self, reason: str, temporary: bool = True) -> None:
+        uri = tracking_address()
+        if temporary:
+            what, expected = f"MLflow does not answer at {uri} ({reason})", "a running server"
+            super().__init__(what, expected, f"check MLFLOW_TRACKING_URI, or wait longer with {PATIENCE}")
+        else:
+            super().__init__(
+                f"MLflow at {uri} cannot be used ({reason})",
+                todo="check MLFLOW_TRACKING_URI, credentials and certificates",
+            )
+        self.reason, self.temporary = reason, temporary
 
 
 def connect() -> MlflowClient:
@@ -43,7 +61,7 @@ def connect() -> MlflowClient:
 
     Raises:
         ConfigError: a password is part of the address, which MLflow's errors and the report repeat.
-        TrackingError: it cannot be reached.
+        TrackingError: it cannot be reached; see `persist`.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -51,36 +69,81 @@ def connect() -> MlflowClient:
     if not uri:
         raise StorageError("MLFLOW_TRACKING_URI is not set", "sqlite:////absolute/mlflow.db or a server's address")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default keeps trying for minutes
-    client = MlflowClient(uri)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default minutes; `persist` does the waiting
     try:
+        if not _is_server(uri):
+            _open_database_quickly()
+        client = MlflowClient(uri)
         client.search_experiments(max_results=1)
-    except MlflowException as error:
-        raise TrackingError(f"MLflow does not answer at {uri} ({_cause(error)})", "a running server") from None
+    except Exception as error:  # those of the database's libraries come through as they are
+        raise TrackingError(_cause(error), _may_pass(error)) from None
     return client
 
 
-@contextmanager
-def told_later(what: str) -> Iterator[None]:
-    """Let work go on that MLflow cannot be told of now; the next run of the same settings tells it.
+def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
+    """What `work` returns, which tells MLflow something or asks it, and is begun anew while MLflow is away.
 
-    The block ends by noting below tracked/ in the store that MLflow was told.
+    A server is waited for; a database cannot restart, and is given ten seconds at most.
 
     Args:
-        what: is kept, as in "the scores".
+        work: may be done twice.
+        seconds: that MLflow may be away; default, and at most: `cliptea.outage.patience()`.
+
+    Raises:
+        TrackingError: it is away for longer; or, and then it is not temporary, it refuses.
     """
-    try:
-        yield
-    except (TrackingError, MlflowException, OSError) as error:
-        reason = error.what if isinstance(error, TrackingError) else " ".join(str(error).split())[:200]
-        progress.warn(f"{what} are kept, and logged by the next run of these settings: {reason}")
+    uri = tracking_address()
+    limits = [patience(), *([] if seconds is None else [seconds]), *([] if _is_server(uri) else [COMMAND_SECONDS])]
+    absence = Outage(f"MLflow at {uri}", min(limits))
+    while True:
+        try:
+            done = work()
+        except TrackingError as error:
+            failure = error
+        except (MlflowException, OSError) as error:
+            failure = TrackingError(_cause(error), _may_pass(error))
+        else:
+            absence.over()
+            return done
+        if not failure.temporary or not absence.wait(failure.reason):
+            raise failure from None
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith("http")
+
+
+def _open_database_quickly() -> None:
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = 5  # with pauses of 3 seconds in all; by default they are 100
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same may succeed later: not what the server has refused, nor what this machine cannot do."""
+    if any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
+        return False
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()  # 500 when nobody has answered
+    elif isinstance(error, RequestException):  # of artifacts
+        status = 500 if error.response is None else error.response.status_code
+    else:
+        return False
+    return status >= 500 or status in (408, 429)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it stands for, down to the innermost."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _cause(error: BaseException) -> str:
     """The innermost reason of a failed request, without the lines that wrap it."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
-    return " ".join(str(error).split()) or type(error).__name__
+    *_, last = _causes(error)
+    return " ".join(str(last).split())[:200] or type(last).__name__
 
 
 def experiment_id(client: MlflowClient) -> str:

@@ -15,32 +15,41 @@ if TYPE_CHECKING:
     from cliptea.config import Config
     from cliptea.runs import Run
 
-__all__ = ["dataset_inputs", "log_data"]
+__all__ = ["dataset_inputs", "log_data", "tell_data"]
 
 VERSION = 1
 
 
 def log_data(run: Run, splits: dict[str, Any]) -> None:
-    """Log the run's data set and its further evaluation sets to its MLflow run, once.
+    """Log the run's data set and its further evaluation sets to its MLflow run, once; later, while MLflow is away.
 
     Args:
         run: with the id of its MLflow run.
         splits: a dumped `Splits`.
     """
-    store, shards = open_store(), Splits.model_validate(splits)
-    named = {run.config.data.dataset: shards.own, **shards.others}
-    fps = {name: split.fingerprint for name, split in named.items()}
-    tracked_key = f"tracked/{run.tracking_run}/data-{fingerprint('data', VERSION, splits=fps)}.json"
-    if store.size(tracked_key) is not None:
-        return
-    from cliptea.tracking.client import connect, told_later
+    store, fps = open_store(), {name: split.fingerprint for name, split in _named(run, splits).items()}
+    name = f"data-{fingerprint('data', VERSION, splits=fps)}"
+    from cliptea.tracking.untold import Untold, tell, told
 
-    with told_later("facts about the data"):
-        client = connect()
-        client.log_inputs(run.tracking_run, dataset_inputs(run.config, named))
-        for name, split in named.items():
-            client.log_dict(run.tracking_run, split.info, f"data/{name}.json")
-        store.put(tracked_key, json.dumps(fps).encode())
+    if told(store, run, name) is None:
+        untold = Untold(kind="data", what="facts about the data", inputs={"splits": splits})
+        tell(store, run, name, tell_data, untold)
+
+
+def tell_data(run: Run, splits: dict[str, Any]) -> dict[str, Any]:
+    """Log them now; as `log_data`."""
+    from cliptea.tracking.client import connect
+
+    client, named = connect(), _named(run, splits)
+    client.log_inputs(run.tracking_run, dataset_inputs(run.config, named))
+    for name, split in named.items():
+        client.log_dict(run.tracking_run, split.info, f"data/{name}.json")
+    return {name: split.fingerprint for name, split in named.items()}
+
+
+def _named(run: Run, splits: dict[str, Any]) -> dict[str, Manifest]:
+    shards = Splits.model_validate(splits)
+    return {run.config.data.dataset: shards.own, **shards.others}
 
 
 def dataset_inputs(config: Config, splits: dict[str, Manifest]) -> list[DatasetInput]:

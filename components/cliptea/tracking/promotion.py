@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cliptea import progress
 from cliptea.errors import StorageError
 from cliptea.manifest import fingerprint
-from cliptea.storage import open_store
+from cliptea.storage import Store, open_store
 from cliptea.tracking.champions import Score
 
 if TYPE_CHECKING:
@@ -27,30 +27,31 @@ def promote(run: Run, comparison: dict[str, Any]) -> dict[str, Any]:
     choose the variant; of its seeds the one with the highest. Ablations are no candidates: a variant with another
     method than the run's is there to be compared, not used.
 
+    Args:
+        run: the pipeline run, of which MLflow has been told all (see `cliptea.tracking.untold`).
+        comparison: of the compare step.
+
     Raises:
-        StorageError: MLflow does not answer, or was not told of the run's models while it did not.
+        TrackingError: MLflow does not answer.
     """
     if comparison["stand_in"]:
         reason = "not promoted: with a stand-in for the teacher the numbers mean nothing"
         progress.note(reason)
         return {"promoted": False, "reason": reason}
+    from cliptea.tracking.client import persist
+
     store = open_store()
     key = f"tracked/{run.tracking_run}/promotion-{fingerprint('promote', VERSION, comparison=comparison)}.json"
     if store.size(key) is not None:
         progress.reused()
-        return _present(json.loads(store.get(key)))
+        return persist(lambda: _present(json.loads(store.get(key))))
     rows = candidates(run, comparison["rows"])
     if not rows:
         reason = "not promoted: every variant of the run is an ablation"
         progress.note(reason)
         return {"promoted": False, "reason": reason}
-    untold = len({row["model_uri"] for row in rows if not row["mlflow_run_id"]})
-    if untold:
-        raise _undecided(f"MLflow could not be told of {untold} model{'s' * (untold != 1)}")
-    try:
-        result = _promote(run, rows, comparison["evaluation"])
-    except StorageError as away:
-        raise _undecided(away.what) from None
+    placed = _placed(store, run, rows)
+    result = persist(lambda: _promote(run, placed, comparison["evaluation"]))
     store.put(key, json.dumps(result).encode())
     return result
 
@@ -80,10 +81,15 @@ def _hiou(row: dict[str, Any]) -> float:
     return row["hiou"] or 0.0
 
 
-def _undecided(reason: str) -> StorageError:
-    return StorageError(
-        f"no champion was chosen: {reason}", todo="nothing is lost: run the same again when MLflow answers"
-    )
+def _placed(store: Store, run: Run, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows; those that were made while MLflow was away are completed by what it has been told since."""
+    from cliptea.tracking.untold import model_place, told
+
+    placed = [row if row["mlflow_run_id"] else row | model_place(told(store, run, row["telling"])) for row in rows]
+    lacking = len({row["model_uri"] for row in placed if not row["mlflow_run_id"]})
+    if lacking:
+        raise StorageError(f"MLflow has not been told of {lacking} model{'s' * (lacking != 1)}", todo="run again")
+    return placed
 
 
 def _present(decided: dict[str, Any]) -> dict[str, Any]:

@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import io
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cliptea import progress
-from cliptea.errors import StorageError
+from cliptea import outage, progress
+from cliptea.errors import ServerAway, StorageError
 from cliptea.storage import Entry, Store
 from cliptea.training.distributed import ALONE, World
 
 __all__ = ["Checkpoints"]
 
+LOOK_SECONDS = 0.2  # between two looks at whether the write before has ended, or the store is away
+
 
 class Checkpoints:
     """The checkpoints below one folder of a store. The first process writes them, all read the same one.
 
-    As a context manager: at the end of the block the last one is written.
+    A store that is away costs checkpoints, not the training: those that cannot be written are named in a warning.
+
+    As a context manager: at the end of the block nothing is being written any more.
 
     Args:
         store: where they lie.
@@ -38,8 +42,8 @@ class Checkpoints:
 
     def __init__(self, store: Store, folder: str, keep: int, world: World = ALONE) -> None:
         self._store, self._folder, self._keep, self._world = store, folder, keep, world
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="cliptea-checkpoint")
-        self._writing: Future[None] | None = None
+        self._writer = futures.ThreadPoolExecutor(1, thread_name_prefix="cliptea-checkpoint")
+        self._writing: futures.Future[None] | None = None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -70,27 +74,55 @@ class Checkpoints:
     def save(self, iteration: int, state: dict[str, Any]) -> None:
         """Write a state while training goes on; waits for the write before, so that one copy is in memory.
 
+        While the store is away it does not wait, and leaves this one out.
+
         Raises:
-            StorageError: the write before has failed.
+            StorageError: the store has refused the write before.
+        """
+        if not self._world.is_first:
+            return
+        if self._written():
+            self._writing = self._writer.submit(self._write, iteration, _copied(state))
+        else:
+            progress.warn(f"there is no checkpoint of iteration {iteration}: the store is away, and training goes on")
+
+    def save_last(self, iteration: int, state: dict[str, Any]) -> None:
+        """Write a state, after which training may end.
+
+        Raises:
+            StorageError: it cannot be written.
         """
         if self._world.is_first:
             self.wait()
-            self._writing = self._writer.submit(self._write, iteration, _copied(state))
+            self._write(iteration, state)
 
     def wait(self) -> None:
-        """Until all that was saved is written.
+        """Until nothing is being written.
 
         Raises:
-            StorageError: it cannot be.
+            StorageError: the store has refused the last write.
         """
         writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+        try:
+            if writing is not None:
+                writing.result()
+        except ServerAway as away:
+            progress.warn(f"a checkpoint is lost: {away.what}")
 
     def clear(self) -> None:
         """Remove all of them."""
+        self.wait()
         for entry in self._entries():
             self._store.delete(entry.key)
+
+    def _written(self) -> bool:
+        """Wait for the write before; False when it waits for the store."""
+        while self._writing is not None and not self._writing.done():
+            if outage.present():
+                return False
+            futures.wait([self._writing], LOOK_SECONDS)
+        self.wait()
+        return True
 
     def _write(self, iteration: int, state: dict[str, Any]) -> None:
         buffer = io.BytesIO()

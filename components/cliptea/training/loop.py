@@ -87,11 +87,11 @@ def _run(
             stop = world.any(asked.to_stop)  # together, wherever the signal came: all leave after the same step
             if ended or not (stop or trainer.iteration % train.checkpoint_every == 0):
                 continue
-            checkpoints.save(trainer.iteration, trainer.state())
             if stop:
-                checkpoints.wait()
+                checkpoints.save_last(trainer.iteration, trainer.state())
                 world.wait()  # none leaves, and is taken for a failure, before the checkpoint is whole
                 raise Stopped(trainer.iteration)
+            checkpoints.save(trainer.iteration, trainer.state())
             if world.is_first:
                 log_curves(history.curves)
 

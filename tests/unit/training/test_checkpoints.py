@@ -1,13 +1,16 @@
 """Checkpoints: beside the training, the newest whole one, and exact resumption."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from cliptea import progress, settings
+from cliptea import outage, progress, settings
 from cliptea.data.views import generator
+from cliptea.errors import ServerAway
+from cliptea.outage import Outage
 from cliptea.storage import FileStore, open_store
 from cliptea.training.batches import batches
 from cliptea.training.checkpoint import Checkpoints
@@ -109,6 +112,65 @@ def test_a_failed_write_is_raised(tmp_path):
     checkpoints.save(1, {})
     with pytest.raises(OSError, match="no space"):
         checkpoints.save(2, {})
+
+
+class Away(FileStore):
+    """A store whose server refuses connections for some seconds, and is waited for."""
+
+    def __init__(self, root, seconds, patience):
+        super().__init__(root)
+        self.back, self.patience = time.monotonic() + seconds, patience
+
+    def put(self, key, data):
+        absence = Outage("the store", self.patience)
+        while time.monotonic() < self.back:
+            if not absence.wait("Connection refused"):
+                raise ServerAway("the store cannot be reached")
+        absence.over()
+        super().put(key, data)
+
+
+def kept(store):
+    return [int(entry.key.rpartition("/")[2].split("-")[0]) for entry in store.entries("c")]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(outage, "LONGEST_PAUSE", 0.1)
+
+
+def test_training_does_not_stand_still_while_the_store_is_away(tmp_path, told, quick):
+    store = Away(tmp_path, 1.5, 30)
+    with Checkpoints(store, "c", 5) as checkpoints:
+        began = time.monotonic()
+        for iteration in (1, 2, 3):
+            checkpoints.save(iteration, {})
+        assert time.monotonic() - began < 1
+        checkpoints.wait()
+        checkpoints.save(4, {})
+    assert kept(store) == [1, 4]
+    skipped = [line for line in told if "there is no checkpoint of iteration" in line]
+    assert [line.partition(":")[0][-1] for line in skipped] == ["2", "3"]
+
+
+def test_a_checkpoint_that_could_not_be_written_is_a_warning(tmp_path, told, quick):
+    store = Away(tmp_path, 1.0, 0.2)
+    with Checkpoints(store, "c", 5) as checkpoints:
+        checkpoints.save(1, {})
+        time.sleep(1.2)
+        checkpoints.save(2, {})
+    assert kept(store) == [2]
+    assert "a checkpoint is lost: the store cannot be reached" in told
+
+
+def test_the_last_checkpoint_must_land(tmp_path, told, quick):
+    store = Away(tmp_path, 1.0, 30)
+    with Checkpoints(store, "c", 5) as checkpoints:
+        checkpoints.save(1, {})
+        checkpoints.save_last(2, {})
+        assert kept(store) == [1, 2]
+    with Checkpoints(Away(tmp_path, 60, 0.2), "c", 5) as checkpoints, pytest.raises(ServerAway):
+        checkpoints.save_last(3, {})
 
 
 def train(group, world, config, folder, begin=0, end=ITERATIONS, seed=SEED):

@@ -1,0 +1,102 @@
+"""A run during which a real MLflow server is away from evaluate on, and back while promote waits for it."""
+
+import json
+import threading
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from cliptea import outage, runs, settings
+from cliptea.data.catalogue import Catalogue
+from cliptea.data.split import Splits
+from cliptea.evaluation import compare, evaluate, report, report_inputs, tracked
+from cliptea.manifest import Manifest, put_object
+from cliptea.storage import open_store
+from cliptea.teacher.cache import TeacherCache
+from cliptea.tracking import untold
+from cliptea.tracking.promotion import promote
+from cliptea.tracking.runs import ChildRun, open_parent
+
+POINTS = [{"iteration": n, "total": n / 7} for n in (2, 4)]
+
+
+@pytest.fixture
+def run(client):
+    config = settings.load("smoke", ["variants=[baselines/full]"])
+    run = runs.Run(
+        config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=runs.expand(config)
+    )
+    return run.model_copy(update={"tracking_run": open_parent(run)})
+
+
+@pytest.fixture
+def inputs(client, run, monkeypatch):
+    """Of evaluate: what earlier steps have left, in small; pictures and the model are not the matter here."""
+    store = open_store()
+    catalogue = Catalogue(classes=["a", "b"], unseen=["b"]).model_dump()
+    counts = {"train": {"images": 3, "classes": {}}}
+    split = Manifest(kind="split", fingerprint="s", info={"catalogue": catalogue, "counts": counts})
+    weights = {"text.safetensors": put_object(store, "text/x/text.safetensors", b"text")}
+    text = Manifest(kind="text", fingerprint="x", objects=weights)
+    regions = Manifest(kind="regions", fingerprint="r", info={"regions_per_view": 3.0})
+    key = evaluate.clustering_key(run.config.method.clustering)
+    tokens = Manifest(kind="tokens", fingerprint="t", info={"stand_in": False})
+    cache = TeacherCache(tokens=tokens, regions={key: regions}, text={"demo": text})
+    objects = {
+        "model.safetensors": put_object(store, "train/m/model.safetensors", b"model"),
+        "history.json": put_object(store, "train/m/history.json", json.dumps(POINTS).encode()),
+    }
+    info = {"images_per_second": 2.0, "data_wait": 0.1, "parameters": 7, "backbone": "demo_fpn", "dim": 8}
+    trained = Manifest(kind="train", fingerprint="m", objects=objects, info=info)
+    scores = dict.fromkeys(("pAcc", "miou_seen", "miou_unseen", "hiou"), 0.5)
+    scored = Manifest(kind="evaluate", fingerprint="e", info={"scores": scores, "per_class": {"a": 0.5, "b": 0.5}})
+    monkeypatch.setattr(evaluate, "find", lambda *_: scored)
+    monkeypatch.setattr(evaluate, "demo_fingerprint", lambda config: "demo")
+    monkeypatch.setattr(tracked, "tracked_files", lambda *_: {})
+    monkeypatch.setattr(ChildRun, "log_model", lambda self, files, description: self.log_files(files, "model"))
+    monkeypatch.setattr(report_inputs, "report_context", lambda *given: Context(given[-1]))
+    monkeypatch.setattr(report, "build_report", lambda context: "a report")
+    return Splits(own=split).model_dump(), cache.model_dump(), trained.model_dump()
+
+
+class Context:
+    def __init__(self, evaluated):
+        self.rows = [row for item in evaluated for row in item.rows]
+
+
+@pytest.mark.parametrize("tracking_uri", ["server"], indirect=True)
+def test_a_run_without_mlflow_from_evaluate_on_ends_complete_and_promoted(run, inputs, server, monkeypatch, capfd):
+    splits, cache, trained = inputs
+    monkeypatch.setattr(untold, "SHORT_SECONDS", 0.5)
+    monkeypatch.setattr(outage, "LONGEST_PAUSE", 0.5)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("CLIPTEA_PATIENCE", "100")
+    monkeypatch.delenv("CLIPTEA_EVENTS")
+    server.kill()
+    scored = evaluate.evaluate_variant(run, run.variants[0].model_dump(), splits, cache, trained)
+    comparison = compare.compare_variants(run, splits, cache, [scored])
+    assert comparison["rows"][0]["mlflow_run_id"] == ""
+    threading.Timer(3, server.start).start()
+    began = time.monotonic()
+    compare.catch_up(run)
+    assert time.monotonic() - began > 3
+    decision = promote(run, comparison)
+    assert decision["promoted"] is True
+    mlflow = MlflowClient()
+    version = mlflow.get_model_version_by_alias(decision["model"], "champion")
+    child = mlflow.get_run(version.run_id)
+    assert child.info.status == "FINISHED"
+    assert child.data.metrics["hiou"] == 0.5
+    assert [point.step for point in mlflow.get_metric_history(version.run_id, "loss/total")] == [2, 4]
+    assert child.data.tags["mlflow.parentRunId"] == run.tracking_run
+    assert mlflow.get_run(run.tracking_run).data.metrics["hiou"] == 0.5
+    logged = json.loads(mlflow.load_table(child.info.experiment_id, "variants.json", [run.tracking_run]).to_json())
+    assert logged["model_uri"] == {"0": f"runs:/{version.run_id}/model"}
+    (row,) = json.loads(open_store().get(comparison["results"].partition("/store/")[2]))
+    assert (row["mlflow_run_id"], row["model_uri"]) == (version.run_id, f"runs:/{version.run_id}/model")
+    assert list(open_store().entries("untold")) == []
+    said = capfd.readouterr().err
+    assert said.count(" does not answer (") >= 1
+    assert "answers again, after" in said
+    assert "run the same again" not in said

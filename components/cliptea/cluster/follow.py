@@ -142,9 +142,10 @@ class _Follower:
 
     def _gone(self, pods: list[dict[str, Any]]) -> list[Trouble]:
         """Pods that ran and have left nothing that says why they do no longer; a node that is gone takes them along."""
-        left = {pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]}
+        left = {pod["metadata"]["name"]: "deletionTimestamp" in pod["metadata"] for pod in pods}
+        gone = [name for name in self.running.values() if left.get(name, True)]
         text = "it ran and is no longer there: deleted, or lost with its node"
-        return [Trouble("gone", name, text) for name in self.running.values() if name not in left]
+        return [Trouble("gone", name, text) for name in sorted(gone, key=left.__contains__)]  # then those on their way
 
     def _tell(self, found: list[Trouble]) -> None:
         present = {trouble[:2]: trouble for trouble in found}

@@ -88,6 +88,8 @@ class TrainJobPlacement(Section):
     scratch: Memory = "20Gi"  # size of /tmp in the training pods
     pending_seconds: Positive = HOUR  # how long not all pods may run before the step gives up
     restarts: Count = 3  # after an eviction, a preemption or a lost node
+    # After which training ends by itself when the step that follows it has gone; to replace one takes minutes.
+    abandoned_seconds: Annotated[int, Field(ge=120)] = 900
 
 
 class Placement(Section):

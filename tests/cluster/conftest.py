@@ -17,6 +17,7 @@ def kubernetes(tmp_path, monkeypatch) -> Iterator[FakeKubernetes]:
     config.write_text(fake.kubeconfig())
     monkeypatch.setenv("KUBECONFIG", str(config))
     monkeypatch.delenv("CLIPTEA_EVENTS", raising=False)
+    monkeypatch.setenv("CLIPTEA_PATIENCE", "0.6")
     yield fake
     fake.close()
     assert fake.wrong == []

@@ -1,7 +1,8 @@
 """A small Kubernetes API server: TrainJobs and what a controller would make of them, as a test tells.
 
 What it is sent and what it sends must be valid: TrainJobs and runtimes go through the models of kubeflow-trainer-api,
-all else through those of the kubernetes client, and must come out the same. It records every request as (verb, group,
+all else through those of the kubernetes client, and must come out the same; `test_recorded` compares them with what a
+cluster has answered. It records every request as (verb, group,
 resource), as a Role names them, and refuses those that it is not told to grant.
 """
 
@@ -12,12 +13,13 @@ import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import kubernetes_objects as objects
 from kubeflow_trainer_api import models
 from kubernetes.client import ApiClient
 
@@ -28,6 +30,7 @@ VERBS = {"GET": "get", "POST": "create", "DELETE": "delete", "PUT": "update", "P
 REVIEW = ("create", "authorization.k8s.io", "selfsubjectaccessreviews")  # which everybody may
 MODELS = {
     "TrainJob": "TrainerV1alpha1TrainJob",
+    "TrainJobList": "TrainerV1alpha1TrainJobList",
     "TrainingRuntime": "TrainerV1alpha1TrainingRuntime",
     "ClusterTrainingRuntime": "TrainerV1alpha1ClusterTrainingRuntime",
     "Event": "CoreV1Event",
@@ -35,12 +38,8 @@ MODELS = {
 }
 
 
-def now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 class FakeKubernetes:
-    """The server; `play` is called with it at every look at a TrainJob, and changes what the next answers show."""
+    """The server; `play` is called with it at every look at a TrainJob that goes on, and changes what it shows."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -82,29 +81,40 @@ class FakeKubernetes:
         )
 
     def end(self, kind: str, message: str = "", reason: str = "") -> None:
-        """Give every TrainJob the condition `kind`."""
-        condition = {"type": kind, "status": "True", "reason": reason or kind, "message": message}
-        condition["lastTransitionTime"] = now()
+        """Let every TrainJob end: Complete or Failed."""
+        for name, job in self.jobs.items():
+            first = f"jobset failed due to one or more job failures (first failed job: {name}-node-0)"
+            usual = {"Complete": ("AllJobsCompleted", "jobset completed successfully"), "Failed": ("FailedJobs", first)}
+            ended = objects.condition(kind, "True", reason or usual[kind][0], message or usual[kind][1])
+            job["status"] = objects.status(ended, **{"failed" if kind == "Failed" else "succeeded": 1})
+
+    def suspend(self, on: bool = True) -> None:
+        """Suspend every TrainJob, or let it go on."""
+        kind = "Suspended" if on else "Resumed"
+        found = objects.condition("Suspended", str(on), kind, f"TrainJob is {kind.lower()}")
         for job in self.jobs.values():
-            job.setdefault("status", {}).setdefault("conditions", []).append(condition)
+            job["spec"]["suspend"] = on
+            job["metadata"]["generation"] += 1
+            job["status"] = objects.status(found, **({"suspended": 1} if on else {"active": 1, "ready": 1}))
 
     def pod(self, name: str, phase: str = "Running", index: int = 0, **status: Any) -> None:
         """Show a pod of the (only) TrainJob, in place of one of its name."""
         (job,) = self.jobs
-        labels = {
-            "jobset.sigs.k8s.io/jobset-name": job,
-            "jobset.sigs.k8s.io/replicatedjob-name": "node",
-            "jobset.sigs.k8s.io/job-index": "0",
-            "batch.kubernetes.io/job-completion-index": str(index),
-        }
-        metadata = {"name": name, "labels": labels, "creationTimestamp": now()}
-        self.pods = [pod for pod in self.pods if pod["metadata"]["name"] != name]
-        self.pods.append({"metadata": metadata, "status": {"phase": phase, **status}})
+        self.gone(name)
+        self.pods.append(objects.training_pod(job, name, phase, index, **status))
 
-    def event(self, reason: str, message: str, name: str | None = None) -> None:
-        about = {"kind": "Pod", "name": name or f"{next(iter(self.jobs))}-node-0", "namespace": "team"}
-        event = {"metadata": {"name": f"e{len(self.events)}"}, "involvedObject": about, "type": "Warning"}
-        self.events.append(event | {"reason": reason, "message": message, "lastTimestamp": now()})
+    def gone(self, *names: str) -> None:
+        """Let pods be there no longer, as after `kubectl delete --force`."""
+        self.pods = [pod for pod in self.pods if pod["metadata"]["name"] not in names]
+
+    def deleting(self, *names: str) -> None:
+        """Let pods be on their way out."""
+        self.pods = [objects.deleted(pod) if pod["metadata"]["name"] in names else pod for pod in self.pods]
+
+    def event(self, reason: str, message: str, name: str | None = None, kind: str = "") -> None:
+        (job,) = self.jobs
+        about = kind or ("TrainJob" if name == job else "Pod")
+        self.events.append(objects.event(reason, message, name or f"{job}-node-0", about))
 
     def may(self, verb: str, group: str, resource: str) -> bool:
         if (verb, group, resource) == REVIEW:
@@ -125,7 +135,7 @@ class FakeKubernetes:
         if not self.may(verb, group, resource):
             kind = f"{resource}.{group}" if group else resource
             return 403, _status(403, f'{kind} is forbidden: User "u" cannot {verb} resource "{resource}" in API group')
-        if resource == "trainjobs":
+        if resource == "trainjobs" and verb != "list":
             return self._train_jobs(verb, name, body)
         if (verb, group, resource) == REVIEW:
             wanted = body["spec"]["resourceAttributes"]
@@ -141,8 +151,7 @@ class FakeKubernetes:
             name = body["metadata"]["name"]
             if name in self.jobs:
                 return 409, _status(409, f'trainjobs "{name}" already exists')
-            self.jobs[name] = json.loads(json.dumps(body))
-            self.jobs[name]["metadata"]["creationTimestamp"] = now()
+            self.jobs[name] = objects.train_job(json.loads(json.dumps(body)))
             self.created.append(body)
             return 201, self.jobs[name]
         if name not in self.jobs:
@@ -151,28 +160,31 @@ class FakeKubernetes:
             self.deleted.append(name)
             self.pods, self.events = [], []
             return 200, self.jobs.pop(name)
-        self.play(self)
+        if {c["type"] for c in self.jobs[name]["status"].get("conditions", [])}.isdisjoint(("Complete", "Failed")):
+            self.play(self)
         return 200, self.jobs[name]
 
     def _read(self, verb: str, resource: str, path: str, name: str, query: dict[str, list[str]]) -> tuple[int, Any]:
         if resource == "pods/log":
-            if name not in self.logs:
-                return 400, _status(400, "container is waiting to start: ContainerCreating")
-            return 200, "".join(f"{line}\n" for line in self.logs[name])
+            waits = 400, _status(400, "container is waiting to start: ContainerCreating")
+            return (200, "".join(f"{line}\n" for line in self.logs[name])) if name in self.logs else waits
+        if (verb, resource) == ("list", "trainjobs"):
+            items = [job for job in self.jobs.values() if _selected(job, query)]
+            return 200, {"kind": "TrainJobList", "apiVersion": f"{GROUP}/v1alpha1", "metadata": {}, "items": items}
         if (verb, resource) == ("list", "pods"):
-            key, _, value = query.get("labelSelector", [""])[0].partition("=")
-            field = query.get("fieldSelector", [""])[0].removeprefix("metadata.name=")
-            items = [
-                p
-                for p in self.pods
-                if p["metadata"].get("labels", {}).get(key) == value or p["metadata"]["name"] == field
-            ]
+            items = [pod for pod in self.pods if _selected(pod, query)]
             return 200, {"kind": "PodList", "apiVersion": "v1", "items": items}
         if (verb, resource) == ("list", "events"):
             return 200, {"kind": "EventList", "apiVersion": "v1", "items": self.events}
         if path in self.objects:
             return 200, self.objects[path]
         return 404, _status(404, f'{resource} "{name}" not found')
+
+
+def _selected(item: dict[str, Any], query: dict[str, list[str]]) -> bool:
+    key, _, value = query.get("labelSelector", [""])[0].partition("=")
+    field = query.get("fieldSelector", [""])[0].removeprefix("metadata.name=")
+    return item["metadata"].get("labels", {}).get(key) == value or item["metadata"]["name"] == field
 
 
 def _handler(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:
@@ -221,7 +233,7 @@ def valid(item: Any) -> None:
 
 
 def _untimed(item: Any) -> str:
-    return re.sub(r"(\d\d:\d\d:\d\d)(\+00:00|Z)", r"\1", json.dumps(item, sort_keys=True))
+    return re.sub(r"(\d\d:\d\d:\d\d)(\.\d+)?(\+00:00|Z)", r"\1", json.dumps(item, sort_keys=True))
 
 
 def _status(code: int, message: str) -> dict[str, Any]:

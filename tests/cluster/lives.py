@@ -1,18 +1,19 @@
 """A TrainJob that is followed at a quick pace, and acts of which its life is made."""
 
+from kubernetes_objects import container, terminated
 from quick_pace import Quick
 
 from cliptea.cluster.api import connect
 from cliptea.cluster.follow import train
-from cliptea.cluster.job import build
+from cliptea.cluster.job import build, job_name
 from cliptea.cluster.settings import JobSettings, Passed
 
-NAME = "cliptea-a-0"
+NAME = job_name("j", "g/a")
 
 
 def follow(pace=Quick, **settings):
     chosen = JobSettings(image="i:1", **settings)
-    train(connect(), build(NAME, "g/a", "k", chosen, Passed(), []), chosen, pace)
+    train(connect(), build("j", "g/a", "k", chosen, Passed(), []), chosen, pace)
 
 
 def script(*acts):
@@ -38,26 +39,9 @@ def complete(server):
     server.end("Complete")
 
 
-def ended(code, **state):
-    terminated = {"exitCode": code, **state}
-    return {
-        "containerStatuses": [
-            {
-                "name": "node",
-                "image": "i:1",
-                "imageID": "",
-                "ready": False,
-                "restartCount": 0,
-                "state": {"terminated": terminated},
-            }
-        ]
-    }
+def ended(code, reason=""):
+    return {"containerStatuses": [container(terminated(code, reason))]}
 
 
 def waiting(reason, message):
-    state = {"waiting": {"reason": reason, "message": message}}
-    return {
-        "containerStatuses": [
-            {"name": "node", "image": "i:1", "imageID": "", "ready": False, "restartCount": 0, "state": state}
-        ]
-    }
+    return {"containerStatuses": [container({"waiting": {"reason": reason, "message": message}})]}

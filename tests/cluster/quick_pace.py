@@ -5,7 +5,6 @@ from cliptea.cluster.follow import Pace
 
 class Quick(Pace):
     poll = 0.02
-    outage = 0.6
     hopeless = 5.0  # so long that a busy machine gives nothing up that is waited for
     gone = 1.0
 

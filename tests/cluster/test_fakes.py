@@ -13,7 +13,7 @@ from cliptea.cluster.settings import JobSettings, Passed
 
 
 def test_a_trainjob_with_a_misspelt_field(kubernetes):
-    job = build(NAME, "g/a", "k", JobSettings(image="i:1"), Passed(), [])
+    job = build("j", "g/a", "k", JobSettings(image="i:1"), Passed(), [])
     job["spec"]["trainer"]["numNode"] = 2
     with pytest.raises(ClusterError, match=r"answers 422 to create trainjobs: TrainJob: .* comes back as"):
         connect().create(job)
@@ -22,7 +22,7 @@ def test_a_trainjob_with_a_misspelt_field(kubernetes):
 
 
 def test_a_pod_with_a_misspelt_field(kubernetes):
-    connect().create(build(NAME, "g/a", "k", JobSettings(image="i:1"), Passed(), []))
+    connect().create(build("j", "g/a", "k", JobSettings(image="i:1"), Passed(), []))
     kubernetes.pod("p0", "Failed", reasons="Evicted")
     with pytest.raises(ClusterError, match="answers 422 to list pods: PodList"):
         connect().pods(NAME)

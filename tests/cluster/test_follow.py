@@ -35,6 +35,30 @@ def test_a_good_life_shows_the_log_of_rank_zero_once(kubernetes, capfd):
     assert kubernetes.deleted == []
 
 
+NO_FILE = (
+    'failed to try resolving symlinks in path "/var/log/pods/p0": lstat /var/log/pods/p0: no such file or directory'
+)
+
+
+def test_the_log_goes_on_after_a_line_without_a_time(kubernetes, capfd):
+    """What the kubelet answers while the file of a log is missing, as it was seen after an eviction."""
+
+    def first(server):
+        server.pod("p0")
+        server.logs["p0"] = ["2026-01-01T00:00:00.5Z one"]
+
+    def missing(server):
+        server.logs["p0"] = [NO_FILE]
+
+    def again(server):
+        server.logs["p0"] = ["2026-01-01T00:00:01.25+00:00 two", "2026-01-01T02:00:02+02:00 three"]
+
+    kubernetes.play = script(first, missing, again, complete)
+    follow()
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if "TrainJob" not in line] == ["one", "two", "three"]
+
+
 EVICTED = {"reason": "Evicted", "message": "disk pressure"}
 
 
@@ -77,7 +101,7 @@ def test_evictions_without_end_are_a_failure(kubernetes):
 
 def test_a_retry_goes_on_with_the_trainjob_that_is_there(kubernetes, capfd):
     cluster = connect()
-    assert cluster.create(build(NAME, "g/a", "k", JobSettings(image="i:1"), Passed(), []))
+    assert cluster.create(build("j", "g/a", "k", JobSettings(image="i:1"), Passed(), []))
     kubernetes.play = script(nothing, running, complete)
     follow()
     assert len(kubernetes.created) == 1
@@ -85,7 +109,7 @@ def test_a_retry_goes_on_with_the_trainjob_that_is_there(kubernetes, capfd):
 
 
 def test_a_retry_replaces_a_failed_trainjob(kubernetes):
-    connect().create(build(NAME, "g/a", "k", JobSettings(image="i:1"), Passed(), []))
+    connect().create(build("j", "g/a", "k", JobSettings(image="i:1"), Passed(), []))
     kubernetes.end("Failed", "old")
     kubernetes.play = script(nothing, running, complete)
     follow()

@@ -5,7 +5,7 @@ import re
 import pytest
 from kubeflow_trainer_api import models
 
-from cliptea.cluster.job import build, job_name
+from cliptea.cluster.job import RUN_LABEL, build, job_name, run_value
 from cliptea.cluster.settings import JobSettings, Passed
 
 SECRET = {
@@ -16,7 +16,7 @@ SECRET = {
 
 def built(passed=None, owners=(), **settings):
     return build(
-        "cliptea-a-0",
+        "j",
         "g/a",
         "train/f/inputs.json",
         JobSettings(image="i:1", **settings),
@@ -38,6 +38,17 @@ def test_names_are_valid_distinct_and_the_same_at_every_retry(label):
     assert len(f"{name}-node-0-0") <= 50  # host names have at most 63 characters
     assert name == job_name("job", label)
     assert name not in (job_name("other", label), job_name("job", f"{label} "))
+
+
+@pytest.mark.parametrize("job_id", ["b7964228-d1aa-47fc-8352-37456603bb33", "a" * 64, "", "x/y z", "-a", "ä", "a-"])
+def test_the_run_is_a_valid_label(job_id):
+    value = run_value(job_id)
+    assert re.fullmatch(r"(?=.{1,63}$)[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", value)
+    assert (value == job_id) == (len(job_id) == 36)  # a UUID, as Pipelines names its runs, is kept
+    assert value == run_value(job_id) != run_value(f"{job_id} ")
+    made = build(job_id, "g/a", "k", JobSettings(image="i:1"), Passed(), [])
+    assert made["metadata"]["labels"][RUN_LABEL] == value
+    assert made["metadata"]["name"] == job_name(job_id, "g/a")
 
 
 def test_nothing_is_lost_in_trainers_models():

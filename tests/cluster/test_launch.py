@@ -1,11 +1,13 @@
 """The train step that starts a TrainJob, with a cluster whose workers write to the same store."""
 
 import json
+import threading
 
 import pytest
 from quick_pace import Quick
 
 from cliptea import settings
+from cliptea.board import posting
 from cliptea.cluster.api import ClusterError
 from cliptea.cluster.launch import launch_variant
 from cliptea.errors import ConfigError
@@ -37,7 +39,7 @@ def trained(server):
     (job,) = server.jobs.values()
     key = job["spec"]["trainer"]["command"][-1]
     handed = json.loads(open_store().get(key))
-    assert set(handed) == {"run", "variant", "splits", "teacher"}
+    assert set(handed) == {"run", "variant", "splits", "teacher", "follower"}
     kind, fingerprint, _ = key.split("/")
     publish(open_store(), Manifest(kind=kind, fingerprint=fingerprint, info={"seed": handed["variant"]["seed"]}))
     server.end("Complete")
@@ -82,6 +84,35 @@ def test_the_handed_over_inputs_are_those_that_training_reads(kubernetes, inputs
     launch_variant(*inputs, SETTINGS, NOTHING, Quick)
     assert read[0].run == inputs[0]
     assert read[0].variant.label == inputs[1]["label"]
+    assert read[0].follower.seconds == 900
+
+
+def test_training_looks_for_this_steps_own_status_on_the_board(kubernetes, inputs):
+    """What the step writes while it follows, written here by the board itself."""
+    read = []
+
+    def look(server):
+        (job,) = server.jobs.values()
+        read.append(launched.Inputs.model_validate_json(open_store().get(job["spec"]["trainer"]["command"][-1])))
+        trained(server)
+
+    kubernetes.play = look
+    with posting(open_store(), inputs[0].job_id, "train", inputs[1]["label"]):
+        launch_variant(*inputs, SETTINGS | {"abandoned_seconds": 123.0}, NOTHING, Quick)
+    assert open_store().size(read[0].follower.key) > 0
+    assert read[0].follower.seconds == 123
+
+
+def test_the_owner_is_waited_for_when_the_api_is_away(kubernetes, inputs, monkeypatch):
+    """Without it, the TrainJob would outlive its pipeline run."""
+    monkeypatch.setenv("KFP_POD_NAME", "step")
+    monkeypatch.setenv("CLIPTEA_PATIENCE", "20")
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w", "uid": "u"}
+    kubernetes.pods = [{"metadata": {"name": "step", "ownerReferences": [owner]}}]
+    kubernetes.play, kubernetes.away = trained, 503
+    threading.Timer(0.3, setattr, (kubernetes, "away", None)).start()
+    launch_variant(*inputs, SETTINGS, NOTHING, Quick)
+    assert kubernetes.created[0]["metadata"]["ownerReferences"] == [owner]
 
 
 def test_the_trainjob_goes_with_the_pipeline_runs_workflow(kubernetes, inputs, monkeypatch):

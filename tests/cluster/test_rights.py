@@ -34,7 +34,7 @@ def live(server):
 
     server.play = play
     cluster, settings = connect(), JobSettings(image="i:1")
-    job = build("cliptea-a-0", "g/a", "k", settings, Passed(), cluster.owners("step"))
+    job = build("j", "g/a", "k", settings, Passed(), cluster.owners("step"))
     with pytest.raises(Cancelled):
         train(cluster, job, settings, Quick)
     assert (len(server.created), len(server.deleted)) == (2, 2)

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from kubernetes_objects import container, terminated
 from lives import NAME, complete, ended, follow, nothing, running, script, waiting
 from quick_pace import Impatient
 
@@ -14,8 +15,7 @@ from cliptea.cluster.settings import JobSettings, Passed
 NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
 NO_NODE |= {"message": "0/3 nodes: 3 Insufficient nvidia.com/gpu"}
 PREEMPTED = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "for another"}
-KILLED = ended(137, reason="OOMKilled")["containerStatuses"][0]
-RESTARTED = {"containerStatuses": [KILLED | {"state": {"running": {}}, "lastState": KILLED["state"]}]}
+RESTARTED = {"containerStatuses": [container({"running": {}}, lastState=terminated(137, "OOMKilled"))]}
 
 
 def pod(phase, **status):
@@ -27,7 +27,7 @@ def event(reason, message="m", name=None):
 
 
 def suspended(server):
-    server.end("Suspended", "no room in the queue")
+    server.suspend()
 
 
 TROUBLES = {
@@ -47,7 +47,7 @@ TROUBLES = {
     "no volume": (event("FailedMount"), "a volume cannot be mounted: m"),
     "no runtime class": (event("FailedCreatePodSandBox"), "its node cannot start it: m"),
     "taint": (event("TaintManagerEviction"), "evicted from its node or preempted: m"),
-    "suspended": (suspended, f"{NAME}: suspended, waits to be admitted: no room in the queue"),
+    "suspended": (suspended, f"{NAME}: suspended, waits to be admitted: TrainJob is suspended"),
 }
 
 
@@ -77,7 +77,7 @@ def test_no_node_for_too_long_fails_and_frees_the_cluster(kubernetes):
 
 def test_half_a_trainjob_has_not_started_and_holds_no_nodes_for_ever(kubernetes):
     kubernetes.play = script(lambda server: (server.pod("p0"), server.pod("p1", "Pending", index=1)))
-    with pytest.raises(ClusterError, match=r"did not start within .*: cliptea-a-0: 1 of 2 pods run"):
+    with pytest.raises(ClusterError, match=r"did not start within .*: cliptea-g-a-.*: 1 of 2 pods run"):
         follow(nodes=2, pending_seconds=1)
     assert kubernetes.deleted == [NAME]
 
@@ -194,7 +194,7 @@ def test_a_time_limit_is_no_eviction_though_its_pods_are_stopped(kubernetes):
 
 
 def test_a_warning_about_an_earlier_trainjob_of_the_name_is_old(kubernetes):
-    connect().create(build(NAME, "g/a", "k", JobSettings(image="i:1"), Passed(), []))
+    connect().create(build("j", "g/a", "k", JobSettings(image="i:1"), Passed(), []))
     kubernetes.event("FailedCreate", "long ago")
     kubernetes.events[0]["lastTimestamp"] = "2020-01-01T00:00:00Z"
     kubernetes.play = script(nothing, running, complete)

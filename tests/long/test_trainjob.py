@@ -1,4 +1,4 @@
-"""A TrainJob whose pods are processes of this machine: two nodes are evicted, and go on from their checkpoint."""
+"""A TrainJob whose pods are processes of this machine: pods are evicted or deleted, and training goes on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 from cluster.fake_kubernetes import FakeKubernetes
+from cluster.lives import ended
 from cluster.quick_pace import Quick
 
 from cliptea import runs, settings
@@ -29,36 +32,43 @@ PLACEMENT = dict.fromkeys(("affinity", "tolerations", "node_selector", "env", "v
 
 
 class Pods:
-    """What Trainer would start: the TrainJob's command on every node, told by torchrun's variables where it is."""
+    """What Trainer would start: the TrainJob's command on every node, told by torchrun's variables where it is.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: of logs and caches.
+        disturb: called once, with the pods, as soon as there is a checkpoint.
+    """
+
+    def __init__(self, folder: Path, disturb: Callable[[Pods], None]) -> None:
+        self.folder, self.disturb = folder, disturb
         self.processes: list[subprocess.Popen] = []
-        self.evicted = False
+        self.disturbed = False
+        self.gone: set[int] = set()  # ranks whose pods are shown no more
+        self.codes: list[tuple[int | None, ...]] = []  # how the processes of each TrainJob have ended
 
     def play(self, server: FakeKubernetes) -> None:
         (job,) = server.jobs.values()
-        if "status" in job:
-            return
         if not self.processes:
             self._start(job)
         for rank, process in enumerate(self.processes):
             code, name = process.poll(), f"p{rank}-{len(server.created)}"
+            if rank in self.gone:
+                server.gone(name)
+                continue
             lines = self._log(rank).read_text().splitlines()
             server.logs[name] = [f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ} {line}" for line in lines]
             if code is None:
                 server.pod(name, index=rank)
             else:
-                status = {"name": "node", "image": "i:1", "imageID": "", "ready": False, "restartCount": 0}
-                status["state"] = {"terminated": {"exitCode": code}}
-                server.pod(name, "Failed" if code else "Succeeded", index=rank, containerStatuses=[status])
-        if not self.evicted and self._checkpoints():
-            self.evicted = True
-            self.processes[0].send_signal(signal.SIGTERM)  # one node is taken away
-        codes = [process.poll() for process in self.processes]
+                server.pod(name, "Failed" if code else "Succeeded", index=rank, **ended(code))
+        if not self.disturbed and self._checkpoints():
+            self.disturbed = True
+            self.disturb(self)
+        codes = tuple(process.poll() for process in self.processes)
         if None not in codes:
             server.end("Failed" if any(codes) else "Complete")
-            self.processes = []
+            self.codes.append(codes)
+            self.processes, self.gone = [], set()
 
     def _start(self, job: dict) -> None:
         trainer = job["spec"]["trainer"]
@@ -111,8 +121,48 @@ def inputs(tmp_path_factory):
     patch.undo()
 
 
-def test_two_nodes_are_evicted_and_make_the_model_that_one_makes_undisturbed(inputs, tmp_path, monkeypatch, capfd):
-    server, pods = FakeKubernetes(), Pods(tmp_path)
+def evict(pods: Pods) -> None:
+    """One node is taken away."""
+    pods.processes[0].send_signal(signal.SIGTERM)
+
+
+def delete(pods: Pods) -> None:
+    """The second pod is deleted by force: its processes are killed, and it is shown no more."""
+    family = [*psutil.Process(pods.processes[1].pid).children(recursive=True), pods.processes[1]]
+    for process in family:
+        process.kill()
+    pods.gone = {1}
+
+
+def delete_and_stop(pods: Pods) -> None:
+    """So that the Job's controller, at once, deletes its partner too."""
+    delete(pods)
+    pods.processes[0].send_signal(signal.SIGTERM)
+
+
+def silence(pods: Pods) -> None:
+    """A node that answers no more, and closes no connection; the partner is deleted by the Job's controller."""
+    for process in [*psutil.Process(pods.processes[1].pid).children(recursive=True), pods.processes[1]]:
+        process.send_signal(signal.SIGSTOP)
+    pods.gone = {1}
+    pods.processes[0].send_signal(signal.SIGTERM)
+    pods.processes[0].wait(29)  # within the grace of a pod
+    delete(pods)
+
+
+@pytest.mark.parametrize(
+    ("disturb", "codes", "words"),
+    [
+        (evict, {75}, "it was stopped from outside and has saved a checkpoint"),
+        (delete, {76}, "it ran and is no longer there: deleted, or lost with its node"),
+        (delete_and_stop, {75, 76}, "it ran and is no longer there: deleted, or lost with its node"),
+        (silence, {75}, "it ran and is no longer there: deleted, or lost with its node"),
+    ],
+)
+def test_two_nodes_are_disturbed_and_make_the_model_that_one_makes_undisturbed(
+    inputs, tmp_path, monkeypatch, capfd, disturb, codes, words
+):
+    server, pods = FakeKubernetes(), Pods(tmp_path, disturb)
     (tmp_path / "kubeconfig").write_text(server.kubeconfig())
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     server.play = pods.play
@@ -121,7 +171,9 @@ def test_two_nodes_are_evicted_and_make_the_model_that_one_makes_undisturbed(inp
     said = capfd.readouterr().err
     assert server.wrong == []
     assert len(server.created) == 2
-    assert "it was stopped from outside and has saved a checkpoint; it starts again from its last checkpoint" in said
+    assert pods.codes[0][0] in codes
+    assert pods.codes[1] == (0, 0)
+    assert f"{words}; it starts again from its last checkpoint" in said
     assert "going on from the checkpoint at iteration" in said  # in rank 0's log, passed on
 
     model = Manifest.model_validate(made)
@@ -131,6 +183,8 @@ def test_two_nodes_are_evicted_and_make_the_model_that_one_makes_undisturbed(inp
     whole = Manifest.model_validate(train_variant(*inputs))
     for name in ("model.safetensors", "history.json"):
         assert model.objects[name].sha256 == whole.objects[name].sha256
+    for entry in list(open_store().entries("train")):
+        open_store().delete(entry.key)
 
 
 class Slow(Quick):

@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cliptea.cluster.job import RUN_LABEL, run_value
+from cliptea.cluster.reasons import QUOTA, StepPod, step_pod
 from cliptea.errors import ClipteaError
 
-__all__ = ["RIGHTS", "Cluster", "ClusterError", "QuotaFull", "Right", "Unreachable", "connect"]
+__all__ = ["RIGHTS", "SERVER", "Cluster", "ClusterError", "QuotaFull", "Right", "Unreachable", "connect"]
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-QUOTA = "exceeded quota"  # in the message of a refusal by a ResourceQuota
+SERVER = "the Kubernetes API"
 TIMEOUT = (5, 20)  # seconds to connect, and between two pieces of an answer
 
 
@@ -103,6 +105,14 @@ class Cluster:
         with self._explained("get", "trainjobs"):
             return _found(lambda: self._jobs.get_namespaced_custom_object(*self._place, name, **self._limits))
 
+    def jobs(self, job_id: str) -> list[dict[str, Any]]:
+        """The TrainJobs of a pipeline job. The train step itself has no right to list them."""
+        selector = f"{RUN_LABEL}={run_value(job_id)}"
+        with self._explained("list", "trainjobs"):
+            return self._jobs.list_namespaced_custom_object(*self._place, label_selector=selector, **self._limits)[
+                "items"
+            ]
+
     def create(self, job: dict[str, Any]) -> bool:
         """Create a TrainJob; False when one of its name is there. Raises QuotaFull when the namespace has no room."""
         from kubernetes.client import ApiException
@@ -124,18 +134,16 @@ class Cluster:
 
     def pods(self, job: str) -> list[dict[str, Any]]:
         """The pods of a TrainJob, the newest last."""
-        selector = f"jobset.sigs.k8s.io/jobset-name={job}"
-        with self._explained("list", "pods"):
-            found = self._core.list_namespaced_pod(self.namespace, label_selector=selector, **self._limits)
-        return sorted(self._plain(found), key=lambda pod: pod["metadata"].get("creationTimestamp", ""))
+        return self._pods(label_selector=f"jobset.sigs.k8s.io/jobset-name={job}")
+
+    def step_pods(self, job_id: str) -> list[StepPod]:
+        """The pods of a pipeline job's steps and of their drivers, the newest last, and what each waits for."""
+        return [step_pod(pod) for pod in self._pods(label_selector=f"pipeline/runid={job_id}")]
 
     def owners(self, pod: str) -> list[dict[str, Any]]:
         """The owners of a pod: of a step's, the workflow of the pipeline run."""
-        with self._explained("list", "pods"):
-            found = self._core.list_namespaced_pod(
-                self.namespace, field_selector=f"metadata.name={pod}", **self._limits
-            )
-        owners = [owner for item in self._plain(found) for owner in item["metadata"].get("ownerReferences", [])]
+        found = self._pods(field_selector=f"metadata.name={pod}")
+        owners = [owner for item in found for owner in item["metadata"].get("ownerReferences", [])]
         # The workflow's controller does not control the TrainJob.
         return [{key: owner[key] for key in ("apiVersion", "kind", "name", "uid")} for owner in owners]
 
@@ -167,6 +175,11 @@ class Cluster:
                 return ""
         return answer.data.decode(errors="replace")
 
+    def _pods(self, **selector: str) -> list[dict[str, Any]]:
+        with self._explained("list", "pods"):
+            found = self._core.list_namespaced_pod(self.namespace, **selector, **self._limits)
+        return sorted(self._plain(found), key=lambda pod: pod["metadata"].get("creationTimestamp", ""))
+
     def _plain(self, listed: Any) -> list[dict[str, Any]]:
         return self.api.sanitize_for_serialization(listed)["items"]
 
@@ -178,7 +191,7 @@ class Cluster:
         try:
             yield
         except HTTPError as error:
-            raise Unreachable(f"the Kubernetes API cannot be reached ({type(error).__name__})") from None
+            raise Unreachable(f"{SERVER} cannot be reached ({type(error).__name__})") from None
         except ApiException as error:
             raise _refused(error, verb, resource, self.namespace) from None
 
@@ -210,7 +223,7 @@ def _refused(error: Any, verb: str, resource: str, namespace: str) -> ClusterErr
             "Kubeflow Trainer 2",
             "install it, or compile the pipeline with the launcher torchrun",
         )
-    text = f"the Kubernetes API answers {error.status} to {verb} {resource}: {message}"
+    text = f"{SERVER} answers {error.status} to {verb} {resource}: {message}"
     if error.status == 429 or error.status >= 500:
         return Unreachable(text)
     return ClusterError(text)

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from cliptea import progress
-from cliptea.cluster.api import Cluster, ClusterError, QuotaFull, Unreachable
-from cliptea.cluster.log import RankZero, of_training
-from cliptea.cluster.reasons import AGAIN, CAUSES, HOPELESS, Trouble, failed, finished, timed_out, troubles
+from cliptea.cluster.api import SERVER, Cluster, ClusterError, QuotaFull, Unreachable
+from cliptea.cluster.log import RankZero, of_training, place
+from cliptea.cluster.reasons import AGAIN, CAUSES, HOPELESS, Trouble, failed, finished, suspended, timed_out, troubles
 from cliptea.cluster.settings import JobSettings
+from cliptea.outage import Outage, patience
 
 __all__ = ["Cancelled", "Pace", "train"]
 
@@ -26,7 +27,6 @@ class Pace:
     """How long things may take, in seconds."""
 
     poll = 5.0  # between two looks at the TrainJob
-    outage = 900.0  # the Kubernetes API may be away; the TrainJob goes on without us
     hopeless = 300.0  # a wrong image name or a missing secret may still be mended
     gone = 300.0  # a deleted TrainJob and its pods take their time
     recent = 120.0  # a trouble so long ago may be what it failed from
@@ -38,11 +38,12 @@ def train(cluster: Cluster, job: dict[str, Any], settings: JobSettings, pace: ty
     Args:
         cluster: where.
         job: the TrainJob to make.
-        settings: how often it is made anew after an eviction, and how long it may wait until all its pods run.
+        settings: how often it is made anew after pods were lost, and how long it may wait until all its pods run.
         pace: how long things may take.
 
     Raises:
-        ClusterError: it failed, never started, or the cluster cannot be reached for long.
+        ClusterError: it failed, or never started.
+        Unreachable: the cluster's API was away for longer than our patience.
         Cancelled: the step got SIGTERM; the TrainJob is deleted.
     """
     name = job["metadata"]["name"]
@@ -63,14 +64,15 @@ class _Follower:
 
     def __init__(self, cluster: Cluster, name: str, settings: JobSettings, pace: type[Pace]) -> None:
         self.cluster, self.name, self.settings, self.pace = cluster, name, settings, pace
-        self.start = time.monotonic()
+        self.start = time.monotonic()  # since when not all of its pods run
         self.log = RankZero(cluster)
         self.seen: dict[tuple[str, str], Trouble] = {}
         self.since: dict[tuple[str, str], float] = {}  # when each present trouble began
         self.last: dict[tuple[str, str], float] = {}  # when each trouble was seen last
+        self.running: dict[tuple[str, ...], str] = {}  # training pods that ran when they were last seen, by place
         self.started = False  # whether all its pods have run at a time; some of them only hold nodes
         self.lost = False  # whether it failed by the cluster's doing
-        self.away: float | None = None  # since when the API does not answer
+        self.outage = Outage(SERVER)
 
     def begin(self, job: dict[str, Any], adopt: bool) -> None:
         """Create the TrainJob, unless one of its name is at work or done and may be adopted."""
@@ -106,23 +108,49 @@ class _Follower:
                 if job is None:
                     return f"the TrainJob {self.name} was deleted by somebody else"
                 pods = self.cluster.pods(self.name)
+                at_work = self._wait_anew() if suspended(job) else self._count(pods)
                 now = troubles(job, pods, self.cluster.warnings(self.name))
                 self._tell(now)
                 self.log.pass_on(pods)
                 if finished(job):
                     return None
-                at_work = sum(p.get("status", {}).get("phase") in ("Running", "Succeeded") for p in of_training(pods))
-                self.started = self.started or at_work >= self.settings.nodes
                 reason = failed(job)
                 if reason is not None:
-                    return self._why(reason, timed_out(job))
+                    return self._why(reason, timed_out(job), self._gone(pods))
                 self._give_up(now, at_work, time.monotonic() - self.start)
             time.sleep(self.pace.poll)
+
+    def _wait_anew(self) -> int:
+        """A suspended TrainJob loses its pods rightly, and has to start within the same time as a new one."""
+        self.running.clear()
+        self.last.clear()
+        if self.started:
+            self.started, self.start = False, time.monotonic()
+        return 0
+
+    def _count(self, pods: list[dict[str, Any]]) -> int:
+        """How many pods run or are done."""
+        phases = [(pod, pod.get("status", {}).get("phase")) for pod in of_training(pods)]
+        for pod, phase in phases:
+            if phase == "Running":
+                self.running[place(pod)] = pod["metadata"]["name"]
+            else:
+                self.running.pop(place(pod), None)
+        at_work = sum(phase in ("Running", "Succeeded") for _, phase in phases)
+        self.started = self.started or at_work >= self.settings.nodes
+        return at_work
+
+    def _gone(self, pods: list[dict[str, Any]]) -> list[Trouble]:
+        """Pods that ran and have left nothing that says why they do no longer; a node that is gone takes them along."""
+        left = {pod["metadata"]["name"]: "deletionTimestamp" in pod["metadata"] for pod in pods}
+        gone = [name for name in self.running.values() if left.get(name, True)]
+        text = "it ran and is no longer there: deleted, or lost with its node"
+        return [Trouble("gone", name, text) for name in sorted(gone, key=left.__contains__)]  # then those on their way
 
     def _tell(self, found: list[Trouble]) -> None:
         present = {trouble[:2]: trouble for trouble in found}
         for key, trouble in present.items():
-            if key not in self.seen:
+            if key not in self.since:  # told again when it had gone in between
                 progress.warn(f"{trouble.where}: {trouble.text}")
         self.seen |= present
         now = time.monotonic()
@@ -139,14 +167,15 @@ class _Follower:
             why = (long or now or [Trouble("other", self.name, f"{at_work} of {self.settings.nodes} pods run")])[0]
             raise ClusterError(f"training did not start within {progress.clock(seconds)}: {why.where}: {why.text}")
 
-    def _why(self, reason: str, late: bool) -> str:
+    def _why(self, reason: str, late: bool, gone: list[Trouble]) -> str:
         """The likeliest cause of a failure: what its pods ended from, before what its controller says of it."""
         since = time.monotonic() - self.pace.recent
-        causes = [t for key, t in self.seen.items() if t.kind in CAUSES and self.last[key] >= since and not late]
+        recent = [t for key, t in self.seen.items() if self.last.get(key, 0.0) >= since]
+        causes = [] if late else [t for t in [*recent, *gone] if t.kind in CAUSES]
         cause = min(causes, key=lambda t: CAUSES.index(t.kind), default=None)
         self.lost = cause is not None and cause.kind in AGAIN
         text = f"the TrainJob {self.name} failed: {f'{cause.where}: {cause.text}' if cause else reason}"
-        waits = [t for key, t in self.seen.items() if t.kind in ("node", "quota") and self.last[key] >= since]
+        waits = [t for t in recent if t.kind in ("node", "quota")]
         if waits and not self.started:  # those that ran have waited for the others in vain
             text += f"; not all of its pods ran: {waits[0].where}: {waits[0].text}"
         if self.log.tail and not self.lost:
@@ -159,15 +188,10 @@ class _Follower:
         try:
             yield
         except Unreachable as error:
-            if self.away is None:
-                self.away = time.monotonic()
-                progress.warn(f"{error}; the TrainJob goes on, trying again")
-            if time.monotonic() - self.away > self.pace.outage:
-                raise ClusterError(f"{error}, for {progress.clock(self.pace.outage)}") from None
+            if not self.outage.wait(str(error)):
+                raise Unreachable(f"{error}, for {progress.clock(patience())}") from None
         else:
-            if self.away is not None:
-                progress.note("the Kubernetes API answers again")
-            self.away = None
+            self.outage.over()
 
 
 @contextmanager

@@ -8,26 +8,32 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from cliptea.board import status_key
 from cliptea.storage import Store
 
 __all__ = ["COMMAND", "hand_over"]
 
 # What runs in every pod; the key is its last argument. It starts torchrun, which Trainer tells by PET_ variables where
-# it is, and ends with the code 75 when it was stopped and has saved a checkpoint.
+# it is. `cliptea.training.__main__` says from what it ends with which code.
 COMMAND = ("python", "-m", "cliptea.training")
 
 
-def hand_over(store: Store, prefix: str, inputs: dict[str, Any]) -> str:
-    """Put the arguments of `cliptea.training.train.train_variant` into the store.
+def hand_over(store: Store, prefix: str, inputs: dict[str, Any], abandoned_seconds: int) -> str:
+    """Put the arguments of `cliptea.training.train.train_variant` into the store, and where to look for this step.
 
     Args:
         store: the one that the pods use, too.
         prefix: KIND/FINGERPRINT of the model.
         inputs: run, variant, splits and teacher, as plain values.
+        abandoned_seconds: after which training ends when this step's status on the board stands still.
 
     Returns:
         The object's key.
     """
     key = f"{prefix}/inputs.json"
-    store.put(key, json.dumps(inputs).encode())
+    follower = {
+        "key": status_key(inputs["run"]["job_id"], "train", inputs["variant"]["label"]),
+        "seconds": abandoned_seconds,
+    }
+    store.put(key, json.dumps(inputs | {"follower": follower}).encode())
     return key

@@ -12,9 +12,10 @@ from cliptea import progress
 from cliptea.cluster.handover import COMMAND
 from cliptea.cluster.settings import JobSettings, Passed
 
-__all__ = ["LABELS", "VARIANT", "build", "job_name"]
+__all__ = ["LABELS", "RUN_LABEL", "VARIANT", "build", "job_name", "run_value"]
 
 LABELS = {"app.kubernetes.io/name": "cliptea", "app.kubernetes.io/component": "train"}
+RUN_LABEL = "cliptea/run"  # label, whose value `run_value` makes of the pipeline job's id
 VARIANT = "cliptea/variant"  # annotation
 NODE = "node"  # name of the replicated job and of its container in every torch runtime of Trainer
 LONGEST_SLUG = 20  # Trainer and JobSet append to the name, and host names have at most 63 characters
@@ -29,8 +30,15 @@ def job_name(job_id: str, label: str) -> str:
     return "-".join(part for part in ("cliptea", slug, digest) if part)
 
 
+def run_value(job_id: str) -> str:
+    """A pipeline job's id as the value of a label: a UUID as it is, of any other text what a label may hold."""
+    if re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", job_id):
+        return job_id
+    return hashlib.sha256(job_id.encode()).hexdigest()[:32]
+
+
 def build(
-    name: str,
+    job_id: str,
     label: str,
     inputs: str,
     settings: JobSettings,
@@ -40,7 +48,7 @@ def build(
     """The TrainJob as it is sent to the cluster.
 
     Args:
-        name: from `job_name`.
+        job_id: the pipeline job's.
         label: the variant's.
         inputs: key in the store of what the worker works on, from `hand_over`.
         settings: compile-time settings.
@@ -49,7 +57,8 @@ def build(
     """
     from kubeflow_trainer_api import models
 
-    metadata = {"name": name, "labels": LABELS, "annotations": {VARIANT: label}}
+    metadata: dict[str, Any] = {"name": job_name(job_id, label), "annotations": {VARIANT: label}}
+    metadata["labels"] = LABELS | {RUN_LABEL: run_value(job_id)}
     if owners:
         metadata["ownerReferences"] = owners
     job = {

@@ -6,13 +6,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from cliptea import progress
-from cliptea.cluster.api import ClusterError, Unreachable, connect
+from cliptea.cluster.api import SERVER, ClusterError, Unreachable, connect
 from cliptea.cluster.follow import Pace, train
 from cliptea.cluster.handover import hand_over
-from cliptea.cluster.job import build, job_name
+from cliptea.cluster.job import build
 from cliptea.cluster.settings import JobSettings, Passed
 from cliptea.data.split import Splits
 from cliptea.manifest import find
+from cliptea.outage import Outage
 from cliptea.storage import open_store
 from cliptea.teacher.cache import TeacherCache
 from cliptea.training.train import KIND, train_fingerprint
@@ -57,9 +58,10 @@ def launch_variant(
         return done.model_dump()
     job.check(config)
     inputs = {"run": run.model_dump(mode="json"), "variant": variant, "splits": splits, "teacher": teacher}
-    key = hand_over(store, f"{KIND}/{model}", inputs)
-    cluster, name = connect(), job_name(run.job_id, chosen.label)
-    made = build(name, chosen.label, key, job, Passed.model_validate(placement), _owners(cluster))
+    key = hand_over(store, f"{KIND}/{model}", inputs, job.abandoned_seconds)
+    cluster = connect()
+    made = build(run.job_id, chosen.label, key, job, Passed.model_validate(placement), _owners(cluster))
+    name = made["metadata"]["name"]
     train(cluster, made, job, pace)
     done = find(store, KIND, model)
     if done is None:
@@ -84,8 +86,13 @@ def _clear(cluster: Cluster, name: str) -> None:
 
 def _owners(cluster: Cluster) -> list[dict[str, Any]]:
     """The pipeline run's workflow: whatever becomes of the step, the cluster deletes the TrainJob with it."""
-    pod = os.environ.get("KFP_POD_NAME") or os.environ.get("HOSTNAME", "")
-    try:
-        return cluster.owners(pod)
-    except Unreachable:
-        return []
+    pod, outage = os.environ.get("KFP_POD_NAME") or os.environ.get("HOSTNAME", ""), Outage(SERVER)
+    while True:
+        try:
+            owners = cluster.owners(pod)
+        except Unreachable as error:
+            if not outage.wait(str(error)):
+                raise
+        else:
+            outage.over()
+            return owners

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections import deque
+from datetime import datetime
 from typing import Any
 
 from cliptea.cluster.api import Cluster
 
-__all__ = ["RankZero", "of_training", "rank_zero"]
+__all__ = ["RankZero", "of_training", "place", "rank_zero"]
 
 CONTAINER = "node"
 OVERLAP_SECONDS = 10  # asked for twice, since clocks differ
 KEPT_LINES = 8  # for an error's text
-INDEX = {"jobset.sigs.k8s.io/job-index": "0", "batch.kubernetes.io/job-completion-index": "0"}
+# A time of RFC 3339 as the kubelet writes it, in the zone of its node, and what was printed then.
+STAMPED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[-+]\d\d:\d\d) (.*)")
+INDEX = ("jobset.sigs.k8s.io/job-index", "batch.kubernetes.io/job-completion-index")  # labels
 
 
 def of_training(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -23,13 +27,14 @@ def of_training(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [pod for pod in pods if pod["metadata"].get("labels", {}).get(label, CONTAINER) == CONTAINER]
 
 
+def place(pod: dict[str, Any]) -> tuple[str, ...]:
+    """Which of a TrainJob's pods this is. One that replaces another has a name of its own, and the same place."""
+    return tuple(pod["metadata"].get("labels", {}).get(label, "0") for label in INDEX)
+
+
 def rank_zero(pods: list[dict[str, Any]]) -> str | None:
     """The name of the newest pod that holds rank 0."""
-    named = [
-        pod["metadata"]["name"]
-        for pod in of_training(pods)
-        if all(pod["metadata"].get("labels", {}).get(key, value) == value for key, value in INDEX.items())
-    ]
+    named = [pod["metadata"]["name"] for pod in of_training(pods) if place(pod) == ("0", "0")]
     return named[-1] if named else None
 
 
@@ -39,7 +44,7 @@ class RankZero:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._pod: str | None = None
-        self._last: tuple[str, str] = ("", "")  # time of the newest line: whole seconds, fraction
+        self._last = (0.0, "")  # time of the newest line: whole seconds, and the digits of the fraction
         self._at_last: set[str] = set()  # the lines of that very time
         self._asked: float | None = None
         self.tail: deque[str] = deque(maxlen=KEPT_LINES)
@@ -54,24 +59,19 @@ class RankZero:
         now = time.monotonic()
         since = 10**6 if self._asked is None else int(now - self._asked) + OVERLAP_SECONDS
         text = self._cluster.log(pod, CONTAINER, since)
-        if text:
+        lines = [found for line in text.splitlines() if (found := STAMPED.fullmatch(line)) is not None]
+        if lines:  # else nothing was printed, or the kubelet says in words of its own why there is no log
             self._asked = now
-        for line in text.splitlines():
-            stamp, _, words = line.partition(" ")
-            if self._new(_sortable(stamp), words):
+        for seconds, fraction, zone, words in map(re.Match.groups, lines):
+            stamp = datetime.fromisoformat(seconds + zone).timestamp(), (fraction or "").ljust(9, "0")
+            if self._new(stamp, words):
                 self.tail.append(words)
                 print(words, file=sys.stderr, flush=True)
 
-    def _new(self, stamp: tuple[str, str], words: str) -> bool:
+    def _new(self, stamp: tuple[float, str], words: str) -> bool:
         if stamp < self._last or (stamp == self._last and words in self._at_last):
             return False
         if stamp > self._last:
             self._last, self._at_last = stamp, set()
         self._at_last.add(words)
         return True
-
-
-def _sortable(stamp: str) -> tuple[str, str]:
-    """A time of RFC 3339, whose fraction may have lost its last zeros, in a form that sorts."""
-    seconds, _, fraction = stamp.rstrip("Z").partition(".")
-    return seconds, fraction.ljust(9, "0")

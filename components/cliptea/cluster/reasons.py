@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from cliptea.cluster.api import QUOTA
+from cliptea.training.stopping import DESERTED, RESTART
 
-__all__ = ["AGAIN", "CAUSES", "HOPELESS", "Trouble", "failed", "finished", "timed_out", "troubles"]
+__all__ = [
+    "AGAIN", "CAUSES", "HOPELESS", "QUOTA", "StepPod", "Trouble", "failed", "finished", "step_pod", "suspended",
+    "timed_out", "troubles",
+]  # fmt: skip
 
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 HOPELESS = ("image", "settings", "forbidden")  # kinds that do not mend themselves
-AGAIN = ("lost", "stopped")  # kinds that are the cluster's doing, after which the same TrainJob may succeed
-# Kinds that a TrainJob fails from, the likeliest first: pods fail when another is lost, and are stopped when one fails.
-CAUSES = ("memory", "lost", "exit", "stopped", *HOPELESS)
-KILLED = 137  # exit code of a container that was sent SIGKILL
-STOPPED = 75  # exit code of training that was sent SIGTERM and has saved a checkpoint
+# Kinds that are the cluster's doing, after which the same TrainJob may succeed.
+AGAIN = ("lost", "gone", "deserted", "stopped")
+# Kinds that a TrainJob fails from, the likeliest first. A failure of the code leaves its pod, and then the other pods
+# are deleted: so it comes before pods that are gone.
+CAUSES = ("memory", "lost", "exit", "gone", "deserted", "stopped", *HOPELESS)
+QUOTA = "exceeded quota"  # in the message of a refusal by a ResourceQuota
+KILLED, ENDED = 137, 143  # exit codes of a container whose process SIGKILL or SIGTERM has ended
 
 
 class Trouble(NamedTuple):
     """Something that keeps a TrainJob from its end.
 
     Attributes:
-        kind: node, quota, image, settings, forbidden, memory, lost, stopped, exit, suspended or other.
+        kind: node, quota, image, settings, forbidden, memory, lost, gone, deserted, stopped, exit, suspended or other.
         where: the pod, or the TrainJob.
         text: what is the matter, and what can be done.
     """
@@ -31,6 +36,22 @@ class Trouble(NamedTuple):
     kind: str
     where: str
     text: str
+
+
+class StepPod(NamedTuple):
+    """A pod of a pipeline step, or of the driver before it.
+
+    Attributes:
+        name: the pod's.
+        node: its node in the workflow, such as "cliptea-x(0).root(0).exit-handler-1(0).resolve(0).executor(0)".
+        phase: Pending, Running, Succeeded or Failed.
+        waits: what it waits for, in plain words; "" when it waits for nothing.
+    """
+
+    name: str
+    node: str
+    phase: str
+    waits: str
 
 
 def finished(job: dict[str, Any]) -> bool:
@@ -53,6 +74,21 @@ def timed_out(job: dict[str, Any]) -> bool:
     return (_condition(job, "Failed") or {}).get("reason") == "DeadlineExceeded"
 
 
+def suspended(job: dict[str, Any]) -> bool:
+    """Whether a TrainJob is not to run now, and has no pods or loses them. The condition of a resumed one is false."""
+    return bool(job["spec"].get("suspend")) or _condition(job, "Suspended") is not None
+
+
+def step_pod(pod: dict[str, Any]) -> StepPod:
+    """What is worth to be known of a step's pod."""
+    metadata, status = pod["metadata"], pod.get("status", {})
+    states = [(container, container.get("state", {}).get("waiting")) for container in _containers(status)]
+    held = [_waiting(container, state) or ("", state.get("reason", "")) for container, state in states if state]
+    waits = _unplaced(pod) or next((text for _, text in held), "")
+    node = metadata.get("annotations", {}).get("workflows.argoproj.io/node-name", "")
+    return StepPod(metadata["name"], node, status.get("phase", ""), waits)
+
+
 def troubles(job: dict[str, Any], pods: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[Trouble]:
     """All that is the matter with a TrainJob now.
 
@@ -63,9 +99,9 @@ def troubles(job: dict[str, Any], pods: list[dict[str, Any]], events: list[dict[
     """
     found = [trouble for pod in pods for trouble in _of_pod(pod)]
     name = job["metadata"]["name"]
-    suspended = _condition(job, "Suspended")
-    if suspended is not None:
-        found.append(Trouble("suspended", name, f"suspended, waits to be admitted: {suspended.get('message', '')}"))
+    if suspended(job):
+        message = (_condition(job, "Suspended") or {}).get("message", "")
+        found.append(Trouble("suspended", name, f"suspended, waits to be admitted: {message}"))
     since = _second(job["metadata"].get("creationTimestamp"))  # an earlier TrainJob may have had its name
     recent = (event for event in events if _second(event.get("lastTimestamp") or event.get("eventTime")) >= since)
     return found + [trouble for event in recent if (trouble := _of_event(event)) is not None]
@@ -73,20 +109,34 @@ def troubles(job: dict[str, Any], pods: list[dict[str, Any]], events: list[dict[
 
 def _of_pod(pod: dict[str, Any]) -> Iterator[Trouble]:
     name, status = pod["metadata"]["name"], pod.get("status", {})
-    scheduled, disrupted = _condition(pod, "PodScheduled", "False"), _condition(pod, "DisruptionTarget")
-    if scheduled is not None and scheduled.get("reason") == "Unschedulable":
-        message = scheduled.get("message", "")
-        yield Trouble("node", name, f"no node can take it: {message}; it waits for one")
+    unplaced, disrupted = _unplaced(pod), _condition(pod, "DisruptionTarget")
+    if unplaced:
+        yield Trouble("node", name, unplaced)
     if status.get("reason") in ("Evicted", "NodeLost", "Shutdown", "Preempting") or disrupted is not None:
         why = status.get("message") or (disrupted or {}).get("message") or ""
         yield Trouble("lost", name, f"evicted from its node or preempted: {why}")
-    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+    for container in _containers(status):
         state = container.get("state", {})
         trouble = _waiting(container, state.get("waiting") or {}) or _terminated(
-            state.get("terminated") or container.get("lastState", {}).get("terminated") or {}, status
+            state.get("terminated") or container.get("lastState", {}).get("terminated") or {}, pod
         )
         if trouble is not None:
             yield Trouble(trouble[0], name, trouble[1])
+
+
+def _containers(status: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
+def _unplaced(pod: dict[str, Any]) -> str:
+    """Why a pod has no node yet, if there is a reason."""
+    gates = [gate["name"] for gate in pod.get("spec", {}).get("schedulingGates") or []]
+    if gates:
+        return f"it waits to be admitted: scheduling gate {' and '.join(gates)}; check the queue that its label names"
+    scheduled = _condition(pod, "PodScheduled", "False") or {}
+    if scheduled.get("reason") == "Unschedulable":
+        return f"no node can take it: {scheduled.get('message', '')}; it waits for one"
+    return ""
 
 
 def _waiting(container: dict[str, Any], waiting: dict[str, Any]) -> tuple[str, str] | None:
@@ -99,16 +149,20 @@ def _waiting(container: dict[str, Any], waiting: dict[str, Any]) -> tuple[str, s
     return None
 
 
-def _terminated(ended: dict[str, Any], status: dict[str, Any]) -> tuple[str, str] | None:
+def _terminated(ended: dict[str, Any], pod: dict[str, Any]) -> tuple[str, str] | None:
     code, reason = ended.get("exitCode", 0), ended.get("reason", "")
     if reason == "OOMKilled":
         return "memory", (
             "it ran out of memory (OOMKilled); give train more memory in the placement file, or lower train.batch_size"
         )
-    if code == STOPPED:
+    if code == RESTART:
         return "stopped", "it was stopped from outside and has saved a checkpoint"
-    if code == 0 or status.get("reason") == "Evicted":
+    if code == DESERTED:
+        return "deserted", "it did nothing wrong and lost the processes of other pods"
+    if code == 0 or pod["status"].get("reason") == "Evicted":
         return None
+    if code in (KILLED, ENDED) and "deletionTimestamp" in pod["metadata"]:
+        return "stopped", "it was deleted while it trained"
     hint = " (killed: by the node for memory, or by a time-out)" if code == KILLED else ""
     return "exit", f"its process ended with code {code}{hint}"
 

@@ -30,6 +30,7 @@ class JobSettings(BaseModel):
     seconds: Positive = 259200  # after which the cluster ends the TrainJob
     pending_seconds: Positive = 3600  # how long not all pods may run before the step gives up
     restarts: Count = 3  # new TrainJobs after an eviction, a preemption or a lost node
+    abandoned_seconds: Positive = 900  # after which training ends by itself when the step that follows has gone
     image_pull_secrets: list[str] = []
     user: Positive = 1000
     group: Positive = 1000

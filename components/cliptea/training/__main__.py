@@ -1,32 +1,36 @@
 """`python -m cliptea.training KEY`: train what the object KEY of the store CLIPTEA_STORE describes.
 
 The object is JSON, `{"run": ..., "variant": ..., "splits": ..., "teacher": ...}`: the arguments of
-`cliptea.training.train.train_variant`. The model and its manifest go to the store, under the fingerprint that
-`train_fingerprint` gives.
+`cliptea.training.train.train_variant`; and `"follower"`, where somebody follows and training ends without them. The
+model and its manifest go to the store, under the fingerprint that `train_fingerprint` gives.
 
     python -m cliptea.training KEY          starts torchrun with the processes of this machine: as many as torchrun's
                                             own variables say (PET_NPROC_PER_NODE, PET_NNODES, ...), or train.processes
-    torchrun ... -m cliptea.training KEY    each of its processes; torchrun itself ends with 1 where they end with 75
+    torchrun ... -m cliptea.training KEY    each of its processes; torchrun itself ends with 1 where they end otherwise
 
 Exit codes:
 
     0     the model is in the store
-    75    SIGTERM came, a checkpoint is saved: start it again, with any number of processes, to go on
-    1     it failed; an error that a user can act on is one line on stderr
+    75    SIGTERM came, or nobody follows; a checkpoint is saved: start it again, with any number of processes, to go on
+    76    this machine's processes did nothing wrong, and those of another have gone: start all of them again to go on
+    1     it failed by itself; an error that a user can act on is one line on stderr
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
 
+from cliptea.board import posting
 from cliptea.errors import ClipteaError
 from cliptea.storage import open_store
-from cliptea.training.launch import FAILURE, Inputs, start
-from cliptea.training.stopping import Stopped
+from cliptea.training.failure import tell
+from cliptea.training.launch import Inputs, start
+from cliptea.training.stopping import DESERTED, Deserted, Stopped
 from cliptea.training.train import train_variant
+
+BOARD_SECONDS = 20.0  # that the store may be away before news is left out
 
 
 def main(key: str) -> None:
@@ -37,26 +41,42 @@ def main(key: str) -> None:
     try:
         inputs = Inputs.model_validate_json(open_store().get(key))
         if rank is None:
-            start(key, inputs.variant.config(inputs.run.config).train.processes)
+            start(key, inputs.variant.config(inputs.run.config).train.processes, inputs.follower)
         else:
-            train_variant(
-                inputs.run, *(part.model_dump(mode="json") for part in (inputs.variant, inputs.splits, inputs.teacher))
-            )
+            with _board(inputs, rank):
+                _train(inputs)
     except Stopped as stopped:
-        _tell(stopped, iteration=stopped.iteration)
+        tell(stopped)
         print(stopped, file=sys.stderr, flush=True)
         raise
     except ClipteaError as error:
-        _tell(error)
+        tell(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
+        raise SystemExit(DESERTED if isinstance(error, Deserted) else 1) from None
+    except Exception as error:
+        tell(error)
+        raise
 
 
-def _tell(error: BaseException, **facts: int | None) -> None:
-    """Leave the reason for whoever started torchrun, unless another process has."""
-    if FAILURE in os.environ and not Path(os.environ[FAILURE]).exists():
-        said = {"kind": type(error).__name__, "text": str(error), **facts}
-        Path(os.environ[FAILURE]).write_text(json.dumps(said), encoding="utf-8")
+def _train(inputs: Inputs) -> None:
+    from cliptea.training.distributed import left_alone
+
+    try:
+        train_variant(
+            inputs.run, *(part.model_dump(mode="json") for part in (inputs.variant, inputs.splits, inputs.teacher))
+        )
+    except Exception as error:
+        if left_alone(error):
+            raise Deserted(" ".join(str(error).split()).partition(". ")[0]) from error
+        raise
+
+
+def _board(inputs: Inputs, rank: str) -> AbstractContextManager[None]:
+    """The first process of a TrainJob shows how far it is, beside the status of the step that follows."""
+    if inputs.follower is None or rank != "0":
+        return nullcontext()
+    store = open_store(patience=BOARD_SECONDS)
+    return posting(store, inputs.run.job_id, "train", inputs.variant.label, writer="training")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cliptea.errors import ConfigError
 
-__all__ = ["ALONE", "World", "join"]
+__all__ = ["ALONE", "World", "join", "left_alone"]
 
 T = TypeVar("T")
+# In what NCCL says: the mistakes of this process, not the absence of another.
+OWN_FAULTS = ("ncclInvalidUsage", "ncclInvalidArgument", "ncclUnhandledCudaError", "unhandled cuda error")
 
 
 class World(NamedTuple):
@@ -154,6 +156,16 @@ def join() -> Iterator[World]:
         dist.init_process_group("gloo")
     yield World(dist.get_rank(), dist.get_world_size())
     dist.destroy_process_group()  # not after an error: the others may wait in a call that never ends
+
+
+def left_alone(error: BaseException | None) -> bool:
+    """Whether an error, or one before it, says that the other processes have gone: gloo, NCCL or torchrun's store."""
+    if error is None:
+        return False
+    text = str(error)
+    gone = isinstance(error, dist.DistError) and not any(fault in text for fault in OWN_FAULTS)
+    gloo = isinstance(error, RuntimeError) and "gloo/" in text  # the file of the line that failed
+    return gone or gloo or left_alone(error.__context__)
 
 
 def _add_up(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore[reportPrivateImportUsage]

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
-from cliptea import errors
 from cliptea.data.split import Splits
 from cliptea.errors import ClipteaError
 from cliptea.runs import Run, Variant
 from cliptea.storage import Store
 from cliptea.teacher.cache import TeacherCache
+from cliptea.training.failure import FAILURE, told
+from cliptea.training.follower import Follower, watching
 from cliptea.training.stopping import Stopped, sigterm
 
-__all__ = ["FAILURE", "Inputs", "launch", "start"]
+__all__ = ["Inputs", "launch", "start"]
 
-FAILURE = "CLIPTEA_FAILURE"  # a file in which the first process that fails says why
 POLL_SECONDS = 0.1
+STOP_SECONDS = 25  # that processes may take to stop, if a partner is silent; after 30 a pod is killed
 
 
 class Inputs(BaseModel):
-    """What `train_variant` is called with, in every process."""
+    """What `train_variant` is called with, in every process; and who follows, where that is another pod."""
 
     run: Run
     variant: Variant
     splits: Splits
     teacher: TeacherCache
+    follower: Follower | None = None
 
 
 def launch(store: Store, prefix: str, inputs: Inputs) -> None:
@@ -54,49 +54,48 @@ def launch(store: Store, prefix: str, inputs: Inputs) -> None:
     store.delete(key)
 
 
-def start(key: str, processes: int) -> None:
+def start(key: str, processes: int, follower: Follower | None = None) -> None:
     """Run torchrun on the inputs under `key`.
 
     Args:
         processes: on this machine; torchrun's own variables (PET_NPROC_PER_NODE, PET_NNODES, ...) come before it.
+        follower: whose silence ends training as SIGTERM does.
 
     Raises:
         Stopped, ClipteaError: as of `launch`.
     """
     own = [] if "PET_NPROC_PER_NODE" in os.environ else ["--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, "-m", "torch.distributed.run", *own, "-m", "cliptea.training", key]
-    with tempfile.TemporaryDirectory(prefix="cliptea-") as folder, sigterm() as asked:
+    command = [sys.executable, "-m", "cliptea.training.agent", *own, "-m", "cliptea.training", key]
+    with tempfile.TemporaryDirectory(prefix="cliptea-") as folder, sigterm() as asked, watching(follower) as abandoned:
         failure = Path(folder) / "failure.json"
         process = subprocess.Popen(command, env={**_environment(processes), FAILURE: str(failure)})
-        told = False
+        stopping = False
         while process.poll() is None:
-            if asked.to_stop and not told:
+            if not stopping and (asked.to_stop or abandoned.is_set()):
                 process.terminate()  # torchrun passes it on
-                told = True
+                stopping = True
             time.sleep(POLL_SECONDS)
         if process.returncode != 0:
-            raise _reason(failure, asked.to_stop, process.returncode)
+            raise _reason(failure, stopping, process.returncode)
 
 
 def _environment(processes: int) -> dict[str, str]:
     """This process's, with its threads divided among those that it starts."""
+    given = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(STOP_SECONDS), **os.environ}
     threads = os.environ.get("CLIPTEA_THREADS")
     if not threads:
-        return dict(os.environ)
+        return given
     share = str(max(1, int(threads) // processes))
-    return {**os.environ, "CLIPTEA_THREADS": share, "OMP_NUM_THREADS": share}
+    return {**given, "CLIPTEA_THREADS": share, "OMP_NUM_THREADS": share}
 
 
-def _reason(failure: Path, asked: bool, code: int) -> BaseException:
-    if failure.exists():
-        said: dict[str, Any] = json.loads(failure.read_text(encoding="utf-8"))
-        if said["kind"] == Stopped.__name__:
-            return Stopped(said["iteration"])
-        return getattr(errors, said["kind"], ClipteaError)(said["text"])
-    if asked:
+def _reason(failure: Path, stopping: bool, code: int) -> BaseException:
+    said = told(failure)
+    if said is not None:
+        return said
+    if stopping:
         return Stopped(None)
     return ClipteaError(
-        f"a training process was killed or crashed without a word of why (torchrun ended with {code})",
-        todo="look in the log for its signal or its traceback; killed for memory, lower train.batch_size or raise the "
-        "memory; run again to go on from the last checkpoint",
+        f"a training process crashed without a word of why (torchrun ended with {code})",
+        todo="look in the log for its traceback; run again to go on from the last checkpoint",
     )

@@ -1,4 +1,4 @@
-"""SIGTERM: what a cluster sends before it takes a machine away. Training saves and says: start me again."""
+"""The ways in which training ends before its end and may go on later: on request, or left by its partners."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["RESTART", "Asked", "Stopped", "sigterm"]
+from cliptea.errors import ClipteaError
+
+__all__ = ["DESERTED", "RESTART", "Asked", "Deserted", "Stopped", "sigterm"]
 
 RESTART = os.EX_TEMPFAIL  # 75: exit code of a process that stopped on request; started again, it goes on
+DESERTED = 76  # exit code of a process that did nothing wrong and lost those that it trains with
 
 
 class Stopped(SystemExit):
@@ -22,7 +25,21 @@ class Stopped(SystemExit):
 
     def __str__(self) -> str:
         saved = "" if self.iteration is None else f"; iteration {self.iteration} is saved"
-        return f"training was asked to stop by SIGTERM{saved}: start it again to go on"
+        return f"training was asked to stop{saved}: start it again to go on"
+
+
+class Deserted(ClipteaError):
+    """The other processes of this training have gone. It ends `python -m cliptea.training` with the code `DESERTED`."""
+
+    temporary = True
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"the other training processes have gone ({why})",
+            todo="look for the first of them that failed, or whose machine was taken away; run again to go on from "
+            "the last checkpoint",
+        )
+        self.why = why
 
 
 class Asked:

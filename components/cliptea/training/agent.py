@@ -1,0 +1,42 @@
+"""`python -m cliptea.training.agent`: torchrun, which besides says what its processes died from without a word."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import torch.distributed as dist
+from torch.distributed import run
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous.api import RendezvousError
+
+from cliptea.errors import ClipteaError
+from cliptea.training.failure import tell
+from cliptea.training.stopping import Deserted
+
+
+def main(arguments: list[str]) -> None:
+    """Run torchrun with its own arguments."""
+    try:
+        run.main(arguments)
+    except ChildFailedError as error:
+        codes = [failure.exitcode for failure in error.failures.values()]
+        killed = sorted(signal.Signals(-code).name for code in codes if code < 0)
+        if set(killed) == {signal.SIGABRT.name}:  # NCCL's watchdog, when a partner is silent
+            tell(Deserted("a process ended itself by SIGABRT"))
+        elif killed:
+            tell(
+                ClipteaError(
+                    f"a training process was killed by {' and '.join(killed)}",
+                    todo="killed for memory (SIGKILL), lower train.batch_size or raise the memory; for shared memory "
+                    "(SIGBUS), raise shared_memory; run again to go on from the last checkpoint",
+                )
+            )
+        raise
+    except (RendezvousError, dist.DistError) as error:
+        tell(Deserted(f"torchrun: {type(error).__name__}"))
+        raise
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,173 @@
+"""Whole lives of TrainJobs of two nodes: how many are made and deleted, and how the step ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+from kubernetes_objects import container, terminated
+from lives import NAME, complete, ended, follow, nothing, script
+
+from cliptea.cluster.api import ClusterError
+
+DISRUPTED = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drained"}
+NODE_LOST = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": "node is gone"}
+EVICTED = "evicted from its node or preempted: drained"
+GONE = "p1: it ran and is no longer there: deleted, or lost with its node"
+AGAIN = "it starts again from its last checkpoint"
+
+
+def two(server):
+    """Both pods run."""
+    server.pod("p0")
+    server.pod("p1", index=1)
+
+
+def pending(server):
+    server.pod("p0", "Pending")
+    server.pod("p1", "Pending", index=1)
+
+
+def fails(*left, **codes):
+    """The TrainJob fails: pods of `codes` have ended, those of `left` are deleted, and all others are gone."""
+
+    def act(server):
+        for name, code in codes.items():
+            status = code if isinstance(code, dict) else ended(code)
+            server.pod(name, "Failed", int(name[1:]), **status)
+        names = {pod["metadata"]["name"] for pod in server.pods}
+        server.gone(*(names - set(codes) - set(left)))
+        server.deleting(*left)
+        server.end("Failed")
+
+    return act
+
+
+def suspended(server):
+    """Kueue evicts it, or has not admitted it: its pods stop, and go."""
+    server.suspend()
+    server.gone("p0", "p1")
+
+
+def stopping(server):
+    server.suspend()
+    for index in (0, 1):
+        server.pod(f"p{index}", "Failed", index, **ended(75))
+    server.deleting("p0", "p1")
+
+
+def admitted(server):
+    server.suspend(False)
+
+
+def pod_goes(server):
+    """One pod is deleted by force, and nobody has taken note yet."""
+    server.gone("p1")
+
+
+def stopped_by_deletion(server):
+    """After one pod is gone, its partner was killed while it waited for it."""
+    server.gone("p1")
+    server.pod("p0", "Failed", **ended(137))
+    server.deleting("p0")
+    server.end("Failed")
+
+
+def oom(name):
+    return fails(**{name: {"containerStatuses": [container(terminated(137, "OOMKilled"))]}})
+
+
+def conditions(**told):
+    return {name: {"conditions": [condition], **ended(code)} for name, (condition, code) in told.items()}
+
+
+# Acts, settings, how many TrainJobs are made and deleted, and the error, if it is one.
+LIVES = {
+    "success": ([pending, two, complete], {}, 1, 0, None),
+    # The Job deletes the partners of a pod that fails: they are gone, and nothing is lost.
+    "code fails, partner gone": ([two, fails(p0=1)], {}, 1, 0, "p0: its process ended with code 1"),
+    "code fails, partner deserted": ([two, fails(p0=76, p1=1)], {}, 1, 0, "p1: its process ended with code 1"),
+    "code fails, partner deleted": ([two, fails("p1", p0=1)], {}, 1, 0, "p0: its process ended with code 1"),
+    "code fails at once": ([fails(p0=1)], {}, 1, 0, "p0: its process ended with code 1"),
+    "code fails between two looks": ([pending, fails(p1=1)], {}, 1, 0, "p1: its process ended with code 1"),
+    "out of memory": ([two, oom("p0")], {}, 1, 0, r"p0: it ran out of memory \(OOMKilled\)"),
+    "out of memory, partner deserted": (
+        [two, fails(p0=76, p1=ended(137, "OOMKilled"))], {}, 1, 0, "p1: it ran out of memory"
+    ),
+    "evicted": ([two, fails(**conditions(p1=(DISRUPTED, 75)), p0=75), two, complete], {}, 2, 1, None),
+    "evicted without end": ([two, fails(**conditions(p1=(DISRUPTED, 75)))] * 3, {"restarts": 2}, 3, 2, EVICTED),
+    "one deleted by force": ([two, fails(), two, complete], {}, 2, 1, None),
+    "one deleted by force, its partner deserted": ([two, fails(p0=76), two, complete], {}, 2, 1, None),
+    "one deleted by force, its partner stopped": ([two, pod_goes, fails(p0=75), two, complete], {}, 2, 1, None),
+    "one deleted by force, its partner killed": ([two, stopped_by_deletion, two, complete], {}, 2, 1, None),
+    "one deleted by force, its partner on its way out": ([two, pod_goes, fails("p0"), two, complete], {}, 2, 1, None),
+    "one deleted by force, no restart allowed": ([two, pod_goes, fails("p0")], {"restarts": 0}, 1, 0, GONE),
+    "deleted by force without end": ([two, fails()] * 4, {"restarts": 3}, 4, 3, "p0: it ran and is no longer there"),
+    "the first pod deserted between two looks": ([pending, fails(p0=76), two, complete], {}, 2, 1, None),
+    "node lost": ([two, fails(**conditions(p1=(NODE_LOST, 137)), p0=76), two, complete], {}, 2, 1, None),
+    "node lost, its pod still shown": ([two, fails("p1", p0=76), two, complete], {}, 2, 1, None),
+    "pods that never ran are gone": ([pending, fails()], {}, 1, 0, "failed: jobset failed due to one or more job"),
+    "suspended, admitted": ([suspended, suspended, admitted, two, complete], {}, 1, 0, None),
+    "evicted by Kueue twice": (
+        [suspended, admitted, two, stopping, suspended, admitted, two, stopping, suspended, admitted, two, complete],
+        {}, 1, 0, None,
+    ),
+    "evicted by Kueue, then its code fails": (
+        [two, stopping, suspended, admitted, two, fails(p0=1)], {}, 1, 0, "p0: its process ended with code 1"
+    ),
+    "evicted by Kueue, fails before its pods run": (
+        [two, suspended, admitted, pending, fails()], {}, 1, 0, "failed: jobset failed due to"
+    ),
+    "suspended for ever": ([suspended], {"pending_seconds": 1}, 1, 1, "suspended, waits to be admitted: TrainJob is"),
+    "evicted by Kueue for ever": ([two, suspended], {"pending_seconds": 1}, 1, 1, "suspended, waits to be admitted"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("acts", "settings", "made", "deleted", "error"), LIVES.values(), ids=LIVES)
+def test_a_life(kubernetes, capfd, acts, settings, made, deleted, error):
+    kubernetes.play = script(*acts)
+    if error is None:
+        follow(nodes=2, **settings)
+    else:
+        with pytest.raises(ClusterError, match=error):
+            follow(nodes=2, **settings)
+    assert (len(kubernetes.created), len(kubernetes.deleted)) == (made, deleted)
+    given_up = "pending_seconds" in settings
+    assert capfd.readouterr().err.count(AGAIN) == made - 1 == deleted - given_up
+
+
+def test_the_next_try_adopts_what_a_killed_one_leaves(kubernetes):
+    """A follower that is killed (SIGKILL) deletes nothing; the step is run again and goes on with its TrainJob."""
+    kubernetes.play = script(nothing, two)
+    code = "from lives import follow; follow(nodes=2)"
+    first = subprocess.Popen([sys.executable, "-c", code], cwd=__file__.rpartition("/")[0], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not kubernetes.pods and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    assert (list(kubernetes.jobs), kubernetes.deleted) == ([NAME], [])
+    kubernetes.play = script(two, complete)
+    follow(nodes=2)
+    assert (len(kubernetes.created), kubernetes.deleted) == (1, [])
+
+
+def test_each_suspension_is_told_once(kubernetes, capfd):
+    acts = [suspended] * 5 + [admitted, two, two] + [stopping, suspended, suspended] + [admitted, two, complete]
+    kubernetes.play = script(*acts)
+    follow(nodes=2)
+    said = capfd.readouterr().err.splitlines()
+    assert sum("suspended, waits to be admitted" in line for line in said) == 2
+
+
+def test_a_trouble_that_comes_back_is_told_again_and_never_twice_while_it_lasts(kubernetes, capfd):
+    lacking = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
+
+    def unplaced(server):
+        server.pod("p0", "Pending", conditions=[lacking])
+
+    kubernetes.play = script(*[unplaced] * 4, two, two, *[unplaced] * 4, two, complete)
+    follow(nodes=2)
+    assert capfd.readouterr().err.count("p0: no node can take it: 0/1 nodes") == 2

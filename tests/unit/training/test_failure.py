@@ -1,0 +1,101 @@
+"""Who is at fault when several processes fail: the exit codes that a TrainJob's follower decides by."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from cliptea.errors import ClipteaError, ServerAway
+from cliptea.training.distributed import left_alone
+from cliptea.training.failure import FAILURE, tell, told
+from cliptea.training.stopping import Deserted, Stopped
+
+PAIR = (
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [10.0.0.1]:32920: Connection reset by peer"
+)
+REMOTE = "NCCL error: ncclRemoteError: A call failed possibly due to a network error or a remote process exiting"
+
+
+def after(first, then):
+    then.__context__ = first
+    return then
+
+
+@pytest.mark.parametrize(
+    ("error", "partners"),
+    [
+        (RuntimeError(PAIR), True),
+        (dist.DistBackendError(REMOTE), True),
+        (dist.DistNetworkError("The client socket has failed to connect to host"), True),
+        (dist.DistStoreError("wait timeout after 300000ms"), True),
+        (after(RuntimeError(PAIR), ServerAway("the checkpoint cannot be stored")), True),
+        (dist.DistBackendError("ncclUnhandledCudaError: Call to CUDA function failed: out of memory"), False),
+        (dist.DistBackendError("ncclInvalidUsage: Duplicate GPU detected"), False),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), False),
+        (RuntimeError("shape mismatch"), False),
+        (ServerAway("S3 does not answer"), False),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_an_error_is_ones_own_or_that_partners_have_gone(error, partners):
+    assert left_alone(error) is partners
+
+
+OWN, OTHER = ClipteaError("the shard is damaged"), torch.cuda.OutOfMemoryError("CUDA out of\nmemory")
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind", "text"),
+    [
+        ([OWN, Deserted("closed")], ClipteaError, "the shard is damaged"),
+        ([Deserted("closed"), OWN], ClipteaError, "the shard is damaged"),
+        ([Deserted("one"), Deserted("two")], Deserted, "the other training processes have gone (one)"),
+        ([OTHER], ClipteaError, "OutOfMemoryError: CUDA out of memory"),
+        ([Stopped(7), Deserted("closed")], Stopped, "iteration 7 is saved"),
+        ([ServerAway("S3 is away")], ServerAway, "S3 is away"),
+    ],
+)
+def test_a_failure_of_ones_own_counts_more_than_partners_that_have_gone(tmp_path, monkeypatch, errors, kind, text):
+    monkeypatch.setenv(FAILURE, str(tmp_path / "failure.json"))
+    for error in errors:
+        tell(error)
+    found = told(tmp_path / "failure.json")
+    assert type(found) is kind
+    assert text in str(found)
+
+
+def test_a_file_that_was_not_written_to_its_end_tells_nothing(tmp_path):
+    (tmp_path / "failure.json").write_text('{"kind": "Clip')
+    assert told(tmp_path / "failure.json") is None
+    assert told(tmp_path / "none.json") is None
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "text"),
+    [
+        (signal.SIGABRT, "Deserted", "SIGABRT"),  # as NCCL's watchdog ends a process whose partner is silent
+        (
+            signal.SIGKILL,
+            "ClipteaError",
+            "a training process was killed by SIGKILL; killed for memory (SIGKILL), lower",
+        ),
+        (signal.SIGBUS, "ClipteaError", "was killed by SIGBUS"),
+    ],
+)
+def test_torchrun_says_what_a_process_died_from_without_a_word(tmp_path, monkeypatch, number, kind, text):
+    script, failure = tmp_path / "dies.py", tmp_path / "failure.json"
+    script.write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
+    monkeypatch.setenv(FAILURE, str(failure))
+    command = [sys.executable, "-m", "cliptea.training.agent", "--standalone", "--nproc-per-node=1", str(script)]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, timeout=300)
+    assert ended.returncode == 1, ended.stderr
+    said = json.loads(Path(failure).read_text())
+    assert said["kind"] == kind
+    assert text in said["text"]

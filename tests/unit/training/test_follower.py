@@ -1,0 +1,143 @@
+"""Training that nobody follows ends by itself, and that of a follower who writes, or cannot be read, does not."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from cliptea.board import StepStatus, posting, read_board, status_key
+from cliptea.errors import ServerAway
+from cliptea.storage import FileStore, open_store
+from cliptea.training import follower as module
+from cliptea.training.follower import Follower, Watch
+from cliptea.training.launch import Inputs
+
+KEY = "runs/j/train-0/step.json"
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+
+    def after(self, seconds: float, watch: Watch) -> bool:
+        self.now += seconds
+        return watch.abandoned()
+
+
+class Moody(FileStore):
+    """A store that may be away."""
+
+    away = False
+
+    def entry(self, key):
+        if self.away:
+            raise ServerAway("the store is away")
+        return super().entry(key)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Moody(tmp_path)
+
+
+def test_an_object_that_changes_is_a_sign_whatever_it_says(store, monkeypatch):
+    clock, watch = Clock(monkeypatch), Watch(store, Follower(key=KEY, seconds=100))
+    for beat in range(10):
+        store.put(KEY, f"written in the year {1970 + beat % 2}".encode())  # its writer's clock is of no matter
+        assert not clock.after(90, watch)
+    assert not clock.after(99, watch)
+    assert clock.after(2, watch)
+
+
+def test_an_object_that_never_was_counts_from_the_start(store, monkeypatch):
+    clock, watch = Clock(monkeypatch), Watch(store, Follower(key=KEY, seconds=100))
+    assert not clock.after(99, watch)
+    assert clock.after(2, watch)
+
+
+def test_a_store_that_cannot_be_read_is_no_silence(store, monkeypatch):
+    clock, watch = Clock(monkeypatch), Watch(store, Follower(key=KEY, seconds=100))
+    store.put(KEY, b"1")
+    assert not clock.after(20, watch)
+    store.away = True
+    assert not any(clock.after(20, watch) for _ in range(60))
+    store.away = False  # the follower could not write either
+    assert not clock.after(20, watch)
+    assert not clock.after(79, watch)
+    assert clock.after(2, watch)
+
+
+def begin(world, follower):
+    """`python -m cliptea.training` of a student of the tiny world, which does not come to its end."""
+    run, split, cache = world
+    train = {"batch_size": 4, "checkpoint_every": 10**6, "iterations": 10**6}
+    delta = {"student": {"backbone": "demo_fpn"}, "train": train}
+    variant = run.variants[0].model_copy(update={"delta": delta})
+    inputs = {"run": run, "variant": variant, "splits": {"own": split}, "teacher": cache, "follower": follower}
+    open_store().put("train/x/inputs.json", Inputs.model_validate(inputs).model_dump_json().encode())
+    command = [sys.executable, "-m", "cliptea.training", "train/x/inputs.json"]
+    given = {"CLIPTEA_THREADS": "1", "CLIPTEA_STEP": '["train", "a"]', "MLFLOW_TRACKING_URI": ""}
+    environment = {name: value for name, value in os.environ.items() if name != "CLIPTEA_EVENTS"} | given
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def said_until(training, words):
+    """What it prints, up to the line with these words."""
+    lines = []
+    for line in training.stderr:
+        lines.append(line)
+        if words in line:
+            return lines
+    raise AssertionError("".join(lines))
+
+
+def test_training_whose_follower_has_gone_saves_and_goes_on_when_it_is_started_again(world):
+    run, label = world[0], world[0].variants[0].label
+    key = status_key(run.job_id, "train", label)
+    there = threading.Event()
+
+    def follow():
+        while not there.wait(0.5):
+            open_store().put(key, str(time.monotonic()).encode())
+
+    threading.Thread(target=follow, daemon=True).start()
+    training = begin(world, {"key": key, "seconds": 4.0})
+    said_until(training, "train a: training 0/1000000 it")
+    there.set()
+    gone = time.monotonic()
+    _, said = training.communicate(timeout=120)
+    assert training.returncode == 75, said
+    assert 4 < time.monotonic() - gone < 110
+    assert said.count("nobody has followed this training for 4.0 s: it saves a checkpoint and ends") == 1
+    stopped = int(re.search(r"iteration (\d+) is saved", said)[1])
+    assert stopped > 0
+    bar = open_store().get(status_key(run.job_id, "train", label, "training"))
+    assert StepStatus.model_validate_json(bar).bar is None  # of a process that has ended
+
+    again = begin(world, None)
+    said_until(again, f"going on from the checkpoint at iteration {stopped}")
+    said_until(again, "train a: training")
+    again.terminate()
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 75, said
+
+
+def test_the_board_shows_the_bar_of_training_as_that_of_its_step(world, tmp_path):
+    store = FileStore(tmp_path)
+    with posting(store, "j", "train", "g/a"):
+        store.put(
+            status_key("j", "train", "g/a", "training"),
+            StepStatus(step="train", label="g/a", started=0, updated=0, bar={"done": 7}).model_dump_json().encode(),
+        )
+        time.sleep(0.2)
+        (status,) = read_board(store, "j")
+    assert (status.step, status.label, status.bar) == ("train", "g/a", {"done": 7})

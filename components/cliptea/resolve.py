@@ -51,6 +51,7 @@ def _require_weights(config: Config) -> None:
 def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     """Resolve the settings, digest the data, and open (or go on with) the tracking run. Never cached."""
     from cliptea.tracking import runs as tracked
+    from cliptea.tracking.client import persist
     from cliptea.tracking.state import sweep
 
     config = settings.load(preset, overrides)
@@ -69,8 +70,8 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
         tracking_run="",
         variants=expand(config),
     )
-    parent = tracked.open_parent(run)
+    parent = persist(lambda: tracked.open_parent(run))
     progress.publish(tracking_run=parent)
-    for closed in sweep():
+    for closed in persist(sweep):
         progress.note(f"an earlier run, {closed}")
     return run.model_copy(update={"tracking_run": parent})

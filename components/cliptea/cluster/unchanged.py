@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cliptea import progress
-from cliptea.tracking.client import connect, experiment_id
+from cliptea.tracking.client import connect, experiment_id, persist
 from cliptea.tracking.runs import SKIPPED_TAG
 from cliptea.tracking.state import mark_skipped
 
@@ -19,6 +19,10 @@ FINGERPRINT_TAG = "cliptea.fingerprint"
 
 def skip(run: Run) -> bool:
     """Mark the run skipped if neither data nor settings have changed since a run that finished; says whether."""
+    return persist(lambda: _skip(run))
+
+
+def _skip(run: Run) -> bool:
     client = connect()
     query = f"tags.`{FINGERPRINT_TAG}` = '{run.fingerprint}' and attributes.status = 'FINISHED'"
     found = client.search_runs([experiment_id(client)], query, order_by=["attributes.start_time DESC"])

@@ -10,11 +10,13 @@ def promote(run: Input[Artifact], comparison: Input[Artifact], decision: Output[
     from cliptea.steps.common import read, run_step, write
 
     def work():
+        from cliptea.evaluation.compare import catch_up
         from cliptea.runs import Run
         from cliptea.tracking.promotion import promote
         from cliptea.tracking.state import mark_complete
 
         present = Run.model_validate(read(run))
+        catch_up(present)
         write(decision, promote(present, read(comparison)))
         mark_complete(present.tracking_run)
 

@@ -98,11 +98,11 @@ def mlflow() -> Iterator[Finding]:
 
 def _postgresql(uri: str) -> Finding:
     """A database that MLflow is to use without a server of its own; in another encoding than UTF8 it does not work."""
-    from sqlalchemy import create_engine, text
+    from sqlalchemy import NullPool, create_engine, text
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        with create_engine(uri).connect() as connection:
+        with create_engine(uri, poolclass=NullPool).connect() as connection:
             encoding = connection.scalar(text("SHOW server_encoding"))
     except ModuleNotFoundError as error:
         return Finding("MLflow", UNKNOWN, f"a PostgreSQL database, which cannot be looked at without {error.name}")

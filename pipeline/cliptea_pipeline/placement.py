@@ -13,7 +13,7 @@ from cliptea_pipeline.placement_values import Count, Cpu, Memory, Name, Open, Po
 __all__ = ["Placement", "StepPlacement", "Toleration"]
 
 HOUR = 3600
-# What the MLflow plug-in of Pipelines gives every step as a plain value. Its credentials, if any, are references as ours.
+# What the MLflow plug-in of Pipelines gives every step as a plain value, beside which a reference is refused.
 INJECTED = ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_WORKSPACE", "MLFLOW_TRACKING_AUTH")
 OWN = {  # variable -> the key that sets it
     "CLIPTEA_STORE": "store",

@@ -15,7 +15,7 @@ __all__ = ["controller", "mlflow_pods"]
 
 CONTROLLER = "workflow-controller-configmap"
 PIPELINES = "kubeflow"  # namespace of Pipelines, where steps run in another
-MLFLOW = "app.kubernetes.io/part-of=cliptea,app.kubernetes.io/component=mlflow"
+MLFLOW = "app.kubernetes.io/component=mlflow"
 NOT_UTF8 = "bytes-like object"  # what MLflow fails with, and tries again, when its database has no encoding
 
 
@@ -54,6 +54,8 @@ def mlflow_pods(cluster: Cluster) -> Iterator[Finding]:
     status, found = get(cluster, f"{base}?labelSelector={MLFLOW}")
     for pod in (found or {}).get("items", []) if status == 200 else []:
         name, state = pod["metadata"]["name"], pod.get("status", {})
+        if pod["metadata"]["labels"].get("app.kubernetes.io/part-of") != "cliptea":
+            continue
         if any((item["type"], item["status"]) == ("Ready", "True") for item in state.get("conditions", [])):
             continue
         tables = [item for item in state.get("initContainerStatuses", []) if not item.get("ready")]

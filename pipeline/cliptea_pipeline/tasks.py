@@ -33,9 +33,9 @@ def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.Pipel
         kubernetes.set_image_pull_secrets(task, placement.image_pull_secrets)
     if step.shared_memory is not None and not follows:
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", "Memory", step.shared_memory)
-    # For lost pods only: the server makes one anew that is deleted, evicted or gone with its node. As installed, it does
-    # not run code again that failed (the workflow controller's `retryPolicy: OnError`). What may pass by itself is tried
-    # again inside the step, by CLIPTEA_RETRIES.
+    # For lost pods only: the server makes one anew that is deleted, evicted or gone with its node. As installed, it
+    # does not run failed code again (the workflow controller's `retryPolicy: OnError`). What may pass by itself is
+    # tried again inside the step, by CLIPTEA_RETRIES.
     retries = placement.retries
     if retries.count and name != "finish":  # an exit task may have no retries
         task.set_retry(retries.count, f"{retries.wait_seconds}s", retries.factor, f"{retries.longest_wait_seconds}s")

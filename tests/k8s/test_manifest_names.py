@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from kubernetes.utils.quantity import parse_quantity
-from manifests import COMPONENTS, K8S, OVERLAYS, containers, everything, granted, one, overlay, pods, select
+from manifests import COMPONENTS, K8S, OVERLAYS, containers, everything, granted, one, overlay, pods, render, select
 
 from cliptea import __version__
 from cliptea.cluster import job, settings
@@ -178,6 +178,13 @@ def test_a_run_of_the_local_placement_leaves_half_of_two_processors_to_the_clust
     text = (K8S.parent / "docs/cluster.md").read_text()
     assert f"our servers {servers.normalize()}" in text
     assert f"{asked.normalize()} in all" in text
+
+
+def test_what_the_page_removes_by_label_carries_it():
+    removed = [item for item in render(K8S / "jobs/copy-data") if item["kind"] in ("Job", "ConfigMap")]
+    assert len(removed) == 2
+    assert "delete job,configmap -l app.kubernetes.io/part-of=cliptea" in (K8S.parent / "docs/cluster.md").read_text()
+    assert {item["metadata"]["labels"]["app.kubernetes.io/part-of"] for item in removed} == {"cliptea"}
 
 
 def test_the_database_of_mlflow_is_made_in_utf8():

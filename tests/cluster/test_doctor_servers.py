@@ -44,7 +44,6 @@ def server(monkeypatch):
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{running.server_port}")
-    monkeypatch.setattr(state, "sweep", lambda ended: [])
     yield answers
     running.shutdown()
     running.server_close()
@@ -100,7 +99,6 @@ def test_an_mlflow_whose_database_is_not_in_utf8(server):
 @pytest.mark.skipif(bool(mlflow_server.missing()), reason=mlflow_server.missing())
 @pytest.mark.parametrize("encoding", ["UTF8", "SQL_ASCII", "LATIN1"])
 def test_a_postgresql_database_without_a_server(monkeypatch, encoding):
-    monkeypatch.setattr(state, "sweep", lambda ended: [])
     with mlflow_server.postgresql(encoding) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         code, lines = doctor()
@@ -117,7 +115,6 @@ def test_a_postgresql_database_without_a_server(monkeypatch, encoding):
 @pytest.mark.long
 @pytest.mark.skipif(bool(mlflow_server.missing()), reason=mlflow_server.missing())
 def test_a_real_mlflow_says_that_its_database_is_not_in_utf8(monkeypatch, tmp_path):
-    monkeypatch.setattr(state, "sweep", lambda ended: [])
     with mlflow_server.running(tmp_path, "LATIN1") as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         assert "has a PostgreSQL database that is not in UTF8" in doctor()[1]["MLflow"][0][1]

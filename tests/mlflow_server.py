@@ -65,10 +65,10 @@ def missing() -> str:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[MlflowServer]:
+def running(folder: Path, encoding: str = "UTF8") -> Iterator[MlflowServer]:
     """The server, with an empty database and an empty bucket below `folder`."""
     (folder / "s3").mkdir()
-    with _postgresql() as backend, s3_running(folder / "s3") as s3:
+    with postgresql(encoding) as backend, s3_running(folder / "s3") as s3:
         server = MlflowServer(folder, backend, s3)
         try:
             server.start()
@@ -78,7 +78,7 @@ def running(folder: Path) -> Iterator[MlflowServer]:
 
 
 @contextmanager
-def _postgresql() -> Iterator[str]:
+def postgresql(encoding: str = "UTF8") -> Iterator[str]:
     """The address of an empty database, password included."""
     programs, port = _programs(), free_port()
     assert programs is not None
@@ -95,7 +95,8 @@ def _postgresql() -> Iterator[str]:
     try:
         subprocess.run(
             [programs / "initdb", "--pgdata", home / "data", "--username=mlflow", "--auth=scram-sha-256",
-             "--pwfile", home / "password", "--no-sync", "--encoding=UTF8", "--locale=C.UTF-8"],
+             "--pwfile", home / "password", "--no-sync", f"--encoding={encoding}",
+             f"--locale={'C.UTF-8' if encoding == 'UTF8' else 'C'}"],
             check=True, cwd=home, stdout=subprocess.DEVNULL, **user,
         )  # fmt: skip
         settings = ("fsync=off", f"port={port}", "listen_addresses=127.0.0.1", "unix_socket_directories=")

@@ -1,4 +1,4 @@
-"""What `cliptea doctor` looks at outside Kubernetes: object store, MLflow, Kubeflow Pipelines. Each within seconds."""
+"""What `cliptea doctor` looks at outside Kubernetes: object store and MLflow. Each within seconds."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import os
 import uuid
 from collections.abc import Iterator
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import urllib3
 
 from cliptea.errors import ClipteaError
 from cliptea.storage import Store, is_remote, open_store
 
-__all__ = ["BROKEN", "OK", "UNKNOWN", "Finding", "kfp", "mlflow", "store"]
+__all__ = ["BROKEN", "NOT_READY", "OK", "UNKNOWN", "UTF8", "Finding", "answer", "mlflow", "store"]
 
-OK, BROKEN, UNKNOWN = "ok", "missing", "cannot tell"
+OK, BROKEN, NOT_READY, UNKNOWN = "ok", "missing", "not ready", "cannot tell"
+# A database in another encoding cannot be asked for such a name, and the server repeats what Python says of that.
+NOT_ASCII, NO_CODE = "name = '\U0001f600'", "codec can't encode character"
+UTF8 = "MLflow needs one in UTF8: docs/cluster.md says how to look at it and how to make one"
 SECONDS = 4.0  # for one request; it is not tried again
 PROBE = "doctor"  # folder of the objects that are written and deleted
 
@@ -64,10 +67,18 @@ def _probe(opened: Store) -> None:
 
 def mlflow() -> Iterator[Finding]:
     """The tracking server that MLFLOW_TRACKING_URI names, with the credentials of the environment."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    from cliptea.tracking.address import tracking_address
+
+    try:
+        uri = tracking_address()
+    except ClipteaError as error:
+        yield Finding("MLflow", BROKEN, str(error))
+        return
     url = urlsplit(uri)
     if not uri:
         yield Finding("MLflow", UNKNOWN, "not configured: set MLFLOW_TRACKING_URI (a local run keeps its own database)")
+    elif url.scheme.startswith("postgresql"):
+        yield _postgresql(uri)
     elif url.scheme not in ("http", "https"):
         yield Finding("MLflow", OK, f"a {url.scheme or 'file'} database of one machine; a cluster needs a server")
     else:
@@ -76,40 +87,48 @@ def mlflow() -> Iterator[Finding]:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         if user and not token:
             headers = urllib3.make_headers(basic_auth=f"{user}:{password}")
-        where = f"{url.scheme}://{url.hostname}" + (f":{url.port}" if url.port else "")  # without a password
         names = "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"
-        path = "/api/2.0/mlflow/experiments/search?max_results=1"
-        found, _ = _answer("MLflow", where, uri.rstrip("/") + path, headers, *names)
+        where = uri.rstrip("/")
+        path = f"/api/2.0/mlflow/experiments/search?max_results=1&filter={quote(NOT_ASCII)}"
+        found, said = answer("MLflow", where, where + path, headers, *names)
+        if NO_CODE in str(said):
+            found = Finding("MLflow", BROKEN, f"{where} has a PostgreSQL database that is not in UTF8; {UTF8}")
         yield found
 
 
-def kfp(endpoint: str | None, namespace: str | None) -> Iterator[Finding]:
-    """Kubeflow Pipelines' API, and whether it lets one list experiments, which a run needs."""
-    from cliptea_pipeline.endpoint import NAMESPACE, TOKEN, address
+def _postgresql(uri: str) -> Finding:
+    """A database that MLflow is to use without a server of its own; in another encoding than UTF8 it does not work."""
+    from sqlalchemy import NullPool, create_engine, text
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        url = address(endpoint)
-    except ClipteaError as error:
-        yield Finding("Pipelines", UNKNOWN, f"not configured: {error.todo}")
-        return
-    token = os.environ.get(TOKEN)
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    found, health = _answer("Pipelines", url, f"{url}/apis/v2beta1/healthz", headers, "KFP_ENDPOINT", TOKEN)
-    if found.state == OK:
-        several = health.get("multi_user")
-        if several and not namespace:
-            text = f"{url} serves several users: add --namespace, or set {NAMESPACE}"
-            found = Finding("Pipelines", BROKEN, text)
-        else:
-            listed = f"{url}/apis/v2beta1/experiments?page_size=1" + (f"&namespace={namespace}" if several else "")
-            found, _ = _answer("Pipelines", url, listed, headers, "KFP_ENDPOINT", TOKEN)
-    yield found
+        with create_engine(uri, poolclass=NullPool).connect() as connection:
+            encoding = connection.scalar(text("SHOW server_encoding"))
+    except ModuleNotFoundError as error:
+        return Finding("MLflow", UNKNOWN, f"a PostgreSQL database, which cannot be looked at without {error.name}")
+    except TypeError:  # psycopg gives bytes for the text of a database that has no encoding
+        encoding = "SQL_ASCII"
+    except SQLAlchemyError as error:
+        cause = str(getattr(error, "orig", None) or error).splitlines()[0][:200]
+        return Finding("MLflow", BROKEN, f"the PostgreSQL database cannot be used ({cause}): check MLFLOW_TRACKING_URI")
+    if encoding != "UTF8":
+        return Finding("MLflow", BROKEN, f"the PostgreSQL database has the encoding {encoding}; {UTF8}")
+    return Finding("MLflow", OK, "a PostgreSQL database in UTF8; a cluster needs a server")
 
 
-def _answer(
+def answer(
     what: str, where: str, url: str, headers: dict[str, str], address: str, credentials: str
 ) -> tuple[Finding, Any]:
-    """What is said of a server that is asked for a JSON object, and the object."""
+    """What is said of a server that is asked for a JSON object, and the object that it answers, if any.
+
+    A server that starts up or is in trouble is not ready; one that nobody finds is missing.
+
+    Args:
+        what: the server, as it is shown.
+        where: its address, without a password.
+        url, headers: the request.
+        address, credentials: the variables that set them.
+    """
     try:
         with urllib3.PoolManager(ca_certs=os.environ.get("SSL_CERT_FILE")) as pool:
             response = pool.request(
@@ -120,10 +139,30 @@ def _answer(
                 retries=urllib3.Retry(0, redirect=3, raise_on_status=False),
             )
     except (urllib3.exceptions.HTTPError, ValueError) as error:
-        cause = type(getattr(error, "reason", None) or error).__name__
-        return Finding(what, BROKEN, f"{where} cannot be reached ({cause}): check {address}"), {}
+        return _unanswered(what, where, getattr(error, "reason", None) or error, address), {}
+    said = response.json() if "json" in response.headers.get("Content-Type", "") else None
     if response.status in (401, 403):
-        return Finding(what, BROKEN, f"{where} refuses ({response.status}): set {credentials}"), {}
-    if response.status != 200 or "json" not in response.headers.get("Content-Type", ""):
-        return Finding(what, BROKEN, f"{where} answers {response.status} and is no such server: check {address}"), {}
-    return Finding(what, OK, f"{where} answers"), response.json()
+        found = Finding(what, BROKEN, f"{where} refuses ({response.status}): set {credentials}")
+    elif response.status == 429 or response.status >= 500:
+        text = f"{where} answers {response.status}: it starts up or is in trouble; wait a minute, then read its log"
+        found = Finding(what, NOT_READY, text)
+    elif response.status != 200 or said is None:
+        found = Finding(what, BROKEN, f"{where} answers {response.status} and is no such server: check {address}")
+    else:
+        found = Finding(what, OK, f"{where} answers")
+    return found, said or {}
+
+
+def _unanswered(what: str, where: str, error: Exception, address: str) -> Finding:
+    from urllib3.exceptions import NameResolutionError, NewConnectionError, ProtocolError, ReadTimeoutError
+
+    if isinstance(error, (ProtocolError, ReadTimeoutError)):
+        text = f"{where} takes the request and does not answer it: it starts up or is in trouble"
+        return Finding(what, NOT_READY, f"{text}; wait a minute, then read its log")
+    if isinstance(error, NameResolutionError):
+        why = "nobody knows its name"
+    elif isinstance(error, NewConnectionError):
+        why = "nothing listens there"
+    else:
+        why = type(error).__name__
+    return Finding(what, BROKEN, f"{where} cannot be reached ({why}): start it, or check {address}")

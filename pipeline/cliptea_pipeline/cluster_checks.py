@@ -7,9 +7,11 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from cliptea.cluster.api import RIGHTS, Cluster, ClusterError, Right, connect
+from cliptea.cluster.api import RIGHTS, Cluster, ClusterError, connect
 from cliptea_pipeline.checks import BROKEN, OK, SECONDS, UNKNOWN, Finding
-from cliptea_pipeline.placement import Placement
+from cliptea_pipeline.cluster_api import allowed, get
+from cliptea_pipeline.placement import Placement, StepPlacement
+from cliptea_pipeline.server_checks import controller, mlflow_pods
 
 __all__ = ["kubernetes"]
 
@@ -33,12 +35,14 @@ def kubernetes(namespace: str | None, placement: Placement) -> list[Callable[[],
         lambda: _secrets(cluster, placement),
         lambda: _gpus(cluster, placement),
         lambda: _quota(cluster, placement),
+        lambda: controller(cluster),
+        lambda: mlflow_pods(cluster),
     ]
 
 
 def _trainer(cluster: Cluster, placement: Placement, needed: bool) -> Iterator[Finding]:
     absent = BROKEN if needed else UNKNOWN
-    status, found = _get(cluster, TRAINER)
+    status, found = get(cluster, TRAINER)
     if status is None or status in (401, 403):
         yield Finding("Kubernetes", BROKEN, f"the API does not answer ({status or 'no connection'}): check KUBECONFIG")
         return
@@ -51,7 +55,7 @@ def _trainer(cluster: Cluster, placement: Placement, needed: bool) -> Iterator[F
     yield Finding("Trainer", OK, "trainjobs are known to the cluster")
     job = placement.train_job
     scope = f"/namespaces/{cluster.namespace}" if job.runtime_kind == "TrainingRuntime" else ""
-    status, _ = _get(cluster, f"{TRAINER}{scope}/{RUNTIMES[job.runtime_kind]}/{job.runtime}")
+    status, _ = get(cluster, f"{TRAINER}{scope}/{RUNTIMES[job.runtime_kind]}/{job.runtime}")
     yield _there("runtime", status, f"{job.runtime_kind} {job.runtime}", "apply cliptea's manifests", absent)
 
 
@@ -59,10 +63,10 @@ def _rights(cluster: Cluster, needed: bool) -> Iterator[Finding]:
     """What the train step does; asked for the one who calls, which in a step's pod is its service account."""
     lacking, unknown = [], []
     for right in RIGHTS:
-        allowed = _allowed(cluster, right)
-        if allowed is None:
+        may = allowed(cluster, right)
+        if may is None:
             unknown.append(right)
-        elif not allowed:
+        elif not may:
             lacking.append(f"{right.verb} {right.resource}")
     if unknown:
         yield Finding("rights", UNKNOWN, "the cluster does not say what you may do")
@@ -77,7 +81,7 @@ def _config_map(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     name = placement.config_map
     if placement.store is not None or "CLIPTEA_STORE" not in placement.config_keys:
         return
-    status, found = _get(cluster, f"/api/v1/namespaces/{cluster.namespace}/configmaps/{name}")
+    status, found = get(cluster, f"/api/v1/namespaces/{cluster.namespace}/configmaps/{name}")
     if status == 200 and "CLIPTEA_STORE" not in ((found or {}).get("data") or {}):
         yield Finding("settings", BROKEN, f"config map {name} has no CLIPTEA_STORE: add it, or store to the placement")
     else:
@@ -86,19 +90,21 @@ def _config_map(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
 
 def _secrets(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     base = f"/api/v1/namespaces/{cluster.namespace}"
-    for name, keys in placement.secrets.items():
+    for name, named in placement.secrets.items():
+        keys = placement.taken(named)
         if not keys:
             continue
-        status, found = _get(cluster, f"{base}/secrets/{name}")
+        optional = name == WEBHOOK or keys != named  # of what the MLflow plug-in says, credentials alone are left
+        status, found = get(cluster, f"{base}/secrets/{name}")
         held = set((found or {}).get("data") or {}) & set(keys)
-        if status == 200 and not held:
+        if status == 200 and not held and not optional:
             text = f"secret {name} holds none of {', '.join(keys)}: create it anew"
             yield Finding("secret", BROKEN, text)
         else:
             todo = f"create it with keys among {', '.join(keys)}; if the steps need none, say {name}: [] in secrets"
-            yield _there("secret", status, f"secret {name}", todo, UNKNOWN if name == WEBHOOK else BROKEN)
+            yield _there("secret", status, f"secret {name}", todo, UNKNOWN if optional else BROKEN)
     for name in placement.image_pull_secrets:
-        status, _ = _get(cluster, f"{base}/secrets/{name}")
+        status, _ = get(cluster, f"{base}/secrets/{name}")
         yield _there("image pull", status, f"secret {name}", "kubectl create secret docker-registry", BROKEN)
     if not placement.image_pull_secrets:
         open_to = "in a registry open to the nodes" if "/" in placement.image else "loaded into every node"
@@ -106,27 +112,45 @@ def _secrets(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
 
 
 def _gpus(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
-    status, found = _get(cluster, "/api/v1/nodes")
+    status, found = get(cluster, "/api/v1/nodes")
     if status != 200 or found is None:
         yield Finding("GPU nodes", UNKNOWN, f"you may not list nodes ({status or 'no answer'}): ask who may")
         return
-    counts = [int(node["status"].get("allocatable", {}).get(placement.gpu_resource, 0)) for node in found["items"]]
-    wanted = max(getattr(placement.steps, step).gpus for step in type(placement.steps).model_fields)
-    gpus, nodes = placement.steps.train.gpus, placement.train_job.nodes
-    enough = sum(count >= gpus for count in counts)
-    text = f"{sum(counts)} {placement.gpu_resource} on {sum(count > 0 for count in counts)} of {len(counts)} nodes"
-    if wanted > max(counts, default=0):
-        yield Finding("GPU nodes", BROKEN, f"{text}, and a step wants {wanted} on one: change the placement's gpus")
-    elif gpus and nodes > enough:
-        yield Finding("GPU nodes", BROKEN, f"{text}, and train wants {nodes} nodes with {gpus}: change train_job.nodes")
-    else:
-        yield Finding("GPU nodes", OK, text)
+    nodes, resource = found["items"], placement.gpu_resource
+    counts = [_count(node, resource) for node in nodes]
+    there = f"{sum(counts)} {resource} on {sum(count > 0 for count in counts)} of {len(counts)} nodes"
+    steps = {name: getattr(placement.steps, name) for name in type(placement.steps).model_fields}
+    wanting = {name: step for name, step in steps.items() if step.gpus}
+    if not wanting:
+        yield Finding("GPU nodes", OK, f"{there}; the placement asks for none")
+        return
+    for name, step in wanting.items():
+        wanted = placement.train_job.nodes if name == "train" else 1
+        if sum(_fits(node, step, resource) for node in nodes) < wanted:
+            chosen = f" and the labels {step.node_selector}" if step.node_selector else ""
+            text = f"{there}, and {name} wants {wanted} node{'s' * (wanted > 1)} with {step.gpus}{chosen}"
+            yield Finding(
+                "GPU nodes", BROKEN, f"{text}: change gpus, node_selector or train_job.nodes of the placement"
+            )
+            return
+    yield Finding("GPU nodes", OK, f"{there}, enough for {', '.join(wanting)}")
+
+
+def _count(node: dict[str, Any], resource: str) -> int:
+    return int(node["status"].get("allocatable", {}).get(resource, 0))
+
+
+def _fits(node: dict[str, Any], step: StepPlacement, resource: str) -> bool:
+    """Whether the pods of a step may be put on a node that has enough GPUs. Taints are not looked at."""
+    closed = node.get("spec", {}).get("unschedulable", False)
+    labels = node.get("metadata", {}).get("labels", {})
+    return not closed and step.node_selector.items() <= labels.items() and _count(node, resource) >= step.gpus
 
 
 def _quota(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     """Whether the students that train at a time have room; those that wait too long are given up."""
     students, gpus = placement.students_at_a_time, placement.steps.train.gpus * placement.train_job.nodes
-    status, found = _get(cluster, f"/api/v1/namespaces/{cluster.namespace}/resourcequotas")
+    status, found = get(cluster, f"/api/v1/namespaces/{cluster.namespace}/resourcequotas")
     if status != 200 or found is None:
         yield Finding("quota", UNKNOWN, f"you may not list quotas ({status or 'no answer'}): ask who may")
         return
@@ -150,41 +174,3 @@ def _there(what: str, status: int | None, name: str, todo: str, absent: str) -> 
     if status == 404:
         return Finding(what, absent, f"there is no {name}: {todo}")
     return Finding(what, UNKNOWN, f"you may not look for {name} ({status or 'no answer'})")
-
-
-def _get(cluster: Cluster, path: str) -> tuple[int | None, dict[str, Any] | None]:
-    """Status and object of a path; no status when nobody answers."""
-    return _ask(cluster, path, "GET", None)
-
-
-def _allowed(cluster: Cluster, right: Right) -> bool | None:
-    resource, _, below = right.resource.partition("/")
-    wanted = {"namespace": cluster.namespace, "verb": right.verb, "group": right.group, "resource": resource}
-    body = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": wanted | ({"subresource": below} if below else {})},
-    }
-    status, found = _ask(cluster, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "POST", body)
-    return found["status"]["allowed"] if status == 201 and found is not None else None
-
-
-def _ask(cluster: Cluster, path: str, method: str, body: Any) -> tuple[int | None, dict[str, Any] | None]:
-    from kubernetes.client import ApiException
-    from urllib3.exceptions import HTTPError
-
-    try:
-        found, status, _ = cluster.api.call_api(
-            path,
-            method,
-            header_params={"Accept": "application/json", "Content-Type": "application/json"},
-            body=body,
-            response_type="object",
-            auth_settings=["BearerToken"],
-            _request_timeout=(SECONDS, SECONDS),
-        )
-    except ApiException as error:
-        return error.status, None
-    except HTTPError:
-        return None, None
-    return status, found

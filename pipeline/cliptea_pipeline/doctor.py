@@ -10,8 +10,8 @@ from queue import Empty, Queue
 
 from rich.console import Console
 
-from cliptea_pipeline import checks
-from cliptea_pipeline.checks import BROKEN, OK, UNKNOWN, Finding
+from cliptea_pipeline import checks, kfp_checks
+from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, UNKNOWN, Finding
 from cliptea_pipeline.cluster_checks import kubernetes
 from cliptea_pipeline.endpoint import NAMESPACE
 from cliptea_pipeline.placement import Placement
@@ -19,7 +19,7 @@ from cliptea_pipeline.placement import Placement
 __all__ = ["doctor", "examine"]
 
 DEADLINE_SECONDS = 18.0
-STYLES = {OK: "green", BROKEN: "red", UNKNOWN: "yellow"}
+STYLES = {OK: "green", BROKEN: "red", NOT_READY: "red", UNKNOWN: "yellow"}
 Check = Callable[[], Iterator[Finding]]
 
 
@@ -32,13 +32,14 @@ def doctor(placement: Placement, endpoint: str | None, namespace: str | None) ->
         namespace: of the steps; default: KFP_NAMESPACE, else the one of the cluster's configuration.
 
     Returns:
-        Exit code: 1 when something that is configured or needed is missing.
+        Exit code: 1 when something that is configured or needed is missing or not ready.
     """
     namespace = namespace or os.environ.get(NAMESPACE)
     looks = [
         lambda: checks.store(placement.store),
         checks.mlflow,
-        lambda: checks.kfp(endpoint, namespace),
+        lambda: kfp_checks.kfp(endpoint, namespace, placement),
+        lambda: kfp_checks.sweep(endpoint),
         *kubernetes(namespace, placement),
     ]
     console = Console(highlight=False)
@@ -47,7 +48,7 @@ def doctor(placement: Placement, endpoint: str | None, namespace: str | None) ->
         style = STYLES[finding.state]
         console.print(f"[{style}]{finding.state:11}[/] [bold]{finding.what:10}[/] ", end="")
         console.print(finding.text, markup=False, soft_wrap=True)
-        worst = max(worst, finding.state == BROKEN)
+        worst = max(worst, finding.state in (BROKEN, NOT_READY))
     return int(worst)
 
 

@@ -126,7 +126,8 @@ def _fork() -> int:
 def _work(arguments: Sequence[str], environment: dict[str, str], needed: int) -> int:
     """Be the task; returns its exit code."""
     random.seed()
-    os.environ.update(environment)
+    for name, value in environment.items():  # of the compiled pipeline; on this machine the user's own hold
+        os.environ.setdefault(name, value)
     sys.argv = [EXECUTOR, *arguments]
     before = set(sys.modules)
     try:

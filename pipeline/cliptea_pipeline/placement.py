@@ -13,6 +13,14 @@ from cliptea_pipeline.placement_values import Count, Cpu, Memory, Name, Open, Po
 __all__ = ["Placement", "StepPlacement", "Toleration"]
 
 HOUR = 3600
+# What the MLflow plug-in of Pipelines gives every step as a plain value, beside which a reference is refused.
+INJECTED = ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_WORKSPACE", "MLFLOW_TRACKING_AUTH")
+OWN = {  # variable -> the key that sets it
+    "CLIPTEA_STORE": "store",
+    "CLIPTEA_IMAGE": "image",
+    "CLIPTEA_RETRIES": "retries",
+    "CLIPTEA_PATIENCE": "patience_seconds",
+}
 
 
 class Section(BaseModel):
@@ -72,6 +80,8 @@ class Steps(Section):
 
 
 class Retries(Section):
+    """How often a step tries again what may pass by itself."""
+
     count: Count = 2
     wait_seconds: Count = 30  # before the first
     factor: Annotated[float, Field(ge=1)] = 2.0
@@ -108,16 +118,22 @@ class Placement(Section):
         "cliptea-webhook": ["CLIPTEA_WEBHOOK"],
     }
     environment: dict[Public, Open] = {}  # further variables of every step
+    mlflow_plugin: bool = False  # Pipelines' own plug-in says where MLflow is (its setting injectUserEnvVars)
     image_pull_secrets: list[Name] = []
     gpu_resource: str = "nvidia.com/gpu"
     user: Positive = 1000
     group: Positive = 1000
     retries: Retries = Retries()
+    patience_seconds: Count = 600  # how long S3, MLflow or the API of the cluster may be away before a step fails
     token_parts: Positive = 1  # tasks that share CLIP's work on the views
     parallel: Positive | None = None  # students trained at a time; None: all, or by trainjob one
     launcher: Literal["torchrun", "trainjob"] = "torchrun"
     train_job: TrainJobPlacement = TrainJobPlacement()
     steps: Steps = Steps()
+
+    def taken(self, names: list[str]) -> list[str]:
+        """Those of the variables that the steps take from a config map or a secret."""
+        return [name for name in names if not (self.mlflow_plugin and name in INJECTED)]
 
     @property
     def students_at_a_time(self) -> int | None:
@@ -149,6 +165,7 @@ class Placement(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"{twice[0]} is named twice in config_keys, secrets and environment; expected it once")
-        if "CLIPTEA_STORE" in self.environment:
-            raise ValueError("CLIPTEA_STORE is in environment; expected it as store")
+        for name, key in OWN.items():
+            if name in names and (name != "CLIPTEA_STORE" or name not in self.config_keys):
+                raise ValueError(f"{name} is set by the key {key}; expected it nowhere else")
         return self

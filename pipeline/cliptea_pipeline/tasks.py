@@ -33,6 +33,9 @@ def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.Pipel
         kubernetes.set_image_pull_secrets(task, placement.image_pull_secrets)
     if step.shared_memory is not None and not follows:
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", "Memory", step.shared_memory)
+    # For lost pods only: the server makes one anew that is deleted, evicted or gone with its node. As installed, it
+    # does not run failed code again (the workflow controller's `retryPolicy: OnError`). What may pass by itself is
+    # tried again inside the step, by CLIPTEA_RETRIES.
     retries = placement.retries
     if retries.count and name != "finish":  # an exit task may have no retries
         task.set_retry(retries.count, f"{retries.wait_seconds}s", retries.factor, f"{retries.longest_wait_seconds}s")
@@ -67,17 +70,19 @@ def _environment(task: dsl.PipelineTask, placement: Placement) -> None:
     Keys and secrets are optional, since a missing secret would keep the pod waiting for ever, without a word: what a
     step lacks, it says itself.
     """
-    keys = {key: key for key in placement.config_keys if key != "CLIPTEA_STORE" or placement.store is None}
+    keys = {key: key for key in placement.taken(placement.config_keys) if key != "CLIPTEA_STORE" or not placement.store}
     if keys:
         kubernetes.use_config_map_as_env(task, placement.config_map, keys, optional=True)
     for secret, names in placement.secrets.items():
-        if names:
-            kubernetes.use_secret_as_env(task, secret, {name: name for name in names}, optional=True)
-    given = (
-        placement.environment
-        | {"CLIPTEA_IMAGE": placement.image}
-        | ({"CLIPTEA_STORE": placement.store} if placement.store else {})
-    )
+        if taken := placement.taken(names):
+            kubernetes.use_secret_as_env(task, secret, {name: name for name in taken}, optional=True)
+    given = placement.environment | {
+        "CLIPTEA_IMAGE": placement.image,
+        "CLIPTEA_RETRIES": placement.retries.model_dump_json(),
+        "CLIPTEA_PATIENCE": str(placement.patience_seconds),
+    }
+    if placement.store:
+        given["CLIPTEA_STORE"] = placement.store
     for name, value in given.items():
         task.set_env_variable(name, value)
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
+from doctor_lines import CONTROLLER, PLACE, TRAINER, secret
 from fake_kubernetes import FakeKubernetes
 from fake_pipelines import FakePipelines
 from k8s.manifests import granted, one, overlay
@@ -33,3 +35,43 @@ def pipelines(monkeypatch) -> Iterator[FakePipelines]:
     yield fake
     fake.close()
     assert fake.wrong == []
+
+
+@pytest.fixture
+def bare(monkeypatch, tmp_path) -> None:
+    """Nothing is configured, and MLflow, wherever it is, shows no run that is left open."""
+    monkeypatch.setattr("cliptea.tracking.state.sweep", lambda ended: [])
+    for name in ("CLIPTEA_STORE", "MLFLOW_TRACKING_URI", "KFP_ENDPOINT", "KFP_TOKEN", "KFP_NAMESPACE",
+                 "KUBERNETES_SERVICE_HOST"):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+
+
+@pytest.fixture
+def cluster(bare, kubernetes, monkeypatch, tmp_path) -> FakeKubernetes:
+    """A cluster in which nothing is missing, as its administrator sees it."""
+    kubernetes.granted = None
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    secrets = {
+        "cliptea-s3": ["AWS_ACCESS_KEY_ID"],
+        "cliptea-mlflow": ["MLFLOW_TRACKING_URI"],
+        "cliptea-webhook": ["CLIPTEA_WEBHOOK"],
+        "pull": [".dockerconfigjson"],
+    }
+    base = "/api/v1/namespaces/team/secrets/"
+    kubernetes.objects = {base + name: secret(*keys) for name, keys in secrets.items()}
+    known = [
+        {"name": kind.lower() + "s", "singularName": kind.lower(), "kind": kind, "namespaced": True, "verbs": ["get"]}
+        for kind in ("TrainJob", "TrainingRuntime")
+    ]
+    kubernetes.objects[TRAINER] = {"kind": "APIResourceList", "groupVersion": TRAINER[6:], "resources": known}
+    runtime = one(overlay("local"), "TrainingRuntime", "cliptea-torch")
+    kubernetes.objects[f"{TRAINER}/namespaces/team/trainingruntimes/cliptea-torch"] = runtime
+    nodes = [{"status": {"allocatable": {"nvidia.com/gpu": count}}} for count in ("0", "4", "8")]
+    for kind, name in (("ConfigMap", "configmaps/cliptea"), ("ResourceQuota", "resourcequotas")):
+        item = copy.deepcopy(one(overlay("local"), kind, "cliptea"))
+        found = item if kind == "ConfigMap" else {"kind": "ResourceQuotaList", "apiVersion": "v1", "items": [item]}
+        kubernetes.objects[f"/api/v1/namespaces/team/{name}"] = found
+    kubernetes.objects["/api/v1/nodes"] = {"kind": "NodeList", "items": nodes}
+    kubernetes.objects[PLACE] = {"kind": "ConfigMap", "apiVersion": "v1", "data": CONTROLLER}
+    return kubernetes

@@ -1,41 +1,18 @@
 """`cliptea doctor`, from nothing configured to everything there."""
 
-import copy
 import json
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
-from k8s.manifests import one, overlay
-from typer.testing import CliRunner
+from doctor_lines import TRAINER, doctor, secret
 
 from cliptea.cluster.api import RIGHTS
 from cliptea_pipeline.checks import OK, Finding
-from cliptea_pipeline.cli import app
 from cliptea_pipeline.doctor import examine
 
-TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
-VARIABLES = (
-    "CLIPTEA_STORE", "MLFLOW_TRACKING_URI", "KFP_ENDPOINT", "KFP_TOKEN", "KFP_NAMESPACE", "KUBERNETES_SERVICE_HOST",
-)  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _bare(monkeypatch, tmp_path):
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-
-
-def doctor(*arguments):
-    """Exit code, and (state, text) by what was looked at."""
-    ended = CliRunner().invoke(app, ["doctor", *arguments])
-    lines = {}
-    for line in ended.output.splitlines():
-        state, what, text = line[:11].strip(), line[12:22].strip(), line[23:]
-        lines.setdefault(what, []).append((state, text))
-    return ended.exit_code, lines
+pytestmark = pytest.mark.usefixtures("bare")
 
 
 def test_nothing_is_configured():
@@ -118,39 +95,6 @@ def mlflow():
 
 
 @pytest.fixture
-def cluster(kubernetes, monkeypatch, tmp_path):
-    """A cluster in which nothing is missing, as its administrator sees it."""
-    kubernetes.granted = None
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    secrets = {
-        "cliptea-s3": ["AWS_ACCESS_KEY_ID"],
-        "cliptea-mlflow": ["MLFLOW_TRACKING_URI"],
-        "cliptea-webhook": ["CLIPTEA_WEBHOOK"],
-        "pull": [".dockerconfigjson"],
-    }
-    base = "/api/v1/namespaces/team/secrets/"
-    kubernetes.objects = {base + name: secret(*keys) for name, keys in secrets.items()}
-    known = [
-        {"name": kind.lower() + "s", "singularName": kind.lower(), "kind": kind, "namespaced": True, "verbs": ["get"]}
-        for kind in ("TrainJob", "TrainingRuntime")
-    ]
-    kubernetes.objects[TRAINER] = {"kind": "APIResourceList", "groupVersion": TRAINER[6:], "resources": known}
-    runtime = one(overlay("local"), "TrainingRuntime", "cliptea-torch")
-    kubernetes.objects[f"{TRAINER}/namespaces/team/trainingruntimes/cliptea-torch"] = runtime
-    nodes = [{"status": {"allocatable": {"nvidia.com/gpu": count}}} for count in ("0", "4", "8")]
-    for kind, name in (("ConfigMap", "configmaps/cliptea"), ("ResourceQuota", "resourcequotas")):
-        item = copy.deepcopy(one(overlay("local"), kind, "cliptea"))
-        found = item if kind == "ConfigMap" else {"kind": "ResourceQuotaList", "apiVersion": "v1", "items": [item]}
-        kubernetes.objects[f"/api/v1/namespaces/team/{name}"] = found
-    kubernetes.objects["/api/v1/nodes"] = {"kind": "NodeList", "items": nodes}
-    return kubernetes
-
-
-def secret(*keys):
-    return {"kind": "Secret", "apiVersion": "v1", "data": dict.fromkeys(keys, "aHVzaA==")}
-
-
-@pytest.fixture
 def placement(tmp_path):
     file = tmp_path / "placement.yaml"
     wanted = {"launcher": "trainjob", "image_pull_secrets": ["pull"], "steps": {"train": {"gpus": 8}}}
@@ -166,6 +110,7 @@ def test_everything_is_there(cluster, placement):
         if what not in ("store", "MLflow", "Pipelines")
     }
     looked_at = {"Kubernetes", "Trainer", "runtime", "rights", "settings", "secret", "image pull", "GPU nodes", "quota"}
+    looked_at |= {"retries", "size"}
     assert (code, states) == (0, {what: {"ok"} for what in looked_at})
     assert "12 nvidia.com/gpu on 2 of 3 nodes" in lines["GPU nodes"][0][1]
     assert "aHVzaA" not in str(lines)
@@ -191,10 +136,37 @@ def test_what_is_missing_is_named(cluster, placement, path, what, text):
     assert doctor()[0] == 0  # by the launcher torchrun it is not needed
 
 
-def test_too_few_gpus(cluster, placement):
-    cluster.objects["/api/v1/nodes"]["items"].pop()
-    code, lines = doctor(*placement)
-    assert (code, lines["GPU nodes"][0][0]) == (1, "missing")
+@pytest.mark.parametrize(
+    ("node", "state", "says"),
+    [
+        ({}, "ok", "8 nvidia.com/gpu on 1 of 2 nodes, enough for train"),
+        ({"status": {"allocatable": {}}}, "missing", "0 nvidia.com/gpu on 0 of 2 nodes, and train wants 1 node with 8"),
+        (
+            {"spec": {"unschedulable": True}},
+            "missing",
+            "8 nvidia.com/gpu on 1 of 2 nodes, and train wants 1 node with 8",
+        ),
+        (
+            {"metadata": {"labels": {"gpu": "t4"}}},
+            "missing",
+            "train wants 1 node with 8 and the labels {'gpu': 'a100'}",
+        ),
+    ],
+)
+def test_gpus_that_the_placement_asks_for(cluster, tmp_path, node, state, says):
+    able = {"metadata": {"labels": {"gpu": "a100"}}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}}
+    cluster.objects["/api/v1/nodes"]["items"] = [{"metadata": {"labels": {"gpu": "a100"}}, "status": {}}, able | node]
+    wanted = {"launcher": "trainjob", "steps": {"train": {"gpus": 8, "node_selector": {"gpu": "a100"}}}}
+    (tmp_path / "p.yaml").write_text(json.dumps(wanted))
+    code, lines = doctor("--placement", str(tmp_path / "p.yaml"))
+    assert (code, lines["GPU nodes"][0][0]) == (int(state != "ok"), state)
+    assert says in lines["GPU nodes"][0][1]
+
+
+def test_a_placement_that_asks_for_no_gpu(cluster):
+    cluster.objects["/api/v1/nodes"]["items"] = [{"status": {"allocatable": {}}}]
+    code, lines = doctor()
+    assert (code, lines["GPU nodes"]) == (0, [("ok", "0 nvidia.com/gpu on 0 of 1 nodes; the placement asks for none")])
 
 
 @pytest.mark.parametrize("right", RIGHTS)

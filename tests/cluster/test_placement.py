@@ -1,6 +1,7 @@
 """A placement that says everything, in the compiled pipeline and in the pods of its TrainJobs."""
 
 import copy
+import json
 
 import kubernetes_validate
 import pytest
@@ -11,6 +12,7 @@ from kubeflow_trainer_api import models
 
 from cliptea.cluster.job import build
 from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.errors import ConfigError
 from cliptea_pipeline.compile import compile_pipeline
 from cliptea_pipeline.placement import Placement
 from cliptea_pipeline.placement_file import read_placement
@@ -45,15 +47,19 @@ EVERYTHING = {
     "user": 1234,
     "group": 5678,
     "retries": {"count": 5, "wait_seconds": 7, "factor": 3, "longest_wait_seconds": 70},
+    "patience_seconds": 90,
     "parallel": 3,
     "steps": dict.fromkeys(STEPS, STEP),
 }
 
 
-def compiled(folder, launcher):
+RETRIES = '{"count":5,"wait_seconds":7,"factor":3.0,"longest_wait_seconds":70}'
+
+
+def compiled(folder, launcher, **more):
     """Containers, Kubernetes parts and tasks of the compiled pipeline, by step; and its loops."""
     file = folder / "placement.yaml"
-    given = {"launcher": launcher} | ({"train_job": TRAIN_JOB} if launcher == "trainjob" else {})
+    given = {"launcher": launcher} | ({"train_job": TRAIN_JOB} if launcher == "trainjob" else {}) | more
     file.write_text(yaml.safe_dump(EVERYTHING | given))
     text = compile_pipeline(read_placement(file), folder / "p.yaml").read_text()
     spec, platform = yaml.safe_load_all(text)
@@ -81,6 +87,8 @@ def test_everything_is_set_on_every_step(tmp_path):
         assert environment == {
             "CLIPTEA_IMAGE": IMAGE,
             "CLIPTEA_STORE": "s3://bucket/folder",
+            "CLIPTEA_RETRIES": RETRIES,
+            "CLIPTEA_PATIENCE": "90",
             "SSL_CERT_FILE": "/ca.pem",
         }
         assert part["activeDeadlineSeconds"] == "999"
@@ -138,8 +146,40 @@ def test_everything_reaches_the_pods_of_a_trainjob(tmp_path, name):
     assert len(names) == len(set(names))
     given = {variable["name"]: variable for variable in container["env"]}
     assert given["CLIPTEA_STORE"]["value"] == "s3://bucket/folder"
+    assert (given["CLIPTEA_RETRIES"]["value"], given["CLIPTEA_PATIENCE"]["value"]) == (RETRIES, "90")
     reference = given["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]
     assert reference == {"name": "cliptea-s3", "key": "AWS_SECRET_ACCESS_KEY", "optional": True}
+
+
+# What Pipelines' plug-in gives every step as plain values: a reference under the same name makes a pod that is refused.
+PLUGIN = {"MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_WORKSPACE", "MLFLOW_TRACKING_AUTH"}
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_the_mlflow_plugin_sets_its_variables_alone(tmp_path, on):
+    containers, parts, _, _ = compiled(tmp_path, "torchrun", mlflow_plugin=on, config_keys=["MLFLOW_RUN_ID"])
+    for step in STEPS:
+        named = {item["name"] for item in containers[step]["env"]}
+        for kind in ("secretAsEnv", "configMapAsEnv"):
+            named |= {key["envVar"] for item in parts[step].get(kind, []) for key in item["keyToEnv"]}
+        assert named & PLUGIN == (set() if on else {"MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"})
+        assert {"MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "OWN_TOKEN"} <= named  # TrainJobs need them as well
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"environment": {"CLIPTEA_PATIENCE": "5"}}, "CLIPTEA_PATIENCE is set by the key patience_seconds"),
+        ({"environment": {"CLIPTEA_RETRIES": "{}"}}, "CLIPTEA_RETRIES is set by the key retries"),
+        ({"config_keys": ["CLIPTEA_PATIENCE"]}, "CLIPTEA_PATIENCE is set by the key patience_seconds"),
+        ({"secrets": {"own": ["CLIPTEA_IMAGE"]}}, "CLIPTEA_IMAGE is set by the key image"),
+        ({"config_keys": [], "environment": {"CLIPTEA_STORE": "s3://b/a"}}, "CLIPTEA_STORE is set by the key store"),
+    ],
+)
+def test_a_variable_that_a_key_sets_is_named_nowhere_else(tmp_path, given, says):
+    (tmp_path / "p.yaml").write_text(json.dumps(given))
+    with pytest.raises(ConfigError, match=says):
+        read_placement(tmp_path / "p.yaml")
 
 
 def handed_on(container, part):

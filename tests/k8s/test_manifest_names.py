@@ -4,11 +4,13 @@ import re
 import subprocess
 import sys
 from base64 import b64decode
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import yaml
-from manifests import COMPONENTS, K8S, OVERLAYS, containers, everything, granted, one, overlay, pods, select
+from kubernetes.utils.quantity import parse_quantity
+from manifests import COMPONENTS, K8S, OVERLAYS, containers, everything, granted, one, overlay, pods, render, select
 
 from cliptea import __version__
 from cliptea.cluster import job, settings
@@ -118,8 +120,9 @@ def test_the_placement_of_an_overlay_compiles_and_agrees_with_it(path, tmp_path)
     pod = next(pod for pod in pods(overlay(path.parent.name)) if pod.owner == "TrainingRuntime/cliptea-torch")
     train = placement.steps.train
     assert placement.image == pod.spec["containers"][0]["image"]
-    assert train.node_selector == pod.spec["nodeSelector"]
-    assert [toleration.model_dump(exclude_none=True) for toleration in train.tolerations] == pod.spec["tolerations"]
+    assert train.node_selector == pod.spec.get("nodeSelector", {})
+    tolerations = [toleration.model_dump(exclude_none=True) for toleration in train.tolerations]
+    assert tolerations == pod.spec.get("tolerations", [])
 
 
 @pytest.mark.parametrize("path", sorted(K8S.glob("secrets/*.example")), ids=lambda path: path.name)
@@ -156,6 +159,38 @@ def test_the_students_of_a_placement_fit_the_quota(path):
     students, gpus = placement.students_at_a_time, placement.train_job.nodes * placement.steps.train.gpus
     assert 0 < students <= int(quota["count/trainjobs.trainer.kubeflow.org"])
     assert students * gpus <= int(quota[f"requests.{placement.gpu_resource}"])
+
+
+def test_a_run_of_the_local_placement_leaves_half_of_two_processors_to_the_cluster():
+    placement = read_placement(K8S / "overlays/local/placement.yaml")
+    assert set(type(placement.steps).model_fields) > {"tokens", "train", "evaluate"}
+    steps = [getattr(placement.steps, name) for name in type(placement.steps).model_fields]
+    servers = sum(
+        max(parse_quantity(container["resources"]["requests"]["cpu"]) for container in containers(pod))
+        for pod in pods(overlay("local"))
+        if pod.owner.startswith(("Deployment", "StatefulSet"))
+    )
+    driver, nodes = Decimal("0.1"), 2  # a driver's pod of Pipelines; a TrainJob of two nodes beside any step
+    asked = servers + driver + max(parse_quantity(step.cpu) for step in steps)
+    asked += nodes * parse_quantity(placement.steps.train.cpu)
+    assert asked <= 1
+    assert max(parse_quantity(step.cpu_limit) for step in steps) == 2
+    text = (K8S.parent / "docs/cluster.md").read_text()
+    assert f"our servers {servers.normalize()}" in text
+    assert f"{asked.normalize()} in all" in text
+
+
+def test_what_the_page_removes_by_label_carries_it():
+    removed = [item for item in render(K8S / "jobs/copy-data") if item["kind"] in ("Job", "ConfigMap")]
+    assert len(removed) == 2
+    assert "delete job,configmap -l app.kubernetes.io/part-of=cliptea" in (K8S.parent / "docs/cluster.md").read_text()
+    assert {item["metadata"]["labels"]["app.kubernetes.io/part-of"] for item in removed} == {"cliptea"}
+
+
+def test_the_database_of_mlflow_is_made_in_utf8():
+    (container,) = one(overlay("local"), "StatefulSet", "cliptea-postgres")["spec"]["template"]["spec"]["containers"]
+    given = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert "--encoding=UTF8" in given["POSTGRES_INITDB_ARGS"].split()
 
 
 def test_one_secret_lets_every_pod_of_production_pull():

@@ -182,6 +182,17 @@ def test_steps_are_tried_again_and_again_later(spec):
     assert policies["finish"] is None
 
 
+RETRIES = '{"count":2,"wait_seconds":30,"factor":2.0,"longest_wait_seconds":600}'
+
+
+def test_every_step_is_told_how_to_try_again_itself(spec):
+    executors = spec["deploymentSpec"]["executors"]
+    assert "exec-finish" in executors
+    for name, executor in executors.items():
+        given = {item["name"]: item["value"] for item in executor["container"]["env"]}
+        assert (given["CLIPTEA_RETRIES"], given["CLIPTEA_PATIENCE"]) == (RETRIES, "600"), name
+
+
 def container(spec):
     return spec["deploymentSpec"]["executors"]["exec-split"]["container"]
 
@@ -191,12 +202,14 @@ def test_the_store_is_written_in_or_comes_from_the_config_map(tmp_path):
     environment = {item["name"]: item["value"] for item in container(spec)["env"]}
     assert environment == {
         "CLIPTEA_IMAGE": container(spec)["image"],
+        "CLIPTEA_RETRIES": RETRIES,
+        "CLIPTEA_PATIENCE": "600",
         "CLIPTEA_STORE": "s3://bucket/folder",
         "SSL_CERT_FILE": "/ca.pem",
     }
     assert "CLIPTEA_STORE" not in str(executors)
     spec, executors = compiled(tmp_path)
-    assert [item["name"] for item in container(spec)["env"]] == ["CLIPTEA_IMAGE"]
+    assert [item["name"] for item in container(spec)["env"]] == ["CLIPTEA_IMAGE", "CLIPTEA_RETRIES", "CLIPTEA_PATIENCE"]
     assert "CLIPTEA_STORE" in str(executors["exec-split"]["configMapAsEnv"])
 
 

@@ -81,3 +81,10 @@ def test_what_is_registered_for_the_end_is_done(forked):
 def test_a_task_starts_processes_and_waits_for_them(forked):
     codes, _ = forked(parent="import subprocess, sys; sys.exit(subprocess.run(['sh', '-c', 'exit 5']).returncode)")
     assert codes == {"parent": 5}
+
+
+def test_a_variable_of_the_user_holds_against_that_of_the_pipeline(forked, monkeypatch):
+    body = "import os; print('TOLD is', os.environ['TOLD'])"
+    assert "TOLD is a\n" in forked(a=body)[1]
+    monkeypatch.setenv("TOLD", "user")
+    assert "TOLD is user\n" in forked(a=body)[1]

@@ -1,0 +1,49 @@
+"""How `cliptea doctor` asks the Kubernetes API: once, within seconds, and content with whatever it is answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cliptea.cluster.api import Cluster, Right
+from cliptea_pipeline.checks import SECONDS
+
+__all__ = ["allowed", "get"]
+
+
+def get(cluster: Cluster, path: str) -> tuple[int | None, Any]:
+    """Status and object of a path, or its text; no status when nobody answers."""
+    return _ask(cluster, path, "GET", None)
+
+
+def allowed(cluster: Cluster, right: Right) -> bool | None:
+    """Whether the one who calls has a right; None when the cluster does not say."""
+    resource, _, below = right.resource.partition("/")
+    wanted = {"namespace": cluster.namespace, "verb": right.verb, "group": right.group, "resource": resource}
+    body = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": wanted | ({"subresource": below} if below else {})},
+    }
+    status, found = _ask(cluster, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "POST", body)
+    return found["status"]["allowed"] if status == 201 and found is not None else None
+
+
+def _ask(cluster: Cluster, path: str, method: str, body: Any) -> tuple[int | None, Any]:
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        found, status, _ = cluster.api.call_api(
+            path,
+            method,
+            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            body=body,
+            response_type="object",
+            auth_settings=["BearerToken"],
+            _request_timeout=(SECONDS, SECONDS),
+        )
+    except ApiException as error:
+        return error.status, None
+    except HTTPError:
+        return None, None
+    return status, found

@@ -1,0 +1,99 @@
+"""What `cliptea doctor` asks Kubeflow Pipelines, and of MLflow with its help."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from cliptea.errors import ClipteaError
+from cliptea_pipeline.checks import BROKEN, OK, UNKNOWN, Finding, answer
+from cliptea_pipeline.endpoint import NAMESPACE, TOKEN, address
+from cliptea_pipeline.placement import Placement
+
+__all__ = ["kfp", "sweep"]
+
+ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")  # states of a run
+PLUGIN = "mlflow"  # name of the plug-in, under which runs keep its output
+LOOKED_AT = 10  # newest runs
+
+
+class _Api(NamedTuple):
+    """Pipelines' API, asked once and quickly; `Endpoint` would try again and load kfp."""
+
+    url: str
+
+    def get(self, path: str) -> tuple[Finding, Any]:
+        token = os.environ.get(TOKEN)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return answer("Pipelines", self.url, f"{self.url}/apis/v2beta1/{path}", headers, "KFP_ENDPOINT", TOKEN)
+
+
+def kfp(endpoint: str | None, namespace: str | None, placement: Placement) -> Iterator[Finding]:
+    """Pipelines' API, whether it lets one list experiments, which a run needs, and whether it has the MLflow plug-in.
+
+    Args:
+        endpoint: default: KFP_ENDPOINT.
+        namespace: of one of several users.
+        placement: says whether the plug-in is expected.
+    """
+    try:
+        api = _Api(address(endpoint))
+    except ClipteaError as error:
+        yield Finding("Pipelines", UNKNOWN, f"not configured: {error.todo}")
+        return
+    found, health = api.get("healthz")
+    several = found.state == OK and health.get("multi_user")
+    if several and not namespace:
+        found = Finding("Pipelines", BROKEN, f"{api.url} serves several users: add --namespace, or set {NAMESPACE}")
+    where = f"&namespace={namespace}" if several else ""
+    if found.state == OK:
+        found, _ = api.get(f"experiments?page_size=1{where}")
+    yield found
+    if found.state == OK:
+        yield from _plugin(api, where, placement)
+
+
+def _plugin(api: _Api, where: str, placement: Placement) -> Iterator[Finding]:
+    found, page = api.get(f"runs?page_size={LOOKED_AT}&sort_by=created_at%20desc{where}")
+    seen = found.state == OK and any(PLUGIN in run.get("plugins_output", {}) for run in page.get("runs", []))
+    if placement.mlflow_plugin and seen:
+        yield Finding("plug-in", OK, "runs are in MLflow by Pipelines' plug-in, which sets MLFLOW_TRACKING_URI")
+    elif placement.mlflow_plugin:
+        text = (
+            "the placement says mlflow_plugin, and no run here shows the plug-in's output yet; it must inject variables"
+        )
+        yield Finding("plug-in", UNKNOWN, f"{text} (injectUserEnvVars: true), else steps do not know where MLflow is")
+    elif seen:
+        text = (
+            "runs here show the output of Pipelines' MLflow plug-in: if it injects variables (injectUserEnvVars: true),"
+        )
+        yield Finding("plug-in", UNKNOWN, f"{text} every step is refused; say mlflow_plugin: true in the placement")
+
+
+def sweep(endpoint: str | None) -> Iterator[Finding]:
+    """Close the runs in MLflow that have ended without a word, as cancelled ones do. Never a failure of doctor's."""
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        return
+    from cliptea.tracking import state
+
+    try:
+        api = _Api(address(endpoint))
+    except ClipteaError:
+        api = None
+
+    def ended(job_id: str) -> bool:
+        found, run = api.get(f"runs/{quote(job_id, safe='')}") if api else (None, {})
+        return found is not None and found.state == OK and run.get("state") in ENDED
+
+    try:
+        closed = state.sweep(ended)
+    except ClipteaError as error:
+        yield Finding("runs", UNKNOWN, f"MLflow was not asked for runs that are still open: {error.what}")
+        return
+    if closed:
+        count = f"{len(closed)} run{'s' * (len(closed) > 1)}"
+        yield Finding("runs", OK, f"closed {count} that had ended without a word: {'; '.join(closed)}")
+    else:
+        yield Finding("runs", OK, "MLflow shows no run as RUNNING that has ended")

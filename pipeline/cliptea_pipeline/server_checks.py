@@ -1,0 +1,78 @@
+"""What `cliptea doctor` sees of servers by way of Kubernetes: the controller of workflows, and our MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from cliptea.cluster.api import Cluster
+from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, UNKNOWN, UTF8, Finding
+from cliptea_pipeline.cluster_api import get
+
+__all__ = ["controller", "mlflow_pods"]
+
+CONTROLLER = "workflow-controller-configmap"
+PIPELINES = "kubeflow"  # namespace of Pipelines, where steps run in another
+MLFLOW = "app.kubernetes.io/component=mlflow"
+NOT_UTF8 = "bytes-like object"  # what MLflow fails with, and tries again, when its database has no encoding
+
+
+def controller(cluster: Cluster) -> Iterator[Finding]:
+    """What the controller of workflows runs again by itself, and how large a run may be."""
+    held = None
+    for namespace in dict.fromkeys((cluster.namespace, PIPELINES)):
+        status, found = get(cluster, f"/api/v1/namespaces/{namespace}/configmaps/{CONTROLLER}")
+        if status == 200 and found is not None:
+            held = found.get("data") or {}
+            break
+    if held is None:
+        text = "the settings of Pipelines' workflow controller are not to be seen"
+        yield Finding("retries", UNKNOWN, f"{text}; whatever they are, steps try again what may pass by itself")
+        return
+    settings = {key: yaml.safe_load(text) for key, text in held.items() if key != "config"}
+    settings |= yaml.safe_load(held.get("config", "")) or {}
+    policy = _at(settings, "workflowDefaults", "spec", "templateDefaults", "retryStrategy", "retryPolicy")
+    own = "our steps try again themselves what may pass by itself"
+    if policy == "OnError":
+        text = f"the server makes lost pods anew and does not run failed code again (retryPolicy OnError); {own}"
+    else:
+        text = f"the server may run failed code again (retryPolicy {policy or 'not set'}), which then goes on; {own}"
+    yield Finding("retries", OK, text)
+    if _at(settings, "persistence", "nodeStatusOffLoad") is True:
+        yield Finding("size", OK, "workflows over 1 MiB are kept in a database: a run may have more than 105 variants")
+    else:
+        yield Finding(
+            "size", OK, "a workflow may have 1 MiB, which is about 105 variants; for more, several runs over one store"
+        )
+
+
+def mlflow_pods(cluster: Cluster) -> Iterator[Finding]:
+    """Why the MLflow of our manifests does not start, if it does not; nothing is said of any other MLflow."""
+    base = f"/api/v1/namespaces/{cluster.namespace}/pods"
+    status, found = get(cluster, f"{base}?labelSelector={MLFLOW}")
+    for pod in (found or {}).get("items", []) if status == 200 else []:
+        name, state = pod["metadata"]["name"], pod.get("status", {})
+        if pod["metadata"]["labels"].get("app.kubernetes.io/part-of") != "cliptea":
+            continue
+        if any((item["type"], item["status"]) == ("Ready", "True") for item in state.get("conditions", [])):
+            continue
+        tables = [item for item in state.get("initContainerStatuses", []) if not item.get("ready")]
+        container = tables[0]["name"] if tables else "mlflow"
+        _, log = get(cluster, f"{base}/{name}/log?container={container}&tailLines=100")
+        if NOT_UTF8 in str(log):
+            yield Finding(
+                "MLflow pod", BROKEN, f"{name} does not start: its PostgreSQL database is not in UTF8; {UTF8}"
+            )
+        else:
+            read = f"kubectl -n {cluster.namespace} logs {name} -c {container}"
+            yield Finding(
+                "MLflow pod", NOT_READY, f"{name} starts up or is in trouble; wait a minute, then read: {read}"
+            )
+
+
+def _at(settings: Any, *path: str) -> Any:
+    for key in path:
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return settings

@@ -82,6 +82,8 @@ class Outage:
 
     def over(self) -> None:
         """Take note that the server has answered."""
+        if self._since is None and not _news:
+            return
         self._leave()
         with _lock:
             since = _news.pop(self._server, None)

@@ -110,6 +110,7 @@ def evaluate_variant(
         untold = Untold(kind="scores", what=f"scores and model of {chosen.label}", inputs=inputs)
         facts = tell(store, run, telling, tell_scores, untold)
     weights = store.uri(model.objects["model.safetensors"].key)
+    place = {"model_uri": weights, "mlflow_run_id": ""} | model_place(facts)
     rows = [
         ResultRow(
             variant=member.variant,
@@ -122,7 +123,8 @@ def evaluate_variant(
             **manifests[task.label].info["scores"],
             per_class=manifests[task.label].info["per_class"],
             images_per_second=model.info["images_per_second"],
-            **{"model_uri": weights, "mlflow_run_id": ""} | model_place(facts),
+            model_uri=place["model_uri"],
+            mlflow_run_id=place["mlflow_run_id"],
         )
         for task in tasks
         for member in chosen.members

@@ -211,7 +211,7 @@ def why(error: HTTPError) -> str:
     """The reason of a failed try in a few words."""
     reason = _cause(error)
     if isinstance(reason, NewConnectionError):
-        return str(reason).rpartition(": ")[2].rpartition("] ")[2]  # without "[Errno 111]"
+        return str(reason).rpartition(": ")[2].rpartition("] ")[2].rstrip(")")  # without "[Errno 111]"
     if isinstance(reason, TimeoutError):
         return "no answer in time"
     if isinstance(reason, ResponseError):

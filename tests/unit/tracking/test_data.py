@@ -38,8 +38,9 @@ def test_data_that_mlflow_cannot_be_told_of_are_told_later(client, run, monkeypa
     with monkeypatch.context() as down:
         down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         down.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        down.setenv("CLIPTEA_PATIENCE", "0")
         log_data(run, splits.model_dump())
-    assert "facts about the data are kept, and logged by the next run" in capsys.readouterr().err
+    assert "facts about the data: kept, and told by compare or promote" in capsys.readouterr().err
     assert client.get_run(run.tracking_run).inputs.dataset_inputs == []
     log_data(run, splits.model_dump())
     assert len(client.get_run(run.tracking_run).inputs.dataset_inputs) == 1

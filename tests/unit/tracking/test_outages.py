@@ -1,5 +1,6 @@
 """A tracking server that is down, hangs or restarts costs no training, and what was to be logged comes later."""
 
+import sqlite3
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -7,11 +8,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from storage.faulty_proxy import ALWAYS, FaultyProxy
 
-from cliptea import runs, settings
+from cliptea import outage, runs, settings
 from cliptea.errors import ConfigError, StorageError
+from cliptea.outage import COMMAND_SECONDS
 from cliptea.tracking import curves
 from cliptea.tracking.address import require_server
-from cliptea.tracking.client import connect
+from cliptea.tracking.client import EXPERIMENT, TrackingError, connect, persist
 from cliptea.tracking.runs import ChildRun, open_parent
 
 EPOCH = 4.0  # iterations
@@ -117,6 +119,87 @@ def test_a_server_that_restarts_is_told_what_it_missed(client, run, server, warn
         tell(points(8))
     assert len(warnings) == 1
     assert logged(client, run) == [(n, n / 3) for n in (2, 4, 6, 8)]
+
+
+@pytest.fixture
+def proxy(client, server, monkeypatch):
+    """Between us and the server."""
+    monkeypatch.setattr(outage, "FIRST_PAUSE", 0.05)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with FaultyProxy(f"127.0.0.1:{server.port}") as proxy:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{proxy.port}")
+        yield proxy
+
+
+@pytest.mark.parametrize("tracking_uri", ["server"], indirect=True)
+@pytest.mark.parametrize("kind", ["500", "503", "reset"])
+def test_work_is_begun_anew_until_a_server_answers_well(proxy, kind, capsys, monkeypatch):
+    monkeypatch.delenv("CLIPTEA_EVENTS")
+    proxy.fail(kind, 3)
+    begun = []
+
+    def work():
+        begun.append(1)
+        return connect().get_experiment_by_name(EXPERIMENT)
+
+    assert persist(work) is None
+    assert (len(begun), proxy.injected) == (4, 3)
+    told = capsys.readouterr().err
+    assert told.count(f"MLflow at http://127.0.0.1:{proxy.port} does not answer (") == 1
+    assert told.count("answers again") == 1
+
+
+@pytest.mark.parametrize("tracking_uri", ["server"], indirect=True)
+@pytest.mark.parametrize("kind", ["403", "404"])
+def test_a_refusal_is_not_waited_for(proxy, kind):
+    proxy.fail(kind, ALWAYS)
+    with pytest.raises(TrackingError, match=f"MLflow at http://127.0.0.1:{proxy.port} cannot be used") as refused:
+        persist(connect, 60)
+    assert not refused.value.temporary
+    assert proxy.injected == 1
+    assert "\n" not in str(refused.value)
+
+
+def test_a_server_that_stays_away_is_one_line(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("CLIPTEA_PATIENCE", "0.5")
+    with pytest.raises(TrackingError) as away:
+        persist(connect)
+    assert str(away.value) == (
+        "MLflow does not answer at http://127.0.0.1:9 ([Errno 111] Connection refused); expected a running server; "
+        "check MLFLOW_TRACKING_URI, or wait longer with CLIPTEA_PATIENCE"
+    )
+    assert away.value.temporary
+
+
+def no_database(folder):
+    (folder / "mlflow.db").write_bytes(b"no database at all" * 100)
+    return f"sqlite:///{folder}/mlflow.db", "file is not a database"
+
+
+def later_schema(folder):
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        database.execute("create table alembic_version(version_num text)")
+        database.execute("insert into alembic_version values('later')")
+        database.execute("create table experiments(experiment_id int)")
+    return f"sqlite:///{folder}/mlflow.db", "later"
+
+
+def dead_database(folder):
+    return "postgresql+psycopg://127.0.0.1:9/mlflow", "port 9 failed"
+
+
+@pytest.mark.parametrize("make", [no_database, later_schema, dead_database])
+def test_a_database_that_cannot_be_opened_is_told_soon(make, monkeypatch, tmp_path):
+    uri, reason = make(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("CLIPTEA_PATIENCE", "600")
+    began = time.monotonic()
+    with pytest.raises(TrackingError, match=reason) as broken:
+        persist(connect)
+    assert time.monotonic() - began < COMMAND_SECONDS + 10
+    assert not broken.value.temporary
+    assert "\n" not in str(broken.value)
 
 
 @pytest.mark.parametrize(

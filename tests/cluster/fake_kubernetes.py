@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import kubernetes_objects as objects
+from cluster import kubernetes_objects as objects
 from kubeflow_trainer_api import models
 from kubernetes.client import ApiClient
 

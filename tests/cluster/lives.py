@@ -1,7 +1,7 @@
 """A TrainJob that is followed at a quick pace, and acts of which its life is made."""
 
-from kubernetes_objects import container, terminated
-from quick_pace import Quick
+from cluster.kubernetes_objects import container, terminated
+from cluster.quick_pace import Quick
 
 from cliptea.cluster.api import connect
 from cliptea.cluster.follow import train

@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
-from kubernetes_objects import container, terminated
+from cluster.kubernetes_objects import container, terminated
 from lives import NAME, complete, ended, follow, nothing, script
 
 from cliptea.cluster.api import ClusterError
@@ -141,8 +142,8 @@ def test_a_life(kubernetes, capfd, acts, settings, made, deleted, error):
 def test_the_next_try_adopts_what_a_killed_one_leaves(kubernetes):
     """A follower that is killed (SIGKILL) deletes nothing; the step is run again and goes on with its TrainJob."""
     kubernetes.play = script(nothing, two)
-    code = "from lives import follow; follow(nodes=2)"
-    first = subprocess.Popen([sys.executable, "-c", code], cwd=__file__.rpartition("/")[0], stderr=subprocess.DEVNULL)
+    code = "from cluster.lives import follow; follow(nodes=2)"
+    first = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not kubernetes.pods and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -34,7 +34,7 @@ STEP = {
     "tolerations": TOLERATIONS,
 }
 STEPS = list(type(Placement().steps).model_fields)
-TRAIN_JOB = {"nodes": 2, "processes_per_node": 2, "scratch": "9Gi", "pending_seconds": 77, "restarts": 1}
+TRAIN_JOB = {"nodes": 2, "processes_per_node": 2, "scratch": "9Gi", "pending_seconds": 77, "restarts": 1, "abandoned_seconds": 777}
 EVERYTHING = {
     "image": IMAGE,
     "store": "s3://bucket/folder",
@@ -123,6 +123,7 @@ def test_everything_reaches_the_pods_of_a_trainjob(tmp_path, name):
     job = build("cliptea-a-0", "g/a", "train/f/inputs.json", settings, passed, [])
     assert models.TrainerV1alpha1TrainJob.from_dict(job).to_dict() == job
     assert job["spec"]["activeDeadlineSeconds"] == 999
+    assert (settings.restarts, settings.abandoned_seconds) == (1, 777)
     trainer, pod = job["spec"]["trainer"], pod_of(job, one(overlay(name), "TrainingRuntime", "cliptea-torch"))
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 2)
 

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from kubernetes_objects import container, terminated
+from cluster.kubernetes_objects import container, terminated
 from lives import NAME, complete, ended, follow, nothing, running, script, waiting
 from quick_pace import Impatient
 

@@ -7,8 +7,8 @@ import time
 
 from cliptea.cluster.api import ClusterError, connect
 from cliptea_pipeline import closing
-from cliptea_pipeline.endpoint import Away, Endpoint
-from cliptea_pipeline.looks import ENDED, look, run_page
+from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
+from cliptea_pipeline.looks import CANCELLED, ENDED, look, run_page
 from cliptea_pipeline.waiting import TIMEOUT
 
 __all__ = ["cancel", "parse"]
@@ -44,12 +44,11 @@ def cancel(endpoint: Endpoint, run_id: str, poll: float = 2.0, patience: float =
     if state in ENDED:
         print(f"run: it is over already ({_word(state)})")
     else:
-        with endpoint.asked():
-            endpoint.client.terminate_run(run_id)
+        _terminate(endpoint, run_id)
         print("run: Pipelines was asked to end it", flush=True)
         state = _ended(endpoint, run_id, poll, patience)
         if state in ENDED:
-            print(f"run: {_word(state)}")
+            print(f"run: {_word(state)}", flush=True)
     for line in _delete_jobs(endpoint, run_id):
         print(line)
     if state not in ENDED:
@@ -59,8 +58,17 @@ def cancel(endpoint: Endpoint, run_id: str, poll: float = 2.0, patience: float =
             file=sys.stderr,
         )
         return 1
-    print(closing.close(run_id, state, REASON))
+    print(closing.close(run_id, state, REASON) or "MLflow: nothing is open")
     return 0
+
+
+def _terminate(endpoint: Endpoint, run_id: str) -> None:
+    try:
+        with endpoint.asked():
+            endpoint.client.terminate_run(run_id)
+    except EndpointError:
+        if look(endpoint, run_id).state not in ENDED:  # it has not just ended by itself
+            raise
 
 
 def _ended(endpoint: Endpoint, run_id: str, poll: float, patience: float) -> str:
@@ -78,15 +86,18 @@ def _ended(endpoint: Endpoint, run_id: str, poll: float, patience: float) -> str
 
 def _delete_jobs(endpoint: Endpoint, run_id: str) -> list[str]:
     """Delete the TrainJobs that the run's steps could not; returns a line about each."""
+    done, what = [], "not looked for"
     try:
         cluster = connect(endpoint.steps_namespace, TIMEOUT)
         names = [job["metadata"]["name"] for job in cluster.jobs(run_id)]
+        what = "not deleted"
         for name in names:
             cluster.delete(name)
+            done.append(f"TrainJobs: deleted {name}")
     except ClusterError as error:
-        return [f"TrainJobs: not looked for ({error.what}); {BY_ITSELF}"]
-    return [f"TrainJobs: deleted {name}" for name in names] or ["TrainJobs: none are left"]
+        return [*done, f"TrainJobs: {what} ({error.what}); {BY_ITSELF}"]
+    return done or ["TrainJobs: none are left"]
 
 
 def _word(state: str) -> str:
-    return "cancelled" if ENDED[state] == 3 else state.lower()
+    return "cancelled" if state == CANCELLED else state.lower()

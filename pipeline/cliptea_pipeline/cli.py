@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"cliptea {__version__}")

@@ -12,25 +12,26 @@ from cliptea_pipeline.looks import CANCELLED, ENDED, look
 if TYPE_CHECKING:
     from cliptea.tracking.state import End
 
-__all__ = ["address", "close", "sweep"]
+__all__ = ["address", "close", "is_named", "sweep"]
 
 ENDS: dict[str, End] = {"SUCCEEDED": "FINISHED", "SKIPPED": "FINISHED", "FAILED": "FAILED", CANCELLED: "KILLED"}
 LATER = "the next run closes what is still open there"
 
 
-def _is_named() -> bool:
+def is_named() -> bool:
+    """Whether MLflow's server is named here."""
     return bool(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
 def close(run_id: str, state: str, reason: str) -> str:
-    """Close the MLflow runs of a pipeline run that are still open; returns a line about it.
+    """Close the MLflow runs of a pipeline run that are still open; returns a line about it, or "" when none was.
 
     Args:
         run_id: the pipeline run.
         state: its last state in Pipelines.
         reason: why it ended, shown in the run's description.
     """
-    if not _is_named():
+    if not is_named():
         return f"MLflow: MLFLOW_TRACKING_URI is not set here; {LATER}"
     from cliptea.tracking import state as tracked
 
@@ -38,12 +39,12 @@ def close(run_id: str, state: str, reason: str) -> str:
         closed = tracked.close_job(run_id, ENDS[state], reason)
     except Exception as error:
         return f"MLflow: {_line(error)}; {LATER}"
-    return f"MLflow: closed {', '.join(closed)} as {ENDS[state]}" if closed else "MLflow: nothing was open"
+    return f"MLflow: closed {', '.join(closed)} as {ENDS[state]}" if closed else ""
 
 
 def address(run_id: str) -> str | None:
     """The address of the run in MLflow, if it is known."""
-    if not _is_named():
+    if not is_named():
         return None
     from cliptea.tracking import state as tracked
 
@@ -55,7 +56,7 @@ def address(run_id: str) -> str | None:
 
 def sweep(endpoint: Endpoint) -> list[str]:
     """Close the MLflow runs of pipeline runs that have ended without saying so; returns a line about each."""
-    if not _is_named():
+    if not is_named():
         return []
     from cliptea.tracking import state as tracked
 
@@ -68,7 +69,7 @@ def sweep(endpoint: Endpoint) -> list[str]:
     try:
         return tracked.sweep(ended)
     except Exception as error:
-        return [f"if it ended without a word, is still open in MLflow: {_line(error)}"]
+        return [f"MLflow was not asked for runs that ended without a word: {_line(error)}"]
 
 
 def _line(error: Exception) -> str:

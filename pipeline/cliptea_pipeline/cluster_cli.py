@@ -137,4 +137,4 @@ def doctor(
 
 def _print_swept(lines: list[str]) -> None:
     for line in lines:
-        print(f"note: an earlier run, {line}", file=sys.stderr)
+        print(f"note: {line}", file=sys.stderr)

@@ -8,13 +8,19 @@ from cliptea.errors import ConfigError
 from cliptea_pipeline.endpoint import Endpoint, Unknown
 from cliptea_pipeline.placement import Steps
 
-__all__ = ["CANCELLED", "ENDED", "OPEN", "Look", "Task", "log_address", "look", "read_log", "run_page"]
+__all__ = ["CANCELLED", "ENDED", "OPEN", "Look", "Task", "log_address", "look", "read_log", "run_page", "step_named"]
 
 CANCELLED = "CANCELED"  # as Pipelines spells it
 ENDED = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, CANCELLED: 3}  # state of a run -> exit code
 OPEN = ("PENDING", "RUNNING")  # states of a task that goes on
 CANCELS = ("CANCELING", CANCELLED)
 LOG_SECONDS = 30
+
+
+def step_named(name: str) -> str:
+    """The step that Pipelines calls `name`; "" when it is none."""
+    step = "train" if name == "launch" else name
+    return step if step in Steps.model_fields else ""
 
 
 class Task(NamedTuple):
@@ -39,8 +45,7 @@ class Task(NamedTuple):
     @property
     def step(self) -> str:
         """The step whose task it is; "" for the drivers, executors and loops around the steps."""
-        name = "train" if self.name == "launch" else self.name
-        return name if name in Steps.model_fields else ""
+        return step_named(self.name)
 
 
 class Look(NamedTuple):

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 from cliptea.board import BEAT_SECONDS, StepStatus, read_board
 from cliptea.errors import StorageError
@@ -41,7 +41,7 @@ class News:
         self._boards, self._tasks = _Boards(), _Tasks()
         self._from_store = False  # whether a step has been seen there
         self._store: Store | None = None
-        if is_remote(store) or os.path.isdir(urlparse(store).path):
+        if is_remote(store) or os.path.isdir(unquote(urlparse(store).path)):
             self._store = open_store(store, PATIENCE)
         else:
             self._give_up("the store is not known here")

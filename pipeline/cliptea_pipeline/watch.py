@@ -64,10 +64,16 @@ def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace = Pace()) 
         print(f"error: {end.error}", file=sys.stderr)
     if end.state == "FAILED":
         _explain(endpoint, run_id, end, watch.news)
-    if end.state in ("FAILED", CANCELLED):
+    if end.state in ("FAILED", CANCELLED) and (closing.is_named() or not _has_finished(end)):
         told = closing.close(run_id, end.state, WORDS.get(end.state, "a step failed"))
-        print(told, file=sys.stderr)
+        if told:
+            print(told, file=sys.stderr)
     return ENDED[end.state]
+
+
+def _has_finished(end: Look) -> bool:
+    """Whether the exit task has told MLflow of the end."""
+    return any(task.step == "finish" and task.state == "SUCCEEDED" for task in end.tasks)
 
 
 def _explain(endpoint: Endpoint, run_id: str, end: Look, news: News) -> None:
@@ -143,9 +149,10 @@ class _Watch:
         self._asked = now
         if found := closing.address(self._run_id):
             self._say(f"mlflow {found}")
-        elif tracked:
+            self._addressed = True
+        elif tracked and not closing.is_named():
             self._say(f"mlflow run {tracked}; its address is shown where MLFLOW_TRACKING_URI is set")
-        self._addressed = bool(found or tracked)
+            self._addressed = True
 
     def _rest(self) -> None:
         until = time.monotonic() + self._pace.poll

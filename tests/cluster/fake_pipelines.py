@@ -1,7 +1,7 @@
 """A small KFP server: the paths of its v2beta1 API that our commands use, and the one that gives a task's log.
 
-All that it is sent and sends goes through the models of kfp-server-api: unknown or mistyped fields fail. What it says of a
-run is a recorded run, played.
+All that it is sent and sends goes through the models of kfp-server-api: unknown or mistyped fields fail. What it says
+of a run is a recorded run, played.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +47,7 @@ class FakePipelines:
         looks: after so many looks at a run it is over.
         stuck: the share of its time at which it stays for ever, if it does.
         logs: what the pod of a workflow's node printed; of others the log is gone.
+        acts: what else happens, an act at each look at a run.
     """
 
     def __init__(self) -> None:
@@ -55,6 +57,7 @@ class FakePipelines:
         self.looks = 1
         self.stuck: float | None = None
         self.logs: dict[str, str] = {}
+        self.acts: list[Callable[[], object]] = []
         self.looked: dict[str, int] = {}  # looks at each run, and at each since it was asked to end
         self.ending: dict[str, int] = {}
         self.away = 0  # requests that are not answered
@@ -112,6 +115,8 @@ class FakePipelines:
         return 200, valid(item, MODELS[kind]) if method == "GET" else {}
 
     def _run(self, item: dict[str, Any], name: str) -> dict[str, Any]:
+        if self.acts:
+            self.acts.pop(0)()
         share = self.looked.get(name, 0) / max(self.looks - 1, 1) if self.looks > 1 else 1.0
         if self.stuck is not None:
             share = min(share, self.stuck)

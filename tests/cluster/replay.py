@@ -48,7 +48,7 @@ def _task(task: dict[str, Any], now: str) -> dict[str, Any]:
 
 def cancelled(run: dict[str, Any], over: bool) -> dict[str, Any]:
     """What the server answers of a run that is asked to end: CANCELING, and FAILED when its pods are gone."""
-    now = run["run_details"]["task_details"][-1]["start_time"]
+    now = max([run["created_at"], *(task["start_time"] for task in run["run_details"]["task_details"])])
     history = [*run["state_history"], {"update_time": now, "state": "CANCELING"}]
     if not over:
         return run | {"state": "CANCELING", "state_history": history}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from cliptea.errors import ConfigError
 from cliptea_pipeline.endpoint import Endpoint, Unknown
@@ -14,7 +16,7 @@ CANCELLED = "CANCELED"  # as Pipelines spells it
 ENDED = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, CANCELLED: 3}  # state of a run -> exit code
 OPEN = ("PENDING", "RUNNING")  # states of a task that goes on
 CANCELS = ("CANCELING", CANCELLED)
-LOG_SECONDS = 30
+TIMEOUT_SECONDS = 30
 
 
 def step_named(name: str) -> str:
@@ -71,32 +73,45 @@ def look(endpoint: Endpoint, run_id: str) -> Look:
         EndpointError: it refuses.
     """
     try:
-        with endpoint.asked():
-            run = endpoint.client.get_run(run_id)
+        run = _get(endpoint, f"/apis/v2beta1/runs/{quote(run_id, safe='')}", "object")
     except Unknown as error:
         raise ConfigError(
             f"there is no run {run_id!r} ({error.what})",
             "the id of a run, or its address as `cliptea submit` printed it",
         ) from None
-    past = [entry.state for entry in run.state_history or []]
-    state = run.state or "PENDING"
+    past = [entry.get("state") for entry in run.get("state_history", [])]
+    state = run.get("state", "PENDING")
     if state == "FAILED" and any(earlier in CANCELS for earlier in past):
         state = CANCELLED
-    error = " ".join((run.error.message or "").split()) if run.error is not None else ""
-    found = run.run_details.task_details if run.run_details is not None else None
-    return Look(state, error, sorted(map(_task, found or []), key=lambda task: task.started))
+    error = " ".join(run.get("error", {}).get("message", "").split())
+    tasks = map(_task, run.get("run_details", {}).get("task_details", []))
+    return Look(state, error, sorted(tasks, key=lambda task: task.started))
 
 
-def _task(told: Any) -> Task:
-    ended = told.state is not None and told.state not in OPEN
+def _task(told: dict[str, Any]) -> Task:
+    state = told.get("state", "")
+    start, end = (datetime.fromisoformat(told[key]) for key in ("start_time", "end_time"))
     return Task(
-        id=told.task_id or "",
-        name=told.display_name or "",
-        state=told.state or "",
-        started=str(told.start_time),
-        seconds=(told.end_time - told.start_time).total_seconds() if ended else 0.0,
-        nodes=[child.pod_name for child in told.child_tasks or [] if child.pod_name],
+        id=told["task_id"],
+        name=told.get("display_name", ""),
+        state=state,
+        started=told["start_time"],
+        seconds=0.0 if state in OPEN else (end - start).total_seconds(),
+        nodes=[child["pod_name"] for child in told.get("child_tasks", []) if "pod_name" in child],
     )
+
+
+def _get(endpoint: Endpoint, path: str, kind: str) -> Any:
+    """An answer that the client has no fitting request for: logs, and runs without seconds of work on their tasks."""
+    with endpoint.asked():
+        return endpoint.client._run_api.api_client.call_api(
+            path,
+            "GET",
+            response_type=kind,
+            auth_settings=["Bearer"],
+            _return_http_data_only=True,
+            _request_timeout=TIMEOUT_SECONDS,
+        )
 
 
 def run_page(endpoint: Endpoint, run_id: str) -> str:
@@ -115,15 +130,7 @@ def read_log(endpoint: Endpoint, run_id: str, node: str) -> str:
     Raises:
         EndpointError: it is gone, or the server does not answer.
     """
-    with endpoint.asked():  # version 2 of the API and its client have no such request
-        return endpoint.client._run_api.api_client.call_api(
-            _log_path(run_id, node),
-            "GET",
-            response_type="str",
-            auth_settings=["Bearer"],
-            _return_http_data_only=True,
-            _request_timeout=LOG_SECONDS,
-        )
+    return _get(endpoint, _log_path(run_id, node), "str")
 
 
 def _log_path(run_id: str, node: str) -> str:

@@ -11,9 +11,7 @@ from cliptea_pipeline.looks import step_named
 __all__ = ["TIMEOUT", "lines"]
 
 TIMEOUT = (3, 10)  # seconds to connect to the Kubernetes API, and for its answer
-NODE = re.compile(
-    r"(\w+)(?:-driver)?\(\d+\)(?:\.executor\(\d+\))?$"
-)  # of a step's pod in the workflow, or of its driver's
+NODE = re.compile(r"(\w+)(?:-driver)?\(\d+\)(?:\.executor\(\d+\))?$")  # the workflow's, of a step or its driver
 
 
 def lines(endpoint: Endpoint, run_id: str) -> list[str]:

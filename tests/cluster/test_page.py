@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/cluster.md").read_text()
 README = re.search(r"^## On a cluster$.*?^## ", (ROOT / "README.md").read_text(), re.M | re.S)[0]
 HANDS = {"NAME": "cliptea-voc12", "REGISTRY": "host", "IMAGE": "host/cliptea", "sha256:...": f"sha256:{'0' * 64}"}
-HANDS |= {"NAMESPACE": "team"}
+HANDS |= {"NAMESPACE": "team", "RUN": "runs-0"}
 
 
 @pytest.mark.parametrize("text", [PAGE, README], ids=["docs/cluster.md", "README.md"])

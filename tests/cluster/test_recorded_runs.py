@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from fake_pipelines import valid
 from replay import recorded
 
 
@@ -31,7 +32,7 @@ def shape(task):
 
 @pytest.mark.parametrize("name", ["succeeded", "failed", "cancelled", "skipped"])
 def test_runs_are_told_as_the_true_server_told_them(pipelines, name):
-    pipelines.life = true = recorded(name)
+    pipelines.life = true = valid(recorded(name), "V2beta1Run")
     run = started(pipelines)
     told = ask(pipelines, f"v2beta1/runs/{run}")
     assert told.keys() == true.keys() - {"pipeline_version_reference", "runtime_config"}  # this one was given none

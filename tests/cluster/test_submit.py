@@ -309,7 +309,7 @@ FIT = {
     "too many students": (
         {"students": 12, "token_parts": 4},
         ["--preset", "smoke", "--set", "seeds=3"],
-        r"12 students .* too many for one run .* at most 10; make 2 runs or more over the same store, .* raise `students`",
+        r"12 students .* too many for one run .* at most 10; make 2 runs .* raise `students`",
     ),
     "too many for the default": (
         {},

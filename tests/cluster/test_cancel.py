@@ -1,5 +1,6 @@
 """`cliptea cancel`: a run, its TrainJobs and its MLflow runs are ended, and what could not be done is said."""
 
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +10,9 @@ from replay import recorded
 from typer.testing import CliRunner
 
 from cliptea import runs, settings
-from cliptea.cluster.api import ClusterError
+from cliptea.cluster.api import connect
+from cliptea.cluster.job import build, job_name
+from cliptea.cluster.settings import JobSettings, Passed
 from cliptea.tracking.runs import HEARTBEAT_TAG, ChildRun, open_parent
 from cliptea_pipeline import cancel as cancelling
 from cliptea_pipeline import submit, watch
@@ -20,24 +23,13 @@ RUN = "runs-0"
 UNNAMED = "MLflow: MLFLOW_TRACKING_URI is not set here; the next run closes what is still open there"
 
 
-class Kubernetes:
-    def __init__(self, *jobs):
-        self.namespace, self.asked, self.held = "team", [], list(jobs)
-
-    def jobs(self, job_id):
-        self.asked.append(job_id)
-        return [{"metadata": {"name": name}} for name in self.held]
-
-    def delete(self, name):
-        self.held.remove(name)
-
-
 @pytest.fixture
-def cluster(monkeypatch):
-    """A cluster with two TrainJobs of the run."""
-    there = Kubernetes("cliptea-a", "cliptea-b")
-    monkeypatch.setattr(cancelling, "connect", lambda namespace, timeout: there)
-    return there
+def cluster(kubernetes):
+    """A cluster with two TrainJobs of the run and one of another run."""
+    kubernetes.granted = None  # the user's own rights
+    for job_id, label in ((RUN, "g/a"), (RUN, "g/b"), ("other", "g/a")):
+        connect().create(build(job_id, label, "k", JobSettings(image="i:1"), Passed(), []))
+    return kubernetes
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +49,9 @@ def mlflow(monkeypatch, tmp_path, empty):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    for name in ("CLIPTEA_STORE", "MLFLOW_TRACKING_URI", "KUBECONFIG"):
+    for name in ("CLIPTEA_STORE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", "/nowhere")
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
     monkeypatch.setattr(cancelling.cancel, "__defaults__", (0.01, 5.0))
     monkeypatch.setattr(watch.wait, "__defaults__", ("", watch.Pace(poll=0.01, refresh=0.01, outage=2.0)))
 
@@ -100,13 +92,13 @@ def test_everything_is_ended_and_said(pipelines, cluster, mlflow):
     assert lines[:4] == [
         "run: Pipelines was asked to end it",
         "run: cancelled",
-        "TrainJobs: deleted cliptea-a",
-        "TrainJobs: deleted cliptea-b",
+        f"TrainJobs: deleted {job_name(RUN, 'g/a')}",
+        f"TrainJobs: deleted {job_name(RUN, 'g/b')}",
     ]
     assert lines[4].startswith("MLflow: closed ")
     assert lines[4].endswith(" as KILLED")
     assert len(lines) == 5
-    assert (cluster.asked, cluster.held) == ([RUN], [])
+    assert list(cluster.jobs) == [job_name("other", "g/a")]
     assert states(mlflow, ids) == ["KILLED", "KILLED"]
     assert "cancelled by cliptea cancel" in mlflow.get_run(ids[0]).data.tags["mlflow.note.content"]
     again = call("cancel", RUN)
@@ -127,6 +119,14 @@ def test_without_kubernetes_and_mlflow_it_says_what_happens_then(pipelines):
     assert tracking == UNNAMED
 
 
+def test_a_cluster_that_is_away_costs_a_line(pipelines, cluster, monkeypatch):
+    cluster.away = 503
+    at_work(pipelines)
+    ended = call("cancel", RUN)
+    assert ended.exit_code == 0
+    assert re.search(r"TrainJobs: not looked for \(the Kubernetes API answers 503 .*\); training ends", ended.stdout)
+
+
 def test_an_mlflow_that_is_away_costs_a_line(pipelines, cluster, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -138,16 +138,14 @@ def test_an_mlflow_that_is_away_costs_a_line(pipelines, cluster, monkeypatch):
     assert ended.stdout.splitlines()[-1].endswith("; the next run closes what is still open there")
 
 
-def test_trainjobs_that_cannot_be_deleted_cost_a_line(pipelines, monkeypatch):
-    class Refusing(Kubernetes):
-        def delete(self, name):
-            raise ClusterError("this service account may not delete trainjobs")
-
-    monkeypatch.setattr(cancelling, "connect", lambda namespace, timeout: Refusing("a"))
+def test_trainjobs_that_cannot_be_deleted_cost_a_line(pipelines, cluster):
+    cluster.denied = {("delete", "trainjobs")}
     at_work(pipelines)
     ended = call("cancel", RUN)
     assert ended.exit_code == 0
-    assert "TrainJobs: not deleted (this service account may not delete trainjobs); training ends" in ended.stdout
+    assert re.search(
+        r"TrainJobs: not deleted \(.* may not delete trainjobs .*\); training ends", ended.stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,7 +158,7 @@ def test_a_run_that_is_over_is_tidied_up_with_its_true_state(pipelines, cluster,
     ids = tracked(RUN)
     ended = call("cancel", RUN)
     assert (ended.exit_code, ended.stdout.splitlines()[0]) == (0, f"run: it is over already ({word})")
-    assert cluster.held == []
+    assert list(cluster.jobs) == [job_name("other", "g/a")]
     assert states(mlflow, ids)[0] == state
     assert pipelines.ending == {}
 
@@ -185,7 +183,7 @@ def test_a_run_that_does_not_end(pipelines, cluster, monkeypatch):
     ended = call("cancel", RUN)
     assert ended.exit_code == 1
     assert "run: Pipelines still says canceling after 0 s; call the same again" in ended.stderr
-    assert cluster.held == []
+    assert list(cluster.jobs) == [job_name("other", "g/a")]
 
 
 class Stubborn(dict):

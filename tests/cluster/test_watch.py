@@ -2,17 +2,16 @@
 
 import os
 import re
-from typing import NamedTuple
 
 import pytest
 from replay import recorded
+from test_run_objects import step_pod
 from typer.testing import CliRunner
 
 from cliptea import board, progress
 from cliptea.board import StepStatus, status_key
-from cliptea.cluster.api import ClusterError
 from cliptea.storage import open_store
-from cliptea_pipeline import news, submit, waiting, watch
+from cliptea_pipeline import news, submit, watch
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.endpoint import Endpoint
 
@@ -33,9 +32,9 @@ F1125 21:25:21.480123       1 main.go:58] failed to execute component: exit stat
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
-    for name in ("CLIPTEA_STORE", "CLIPTEA_S3_ENDPOINT", "MLFLOW_TRACKING_URI", "KUBECONFIG", "CLIPTEA_EVENTS"):
+    for name in ("CLIPTEA_STORE", "CLIPTEA_S3_ENDPOINT", "MLFLOW_TRACKING_URI", "CLIPTEA_EVENTS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", "/nowhere")
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
     monkeypatch.setattr(watch.wait, "__defaults__", ("", QUICK))
 
 
@@ -270,47 +269,29 @@ def test_a_run_that_somebody_cancels_meanwhile(pipelines):
     assert watch.wait(endpoint, run) == 3
 
 
-class Pod(NamedTuple):
-    name: str
-    node: str
-    phase: str
-    waits: str
-
-
-class Kubernetes:
-    namespace = "team"
-
-    def step_pods(self, job_id):
-        node = "w(0).root(0).exit-handler-1(0).for-loop-5(0).iteration-item(0).launch(0).executor(0)"
-        done = Pod("done", "w(0).root(0).exit-handler-1(0).resolve(0).executor(0)", "Succeeded", "")
-        driver = Pod("driver", "w(0).root(0).exit-handler-1(0).compare-driver(0)", "Pending", "a node with a CPU")
-        return [done, Pod(f"of-{job_id}", node, "Pending", "gated by kueue"), driver]
-
-
 @pytest.mark.parametrize("there", [True, False])
-def test_what_waits_is_said_when_nothing_moves(pipelines, monkeypatch, capsys, there):
-    def connect(namespace, timeout):
-        if there:
-            return Kubernetes()
-        raise ClusterError("none")
-
-    monkeypatch.setattr(waiting, "connect", connect)
+def test_what_waits_is_said_when_nothing_moves(pipelines, kubernetes, monkeypatch, capsys, there):
+    if not there:
+        monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    lacking = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "1 Insufficient cpu."}
+    kubernetes.pods = [step_pod("runs"), step_pod("stuck", phase="Pending", conditions=[lacking], containerStatuses=[])]
+    for pod in kubernetes.pods:
+        pod["metadata"]["labels"]["pipeline/runid"] = RUN
     pace = QUICK._replace(quiet=0.1, again=0.15)
     pipelines.life, pipelines.looks, pipelines.stuck = recorded("failed"), 20, 0.0  # pending, for ever
     endpoint = Endpoint()
     run = submit.submit(endpoint, SMOKE)
     pipelines.acts = later([[]] * 40 + [[lambda: pipelines.ending.setdefault(RUN, 0)]])
-    watch.wait(endpoint, run, "", pace)
+    assert watch.wait(endpoint, run, "", pace) == 3
     told = capsys.readouterr().out.splitlines()
     said = [n for n, line in enumerate(told) if "nothing has moved for" in line]
     assert len(said) >= 2
     waits = {
-        True: f"  train, pod of-{RUN}: gated by kueue",
+        True: "  train, pod stuck: no node can take it: 1 Insufficient cpu.; it waits for one",
         False: f"  what waits: kubectl -n kubeflow get pods -l pipeline/runid={RUN}",
     }
     assert {told[n + 1] for n in said} == {waits[there]}
-    assert (told[said[0] + 2] == "  compare, pod driver: a node with a CPU") == there
-    assert "done" not in told[said[0] + 1]
+    assert not [line for line in told if "pod runs" in line]
 
 
 def test_a_step_at_work_is_not_waited_for(pipelines, store, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cliptea import progress, settings
@@ -12,7 +13,7 @@ from cliptea.data.disk_cache import open_cache
 from cliptea.errors import ConfigError
 from cliptea.manifest import fingerprint
 from cliptea.models.registry import licence, require
-from cliptea.runs import Run, expand
+from cliptea.runs import ROOM, Run, expand, require_room
 from cliptea.storage import is_remote, open_store
 from cliptea.teacher.demo import DEMO
 from cliptea.teacher.weights import is_tag
@@ -56,6 +57,8 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
 
     config = settings.load(preset, overrides)
     check(config)
+    if (room := os.environ.get(ROOM)) and "CLIPTEA_EVENTS" not in os.environ:
+        require_room(len(expand(config)), int(room))
     open_cache(open_store())  # refuses addresses and sizes that cannot be, before any work
     digest = open_dataset(config.data).digest()
     further = {name: wanted.data(name, config.data) for name, wanted in config.evaluation.sets.items()}

@@ -11,7 +11,9 @@ from cliptea.config import Config
 from cliptea.errors import ConfigError
 from cliptea.manifest import fingerprint
 
-__all__ = ["Member", "Run", "Variant", "expand"]
+__all__ = ["ROOM", "Member", "Run", "Variant", "expand", "require_room"]
+
+ROOM = "CLIPTEA_STUDENTS"  # students that one run on a cluster has room for; a run on one machine has no limit
 
 
 class Member(BaseModel):
@@ -66,3 +68,24 @@ def expand(config: Config) -> list[Variant]:
     if not found:
         raise ConfigError("variants is empty", "at least one of " + ", ".join(settings.variant_groups()))
     return list(found.values())
+
+
+def require_room(students: int, room: int) -> None:
+    """Refuse more students than one run of the pipeline on a cluster has room for.
+
+    Args:
+        students: variants times seeds.
+        room: of the compiled pipeline, from its placement.
+
+    Raises:
+        ConfigError: there are more; a workflow that grows past Argo's 1 MiB would end in the middle.
+    """
+    if students > room:
+        parts = -(-students // room)
+        raise ConfigError(
+            f"{students} students (variants times seeds) are too many for one run on a cluster, whose workflow would "
+            "pass Argo's 1 MiB",
+            f"at most {room}",
+            f"make {parts} runs or more over the same store, which share tokens, by --set 'variants=[...]'; or let the "
+            "workflow controller offload its workflows, and raise `students` in the placement file",
+        )

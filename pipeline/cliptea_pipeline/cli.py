@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cliptea import __version__
-from cliptea.errors import ClipteaError, ConfigError
+from cliptea.errors import ConfigError
+from cliptea_pipeline import cluster_cli
+from cliptea_pipeline.options import Debug, Overrides, Pipeline, Preset, one_line_errors
 
 __all__ = ["app"]
 
@@ -21,33 +20,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Preset = Annotated[str, typer.Option("--preset", help="Named settings to start from.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in train.iterations=200."),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-
-
-@contextmanager
-def _one_line_errors(debug: bool) -> Iterator[None]:
-    try:
-        yield
-    except ClipteaError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except Exception as error:
-        if debug or isinstance(error, typer.Exit):
-            raise
-        text = " ".join(str(error).split())
-        print(f"error: {type(error).__name__}: {text}; add --debug for the traceback", file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 def _version(wanted: bool) -> None:
@@ -75,7 +47,7 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run the whole pipeline on this machine; what an earlier run has made is used again."""
-    with _one_line_errors(debug):
+    with one_line_errors(debug):
         from cliptea_pipeline import local
 
         raise typer.Exit(local.run(preset, overrides or [], workdir, debug))
@@ -90,7 +62,7 @@ def compile_(
     debug: Debug = False,
 ) -> None:
     """Write the pipeline that Kubeflow runs."""
-    with _one_line_errors(debug):
+    with one_line_errors(debug):
         from cliptea_pipeline.compile import check_pipeline, compile_pipeline
         from cliptea_pipeline.placement_file import read_placement
 
@@ -110,7 +82,7 @@ def compile_(
 @app.command()
 def config(preset: Preset = "demo", overrides: Overrides = None, debug: Debug = False) -> None:
     """Print the settings that a run would use, in full."""
-    with _one_line_errors(debug):
+    with one_line_errors(debug):
         import yaml
 
         from cliptea import settings
@@ -128,19 +100,26 @@ def plan(
         typer.Option(metavar="NAME=NUMBER", help="Measured images per second of a backbone's training, or of teacher."),
     ] = None,
     benchmark: Annotated[Path | None, typer.Option(help="A file of such measurements.")] = None,
+    pipeline: Pipeline = None,
     debug: Debug = False,
 ) -> None:
     """Say what a run would cost and what it lacks, without touching data."""
-    with _one_line_errors(debug):
+    with one_line_errors(debug):
         from rich.console import Console
 
         from cliptea import settings
         from cliptea.plan import make_plan, read_rates
+        from cliptea.runs import require_room
+        from cliptea_pipeline.compile import pipeline_file
+        from cliptea_pipeline.fit import read_compiled
         from cliptea_pipeline.planning import show_plan
 
         rates = read_rates(benchmark, throughput or [])
         resolved = settings.load(preset, overrides or [])
-        show_plan(Console(highlight=False), resolved, make_plan(resolved, rates))
+        room = read_compiled(pipeline or pipeline_file()).room
+        made = make_plan(resolved, rates)
+        show_plan(Console(highlight=False), resolved, made, room)
+        require_room(made.trainings, room)
 
 
 Model = Annotated[str, typer.Option("--model", help="models:/NAME@champion, runs:/ID/model or a folder.")]
@@ -163,7 +142,7 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Write masks, overlays and areas of images, also under class names that nobody trained."""
-    with _one_line_errors(debug):
+    with one_line_errors(debug):
         from cliptea_pipeline import serving
 
         raise typer.Exit(serving.predict(images, model, classes, text_weights, output, workdir))
@@ -180,7 +159,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a model as ONNX, with the class embeddings as an input, checked against torch."""
-    with _one_line_errors(debug):
+    with one_line_errors(debug):
         from cliptea_pipeline import serving
 
         serving.export(model, output, size, workdir)
@@ -193,112 +172,13 @@ def rollback(
     debug: Debug = False,
 ) -> None:
     """Make the champion before the present one the champion again."""
-    with _one_line_errors(debug):
+    with one_line_errors(debug):
         from cliptea_pipeline import serving
 
         serving.rollback(model, workdir)
 
 
-Kfp = Annotated[str | None, typer.Option("--endpoint", help="Kubeflow Pipelines; default: KFP_ENDPOINT.")]
-Namespace = Annotated[
-    str | None, typer.Option("--namespace", help="Of the steps, and of KFP's users where it has any.")
-]
-Pipeline = Annotated[Path | None, typer.Option("--pipeline", help="Compiled pipeline; default: the one shipped.")]
-Experiment = Annotated[str, typer.Option("--experiment", help="KFP's experiment; made if there is none.")]
-
-
-@app.command()
-def submit(
-    preset: Preset = "demo",
-    overrides: Overrides = None,
-    endpoint: Kfp = None,
-    namespace: Namespace = None,
-    experiment: Experiment = "cliptea",
-    pipeline: Pipeline = None,
-    skip_unchanged: Annotated[
-        bool, typer.Option("--skip-unchanged", help="End early when neither data nor settings have changed.")
-    ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the run, and exit with its state.")] = False,
-    debug: Debug = False,
-) -> None:
-    """Run the pipeline on a cluster."""
-    with _one_line_errors(debug):
-        from cliptea_pipeline import submit as submitting
-        from cliptea_pipeline.endpoint import Endpoint
-
-        given = submitting.parameters(preset, overrides or [], skip_unchanged, pipeline)
-        server = Endpoint(endpoint, namespace)
-        run_id = submitting.submit(server, given, experiment, pipeline)
-        if wait:
-            raise typer.Exit(submitting.wait(server, run_id))
-
-
-@app.command()
-def schedule(
-    cron: Annotated[
-        str | None, typer.Option(help="Six fields, seconds first: '0 0 3 * * 0' is Sundays at three.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Of the schedule; default: cliptea-PRESET.")] = None,
-    preset: Preset = "demo",
-    overrides: Overrides = None,
-    show: Annotated[bool, typer.Option("--list", help="List the schedules.")] = False,
-    pause: Annotated[str | None, typer.Option(metavar="NAME", help="Start no more runs.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="NAME", help="Start runs again.")] = None,
-    delete: Annotated[str | None, typer.Option(metavar="NAME", help="Delete a schedule; its runs stay.")] = None,
-    always: Annotated[bool, typer.Option("--always", help="Run also when neither data nor settings changed.")] = False,
-    endpoint: Kfp = None,
-    namespace: Namespace = None,
-    experiment: Experiment = "cliptea",
-    pipeline: Pipeline = None,
-    debug: Debug = False,
-) -> None:
-    """Retrain regularly on a cluster, in the time zone of KFP's controller; unchanged data are skipped."""
-    with _one_line_errors(debug):
-        from cliptea_pipeline import schedule as scheduling
-        from cliptea_pipeline import submit as submitting
-        from cliptea_pipeline.endpoint import Endpoint
-
-        asked = [bool(part) for part in (cron, show, pause, resume, delete)]
-        if sum(asked) != 1:
-            raise ConfigError(
-                f"{sum(asked)} things are asked for", "one of --cron, --list, --pause, --resume, --delete"
-            )
-        if cron:
-            cron = cron.strip()
-            scheduling.require_cron(cron)
-            given = submitting.parameters(preset, overrides or [], not always, pipeline)
-            chosen = name or f"cliptea-{preset}"
-            scheduling.create(Endpoint(endpoint, namespace), chosen, cron, given, experiment, pipeline)
-            print(f"schedule {chosen}: {cron}, in the time zone of KFP's controller, which is UTC unless set otherwise")
-            return
-        server = Endpoint(endpoint, namespace)
-        acts = {"paused": (scheduling.pause, pause), "resumed": (scheduling.resume, resume)}
-        for done, (act, which) in (acts | {"deleted": (scheduling.delete, delete)}).items():
-            if which:
-                act(server, which)
-                print(f"{done} the schedule {which}")
-        if show:
-            schedules = scheduling.listed(server)
-            for item in schedules:
-                print(f"{item.name}\t{item.state}\t{item.cron}\tpreset {item.preset}")
-            if not schedules:
-                print("no schedules", file=sys.stderr)
-
-
-@app.command()
-def doctor(
-    placement: Annotated[Path | None, typer.Option(help="The file that the pipeline is compiled with.")] = None,
-    endpoint: Kfp = None,
-    namespace: Namespace = None,
-    debug: Debug = False,
-) -> None:
-    """Say what a run on a cluster would find: ok, missing or cannot tell, and what to do."""
-    with _one_line_errors(debug):
-        from cliptea_pipeline import doctor as examining
-        from cliptea_pipeline.placement_file import read_placement
-
-        raise typer.Exit(examining.doctor(read_placement(placement), endpoint, namespace))
-
+app.add_typer(cluster_cli.app)
 
 if __name__ == "__main__":
     app()

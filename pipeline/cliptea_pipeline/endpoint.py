@@ -16,7 +16,10 @@ from typing import Any, NamedTuple
 from cliptea import __version__
 from cliptea.errors import ClipteaError, ConfigError
 
-__all__ = ["NAMESPACE", "PAGE", "PIPELINE", "Away", "Endpoint", "EndpointError", "Version", "address", "all_pages"]
+__all__ = [
+    "NAMESPACE", "PAGE", "PIPELINE", "TOKEN", "Away", "Endpoint", "EndpointError", "Unknown", "Version", "address",
+    "all_pages",
+]  # fmt: skip
 
 PIPELINE = "cliptea"
 ENDPOINT, TOKEN, NAMESPACE = "KFP_ENDPOINT", "KFP_TOKEN", "KFP_NAMESPACE"
@@ -29,6 +32,10 @@ class EndpointError(ClipteaError):
 
 class Away(EndpointError):
     """Kubeflow Pipelines does not answer, or not sensibly; it may later."""
+
+
+class Unknown(EndpointError):
+    """Kubeflow Pipelines has nothing of that id."""
 
 
 class Version(NamedTuple):
@@ -72,6 +79,7 @@ class Endpoint:
     def __init__(self, given: str | None = None, namespace: str | None = None) -> None:
         self.url = address(given)
         self.namespace = namespace or os.environ.get(NAMESPACE) or None
+        self.steps_namespace = self.namespace or ""  # where Kubernetes has the steps; "": where its settings say
         with self.asked():
             self.client: Any = self._connect()  # the generated client's types say that everything may be None
 
@@ -209,7 +217,9 @@ def _refused(url: str, error: Any) -> EndpointError:
         )
     if error.status == 404 and not text:
         return EndpointError(f"there is no Kubeflow Pipelines API of version 2 at {url}", todo="check --endpoint")
-    kind = Away if error.status == 429 or error.status >= 500 else EndpointError
+    kind = Unknown if error.status == 404 else EndpointError
+    if error.status == 429 or error.status >= 500:
+        kind = Away
     return kind(f"Kubeflow Pipelines at {url} answers {error.status}: {text or error.reason}")
 
 

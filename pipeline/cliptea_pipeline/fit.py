@@ -11,9 +11,10 @@ import yaml
 from cliptea.cluster.settings import JobSettings
 from cliptea.config import Config
 from cliptea.errors import ConfigError
-from cliptea.runs import expand
+from cliptea.runs import ROOM, expand, require_room
 from cliptea.storage import is_remote
 from cliptea.teacher.weights import is_tag
+from cliptea_pipeline.placement import Placement
 
 __all__ = ["PARAMETERS", "Compiled", "check_fit", "read_compiled"]
 
@@ -31,12 +32,14 @@ class Compiled(NamedTuple):
         store: where it is written into the pipeline, else "".
         gpus: of each step.
         job: of the launcher trainjob, else None.
+        room: students of one run.
     """
 
     image: str
     store: str
     gpus: dict[str, int]
     job: JobSettings | None
+    room: int
 
 
 def read_compiled(file: Path) -> Compiled:
@@ -62,7 +65,8 @@ def read_compiled(file: Path) -> Compiled:
     gpus = {
         name: int(c.get("resources", {}).get("accelerator", {}).get("resourceCount", 0)) for name, c in steps.items()
     }
-    return Compiled(resolve["image"], environment.get("CLIPTEA_STORE", ""), gpus, job)
+    room = int(environment.get(ROOM, Placement().room))
+    return Compiled(resolve["image"], environment.get("CLIPTEA_STORE", ""), gpus, job, room)
 
 
 def _job_settings(spec: dict[str, Any]) -> JobSettings | None:
@@ -77,9 +81,11 @@ def check_fit(config: Config, compiled: Compiled) -> None:
     """Refuse settings that cannot run on the pipeline's placement.
 
     Raises:
-        ConfigError: processes cannot share a batch or leave GPUs idle, or what a pod would read is on this machine.
+        ConfigError: students are too many, processes cannot share a batch or leave GPUs idle, or what a pod would read
+            is on this machine.
     """
     students = [variant.config(config) for variant in expand(config)]
+    require_room(len(students), compiled.room)
     if compiled.job is not None:
         for student in students:
             compiled.job.check(student)

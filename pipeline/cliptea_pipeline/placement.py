@@ -20,6 +20,7 @@ OWN = {  # variable -> the key that sets it
     "CLIPTEA_IMAGE": "image",
     "CLIPTEA_RETRIES": "retries",
     "CLIPTEA_PATIENCE": "patience_seconds",
+    "CLIPTEA_STUDENTS": "students",
 }
 
 
@@ -126,6 +127,7 @@ class Placement(Section):
     retries: Retries = Retries()
     patience_seconds: Count = 600  # how long S3, MLflow or the API of the cluster may be away before a step fails
     token_parts: Positive = 1  # tasks that share CLIP's work on the views
+    students: Positive = 100  # of one run: at about 105 its workflow passes Argo's 1 MiB, unless that is offloaded
     parallel: Positive | None = None  # students trained at a time; None: all, or by trainjob one
     launcher: Literal["torchrun", "trainjob"] = "torchrun"
     train_job: TrainJobPlacement = TrainJobPlacement()
@@ -138,6 +140,11 @@ class Placement(Section):
     @property
     def students_at_a_time(self) -> int | None:
         return 1 if self.parallel is None and self.launcher == "trainjob" else self.parallel
+
+    @property
+    def room(self) -> int:
+        """Students of one run, beside the token parts: each but the first takes half as much of the workflow."""
+        return self.students - self.token_parts // 2
 
     @property
     def processes_per_node(self) -> int:
@@ -155,6 +162,15 @@ class Placement(Section):
             raise ValueError(
                 f"train_job.processes_per_node={processes} with steps.train.gpus={gpus}; expected one process for each "
                 "GPU: leave processes_per_node away"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Placement:
+        if self.room < 1:
+            raise ValueError(
+                f"token_parts={self.token_parts} leaves a workflow of students={self.students} no room for a student; "
+                f"expected token_parts below {2 * self.students}"
             )
         return self
 

@@ -11,13 +11,13 @@ from cliptea.plan import Plan
 __all__ = ["show_plan"]
 
 
-def show_plan(console: Console, config: Config, plan: Plan) -> None:
-    """Print the plan of a run."""
+def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
+    """Print the plan of a run, of which one on a cluster has room for `room` students."""
     tasks = ", ".join(name if number == 1 else f"{name} x {number}" for name, number in plan.steps.items())
     facts = Table.grid(padding=(0, 2))
     for name, value in (
         ("steps", tasks),
-        ("trainings", f"{plan.trainings} (variants times seeds)"),
+        ("trainings", _trainings(plan.trainings, room)),
         ("training images", _count(plan.images)),
         ("views", _views(config, plan)),
         ("stored, read in training", _storage(plan.view_bytes, plan.views)),
@@ -43,6 +43,12 @@ def show_plan(console: Console, config: Config, plan: Plan) -> None:
 
 def _sum(parts: list[float | None]) -> float | None:
     return None if None in parts else sum(part for part in parts if part is not None)
+
+
+def _trainings(number: int, room: int) -> str:
+    runs = -(-number // room)
+    parts = f"; on a cluster {runs} runs, since one has room for {room}" if runs > 1 else ""
+    return f"{number} (variants times seeds){parts}"
 
 
 def _count(number: int | None) -> str:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from cliptea import settings
-from cliptea.progress import clock
 from cliptea_pipeline.compile import pipeline_file
-from cliptea_pipeline.endpoint import Away, Endpoint
+from cliptea_pipeline.endpoint import Endpoint
 from cliptea_pipeline.fit import check_fit, read_compiled
+from cliptea_pipeline.looks import run_page
 
-__all__ = ["parameters", "submit", "wait", "warn_of_image"]
-
-POLL_SECONDS = 10.0
-OUTAGE_SECONDS = 900.0  # the server may be away; the run goes on without us
-ENDED = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, "CANCELED": 3}  # state of a run -> exit code
+__all__ = ["parameters", "store", "submit", "warn_of_image"]
 
 
 def submit(endpoint: Endpoint, given: dict[str, object], experiment: str = "cliptea", file: Path | None = None) -> str:
@@ -48,7 +45,7 @@ def submit(endpoint: Endpoint, given: dict[str, object], experiment: str = "clip
             version_id=version.id,
         )
     warn_of_image(chosen)
-    print(f"run {endpoint.url}/#/runs/details/{run.run_id}", flush=True)
+    print(f"run {run_page(endpoint, run.run_id)}", flush=True)
     return run.run_id
 
 
@@ -70,6 +67,11 @@ def parameters(
     return {"preset": preset, "overrides": list(overrides), "skip_unchanged": skip_unchanged}
 
 
+def store(file: Path | None = None) -> str:
+    """URI of the store that the steps of a compiled pipeline write to; "" when it is not known here."""
+    return read_compiled(file or pipeline_file()).store or os.environ.get("CLIPTEA_STORE", "")
+
+
 def warn_of_image(file: Path) -> None:
     """Say when a compiled pipeline's image is one that nodes cannot pull."""
     image = read_compiled(file).image
@@ -79,34 +81,3 @@ def warn_of_image(file: Path) -> None:
             "yours by `cliptea compile --image` or --placement, and the file by --pipeline",
             file=sys.stderr,
         )
-
-
-def wait(endpoint: Endpoint, run_id: str, poll: float = POLL_SECONDS, outage: float = OUTAGE_SECONDS) -> int:
-    """Follow a run to its end, and tell each change of its state.
-
-    Returns:
-        Exit code: 0 when it succeeded or was skipped, 1 when it failed, 3 when it was cancelled.
-
-    Raises:
-        EndpointError: the server refuses, or is away for longer than `outage` seconds.
-    """
-    start = answered = time.monotonic()
-    told = ""
-    while True:
-        try:
-            with endpoint.asked():
-                run = endpoint.client.get_run(run_id)
-        except Away:
-            if time.monotonic() - answered > outage:
-                raise
-        else:
-            answered = time.monotonic()
-            state = run.state or "PENDING"
-            if state != told:
-                told = state
-                print(f"{state.lower()} after {clock(answered - start)}", flush=True)
-            if state in ENDED:
-                if run.error is not None and run.error.message:
-                    print(f"error: {' '.join(run.error.message.split())}", file=sys.stderr)
-                return ENDED[state]
-        time.sleep(poll)

@@ -7,6 +7,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from cliptea.cluster.settings import JobSettings
+from cliptea.runs import ROOM
 from cliptea_pipeline.placement import Placement, StepPlacement
 
 __all__ = ["job_settings", "placed"]
@@ -21,6 +22,8 @@ def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.Pipel
     task.set_container_image(placement.image).set_caching_options(False)
     _resources(task, step, placement.gpu_resource)
     _environment(task, placement)
+    if name == "resolve":
+        task.set_env_variable(ROOM, str(placement.room))
     _nodes(task, step)
     follows = (
         task.component_spec.task_config_passthroughs is not None

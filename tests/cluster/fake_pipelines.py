@@ -1,6 +1,7 @@
-"""A small KFP server: the paths of its v2beta1 API that submit and schedule use.
+"""A small KFP server: the paths of its v2beta1 API that our commands use, and the one that gives a task's log.
 
-All that it is sent and sends goes through the models of kfp-server-api: unknown or mistyped fields fail.
+All that it is sent and sends goes through the models of kfp-server-api: unknown or mistyped fields fail. What it says
+of a run is a recorded run, played.
 """
 
 from __future__ import annotations
@@ -8,15 +9,19 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import kfp_server_api
+from replay import cancelled, moment, recorded
 
-CREATED = "2026-01-01T00:00:{:02}+00:00"  # the second, which only rises
+CREATED = "2026-01-01T00:00:{:02}Z"  # the second, which only rises
 PATH = re.compile(r"/apis/v2beta1/(\w+)(?:/([^/:]+))?(?:/(versions))?(?::(\w+))?$")
+LOG = re.compile(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log$")
+OWN = {"run_id", "experiment_id", "display_name", "pipeline_version_reference", "runtime_config", "pipeline_spec"}
 MODELS = {
     "pipelines": "V2beta1Pipeline",
     "versions": "V2beta1PipelineVersion",
@@ -35,13 +40,26 @@ IDS = {
 
 
 class FakePipelines:
-    """The server. `states` are what a run shows, one at every look, the last for ever."""
+    """The server.
+
+    Attributes:
+        life: the recorded run that every run goes through.
+        looks: after so many looks at a run it is over.
+        stuck: the share of its time at which it stays for ever, if it does.
+        logs: what the pod of a workflow's node printed; of others the log is gone.
+        acts: what else happens, an act at each look at a run.
+    """
 
     def __init__(self) -> None:
         self.held: dict[str, list[dict[str, Any]]] = {kind: [] for kind in MODELS}
         self.second = 0
-        self.states = ["SUCCEEDED"]
-        self.error = ""
+        self.life = recorded("succeeded")
+        self.looks = 1
+        self.stuck: float | None = None
+        self.logs: dict[str, str] = {}
+        self.acts: list[Callable[[], object]] = []
+        self.looked: dict[str, int] = {}  # looks at each run, and at each since it was asked to end
+        self.ending: dict[str, int] = {}
         self.away = 0  # requests that are not answered
         self.token: str | None = None
         self.multi_user = False
@@ -69,6 +87,8 @@ class FakePipelines:
             return 200, valid({"multi_user": self.multi_user}, "V2beta1GetHealthzResponse")
         if path.endswith(("/upload", "/upload_version")):
             return self._upload(query, body)
+        if log := LOG.match(path):
+            return self._log(*log.groups())
         found = PATH.match(path)
         if found is None:
             return 404, "404 page not found"
@@ -88,11 +108,33 @@ class FakePipelines:
             item |= {"mode": act.upper(), "status": f"{act.upper()}D"}
         if method == "DELETE":
             self.held[kind].remove(item)
+        if act == "terminate":
+            self.ending.setdefault(name, 0)
         if kind == "runs" and method == "GET":
-            state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
-            failure = {"error": {"code": 2, "message": self.error}} if self.error else {}
-            item = item | {"state": state} | failure
+            return 200, self._run(item, name)  # recorded; to check so many tasks again takes long
         return 200, valid(item, MODELS[kind]) if method == "GET" else {}
+
+    def _run(self, item: dict[str, Any], name: str) -> dict[str, Any]:
+        if self.acts:
+            self.acts.pop(0)()
+        share = self.looked.get(name, 0) / max(self.looks - 1, 1) if self.looks > 1 else 1.0
+        if self.stuck is not None:
+            share = min(share, self.stuck)
+        run = moment(self.life, share)
+        if name in self.ending:
+            run = cancelled(run, over=self.ending[name] > 0)
+            self.ending[name] += 1
+        else:
+            self.looked[name] = self.looked.get(name, 0) + 1
+        tasks = [task | {"run_id": name} for task in run["run_details"]["task_details"]]
+        own = {key: value for key, value in item.items() if key in OWN}
+        return {k: v for k, v in run.items() if k not in OWN} | own | {"run_details": {"task_details": tasks}}
+
+    def _log(self, run: str, node: str) -> tuple[int, Any]:
+        if node in self.logs and any(item["run_id"] == run for item in self.held["runs"]):
+            return 200, self.logs[node]
+        what = f"failed to read the log of {node}"
+        return 500, {"error_message": what, "error_details": what}
 
     def _create(self, kind: str, body: dict[str, Any]) -> tuple[int, Any]:
         if "max_concurrency" in body:
@@ -166,8 +208,12 @@ def valid(item: dict[str, Any], model: str) -> dict[str, Any]:
     """The object, which must be one of kfp-server-api's models."""
     client = kfp_server_api.ApiClient()
     same = client.sanitize_for_serialization(client.deserialize(SimpleNamespace(data=json.dumps(item)), model))
-    assert same == item, f"{model}: {item} comes back as {same}"
+    assert _utc(same) == _utc(item), f"{model}: {item} comes back as {same}"
     return item
+
+
+def _utc(item: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(item).replace("+00:00", "Z"))
 
 
 def _handler(fake: FakePipelines) -> type[BaseHTTPRequestHandler]:

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cliptea_pipeline import submit as submitting
+from cliptea_pipeline import watch
 from cliptea_pipeline.cli import app
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/cluster.md").read_text()
 README = re.search(r"^## On a cluster$.*?^## ", (ROOT / "README.md").read_text(), re.M | re.S)[0]
 HANDS = {"NAME": "cliptea-voc12", "REGISTRY": "host", "IMAGE": "host/cliptea", "sha256:...": f"sha256:{'0' * 64}"}
-HANDS |= {"NAMESPACE": "team"}
+HANDS |= {"NAMESPACE": "team", "RUN": "runs-0"}
 
 
 @pytest.mark.parametrize("text", [PAGE, README], ids=["docs/cluster.md", "README.md"])
 def test_each_command_of_cliptea_works(text, pipelines, kubernetes, tmp_path, monkeypatch):
-    monkeypatch.setattr(submitting.wait, "__defaults__", (0.01, 0.3))
+    monkeypatch.setattr(watch.wait, "__defaults__", ("", watch.Pace(poll=0.01, refresh=0.01, outage=0.3)))
     for name in ("CLIPTEA_STORE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,9 @@ from kubeflow_trainer_api import models
 from cliptea.cluster.job import build
 from cliptea.cluster.settings import JobSettings, Passed
 from cliptea.errors import ConfigError
+from cliptea.runs import ROOM
 from cliptea_pipeline.compile import compile_pipeline
+from cliptea_pipeline.fit import read_compiled
 from cliptea_pipeline.placement import Placement
 from cliptea_pipeline.placement_file import read_placement
 
@@ -34,7 +36,14 @@ STEP = {
     "tolerations": TOLERATIONS,
 }
 STEPS = list(type(Placement().steps).model_fields)
-TRAIN_JOB = {"nodes": 2, "processes_per_node": 2, "scratch": "9Gi", "pending_seconds": 77, "restarts": 1, "abandoned_seconds": 777}
+TRAIN_JOB = {
+    "nodes": 2,
+    "processes_per_node": 2,
+    "scratch": "9Gi",
+    "pending_seconds": 77,
+    "restarts": 1,
+    "abandoned_seconds": 777,
+}
 EVERYTHING = {
     "image": IMAGE,
     "store": "s3://bucket/folder",
@@ -111,6 +120,20 @@ def test_everything_is_set_on_every_step(tmp_path):
         }
         assert tasks[step].get("retryPolicy") == (None if step == "finish" else retries)  # KFP's exit tasks have none
     assert [task["iteratorPolicy"] for task in others.values() if "iteratorPolicy" in task] == [{"parallelismLimit": 3}]
+
+
+def test_token_parts_take_half_as_much_room_as_students(tmp_path):
+    rooms = [Placement(students=50, token_parts=parts).room for parts in (1, 2, 3, 4, 11)]
+    assert rooms == [50, 49, 49, 48, 45]
+    assert Placement().room == 100
+    with pytest.raises(ValueError, match=r"token_parts=20 leaves .*students=10 no room .* token_parts below 20"):
+        Placement(students=10, token_parts=20)
+    assert Placement(students=10, token_parts=19).room == 1
+    file = compile_pipeline(Placement(students=50, token_parts=11), tmp_path / "p.yaml")
+    assert read_compiled(file).room == 45
+    steps = yaml.safe_load_all(file.read_text()).__next__()["deploymentSpec"]["executors"]
+    told = {name: item["value"] for name, e in steps.items() for item in e["container"]["env"] if item["name"] == ROOM}
+    assert told == {"exec-resolve": "45"}
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -5,14 +5,17 @@ import re
 import time
 
 import pytest
+from replay import recorded
 from typer.testing import CliRunner
 
 from cliptea.errors import ConfigError
 from cliptea_pipeline import submit as submitting
+from cliptea_pipeline import watch
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
 from cliptea_pipeline.schedule import require_cron
 
+QUICK = watch.Pace(poll=0.01, refresh=0.01, outage=2.0)
 SMOKE = submitting.parameters("smoke", [])
 
 
@@ -22,7 +25,9 @@ def call(*arguments):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(submitting.wait, "__defaults__", (0.01, 0.3))
+    for name in ("CLIPTEA_STORE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(watch.wait, "__defaults__", ("", QUICK))
 
 
 def test_submit_uploads_a_version_once_and_starts_typed_runs(pipelines):
@@ -69,36 +74,42 @@ def test_a_file_that_is_an_older_version(pipelines, tmp_path):
     assert (ended.stderr, len(pipelines.held["versions"])) == ("", 3)
 
 
-@pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("SKIPPED", 0), ("FAILED", 1), ("CANCELED", 3)])
-def test_wait_ends_with_the_runs_state(pipelines, state, code):
-    pipelines.states = ["PENDING", "RUNNING", "RUNNING", state]
-    pipelines.error = "the step train failed" if code == 1 else ""
+@pytest.mark.parametrize(
+    ("life", "code", "states"),
+    [
+        ("succeeded", 0, ["pending", "running", "succeeded"]),
+        ("skipped", 0, ["pending", "running", "succeeded"]),
+        ("failed", 1, ["pending", "running", "failed"]),
+        ("cancelled", 3, ["pending", "running", "cancelled"]),
+    ],
+)
+def test_wait_ends_with_the_runs_state(pipelines, life, code, states):
+    pipelines.life, pipelines.looks = recorded(life), 12
     ended = call("submit", "--preset", "smoke", "--wait")
     assert ended.exit_code == code
-    assert [line.split()[0] for line in ended.output.splitlines()[1:4]] == ["pending", "running", state.lower()]
-    assert ("error: the step train failed" in ended.output) == (code == 1)
+    assert re.findall(r"(?m)^(\w+) after ", ended.stdout) == states
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(pipelines):
     endpoint = Endpoint()
     run = submitting.submit(endpoint, SMOKE)
-    pipelines.away = 3
-    assert submitting.wait(endpoint, run) == 0
+    pipelines.away = 2
+    assert watch.wait(endpoint, run) == 0
     pipelines.away = 10**6
     with pytest.raises(Away, match="answers 503"):
-        submitting.wait(endpoint, run)
+        watch.wait(endpoint, run)
 
 
 def test_a_refusal_is_not_waited_for(pipelines, monkeypatch):
     endpoint = Endpoint()
     run = submitting.submit(endpoint, SMOKE)
-    monkeypatch.setattr(submitting.wait, "__defaults__", (0.01, 60.0))
+    monkeypatch.setattr(watch.wait, "__defaults__", ("", QUICK._replace(outage=60.0)))
     start = time.monotonic()
-    with pytest.raises(EndpointError, match="answers 404: runs gone not found"):
-        submitting.wait(endpoint, "gone")
+    with pytest.raises(ConfigError, match=r"no run 'gone' \(.* answers 404: runs gone not found\)"):
+        watch.wait(endpoint, "gone")
     pipelines.token = "changed"
     with pytest.raises(EndpointError, match=r"refuses \(401"):
-        submitting.wait(endpoint, run)
+        watch.wait(endpoint, run)
     assert time.monotonic() - start < 30
 
 
@@ -295,6 +306,16 @@ FIT = {
         ["--preset", "smoke", "--set", "student.pretrained.segformer_b0=b0.safetensors"],
         r"student.pretrained of segformer_b0=b0.safetensors is on this machine",
     ),
+    "too many students": (
+        {"students": 12, "token_parts": 4},
+        ["--preset", "smoke", "--set", "seeds=3"],
+        r"12 students .* too many for one run .* at most 10; make 2 runs .* raise `students`",
+    ),
+    "too many for the default": (
+        {},
+        ["--preset", "smoke", "--set", "seeds=26"],
+        r"104 students \(variants times seeds\) are too many for one run .* 1 MiB; expected at most 100; make 2 runs",
+    ),
     "further data": (
         {},
         ["--preset", "smoke", "--set", "evaluation.sets.voc12.root=VOC"],
@@ -319,6 +340,8 @@ def test_settings_that_the_pipeline_cannot_run(tmp_path, monkeypatch, placement,
     [
         ({"launcher": "trainjob", "train_job": {"nodes": 2}, "steps": {"train": {"gpus": 2}}}, ["--preset", "smoke"]),
         ({"steps": {"train": {"gpus": 2}}}, ["--preset", "smoke", "--set", "train.processes=2"]),
+        ({}, ["--preset", "smoke", "--set", "seeds=25"]),
+        ({"students": 200}, ["--preset", "smoke", "--set", "seeds=26"]),
         ({}, ["--preset", "voc12", "--set", "data.root=s3://b/voc", "--set", "teacher.weights=s3://b/clip.pt"]),
         ({"store": "file:///mnt/store"}, ["--preset", "voc12", "--set", "data.root=/mnt/voc"]),
     ],

@@ -1,6 +1,9 @@
 """Which students a run trains: groups, equal variants, and seeds of their own."""
 
+import pytest
+
 from cliptea import runs, settings
+from cliptea.errors import ConfigError
 
 
 def labels(*overrides: str) -> list[str]:
@@ -23,3 +26,9 @@ def test_a_variant_may_have_more_seeds_than_the_run():
     assert [v.seed for v in variants] == [0, 1, 2, 3, 4]
     assert [m.group for m in variants[0].members] == ["table3", "seeds"]
     assert {m.group for v in variants[1:] for m in v.members} == {"seeds"}
+
+
+def test_one_run_on_a_cluster_has_room_for_so_many_students():
+    runs.require_room(100, 100)
+    with pytest.raises(ConfigError, match=r"201 students .* at most 100; make 3 runs or more over the same store"):
+        runs.require_room(201, 100)

@@ -15,6 +15,7 @@ from cliptea.steps.retries import may_pass, persistently
 @pytest.fixture
 def slept(monkeypatch):
     seconds = []
+    monkeypatch.delenv("CLIPTEA_EVENTS", raising=False)
     monkeypatch.setattr(retries.time, "sleep", seconds.append)
     return seconds
 
@@ -57,8 +58,8 @@ def test_what_cannot_pass_fails_at_once(slept, four, error):
     assert slept == []
 
 
-def test_a_run_on_one_machine_tries_once(slept, monkeypatch):
-    monkeypatch.delenv("CLIPTEA_RETRIES", raising=False)
+def test_a_run_on_one_machine_tries_once(slept, four, monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
     with pytest.raises(ServerAway):
         persistently(failing(1, ServerAway("away")))
     assert slept == []
@@ -66,6 +67,7 @@ def test_a_run_on_one_machine_tries_once(slept, monkeypatch):
 
 @pytest.mark.parametrize("given", ["two", '{"count": "x"}', '{"often": 2}'])
 def test_a_wrong_setting_is_refused(monkeypatch, given):
+    monkeypatch.delenv("CLIPTEA_EVENTS", raising=False)
     monkeypatch.setenv("CLIPTEA_RETRIES", given)
     with pytest.raises(ConfigError, match="CLIPTEA_RETRIES"):
         persistently(lambda: None)

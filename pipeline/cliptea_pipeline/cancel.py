@@ -1,0 +1,103 @@
+"""`cliptea cancel`: a run on a cluster is ended, with its TrainJobs and its runs in MLflow."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from cliptea.cluster.api import ClusterError, connect
+from cliptea_pipeline import closing
+from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
+from cliptea_pipeline.looks import CANCELLED, ENDED, look, run_page
+from cliptea_pipeline.waiting import TIMEOUT
+
+__all__ = ["cancel", "parse"]
+
+REASON = "cancelled by cliptea cancel"
+BY_ITSELF = "training ends by itself soon after its step is gone"
+DETAILS = "/#/runs/details/"
+
+
+def parse(run: str) -> tuple[str, str | None]:
+    """The id of a run, and the address of its server where `run` is the address that `cliptea submit` printed."""
+    server, details, run_id = run.strip().partition(DETAILS)
+    return (run_id.strip("/"), server) if details else (server, None)
+
+
+def cancel(endpoint: Endpoint, run_id: str, poll: float = 2.0, patience: float = 180.0) -> int:
+    """End a run, and say line by line what was done and what could not be.
+
+    Args:
+        endpoint: of Kubeflow Pipelines.
+        run_id: the run; one that is over is only tidied up.
+        poll: seconds between two looks at it.
+        patience: seconds until its pods must be gone.
+
+    Returns:
+        Exit code: 0 when the run is over, 1 when Pipelines still says that it goes on.
+
+    Raises:
+        ConfigError: there is no such run.
+        EndpointError: the server does not answer, or refuses.
+    """
+    state = look(endpoint, run_id).state
+    if state in ENDED:
+        print(f"run: it is over already ({_word(state)})")
+    else:
+        _terminate(endpoint, run_id)
+        print("run: Pipelines was asked to end it", flush=True)
+        state = _ended(endpoint, run_id, poll, patience)
+        if state in ENDED:
+            print(f"run: {_word(state)}", flush=True)
+    for line in _delete_jobs(endpoint, run_id):
+        print(line)
+    if state not in ENDED:
+        print(
+            f"run: Pipelines still says {state.lower()} after {patience:.0f} s; call the same again, or see "
+            f"{run_page(endpoint, run_id)}",
+            file=sys.stderr,
+        )
+        return 1
+    print(closing.close(run_id, state, REASON) or "MLflow: nothing is open")
+    return 0
+
+
+def _terminate(endpoint: Endpoint, run_id: str) -> None:
+    try:
+        with endpoint.asked():
+            endpoint.client.terminate_run(run_id)
+    except EndpointError:
+        if look(endpoint, run_id).state not in ENDED:  # it has not just ended by itself
+            raise
+
+
+def _ended(endpoint: Endpoint, run_id: str, poll: float, patience: float) -> str:
+    """The run's state when it is over, or when the patience is."""
+    deadline = time.monotonic() + patience
+    state = "CANCELING"
+    while state not in ENDED and time.monotonic() < deadline:
+        time.sleep(poll)
+        try:
+            state = look(endpoint, run_id).state
+        except Away:
+            continue
+    return state
+
+
+def _delete_jobs(endpoint: Endpoint, run_id: str) -> list[str]:
+    """Delete the TrainJobs that the run's steps could not; returns a line about each."""
+    done, what = [], "not looked for"
+    try:
+        cluster = connect(endpoint.steps_namespace, TIMEOUT)
+        names = [job["metadata"]["name"] for job in cluster.jobs(run_id)]
+        what = "not deleted"
+        for name in names:
+            cluster.delete(name)
+            done.append(f"TrainJobs: deleted {name}")
+    except ClusterError as error:
+        return [*done, f"TrainJobs: {what} ({error.what}); {BY_ITSELF}"]
+    return done or ["TrainJobs: none are left"]
+
+
+def _word(state: str) -> str:
+    return "cancelled" if state == CANCELLED else state.lower()

@@ -1,0 +1,76 @@
+"""MLflow's side of a run that has ended on a cluster: closed from here where MLFLOW_TRACKING_URI names the server."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from cliptea.errors import ClipteaError
+from cliptea_pipeline.endpoint import Endpoint
+from cliptea_pipeline.looks import CANCELLED, ENDED, look
+
+if TYPE_CHECKING:
+    from cliptea.tracking.state import End
+
+__all__ = ["address", "close", "is_named", "sweep"]
+
+ENDS: dict[str, End] = {"SUCCEEDED": "FINISHED", "SKIPPED": "FINISHED", "FAILED": "FAILED", CANCELLED: "KILLED"}
+LATER = "the next run closes what is still open there"
+
+
+def is_named() -> bool:
+    """Whether MLflow's server is named here."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI"))
+
+
+def close(run_id: str, state: str, reason: str) -> str:
+    """Close the MLflow runs of a pipeline run that are still open; returns a line about it, or "" when none was.
+
+    Args:
+        run_id: the pipeline run.
+        state: its last state in Pipelines.
+        reason: why it ended, shown in the run's description.
+    """
+    if not is_named():
+        return f"MLflow: MLFLOW_TRACKING_URI is not set here; {LATER}"
+    from cliptea.tracking import state as tracked
+
+    try:
+        closed = tracked.close_job(run_id, ENDS[state], reason)
+    except Exception as error:
+        return f"MLflow: {_line(error)}; {LATER}"
+    return f"MLflow: closed {', '.join(closed)} as {ENDS[state]}" if closed else ""
+
+
+def address(run_id: str) -> str | None:
+    """The address of the run in MLflow, if it is known."""
+    if not is_named():
+        return None
+    from cliptea.tracking import state as tracked
+
+    try:
+        return tracked.run_address(run_id)
+    except Exception:  # the run goes on without it
+        return None
+
+
+def sweep(endpoint: Endpoint) -> list[str]:
+    """Close the MLflow runs of pipeline runs that have ended without saying so; returns a line about each."""
+    if not is_named():
+        return []
+    from cliptea.tracking import state as tracked
+
+    def ended(job_id: str) -> bool | None:
+        try:
+            return look(endpoint, job_id).state in ENDED
+        except ClipteaError:  # of one machine or of another cluster, perhaps, which this server does not know
+            return None
+
+    try:
+        return tracked.sweep(ended)
+    except Exception as error:
+        return [f"MLflow was not asked for runs that ended without a word: {_line(error)}"]
+
+
+def _line(error: Exception) -> str:
+    return error.what if isinstance(error, ClipteaError) else " ".join(f"{type(error).__name__}: {error}".split())

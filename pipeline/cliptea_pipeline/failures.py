@@ -1,0 +1,91 @@
+"""Why a run on a cluster failed: each failed step, its one error line, and where there is more."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from cliptea_pipeline.endpoint import TOKEN, Endpoint, EndpointError
+from cliptea_pipeline.looks import Look, Task, log_address, read_log
+from cliptea_pipeline.placement import Steps
+
+__all__ = ["Failure", "failures"]
+
+STEP = "|".join(Steps.model_fields)
+TOLD = re.compile(rf"(?m)^(?P<step>{STEP})(?: (?P<label>[^:\n]+))?: (?:started|failed after [^:\n]+: (?P<text>.*))$")
+ERROR = re.compile(r"(?m)^error: (.*)$")
+SILENT = "it ended without saying why (was it killed, or is there not enough memory?)"
+GONE = "its log is gone, or it never ran"
+
+
+class Failure(NamedTuple):
+    """A step that failed.
+
+    Attributes:
+        who: step and variant.
+        text: its one error line.
+        more: the command that shows its log; "" where that is gone.
+    """
+
+    who: str
+    text: str
+    more: str
+
+
+def failures(endpoint: Endpoint, run_id: str, look: Look, told: dict[tuple[str, str], str]) -> list[Failure]:
+    """The failed steps of a run that is over.
+
+    Args:
+        endpoint: of Kubeflow Pipelines.
+        run_id: the run.
+        look: the run at its end.
+        told: the errors that the steps have written to the store.
+    """
+    found = {_who(*key): Failure(_who(*key), text, "") for key, text in told.items()}
+    for failure in _from_logs(endpoint, run_id, look.tasks):
+        known = found.get(failure.who)
+        found[failure.who] = failure if known is None else known._replace(more=failure.more)
+    named = {who.split()[0] for who in found}
+    for step in dict.fromkeys(task.step for task in look.tasks if task.step and task.state == "FAILED"):
+        if step not in named:
+            found[step] = Failure(step, GONE, "")
+    return list(found.values())
+
+
+def _from_logs(endpoint: Endpoint, run_id: str, tasks: list[Task]) -> Iterator[Failure]:
+    for task in tasks:
+        if task.state != "FAILED" or not task.nodes:
+            continue
+        driver = re.fullmatch(r"(\w+)-driver", task.name)
+        if driver is None and task.name != "executor":
+            continue
+        node = task.nodes[-1]  # the last try
+        try:
+            log = read_log(endpoint, run_id, node)
+        except EndpointError:
+            continue
+        who, text = _read(log)
+        if driver is not None:
+            who, text = driver[1], "Pipelines could not start it: see the log of its driver"
+        if who:
+            yield Failure(who, text, _command(log_address(endpoint, run_id, node)))
+
+
+def _read(log: str) -> tuple[str, str]:
+    """Step and variant of a pod's log, and its last error line."""
+    events = list(TOLD.finditer(log))
+    if not events:
+        return "", ""
+    errors = ERROR.findall(log) or [event["text"] for event in events if event["text"]]
+    return _who(events[-1]["step"], events[-1]["label"] or ""), errors[-1] if errors else SILENT
+
+
+def _who(step: str, label: str) -> str:
+    return f"{step} {label}".rstrip()
+
+
+def _command(address: str) -> str:
+    token = f'-H "Authorization: Bearer ${TOKEN}" ' if os.environ.get(TOKEN) else ""
+    return f"curl {token}{address}"

@@ -1,0 +1,137 @@
+"""What Kubeflow Pipelines says of a run: its state, its tasks, and what their pods printed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from cliptea.errors import ConfigError
+from cliptea_pipeline.endpoint import Endpoint, Unknown
+from cliptea_pipeline.placement import Steps
+
+__all__ = ["CANCELLED", "ENDED", "OPEN", "Look", "Task", "log_address", "look", "read_log", "run_page", "step_named"]
+
+CANCELLED = "CANCELED"  # as Pipelines spells it
+ENDED = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, CANCELLED: 3}  # state of a run -> exit code
+OPEN = ("PENDING", "RUNNING")  # states of a task that goes on
+CANCELS = ("CANCELING", CANCELLED)
+TIMEOUT_SECONDS = 30
+
+
+def step_named(name: str) -> str:
+    """The step that Pipelines calls `name`; "" when it is none."""
+    step = "train" if name == "launch" else name
+    return step if step in Steps.model_fields else ""
+
+
+class Task(NamedTuple):
+    """A node of the run's workflow.
+
+    Attributes:
+        id: of the task.
+        name: a step's name, or one that Pipelines makes: NAME-driver, NAME(0), executor, condition-2, ...
+        state: "" when it was left out.
+        started: when, as text that sorts by time.
+        seconds: from start to end, if it has ended.
+        nodes: ids of the workflow's nodes below it.
+    """
+
+    id: str
+    name: str
+    state: str
+    started: str
+    seconds: float
+    nodes: list[str]
+
+    @property
+    def step(self) -> str:
+        """The step whose task it is; "" for the drivers, executors and loops around the steps."""
+        return step_named(self.name)
+
+
+class Look(NamedTuple):
+    """A run at one moment.
+
+    Attributes:
+        state: as Pipelines says it; but CANCELED for what it calls FAILED after somebody has ended the run.
+        error: Pipelines' own message, which is empty when a step fails.
+        tasks: in the order of their start.
+    """
+
+    state: str
+    error: str
+    tasks: list[Task]
+
+
+def look(endpoint: Endpoint, run_id: str) -> Look:
+    """The run now.
+
+    Raises:
+        ConfigError: there is no such run.
+        Away: the server does not answer.
+        EndpointError: it refuses.
+    """
+    try:
+        run = _get(endpoint, f"/apis/v2beta1/runs/{quote(run_id, safe='')}", "object")
+    except Unknown as error:
+        raise ConfigError(
+            f"there is no run {run_id!r} ({error.what})",
+            "the id of a run, or its address as `cliptea submit` printed it",
+        ) from None
+    past = [entry.get("state") for entry in run.get("state_history", [])]
+    state = run.get("state", "PENDING")
+    if state == "FAILED" and any(earlier in CANCELS for earlier in past):
+        state = CANCELLED
+    error = " ".join(run.get("error", {}).get("message", "").split())
+    tasks = map(_task, run.get("run_details", {}).get("task_details", []))
+    return Look(state, error, sorted(tasks, key=lambda task: task.started))
+
+
+def _task(told: dict[str, Any]) -> Task:
+    state = told.get("state", "")
+    start, end = (datetime.fromisoformat(told[key]) for key in ("start_time", "end_time"))
+    return Task(
+        id=told["task_id"],
+        name=told.get("display_name", ""),
+        state=state,
+        started=told["start_time"],
+        seconds=0.0 if state in OPEN else (end - start).total_seconds(),
+        nodes=[child["pod_name"] for child in told.get("child_tasks", []) if "pod_name" in child],
+    )
+
+
+def _get(endpoint: Endpoint, path: str, kind: str) -> Any:
+    """An answer that the client has no fitting request for: logs, and runs without seconds of work on their tasks."""
+    with endpoint.asked():
+        return endpoint.client._run_api.api_client.call_api(
+            path,
+            "GET",
+            response_type=kind,
+            auth_settings=["Bearer"],
+            _return_http_data_only=True,
+            _request_timeout=TIMEOUT_SECONDS,
+        )
+
+
+def run_page(endpoint: Endpoint, run_id: str) -> str:
+    """The address of the run on the pages of Pipelines."""
+    return f"{endpoint.url}/#/runs/details/{run_id}"
+
+
+def log_address(endpoint: Endpoint, run_id: str, node: str) -> str:
+    """The address of what the pod of a workflow's node printed."""
+    return f"{endpoint.url}{_log_path(run_id, node)}"
+
+
+def read_log(endpoint: Endpoint, run_id: str, node: str) -> str:
+    """What the pod of a workflow's node printed.
+
+    Raises:
+        EndpointError: it is gone, or the server does not answer.
+    """
+    return _get(endpoint, _log_path(run_id, node), "str")
+
+
+def _log_path(run_id: str, node: str) -> str:
+    return f"/apis/v1alpha1/runs/{run_id}/nodes/{node}/log"

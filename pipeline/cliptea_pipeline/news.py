@@ -1,0 +1,179 @@
+"""What the steps of a run on a cluster are doing, as the events that the displays of a local run show.
+
+The steps write it to the store, with variants and progress. Where the store cannot be read from here, the tasks that
+Kubeflow Pipelines knows must do: names and states.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from cliptea.board import BEAT_SECONDS, StepStatus, read_board
+from cliptea.errors import StorageError
+from cliptea.storage import Store, is_remote, open_store
+from cliptea_pipeline.events import Event
+from cliptea_pipeline.looks import OPEN, Look, Task
+
+__all__ = ["News"]
+
+PATIENCE = 5.0  # seconds that the store may be away at a look
+SILENT = 3 * BEAT_SECONDS
+LOST = "it was killed: there is no sign of it any more"
+WANTED = "set CLIPTEA_STORE, CLIPTEA_S3_ENDPOINT and the AWS_ variables here"
+
+
+class News:
+    """The events of a run, from the store, else from Pipelines; never from both.
+
+    Args:
+        run_id: the pipeline job.
+        store: URI of the store that the steps write to; "" when it is not known.
+        say: called with a line when there is less to be seen.
+    """
+
+    def __init__(self, run_id: str, store: str, say: Callable[[str], None]) -> None:
+        self._run_id, self._say = run_id, say
+        self._boards, self._tasks = _Boards(), _Tasks()
+        self._from_store = False  # whether a step has been seen there
+        self._store: Store | None = None
+        if is_remote(store) or os.path.isdir(unquote(urlparse(store).path)):
+            self._store = open_store(store, PATIENCE)
+        else:
+            self._give_up("the store is not known here")
+
+    def read(self, look: Look) -> list[Event]:
+        """What has happened since the last time."""
+        statuses = self._read_store()
+        if statuses:
+            self._from_store = True
+        elif not self._from_store and self._store is not None and _has_made_something(look.tasks):
+            self._give_up("the steps write no news to the store that is named here")
+        if self._store is not None:
+            return list(self._boards.events(statuses, look.tasks))
+        return list(self._tasks.events(look.tasks))
+
+    def at_work(self, look: Look) -> bool:
+        """Whether a step is doing something, and not only waited for."""
+        if self._from_store:
+            return "running" in self._boards.shown.values()
+        return any(task.name.startswith("executor(") and task.state == "RUNNING" for task in look.tasks)
+
+    @property
+    def errors(self) -> dict[tuple[str, str], str]:
+        """The error of each step and variant that has failed for good, as far as the store tells."""
+        return self._boards.errors
+
+    def _read_store(self) -> list[StepStatus]:
+        if self._store is None:
+            return []
+        try:
+            return read_board(self._store, self._run_id)
+        except StorageError as error:
+            if not self._from_store:
+                self._give_up(f"the store cannot be read from here: {error.what}")
+            return []  # what was seen last is still shown
+
+    def _give_up(self, why: str) -> None:
+        self._store = None
+        self._say(f"note: no variants and no progress are shown ({why}); {WANTED}")
+
+
+class _Boards:
+    """The statuses that the steps write, and how each was shown last."""
+
+    def __init__(self) -> None:
+        self.shown: dict[tuple[str, str], str] = {}  # running, done, failed or lost
+        self.errors: dict[tuple[str, str], str] = {}
+        self._last: dict[tuple[str, str], StepStatus] = {}
+        self._heard: dict[tuple[str, str], float] = {}  # when its beat changed
+
+    def events(self, statuses: list[StepStatus], tasks: list[Task]) -> Iterator[Event]:
+        for status in statuses:
+            key = (status.step, status.label)
+            last = self._last.get(key)
+            self._last[key] = status
+            if last is not None and (last.beat, last.started) == (status.beat, status.started):
+                continue
+            self._heard[key] = time.monotonic()
+            yield from self._changed(key, status, last)
+        yield from self._lost(tasks)
+
+    def _changed(self, key: tuple[str, str], status: StepStatus, last: StepStatus | None) -> Iterator[Event]:
+        again = last is not None and last.started != status.started
+        if again or self.shown.get(key) in (None, "lost"):
+            self.shown[key] = "running"
+            self.errors.pop(key, None)
+            yield _event("start", *key)
+        if status.published and (last is None or last.published != status.published):
+            yield _event("published", *key, values=status.published)
+        if status.state == "running":
+            if status.bar is not None:
+                yield status.bar | {"step": status.step, "label": status.label}
+            return
+        if self.shown[key] != "running":
+            return
+        self.shown[key] = status.state
+        seconds = status.updated - status.started
+        if status.state == "done":
+            yield _event("done", *key, seconds=seconds, reused=status.reused)
+        else:
+            self.errors[key] = status.text
+            yield _failed(*key, seconds, status.text)
+
+    def _lost(self, tasks: list[Task]) -> Iterator[Event]:
+        """Steps that no longer write, while Pipelines has fewer tasks at work than there are such steps."""
+        now = time.monotonic()
+        left = Counter(task.step for task in tasks if task.state in OPEN)
+        left.subtract(key[0] for key, shown in self.shown.items() if shown == "running")
+        for key in sorted(self._heard, key=self._heard.__getitem__):
+            if self.shown[key] == "running" and left[key[0]] < 0 and now - self._heard[key] >= SILENT:
+                left[key[0]] += 1
+                self.shown[key] = "lost"
+                yield _failed(*key, now - self._heard[key], LOST)
+
+
+class _Tasks:
+    """The tasks of Pipelines that are steps, and how each was shown last. Variants have no names there, but numbers."""
+
+    def __init__(self) -> None:
+        self._labels: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
+
+    def events(self, tasks: list[Task]) -> Iterator[Event]:
+        numbers = Counter[str]()
+        for task in tasks:
+            if not task.step or task.state in ("", "SKIPPED"):
+                continue
+            numbers[task.step] += 1
+            key = (task.step, self._labels.setdefault(task.id, _number(numbers[task.step])))
+            if task.id not in self._shown:
+                self._shown[task.id] = "RUNNING"
+                yield _event("start", *key)
+            if task.state in OPEN or self._shown[task.id] == task.state:
+                continue
+            self._shown[task.id] = task.state
+            if task.state == "SUCCEEDED":
+                yield _event("done", *key, seconds=task.seconds, reused=False)
+            else:
+                yield _failed(*key, task.seconds, "")
+
+
+def _number(number: int) -> str:
+    return "" if number == 1 else f"no. {number}"
+
+
+def _has_made_something(tasks: list[Task]) -> bool:
+    return any(task.step and task.state == "SUCCEEDED" for task in tasks)
+
+
+def _event(kind: str, step: str, label: str, **facts: Any) -> Event:
+    return {"event": kind, "step": step, "label": label, "pid": 0, **facts}
+
+
+def _failed(step: str, label: str, seconds: float, text: str) -> Event:
+    return _event("failed", step, label, seconds=seconds, text=text, trace="", setting=False)

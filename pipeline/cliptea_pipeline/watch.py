@@ -1,0 +1,164 @@
+"""`cliptea submit --wait`: a run on a cluster, shown as a local run is, and how it ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import NamedTuple
+
+from rich.console import Console
+
+from cliptea.outage import Outage
+from cliptea.progress import clock
+from cliptea_pipeline import closing, waiting
+from cliptea_pipeline.display import Plain, Terminal
+from cliptea_pipeline.endpoint import Away, Endpoint
+from cliptea_pipeline.events import Board
+from cliptea_pipeline.failures import failures
+from cliptea_pipeline.looks import CANCELLED, ENDED, Look, look
+from cliptea_pipeline.news import News
+
+__all__ = ["Pace", "wait"]
+
+WORDS = {CANCELLED: "cancelled", "CANCELING": "being cancelled"}
+STOPPED = 130  # exit code after Ctrl-C
+
+
+class Pace(NamedTuple):
+    """How long things take, in seconds."""
+
+    poll: float = 10.0  # between two looks
+    refresh: float = 0.2  # between two pictures of the bars
+    outage: float = 900.0  # the server may be away; the run goes on without us
+    quiet: float = 120.0  # nothing moves, and it is asked what waits
+    again: float = 600.0  # until that is said again
+    address: float = 60.0  # between two questions for the run's address in MLflow
+
+
+def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace = Pace()) -> int:  # noqa: B008 (never changed)
+    """Follow a run to its end, show its steps, and say why it failed.
+
+    Args:
+        endpoint: of Kubeflow Pipelines.
+        run_id: the run.
+        store: URI of the store that its steps write to; "" when it is not known.
+        pace: how long things take.
+
+    Returns:
+        Exit code: 0 when it succeeded or was skipped, 1 when it failed, 3 when it was cancelled, 130 after Ctrl-C.
+
+    Raises:
+        ConfigError: there is no such run.
+        EndpointError: the server refuses, or is away for long.
+    """
+    watch = _Watch(endpoint, run_id, store, pace)
+    try:
+        end = watch.follow()
+    except KeyboardInterrupt:
+        watch.close()
+        print(f"no longer watching; the run goes on, and `cliptea cancel {run_id}` ends it", file=sys.stderr)
+        return STOPPED
+    finally:
+        watch.close()
+    if end.error:
+        print(f"error: {end.error}", file=sys.stderr)
+    if end.state == "FAILED":
+        _explain(endpoint, run_id, end, watch.news)
+    if end.state in ("FAILED", CANCELLED) and (closing.is_named() or not _has_finished(end)):
+        told = closing.close(run_id, end.state, WORDS.get(end.state, "a step failed"))
+        if told:
+            print(told, file=sys.stderr)
+    return ENDED[end.state]
+
+
+def _has_finished(end: Look) -> bool:
+    """Whether the exit task has told MLflow of the end."""
+    return any(task.step == "finish" and task.state == "SUCCEEDED" for task in end.tasks)
+
+
+def _explain(endpoint: Endpoint, run_id: str, end: Look, news: News) -> None:
+    for failure in failures(endpoint, run_id, end, news.errors):
+        print(f"error: {failure.who}: {failure.text}", file=sys.stderr)
+        if failure.more:
+            print(f"  its log: {failure.more}", file=sys.stderr)
+
+
+class _Watch:
+    """What is shown of a run, look by look."""
+
+    def __init__(self, endpoint: Endpoint, run_id: str, store: str, pace: Pace) -> None:
+        self._endpoint, self._run_id, self._pace = endpoint, run_id, pace
+        self._console = Console(width=None if sys.stdout.isatty() else 120)
+        self._board = Board()
+        self.news = News(run_id, store, self._say)
+        self._view = (Terminal if self._console.is_terminal else Plain)(self._console, self._board)
+        self._open = True
+        self._start = self._moved = time.monotonic()
+        self._state = ""
+        self._tasks: list[tuple[str, str]] = []
+        self._asked = self._told = -float("inf")  # when MLflow's address was asked for, and what waits was told
+        self._addressed = False
+
+    def follow(self) -> Look:
+        """Show the run until it is over; returns the last look."""
+        outage = Outage("the server", self._pace.outage)
+        while True:
+            try:
+                seen = look(self._endpoint, self._run_id)
+            except Away as error:
+                if not outage.wait(error.what):
+                    raise
+                continue
+            outage.over()
+            self._show(seen)
+            if seen.state in ENDED:
+                return seen
+            self._rest()
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._view.close()
+
+    def _show(self, seen: Look) -> None:
+        now = time.monotonic()
+        events = self.news.read(seen)
+        for event in events:
+            self._board.add(event)
+            self._view.show(event)
+        tasks = [(task.id, task.state) for task in seen.tasks]
+        if events or (seen.state, tasks) != (self._state, self._tasks):
+            self._moved, self._told = now, -float("inf")
+        self._tell_address(now, seen)
+        if seen.state != self._state:
+            self._say(f"{WORDS.get(seen.state, seen.state.lower())} after {clock(now - self._start)}")
+        self._state, self._tasks = seen.state, tasks
+        quiet = now - self._moved
+        if quiet >= self._pace.quiet and now - self._told >= self._pace.again and not self.news.at_work(seen):
+            self._told = now
+            self._say(f"nothing has moved for {clock(quiet)}, and no step is at work")
+            for line in waiting.lines(self._endpoint, self._run_id):
+                self._say(line)
+
+    def _tell_address(self, now: float, seen: Look) -> None:
+        """Where the run is in MLflow, once it is there."""
+        tracked = self._board.published.get("tracking_run")
+        known = tracked or any(task.step == "resolve" and task.state == "SUCCEEDED" for task in seen.tasks)
+        if self._addressed or not known or now - self._asked < self._pace.address:
+            return
+        self._asked = now
+        if found := closing.address(self._run_id):
+            self._say(f"mlflow {found}")
+            self._addressed = True
+        elif tracked and not closing.is_named():
+            self._say(f"mlflow run {tracked}; its address is shown where MLFLOW_TRACKING_URI is set")
+            self._addressed = True
+
+    def _rest(self) -> None:
+        until = time.monotonic() + self._pace.poll
+        while (left := until - time.monotonic()) > 0:
+            self._view.tick()
+            time.sleep(min(left, self._pace.refresh))
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)

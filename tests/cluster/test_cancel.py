@@ -1,0 +1,231 @@
+"""`cliptea cancel`: a run, its TrainJobs and its MLflow runs are ended, and what could not be done is said."""
+
+import re
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from mlflow import MlflowClient
+from replay import recorded
+from typer.testing import CliRunner
+
+from cliptea import runs, settings
+from cliptea.cluster.api import connect
+from cliptea.cluster.job import build, job_name
+from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.tracking.runs import HEARTBEAT_TAG, ChildRun, open_parent
+from cliptea_pipeline import cancel as cancelling
+from cliptea_pipeline import submit, watch
+from cliptea_pipeline.cli import app
+from cliptea_pipeline.endpoint import Endpoint
+
+RUN = "runs-0"
+UNNAMED = "MLflow: MLFLOW_TRACKING_URI is not set here; the next run closes what is still open there"
+
+
+@pytest.fixture
+def cluster(kubernetes):
+    """A cluster with two TrainJobs of the run and one of another run."""
+    kubernetes.granted = None  # the user's own rights
+    for job_id, label in ((RUN, "g/a"), (RUN, "g/b"), ("other", "g/a")):
+        connect().create(build(job_id, label, "k", JobSettings(image="i:1"), Passed(), []))
+    return kubernetes
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def mlflow(monkeypatch, tmp_path, empty):
+    uri = f"sqlite:///{shutil.copy(empty, tmp_path)}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
+    return MlflowClient(uri)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    for name in ("CLIPTEA_STORE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    monkeypatch.setattr(cancelling.cancel, "__defaults__", (0.01, 5.0))
+    monkeypatch.setattr(watch.wait, "__defaults__", ("", watch.Pace(poll=0.01, refresh=0.01, outage=2.0)))
+
+
+def at_work(pipelines):
+    pipelines.life, pipelines.looks, pipelines.stuck = recorded("cancelled"), 10, 0.8
+    assert submit.submit(Endpoint(), submit.parameters("smoke", [])) == RUN
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, arguments)
+
+
+def tracked(job_id, heartbeat=None):
+    """MLflow's run of a pipeline job and that of one variant, both at work."""
+    config = settings.load("smoke")
+    variants = runs.expand(config)
+    run = runs.Run(
+        config=config, data_digest="d", fingerprint=job_id, job_id=job_id, tracking_run="", variants=variants
+    )
+    run = run.model_copy(update={"tracking_run": open_parent(run)})
+    if heartbeat is not None:
+        past = datetime.now(UTC) - heartbeat
+        MlflowClient().set_tag(run.tracking_run, HEARTBEAT_TAG, past.isoformat(timespec="seconds"))
+    return run.tracking_run, ChildRun.open(run, variants[0]).run_id
+
+
+def states(mlflow, ids):
+    return [mlflow.get_run(run_id).info.status for run_id in ids]
+
+
+def test_everything_is_ended_and_said(pipelines, cluster, mlflow):
+    ids = tracked(RUN)
+    at_work(pipelines)
+    ended = call("cancel", RUN)
+    lines = ended.stdout.splitlines()
+    assert ended.exit_code == 0
+    assert lines[:4] == [
+        "run: Pipelines was asked to end it",
+        "run: cancelled",
+        f"TrainJobs: deleted {job_name(RUN, 'g/a')}",
+        f"TrainJobs: deleted {job_name(RUN, 'g/b')}",
+    ]
+    assert lines[4].startswith("MLflow: closed ")
+    assert lines[4].endswith(" as KILLED")
+    assert len(lines) == 5
+    assert list(cluster.jobs) == [job_name("other", "g/a")]
+    assert states(mlflow, ids) == ["KILLED", "KILLED"]
+    assert "cancelled by cliptea cancel" in mlflow.get_run(ids[0]).data.tags["mlflow.note.content"]
+    again = call("cancel", RUN)
+    assert (again.exit_code, again.stdout.splitlines()) == (
+        0,
+        ["run: it is over already (cancelled)", "TrainJobs: none are left", "MLflow: nothing is open"],
+    )
+    assert len(pipelines.ending) == 1
+
+
+def test_without_kubernetes_and_mlflow_it_says_what_happens_then(pipelines):
+    at_work(pipelines)
+    ended = call("cancel", RUN)
+    first, second, jobs, tracking = ended.stdout.splitlines()
+    assert (ended.exit_code, first, second) == (0, "run: Pipelines was asked to end it", "run: cancelled")
+    assert jobs.startswith("TrainJobs: not looked for (no Kubernetes cluster is configured")
+    assert jobs.endswith("; training ends by itself soon after its step is gone")
+    assert tracking == UNNAMED
+
+
+def test_a_cluster_that_is_away_costs_a_line(pipelines, cluster, monkeypatch):
+    cluster.away = 503
+    at_work(pipelines)
+    ended = call("cancel", RUN)
+    assert ended.exit_code == 0
+    assert re.search(r"TrainJobs: not looked for \(the Kubernetes API answers 503 .*\); training ends", ended.stdout)
+
+
+def test_an_mlflow_that_is_away_costs_a_line(pipelines, cluster, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("CLIPTEA_PATIENCE", "0")
+    at_work(pipelines)
+    ended = call("cancel", RUN)
+    assert ended.exit_code == 0
+    assert ended.stdout.splitlines()[-1].startswith("MLflow: ")
+    assert ended.stdout.splitlines()[-1].endswith("; the next run closes what is still open there")
+
+
+def test_trainjobs_that_cannot_be_deleted_cost_a_line(pipelines, cluster):
+    cluster.denied = {("delete", "trainjobs")}
+    at_work(pipelines)
+    ended = call("cancel", RUN)
+    assert ended.exit_code == 0
+    assert re.search(r"TrainJobs: not deleted \(.* may not delete trainjobs .*\); training ends", ended.stdout)
+
+
+@pytest.mark.parametrize(
+    ("life", "word", "state"),
+    [("succeeded", "succeeded", "FINISHED"), ("failed", "failed", "FAILED"), ("cancelled", "cancelled", "KILLED")],
+)
+def test_a_run_that_is_over_is_tidied_up_with_its_true_state(pipelines, cluster, mlflow, life, word, state):
+    pipelines.life = recorded(life)
+    submit.submit(Endpoint(), submit.parameters("smoke", []))
+    ids = tracked(RUN)
+    ended = call("cancel", RUN)
+    assert (ended.exit_code, ended.stdout.splitlines()[0]) == (0, f"run: it is over already ({word})")
+    assert list(cluster.jobs) == [job_name("other", "g/a")]
+    assert states(mlflow, ids)[0] == state
+    assert pipelines.ending == {}
+
+
+def test_the_address_that_submit_printed_is_taken(pipelines, monkeypatch):
+    printed = call("submit", "--preset", "smoke").stdout.splitlines()[0].removeprefix("run ")
+    monkeypatch.delenv("KFP_ENDPOINT")
+    assert call("cancel", printed).exit_code == 0
+
+
+def test_an_unknown_run(pipelines):
+    ended = call("cancel", "nothing")
+    assert (ended.exit_code, ended.output.count("\n")) == (2, 1)
+    assert "there is no run 'nothing'" in ended.stderr
+    assert "its address as `cliptea submit` printed it" in ended.stderr
+
+
+def test_a_run_that_does_not_end(pipelines, cluster, monkeypatch):
+    monkeypatch.setattr(cancelling.cancel, "__defaults__", (0.01, 0.1))
+    at_work(pipelines)
+    monkeypatch.setattr(pipelines, "ending", Stubborn())
+    ended = call("cancel", RUN)
+    assert ended.exit_code == 1
+    assert "run: Pipelines still says canceling after 0 s; call the same again" in ended.stderr
+    assert list(cluster.jobs) == [job_name("other", "g/a")]
+
+
+class Stubborn(dict):
+    """Looks at a run that is asked to end, and never does."""
+
+    def __setitem__(self, name, looks):
+        pass
+
+
+def test_a_watched_run_that_is_cancelled_leaves_nothing_open(pipelines, mlflow):
+    ids = tracked(RUN)
+    pipelines.life, pipelines.looks = recorded("cancelled"), 5
+    ended = call("submit", "--preset", "smoke", "--wait")
+    assert ended.exit_code == 3
+    assert states(mlflow, ids) == ["KILLED", "KILLED"]
+    assert ended.stderr.splitlines()[-1].startswith("MLflow: closed ")
+
+
+def test_a_watched_run_that_failed_leaves_nothing_open(pipelines, mlflow):
+    ids = tracked(RUN)
+    pipelines.life = recorded("failed")
+    assert call("submit", "--preset", "smoke", "--wait").exit_code == 1
+    assert states(mlflow, ids) == ["FAILED", "KILLED"]
+
+
+@pytest.mark.parametrize("command", [["schedule", "--list"], ["submit", "--preset", "smoke", "--wait"]])
+def test_earlier_runs_that_ended_without_a_word_are_closed(pipelines, mlflow, command):
+    """Of those that are silent: one that is over, one that works still, and one that this server does not know."""
+    over = tracked("runs-0", timedelta(minutes=10))
+    unknown = tracked("elsewhere", timedelta(minutes=10))
+    pipelines.life = recorded("cancelled")
+    submit.submit(Endpoint(), submit.parameters("smoke", []))
+    ended = call(*command)
+    assert ended.exit_code == (0 if command[0] == "schedule" else 3)
+    notes = [line for line in ended.stderr.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1
+    assert notes[0].endswith(": closed as KILLED; Pipelines says that it is over")
+    assert states(mlflow, [over[0], unknown[0]]) == ["KILLED", "RUNNING"]
+
+
+def test_a_sweep_that_fails_costs_a_line(pipelines, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("CLIPTEA_PATIENCE", "0")
+    ended = call("schedule", "--list")
+    assert ended.exit_code == 0
+    assert "note: MLflow was not asked for runs that ended without a word: " in ended.stderr

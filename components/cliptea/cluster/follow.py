@@ -170,7 +170,7 @@ class _Follower:
     def _why(self, reason: str, late: bool, gone: list[Trouble]) -> str:
         """The likeliest cause of a failure: what its pods ended from, before what its controller says of it."""
         since = time.monotonic() - self.pace.recent
-        recent = [t for key, t in self.seen.items() if self.last.get(key, 0.0) >= since]
+        recent = [t for key, t in self.seen.items() if key in self.last and self.last[key] >= since]
         causes = [] if late else [t for t in [*recent, *gone] if t.kind in CAUSES]
         cause = min(causes, key=lambda t: CAUSES.index(t.kind), default=None)
         self.lost = cause is not None and cause.kind in AGAIN

@@ -50,6 +50,11 @@ class StepStatus(BaseModel):
     text: str = ""
     published: dict[str, str] = {}
 
+    @property
+    def who(self) -> str:
+        """Step, variant and error in one line."""
+        return f"{self.step} {self.label}".strip() + f": {self.text}"
+
 
 def status_key(job_id: str, step: str, label: str = "", writer: str = "step") -> str:
     """Where a step's status lies in the store.

@@ -11,9 +11,9 @@ from cliptea.board import read_board
 from cliptea.errors import ClipteaError
 from cliptea.notice import post_state
 from cliptea.storage import open_store
-from cliptea.tracking.client import TrackingError, connect
+from cliptea.tracking.client import TrackingError, connect, persist
 from cliptea.tracking.runs import COMPLETE_TAG, ERROR_TAG, SKIPPED_TAG
-from cliptea.tracking.state import End, close, find_parent
+from cliptea.tracking.state import END_PATIENCE, End, close, find_parent
 
 __all__ = ["finish"]
 
@@ -45,20 +45,25 @@ def finish(job_id: str, state: str, error: str, skip_unchanged: bool) -> None:
     told, run_id = STATES.get(state, SKIPPED if state == "RUNNING" and skip_unchanged else ""), ""
     reason = error or _failure(job_id)
     try:
-        client = connect()
-        run = find_parent(client, job_id)
-        if run is None:
-            progress.note("the run ended before it was tracked")
-        else:
-            run_id, told = run.info.run_id, _as_steps_say(run, told)
-            reason = reason or run.data.tags.get(ERROR_TAG, "")
-            if told:
-                close(client, run, ENDS[told], reason if told in (FAILED, CANCELED) else "")
+        told, run_id, reason = persist(lambda: _close(job_id, told, reason), END_PATIENCE)
     except TrackingError as away:
         progress.warn(f"MLflow shows this run as RUNNING until a later run closes it: {away.what}")
     if not told:
         progress.warn(f"Pipelines says that the run is {state!r}, which is no known end; MLflow is left as it is")
     post_state(job_id, told or state, reason if told != SUCCEEDED else "", run_id)
+
+
+def _close(job_id: str, told: str, reason: str) -> tuple[str, str, str]:
+    """Close the run in MLflow, if it has one; returns how it ended, the id of the run, and why it failed."""
+    client = connect()
+    run = find_parent(client, job_id)
+    if run is None:
+        progress.note("the run ended before it was tracked")
+        return told, "", reason
+    told, reason = _as_steps_say(run, told), reason or run.data.tags.get(ERROR_TAG, "")
+    if told:
+        close(client, run, ENDS[told], reason if told in (FAILED, CANCELED) else "")
+    return told, run.info.run_id, reason
 
 
 def _as_steps_say(run: Run, told: str) -> str:
@@ -72,5 +77,5 @@ def _failure(job_id: str) -> str:
     with suppress(ClipteaError):
         for status in read_board(open_store(patience=PATIENCE), job_id):
             if status.state == "failed":
-                return f"{status.step} {status.label}".strip() + f": {status.text}"
+                return status.who
     return ""

@@ -17,8 +17,11 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from cliptea import progress
+from cliptea.board import read_board
+from cliptea.errors import ClipteaError
 from cliptea.notice import post_state
-from cliptea.tracking.client import TrackingError, connect, experiment_id, find_run, plugin_run, quote
+from cliptea.storage import open_store
+from cliptea.tracking.client import TrackingError, connect, experiment_id, find_run, persist, plugin_run, quote
 from cliptea.tracking.runs import (
     COMPLETE_TAG,
     ERROR_TAG,
@@ -34,14 +37,17 @@ from cliptea.tracking.runs import (
 )
 
 __all__ = [
-    "End", "beat", "close", "close_job", "find_parent", "mark_complete", "mark_failed", "mark_skipped", "mark_stopped",
-    "run_address", "sweep",
+    "END_PATIENCE", "End", "beat", "close", "close_job", "find_parent", "mark_complete", "mark_failed", "mark_skipped",
+    "mark_stopped", "run_address", "sweep",
 ]  # fmt: skip
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
 
 SILENCE_SECONDS = 3600.0  # without a heartbeat a run is taken for dead; pods may wait this long between two steps
 QUIET_SECONDS = 180.0  # the same where Pipelines says that the run is over
+END_PATIENCE = 60.0  # seconds that MLflow may be away at the end of a run, which a sweep can tell it later
+BOARD_PATIENCE = 10.0  # seconds that the store may be away, which only knows better
+LAST_STEP = "promote"
 LONGEST_TAG = 5000  # characters
 
 
@@ -81,12 +87,16 @@ def mark_failed(run_id: str, step: str, label: str, text: str) -> None:
 def mark_complete(run_id: str) -> None:
     """Say that all steps of a pipeline run have ended well: the last of them knows best.
 
-    While MLflow is away nothing is said, and the exit handler takes Pipelines' word for it.
+    When MLflow is away for long nothing is said, and the exit handler takes Pipelines' word for it.
     """
-    with suppress(TrackingError):
+
+    def say() -> None:
         client = connect()
         client.set_tag(run_id, COMPLETE_TAG, "true")
         close(client, client.get_run(run_id), "FINISHED", "")
+
+    with suppress(TrackingError):
+        persist(say, END_PATIENCE)
 
 
 def mark_skipped(client: MlflowClient, run_id: str, earlier: str) -> None:
@@ -168,13 +178,24 @@ def sweep(ended: Callable[[str], bool | None] | None = None) -> list[str]:
         if over is False or (over is None and silence < SILENCE_SECONDS):
             continue
         why = "Pipelines says that it is over" if over else f"no step has given a sign of life for {_rough(silence)}"
-        reason = f"cancelled, or killed with all its steps: {why}"
+        end, reason = _end_on_board(job_id) or ("KILLED", f"cancelled, or killed with all its steps: {why}")
         with suppress(MlflowException):  # somebody else has deleted it meanwhile
-            close(client, run, "KILLED", reason)
+            close(client, run, end, reason)
             client.set_tag(run.info.run_id, SWEPT_TAG, now())
-            post_state(job_id, "KILLED", reason, run.info.run_id)
-            told.append(f"{run.info.run_name}: closed as KILLED; {why}")
+            post_state(job_id, end, reason, run.info.run_id)
+            told.append(f"{run.info.run_name}: closed as {end}; {why}")
     return told + _close_orphans(client)
+
+
+def _end_on_board(job_id: str) -> tuple[End, str] | None:
+    """How a run has ended by what its steps have written to the store: MLflow may have been away at its end."""
+    with suppress(ClipteaError):
+        statuses = read_board(open_store(patience=BOARD_PATIENCE), job_id)
+        if any((status.step, status.state) == (LAST_STEP, "done") for status in statuses):
+            return "FINISHED", ""
+        if failed := [status for status in statuses if status.state == "failed"]:
+            return "FAILED", failed[0].who
+    return None
 
 
 def _close_orphans(client: MlflowClient) -> list[str]:

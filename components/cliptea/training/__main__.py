@@ -12,7 +12,8 @@ Exit codes:
 
     0     the model is in the store
     75    SIGTERM came, or nobody follows; a checkpoint is saved: start it again, with any number of processes, to go on
-    76    this machine's processes did nothing wrong, and those of another have gone: start all of them again to go on
+    76    this machine's processes did nothing wrong: those of another have gone, or a server was away for too long;
+          start all of them again to go on
     1     it failed by itself; an error that a user can act on is one line on stderr
 """
 
@@ -52,7 +53,7 @@ def main(key: str) -> None:
     except ClipteaError as error:
         tell(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(DESERTED if isinstance(error, Deserted) else 1) from None
+        raise SystemExit(DESERTED if error.temporary else 1) from None
     except Exception as error:
         tell(error)
         raise

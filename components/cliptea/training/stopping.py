@@ -13,7 +13,7 @@ from cliptea.errors import ClipteaError
 __all__ = ["DESERTED", "RESTART", "Asked", "Deserted", "Stopped", "sigterm"]
 
 RESTART = os.EX_TEMPFAIL  # 75: exit code of a process that stopped on request; started again, it goes on
-DESERTED = 76  # exit code of a process that did nothing wrong and lost those that it trains with
+DESERTED = 76  # exit code of a process that did nothing wrong and lost those that it trains with, or a server
 
 
 class Stopped(SystemExit):

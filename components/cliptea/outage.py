@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import random
+import ssl
 import threading
 import time
 from weakref import WeakSet
 
 from cliptea import progress
 
-__all__ = ["COMMAND_SECONDS", "PATIENCE", "STEP_SECONDS", "Outage", "patience", "present"]
+__all__ = ["COMMAND_SECONDS", "PATIENCE", "STEP_SECONDS", "Outage", "patience", "present", "untrusted"]
 
 PATIENCE = "CLIPTEA_PATIENCE"  # seconds that a server may be away
 STEP_SECONDS = 600.0  # default in a pipeline's step: servers restart within minutes
@@ -41,6 +42,12 @@ def patience() -> float:
 def present() -> bool:
     """Whether a server is being waited for in this process now."""
     return bool(_present)
+
+
+def untrusted(error: BaseException | None) -> bool:
+    """Whether this is about a certificate or the kind of encryption, which no waiting mends."""
+    broken = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+    return isinstance(error, ssl.SSLError) and not isinstance(error, broken)
 
 
 class Outage:

@@ -3,6 +3,7 @@
 import datetime
 import socket
 import ssl
+import threading
 import time
 from dataclasses import replace
 
@@ -140,6 +141,33 @@ def test_tls_with_a_ca_of_ones_own(environment, server, store, certificate):
         trusting = S3Store(store.bucket, store.prefix, store.limits)
         trusting.put("k", b"x")
         assert trusting.get("k") == b"x"
+
+
+def test_a_server_without_tls_is_told_at_once(environment, server, store):
+    environment.setenv("CLIPTEA_S3_ENDPOINT", f"https://{server}")
+    began = time.monotonic()
+    assert "no trusted connection to https://" in message(OPERATIONS[0], store)
+    assert time.monotonic() - began < store.limits.patience
+
+
+def test_a_tls_connection_that_breaks_off_is_waited_for(environment, store):
+    with socket.create_server(("127.0.0.1", 0)) as dying:
+        port, taken = dying.getsockname()[1], []
+
+        def hang_up():
+            while True:
+                try:
+                    connection, _ = dying.accept()
+                except OSError:  # closed
+                    return
+                taken.append(connection.recv(10_000))
+                connection.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        environment.setenv("CLIPTEA_S3_ENDPOINT", f"https://127.0.0.1:{port}")
+        quick = S3Store(store.bucket, store.prefix, replace(store.limits, patience=0.3))
+        assert "the connection breaks" in message(OPERATIONS[0], quick)
+    assert len(taken) > 1
 
 
 @pytest.mark.parametrize(

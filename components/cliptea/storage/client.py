@@ -29,7 +29,7 @@ from urllib3.exceptions import (
 )
 
 from cliptea.errors import ServerAway, StorageError
-from cliptea.outage import PATIENCE, Outage
+from cliptea.outage import PATIENCE, Outage, untrusted
 from cliptea.storage.files import missing
 
 __all__ = ["Limits", "absence", "connect", "endpoint", "explained", "why"]
@@ -77,7 +77,7 @@ class Client(minio.Minio):
                 outage.over()
                 raise
             except HTTPError as error:
-                if isinstance(_cause(error), SSLError) or not outage.wait(why(error)):
+                if _untrusted(error) or not outage.wait(why(error)):
                     raise
             else:
                 outage.over()
@@ -194,7 +194,7 @@ def _refused(error: S3Error, uri: str) -> StorageError:
 
 
 def _unreachable(error: HTTPError) -> StorageError:
-    if isinstance(_cause(error), SSLError):
+    if _untrusted(error):
         return StorageError(
             f"no trusted connection to {_server()}: {_cause(error)}",
             "a certificate that the CA file vouches for",
@@ -216,7 +216,12 @@ def why(error: HTTPError) -> str:
         return "no answer in time"
     if isinstance(reason, ResponseError):
         return f"it answers {next(word for word in str(reason).split() if word.isdigit())}"
-    return "the connection breaks" if isinstance(reason, ProtocolError) else str(reason)
+    return "the connection breaks" if isinstance(reason, ProtocolError | SSLError) else str(reason)
+
+
+def _untrusted(error: HTTPError) -> bool:
+    reason = _cause(error)
+    return isinstance(reason, SSLError) and untrusted(reason.args[0])  # urllib3's own holds Python's
 
 
 def _cause(error: HTTPError) -> Exception:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 
 from cliptea.errors import ServerAway, StorageError
-from cliptea.outage import COMMAND_SECONDS, PATIENCE, Outage, patience
+from cliptea.outage import COMMAND_SECONDS, PATIENCE, Outage, patience, untrusted
 from cliptea.tracking.address import tracking_address
 
 __all__ = [
@@ -121,7 +120,7 @@ def _open_database_quickly() -> None:
 
 def _may_pass(error: BaseException) -> bool:
     """Whether the same may succeed later: not what the server has refused, nor what this machine cannot do."""
-    if any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
+    if any(untrusted(cause) for cause in _causes(error)):
         return False
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()  # 500 when nobody has answered

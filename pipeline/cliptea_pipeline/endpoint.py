@@ -31,7 +31,11 @@ class EndpointError(ClipteaError):
 
 
 class Away(EndpointError):
-    """Kubeflow Pipelines does not answer, or not sensibly; it may later."""
+    """Kubeflow Pipelines does not answer, or not sensibly; it may later. `reason` says why in a few words."""
+
+    def __init__(self, what: str, expected: str = "", todo: str = "", *, reason: str) -> None:
+        super().__init__(what, expected, todo)
+        self.reason = reason
 
 
 class Unknown(EndpointError):
@@ -137,6 +141,7 @@ class Endpoint:
                 f"Kubeflow Pipelines cannot be reached at {self.url} ({cause})",
                 "the address of its user interface or API",
                 f"check --endpoint or {ENDPOINT}, and a port-forward if there is one{ca}",
+                reason=cause,
             ) from None
         except ApiException as error:
             raise _refused(self.url, error) from None
@@ -217,10 +222,11 @@ def _refused(url: str, error: Any) -> EndpointError:
         )
     if error.status == 404 and not text:
         return EndpointError(f"there is no Kubeflow Pipelines API of version 2 at {url}", todo="check --endpoint")
-    kind = Unknown if error.status == 404 else EndpointError
+    answer = f"{error.status}: {text or error.reason}"
+    what = f"Kubeflow Pipelines at {url} answers {answer}"
     if error.status == 429 or error.status >= 500:
-        kind = Away
-    return kind(f"Kubeflow Pipelines at {url} answers {error.status}: {text or error.reason}")
+        return Away(what, reason=answer)
+    return Unknown(what) if error.status == 404 else EndpointError(what)
 
 
 def _message(error: Any) -> str:

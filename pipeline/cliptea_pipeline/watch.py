@@ -101,12 +101,12 @@ class _Watch:
 
     def follow(self) -> Look:
         """Show the run until it is over; returns the last look."""
-        outage = Outage("the server", self._pace.outage)
+        outage = Outage(f"Kubeflow Pipelines at {self._endpoint.url}", self._pace.outage)
         while True:
             try:
                 seen = look(self._endpoint, self._run_id)
             except Away as error:
-                if not outage.wait(error.what):
+                if not outage.wait(error.reason):
                     raise
                 continue
             outage.over()

@@ -8,6 +8,10 @@ from doctor_lines import CONTROLLER, PLACE, TRAINER, secret
 from fake_kubernetes import FakeKubernetes
 from fake_pipelines import FakePipelines
 from k8s.manifests import granted, one, overlay
+from watched import QUICK
+
+from cliptea.storage import Store, open_store
+from cliptea_pipeline import watch
 
 
 @pytest.fixture
@@ -75,3 +79,20 @@ def cluster(bare, kubernetes, monkeypatch, tmp_path) -> FakeKubernetes:
     kubernetes.objects["/api/v1/nodes"] = {"kind": "NodeList", "items": nodes}
     kubernetes.objects[PLACE] = {"kind": "ConfigMap", "apiVersion": "v1", "data": CONTROLLER}
     return kubernetes
+
+
+@pytest.fixture
+def watching(monkeypatch) -> None:
+    """A command that follows a run quickly, where neither store, MLflow nor Kubernetes is named."""
+    for name in ("CLIPTEA_STORE", "CLIPTEA_S3_ENDPOINT", "MLFLOW_TRACKING_URI", "CLIPTEA_EVENTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    monkeypatch.setattr(watch.wait, "__defaults__", ("", QUICK))
+
+
+@pytest.fixture
+def store(tmp_path, watching, monkeypatch) -> Store:
+    """The store that the steps write to, named here."""
+    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
+    (tmp_path / "store").mkdir()
+    return open_store()

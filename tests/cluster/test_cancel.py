@@ -8,6 +8,7 @@ import pytest
 from mlflow import MlflowClient
 from replay import recorded
 from typer.testing import CliRunner
+from watched import RUN
 
 from cliptea import runs, settings
 from cliptea.cluster.api import connect
@@ -15,16 +16,15 @@ from cliptea.cluster.job import build, job_name
 from cliptea.cluster.settings import JobSettings, Passed
 from cliptea.tracking.runs import HEARTBEAT_TAG, ChildRun, open_parent
 from cliptea_pipeline import cancel as cancelling
-from cliptea_pipeline import submit, watch
+from cliptea_pipeline import submit
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.endpoint import Endpoint
 
-RUN = "runs-0"
 UNNAMED = "MLflow: MLFLOW_TRACKING_URI is not set here; the next run closes what is still open there"
 
 
 @pytest.fixture
-def cluster(kubernetes):
+def cluster(watching, kubernetes):
     """A cluster with two TrainJobs of the run and one of another run."""
     kubernetes.granted = None  # the user's own rights
     for job_id, label in ((RUN, "g/a"), (RUN, "g/b"), ("other", "g/a")):
@@ -40,7 +40,7 @@ def empty(tmp_path_factory):
 
 
 @pytest.fixture
-def mlflow(monkeypatch, tmp_path, empty):
+def mlflow(watching, monkeypatch, tmp_path, empty):
     uri = f"sqlite:///{shutil.copy(empty, tmp_path)}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
@@ -48,12 +48,8 @@ def mlflow(monkeypatch, tmp_path, empty):
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    for name in ("CLIPTEA_STORE", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+def _quick(watching, monkeypatch):
     monkeypatch.setattr(cancelling.cancel, "__defaults__", (0.01, 5.0))
-    monkeypatch.setattr(watch.wait, "__defaults__", ("", watch.Pace(poll=0.01, refresh=0.01, outage=2.0)))
 
 
 def at_work(pipelines):

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cliptea_pipeline import watch
 from cliptea_pipeline.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -18,8 +17,7 @@ HANDS |= {"NAMESPACE": "team", "RUN": "runs-0"}
 
 
 @pytest.mark.parametrize("text", [PAGE, README], ids=["docs/cluster.md", "README.md"])
-def test_each_command_of_cliptea_works(text, pipelines, kubernetes, tmp_path, monkeypatch):
-    monkeypatch.setattr(watch.wait, "__defaults__", ("", watch.Pace(poll=0.01, refresh=0.01, outage=0.3)))
+def test_each_command_of_cliptea_works(text, pipelines, watching, kubernetes, tmp_path, monkeypatch):
     for name in ("CLIPTEA_STORE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

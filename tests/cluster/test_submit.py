@@ -1,12 +1,12 @@
 """`cliptea submit` and `cliptea schedule` against a server that speaks KFP's API."""
 
-import json
 import re
 import time
 
 import pytest
 from replay import recorded
 from typer.testing import CliRunner
+from watched import QUICK
 
 from cliptea.errors import ConfigError
 from cliptea_pipeline import submit as submitting
@@ -15,19 +15,13 @@ from cliptea_pipeline.cli import app
 from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
 from cliptea_pipeline.schedule import require_cron
 
-QUICK = watch.Pace(poll=0.01, refresh=0.01, outage=2.0)
+pytestmark = pytest.mark.usefixtures("watching")
+
 SMOKE = submitting.parameters("smoke", [])
 
 
 def call(*arguments):
     return CliRunner().invoke(app, arguments)
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    for name in ("CLIPTEA_STORE", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(watch.wait, "__defaults__", ("", QUICK))
 
 
 def test_submit_uploads_a_version_once_and_starts_typed_runs(pipelines):
@@ -267,91 +261,3 @@ def test_crons_that_kfp_reads(cron):
 def test_crons_that_it_does_not(cron):
     with pytest.raises(ConfigError, match="six fields"):
         require_cron(cron)
-
-
-FIT = {
-    "batch": (
-        {"launcher": "trainjob", "train_job": {"nodes": 2}, "steps": {"train": {"gpus": 4}}},
-        ["--preset", "smoke"],
-        r"train.batch_size=4 with 2 nodes of 4 processes; expected a multiple of 8",
-    ),
-    "a batch in parts": (
-        {"launcher": "trainjob", "train_job": {"nodes": 4}},
-        ["--preset", "smoke", "--set", "train.batch_size=8", "--set", "train.accumulate=4"],
-        r"train.batch_size=8 with 4 nodes of 1 processes and train.accumulate=4; expected a multiple of 16",
-    ),
-    "idle GPUs": (
-        {"steps": {"train": {"gpus": 4}}},
-        ["--preset", "smoke"],
-        r"the step train 4 GPUs, and train.processes=1 uses 1; .* add --set train.processes=4",
-    ),
-    "idle GPUs of CLIP": (
-        {"steps": {"tokens": {"gpus": 2}}},
-        ["--preset", "smoke"],
-        r"the step tokens 2 GPUs, and teacher.num_workers=1 uses 1",
-    ),
-    "no data": ({}, ["--preset", "voc12"], r"data.root is not set; .* add --set data.root=s3://BUCKET/FOLDER"),
-    "data here": (
-        {},
-        ["--preset", "voc12", "--set", "data.root=/home/me/VOC"],
-        r"data.root=/home/me/VOC is on this machine, where no pod sees it; expected an s3:// address",
-    ),
-    "weights here": (
-        {},
-        ["--preset", "smoke", "--set", "teacher.weights=ViT-B-16.pt"],
-        r"teacher.weights=ViT-B-16.pt is on this machine",
-    ),
-    "backbone here": (
-        {},
-        ["--preset", "smoke", "--set", "student.pretrained.segformer_b0=b0.safetensors"],
-        r"student.pretrained of segformer_b0=b0.safetensors is on this machine",
-    ),
-    "too many students": (
-        {"students": 12, "token_parts": 4},
-        ["--preset", "smoke", "--set", "seeds=3"],
-        r"12 students .* too many for one run .* at most 10; make 2 runs .* raise `students`",
-    ),
-    "too many for the default": (
-        {},
-        ["--preset", "smoke", "--set", "seeds=26"],
-        r"104 students \(variants times seeds\) are too many for one run .* 1 MiB; expected at most 100; make 2 runs",
-    ),
-    "further data": (
-        {},
-        ["--preset", "smoke", "--set", "evaluation.sets.voc12.root=VOC"],
-        r"evaluation.sets.voc12.root=VOC is on this machine",
-    ),
-}
-
-
-@pytest.mark.parametrize("command", [("submit",), ("schedule", "--cron", "@daily")], ids=["submit", "schedule"])
-@pytest.mark.parametrize(("placement", "arguments", "says"), FIT.values(), ids=FIT)
-def test_settings_that_the_pipeline_cannot_run(tmp_path, monkeypatch, placement, arguments, says, command):
-    """One line, before a server is asked: none is named here."""
-    monkeypatch.delenv("KFP_ENDPOINT", raising=False)
-    compiled(placement, tmp_path)
-    ended = call(*command, *arguments, "--pipeline", str(tmp_path / "p.yaml"))
-    assert (ended.exit_code, ended.output.count("\n")) == (2, 1)
-    assert re.search(says, ended.output)
-
-
-@pytest.mark.parametrize(
-    ("placement", "arguments"),
-    [
-        ({"launcher": "trainjob", "train_job": {"nodes": 2}, "steps": {"train": {"gpus": 2}}}, ["--preset", "smoke"]),
-        ({"steps": {"train": {"gpus": 2}}}, ["--preset", "smoke", "--set", "train.processes=2"]),
-        ({}, ["--preset", "smoke", "--set", "seeds=25"]),
-        ({"students": 200}, ["--preset", "smoke", "--set", "seeds=26"]),
-        ({}, ["--preset", "voc12", "--set", "data.root=s3://b/voc", "--set", "teacher.weights=s3://b/clip.pt"]),
-        ({"store": "file:///mnt/store"}, ["--preset", "voc12", "--set", "data.root=/mnt/voc"]),
-    ],
-)
-def test_settings_that_it_can_run(pipelines, tmp_path, placement, arguments):
-    compiled(placement, tmp_path)
-    assert call("submit", *arguments, "--pipeline", str(tmp_path / "p.yaml")).exit_code == 0
-
-
-def compiled(placement, folder):
-    (folder / "placement.yaml").write_text(json.dumps(placement | {"image": "host/cliptea:1"}))
-    ended = call("compile", "--placement", str(folder / "placement.yaml"), "-o", str(folder / "p.yaml"))
-    assert ended.exit_code == 0, ended.output

@@ -1,4 +1,4 @@
-"""`cliptea submit --wait`: what it shows of a run, from the store or from Pipelines, and what it says at its end."""
+"""`cliptea submit --wait`: what it shows of a run, from the store or from Pipelines, and how it ends."""
 
 import os
 import re
@@ -6,58 +6,18 @@ import re
 import pytest
 from replay import recorded
 from test_run_objects import step_pod
-from typer.testing import CliRunner
+from watched import QUICK, RUN, followed, later, write
 
 from cliptea import board, progress
-from cliptea.board import StepStatus, status_key
-from cliptea.storage import open_store
+from cliptea.board import StepStatus
 from cliptea_pipeline import news, submit, watch
-from cliptea_pipeline.cli import app
 from cliptea_pipeline.endpoint import Endpoint
 
-QUICK = watch.Pace(poll=0.01, refresh=0.01, outage=2.0)
+pytestmark = pytest.mark.usefixtures("watching")
+
 SMOKE = submit.parameters("smoke", [])
-RUN = "runs-0"
 BAR = {"event": "bar", "text": "training", "total": 20, "unit": "it", "done": 5, "rate": 2.0, "left": 7.5}
 BAR |= {"values": {"loss": 1.5}, "last": False}
-FAILED_NODE, CANCELLED_NODE = "cliptea-mvm76-1488963256", "cliptea-v2kzz-1587427287"
-LOG = """I1125 21:25:19.480123       1 launcher_v2.go:205] PublishInProgress
-[KFP Executor 2026-11-25 21:25:20,001 INFO]: error: not a line of ours
-resolve: started
-resolve: failed after 0.3 s: data.root=s3://cliptea/none holds no images; expected a folder
-error: data.root=s3://cliptea/none holds no images; expected a folder
-F1125 21:25:21.480123       1 main.go:58] failed to execute component: exit status 1
-"""
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch):
-    for name in ("CLIPTEA_STORE", "CLIPTEA_S3_ENDPOINT", "MLFLOW_TRACKING_URI", "CLIPTEA_EVENTS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("KUBECONFIG", "/nowhere")
-    monkeypatch.setattr(watch.wait, "__defaults__", ("", QUICK))
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
-    (tmp_path / "store").mkdir()
-    return open_store()
-
-
-def followed(*more):
-    return CliRunner().invoke(app, ["submit", "--preset", "smoke", "--wait", *more])
-
-
-def write(store, step, label="", beat=1, writer="step", **facts):
-    """A step's status, as the step itself would write it."""
-    status = StepStatus(step=step, label=label, beat=beat, started=100.0, updated=100.0 + 20 * beat, **facts)
-    store.put(status_key(RUN, step, label, writer), status.model_dump_json().encode())
-
-
-def later(acts):
-    """An act at each look."""
-    return [lambda act=act: [one() for one in act] for act in acts]
 
 
 def test_without_the_store_the_tasks_of_pipelines_are_shown_under_the_names_of_the_steps(pipelines):
@@ -94,16 +54,16 @@ def test_with_the_store_variants_and_progress_are_shown_and_tasks_are_not(pipeli
     pipelines.acts = later(
         [
             [],
-            [lambda: write(store, "resolve", published={"tracking_run": "abc"})],
-            [lambda: write(store, "resolve", beat=2, state="done", published={"tracking_run": "abc"})],
-            [lambda: write(store, "train", a), lambda: write(store, "train", b)],
+            [lambda: write("resolve", published={"tracking_run": "abc"})],
+            [lambda: write("resolve", beat=2, state="done", published={"tracking_run": "abc"})],
+            [lambda: write("train", a), lambda: write("train", b)],
             [
-                lambda: write(store, "train", a, beat=2),
-                lambda: write(store, "train", a, beat=2, writer="training", bar=bar),
+                lambda: write("train", a, beat=2),
+                lambda: write("train", a, beat=2, writer="training", bar=bar),
             ],
             [
-                lambda: write(store, "train", a, beat=3, state="done"),
-                lambda: write(store, "train", b, beat=2, state="done", reused=True),
+                lambda: write("train", a, beat=3, state="done"),
+                lambda: write("train", b, beat=2, state="done", reused=True),
             ],
         ]
     )
@@ -147,7 +107,7 @@ def test_the_address_in_mlflow_is_shown_once_it_is_known(pipelines, monkeypatch)
 def test_on_a_terminal_there_are_bars(pipelines, store, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     pipelines.looks = 5
-    write(store, "train", "table3/full", bar={"step": "train", "label": "table3/full", **BAR})
+    write("train", "table3/full", bar={"step": "train", "label": "table3/full", **BAR})
     told = followed().stdout
     assert re.search(r"train.*table3/full.*━.*5/20 it, 2/s", told)
 
@@ -179,8 +139,8 @@ def test_a_step_that_was_killed_is_not_shown_for_ever(pipelines, store, monkeypa
     """Pipelines says that no such task is at work, and its beat stands still."""
     monkeypatch.setattr(news, "SILENT", 0.05)
     pipelines.life, pipelines.looks = recorded("failed"), 20
-    write(store, "resolve")
-    write(store, "train", "a", state="done")
+    write("resolve")
+    write("train", "a", state="done")
     told = followed().stdout
     assert re.search(r"(?m)^resolve: failed after", told)
 
@@ -198,57 +158,6 @@ def test_one_of_two_variants_that_was_killed_is_told_from_the_one_that_works(mon
     again = [statuses[0].model_copy(update={"beat": 2}), moved[1]]
     (back,) = boards.events(again, both)
     assert (back["event"], back["label"]) == ("start", "a")
-
-
-def test_why_it_failed_by_the_store(pipelines, store):
-    pipelines.life, pipelines.looks = recorded("failed"), 6
-    write(store, "train", "table3/full", state="failed", text="CUDA is out of memory; expected less")
-    write(store, "resolve", state="failed", text="no images")
-    pipelines.logs[FAILED_NODE] = LOG
-    ended = followed()
-    assert ended.exit_code == 1
-    assert ended.stderr.splitlines()[1:] == [
-        "error: resolve: no images",
-        f"  its log: curl {pipelines.url}/apis/v1alpha1/runs/{RUN}/nodes/{FAILED_NODE}/log",
-        "error: train table3/full: CUDA is out of memory; expected less",
-    ]
-
-
-def test_why_it_failed_by_the_log(pipelines, monkeypatch):
-    pipelines.life = recorded("failed")
-    pipelines.logs[FAILED_NODE] = LOG
-    pipelines.token = "hush"
-    monkeypatch.setenv("KFP_TOKEN", "hush")
-    ended = followed()
-    assert (ended.exit_code, ended.stderr.splitlines()[1:]) == (
-        1,
-        [
-            "error: resolve: data.root=s3://cliptea/none holds no images; expected a folder",
-            '  its log: curl -H "Authorization: Bearer $KFP_TOKEN" '
-            f"{pipelines.url}/apis/v1alpha1/runs/{RUN}/nodes/{FAILED_NODE}/log",
-        ],
-    )
-    assert "hush" not in ended.output
-
-
-def test_the_variant_is_read_from_the_log(pipelines):
-    pipelines.life = recorded("cancelled")
-    del pipelines.life["state_history"][2]  # as if a step had failed
-    log = "train backbones/demo_fpn: started\ntrain backbones/demo_fpn: training 1/9 it\n"
-    pipelines.logs[CANCELLED_NODE] = log + "error: one\nerror: two\n"
-    assert "error: train backbones/demo_fpn: two\n" in followed().stderr
-    pipelines.logs[CANCELLED_NODE] = log
-    killed = "error: train backbones/demo_fpn: it ended without saying why (was it killed, or is there "
-    assert killed in followed().stderr
-
-
-def test_a_log_that_is_gone(pipelines):
-    pipelines.life = recorded("failed")
-    ended = followed()
-    assert (ended.exit_code, ended.stderr.splitlines()[1:]) == (
-        1,
-        ["error: resolve: its log is gone, or it never ran"],
-    )
 
 
 def test_a_cancelled_run_is_no_failed_one(pipelines):
@@ -270,7 +179,7 @@ def test_a_run_that_somebody_cancels_meanwhile(pipelines):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_what_waits_is_said_when_nothing_moves(pipelines, kubernetes, monkeypatch, capsys, there):
+def test_what_waits_is_said_when_nothing_moves(pipelines, watching, kubernetes, monkeypatch, capsys, there):
     if not there:
         monkeypatch.setenv("KUBECONFIG", "/nowhere")
     lacking = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "1 Insufficient cpu."}
@@ -298,7 +207,7 @@ def test_a_step_at_work_is_not_waited_for(pipelines, store, capsys):
     pipelines.looks, pipelines.stuck = 20, 0.5
     endpoint = Endpoint()
     run = submit.submit(endpoint, SMOKE)
-    write(store, "train", "a")
+    write("train", "a")
     pipelines.acts = later([[]] * 30 + [[lambda: pipelines.ending.setdefault(RUN, 0)]])
     watch.wait(endpoint, run, os.environ["CLIPTEA_STORE"], QUICK._replace(quiet=0.05))
     assert "nothing has moved" not in capsys.readouterr().out
@@ -321,8 +230,9 @@ def test_a_server_that_is_away_for_a_while(pipelines):
     pipelines.acts = later([[]] * 4 + [[lambda: setattr(pipelines, "away", 2)]])
     ended = followed()
     assert ended.exit_code == 0
-    assert re.search(r"the server does not answer \(Kubeflow Pipelines at .* 503.*\); trying again for", ended.stderr)
-    assert "the server answers again, after" in ended.stderr
+    server = f"Kubeflow Pipelines at {pipelines.url}"
+    assert f"{server} does not answer (503: Service Unavailable); trying again for " in ended.stderr
+    assert f"{server} answers again, after " in ended.stderr
 
 
 def test_a_true_board_is_read(pipelines, store):

@@ -190,7 +190,7 @@ def test_a_run_that_had_nothing_to_do(request, store, pipelines, told):
     assert followed(pipelines, "skipped").exit_code == 0
 
 
-def test_a_run_that_is_cancelled_ends_by_the_command(cluster, kubernetes, pipelines):
+def test_a_run_that_is_cancelled_ends_by_the_command(cluster, kubernetes, pipelines, told):
     kubernetes.granted = None  # the user's rights
     cluster.resolve()
     ChildRun.open(cluster.run, cluster.variant)
@@ -203,6 +203,7 @@ def test_a_run_that_is_cancelled_ends_by_the_command(cluster, kubernetes, pipeli
     assert states == ["KILLED", "KILLED"]
     assert "cancelled" in why
     assert "MLflow: closed" in ended.stdout
+    assert [body["state"] for body in told] == ["CANCELED"]
 
 
 def test_a_run_that_is_cancelled_elsewhere_is_closed_by_whoever_waits(cluster, pipelines):
@@ -223,7 +224,7 @@ def test_a_run_that_is_cancelled_and_watched_by_nobody_is_closed_by_the_next(req
     states, why = gone.mlflow()
     assert states == ["KILLED", "KILLED"]
     assert "no step has given a sign of life" in why
-    assert [(body["job_id"], body["state"]) for body in told] == [(RUN, "KILLED")]
+    assert [(body["job_id"], body["state"]) for body in told] == [(RUN, "CANCELED")]
 
 
 def test_a_run_that_is_gated_for_ever_is_told_of_and_left_alone(cluster, pipelines):

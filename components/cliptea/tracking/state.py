@@ -42,6 +42,7 @@ __all__ = [
 ]  # fmt: skip
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
+NOTICES: dict[End, str] = {"FINISHED": "SUCCEEDED", "FAILED": "FAILED", "KILLED": "CANCELED"}  # the webhook's words
 
 SILENCE_SECONDS = 3600.0  # without a heartbeat a run is taken for dead; pods may wait this long between two steps
 QUIET_SECONDS = 180.0  # the same where Pipelines says that the run is over
@@ -144,6 +145,8 @@ def _close_variants(client: MlflowClient, run: Run, end: End, reason: str) -> li
 def close_job(job_id: str, end: End, reason: str) -> list[str]:
     """Close the run of a pipeline job and its variants, as far as they are open; returns the names of those closed.
 
+    The webhook is told of a run that is closed here, where CLIPTEA_WEBHOOK names it: its exit task has not run.
+
     Args:
         job_id: the pipeline job.
         end: state of the run, if it is open.
@@ -158,7 +161,9 @@ def close_job(job_id: str, end: End, reason: str) -> list[str]:
         return []
     if run.info.status != "RUNNING":
         return _close_variants(client, run, end, reason)
-    return [*close(client, run, end, reason), run.info.run_name or run.info.run_id]
+    closed = close(client, run, end, reason)
+    post_state(job_id, NOTICES[end], reason, run.info.run_id)
+    return [*closed, run.info.run_name or run.info.run_id]
 
 
 def sweep(ended: Callable[[str], bool | None] | None = None) -> list[str]:
@@ -182,7 +187,7 @@ def sweep(ended: Callable[[str], bool | None] | None = None) -> list[str]:
         with suppress(MlflowException):  # somebody else has deleted it meanwhile
             close(client, run, end, reason)
             client.set_tag(run.info.run_id, SWEPT_TAG, now())
-            post_state(job_id, end, reason, run.info.run_id)
+            post_state(job_id, NOTICES[end], reason, run.info.run_id)
             told.append(f"{run.info.run_name}: closed as {end}; {why}")
     return told + _close_orphans(client)
 

@@ -110,8 +110,8 @@ class Cluster:
         work = lambda: state.mark_complete(self.run.tracking_run)  # noqa: E731
         run_step("promote", work, run=self.run.model_dump(mode="json"))
 
-    def exit(self, status, may_skip=False):
-        finish.python_func(RUN, may_skip, SimpleNamespace(state=status, error_message=None))
+    def exit(self, status):
+        finish.python_func(RUN, SimpleNamespace(state=status, error_message=None))
 
     def mlflow(self):
         """The states of the pipeline run and of its variant, and why."""
@@ -184,7 +184,7 @@ def test_a_run_that_had_nothing_to_do(request, store, pipelines, told):
     earlier.promote()
     later = Cluster(request, "same data and settings")
     assert later.resolve(may_skip=True) == "unchanged"
-    later.exit("RUNNING", may_skip=True)
+    later.exit("RUNNING")
     assert later.mlflow() == (["FINISHED"], "")
     assert [body["state"] for body in told] == ["SKIPPED"]
     assert followed(pipelines, "skipped").exit_code == 0
@@ -223,7 +223,7 @@ def test_a_run_that_is_cancelled_and_watched_by_nobody_is_closed_by_the_next(req
     state.sweep()
     states, why = gone.mlflow()
     assert states == ["KILLED", "KILLED"]
-    assert "no step has given a sign of life" in why
+    assert "no sign of life" in why
     assert [(body["job_id"], body["state"]) for body in told] == [(RUN, "CANCELED")]
 
 
@@ -292,6 +292,28 @@ def test_a_pipelines_server_that_is_away_while_somebody_waits(cluster, pipelines
     assert followed(pipelines, "succeeded", looks=5).exit_code == 0
 
 
+def test_a_step_that_is_cancelled_has_not_failed(request, store, kubernetes):
+    """It gets SIGTERM, deletes its TrainJob and dies; nobody watches, and the next run closes it."""
+    gone = Cluster(request)
+    gone.resolve()
+    kubernetes.play = script(two, lambda server: os.kill(os.getpid(), signal.SIGTERM), two)
+    monkeypatch = pytest.MonkeyPatch()
+    with pytest.raises(SystemExit) as ended:
+        gone.train()
+    monkeypatch.undo()
+    assert ended.value.code == 143
+    assert kubernetes.deleted == [NAME]
+    MlflowClient().set_tag(gone.run.tracking_run, "cliptea.heartbeat", "2026-01-01T00:00:00+00:00")
+    state.sweep(lambda job_id: "KILLED")
+    assert gone.mlflow()[0] == ["RUNNING", "RUNNING"]  # its last sign of life on the board is too young
+    monkeypatch.setattr(state, "QUIET_SECONDS", 0.0)
+    state.sweep(lambda job_id: "KILLED")
+    monkeypatch.undo()
+    states, why = gone.mlflow()
+    assert states == ["KILLED", "KILLED"]
+    assert "Pipelines says that it is over" in why
+
+
 @pytest.mark.parametrize(
     ("work", "state_", "end"), [("promote", "COMPLETE", "FINISHED"), ("train", "FAILED", "FAILED")]
 )
@@ -315,6 +337,7 @@ def test_mlflow_that_is_away_at_the_end_is_told_the_truth_by_the_next_sweep(
     assert [body["state"] for body in told] == ["SUCCEEDED" if end == "FINISHED" else "FAILED"]
     assert cluster.mlflow()[0] == ["RUNNING"]
     MlflowClient().set_tag(cluster.run.tracking_run, "cliptea.heartbeat", "2026-01-01T00:00:00+00:00")
+    monkeypatch.setattr(state, "SILENCE_SECONDS", 0.0)
     state.sweep()
     states, why = cluster.mlflow()
     assert states == [end]

@@ -92,11 +92,11 @@ def schedule(
         from cliptea_pipeline import submit as submitting
         from cliptea_pipeline.endpoint import Endpoint
 
-        asked = [bool(part) for part in (cron, show, pause, resume, delete)]
-        if sum(asked) != 1:
-            raise ConfigError(
-                f"{sum(asked)} things are asked for", "one of --cron, --list, --pause, --resume, --delete"
-            )
+        asked, choice = sum(map(bool, (cron, show, pause, resume, delete))), "--cron, --list, --pause, --resume, --delete"
+        if asked == 0:
+            raise ConfigError(f"say what to do: one of {choice}")
+        if asked > 1:
+            raise ConfigError(f"{asked} things are asked for", f"one of {choice}")
         if cron:
             cron = cron.strip()
             scheduling.require_cron(cron)

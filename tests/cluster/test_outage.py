@@ -58,5 +58,5 @@ def test_an_api_that_stays_away_for_longer_than_the_one_setting(kubernetes, monk
 def test_an_api_that_refuses_connections(kubernetes, monkeypatch):
     monkeypatch.setenv("CLIPTEA_PATIENCE", "0.2")
     kubernetes.close()
-    with pytest.raises(Unreachable, match="the Kubernetes API cannot be reached"):
+    with pytest.raises(Unreachable, match=r"the Kubernetes API cannot be reached \(nothing listens there\)"):
         follow()

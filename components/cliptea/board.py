@@ -17,10 +17,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from cliptea import progress
-from cliptea.errors import ClipteaError
-from cliptea.storage import Store
+from cliptea.errors import ClipteaError, ServerAway, StorageError
+from cliptea.storage import Entry, Store
 
-__all__ = ["BEAT_SECONDS", "StepStatus", "posting", "read_board", "status_key"]
+__all__ = ["BEAT_SECONDS", "BoardReader", "StepStatus", "posting", "read_board", "status_key"]
 
 FOLDER = "runs"
 BEAT_SECONDS = 20.0
@@ -69,20 +69,51 @@ def status_key(job_id: str, step: str, label: str = "", writer: str = "step") ->
 
 
 def read_board(store: Store, job_id: str) -> list[StepStatus]:
-    """The status of every step of a run that has begun, in the order in which they did; bars of helpers included."""
-    found: dict[tuple[str, str], StepStatus] = {}
-    bars: dict[tuple[str, str], StepStatus] = {}
-    for entry in store.entries(f"{FOLDER}/{job_id}"):
+    """What `BoardReader.read` returns at a single look."""
+    return BoardReader(store, job_id).read()
+
+
+class BoardReader:
+    """Reads the board of a run again and again, and fetches only what was written since the last time.
+
+    Args:
+        store: that the steps write to.
+        job_id: the pipeline job.
+    """
+
+    def __init__(self, store: Store, job_id: str) -> None:
+        self._store, self._folder = store, f"{FOLDER}/{job_id}"
+        self._known: dict[Entry, StepStatus | None] = {}  # None: of another version of ours, which cannot be read
+
+    def read(self) -> list[StepStatus]:
+        """The status of every step that has begun, in the order in which they did; bars of helpers included.
+
+        Raises:
+            StorageError: the store is away, or cannot be listed.
+        """
+        known: dict[Entry, StepStatus | None] = {}
+        for entry in self._store.entries(self._folder):
+            try:
+                known[entry] = self._known[entry] if entry in self._known else self._fetch(entry.key)
+            except ServerAway:
+                raise
+            except StorageError:  # written anew at this moment: read at the next look
+                continue
+        self._known = known
+        told = [(entry.key.endswith("/step.json"), status) for entry, status in known.items() if status is not None]
+        bars = {(status.step, status.label): status.bar for own, status in told if not own and status.bar is not None}
+        found = [
+            status.model_copy(update={"bar": bars.get((status.step, status.label), status.bar)})
+            for own, status in told
+            if own
+        ]
+        return sorted(found, key=lambda status: status.started)
+
+    def _fetch(self, key: str) -> StepStatus | None:
         try:
-            status = StepStatus.model_validate_json(store.get(entry.key))
-        except (ClipteaError, ValidationError):  # written anew or by another version: shown at the next look
-            continue
-        place = (status.step, status.label)
-        (found if entry.key.endswith("/step.json") else bars)[place] = status
-    for place, helper in bars.items():
-        if place in found and helper.bar is not None:
-            found[place].bar = helper.bar
-    return sorted(found.values(), key=lambda status: status.started)
+            return StepStatus.model_validate_json(self._store.get(key))
+        except ValidationError:
+            return None
 
 
 @contextmanager

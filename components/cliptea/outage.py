@@ -6,6 +6,7 @@ or answers 5xx may come back: it is asked again until the patience is over. What
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import ssl
@@ -14,6 +15,7 @@ import time
 from weakref import WeakSet
 
 from cliptea import progress
+from cliptea.errors import ConfigError
 
 __all__ = ["COMMAND_SECONDS", "PATIENCE", "STEP_SECONDS", "Outage", "patience", "present", "untrusted"]
 
@@ -31,12 +33,23 @@ _news: dict[str, float] = {}  # and since when it is away, until its return is t
 
 
 def patience() -> float:
-    """Seconds that a server may be away: CLIPTEA_PATIENCE, else ten minutes in a step and ten seconds elsewhere."""
+    """Seconds that a server may be away: CLIPTEA_PATIENCE, else ten minutes in a step and ten seconds elsewhere.
+
+    0 means one try.
+
+    Raises:
+        ConfigError: CLIPTEA_PATIENCE is no finite number of at least 0.
+    """
     given = os.environ.get(PATIENCE, "")
-    try:
-        return max(0.0, float(given))
-    except ValueError:
+    if not given:
         return STEP_SECONDS if progress.STEP in os.environ else COMMAND_SECONDS
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ConfigError(f"{PATIENCE}={given!r} is no time", "a number of seconds, such as 600, or 0 for one try")
+    return seconds
 
 
 def present() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from cliptea.cluster.api import ClusterError, connect
+from cliptea.cluster.api import ClusterError, NoTrainer, connect
 from cliptea_pipeline import closing
 from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
 from cliptea_pipeline.looks import CANCELLED, ENDED, look, run_page
@@ -58,7 +58,7 @@ def cancel(endpoint: Endpoint, run_id: str, poll: float = 2.0, patience: float =
             file=sys.stderr,
         )
         return 1
-    print(closing.close(run_id, state, REASON) or "MLflow: nothing is open")
+    print(closing.close(run_id, state, REASON) or "MLflow: no open run of it was found")
     return 0
 
 
@@ -94,9 +94,11 @@ def _delete_jobs(endpoint: Endpoint, run_id: str) -> list[str]:
         for name in names:
             cluster.delete(name)
             done.append(f"TrainJobs: deleted {name}")
+    except NoTrainer:
+        return ["TrainJobs: the cluster has no Kubeflow Trainer, so there are none"]
     except ClusterError as error:
         return [*done, f"TrainJobs: {what} ({error.what}); {BY_ITSELF}"]
-    return done or ["TrainJobs: none are left"]
+    return done or [f"TrainJobs: none are left in namespace {cluster.namespace}"]
 
 
 def _word(state: str) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 from cliptea.errors import ClipteaError
-from cliptea_pipeline.endpoint import Endpoint
-from cliptea_pipeline.looks import CANCELLED, ENDED, look
+from cliptea_pipeline.endpoint import Away, Endpoint
+from cliptea_pipeline.looks import ENDED, look
 
 if TYPE_CHECKING:
     from cliptea.tracking.state import End
 
-__all__ = ["address", "close", "is_named", "sweep"]
+__all__ = ["address", "close", "ended", "is_named", "sweep"]
 
-ENDS: dict[str, End] = {"SUCCEEDED": "FINISHED", "SKIPPED": "FINISHED", "FAILED": "FAILED", CANCELLED: "KILLED"}
 LATER = "the next run closes what is still open there"
 
 
@@ -36,10 +36,10 @@ def close(run_id: str, state: str, reason: str) -> str:
     from cliptea.tracking import state as tracked
 
     try:
-        closed = tracked.close_job(run_id, ENDS[state], reason)
+        closed = tracked.close_job(run_id, ENDED[state], reason)
     except Exception as error:
         return f"MLflow: {_line(error)}; {LATER}"
-    return f"MLflow: closed {', '.join(closed)} as {ENDS[state]}" if closed else ""
+    return f"MLflow: closed {', '.join(closed)} as {ENDED[state]}" if closed else ""
 
 
 def address(run_id: str) -> str | None:
@@ -54,20 +54,30 @@ def address(run_id: str) -> str | None:
         return None
 
 
+def ended(job_id: str, state_of: Callable[[str], str]) -> End | Literal["RUNNING"] | None:
+    """How a pipeline run has ended, for a sweep; "RUNNING" while it goes on, None when Pipelines does not know it.
+
+    Args:
+        job_id: the pipeline run; one of a single machine or of another cluster, perhaps.
+        state_of: asks Pipelines for the state of a run, with the errors of `look`. When it does not answer, the run is
+            taken to go on.
+    """
+    try:
+        return ENDED.get(state_of(job_id), "RUNNING")
+    except Away:
+        return "RUNNING"
+    except ClipteaError:
+        return None
+
+
 def sweep(endpoint: Endpoint) -> list[str]:
     """Close the MLflow runs of pipeline runs that have ended without saying so; returns a line about each."""
     if not is_named():
         return []
     from cliptea.tracking import state as tracked
 
-    def ended(job_id: str) -> bool | None:
-        try:
-            return look(endpoint, job_id).state in ENDED
-        except ClipteaError:  # of one machine or of another cluster, perhaps, which this server does not know
-            return None
-
     try:
-        return tracked.sweep(ended)
+        return tracked.sweep(lambda job_id: ended(job_id, lambda run_id: look(endpoint, run_id).state))
     except Exception as error:
         return [f"MLflow was not asked for runs that ended without a word: {_line(error)}"]
 

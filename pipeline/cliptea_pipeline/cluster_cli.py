@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cliptea.errors import ConfigError
 from cliptea_pipeline.options import Debug, Overrides, Pipeline, Preset, one_line_errors
+
+if TYPE_CHECKING:
+    from cliptea_pipeline.endpoint import Endpoint
 
 __all__ = ["app"]
 
@@ -38,16 +42,18 @@ def submit(
 ) -> None:
     """Run the pipeline on a cluster."""
     with one_line_errors(debug):
-        from cliptea_pipeline import closing, watch
         from cliptea_pipeline import submit as submitting
+        from cliptea_pipeline import watch
         from cliptea_pipeline.endpoint import Endpoint
 
         given = submitting.parameters(preset, overrides or [], skip_unchanged, pipeline)
         server = Endpoint(endpoint, namespace)
         run_id = submitting.submit(server, given, experiment, pipeline)
         if wait:
-            _print_swept(closing.sweep(server))
-            raise typer.Exit(watch.wait(server, run_id, submitting.store(pipeline)))
+            code = watch.wait(server, run_id, submitting.store(pipeline))
+            if code != watch.STOPPED:
+                _sweep(server)
+            raise typer.Exit(code)
 
 
 @app.command()
@@ -87,7 +93,6 @@ def schedule(
 ) -> None:
     """Retrain regularly on a cluster, in the time zone of KFP's controller; unchanged data are skipped."""
     with one_line_errors(debug):
-        from cliptea_pipeline import closing
         from cliptea_pipeline import schedule as scheduling
         from cliptea_pipeline import submit as submitting
         from cliptea_pipeline.endpoint import Endpoint
@@ -117,7 +122,8 @@ def schedule(
                 print(f"{item.name}\t{item.state}\t{item.cron}\tpreset {item.preset}")
             if not schedules:
                 print("no schedules", file=sys.stderr)
-            _print_swept(closing.sweep(server))
+            sys.stdout.flush()
+            _sweep(server)
 
 
 @app.command()
@@ -135,6 +141,10 @@ def doctor(
         raise typer.Exit(examining.doctor(read_placement(placement), endpoint, namespace))
 
 
-def _print_swept(lines: list[str]) -> None:
-    for line in lines:
-        print(f"note: {line}", file=sys.stderr)
+def _sweep(server: Endpoint) -> None:
+    """Tidy up after earlier runs; Ctrl-C leaves that to whoever looks next."""
+    from cliptea_pipeline import closing
+
+    with suppress(KeyboardInterrupt):
+        for line in closing.sweep(server):
+            print(f"note: {line}", file=sys.stderr)

@@ -9,12 +9,13 @@ from urllib.parse import quote
 
 from cliptea.errors import ClipteaError
 from cliptea_pipeline.checks import BROKEN, OK, UNKNOWN, Finding, answer
-from cliptea_pipeline.endpoint import NAMESPACE, TOKEN, address
+from cliptea_pipeline.closing import ended, is_named
+from cliptea_pipeline.endpoint import NAMESPACE, TOKEN, Away, Unknown, address
+from cliptea_pipeline.looks import run_state
 from cliptea_pipeline.placement import Placement
 
 __all__ = ["kfp", "sweep"]
 
-ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")  # states of a run
 PLUGIN = "mlflow"  # name of the plug-in, under which runs keep its output
 LOOKED_AT = 10  # newest runs
 
@@ -28,6 +29,14 @@ class _Api(NamedTuple):
         token = os.environ.get(TOKEN)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return answer("Pipelines", self.url, f"{self.url}/apis/v2beta1/{path}", headers, "KFP_ENDPOINT", TOKEN)
+
+    def state_of(self, run_id: str) -> str:
+        found, run = self.get(f"runs/{quote(run_id, safe='')}")
+        if found.state == OK:
+            return run_state(run)
+        if found.state == BROKEN and run:  # a refusal comes with a body that says why
+            raise Unknown(found.text)
+        raise Away(found.text, reason=found.text)
 
 
 def kfp(endpoint: str | None, namespace: str | None, placement: Placement) -> Iterator[Finding]:
@@ -73,8 +82,12 @@ def _plugin(api: _Api, where: str, placement: Placement) -> Iterator[Finding]:
 
 
 def sweep(endpoint: str | None) -> Iterator[Finding]:
-    """Close the runs in MLflow that have ended without a word, as cancelled ones do. Never a failure of doctor's."""
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    """Close the runs in MLflow that have ended without a word, as cancelled ones do. Never a failure of doctor's.
+
+    Args:
+        endpoint: of Pipelines, which knows what has ended; default: KFP_ENDPOINT. Without one, long silence must do.
+    """
+    if not is_named():
         return
     from cliptea.tracking import state
 
@@ -83,12 +96,8 @@ def sweep(endpoint: str | None) -> Iterator[Finding]:
     except ClipteaError:
         api = None
 
-    def ended(job_id: str) -> bool:
-        found, run = api.get(f"runs/{quote(job_id, safe='')}") if api else (None, {})
-        return found is not None and found.state == OK and run.get("state") in ENDED
-
     try:
-        closed = state.sweep(ended)
+        closed = state.sweep(lambda job_id: ended(job_id, api.state_of) if api else None)
     except ClipteaError as error:
         yield Finding("runs", UNKNOWN, f"MLflow was not asked for runs that are still open: {error.what}")
         return
@@ -96,4 +105,4 @@ def sweep(endpoint: str | None) -> Iterator[Finding]:
         count = f"{len(closed)} run{'s' * (len(closed) > 1)}"
         yield Finding("runs", OK, f"closed {count} that had ended without a word: {'; '.join(closed)}")
     else:
-        yield Finding("runs", OK, "MLflow shows no run as RUNNING that has ended")
+        yield Finding("runs", OK, "MLflow shows no run as RUNNING that is known to have ended")

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from cliptea.errors import ConfigError
 from cliptea_pipeline.endpoint import Endpoint, Unknown
 from cliptea_pipeline.placement import Steps
 
-__all__ = ["CANCELLED", "ENDED", "OPEN", "Look", "Task", "log_address", "look", "read_log", "run_page", "step_named"]
+if TYPE_CHECKING:
+    from cliptea.tracking.state import End
+
+__all__ = [
+    "CANCELLED", "ENDED", "OPEN", "Look", "Task", "log_address", "look", "read_log", "run_page", "run_state",
+    "step_named",
+]  # fmt: skip
 
 CANCELLED = "CANCELED"  # as Pipelines spells it
-ENDED = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, CANCELLED: 3}  # state of a run -> exit code
+# State of a run that is over -> how MLflow calls it.
+ENDED: dict[str, End] = {"SUCCEEDED": "FINISHED", "SKIPPED": "FINISHED", "FAILED": "FAILED", CANCELLED: "KILLED"}
 OPEN = ("PENDING", "RUNNING")  # states of a task that goes on
 CANCELS = ("CANCELING", CANCELLED)
 TIMEOUT_SECONDS = 30
@@ -54,7 +61,7 @@ class Look(NamedTuple):
     """A run at one moment.
 
     Attributes:
-        state: as Pipelines says it; but CANCELED for what it calls FAILED after somebody has ended the run.
+        state: see `run_state`.
         error: Pipelines' own message, which is empty when a step fails.
         tasks: in the order of their start.
     """
@@ -79,13 +86,20 @@ def look(endpoint: Endpoint, run_id: str) -> Look:
             f"there is no run {run_id!r} ({error.what})",
             "the id of a run, or its address as `cliptea submit` printed it",
         ) from None
-    past = [entry.get("state") for entry in run.get("state_history", [])]
-    state = run.get("state", "PENDING")
-    if state == "FAILED" and any(earlier in CANCELS for earlier in past):
-        state = CANCELLED
     error = " ".join(run.get("error", {}).get("message", "").split())
     tasks = map(_task, run.get("run_details", {}).get("task_details", []))
-    return Look(state, error, sorted(tasks, key=lambda task: task.started))
+    return Look(run_state(run), error, sorted(tasks, key=lambda task: task.started))
+
+
+def run_state(run: dict[str, Any]) -> str:
+    """The state of a run as Pipelines says it; but CANCELED for what it calls FAILED after somebody has ended the run.
+
+    Args:
+        run: as Pipelines' API gives it.
+    """
+    past = [entry.get("state") for entry in run.get("state_history", [])]
+    state = run.get("state", "PENDING")
+    return CANCELLED if state == "FAILED" and any(earlier in CANCELS for earlier in past) else state
 
 
 def _task(told: dict[str, Any]) -> Task:

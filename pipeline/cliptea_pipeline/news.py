@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from cliptea.board import BEAT_SECONDS, StepStatus, read_board
+from cliptea.board import BEAT_SECONDS, BoardReader, StepStatus
 from cliptea.errors import StorageError
-from cliptea.storage import Store, is_remote, open_store
+from cliptea.storage import is_remote, open_store
 from cliptea_pipeline.events import Event
 from cliptea_pipeline.looks import OPEN, Look, Task
 
@@ -37,12 +37,12 @@ class News:
     """
 
     def __init__(self, run_id: str, store: str, say: Callable[[str], None]) -> None:
-        self._run_id, self._say = run_id, say
+        self._say = say
         self._boards, self._tasks = _Boards(), _Tasks()
         self._from_store = False  # whether a step has been seen there
-        self._store: Store | None = None
+        self._reader: BoardReader | None = None  # None: the store cannot be read from here
         if is_remote(store) or os.path.isdir(unquote(urlparse(store).path)):
-            self._store = open_store(store, PATIENCE)
+            self._reader = BoardReader(open_store(store, PATIENCE), run_id)
         else:
             self._give_up("the store is not known here")
 
@@ -51,9 +51,9 @@ class News:
         statuses = self._read_store()
         if statuses:
             self._from_store = True
-        elif not self._from_store and self._store is not None and _has_made_something(look.tasks):
+        elif not self._from_store and self._reader is not None and _has_made_something(look.tasks):
             self._give_up("the steps write no news to the store that is named here")
-        if self._store is not None:
+        if self._reader is not None:
             return list(self._boards.events(statuses, look.tasks))
         return list(self._tasks.events(look.tasks))
 
@@ -68,18 +68,19 @@ class News:
         """The error of each step and variant that has failed for good, as far as the store tells."""
         return self._boards.errors
 
-    def _read_store(self) -> list[StepStatus]:
-        if self._store is None:
-            return []
+    def _read_store(self) -> list[StepStatus] | None:
+        """What the steps have written; None when it could not be read this time."""
+        if self._reader is None:
+            return None
         try:
-            return read_board(self._store, self._run_id)
+            return self._reader.read()
         except StorageError as error:
             if not self._from_store:
                 self._give_up(f"the store cannot be read from here: {error.what}")
-            return []  # what was seen last is still shown
+            return None  # what was seen last is still shown
 
     def _give_up(self, why: str) -> None:
-        self._store = None
+        self._reader = None
         self._say(f"note: no variants and no progress are shown ({why}); {WANTED}")
 
 
@@ -92,7 +93,9 @@ class _Boards:
         self._last: dict[tuple[str, str], StepStatus] = {}
         self._heard: dict[tuple[str, str], float] = {}  # when its beat changed
 
-    def events(self, statuses: list[StepStatus], tasks: list[Task]) -> Iterator[Event]:
+    def events(self, statuses: list[StepStatus] | None, tasks: list[Task]) -> Iterator[Event]:
+        if statuses is None:
+            return
         for status in statuses:
             key = (status.step, status.label)
             last = self._last.get(key)
@@ -126,12 +129,18 @@ class _Boards:
             yield _failed(*key, seconds, status.text)
 
     def _lost(self, tasks: list[Task]) -> Iterator[Event]:
-        """Steps that no longer write, while Pipelines has fewer tasks at work than there are such steps."""
+        """Steps that no longer write, while Pipelines has fewer tasks at work than there are such steps.
+
+        Where more tasks have succeeded than are shown as done, a silent one may be among them: none is called lost.
+        """
         now = time.monotonic()
         left = Counter(task.step for task in tasks if task.state in OPEN)
         left.subtract(key[0] for key, shown in self.shown.items() if shown == "running")
+        succeeded = Counter(task.step for task in tasks if task.state == "SUCCEEDED")
+        succeeded.subtract(key[0] for key, shown in self.shown.items() if shown == "done")
         for key in sorted(self._heard, key=self._heard.__getitem__):
-            if self.shown[key] == "running" and left[key[0]] < 0 and now - self._heard[key] >= SILENT:
+            silent = self.shown[key] == "running" and now - self._heard[key] >= SILENT
+            if silent and left[key[0]] < 0 and succeeded[key[0]] <= 0:
                 left[key[0]] += 1
                 self.shown[key] = "lost"
                 yield _failed(*key, now - self._heard[key], LOST)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from cliptea.errors import ClipteaError, ConfigError
+from cliptea.outage import patience
 
 __all__ = ["Debug", "Overrides", "Pipeline", "Preset", "one_line_errors"]
 
@@ -26,6 +27,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 @contextmanager
 def one_line_errors(debug: bool) -> Iterator[None]:
     try:
+        patience()  # refused here, before anybody who asks for it suppresses errors
         yield
     except ClipteaError as error:
         if debug:

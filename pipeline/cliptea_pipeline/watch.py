@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
@@ -18,9 +18,13 @@ from cliptea_pipeline.failures import failures
 from cliptea_pipeline.looks import CANCELLED, ENDED, Look, look
 from cliptea_pipeline.news import News
 
-__all__ = ["Pace", "wait"]
+if TYPE_CHECKING:
+    from cliptea.tracking.state import End
+
+__all__ = ["STOPPED", "Pace", "wait"]
 
 WORDS = {CANCELLED: "cancelled", "CANCELING": "being cancelled"}
+CODES: dict[End, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 3}  # exit code by the end of the run
 STOPPED = 130  # exit code after Ctrl-C
 
 
@@ -68,7 +72,7 @@ def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace = Pace()) 
         told = closing.close(run_id, end.state, WORDS.get(end.state, "a step failed"))
         if told:
             print(told, file=sys.stderr)
-    return ENDED[end.state]
+    return CODES[ENDED[end.state]]
 
 
 def _has_finished(end: Look) -> bool:

@@ -14,6 +14,7 @@ from cliptea import runs, settings
 from cliptea.cluster.api import connect
 from cliptea.cluster.job import build, job_name
 from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.tracking import state
 from cliptea.tracking.runs import HEARTBEAT_TAG, ChildRun, open_parent
 from cliptea_pipeline import cancel as cancelling
 from cliptea_pipeline import submit
@@ -100,7 +101,11 @@ def test_everything_is_ended_and_said(pipelines, cluster, mlflow):
     again = call("cancel", RUN)
     assert (again.exit_code, again.stdout.splitlines()) == (
         0,
-        ["run: it is over already (cancelled)", "TrainJobs: none are left", "MLflow: nothing is open"],
+        [
+            "run: it is over already (cancelled)",
+            "TrainJobs: none are left in namespace team",
+            "MLflow: no open run of it was found",
+        ],
     )
     assert len(pipelines.ending) == 1
 
@@ -113,6 +118,14 @@ def test_without_kubernetes_and_mlflow_it_says_what_happens_then(pipelines):
     assert jobs.startswith("TrainJobs: not looked for (no Kubernetes cluster is configured")
     assert jobs.endswith("; training ends by itself soon after its step is gone")
     assert tracking == UNNAMED
+
+
+def test_a_cluster_without_trainer_has_no_trainjobs(pipelines, cluster, monkeypatch):
+    monkeypatch.setattr(cluster, "answer", lambda *request: (404, "404 page not found\n"))
+    at_work(pipelines)
+    ended = call("cancel", RUN)
+    assert ended.exit_code == 0
+    assert "TrainJobs: the cluster has no Kubeflow Trainer, so there are none" in ended.stdout.splitlines()
 
 
 def test_a_cluster_that_is_away_costs_a_line(pipelines, cluster, monkeypatch):
@@ -216,6 +229,35 @@ def test_earlier_runs_that_ended_without_a_word_are_closed(pipelines, mlflow, co
     assert len(notes) == 1
     assert notes[0].endswith(": closed as KILLED; Pipelines says that it is over")
     assert states(mlflow, [over[0], unknown[0]]) == ["KILLED", "RUNNING"]
+
+
+@pytest.mark.parametrize(
+    ("life", "end"),
+    [
+        ("succeeded", "FINISHED"),
+        ("skipped", "FINISHED"),
+        ("failed", "FAILED"),
+        ("cancelled", "KILLED"),
+        ("", "RUNNING"),
+    ],
+)
+def test_a_sweep_is_told_how_runs_have_ended(pipelines, mlflow, monkeypatch, life, end):
+    told = {}
+
+    def sweep(ended):
+        told.update({job: ended(job) for job in (RUN, "elsewhere")})
+        pipelines.away = 1
+        told["away"] = ended(RUN)
+        return []
+
+    monkeypatch.setattr(state, "sweep", sweep)
+    pipelines.life = recorded(life or "succeeded")
+    if not life:
+        pipelines.stuck, pipelines.looks = 0.5, 9
+        pipelines.looked[RUN] = 5
+    submit.submit(Endpoint(), submit.parameters("smoke", []))
+    assert call("schedule", "--list").exit_code == 0
+    assert told == {RUN: end, "elsewhere": None, "away": "RUNNING"}
 
 
 def test_a_sweep_that_fails_costs_a_line(pipelines, monkeypatch):

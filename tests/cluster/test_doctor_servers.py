@@ -10,6 +10,7 @@ import mlflow_server
 import pytest
 import yaml
 from doctor_lines import CONTROLLER, PLACE, doctor, secret
+from replay import recorded
 
 from cliptea.tracking import state
 from cliptea.tracking.client import TrackingError
@@ -191,6 +192,9 @@ def test_the_secret_of_mlflow_is_optional_with_the_plugin(cluster, tmp_path):
         assert doctor("--placement", str(tmp_path / "p.yaml"))[0] == 0
 
 
+LIVES = {"succeeded": "FINISHED", "skipped": "FINISHED", "failed": "FAILED", "cancelled": "KILLED", "": "RUNNING"}
+
+
 def test_runs_that_ended_without_a_word_are_closed(pipelines, monkeypatch, server):
     asked = {}
 
@@ -200,20 +204,26 @@ def test_runs_that_ended_without_a_word_are_closed(pipelines, monkeypatch, serve
 
     monkeypatch.setattr(state, "sweep", sweep)
     pipelines.held["runs"] = [{"run_id": "r"}]
-    for shown, known in (("RUNNING", False), ("CANCELED", True)):
-        pipelines.states = [shown]
+    for life, end in LIVES.items():
+        pipelines.life = recorded(life or "succeeded")
+        pipelines.stuck, pipelines.looks = (None, 1) if life else (0.5, 9)
         code, lines = doctor("--endpoint", pipelines.url)
-        assert asked == {"r": known, "gone": False}
+        assert asked == {"r": end, "gone": None}, life
     assert (code, lines["runs"]) == (
         0, [("ok", "closed 1 run that had ended without a word: voc12 (job r): cancelled")],
     )  # fmt: skip
+    pipelines.away = 100
+    doctor("--endpoint", pipelines.url)
+    assert asked == {"r": "RUNNING", "gone": "RUNNING"}
+    doctor("--endpoint", "http://127.0.0.1:9")
+    assert asked == {"r": "RUNNING", "gone": "RUNNING"}
     monkeypatch.delenv("KFP_ENDPOINT")
     doctor()
-    assert asked == {"r": False, "gone": False}  # without Pipelines nobody knows
+    assert asked == {"r": None, "gone": None}  # without Pipelines nobody knows
 
 
 def test_a_sweep_that_finds_nothing_or_fails_is_no_failure(monkeypatch, server):
-    assert doctor()[1]["runs"] == [("ok", "MLflow shows no run as RUNNING that has ended")]
+    assert doctor()[1]["runs"] == [("ok", "MLflow shows no run as RUNNING that is known to have ended")]
 
     def away(ended):
         raise TrackingError("MLflow does not answer")

@@ -10,8 +10,11 @@ from watched import QUICK, RUN, followed, later, write
 
 from cliptea import board, progress
 from cliptea.board import StepStatus
-from cliptea_pipeline import news, submit, watch
+from cliptea.errors import ServerAway
+from cliptea.storage import FileStore
+from cliptea_pipeline import closing, news, submit, watch
 from cliptea_pipeline.endpoint import Endpoint
+from cliptea_pipeline.looks import Look
 
 pytestmark = pytest.mark.usefixtures("watching")
 
@@ -158,6 +161,50 @@ def test_one_of_two_variants_that_was_killed_is_told_from_the_one_that_works(mon
     again = [statuses[0].model_copy(update={"beat": 2}), moved[1]]
     (back,) = boards.events(again, both)
     assert (back["event"], back["label"]) == ("start", "a")
+
+
+def test_a_step_that_ends_while_the_store_is_away_was_not_killed(store, monkeypatch):
+    """Neither while nothing can be read, nor later, when its last word has not been stored."""
+    monkeypatch.setattr(news, "SILENT", 0.0)
+
+    def away(self, prefix):
+        raise ServerAway("away")
+
+    def look(state):
+        return Look("RUNNING", "", [news.Task("1", "resolve", state, "", 0.0, [])])
+
+    seen = news.News(RUN, os.environ["CLIPTEA_STORE"], print)
+    write("resolve")
+    assert [event["event"] for event in seen.read(look("RUNNING"))] == ["start"]
+    with monkeypatch.context() as closed:
+        closed.setattr(FileStore, "entries", away)
+        assert seen.read(look("FAILED")) == []
+    assert seen.read(look("SUCCEEDED")) == []
+    assert [event["event"] for event in seen.read(look("FAILED"))] == ["failed"]
+
+
+def test_a_killed_variant_is_told_from_one_that_succeeded(store, monkeypatch):
+    monkeypatch.setattr(news, "SILENT", 0.0)
+    tasks = [news.Task("1", "train", "SUCCEEDED", "", 0.0, []), news.Task("2", "train", "FAILED", "", 0.0, [])]
+    seen = news.News(RUN, os.environ["CLIPTEA_STORE"], print)
+    write("train", "a")
+    write("train", "b")
+    assert [event["event"] for event in seen.read(Look("RUNNING", "", tasks))] == ["start", "start"]
+    write("train", "a", beat=2, state="done")
+    told = [(event["event"], event["label"]) for event in seen.read(Look("RUNNING", "", tasks))]
+    assert told == [("done", "a"), ("failed", "b")]
+
+
+def test_the_sweep_comes_after_the_run_and_can_be_stopped(pipelines, monkeypatch):
+    def interrupt(server):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(closing, "sweep", interrupt)
+    pipelines.looks = 5
+    ended = followed()
+    assert ended.exit_code == 0
+    assert "resolve: started" in ended.stdout
+    assert "stopped" not in ended.stderr
 
 
 def test_a_cancelled_run_is_no_failed_one(pipelines):

@@ -4,9 +4,13 @@ import itertools
 import threading
 
 import pytest
+from typer.testing import CliRunner
 
 from cliptea import outage, progress
+from cliptea.errors import ConfigError
 from cliptea.outage import Outage, patience, present
+from cliptea.steps.common import run_step
+from cliptea_pipeline.cli import app
 
 
 class Clock:
@@ -43,7 +47,7 @@ def told(monkeypatch):
 
 @pytest.mark.parametrize(
     ("given", "in_step", "seconds"),
-    [("", True, 600.0), ("", False, 10.0), ("45", True, 45.0), ("45", False, 45.0), ("-1", True, 0.0)],
+    [("", True, 600.0), ("", False, 10.0), ("45", True, 45.0), ("45", False, 45.0), ("0", True, 0.0)],
 )
 def test_the_patience_of_steps_and_commands(monkeypatch, given, in_step, seconds):
     monkeypatch.setenv("CLIPTEA_PATIENCE", given)
@@ -51,6 +55,28 @@ def test_the_patience_of_steps_and_commands(monkeypatch, given, in_step, seconds
     if in_step:
         monkeypatch.setenv("CLIPTEA_STEP", '["train", ""]')
     assert patience() == seconds
+
+
+@pytest.mark.parametrize("given", ["inf", "nan", "-1", "10m"])
+def test_what_is_no_time_is_refused_before_anything_is_done(monkeypatch, capsys, given):
+    monkeypatch.setenv("CLIPTEA_PATIENCE", given)
+    monkeypatch.delenv("CLIPTEA_STORE", raising=False)
+    monkeypatch.delenv("CLIPTEA_ALIVE", raising=False)
+    with pytest.raises(ConfigError, match=f"CLIPTEA_PATIENCE='{given}' is no time; expected a number of seconds"):
+        patience()
+    done = []
+    with pytest.raises(SystemExit):
+        run_step("train", lambda: done.append("work"))
+    assert done == []
+    assert f"error: CLIPTEA_PATIENCE='{given}' is no time" in capsys.readouterr().err
+    ended = CliRunner().invoke(app, ["plan", "--preset", "smoke"])
+    assert (ended.exit_code, ended.output.count("\n")) == (2, 1)
+    assert "CLIPTEA_PATIENCE" in ended.stderr
+
+
+def test_no_patience_is_one_try(clock):
+    assert not Outage("S3 at http://s3:8333", 0).wait("Connection refused")
+    assert clock.slept == []
 
 
 def test_a_server_is_asked_for_as_long_as_our_patience_lasts(clock, told):

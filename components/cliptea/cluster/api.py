@@ -14,7 +14,7 @@ from cliptea.cluster.job import RUN_LABEL, run_value
 from cliptea.cluster.reasons import QUOTA, StepPod, step_pod
 from cliptea.errors import ClipteaError
 
-__all__ = ["RIGHTS", "SERVER", "Cluster", "ClusterError", "QuotaFull", "Right", "Unreachable", "connect"]
+__all__ = ["RIGHTS", "SERVER", "Cluster", "ClusterError", "NoTrainer", "QuotaFull", "Right", "Unreachable", "connect"]
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -30,6 +30,10 @@ class Unreachable(ClusterError):
     """The Kubernetes API does not answer, or not sensibly; it may later."""
 
     temporary = True
+
+
+class NoTrainer(ClusterError):
+    """The cluster does not know TrainJobs."""
 
 
 class QuotaFull(ClusterError):
@@ -218,7 +222,7 @@ def _refused(error: Any, verb: str, resource: str, namespace: str) -> ClusterErr
     if error.status == 403 and QUOTA in message:
         return QuotaFull(f"namespace {namespace} has no room for a TrainJob: {message}")
     if error.status == 404:
-        return ClusterError(
+        return NoTrainer(
             f"the cluster knows no {resource}",
             "Kubeflow Trainer 2",
             "install it, or compile the pipeline with the launcher torchrun",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cliptea import __version__, progress
 from cliptea.errors import ClipteaError
+from cliptea.outage import patience
 from cliptea.steps.retries import persistently
 from cliptea.steps.watched import watched
 
@@ -62,6 +63,7 @@ def run_step(
     job_id, tracking_run = (run["job_id"], run.get("tracking_run", "")) if run else (job_id, "")
     try:
         with watched(name, label, job_id, tracking_run), progress.step(name, label):
+            patience()  # refused here, before anybody who asks for it suppresses errors
             return persistently(work)
     except ClipteaError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

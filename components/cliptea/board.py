@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from cliptea import progress
-from cliptea.errors import ClipteaError, ServerAway, StorageError
+from cliptea.errors import ServerAway, StorageError
 from cliptea.storage import Entry, Store
 
 __all__ = ["BEAT_SECONDS", "BoardReader", "StepStatus", "posting", "read_board", "status_key"]

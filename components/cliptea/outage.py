@@ -17,7 +17,7 @@ from weakref import WeakSet
 from cliptea import progress
 from cliptea.errors import ConfigError
 
-__all__ = ["COMMAND_SECONDS", "PATIENCE", "STEP_SECONDS", "Outage", "patience", "present", "untrusted"]
+__all__ = ["COMMAND_SECONDS", "PATIENCE", "STEP_SECONDS", "Outage", "patience", "present", "unreached", "untrusted"]
 
 PATIENCE = "CLIPTEA_PATIENCE"  # seconds that a server may be away
 STEP_SECONDS = 600.0  # default in a pipeline's step: servers restart within minutes
@@ -61,6 +61,16 @@ def untrusted(error: BaseException | None) -> bool:
     """Whether this is about a certificate or the kind of encryption, which no waiting mends."""
     broken = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
     return isinstance(error, ssl.SSLError) and not isinstance(error, broken)
+
+
+def unreached(error: Exception) -> str:
+    """Why urllib3 could not reach a server, in a few words."""
+    from urllib3.exceptions import NameResolutionError, NewConnectionError
+
+    cause = getattr(error, "reason", None) or error  # a last try that failed wraps what happened
+    if isinstance(cause, NameResolutionError):
+        return "nobody knows its name"
+    return "nothing listens there" if isinstance(cause, NewConnectionError) else type(cause).__name__
 
 
 class Outage:

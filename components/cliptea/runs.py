@@ -85,7 +85,7 @@ def require_room(students: int, room: int) -> None:
         raise ConfigError(
             f"{students} students (variants times seeds) are too many for one run on a cluster, whose workflow would "
             "pass Argo's 1 MiB",
-            f"at most {room}",
+            f"at most {room}, the placement's `students` less half of its `token_parts`",
             f"make {parts} runs or more over the same store, which share tokens, by --set 'variants=[...]'; or let the "
             "workflow controller offload its workflows, and raise `students` in the placement file",
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 
 from cliptea.cluster.api import ClusterError, NoTrainer, connect
+from cliptea.errors import ConfigError
 from cliptea_pipeline import closing
 from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
 from cliptea_pipeline.looks import CANCELLED, ENDED, look, run_page
@@ -15,13 +17,23 @@ __all__ = ["cancel", "parse"]
 
 REASON = "cancelled by cliptea cancel"
 BY_ITSELF = "training ends by itself soon after its step is gone"
-DETAILS = "/#/runs/details/"
+DETAILS = "#/runs/details/"
+A_RUN = "the id of a run, or the address that `cliptea submit` printed"
 
 
 def parse(run: str) -> tuple[str, str | None]:
-    """The id of a run, and the address of its server where `run` is the address that `cliptea submit` printed."""
-    server, details, run_id = run.strip().partition(DETAILS)
-    return (run_id.strip("/"), server) if details else (server, None)
+    """The id of a run, and the address of its server where `run` is the address of its page.
+
+    Raises:
+        ConfigError: it names no run.
+    """
+    page, details, after = run.strip().partition(DETAILS)
+    if not details and "/" in page:
+        raise ConfigError(f"{page} is the address of no run", A_RUN)
+    run_id = re.split("[/?]", after)[0] if details else page
+    if not run_id:
+        raise ConfigError("no run is named", A_RUN)
+    return run_id, page.partition("?")[0].rstrip("/") if details else None
 
 
 def cancel(endpoint: Endpoint, run_id: str, poll: float = 2.0, patience: float = 180.0) -> int:

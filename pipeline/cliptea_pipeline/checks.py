@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 import urllib3
 
 from cliptea.errors import ClipteaError
+from cliptea.outage import unreached
 from cliptea.storage import Store, is_remote, open_store
 
 __all__ = ["BROKEN", "NOT_READY", "OK", "UNKNOWN", "UTF8", "Finding", "answer", "mlflow", "store"]
@@ -139,7 +140,7 @@ def answer(
                 retries=urllib3.Retry(0, redirect=3, raise_on_status=False),
             )
     except (urllib3.exceptions.HTTPError, ValueError) as error:
-        return _unanswered(what, where, getattr(error, "reason", None) or error, address), {}
+        return _unanswered(what, where, error, address), {}
     said = response.json() if "json" in response.headers.get("Content-Type", "") else None
     if response.status in (401, 403):
         found = Finding(what, BROKEN, f"{where} refuses ({response.status}): set {credentials}")
@@ -154,15 +155,9 @@ def answer(
 
 
 def _unanswered(what: str, where: str, error: Exception, address: str) -> Finding:
-    from urllib3.exceptions import NameResolutionError, NewConnectionError, ProtocolError, ReadTimeoutError
+    from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
-    if isinstance(error, (ProtocolError, ReadTimeoutError)):
+    if isinstance(getattr(error, "reason", None) or error, (ProtocolError, ReadTimeoutError)):
         text = f"{where} takes the request and does not answer it: it starts up or is in trouble"
         return Finding(what, NOT_READY, f"{text}; wait a minute, then read its log")
-    if isinstance(error, NameResolutionError):
-        why = "nobody knows its name"
-    elif isinstance(error, NewConnectionError):
-        why = "nothing listens there"
-    else:
-        why = type(error).__name__
-    return Finding(what, BROKEN, f"{where} cannot be reached ({why}): start it, or check {address}")
+    return Finding(what, BROKEN, f"{where} cannot be reached ({unreached(error)}): start it, or check {address}")

@@ -8,7 +8,7 @@ from typing import Any
 from kubernetes.utils.quantity import parse_quantity
 
 from cliptea.cluster.api import RIGHTS, Cluster, ClusterError, connect
-from cliptea_pipeline.checks import BROKEN, OK, SECONDS, UNKNOWN, Finding
+from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, SECONDS, UNKNOWN, Finding
 from cliptea_pipeline.cluster_api import allowed, get
 from cliptea_pipeline.placement import Placement, StepPlacement
 from cliptea_pipeline.server_checks import controller, mlflow_pods
@@ -21,15 +21,19 @@ RUNTIMES = {"TrainingRuntime": "trainingruntimes", "ClusterTrainingRuntime": "cl
 
 
 def kubernetes(namespace: str | None, placement: Placement) -> list[Callable[[], Iterator[Finding]]]:
-    """The checks of a cluster, each of which may be called in a thread of its own; one when there is no cluster."""
+    """The checks of a cluster, each of which may be called in a thread of its own; one when no cluster answers."""
     try:
         cluster = connect(namespace or "", timeout=(int(SECONDS), int(SECONDS)))
     except ClusterError as error:
         text = f"not configured: {error.todo}"
         return [lambda: iter([Finding("Kubernetes", UNKNOWN, text)])]
+    status, trainer = get(cluster, TRAINER)
+    if status is None or status in (401, 403, 429) or status >= 500:
+        return [lambda: iter([_unanswered(status)])]
+    kinds = [item["name"] for item in (trainer or {}).get("resources", [])] if status == 200 else []
     needed = placement.launcher == "trainjob"
     return [
-        lambda: _trainer(cluster, placement, needed),
+        lambda: _trainer(cluster, placement, needed, kinds),
         lambda: _rights(cluster, needed),
         lambda: _config_map(cluster, placement),
         lambda: _secrets(cluster, placement),
@@ -40,15 +44,23 @@ def kubernetes(namespace: str | None, placement: Placement) -> list[Callable[[],
     ]
 
 
-def _trainer(cluster: Cluster, placement: Placement, needed: bool) -> Iterator[Finding]:
+def _unanswered(status: int | None) -> Finding:
+    if status is None:
+        text = "the API does not answer: check KUBECONFIG, and whether the cluster is there"
+    elif status in (401, 403):
+        text = f"the API refuses ({status}): check KUBECONFIG, or log in anew"
+    else:
+        return Finding(
+            "Kubernetes", NOT_READY, f"the API answers {status}: it starts up or is in trouble; wait a minute"
+        )
+    return Finding("Kubernetes", BROKEN, text)
+
+
+def _trainer(cluster: Cluster, placement: Placement, needed: bool, kinds: list[str]) -> Iterator[Finding]:
+    """Trainer and its runtime; `kinds` are those of its objects that the cluster knows."""
     absent = BROKEN if needed else UNKNOWN
-    status, found = get(cluster, TRAINER)
-    if status is None or status in (401, 403):
-        yield Finding("Kubernetes", BROKEN, f"the API does not answer ({status or 'no connection'}): check KUBECONFIG")
-        return
     yield Finding("Kubernetes", OK, f"the API answers; namespace {cluster.namespace}")
-    kinds = [item["name"] for item in (found or {}).get("resources", [])]
-    if status != 200 or "trainjobs" not in kinds:
+    if "trainjobs" not in kinds:
         text = "Kubeflow Trainer 2 is not installed: install it, or keep the launcher torchrun"
         yield Finding("Trainer", absent, text)
         return

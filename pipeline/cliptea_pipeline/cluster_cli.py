@@ -97,11 +97,12 @@ def schedule(
         from cliptea_pipeline import submit as submitting
         from cliptea_pipeline.endpoint import Endpoint
 
-        asked = [bool(part) for part in (cron, show, pause, resume, delete)]
-        if sum(asked) != 1:
-            raise ConfigError(
-                f"{sum(asked)} things are asked for", "one of --cron, --list, --pause, --resume, --delete"
-            )
+        asked = sum(map(bool, (cron, show, pause, resume, delete)))
+        choice = "one of --cron, --list, --pause, --resume, --delete"
+        if asked == 0:
+            raise ConfigError(f"say what to do: {choice}")
+        if asked > 1:
+            raise ConfigError(f"{asked} things are asked for", choice)
         if cron:
             cron = cron.strip()
             scheduling.require_cron(cron)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from cliptea import __version__
 from cliptea.errors import ClipteaError, ConfigError
+from cliptea.outage import unreached
 
 __all__ = [
     "NAMESPACE", "PAGE", "PIPELINE", "TOKEN", "Away", "Endpoint", "EndpointError", "Unknown", "Version", "address",
@@ -135,7 +136,7 @@ class Endpoint:
             with contextlib.redirect_stdout(io.StringIO()):  # the client prints links, as HTML where it can
                 yield
         except HTTPError as error:
-            cause = type(getattr(error, "reason", None) or error).__name__
+            cause = unreached(error)
             ca = "; for a company's CA, set SSL_CERT_FILE" if "SSL" in cause else ""
             raise Away(
                 f"Kubeflow Pipelines cannot be reached at {self.url} ({cause})",

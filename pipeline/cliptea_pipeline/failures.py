@@ -17,7 +17,7 @@ STEP = "|".join(Steps.model_fields)
 TOLD = re.compile(rf"(?m)^(?P<step>{STEP})(?: (?P<label>[^:\n]+))?: (?:started|failed after [^:\n]+: (?P<text>.*))$")
 ERROR = re.compile(r"(?m)^error: (.*)$")
 SILENT = "it ended without saying why (was it killed, or is there not enough memory?)"
-GONE = "its log is gone, or it never ran"
+GONE = "its log is gone, or it never ran; look for its pod by `kubectl -n {} get pods -l pipeline/runid={}`"
 
 
 class Failure(NamedTuple):
@@ -50,7 +50,7 @@ def failures(endpoint: Endpoint, run_id: str, look: Look, told: dict[tuple[str, 
     named = {who.split()[0] for who in found}
     for step in dict.fromkeys(task.step for task in look.tasks if task.step and task.state == "FAILED"):
         if step not in named:
-            found[step] = Failure(step, GONE, "")
+            found[step] = Failure(step, GONE.format(endpoint.steps_namespace or "kubeflow", run_id), "")
     return list(found.values())
 
 

@@ -127,9 +127,9 @@ def require_cron(cron: str) -> None:
 def _find(endpoint: Endpoint, name: str) -> str:
     schedules = {schedule.name: schedule.id for schedule in listed(endpoint)}
     if name not in schedules:
-        raise ConfigError(
-            f"there is no schedule {name!r}", "one of " + (", ".join(schedules) or "none: there are none")
-        )
+        if not schedules:
+            raise ConfigError(f"there is no schedule {name!r}: there are no schedules")
+        raise ConfigError(f"there is no schedule {name!r}", "one of " + ", ".join(schedules))
     return schedules[name]
 
 

@@ -176,6 +176,36 @@ def test_the_address_that_submit_printed_is_taken(pipelines, monkeypatch):
     assert call("cancel", printed).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("given", "run_id", "server"),
+    [
+        ("r-1", "r-1", None),
+        ("http://host:8080/#/runs/details/r-1", "r-1", "http://host:8080"),
+        (" http://host/pipeline/#/runs/details/r-1/ ", "r-1", "http://host/pipeline"),
+        ("https://host/?ns=team#/runs/details/r-1", "r-1", "https://host"),
+        ("https://host/pipeline/?ns=team#/runs/details/r-1?tab=graph", "r-1", "https://host/pipeline"),
+    ],
+)
+def test_addresses_of_a_run(given, run_id, server):
+    assert cancelling.parse(given) == (run_id, server)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("", "no run is named"),
+        ("http://host/#/runs/details/", "no run is named"),
+        ("https://host/#/runs/details?ns=team", "https://host/#/runs/details?ns=team is the address of no run"),
+        ("http://host/#/experiments/e-1", "http://host/#/experiments/e-1 is the address of no run"),
+    ],
+)
+def test_what_names_no_run_is_refused_before_a_server_is_asked(monkeypatch, given, says):
+    monkeypatch.delenv("KFP_ENDPOINT", raising=False)
+    ended = call("cancel", given)
+    expected = "expected the id of a run, or the address that `cliptea submit` printed"
+    assert (ended.exit_code, ended.stderr) == (2, f"error: {says}; {expected}\n")
+
+
 def test_an_unknown_run(pipelines):
     ended = call("cancel", "nothing")
     assert (ended.exit_code, ended.output.count("\n")) == (2, 1)

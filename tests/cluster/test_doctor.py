@@ -235,11 +235,23 @@ def test_the_namespace_of_the_environment_is_that_of_kubernetes(cluster, monkeyp
     assert "namespace other" in doctor()[1]["Kubernetes"][0][1]
 
 
-def test_a_cluster_that_does_not_answer(cluster, placement):
-    cluster.close()
+@pytest.mark.parametrize(
+    ("status", "state", "says"),
+    [
+        (0, "missing", "the API does not answer: check KUBECONFIG, and whether the cluster is there"),
+        (401, "missing", "the API refuses (401): check KUBECONFIG, or log in anew"),
+        (503, "not ready", "the API answers 503: it starts up or is in trouble; wait a minute"),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_one_line(cluster, placement, status, state, says):
+    if status:
+        cluster.away = status
+    else:
+        cluster.close()
     start = time.monotonic()
     code, lines = doctor(*placement)
-    assert (code, lines["Kubernetes"][0][0]) == (1, "missing")
+    assert (code, lines["Kubernetes"]) == (1, [(state, says)])
+    assert lines.keys() == {"store", "MLflow", "Pipelines", "Kubernetes"}
     assert time.monotonic() - start < 20
 
 

@@ -82,7 +82,12 @@ def test_an_address_without_a_scheme_is_not_guessed_at():
 
 
 @pytest.mark.parametrize(
-    ("url", "cause"), [("http://nowhere.invalid", "NameResolutionError"), ("http://[", "LocationParseError")]
+    ("url", "cause"),
+    [
+        ("http://nowhere.invalid", "nobody knows its name"),
+        ("http://127.0.0.1:9", "nothing listens there"),
+        ("http://[", "LocationParseError"),
+    ],
 )
 def test_an_address_that_leads_nowhere(url, cause):
     assert f"cannot be reached at {url} ({cause})" in submit(url)

@@ -134,5 +134,5 @@ def test_an_outage_is_no_time_in_which_a_wrong_image_could_have_been_mended(kube
 def test_an_api_that_refuses_connections(kubernetes, monkeypatch):
     monkeypatch.setenv("CLIPTEA_PATIENCE", "0.2")
     kubernetes.close()
-    with pytest.raises(Unreachable, match="the Kubernetes API cannot be reached"):
+    with pytest.raises(Unreachable, match=r"the Kubernetes API cannot be reached \(nothing listens there\)"):
         follow()

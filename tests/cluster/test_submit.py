@@ -128,6 +128,12 @@ def test_a_pipeline_that_was_deleted_is_uploaded_again(pipelines):
     assert pipelines.held["runs"][-1]["pipeline_version_reference"]["pipeline_id"] == "pipelines-1"
     assert call("schedule", "--delete", "cliptea-smoke").output == "deleted the schedule cliptea-smoke\n"
     assert call("schedule", "--list").output == "no schedules\n"
+    assert "there is no schedule 'a': there are no schedules" in call("schedule", "--pause", "a").output
+    nothing = call("schedule")
+    assert (nothing.exit_code, nothing.output) == (
+        2,
+        "error: say what to do: one of --cron, --list, --pause, --resume, --delete\n",
+    )
 
 
 def test_a_server_of_several_users_wants_a_namespace(pipelines):

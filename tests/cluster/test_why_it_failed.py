@@ -63,5 +63,8 @@ def test_a_log_that_is_gone(pipelines):
     ended = followed()
     assert (ended.exit_code, ended.stderr.splitlines()[1:]) == (
         1,
-        ["error: resolve: its log is gone, or it never ran"],
+        [
+            "error: resolve: its log is gone, or it never ran; look for its pod by "
+            f"`kubectl -n kubeflow get pods -l pipeline/runid={RUN}`"
+        ],
     )

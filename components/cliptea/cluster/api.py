@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from cliptea.cluster.job import RUN_LABEL, run_value
 from cliptea.cluster.reasons import QUOTA, StepPod, step_pod
 from cliptea.errors import ClipteaError
+from cliptea.outage import unreached
 
 __all__ = ["RIGHTS", "SERVER", "Cluster", "ClusterError", "NoTrainer", "QuotaFull", "Right", "Unreachable", "connect"]
 
@@ -195,7 +196,7 @@ class Cluster:
         try:
             yield
         except HTTPError as error:
-            raise Unreachable(f"{SERVER} cannot be reached ({type(error).__name__})") from None
+            raise Unreachable(f"{SERVER} cannot be reached ({unreached(error)})") from None
         except ApiException as error:
             raise _refused(error, verb, resource, self.namespace) from None
 

@@ -215,11 +215,13 @@ def test_a_run_that_is_cancelled_elsewhere_is_closed_by_whoever_waits(cluster, p
     assert cluster.mlflow()[0] == ["KILLED", "KILLED"]
 
 
-def test_a_run_that_is_cancelled_and_watched_by_nobody_is_closed_by_the_next(request, store, told):
+def test_a_run_that_is_cancelled_and_watched_by_nobody_is_closed_by_the_next(request, store, told, monkeypatch):
     gone = Cluster(request)
     gone.resolve()
     ChildRun.open(gone.run, gone.variant)
     MlflowClient().set_tag(gone.run.tracking_run, "cliptea.heartbeat", "2026-01-01T00:00:00+00:00")
+    assert state.sweep() == []  # its last sign of life on the board is too young
+    monkeypatch.setattr(state, "SILENCE_SECONDS", 0.0)
     state.sweep()
     states, why = gone.mlflow()
     assert states == ["KILLED", "KILLED"]
@@ -292,15 +294,13 @@ def test_a_pipelines_server_that_is_away_while_somebody_waits(cluster, pipelines
     assert followed(pipelines, "succeeded", looks=5).exit_code == 0
 
 
-def test_a_step_that_is_cancelled_has_not_failed(request, store, kubernetes):
+def test_a_step_that_is_cancelled_has_not_failed(request, store, kubernetes, monkeypatch):
     """It gets SIGTERM, deletes its TrainJob and dies; nobody watches, and the next run closes it."""
     gone = Cluster(request)
     gone.resolve()
     kubernetes.play = script(two, lambda server: os.kill(os.getpid(), signal.SIGTERM), two)
-    monkeypatch = pytest.MonkeyPatch()
     with pytest.raises(SystemExit) as ended:
         gone.train()
-    monkeypatch.undo()
     assert ended.value.code == 143
     assert kubernetes.deleted == [NAME]
     MlflowClient().set_tag(gone.run.tracking_run, "cliptea.heartbeat", "2026-01-01T00:00:00+00:00")
@@ -308,7 +308,6 @@ def test_a_step_that_is_cancelled_has_not_failed(request, store, kubernetes):
     assert gone.mlflow()[0] == ["RUNNING", "RUNNING"]  # its last sign of life on the board is too young
     monkeypatch.setattr(state, "QUIET_SECONDS", 0.0)
     state.sweep(lambda job_id: "KILLED")
-    monkeypatch.undo()
     states, why = gone.mlflow()
     assert states == ["KILLED", "KILLED"]
     assert "Pipelines says that it is over" in why

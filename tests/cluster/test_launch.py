@@ -7,7 +7,7 @@ import pytest
 from quick_pace import Quick
 
 from cliptea import settings
-from cliptea.board import posting
+from cliptea.board import posting, status_key
 from cliptea.cluster.api import ClusterError
 from cliptea.cluster.launch import launch_variant
 from cliptea.errors import ConfigError
@@ -85,6 +85,40 @@ def test_the_handed_over_inputs_are_those_that_training_reads(kubernetes, inputs
     assert read[0].run == inputs[0]
     assert read[0].variant.label == inputs[1]["label"]
     assert read[0].follower.seconds == 900
+
+
+def test_runs_of_equal_settings_keep_their_inputs_apart(kubernetes, inputs):
+    """One that is cancelled, or done, takes nothing away from the other: they share the model alone."""
+    run, *others = inputs
+    kubernetes.play = lambda server: server.end("Failed")
+    with pytest.raises(ClusterError):
+        launch_variant(run, *others, SETTINGS, NOTHING, Quick)
+    kubernetes.jobs.clear()
+    kubernetes.play = trained
+    launch_variant(run.model_copy(update={"job_id": "other"}), *others, SETTINGS, NOTHING, Quick)
+    key = kubernetes.created[0]["spec"]["trainer"]["command"][-1]
+    left = launched.Inputs.model_validate_json(open_store().get(key))
+    assert left.run.job_id == "j"
+    assert left.follower.key == status_key("j", "train", left.variant.label)
+
+
+def test_local_runs_of_equal_settings_keep_their_inputs_apart(inputs, monkeypatch):
+    """The second begins, and ends, while the first is at work."""
+    given = dict(zip(("run", "variant", "splits", "teacher"), inputs, strict=True))
+    first = launched.Inputs.model_validate(given)
+    second = launched.Inputs.model_validate(given | {"run": inputs[0].model_copy(update={"job_id": "other"})})
+    read = []
+
+    def start(key, processes):
+        if not read:
+            read.append(None)
+            launched.launch(open_store(), "train/f", second)
+        read.append(launched.Inputs.model_validate_json(open_store().get(key)).run.job_id)
+
+    monkeypatch.setattr(launched, "start", start)
+    launched.launch(open_store(), "train/f", first)
+    assert read == [None, "other", "j"]
+    assert list(open_store().entries("train/f")) == []
 
 
 def test_training_looks_for_this_steps_own_status_on_the_board(kubernetes, inputs):

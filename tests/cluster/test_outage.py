@@ -2,12 +2,15 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
-from lives import complete, follow, nothing, running, script
+from lives import complete, ended, follow, nothing, running, script, waiting
+from quick_pace import Quick
 
 from cliptea import outage
-from cliptea.cluster.api import Unreachable
+from cliptea.cluster import follow as module
+from cliptea.cluster.api import Cluster, ClusterError, Unreachable
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +56,79 @@ def test_an_api_that_stays_away_for_longer_than_the_one_setting(kubernetes, monk
     assert 0.6 < time.monotonic() - start < 20
     assert caught.value.temporary  # so that the step is tried again
     assert kubernetes.deleted == []
+
+
+class Clock:
+    """The follower's time, which runs an hour ahead when it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.ahead = 0.0
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=self.now, sleep=time.sleep))
+
+    def now(self):
+        return time.monotonic() + self.ahead
+
+    def an_hour_away(self, server):
+        def come_back():
+            self.ahead += 3600
+            server.away = None
+
+        server.away = 503
+        threading.Timer(0.3, come_back).start()
+
+
+class Unhurried(Quick):
+    gone = hopeless = 300.0
+
+
+def test_an_old_trainjob_has_its_time_to_go_after_an_outage(kubernetes, monkeypatch):
+    """The API goes away between a failure and the TrainJob's deletion."""
+    clock, delete = Clock(monkeypatch), Cluster.delete
+
+    def away_at_first(cluster, name):
+        if not clock.ahead:
+            clock.an_hour_away(kubernetes)
+        delete(cluster, name)
+
+    def lost(server):
+        server.pod("p0", "Failed", **ended(76))
+        server.end("Failed")
+
+    monkeypatch.setattr(Cluster, "delete", away_at_first)
+    kubernetes.play = script(running, lost, running, complete)
+    follow(Unhurried)
+    assert (len(kubernetes.created), len(kubernetes.deleted)) == (2, 1)
+
+
+def test_an_old_trainjob_that_does_not_go_is_told(kubernetes, monkeypatch):
+    monkeypatch.setattr(Cluster, "delete", lambda cluster, name: None)
+    kubernetes.play = lambda server: server.end("Failed")
+    with pytest.raises(ClusterError, match="failed: jobset failed"):
+        follow()
+    with pytest.raises(ClusterError, match=r"the old TrainJob cliptea-g-a-.* is not deleted; delete it by hand"):
+        follow()
+
+
+def test_an_outage_is_no_time_in_which_pods_could_have_started(kubernetes, monkeypatch):
+    clock = Clock(monkeypatch)
+
+    def pending(server):
+        server.pod("p0", "Pending")
+
+    kubernetes.play = script(pending, clock.an_hour_away, pending, pending, running, complete)
+    follow(pending_seconds=1800)
+    assert (clock.ahead, kubernetes.deleted) == (3600, [])
+
+
+def test_an_outage_is_no_time_in_which_a_wrong_image_could_have_been_mended(kubernetes, monkeypatch):
+    clock = Clock(monkeypatch)
+
+    def wrong(server):
+        server.pod("p0", "Pending", **waiting("ErrImagePull", "m"))
+
+    kubernetes.play = script(wrong, wrong, clock.an_hour_away, wrong, wrong, running, complete)
+    follow(Unhurried, pending_seconds=7200)
+    assert (clock.ahead, kubernetes.deleted) == (3600, [])
 
 
 def test_an_api_that_refuses_connections(kubernetes, monkeypatch):

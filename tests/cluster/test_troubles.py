@@ -176,6 +176,23 @@ def test_a_failure_names_the_code_and_the_last_line(kubernetes):
         follow()
 
 
+def test_restarts_that_are_used_up_name_the_last_line(kubernetes, capfd):
+    """A server that was away ends training by the same code as partners that have gone; its log tells which it was."""
+
+    def leaves(server):
+        server.logs["p0"] = ["2026-01-01T00:00:00Z error: S3 at http://s3:8333 does not answer"]
+        server.pod("p0", "Failed", **ended(76))
+        server.end("Failed", "jobset failed")
+
+    kubernetes.play = leaves
+    with pytest.raises(ClusterError) as caught:
+        follow(restarts=1)
+    assert len(kubernetes.created) == 2
+    text = str(caught.value)
+    assert "p0: it did nothing wrong: the processes of other pods have gone, or a server was away" in text
+    assert text.endswith("; its last line: error: S3 at http://s3:8333 does not answer")
+
+
 def test_a_failure_without_pods_is_in_the_controllers_words(kubernetes):
     kubernetes.play = lambda server: server.end("Failed", "jobset failed")
     with pytest.raises(ClusterError, match=f"the TrainJob {NAME} failed: jobset failed"):

@@ -55,7 +55,8 @@ def train(cluster: Cluster, job: dict[str, Any], settings: JobSettings, pace: ty
             if reason is None:
                 return
             if not follower.lost or restart == settings.restarts:
-                raise ClusterError(reason)
+                tail = follower.log.tail
+                raise ClusterError(f"{reason}; its last line: {tail[-1]}" if tail else reason)
             progress.warn(f"{reason}; it starts again from its last checkpoint")
 
 
@@ -64,7 +65,9 @@ class _Follower:
 
     def __init__(self, cluster: Cluster, name: str, settings: JobSettings, pace: type[Pace]) -> None:
         self.cluster, self.name, self.settings, self.pace = cluster, name, settings, pace
-        self.start = time.monotonic()  # since when not all of its pods run
+        # Seconds that this has lasted, without those in which the API was away; all times below are of this clock.
+        self.clock, self.looked, self.answered = 0.0, time.monotonic(), True
+        self.start = 0.0  # since when not all of its pods run
         self.log = RankZero(cluster)
         self.seen: dict[tuple[str, str], Trouble] = {}
         self.since: dict[tuple[str, str], float] = {}  # when each present trouble began
@@ -76,6 +79,7 @@ class _Follower:
 
     def begin(self, job: dict[str, Any], adopt: bool) -> None:
         """Create the TrainJob, unless one of its name is at work or done and may be adopted."""
+        leaves: float | None = None  # since when the old one is on its way out
         while True:
             with self._patient():
                 present = self.cluster.job(self.name)
@@ -87,15 +91,17 @@ class _Follower:
                         progress.note(f"TrainJob {self.name} is there already: following it")
                         return
                     self.cluster.delete(self.name)
-                if present is not None and time.monotonic() - self.start > self.pace.gone:
-                    raise ClusterError(f"the old TrainJob {self.name} is not deleted", todo="delete it by hand")
+                if present is not None:
+                    leaves = self.clock if leaves is None else leaves
+                    if self.clock - leaves > self.pace.gone:
+                        raise ClusterError(f"the old TrainJob {self.name} is not deleted", todo="delete it by hand")
             time.sleep(self.pace.poll)
 
     def _created(self, job: dict[str, Any]) -> bool:
         try:
             return self.cluster.create(job)
         except QuotaFull as error:
-            if time.monotonic() - self.start > self.settings.pending_seconds:
+            if self.clock - self.start > self.settings.pending_seconds:
                 raise
             self._tell([Trouble("quota", self.name, f"{error}; it waits for room")])
             return False
@@ -117,7 +123,7 @@ class _Follower:
                 reason = failed(job)
                 if reason is not None:
                     return self._why(reason, timed_out(job), self._gone(pods))
-                self._give_up(now, at_work, time.monotonic() - self.start)
+                self._give_up(now, at_work, self.clock - self.start)
             time.sleep(self.pace.poll)
 
     def _wait_anew(self) -> int:
@@ -125,7 +131,7 @@ class _Follower:
         self.running.clear()
         self.last.clear()
         if self.started:
-            self.started, self.start = False, time.monotonic()
+            self.started, self.start = False, self.clock
         return 0
 
     def _count(self, pods: list[dict[str, Any]]) -> int:
@@ -153,15 +159,14 @@ class _Follower:
             if key not in self.since:  # told again when it had gone in between
                 progress.warn(f"{trouble.where}: {trouble.text}")
         self.seen |= present
-        now = time.monotonic()
-        self.since = {key: self.since.get(key, now) for key in present}
-        self.last |= dict.fromkeys(present, now)
+        self.since = {key: self.since.get(key, self.clock) for key in present}
+        self.last |= dict.fromkeys(present, self.clock)
 
     def _give_up(self, now: list[Trouble], at_work: int, seconds: float) -> None:
         """End what cannot begin: the TrainJob is deleted, so that it does not hold nodes for nothing."""
         if self.started:
             return
-        long = [t for t in now if t.kind in HOPELESS and time.monotonic() - self.since[t[:2]] > self.pace.hopeless]
+        long = [t for t in now if t.kind in HOPELESS and self.clock - self.since[t[:2]] > self.pace.hopeless]
         if long or seconds > self.settings.pending_seconds:
             self.cluster.delete(self.name)
             why = (long or now or [Trouble("other", self.name, f"{at_work} of {self.settings.nodes} pods run")])[0]
@@ -169,7 +174,7 @@ class _Follower:
 
     def _why(self, reason: str, late: bool, gone: list[Trouble]) -> str:
         """The likeliest cause of a failure: what its pods ended from, before what its controller says of it."""
-        since = time.monotonic() - self.pace.recent
+        since = self.clock - self.pace.recent
         recent = [t for key, t in self.seen.items() if key in self.last and self.last[key] >= since]
         causes = [] if late else [t for t in [*recent, *gone] if t.kind in CAUSES]
         cause = min(causes, key=lambda t: CAUSES.index(t.kind), default=None)
@@ -178,19 +183,22 @@ class _Follower:
         waits = [t for t in recent if t.kind in ("node", "quota")]
         if waits and not self.started:  # those that ran have waited for the others in vain
             text += f"; not all of its pods ran: {waits[0].where}: {waits[0].text}"
-        if self.log.tail and not self.lost:
-            text += f"; its last line: {self.log.tail[-1]}"
         return text
 
     @contextmanager
     def _patient(self) -> Iterator[None]:
         """An API that does not answer is waited for; a look that it breaks off is taken again later."""
+        now = time.monotonic()
+        if self.answered:
+            self.clock += now - self.looked
+        self.looked, self.answered = now, False
         try:
             yield
         except Unreachable as error:
             if not self.outage.wait(str(error)):
                 raise Unreachable(f"{error}, for {progress.clock(patience())}") from None
         else:
+            self.answered = True
             self.outage.over()
 
 

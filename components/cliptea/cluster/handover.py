@@ -10,12 +10,9 @@ from typing import Any
 
 from cliptea.board import status_key
 from cliptea.storage import Store
+from cliptea.training.launch import inputs_key
 
-__all__ = ["COMMAND", "hand_over"]
-
-# What runs in every pod; the key is its last argument. It starts torchrun, which Trainer tells by PET_ variables where
-# it is. `cliptea.training.__main__` says from what it ends with which code.
-COMMAND = ("python", "-m", "cliptea.training")
+__all__ = ["hand_over"]
 
 
 def hand_over(store: Store, prefix: str, inputs: dict[str, Any], abandoned_seconds: int) -> str:
@@ -30,10 +27,8 @@ def hand_over(store: Store, prefix: str, inputs: dict[str, Any], abandoned_secon
     Returns:
         The object's key.
     """
-    key = f"{prefix}/inputs.json"
-    follower = {
-        "key": status_key(inputs["run"]["job_id"], "train", inputs["variant"]["label"]),
-        "seconds": abandoned_seconds,
-    }
+    job_id, label = inputs["run"]["job_id"], inputs["variant"]["label"]
+    key = inputs_key(prefix, job_id, label)
+    follower = {"key": status_key(job_id, "train", label), "seconds": abandoned_seconds}
     store.put(key, json.dumps(inputs | {"follower": follower}).encode())
     return key

@@ -9,7 +9,6 @@ import re
 from typing import Any
 
 from cliptea import progress
-from cliptea.cluster.handover import COMMAND
 from cliptea.cluster.settings import JobSettings, Passed
 
 __all__ = ["LABELS", "RUN_LABEL", "VARIANT", "build", "job_name", "run_value"]
@@ -17,6 +16,9 @@ __all__ = ["LABELS", "RUN_LABEL", "VARIANT", "build", "job_name", "run_value"]
 LABELS = {"app.kubernetes.io/name": "cliptea", "app.kubernetes.io/component": "train"}
 RUN_LABEL = "cliptea/run"  # label, whose value `run_value` makes of the pipeline job's id
 VARIANT = "cliptea/variant"  # annotation
+# What runs in every pod; the key is its last argument. It starts torchrun, which Trainer tells by PET_ variables where
+# it is. `cliptea.training.__main__` says from what it ends with which code.
+COMMAND = ("python", "-m", "cliptea.training")
 NODE = "node"  # name of the replicated job and of its container in every torch runtime of Trainer
 LONGEST_SLUG = 20  # Trainer and JobSet append to the name, and host names have at most 63 characters
 # KFP's MLflow plug-in names the task's run in its environment, which is not part of what it hands on.

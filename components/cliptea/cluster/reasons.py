@@ -158,7 +158,7 @@ def _terminated(ended: dict[str, Any], pod: dict[str, Any]) -> tuple[str, str] |
     if code == RESTART:
         return "stopped", "it was stopped from outside and has saved a checkpoint"
     if code == DESERTED:
-        return "deserted", "it did nothing wrong and lost the processes of other pods"
+        return "deserted", "it did nothing wrong: the processes of other pods have gone, or a server was away"
     if code == 0 or pod["status"].get("reason") == "Evicted":
         return None
     if code in (KILLED, ENDED) and "deletionTimestamp" in pod["metadata"]:

@@ -187,7 +187,7 @@ def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None)
         silence = min([_silence(listed), *(time.time() - status.updated for status in statuses)])
         if said == "RUNNING" or silence < (SILENCE_SECONDS if said is None else QUIET_SECONDS):
             continue
-        why = f"Pipelines says that it is over ({said})" if said else f"no sign of life for {_rough(silence)}"
+        why = "Pipelines says that it is over" if said else f"no sign of life for {_rough(silence)}"
         end, reason = _verdict(said, statuses, why)
         with suppress(MlflowException):  # somebody else has deleted it meanwhile
             run = client.get_run(listed.info.run_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
+import torch
 import torch.distributed as dist
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -22,20 +23,27 @@ def main(arguments: list[str]) -> None:
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
         killed = sorted(signal.Signals(-code).name for code in codes if code < 0)
-        if set(killed) == {signal.SIGABRT.name}:  # NCCL's watchdog, when a partner is silent
+        if set(killed) == {signal.SIGABRT.name} and _watched(arguments):
             tell(Deserted("a process ended itself by SIGABRT"))
         elif killed:
             tell(
                 ClipteaError(
                     f"a training process was killed by {' and '.join(killed)}",
                     todo="killed for memory (SIGKILL), lower train.batch_size or raise the memory; for shared memory "
-                    "(SIGBUS), raise shared_memory; run again to go on from the last checkpoint",
+                    "(SIGBUS), raise shared_memory; aborted (SIGABRT), look in the log for why; run again to go on "
+                    "from the last checkpoint",
                 )
             )
         raise
     except (RendezvousError, dist.DistError) as error:
         tell(Deserted(f"torchrun: {type(error).__name__}"))
         raise
+
+
+def _watched(arguments: list[str]) -> bool:
+    """Whether NCCL's watchdog is there, which aborts a process whose partner is silent."""
+    world, _, _ = run.config_from_args(run.parse_args(arguments))
+    return torch.cuda.is_available() and world.max_nodes * world.nproc_per_node > 1
 
 
 if __name__ == "__main__":

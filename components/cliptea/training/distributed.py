@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cliptea.errors import ConfigError
+from cliptea.outage import patience
 
 __all__ = ["ALONE", "World", "join", "left_alone"]
 
 T = TypeVar("T")
+WORK_SECONDS = 600.0  # that a process may let the others wait, besides the time in which it waits for a server
 # In what NCCL says: the mistakes of this process, not the absence of another.
 OWN_FAULTS = ("ncclInvalidUsage", "ncclInvalidArgument", "ncclUnhandledCudaError", "unhandled cuda error")
 
@@ -146,14 +149,15 @@ def join() -> Iterator[World]:
     if "WORLD_SIZE" not in os.environ:
         yield ALONE
         return
+    timeout = timedelta(seconds=patience() + WORK_SECONDS)
     if torch.cuda.is_available():
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
             raise ConfigError(f"{local + 1} training processes on a machine of {gpus} GPUs", "a GPU for each process")
         torch.cuda.set_device(local)
-        dist.init_process_group("cpu:gloo,cuda:nccl")
+        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=timeout)
     yield World(dist.get_rank(), dist.get_world_size())
     dist.destroy_process_group()  # not after an error: the others may wait in a call that never ends
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from cliptea.training.failure import FAILURE, told
 from cliptea.training.follower import Follower, watching
 from cliptea.training.stopping import Stopped, sigterm
 
-__all__ = ["Inputs", "launch", "start"]
+__all__ = ["Inputs", "inputs_key", "launch", "start"]
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 25  # that processes may take to stop, if a partner is silent; after 30 a pod is killed
@@ -36,6 +37,17 @@ class Inputs(BaseModel):
     follower: Follower | None = None
 
 
+def inputs_key(prefix: str, job_id: str, label: str) -> str:
+    """Where the inputs of a training lie in the store; runs of equal settings share a model and not its inputs.
+
+    Args:
+        prefix: KIND/FINGERPRINT of the model.
+        job_id, label: of the pipeline job and of its variant.
+    """
+    digest = hashlib.sha256(f"{job_id}\0{label}".encode()).hexdigest()[:10]
+    return f"{prefix}/inputs-{digest}.json"
+
+
 def launch(store: Store, prefix: str, inputs: Inputs) -> None:
     """Train in processes of their own, and wait for them.
 
@@ -48,7 +60,7 @@ def launch(store: Store, prefix: str, inputs: Inputs) -> None:
         Stopped: SIGTERM came; the processes have saved a checkpoint and ended.
         ClipteaError: that of the first process that failed.
     """
-    key = f"{prefix}/inputs.json"
+    key = inputs_key(prefix, inputs.run.job_id, inputs.variant.label)
     store.put(key, inputs.model_dump_json().encode())
     start(key, inputs.variant.config(inputs.run.config).train.processes)
     store.delete(key)

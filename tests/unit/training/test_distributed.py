@@ -1,10 +1,12 @@
 """One, two and four processes: the same losses and weights up to rounding; and what they tell each other."""
 
+from datetime import timedelta
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from random_batches import DIM, SEEN, make_batch
 from torch import nn
 
@@ -208,3 +210,14 @@ def test_without_torchrun_training_is_alone(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with join() as group:
         assert group == World(0, 1)
+
+
+def test_a_process_may_wait_for_a_server_while_its_partners_wait_for_it(monkeypatch):
+    """Else torch ends those that wait at the moment at which our patience ends."""
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in {**alone, "CLIPTEA_PATIENCE": "1000"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with join():
+        group = dist.distributed_c10d._get_default_group()
+        assert group._get_backend(torch.device("cpu")).options._timeout == timedelta(seconds=1600)

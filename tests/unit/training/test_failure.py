@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from cliptea.errors import ClipteaError, ServerAway
+from cliptea.training import agent
 from cliptea.training.distributed import left_alone
 from cliptea.training.failure import FAILURE, tell, told
 from cliptea.training.stopping import Deserted, Stopped
@@ -71,6 +71,19 @@ def test_a_failure_of_ones_own_counts_more_than_partners_that_have_gone(tmp_path
     assert text in str(found)
 
 
+def test_a_failure_of_ones_own_that_is_told_meanwhile_is_not_lost(tmp_path, monkeypatch):
+    """Processes fail at the same time, and one writes between another's look and its writing."""
+
+    class Meanwhile(Deserted):
+        def __str__(self):
+            tell(OWN)
+            return super().__str__()
+
+    monkeypatch.setenv(FAILURE, str(tmp_path / "failure.json"))
+    tell(Meanwhile("closed"))
+    assert str(told(tmp_path / "failure.json")) == "the shard is damaged"
+
+
 def test_a_file_that_was_not_written_to_its_end_tells_nothing(tmp_path):
     (tmp_path / "failure.json").write_text('{"kind": "Clip')
     assert told(tmp_path / "failure.json") is None
@@ -78,24 +91,43 @@ def test_a_file_that_was_not_written_to_its_end_tells_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "kind", "text"),
+    ("number", "text"),
     [
-        (signal.SIGABRT, "Deserted", "SIGABRT"),  # as NCCL's watchdog ends a process whose partner is silent
-        (
-            signal.SIGKILL,
-            "ClipteaError",
-            "a training process was killed by SIGKILL; killed for memory (SIGKILL), lower",
-        ),
-        (signal.SIGBUS, "ClipteaError", "was killed by SIGBUS"),
+        (signal.SIGKILL, "a training process was killed by SIGKILL; killed for memory (SIGKILL), lower"),
+        (signal.SIGBUS, "was killed by SIGBUS"),
+        (signal.SIGABRT, "was killed by SIGABRT"),  # of a process without partners
     ],
 )
-def test_torchrun_says_what_a_process_died_from_without_a_word(tmp_path, monkeypatch, number, kind, text):
+def test_torchrun_says_what_a_process_died_from_without_a_word(tmp_path, monkeypatch, number, text):
     script, failure = tmp_path / "dies.py", tmp_path / "failure.json"
     script.write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
     monkeypatch.setenv(FAILURE, str(failure))
     command = [sys.executable, "-m", "cliptea.training.agent", "--standalone", "--nproc-per-node=1", str(script)]
     ended = subprocess.run(command, check=False, stderr=subprocess.PIPE, timeout=300)
     assert ended.returncode == 1, ended.stderr
-    said = json.loads(Path(failure).read_text())
-    assert said["kind"] == kind
-    assert text in said["text"]
+    said = told(failure)
+    assert type(said) is ClipteaError
+    assert text in str(said)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "world", "kind"),
+    [
+        (True, ["--nproc-per-node=2"], Deserted),
+        (True, ["--nnodes=2", "--nproc-per-node=1"], Deserted),
+        (True, ["--nproc-per-node=1"], ClipteaError),
+        (False, ["--nproc-per-node=2"], ClipteaError),
+    ],
+)
+def test_an_abort_is_that_of_nccls_watchdog_where_there_is_one(tmp_path, monkeypatch, gpus, world, kind):
+    def aborts(arguments):
+        raise ChildFailedError("train", {0: ProcessFailure(0, 1, -signal.SIGABRT, "none")})
+
+    monkeypatch.setenv(FAILURE, str(tmp_path / "failure.json"))
+    monkeypatch.setattr(agent.run, "main", aborts)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    with pytest.raises(ChildFailedError):
+        agent.main([*world, "train.py"])
+    said = told(tmp_path / "failure.json")
+    assert type(said) is kind
+    assert "SIGABRT" in str(said)

@@ -15,8 +15,10 @@ from cliptea.board import StepStatus, posting, read_board, status_key
 from cliptea.errors import ServerAway
 from cliptea.storage import FileStore, open_store
 from cliptea.training import follower as module
+from cliptea.training import launch
 from cliptea.training.follower import Follower, Watch
 from cliptea.training.launch import Inputs
+from cliptea.training.stopping import Stopped
 
 KEY = "runs/j/train-0/step.json"
 
@@ -76,6 +78,32 @@ def test_a_store_that_cannot_be_read_is_no_silence(store, monkeypatch):
     assert clock.after(2, watch)
 
 
+SAVES = """
+import signal, sys, time
+
+def stop(number, frame):
+    from cliptea.training.failure import tell
+    from cliptea.training.stopping import Stopped
+
+    tell(Stopped(7))
+    sys.exit(1)
+
+signal.signal(signal.SIGTERM, stop)
+time.sleep(300)
+"""
+
+
+def test_processes_that_nobody_follows_are_asked_to_stop(tmp_path, monkeypatch, capfd):
+    """A process that saves when it is asked to stands for torchrun with all of its own."""
+    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
+    begun, real = time.monotonic(), subprocess.Popen
+    monkeypatch.setattr(launch.subprocess, "Popen", lambda command, env: real([sys.executable, "-c", SAVES], env=env))
+    with pytest.raises(Stopped, match="iteration 7 is saved"):
+        launch.start("train/x/inputs.json", 1, Follower(key=KEY, seconds=3.0))
+    assert 3 < time.monotonic() - begun < 100
+    assert capfd.readouterr().err.count("nobody has followed this training for 3.0 s: it saves a checkpoint") == 1
+
+
 def begin(world, follower):
     """`python -m cliptea.training` of a student of the tiny world, which does not come to its end."""
     run, split, cache = world
@@ -100,6 +128,7 @@ def said_until(training, words):
     raise AssertionError("".join(lines))
 
 
+@pytest.mark.long
 def test_training_whose_follower_has_gone_saves_and_goes_on_when_it_is_started_again(world):
     run, label = world[0], world[0].variants[0].label
     key = status_key(run.job_id, "train", label)
@@ -131,7 +160,7 @@ def test_training_whose_follower_has_gone_saves_and_goes_on_when_it_is_started_a
     assert again.returncode == 75, said
 
 
-def test_the_board_shows_the_bar_of_training_as_that_of_its_step(world, tmp_path):
+def test_the_board_shows_the_bar_of_training_as_that_of_its_step(tmp_path):
     store = FileStore(tmp_path)
     with posting(store, "j", "train", "g/a"):
         store.put(

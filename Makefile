@@ -50,7 +50,7 @@ compile: install ## write pipeline/cliptea.yaml
 
 docs: install ## build the pages and the API reference: dist/docs/index.html
 	rm -rf docs/api
-	$(BIN)/python -m sphinx --quiet --fail-on-warning docs dist/docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --conf-dir docs . dist/docs
 
 image: ## build the container images with docker or buildah, as in IMAGES="cpu cuda mlflow"; see docker/build.sh
 	docker/build.sh $(IMAGES)

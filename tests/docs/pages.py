@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"])
+OTHERS = ("benchmarks/README.md", "components/cliptea/data/SHARDS.md")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / name for name in OTHERS)])
 
 FENCE = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:^(?: {4}.*)?\n)*^ {4}.*$", re.MULTILINE)
@@ -49,7 +51,8 @@ def commands(page: Page) -> Iterator[tuple[list[str], bool]]:
     for texts, whole in ((lines(page), True), (page.spans, False)):
         for text in texts:
             if text.startswith("cliptea "):
-                yield [word for word in shlex.split(text)[1:] if word not in ("...", "&")], whole
+                given = shlex.split(text)
+                yield [word for before, word in pairwise(given) if word != "..." or before.startswith("-")], whole
 
 
 def targets(page: Page) -> set[str]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc  # noqa: F401 (autodoc imports with TYPE_CHECKING set, and a package below mlflow then fails)
+from docutils import nodes
+from sphinx import addnodes
 
 from cliptea import __version__
 
@@ -20,7 +22,6 @@ exclude_patterns = [".*", "dist", "tests"]
 html_theme = "furo"
 html_title = f"cliptea {release}"
 myst_heading_anchors = 3
-suppress_warnings = ["ref.python"]  # type hints name classes without their module, and two rooms have a Source
 
 apidoc_modules = [
     {
@@ -73,6 +74,13 @@ def escape(app: Any, what: str, name: str, thing: Any, options: Any, lines: list
         lines[number] = "".join(parts)
 
 
+def unlink_types(app: Any, page: nodes.document) -> None:
+    """Type hints name classes without their module, and rooms share names: no link is better than a wrong one."""
+    for reference in list(page.findall(addnodes.pending_xref)):
+        if reference["refdomain"] == "py":
+            reference.replace_self(reference.children)
+
+
 def copy_start_page(app: Any, error: Exception | None) -> None:
     """Let a web server find the start page."""
     if error is None:
@@ -83,4 +91,5 @@ def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", escape, priority=100)  # before napoleon reads the sections
+    app.connect("doctree-read", unlink_types)
     app.connect("build-finished", copy_start_page)

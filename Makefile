@@ -7,14 +7,14 @@ WORKDIR ?= .cliptea
 IMAGES ?= cpu mlflow
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo ui test test-long bench lint format compile image clean
+.PHONY: help install demo ui test test-long bench lint format compile docs image clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 install: $(INSTALLED) ## install the product and its tools into .venv
@@ -47,6 +47,10 @@ format: install ## put the code into its format
 
 compile: install ## write pipeline/cliptea.yaml
 	$(BIN)/cliptea compile
+
+docs: install ## build the pages and the API reference: dist/docs/index.html
+	rm -rf docs/api
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --conf-dir docs . dist/docs
 
 image: ## build the container images with docker or buildah, as in IMAGES="cpu cuda mlflow"; see docker/build.sh
 	docker/build.sh $(IMAGES)

@@ -5,7 +5,7 @@ import re
 import pytest
 from example_report import UNSEEN, make
 
-from cliptea.evaluation.report import build_report
+from cliptea.report.page import build_report
 
 WIDTHS = {"phone": 390, "desk": 1280}
 CUT_OFF = """

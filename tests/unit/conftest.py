@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from cliptea.models import build_student
-from cliptea.serving.segmenter import open_segmenter
+from cliptea.segment.segmenter import open_segmenter
 
 CLASSES = ["sky", "grass", "cow", "zebra"]
 DIM = 16

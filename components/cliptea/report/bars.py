@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup, escape
 
-from cliptea.evaluation.results import Spread
+from cliptea.report.summaries import Spread
 
 __all__ = ["class_bars"]
 

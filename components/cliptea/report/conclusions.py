@@ -14,8 +14,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from scipy.special import stdtrit
 
-from cliptea.evaluation.paper import Sign, own_dataset, paper, paper_row, paper_sign, protocol_differences, table_of
-from cliptea.evaluation.results import METRICS, Metric, Summary
+from cliptea.evaluation.results import METRICS, Metric
+from cliptea.report.paper import Sign, own_dataset, paper, paper_row, paper_sign, protocol_differences, table_of
+from cliptea.report.summaries import Summary
 
 __all__ = [
     "COMPARED", "Agreement", "Comparison", "PaperValue", "Verdict", "compare", "paper_values", "reference_of",

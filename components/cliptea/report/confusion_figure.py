@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from cliptea.report.pictures import png
 
 __all__ = ["confusion_figure"]
 
@@ -40,9 +41,7 @@ def confusion_figure(matrix_NN: np.ndarray, classes: Sequence[str]) -> bytes:
         rows_draw.text((left - GAP, top + middle), name, fill=0, font=font, anchor="rm")
         columns_draw.text((GAP, middle), name, fill=0, font=font, anchor="lm")
     page.paste(columns.transpose(Image.Transpose.ROTATE_90), (left, top - edge))
-    stream = io.BytesIO()
-    page.save(stream, format="PNG", optimize=True)
-    return stream.getvalue()
+    return png(page)
 
 
 def _greys(matrix_NN: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the report is built from: the comparing step fills it, `report.build_report` shows it."""
+"""What the report is built from: `gather.gather_context` fills it, `page.build_report` shows it."""
 
 from __future__ import annotations
 
@@ -6,43 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from cliptea.evaluation.results import ResultRow, SweepRow
+from cliptea.data.catalogue import Catalogue
+from cliptea.evaluation.results import ResultRow
+from cliptea.report.summaries import SweepRow
 
-__all__ = [
-    "AttentionPicture",
-    "PredictionPicture",
-    "RegionPicture",
-    "ReportContext",
-    "RunFacts",
-    "Split",
-    "label",
-]
+__all__ = ["AttentionPicture", "PredictionPicture", "RegionPicture", "ReportContext", "RunFacts", "label"]
 
 
 def label(group: str, variant: str) -> str:
     """The key of a variant in pictures and loss curves."""
     return f"{group}/{variant}"
-
-
-class Split(BaseModel):
-    """The classes of an evaluation set, in the order of their label indices."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    classes: list[str]
-    unseen: list[str]
-
-    @model_validator(mode="after")
-    def _known(self) -> Split:
-        if missing := [name for name in self.unseen if name not in self.classes]:
-            raise ValueError(f"unseen classes {missing} are not among the classes")
-        return self
-
-    @property
-    def seen(self) -> list[str]:
-        return [name for name in self.classes if name not in self.unseen]
 
 
 class RunFacts(BaseModel):
@@ -56,8 +31,8 @@ class RunFacts(BaseModel):
     data_seed: int
     train_images: int
     val_images: int
-    split: Split
-    other_splits: dict[str, Split] = Field(default_factory=dict)  # of further evaluation sets, by name
+    catalogue: Catalogue
+    other_catalogues: dict[str, Catalogue] = Field(default_factory=dict)  # of further evaluation sets, by name
     gamma: float
     teacher: str  # a sentence or less
     stand_in: bool  # a teacher that cannot know the data: the numbers mean nothing

@@ -7,25 +7,39 @@ from typing import Any
 
 import numpy as np
 
-from cliptea.evaluation import charts, figures
-from cliptea.evaluation.confusion_figure import confusion_figure
-from cliptea.evaluation.report_context import ReportContext, label
-from cliptea.evaluation.results import Metric, Summary, summarise_sweep
+from cliptea.data.catalogue import IGNORE
+from cliptea.data.colours import class_colour, hex_colour
+from cliptea.evaluation.results import Metric
+from cliptea.report import charts
+from cliptea.report.confusion_figure import confusion_figure
+from cliptea.report.context import ReportContext, label
+from cliptea.report.pictures import (
+    HIGH,
+    LOW,
+    SMALL_EDGE,
+    data_uri,
+    heat_overlay,
+    heat_range,
+    label_map,
+    photo,
+    region_map,
+)
+from cliptea.report.summaries import Summary, summarise_sweep
 
 __all__ = [
-    "attention_grid", "confusions", "gamma_charts", "legend", "loss_charts", "prediction_grid", "region_grid",
+    "attention_grid", "class_legend", "confusions", "gamma_charts", "loss_charts", "prediction_grid", "region_grid",
 ]  # fmt: skip
 
-Names = Mapping[str, tuple[str, list[str]]]  # as report_tables.names_of
+Names = Mapping[str, tuple[str, list[str]]]  # as tables.names_of
 SWEPT: dict[Metric, str] = {"miou_seen": "seen mIoU", "miou_unseen": "unseen mIoU", "hiou": "hIoU"}
 
 
-def legend(context: ReportContext) -> list[dict[str, Any]]:
+def class_legend(context: ReportContext) -> list[dict[str, Any]]:
     """Colour and name of the classes, the unseen ones marked."""
-    split = context.facts.split
+    catalogue = context.facts.catalogue
     return [
-        {"name": name, "colour": figures.class_colour(index), "unseen": name in split.unseen}
-        for index, name in enumerate(split.classes)
+        {"name": name, "colour": class_colour(index), "unseen": name in catalogue.unseen}
+        for index, name in enumerate(catalogue.classes)
     ]
 
 
@@ -34,11 +48,11 @@ def prediction_grid(context: ReportContext, names: Names, summaries: Sequence[Su
     pictures = context.predictions
     hiou = {label(s.group, s.variant): s.scores["hiou"].mean for s in summaries if s.dataset == context.facts.dataset}
     rows = [
-        _row("image", [figures.photo(p.image) for p in pictures]),
-        _row("ground truth", [figures.label_map(p.truth) for p in pictures], is_map=True),
+        _row("image", [photo(p.image) for p in pictures]),
+        _row("ground truth", [label_map(p.truth) for p in pictures], is_map=True),
     ]
     for own in _shown([p.predictions for p in pictures], names):
-        cells = [figures.label_map(p.predictions[own]) if own in p.predictions else None for p in pictures]
+        cells = [label_map(p.predictions[own]) if own in p.predictions else None for p in pictures]
         rows.append(_row(own, cells, names, score=hiou.get(own), is_map=True))
     return _grid(pictures, rows)
 
@@ -48,13 +62,13 @@ def attention_grid(context: ReportContext, names: Names) -> dict[str, Any] | Non
     pictures = context.attention
     if not pictures:
         return None
-    octaves = figures.heat_range(weights for p in pictures for weights in p.maps.values())
-    rows = [_row("image", [figures.photo(p.image) for p in pictures])]
+    octaves = heat_range(weights for p in pictures for weights in p.maps.values())
+    rows = [_row("image", [photo(p.image) for p in pictures])]
     for own in _shown([p.maps for p in pictures], names):
-        cells = [figures.heat_overlay(p.image, p.maps[own], octaves) if own in p.maps else None for p in pictures]
+        cells = [heat_overlay(p.image, p.maps[own], octaves) if own in p.maps else None for p in pictures]
         rows.append(_row(own, cells, names))
     ends = {"low": 2.0**-octaves, "high": 2.0**octaves}
-    colours = {"low": figures.hex_colour(figures.LOW), "high": figures.hex_colour(figures.HIGH)}
+    colours = {"low": hex_colour(LOW), "high": hex_colour(HIGH)}
     return {**(_grid(pictures, rows) or {}), "ends": ends, "colours": colours}
 
 
@@ -62,9 +76,9 @@ def region_grid(context: ReportContext) -> dict[str, Any] | None:
     """Training photos, the labels that the student is given, and the pseudo regions where it has none."""
     pictures = context.regions
     rows = [
-        _row("image", [figures.photo(p.image) for p in pictures]),
-        _row("training labels", [figures.label_map(p.labels) for p in pictures], is_map=True),
-        _row("pseudo regions", [figures.region_map(p.image, p.labels, p.regions) for p in pictures]),
+        _row("image", [photo(p.image) for p in pictures]),
+        _row("training labels", [label_map(p.labels) for p in pictures], is_map=True),
+        _row("pseudo regions", [region_map(p.image, p.labels, p.regions) for p in pictures]),
     ]
     notes = [_region_note(p.labels, p.regions) for p in pictures]
     return _grid(pictures, rows, notes)
@@ -93,9 +107,9 @@ def gamma_charts(context: ReportContext, names: Names, summaries: Sequence[Summa
 
 def confusions(context: ReportContext, names: Names) -> list[dict[str, Any]]:
     """Each trained model's confusion matrix on the data set itself."""
-    classes = context.facts.split.classes
+    classes = context.facts.catalogue.classes
     return [
-        {**_name(own, names), "uri": figures.data_uri(confusion_figure(context.confusions[own], classes))}
+        {**_name(own, names), "uri": data_uri(confusion_figure(context.confusions[own], classes))}
         for own in _shown([context.confusions], names)
     ]
 
@@ -135,19 +149,19 @@ def _row(
     is_map: bool = False,
 ) -> dict[str, Any]:
     title = {"group": "", "variant": own, "same": []} if names is None else _name(own, names)
-    uris = [None if cell is None else figures.data_uri(cell) for cell in cells]
+    uris = [None if cell is None else data_uri(cell) for cell in cells]
     return {**title, "cells": uris, "score": score, "is_map": is_map}
 
 
 def _grid(pictures: Sequence[Any], rows: list[dict[str, Any]], notes: Sequence[str] = ()) -> dict[str, Any] | None:
     if not pictures:
         return None
-    small = max(max(p.image.shape[:2]) for p in pictures) <= figures.SMALL_EDGE
+    small = max(max(p.image.shape[:2]) for p in pictures) <= SMALL_EDGE
     return {"ids": [p.id for p in pictures], "rows": rows, "notes": list(notes), "small": small}
 
 
 def _region_note(labels: np.ndarray, regions: np.ndarray) -> str:
-    unlabelled = np.asarray(labels) == figures.IGNORE
-    found = np.unique(np.asarray(regions)[np.asarray(regions) != figures.IGNORE])
+    unlabelled = np.asarray(labels) == IGNORE
+    found = np.unique(np.asarray(regions)[np.asarray(regions) != IGNORE])
     plural = "region" if len(found) == 1 else "regions"
     return f"{len(found)} {plural}, {100 * unlabelled.mean():.0f} % unlabelled"

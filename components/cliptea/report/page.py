@@ -11,12 +11,11 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from cliptea.evaluation import report_pictures as pictures
-from cliptea.evaluation import report_tables as tables
-from cliptea.evaluation.conclusions import compare
-from cliptea.evaluation.paper import paper
-from cliptea.evaluation.report_context import ReportContext
-from cliptea.evaluation.results import Spread, summarise
+from cliptea.report import grids, tables
+from cliptea.report.conclusions import compare
+from cliptea.report.context import ReportContext
+from cliptea.report.paper import paper
+from cliptea.report.summaries import Spread, summarise
 
 __all__ = ["build_report"]
 
@@ -44,13 +43,13 @@ def build_report(context: ReportContext) -> str:
         conclusions=tables.conclusion_tables(groups, context.facts),
         classes=tables.class_tables(groups, context.facts),
         datasets=list(dict.fromkeys(group.dataset for group in groups)),
-        legend=pictures.legend(context),
-        predictions=pictures.prediction_grid(context, names, summaries),
-        attention=pictures.attention_grid(context, names),
-        regions=pictures.region_grid(context),
-        gammas=pictures.gamma_charts(context, names, summaries),
-        losses=pictures.loss_charts(context, names),
-        confusions=pictures.confusions(context, names),
+        legend=grids.class_legend(context),
+        predictions=grids.prediction_grid(context, names, summaries),
+        attention=grids.attention_grid(context, names),
+        regions=grids.region_grid(context),
+        gammas=grids.gamma_charts(context, names, summaries),
+        losses=grids.loss_charts(context, names),
+        confusions=grids.confusions(context, names),
         settings=dict(_flat(context.facts.settings)),
         style=Markup(_text("report.css")),
         script=Markup(script),
@@ -95,7 +94,7 @@ def _environment() -> Environment:
 
 
 def _text(name: str) -> str:
-    return resources.files("cliptea.evaluation").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("cliptea.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

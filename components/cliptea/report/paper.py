@@ -69,7 +69,7 @@ class Paper(_Strict):
 @functools.cache
 def paper() -> Paper:
     """The reference numbers, read once."""
-    text = resources.files("cliptea.evaluation").joinpath("paper.yaml").read_text(encoding="utf-8")
+    text = resources.files("cliptea.report").joinpath("paper.yaml").read_text(encoding="utf-8")
     return Paper.model_validate(yaml.safe_load(text))
 
 

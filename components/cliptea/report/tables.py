@@ -8,9 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cliptea.evaluation import charts
-from cliptea.evaluation.bars import class_bars
-from cliptea.evaluation.conclusions import (
+from cliptea.data.catalogue import Catalogue
+from cliptea.data.colours import class_colour
+from cliptea.evaluation.results import METRICS, Metric
+from cliptea.report import charts
+from cliptea.report.bars import class_bars
+from cliptea.report.conclusions import (
     COMPARED,
     Comparison,
     PaperValue,
@@ -18,10 +21,9 @@ from cliptea.evaluation.conclusions import (
     paper_values,
     reference_of,
 )
-from cliptea.evaluation.figures import class_colour
-from cliptea.evaluation.paper import own_dataset, paper
-from cliptea.evaluation.report_context import RunFacts, Split, label
-from cliptea.evaluation.results import METRICS, Metric, Spread, Summary
+from cliptea.report.context import RunFacts, label
+from cliptea.report.paper import own_dataset, paper
+from cliptea.report.summaries import Spread, Summary
 
 __all__ = [
     "SHORT",
@@ -157,19 +159,21 @@ def class_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str, Any
         summaries = [s for group in groups if group.dataset == dataset for s in group.summaries]
         names = names_of(summaries)
         shown = [s for s in summaries if names[label(s.group, s.variant)][0] == label(s.group, s.variant)]
-        split = facts.split if dataset == facts.dataset else facts.other_splits.get(dataset, facts.split)
-        parts = [("Unseen", split.unseen), ("Seen", split.seen)]
+        catalogue = (
+            facts.catalogue if dataset == facts.dataset else facts.other_catalogues.get(dataset, facts.catalogue)
+        )
+        parts = [("Unseen", catalogue.unseen), ("Seen", catalogue.seen)]
         tables.append(
             {
                 "dataset": dataset,
                 "columns": [(s.group, s.variant, names[label(s.group, s.variant)][1]) for s in shown],
-                "parts": [(title, [_class_row(name, shown, split) for name in part]) for title, part in parts],
+                "parts": [(title, [_class_row(name, shown, catalogue) for name in part]) for title, part in parts],
                 "bars": [
                     {
                         "group": s.group,
                         "variant": s.variant,
                         "same": names[label(s.group, s.variant)][1],
-                        "chart": _bars(s, split),
+                        "chart": _bars(s, catalogue),
                     }
                     for s in shown
                 ],
@@ -185,13 +189,13 @@ def _by_variant(values: Sequence[PaperValue]) -> dict[str, dict[Metric, PaperVal
     return found
 
 
-def _class_row(name: str, shown: Sequence[Summary], split: Split) -> dict[str, Any]:
+def _class_row(name: str, shown: Sequence[Summary], catalogue: Catalogue) -> dict[str, Any]:
     cells = [summary.per_class.get(name, NOTHING) for summary in shown]
-    return {"name": name, "colour": class_colour(split.classes.index(name)), "cells": cells}
+    return {"name": name, "colour": class_colour(catalogue.classes.index(name)), "cells": cells}
 
 
-def _bars(summary: Summary, split: Split) -> Markup:
-    parts = {"unseen": split.unseen, "seen": split.seen}
+def _bars(summary: Summary, catalogue: Catalogue) -> Markup:
+    parts = {"unseen": catalogue.unseen, "seen": catalogue.seen}
     found = {part: [(name, summary.per_class.get(name, NOTHING)) for name in names] for part, names in parts.items()}
     return class_bars(found, f"IoU of each class, {label(summary.group, summary.variant)}")
 

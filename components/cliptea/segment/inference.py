@@ -1,12 +1,11 @@
-"""Test time: the plain network and text features only (section 3.4).
+"""From an image to logits with the plain network and text features only (the paper's section 3.4).
 
-Shape legend: B images; H, W original size; N classes; D width; h, w fitted size.
+Shape legend: B images; H, W original size; N classes; D width; h, w fitted size, or the student's output size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 
 from cliptea.config import EvaluationConfig
 from cliptea.data.views import fitted_size
-from cliptea.training.augment import normalise
+from cliptea.segment.normalise import normalise
 
-__all__ = ["Ranked", "class_logits", "fitted_logits", "padded_size", "rank"]
+__all__ = ["class_logits", "fitted_logits", "padded_size", "product", "resize", "rounded_up"]
 
 
 def class_logits(student: nn.Module, image_HW3: np.ndarray, text_ND: Tensor, config: EvaluationConfig) -> Tensor:
@@ -33,7 +32,7 @@ def class_logits(student: nn.Module, image_HW3: np.ndarray, text_ND: Tensor, con
         config: scale, divisor, and mode with window and stride.
     """
     (logits_Nhw,) = fitted_logits(student, [image_HW3], text_ND, config)
-    return _resize(logits_Nhw[None], (image_HW3.shape[0], image_HW3.shape[1]))[0]
+    return resize(logits_Nhw[None], (image_HW3.shape[0], image_HW3.shape[1]))[0]
 
 
 @torch.inference_mode()
@@ -56,8 +55,24 @@ def fitted_logits(
 
 def padded_size(size: tuple[int, int], config: EvaluationConfig) -> tuple[int, int]:
     """Height and width that the student sees of an image of that size, in the mode `whole`."""
-    height, width = fitted_size(size, config.scale)
-    return height + -height % config.divisor, width + -width % config.divisor
+    return rounded_up(fitted_size(size, config.scale), config.divisor)
+
+
+def rounded_up(size: Sequence[int], divisor: int) -> tuple[int, int]:
+    """The next multiples of the divisor, from (height, width)."""
+    return size[0] + -size[0] % divisor, size[1] + -size[1] % divisor
+
+
+def product(features_BDhw: Tensor, text_ND: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits (B, N, *size) of features and text features."""
+    return resize(torch.einsum("bdhw,nd->bnhw", features_BDhw, text_ND), size)
+
+
+def resize(logits_BNhw: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, N, *size), bilinear, centres of pixels at halves."""
+    if tuple(logits_BNhw.shape[2:]) == tuple(size):
+        return logits_BNhw
+    return nn.functional.interpolate(logits_BNhw, tuple(size), mode="bilinear", align_corners=False)
 
 
 def _fitted(image_HW3: np.ndarray, scale: Sequence[int]) -> Tensor:
@@ -65,8 +80,7 @@ def _fitted(image_HW3: np.ndarray, scale: Sequence[int]) -> Tensor:
     height, width = fitted_size((image_HW3.shape[0], image_HW3.shape[1]), scale)
     if (height, width) != image_HW3.shape[:2]:
         image_HW3 = np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR))
-    image_3hw = torch.from_numpy(image_HW3.copy()).permute(2, 0, 1)
-    return normalise(image_3hw, torch.ones(height, width, dtype=torch.bool))
+    return normalise(torch.from_numpy(image_HW3.copy()).permute(2, 0, 1))
 
 
 def _slide(student: nn.Module, normal_3hw: Tensor, text_ND: Tensor, config: EvaluationConfig) -> Tensor:
@@ -92,41 +106,12 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
 
 def _padded(normal_3hw: Tensor, divisor: int) -> Tensor:
     """With zeros at right and bottom up to multiples of `divisor`."""
-    height, width = normal_3hw.shape[1:]
-    return nn.functional.pad(normal_3hw, (0, -width % divisor, 0, -height % divisor))
+    size = normal_3hw.shape[1:]
+    height, width = rounded_up(size, divisor)
+    return nn.functional.pad(normal_3hw, (0, width - size[1], 0, height - size[0]))
 
 
 def _enlarged(features_Dhw: Tensor, text_ND: Tensor, normal_3hw: Tensor, divisor: int) -> Tensor:
     """(N, h, w) logits of a normalised image from the features of it as it was padded."""
     height, width = normal_3hw.shape[1:]
-    logits_1Nhw = torch.einsum("dhw,nd->nhw", features_Dhw, text_ND)[None]
-    return _resize(logits_1Nhw, (height + -height % divisor, width + -width % divisor))[0, :, :height, :width]
-
-
-def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    if logits.shape[2:] == size:
-        return logits
-    return nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
-
-
-class Ranked(NamedTuple):
-    """The best seen and the best unseen class of every pixel: enough to predict at any gamma."""
-
-    seen_class: Tensor  # (H, W) int64 train ids
-    unseen_class: Tensor
-    lead: Tensor  # (H, W) float32: best seen minus best unseen logit
-
-    def predict(self, gamma: float) -> Tensor:
-        """(H, W) int64: argmax over all classes after gamma is added to the unseen logits."""
-        return torch.where(self.lead < gamma, self.unseen_class, self.seen_class)
-
-
-def rank(logits_NHW: Tensor, unseen_ids: list[int]) -> Ranked:
-    """Split the argmax over all classes into its seen and its unseen half."""
-    unseen = torch.zeros(len(logits_NHW), dtype=torch.bool)
-    unseen[unseen_ids] = True
-    ids = torch.arange(len(logits_NHW), device=logits_NHW.device)
-    unseen = unseen.to(logits_NHW.device)
-    best_seen, seen_at = logits_NHW[~unseen].max(0)
-    best_unseen, unseen_at = logits_NHW[unseen].max(0)
-    return Ranked(ids[~unseen][seen_at], ids[unseen][unseen_at], best_seen - best_unseen)
+    return product(features_Dhw[None], text_ND, rounded_up((height, width), divisor))[0, :, :height, :width]

@@ -3,12 +3,12 @@
 This module and what it imports is the code that a model in MLflow carries (cliptea.tracking.model), so it knows
 nothing of stores, pipelines or CLIP.
 
-Shape legend: H, W image; N classes; D width; h, w size that the image is fitted to; R rows of a band.
+Shape legend: H, W image; N classes; D width; h, w size that the image is fitted to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,14 +21,15 @@ from torch import Tensor, nn
 from cliptea import device
 from cliptea.config import EvaluationConfig
 from cliptea.errors import ConfigError, StorageError
-from cliptea.evaluation.inference import fitted_logits, padded_size
 from cliptea.models import build_student
+from cliptea.models.student import Student
+from cliptea.segment.inference import fitted_logits, padded_size
+from cliptea.segment.masks import make_mask
 
-__all__ = ["ClassSet", "Description", "Segmenter", "TeacherSource", "open_segmenter"]
+__all__ = ["ClassSet", "Description", "Segmenter", "TeacherSource", "load_student", "open_segmenter"]
 
 DESCRIPTION, WEIGHTS, TEXT = "model.json", "model.safetensors", "text.safetensors"
 INSIDE = "artifacts/student"  # where a model in MLflow holds these
-LARGEST = 1 << 27  # logits at the image's size that are held at once: 0.5 GiB
 
 
 class TeacherSource(BaseModel):
@@ -98,11 +99,18 @@ class Segmenter:
         """
         logits = fitted_logits(self.student, images, classes.text_ND, self.description.evaluation)
         for image_HW3, logits_Nhw in zip(images, logits, strict=True):
-            yield _mask(logits_Nhw, (image_HW3.shape[0], image_HW3.shape[1]), classes.gamma_N)
+            yield make_mask(logits_Nhw, (image_HW3.shape[0], image_HW3.shape[1]), classes.gamma_N)
 
     def padded_size(self, image_HW3: np.ndarray) -> tuple[int, int]:
         """Height and width that the network sees of an image."""
         return padded_size((image_HW3.shape[0], image_HW3.shape[1]), self.description.evaluation)
+
+
+def load_student(backbone: str, dim: int, weights: Mapping[str, Tensor]) -> Student:
+    """The trained network in eval mode, on the CPU."""
+    student = build_student(backbone, dim)
+    student.load_state_dict(weights)
+    return student.eval()
 
 
 def open_segmenter(folder: Path) -> Segmenter:
@@ -118,42 +126,10 @@ def open_segmenter(folder: Path) -> Segmenter:
     try:
         description = Description.model_validate_json((home / DESCRIPTION).read_text(encoding="utf-8"))
         text_ND = safetensors.torch.load_file(home / TEXT)["text"]
-        weights = safetensors.torch.load_file(home / WEIGHTS)
-        student = build_student(description.backbone, description.dim)
-        student.load_state_dict(weights)
+        student = load_student(description.backbone, description.dim, safetensors.torch.load_file(home / WEIGHTS))
     except (OSError, ValueError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise StorageError(
             f"{folder} holds no model of this program ({reason})", f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
         ) from error
-    return Segmenter(student.to(device.best()).eval(), description, text_ND.to(device.best()))
-
-
-def _mask(logits_Nhw: Tensor, size: tuple[int, int], gamma_N: Tensor) -> np.ndarray:
-    """(H, W) uint8: argmax of the logits enlarged to `size`, in bands where all of them would take too much memory."""
-    rows = max(1, LARGEST // (len(gamma_N) * size[1]))
-    if rows >= size[0]:
-        enlarged_1NHW = nn.functional.interpolate(logits_Nhw[None], size, mode="bilinear", align_corners=False)
-        return _argmax(enlarged_1NHW[0], gamma_N)
-    bands = (_band(logits_Nhw, size, top, min(top + rows, size[0])) for top in range(0, size[0], rows))
-    return np.concatenate([_argmax(band_NRW, gamma_N) for band_NRW in bands])
-
-
-def _argmax(logits_NHW: Tensor, gamma_N: Tensor) -> np.ndarray:
-    return (logits_NHW + gamma_N[:, None, None]).argmax(0).to(torch.uint8).cpu().numpy()
-
-
-def _band(logits_Nhw: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
-    """(N, R, W): rows `top` to `bottom` of the logits enlarged to `size`, bilinear as torch's without aligned corners.
-
-    Raised to its full size a photo's logits of 171 classes would take gigabytes.
-    """
-    height = logits_Nhw.shape[1]
-    rows_R = torch.arange(top, bottom, device=logits_Nhw.device)
-    source_R = ((rows_R + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
-    upper_R = source_R.long().clamp(max=height - 1)
-    lower_R = (upper_R + 1).clamp(max=height - 1)
-    share_R1 = (source_R - upper_R)[:, None]
-    mixed_NRw = logits_Nhw[:, upper_R] * (1 - share_R1) + logits_Nhw[:, lower_R] * share_R1
-    enlarged = nn.functional.interpolate(mixed_NRw[None], (bottom - top, size[1]), mode="bilinear", align_corners=False)
-    return enlarged[0]
+    return Segmenter(student.to(device.best()), description, text_ND.to(device.best()))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cliptea import progress
 from cliptea.errors import ClipteaError, ConfigError
-from cliptea.serving.segmenter import ClassSet, Segmenter, TeacherSource
+from cliptea.segment.segmenter import ClassSet, Segmenter, TeacherSource
 from cliptea.storage import open_store
 from cliptea.teacher.clip import Teacher, load_teacher
 from cliptea.teacher.demo import DEMO, demo_words

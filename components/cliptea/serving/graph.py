@@ -10,8 +10,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from cliptea.serving.segmenter import Segmenter
-from cliptea.training.augment import IMAGE_MEAN, IMAGE_STD
+from cliptea.segment.inference import product
+from cliptea.segment.normalise import normalise
+from cliptea.segment.segmenter import Segmenter
 
 __all__ = ["Network"]
 
@@ -19,19 +20,12 @@ __all__ = ["Network"]
 class Network(nn.Module):
     """Normalisation, student and product with the embeddings, on the CPU and made of what ONNX can express."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, model: Segmenter) -> None:
         super().__init__()
         self.student = _with_plain_pooling(copy.deepcopy(model.student).cpu().float())
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1))
 
     def forward(self, images_B3HW: Tensor, embeddings_ND: Tensor) -> Tensor:
-        features_BDhw = self.student((images_B3HW - self.mean) / self.std)
-        logits_BNhw = torch.einsum("bdhw,nd->bnhw", features_BDhw, embeddings_ND)
-        return nn.functional.interpolate(logits_BNhw, images_B3HW.shape[2:], mode="bilinear", align_corners=False)
+        return product(self.student(normalise(images_B3HW)), embeddings_ND, images_B3HW.shape[2:])
 
 
 class _Pooling(nn.Module):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from cliptea.evaluation.figures import NEUTRAL, legend, palette
+from cliptea.data.colours import coloured, legend, palette
 
 __all__ = ["mask_png", "overlay_jpeg"]
 
@@ -20,9 +20,7 @@ QUALITY = 88
 
 def mask_png(mask_HW: np.ndarray) -> bytes:
     """Palette PNG of (H, W) uint8 class ids: pixel values are the ids, colours those of the report."""
-    picture = Image.fromarray(mask_HW)
-    picture.putpalette(_colours().tobytes())
-    return _encode(picture, "PNG")
+    return _encode(coloured(mask_HW), "PNG")
 
 
 def overlay_jpeg(image_HW3: np.ndarray, mask_HW: np.ndarray, names: Sequence[str], shown: Sequence[int]) -> bytes:
@@ -34,7 +32,7 @@ def overlay_jpeg(image_HW3: np.ndarray, mask_HW: np.ndarray, names: Sequence[str
         shown: ids of the legend, in its order.
     """
     photo = Image.fromarray(image_HW3)
-    colours = Image.fromarray(_colours()[mask_HW])
+    colours = Image.fromarray(palette()[mask_HW])
     factor = min(LARGEST / max(photo.size), max(1, SMALLEST // max(photo.size)))
     size = (max(1, round(photo.width * factor)), max(1, round(photo.height * factor)))
     photo = photo.resize(size, Image.Resampling.BOX if factor < 1 else Image.Resampling.NEAREST)
@@ -44,10 +42,6 @@ def overlay_jpeg(image_HW3: np.ndarray, mask_HW: np.ndarray, names: Sequence[str
     page.paste(blended, (0, 0))
     page.paste(key, (size[0], 0))
     return _encode(page, "JPEG")
-
-
-def _colours() -> np.ndarray:
-    return np.vstack([palette(), [NEUTRAL]]).astype(np.uint8)
 
 
 def _encode(picture: Image.Image, kind: str) -> bytes:

@@ -7,8 +7,8 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 from torch import nn
 
 from cliptea.config import EvaluationConfig
-from cliptea.evaluation.inference import class_logits, rank
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
+from cliptea.segment.inference import class_logits, rank
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from cliptea.evaluation.confusion_figure import CELL, confusion_figure
+from cliptea.report.confusion_figure import CELL, confusion_figure
 
 
 def drawn(matrix, classes):

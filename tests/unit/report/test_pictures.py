@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliptea.evaluation import charts, figures
+from cliptea.report import charts
 
 
 def pixels(picture: bytes) -> np.ndarray:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from example_report import CLASSES, SETTINGS, UNSEEN, VARIANTS, make
 
-from cliptea.evaluation.report import breakable, build_report, percent, signed
-from cliptea.evaluation.report_context import ReportContext, Split
 from cliptea.evaluation.results import ResultRow, summarise
+from cliptea.report.context import ReportContext, Split
+from cliptea.report.page import breakable, build_report, percent, signed
 
 SECTIONS = [
     "results",
@@ -292,7 +292,7 @@ def test_numbers_are_formatted_once_and_for_all():
 
 
 def test_a_report_needs_no_torch_mlflow_or_kfp():
-    code = "import sys, cliptea.evaluation.report; print({'torch', 'mlflow', 'kfp'} & set(sys.modules))"
+    code = "import sys, cliptea.report.page; print({'torch', 'mlflow', 'kfp'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

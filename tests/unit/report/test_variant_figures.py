@@ -9,7 +9,6 @@ from PIL import Image
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.sample import encode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.evaluation import tracked
 from cliptea.manifest import Manifest, put_object
 from cliptea.storage import open_store
 

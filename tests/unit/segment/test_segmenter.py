@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from cliptea.errors import ConfigError, StorageError
-from cliptea.evaluation.inference import class_logits, rank
-from cliptea.serving import segmenter
-from cliptea.serving.segmenter import open_segmenter
+from cliptea.segment import segmenter
+from cliptea.segment.inference import class_logits, rank
+from cliptea.segment.segmenter import open_segmenter
 
 
 def picture(height, width, seed=0):

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from cliptea.errors import ConfigError, TeacherError
-from cliptea.serving import names
-from cliptea.serving.names import choose_classes
-from cliptea.serving.segmenter import TeacherSource
+from cliptea.segment.segmenter import TeacherSource
+from cliptea.serving.classes import choose_classes
 from cliptea_pipeline.serving import split_names
 
 DEMO = TeacherSource(weights="demo", model="none", templates="single", crop=32, demo="f" * 16)

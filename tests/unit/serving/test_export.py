@@ -10,13 +10,13 @@ from PIL import Image
 
 from cliptea.config import EvaluationConfig
 from cliptea.errors import ClipteaError, ConfigError
-from cliptea.evaluation.inference import class_logits
 from cliptea.models import STUDENTS, build_student
+from cliptea.segment.inference import class_logits
+from cliptea.segment.segmenter import Description, Segmenter
 from cliptea.serving import export
 from cliptea.serving.export import export_onnx
 from cliptea.serving.graph import Network, _Pooling
 from cliptea.serving.parity import NotExported, check_onnx
-from cliptea.serving.segmenter import Description, Segmenter
 
 QUICK = ["demo_fpn", "segformer_b0", "convnext_atto"]
 LONG = ["segnext_t", "swin_t", "timm:resnet18"]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cliptea.errors import DataError
-from cliptea.serving.images import find_images, read_image
+from cliptea.serving.photos import find_images, read_image
 
 RAMP = np.arange(0, 240, dtype=np.uint8).reshape(12, 20)
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cliptea.evaluation.figures import palette
+from cliptea.report.pictures import palette
 from cliptea.serving import predict as predicting
-from cliptea.serving.images import find_images, read_image
+from cliptea.serving.photos import find_images, read_image
 from cliptea.serving.predict import areas, predict
 from cliptea_pipeline.cli import app
 

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from cliptea.errors import StorageError
 from cliptea.models import build_student
-from cliptea.serving.segmenter import open_segmenter
+from cliptea.segment.segmenter import open_segmenter
 from cliptea.tracking.champions import Score
 from cliptea.tracking.client import experiment_id
 from cliptea.tracking.model import fetch_model

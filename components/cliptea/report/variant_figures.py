@@ -37,7 +37,7 @@ def variant_figures(store: Store, split: Manifest, evaluated: Manifest) -> dict[
     """
     reader = ShardReader(store, split.objects, "val")
     classes = Catalogue.model_validate(split.info["catalogue"]).classes
-    with np.load(io.BytesIO(read_object(store, evaluated.objects["npz"]))) as arrays:
+    with np.load(io.BytesIO(read_object(store, evaluated.objects["figures.npz"]))) as arrays:
         files = {}
         for key in [key for key in arrays.files if key.startswith(PREDICTION)]:
             name = key.removeprefix(PREDICTION)

@@ -14,7 +14,7 @@ from cliptea.segment.inference import product
 from cliptea.segment.normalise import normalise
 from cliptea.segment.segmenter import Segmenter
 
-__all__ = ["Network"]
+__all__ = ["Network", "PlainPooling"]
 
 
 class Network(nn.Module):
@@ -28,7 +28,7 @@ class Network(nn.Module):
         return product(self.student(normalise(images_B3HW)), embeddings_ND, images_B3HW.shape[2:])
 
 
-class _Pooling(nn.Module):
+class PlainPooling(nn.Module):
     """nn.AdaptiveAvgPool2d as two products with matrices: ONNX has none for an input of unknown size."""
 
     def __init__(self, pooled: int) -> None:
@@ -50,5 +50,5 @@ def _with_plain_pooling(student: nn.Module) -> nn.Module:
     for parent in list(student.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and isinstance(child.output_size, int):
-                setattr(parent, name, _Pooling(child.output_size))
+                setattr(parent, name, PlainPooling(child.output_size))
     return student

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cliptea.evaluation.results import METRICS, ResultRow, Summary, summarise
+from cliptea.evaluation.results import METRICS, ResultRow
 from cliptea.report.conclusions import compare, paper_values, reference_of, t_interval
 from cliptea.report.paper import paper, paper_row, paper_sign
+from cliptea.report.summaries import Summary, summarise
 
 
 def summaries(

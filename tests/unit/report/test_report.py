@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from example_report import CLASSES, SETTINGS, UNSEEN, VARIANTS, make
 
-from cliptea.evaluation.results import ResultRow, summarise
-from cliptea.report.context import ReportContext, Split
+from cliptea.data.catalogue import Catalogue
+from cliptea.evaluation.results import ResultRow
+from cliptea.report.context import ReportContext
 from cliptea.report.page import breakable, build_report, percent, signed
+from cliptea.report.summaries import summarise
 
 SECTIONS = [
     "results",
@@ -272,8 +274,8 @@ def test_scores_without_value_are_dashes():
 
 def test_a_second_evaluation_set_has_its_own_tables_and_split():
     other = [r.model_copy(update={"dataset": "photos", "per_class": {"car": 0.25, "tree": 0.75}}) for r in make().rows]
-    split = {"photos": Split(classes=["car", "tree"], unseen=["tree"])}
-    context = make(other_splits=split)
+    other_classes = {"photos": Catalogue(classes=["car", "tree"], unseen=["tree"])}
+    context = make(other_catalogues=other_classes)
     page = Page(build_report(replace(context, rows=[*context.rows, *other])))
     assert page.text["results"].count("on photos") == 4
     names = [row[0] for row in page.rows["classes"] if row[0] != "Class"]
@@ -295,8 +297,3 @@ def test_a_report_needs_no_torch_mlflow_or_kfp():
     code = "import sys, cliptea.report.page; print({'torch', 'mlflow', 'kfp'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-
-
-def test_a_split_knows_its_classes():
-    with pytest.raises(ValueError, match="not among the classes"):
-        Split(classes=["cow"], unseen=["zebra"])

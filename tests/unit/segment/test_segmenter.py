@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cliptea.errors import ConfigError, StorageError
-from cliptea.segment import segmenter
-from cliptea.segment.inference import class_logits, rank
+from cliptea.segment.inference import class_logits
+from cliptea.segment.masks import rank
 from cliptea.segment.segmenter import open_segmenter
 
 
@@ -45,25 +45,6 @@ def test_images_of_one_padded_size_go_through_the_network_together(model, mode):
         assert mask.shape == image.shape[:2]
         assert (mask == model.mask(image, model.known())).mean() > 0.9999  # sums are rounded in another order
     assert len({mask.tobytes() for mask in masks}) == 4
-
-
-@pytest.mark.parametrize("size", [(333, 250), (40, 31), (64, 500)])
-def test_bands_of_a_large_image_are_as_the_whole(model, size, monkeypatch):
-    image, classes = picture(*size), model.known()
-    whole = model.mask(image, classes)
-    monkeypatch.setattr(segmenter, "LARGEST", 4 * size[1] * 7)  # bands of 7 rows
-    banded = model.mask(image, classes)
-    assert banded.shape == size
-    assert (banded == whole).mean() > 0.9999
-
-
-def test_rows_of_a_band_are_those_of_the_enlarged_logits():
-    logits = torch.randn(3, 9, 11)
-    for size in ((50, 40), (9, 11), (5, 30)):
-        whole = torch.nn.functional.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
-        for top, bottom in ((0, 2), (2, size[0])):
-            band = segmenter._band(logits, size, top, bottom)
-            assert torch.allclose(band, whole[:, top:bottom], atol=1e-5)
 
 
 def test_some_of_the_classes_keep_their_embeddings_and_gamma(model):

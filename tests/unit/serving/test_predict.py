@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cliptea.report.pictures import palette
+from cliptea.data.colours import palette
 from cliptea.serving import predict as predicting
 from cliptea.serving.photos import find_images, read_image
 from cliptea.serving.predict import areas, predict

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cliptea.report.pictures import png
+from cliptea.report.figures import png
 
 __all__ = ["confusion_figure"]
 

@@ -10,20 +10,9 @@ import numpy as np
 from cliptea.data.catalogue import IGNORE
 from cliptea.data.colours import class_colour, hex_colour
 from cliptea.evaluation.results import Metric
-from cliptea.report import charts
+from cliptea.report import charts, figures
 from cliptea.report.confusion_figure import confusion_figure
 from cliptea.report.context import ReportContext, label
-from cliptea.report.pictures import (
-    HIGH,
-    LOW,
-    SMALL_EDGE,
-    data_uri,
-    heat_overlay,
-    heat_range,
-    label_map,
-    photo,
-    region_map,
-)
 from cliptea.report.summaries import Summary, summarise_sweep
 
 __all__ = [
@@ -48,11 +37,11 @@ def prediction_grid(context: ReportContext, names: Names, summaries: Sequence[Su
     pictures = context.predictions
     hiou = {label(s.group, s.variant): s.scores["hiou"].mean for s in summaries if s.dataset == context.facts.dataset}
     rows = [
-        _row("image", [photo(p.image) for p in pictures]),
-        _row("ground truth", [label_map(p.truth) for p in pictures], is_map=True),
+        _row("image", [figures.photo(p.image) for p in pictures]),
+        _row("ground truth", [figures.label_map(p.truth) for p in pictures], is_map=True),
     ]
     for own in _shown([p.predictions for p in pictures], names):
-        cells = [label_map(p.predictions[own]) if own in p.predictions else None for p in pictures]
+        cells = [figures.label_map(p.predictions[own]) if own in p.predictions else None for p in pictures]
         rows.append(_row(own, cells, names, score=hiou.get(own), is_map=True))
     return _grid(pictures, rows)
 
@@ -62,13 +51,13 @@ def attention_grid(context: ReportContext, names: Names) -> dict[str, Any] | Non
     pictures = context.attention
     if not pictures:
         return None
-    octaves = heat_range(weights for p in pictures for weights in p.maps.values())
-    rows = [_row("image", [photo(p.image) for p in pictures])]
+    octaves = figures.heat_range(weights for p in pictures for weights in p.maps.values())
+    rows = [_row("image", [figures.photo(p.image) for p in pictures])]
     for own in _shown([p.maps for p in pictures], names):
-        cells = [heat_overlay(p.image, p.maps[own], octaves) if own in p.maps else None for p in pictures]
+        cells = [figures.heat_overlay(p.image, p.maps[own], octaves) if own in p.maps else None for p in pictures]
         rows.append(_row(own, cells, names))
     ends = {"low": 2.0**-octaves, "high": 2.0**octaves}
-    colours = {"low": hex_colour(LOW), "high": hex_colour(HIGH)}
+    colours = {"low": hex_colour(figures.LOW), "high": hex_colour(figures.HIGH)}
     return {**(_grid(pictures, rows) or {}), "ends": ends, "colours": colours}
 
 
@@ -76,9 +65,9 @@ def region_grid(context: ReportContext) -> dict[str, Any] | None:
     """Training photos, the labels that the student is given, and the pseudo regions where it has none."""
     pictures = context.regions
     rows = [
-        _row("image", [photo(p.image) for p in pictures]),
-        _row("training labels", [label_map(p.labels) for p in pictures], is_map=True),
-        _row("pseudo regions", [region_map(p.image, p.labels, p.regions) for p in pictures]),
+        _row("image", [figures.photo(p.image) for p in pictures]),
+        _row("training labels", [figures.label_map(p.labels) for p in pictures], is_map=True),
+        _row("pseudo regions", [figures.region_map(p.image, p.labels, p.regions) for p in pictures]),
     ]
     notes = [_region_note(p.labels, p.regions) for p in pictures]
     return _grid(pictures, rows, notes)
@@ -109,7 +98,7 @@ def confusions(context: ReportContext, names: Names) -> list[dict[str, Any]]:
     """Each trained model's confusion matrix on the data set itself."""
     classes = context.facts.catalogue.classes
     return [
-        {**_name(own, names), "uri": data_uri(confusion_figure(context.confusions[own], classes))}
+        {**_name(own, names), "uri": figures.data_uri(confusion_figure(context.confusions[own], classes))}
         for own in _shown([context.confusions], names)
     ]
 
@@ -149,14 +138,14 @@ def _row(
     is_map: bool = False,
 ) -> dict[str, Any]:
     title = {"group": "", "variant": own, "same": []} if names is None else _name(own, names)
-    uris = [None if cell is None else data_uri(cell) for cell in cells]
+    uris = [None if cell is None else figures.data_uri(cell) for cell in cells]
     return {**title, "cells": uris, "score": score, "is_map": is_map}
 
 
 def _grid(pictures: Sequence[Any], rows: list[dict[str, Any]], notes: Sequence[str] = ()) -> dict[str, Any] | None:
     if not pictures:
         return None
-    small = max(max(p.image.shape[:2]) for p in pictures) <= SMALL_EDGE
+    small = max(max(p.image.shape[:2]) for p in pictures) <= figures.SMALL_EDGE
     return {"ids": [p.id for p in pictures], "rows": rows, "notes": list(notes), "small": small}
 
 

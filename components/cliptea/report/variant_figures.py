@@ -15,7 +15,7 @@ from cliptea.data.shards import ShardReader
 from cliptea.data.split import LABEL
 from cliptea.manifest import Manifest, read_object
 from cliptea.report.confusion_figure import confusion_figure
-from cliptea.report.pictures import label_map, photo, png
+from cliptea.report.figures import label_map, photo, png
 from cliptea.storage import Store
 from cliptea.teacher.cache import image_extension
 

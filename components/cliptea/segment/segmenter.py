@@ -1,7 +1,7 @@
-"""A trained student with its class list: the one road from an image to a mask, also inside models in MLflow.
+"""A trained student with its class list: from images to masks, also inside models in MLflow.
 
-This module and what it imports is the code that a model in MLflow carries (cliptea.tracking.model), so it knows
-nothing of stores, pipelines or CLIP.
+A model in MLflow carries a copy of this module and of what it imports (cliptea.tracking.model). So none of it knows
+stores, pipelines or CLIP.
 
 Shape legend: H, W image; N classes; D width; h, w size that the image is fitted to.
 """

@@ -97,10 +97,7 @@ def _attention(
     store: Store, student: Student, config: Config, split: Manifest, teacher: TeacherCache
 ) -> dict[str, np.ndarray]:
     """Attention of eq. 1 on the first training views, whose CLS tokens are stored (the paper's Figure 5)."""
-    images, tokens = (
-        ShardReader(store, split.objects, "train"),
-        ShardReader(store, teacher.tokens.objects, "cls"),
-    )
+    images, tokens = ShardReader(store, split.objects, "train"), ShardReader(store, teacher.tokens.objects, "cls")
     maps = {}
     for name in chosen_images(images.names, config.evaluation.figures):
         view = read_view(images, name, 0, config.teacher, config.data.seed)

@@ -13,35 +13,14 @@ from cliptea.data.colours import class_colour
 from cliptea.evaluation.results import METRICS, Metric
 from cliptea.report import charts
 from cliptea.report.bars import class_bars
-from cliptea.report.conclusions import (
-    COMPARED,
-    Comparison,
-    PaperValue,
-    compare,
-    paper_values,
-    reference_of,
-)
+from cliptea.report.conclusions import COMPARED, Comparison, PaperValue, compare, paper_values, reference_of
 from cliptea.report.context import RunFacts, label
 from cliptea.report.paper import own_dataset, paper
 from cliptea.report.summaries import Spread, Summary
 
-__all__ = [
-    "SHORT",
-    "Group",
-    "class_tables",
-    "conclusion_tables",
-    "groups_of",
-    "headline",
-    "names_of",
-    "result_tables",
-]
+__all__ = ["SHORT", "Group", "class_tables", "conclusion_tables", "groups_of", "headline", "names_of", "result_tables"]
 
-SHORT: dict[Metric, str] = {
-    "hiou": "hIoU",
-    "miou_unseen": "unseen mIoU",
-    "miou_seen": "seen mIoU",
-    "pAcc": "pAcc",
-}
+SHORT: dict[Metric, str] = {"hiou": "hIoU", "miou_unseen": "unseen mIoU", "miou_seen": "seen mIoU", "pAcc": "pAcc"}
 
 NOTHING = Spread(mean=None, sd=None, n=0)
 
@@ -159,9 +138,7 @@ def class_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str, Any
         summaries = [s for group in groups if group.dataset == dataset for s in group.summaries]
         names = names_of(summaries)
         shown = [s for s in summaries if names[label(s.group, s.variant)][0] == label(s.group, s.variant)]
-        catalogue = (
-            facts.catalogue if dataset == facts.dataset else facts.other_catalogues.get(dataset, facts.catalogue)
-        )
+        catalogue = facts.other_catalogues.get(dataset, facts.catalogue)
         parts = [("Unseen", catalogue.unseen), ("Seen", catalogue.seen)]
         tables.append(
             {

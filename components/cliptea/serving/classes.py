@@ -21,7 +21,7 @@ from cliptea.teacher.text import text_features
 __all__ = ["choose_classes"]
 
 SAME_TOWER = 0.9  # cosine of a class's own embedding and the tower's: other prompts 0.95, another CLIP near 0
-PROBES = 8  # classes that this is looked at
+PROBES = 8  # classes whose embeddings are compared
 DEFAULT = TeacherSource(weights="", model="ViT-B-16-quickgelu", templates="single", crop=224)
 
 

@@ -1,4 +1,4 @@
-"""A student as an ONNX file that takes the class embeddings as an input, checked against torch before it is there.
+"""A student as an ONNX file that takes the class embeddings as an input, checked against torch before it is written.
 
 Shape legend: B images, H, W size; N classes; D width.
 """

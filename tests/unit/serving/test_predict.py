@@ -51,7 +51,7 @@ def test_masks_overlays_and_areas_are_written(photos, model_folder, model, tmp_p
         with Image.open(output / row["mask"]) as mask:
             assert mask.mode == "P"
             assert (np.array(mask) == expected).all()
-            assert mask.getpalette()[: 3 * 255] == palette().ravel().tolist()
+            assert mask.getpalette() == palette().ravel().tolist()
         assert (row["height"], row["width"]) == expected.shape
         assert sum(area["pixels"] for area in row["areas"].values()) == expected.size
         with Image.open(output / "overlays" / name.replace(".png", ".jpg")) as overlay:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliptea import progress
 from cliptea.data.split import Splits
-from cliptea.evaluation.evaluate import Evaluated
 from cliptea.evaluation.results import ResultRow, dump_results
+from cliptea.evaluation.tasks import Evaluated
 from cliptea.manifest import Manifest, find, fingerprint, publish, put_object, read_object
 from cliptea.storage import Store, open_store
 
@@ -142,11 +143,12 @@ def _compare(
     teacher: dict[str, Any],
     evaluated: list[Evaluated],
 ) -> Manifest:
-    from cliptea.evaluation.report import build_report
-    from cliptea.evaluation.report_inputs import report_context
+    from cliptea.report.gather import gather_context
+    from cliptea.report.page import build_report
     from cliptea.teacher.cache import TeacherCache
 
-    context = report_context(store, run, splits, TeacherCache.model_validate(teacher), evaluated)
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    context = gather_context(store, run, splits, TeacherCache.model_validate(teacher), evaluated, tracking)
     report = build_report(context).encode()
     results = dump_results(context.rows).encode()
     objects = {

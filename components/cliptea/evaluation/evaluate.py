@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any
 
 from cliptea import progress
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.split import Splits
 from cliptea.evaluation.results import ResultRow
-from cliptea.manifest import Manifest, StoredObject, find, fingerprint, read_object
+from cliptea.evaluation.tasks import Evaluated, EvaluationTask, evaluation_tasks
+from cliptea.manifest import Manifest, find, fingerprint, read_object
 from cliptea.models.registry import licence
 from cliptea.storage import open_store
 from cliptea.teacher.cache import TeacherCache, clustering_key
@@ -22,43 +20,10 @@ from cliptea.teacher.demo import DEMO, demo_fingerprint
 if TYPE_CHECKING:
     from cliptea.runs import Run
 
-__all__ = ["Evaluated", "EvaluationTask", "chosen_images", "evaluate_variant", "evaluation_tasks", "tell_scores"]
+__all__ = ["evaluate_variant", "tell_scores"]
 
 VERSION = 2
 KIND = "evaluate"
-
-
-class Evaluated(BaseModel):
-    """What an evaluated variant hands on: a result row for each group and evaluation set, and where the rest lies."""
-
-    rows: list[ResultRow]
-    telling: str  # name of what MLflow is told of it (see `cliptea.tracking.untold`)
-    manifests: dict[str, Manifest]  # by evaluation set, the data set itself first
-    history: StoredObject
-    protocol: str  # fingerprint of the data set's own val images and how they are measured
-
-
-class EvaluationTask(NamedTuple):
-    """One evaluation set for one student."""
-
-    label: str
-    split: Manifest
-    text: Manifest
-    gamma: float
-
-
-def evaluation_tasks(config: Config, splits: Splits, teacher: TeacherCache) -> list[EvaluationTask]:
-    """The data set itself, then the further sets in their order."""
-    evaluation = config.evaluation
-    own_gamma = evaluation.gamma if config.method.losses.cls_token else evaluation.gamma_no_cls_token
-    gammas = {config.data.dataset: own_gamma} | {name: further.gamma for name, further in evaluation.sets.items()}
-    shards = {config.data.dataset: splits.own, **splits.others}
-    return [EvaluationTask(label, shards[label], teacher.text[label], gamma) for label, gamma in gammas.items()]
-
-
-def chosen_images(names: Sequence[str], figures: int | list[str]) -> list[str]:
-    """Those of the names that are shown in figures: the first ones, or the ones asked for."""
-    return list(names[:figures]) if isinstance(figures, int) else [name for name in names if name in figures]
 
 
 def evaluate_variant(
@@ -152,7 +117,7 @@ def tell_scores(
         variant, splits, teacher, trained: as of `evaluate_variant`.
         evaluated: dumped manifests of the scores, by evaluation set.
     """
-    from cliptea.evaluation.tracked import tracked_files
+    from cliptea.report.variant_figures import variant_figures
     from cliptea.runs import Variant
     from cliptea.tracking.data import dataset_inputs
     from cliptea.tracking.runs import ChildRun
@@ -187,7 +152,7 @@ def tell_scores(
     }
     child.log_result(metrics, known)
     for task in tasks:
-        child.log_files(tracked_files(store, task.split, manifests[task.label]), f"figures/{task.label}")
+        child.log_files(variant_figures(store, task.split, manifests[task.label]), f"figures/{task.label}")
     files = {
         "model.safetensors": read_object(store, model.objects["model.safetensors"]),
         "text.safetensors": read_object(store, tasks[0].text.objects["text.safetensors"]),
@@ -198,7 +163,7 @@ def tell_scores(
 
 
 def _description(config: Config, task: EvaluationTask, model: Manifest) -> dict[str, Any]:
-    """What `cliptea.serving` must know of a student besides its weights."""
+    """What `cliptea.segment` must know of a student besides its weights."""
     catalogue, teacher = Catalogue.model_validate(task.split.info["catalogue"]), config.teacher
     return {
         "backbone": model.info["backbone"],

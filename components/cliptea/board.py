@@ -119,7 +119,7 @@ class _Post:
             status.published = status.published | event["values"]
         elif kind == "done":
             status.state, status.reused, status.bar = "done", event["reused"], None
-        elif kind == "failed":
+        elif kind == "failed" and not event["stopped"]:  # what a signal has stopped has not failed
             status.state, status.text, status.bar = "failed", event["text"], None
 
     def beat(self) -> None:
@@ -127,7 +127,7 @@ class _Post:
             ended = self.stop.wait(BEAT_SECONDS if self._status.beat else 0.0)
             self._status.beat += 1
             self._status.updated = time.time()
-            with suppress(ClipteaError):
+            with suppress(Exception):  # whatever is wrong with the store, news are not worth a step
                 self._store.put(self._key, self._status.model_dump_json().encode())
             if ended:
                 return

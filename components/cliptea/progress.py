@@ -203,10 +203,14 @@ def _short(rate: float) -> str:
 def _tell(event: str, **facts: Any) -> None:
     name, label = json.loads(os.environ.get(STEP, '["", ""]'))
     path = os.environ.get("CLIPTEA_EVENTS")
-    for hear in _listeners:
+    if event != "published" or path:  # a log has no use for facts
+        _write(path, event, name, label, facts)
+    for hear in list(_listeners):
         hear({"event": event, "step": name, "label": label, **facts})
-    if event == "published" and not path:
-        return  # for whoever listens; a log has no use for it
+
+
+def _write(path: str | None, event: str, name: str, label: str, facts: dict[str, Any]) -> None:
+    """A line of the events file or, without one, of the log."""
     try:
         if path:
             line = json.dumps({"event": event, "step": name, "label": label, "pid": os.getpid(), **facts})

@@ -53,7 +53,6 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     """Resolve the settings, digest the data, and open (or go on with) the tracking run. Never cached."""
     from cliptea.tracking import runs as tracked
     from cliptea.tracking.client import persist
-    from cliptea.tracking.state import sweep
 
     config = settings.load(preset, overrides)
     check(config)
@@ -75,6 +74,17 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     )
     parent = persist(lambda: tracked.open_parent(run))
     progress.publish(tracking_run=parent)
-    for closed in persist(sweep):
-        progress.note(f"an earlier run, {closed}")
+    _sweep()
     return run.model_copy(update={"tracking_run": parent})
+
+
+def _sweep() -> None:
+    """Close earlier runs that ended without a word. Whatever is wrong with them, this run goes on."""
+    from cliptea.tracking.state import sweep
+
+    try:
+        for closed in sweep():
+            progress.note(f"an earlier run, {closed}")
+    except Exception as error:
+        text = " ".join(str(error).split())
+        progress.warn(f"earlier runs that ended without a word are not closed: {type(error).__name__}: {text}")

@@ -37,7 +37,7 @@ def cliptea_pipeline(placement: Placement) -> BaseComponent:
     @dsl.pipeline(name="cliptea", description="Zero-shot segmentation by distilling CLIP (arXiv 2310.02296).")
     def cliptea(preset: str = "demo", overrides: list = [], skip_unchanged: bool = False):  # noqa: B006 (kfp's)
         job_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-        with dsl.ExitHandler(place(finish(job_id=job_id, skip_unchanged=skip_unchanged))):
+        with dsl.ExitHandler(place(finish(job_id=job_id))):
             resolved = place(resolve(preset=preset, overrides=overrides, skip_unchanged=skip_unchanged, job_id=job_id))
             run = resolved.outputs["run"]
             with dsl.If(resolved.outputs["Output"] == "changed", name="something-to-do"):

@@ -110,8 +110,8 @@ class Cluster:
         work = lambda: state.mark_complete(self.run.tracking_run)  # noqa: E731
         run_step("promote", work, run=self.run.model_dump(mode="json"))
 
-    def exit(self, status, may_skip=False):
-        finish.python_func(RUN, may_skip, SimpleNamespace(state=status, error_message=None))
+    def exit(self, status):
+        finish.python_func(RUN, SimpleNamespace(state=status, error_message=None))
 
     def mlflow(self):
         """The states of the pipeline run and of its variant, and why."""
@@ -184,13 +184,13 @@ def test_a_run_that_had_nothing_to_do(request, store, pipelines, told):
     earlier.promote()
     later = Cluster(request, "same data and settings")
     assert later.resolve(may_skip=True) == "unchanged"
-    later.exit("RUNNING", may_skip=True)
+    later.exit("RUNNING")
     assert later.mlflow() == (["FINISHED"], "")
     assert [body["state"] for body in told] == ["SKIPPED"]
     assert followed(pipelines, "skipped").exit_code == 0
 
 
-def test_a_run_that_is_cancelled_ends_by_the_command(cluster, kubernetes, pipelines):
+def test_a_run_that_is_cancelled_ends_by_the_command(cluster, kubernetes, pipelines, told):
     kubernetes.granted = None  # the user's rights
     cluster.resolve()
     ChildRun.open(cluster.run, cluster.variant)
@@ -203,6 +203,7 @@ def test_a_run_that_is_cancelled_ends_by_the_command(cluster, kubernetes, pipeli
     assert states == ["KILLED", "KILLED"]
     assert "cancelled" in why
     assert "MLflow: closed" in ended.stdout
+    assert [body["state"] for body in told] == ["CANCELED"]
 
 
 def test_a_run_that_is_cancelled_elsewhere_is_closed_by_whoever_waits(cluster, pipelines):
@@ -214,16 +215,18 @@ def test_a_run_that_is_cancelled_elsewhere_is_closed_by_whoever_waits(cluster, p
     assert cluster.mlflow()[0] == ["KILLED", "KILLED"]
 
 
-def test_a_run_that_is_cancelled_and_watched_by_nobody_is_closed_by_the_next(request, store, told):
+def test_a_run_that_is_cancelled_and_watched_by_nobody_is_closed_by_the_next(request, store, told, monkeypatch):
     gone = Cluster(request)
     gone.resolve()
     ChildRun.open(gone.run, gone.variant)
     MlflowClient().set_tag(gone.run.tracking_run, "cliptea.heartbeat", "2026-01-01T00:00:00+00:00")
+    assert state.sweep() == []  # its last sign of life on the board is too young
+    monkeypatch.setattr(state, "SILENCE_SECONDS", 0.0)
     state.sweep()
     states, why = gone.mlflow()
     assert states == ["KILLED", "KILLED"]
-    assert "no step has given a sign of life" in why
-    assert [(body["job_id"], body["state"]) for body in told] == [(RUN, "KILLED")]
+    assert "no sign of life" in why
+    assert [(body["job_id"], body["state"]) for body in told] == [(RUN, "CANCELED")]
 
 
 def test_a_run_that_is_gated_for_ever_is_told_of_and_left_alone(cluster, pipelines):
@@ -291,6 +294,25 @@ def test_a_pipelines_server_that_is_away_while_somebody_waits(cluster, pipelines
     assert followed(pipelines, "succeeded", looks=5).exit_code == 0
 
 
+def test_a_step_that_is_cancelled_has_not_failed(request, store, kubernetes, monkeypatch):
+    """It gets SIGTERM, deletes its TrainJob and dies; nobody watches, and the next run closes it."""
+    gone = Cluster(request)
+    gone.resolve()
+    kubernetes.play = script(two, lambda server: os.kill(os.getpid(), signal.SIGTERM), two)
+    with pytest.raises(SystemExit) as ended:
+        gone.train()
+    assert ended.value.code == 143
+    assert kubernetes.deleted == [NAME]
+    MlflowClient().set_tag(gone.run.tracking_run, "cliptea.heartbeat", "2026-01-01T00:00:00+00:00")
+    state.sweep(lambda job_id: "KILLED")
+    assert gone.mlflow()[0] == ["RUNNING", "RUNNING"]  # its last sign of life on the board is too young
+    monkeypatch.setattr(state, "QUIET_SECONDS", 0.0)
+    state.sweep(lambda job_id: "KILLED")
+    states, why = gone.mlflow()
+    assert states == ["KILLED", "KILLED"]
+    assert "Pipelines says that it is over" in why
+
+
 @pytest.mark.parametrize(
     ("work", "state_", "end"), [("promote", "COMPLETE", "FINISHED"), ("train", "FAILED", "FAILED")]
 )
@@ -314,6 +336,7 @@ def test_mlflow_that_is_away_at_the_end_is_told_the_truth_by_the_next_sweep(
     assert [body["state"] for body in told] == ["SUCCEEDED" if end == "FINISHED" else "FAILED"]
     assert cluster.mlflow()[0] == ["RUNNING"]
     MlflowClient().set_tag(cluster.run.tracking_run, "cliptea.heartbeat", "2026-01-01T00:00:00+00:00")
+    monkeypatch.setattr(state, "SILENCE_SECONDS", 0.0)
     state.sweep()
     states, why = cluster.mlflow()
     assert states == [end]

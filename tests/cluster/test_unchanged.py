@@ -26,15 +26,15 @@ def started(job_id, fingerprint):
 def test_a_run_is_skipped_after_one_of_its_fingerprint_that_succeeded():
     assert not skip(started("a1", "a"))
     assert not skip(started("a2", "a"))  # the first is at work still
-    finish("a1", "FAILED", "", skip_unchanged=True)
-    finish("a2", "COMPLETE", "", skip_unchanged=True)
+    finish("a1", "FAILED", "")
+    finish("a2", "COMPLETE", "")
     third = started("a3", "a")
     assert skip(third)
-    finish("a3", "RUNNING", "", skip_unchanged=True)  # as a cluster says of a skipped run
+    finish("a3", "RUNNING", "")  # as a cluster says of a skipped run
     assert skip(started("a4", "a"))
     assert not skip(started("b1", "b"))  # other data or settings
 
 
 def test_failures_and_skipped_runs_are_no_reason():
-    finish(started("c1", "c").job_id, "FAILED", "", skip_unchanged=True)
+    finish(started("c1", "c").job_id, "FAILED", "")
     assert not skip(started("c2", "c"))

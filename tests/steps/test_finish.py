@@ -65,8 +65,8 @@ def started(job_id, fingerprint=None):
     return run.model_copy(update={"tracking_run": open_parent(run)})
 
 
-def end(job_id, state, error=None, skip_unchanged=False):
-    finish.python_func(job_id, skip_unchanged, SimpleNamespace(state=state, error_message=error))
+def end(job_id, state, error=None):
+    finish.python_func(job_id, SimpleNamespace(state=state, error_message=error))
 
 
 def shown(run_id):
@@ -109,7 +109,7 @@ def test_a_skipped_run_has_ended_well_and_is_no_reason_to_skip_another(told, sta
     second = started(f"second-{state}", state)
     assert skip(second)
     assert shown(second.tracking_run).info.status == "FINISHED"  # before the exit handler says so
-    end(second.job_id, state, skip_unchanged=True)
+    end(second.job_id, state)
     assert shown(second.tracking_run).info.status == "FINISHED"
     assert [body["state"] for body in told] == ["SUCCEEDED", "SKIPPED"]
     third = started(f"third-{state}", state)
@@ -177,12 +177,19 @@ def test_a_run_that_failed_before_it_was_tracked(told):
     ]
 
 
-@pytest.mark.parametrize("skip_unchanged", [False, True])
-def test_a_tracking_server_that_is_away_costs_no_notice(told, monkeypatch, capfd, skip_unchanged):
+def test_a_tracking_server_that_is_away_costs_no_notice(told, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("CLIPTEA_PATIENCE", "0")
-    end("job", "FAILED", skip_unchanged=skip_unchanged)
+    end("job", "FAILED")
     said = capfd.readouterr().err
     assert "warning: MLflow shows this run as RUNNING until a later run closes it: MLflow does not answer at" in said
     assert [body["state"] for body in told] == ["FAILED"]
+
+
+@pytest.mark.parametrize("uri", ["http://me:a-secret@127.0.0.1:9", ""])
+def test_an_address_that_cannot_be_used_costs_no_notice(told, monkeypatch, capfd, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    end("job", "COMPLETE")
+    assert "a-secret" not in capfd.readouterr().err
+    assert [body["state"] for body in told] == ["SUCCEEDED"]

@@ -14,7 +14,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cliptea import progress
-from cliptea.errors import ClipteaError, ConfigError
+from cliptea.errors import ClipteaError, ConfigError, ServerAway
 
 __all__ = ["RETRIES", "Retries", "persistently"]
 
@@ -61,9 +61,12 @@ def persistently(work: Callable[[], Made]) -> Made:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same work may succeed later: a server is away or a connection broke. An error of ours says so."""
+    """Whether the same work may succeed when it is done again soon: a connection broke, partners have gone.
+
+    A server that is away has been waited for already, for as long as our patience (see `cliptea.outage`).
+    """
     if isinstance(error, ClipteaError):
-        return error.temporary
+        return error.temporary and not isinstance(error, ServerAway)
     kinds = {
         f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
         for one in (error, getattr(error, "reason", None))  # urllib3 wraps what happened at the last try

@@ -11,14 +11,15 @@ from cliptea.board import read_board
 from cliptea.errors import ClipteaError
 from cliptea.notice import post_state
 from cliptea.storage import open_store
-from cliptea.tracking.client import TrackingError, connect, persist
+from cliptea.tracking.client import connect, persist
 from cliptea.tracking.runs import COMPLETE_TAG, ERROR_TAG, SKIPPED_TAG
 from cliptea.tracking.state import END_PATIENCE, End, close, find_parent
 
 __all__ = ["finish"]
 
 # What the exit handler may be told, and what it means. On a cluster the state is that of ML Metadata, in kfp.local
-# one of Pipelines' own; RUNNING is said of a run whose steps stand behind a condition that did not hold.
+# one of Pipelines' own. RUNNING is said of a run whose steps stand behind a condition that did not hold, and of one
+# whose pods were lost: only a run that says itself that it is skipped is taken for that.
 SUCCEEDED, FAILED, CANCELED, SKIPPED = "SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"
 STATES = {
     **dict.fromkeys(("COMPLETE", "CACHED", "SUCCEEDED"), SUCCEEDED),
@@ -30,7 +31,7 @@ ENDS: dict[str, End] = {SUCCEEDED: "FINISHED", SKIPPED: "FINISHED", FAILED: "FAI
 PATIENCE = 30.0  # seconds for the board, which only adds the reason
 
 
-def finish(job_id: str, state: str, error: str, skip_unchanged: bool) -> None:
+def finish(job_id: str, state: str, error: str) -> None:
     """Close the pipeline run in MLflow, with the variants that are open, and tell the webhook, if there is one.
 
     What the steps have said of the run comes before what Pipelines says. A state that nobody knows is logged and
@@ -40,14 +41,12 @@ def finish(job_id: str, state: str, error: str, skip_unchanged: bool) -> None:
         job_id: the pipeline job.
         state: the final state as Pipelines spells it.
         error: Pipelines' message, if any.
-        skip_unchanged: whether the run might be skipped.
     """
-    told, run_id = STATES.get(state, SKIPPED if state == "RUNNING" and skip_unchanged else ""), ""
-    reason = error or _failure(job_id)
+    told, run_id, reason = STATES.get(state, ""), "", error or _failure(job_id)
     try:
         told, run_id, reason = persist(lambda: _close(job_id, told, reason), END_PATIENCE)
-    except TrackingError as away:
-        progress.warn(f"MLflow shows this run as RUNNING until a later run closes it: {away.what}")
+    except ClipteaError as problem:
+        progress.warn(f"MLflow shows this run as RUNNING until a later run closes it: {problem.what}")
     if not told:
         progress.warn(f"Pipelines says that the run is {state!r}, which is no known end; MLflow is left as it is")
     post_state(job_id, told or state, reason if told != SUCCEEDED else "", run_id)

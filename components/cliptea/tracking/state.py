@@ -7,6 +7,7 @@ next heartbeat opens it again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from cliptea import progress
-from cliptea.board import read_board
+from cliptea.board import StepStatus, read_board
 from cliptea.errors import ClipteaError
 from cliptea.notice import post_state
 from cliptea.storage import open_store
@@ -42,6 +43,7 @@ __all__ = [
 ]  # fmt: skip
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
+NOTICES: dict[End, str] = {"FINISHED": "SUCCEEDED", "FAILED": "FAILED", "KILLED": "CANCELED"}  # the webhook's words
 
 SILENCE_SECONDS = 3600.0  # without a heartbeat a run is taken for dead; pods may wait this long between two steps
 QUIET_SECONDS = 180.0  # the same where Pipelines says that the run is over
@@ -118,14 +120,15 @@ def close(client: MlflowClient, run: Run, end: End, reason: str) -> list[str]:
         client: of MLflow.
         run: of the pipeline.
         end: its state.
-        reason: shown in the description of those that did not end well.
+        reason: shown in the description of those that did not end well, where no step has told a better one.
     """
-    closed = _close_variants(client, run, end, reason)
-    if reason:
-        _explain(client, run.info.run_id, end, reason)
-    if SWEPT_TAG in run.data.tags:
-        client.delete_tag(run.info.run_id, SWEPT_TAG)
-    client.set_terminated(run.info.run_id, end)
+    closed, run_id, tags = _close_variants(client, run, end, reason), run.info.run_id, run.data.tags.keys()
+    outdated = {SWEPT_TAG, ERROR_TAG, NOTE_TAG} if end == "FINISHED" else {SWEPT_TAG}
+    for tag in tags & outdated:
+        client.delete_tag(run_id, tag)
+    if reason and end != "FINISHED" and (ERROR_TAG not in tags or SWEPT_TAG in tags):
+        _explain(client, run_id, end, reason)
+    client.set_terminated(run_id, end)
     return closed
 
 
@@ -144,6 +147,8 @@ def _close_variants(client: MlflowClient, run: Run, end: End, reason: str) -> li
 def close_job(job_id: str, end: End, reason: str) -> list[str]:
     """Close the run of a pipeline job and its variants, as far as they are open; returns the names of those closed.
 
+    The webhook is told of a run that is closed here, where CLIPTEA_WEBHOOK names it: its exit task has not run.
+
     Args:
         job_id: the pipeline job.
         end: state of the run, if it is open.
@@ -158,44 +163,63 @@ def close_job(job_id: str, end: End, reason: str) -> list[str]:
         return []
     if run.info.status != "RUNNING":
         return _close_variants(client, run, end, reason)
-    return [*close(client, run, end, reason), run.info.run_name or run.info.run_id]
+    closed = close(client, run, end, reason)
+    post_state(job_id, NOTICES[end], reason, run.info.run_id)
+    return [*closed, run.info.run_name or run.info.run_id]
 
 
-def sweep(ended: Callable[[str], bool | None] | None = None) -> list[str]:
-    """Close every run without a heartbeat as KILLED; returns a line about each.
+def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None) -> list[str]:
+    """Close every run without a sign of life; returns a line about each.
+
+    A sign of life is a heartbeat on the run, or what its steps write to the store.
 
     Args:
-        ended: whether a pipeline job has ended, None where that is not known. A job that is known to be at work,
-            waiting for a node perhaps, is left alone however long it is silent.
+        ended: how a pipeline job has ended; RUNNING for one that is known to be at work, waiting for a node perhaps,
+            which is left alone however long it is silent; None for one that is not known.
     """
-    client, told = connect(), []
+    client, told, boards = connect(), [], _Boards()
     at_work = f"tags.`{KEY_TAG}` LIKE '%' and attributes.status = 'RUNNING'"
-    for run in list(_every(client, experiment_id(client), at_work)):
-        silence, job_id = _silence(run), run.data.tags.get(JOB_TAG, "")
-        if silence < QUIET_SECONDS:
+    for listed in list(_every(client, experiment_id(client), at_work)):
+        if _silence(listed) < QUIET_SECONDS:
             continue
-        over = ended(job_id) if ended is not None else None
-        if over is False or (over is None and silence < SILENCE_SECONDS):
+        job_id = listed.data.tags.get(JOB_TAG, "")
+        said, statuses = ended(job_id) if ended is not None else None, boards.read(job_id)
+        silence = min([_silence(listed), *(time.time() - status.updated for status in statuses)])
+        if said == "RUNNING" or silence < (SILENCE_SECONDS if said is None else QUIET_SECONDS):
             continue
-        why = "Pipelines says that it is over" if over else f"no step has given a sign of life for {_rough(silence)}"
-        end, reason = _end_on_board(job_id) or ("KILLED", f"cancelled, or killed with all its steps: {why}")
+        why = f"Pipelines says that it is over ({said})" if said else f"no sign of life for {_rough(silence)}"
+        end, reason = _verdict(said, statuses, why)
         with suppress(MlflowException):  # somebody else has deleted it meanwhile
-            close(client, run, end, reason)
-            client.set_tag(run.info.run_id, SWEPT_TAG, now())
-            post_state(job_id, end, reason, run.info.run_id)
-            told.append(f"{run.info.run_name}: closed as {end}; {why}")
+            run = client.get_run(listed.info.run_id)
+            if run.info.status == "RUNNING":
+                client.set_tag(run.info.run_id, SWEPT_TAG, now())  # first: a heartbeat opens what is half closed
+                close(client, run, end, reason)
+                post_state(job_id, NOTICES[end], reason, run.info.run_id)
+                told.append(f"{run.info.run_name}: closed as {end}; {why}")
     return told + _close_orphans(client)
 
 
-def _end_on_board(job_id: str) -> tuple[End, str] | None:
-    """How a run has ended by what its steps have written to the store: MLflow may have been away at its end."""
-    with suppress(ClipteaError):
-        statuses = read_board(open_store(patience=BOARD_PATIENCE), job_id)
-        if any((status.step, status.state) == (LAST_STEP, "done") for status in statuses):
-            return "FINISHED", ""
-        if failed := [status for status in statuses if status.state == "failed"]:
-            return "FAILED", failed[0].who
-    return None
+class _Boards:
+    """What the steps of runs have written to the store. One that does not answer is asked no more."""
+
+    def __init__(self) -> None:
+        self._away = False
+
+    def read(self, job_id: str) -> list[StepStatus]:
+        try:
+            return [] if self._away else read_board(open_store(patience=BOARD_PATIENCE), job_id)
+        except ClipteaError:
+            self._away = True
+            return []
+
+
+def _verdict(said: End | None, statuses: list[StepStatus], why: str) -> tuple[End, str]:
+    """How a run has ended, and why: MLflow may have been away at its end, and know neither."""
+    if said == "FINISHED" or any((status.step, status.state) == (LAST_STEP, "done") for status in statuses):
+        return "FINISHED", ""
+    if failed := [status for status in statuses if status.state == "failed"]:
+        return "FAILED", failed[0].who
+    return ("FAILED", why) if said == "FAILED" else ("KILLED", f"cancelled, or killed with all its steps: {why}")
 
 
 def _close_orphans(client: MlflowClient) -> list[str]:
@@ -203,7 +227,7 @@ def _close_orphans(client: MlflowClient) -> list[str]:
     told, parents = [], {}
     at_work = f"tags.`{LABEL_TAG}` LIKE '%' and attributes.status = 'RUNNING'"
     for run in list(_every(client, experiment_id(client), at_work)):
-        parent = run.data.tags["mlflow.parentRunId"]
+        parent = run.data.tags.get("mlflow.parentRunId", "")
         with suppress(MlflowException):  # the pipeline run is deleted
             parents[parent] = parents.get(parent) or client.get_run(parent).info.status
             if parents[parent] != "RUNNING":

@@ -156,6 +156,6 @@ def mark_complete(tracking_run):
     assert tracking_run == ""
 
 
-def finish(job_id, state, error, skip_unchanged):
+def finish(job_id, state, error):
     with (store() / "finished.jsonl").open("a") as file:
         file.write(json.dumps({"job_id": job_id, "state": state, "error": error}) + "\n")

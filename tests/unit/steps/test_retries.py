@@ -12,6 +12,10 @@ from cliptea.steps import retries
 from cliptea.steps.retries import may_pass, persistently
 
 
+class Passing(ClipteaError):
+    temporary = True
+
+
 @pytest.fixture
 def slept(monkeypatch):
     seconds = []
@@ -38,16 +42,16 @@ def failing(times, error):
 
 
 def test_waits_grow_and_are_told(slept, four, capfd):
-    assert persistently(failing(4, ServerAway("S3 is away"))) == "made"
+    assert persistently(failing(4, Passing("partners have gone"))) == "made"
     assert slept == [30, 60, 100, 100]
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 4
-    assert "warning: S3 is away; trying again in 30 s, 4 time(s) at most" in said[0]
+    assert "warning: partners have gone; trying again in 30 s, 4 time(s) at most" in said[0]
 
 
 def test_the_last_failure_is_the_steps(slept, four):
-    with pytest.raises(ServerAway, match="S3 is away"):
-        persistently(failing(5, ServerAway("S3 is away")))
+    with pytest.raises(Passing, match="partners have gone"):
+        persistently(failing(5, Passing("partners have gone")))
     assert len(slept) == 4
 
 
@@ -60,8 +64,8 @@ def test_what_cannot_pass_fails_at_once(slept, four, error):
 
 def test_a_run_on_one_machine_tries_once(slept, four, monkeypatch, tmp_path):
     monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
-    with pytest.raises(ServerAway):
-        persistently(failing(1, ServerAway("away")))
+    with pytest.raises(Passing):
+        persistently(failing(1, Passing("gone")))
     assert slept == []
 
 
@@ -91,7 +95,8 @@ def test_a_wrong_setting_is_refused(monkeypatch, given):
         (PermissionError(), False),
         (MemoryError(), False),
         (ValueError("a bug"), False),
-        (ServerAway("away"), True),
+        (ServerAway("waited for"), False),
+        (Passing("gone"), True),
         (ClipteaError("wrong"), False),
         (urllib3.exceptions.MaxRetryError(None, "/", urllib3.exceptions.SSLError("self signed")), False),
     ],

@@ -1,13 +1,18 @@
 """Runs that ended without a word are closed by the next one that looks; runs at work are left alone."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from cliptea import runs, settings
+from cliptea.board import StepStatus, status_key
+from cliptea.errors import ServerAway
 from cliptea.resolve import start_run
+from cliptea.storage import open_store
+from cliptea.tracking import state
 from cliptea.tracking.runs import ChildRun, open_parent
-from cliptea.tracking.state import beat, close_job, mark_stopped, run_address, sweep
+from cliptea.tracking.state import beat, close_job, mark_complete, mark_failed, mark_stopped, run_address, sweep
 
 HEARTBEAT = "cliptea.heartbeat"
 
@@ -40,11 +45,11 @@ def test_a_run_without_a_sign_of_life_is_closed_with_its_variants_and_the_reason
     silent(client, run, minutes=61)
     silent(client, alive, minutes=59)
     (line,) = sweep()
-    assert "closed as KILLED; no step has given a sign of life for 1 h 01 min" in line
+    assert "closed as KILLED; no sign of life for 1 h 01 min" in line
     states = [status(client, one) for one in (run.tracking_run, open_one.run_id, done.run_id, alive.tracking_run)]
     assert states == ["KILLED", "KILLED", "FINISHED", "RUNNING"]
     for one in (run.tracking_run, open_one.run_id):
-        assert "no step has given a sign of life for 1 h 01 min" in client.get_run(one).data.tags["mlflow.note.content"]
+        assert "no sign of life for 1 h 01 min" in client.get_run(one).data.tags["mlflow.note.content"]
     assert sweep() == []
 
 
@@ -56,16 +61,89 @@ def test_one_that_never_had_a_heartbeat_is_as_old_as_its_start(client):
 
 
 @pytest.mark.parametrize(
-    ("says", "minutes", "closed"),
-    [(True, 4, True), (True, 2, False), (False, 600, False), (None, 59, False), (None, 61, True)],
+    ("says", "minutes", "end"),
+    [
+        ("KILLED", 4, "KILLED"),
+        ("FAILED", 4, "FAILED"),
+        ("FINISHED", 4, "FINISHED"),
+        ("KILLED", 2, "RUNNING"),
+        ("RUNNING", 600, "RUNNING"),
+        (None, 59, "RUNNING"),
+        (None, 61, "KILLED"),
+    ],
 )
-def test_what_pipelines_says_of_the_job_comes_before_silence(client, says, minutes, closed):
+def test_what_pipelines_says_of_the_job_comes_before_silence(client, says, minutes, end):
     run, asked = started("job"), []
     silent(client, run, minutes=minutes)
     told = sweep(lambda job_id: asked.append(job_id) or says)
-    assert status(client, run.tracking_run) == ("KILLED" if closed else "RUNNING")
-    assert bool(told) == closed
+    assert status(client, run.tracking_run) == end
+    assert bool(told) == (end != "RUNNING")
     assert asked == (["job"] if minutes > 3 else [])
+    assert ("cliptea.error" in client.get_run(run.tracking_run).data.tags) == (end in ("KILLED", "FAILED"))
+
+
+def write(job_id, step, state, ago=0.0, text=""):
+    now = time.time() - ago
+    body = StepStatus(step=step, state=state, started=now, updated=now, text=text).model_dump_json()
+    open_store().put(status_key(job_id, step), body.encode())
+
+
+@pytest.mark.parametrize(
+    ("step", "state", "ago", "says", "end"),
+    [
+        ("train", "running", 60, None, "RUNNING"),  # MLflow was away, and the step is at work
+        ("train", "running", 3700, None, "KILLED"),
+        ("promote", "done", 3700, None, "FINISHED"),
+        ("train", "failed", 3700, None, "FAILED"),
+        ("train", "failed", 3700, "FINISHED", "FINISHED"),  # at its second try it did not
+    ],
+)
+def test_what_the_steps_wrote_to_the_store_is_a_sign_of_life_and_of_the_end(client, step, state, ago, says, end):
+    run = started("boarded")
+    silent(client, run, hours=5)
+    write("boarded", step, state, ago, "no space left")
+    sweep(lambda job_id: says)
+    assert status(client, run.tracking_run) == end
+    why = client.get_run(run.tracking_run).data.tags.get("cliptea.error", "")
+    assert ("train: no space left" in why) == (end == "FAILED")
+
+
+def test_a_store_that_is_away_is_asked_once(client, monkeypatch):
+    asked = []
+
+    def away(store, job_id):
+        asked.append(job_id)
+        raise ServerAway("away")
+
+    monkeypatch.setattr(state, "read_board", away)
+    for job in ("one", "two", "three"):
+        silent(client, started(job), hours=5)
+    assert len(sweep()) == 3
+    assert len(asked) == 1
+
+
+def test_reasons_are_neither_stale_nor_overwritten(client):
+    run = started("retried")
+    mark_failed(run.tracking_run, "train", "", "boom")
+    mark_complete(run.tracking_run)
+    assert not client.get_run(run.tracking_run).data.tags.keys() & {"cliptea.error", "mlflow.note.content"}
+    run = started("told")
+    mark_failed(run.tracking_run, "train", "g/a", "out of memory")
+    close_job("told", "KILLED", "cancelled by cliptea cancel")
+    assert client.get_run(run.tracking_run).data.tags["cliptea.error"] == "train g/a: out of memory"
+
+
+def test_a_run_that_ends_while_others_are_swept_keeps_its_end(client):
+    runs_ = [started("first"), started("second")]
+    for run in runs_:
+        silent(client, run, hours=5)
+
+    def ended(job_id):
+        for run in runs_:
+            client.set_terminated(run.tracking_run, "FAILED")
+
+    assert sweep(ended) == []
+    assert [status(client, run.tracking_run) for run in runs_] == ["FAILED", "FAILED"]
 
 
 def test_a_run_that_was_only_waiting_is_open_again_at_its_next_heartbeat(client):

@@ -84,7 +84,7 @@ def test_the_runs_of_kfp_s_mlflow_plugin_are_joined(client, monkeypatch):
     child = client.get_run(ChildRun.open(run, run.variants[0]).run_id)
     assert child.info.experiment_id == experiment
     assert child.data.tags["mlflow.parentRunId"] == theirs
-    finish("job7", "FAILED", "no more disk", skip_unchanged=False)
+    finish("job7", "FAILED", "no more disk")
     joined = client.get_run(theirs)
     assert (joined.info.run_name, joined.info.status) == ("theirs", "FAILED")
     assert joined.data.params["train.iterations"] == "8"
@@ -120,9 +120,9 @@ def test_results_are_logged_once_and_classes_without_pixels_left_out(client):
 @pytest.mark.parametrize(("state", "status"), [("COMPLETE", "FINISHED"), ("FAILED", "FAILED")])
 def test_the_exit_handler_closes_the_run_with_its_true_state(client, state, status):
     run = make_run(f"finish {state}", f"job {state}")
-    finish(f"job {state}", state, "" if status == "FINISHED" else "train failed", skip_unchanged=False)
+    finish(f"job {state}", state, "" if status == "FINISHED" else "train failed")
     assert client.get_run(run.tracking_run).info.status == status
-    finish("a job that was never tracked", state, "", skip_unchanged=False)
+    finish("a job that was never tracked", state, "")
 
 
 def test_a_stopped_run_is_shown_as_killed_until_it_goes_on(client):

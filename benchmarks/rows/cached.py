@@ -17,11 +17,11 @@ from benchmarks.world import Prepared, device, prepare
 from cliptea.data.shards import ShardReader
 from cliptea.method.batched import region_maps
 from cliptea.method.plm import ignored_tokens
-from cliptea.models.registry import STUDENTS
+from cliptea.models.backbones import STUDENTS
 from cliptea.settings import apply_delta
 from cliptea.teacher.cache import TeacherCache, build_cache, read_view
 from cliptea.teacher.clip import Teacher
-from cliptea.teacher.tokens import open_teacher
+from cliptea.teacher.stored_text import open_teacher
 from cliptea.training.batches import batches
 from cliptea.training.loop import seen_text
 from cliptea.training.trainer import Trainer

@@ -29,7 +29,7 @@ from cliptea.method.batched import region_maps
 from cliptea.method.plm import ignored_tokens
 from cliptea.storage import Store, open_store
 from cliptea.teacher.cache import TeacherCache, build_cache, read_array, read_view, record_name
-from cliptea.teacher.tokens import open_teacher, prepare_weights
+from cliptea.teacher.stored_text import open_teacher, prepare_weights
 from cliptea.training.loop import train_student
 
 SEEDS = 3

@@ -13,7 +13,7 @@ from cliptea.config import ClusteringConfig
 from cliptea.storage import open_store
 from cliptea.teacher.blocks import BlockMaker, Job
 from cliptea.teacher.cache import Output
-from cliptea.teacher.tokens import open_teacher
+from cliptea.teacher.stored_text import open_teacher
 
 VIEWS = 4  # on a CPU, one at a time
 

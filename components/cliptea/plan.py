@@ -17,11 +17,11 @@ from cliptea.config import Config
 from cliptea.data.datasets import train_images
 from cliptea.errors import ConfigError
 from cliptea.manifest import fingerprint
-from cliptea.models.registry import licence
+from cliptea.models.backbones import licence
 from cliptea.runs import Variant, expand
 from cliptea.storage import is_remote
-from cliptea.teacher.demo import DEMO
-from cliptea.teacher.weights import is_tag
+from cliptea.teacher.demo_clip import DEMO
+from cliptea.weights_source import is_tag
 
 __all__ = ["TEACHER", "Plan", "Student", "make_plan", "read_rates"]
 

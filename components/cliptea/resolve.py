@@ -11,11 +11,11 @@ from cliptea.data.datasets import open_dataset
 from cliptea.data.disk_cache import open_cache
 from cliptea.errors import ConfigError
 from cliptea.manifest import fingerprint
-from cliptea.models.registry import licence, require
+from cliptea.models.backbones import licence, require
 from cliptea.runs import Run, expand
 from cliptea.storage import is_remote, open_store
-from cliptea.teacher.demo import DEMO
-from cliptea.teacher.weights import is_tag
+from cliptea.teacher.demo_clip import DEMO
+from cliptea.weights_source import is_tag
 
 __all__ = ["check", "start_run"]
 

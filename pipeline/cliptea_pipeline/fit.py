@@ -13,7 +13,7 @@ from cliptea.config import Config
 from cliptea.errors import ConfigError
 from cliptea.runs import expand
 from cliptea.storage import is_remote
-from cliptea.teacher.weights import is_tag
+from cliptea.weights_source import is_tag
 
 __all__ = ["PARAMETERS", "Compiled", "check_fit", "read_compiled"]
 

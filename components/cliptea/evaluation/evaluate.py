@@ -14,10 +14,10 @@ from cliptea.data.catalogue import Catalogue
 from cliptea.data.split import Splits
 from cliptea.evaluation.results import ResultRow
 from cliptea.manifest import Manifest, StoredObject, find, fingerprint, read_object
-from cliptea.models.registry import licence
+from cliptea.models.backbones import licence
 from cliptea.storage import Store, open_store
 from cliptea.teacher.cache import TeacherCache, clustering_key
-from cliptea.teacher.demo import DEMO, demo_fingerprint
+from cliptea.teacher.demo_clip import DEMO, demo_fingerprint
 
 if TYPE_CHECKING:
     from cliptea.runs import Run, Variant

@@ -24,7 +24,7 @@ from cliptea.models import build_student
 from cliptea.models.student import Student
 from cliptea.storage import Store
 from cliptea.teacher.cache import TeacherCache, image_extension, read_array, read_view, record_name
-from cliptea.teacher.tokens import load_text
+from cliptea.teacher.stored_text import load_text
 from cliptea.training.augment import normalise
 
 __all__ = ["score_student"]

@@ -6,8 +6,8 @@ import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.encoders import encoders
 from timm.models import load_state_dict_from_hf
 
+from cliptea.models.encoder_weights import download, load_encoder, read_state
 from cliptea.models.student import EncoderDecoder
-from cliptea.models.weights import download, load_encoder, read_state
 
 __all__ = ["build"]
 

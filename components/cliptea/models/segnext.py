@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cliptea.models.encoder_weights import download, load_encoder, read_state
 from cliptea.models.hamburger import LightHam
 from cliptea.models.mscan import MSCAN
 from cliptea.models.student import EncoderDecoder
-from cliptea.models.weights import download, load_encoder, read_state
 
 __all__ = ["build"]
 

@@ -11,8 +11,8 @@ from timm.models import get_pretrained_cfg, list_pretrained, load_state_dict_fro
 from torch import Tensor, nn
 
 from cliptea.errors import ConfigError
-from cliptea.models.registry import TIMM_DEFAULT
-from cliptea.models.weights import download
+from cliptea.models.backbones import TIMM_DEFAULT
+from cliptea.models.encoder_weights import download
 
 __all__ = ["published", "published_licence", "pyramid_state"]
 

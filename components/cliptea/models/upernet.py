@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from cliptea.errors import ConfigError
+from cliptea.models.encoder_weights import load_encoder, read_state
 from cliptea.models.student import EncoderDecoder
 from cliptea.models.timm_weights import published, pyramid_state
-from cliptea.models.weights import load_encoder, read_state
 
 __all__ = ["build"]
 

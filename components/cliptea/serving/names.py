@@ -15,7 +15,7 @@ from cliptea.errors import ClipteaError, ConfigError
 from cliptea.serving.segmenter import ClassSet, Segmenter, TeacherSource
 from cliptea.storage import open_store
 from cliptea.teacher.clip import Teacher, load_teacher
-from cliptea.teacher.demo import DEMO, demo_words
+from cliptea.teacher.demo_clip import DEMO, demo_words
 from cliptea.teacher.text import text_features
 
 __all__ = ["choose_classes"]

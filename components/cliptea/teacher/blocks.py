@@ -31,7 +31,7 @@ from cliptea.runs import Run
 from cliptea.storage import Store
 from cliptea.teacher.cache import Output, read_view, record_name
 from cliptea.teacher.clip import Teacher
-from cliptea.teacher.tokens import open_teacher
+from cliptea.teacher.stored_text import open_teacher
 
 __all__ = ["BLOCK", "BlockMaker", "Job", "MadeBlock"]
 

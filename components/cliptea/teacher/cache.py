@@ -5,7 +5,7 @@ is off, and for each clustering setting that a variant needs the region map of t
 setting's region maps are made from the stored dense tokens, without CLIP. And the text features of the classes of
 every evaluation set.
 
-This module needs no torch: it knows what there is, and `cliptea.teacher.tokens` makes what is missing.
+This module needs no torch: it knows what there is, and `cliptea.teacher.stored_text` makes what is missing.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from cliptea.data.split import LABEL, Splits
 from cliptea.data.views import choose_view, cut_image, cut_labels
 from cliptea.manifest import Manifest, find, fingerprint
 from cliptea.storage import Store, open_store
-from cliptea.teacher.demo import DEMO, demo_fingerprint
-from cliptea.teacher.weights import weights_state
+from cliptea.teacher.demo_clip import DEMO, demo_fingerprint
+from cliptea.weights_source import weights_state
 
 if TYPE_CHECKING:
     from cliptea.runs import Run
@@ -140,7 +140,7 @@ def make_blocks(run: Run, splits: dict[str, Any], part: int = 0, parts: int = 1)
     if not found.missing:
         progress.reused()
         return {"blocks": []}
-    from cliptea.teacher.views import make_part
+    from cliptea.teacher.view_outputs import make_part
 
     if found.stored is not None and part == 0:
         progress.note("region maps are made from the stored dense tokens; CLIP does not run")
@@ -172,8 +172,8 @@ def build_cache(run: Run, splits: dict[str, Any], made: Sequence[dict[str, Any]]
         progress.reused()
     else:
         from cliptea.teacher.blocks import MadeBlock
-        from cliptea.teacher.tokens import make_texts
-        from cliptea.teacher.views import make_outputs
+        from cliptea.teacher.stored_text import make_texts
+        from cliptea.teacher.view_outputs import make_outputs
 
         if found.missing and not made:
             made = [make_blocks(run, splits)]

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from cliptea.errors import TeacherError
 from cliptea.storage import fetch
-from cliptea.teacher.checkpoint import fill, find_checkpoint, is_openai, read_checkpoint
+from cliptea.teacher.clip_files import fill, find_checkpoint, is_openai, read_checkpoint
 from cliptea.teacher.hub import download, tag_config
 from cliptea.teacher.network import architecture, build_network
-from cliptea.teacher.weights import is_tag
+from cliptea.weights_source import is_tag
 
 __all__ = ["Teacher", "load_teacher"]
 
@@ -75,7 +75,7 @@ def load_teacher(weights: str, model: str, crop: int) -> Teacher:
 
     Args:
         weights: a folder in open_clip's local layout (architecture, preprocessing and weights), a file of weights of
-            the architecture `model` (see `cliptea.teacher.checkpoint`), each as a path, a file:// or an s3:// URI;
+            the architecture `model` (see `cliptea.teacher.clip_files`), each as a path, a file:// or an s3:// URI;
             or an open_clip pre-training tag of `model`.
         model: an open_clip architecture with a vision transformer; not used with a folder.
         crop: height and width of the input, pixels.

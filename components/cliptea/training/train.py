@@ -10,7 +10,7 @@ from cliptea import progress
 from cliptea.config import Config
 from cliptea.data.split import Splits
 from cliptea.manifest import Manifest, find, fingerprint
-from cliptea.models.registry import is_file, weights
+from cliptea.models.backbones import is_file, weights
 from cliptea.storage import open_store, state
 from cliptea.teacher.cache import TeacherCache, clustering_key
 

@@ -7,7 +7,7 @@ import pytest
 
 from cliptea.errors import ConfigError
 from cliptea.models import STUDENTS, build_student
-from cliptea.models.registry import licence, require, weights
+from cliptea.models.backbones import licence, require, weights
 from cliptea.models.timm_weights import published_licence
 
 
@@ -19,7 +19,7 @@ def one_line(error):
 
 def test_names_are_checked_without_torch_and_timm():
     program = (
-        "import sys; from cliptea.models.registry import STUDENTS, licence, require\n"
+        "import sys; from cliptea.models.backbones import STUDENTS, licence, require\n"
         "for name in [*STUDENTS, 'timm:resnet50', 'json.decoder:make']: require(name)\n"
         "for name in STUDENTS: name == 'demo_fpn' or licence(name, True)\n"
         "print(sorted({'torch', 'timm'} & set(sys.modules)))"
@@ -31,7 +31,7 @@ def test_names_are_checked_without_torch_and_timm():
 def test_the_names_read_from_timm_are_those_that_timm_lists():
     import timm
 
-    from cliptea.models.names import _timm_encoders
+    from cliptea.models.backbone_names import _timm_encoders
 
     assert sorted(_timm_encoders()) == sorted(timm.list_models())
 

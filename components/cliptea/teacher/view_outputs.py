@@ -23,8 +23,8 @@ from cliptea.manifest import Manifest, publish
 from cliptea.storage import Store
 from cliptea.teacher.blocks import BlockMaker, Job, MadeBlock
 from cliptea.teacher.cache import Output
-from cliptea.teacher.demo import DEMO
-from cliptea.teacher.tokens import prepare_weights
+from cliptea.teacher.demo_clip import DEMO
+from cliptea.teacher.stored_text import prepare_weights
 
 if TYPE_CHECKING:
     from cliptea.runs import Run

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cliptea.errors import ConfigError
-from cliptea.models.registry import is_file
+from cliptea.models.backbones import is_file
 
 __all__ = ["download", "load_encoder", "read_state"]
 

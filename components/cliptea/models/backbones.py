@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cliptea.errors import ConfigError
-from cliptea.models import names
+from cliptea.models import backbone_names
 
 if TYPE_CHECKING:
     from cliptea.models.student import Student
@@ -74,10 +74,10 @@ def require(name: str) -> Spec:
     if name in STUDENTS:
         return STUDENTS[name]
     if name.startswith("timm:"):
-        encoder, tag = names.timm_encoder(name)
+        encoder, tag = backbone_names.timm_encoder(name)
         return _timm(encoder, tag or TIMM_DEFAULT)
     if ":" in name:
-        module, function = names.own_network(name)
+        module, function = backbone_names.own_network(name)
         return Spec("own", {"module": module, "function": function})
     raise ConfigError(
         f"there is no backbone {name!r}", f"one of {', '.join(STUDENTS)}, timm:NAME or package.module:function"

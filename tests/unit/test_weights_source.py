@@ -3,7 +3,7 @@ import os
 import pytest
 
 from cliptea.errors import StorageError
-from cliptea.teacher.weights import is_tag, weights_state
+from cliptea.weights_source import is_tag, weights_state
 
 
 def test_a_tag_is_what_names_no_file(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from cliptea.manifest import Manifest, publish, put_object, read_object
 from cliptea.storage import Store
 from cliptea.teacher.cache import TextSet
 from cliptea.teacher.clip import Teacher, load_teacher
-from cliptea.teacher.demo import DEMO, demo_weights, demo_words
+from cliptea.teacher.demo_clip import DEMO, demo_weights, demo_words
 from cliptea.teacher.text import read_text_features, text_features
 
 if TYPE_CHECKING:

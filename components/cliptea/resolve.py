@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cliptea import progress, settings
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
@@ -13,9 +11,7 @@ from cliptea.errors import ConfigError
 from cliptea.manifest import fingerprint
 from cliptea.models.backbones import licence, require
 from cliptea.runs import Run, expand
-from cliptea.storage import is_remote, open_store
-from cliptea.teacher.demo_clip import DEMO
-from cliptea.weights_source import is_tag
+from cliptea.storage import open_store
 
 __all__ = ["check", "start_run"]
 
@@ -38,12 +34,9 @@ def check(config: Config) -> Catalogue:
 
 def _require_weights(config: Config) -> None:
     """Refuse a local teacher that is not there, before the data are split; hubs and buckets are asked later."""
-    weights = config.teacher.weights or ""
-    if weights == DEMO or is_tag(weights) or is_remote(weights) or weights.startswith("file://"):
-        return
-    if not Path(weights).expanduser().exists():
+    if config.teacher.source.missing:
         raise ConfigError(
-            f"teacher.weights={weights}: there is no such file or folder",
+            f"teacher.weights={config.teacher.weights}: there is no such file or folder",
             "CLIP weights, a pre-training tag such as openai, or demo",
         )
 
@@ -59,7 +52,7 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     digest = open_dataset(config.data).digest()
     further = {name: wanted.data(name, config.data) for name, wanted in config.evaluation.sets.items()}
     others = {name: open_dataset(data).digest(["val"]) for name, data in further.items()}
-    fp = fingerprint("run", 1, config=config, data=digest, others=others)
+    fp = fingerprint("run", config=config, data=digest, others=others)
     run = Run(
         config=config,
         data_digest=digest,

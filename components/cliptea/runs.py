@@ -57,7 +57,7 @@ def expand(config: Config) -> list[Variant]:
         for member, delta, resolved in named:
             if seed >= resolved.seeds:
                 continue
-            same = fingerprint("variant", 2, config=resolved.model_dump(exclude={"seeds"}), seed=seed)
+            same = fingerprint("variant", config=resolved.model_dump(exclude={"seeds"}), seed=seed)
             if same not in found:
                 label = f"{member.group}/{member.variant}" + (f" seed {seed}" if resolved.seeds > 1 else "")
                 found[same] = Variant(label=label, seed=seed, members=[], delta=delta)

@@ -9,7 +9,7 @@ from cliptea import settings
 from cliptea.cluster.api import ClusterError
 from cliptea.cluster.launch import launch_variant
 from cliptea.errors import ConfigError
-from cliptea.manifest import Manifest, find, publish
+from cliptea.manifest import Manifest, Output, find, publish
 from cliptea.runs import Run, expand
 from cliptea.storage import open_store
 from cliptea.teacher.cache import clustering_key
@@ -49,7 +49,7 @@ def test_a_student_is_trained_once(kubernetes, inputs):
     assert first == launch_variant(*inputs, SETTINGS, NOTHING, Quick)
     assert (len(kubernetes.created), kubernetes.jobs) == (1, {})
     assert kubernetes.created[0]["spec"]["trainer"]["numNodes"] == 2
-    assert find(open_store(), "train", first["fingerprint"]) is not None
+    assert find(open_store(), Output("train", first["fingerprint"])) is not None
     assert [entry.key for entry in open_store().entries("train")] == [f"train/{first['fingerprint']}/manifest.json"]
 
 

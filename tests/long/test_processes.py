@@ -17,7 +17,7 @@ from cliptea.data.split import build_splits
 from cliptea.errors import StorageError
 from cliptea.manifest import Manifest, read_object
 from cliptea.storage import open_store
-from cliptea.teacher.cache import build_cache
+from cliptea.teacher.build import build_cache
 from cliptea.training.launch import Inputs, start
 from cliptea.training.train import train_fingerprint, train_variant
 

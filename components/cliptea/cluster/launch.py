@@ -12,7 +12,7 @@ from cliptea.cluster.handover import hand_over
 from cliptea.cluster.job import build, job_name
 from cliptea.cluster.settings import JobSettings, Passed
 from cliptea.data.split import Splits
-from cliptea.manifest import find
+from cliptea.manifest import Output, find
 from cliptea.storage import open_store
 from cliptea.teacher.cache import TeacherCache
 from cliptea.training.train import KIND, train_fingerprint
@@ -51,7 +51,7 @@ def launch_variant(
     config, store = chosen.config(run.config), open_store()
     images, cache = Splits.model_validate(splits).own, TeacherCache.model_validate(teacher)
     model = train_fingerprint(config, chosen.seed, images, cache)
-    done = find(store, KIND, model)
+    done = find(store, Output(KIND, model))
     if done is not None:
         progress.reused()
         return done.model_dump()
@@ -61,7 +61,7 @@ def launch_variant(
     cluster, name = connect(), job_name(run.job_id, chosen.label)
     made = build(name, chosen.label, key, job, Passed.model_validate(placement), _owners(cluster))
     train(cluster, made, job, pace)
-    done = find(store, KIND, model)
+    done = find(store, Output(KIND, model))
     if done is None:
         cluster.delete(name)  # the next try would adopt it
         raise ClusterError(

@@ -17,7 +17,7 @@ from cliptea.data.shards import ShardReader
 from cliptea.data.split import Splits
 from cliptea.evaluation.evaluate import Evaluated, chosen_images
 from cliptea.evaluation.results import ResultRow, SweepRow, dump_results
-from cliptea.manifest import Manifest, find, fingerprint, publish, put_object, read_object
+from cliptea.manifest import Manifest, Output, find, fingerprint, publish, put_object, read_object
 from cliptea.storage import Store, open_store
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_variants"]
 
-VERSION = 3
 KIND = "compare"
 PACKAGES = ("cliptea", "torch", "open_clip_torch", "timm", "segmentation_models_pytorch", "kfp", "mlflow")
 
@@ -41,13 +40,12 @@ def compare_variants(
     rows = [row for item in evaluated for row in item.rows]
     fp = fingerprint(
         KIND,
-        VERSION,
         rows=[row.model_dump() for row in rows],
         manifests=[manifest.fingerprint for item in evaluated for manifest in item.manifests.values()],
         run=run.fingerprint,
         tracking=run.tracking_run,
     )
-    done, tracked_key = find(store, KIND, fp), f"tracked/{run.tracking_run}/compare-{fp}.json"
+    done, tracked_key = find(store, Output(KIND, fp)), f"tracked/{run.tracking_run}/compare-{fp}.json"
     if done is not None and store.size(tracked_key) is not None:
         progress.reused()
     if done is None:
@@ -210,10 +208,9 @@ def _losses(store: Store, first: list[tuple[Evaluated, Any]]) -> dict[str, dict[
 def _predictions(
     store: Store, run: Run, split: Manifest, first: list[tuple[Evaluated, Any]]
 ) -> list[PredictionPicture]:
+    from cliptea.data.records import LABEL, image_extension
     from cliptea.data.sample import decode_image, decode_labels
-    from cliptea.data.split import LABEL
     from cliptea.evaluation.report_context import PredictionPicture
-    from cliptea.teacher.cache import image_extension
 
     reader = ShardReader(store, split.objects, "val")
     pictures = []
@@ -230,8 +227,8 @@ def _predictions(
 
 
 def _attention(store: Store, run: Run, split: Manifest, first: list[tuple[Evaluated, Any]]) -> list[AttentionPicture]:
+    from cliptea.data.records import read_view
     from cliptea.evaluation.report_context import AttentionPicture
-    from cliptea.teacher.cache import read_view
 
     config, reader = run.config, ShardReader(store, split.objects, "train")
     return [
@@ -245,8 +242,8 @@ def _attention(store: Store, run: Run, split: Manifest, first: list[tuple[Evalua
 
 
 def _regions(store: Store, run: Run, split: Manifest, cache: TeacherCache) -> list[RegionPicture]:
+    from cliptea.data.records import read_array, read_view, record_name
     from cliptea.evaluation.report_context import RegionPicture
-    from cliptea.teacher.cache import read_array, read_view, record_name
 
     if not cache.regions:
         return []

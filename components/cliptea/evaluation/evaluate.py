@@ -13,18 +13,17 @@ from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.split import Splits
 from cliptea.evaluation.results import ResultRow
-from cliptea.manifest import Manifest, StoredObject, find, fingerprint, read_object
+from cliptea.manifest import Manifest, Output, StoredObject, find, fingerprint, read_object
 from cliptea.models.backbones import licence
 from cliptea.storage import Store, open_store
 from cliptea.teacher.cache import TeacherCache, clustering_key
-from cliptea.teacher.demo_clip import DEMO, demo_fingerprint
+from cliptea.teacher.demo_clip import demo_fingerprint
 
 if TYPE_CHECKING:
     from cliptea.runs import Run, Variant
 
 __all__ = ["Evaluated", "EvaluationTask", "chosen_images", "evaluate_variant", "evaluation_tasks"]
 
-VERSION = 2
 KIND = "evaluate"
 
 
@@ -74,7 +73,6 @@ def evaluate_variant(
     fps = {
         task.label: fingerprint(
             KIND,
-            VERSION,
             evaluation=settings,
             gamma=task.gamma,
             model=model.fingerprint,
@@ -83,8 +81,8 @@ def evaluate_variant(
         )
         for task in tasks
     }
-    found = {label: find(store, KIND, fp) for label, fp in fps.items()}
-    tracked_key = f"tracked/{run.tracking_run}/{fingerprint('evaluated', VERSION, fps=fps)}-{model.fingerprint}.json"
+    found = {label: find(store, Output(KIND, fp)) for label, fp in fps.items()}
+    tracked_key = f"tracked/{run.tracking_run}/{fingerprint('evaluated', fps=fps)}-{model.fingerprint}.json"
     if None not in found.values() and store.size(tracked_key) is not None:
         progress.reused()
     manifests = {}
@@ -123,7 +121,7 @@ def evaluate_variant(
         for member in chosen.members
     ]
     measured = config.evaluation.model_dump(exclude={"figures", "sweep", "sets"})
-    protocol = fingerprint("protocol", VERSION, evaluation=measured, split=tasks[0].split.fingerprint)
+    protocol = fingerprint("protocol", evaluation=measured, split=tasks[0].split.fingerprint)
     history = model.objects["history.json"]
     return Evaluated(rows=rows, manifests=manifests, history=history, protocol=protocol).model_dump()
 
@@ -193,5 +191,5 @@ def _description(config: Config, task: EvaluationTask, model: Manifest) -> dict[
         "evaluation": config.evaluation.model_dump(include={"scale", "divisor", "mode", "window", "stride"})
         | {"gamma": task.gamma},
         "teacher": teacher.model_dump(include={"weights", "model", "templates", "crop"})
-        | {"demo": demo_fingerprint(config) if teacher.weights == DEMO else None},
+        | {"demo": demo_fingerprint(config) if teacher.source.kind == "demo" else None},
     }

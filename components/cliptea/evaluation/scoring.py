@@ -12,9 +12,9 @@ import torch
 from cliptea import device, progress
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
+from cliptea.data.records import LABEL, image_extension, read_array, read_view, record_name
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import LABEL
 from cliptea.evaluation.evaluate import EvaluationTask, chosen_images
 from cliptea.evaluation.inference import class_logits, rank
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
@@ -23,7 +23,7 @@ from cliptea.method import glm
 from cliptea.models import build_student
 from cliptea.models.student import Student
 from cliptea.storage import Store
-from cliptea.teacher.cache import TeacherCache, image_extension, read_array, read_view, record_name
+from cliptea.teacher.cache import TeacherCache
 from cliptea.teacher.stored_text import load_text
 from cliptea.training.augment import normalise
 

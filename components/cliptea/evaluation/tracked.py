@@ -9,14 +9,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cliptea.data.catalogue import Catalogue
+from cliptea.data.records import LABEL, image_extension
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import LABEL
 from cliptea.evaluation import figures
 from cliptea.evaluation.confusion_figure import confusion_figure
 from cliptea.manifest import Manifest, read_object
 from cliptea.storage import Store
-from cliptea.teacher.cache import image_extension
 
 __all__ = ["tracked_files"]
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cliptea.config import Config
 from cliptea.data.world import CLASSES
-from cliptea.manifest import Manifest, find, fingerprint, publish, put_object
+from cliptea.manifest import Contents, Output, fingerprint, make_once, put_object
 from cliptea.storage import Store, fetch
 
-__all__ = ["DEMO", "demo_fingerprint", "demo_weights", "demo_words"]
-
-DEMO = "demo"  # the value of teacher.weights
-VERSION = 2
+__all__ = ["demo_fingerprint", "demo_words", "teacher_weights"]
 
 
 def demo_words() -> set[str]:
@@ -24,25 +19,28 @@ def demo_fingerprint(config: Config) -> str:
     """Over the world that the model learns from and how it learns."""
     return fingerprint(
         "demo-teacher",
-        VERSION,
         world=config.data.world,
         seed=config.data.seed,
         pretrain=config.teacher.pretrain,
     )
 
 
-def demo_weights(store: Store, config: Config) -> Path:
-    """A folder in open_clip's local layout; pre-trains the model when the store has none for these settings."""
+def teacher_weights(store: Store, config: Config) -> str:
+    """What `open_teacher` loads: `teacher.weights`, or a folder with the demo's CLIP, which is trained first."""
+    if config.teacher.source.kind != "demo":
+        return config.teacher.weights or ""
+    output = Output("demo-teacher", demo_fingerprint(config))
+    scratch = f"{output.kind}-{output.fingerprint}"
+    make_once(store, output, lambda: _trained(store, config, output.prefix, scratch))
+    store.drop_scratch(scratch)
+    return str(fetch(store.uri(output.prefix)))
+
+
+def _trained(store: Store, config: Config, prefix: str, scratch: str) -> Contents:
+    """The demo's CLIP in open_clip's local layout, trained in the scratch folder of that name."""
     from cliptea.teacher.pretrain import pretrain
 
-    fp = demo_fingerprint(config)
-    if find(store, "demo-teacher", fp) is None:
-        scratch = store.scratch(f"demo-teacher-{fp}")
-        pretrain(scratch, config.data.world, config.teacher.pretrain, config.data.seed)
-        objects = {
-            path.name: put_object(store, f"demo-teacher/{fp}/{path.name}", path.read_bytes())
-            for path in sorted(scratch.glob("open_clip_*"))
-        }
-        publish(store, Manifest(kind="demo-teacher", fingerprint=fp, objects=objects))
-        store.drop_scratch(scratch.name)
-    return fetch(store.uri(f"demo-teacher/{fp}"))
+    folder = store.scratch(scratch)
+    pretrain(folder, config.data.world, config.teacher.pretrain, config.data.seed)
+    files = sorted(folder.glob("open_clip_*"))
+    return Contents({file.name: put_object(store, f"{prefix}/{file.name}", file.read_bytes()) for file in files}, {})

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["dataset_inputs", "log_data"]
 
-VERSION = 1
-
 
 def log_data(run: Run, splits: dict[str, Any]) -> None:
     """Log the run's data set and its further evaluation sets to its MLflow run, once.
@@ -30,7 +28,7 @@ def log_data(run: Run, splits: dict[str, Any]) -> None:
     store, shards = open_store(), Splits.model_validate(splits)
     named = {run.config.data.dataset: shards.own, **shards.others}
     fps = {name: split.fingerprint for name, split in named.items()}
-    tracked_key = f"tracked/{run.tracking_run}/data-{fingerprint('data', VERSION, splits=fps)}.json"
+    tracked_key = f"tracked/{run.tracking_run}/data-{fingerprint('data', splits=fps)}.json"
     if store.size(tracked_key) is not None:
         return
     from cliptea.tracking.client import connect, told_later
@@ -68,6 +66,6 @@ def _dataset(name: str, split: Manifest, root: str | None) -> Dataset:
         name=name,
         digest=split.fingerprint,
         source_type="cliptea",
-        source=json.dumps({"root": root, "shards": split.key}),
+        source=json.dumps({"root": root, "shards": split.output.manifest_key}),
         profile=json.dumps({part: counts["images"] for part, counts in split.info["counts"].items()}),
     )

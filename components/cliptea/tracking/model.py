@@ -24,7 +24,7 @@ SCRIPT = Path(__file__).with_name("pyfunc.py")
 CODE = (
     "__init__.py", "config.py", "data/__init__.py", "data/catalogue.py", "data/views.py", "device.py", "errors.py",
     "evaluation/__init__.py", "evaluation/inference.py", "models/*.py", "serving/__init__.py", "serving/segmenter.py",
-    "training/__init__.py", "training/augment.py",
+    "training/__init__.py", "training/augment.py", "weights_source.py",
 )  # fmt: skip
 NEEDED = (
     "mlflow", "numpy", "pillow", "pydantic", "safetensors", "segmentation_models_pytorch", "timm", "torch",

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["best_row", "candidates", "promote"]
 
-VERSION = 3
-
 
 def promote(run: Run, comparison: dict[str, Any]) -> dict[str, Any]:
     """Register the run's best model; it becomes champion when it beats the one in office.
@@ -35,7 +33,7 @@ def promote(run: Run, comparison: dict[str, Any]) -> dict[str, Any]:
         progress.note(reason)
         return {"promoted": False, "reason": reason}
     store = open_store()
-    key = f"tracked/{run.tracking_run}/promotion-{fingerprint('promote', VERSION, comparison=comparison)}.json"
+    key = f"tracked/{run.tracking_run}/promotion-{fingerprint('promote', comparison=comparison)}.json"
     if store.size(key) is not None:
         progress.reused()
         return _present(json.loads(store.get(key)))

@@ -56,16 +56,22 @@ def test_an_unknown_name_is_one_line(name, words):
 def test_a_name_of_timm_may_have_a_tag():
     assert require("timm:resnet50").arguments["encoder"] == "resnet50"
     assert require("timm:resnet50.tv_in1k").arguments == require("timm:resnet50").arguments
-    assert weights("timm:resnet50.tv_in1k", True) == "tv_in1k"
-    assert weights("timm:resnet50.tv_in1k", "a1_in1k") == "a1_in1k"
+    assert weights("timm:resnet50.tv_in1k", True) == ("tv_in1k", "tag")
+    assert weights("timm:resnet50.tv_in1k", "a1_in1k") == ("a1_in1k", "tag")
 
 
 def test_weights_are_a_tag_a_file_or_none():
     assert weights("swin_b", False) is None
-    assert weights("swin_b", True) == "ms_in1k"
-    assert weights("swin_b", "ms_in22k") == "ms_in22k"
-    assert weights("segformer_b0", "s3://bucket/mit_b0.pth") == "s3://bucket/mit_b0.pth"
+    assert weights("swin_b", True) == ("ms_in1k", "tag")
+    assert weights("swin_b", "ms_in22k") == ("ms_in22k", "tag")
+    assert weights("segformer_b0", "s3://bucket/mit_b0.pth") == ("s3://bucket/mit_b0.pth", "remote")
     assert weights("json:make", False) is None
+
+
+def test_a_folder_with_the_name_of_the_usual_weights_is_not_taken_for_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imagenet").mkdir()
+    assert weights("segformer_b0", True) == weights("segformer_b0", "imagenet") == ("imagenet", "tag")
 
 
 @pytest.mark.parametrize(("name", "pretrained"), [("demo_fpn", True), ("segnext_b", "in22k"), ("json:make", "a.pth")])

@@ -67,9 +67,8 @@ def _inputs(iterations: int) -> Inputs:
 
 
 def _rate(inputs: Inputs, processes: int, seed: int) -> float:
-    delta = settings.merge(inputs.variant.delta, {"train": {"processes": processes}})
-    variant = inputs.variant.model_copy(update={"seed": seed, "label": f"seed {seed}", "delta": delta})
-    config = variant.config(inputs.run.config)
+    config = settings.apply_delta(inputs.variant.config, {"train": {"processes": processes}})
+    variant = inputs.variant.model_copy(update={"seed": seed, "label": f"seed {seed}", "config": config})
     fp = train_fingerprint(config, seed, inputs.splits.own, inputs.teacher)
     with environment(CLIPTEA_THREADS=str(processes)):  # which are divided among them
         launch(open_store(), f"{KIND}/{fp}", inputs.model_copy(update={"variant": variant}))

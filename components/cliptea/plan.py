@@ -65,7 +65,7 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
         rates: measured images per second of one GPU: a backbone's training, and `TEACHER` for CLIP's forward pass.
     """
     variants = expand(config)
-    configs = [variant.config(config) for variant in variants]
+    configs = [variant.config for variant in variants]
     images = train_images(config.data)
     views = None if images is None else images * config.teacher.views
     width, grid = _teacher_shape(config)

@@ -23,7 +23,7 @@ def check(config: Config) -> Catalogue:
         ConfigError, DataError: one line each.
     """
     for variant in expand(config):
-        student = variant.config(config).student
+        student = variant.config.student
         require(student.backbone)
         licence(student.backbone, student.initial_weights)  # refuses weights that cannot be
     _require_weights(config)

@@ -78,7 +78,7 @@ def check_fit(config: Config, compiled: Compiled) -> None:
     Raises:
         ConfigError: processes cannot share a batch or leave GPUs idle, or what a pod would read is on this machine.
     """
-    students = [variant.config(config) for variant in expand(config)]
+    students = [variant.config for variant in expand(config)]
     if compiled.job is not None:
         for student in students:
             compiled.job.check(student)

@@ -27,7 +27,7 @@ def inputs(tmp_path, monkeypatch):
     run = Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=expand(config))
     variant = run.variants[0]
     part = Manifest(kind="k", fingerprint="0").model_dump()
-    clustering = clustering_key(variant.config(config).method.clustering)
+    clustering = clustering_key(variant.config.method.clustering)
     teacher = {"tokens": part, "regions": {clustering: part}, "text": {config.data.dataset: part}}
     return run, variant.model_dump(mode="json"), {"own": part}, teacher
 

@@ -49,7 +49,7 @@ def inputs(tmp_path_factory):
 
 
 def prefix(inputs: Inputs) -> str:
-    config = inputs.variant.config(inputs.run.config)
+    config = inputs.variant.config
     return f"train/{train_fingerprint(config, inputs.variant.seed, inputs.splits.own, inputs.teacher)}"
 
 

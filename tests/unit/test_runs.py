@@ -23,3 +23,16 @@ def test_a_variant_may_have_more_seeds_than_the_run():
     assert [v.seed for v in variants] == [0, 1, 2, 3, 4]
     assert [m.group for m in variants[0].members] == ["table3", "seeds"]
     assert {m.group for v in variants[1:] for m in v.members} == {"seeds"}
+
+
+def test_a_variant_carries_its_own_config_through_a_dump():
+    config = settings.load("demo", ["variants=[table3/no_ce, table4/max]", "seeds=2"])
+    variants = runs.expand(config)
+    given = runs.Run(
+        config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=variants
+    )  # fmt: skip
+    read = runs.Run.model_validate_json(given.model_dump_json())
+    assert read == given
+    assert [v.config.method.losses.ce for v in read.variants] == [False, True, False, True]
+    assert [v.config.method.global_token for v in read.variants] == ["attention", "max", "attention", "max"]
+    assert {v.config.train == config.train for v in read.variants} == {True}

@@ -48,7 +48,7 @@ def launch_variant(
     from cliptea.runs import Variant
 
     chosen, job = Variant.model_validate(variant), JobSettings.model_validate(settings)
-    config, store = chosen.config(run.config), open_store()
+    config, store = chosen.config, open_store()
     images, cache = Splits.model_validate(splits).own, TeacherCache.model_validate(teacher)
     model = train_fingerprint(config, chosen.seed, images, cache)
     done = find(store, Output(KIND, model))

@@ -66,7 +66,7 @@ def evaluate_variant(
     from cliptea.runs import Variant
 
     chosen, store = Variant.model_validate(variant), open_store()
-    config = chosen.config(run.config)
+    config = chosen.config
     model, cache = Manifest.model_validate(trained), TeacherCache.model_validate(teacher)
     tasks = evaluation_tasks(config, Splits.model_validate(splits), cache)
     settings = config.evaluation.model_dump(exclude={"sets", "gamma", "gamma_no_cls_token"})

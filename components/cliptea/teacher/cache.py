@@ -95,7 +95,7 @@ def survey(store: Store, run: Run, split: Manifest) -> Survey:
     """Look for the tokens and region maps of all views of the train shards."""
     fp = _tokens_fingerprint(run, split)
     tokens, dense = Output("tokens", fp), Output("dense", fp)
-    methods = [variant.config(run.config).method for variant in run.variants]
+    methods = [variant.config.method for variant in run.variants]
     regions = {
         clustering_key(method.clustering): ViewOutput(
             Output("regions", fingerprint("regions", clustering=method.clustering, tokens=fp)), method.clustering

@@ -59,7 +59,7 @@ def candidates(run: Run, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (member.group, member.variant, variant.seed)
         for variant in run.variants
         for member in variant.members
-        if variant.config(run.config).method == run.config.method
+        if variant.config.method == run.config.method
     }
     dataset = run.config.data.dataset
     return [row for row in rows if row["dataset"] == dataset and (row["group"], row["variant"], row["seed"]) in own]

@@ -37,7 +37,7 @@ def main(key: str) -> None:
     try:
         inputs = Inputs.model_validate_json(open_store().get(key))
         if rank is None:
-            start(key, inputs.variant.config(inputs.run.config).train.processes)
+            start(key, inputs.variant.config.train.processes)
         else:
             train_variant(
                 inputs.run, *(part.model_dump(mode="json") for part in (inputs.variant, inputs.splits, inputs.teacher))

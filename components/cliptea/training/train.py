@@ -31,7 +31,7 @@ def train_variant(run: Run, variant: dict[str, Any], splits: dict[str, Any], tea
     from cliptea.runs import Variant
 
     chosen = Variant.model_validate(variant)
-    config, store = chosen.config(run.config), open_store()
+    config, store = chosen.config, open_store()
     images, cache = Splits.model_validate(splits).own, TeacherCache.model_validate(teacher)
     fp = train_fingerprint(config, chosen.seed, images, cache)
     done = find(store, Output(KIND, fp))

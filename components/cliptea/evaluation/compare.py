@@ -11,7 +11,7 @@ from cliptea import progress
 from cliptea.data.split import Splits
 from cliptea.evaluation.results import ResultRow, dump_results
 from cliptea.evaluation.tasks import Evaluated
-from cliptea.manifest import Manifest, find, fingerprint, publish, put_object, read_object
+from cliptea.manifest import Manifest, Output, find, fingerprint, publish, put_object, read_object
 from cliptea.storage import Store, open_store
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["catch_up", "compare_variants", "tell_report"]
 
-VERSION = 4
 KIND = "compare"
 
 
@@ -109,13 +108,12 @@ def _report(
     rows = [row for item in evaluated for row in item.rows]
     fp = fingerprint(
         KIND,
-        VERSION,
         rows=[row.model_dump(exclude={"model_uri", "mlflow_run_id"}) for row in rows],
         manifests=[manifest.fingerprint for item in evaluated for manifest in item.manifests.values()],
         run=run.fingerprint,
         tracking=run.tracking_run,
     )
-    found = find(store, KIND, fp)
+    found = find(store, Output(KIND, fp))
     if found is not None and found.info["models"] == [row.model_uri for row in rows]:
         return found, evaluated, True
     return _compare(store, run, fp, Splits.model_validate(splits), teacher, evaluated), evaluated, False

@@ -11,18 +11,17 @@ from cliptea.data.catalogue import Catalogue
 from cliptea.data.split import Splits
 from cliptea.evaluation.results import ResultRow
 from cliptea.evaluation.tasks import Evaluated, EvaluationTask, evaluation_tasks
-from cliptea.manifest import Manifest, find, fingerprint, read_object
-from cliptea.models.registry import licence
+from cliptea.manifest import Manifest, Output, find, fingerprint, read_object
+from cliptea.models.backbones import licence
 from cliptea.storage import open_store
 from cliptea.teacher.cache import TeacherCache, clustering_key
-from cliptea.teacher.demo import DEMO, demo_fingerprint
+from cliptea.teacher.demo_clip import demo_fingerprint
 
 if TYPE_CHECKING:
     from cliptea.runs import Run
 
 __all__ = ["evaluate_variant", "tell_scores"]
 
-VERSION = 2
 KIND = "evaluate"
 
 
@@ -33,14 +32,13 @@ def evaluate_variant(
     from cliptea.runs import Variant
 
     chosen, store = Variant.model_validate(variant), open_store()
-    config = chosen.config(run.config)
+    config = chosen.config
     model, cache = Manifest.model_validate(trained), TeacherCache.model_validate(teacher)
     tasks = evaluation_tasks(config, Splits.model_validate(splits), cache)
     settings = config.evaluation.model_dump(exclude={"sets", "gamma", "gamma_no_cls_token"})
     fps = {
         task.label: fingerprint(
             KIND,
-            VERSION,
             evaluation=settings,
             gamma=task.gamma,
             model=model.fingerprint,
@@ -49,10 +47,10 @@ def evaluate_variant(
         )
         for task in tasks
     }
-    found = {label: find(store, KIND, fp) for label, fp in fps.items()}
+    found = {label: find(store, Output(KIND, fp)) for label, fp in fps.items()}
     from cliptea.tracking.untold import Untold, model_place, tell, told
 
-    telling = f"{fingerprint('evaluated', VERSION, fps=fps)}-{model.fingerprint}"
+    telling = f"{fingerprint('evaluated', fps=fps)}-{model.fingerprint}"
     facts = told(store, run, telling)
     if None not in found.values() and facts is not None:
         progress.reused()
@@ -95,7 +93,7 @@ def evaluate_variant(
         for member in chosen.members
     ]
     measured = config.evaluation.model_dump(exclude={"figures", "sweep", "sets"})
-    protocol = fingerprint("protocol", VERSION, evaluation=measured, split=tasks[0].split.fingerprint)
+    protocol = fingerprint("protocol", evaluation=measured, split=tasks[0].split.fingerprint)
     history = model.objects["history.json"]
     return Evaluated(rows=rows, telling=telling, manifests=manifests, history=history, protocol=protocol).model_dump()
 
@@ -123,7 +121,7 @@ def tell_scores(
     from cliptea.tracking.runs import ChildRun
 
     store, chosen = open_store(), Variant.model_validate(variant)
-    config = chosen.config(run.config)
+    config = chosen.config
     model, cache = Manifest.model_validate(trained), TeacherCache.model_validate(teacher)
     tasks = evaluation_tasks(config, Splits.model_validate(splits), cache)
     manifests = {label: Manifest.model_validate(manifest) for label, manifest in evaluated.items()}
@@ -174,5 +172,5 @@ def _description(config: Config, task: EvaluationTask, model: Manifest) -> dict[
         "evaluation": config.evaluation.model_dump(include={"scale", "divisor", "mode", "window", "stride"})
         | {"gamma": task.gamma},
         "teacher": teacher.model_dump(include={"weights", "model", "templates", "crop"})
-        | {"demo": demo_fingerprint(config) if teacher.weights == DEMO else None},
+        | {"demo": demo_fingerprint(config) if teacher.source.kind == "demo" else None},
     }

@@ -12,9 +12,9 @@ import torch
 from cliptea import device, progress
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
+from cliptea.data.records import LABEL, image_extension, read_array, read_view, record_name
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import LABEL
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
 from cliptea.evaluation.tasks import EvaluationTask, chosen_images
 from cliptea.manifest import Manifest, publish, put_object, read_object
@@ -25,8 +25,8 @@ from cliptea.segment.masks import rank
 from cliptea.segment.normalise import normalise
 from cliptea.segment.segmenter import load_student
 from cliptea.storage import Store
-from cliptea.teacher.cache import TeacherCache, image_extension, read_array, read_view, record_name
-from cliptea.teacher.tokens import load_text
+from cliptea.teacher.cache import TeacherCache
+from cliptea.teacher.stored_text import load_text
 
 __all__ = ["score_student"]
 

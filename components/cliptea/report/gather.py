@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from cliptea.data.catalogue import IGNORE, Catalogue
+from cliptea.data.records import LABEL, ViewImage, image_extension, read_array, read_view, record_name
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import LABEL, Splits
+from cliptea.data.split import Splits
 from cliptea.evaluation.tasks import Evaluated, chosen_images
 from cliptea.manifest import Manifest, read_object
 from cliptea.report.context import AttentionPicture, PredictionPicture, RegionPicture, ReportContext, RunFacts, label
 from cliptea.report.summaries import SweepRow
 from cliptea.runs import Run
 from cliptea.storage import Store
-from cliptea.teacher.cache import TeacherCache, ViewImage, image_extension, read_array, read_view, record_name
+from cliptea.teacher.cache import TeacherCache
 
 __all__ = ["gather_context"]
 
@@ -75,7 +76,7 @@ def _each(figures: Mapping[str, Arrays], key: str) -> dict[str, np.ndarray]:
 
 def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str) -> RunFacts:
     config, counts, info = run.config, splits.own.info["counts"], teacher.tokens.info
-    weights, grid = config.teacher.weights, " x ".join(str(side) for side in info["grid"])
+    grid = " x ".join(str(side) for side in info["grid"])
     return RunFacts(
         title=f"{config.data.dataset}: {len(run.variants)} students",
         preset=config.preset,
@@ -89,8 +90,8 @@ def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str) -> Ru
         },
         gamma=config.evaluation.gamma,
         teacher="the demo's small CLIP, trained here on captions"
-        if weights == "demo"
-        else f"{config.teacher.model} from {weights}, {grid} dense tokens",
+        if config.teacher.source.kind == "demo"
+        else f"{config.teacher.model} from {config.teacher.weights}, {grid} dense tokens",
         stand_in=info["stand_in"],
         seeds=sorted({variant.seed for variant in run.variants}),
         iterations=config.train.iterations,

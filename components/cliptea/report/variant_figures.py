@@ -10,14 +10,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cliptea.data.catalogue import IGNORE, Catalogue
 from cliptea.data.colours import legend
+from cliptea.data.records import LABEL, image_extension
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import LABEL
 from cliptea.manifest import Manifest, read_object
 from cliptea.report.confusion_figure import confusion_figure
 from cliptea.report.figures import label_map, photo, png
 from cliptea.storage import Store
-from cliptea.teacher.cache import image_extension
 
 __all__ = ["variant_figures"]
 

@@ -15,8 +15,9 @@ from cliptea.errors import ClipteaError, ConfigError
 from cliptea.segment.segmenter import ClassSet, Segmenter, TeacherSource
 from cliptea.storage import open_store
 from cliptea.teacher.clip import Teacher, load_teacher
-from cliptea.teacher.demo import DEMO, demo_words
+from cliptea.teacher.demo_clip import demo_words
 from cliptea.teacher.text import text_features
+from cliptea.weights_source import WeightsSource
 
 __all__ = ["choose_classes"]
 
@@ -47,7 +48,7 @@ def choose_classes(model: Segmenter, names: Sequence[str] | None, text_weights: 
             "the CLIP that the model was trained with",
         )
     _check_tower(model, teacher, source.templates)
-    if text_weights is None and source.weights == DEMO:
+    if text_weights is None and WeightsSource.of(source.weights).kind == "demo":
         _warn_of_words(free)
     rows = dict(zip(known, model.text_ND, strict=True))
     free_FD = text_features(teacher, free, source.templates).to(model.text_ND.device)

@@ -50,7 +50,7 @@ def launch(store: Store, prefix: str, inputs: Inputs) -> None:
     """
     key = f"{prefix}/inputs.json"
     store.put(key, inputs.model_dump_json().encode())
-    start(key, inputs.variant.config(inputs.run.config).train.processes)
+    start(key, inputs.variant.config.train.processes)
     store.delete(key)
 
 

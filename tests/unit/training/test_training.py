@@ -6,9 +6,9 @@ import torch
 from torch.utils.data import get_worker_info
 
 from cliptea import settings
+from cliptea.data.records import read_view
 from cliptea.method.vla import Adapter
 from cliptea.models import build_student
-from cliptea.teacher.cache import read_view
 from cliptea.training.augment import photometric
 from cliptea.training.batches import Batch, _Views, batches
 from cliptea.training.distributed import World

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from cliptea.errors import TeacherError
-from cliptea.teacher.checkpoint import find_checkpoint, read_checkpoint
 from cliptea.teacher.clip import load_teacher
+from cliptea.teacher.clip_files import find_checkpoint, read_checkpoint
 
 MODEL = "ViT-B-16-quickgelu"
 FORMATS = ["ViT-B-16.pt", "open_clip_pytorch_model.bin", "epoch_9.pt", "open_clip_model.safetensors"]

@@ -19,12 +19,11 @@ from cliptea.data.shard_index import ShardEntry
 from cliptea.data.shard_sets import find_sharded, put_top_index
 from cliptea.data.shard_writer import joined
 from cliptea.errors import StorageError
-from cliptea.manifest import Manifest, publish
+from cliptea.manifest import Manifest, Output, publish
 from cliptea.storage import Store
 from cliptea.teacher.blocks import BlockMaker, Job, MadeBlock
-from cliptea.teacher.cache import Output
-from cliptea.teacher.demo import DEMO
-from cliptea.teacher.tokens import prepare_weights
+from cliptea.teacher.cache import ViewOutput
+from cliptea.teacher.demo_clip import teacher_weights
 
 if TYPE_CHECKING:
     from cliptea.runs import Run
@@ -33,7 +32,13 @@ __all__ = ["make_outputs", "make_part"]
 
 
 def make_part(
-    store: Store, run: Run, split: Manifest, outputs: Sequence[Output], dense: Manifest | None, part: int, parts: int
+    store: Store,
+    run: Run,
+    split: Manifest,
+    outputs: Sequence[ViewOutput],
+    dense: Manifest | None,
+    part: int,
+    parts: int,
 ) -> list[MadeBlock]:
     """Make every `parts`-th block from block `part` on, by `teacher.num_workers` processes.
 
@@ -49,7 +54,7 @@ def make_part(
         part: number of this part.
         parts: how many there are.
     """
-    if dense is None and run.config.teacher.weights == DEMO:
+    if dense is None and run.config.teacher.source.kind == "demo":
         if part > 0:
             return []
         parts = 1
@@ -60,7 +65,7 @@ def make_outputs(
     store: Store,
     run: Run,
     split: Manifest,
-    outputs: Sequence[Output],
+    outputs: Sequence[ViewOutput],
     dense: Manifest | None,
     handed: Sequence[MadeBlock] = (),
 ) -> dict[Output, Manifest]:
@@ -76,18 +81,22 @@ def make_outputs(
     made = sorted(handed, key=lambda block: block.number)
     if not _complete(made, maker):
         made = _make_blocks(maker, 0, 1)
-    return {output: _publish(maker, output, made) for output in outputs}
+    return {output.output: _publish(maker, output, made) for output in outputs}
 
 
-def _maker_of(store: Store, run: Run, split: Manifest, outputs: Sequence[Output], dense: Manifest | None) -> BlockMaker:
-    return BlockMaker(Job(store, run, split, tuple(outputs), dense, "" if dense else prepare_weights(store, run)))
+def _maker_of(
+    store: Store, run: Run, split: Manifest, outputs: Sequence[ViewOutput], dense: Manifest | None
+) -> BlockMaker:
+    return BlockMaker(
+        Job(store, run, split, tuple(outputs), dense, "" if dense else teacher_weights(store, run.config))
+    )
 
 
 def _complete(made: list[MadeBlock], maker: BlockMaker) -> bool:
     """Whether these are all blocks, with shards of every output."""
-    prefixes = {output.prefix for output in maker.job.outputs}
+    folders = {output.folder for output in maker.job.outputs}
     return [block.number for block in made] == list(range(len(maker.blocks))) and all(
-        prefixes <= block.shards.keys() for block in made
+        folders <= block.shards.keys() for block in made
     )
 
 
@@ -136,30 +145,30 @@ def _make(number: int, views: range) -> MadeBlock:
     return _maker.make(number, views, lambda done: None)
 
 
-def _publish(maker: BlockMaker, output: Output, made: list[MadeBlock]) -> Manifest:
+def _publish(maker: BlockMaker, wanted: ViewOutput, made: list[MadeBlock]) -> Manifest:
     """Write the top index and the manifest of an output whose blocks are all there; small shards are joined."""
-    job, prefix = maker.job, output.prefix
-    blocks = [shard for block in made for shard in block.shards[prefix]]
+    job, output, folder = maker.job, wanted.output, wanted.folder
+    blocks = [shard for block in made for shard in block.shards[folder]]
     try:
-        shards = _joined(job, prefix, blocks)
+        shards = _joined(job, folder, blocks)
     except StorageError:
         # A second writer of the same output may have been done first, and have removed the shards that it joined.
-        manifest = find_sharded(job.store, output.kind, output.fingerprint)
+        manifest = find_sharded(job.store, output)
         if manifest is None:
             raise
         return manifest
-    objects = put_top_index(job.store, prefix, shards)
-    if output.clustering is not None:
-        regions = sum(block.regions[prefix] for block in made)
-        clustering = output.clustering.model_dump(mode="json")
+    objects = put_top_index(job.store, folder, shards)
+    if wanted.clustering is not None:
+        regions = sum(block.regions[folder] for block in made)
+        clustering = wanted.clustering.model_dump(mode="json")
         info = {"regions_per_view": regions / max(1, maker.total), "clustering": clustering}
     else:
         dim, *grid = next((block.shape for block in made if block.shape), None) or maker.shape
         info = {"dim": dim, "grid": grid, "views": maker.total}
     info |= {"split": job.split.fingerprint, "views_of_an_image": job.run.config.teacher.views}
     if output.kind == "tokens":
-        info["stand_in"] = job.run.config.teacher.weights == DEMO and job.run.config.data.dataset != "demo"
-    manifest = Manifest(kind=output.kind, fingerprint=output.fingerprint, objects=objects, info=info)
+        info["stand_in"] = job.run.config.teacher.source.kind == "demo" and job.run.config.data.dataset != "demo"
+    manifest = Manifest(**output._asdict(), objects=objects, info=info)
     publish(job.store, manifest)
     if shards is not blocks:  # now that nobody will look for them
         for item in [item for shard in blocks for item in (shard.index, shard.tar)]:
@@ -167,7 +176,7 @@ def _publish(maker: BlockMaker, output: Output, made: list[MadeBlock]) -> Manife
     return manifest
 
 
-def _joined(job: Job, prefix: str, blocks: list[ShardEntry]) -> list[ShardEntry]:
+def _joined(job: Job, folder: str, blocks: list[ShardEntry]) -> list[ShardEntry]:
     """The shards of blocks or, when all are smaller than a shard should be, the same records in larger ones."""
     limit = job.run.config.data.shard_mib << 20
-    return blocks if any(shard.tar.size >= limit for shard in blocks) else joined(job.store, prefix, blocks, limit)
+    return blocks if any(shard.tar.size >= limit for shard in blocks) else joined(job.store, folder, blocks, limit)

@@ -10,15 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cliptea.errors import ConfigError
-from cliptea.models import names
+from cliptea.models import backbone_names
+from cliptea.weights_source import WeightsSource
 
 if TYPE_CHECKING:
     from cliptea.models.student import Student
 
-__all__ = ["STUDENTS", "TIMM_DEFAULT", "Spec", "build_student", "is_file", "licence", "require", "weights"]
+__all__ = ["STUDENTS", "Spec", "build_student", "licence", "require", "weights"]
 
-TIMM_DEFAULT = "default"  # the weights that timm itself takes for an encoder without a tag
-SUFFIXES = (".safetensors", ".pth", ".bin")
 NVIDIA = "NVIDIA Source Code License for SegFormer: non-commercial use only"
 IN1K = "imagenet"
 
@@ -74,10 +73,10 @@ def require(name: str) -> Spec:
     if name in STUDENTS:
         return STUDENTS[name]
     if name.startswith("timm:"):
-        encoder, tag = names.timm_encoder(name)
-        return _timm(encoder, tag or TIMM_DEFAULT)
+        encoder, tag = backbone_names.timm_encoder(name)
+        return _timm(encoder, tag)
     if ":" in name:
-        module, function = names.own_network(name)
+        module, function = backbone_names.own_network(name)
         return Spec("own", {"module": module, "function": function})
     raise ConfigError(
         f"there is no backbone {name!r}", f"one of {', '.join(STUDENTS)}, timm:NAME or package.module:function"
@@ -100,12 +99,7 @@ def build_student(name: str, channels: int = 512, dropout: float = 0.1, pretrain
     return family.build(channels=channels, dropout=dropout, source=weights(name, pretrained), **spec.arguments)
 
 
-def is_file(source: str) -> bool:
-    """Whether weights are named by a file (of this machine or of the object store) and not by a tag."""
-    return "/" in source or source.endswith(SUFFIXES)
-
-
-def weights(name: str, pretrained: bool | str) -> str | None:
+def weights(name: str, pretrained: bool | str) -> WeightsSource | None:
     """The weights that an encoder starts from: a tag, a file or URI, or None for random ones.
 
     Args:
@@ -119,11 +113,13 @@ def weights(name: str, pretrained: bool | str) -> str | None:
     spec = require(name)
     if spec.tag is None:
         raise ConfigError(f"student.pretrained={pretrained} with the backbone {name}", "false: it starts from its own")
-    source = spec.tag if pretrained is True else pretrained
-    if spec.family != "upernet" and source != spec.tag and not is_file(source):
+    if pretrained is True or pretrained == spec.tag:
+        return WeightsSource(spec.tag, "tag")
+    source = WeightsSource.of(pretrained)
+    if spec.family != "upernet" and not source.is_file:
         raise ConfigError(
             f"student.pretrained={pretrained} with the backbone {name}",
-            f"true, {spec.tag} or a {'/'.join(SUFFIXES)} file",
+            f"true, {spec.tag} or a .safetensors/.pth/.bin file",
         )
     return source
 
@@ -137,11 +133,11 @@ def licence(name: str, pretrained: bool | str) -> str | None:
     source, spec = weights(name, pretrained), require(name)
     if source is None:
         return None
-    if is_file(source):
+    if source.is_file:
         published = f"; the published weights of {name}: {spec.licence}" if spec.licence else ""
         return f"the licence of {source} is not known here{published}"
-    if source == spec.tag and spec.licence:
+    if source.text == spec.tag and spec.licence:
         return spec.licence
     from cliptea.models.timm_weights import published_licence
 
-    return published_licence(spec.arguments["encoder"], source)
+    return published_licence(spec.arguments["encoder"], source.text)

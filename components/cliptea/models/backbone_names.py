@@ -10,14 +10,16 @@ from pathlib import Path
 
 from cliptea.errors import ConfigError
 
-__all__ = ["own_network", "timm_encoder"]
+__all__ = ["TIMM_DEFAULT", "own_network", "timm_encoder"]
+
+TIMM_DEFAULT = "default"  # the tag of the weights that timm itself takes for an encoder
 
 OWN = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<function>[A-Za-z_]\w*)")
 REGISTERED = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
 
 
 def timm_encoder(name: str) -> tuple[str, str]:
-    """Encoder and tag ("" when there is none) of "timm:ENCODER" or "timm:ENCODER.TAG".
+    """Encoder and tag of "timm:ENCODER.TAG" or "timm:ENCODER", which stands for timm's default tag.
 
     Raises:
         ConfigError: timm has no such encoder.
@@ -27,7 +29,7 @@ def timm_encoder(name: str) -> tuple[str, str]:
     if encoder not in known:
         near = difflib.get_close_matches(encoder, known, n=3, cutoff=0.0)
         raise ConfigError(f"timm has no encoder {encoder!r}", f"one that it has, the nearest are {', '.join(near)}")
-    return encoder, tag
+    return encoder, tag or TIMM_DEFAULT
 
 
 def own_network(name: str) -> tuple[str, str]:

@@ -1,15 +1,14 @@
-"""Batches against the functions of single images, and K-means against scikit-learn's."""
+"""Batches against their images and a reference in plain loops, and K-means against scikit-learn's."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from one_image import kmeans, naive_region_map, region_map, window_seeds
 from sklearn.cluster import KMeans
 
-from cliptea.method import batched
-from cliptea.method.batched import region_maps, region_maps_at_once
-from cliptea.method.clustering import kmeans, packed_seeds, window_seeds
-from cliptea.method.plm import region_map
+from cliptea.method import clustering, regions
+from cliptea.method.regions import region_maps
 
 
 def scenes(number, grid=16, dim=24, noise=0.6):
@@ -22,14 +21,14 @@ def scenes(number, grid=16, dim=24, noise=0.6):
     return dense, ignored
 
 
-def one_by_one(*arguments):
-    """`region_maps` as it works on large grids."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batched, "SMALL", 0)
-        return region_maps(*arguments)
+@pytest.fixture(params=["together", "alone"])
+def maps(request, monkeypatch):
+    """`region_maps` as it works on small grids, and as on large ones."""
+    if request.param == "alone":
+        monkeypatch.setattr(regions, "SMALL", 0)
+    return region_maps
 
 
-@pytest.mark.parametrize("maps", [one_by_one, region_maps_at_once])
 @pytest.mark.parametrize("mode", ["sliding", "grid"])
 @pytest.mark.parametrize(("rounds", "threshold", "most"), [(10, 0.8, 32), (1, 0.5, 3), (3, 0.95, 255), (10, 0.2, 1)])
 def test_a_batch_gives_the_maps_of_its_images(maps, mode, rounds, threshold, most):
@@ -42,7 +41,17 @@ def test_a_batch_gives_the_maps_of_its_images(maps, mode, rounds, threshold, mos
     assert torch.equal(maps(dense[order], ignored[order], *settings), wanted[order])
 
 
-@pytest.mark.parametrize("maps", [one_by_one, region_maps_at_once])
+@pytest.mark.parametrize("mode", ["sliding", "grid"])
+@pytest.mark.parametrize(("rounds", "threshold", "most"), [(10, 0.8, 32), (1, 0.5, 3), (10, 0.2, 1)])
+def test_maps_equal_naive(maps, mode, rounds, threshold, most):
+    """Where most tokens are ignored, no two windows hold the same ones: equal seeds would tie by rounding alone."""
+    dense, _ = scenes(3, grid=10)
+    ignored = torch.rand(3, 10, 10) < 0.9
+    settings = ((3, 7), mode, rounds, threshold, most)
+    wanted = torch.stack([naive_region_map(d, i, *settings) for d, i in zip(dense, ignored, strict=True)])
+    assert torch.equal(maps(dense, ignored, *settings), wanted)
+
+
 def test_half_precision_tokens_are_read_as_float32(maps):
     dense, ignored = scenes(3)
     settings = ((3, 7), "sliding", 10, 0.8, 32)
@@ -51,17 +60,16 @@ def test_half_precision_tokens_are_read_as_float32(maps):
     assert torch.equal(found, region_maps(dense.half().float(), ignored, *settings))
 
 
-@pytest.mark.parametrize("maps", [one_by_one, region_maps_at_once])
 def test_nothing_ignored_is_no_region(maps):
     dense, ignored = scenes(3)
     assert (maps(dense, torch.zeros_like(ignored), (3,), "sliding", 10, 0.8, 32) == 255).all()
 
 
 @pytest.mark.parametrize("grid", [2, 4, 13])
-def test_packed_seeds_are_those_of_each_image(grid):
+def test_seeds_of_several_images_are_those_of_each(grid):
     dense, ignored = scenes(6, grid)
     ignored[1], ignored[1, -1, -1] = False, True  # which no window of 7, and in places none of 3, reaches
-    seeds, counts = packed_seeds(dense.permute(0, 2, 3, 1)[ignored], ignored, (3, 7), "sliding")
+    seeds, counts = clustering.window_seeds(dense.permute(0, 2, 3, 1)[ignored], ignored, (3, 7), "sliding")
     alone = [window_seeds(d, i, (3, 7)) for d, i in zip(dense, ignored, strict=True)]
     assert counts.tolist() == [len(one) for one in alone]
     torch.testing.assert_close(seeds, torch.cat(alone))
@@ -81,5 +89,5 @@ def test_kmeans_ends_where_scikit_learns_does_when_no_centre_dies(rounds):
         sums = np.stack([tokens.numpy()[assigned == k].sum(0) for k in range(len(centres))])
         centres = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
         np.testing.assert_allclose(F.normalize(torch.from_numpy(one.cluster_centers_), dim=1), centres, atol=1e-4)
-    assert np.array_equal(ours.assignment_L, assigned)
-    np.testing.assert_allclose(ours.centres_KD, centres, atol=1e-5)
+    assert np.array_equal(ours[1], assigned)
+    np.testing.assert_allclose(ours[0], centres, atol=1e-5)

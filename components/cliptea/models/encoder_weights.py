@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cliptea.errors import ConfigError
-from cliptea.models.registry import is_file
+from cliptea.weights_source import WeightsSource
 
 __all__ = ["download", "load_encoder", "read_state"]
 
@@ -21,22 +21,18 @@ State = dict[str, Tensor]
 WRAPPERS = ("state_dict", "model")  # keys under which training programs keep the weights
 
 
-def read_state(source: str, published: Callable[[str], State]) -> State:
+def read_state(source: WeightsSource, published: Callable[[str], State]) -> State:
     """Weights by name.
 
     Args:
-        source: a local file, file:// or s3:// URI (.safetensors, .pth, .bin), or a tag.
+        source: a file (.safetensors, .pth, .bin) or a tag.
         published: gives the weights of a tag.
 
     Raises:
         ConfigError: the file cannot be read, or the tag's weights cannot be downloaded.
         StorageError: the file is missing.
     """
-    if not is_file(source):
-        return published(source)
-    from cliptea.storage import fetch
-
-    return _read(fetch(source), source)
+    return _read(source.fetch(), source.text) if source.is_file else published(source.text)
 
 
 def download(what: str, get: Callable[[], Any]) -> State:
@@ -58,7 +54,7 @@ def download(what: str, get: Callable[[], Any]) -> State:
         ) from error
 
 
-def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: WeightsSource) -> None:
     """Load `state` into `encoder`, which it must fit key by key and shape by shape.
 
     Raises:

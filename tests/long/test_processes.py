@@ -101,7 +101,7 @@ def digests(manifest: Manifest) -> list[str]:
 def test_the_step_starts_processes_and_goes_on_after_sigterm(inputs):
     whole = train(inputs)
     assert whole.info["processes"] == 2
-    assert whole.key.rpartition("/")[0] == prefix(inputs)
+    assert whole.output.prefix == prefix(inputs)
     curves = json.loads(read_object(open_store(), whole.objects["history.json"]))
     assert curves[-1]["iteration"] == ITERATIONS
     forget(inputs)

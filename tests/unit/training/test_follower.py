@@ -95,6 +95,7 @@ time.sleep(300)
 
 def test_processes_that_nobody_follows_are_asked_to_stop(tmp_path, monkeypatch, capfd):
     """A process that saves when it is asked to stands for torchrun with all of its own."""
+    monkeypatch.delenv("CLIPTEA_EVENTS", raising=False)  # news are read from stderr
     monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
     begun, real = time.monotonic(), subprocess.Popen
     monkeypatch.setattr(launch.subprocess, "Popen", lambda command, env: real([sys.executable, "-c", SAVES], env=env))

@@ -25,7 +25,7 @@ demo: install ## run the whole pipeline here: ten minutes, then open .cliptea/re
 ui: install ## open MLflow on the demo's runs
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKDIR)/mlflow/mlflow.db
 
-test: install ## run the tests (at most 15 minutes on two cores)
+test: install ## run the tests (about 20 minutes on two cores)
 	$(BIN)/python -m pytest -m 'not long'
 
 test-long: install ## run the long tests as well: kills in every step, the demo's claims

@@ -5,16 +5,17 @@ import zlib
 
 import numpy as np
 
-from cliptea.evaluation.report_context import (
+from cliptea.data.catalogue import Catalogue
+from cliptea.evaluation.results import ResultRow, Scores
+from cliptea.report.context import (
     AttentionPicture,
     PredictionPicture,
     RegionPicture,
     ReportContext,
     RunFacts,
-    Split,
     label,
 )
-from cliptea.evaluation.results import ResultRow, Scores, SweepRow
+from cliptea.report.summaries import SweepRow
 
 CLASSES = ["zebra", "tiger", "cow", "melon", "plum", "grass", "water", "sand"]
 UNSEEN = ["zebra", "plum", "water"]
@@ -73,7 +74,7 @@ def make(seeds=(0, 1, 2), variants=VARIANTS, classes=CLASSES, unseen=UNSEEN, **f
     names = [label(group, name) for group, name, *_ in variants]
     images = [rng.integers(0, 256, (64, 64, 3)).astype(np.uint8) for _ in range(3)]
     truths = [np.kron(rng.integers(0, len(classes), (4, 4)), np.ones((16, 16), dtype=int)) for _ in images]
-    split = Split(classes=classes, unseen=unseen)
+    catalogue = Catalogue(classes=classes, unseen=unseen)
     ids = [classes.index(name) for name in unseen]
     rows = [result(variant, seed, dataset) for seed in seeds for variant in variants]
     return ReportContext(
@@ -85,7 +86,7 @@ def make(seeds=(0, 1, 2), variants=VARIANTS, classes=CLASSES, unseen=UNSEEN, **f
                 "data_seed": 0,
                 "train_images": 800,
                 "val_images": 200,
-                "split": split,
+                "catalogue": catalogue,
                 "gamma": 0.0,
                 "teacher": "the demo's small CLIP",
                 "stand_in": False,

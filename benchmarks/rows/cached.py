@@ -14,14 +14,15 @@ from torch import Tensor
 
 from benchmarks.measure import Bench, Row, environment, interleaved
 from benchmarks.world import Prepared, device, prepare
+from cliptea.data.records import read_view
 from cliptea.data.shards import ShardReader
-from cliptea.method.batched import region_maps
 from cliptea.method.plm import ignored_tokens
-from cliptea.models.registry import STUDENTS
+from cliptea.method.regions import region_maps
+from cliptea.models.backbones import STUDENTS
 from cliptea.settings import apply_delta
-from cliptea.teacher.cache import TeacherCache, build_cache, read_view
-from cliptea.teacher.clip import Teacher
-from cliptea.teacher.tokens import open_teacher
+from cliptea.teacher.build import build_cache
+from cliptea.teacher.cache import TeacherCache
+from cliptea.teacher.clip import Teacher, open_teacher
 from cliptea.training.batches import batches
 from cliptea.training.loop import seen_text
 from cliptea.training.trainer import Trainer
@@ -37,7 +38,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     everything = [name for name in STUDENTS if name != "demo_fpn"]
     with environment(CLIPTEA_STORE=prepared.store):
         cache = TeacherCache.model_validate(build_cache(prepared.run, {"own": prepared.split.model_dump()}))
-        teacher = open_teacher(str(bench.folder / "clip"), prepared.run)
+        teacher = open_teacher(str(bench.folder / "clip"), prepared.run.config.teacher)
         for backbone in ["demo_fpn"] if bench.quick else everything if gpu or bench.long else ["segformer_b0"]:
             yield _measure(bench, prepared, cache, teacher, backbone, batch)
 

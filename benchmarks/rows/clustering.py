@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from benchmarks.measure import Bench, Row, interleaved, speed
 from benchmarks.world import SHAPES, device
 from cliptea.config import ClusteringConfig
-from cliptea.method.batched import region_maps
 from cliptea.method.clustering import window_seeds
 from cliptea.method.fusion import fuse
+from cliptea.method.regions import region_maps
 
 IMAGES, KINDS = 16, 12
 
@@ -72,9 +72,10 @@ def _scikit_learn(dense_BDgg: torch.Tensor, ignored_Bgg: torch.Tensor, settings:
         for dense_Dgg, ignored_gg in zip(dense_BDgg.float(), ignored_Bgg, strict=True):
             if not bool(ignored_gg.any()):
                 continue
-            tokens_LD = F.normalize(dense_Dgg[:, ignored_gg].T, dim=1).numpy()
-            seeds_KD = window_seeds(dense_Dgg, ignored_gg, settings.windows, settings.seed_mode)[: len(tokens_LD)]
-            seeds_KD = F.normalize(seeds_KD, dim=1).numpy()
+            raw_LD = dense_Dgg[:, ignored_gg].T.contiguous()
+            tokens_LD = F.normalize(raw_LD, dim=1).numpy()
+            seeds_KD, _ = window_seeds(raw_LD, ignored_gg[None], settings.windows, settings.seed_mode)
+            seeds_KD = F.normalize(seeds_KD[: len(tokens_LD)], dim=1).numpy()
             options: dict[str, Any] = {
                 "n_init": 1,
                 "max_iter": settings.rounds,
@@ -84,4 +85,6 @@ def _scikit_learn(dense_BDgg: torch.Tensor, ignored_Bgg: torch.Tensor, settings:
             }
             kmeans = KMeans(len(seeds_KD), **options)
             assignment_L = torch.from_numpy(kmeans.fit(tokens_LD).labels_).long()
-            fuse(torch.from_numpy(kmeans.cluster_centers_), settings.fusion_threshold)[assignment_L]
+            centres_1KD = torch.from_numpy(kmeans.cluster_centers_)[None]
+            alive_1K = torch.ones(1, len(seeds_KD), dtype=torch.bool)
+            fuse(centres_1KD, alive_1K, settings.fusion_threshold)[0, assignment_L]

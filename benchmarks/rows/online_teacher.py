@@ -18,6 +18,7 @@ from benchmarks.measure import Bench, Row, environment
 from cliptea import runs, settings
 from cliptea.config import ClusteringConfig
 from cliptea.data.datasets import open_dataset
+from cliptea.data.records import read_array, read_view, record_name
 from cliptea.data.shard_sets import put_top_index
 from cliptea.data.shard_writer import ShardWriter
 from cliptea.data.shards import ShardReader
@@ -25,11 +26,13 @@ from cliptea.data.split import Splits, build_splits
 from cliptea.evaluation.evaluate import evaluation_tasks
 from cliptea.evaluation.scoring import score_student
 from cliptea.manifest import Manifest
-from cliptea.method.batched import region_maps
 from cliptea.method.plm import ignored_tokens
+from cliptea.method.regions import region_maps
 from cliptea.storage import Store, open_store
-from cliptea.teacher.cache import TeacherCache, build_cache, read_array, read_view, record_name
-from cliptea.teacher.tokens import open_teacher, prepare_weights
+from cliptea.teacher.build import build_cache
+from cliptea.teacher.cache import TeacherCache
+from cliptea.teacher.clip import open_teacher
+from cliptea.teacher.demo_clip import teacher_weights
 from cliptea.training.loop import train_student
 
 SEEDS = 3
@@ -87,7 +90,7 @@ def measure(bench: Bench) -> Iterator[Row]:
 def _fresh(store: Store, run: runs.Run, split: Manifest, stored: TeacherCache) -> TeacherCache:
     """Tokens and region maps of a pass without the cache's batches and float16."""
     config, images = run.config, ShardReader(store, split.objects, "train")
-    teacher, views = open_teacher(prepare_weights(store, run), run), config.teacher.views
+    teacher, views = open_teacher(teacher_weights(store, config), config.teacher), config.teacher.views
     places = [divmod(record, views) for record in range(len(images) * views)]
     writers = {name: ShardWriter(store, f"{kind}/fresh/{name}", 64 << 20) for kind, name in KINDS.items()}
     for start in range(0, len(places), BATCH):

@@ -10,9 +10,10 @@ from benchmarks.measure import Bench, Row, environment
 from cliptea import runs, settings
 from cliptea.data.datasets import open_dataset
 from cliptea.data.split import Splits, build_splits
-from cliptea.manifest import find
+from cliptea.manifest import Output, find
 from cliptea.storage import open_store
-from cliptea.teacher.cache import TeacherCache, build_cache
+from cliptea.teacher.build import build_cache
+from cliptea.teacher.cache import TeacherCache
 from cliptea.training.launch import Inputs, launch
 from cliptea.training.train import KIND, train_fingerprint
 
@@ -66,12 +67,11 @@ def _inputs(iterations: int) -> Inputs:
 
 
 def _rate(inputs: Inputs, processes: int, seed: int) -> float:
-    delta = settings.merge(inputs.variant.delta, {"train": {"processes": processes}})
-    variant = inputs.variant.model_copy(update={"seed": seed, "label": f"seed {seed}", "delta": delta})
-    config = variant.config(inputs.run.config)
+    config = settings.apply_delta(inputs.variant.config, {"train": {"processes": processes}})
+    variant = inputs.variant.model_copy(update={"seed": seed, "label": f"seed {seed}", "config": config})
     fp = train_fingerprint(config, seed, inputs.splits.own, inputs.teacher)
     with environment(CLIPTEA_THREADS=str(processes)):  # which are divided among them
         launch(open_store(), f"{KIND}/{fp}", inputs.model_copy(update={"variant": variant}))
-    done = find(open_store(), KIND, fp)
+    done = find(open_store(), Output(KIND, fp))
     assert done is not None
     return done.info["images_per_second"]

@@ -10,10 +10,11 @@ import torch
 from benchmarks.measure import Bench, Row, environment, interleaved, speed
 from benchmarks.world import device, prepare, weights
 from cliptea.config import ClusteringConfig
+from cliptea.manifest import Output
 from cliptea.storage import open_store
 from cliptea.teacher.blocks import BlockMaker, Job
-from cliptea.teacher.cache import Output
-from cliptea.teacher.tokens import open_teacher
+from cliptea.teacher.cache import ViewOutput
+from cliptea.teacher.clip import open_teacher
 
 VIEWS = 4  # on a CPU, one at a time
 
@@ -25,7 +26,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     prepared = prepare(bench, views, f"teacher.batch_size={batch}")
     with environment(CLIPTEA_STORE=prepared.store):
         store = open_store()
-        teacher = open_teacher(str(weights(bench)), prepared.run)
+        teacher = open_teacher(str(weights(bench)), prepared.run.config.teacher)
         side = prepared.run.config.teacher.crop
         pixels = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=where)
         valid = torch.ones(batch, side, side, dtype=torch.bool, device=where)
@@ -41,7 +42,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         makers = []
         for number in range(bench.repeats + 1):
             outputs = tuple(
-                Output(kind, f"bench{number}", ClusteringConfig() if kind == "regions" else None)
+                ViewOutput(Output(kind, f"bench{number}"), ClusteringConfig() if kind == "regions" else None)
                 for kind in ("tokens", "dense", "regions")
             )
             makers.append(BlockMaker(Job(store, prepared.run, prepared.split, outputs, None, str(weights(bench)))))

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cliptea.weights_source import WeightsSource
+
 __all__ = [
     "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "EvaluationSet", "LossConfig", "MethodConfig",
     "PretrainConfig", "PromotionConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "WorldConfig",
@@ -73,6 +75,11 @@ class TeacherConfig(Section):
     keep_dense: bool = True  # store dense tokens: later clustering settings then need no CLIP
     num_workers: Positive = 1  # processes of one machine that run CLIP; each uses the next GPU
     pretrain: PretrainConfig = PretrainConfig()
+
+    @property
+    def source(self) -> WeightsSource:
+        """What `weights` names."""
+        return WeightsSource.of(self.weights)
 
     @model_validator(mode="after")
     def _ordered(self) -> TeacherConfig:

@@ -16,12 +16,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from cliptea.config import Config
 from cliptea.data.datasets import train_images
 from cliptea.errors import ConfigError
-from cliptea.manifest import fingerprint
-from cliptea.models.registry import licence
+from cliptea.models.backbones import licence, weights
 from cliptea.runs import Variant, expand
 from cliptea.storage import is_remote
-from cliptea.teacher.demo import DEMO
-from cliptea.teacher.weights import is_tag
+from cliptea.teacher.cache import clustering_key
 
 __all__ = ["TEACHER", "Plan", "Student", "make_plan", "read_rates"]
 
@@ -67,11 +65,11 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
         rates: measured images per second of one GPU: a backbone's training, and `TEACHER` for CLIP's forward pass.
     """
     variants = expand(config)
-    configs = [variant.config(config) for variant in variants]
+    configs = [variant.config for variant in variants]
     images = train_images(config.data)
     views = None if images is None else images * config.teacher.views
     width, grid = _teacher_shape(config)
-    clusterings = {fingerprint("clustering", 1, c=c.method.clustering) for c in configs if c.method.pseudo}
+    clusterings = {clustering_key(c.method.clustering) for c in configs if c.method.pseudo}
     seen = [config_.train.iterations * config_.train.batch_size for config_ in configs]
     return Plan(
         steps=_steps(variants),
@@ -152,7 +150,7 @@ def _parameters(config: Config) -> int:
 def _teacher_shape(config: Config) -> tuple[int, int]:
     """(D, g) of the teacher at its crop."""
     folder = Path(config.teacher.weights or "")
-    if config.teacher.weights == DEMO:
+    if config.teacher.source.kind == "demo":
         from cliptea.teacher.pretrain import model_config
 
         described = model_config(config.teacher.crop)
@@ -180,13 +178,15 @@ def _missing(config: Config, configs: list[Config]) -> list[str]:
             found.append(f"data: {key} is not set")
         elif not is_remote(root) and not Path(root).expanduser().is_dir():
             found.append(f"data: {key}={root} is no folder here")
-    weights: dict[str, bool | str | None] = {f"teacher.weights={config.teacher.weights}": config.teacher.weights}
-    for student in [c.student for c in configs if c.student.initial_weights]:
-        weights[f"student.pretrained={student.initial_weights} of {student.backbone}"] = student.initial_weights
-    for key, source in weights.items():
-        if source is True or (source != DEMO and is_tag(str(source))):
+    sources = {f"teacher.weights={config.teacher.weights}": config.teacher.source}
+    for student in [c.student for c in configs]:
+        source = weights(student.backbone, student.initial_weights)
+        if source is not None:
+            sources[f"student.pretrained={student.initial_weights} of {student.backbone}"] = source
+    for key, source in sources.items():
+        if source.kind == "tag":
             found.append(f"weights: {key} will be downloaded from a hub; name a file where none can be reached")
-        elif source != DEMO and not is_remote(str(source)) and not Path(str(source)).expanduser().exists():
+        elif source.missing:
             found.append(f"weights: {key}: there is no such file or folder here")
     if is_remote(os.environ.get("CLIPTEA_STORE", "")) and "CLIPTEA_S3_ENDPOINT" not in os.environ:
         found.append("endpoint: CLIPTEA_S3_ENDPOINT is not set; AWS is meant then")

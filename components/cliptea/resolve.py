@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from cliptea import progress, settings
 from cliptea.config import Config
@@ -12,11 +11,9 @@ from cliptea.data.datasets import open_dataset
 from cliptea.data.disk_cache import open_cache
 from cliptea.errors import ConfigError
 from cliptea.manifest import fingerprint
-from cliptea.models.registry import licence, require
+from cliptea.models.backbones import licence, require
 from cliptea.runs import ROOM, Run, expand, require_room
-from cliptea.storage import is_remote, open_store
-from cliptea.teacher.demo import DEMO
-from cliptea.teacher.weights import is_tag
+from cliptea.storage import open_store
 
 __all__ = ["check", "start_run"]
 
@@ -28,7 +25,7 @@ def check(config: Config) -> Catalogue:
         ConfigError, DataError: one line each.
     """
     for variant in expand(config):
-        student = variant.config(config).student
+        student = variant.config.student
         require(student.backbone)
         licence(student.backbone, student.initial_weights)  # refuses weights that cannot be
     _require_weights(config)
@@ -39,12 +36,9 @@ def check(config: Config) -> Catalogue:
 
 def _require_weights(config: Config) -> None:
     """Refuse a local teacher that is not there, before the data are split; hubs and buckets are asked later."""
-    weights = config.teacher.weights or ""
-    if weights == DEMO or is_tag(weights) or is_remote(weights) or weights.startswith("file://"):
-        return
-    if not Path(weights).expanduser().exists():
+    if config.teacher.source.missing:
         raise ConfigError(
-            f"teacher.weights={weights}: there is no such file or folder",
+            f"teacher.weights={config.teacher.weights}: there is no such file or folder",
             "CLIP weights, a pre-training tag such as openai, or demo",
         )
 
@@ -62,7 +56,7 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     digest = open_dataset(config.data).digest()
     further = {name: wanted.data(name, config.data) for name, wanted in config.evaluation.sets.items()}
     others = {name: open_dataset(data).digest(["val"]) for name, data in further.items()}
-    fp = fingerprint("run", 1, config=config, data=digest, others=others)
+    fp = fingerprint("run", config=config, data=digest, others=others)
     run = Run(
         config=config,
         data_digest=digest,

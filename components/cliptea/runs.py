@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel
 
 from cliptea import settings
@@ -24,15 +22,12 @@ class Member(BaseModel):
 
 
 class Variant(BaseModel):
-    """One student to train: a config delta and a seed, listed in one group or more."""
+    """One student to train: its own config and a seed, listed in one group or more."""
 
     label: str
     seed: int
     members: list[Member]
-    delta: dict[str, Any]
-
-    def config(self, base: Config) -> Config:
-        return settings.apply_delta(base, self.delta)
+    config: Config  # the run's, with the variant's changes
 
 
 class Run(BaseModel):
@@ -51,18 +46,18 @@ def expand(config: Config) -> list[Variant]:
     """Every student to train. Equal settings under several names are trained once and listed under each."""
     found: dict[str, Variant] = {}
     named = [
-        (Member(group=name.partition("/")[0], variant=variant), delta, settings.apply_delta(config, delta))
+        (Member(group=name.partition("/")[0], variant=variant), settings.apply_delta(config, delta))
         for name in config.variants
         for variant, delta in settings.variant_group(name).items()
     ]
-    for seed in range(max((resolved.seeds for *_, resolved in named), default=0)):
-        for member, delta, resolved in named:
+    for seed in range(max((resolved.seeds for _, resolved in named), default=0)):
+        for member, resolved in named:
             if seed >= resolved.seeds:
                 continue
-            same = fingerprint("variant", 2, config=resolved.model_dump(exclude={"seeds"}), seed=seed)
+            same = fingerprint("variant", config=resolved.model_dump(exclude={"seeds"}), seed=seed)
             if same not in found:
                 label = f"{member.group}/{member.variant}" + (f" seed {seed}" if resolved.seeds > 1 else "")
-                found[same] = Variant(label=label, seed=seed, members=[], delta=delta)
+                found[same] = Variant(label=label, seed=seed, members=[], config=resolved)
             if member not in found[same].members:
                 found[same].members.append(member)
     if not found:

@@ -13,13 +13,12 @@ from cliptea.config import Config
 from cliptea.errors import ConfigError
 from cliptea.runs import ROOM, expand, require_room
 from cliptea.storage import is_remote
-from cliptea.teacher.weights import is_tag
+from cliptea.weights_source import WeightsSource
 from cliptea_pipeline.placement import Placement
 
 __all__ = ["PARAMETERS", "Compiled", "check_fit", "read_compiled"]
 
 PARAMETERS = {"preset", "overrides", "skip_unchanged"}  # of the pipeline
-DEMO = "demo"
 # The step whose GPUs are used by as many processes as a setting says; a TrainJob's are the placement's.
 PROCESSES = {"tokens": "teacher.num_workers", "train": "train.processes"}
 
@@ -84,7 +83,7 @@ def check_fit(config: Config, compiled: Compiled) -> None:
         ConfigError: students are too many, processes cannot share a batch or leave GPUs idle, or what a pod would read
             is on this machine.
     """
-    students = [variant.config(config) for variant in expand(config)]
+    students = [variant.config for variant in expand(config)]
     require_room(len(students), compiled.room)
     if compiled.job is not None:
         for student in students:
@@ -115,10 +114,10 @@ def _read_by_pods(config: Config, students: list[Config]) -> Iterator[tuple[str,
     """The files and folders that settings name, with None for data that have none."""
     sets = {"data": (config.data.dataset, config.data.root)}
     sets |= {f"evaluation.sets.{name}": (s.dataset or name, s.root) for name, s in config.evaluation.sets.items()}
-    yield from ((f"{key}.root", root) for key, (dataset, root) in sets.items() if dataset != DEMO)
+    yield from ((f"{key}.root", root) for key, (dataset, root) in sets.items() if dataset != "demo")
     files = {"teacher.weights": config.teacher.weights, "teacher.text_features": config.teacher.text_features}
     files |= {f"evaluation.sets.{name}.text_features": s.text_features for name, s in config.evaluation.sets.items()}
     files |= {f"student.pretrained of {s.student.backbone}": s.student.initial_weights for s in students}
     for key, source in files.items():
-        if isinstance(source, str) and source != DEMO and not is_tag(source):
+        if isinstance(source, str) and WeightsSource.of(source).is_file:
             yield key, source

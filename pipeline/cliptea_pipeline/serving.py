@@ -14,7 +14,7 @@ from cliptea.errors import ConfigError, StorageError
 from cliptea.tracking.address import require_server
 
 if TYPE_CHECKING:
-    from cliptea.serving.segmenter import ClassSet, Segmenter
+    from cliptea.segment.segmenter import ClassSet, Segmenter
 
 __all__ = ["export", "predict", "rollback", "split_names"]
 
@@ -26,14 +26,14 @@ def predict(
     images: Sequence[Path], uri: str, names: str | None, text_weights: str | None, output: Path, workdir: Path
 ) -> int:
     """Predict every image; returns the exit code, 1 when there was a bad one."""
-    from cliptea.serving.images import find_images
+    from cliptea.serving.photos import find_images
 
     wanted = None if names is None else split_names(names)
     if output.exists() and not output.is_dir():
         raise ConfigError(f"-o {output} is a file", "a folder for the results")
     sources = find_images(images, leave_out=output)
     model = _model(uri, workdir)
-    from cliptea.serving.names import choose_classes
+    from cliptea.serving.classes import choose_classes
 
     classes = choose_classes(model, wanted, text_weights)
     _tell_classes(model, classes)
@@ -130,7 +130,7 @@ def _model(uri: str, workdir: Path) -> Segmenter:
             f"--model {uri}: there is no such folder", "models:/NAME@champion, runs:/ID/model or a folder"
         )
     with found as folder:
-        from cliptea.serving.segmenter import open_segmenter
+        from cliptea.segment.segmenter import open_segmenter
 
         return open_segmenter(folder)
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from example_report import UNSEEN, make
 
-from cliptea.evaluation.report import build_report
+from cliptea.report.page import build_report
 
 WIDTHS = {"phone": 390, "desk": 1280}
 CUT_OFF = """
@@ -132,7 +132,7 @@ def test_a_picture_is_enlarged_and_names_the_class_under_the_pointer(browser, pa
         document.querySelector('#viewer img').dispatchEvent(new PointerEvent('pointermove', at));
         return document.querySelector('#viewer .probe').textContent;"""
     context = make()
-    assert browser(move) == context.facts.split.classes[context.predictions[0].truth[0, 0]]
+    assert browser(move) == context.facts.catalogue.classes[context.predictions[0].truth[0, 0]]
     assert browser.errors() == []
 
 

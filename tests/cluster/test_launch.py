@@ -11,7 +11,7 @@ from cliptea.board import posting, status_key
 from cliptea.cluster.api import ClusterError
 from cliptea.cluster.launch import launch_variant
 from cliptea.errors import ConfigError
-from cliptea.manifest import Manifest, find, publish
+from cliptea.manifest import Manifest, Output, find, publish
 from cliptea.runs import Run, expand
 from cliptea.storage import open_store
 from cliptea.teacher.cache import clustering_key
@@ -29,7 +29,7 @@ def inputs(tmp_path, monkeypatch):
     run = Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=expand(config))
     variant = run.variants[0]
     part = Manifest(kind="k", fingerprint="0").model_dump()
-    clustering = clustering_key(variant.config(config).method.clustering)
+    clustering = clustering_key(variant.config.method.clustering)
     teacher = {"tokens": part, "regions": {clustering: part}, "text": {config.data.dataset: part}}
     return run, variant.model_dump(mode="json"), {"own": part}, teacher
 
@@ -51,7 +51,7 @@ def test_a_student_is_trained_once(kubernetes, inputs):
     assert first == launch_variant(*inputs, SETTINGS, NOTHING, Quick)
     assert (len(kubernetes.created), kubernetes.jobs) == (1, {})
     assert kubernetes.created[0]["spec"]["trainer"]["numNodes"] == 2
-    assert find(open_store(), "train", first["fingerprint"]) is not None
+    assert find(open_store(), Output("train", first["fingerprint"])) is not None
     assert [entry.key for entry in open_store().entries("train")] == [f"train/{first['fingerprint']}/manifest.json"]
 
 

@@ -17,7 +17,7 @@ from cliptea.data.split import build_splits
 from cliptea.errors import StorageError
 from cliptea.manifest import Manifest, read_object
 from cliptea.storage import open_store
-from cliptea.teacher.cache import build_cache
+from cliptea.teacher.build import build_cache
 from cliptea.training.launch import Inputs, start
 from cliptea.training.train import train_fingerprint, train_variant
 
@@ -49,7 +49,7 @@ def inputs(tmp_path_factory):
 
 
 def prefix(inputs: Inputs) -> str:
-    config = inputs.variant.config(inputs.run.config)
+    config = inputs.variant.config
     return f"train/{train_fingerprint(config, inputs.variant.seed, inputs.splits.own, inputs.teacher)}"
 
 
@@ -101,7 +101,7 @@ def digests(manifest: Manifest) -> list[str]:
 def test_the_step_starts_processes_and_goes_on_after_sigterm(inputs):
     whole = train(inputs)
     assert whole.info["processes"] == 2
-    assert whole.key.rpartition("/")[0] == prefix(inputs)
+    assert whole.output.prefix == prefix(inputs)
     curves = json.loads(read_object(open_store(), whole.objects["history.json"]))
     assert curves[-1]["iteration"] == ITERATIONS
     forget(inputs)

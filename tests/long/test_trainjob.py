@@ -22,7 +22,7 @@ from cliptea.cluster.launch import launch_variant
 from cliptea.data.split import build_splits
 from cliptea.manifest import Manifest
 from cliptea.storage import open_store
-from cliptea.teacher.cache import build_cache
+from cliptea.teacher.build import build_cache
 from cliptea.tracking.runs import open_parent
 from cliptea.training.train import train_variant
 

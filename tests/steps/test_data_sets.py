@@ -14,7 +14,8 @@ from cliptea.evaluation.compare import compare_variants
 from cliptea.evaluation.evaluate import Evaluated, evaluate_variant
 from cliptea.evaluation.metrics import score
 from cliptea.storage import fetch
-from cliptea.teacher.cache import TeacherCache, build_cache
+from cliptea.teacher.build import build_cache
+from cliptea.teacher.cache import TeacherCache
 from cliptea.training.train import train_variant
 
 PIECES = {"voc12": miniatures.voc12, "coco_stuff164k": miniatures.coco_stuff164k}

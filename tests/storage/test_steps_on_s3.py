@@ -18,7 +18,8 @@ from cliptea.manifest import read_object
 from cliptea.runs import Run, expand
 from cliptea.storage import open_store
 from cliptea.storage.client import Limits
-from cliptea.teacher.cache import TeacherCache, build_cache
+from cliptea.teacher.build import build_cache
+from cliptea.teacher.cache import TeacherCache
 from cliptea.training.batches import batches
 from cliptea.training.loop import train_student
 

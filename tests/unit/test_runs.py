@@ -32,3 +32,16 @@ def test_one_run_on_a_cluster_has_room_for_so_many_students():
     runs.require_room(100, 100)
     with pytest.raises(ConfigError, match=r"201 students .* at most 100, .*; make 3 runs or more over the same store"):
         runs.require_room(201, 100)
+
+
+def test_a_variant_carries_its_own_config_through_a_dump():
+    config = settings.load("demo", ["variants=[table3/no_ce, table4/max]", "seeds=2"])
+    variants = runs.expand(config)
+    given = runs.Run(
+        config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=variants
+    )  # fmt: skip
+    read = runs.Run.model_validate_json(given.model_dump_json())
+    assert read == given
+    assert [v.config.method.losses.ce for v in read.variants] == [False, True, False, True]
+    assert [v.config.method.global_token for v in read.variants] == ["attention", "max", "attention", "max"]
+    assert {v.config.train == config.train for v in read.variants} == {True}

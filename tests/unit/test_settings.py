@@ -116,14 +116,14 @@ def test_equal_variants_of_different_groups_are_trained_once():
     named = [(g, v, s) for s in range(2) for g in config.variants for v in settings.variant_group(g)]
     assert sorted(listed) == sorted(named)
     assert len(listed) == len(set(listed))
-    configs = [(v.config(config).model_dump_json(), v.seed) for v in variants]
+    configs = [(v.config.model_dump_json(), v.seed) for v in variants]
     assert len(set(configs)) == len(configs) < len(listed)
     assert len({v.label for v in variants}) == len(variants)
 
 
 def test_initial_weights_are_chosen_by_backbone():
     named = settings.load("voc12", ["student.pretrained.swin_b=a.pth", "student.pretrained.segnext_b=true"])
-    chosen = [v.config(named).student.initial_weights for v in runs.expand(named)]
+    chosen = [v.config.student.initial_weights for v in runs.expand(named)]
     assert chosen == [False, "a.pth", True]
     assert settings.load("voc12").student.initial_weights is True
 

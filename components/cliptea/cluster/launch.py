@@ -12,7 +12,7 @@ from cliptea.cluster.handover import hand_over
 from cliptea.cluster.job import build
 from cliptea.cluster.settings import JobSettings, Passed
 from cliptea.data.split import Splits
-from cliptea.manifest import find
+from cliptea.manifest import Output, find
 from cliptea.outage import Outage
 from cliptea.storage import open_store
 from cliptea.teacher.cache import TeacherCache
@@ -49,10 +49,10 @@ def launch_variant(
     from cliptea.runs import Variant
 
     chosen, job = Variant.model_validate(variant), JobSettings.model_validate(settings)
-    config, store = chosen.config(run.config), open_store()
+    config, store = chosen.config, open_store()
     images, cache = Splits.model_validate(splits).own, TeacherCache.model_validate(teacher)
     model = train_fingerprint(config, chosen.seed, images, cache)
-    done = find(store, KIND, model)
+    done = find(store, Output(KIND, model))
     if done is not None:
         progress.reused()
         return done.model_dump()
@@ -63,7 +63,7 @@ def launch_variant(
     made = build(run.job_id, chosen.label, key, job, Passed.model_validate(placement), _owners(cluster))
     name = made["metadata"]["name"]
     train(cluster, made, job, pace)
-    done = find(store, KIND, model)
+    done = find(store, Output(KIND, model))
     if done is None:
         cluster.delete(name)  # the next try would adopt it
         raise ClusterError(

@@ -20,6 +20,10 @@ class Catalogue(BaseModel):
     unseen: list[str]
 
     @property
+    def seen(self) -> list[str]:
+        return [name for name in self.classes if name not in self.unseen]
+
+    @property
     def unseen_ids(self) -> list[int]:
         return [index for index, name in enumerate(self.classes) if name in self.unseen]
 

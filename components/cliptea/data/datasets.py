@@ -12,7 +12,7 @@ from typing import Protocol
 
 from cliptea.config import DataConfig
 from cliptea.data.catalogue import Catalogue
-from cliptea.data.demo import Demo
+from cliptea.data.demo_scenes import Demo
 from cliptea.data.facts import facts
 from cliptea.data.folder import Folder
 from cliptea.data.published import Published

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from cliptea import progress
 from cliptea.data.shard_index import VERSION, ShardEntry, TopIndex
 from cliptea.errors import ServerAway, StorageError
-from cliptea.manifest import Manifest, StoredObject, find, put_immutable, read_object
+from cliptea.manifest import Manifest, Output, StoredObject, find, put_immutable, read_object
 from cliptea.storage import Store
 
 __all__ = ["find_sharded", "put_top_index", "read_top_index", "twice"]
@@ -40,9 +40,9 @@ def read_top_index(store: Store, item: StoredObject) -> list[ShardEntry]:
     return top.shards
 
 
-def find_sharded(store: Store, kind: str, fp: str) -> Manifest | None:
+def find_sharded(store: Store, output: Output) -> Manifest | None:
     """As `find`, for an output of shard sets: also every shard must be there with its recorded size."""
-    manifest = find(store, kind, fp)
+    manifest = find(store, output)
     if manifest is None:
         return None
     try:
@@ -51,7 +51,7 @@ def find_sharded(store: Store, kind: str, fp: str) -> Manifest | None:
         raise
     except StorageError:  # damaged: the output is made anew
         return None
-    sizes = {entry.key: entry.size for entry in store.entries(f"{kind}/{fp}")}
+    sizes = {entry.key: entry.size for entry in store.entries(output.prefix)}
     lacking = [item.key for shard in shards for item in (shard.tar, shard.index) if sizes.get(item.key) != item.size]
     if lacking:
         others = f", and {len(lacking) - 1} more" if len(lacking) > 1 else ""

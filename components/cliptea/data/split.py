@@ -18,21 +18,18 @@ from cliptea.config import DataConfig
 from cliptea.data.ahead import ahead
 from cliptea.data.catalogue import IGNORE, Catalogue
 from cliptea.data.datasets import Dataset, open_dataset
+from cliptea.data.records import LABEL
 from cliptea.data.sample import decode_labels, encode_labels
 from cliptea.data.shard_index import ShardEntry
 from cliptea.data.shard_sets import find_sharded, put_top_index
 from cliptea.data.shard_writer import ShardWriter, found_shards
-from cliptea.manifest import Manifest, fingerprint, publish
+from cliptea.manifest import Contents, Manifest, Output, fingerprint, make_once
 from cliptea.storage import Store, open_store
 
 if TYPE_CHECKING:
     from cliptea.runs import Run
 
-__all__ = ["LABEL", "Splits", "build_splits", "hide_unseen", "split_fingerprint", "write_split"]
-
-VERSION = 4
-KIND = "split"
-LABEL = "label.png"
+__all__ = ["Splits", "build_splits", "hide_unseen"]
 
 
 def hide_unseen(labels: np.ndarray, catalogue: Catalogue) -> np.ndarray:
@@ -52,28 +49,35 @@ class Splits(BaseModel):
 def build_splits(run: Run) -> dict[str, Any]:
     """Write the shards of the run's data set and of its further evaluation sets; returns a dumped `Splits`."""
     store, config = open_store(), run.config
-    wanted: list[tuple[DataConfig, str, Sequence[str]]] = [(config.data, run.data_digest, ("train", "val"))]
-    for name, further in config.evaluation.sets.items():
-        wanted.append((further.data(name, config.data), run.evaluation_digests[name], ("val",)))
-    fps = [split_fingerprint(data, digest, parts) for data, digest, parts in wanted]
-    found = [find_sharded(store, KIND, fp) for fp in fps]
-    if None not in found:
+    written: list[Output] = []
+
+    def once(data: DataConfig, digest: str, *parts: str) -> Manifest:
+        output = _output(data, digest, parts)
+
+        def write() -> Contents:
+            written.append(output)
+            return _write(store, data, output.prefix, parts)
+
+        return make_once(store, output, write, find_sharded)
+
+    own = once(config.data, run.data_digest, "train", "val")
+    others = {
+        name: once(further.data(name, config.data), run.evaluation_digests[name], "val")
+        for name, further in config.evaluation.sets.items()
+    }
+    if not written:
         progress.reused()
-    own, *others = [
-        done or write_split(store, data, fp, parts)
-        for done, fp, (data, _, parts) in zip(found, fps, wanted, strict=True)
-    ]
-    return Splits(own=own, others=dict(zip(config.evaluation.sets, others, strict=True))).model_dump()
+    return Splits(own=own, others=others).model_dump()
 
 
-def split_fingerprint(config: DataConfig, digest: str, parts: Sequence[str]) -> str:
-    """Over the raw data, the class list, the parts wanted and the size of shards."""
+def _output(config: DataConfig, digest: str, parts: Sequence[str]) -> Output:
+    """Decided by the raw data, the class list, the parts wanted and the size of shards."""
     catalogue = open_dataset(config).catalogue
-    return fingerprint(KIND, VERSION, catalogue=catalogue, data=digest, parts=parts, mib=config.shard_mib)
+    return Output("split", fingerprint("split", catalogue=catalogue, data=digest, parts=parts, mib=config.shard_mib))
 
 
-def write_split(store: Store, config: DataConfig, fp: str, parts: Sequence[str]) -> Manifest:
-    """Write the shards of "train", "val" or both; the manifest's info counts images and pixels of each class.
+def _write(store: Store, config: DataConfig, prefix: str, parts: Sequence[str]) -> Contents:
+    """Write the shards of "train", "val" or both below `prefix`, and count images and pixels of each class.
 
     Whole shards that a killed run has left are taken over. Memory: three times `data.shard_mib` and 17 samples.
     """
@@ -84,23 +88,23 @@ def write_split(store: Store, config: DataConfig, fp: str, parts: Sequence[str])
     objects, counts = {}, {}
     with progress.bar(f"splitting {config.dataset}", total=sum(map(len, names.values())), unit="image") as bar:
         for part, ids in names.items():
-            prefix, counted = f"{KIND}/{fp}/{part}", _Counts()
-            left = _take_over(store, prefix, ids, counted)
+            folder, counted = f"{prefix}/{part}", _Counts()
+            left = _take_over(store, folder, ids, counted)
             done = sum(entry.records for entry in left)
             bar.update(done)
-            writer = ShardWriter(store, prefix, config.shard_mib << 20, left)
+            writer = ShardWriter(store, folder, config.shard_mib << 20, left)
             records = ahead(partial(_record, dataset, part, catalogue), ids[done:])
             for name, (members, found) in zip(ids[done:], records, strict=True):
                 writer.add(name, members)
                 counted.add(found)
                 bar.update(1)
-            objects |= put_top_index(store, prefix, writer.close())
+            objects |= put_top_index(store, folder, writer.close())
             counts[part] = {"images": len(ids), **counted.by_class(catalogue)}
     problems = warnings + _problems(catalogue, counts)
     for problem in problems:
         progress.warn(problem)
     info = {"catalogue": catalogue.model_dump(), "counts": counts, "problems": problems}
-    return publish(store, Manifest(kind=KIND, fingerprint=fp, objects=objects, info=info))
+    return Contents(objects, info)
 
 
 class _Counts:

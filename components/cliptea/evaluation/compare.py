@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliptea import progress
 from cliptea.data.split import Splits
-from cliptea.evaluation.evaluate import Evaluated
 from cliptea.evaluation.results import ResultRow, dump_results
-from cliptea.manifest import Manifest, find, fingerprint, publish, put_object, read_object
+from cliptea.evaluation.tasks import Evaluated
+from cliptea.manifest import Manifest, Output, find, fingerprint, publish, put_object, read_object
 from cliptea.storage import Store, open_store
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["catch_up", "compare_variants", "tell_report"]
 
-VERSION = 4
 KIND = "compare"
 
 
@@ -108,13 +108,12 @@ def _report(
     rows = [row for item in evaluated for row in item.rows]
     fp = fingerprint(
         KIND,
-        VERSION,
         rows=[row.model_dump(exclude={"model_uri", "mlflow_run_id"}) for row in rows],
         manifests=[manifest.fingerprint for item in evaluated for manifest in item.manifests.values()],
         run=run.fingerprint,
         tracking=run.tracking_run,
     )
-    found = find(store, KIND, fp)
+    found = find(store, Output(KIND, fp))
     if found is not None and found.info["models"] == [row.model_uri for row in rows]:
         return found, evaluated, True
     return _compare(store, run, fp, Splits.model_validate(splits), teacher, evaluated), evaluated, False
@@ -142,11 +141,12 @@ def _compare(
     teacher: dict[str, Any],
     evaluated: list[Evaluated],
 ) -> Manifest:
-    from cliptea.evaluation.report import build_report
-    from cliptea.evaluation.report_inputs import report_context
+    from cliptea.report.gather import gather_context
+    from cliptea.report.page import build_report
     from cliptea.teacher.cache import TeacherCache
 
-    context = report_context(store, run, splits, TeacherCache.model_validate(teacher), evaluated)
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    context = gather_context(store, run, splits, TeacherCache.model_validate(teacher), evaluated, tracking)
     report = build_report(context).encode()
     results = dump_results(context.rows).encode()
     objects = {

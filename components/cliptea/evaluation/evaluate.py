@@ -3,62 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any
 
 from cliptea import progress
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.split import Splits
 from cliptea.evaluation.results import ResultRow
-from cliptea.manifest import Manifest, StoredObject, find, fingerprint, read_object
-from cliptea.models.registry import licence
+from cliptea.evaluation.tasks import Evaluated, EvaluationTask, evaluation_tasks
+from cliptea.manifest import Manifest, Output, find, fingerprint, read_object
+from cliptea.models.backbones import licence
 from cliptea.storage import open_store
 from cliptea.teacher.cache import TeacherCache, clustering_key
-from cliptea.teacher.demo import DEMO, demo_fingerprint
+from cliptea.teacher.demo_clip import demo_fingerprint
 
 if TYPE_CHECKING:
     from cliptea.runs import Run
 
-__all__ = ["Evaluated", "EvaluationTask", "chosen_images", "evaluate_variant", "evaluation_tasks", "tell_scores"]
+__all__ = ["evaluate_variant", "tell_scores"]
 
-VERSION = 2
 KIND = "evaluate"
-
-
-class Evaluated(BaseModel):
-    """What an evaluated variant hands on: a result row for each group and evaluation set, and where the rest lies."""
-
-    rows: list[ResultRow]
-    telling: str  # name of what MLflow is told of it (see `cliptea.tracking.untold`)
-    manifests: dict[str, Manifest]  # by evaluation set, the data set itself first
-    history: StoredObject
-    protocol: str  # fingerprint of the data set's own val images and how they are measured
-
-
-class EvaluationTask(NamedTuple):
-    """One evaluation set for one student."""
-
-    label: str
-    split: Manifest
-    text: Manifest
-    gamma: float
-
-
-def evaluation_tasks(config: Config, splits: Splits, teacher: TeacherCache) -> list[EvaluationTask]:
-    """The data set itself, then the further sets in their order."""
-    evaluation = config.evaluation
-    own_gamma = evaluation.gamma if config.method.losses.cls_token else evaluation.gamma_no_cls_token
-    gammas = {config.data.dataset: own_gamma} | {name: further.gamma for name, further in evaluation.sets.items()}
-    shards = {config.data.dataset: splits.own, **splits.others}
-    return [EvaluationTask(label, shards[label], teacher.text[label], gamma) for label, gamma in gammas.items()]
-
-
-def chosen_images(names: Sequence[str], figures: int | list[str]) -> list[str]:
-    """Those of the names that are shown in figures: the first ones, or the ones asked for."""
-    return list(names[:figures]) if isinstance(figures, int) else [name for name in names if name in figures]
 
 
 def evaluate_variant(
@@ -68,14 +32,13 @@ def evaluate_variant(
     from cliptea.runs import Variant
 
     chosen, store = Variant.model_validate(variant), open_store()
-    config = chosen.config(run.config)
+    config = chosen.config
     model, cache = Manifest.model_validate(trained), TeacherCache.model_validate(teacher)
     tasks = evaluation_tasks(config, Splits.model_validate(splits), cache)
     settings = config.evaluation.model_dump(exclude={"sets", "gamma", "gamma_no_cls_token"})
     fps = {
         task.label: fingerprint(
             KIND,
-            VERSION,
             evaluation=settings,
             gamma=task.gamma,
             model=model.fingerprint,
@@ -84,10 +47,10 @@ def evaluate_variant(
         )
         for task in tasks
     }
-    found = {label: find(store, KIND, fp) for label, fp in fps.items()}
+    found = {label: find(store, Output(KIND, fp)) for label, fp in fps.items()}
     from cliptea.tracking.untold import Untold, model_place, tell, told
 
-    telling = f"{fingerprint('evaluated', VERSION, fps=fps)}-{model.fingerprint}"
+    telling = f"{fingerprint('evaluated', fps=fps)}-{model.fingerprint}"
     facts = told(store, run, telling)
     if None not in found.values() and facts is not None:
         progress.reused()
@@ -130,7 +93,7 @@ def evaluate_variant(
         for member in chosen.members
     ]
     measured = config.evaluation.model_dump(exclude={"figures", "sweep", "sets"})
-    protocol = fingerprint("protocol", VERSION, evaluation=measured, split=tasks[0].split.fingerprint)
+    protocol = fingerprint("protocol", evaluation=measured, split=tasks[0].split.fingerprint)
     history = model.objects["history.json"]
     return Evaluated(rows=rows, telling=telling, manifests=manifests, history=history, protocol=protocol).model_dump()
 
@@ -152,13 +115,13 @@ def tell_scores(
         variant, splits, teacher, trained: as of `evaluate_variant`.
         evaluated: dumped manifests of the scores, by evaluation set.
     """
-    from cliptea.evaluation.tracked import tracked_files
+    from cliptea.report.variant_figures import variant_figures
     from cliptea.runs import Variant
     from cliptea.tracking.data import dataset_inputs
     from cliptea.tracking.runs import ChildRun
 
     store, chosen = open_store(), Variant.model_validate(variant)
-    config = chosen.config(run.config)
+    config = chosen.config
     model, cache = Manifest.model_validate(trained), TeacherCache.model_validate(teacher)
     tasks = evaluation_tasks(config, Splits.model_validate(splits), cache)
     manifests = {label: Manifest.model_validate(manifest) for label, manifest in evaluated.items()}
@@ -187,7 +150,7 @@ def tell_scores(
     }
     child.log_result(metrics, known)
     for task in tasks:
-        child.log_files(tracked_files(store, task.split, manifests[task.label]), f"figures/{task.label}")
+        child.log_files(variant_figures(store, task.split, manifests[task.label]), f"figures/{task.label}")
     files = {
         "model.safetensors": read_object(store, model.objects["model.safetensors"]),
         "text.safetensors": read_object(store, tasks[0].text.objects["text.safetensors"]),
@@ -198,7 +161,7 @@ def tell_scores(
 
 
 def _description(config: Config, task: EvaluationTask, model: Manifest) -> dict[str, Any]:
-    """What `cliptea.serving` must know of a student besides its weights."""
+    """What `cliptea.segment` must know of a student besides its weights."""
     catalogue, teacher = Catalogue.model_validate(task.split.info["catalogue"]), config.teacher
     return {
         "backbone": model.info["backbone"],
@@ -209,5 +172,5 @@ def _description(config: Config, task: EvaluationTask, model: Manifest) -> dict[
         "evaluation": config.evaluation.model_dump(include={"scale", "divisor", "mode", "window", "stride"})
         | {"gamma": task.gamma},
         "teacher": teacher.model_dump(include={"weights", "model", "templates", "crop"})
-        | {"demo": demo_fingerprint(config) if teacher.weights == DEMO else None},
+        | {"demo": demo_fingerprint(config) if teacher.source.kind == "demo" else None},
     }

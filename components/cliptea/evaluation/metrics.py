@@ -1,4 +1,4 @@
-"""Scores from one streamed confusion matrix (method section 4; void pixels do not count)."""
+"""Scores from one confusion matrix that images are added to. Pixels without a class do not count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the evaluate step computes: predictions on the val shards, their scores, and attention maps."""
+"""Predictions of a student on val shards, their scores, and attention maps. CLIP is not loaded for them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ import torch
 from cliptea import device, progress
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
+from cliptea.data.records import LABEL, image_extension, read_array, read_view, record_name
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import LABEL
-from cliptea.evaluation.evaluate import EvaluationTask, chosen_images
-from cliptea.evaluation.inference import class_logits, rank
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
+from cliptea.evaluation.tasks import EvaluationTask, chosen_images
 from cliptea.manifest import Manifest, publish, put_object, read_object
 from cliptea.method import glm
-from cliptea.models import build_student
 from cliptea.models.student import Student
+from cliptea.segment.inference import class_logits
+from cliptea.segment.masks import rank
+from cliptea.segment.normalise import normalise
+from cliptea.segment.segmenter import load_student
 from cliptea.storage import Store
-from cliptea.teacher.cache import TeacherCache, image_extension, read_array, read_view, record_name
-from cliptea.teacher.tokens import load_text
-from cliptea.training.augment import normalise
+from cliptea.teacher.cache import TeacherCache
+from cliptea.teacher.stored_text import load_text
 
 __all__ = ["score_student"]
 
@@ -87,9 +88,8 @@ def _by_name(iou_N: np.ndarray, catalogue: Catalogue) -> dict[str, float | None]
 
 
 def _load_student(store: Store, model: Manifest) -> Student:
-    student = build_student(model.info["backbone"], int(model.info["dim"]))
-    student.load_state_dict(safetensors.torch.load(read_object(store, model.objects["model.safetensors"])))
-    return student.to(device.best()).eval()
+    weights = safetensors.torch.load(read_object(store, model.objects["model.safetensors"]))
+    return load_student(model.info["backbone"], int(model.info["dim"]), weights).to(device.best())
 
 
 @torch.inference_mode()
@@ -97,15 +97,12 @@ def _attention(
     store: Store, student: Student, config: Config, split: Manifest, teacher: TeacherCache
 ) -> dict[str, np.ndarray]:
     """Attention of eq. 1 on the first training views, whose CLS tokens are stored (the paper's Figure 5)."""
-    images, tokens = (
-        ShardReader(store, split.objects, "train"),
-        ShardReader(store, teacher.tokens.objects, "cls"),
-    )
+    images, tokens = ShardReader(store, split.objects, "train"), ShardReader(store, teacher.tokens.objects, "cls")
     maps = {}
     for name in chosen_images(images.names, config.evaluation.figures):
         view = read_view(images, name, 0, config.teacher, config.data.seed)
         valid = torch.from_numpy(view.valid)
-        pixels = normalise(torch.from_numpy(view.image.copy()).permute(2, 0, 1), valid)[None].to(device.best())
+        pixels = (normalise(torch.from_numpy(view.image.copy()).permute(2, 0, 1)) * valid)[None].to(device.best())
         cls_BD = torch.from_numpy(read_array(tokens, record_name(name, 0)))[None].to(device.best())
         maps[f"attention/{name}"] = glm.attend(cls_BD, student(pixels)).weights_Bhw[0].cpu().numpy()
     return maps

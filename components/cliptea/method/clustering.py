@@ -1,6 +1,7 @@
-"""Spherical K-means of one image's ignored tokens, seeded by windows (section 3.3, eq. 4-5).
+"""Spherical K-means of the ignored tokens of several images, seeded by windows (section 3.3, eq. 4-5).
 
-Shapes: B images, D channels, g g token grid, P = g*g, L tokens, T tokens of all images, K centres.
+Shapes: B images, D channels, g g token grid, P = g*g, T tokens of all images, L most tokens, N centres of all images,
+K most centres, W entries of all windows.
 """
 
 import math
@@ -15,28 +16,51 @@ from torch import Tensor
 
 from cliptea.method.precision import in_float32
 
-__all__ = ["KMeansResult", "PackedSeeds", "SeedMode", "group_sums", "kmeans", "packed_seeds", "window_seeds"]
+__all__ = ["KMeansResult", "Packing", "SeedMode", "Seeds", "kmeans", "pack", "window_seeds"]
 
 SeedMode = Literal["sliding", "grid"]
 
 
-class KMeansResult(NamedTuple):
-    """Clusters that hold at least one token.
+class Packing(NamedTuple):
+    """Where rows that are packed, one image behind the other, belong: their image and their place in it."""
+
+    shape: tuple[int, int]  # images, most rows of an image
+    image: Tensor
+    place: Tensor
+    start_B: Tensor
+
+    def padded(self, rows: Tensor) -> Tensor:
+        """(images, most rows, ...) of the packed rows; zeros behind the last of each image."""
+        table = rows.new_zeros(*self.shape, *rows.shape[1:])
+        table[self.image, self.place] = rows
+        return table
+
+
+def pack(counts_B: Tensor) -> Packing:
+    """The packing of so many rows of each image; counts are int64, one of them at least is not 0."""
+    start_B = counts_B.cumsum(0) - counts_B
+    image = torch.arange(len(counts_B), device=counts_B.device).repeat_interleave(counts_B)
+    place = torch.arange(len(image), device=counts_B.device) - start_B[image]
+    return Packing((len(counts_B), int(counts_B.max())), image, place, start_B)
+
+
+class Seeds(NamedTuple):
+    """Seeds of several images, one image behind the other.
 
     Attributes:
-        centres_KD: (K, D) float32, unit-norm mean of the cluster's unit-norm tokens.
-        assignment_L: (L,) int64, centre of each token.
+        seeds_ND: (N, D) float32.
+        counts_B: (B,) int64, seeds of each image.
     """
 
-    centres_KD: Tensor
-    assignment_L: Tensor
+    seeds_ND: Tensor
+    counts_B: Tensor
 
 
 @torch.no_grad()
 @in_float32
 def window_seeds(
-    dense_Dgg: Tensor, ignored_gg: Tensor, windows: Sequence[int] = (3, 7), mode: SeedMode = "sliding"
-) -> Tensor:
+    tokens_TD: Tensor, ignored_Bgg: Tensor, windows: Sequence[int] = (3, 7), mode: SeedMode = "sliding"
+) -> Seeds:
     """Mean token of the ignored tokens in each window, for windows that hold any.
 
     Source: eq. 4-5, whose index D(i+s, j+s) and outer sum are malformed: here every window gives its own
@@ -44,49 +68,22 @@ def window_seeds(
     literally.
 
     Args:
-        dense_Dgg: (D, g, g) float, CLIP's dense tokens.
-        ignored_gg: (g, g) bool, tokens to cluster.
+        tokens_TD: (T, D) float, the ignored tokens of all images, in the order of `ignored_Bgg`.
+        ignored_Bgg: (B, g, g) bool with T true.
         windows: `sliding`: windows of o x o tokens, ceil(o/2) apart, wholly inside the grid; `grid`: o x o
             cells that divide the grid.
         mode: how windows are laid.
 
     Returns:
-        (K, D) float32: window sizes in the given order, each in row-major order. Sliding windows need not
+        Seeds of an image: window sizes in the given order, each in row-major order. Sliding windows need not
         reach the last row and column, nor fit a small grid: when no window meets an ignored token, the mean
-        of all ignored tokens is the only seed, so that K = 0 means that nothing is ignored.
+        of all ignored tokens is the only seed, so that an image has none only when nothing is ignored.
 
     Raises:
         ValueError: unknown mode.
     """
     if mode not in ("sliding", "grid"):
         raise ValueError(f"seed mode is {mode!r}: expected 'sliding' or 'grid'")
-    tokens_LD = dense_Dgg[:, ignored_gg].T.contiguous()
-    return packed_seeds(tokens_LD, ignored_gg[None], windows, mode)[0]
-
-
-class PackedSeeds(NamedTuple):
-    """Seeds of several images, one image behind the other.
-
-    Attributes:
-        seeds_KD: (K of all images, D) float32.
-        counts_B: (B,) int64, seeds of each image.
-    """
-
-    seeds_KD: Tensor
-    counts_B: Tensor
-
-
-@torch.no_grad()
-@in_float32
-def packed_seeds(tokens_TD: Tensor, ignored_Bgg: Tensor, windows: Sequence[int], mode: SeedMode) -> PackedSeeds:
-    """`window_seeds` of several images.
-
-    Args:
-        tokens_TD: (T, D) float, the ignored tokens of all images, in the order of `ignored_Bgg`.
-        ignored_Bgg: (B, g, g) bool with T true.
-        windows: as there.
-        mode: as there.
-    """
     images, places = len(ignored_Bgg), ignored_Bgg[0].numel()
     window_W, place_W = _window_places(ignored_Bgg.shape[1:], tuple(windows), mode, ignored_Bgg.device)
     number = int(window_W[-1]) + 1
@@ -101,8 +98,9 @@ def packed_seeds(tokens_TD: Tensor, ignored_Bgg: Tensor, windows: Sequence[int],
     counts_N = counts_N.flatten()
     counts_K = counts_N[counts_N > 0]
     # A bag per window sums its tokens in a fixed order, on CUDA as well.
-    seeds_KD = F.embedding_bag(token_BP[:, place_W][inside_BW], tokens_TD, counts_K.cumsum(0) - counts_K, mode="mean")
-    return PackedSeeds(seeds_KD, (counts_N.view(images, number) > 0).sum(1))
+    entries, starts_K = token_BP[:, place_W][inside_BW], counts_K.cumsum(0) - counts_K
+    seeds_ND = F.embedding_bag(entries, tokens_TD.contiguous(), starts_K, mode="mean")
+    return Seeds(seeds_ND, (counts_N.view(images, number) > 0).sum(1))
 
 
 @lru_cache(maxsize=8)
@@ -128,58 +126,72 @@ def _spans(grid: Sequence[int], window: int, mode: SeedMode) -> list[tuple[range
     return list(product(along(grid[0]), along(grid[1])))
 
 
+class KMeansResult(NamedTuple):
+    """Clusters of several images, one image behind the other.
+
+    Attributes:
+        centres_ND: (N, D) float32, unit-norm mean of the cluster's unit-norm tokens; those without tokens among them.
+        assignment_T: (T,) int64, centre of each token.
+    """
+
+    centres_ND: Tensor
+    assignment_T: Tensor
+
+
 @torch.no_grad()
 @in_float32
-def kmeans(tokens_LD: Tensor, seeds_KD: Tensor, rounds: int = 10) -> KMeansResult:
-    """Cluster tokens by cosine from given seeds.
+def kmeans(
+    tokens_TD: Tensor,
+    tokens: Packing,
+    seeds_ND: Tensor,
+    centres: Packing,
+    rounds: int = 10,
+    moved_only: bool = False,
+) -> KMeansResult:
+    """Cluster the tokens of each image by cosine from its seeds.
 
     Source: section 3.3 names K-means only; metric and rounds are ours (method.md 5.3). A token goes to the
     centre of largest cosine (ties: the lowest index), a centre without tokens keeps its value and may win
-    tokens back. Stops when the assignment repeats the previous one. Deterministic, on CUDA as well.
+    tokens back. Stops when the assignments repeat the previous ones: an image whose assignment repeats gives the same
+    sums, and so the same centres, in every further round. Deterministic, on CUDA as well.
 
     Args:
-        tokens_LD: (L, D) float, of any norm.
-        seeds_KD: (K, D) float, K >= 1 when L >= 1.
+        tokens_TD: (T, D) float, of any norm.
+        tokens: which image they are of.
+        seeds_ND: (N, D) float, one or more for each image with tokens.
+        centres: which image they are of.
         rounds: most rounds of assignment and update, at least 1.
-
-    Returns:
-        Surviving centres in seed order; at most K.
+        moved_only: of a single image, compare only the centres that have moved since the round before, which soon are
+            few. It saves arithmetic and costs calls.
 
     Raises:
         ValueError: rounds below 1.
     """
     if rounds < 1:
         raise ValueError(f"K-means rounds is {rounds}: expected at least 1")
-    tokens_LD = F.normalize(tokens_LD, dim=1).contiguous()
-    centres_KD = F.normalize(seeds_KD, dim=1)
-    cosine_KL = centres_KD @ tokens_LD.T
-    assignment_L = tokens_LD.new_full((len(tokens_LD),), -1, dtype=torch.int64)
-    counts_K = assignment_L.new_zeros(len(centres_KD))
-    for _ in range(rounds):
-        previous_L, assignment_L = assignment_L, cosine_KL.argmax(0)
-        moved_L = assignment_L != previous_L
-        if not bool(moved_L.any()):
+    unit_TD, centres_ND = F.normalize(tokens_TD, dim=1).contiguous(), F.normalize(seeds_ND, dim=1)
+    tokens_BDL = tokens.padded(unit_TD).transpose(1, 2)
+    absent_BK1 = ~centres.padded(torch.ones_like(centres.image, dtype=torch.bool))[..., None]
+    assignment_T = torch.full_like(tokens.image, -1)
+    compared_ND, cosine_BKL = centres_ND, torch.empty(0)
+    for number in range(rounds):
+        if moved_only and number:
+            moved_N = (centres_ND != compared_ND).any(1)
+            cosine_BKL[0, moved_N] = centres_ND[moved_N] @ tokens_BDL[0]
+        else:
+            cosine_BKL = torch.bmm(centres.padded(centres_ND), tokens_BDL).masked_fill_(absent_BK1, float("-inf"))
+        compared_ND, previous_T = centres_ND, assignment_T
+        assignment_T = cosine_BKL.argmax(1)[tokens.image, tokens.place] + centres.start_B[tokens.image]
+        if torch.equal(assignment_T, previous_T):
             break
-        counts_K = torch.bincount(assignment_L, minlength=len(centres_KD))
-        # A centre whose tokens are those of the round before keeps its value and its cosines: most do, soon.
-        changed_K = torch.bincount(assignment_L[moved_L], minlength=len(centres_KD))
-        changed_K += torch.bincount(previous_L[moved_L & (previous_L >= 0)], minlength=len(centres_KD))
-        changed_C = ((changed_K > 0) & (counts_K > 0)).nonzero()[:, 0]
-        centres_CD = F.normalize(group_sums(tokens_LD, assignment_L, counts_K)[changed_C], dim=1)
-        centres_KD[changed_C] = centres_CD
-        cosine_KL[changed_C] = centres_CD @ tokens_LD.T
-    alive_K = counts_K > 0
-    return KMeansResult(centres_KD[alive_K], (alive_K.cumsum(0) - 1)[assignment_L])
+        counts_N = torch.bincount(assignment_T, minlength=len(centres_ND))
+        means_ND = F.normalize(_sums(unit_TD, assignment_T, counts_N), dim=1)
+        centres_ND = torch.where(counts_N[:, None] > 0, means_ND, centres_ND)
+    return KMeansResult(centres_ND, assignment_T)
 
 
-def group_sums(tokens_TD: Tensor, group_T: Tensor, counts_K: Tensor) -> Tensor:
-    """(K, D) sum of the tokens of each group.
-
-    Args:
-        tokens_TD: (T, D) float.
-        group_T: (T,) int64, group of each token.
-        counts_K: (K,) int64, tokens of each group.
-    """
+def _sums(unit_TD: Tensor, centre_T: Tensor, counts_N: Tensor) -> Tensor:
+    """(N, D) sum of the tokens of each centre."""
     # A bag per centre sums its tokens in a fixed order; index_add would add in any order on CUDA, and one
     # image could then get two different maps.
-    return F.embedding_bag(group_T.argsort(stable=True), tokens_TD, counts_K.cumsum(0) - counts_K, mode="sum")
+    return F.embedding_bag(centre_T.argsort(stable=True), unit_TD, counts_N.cumsum(0) - counts_N, mode="sum")

@@ -4,14 +4,10 @@ Shapes: B images, A images of all processes, H W pixels, h w features, g g token
 tokens, P pseudo classes of an image, Q pseudo classes of a batch.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from cliptea.method.clustering import SeedMode, kmeans, window_seeds
-from cliptea.method.fusion import fuse
 
 __all__ = [
     "PseudoLabels",
@@ -20,7 +16,6 @@ __all__ = [
     "offset_scope",
     "pseudo_labels",
     "reduce_labels",
-    "region_map",
 ]
 
 IGNORE = 255
@@ -72,50 +67,13 @@ def ignored_tokens(labels_BHW: Tensor, valid_BHW: Tensor, grid: tuple[int, int])
     return 2 * count_Bgg >= rows * columns
 
 
-def region_map(
-    dense_Dgg: Tensor,
-    ignored_gg: Tensor,
-    windows: Sequence[int],
-    mode: SeedMode,
-    rounds: int,
-    threshold: float,
-    max_regions: int = 32,
-) -> Tensor:
-    """Divide the ignored tokens of one image into regions: seeds, K-means, fusion.
-
-    Args:
-        dense_Dgg: (D, g, g) float, CLIP's dense tokens.
-        ignored_gg: (g, g) bool.
-        windows: window sizes of `window_seeds`, tokens.
-        mode: seed mode of `window_seeds`.
-        rounds: most rounds of K-means.
-        threshold: lambda of the mask fusion, a cosine.
-        max_regions: largest number of regions, 1 to 255; the regions with most tokens are kept (ties: the one
-            emitted first), their order stays, other tokens belong to none.
-
-    Returns:
-        (g, g) uint8, region of each token, 0, 1, ...; 255 for none.
-
-    Raises:
-        ValueError: max_regions does not fit a uint8 map.
-    """
-    if not 1 <= max_regions <= IGNORE:
-        raise ValueError(f"max_regions is {max_regions}: expected 1 to {IGNORE}, since a region map is uint8")
-    regions_gg = torch.full_like(ignored_gg, IGNORE, dtype=torch.uint8)
-    if bool(ignored_gg.any()):
-        clusters = kmeans(dense_Dgg[:, ignored_gg].T, window_seeds(dense_Dgg, ignored_gg, windows, mode), rounds)
-        region_L = fuse(clusters.centres_KD, threshold)[clusters.assignment_L]
-        regions_gg[ignored_gg] = _keep_largest(region_L, max_regions).to(torch.uint8)
-    return regions_gg
-
-
 def pseudo_labels(labels_BHW: Tensor, valid_BHW: Tensor, regions_Bgg: Tensor, num_seen: int) -> PseudoLabels:
     """Fill unlabelled pixels with their region's pseudo class; ids restart in each image.
 
     Args:
         labels_BHW: (B, H, W) integer, seen index or 255.
         valid_BHW: (B, H, W) bool, False on padding.
-        regions_Bgg: (B, g, g) uint8 from `region_map`.
+        regions_Bgg: (B, g, g) uint8 from `cliptea.method.regions.region_maps`.
         num_seen: number of seen classes; region k becomes num_seen + k.
 
     Returns:
@@ -198,11 +156,3 @@ def _token_size(shape: torch.Size, grid: tuple[int, int]) -> tuple[int, int]:
             f"such as {suitable}"
         )
     return height // grid[0], width // grid[1]
-
-
-def _keep_largest(region_L: Tensor, max_regions: int) -> Tensor:
-    counts = torch.bincount(region_L)
-    kept = counts.argsort(descending=True, stable=True)[:max_regions].sort().values
-    renumbered = torch.full_like(counts, IGNORE)
-    renumbered[kept] = torch.arange(len(kept), device=kept.device)
-    return renumbered[region_L]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from cliptea.models.student import EncoderDecoder
+from cliptea.weights_source import WeightsSource
 
 __all__ = ["build"]
 
 
-def build(channels: int, dropout: float, source: str | None, width: int) -> EncoderDecoder:
+def build(channels: int, dropout: float, source: WeightsSource | None, width: int) -> EncoderDecoder:
     del source  # there are no weights for it
     return EncoderDecoder(_Encoder(width), _Decoder(width), width, channels, dropout, head_lr_factor=1.0)
 

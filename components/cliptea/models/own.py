@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cliptea.errors import ConfigError
 from cliptea.models.student import Student
+from cliptea.weights_source import WeightsSource
 
 __all__ = ["OwnStudent", "build"]
 
@@ -44,7 +45,7 @@ class OwnStudent(Student):
         return features
 
 
-def build(channels: int, dropout: float, source: str | None, module: str, function: str) -> OwnStudent:
+def build(channels: int, dropout: float, source: WeightsSource | None, module: str, function: str) -> OwnStudent:
     """The network that `function` of `module` makes; dropout and weights are the function's own affair.
 
     Raises:

@@ -6,13 +6,16 @@ import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.encoders import encoders
 from timm.models import load_state_dict_from_hf
 
+from cliptea.models.encoder_weights import download, load_encoder, read_state
 from cliptea.models.student import EncoderDecoder
-from cliptea.models.weights import download, load_encoder, read_state
+from cliptea.weights_source import WeightsSource
 
 __all__ = ["build"]
 
 
-def build(channels: int, dropout: float, source: str | None, encoder: str, decoder_channels: int) -> EncoderDecoder:
+def build(
+    channels: int, dropout: float, source: WeightsSource | None, encoder: str, decoder_channels: int
+) -> EncoderDecoder:
     """SegFormer with a Mix Transformer.
 
     Args:

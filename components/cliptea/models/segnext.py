@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cliptea.models.encoder_weights import download, load_encoder, read_state
 from cliptea.models.hamburger import LightHam
 from cliptea.models.mscan import MSCAN
 from cliptea.models.student import EncoderDecoder
-from cliptea.models.weights import download, load_encoder, read_state
+from cliptea.weights_source import WeightsSource
 
 __all__ = ["build"]
 
@@ -37,7 +38,7 @@ SIZES = {
 }
 
 
-def build(channels: int, dropout: float, source: str | None, size: str) -> EncoderDecoder:
+def build(channels: int, dropout: float, source: WeightsSource | None, size: str) -> EncoderDecoder:
     """SegNeXt of one size.
 
     Args:

@@ -11,8 +11,9 @@ from timm.models import get_pretrained_cfg, list_pretrained, load_state_dict_fro
 from torch import Tensor, nn
 
 from cliptea.errors import ConfigError
-from cliptea.models.registry import TIMM_DEFAULT
-from cliptea.models.weights import download
+from cliptea.models.backbone_names import TIMM_DEFAULT
+from cliptea.models.encoder_weights import download
+from cliptea.weights_source import WeightsSource
 
 __all__ = ["published", "published_licence", "pyramid_state"]
 
@@ -42,7 +43,7 @@ def published_licence(encoder: str, tag: str) -> str:
 
 
 def pyramid_state(
-    state: dict[str, Tensor], features: nn.Module, encoder: str, options: dict[str, Any], source: str
+    state: dict[str, Tensor], features: nn.Module, encoder: str, options: dict[str, Any], source: WeightsSource
 ) -> dict[str, Tensor]:
     """A classifier's weights under the names of its feature pyramid, which has no classifier and no last norm.
 

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from cliptea.errors import ConfigError
+from cliptea.models.encoder_weights import load_encoder, read_state
 from cliptea.models.student import EncoderDecoder
 from cliptea.models.timm_weights import published, pyramid_state
-from cliptea.models.weights import load_encoder, read_state
+from cliptea.weights_source import WeightsSource
 
 __all__ = ["build"]
 
@@ -20,7 +21,7 @@ PROBE = (96, 160)  # height and width that no encoder is made for, pixels
 
 
 def build(
-    channels: int, dropout: float, source: str | None, encoder: str, decoder_channels: int, drop_path: float
+    channels: int, dropout: float, source: WeightsSource | None, encoder: str, decoder_channels: int, drop_path: float
 ) -> EncoderDecoder:
     """UPerNet on an encoder of timm.
 

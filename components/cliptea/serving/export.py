@@ -1,4 +1,4 @@
-"""A student as an ONNX file that takes the class embeddings as an input, checked against torch before it is there.
+"""A student as an ONNX file that takes the class embeddings as an input, checked against torch before it is written.
 
 Shape legend: B images, H, W size; N classes; D width.
 """
@@ -17,13 +17,14 @@ import torch
 from torch import nn
 
 from cliptea import progress
-from cliptea.config import EvaluationConfig
 from cliptea.errors import ConfigError
-from cliptea.serving.files import write_whole
+from cliptea.segment.inference import rounded_up
+from cliptea.segment.normalise import IMAGE_MEAN
+from cliptea.segment.recipe import mask_recipe
+from cliptea.segment.segmenter import Segmenter
 from cliptea.serving.graph import Network
 from cliptea.serving.parity import NotExported, Parity, check_onnx, first_line
-from cliptea.serving.segmenter import Segmenter
-from cliptea.training.augment import IMAGE_MEAN
+from cliptea.storage.files import FileStore
 
 __all__ = ["Exported", "export_onnx"]
 
@@ -64,10 +65,9 @@ def export_onnx(model: Segmenter, file: Path, size: tuple[int, int] | None = Non
         try:
             return _export(model, network, file, None)
         except NotExported as error:
-            edge = -(-min(evaluation.scale) // evaluation.divisor) * evaluation.divisor
-            size = edge, edge
+            size = rounded_up((min(evaluation.scale),) * 2, evaluation.divisor)
             progress.warn(
-                f"for images of any size: {error.what}; the file is made for {edge}x{edge} alone (see --size)"
+                f"for images of any size: {error.what}; the file is made for {size[0]}x{size[1]} alone (see --size)"
             )
     return _export(model, network, file, size)
 
@@ -79,8 +79,9 @@ def _export(model: Segmenter, network: nn.Module, file: Path, size: tuple[int, i
         [(b, h * divisor, w * divisor, n) for b, h, w, n in TRIED] if size is None else [(1, *size, n) for n in (1, 5)]
     )
     parity = check_onnx(data, network, dim, sizes)
-    write_whole(file.with_suffix(".json"), _facts(model, size))
-    write_whole(file, data)
+    folder = FileStore(file.parent)
+    folder.put(file.with_suffix(".json").name, _facts(model, size))
+    folder.put(file.name, data)
     return Exported(size, parity)
 
 
@@ -114,7 +115,7 @@ def _facts(model: Segmenter, size: tuple[int, int] | None) -> bytes:
     facts = {
         "inputs": "images: float32 RGB 0-255 (B, 3, H, W); embeddings: float32, unit norm (N, D)",
         "output": "logits: float32 (B, N, H, W)",
-        "steps": _steps(description.evaluation, size),
+        "steps": mask_recipe(description.evaluation, size),
         "size": size,
         "divisor": description.evaluation.divisor,
         "scale": description.evaluation.scale,
@@ -125,31 +126,6 @@ def _facts(model: Segmenter, size: tuple[int, int] | None) -> bytes:
         "embeddings": model.text_ND.tolist(),
     }
     return json.dumps(facts, ensure_ascii=False).encode()
-
-
-def _steps(evaluation: EvaluationConfig, size: tuple[int, int] | None) -> list[str]:
-    """How an image gets its mask; at one size only it is the best that can be done, else what evaluation does."""
-    if size is None:
-        factor = "min(max(scale) / max(height, width), min(scale) / min(height, width))"
-        padded = "the next multiples of divisor"
-    else:
-        factor, padded = f"min({size[0]} / height, {size[1]} / width)", f"{size[0]} x {size[1]}"
-    steps = [
-        f"RGB, upright, 0-255, of height x width pixels. f = {factor}; h = max(1, int(height * f + 0.5)), "
-        "w = max(1, int(width * f + 0.5)).",
-        "Where h x w is another size, resize to it as Pillow's BILINEAR does, to whole numbers 0-255.",
-        f"As float32 (3, h, w), pad at the bottom and at the right with the colour `padding` up to {padded}.",
-        "Run the network; keep logits[:, :h, :w] of the image.",
-        "Resize the logits to height x width: bilinear, centres of pixels at halves, no smoothing (torch's "
-        "interpolate with align_corners=False, OpenCV's INTER_LINEAR).",
-        "Add gamma to the logits of the classes in `unseen`; a pixel's class is the argmax, a position in `classes`.",
-    ]
-    if evaluation.mode == "slide":
-        steps[3] = (
-            f"Do this for windows of {evaluation.window} pixels every {evaluation.stride}, each padded by itself, "
-            "the last one of a row or column moved back to end with the image; average the logits where they overlap."
-        )
-    return steps
 
 
 @contextmanager

@@ -10,31 +10,25 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from cliptea.serving.segmenter import Segmenter
-from cliptea.training.augment import IMAGE_MEAN, IMAGE_STD
+from cliptea.segment.inference import product
+from cliptea.segment.normalise import normalise
+from cliptea.segment.segmenter import Segmenter
 
-__all__ = ["Network"]
+__all__ = ["Network", "PlainPooling"]
 
 
 class Network(nn.Module):
     """Normalisation, student and product with the embeddings, on the CPU and made of what ONNX can express."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, model: Segmenter) -> None:
         super().__init__()
         self.student = _with_plain_pooling(copy.deepcopy(model.student).cpu().float())
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1))
 
     def forward(self, images_B3HW: Tensor, embeddings_ND: Tensor) -> Tensor:
-        features_BDhw = self.student((images_B3HW - self.mean) / self.std)
-        logits_BNhw = torch.einsum("bdhw,nd->bnhw", features_BDhw, embeddings_ND)
-        return nn.functional.interpolate(logits_BNhw, images_B3HW.shape[2:], mode="bilinear", align_corners=False)
+        return product(self.student(normalise(images_B3HW)), embeddings_ND, images_B3HW.shape[2:])
 
 
-class _Pooling(nn.Module):
+class PlainPooling(nn.Module):
     """nn.AdaptiveAvgPool2d as two products with matrices: ONNX has none for an input of unknown size."""
 
     def __init__(self, pooled: int) -> None:
@@ -56,5 +50,5 @@ def _with_plain_pooling(student: nn.Module) -> nn.Module:
     for parent in list(student.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and isinstance(child.output_size, int):
-                setattr(parent, name, _Pooling(child.output_size))
+                setattr(parent, name, PlainPooling(child.output_size))
     return student

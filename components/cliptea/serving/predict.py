@@ -11,10 +11,10 @@ import numpy as np
 
 from cliptea.data.ahead import ahead
 from cliptea.errors import DataError
-from cliptea.serving.files import write_whole
-from cliptea.serving.images import Source, read_image
-from cliptea.serving.pictures import mask_png, overlay_jpeg
-from cliptea.serving.segmenter import ClassSet, Segmenter
+from cliptea.segment.segmenter import ClassSet, Segmenter
+from cliptea.serving.overlays import mask_png, overlay_jpeg
+from cliptea.serving.photos import Source, read_image
+from cliptea.storage.files import FileStore
 
 __all__ = ["Predicted", "areas", "predict", "write_areas"]
 
@@ -82,8 +82,9 @@ def _write(source: Source, image: np.ndarray, mask: np.ndarray, classes: ClassSe
     """The image's row of areas.json."""
     found = areas(mask, classes.names)
     shown = [classes.names.index(name) for name in found]
-    write_whole(output / OVERLAYS / f"{source.name}.jpg", overlay_jpeg(image, mask, classes.names, shown))
-    write_whole(output / MASKS / f"{source.name}.png", mask_png(mask))
+    folder = FileStore(output)
+    folder.put(f"{OVERLAYS}/{source.name}.jpg", overlay_jpeg(image, mask, classes.names, shown))
+    folder.put(f"{MASKS}/{source.name}.png", mask_png(mask))
     facts = {"image": str(source.path), "mask": f"{MASKS}/{source.name}.png"}
     return facts | {"height": len(mask), "width": mask.shape[1], "areas": found}
 
@@ -100,7 +101,7 @@ def areas(mask_HW: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, floa
 def write_areas(output: Path, model: str, classes: ClassSet, rows: list[dict[str, Any]]) -> None:
     """areas.json below `output`: model, classes in the order of mask ids, gamma of each, and a row for each image."""
     facts = {"model": model, "classes": classes.names, "gamma": classes.gamma_N.tolist(), "images": rows}
-    write_whole(output / AREAS, json.dumps(facts, indent=1, ensure_ascii=False).encode())
+    FileStore(output).put(AREAS, json.dumps(facts, indent=1, ensure_ascii=False).encode())
 
 
 def _read(source: Source) -> _Image:

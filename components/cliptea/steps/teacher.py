@@ -18,7 +18,7 @@ def teacher(
 
     def work():
         from cliptea.runs import Run
-        from cliptea.teacher.cache import build_cache
+        from cliptea.teacher.build import build_cache
 
         write(cache, build_cache(Run.model_validate(read(run)), read(shards), [read(part) for part in made]))
 

@@ -11,7 +11,7 @@ def tokens(run: Input[Artifact], shards: Input[Artifact], part: int, parts: int,
 
     def work():
         from cliptea.runs import Run
-        from cliptea.teacher.cache import make_blocks
+        from cliptea.teacher.build import make_blocks
 
         write(made, make_blocks(Run.model_validate(read(run)), read(shards), part, parts))
 

@@ -18,20 +18,19 @@ from torch import Tensor
 
 from cliptea import device
 from cliptea.data.ahead import ahead
+from cliptea.data.records import LABEL, read_view, record_name
 from cliptea.data.sample import decode_labels
 from cliptea.data.shard_index import ShardEntry
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import LABEL
 from cliptea.data.views import choose_view, cut_labels
 from cliptea.manifest import Manifest
-from cliptea.method.batched import region_maps
 from cliptea.method.plm import IGNORE, ignored_tokens
+from cliptea.method.regions import region_maps
 from cliptea.runs import Run
 from cliptea.storage import Store
-from cliptea.teacher.cache import Output, read_view, record_name
-from cliptea.teacher.clip import Teacher
-from cliptea.teacher.tokens import open_teacher
+from cliptea.teacher.cache import ViewOutput
+from cliptea.teacher.clip import Teacher, open_teacher
 
 __all__ = ["BLOCK", "BlockMaker", "Job", "MadeBlock"]
 
@@ -45,13 +44,13 @@ class Job(NamedTuple):
     store: Store
     run: Run
     split: Manifest
-    outputs: tuple[Output, ...]
+    outputs: tuple[ViewOutput, ...]
     dense: Manifest | None  # stored dense tokens, which stand for CLIP
     weights: str  # CLIP's, as `open_teacher` takes them
 
 
 class MadeBlock(BaseModel):
-    """A block's shards and, of region maps, the number of regions, by the output's prefix.
+    """A block's shards and, of region maps, the number of regions, by the output's folder.
 
     `shape` is (D, g, g), and None when nothing had to be made.
     """
@@ -93,7 +92,7 @@ class BlockMaker:
     @cached_property
     def _teacher(self) -> Teacher:
         device.prepare()
-        return open_teacher(self.job.weights, self.job.run)
+        return open_teacher(self.job.weights, self._config)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -110,13 +109,13 @@ class BlockMaker:
         """
         made, writers = MadeBlock(number=number), {}
         for output in self.job.outputs:
-            folder = f"{output.prefix}/{number:05d}"
+            folder = f"{output.folder}/{number:05d}"
             found = _whole(self.job.store, folder, len(views), output.clustering is not None)
             if found is None:
                 limit = self.job.run.config.data.shard_mib << 20
-                writers[output], made.regions[output.prefix] = ShardWriter(self.job.store, folder, limit), 0
+                writers[output], made.regions[output.folder] = ShardWriter(self.job.store, folder, limit), 0
             else:
-                made.shards[output.prefix], made.regions[output.prefix] = found
+                made.shards[output.folder], made.regions[output.folder] = found
         if not writers:
             tell(len(views))
             return made
@@ -125,7 +124,7 @@ class BlockMaker:
             made.shape = tuple(tokens.dense_BDgg.shape[1:])
             tell(len(tokens.names))
         for output, writer in writers.items():
-            made.shards[output.prefix] = writer.close()
+            made.shards[output.folder] = writer.close()
         return made
 
     def _encoded(self, views: range) -> Iterator[Tokens]:
@@ -166,7 +165,7 @@ class BlockMaker:
         return record_name(name, number), cut_labels(labels, chosen), chosen.valid
 
 
-def _write(writers: dict[Output, ShardWriter], regions: dict[str, int], tokens: Tokens) -> Tokens:
+def _write(writers: dict[ViewOutput, ShardWriter], regions: dict[str, int], tokens: Tokens) -> Tokens:
     """Append a batch to the shards of each output, and count the regions."""
     for output, writer in writers.items():
         clustering = output.clustering
@@ -181,14 +180,14 @@ def _write(writers: dict[Output, ShardWriter], regions: dict[str, int], tokens: 
                 clustering.max_regions,
             )
         else:
-            arrays_B = tokens.dense_BDgg if output.kind == "dense" else tokens.cls_BD
+            arrays_B = tokens.dense_BDgg if output.output.kind == "dense" else tokens.cls_BD
             assert arrays_B is not None
         for name, array in zip(tokens.names, arrays_B.cpu().numpy(), strict=True):
             buffer = io.BytesIO()
             np.save(buffer, array, allow_pickle=False)
             writer.add(name, {"npy": buffer.getvalue()})
             if clustering is not None:
-                regions[output.prefix] += _count(array)
+                regions[output.folder] += _count(array)
     return tokens
 
 

@@ -15,14 +15,15 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
+from cliptea import device
+from cliptea.config import TeacherConfig
 from cliptea.errors import TeacherError
-from cliptea.storage import fetch
-from cliptea.teacher.checkpoint import fill, find_checkpoint, is_openai, read_checkpoint
+from cliptea.teacher.clip_files import fill, find_checkpoint, is_openai, read_checkpoint
 from cliptea.teacher.hub import download, tag_config
 from cliptea.teacher.network import architecture, build_network
-from cliptea.teacher.weights import is_tag
+from cliptea.weights_source import WeightsSource
 
-__all__ = ["Teacher", "load_teacher"]
+__all__ = ["Teacher", "load_teacher", "open_teacher"]
 
 
 class Teacher(nn.Module):
@@ -75,7 +76,7 @@ def load_teacher(weights: str, model: str, crop: int) -> Teacher:
 
     Args:
         weights: a folder in open_clip's local layout (architecture, preprocessing and weights), a file of weights of
-            the architecture `model` (see `cliptea.teacher.checkpoint`), each as a path, a file:// or an s3:// URI;
+            the architecture `model` (see `cliptea.teacher.clip_files`), each as a path, a file:// or an s3:// URI;
             or an open_clip pre-training tag of `model`.
         model: an open_clip architecture with a vision transformer; not used with a folder.
         crop: height and width of the input, pixels.
@@ -93,6 +94,16 @@ def load_teacher(weights: str, model: str, crop: int) -> Teacher:
     return Teacher(network, open_clip.get_tokenizer(source.schema), source.mean, source.std)
 
 
+def open_teacher(weights: str, config: TeacherConfig) -> Teacher:
+    """The teacher of these settings, on the device that is best.
+
+    Args:
+        weights: of `load_teacher`; `config.weights` may be demo, which is none.
+        config: architecture and crop.
+    """
+    return load_teacher(weights, config.model, config.crop).to(device.best())
+
+
 @dataclass(frozen=True)
 class _Source:
     """Where weights are and what network they are of."""
@@ -106,8 +117,9 @@ class _Source:
 
 
 def _find(weights: str, model: str) -> _Source:
-    if not is_tag(weights):
-        path = fetch(weights)
+    source = WeightsSource.of(weights)
+    if source.is_file:
+        path = source.fetch()
         return _folder(path) if path.is_dir() else _Source(model, model, architecture(model), path)
     config, tag = architecture(model), tag_config(model, weights)
     if tag.get("quick_gelu"):

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["dataset_inputs", "log_data", "tell_data"]
 
-VERSION = 1
-
 
 def log_data(run: Run, splits: dict[str, Any]) -> None:
     """Log the run's data set and its further evaluation sets to its MLflow run, once; later, while MLflow is away.
@@ -28,7 +26,7 @@ def log_data(run: Run, splits: dict[str, Any]) -> None:
         splits: a dumped `Splits`.
     """
     store, fps = open_store(), {name: split.fingerprint for name, split in _named(run, splits).items()}
-    name = f"data-{fingerprint('data', VERSION, splits=fps)}"
+    name = f"data-{fingerprint('data', splits=fps)}"
     from cliptea.tracking.untold import Untold, tell, told
 
     if told(store, run, name) is None:
@@ -77,6 +75,6 @@ def _dataset(name: str, split: Manifest, root: str | None) -> Dataset:
         name=name,
         digest=split.fingerprint,
         source_type="cliptea",
-        source=json.dumps({"root": root, "shards": split.key}),
+        source=json.dumps({"root": root, "shards": split.output.manifest_key}),
         profile=json.dumps({part: counts["images"] for part, counts in split.info["counts"].items()}),
     )

@@ -20,11 +20,11 @@ __all__ = ["fetch_model", "save_model"]
 
 PACKAGE = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("pyfunc.py")
-# What `cliptea.serving.segmenter` imports; a test holds this list against the modules that it loads.
+# What `cliptea.segment.segmenter` imports; a test holds this list against the modules that it loads.
 CODE = (
     "__init__.py", "config.py", "data/__init__.py", "data/catalogue.py", "data/views.py", "device.py", "errors.py",
-    "evaluation/__init__.py", "evaluation/inference.py", "models/*.py", "serving/__init__.py", "serving/segmenter.py",
-    "training/__init__.py", "training/augment.py",
+    "models/*.py", "segment/__init__.py", "segment/inference.py", "segment/masks.py", "segment/normalise.py",
+    "segment/segmenter.py", "weights_source.py",
 )  # fmt: skip
 NEEDED = (
     "mlflow", "numpy", "pillow", "pydantic", "safetensors", "segmentation_models_pytorch", "timm", "torch",

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["best_row", "candidates", "promote"]
 
-VERSION = 3
-
 
 def promote(run: Run, comparison: dict[str, Any]) -> dict[str, Any]:
     """Register the run's best model; it becomes champion when it beats the one in office.
@@ -41,7 +39,7 @@ def promote(run: Run, comparison: dict[str, Any]) -> dict[str, Any]:
     from cliptea.tracking.client import persist
 
     store = open_store()
-    key = f"tracked/{run.tracking_run}/promotion-{fingerprint('promote', VERSION, comparison=comparison)}.json"
+    key = f"tracked/{run.tracking_run}/promotion-{fingerprint('promote', comparison=comparison)}.json"
     if store.size(key) is not None:
         progress.reused()
         return persist(lambda: _present(json.loads(store.get(key))))
@@ -62,7 +60,7 @@ def candidates(run: Run, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (member.group, member.variant, variant.seed)
         for variant in run.variants
         for member in variant.members
-        if variant.config(run.config).method == run.config.method
+        if variant.config.method == run.config.method
     }
     dataset = run.config.data.dataset
     return [row for row in rows if row["dataset"] == dataset and (row["group"], row["variant"], row["seed"]) in own]

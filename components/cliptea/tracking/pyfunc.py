@@ -11,7 +11,7 @@ import numpy as np
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-from cliptea.serving.segmenter import open_segmenter
+from cliptea.segment.segmenter import open_segmenter
 
 BATCH = 4  # images that go through the network together
 

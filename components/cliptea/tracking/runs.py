@@ -113,7 +113,7 @@ class ChildRun:
     def open(cls, run: Run, variant: Variant) -> ChildRun:
         """Find or make the variant's run under the pipeline run's."""
         client = connect()
-        config = variant.config(run.config)
+        config = variant.config
         key = {"mlflow.parentRunId": run.tracking_run, LABEL_TAG: variant.label}
         found = find_run(client, key)
         if found is None:

@@ -42,7 +42,7 @@ def main(key: str) -> None:
     try:
         inputs = Inputs.model_validate_json(open_store().get(key))
         if rank is None:
-            start(key, inputs.variant.config(inputs.run.config).train.processes, inputs.follower)
+            start(key, inputs.variant.config.train.processes, inputs.follower)
         else:
             with _board(inputs, rank):
                 _train(inputs)

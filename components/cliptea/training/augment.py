@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-__all__ = ["IMAGE_MEAN", "IMAGE_STD", "normalise", "photometric"]
-
-IMAGE_MEAN = (123.675, 116.28, 103.53)  # RGB, 0-255 (ImageNet, MMSegmentation)
-IMAGE_STD = (58.395, 57.12, 57.375)
-
-
-def normalise(image_3HW: Tensor, valid_HW: Tensor) -> Tensor:
-    """(3, H, W) float32 of 0-255 values; padding is 0 after it."""
-    mean, std = torch.tensor(IMAGE_MEAN).view(3, 1, 1), torch.tensor(IMAGE_STD).view(3, 1, 1)
-    return (image_3HW.float() - mean) / std * valid_HW
+__all__ = ["photometric"]
 
 
 def photometric(image_3HW: Tensor, rng: np.random.Generator) -> Tensor:

@@ -19,12 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 from cliptea.config import Config
 from cliptea.data.ahead import ahead
 from cliptea.data.catalogue import IGNORE, Catalogue
+from cliptea.data.records import read_array, read_view
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import generator
 from cliptea.manifest import Manifest
+from cliptea.segment.normalise import normalise
 from cliptea.storage import is_remote, open_store
-from cliptea.teacher.cache import TeacherCache, clustering_key, read_array, read_view
-from cliptea.training.augment import normalise, photometric
+from cliptea.teacher.cache import TeacherCache, clustering_key
+from cliptea.training.augment import photometric
 from cliptea.training.distributed import ALONE, World
 
 __all__ = ["Batch", "batches"]
@@ -88,7 +90,7 @@ class _Views(Dataset):
         if config.train.photometric:
             image = photometric(image, rng)
         cls = torch.from_numpy(read_array(self.cls, record))
-        return normalise(image, valid), labels, valid, cls, regions, torch.tensor(image_id)
+        return normalise(image) * valid, labels, valid, cls, regions, torch.tensor(image_id)
 
 
 def batches(

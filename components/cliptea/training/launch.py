@@ -62,7 +62,7 @@ def launch(store: Store, prefix: str, inputs: Inputs) -> None:
     """
     key = inputs_key(prefix, inputs.run.job_id, inputs.variant.label)
     store.put(key, inputs.model_dump_json().encode())
-    start(key, inputs.variant.config(inputs.run.config).train.processes)
+    start(key, inputs.variant.config.train.processes)
     store.delete(key)
 
 

@@ -14,10 +14,10 @@ from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, publish, put_object
-from cliptea.models.registry import require
+from cliptea.models.backbones import require
 from cliptea.storage import Store
 from cliptea.teacher.cache import TeacherCache
-from cliptea.teacher.tokens import load_text
+from cliptea.teacher.stored_text import load_text
 from cliptea.training.batches import Batch, batches
 from cliptea.training.checkpoint import Checkpoints
 from cliptea.training.distributed import ALONE, World

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from cliptea import progress
 from cliptea.config import Config
 from cliptea.data.split import Splits
-from cliptea.manifest import Manifest, find, fingerprint
-from cliptea.models.registry import is_file, weights
-from cliptea.storage import open_store, state
+from cliptea.manifest import Manifest, Output, find, fingerprint
+from cliptea.models.backbones import weights
+from cliptea.storage import open_store
 from cliptea.teacher.cache import TeacherCache, clustering_key
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["KIND", "train_fingerprint", "train_variant"]
 
-VERSION = 3
 KIND = "train"
 
 
@@ -32,10 +31,10 @@ def train_variant(run: Run, variant: dict[str, Any], splits: dict[str, Any], tea
     from cliptea.runs import Variant
 
     chosen = Variant.model_validate(variant)
-    config, store = chosen.config(run.config), open_store()
+    config, store = chosen.config, open_store()
     images, cache = Splits.model_validate(splits).own, TeacherCache.model_validate(teacher)
     fp = train_fingerprint(config, chosen.seed, images, cache)
-    done = find(store, KIND, fp)
+    done = find(store, Output(KIND, fp))
     if done is not None:
         progress.reused()
     elif config.train.processes > 1 and "WORLD_SIZE" not in os.environ:
@@ -46,7 +45,7 @@ def train_variant(run: Run, variant: dict[str, Any], splits: dict[str, Any], tea
             f"{KIND}/{fp}",
             Inputs.model_validate({"run": run, "variant": chosen, "splits": splits, "teacher": teacher}),
         )
-        done = find(store, KIND, fp)
+        done = find(store, Output(KIND, fp))
         assert done is not None, "training ended well and left no model"
     else:
         done = _train_here(run, chosen, config, fp, images, cache)
@@ -72,7 +71,6 @@ def train_fingerprint(config: Config, seed: int, split: Manifest, teacher: Teach
     quiet = {"checkpoint_every", "keep_checkpoints", "workers", "processes", "compile", "channels_last"}
     return fingerprint(
         KIND,
-        VERSION,
         student=config.student.model_dump(include={"backbone", "dropout"}),
         initial_weights=_initial_weights(config),
         train=config.train.model_dump(exclude=quiet),
@@ -90,4 +88,4 @@ def _initial_weights(config: Config) -> list[str | int]:
     source = weights(config.student.backbone, config.student.initial_weights)
     if source is None:
         return []
-    return list(state(source)) if is_file(source) else [source]
+    return source.state() if source.is_file else [source.text]

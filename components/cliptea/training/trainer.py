@@ -24,7 +24,7 @@ from cliptea.data.views import generator
 from cliptea.method.glm import TokenBank
 from cliptea.method.vla import Adapter
 from cliptea.models import build_student
-from cliptea.models.registry import require
+from cliptea.models.backbones import require
 from cliptea.training.batches import Batch
 from cliptea.training.distributed import ALONE, World
 from cliptea.training.history import History

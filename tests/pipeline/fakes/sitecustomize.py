@@ -10,7 +10,7 @@ FAKED = {
     "cliptea.resolve",
     "cliptea.runs",
     "cliptea.data.split",
-    "cliptea.teacher.cache",
+    "cliptea.teacher.build",
     "cliptea.training.train",
     "cliptea.evaluation.evaluate",
     "cliptea.evaluation.compare",

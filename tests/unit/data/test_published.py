@@ -11,9 +11,10 @@ from cliptea import settings
 from cliptea.config import Config, DataConfig
 from cliptea.data.datasets import open_dataset, train_images
 from cliptea.data.facts import facts
+from cliptea.data.records import LABEL
 from cliptea.data.sample import decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import LABEL, Splits, build_splits
+from cliptea.data.split import Splits, build_splits
 from cliptea.errors import ClipteaError, DataError
 from cliptea.runs import Run
 from cliptea.storage import open_store

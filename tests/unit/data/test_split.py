@@ -6,9 +6,10 @@ import pytest
 from cliptea import settings
 from cliptea.data.catalogue import Catalogue, make_catalogue
 from cliptea.data.datasets import open_dataset
+from cliptea.data.records import LABEL
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import LABEL, Splits, build_splits, hide_unseen
+from cliptea.data.split import Splits, build_splits, hide_unseen
 from cliptea.errors import ConfigError
 from cliptea.runs import Run
 from cliptea.storage import open_store

@@ -1,13 +1,9 @@
-"""Confusion matrix and scores against scikit-learn, gamma against a literal argmax, whole-image inference."""
+"""Confusion matrix and scores against scikit-learn."""
 
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import confusion_matrix, jaccard_score
-from torch import nn
 
-from cliptea.config import EvaluationConfig
-from cliptea.evaluation.inference import class_logits, rank
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
 
 
@@ -47,75 +43,3 @@ def test_matrices_add_up():
     truth, predicted = rng.integers(0, 4, (6, 10, 10)), rng.integers(0, 4, (6, 10, 10))
     parts = sum(confusion(t, p, 4) for t, p in zip(truth, predicted, strict=True))
     np.testing.assert_array_equal(parts, confusion(truth, predicted, 4))
-
-
-@pytest.mark.parametrize("gamma", [-1.0, 0.0, 0.7, 3.0])
-def test_ranked_prediction_is_the_literal_argmax(gamma):
-    logits, unseen = torch.randn(9, 20, 30, dtype=torch.float64), [0, 4, 8]
-    shifted = logits.clone()
-    shifted[unseen] += gamma
-    assert torch.equal(rank(logits, unseen).predict(gamma), shifted.argmax(0))
-
-
-def test_logits_come_at_the_images_own_size_and_ignore_the_padding():
-    """A 1x1 network: after resizing back, a flat image must give one flat logit, whatever was padded."""
-    student = nn.Conv2d(3, 5, 1).eval()
-    text = nn.functional.normalize(torch.randn(4, 5), dim=1)
-    config = EvaluationConfig(scale=(100, 50), divisor=32)
-    image = np.full((75, 133, 3), 90, dtype=np.uint8)
-    logits = class_logits(student, image, text, config)
-    assert logits.shape == (4, 75, 133)
-    normal = (torch.full((3,), 90.0) - torch.tensor([123.675, 116.28, 103.53])) / torch.tensor([58.395, 57.12, 57.375])
-    wanted = text @ (student.weight.detach()[:, :, 0, 0] @ normal + student.bias.detach())
-    inner = logits[:, 5:-5, 5:-5]
-    torch.testing.assert_close(inner, wanted.view(4, 1, 1).expand_as(inner), rtol=1e-4, atol=1e-4)
-
-
-def test_an_image_that_fits_is_not_resampled():
-    student = nn.Conv2d(3, 5, 1).eval()
-    text = nn.functional.normalize(torch.randn(4, 5), dim=1)
-    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
-    logits = class_logits(student, image, text, EvaluationConfig(scale=(96, 64)))
-    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
-    pixels = (image - mean) / std
-    features = pixels @ student.weight.detach().double().numpy()[:, :, 0, 0].T + student.bias.detach().double().numpy()
-    np.testing.assert_allclose(logits.numpy(), (features @ text.double().numpy().T).transpose(2, 0, 1), atol=1e-4)
-
-
-def mmseg_windows(length: int, crop: int, stride: int) -> list[tuple[int, int]]:
-    """Grid of MMSegmentation's sliding inference, written from its formula."""
-    grids = max(length - crop + stride - 1, 0) // stride + 1
-    ends = [min(index * stride + crop, length) for index in range(grids)]
-    return [(max(end - crop, 0), end) for end in ends]
-
-
-@pytest.mark.parametrize(
-    ("size", "window", "stride"),
-    [((96, 160), 64, 48), ((64, 64), 64, 40), ((70, 131), 32, 32), ((50, 90), 64, 33), ((97, 65), 32, 1)],
-)
-def test_sliding_windows_average_the_logits_of_every_window(size, window, stride):
-    torch.manual_seed(0)
-    student = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 5, 3, 2, 1)).eval()
-    text = nn.functional.normalize(torch.randn(4, 5), dim=1)
-    image = np.random.default_rng(1).integers(0, 255, (*size, 3), dtype=np.uint8)
-    fits = {"scale": (max(size), min(size)), "divisor": 8}
-    sums, counts = np.zeros((4, *size)), np.zeros(size)
-    for top, bottom in mmseg_windows(size[0], window, stride):
-        for left, right in mmseg_windows(size[1], window, stride):
-            part = image[top:bottom, left:right]
-            scale = (max(part.shape[:2]), min(part.shape[:2]))
-            alone = EvaluationConfig(scale=scale, divisor=8)
-            sums[:, top:bottom, left:right] += class_logits(student, part, text, alone).double().numpy()
-            counts[top:bottom, left:right] += 1
-    logits = class_logits(student, image, text, EvaluationConfig(mode="slide", window=window, stride=stride, **fits))
-    np.testing.assert_allclose(logits.numpy(), sums / counts, atol=1e-4)
-
-
-def test_a_window_as_large_as_the_image_is_the_whole_image():
-    torch.manual_seed(0)
-    student = nn.Conv2d(3, 5, 3, 2, 1).eval()
-    text = nn.functional.normalize(torch.randn(4, 5), dim=1)
-    image = np.random.default_rng(2).integers(0, 255, (75, 133, 3), dtype=np.uint8)
-    whole = class_logits(student, image, text, EvaluationConfig(scale=(200, 100)))
-    slide = class_logits(student, image, text, EvaluationConfig(scale=(200, 100), mode="slide"))
-    assert torch.equal(whole, slide)

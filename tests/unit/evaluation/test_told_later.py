@@ -7,8 +7,9 @@ import pytest
 from cliptea import progress, runs, settings
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.split import Splits
-from cliptea.evaluation import compare, evaluate, report, report_inputs
+from cliptea.evaluation import compare, evaluate
 from cliptea.manifest import Manifest, put_object
+from cliptea.report import gather, page
 from cliptea.storage import FileStore, open_store
 from cliptea.teacher.cache import TeacherCache
 from cliptea.tracking import data
@@ -22,8 +23,8 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("CLIPTEA_PATIENCE", "0")
     monkeypatch.delenv("CLIPTEA_EVENTS", raising=False)
-    monkeypatch.setattr(report_inputs, "report_context", lambda *given: Context(given[-1]))
-    monkeypatch.setattr(report, "build_report", lambda context: " ".join(row.mlflow_run_id for row in context.rows))
+    monkeypatch.setattr(gather, "gather_context", lambda *given: Context(given[-2]))
+    monkeypatch.setattr(page, "build_report", lambda context: " ".join(row.mlflow_run_id for row in context.rows))
     return open_store()
 
 

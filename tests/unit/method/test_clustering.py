@@ -1,39 +1,14 @@
 """Window seeds and spherical K-means against naive float64 loops."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
-
-from cliptea.method.clustering import kmeans, window_seeds
+from one_image import kmeans, naive_kmeans, naive_seeds, window_seeds
 
 
 def _directions(*degrees):
     radians = torch.tensor(degrees, dtype=torch.float64).deg2rad()
     return torch.stack([radians.cos(), radians.sin()], dim=1).float()
-
-
-def _naive_seeds(dense, ignored, windows, mode):
-    dense, grid = dense.double().numpy(), len(ignored)
-    seeds = []
-    for size in windows:
-        if mode == "sliding":
-            step = math.ceil(size / 2)
-            spans = [(start, start + size) for start in range(0, grid - size + 1, step)]
-        else:
-            spans = [(cell * grid // size, math.ceil((cell + 1) * grid / size)) for cell in range(size)]
-        for top, bottom in spans:
-            for left, right in spans:
-                inside = [
-                    dense[:, row, column]
-                    for row in range(top, bottom)
-                    for column in range(left, right)
-                    if ignored[row, column]
-                ]
-                if inside:
-                    seeds.append(np.mean(inside, axis=0))
-    return np.array(seeds)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -45,7 +20,7 @@ def test_seeds_equal_naive(seed, mode, grid, windows, share):
     dense = torch.randn(6, grid, grid, generator=generator) + 2
     ignored = torch.rand(grid, grid, generator=generator) < share
     seeds = window_seeds(dense, ignored, windows, mode)
-    np.testing.assert_allclose(seeds.numpy(), _naive_seeds(dense, ignored, windows, mode), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(seeds.numpy(), naive_seeds(dense, ignored, windows, mode), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("mode", "count"), [("sliding", 274), ("grid", 58)])
@@ -72,34 +47,15 @@ def test_unknown_seed_mode_is_named():
         window_seeds(torch.randn(4, 8, 8), torch.ones(8, 8, dtype=torch.bool), mode="random")
 
 
-def _naive_kmeans(tokens, seeds, rounds):
-    tokens = [row / np.linalg.norm(row) for row in tokens.double().numpy()]
-    centres = [row / np.linalg.norm(row) for row in seeds.double().numpy()]
-    assignment = None
-    for _ in range(rounds):
-        previous, assignment = assignment, []
-        for token in tokens:
-            cosines = [token @ centre for centre in centres]
-            assignment.append(cosines.index(max(cosines)))
-        if assignment == previous:
-            break
-        for k in range(len(centres)):
-            members = [token for token, owner in zip(tokens, assignment, strict=True) if owner == k]
-            if members:
-                mean = np.mean(members, axis=0)
-                centres[k] = mean / np.linalg.norm(mean)
-    alive = sorted(set(assignment))
-    return np.array([centres[k] for k in alive]), [alive.index(k) for k in assignment]
-
-
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("rounds", [1, 2, 10, 100])
-def test_kmeans_equals_naive(seed, rounds):
+@pytest.mark.parametrize("moved_only", [False, True])
+def test_kmeans_equals_naive(seed, rounds, moved_only):
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randn(120, 5, generator=generator) * 4
     seeds = torch.randn(20, 5, generator=generator)
-    centres, assignment = kmeans(tokens, seeds, rounds)
-    expected_centres, expected_assignment = _naive_kmeans(tokens, seeds, rounds)
+    centres, assignment = kmeans(tokens, seeds, rounds, moved_only)
+    expected_centres, expected_assignment = naive_kmeans(tokens, seeds, rounds)
     assert assignment.tolist() == expected_assignment
     np.testing.assert_allclose(centres.numpy(), expected_centres, atol=1e-5)
 
@@ -108,14 +64,14 @@ def test_rounds_matter():
     # Otherwise the comparison above would not notice a wrong number of rounds.
     generator = torch.Generator().manual_seed(0)
     tokens, seeds = torch.randn(120, 5, generator=generator), torch.randn(20, 5, generator=generator)
-    results = [kmeans(tokens, seeds, rounds).assignment_L.tolist() for rounds in (1, 2, 10)]
+    results = [kmeans(tokens, seeds, rounds)[1].tolist() for rounds in (1, 2, 10)]
     assert results[0] != results[1] != results[2]
 
 
 def test_only_directions_count():
     tokens, seeds = torch.randn(40, 6), torch.randn(5, 6)
     scaled = kmeans(tokens * torch.rand(40, 1).add(0.1) * 50, seeds * 7)
-    assert torch.equal(scaled.assignment_L, kmeans(tokens, seeds).assignment_L)
+    assert torch.equal(scaled[1], kmeans(tokens, seeds)[1])
 
 
 def test_ties_go_to_the_lowest_centre_and_its_twin_is_dropped():
@@ -125,11 +81,12 @@ def test_ties_go_to_the_lowest_centre_and_its_twin_is_dropped():
     torch.testing.assert_close(centres, torch.tensor([[1.0, 0, 0], [0, 0, 1]]))
 
 
-def test_empty_centre_keeps_its_value_and_may_win_tokens_later():
+@pytest.mark.parametrize("moved_only", [False, True])
+def test_empty_centre_keeps_its_value_and_may_win_tokens_later(moved_only):
     # Round 1 leaves the 20 degree centre empty; the first centre then turns to -43 degrees, and the token at
     # 9 degrees finds the kept value nearest. A centre dropped early would hand it to the one at 40 degrees.
     tokens = _directions(9, -60, -60, -60, 40)
-    centres, assignment = kmeans(tokens, _directions(0, 20, 40))
+    centres, assignment = kmeans(tokens, _directions(0, 20, 40), moved_only=moved_only)
     assert assignment.tolist() == [1, 0, 0, 0, 2]
     torch.testing.assert_close(centres, _directions(-60, 9, 40))
 
@@ -143,6 +100,6 @@ def test_half_precision_tokens_are_clustered_in_float32():
     tokens, seeds = torch.randn(60, 8).half(), torch.randn(9, 8).half()
     with torch.autocast("cpu", torch.bfloat16):
         centres, assignment = kmeans(tokens, seeds)
-    expected_centres, expected_assignment = _naive_kmeans(tokens, seeds, 10)
+    expected_centres, expected_assignment = naive_kmeans(tokens, seeds, 10)
     assert assignment.tolist() == expected_assignment
     np.testing.assert_allclose(centres.numpy(), expected_centres, atol=1e-5)

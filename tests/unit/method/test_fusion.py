@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-
-from cliptea.method.fusion import fuse
+from one_image import cosines, fuse, naive_fuse
 
 
 def _directions(*degrees):
@@ -12,35 +11,12 @@ def _directions(*degrees):
     return torch.stack([radians.cos(), radians.sin()], dim=1).float()
 
 
-def _cosines(centres):
-    centres = centres.double().numpy()
-    return np.array([[a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for b in centres] for a in centres])
-
-
-def _naive_fuse(centres, threshold):
-    similarity, alive, emitted = _cosines(centres), set(range(len(centres))), []
-    while True:
-        best, first = -np.inf, None
-        for i in sorted(alive):
-            for k in sorted(alive):
-                # Beyond rounding, so that (k, i) never beats its mirror image (i, k).
-                if i != k and similarity[i, k] > best + 1e-12:
-                    best, first = similarity[i, k], i
-        if first is None or best < threshold:
-            break
-        group = {first} | {k for k in alive if k != first and similarity[first, k] >= threshold}
-        emitted.append(group)
-        alive -= group
-    emitted += [{k} for k in sorted(alive)]
-    return [next(number for number, group in enumerate(emitted) if k in group) for k in range(len(centres))]
-
-
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("threshold", [-1.0, 0.3, 0.8, 0.95, 1.1])
 @pytest.mark.parametrize("count", [1, 2, 40])
 def test_fuse_equals_naive(seed, threshold, count):
     centres = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed)) * 3
-    assert fuse(centres, threshold).tolist() == _naive_fuse(centres, threshold)
+    assert fuse(centres, threshold).tolist() == naive_fuse(centres, threshold)
 
 
 def test_no_centres_no_groups():
@@ -71,7 +47,7 @@ def test_threshold_itself_is_enough():
 def test_algorithm_1_as_printed_overlaps_where_ours_does_not():
     """With the diagonal kept and one row and column cleared, each centre is selected and regions overlap."""
     centres, threshold = _directions(0, 4, 9, 15, 22, 60), 0.95
-    original = _cosines(centres)
+    original = cosines(centres)
     working, printed = original.copy(), []
     while working.max() >= threshold - 1e-12:
         index = int(working.argmax()) // len(centres)

@@ -7,7 +7,7 @@ import pytest
 
 from cliptea.errors import ConfigError
 from cliptea.models import STUDENTS, build_student
-from cliptea.models.registry import licence, require, weights
+from cliptea.models.backbones import licence, require, weights
 from cliptea.models.timm_weights import published_licence
 
 
@@ -19,7 +19,7 @@ def one_line(error):
 
 def test_names_are_checked_without_torch_and_timm():
     program = (
-        "import sys; from cliptea.models.registry import STUDENTS, licence, require\n"
+        "import sys; from cliptea.models.backbones import STUDENTS, licence, require\n"
         "for name in [*STUDENTS, 'timm:resnet50', 'json.decoder:make']: require(name)\n"
         "for name in STUDENTS: name == 'demo_fpn' or licence(name, True)\n"
         "print(sorted({'torch', 'timm'} & set(sys.modules)))"
@@ -31,7 +31,7 @@ def test_names_are_checked_without_torch_and_timm():
 def test_the_names_read_from_timm_are_those_that_timm_lists():
     import timm
 
-    from cliptea.models.names import _timm_encoders
+    from cliptea.models.backbone_names import _timm_encoders
 
     assert sorted(_timm_encoders()) == sorted(timm.list_models())
 
@@ -56,16 +56,22 @@ def test_an_unknown_name_is_one_line(name, words):
 def test_a_name_of_timm_may_have_a_tag():
     assert require("timm:resnet50").arguments["encoder"] == "resnet50"
     assert require("timm:resnet50.tv_in1k").arguments == require("timm:resnet50").arguments
-    assert weights("timm:resnet50.tv_in1k", True) == "tv_in1k"
-    assert weights("timm:resnet50.tv_in1k", "a1_in1k") == "a1_in1k"
+    assert weights("timm:resnet50.tv_in1k", True) == ("tv_in1k", "tag")
+    assert weights("timm:resnet50.tv_in1k", "a1_in1k") == ("a1_in1k", "tag")
 
 
 def test_weights_are_a_tag_a_file_or_none():
     assert weights("swin_b", False) is None
-    assert weights("swin_b", True) == "ms_in1k"
-    assert weights("swin_b", "ms_in22k") == "ms_in22k"
-    assert weights("segformer_b0", "s3://bucket/mit_b0.pth") == "s3://bucket/mit_b0.pth"
+    assert weights("swin_b", True) == ("ms_in1k", "tag")
+    assert weights("swin_b", "ms_in22k") == ("ms_in22k", "tag")
+    assert weights("segformer_b0", "s3://bucket/mit_b0.pth") == ("s3://bucket/mit_b0.pth", "remote")
     assert weights("json:make", False) is None
+
+
+def test_a_folder_with_the_name_of_the_usual_weights_is_not_taken_for_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imagenet").mkdir()
+    assert weights("segformer_b0", True) == weights("segformer_b0", "imagenet") == ("imagenet", "tag")
 
 
 @pytest.mark.parametrize(("name", "pretrained"), [("demo_fpn", True), ("segnext_b", "in22k"), ("json:make", "a.pth")])

@@ -15,7 +15,8 @@ from cliptea.data.split import Splits, build_splits
 from cliptea.runs import Run, expand
 from cliptea.storage import open_store
 from cliptea.teacher import blocks
-from cliptea.teacher.cache import TeacherCache, build_cache
+from cliptea.teacher.build import build_cache
+from cliptea.teacher.cache import TeacherCache
 
 SIZE, CROP, PATCH = 32, 48, 8
 MODEL = {

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from cliptea import progress
+from cliptea.data.records import read_array, read_view, record_name
 from cliptea.data.shard_sets import read_top_index
 from cliptea.data.shards import ShardReader
 from cliptea.errors import StorageError
-from cliptea.method.plm import ignored_tokens, region_map
+from cliptea.method.plm import ignored_tokens
+from cliptea.method.regions import region_maps
 from cliptea.storage import FileStore
 from cliptea.teacher import blocks
-from cliptea.teacher.cache import TeacherCache, build_cache, make_blocks, read_array, read_view, record_name
+from cliptea.teacher.build import build_cache, make_blocks
+from cliptea.teacher.cache import TeacherCache
 from cliptea.teacher.clip import Teacher, load_teacher
 
 
@@ -57,9 +60,9 @@ def test_stored_is_what_a_fresh_forward_pass_gives_on_the_same_views(make, folde
         np.testing.assert_allclose(read_array(cls, record), cls_1D[0], rtol=1e-5, atol=1e-6)
         assert stored.dtype == np.float16
         np.testing.assert_allclose(stored, dense_1Dgg[0], rtol=2**-10, atol=1e-5)
-        ignored = ignored_tokens(torch.from_numpy(view.labels)[None], valid, teacher.grid)[0]
-        wanted = region_map(torch.from_numpy(stored).float(), ignored, clustering.windows, clustering.seed_mode,
-                            clustering.rounds, clustering.fusion_threshold, clustering.max_regions)  # fmt: skip
+        ignored = ignored_tokens(torch.from_numpy(view.labels)[None], valid, teacher.grid)
+        (wanted,) = region_maps(torch.from_numpy(stored)[None], ignored, clustering.windows, clustering.seed_mode,
+                                clustering.rounds, clustering.fusion_threshold, clustering.max_regions)  # fmt: skip
         np.testing.assert_array_equal(read_array(maps, record), wanted)
         regions += len(wanted[wanted != 255].unique())
     assert made.cache.regions[key].info["regions_per_view"] == regions / 40

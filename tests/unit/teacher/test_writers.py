@@ -9,10 +9,12 @@ import time
 import numpy as np
 import pytest
 
+from cliptea.data.records import read_array
 from cliptea.data.shard_sets import find_sharded
 from cliptea.data.shards import ShardReader
+from cliptea.manifest import Output
 from cliptea.storage import FileStore
-from cliptea.teacher.cache import SHARDS, TeacherCache, read_array
+from cliptea.teacher.cache import SHARDS, TeacherCache
 from cliptea.teacher.clip import Teacher
 
 FORK = multiprocessing.get_context("fork")  # of a process that has loaded everything: it begins at once
@@ -90,7 +92,7 @@ def test_a_writer_killed_at_any_moment_leaves_nothing_by_half(make, number):
     for key in [entry.key for entry in store.entries("") if entry.key.endswith("/manifest.json")]:
         kind, fingerprint, _ = key.split("/")
         assert store.get(key) == whole.store.get(key)
-        assert kind not in SHARDS or find_sharded(store, kind, fingerprint) is not None
+        assert kind not in SHARDS or find_sharded(store, Output(kind, fingerprint)) is not None
     again = make(store="killed")
     assert again.cache == whole.cache
     left = again.files().keys() - whole.files().keys()

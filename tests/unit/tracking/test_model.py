@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from cliptea.errors import StorageError
 from cliptea.models import build_student
-from cliptea.serving.segmenter import open_segmenter
+from cliptea.segment.segmenter import open_segmenter
 from cliptea.tracking.champions import Score
 from cliptea.tracking.client import experiment_id
 from cliptea.tracking.model import fetch_model
@@ -72,7 +72,7 @@ def folder(logged, monkeypatch):
 def test_the_model_holds_code_and_tensors_and_no_pickle(folder):
     names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     assert {"MLmodel", "pyfunc.py", "requirements.txt", "artifacts/student/model.json"} <= names
-    assert "code/cliptea/serving/segmenter.py" in names
+    assert "code/cliptea/segment/segmenter.py" in names
     assert {name.rpartition(".")[2] for name in names} <= {"MLmodel", "json", "py", "safetensors", "txt", "yaml"}
     requirements = (folder / "requirements.txt").read_text().split()
     assert all("==" in line and "+" not in line for line in requirements)

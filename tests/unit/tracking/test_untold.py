@@ -10,8 +10,9 @@ from mlflow import MlflowClient
 from cliptea import outage, runs, settings
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.split import Splits
-from cliptea.evaluation import compare, evaluate, report, report_inputs, tracked
+from cliptea.evaluation import compare, evaluate
 from cliptea.manifest import Manifest, put_object
+from cliptea.report import gather, page, variant_figures
 from cliptea.storage import open_store
 from cliptea.teacher.cache import TeacherCache
 from cliptea.tracking import untold
@@ -53,10 +54,10 @@ def inputs(client, run, monkeypatch):
     scored = Manifest(kind="evaluate", fingerprint="e", info={"scores": scores, "per_class": {"a": 0.5, "b": 0.5}})
     monkeypatch.setattr(evaluate, "find", lambda *_: scored)
     monkeypatch.setattr(evaluate, "demo_fingerprint", lambda config: "demo")
-    monkeypatch.setattr(tracked, "tracked_files", lambda *_: {})
+    monkeypatch.setattr(variant_figures, "variant_figures", lambda *_: {})
     monkeypatch.setattr(ChildRun, "log_model", lambda self, files, description: self.log_files(files, "model"))
-    monkeypatch.setattr(report_inputs, "report_context", lambda *given: Context(given[-1]))
-    monkeypatch.setattr(report, "build_report", lambda context: "a report")
+    monkeypatch.setattr(gather, "gather_context", lambda *given: Context(given[-2]))
+    monkeypatch.setattr(page, "build_report", lambda context: "a report")
     return Splits(own=split).model_dump(), cache.model_dump(), trained.model_dump()
 
 

@@ -14,7 +14,8 @@ from plain_network import BACKBONE
 
 from cliptea import runs, settings
 from cliptea.data.split import Splits, build_splits
-from cliptea.teacher.cache import TeacherCache, build_cache
+from cliptea.teacher.build import build_cache
+from cliptea.teacher.cache import TeacherCache
 from cliptea.training.distributed import World
 
 

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from cliptea import settings
 from cliptea.board import StepStatus, posting, read_board, status_key
 from cliptea.errors import ServerAway
 from cliptea.storage import FileStore, open_store
@@ -109,8 +110,8 @@ def begin(world, follower):
     """`python -m cliptea.training` of a student of the tiny world, which does not come to its end."""
     run, split, cache = world
     train = {"batch_size": 4, "checkpoint_every": 10**6, "iterations": 10**6}
-    delta = {"student": {"backbone": "demo_fpn"}, "train": train}
-    variant = run.variants[0].model_copy(update={"delta": delta})
+    config = settings.apply_delta(run.variants[0].config, {"student": {"backbone": "demo_fpn"}, "train": train})
+    variant = run.variants[0].model_copy(update={"config": config})
     inputs = {"run": run, "variant": variant, "splits": {"own": split}, "teacher": cache, "follower": follower}
     open_store().put("train/x/inputs.json", Inputs.model_validate(inputs).model_dump_json().encode())
     command = [sys.executable, "-m", "cliptea.training", "train/x/inputs.json"]

@@ -1,0 +1,50 @@
+"""What the records of shards hold: an image with its label map, or the array of a view of it."""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+
+from cliptea.config import TeacherConfig
+from cliptea.data.sample import decode_image, decode_labels
+from cliptea.data.shards import ShardReader
+from cliptea.data.views import choose_view, cut_image, cut_labels
+
+__all__ = ["LABEL", "ViewImage", "image_extension", "read_array", "read_view", "record_name"]
+
+LABEL = "label.png"  # extension of the label map in a record of a split
+
+
+class ViewImage(NamedTuple):
+    """One view as both networks see it: (C, C, 3) and (C, C) uint8, (C, C) bool."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    valid: np.ndarray
+
+
+def record_name(name: str, number: int) -> str:
+    """Name of the record of view `number` of an image."""
+    return f"{name}.v{number}"
+
+
+def image_extension(reader: ShardReader, name: str) -> str:
+    """Extension of the image in a record of a split."""
+    return next(extension for extension in reader.extensions(name) if extension != LABEL)
+
+
+def read_view(reader: ShardReader, image_record: str | int, number: int, config: TeacherConfig, seed: int) -> ViewImage:
+    """Cut view `number` of an image, given by its name or its number, out of the train shards."""
+    name = image_record if isinstance(image_record, str) else reader.name(image_record)
+    members = reader.members(image_record)
+    labels = decode_labels(members.pop(LABEL), name)
+    image = decode_image(next(iter(members.values())), name)
+    view = choose_view(labels, name, number, config, seed)
+    return ViewImage(cut_image(image, view), cut_labels(labels, view), view.valid)
+
+
+def read_array(reader: ShardReader, record: str | int) -> np.ndarray:
+    """The array of a record of tokens or region maps. View v of image i is record i * `teacher.views` + v."""
+    return np.load(io.BytesIO(reader.read(record, "npy")), allow_pickle=False)

@@ -1,0 +1,67 @@
+"""Names of backbones outside the registry, checked without importing what they name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+
+from cliptea.errors import ConfigError
+
+__all__ = ["TIMM_DEFAULT", "own_network", "timm_encoder"]
+
+TIMM_DEFAULT = "default"  # the tag of the weights that timm itself takes for an encoder
+
+OWN = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<function>[A-Za-z_]\w*)")
+REGISTERED = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
+
+
+def timm_encoder(name: str) -> tuple[str, str]:
+    """Encoder and tag of "timm:ENCODER.TAG" or "timm:ENCODER", which stands for timm's default tag.
+
+    Raises:
+        ConfigError: timm has no such encoder.
+    """
+    encoder, _, tag = name.removeprefix("timm:").partition(".")
+    known = _timm_encoders()
+    if encoder not in known:
+        near = difflib.get_close_matches(encoder, known, n=3, cutoff=0.0)
+        raise ConfigError(f"timm has no encoder {encoder!r}", f"one that it has, the nearest are {', '.join(near)}")
+    return encoder, tag or TIMM_DEFAULT
+
+
+def own_network(name: str) -> tuple[str, str]:
+    """Module and function of "package.module:function".
+
+    Raises:
+        ConfigError: the name has another form, or Python finds no such module.
+    """
+    match = OWN.fullmatch(name)
+    if match is None:
+        raise ConfigError(f"the backbone {name!r}", "package.module:function")
+    module = match["module"]
+    try:
+        found = importlib.util.find_spec(module)
+    except Exception as error:  # the packages around the module run whatever they hold
+        if not (isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}.")):
+            raise ConfigError(
+                f"the backbone {name!r}: {type(error).__name__}: {error}", "a module to import"
+            ) from error
+        found = None
+    if found is None:
+        raise ConfigError(
+            f"the backbone {name!r}: there is no module {module}", "one to import", "install it or set PYTHONPATH"
+        )
+    return module, match["function"]
+
+
+@cache
+def _timm_encoders() -> tuple[str, ...]:
+    """Read from timm's sources: 50 ms, where importing it takes seconds."""
+    package = importlib.util.find_spec("timm")
+    if package is None or package.origin is None:
+        raise ConfigError("timm is not installed", todo="install it, or choose another backbone")
+    files = sorted((Path(package.origin).parent / "models").glob("*.py"))
+    return tuple(name for file in files for name in REGISTERED.findall(file.read_text(encoding="utf-8")))

@@ -1,0 +1,143 @@
+"""Student networks by name. A backbone of a known family is one line here; a new family is one file more.
+
+Besides these names, `timm:NAME` is any encoder of timm with UPerNet, and `package.module:function` a network of the
+user's own. Importing this module needs no torch, so that settings are checked at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cliptea.errors import ConfigError
+from cliptea.models import backbone_names
+from cliptea.weights_source import WeightsSource
+
+if TYPE_CHECKING:
+    from cliptea.models.student import Student
+
+__all__ = ["STUDENTS", "Spec", "build_student", "licence", "require", "weights"]
+
+NVIDIA = "NVIDIA Source Code License for SegFormer: non-commercial use only"
+IN1K = "imagenet"
+
+
+class Spec(NamedTuple):
+    """A family module of this package, whose `build(channels, dropout, source, **arguments)` makes the network."""
+
+    family: str
+    arguments: dict[str, Any]
+    tag: str | None = None  # of the weights that `pretrained=true` takes; None: there are none
+    licence: str = ""  # of these weights; "": timm states it
+
+
+def _mit(encoder: str, decoder_channels: int = 256) -> Spec:
+    return Spec("segformer", {"encoder": encoder, "decoder_channels": decoder_channels}, IN1K, NVIDIA)
+
+
+def _timm(encoder: str, tag: str, licence: str = "", decoder_channels: int = 512, drop_path: float = 0.0) -> Spec:
+    arguments = {"encoder": encoder, "decoder_channels": decoder_channels, "drop_path": drop_path}
+    return Spec("upernet", arguments, tag, licence)
+
+
+# Widths, depths and rates: the families' papers and MMSegmentation's settings of them.
+STUDENTS: dict[str, Spec] = {
+    "demo_fpn": Spec("fpn", {"width": 64}),
+    "segformer_b0": _mit("mit_b0"),
+    "segformer_b1": _mit("mit_b1"),
+    "segformer_b2": _mit("mit_b2"),
+    "segformer_b3": _mit("mit_b3"),
+    "segformer_b4": _mit("mit_b4"),
+    "segformer_b4_wide": _mit("mit_b4", decoder_channels=768),  # the width of NVIDIA's own code
+    "segformer_b5": _mit("mit_b5"),
+    "swin_t": _timm("swin_tiny_patch4_window7_224", "ms_in1k", "MIT", drop_path=0.3),
+    "swin_s": _timm("swin_small_patch4_window7_224", "ms_in1k", "MIT", drop_path=0.3),
+    "swin_b": _timm("swin_base_patch4_window7_224", "ms_in1k", "MIT", drop_path=0.3),
+    "swin_b_window12": _timm("swin_base_patch4_window12_384", "ms_in1k", "MIT", drop_path=0.3),
+    "convnext_atto": _timm("convnext_atto", "d2_in1k", "Apache-2.0", decoder_channels=128),
+    "convnext_t": _timm("convnext_tiny", "fb_in1k", "Apache-2.0", drop_path=0.4),
+    "convnext_b": _timm("convnext_base", "fb_in1k", "Apache-2.0", drop_path=0.4),
+    "segnext_t": Spec("segnext", {"size": "t"}, IN1K, "Apache-2.0"),
+    "segnext_s": Spec("segnext", {"size": "s"}, IN1K, "Apache-2.0"),
+    "segnext_b": Spec("segnext", {"size": "b"}, IN1K, "Apache-2.0"),
+    "segnext_l": Spec("segnext", {"size": "l"}, IN1K, "Apache-2.0"),
+}
+
+
+def require(name: str) -> Spec:
+    """What a backbone's name stands for. Neither torch nor timm is imported.
+
+    Raises:
+        ConfigError: there is no such student, encoder of timm, or module.
+    """
+    if name in STUDENTS:
+        return STUDENTS[name]
+    if name.startswith("timm:"):
+        encoder, tag = backbone_names.timm_encoder(name)
+        return _timm(encoder, tag)
+    if ":" in name:
+        module, function = backbone_names.own_network(name)
+        return Spec("own", {"module": module, "function": function})
+    raise ConfigError(
+        f"there is no backbone {name!r}", f"one of {', '.join(STUDENTS)}, timm:NAME or package.module:function"
+    )
+
+
+def build_student(name: str, channels: int = 512, dropout: float = 0.1, pretrained: bool | str = False) -> Student:
+    """A student by name: images (B, 3, H, W) -> dense features (B, channels, H/stride, W/stride).
+
+    Args:
+        channels: width of the features, which must be the teacher's.
+        dropout: probability before the last 1x1 convolution; a network of the user's own has its own.
+        pretrained: weights that the encoder starts from, see `weights`.
+
+    Raises:
+        ConfigError: the network cannot be built, or its weights cannot be had or do not fit.
+    """
+    spec = require(name)
+    family = importlib.import_module(f"cliptea.models.{spec.family}")
+    return family.build(channels=channels, dropout=dropout, source=weights(name, pretrained), **spec.arguments)
+
+
+def weights(name: str, pretrained: bool | str) -> WeightsSource | None:
+    """The weights that an encoder starts from: a tag, a file or URI, or None for random ones.
+
+    Args:
+        pretrained: false, true for the backbone's usual ImageNet weights, a tag of timm, a file or s3://bucket/key.
+
+    Raises:
+        ConfigError: the backbone has no such weights.
+    """
+    if not pretrained:
+        return None
+    spec = require(name)
+    if spec.tag is None:
+        raise ConfigError(f"student.pretrained={pretrained} with the backbone {name}", "false: it starts from its own")
+    if pretrained is True or pretrained == spec.tag:
+        return WeightsSource(spec.tag, "tag")
+    source = WeightsSource.of(pretrained)
+    if spec.family != "upernet" and not source.is_file:
+        raise ConfigError(
+            f"student.pretrained={pretrained} with the backbone {name}",
+            f"true, {spec.tag} or a .safetensors/.pth/.bin file",
+        )
+    return source
+
+
+def licence(name: str, pretrained: bool | str) -> str | None:
+    """The licence of the weights that training starts from, None when it starts from random ones.
+
+    Raises:
+        ConfigError: the backbone has no such weights.
+    """
+    source, spec = weights(name, pretrained), require(name)
+    if source is None:
+        return None
+    if source.is_file:
+        published = f"; the published weights of {name}: {spec.licence}" if spec.licence else ""
+        return f"the licence of {source} is not known here{published}"
+    if source.text == spec.tag and spec.licence:
+        return spec.licence
+    from cliptea.models.timm_weights import published_licence
+
+    return published_licence(spec.arguments["encoder"], source.text)

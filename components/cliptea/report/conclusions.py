@@ -1,0 +1,188 @@
+"""What may be concluded, computed from the spreads over seeds and never written beforehand.
+
+A variant is compared with the reference of its group by the differences of equal seeds, so that what a seed
+does to both cancels out. The interval is Student's, two-sided, 95 %, not corrected for the number of
+comparisons. Where the evaluation set is not the paper's, only signs are compared with the paper.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from scipy.special import stdtrit
+
+from cliptea.evaluation.results import METRICS, Metric
+from cliptea.report.paper import Sign, own_dataset, paper, paper_row, paper_sign, protocol_differences, table_of
+from cliptea.report.summaries import Summary
+
+__all__ = [
+    "COMPARED", "Agreement", "Comparison", "PaperValue", "Verdict", "compare", "paper_values", "reference_of",
+    "t_interval",
+]  # fmt: skip
+
+COMPARED: tuple[Metric, ...] = ("hiou", "miou_unseen")
+CONFIDENCE = 0.95
+
+Verdict = Literal["lower", "higher", "tie", "one seed: no conclusion", "no common seed"]
+Agreement = Literal["same sign", "opposite sign", "tie", "not decided"]
+
+
+class Comparison(BaseModel):
+    """A variant against the reference of its group, on one evaluation set and one score."""
+
+    model_config = ConfigDict(frozen=True)
+
+    group: str
+    dataset: str
+    metric: Metric
+    variant: str
+    reference: str
+    seeds: tuple[int, ...]  # in which both have the score
+    difference: float | None = None  # variant - reference, mean over seeds, fraction
+    sd: float | None = None
+    low: float | None = None  # ends of the 95 % interval
+    high: float | None = None
+    verdict: Verdict
+    paper: Sign | None = None  # the paper's own difference; None: it has no such pair
+    agreement: Agreement | None = None
+
+
+class PaperValue(BaseModel):
+    """A score beside the paper's, on one of the paper's own data sets."""
+
+    model_config = ConfigDict(frozen=True)
+
+    group: str
+    variant: str
+    dataset: str
+    metric: Metric
+    ours: float
+    printed: float
+    difference: float
+    setting: str
+
+
+def t_interval(differences: Sequence[float]) -> tuple[float, float, float, float]:
+    """Mean, standard deviation (n - 1) and ends of the two-sided 95 % Student interval of n >= 2 values."""
+    n = len(differences)
+    if n < 2:
+        raise ValueError(f"{n} differences: an interval needs at least 2")
+    mean, sd = statistics.fmean(differences), statistics.stdev(differences)
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / n**0.5
+    return mean, sd, mean - half, mean + half
+
+
+def reference_of(group: Sequence[Summary]) -> Summary | None:
+    """The row that the others of a group are compared with.
+
+    The full method where the group has it (`full`, or the name that the paper's table gives it), otherwise
+    the highest mean hIoU, as among backbones; None when no row has an hIoU.
+    """
+    by_name = {summary.variant: summary for summary in group}
+    table = paper().tables.get(group[0].group)
+    for name in (table.reference if table else None, "full"):
+        if name in by_name:
+            return by_name[name]
+    known = [(summary.scores["hiou"].mean, -i) for i, summary in enumerate(group)]
+    best = max(((mean, i) for mean, i in known if mean is not None), default=None)
+    return group[-best[1]] if best else None
+
+
+def compare(summaries: Sequence[Summary]) -> list[Comparison]:
+    """Every variant against its group's reference, on each evaluation set, for hIoU and unseen mIoU."""
+    groups: dict[tuple[str, str], list[Summary]] = {}
+    for summary in summaries:
+        groups.setdefault((summary.group, summary.dataset), []).append(summary)
+    return [
+        _comparison(summary, reference, metric)
+        for group in groups.values()
+        if (reference := reference_of(group)) is not None
+        for summary in group
+        if summary is not reference
+        for metric in COMPARED
+    ]
+
+
+def paper_values(
+    summaries: Sequence[Summary], trained_on: str, settings: Mapping[str, Any]
+) -> tuple[list[PaperValue], list[str]]:
+    """Our means beside the paper's values, only where data sets and protocol are the paper's own.
+
+    Args:
+        summaries: of any groups and evaluation sets.
+        trained_on: name of the data set that the students were trained on.
+        settings: the run's resolved config, nested.
+
+    Returns:
+        The values, and what keeps others from standing beside the paper's.
+    """
+    found: list[PaperValue] = []
+    otherwise: list[str] = []
+    for summary in summaries:
+        table = table_of(summary.group, summary.dataset, trained_on)
+        row = paper_row(table, summary.variant, summary.dataset)
+        if table is None or row is None or own_dataset(trained_on) is None:
+            continue
+        differences = protocol_differences(table, trained_on, summary.iterations, settings)
+        if differences:
+            otherwise += differences
+            continue
+        for metric in METRICS:
+            ours, printed = summary.scores[metric].mean, getattr(row, metric)
+            if ours is not None and printed is not None:
+                found.append(
+                    PaperValue(
+                        group=summary.group,
+                        variant=summary.variant,
+                        dataset=summary.dataset,
+                        metric=metric,
+                        ours=ours,
+                        printed=printed,
+                        difference=ours - printed,
+                        setting=paper().tables[table].setting,
+                    )
+                )
+    return found, list(dict.fromkeys(otherwise))
+
+
+def _comparison(summary: Summary, reference: Summary, metric: Metric) -> Comparison:
+    ours, theirs = summary.by_seed[metric], reference.by_seed[metric]
+    seeds = tuple(sorted(ours.keys() & theirs.keys()))
+    table = summary.group if summary.group in paper().tables else None
+    sign = paper_sign(table, summary.variant, reference.variant, metric)
+    verdict: Verdict = "no common seed" if not seeds else "one seed: no conclusion"
+    difference = sd = low = high = None
+    if len(seeds) > 1:
+        difference, sd, low, high = t_interval([ours[seed] - theirs[seed] for seed in seeds])
+        verdict = "lower" if high < 0 else "higher" if low > 0 else "tie"
+    return Comparison(
+        group=summary.group,
+        dataset=summary.dataset,
+        metric=metric,
+        variant=summary.variant,
+        reference=reference.variant,
+        seeds=seeds,
+        difference=difference,
+        sd=sd,
+        low=low,
+        high=high,
+        verdict=verdict,
+        paper=sign,
+        agreement=_agreement(verdict, sign),
+    )
+
+
+def _agreement(verdict: Verdict, sign: Sign | None) -> Agreement | None:
+    """The paper's tie has no sign to agree with; an undecided difference of ours has none to compare."""
+    if sign is None:
+        return None
+    if verdict not in ("lower", "higher", "tie"):
+        return "not decided"
+    if sign == "tie":
+        return "tie"
+    if verdict == "tie":
+        return "not decided"
+    return "same sign" if verdict == sign else "opposite sign"

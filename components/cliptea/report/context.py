@@ -1,0 +1,83 @@
+"""What the report is built from: `gather.gather_context` fills it, `page.build_report` shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from cliptea.data.catalogue import Catalogue
+from cliptea.evaluation.results import ResultRow
+from cliptea.report.summaries import SweepRow
+
+__all__ = ["AttentionPicture", "PredictionPicture", "RegionPicture", "ReportContext", "RunFacts", "label"]
+
+
+def label(group: str, variant: str) -> str:
+    """The key of a variant in pictures and loss curves."""
+    return f"{group}/{variant}"
+
+
+class RunFacts(BaseModel):
+    """One run: where its numbers come from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    preset: str
+    dataset: str  # the one trained on, also the main evaluation set
+    data_seed: int
+    train_images: int
+    val_images: int
+    catalogue: Catalogue
+    other_catalogues: dict[str, Catalogue] = Field(default_factory=dict)  # of further evaluation sets, by name
+    gamma: float
+    teacher: str  # a sentence or less
+    stand_in: bool  # a teacher that cannot know the data: the numbers mean nothing
+    seeds: list[int]
+    iterations: int
+    data_digest: str
+    versions: dict[str, str]  # package -> version
+    mlflow_run_id: str
+    mlflow_command: str  # opens MLflow on this run's store; a server's address
+    settings: dict[str, Any] = Field(default_factory=dict)  # the resolved config, nested
+
+
+@dataclass(frozen=True)
+class PredictionPicture:
+    id: str
+    image: np.ndarray  # (H, W, 3) uint8
+    truth: np.ndarray  # (H, W) class indices, 255 ignored
+    predictions: dict[str, np.ndarray]  # label(group, variant) -> (H, W) class indices
+
+
+@dataclass(frozen=True)
+class AttentionPicture:
+    id: str
+    image: np.ndarray  # (H, W, 3) uint8
+    maps: dict[str, np.ndarray]  # label(group, variant) -> (h, w) float, not negative
+
+
+@dataclass(frozen=True)
+class RegionPicture:
+    id: str
+    image: np.ndarray  # (H, W, 3) uint8
+    labels: np.ndarray  # (H, W) class indices as the student is given them, 255 unlabelled
+    regions: np.ndarray  # (H, W) region numbers, 255 none
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """Everything on the page; pictures and losses are those of the first seed."""
+
+    facts: RunFacts
+    rows: list[ResultRow]
+    sweep: list[SweepRow] = field(default_factory=list)
+    losses: dict[str, dict[str, list[tuple[int, float]]]] = field(default_factory=dict)  # label -> term -> curve
+    predictions: list[PredictionPicture] = field(default_factory=list)
+    attention: list[AttentionPicture] = field(default_factory=list)
+    regions: list[RegionPicture] = field(default_factory=list)
+    confusions: dict[str, np.ndarray] = field(default_factory=dict)  # label -> (N, N) pixels, true by predicted class
+    warnings: list[str] = field(default_factory=list)

@@ -1,0 +1,158 @@
+"""What the report shows, gathered from what the steps before it left in the store."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from cliptea.data.catalogue import IGNORE, Catalogue
+from cliptea.data.records import LABEL, ViewImage, image_extension, read_array, read_view, record_name
+from cliptea.data.sample import decode_image, decode_labels
+from cliptea.data.shards import ShardReader
+from cliptea.data.split import Splits
+from cliptea.evaluation.tasks import Evaluated, chosen_images
+from cliptea.manifest import Manifest, read_object
+from cliptea.report.context import AttentionPicture, PredictionPicture, RegionPicture, ReportContext, RunFacts, label
+from cliptea.report.summaries import SweepRow
+from cliptea.runs import Run
+from cliptea.storage import Store
+from cliptea.teacher.cache import TeacherCache
+
+__all__ = ["gather_context"]
+
+PACKAGES = ("cliptea", "torch", "open_clip_torch", "timm", "segmentation_models_pytorch", "kfp", "mlflow")
+
+Arrays = Mapping[str, np.ndarray]  # of figures.npz
+
+
+def gather_context(
+    store: Store, run: Run, splits: Splits, teacher: TeacherCache, evaluated: Sequence[Evaluated], tracking: str
+) -> ReportContext:
+    """Everything on the page.
+
+    Args:
+        store: where the objects of all manifests are.
+        run: settings and variants.
+        splits: for photos and labels.
+        teacher: for region maps and facts.
+        evaluated: every variant, in the order shown.
+        tracking: address of MLflow, or "".
+    """
+    own = run.config.data.dataset
+    first = {label(item.rows[0].group, item.rows[0].variant): item for item in evaluated if item.rows[0].seed == 0}
+    figures: dict[str, Arrays] = {
+        name: np.load(io.BytesIO(read_object(store, item.manifests[own].objects["figures.npz"])))
+        for name, item in first.items()
+    }
+    train = ShardReader(store, splits.own.objects, "train")
+    views = {
+        name: read_view(train, name, 0, run.config.teacher, run.config.data.seed)
+        for name in chosen_images(train.names, run.config.evaluation.figures)
+    }
+    return ReportContext(
+        facts=_facts(run, splits, teacher, tracking),
+        rows=[row for item in evaluated for row in item.rows],
+        sweep=_sweep(evaluated),
+        losses={name: _losses(store, item) for name, item in first.items()},
+        predictions=_predictions(store, run, splits.own, figures),
+        attention=[
+            AttentionPicture(id=name, image=view.image, maps=_each(figures, f"attention/{name}"))
+            for name, view in views.items()
+        ],
+        regions=_regions(store, views, teacher),
+        confusions=_each(figures, "confusion"),
+        warnings=_warnings(splits, teacher),
+    )
+
+
+def _each(figures: Mapping[str, Arrays], key: str) -> dict[str, np.ndarray]:
+    return {name: arrays[key] for name, arrays in figures.items()}
+
+
+def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str) -> RunFacts:
+    config, counts, info = run.config, splits.own.info["counts"], teacher.tokens.info
+    grid = " x ".join(str(side) for side in info["grid"])
+    return RunFacts(
+        title=f"{config.data.dataset}: {len(run.variants)} students",
+        preset=config.preset,
+        dataset=config.data.dataset,
+        data_seed=config.data.seed,
+        train_images=counts["train"]["images"],
+        val_images=counts["val"]["images"],
+        catalogue=Catalogue.model_validate(splits.own.info["catalogue"]),
+        other_catalogues={
+            name: Catalogue.model_validate(split.info["catalogue"]) for name, split in splits.others.items()
+        },
+        gamma=config.evaluation.gamma,
+        teacher="the demo's small CLIP, trained here on captions"
+        if config.teacher.source.kind == "demo"
+        else f"{config.teacher.model} from {config.teacher.weights}, {grid} dense tokens",
+        stand_in=info["stand_in"],
+        seeds=sorted({variant.seed for variant in run.variants}),
+        iterations=config.train.iterations,
+        data_digest=run.data_digest,
+        versions={name: metadata.version(name) for name in PACKAGES},
+        mlflow_run_id=run.tracking_run,
+        mlflow_command=f"mlflow ui --backend-store-uri {tracking}" if tracking.startswith("sqlite:") else tracking,
+        settings=config.model_dump(mode="json"),
+    )
+
+
+def _sweep(evaluated: Sequence[Evaluated]) -> list[SweepRow]:
+    return [
+        SweepRow(
+            variant=row.variant,
+            group=row.group,
+            dataset=row.dataset,
+            seed=row.seed,
+            sweep=item.manifests[row.dataset].info["sweep"],
+        )
+        for item in evaluated
+        for row in item.rows
+    ]
+
+
+def _losses(store: Store, item: Evaluated) -> dict[str, list[tuple[int, float]]]:
+    points: list[dict[str, Any]] = json.loads(read_object(store, item.history))
+    terms = [name for name in points[0] if name != "iteration"]
+    return {term: [(int(point["iteration"]), point[term]) for point in points] for term in terms}
+
+
+def _predictions(store: Store, run: Run, split: Manifest, figures: Mapping[str, Arrays]) -> list[PredictionPicture]:
+    reader = ShardReader(store, split.objects, "val")
+    return [
+        PredictionPicture(
+            id=name,
+            image=decode_image(reader.read(name, image_extension(reader, name)), name),
+            truth=decode_labels(reader.read(name, LABEL), name),
+            predictions=_each(figures, f"prediction/{name}"),
+        )
+        for name in chosen_images(reader.names, run.config.evaluation.figures)
+    ]
+
+
+def _regions(store: Store, views: Mapping[str, ViewImage], teacher: TeacherCache) -> list[RegionPicture]:
+    """Of the first clustering setting, if region maps were made at all."""
+    if not teacher.regions:
+        return []
+    maps = ShardReader(store, next(iter(teacher.regions.values())).objects, "regions")
+    pictures = []
+    for name, view in views.items():
+        regions = read_array(maps, record_name(name, 0))
+        times = (view.labels.shape[0] // regions.shape[0], view.labels.shape[1] // regions.shape[1])
+        enlarged = np.kron(regions, np.ones(times, dtype=np.uint8))
+        pixels = np.where((view.labels == IGNORE) & view.valid, enlarged, IGNORE).astype(np.uint8)
+        pictures.append(RegionPicture(id=name, image=view.image, labels=view.labels, regions=pixels))
+    return pictures
+
+
+def _warnings(splits: Splits, teacher: TeacherCache) -> list[str]:
+    unknown = dict.fromkeys(word for text in teacher.text.values() for word in text.info["unknown_words"])
+    words = [f"The demo's teacher does not know {', '.join(unknown)}."] if unknown else []
+    named = {"": splits.own, **{f"{name}: ": split for name, split in splits.others.items()}}
+    return [f"{before}{problem}" for before, split in named.items() for problem in split.info["problems"]] + words

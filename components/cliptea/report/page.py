@@ -1,0 +1,105 @@
+"""One self-contained HTML page of a run: no network, readable on a phone, in the dark and on paper."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from cliptea.report import grids, tables
+from cliptea.report.conclusions import compare
+from cliptea.report.context import ReportContext
+from cliptea.report.paper import paper
+from cliptea.report.summaries import Spread, summarise
+
+__all__ = ["build_report"]
+
+
+def build_report(context: ReportContext) -> str:
+    """The report as HTML.
+
+    All names are escaped, and the page's own policy forbids it to load or run anything else.
+
+    Raises:
+        DataError: two rows of one group, variant, evaluation set and seed.
+    """
+    summaries = summarise(context.rows)
+    groups = tables.groups_of(summaries)
+    names = tables.names_of(summaries)
+    script = _text("report.js")
+    page = _environment().get_template("report.html.j2")
+    return page.render(
+        context=context,
+        facts=context.facts,
+        paper=paper(),
+        short=tables.SHORT,
+        headline=tables.headline(groups, context.facts, compare(summaries)),
+        results=tables.result_tables(groups),
+        conclusions=tables.conclusion_tables(groups, context.facts),
+        classes=tables.class_tables(groups, context.facts),
+        datasets=list(dict.fromkeys(group.dataset for group in groups)),
+        legend=grids.class_legend(context),
+        predictions=grids.prediction_grid(context, names, summaries),
+        attention=grids.attention_grid(context, names),
+        regions=grids.region_grid(context),
+        gammas=grids.gamma_charts(context, names, summaries),
+        losses=grids.loss_charts(context, names),
+        confusions=grids.confusions(context, names),
+        settings=dict(_flat(context.facts.settings)),
+        style=Markup(_text("report.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    ).lstrip()
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent with one decimal; an en dash where there is none."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def breakable(name: str) -> Markup:
+    """A name that may be broken after its underscores."""
+    return Markup("_<wbr>").join(escape(name).split("_"))
+
+
+def signed(value: float) -> str:
+    """A difference of fractions in percentage points with its sign; none on what rounds to zero."""
+    points = round(100 * value, 1)
+    return f"{points:+.1f}".replace("-", "\u2212") if points else "0.0"
+
+
+def spread(value: Spread) -> Markup:
+    """Mean of fractions in percent, and with more than one seed the standard deviation."""
+    if value.mean is None:
+        return Markup("–")
+    sd = "" if value.sd is None else Markup('<span class="sd"> ± {:.1f}</span>').format(100 * value.sd)
+    return Markup("{:.1f}{}").format(100 * value.mean, sd)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(_text),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"breakable": breakable, "percent": percent, "signed": signed, "spread": spread}
+    return environment
+
+
+def _text(name: str) -> str:
+    return resources.files("cliptea.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,125 @@
+"""Means and spreads over seeds: what the report shows of results."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from cliptea.errors import DataError
+from cliptea.evaluation.results import METRICS, Metric, ResultRow, Scores
+
+__all__ = ["Spread", "Summary", "SweepRow", "SweepSpreads", "spread", "summarise", "summarise_sweep"]
+
+
+class SweepRow(BaseModel):
+    """Scores of the same logits at other values of gamma: reported, never used to choose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    variant: str
+    group: str
+    dataset: str
+    seed: int
+    sweep: dict[str, Scores]  # gamma -> scores
+
+
+class Spread(BaseModel):
+    """Mean and sample standard deviation over seeds; `sd` is None with fewer than two values."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mean: float | None
+    sd: float | None
+    n: int
+
+
+class Summary(BaseModel):
+    """A variant on an evaluation set, over its seeds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    group: str
+    variant: str
+    backbone: str
+    dataset: str
+    seeds: tuple[int, ...]
+    iterations: tuple[int, ...]
+    gamma: tuple[float, ...]
+    scores: dict[Metric, Spread]
+    by_seed: dict[Metric, dict[int, float]]
+    per_class: dict[str, Spread]
+    images_per_second: Spread
+    model_uris: tuple[str, ...]
+
+
+SweepSpreads = dict[float, dict[Metric, Spread]]  # gamma -> metric -> over seeds
+
+
+def spread(values: Iterable[float | None]) -> Spread:
+    """Mean and sample standard deviation (n - 1) of the values that are not None."""
+    known = [value for value in values if value is not None]
+    mean = statistics.fmean(known) if known else None
+    return Spread(mean=mean, sd=statistics.stdev(known) if len(known) > 1 else None, n=len(known))
+
+
+def summarise(rows: Sequence[ResultRow]) -> list[Summary]:
+    """Means and sample standard deviations over seeds, in the rows' order of first appearance.
+
+    Raises:
+        DataError: two rows of one group, variant, evaluation set and seed: a spread would be too small.
+    """
+    parts: dict[tuple[str, str, str, str], list[ResultRow]] = {}
+    met: set[tuple[str, str, str, int]] = set()
+    for row in rows:
+        identity = (row.group, row.variant, row.dataset, row.seed)
+        if identity in met:
+            raise DataError(
+                f"two results for {row.group}/{row.variant} on {row.dataset} with seed {row.seed}",
+                "one row for each variant, evaluation set and seed",
+                "remove one of them",
+            )
+        met.add(identity)
+        parts.setdefault((row.group, row.variant, row.backbone, row.dataset), []).append(row)
+    return [_summary(sorted(part, key=lambda row: row.seed)) for part in parts.values()]
+
+
+def summarise_sweep(rows: Sequence[SweepRow]) -> dict[tuple[str, str, str], SweepSpreads]:
+    """(group, variant, dataset) -> gamma -> metric -> spread over seeds, gammas ascending."""
+    values: dict[tuple[str, str, str], dict[float, list[Scores]]] = {}
+    for row in rows:
+        points = values.setdefault((row.group, row.variant, row.dataset), {})
+        for gamma, scores in row.sweep.items():
+            points.setdefault(float(gamma), []).append(scores)
+    return {
+        key: {
+            gamma: {metric: spread(getattr(scores, metric) for scores in points[gamma]) for metric in METRICS}
+            for gamma in sorted(points)
+        }
+        for key, points in values.items()
+    }
+
+
+def _summary(rows: Sequence[ResultRow]) -> Summary:
+    first = rows[0]
+    classes = dict.fromkeys(name for row in rows for name in row.per_class)
+    by_seed: dict[Metric, dict[int, float]] = {metric: {} for metric in METRICS}
+    for row in rows:
+        for metric in METRICS:
+            if (value := getattr(row, metric)) is not None:
+                by_seed[metric][row.seed] = value
+    return Summary(
+        group=first.group,
+        variant=first.variant,
+        backbone=first.backbone,
+        dataset=first.dataset,
+        seeds=tuple(row.seed for row in rows),
+        iterations=tuple(sorted({row.iterations for row in rows})),
+        gamma=tuple(sorted({row.gamma for row in rows})),
+        scores={metric: spread(by_seed[metric].values()) for metric in METRICS},
+        by_seed=by_seed,
+        per_class={name: spread(row.per_class.get(name) for row in rows) for name in classes},
+        images_per_second=spread(row.images_per_second for row in rows),
+        model_uris=tuple(row.model_uri for row in rows),
+    )

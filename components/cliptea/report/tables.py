@@ -1,0 +1,212 @@
+"""The report's tables as plain values for the template: results, conclusions, classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from cliptea.data.catalogue import Catalogue
+from cliptea.data.colours import class_colour
+from cliptea.evaluation.results import METRICS, Metric
+from cliptea.report import charts
+from cliptea.report.bars import class_bars
+from cliptea.report.conclusions import COMPARED, Comparison, PaperValue, compare, paper_values, reference_of
+from cliptea.report.context import RunFacts, label
+from cliptea.report.paper import own_dataset, paper
+from cliptea.report.summaries import Spread, Summary
+
+__all__ = ["SHORT", "Group", "class_tables", "conclusion_tables", "groups_of", "headline", "names_of", "result_tables"]
+
+SHORT: dict[Metric, str] = {"hiou": "hIoU", "miou_unseen": "unseen mIoU", "miou_seen": "seen mIoU", "pAcc": "pAcc"}
+
+NOTHING = Spread(mean=None, sd=None, n=0)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The variants of one group on one evaluation set."""
+
+    name: str
+    dataset: str
+    summaries: list[Summary]
+
+    @property
+    def caption(self) -> str:
+        table = paper().tables.get(self.name)
+        return table.caption if table else ""
+
+
+def groups_of(summaries: Sequence[Summary]) -> list[Group]:
+    """Groups in order of appearance."""
+    found: dict[tuple[str, str], Group] = {}
+    for summary in summaries:
+        key = (summary.dataset, summary.group)
+        found.setdefault(key, Group(summary.group, summary.dataset, [])).summaries.append(summary)
+    return list(found.values())
+
+
+def names_of(summaries: Sequence[Summary]) -> dict[str, tuple[str, list[str]]]:
+    """label -> (first label that is the same trained model, the further labels of it).
+
+    Equal variants of several groups are trained once: they have the same models, and are shown once.
+    """
+    first: dict[tuple[str, ...], str] = {}
+    equal: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
+    for summary in summaries:
+        own = label(summary.group, summary.variant)
+        if own in names:
+            continue
+        names[own] = first.setdefault(summary.model_uris, own) if all(summary.model_uris) else own
+        equal.setdefault(names[own], [])
+        if names[own] != own:
+            equal[names[own]].append(own)
+    return {own: (name, equal[name]) for own, name in names.items()}
+
+
+def result_tables(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """The headline tables: a row for each variant, the highest mean of each score marked."""
+    tables = []
+    for group in groups:
+        best = {m: max((s.scores[m].mean or 0.0 for s in group.summaries), default=0.0) for m in METRICS}
+        rows = [
+            {
+                "variant": summary.variant,
+                "backbone": summary.backbone,
+                "scores": {metric: _cell(summary.scores[metric], best[metric]) for metric in SHORT},
+                "strip": charts.strip(summary.by_seed["hiou"], summary.scores["hiou"].mean),
+                "speed": summary.images_per_second,
+            }
+            for summary in group.summaries
+        ]
+        tables.append({"group": group, "rows": rows, "setting": _setting(group.summaries)})
+    return tables
+
+
+def headline(groups: Sequence[Group], facts: RunFacts, comparisons: Sequence[Comparison]) -> dict[str, Any] | None:
+    """The variant with the highest mean hIoU on the main set, and how many hIoU comparisons are decided."""
+    main = [s for group in groups if group.dataset == facts.dataset for s in group.summaries]
+    known = [s for s in main if s.scores["hiou"].mean is not None]
+    if not known:
+        return None
+    compared = [c for c in comparisons if c.metric == "hiou" and c.dataset == facts.dataset]
+    return {
+        "best": max(known, key=lambda s: s.scores["hiou"].mean or 0.0),
+        "decided": sum(c.verdict in ("lower", "higher") for c in compared),
+        "compared": len(compared),
+    }
+
+
+def conclusion_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str, Any]]:
+    """For each group its reference, a computed sentence, the comparisons, and the paper's values."""
+    tables = []
+    for group in groups:
+        comparisons, reference = compare(group.summaries), reference_of(group.summaries)
+        values, otherwise = paper_values(group.summaries, facts.dataset, facts.settings)
+        if reference is None or not (comparisons or values or otherwise):
+            continue
+        ends = [abs(end) for c in comparisons for end in (c.low, c.high, c.difference) if end is not None]
+        means = [abs(c.difference) for c in comparisons if c.difference is not None]
+        reach = min(max(ends, default=0.0), 1.5 * max(means, default=0.0)) or 0.01
+        by_variant: dict[str, list[dict[str, Any]]] = {}
+        for c in comparisons:
+            by_variant.setdefault(c.variant, []).append({"c": c, "bar": _bar(c, reach)})
+        tables.append(
+            {
+                "group": group,
+                "reference": reference.variant,
+                "chosen_by_mean": reference.variant != "full" and group.name not in paper().tables,
+                "sentence": _sentence(comparisons, reference.variant) if comparisons else "",
+                "variants": by_variant,
+                "in_paper": any(c.paper for c in comparisons),
+                "own_set": own_dataset(group.dataset) is not None,
+                "paper_values": _by_variant(values),
+                "otherwise": otherwise,
+                "paper_setting": values[0].setting if values else "",
+            }
+        )
+    return tables
+
+
+def class_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str, Any]]:
+    """IoU of each class and trained model, seen and unseen apart: a table and bars for each evaluation set."""
+    tables = []
+    for dataset in dict.fromkeys(group.dataset for group in groups):
+        summaries = [s for group in groups if group.dataset == dataset for s in group.summaries]
+        names = names_of(summaries)
+        shown = [s for s in summaries if names[label(s.group, s.variant)][0] == label(s.group, s.variant)]
+        catalogue = facts.other_catalogues.get(dataset, facts.catalogue)
+        parts = [("Unseen", catalogue.unseen), ("Seen", catalogue.seen)]
+        tables.append(
+            {
+                "dataset": dataset,
+                "columns": [(s.group, s.variant, names[label(s.group, s.variant)][1]) for s in shown],
+                "parts": [(title, [_class_row(name, shown, catalogue) for name in part]) for title, part in parts],
+                "bars": [
+                    {
+                        "group": s.group,
+                        "variant": s.variant,
+                        "same": names[label(s.group, s.variant)][1],
+                        "chart": _bars(s, catalogue),
+                    }
+                    for s in shown
+                ],
+            }
+        )
+    return tables
+
+
+def _by_variant(values: Sequence[PaperValue]) -> dict[str, dict[Metric, PaperValue]]:
+    found: dict[str, dict[Metric, PaperValue]] = {}
+    for value in values:
+        found.setdefault(value.variant, {})[value.metric] = value
+    return found
+
+
+def _class_row(name: str, shown: Sequence[Summary], catalogue: Catalogue) -> dict[str, Any]:
+    cells = [summary.per_class.get(name, NOTHING) for summary in shown]
+    return {"name": name, "colour": class_colour(catalogue.classes.index(name)), "cells": cells}
+
+
+def _bars(summary: Summary, catalogue: Catalogue) -> Markup:
+    parts = {"unseen": catalogue.unseen, "seen": catalogue.seen}
+    found = {part: [(name, summary.per_class.get(name, NOTHING)) for name in names] for part, names in parts.items()}
+    return class_bars(found, f"IoU of each class, {label(summary.group, summary.variant)}")
+
+
+def _cell(score: Spread, best: float) -> dict[str, Any]:
+    return {"spread": score, "best": score.mean is not None and score.mean == best}
+
+
+def _setting(summaries: Sequence[Summary]) -> str:
+    iterations = sorted({n for s in summaries for n in s.iterations})
+    gammas = sorted({gamma for s in summaries for gamma in s.gamma})
+    seeds = sorted({seed for s in summaries for seed in s.seeds})
+    plural = "seeds" if len(seeds) > 1 else "seed"
+    parts = [
+        ", ".join(f"{n:,}".replace(",", "\u202f") for n in iterations) + " iterations",
+        "gamma " + ", ".join(f"{gamma:g}" for gamma in gammas),
+        f"{plural} " + ", ".join(map(str, seeds)),
+    ]
+    return " · ".join(parts)
+
+
+def _bar(c: Comparison, reach: float) -> Markup | None:
+    if c.low is None or c.high is None or c.difference is None:
+        return None
+    return charts.interval_bar(c.low, c.difference, c.high, reach, c.verdict)
+
+
+def _sentence(comparisons: Sequence[Comparison], reference: str) -> str:
+    """What the intervals allow to say about hIoU, in words."""
+    hiou = [c for c in comparisons if c.metric == COMPARED[0]]
+    verdicts = {verdict: [c.variant for c in hiou if c.verdict == verdict] for verdict in ("lower", "higher", "tie")}
+    parts = [f"{way} than {reference}: {', '.join(verdicts[way])}" for way in ("lower", "higher") if verdicts[way]]
+    if verdicts["tie"]:
+        parts.append(f"no difference from {reference} shown: {', '.join(verdicts['tie'])}")
+    if open_ones := [c.variant for c in hiou if c.verdict not in verdicts]:
+        parts.append(f"no conclusion from fewer than two common seeds: {', '.join(open_ones)}")
+    return "On hIoU, " + "; ".join(parts) + "."

@@ -1,0 +1,1 @@
+"""A trained student at test time: from an image to a mask. CLIP is not needed for it."""

@@ -1,0 +1,17 @@
+"""Normalisation of the student's images, the same in training, at test time and in an exported network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["IMAGE_MEAN", "normalise"]
+
+IMAGE_MEAN = (123.675, 116.28, 103.53)  # RGB, 0-255 (ImageNet, MMSegmentation)
+IMAGE_STD = (58.395, 57.12, 57.375)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """float32 (..., 3, H, W) of RGB values 0-255."""
+    mean, std = torch.tensor(IMAGE_MEAN).view(3, 1, 1), torch.tensor(IMAGE_STD).view(3, 1, 1)
+    return (images.float() - mean) / std

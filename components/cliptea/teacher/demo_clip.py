@@ -1,0 +1,46 @@
+"""The demo's small CLIP as a source of weights: trained once for each world, kept in the store."""
+
+from __future__ import annotations
+
+from cliptea.config import Config
+from cliptea.data.world import CLASSES
+from cliptea.manifest import Contents, Output, fingerprint, make_once, put_object
+from cliptea.storage import Store, fetch
+
+__all__ = ["demo_fingerprint", "demo_words", "teacher_weights"]
+
+
+def demo_words() -> set[str]:
+    """Words that the demo's captions contain."""
+    return {word for name in CLASSES for word in name.split()}
+
+
+def demo_fingerprint(config: Config) -> str:
+    """Over the world that the model learns from and how it learns."""
+    return fingerprint(
+        "demo-teacher",
+        world=config.data.world,
+        seed=config.data.seed,
+        pretrain=config.teacher.pretrain,
+    )
+
+
+def teacher_weights(store: Store, config: Config) -> str:
+    """What `open_teacher` loads: `teacher.weights`, or a folder with the demo's CLIP, which is trained first."""
+    if config.teacher.source.kind != "demo":
+        return config.teacher.weights or ""
+    output = Output("demo-teacher", demo_fingerprint(config))
+    scratch = f"{output.kind}-{output.fingerprint}"
+    make_once(store, output, lambda: _trained(store, config, output.prefix, scratch))
+    store.drop_scratch(scratch)
+    return str(fetch(store.uri(output.prefix)))
+
+
+def _trained(store: Store, config: Config, prefix: str, scratch: str) -> Contents:
+    """The demo's CLIP in open_clip's local layout, trained in the scratch folder of that name."""
+    from cliptea.teacher.pretrain import pretrain
+
+    folder = store.scratch(scratch)
+    pretrain(folder, config.data.world, config.teacher.pretrain, config.data.seed)
+    files = sorted(folder.glob("open_clip_*"))
+    return Contents({file.name: put_object(store, f"{prefix}/{file.name}", file.read_bytes()) for file in files}, {})

@@ -1,0 +1,182 @@
+"""What the teacher makes of the views of the train images, in blocks that any number of workers share.
+
+A block is so many views in their order; each output has its own shards of each block, so that a shard's bytes do not
+depend on who makes it. A block whose shards are all there is not made again: a killed step goes on behind the last
+whole one of each worker. On a cluster each task of a loop calls `make_part`, and `make_outputs` is given what they
+have made; it joins small shards and writes the manifests.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
+
+from cliptea import device, progress
+from cliptea.data.shard_index import ShardEntry
+from cliptea.data.shard_sets import find_sharded, put_top_index
+from cliptea.data.shard_writer import joined
+from cliptea.errors import StorageError
+from cliptea.manifest import Manifest, Output, publish
+from cliptea.storage import Store
+from cliptea.teacher.blocks import BlockMaker, Job, MadeBlock
+from cliptea.teacher.cache import ViewOutput
+from cliptea.teacher.demo_clip import teacher_weights
+
+if TYPE_CHECKING:
+    from cliptea.runs import Run
+
+__all__ = ["make_outputs", "make_part"]
+
+
+def make_part(
+    store: Store,
+    run: Run,
+    split: Manifest,
+    outputs: Sequence[ViewOutput],
+    dense: Manifest | None,
+    part: int,
+    parts: int,
+) -> list[MadeBlock]:
+    """Make every `parts`-th block from block `part` on, by `teacher.num_workers` processes.
+
+    The demo's teacher is trained where it is first needed, which must be one place: part 0 then makes every block.
+    Memory of each worker: see `BlockMaker`.
+
+    Args:
+        store: where everything is.
+        run: its settings.
+        split: manifest of the train shards.
+        outputs: what to make.
+        dense: stored dense tokens to make region maps from, or None: CLIP runs.
+        part: number of this part.
+        parts: how many there are.
+    """
+    if dense is None and run.config.teacher.source.kind == "demo":
+        if part > 0:
+            return []
+        parts = 1
+    return _make_blocks(_maker_of(store, run, split, outputs, dense), part, parts)
+
+
+def make_outputs(
+    store: Store,
+    run: Run,
+    split: Manifest,
+    outputs: Sequence[ViewOutput],
+    dense: Manifest | None,
+    handed: Sequence[MadeBlock] = (),
+) -> dict[Output, Manifest]:
+    """Publish outputs of all views of the train shards.
+
+    Args:
+        store, run, split, outputs, dense: as of `make_part`.
+        handed: blocks that parts have made. Where any is not among them, all are looked for and made if need be.
+    """
+    if not outputs:
+        return {}
+    maker = _maker_of(store, run, split, outputs, dense)
+    made = sorted(handed, key=lambda block: block.number)
+    if not _complete(made, maker):
+        made = _make_blocks(maker, 0, 1)
+    return {output.output: _publish(maker, output, made) for output in outputs}
+
+
+def _maker_of(
+    store: Store, run: Run, split: Manifest, outputs: Sequence[ViewOutput], dense: Manifest | None
+) -> BlockMaker:
+    return BlockMaker(
+        Job(store, run, split, tuple(outputs), dense, "" if dense else teacher_weights(store, run.config))
+    )
+
+
+def _complete(made: list[MadeBlock], maker: BlockMaker) -> bool:
+    """Whether these are all blocks, with shards of every output."""
+    folders = {output.folder for output in maker.job.outputs}
+    return [block.number for block in made] == list(range(len(maker.blocks))) and all(
+        folders <= block.shards.keys() for block in made
+    )
+
+
+def _make_blocks(maker: BlockMaker, part: int, parts: int) -> list[MadeBlock]:
+    mine = dict(list(enumerate(maker.blocks))[part::parts])
+    what = "clustering dense tokens" if maker.job.dense else "computing CLIP tokens"
+    with progress.bar(what, total=sum(map(len, mine.values())), unit="view") as bar:
+        workers = min(maker.job.run.config.teacher.num_workers, len(mine))
+        if workers <= 1:
+            return [maker.make(number, views, bar.update) for number, views in mine.items()]
+        made = {}
+        context = get_context("spawn")  # a fork of a process that has used CUDA or threads may hang
+        with ProcessPoolExecutor(workers, context, _begin, (maker.job, workers, context.Value("i", 0))) as pool:
+            waiting = {pool.submit(_make, number, views): number for number, views in mine.items()}
+            try:
+                for future in as_completed(waiting):
+                    made[waiting[future]] = future.result()
+                    bar.update(len(mine[waiting[future]]))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [made[number] for number in sorted(made)]
+
+
+_maker: BlockMaker | None = None  # of a worker process
+
+
+def _begin(job: Job, workers: int, begun: Any) -> None:
+    """Prepare a worker process: its share of the threads, the next GPU."""
+    global _maker
+    import torch
+
+    with begun.get_lock():
+        mine = begun.value
+        begun.value += 1
+    if "CLIPTEA_THREADS" in os.environ:
+        os.environ["CLIPTEA_THREADS"] = str(max(1, int(os.environ["CLIPTEA_THREADS"]) // workers))
+    device.prepare()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(mine % torch.cuda.device_count())
+    _maker = BlockMaker(job)
+
+
+def _make(number: int, views: range) -> MadeBlock:
+    assert _maker is not None
+    return _maker.make(number, views, lambda done: None)
+
+
+def _publish(maker: BlockMaker, wanted: ViewOutput, made: list[MadeBlock]) -> Manifest:
+    """Write the top index and the manifest of an output whose blocks are all there; small shards are joined."""
+    job, output, folder = maker.job, wanted.output, wanted.folder
+    blocks = [shard for block in made for shard in block.shards[folder]]
+    try:
+        shards = _joined(job, folder, blocks)
+    except StorageError:
+        # A second writer of the same output may have been done first, and have removed the shards that it joined.
+        manifest = find_sharded(job.store, output)
+        if manifest is None:
+            raise
+        return manifest
+    objects = put_top_index(job.store, folder, shards)
+    if wanted.clustering is not None:
+        regions = sum(block.regions[folder] for block in made)
+        clustering = wanted.clustering.model_dump(mode="json")
+        info = {"regions_per_view": regions / max(1, maker.total), "clustering": clustering}
+    else:
+        dim, *grid = next((block.shape for block in made if block.shape), None) or maker.shape
+        info = {"dim": dim, "grid": grid, "views": maker.total}
+    info |= {"split": job.split.fingerprint, "views_of_an_image": job.run.config.teacher.views}
+    if output.kind == "tokens":
+        info["stand_in"] = job.run.config.teacher.source.kind == "demo" and job.run.config.data.dataset != "demo"
+    manifest = Manifest(**output._asdict(), objects=objects, info=info)
+    publish(job.store, manifest)
+    if shards is not blocks:  # now that nobody will look for them
+        for item in [item for shard in blocks for item in (shard.index, shard.tar)]:
+            job.store.delete(item.key)
+    return manifest
+
+
+def _joined(job: Job, folder: str, blocks: list[ShardEntry]) -> list[ShardEntry]:
+    """The shards of blocks or, when all are smaller than a shard should be, the same records in larger ones."""
+    limit = job.run.config.data.shard_mib << 20
+    return blocks if any(shard.tar.size >= limit for shard in blocks) else joined(job.store, folder, blocks, limit)

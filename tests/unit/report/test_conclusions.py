@@ -1,0 +1,232 @@
+"""What may be concluded: intervals, verdicts, and the comparison with the paper."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from cliptea.evaluation.results import METRICS, ResultRow
+from cliptea.report.conclusions import compare, paper_values, reference_of, t_interval
+from cliptea.report.paper import paper, paper_row, paper_sign
+from cliptea.report.summaries import Summary, summarise
+
+
+def summaries(
+    scores: dict[str, list[float]],
+    group: str = "table3",
+    dataset: str = "demo",
+    seeds=itertools.count,
+    iterations: int = 300,
+) -> list[Summary]:
+    rows = [
+        ResultRow(
+            variant=variant,
+            group=group,
+            backbone="demo_fpn",
+            dataset=dataset,
+            seed=seed,
+            iterations=iterations,
+            gamma=0.0,
+            pAcc=value,
+            miou_seen=value,
+            miou_unseen=value,
+            hiou=value,
+            per_class={},
+            images_per_second=1.0,
+            model_uri="",
+            mlflow_run_id="",
+        )
+        for variant, values in scores.items()
+        for seed, value in zip(seeds(), values, strict=False)
+    ]
+    return summarise(rows)
+
+
+def verdict(scores: dict[str, list[float]], group: str = "table3"):
+    return next(c for c in compare(summaries(scores, group)) if c.metric == "hiou")
+
+
+@given(st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=6))
+def test_the_interval_is_scipy_s(values):
+    mean, sd, low, high = t_interval(values)
+    assert mean == pytest.approx(np.mean(values), abs=1e-12)
+    assert sd == pytest.approx(np.std(values, ddof=1), abs=1e-12)
+    if sd > 1e-9:
+        expected = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+        assert (low, high) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_interval_of_two_values_by_hand():
+    # t with one degree of freedom is Cauchy: tan(0.475 pi) = 12.7062
+    assert t_interval([0.0, 0.2])[2:] == pytest.approx((0.1 - 0.1 * 12.7062, 0.1 + 0.1 * 12.7062), abs=1e-5)
+
+
+def test_one_value_has_no_interval():
+    with pytest.raises(ValueError, match="at least 2"):
+        t_interval([0.1])
+
+
+def test_the_interval_holds_the_truth_19_times_in_20():
+    draws = np.random.default_rng(0).normal(0.03, 0.1, (2000, 3))
+    held = [low <= 0.03 <= high for _, _, low, high in (t_interval(list(draw)) for draw in draws)]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.015)
+
+
+def test_differences_are_paired_by_seed():
+    # the seeds move both by 0.3, the variant costs 0.02 in each: unpaired nothing could be said
+    c = verdict({"full": [0.3, 0.6, 0.9], "no_ce": [0.28, 0.581, 0.879]})
+    assert (c.verdict, c.seeds) == ("lower", (0, 1, 2))
+    assert c.difference == pytest.approx(-0.02)
+    assert c.agreement == "same sign"
+
+
+def test_only_common_seeds_count():
+    rows = summaries({"full": [0.5, 0.6]}) + summaries({"no_ce": [0.4, 0.4, 0.4]}, seeds=lambda: itertools.count(1))
+    c = compare(rows)[0]
+    assert c.seeds == (1,)
+    assert c.verdict == "one seed: no conclusion"
+
+
+def test_no_common_seed():
+    rows = summaries({"full": [0.5]}) + summaries({"no_ce": [0.4]}, seeds=lambda: itertools.count(7))
+    assert compare(rows)[0].verdict == "no common seed"
+
+
+@pytest.mark.parametrize(
+    ("variant", "values", "expected", "agreement"),
+    [
+        ("no_ce", [0.6, 0.61, 0.6], "lower", "same sign"),
+        ("no_ce", [0.8, 0.81, 0.8], "higher", "opposite sign"),
+        ("no_ce", [0.6, 0.8, 0.75], "tie", "not decided"),
+        ("no_ce", [0.2], "one seed: no conclusion", "not decided"),
+        ("no_generate", [0.6, 0.61, 0.6], "lower", "tie"),  # the paper's 0.2 has no sign
+        ("no_generate", [0.2], "one seed: no conclusion", "not decided"),
+        ("own_idea", [0.6, 0.61, 0.6], "lower", None),
+    ],
+)
+def test_verdict_and_agreement(variant, values, expected, agreement):
+    c = verdict({"full": [0.7, 0.71, 0.7], variant: values})
+    assert (c.verdict, c.agreement) == (expected, agreement)
+
+
+def test_one_seed_shows_no_difference():
+    c = verdict({"full": [0.7], "no_ce": [0.1]})
+    assert (c.difference, c.sd, c.low, c.high) == (None, None, None, None)
+
+
+def test_an_equal_variant_is_a_tie():
+    c = verdict({"full": [0.7, 0.6], "no_generate": [0.7, 0.6]})
+    assert (c.verdict, c.agreement, c.low, c.high) == ("tie", "tie", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("group", "names", "reference"),
+    [
+        ("table3", ["no_ce", "full"], "full"),
+        ("table4", ["max", "attention", "mean"], "attention"),
+        ("table5", ["mlp", "original", "transformer_decoder"], "transformer_decoder"),
+        ("baselines", ["seen_only", "full"], "full"),
+        ("mine", ["b", "full"], "full"),
+        ("backbones", ["segformer_b0", "best", "demo_fpn"], "best"),
+    ],
+)
+def test_the_reference_of_a_group(group, names, reference):
+    scores = {name: [0.5, 0.6] for name in names} | {name: [0.9, 0.9] for name in names if name == "best"}
+    found = reference_of(summaries(scores, group))
+    assert found is not None
+    assert found.variant == reference
+    compared = compare(summaries(scores, group))
+    assert {c.reference for c in compared} == {reference}
+    assert {(c.variant, c.metric) for c in compared} == {
+        (name, metric) for name in names if name != reference for metric in ("hiou", "miou_unseen")
+    }
+
+
+PROTOCOL = {
+    "train": {"batch_size": 16},
+    "teacher": {"model": "ViT-B-16-quickgelu", "crop": 512},
+    "data": {"unseen": None},
+}
+
+
+def test_values_stand_beside_the_paper_s_only_on_its_own_sets():
+    scores = {"full": [0.45, 0.47], "no_ce": [0.384], "own_idea": [0.5]}
+    assert paper_values(summaries(scores), "demo", PROTOCOL) == ([], [])
+    assert paper_values(summaries(scores, dataset="pascal_context"), "demo", PROTOCOL) == ([], [])
+    there = summaries(scores, dataset="pascal_context59", iterations=20000)
+    values, otherwise = paper_values(there, "pascal_context", PROTOCOL)
+    assert otherwise == []
+    assert {v.variant for v in values} == {"full", "no_ce"}
+    by_key = {(v.variant, v.metric): v for v in values}
+    assert by_key["full", "hiou"].ours == pytest.approx(0.46)
+    assert by_key["full", "hiou"].printed == pytest.approx(0.454)
+    assert by_key["no_ce", "hiou"].difference == pytest.approx(0, abs=1e-9)
+    assert "20 000" in by_key["full", "hiou"].setting
+
+
+@pytest.mark.parametrize(
+    ("iterations", "change", "reason"),
+    [
+        (300, {}, "300 iterations (paper 20000)"),
+        (20000, {"teacher": {"model": "ViT-B-16-quickgelu", "crop": 224}}, "teacher.crop is 224 (paper 512)"),
+        (20000, {"data": {"unseen": ["cow"]}}, "data.unseen is ['cow'] (paper its own list)"),
+    ],
+)
+def test_another_protocol_keeps_the_paper_s_values_away(iterations, change, reason):
+    there = summaries({"full": [0.45]}, dataset="pascal_context", iterations=iterations)
+    assert paper_values(there, "pascal_context", PROTOCOL | change) == ([], [reason])
+
+
+@pytest.mark.parametrize("group", ["backbones", "table1", "table2"])
+def test_backbones_find_table_1_or_across_sets_table_2(group):
+    same, _ = paper_values(summaries({"swin_b": [0.5]}, group, "voc12", iterations=20000), "voc12", PROTOCOL)
+    across, _ = paper_values(summaries({"swin_b": [0.5]}, group, "voc12", iterations=80000), "coco_stuff164k", PROTOCOL)
+    assert {v.printed for v in same if v.metric == "hiou"} == {0.851}
+    assert {v.printed for v in across if v.metric == "hiou"} == {0.929}
+
+
+def test_table_5_is_a_tie_and_table_4_is_not():
+    assert paper_sign("table5", "mlp", "transformer_decoder", "hiou") == "tie"
+    assert paper_sign("table5", "original", "transformer_decoder", "hiou") == "tie"
+    assert paper_sign("table4", "mean", "attention", "hiou") == "lower"
+    assert paper_sign("table4", "attention", "mean", "hiou") == "higher"
+    assert paper_sign("table1", "nothing", "swin_b", "hiou") is None
+    assert paper_row(None, "full") is None
+
+
+def test_the_paper_s_numbers_fit_each_other_except_where_the_paper_errs():
+    """hIoU must lie between the values that S and U allow before they were rounded to 0.1."""
+    wrong = set()
+    for name, table in paper().tables.items():
+        assert table.reference is None or paper_row(name, table.reference) is not None
+        for row in table.rows:
+            assert row.miou_seen is not None
+            assert row.miou_unseen is not None
+            ends = [
+                2 * s * u / (s + u)
+                for s in (row.miou_seen - 0.0005, row.miou_seen + 0.0005)
+                for u in (row.miou_unseen - 0.0005, row.miou_unseen + 0.0005)
+            ]
+            if not min(ends) - 0.0005 <= (row.hiou or 0) <= max(ends) + 0.0005:
+                wrong.add((name, row.variant, row.dataset))
+    assert wrong == {
+        ("table1", "cagnet", "coco_stuff164k"),
+        ("table1", "cagnet", "pascal_context"),
+        ("table1", "zsseg", "voc12"),
+        ("table1", "segnext", "pascal_context"),
+        ("table2", "swin_b", "pascal_context"),
+    }
+
+
+def test_every_row_of_the_ablation_tables_is_there_once():
+    rows = {(name, row.variant) for name, table in paper().tables.items() if table.dataset for row in table.rows}
+    assert rows == {("table3", variant) for variant in ("full", "no_bce", "no_ce", "no_cls_token", "no_generate")} | {
+        ("table4", variant) for variant in ("attention", "max", "mean")
+    } | {("table5", variant) for variant in ("transformer_decoder", "mlp", "original")}
+    full = [
+        paper_row(t, v) for t, v in (("table3", "full"), ("table4", "attention"), ("table5", "transformer_decoder"))
+    ]
+    assert len({tuple(getattr(row, metric) for metric in METRICS) for row in full}) == 1

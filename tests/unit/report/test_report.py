@@ -1,0 +1,299 @@
+"""The HTML report: complete, true to the rows, self-contained and safe against hostile names."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from example_report import CLASSES, SETTINGS, UNSEEN, VARIANTS, make
+
+from cliptea.data.catalogue import Catalogue
+from cliptea.evaluation.results import ResultRow
+from cliptea.report.context import ReportContext
+from cliptea.report.page import breakable, build_report, percent, signed
+from cliptea.report.summaries import summarise
+
+SECTIONS = [
+    "results",
+    "conclusions",
+    "classes",
+    "gamma",
+    "predictions",
+    "attention",
+    "regions",
+    "losses",
+    "facts",
+]
+
+
+class Page(HTMLParser):
+    """Tags, the text of each section, and the rows of each table."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text: dict[str, str] = Counter()
+        self.rows: dict[str, list[list[str]]] = {}
+        self.open: list[str] = []
+        self.section = "header"
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        found = {key: value or "" for key, value in attrs}
+        self.tags.append((tag, found))
+        if tag == "section":
+            self.section = found["id"]
+        if tag == "tr":
+            self.rows.setdefault(self.section, []).append([])
+        if tag in ("td", "th"):
+            self.rows[self.section][-1].append("")
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.open.pop()
+
+    def handle_data(self, data):
+        self.text[self.section] = (self.text[self.section] or "") + data
+        if self.open:
+            self.rows[self.section][-1][-1] += data.strip("\n")
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def context() -> ReportContext:
+    return make()
+
+
+@pytest.fixture(scope="module")
+def html(context) -> str:
+    return build_report(context)
+
+
+@pytest.fixture(scope="module")
+def page(html) -> Page:
+    return Page(html)
+
+
+def test_every_section_is_there_and_linked(page):
+    assert [a["id"] for a in page.all("section")] == SECTIONS
+    assert [a["href"] for a in page.all("a")] == [f"#{name}" for name in SECTIONS]
+
+
+def test_nothing_is_loaded_from_outside(html, page):
+    for tag, attrs in page.tags:
+        for key in ("src", "href", "srcset", "action", "poster", "data", "background"):
+            value = attrs.get(key, "")
+            assert not value or value.startswith(("data:", "#")), (tag, key, value[:80])
+    assert not {"link", "iframe", "object", "embed", "base"} & {t for t, a in page.tags if a.get("rel") != "icon"}
+    assert not re.search(r"@import|url\(|https?://|fetch\(|XMLHttpRequest", html)
+    (policy,) = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe-inline" not in policy.split("script-src")[1]
+
+
+def test_the_page_s_values_are_the_rows(context, page):
+    shown = [row for row in page.rows["results"] if len(row) == 8 and row[0] != "Variant"]
+    expected = summarise(context.rows)
+    assert [row[0] for row in shown] == [s.variant for s in expected]
+    for row, summary in zip(shown, expected, strict=True):
+        for column, metric in ((1, "hiou"), (3, "miou_unseen"), (4, "miou_seen"), (5, "pAcc")):
+            values = np.array([getattr(r, metric) for r in context.rows if same(r, summary)])
+            assert row[column] == f"{100 * values.mean():.1f} ± {100 * values.std(ddof=1):.1f}"
+        assert row[7] == summary.backbone
+
+
+def same(row: ResultRow, summary) -> bool:
+    return (row.group, row.variant, row.dataset) == (summary.group, summary.variant, summary.dataset)
+
+
+def test_the_best_of_each_column_is_marked(page):
+    best = [a["data-v"] for a in page.all("td") if "best" in a.get("class", "")]
+    assert len(best) >= 4 * 4  # four groups, four scores; equal means are marked together
+
+
+def test_classes_stand_apart_as_unseen_and_seen_with_their_means(context, page):
+    rows = page.rows["classes"]
+    names = [row[0] for row in rows[1:]]
+    assert names == ["Unseen", *UNSEEN, "Seen", *[c for c in CLASSES if c not in UNSEEN]]
+    plum = next(row for row in rows if row[0] == "plum")
+    first = [r.per_class["plum"] for r in context.rows if (r.group, r.variant) == ("backbones", "segformer_b0")]
+    assert plum[1] == f"{100 * np.mean(first):.0f}"
+    assert set(next(row for row in rows if row[0] == "melon")[1:]) == {"–"}
+
+
+def test_every_model_has_a_bar_for_each_class_with_its_spread(context, html):
+    charts = re.findall(r'<svg class="chart bars".*?</svg>', html)
+    assert len(charts) == len({model for *_, model in VARIANTS})
+    for chart in charts:
+        kinds = re.findall(r'<rect class="(\w+)"', chart)
+        assert kinds == ["unseen"] * 3 + ["seen"] * 4  # melon has no pixels
+        assert chart.count("whisker") == 7
+    shown = re.search(
+        r'<rect class="unseen" x="84" y="[\d.]+" width="([\d.]+)" height="9"><title>plum: ([\d.]+) %', charts[0]
+    )
+    plum = 100 * np.mean([r.per_class["plum"] for r in context.rows if r.variant == "segformer_b0"])
+    assert (float(shown[1]), float(shown[2])) == (pytest.approx(1.9 * plum, abs=0.06), pytest.approx(plum, abs=0.06))
+
+
+def test_equal_variants_of_several_groups_are_shown_once(page):
+    models = {model for *_, model in VARIANTS}
+    assert len(page.rows["classes"][0]) == 1 + len(models)
+    assert len(page.rows["predictions"]) == 2 + len(models)
+    assert "= table3/full, baselines/full, table4/attention" in page.text["predictions"]
+    assert len([a for a in page.all("svg") if a.get("class") == "chart"]) == 2 * len(models)
+
+
+def test_every_picture_says_what_it_is(page):
+    alts = [a["alt"] for a in page.all("img") if a["alt"]]
+    assert len(alts) == 3 * ((2 + 11) + (1 + 3) + 3) + 11
+    assert "Confusion matrix of no_cls_token" in alts
+    assert "no_cls_token, val/2" in alts
+
+
+def test_loss_charts_have_one_axis(context):
+    first = {"table3/full": 1000.0, "table3/no_ce": 0.01}
+    curves = {label: {"ce": [(1, value), (2, 5.0)]} for label, value in first.items()}
+    page = Page(build_report(replace(context, losses=curves)))
+    ticks = re.findall(r"1000|100|10|1|0.1|0.01", "".join(page.text["losses"].split("logarithmic")[1].split()))
+    assert ticks.count("1000") == ticks.count("0.01") == 2
+
+
+def test_conclusions_are_computed(page):
+    text = page.text["conclusions"]
+    assert "On hIoU, lower than full: no_pseudo, seen_only." in text
+    assert "lower than full: no_ce, no_cls_token" in text
+    rows = page.rows["conclusions"]
+    token = next(row for row in rows if row[0] == "no_cls_token")
+    assert token[2] == "lower"
+    assert token[-2:] == ["lower", "same sign"]
+    assert "only the sign of a difference is compared" in text
+    assert "45.4" not in text  # the paper's value
+
+
+def test_one_seed_concludes_nothing():
+    page = Page(build_report(make(seeds=(0,))))
+    assert "One seed: no conclusion." in page.text["conclusions"]
+    assert "conclusions" not in page.rows
+    assert "±" not in page.text["results"]
+
+
+def test_a_stand_in_teacher_concludes_nothing_and_says_so_first():
+    page = Page(build_report(make(stand_in=True, dataset="pascal_context")))
+    assert "the numbers on this page mean nothing" in page.text["header"]
+    assert "Nothing: the teacher is a stand-in." in page.text["conclusions"]
+    assert "conclusions" not in page.rows
+    assert not [a for a in page.all("td") if "best" in a.get("class", "")]
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_on_the_paper_s_own_set_values_stand_side_by_side(seeds):
+    page = Page(build_report(make(seeds=seeds, dataset="pascal_context")))
+    row = next(row for row in page.rows["conclusions"] if row[0] == "no_ce" and len(row) == 9)
+    assert row[2].startswith("38.4 (+")
+    assert "only the sign" not in page.text["conclusions"]
+    assert "protocol is another one" not in page.text["conclusions"]
+
+
+def test_another_protocol_is_named_in_place_of_the_paper_s_values():
+    settings = SETTINGS | {"train": {"lr": 0.002, "batch_size": 8}}
+    page = Page(build_report(make(dataset="pascal_context", settings=settings)))
+    assert "train.batch_size is 8 (paper 16)" in page.text["conclusions"]
+    assert not [row for row in page.rows["conclusions"] if len(row) == 9 and "(" in row[2]]
+
+
+def test_facts_warnings_and_settings_are_there(page):
+    text = page.text["facts"]
+    for part in ("mlflow ui --backend-store-uri", "0af7651916cd", "b1946ac92492", "torch 2.15.0", "train.lr"):
+        assert part in text
+    assert "3 images have no labelled pixel." in page.text["header"]
+    assert "fixed beforehand at 0 " in page.text["gamma"]
+    assert "never chosen on these" in page.text["gamma"]
+
+
+HOSTILE = [
+    '<script>alert("x")</script>',
+    '"><img src=x onerror=alert(1)>',
+    "{{ 7*7 }}",
+    "a' onclick='b",
+    "</style>",
+]
+
+
+def test_hostile_names_stay_text():
+    variants = [(HOSTILE[1], name, HOSTILE[0], 0.5, f"m{i}") for i, name in enumerate(HOSTILE)]
+    context = make(
+        variants=variants, classes=[*HOSTILE, "cow"], unseen=HOSTILE[:2], title=HOSTILE[0], dataset=HOSTILE[1]
+    )
+    context = replace(
+        context,
+        warnings=HOSTILE,
+        rows=[r.model_copy(update={"per_class": dict.fromkeys(HOSTILE, 0.5)}) for r in context.rows],
+        losses={k: {HOSTILE[0]: v["ce"]} for k, v in context.losses.items()},
+    )
+    html = build_report(context)
+    page, plain = Page(html), Page(build_report(make()))
+    assert len(page.all("script")) == len(plain.all("script")) == 1
+    assert not [a for _, a in page.tags if any(key.startswith("on") for key in a)]
+    assert {a["src"][:5] for a in page.all("img") if "src" in a} == {"data:"}
+    assert {t for t, _ in page.tags} == {t for t, _ in plain.tags} - {"wbr"}
+    for name in HOSTILE:
+        assert name in page.text["results"]
+        assert name in page.text["classes"]
+        assert name in page.text["header"]
+
+
+def test_a_run_without_pictures_or_rows_still_has_every_section():
+    empty = ReportContext(facts=make().facts, rows=[])
+    page = Page(build_report(empty))
+    assert [a["id"] for a in page.all("section")] == SECTIONS
+    for section, said in (
+        ("results", "No variant was evaluated"),
+        ("gamma", "No sweep"),
+        ("predictions", "No predictions"),
+        ("attention", "No attention maps"),
+        ("regions", "No region maps"),
+        ("losses", "No loss curves"),
+    ):
+        assert said in page.text[section]
+
+
+def test_scores_without_value_are_dashes():
+    rows = [r.model_copy(update={"miou_unseen": None, "hiou": None}) for r in make().rows]
+    page = Page(build_report(replace(make(), rows=rows, sweep=[])))
+    shown = [row for row in page.rows["results"] if len(row) == 8 and row[0] != "Variant"]
+    assert {row[1] for row in shown} == {"–"}
+    assert {row[3] for row in shown} == {"–"}
+
+
+def test_a_second_evaluation_set_has_its_own_tables_and_split():
+    other = [r.model_copy(update={"dataset": "photos", "per_class": {"car": 0.25, "tree": 0.75}}) for r in make().rows]
+    other_classes = {"photos": Catalogue(classes=["car", "tree"], unseen=["tree"])}
+    context = make(other_catalogues=other_classes)
+    page = Page(build_report(replace(context, rows=[*context.rows, *other])))
+    assert page.text["results"].count("on photos") == 4
+    names = [row[0] for row in page.rows["classes"] if row[0] != "Class"]
+    assert names[-4:] == ["Unseen", "tree", "Seen", "car"]
+
+
+def test_the_report_is_the_same_every_time_and_small(context, html):
+    assert build_report(context) == html
+    assert len(html) < 1_500_000
+
+
+def test_numbers_are_formatted_once_and_for_all():
+    assert [percent(0.4567), percent(None), percent(1.0)] == ["45.7", "–", "100.0"]
+    assert [signed(0.0004), signed(-0.0004), signed(-0.123), signed(0.05)] == ["0.0", "0.0", "−12.3", "+5.0"]
+    assert breakable("<a>_b") == "&lt;a&gt;_<wbr>b"
+
+
+def test_a_report_needs_no_torch_mlflow_or_kfp():
+    code = "import sys, cliptea.report.page; print({'torch', 'mlflow', 'kfp'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,92 @@
+"""Free class names go through the text tower, where one is at hand; what they are worth is said."""
+
+import json
+
+import open_clip
+import pytest
+import safetensors.torch
+import torch
+
+from cliptea.errors import ConfigError
+from cliptea.segment.segmenter import TeacherSource
+from cliptea.serving.classes import choose_classes
+from cliptea.teacher.clip import load_teacher
+from cliptea.teacher.text import text_features
+from cliptea_pipeline.serving import split_names
+
+DEMO = TeacherSource(weights="demo", model="none", templates="single", crop=32, demo="f" * 16)
+
+
+def save_clip(folder, seed, dim=16):
+    """A small CLIP with random weights, in open_clip's folder layout."""
+    sizes = {
+        "embed_dim": dim,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    folder.mkdir(parents=True)
+    torch.manual_seed(seed)
+    safetensors.torch.save_file(open_clip.CLIP(**sizes).state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": sizes}))
+    return folder
+
+
+@pytest.fixture
+def tower(model, monkeypatch, tmp_path):
+    """The text tower that the model learned from, where a demo's run keeps it."""
+    folder = save_clip(tmp_path / "store" / "demo-teacher" / DEMO.demo, 0)
+    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
+    tower = load_teacher(str(folder), DEMO.model, DEMO.crop)
+    model.description = model.description.model_copy(update={"teacher": DEMO})
+    model.text_ND = text_features(tower, model.description.classes, DEMO.templates)
+    return tower
+
+
+def test_names_are_split():
+    assert split_names("cat, dog,my sofa,") == ["cat", "dog", "my sofa"]
+    for text, words in (
+        ("cat,dog,cat", "twice: cat"),
+        (" , ", "0 class names"),
+        (",".join(map(str, range(256))), "256"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            split_names(text)
+
+
+def test_without_free_names_no_tower_is_needed(model):
+    absent = DEMO.model_copy(update={"weights": "/nowhere"})
+    model.description = model.description.model_copy(update={"teacher": absent})
+    assert choose_classes(model, None, None).names == ["sky", "grass", "cow", "zebra"]
+    assert choose_classes(model, ["zebra"], None).gamma_N.tolist() == pytest.approx([0.02])
+
+
+def test_free_names_get_the_towers_embeddings_and_gamma_0(model, tower):
+    classes = choose_classes(model, ["zebra", "sofa"], None)
+    assert torch.equal(classes.text_ND[0], model.text_ND[3])
+    torch.testing.assert_close(classes.text_ND[1], text_features(tower, ["sofa"], "single")[0])
+    assert classes.gamma_N.tolist() == [0, 0]
+
+
+def test_words_that_the_demo_has_never_read_are_warned_about(model, tower, capsys):
+    choose_classes(model, ["Wood", "my sofa"], None)
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert "'my', 'sofa'" in told
+    assert "wood" not in told.lower()
+
+
+def test_a_tower_of_another_clip_is_refused_or_warned_about(model, tower, tmp_path, capsys):
+    choose_classes(model, ["wood"], None)
+    assert "cosine" not in capsys.readouterr().err
+    # A random CLIP's embeddings are alike, so what the model learned from is turned the other way.
+    model.text_ND = -model.text_ND
+    choose_classes(model, ["sofa"], str(save_clip(tmp_path / "other", 1)))
+    assert "cosine" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"512 features.*16"):
+        choose_classes(model, ["sofa"], str(save_clip(tmp_path / "wide", 1, dim=512)))
+
+
+def test_without_a_tower_the_unknown_names_and_the_option_are_named(model, tmp_path):
+    with pytest.raises(ConfigError, match=r"'my sofa', 'dog'.*--text-weights"):
+        choose_classes(model, ["cow", "my sofa", "dog"], None)
+    with pytest.raises(ConfigError, match=r"'dog'.*x\.pt.*--text-weights"):
+        choose_classes(model, ["dog"], str(tmp_path / "x.pt"))

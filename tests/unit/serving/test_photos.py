@@ -1,0 +1,102 @@
+"""Every kind of image that people have becomes upright 8-bit RGB, or one clear line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliptea.errors import DataError
+from cliptea.serving.photos import find_images, read_image
+
+RAMP = np.arange(0, 240, dtype=np.uint8).reshape(12, 20)
+
+
+def saved(tmp_path, image, name, **how):
+    path = tmp_path / name
+    image.save(path, **how)
+    return read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.fromarray(RAMP), RAMP),
+        (Image.fromarray(RAMP.astype(np.uint16) * 257), RAMP),
+        (Image.fromarray(RAMP).convert("P"), RAMP),
+        (Image.fromarray(RAMP > 100), (RAMP > 100) * 255),
+        (Image.merge("LA", (Image.fromarray(RAMP), Image.new("L", (20, 12), 255))), RAMP),
+        (Image.merge("RGBA", [Image.fromarray(RAMP)] * 3 + [Image.new("L", (20, 12), 0)]), RAMP * 0 + 255),
+        (Image.merge("RGBA", [Image.fromarray(RAMP)] * 3 + [Image.new("L", (20, 12), 255)]), RAMP),
+    ],
+)
+def test_pixel_modes_of_png(tmp_path, image, expected):
+    rgb = saved(tmp_path, image, "a.png")
+    assert rgb.dtype == np.uint8
+    assert (rgb == np.asarray(expected, np.uint8)[..., None]).all()
+
+
+def test_transparent_palette_lies_on_white(tmp_path):
+    image = Image.fromarray((RAMP > 100).astype(np.uint8))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    rgb = saved(tmp_path, image, "a.png", transparency=0)
+    assert (rgb[0, 0] == 255).all()
+    assert rgb[-1, -1].tolist() == [40, 50, 60]
+
+
+def test_cmyk_float_and_animation(tmp_path):
+    cmyk = saved(tmp_path, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "a.jpg")
+    assert np.abs(cmyk.astype(int) - [255, 0, 0]).max() < 6
+    floats = saved(tmp_path, Image.fromarray(RAMP.astype(np.float32) / 1000 - 5), "a.tiff")
+    assert (floats.min(), floats.max()) == (0, 255)
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    first = saved(tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:])
+    assert first.shape == (4, 5, 3)
+    assert first[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(("orientation", "turned"), [(1, 0), (6, 3), (3, 2), (8, 1)])
+def test_exif_orientation_is_applied(tmp_path, orientation, turned):
+    image = np.zeros((6, 10, 3), np.uint8)
+    image[:3, :5] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    rgb = saved(tmp_path, Image.fromarray(image), "a.png", exif=exif)
+    assert (rgb == np.rot90(image, turned)).all()
+
+
+def test_bad_images_are_one_line_each(tmp_path, monkeypatch):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:1500])
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty.png").touch()
+    for name in ("cut.jpg", "text.png", "empty.png"):
+        with pytest.raises(DataError, match=f"cannot decode the image .*{name}.*expected a whole JPEG"):
+            read_image(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match="decompression bomb"):
+        read_image(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="cannot read"):
+        read_image(tmp_path)
+
+
+def test_results_of_different_images_have_different_names(tmp_path):
+    for name in ("one/a.jpg", "one/a.png", "one/a.PNG", "one/sub/a.jpg", "one/notes.txt", "two/a.jpg", "one/out/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    sources = find_images([tmp_path / "one", tmp_path / "two" / "a.jpg", tmp_path / "one/a.jpg"], tmp_path / "one/out")
+    names = {str(source.path.relative_to(tmp_path)): source.name for source in sources}
+    assert names == {
+        "one/a.PNG": "a",
+        "one/a.jpg": "a_jpg",
+        "one/a.png": "a_png",
+        "one/sub/a.jpg": str(Path("sub/a")),
+        "two/a.jpg": "a_jpg-2",
+    }
+
+
+def test_an_empty_folder_and_a_wrong_path_are_said(tmp_path):
+    with pytest.raises(DataError, match=r"holds no image; expected files of \.bmp, \.gif"):
+        find_images([tmp_path], tmp_path / "out")
+    with pytest.raises(DataError, match=r"there is no file or folder .*nowhere"):
+        find_images([tmp_path / "nowhere"], tmp_path / "out")

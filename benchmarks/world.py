@@ -16,9 +16,9 @@ from benchmarks.measure import Bench, environment
 from cliptea import settings
 from cliptea.config import TrainConfig
 from cliptea.data.datasets import open_dataset
-from cliptea.data.split import Splits, build_splits
+from cliptea.data.split_shards import Splits, build_splits
 from cliptea.manifest import Manifest
-from cliptea.runs import Run, expand
+from cliptea.run import Run, expand
 from cliptea.teacher.network import architecture
 
 __all__ = ["SHAPES", "Prepared", "device", "prepare", "weights"]

@@ -15,19 +15,20 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Bench, Row, environment
-from cliptea import runs, settings
+from cliptea import settings
 from cliptea.config import ClusteringConfig
 from cliptea.data.datasets import open_dataset
 from cliptea.data.records import read_array, read_view, record_name
 from cliptea.data.shard_sets import put_top_index
 from cliptea.data.shard_writer import ShardWriter
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import Splits, build_splits
+from cliptea.data.split_shards import Splits, build_splits
 from cliptea.evaluation.evaluate import evaluation_tasks
 from cliptea.evaluation.scoring import score_student
 from cliptea.manifest import Manifest
 from cliptea.method.plm import ignored_tokens
 from cliptea.method.regions import region_maps
+from cliptea.run import Run, expand
 from cliptea.storage import Store, open_store
 from cliptea.teacher.build import build_cache
 from cliptea.teacher.cache import TeacherCache
@@ -55,13 +56,13 @@ def measure(bench: Bench) -> Iterator[Row]:
     config = settings.apply_delta(config, {"variants": ["baselines/full"]})
     with environment(CLIPTEA_STORE=(bench.folder / "online").as_uri()):
         store, digest = open_store(), open_dataset(config.data).digest()
-        run = runs.Run(
+        run = Run(
             config=config,
             data_digest=digest,
             fingerprint="bench",
             job_id="bench",
             tracking_run="",
-            variants=runs.expand(config),
+            variants=expand(config),
         )
         splits = Splits.model_validate(build_splits(run))
         stored = TeacherCache.model_validate(build_cache(run, splits.model_dump()))
@@ -87,7 +88,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     )
 
 
-def _fresh(store: Store, run: runs.Run, split: Manifest, stored: TeacherCache) -> TeacherCache:
+def _fresh(store: Store, run: Run, split: Manifest, stored: TeacherCache) -> TeacherCache:
     """Tokens and region maps of a pass without the cache's batches and float16."""
     config, images = run.config, ShardReader(store, split.objects, "train")
     teacher, views = open_teacher(teacher_weights(store, config), config.teacher), config.teacher.views

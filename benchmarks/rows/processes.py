@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from statistics import median
 
 from benchmarks.measure import Bench, Row, environment
-from cliptea import runs, settings
+from cliptea import settings
 from cliptea.data.datasets import open_dataset
-from cliptea.data.split import Splits, build_splits
+from cliptea.data.split_shards import Splits, build_splits
 from cliptea.manifest import Output, find
+from cliptea.run import Run, expand
 from cliptea.storage import open_store
 from cliptea.teacher.build import build_cache
 from cliptea.teacher.cache import TeacherCache
-from cliptea.training.launch import Inputs, launch
+from cliptea.training.torchrun import Inputs, launch
 from cliptea.training.train import KIND, train_fingerprint
 
 ITERATIONS = 60
@@ -55,9 +56,9 @@ def _inputs(iterations: int) -> Inputs:
             f"train.log_every={iterations}",
         ],
     )
-    variants = runs.expand(config)
+    variants = expand(config)
     digest = open_dataset(config.data).digest()
-    run = runs.Run(
+    run = Run(
         config=config, data_digest=digest, fingerprint="f", job_id="j", tracking_run="", variants=variants
     )  # fmt: skip
     run = run.model_copy(update={"tracking_run": open_parent(run)})

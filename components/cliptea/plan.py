@@ -17,9 +17,9 @@ from cliptea.config import Config
 from cliptea.data.datasets import train_images
 from cliptea.errors import ConfigError
 from cliptea.models.backbones import licence, weights
-from cliptea.runs import Variant, expand
+from cliptea.run import Variant, expand
 from cliptea.storage import is_remote
-from cliptea.teacher.cache import clustering_key
+from cliptea.teacher.outputs import clustering_key
 
 __all__ = ["TEACHER", "Plan", "Student", "make_plan", "read_rates"]
 

@@ -109,7 +109,7 @@ def plan(
 
         from cliptea import settings
         from cliptea.plan import make_plan, read_rates
-        from cliptea.runs import require_room
+        from cliptea.run import require_room
         from cliptea_pipeline.compile import pipeline_file
         from cliptea_pipeline.fit import read_compiled
         from cliptea_pipeline.planning import show_plan

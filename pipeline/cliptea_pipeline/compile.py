@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliptea.errors import ClipteaError, ConfigError
-from cliptea.steps.common import IMAGE
+from cliptea.steps.component import IMAGE
 
 if TYPE_CHECKING:
     from cliptea_pipeline.placement import Placement

@@ -11,7 +11,7 @@ import yaml
 from cliptea.cluster.settings import JobSettings
 from cliptea.config import Config
 from cliptea.errors import ConfigError
-from cliptea.runs import ROOM, expand, require_room
+from cliptea.run import ROOM, expand, require_room
 from cliptea.storage import is_remote
 from cliptea.weights_source import WeightsSource
 from cliptea_pipeline.placement import Placement

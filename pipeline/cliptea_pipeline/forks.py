@@ -29,7 +29,7 @@ from typing import Any
 __all__ = ["Nursery"]
 
 EXECUTOR = "kfp.dsl.executor_main"
-EVERY_TASK = (EXECUTOR, "cliptea.runs", "cliptea.training.train", "cliptea.evaluation.evaluate")
+EVERY_TASK = (EXECUTOR, "cliptea.steps.promote", "cliptea.steps.train")  # and by these all steps, without torch
 # Imported once a task has needed them. Not mlflow: its pyarrow starts threads, and a process with threads should
 # not fork.
 WARM = ("torch", "torchvision.transforms.v2", "timm", "segmentation_models_pytorch", "open_clip", "scipy.optimize")

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cliptea import settings
 from cliptea.progress import clock
-from cliptea.resolve import check
+from cliptea.steps.resolve import check
 from cliptea.storage import read_uri
 from cliptea.tracking.address import require_server
 from cliptea_pipeline import processes

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from kubernetes.utils.quantity import parse_quantity
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cliptea.steps.common import IMAGE
+from cliptea.steps.component import IMAGE
 from cliptea_pipeline.placement_values import Count, Cpu, Memory, Name, Open, Positive, Public, Store, Variable
 
 __all__ = ["Placement", "StepPlacement", "Toleration"]

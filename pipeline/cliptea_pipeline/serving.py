@@ -82,7 +82,7 @@ def rollback(model: str, workdir: Path) -> None:
         raise ConfigError(f"--model {model}", "the name of a registered model, as in cliptea-demo")
     name = match[1]
     _find_tracking(workdir)
-    from cliptea.tracking.client import connect
+    from cliptea.tracking.mlflow_client import connect
     from cliptea.tracking.registry import ALIAS
     from cliptea.tracking.registry import rollback as roll_back
 

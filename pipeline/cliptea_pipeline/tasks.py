@@ -7,7 +7,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from cliptea.cluster.settings import JobSettings
-from cliptea.runs import ROOM
+from cliptea.run import ROOM
 from cliptea_pipeline.placement import Placement, StepPlacement
 
 __all__ = ["job_settings", "placed"]

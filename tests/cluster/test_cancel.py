@@ -10,10 +10,11 @@ from replay import recorded
 from typer.testing import CliRunner
 from watched import RUN
 
-from cliptea import runs, settings
+from cliptea import settings
 from cliptea.cluster.api import connect
 from cliptea.cluster.job import build, job_name
 from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.run import Run, expand
 from cliptea.tracking import state
 from cliptea.tracking.runs import HEARTBEAT_TAG, ChildRun, open_parent
 from cliptea_pipeline import cancel as cancelling
@@ -65,10 +66,8 @@ def call(*arguments):
 def tracked(job_id, heartbeat=None):
     """MLflow's run of a pipeline job and that of one variant, both at work."""
     config = settings.load("smoke")
-    variants = runs.expand(config)
-    run = runs.Run(
-        config=config, data_digest="d", fingerprint=job_id, job_id=job_id, tracking_run="", variants=variants
-    )
+    variants = expand(config)
+    run = Run(config=config, data_digest="d", fingerprint=job_id, job_id=job_id, tracking_run="", variants=variants)
     run = run.model_copy(update={"tracking_run": open_parent(run)})
     if heartbeat is not None:
         past = datetime.now(UTC) - heartbeat

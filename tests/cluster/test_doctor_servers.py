@@ -13,7 +13,7 @@ from doctor_lines import CONTROLLER, PLACE, doctor, secret
 from replay import recorded
 
 from cliptea.tracking import state
-from cliptea.tracking.client import TrackingError
+from cliptea.tracking.address import TrackingError
 
 pytestmark = pytest.mark.usefixtures("bare")
 # As MLflow 3.17.2 answers a name that is not ASCII, with psycopg2 and a database in SQL_ASCII.

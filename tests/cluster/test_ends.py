@@ -22,13 +22,14 @@ from replay import recorded
 from test_lives import NODE_LOST, admitted, fails, stopping, suspended, two
 from typer.testing import CliRunner
 
-from cliptea import runs, settings
-from cliptea.cluster.unchanged import skip
+from cliptea import settings
+from cliptea.run import Run, expand
 from cliptea.steps.common import run_step
 from cliptea.steps.finish import finish
 from cliptea.tracking import state
-from cliptea.tracking.client import persist
+from cliptea.tracking.mlflow_client import persist
 from cliptea.tracking.runs import ChildRun, open_parent
+from cliptea.tracking.unchanged import skip
 from cliptea_pipeline import watch
 from cliptea_pipeline.cli import app
 
@@ -85,9 +86,9 @@ class Cluster:
                 for tag in ("kfp.pipeline_run_id", "cliptea.run"):
                     client.set_tag(run.info.run_id, tag, f"before {run.info.run_id}")
         config = settings.load("smoke")
-        self.run = runs.Run(
+        self.run = Run(
             config=config, data_digest="d", fingerprint=fingerprint or request.node.name, job_id=RUN, tracking_run="",
-            variants=runs.expand(config)[:1],
+            variants=expand(config)[:1],
         )  # fmt: skip
         self.variant = self.run.variants[0]
 

@@ -12,7 +12,7 @@ from cliptea.cluster.api import ClusterError
 from cliptea.cluster.launch import launch_variant
 from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, Output, find, publish
-from cliptea.runs import Run, expand
+from cliptea.run import Run, expand
 from cliptea.storage import open_store
 from cliptea.teacher.cache import clustering_key
 from cliptea.training import launch as launched

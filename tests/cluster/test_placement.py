@@ -13,7 +13,7 @@ from kubeflow_trainer_api import models
 from cliptea.cluster.job import build
 from cliptea.cluster.settings import JobSettings, Passed
 from cliptea.errors import ConfigError
-from cliptea.runs import ROOM
+from cliptea.run import ROOM
 from cliptea_pipeline.compile import compile_pipeline
 from cliptea_pipeline.fit import read_compiled
 from cliptea_pipeline.placement import Placement

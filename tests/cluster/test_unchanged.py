@@ -3,10 +3,10 @@
 import pytest
 
 from cliptea import settings
-from cliptea.cluster.unchanged import skip
-from cliptea.runs import Run
+from cliptea.run import Run
 from cliptea.tracking.finish import finish
 from cliptea.tracking.runs import open_parent
+from cliptea.tracking.unchanged import skip
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,13 +12,14 @@ import time
 import psutil
 import pytest
 
-from cliptea import runs, settings
-from cliptea.data.split import build_splits
+from cliptea import settings
+from cliptea.data.split_shards import build_splits
 from cliptea.errors import StorageError
 from cliptea.manifest import Manifest, read_object
+from cliptea.run import Run, expand
 from cliptea.storage import open_store
 from cliptea.teacher.build import build_cache
-from cliptea.training.launch import Inputs, start
+from cliptea.training.torchrun import Inputs, start
 from cliptea.training.train import train_fingerprint, train_variant
 
 pytestmark = pytest.mark.long
@@ -37,8 +38,8 @@ def inputs(tmp_path_factory):
     patch.setenv("CLIPTEA_THREADS", "2")
     train = [f"train.iterations={ITERATIONS}", "train.batch_size=8", "train.checkpoint_every=7", "train.processes=2"]
     config = settings.load("smoke", ["variants=[backbones/demo_fpn]", "student.backbone=demo_fpn", *train])
-    variants = runs.expand(config)
-    run = runs.Run(
+    variants = expand(config)
+    run = Run(
         config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=variants
     )  # fmt: skip
     run = run.model_copy(update={"tracking_run": open_parent(run)})

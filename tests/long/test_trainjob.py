@@ -17,10 +17,11 @@ from cluster.fake_kubernetes import FakeKubernetes
 from cluster.lives import ended
 from cluster.quick_pace import Quick
 
-from cliptea import runs, settings
+from cliptea import settings
 from cliptea.cluster.launch import launch_variant
-from cliptea.data.split import build_splits
+from cliptea.data.split_shards import build_splits
 from cliptea.manifest import Manifest
+from cliptea.run import Run, expand
 from cliptea.storage import open_store
 from cliptea.teacher.build import build_cache
 from cliptea.tracking.runs import open_parent
@@ -113,8 +114,8 @@ def inputs(tmp_path_factory):
         f"train.processes={NODES}",
     ]
     config = settings.load("smoke", ["variants=[backbones/demo_fpn]", "student.backbone=demo_fpn", *train])
-    variants = runs.expand(config)
-    run = runs.Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=variants)
+    variants = expand(config)
+    run = Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=variants)
     run = run.model_copy(update={"tracking_run": open_parent(run)})
     splits = build_splits(run)
     yield run, variants[0].model_dump(mode="json"), splits, build_cache(run, splits)

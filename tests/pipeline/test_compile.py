@@ -11,7 +11,7 @@ from command import SOURCES
 from typer.testing import CliRunner
 
 from cliptea.errors import ClipteaError, ConfigError
-from cliptea.steps.common import IMAGE
+from cliptea.steps.component import IMAGE
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.compile import check_pipeline, compile_pipeline, pipeline_file
 from cliptea_pipeline.placement import Placement

@@ -10,7 +10,7 @@ import pytest
 from command import COMMAND, SOURCES
 
 from cliptea import settings
-from cliptea.runs import expand
+from cliptea.run import expand
 
 KEYS = {
     "variant", "group", "backbone", "dataset", "seed", "iterations", "gamma", "pAcc", "miou_seen",

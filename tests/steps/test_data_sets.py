@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cliptea import resolve
-from cliptea.data.split import Splits, build_splits
+from cliptea.data.split_shards import Splits, build_splits
 from cliptea.evaluation.compare import compare_variants
 from cliptea.evaluation.evaluate import Evaluated, evaluate_variant
 from cliptea.evaluation.metrics import score

@@ -11,16 +11,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from cliptea import runs, settings
+from cliptea import settings
 from cliptea.board import posting
-from cliptea.cluster.unchanged import skip
 from cliptea.progress import step
-from cliptea.runs import Run
+from cliptea.run import Run, expand
 from cliptea.steps.finish import finish
 from cliptea.storage import open_store
-from cliptea.tracking.client import connect
+from cliptea.tracking.mlflow_client import connect
 from cliptea.tracking.runs import ChildRun, open_parent
 from cliptea.tracking.state import mark_complete, mark_failed
+from cliptea.tracking.unchanged import skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,7 +60,7 @@ def started(job_id, fingerprint=None):
     config = settings.load("smoke")
     run = Run(
         config=config, data_digest="d", fingerprint=fingerprint or job_id, job_id=job_id, tracking_run="",
-        variants=runs.expand(config),
+        variants=expand(config),
     )  # fmt: skip
     return run.model_copy(update={"tracking_run": open_parent(run)})
 

@@ -13,9 +13,9 @@ from s3_server import BUCKET
 
 from cliptea import progress, settings
 from cliptea.data.datasets import open_dataset
-from cliptea.data.split import Splits, build_splits
+from cliptea.data.split_shards import Splits, build_splits
 from cliptea.manifest import read_object
-from cliptea.runs import Run, expand
+from cliptea.run import Run, expand
 from cliptea.storage import open_store
 from cliptea.storage.client import Limits
 from cliptea.teacher.build import build_cache

@@ -2,16 +2,17 @@
 
 import pytest
 
-from cliptea import runs, settings
+from cliptea import settings
 from cliptea.errors import ConfigError
+from cliptea.run import Run, expand, require_room
 
 
 def labels(*overrides: str) -> list[str]:
-    return [variant.label for variant in runs.expand(settings.load("demo", list(overrides)))]
+    return [variant.label for variant in expand(settings.load("demo", list(overrides)))]
 
 
 def test_equal_variants_are_trained_once_and_listed_in_each_group():
-    variants = runs.expand(settings.load("demo", ["variants=[table3, table4]"]))
+    variants = expand(settings.load("demo", ["variants=[table3, table4]"]))
     members = {v.label: [(m.group, m.variant) for m in v.members] for v in variants}
     assert members["table3/full"] == [("table3", "full"), ("table4", "attention")]
     assert len(variants) == 5 + 3 - 1
@@ -22,25 +23,25 @@ def test_seeds_repeat_every_variant():
 
 
 def test_a_variant_may_have_more_seeds_than_the_run():
-    variants = runs.expand(settings.load("demo", ["variants=[table3/full, seeds]"]))
+    variants = expand(settings.load("demo", ["variants=[table3/full, seeds]"]))
     assert [v.seed for v in variants] == [0, 1, 2, 3, 4]
     assert [m.group for m in variants[0].members] == ["table3", "seeds"]
     assert {m.group for v in variants[1:] for m in v.members} == {"seeds"}
 
 
 def test_one_run_on_a_cluster_has_room_for_so_many_students():
-    runs.require_room(100, 100)
+    require_room(100, 100)
     with pytest.raises(ConfigError, match=r"201 students .* at most 100, .*; make 3 runs or more over the same store"):
-        runs.require_room(201, 100)
+        require_room(201, 100)
 
 
 def test_a_variant_carries_its_own_config_through_a_dump():
     config = settings.load("demo", ["variants=[table3/no_ce, table4/max]", "seeds=2"])
-    variants = runs.expand(config)
-    given = runs.Run(
+    variants = expand(config)
+    given = Run(
         config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=variants
     )  # fmt: skip
-    read = runs.Run.model_validate_json(given.model_dump_json())
+    read = Run.model_validate_json(given.model_dump_json())
     assert read == given
     assert [v.config.method.losses.ce for v in read.variants] == [False, True, False, True]
     assert [v.config.method.global_token for v in read.variants] == ["attention", "max", "attention", "max"]

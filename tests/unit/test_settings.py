@@ -2,8 +2,9 @@
 
 import pytest
 
-from cliptea import resolve, runs, settings
+from cliptea import resolve, settings
 from cliptea.errors import ClipteaError, ConfigError
+from cliptea.run import expand
 
 
 def test_every_preset_and_variant_validates():
@@ -111,7 +112,7 @@ def test_settings_that_fit_no_data_or_network_are_refused_before_work(override, 
 
 def test_equal_variants_of_different_groups_are_trained_once():
     config = settings.load("demo", ["seeds=2"])
-    variants = runs.expand(config)
+    variants = expand(config)
     listed = [(m.group, m.variant, v.seed) for v in variants for m in v.members]
     named = [(g, v, s) for s in range(2) for g in config.variants for v in settings.variant_group(g)]
     assert sorted(listed) == sorted(named)
@@ -123,7 +124,7 @@ def test_equal_variants_of_different_groups_are_trained_once():
 
 def test_initial_weights_are_chosen_by_backbone():
     named = settings.load("voc12", ["student.pretrained.swin_b=a.pth", "student.pretrained.segnext_b=true"])
-    chosen = [v.config.student.initial_weights for v in runs.expand(named)]
+    chosen = [v.config.student.initial_weights for v in expand(named)]
     assert chosen == [False, "a.pth", True]
     assert settings.load("voc12").student.initial_weights is True
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from cliptea import progress
@@ -16,9 +17,6 @@ __all__ = ["LABELS", "RUN_LABEL", "VARIANT", "build", "job_name", "run_value"]
 LABELS = {"app.kubernetes.io/name": "cliptea", "app.kubernetes.io/component": "train"}
 RUN_LABEL = "cliptea/run"  # label, whose value `run_value` makes of the pipeline job's id
 VARIANT = "cliptea/variant"  # annotation
-# What runs in every pod; the key is its last argument. It starts torchrun, which Trainer tells by PET_ variables where
-# it is. `cliptea.training.__main__` says from what it ends with which code.
-COMMAND = ("python", "-m", "cliptea.training")
 NODE = "node"  # name of the replicated job and of its container in every torch runtime of Trainer
 LONGEST_SLUG = 20  # Trainer and JobSet append to the name, and host names have at most 63 characters
 # KFP's MLflow plug-in names the task's run in its environment, which is not part of what it hands on.
@@ -42,7 +40,7 @@ def run_value(job_id: str) -> str:
 def build(
     job_id: str,
     label: str,
-    inputs: str,
+    command: Sequence[str],
     settings: JobSettings,
     passed: Passed,
     owners: list[dict[str, Any]],
@@ -52,7 +50,7 @@ def build(
     Args:
         job_id: the pipeline job's.
         label: the variant's.
-        inputs: key in the store of what the worker works on, from `hand_over`.
+        command: what runs in every pod; Trainer tells it by PET_ variables where it is.
         settings: compile-time settings.
         passed: placement of the step, handed on by KFP.
         owners: owner references; the cluster deletes the TrainJob with its owner.
@@ -76,7 +74,7 @@ def build(
             "activeDeadlineSeconds": settings.seconds,
             "trainer": {
                 "image": settings.image,
-                "command": [*COMMAND, inputs],
+                "command": list(command),
                 "numNodes": settings.nodes,
                 "numProcPerNode": settings.processes_per_node,
                 "env": _environment(passed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import choose_view, cut_image, cut_labels
 
-__all__ = ["LABEL", "ViewImage", "image_extension", "read_array", "read_view", "record_name"]
+__all__ = ["LABEL", "ViewImage", "chosen_images", "image_extension", "read_array", "read_view", "record_name"]
 
 LABEL = "label.png"  # extension of the label map in a record of a split
 
@@ -28,6 +29,11 @@ class ViewImage(NamedTuple):
 def record_name(name: str, number: int) -> str:
     """Name of the record of view `number` of an image."""
     return f"{name}.v{number}"
+
+
+def chosen_images(names: Sequence[str], figures: int | list[str]) -> list[str]:
+    """Those of the names that are shown in figures: the first ones, or the ones asked for."""
+    return list(names[:figures]) if isinstance(figures, int) else [name for name in names if name in figures]
 
 
 def image_extension(reader: ShardReader, name: str) -> str:

@@ -42,6 +42,9 @@ class ShardReader:
     """Random access to the records of a shard set. Bytes are checked against their hash as they are read.
 
     What is remote is kept in the node's disk cache. A reader may be used from several threads and forked processes.
+
+    Attributes:
+        remote: whether most of the time of a read is waiting for an answer.
     """
 
     def __init__(self, store: Store, objects: Mapping[str, StoredObject], name: str) -> None:
@@ -55,7 +58,7 @@ class ShardReader:
         Raises:
             StorageError: the top index is missing or damaged, or of a version that this reader does not know.
         """
-        self._store, self._remote = store, is_remote(store.uri(""))
+        self._store, self.remote = store, is_remote(store.uri(""))
         self._cache: DiskCache | None = open_cache(store)
         self._shards = read_top_index(store, objects[name])
         self._ends = list(accumulate(shard.records for shard in self._shards))
@@ -108,7 +111,7 @@ class ShardReader:
         Raises:
             StorageError: as `members`.
         """
-        streams = STREAMS[0 if self._remote else 1]
+        streams = STREAMS[0 if self.remote else 1]
         for datas in ahead(partial(self._read_span, extension), self._spans(extension, start, stop), streams):
             yield from datas
 

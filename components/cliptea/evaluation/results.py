@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-__all__ = ["METRICS", "Metric", "ResultRow", "Scores", "dump_results"]
+__all__ = ["METRICS", "Metric", "ResultRow", "Scored", "Scores", "dump_results"]
 
 Metric = Literal["pAcc", "miou_seen", "miou_unseen", "hiou"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -32,6 +32,14 @@ class Scores(BaseModel):
     miou_seen: OptionalScore
     miou_unseen: OptionalScore
     hiou: OptionalScore
+
+
+class Scored(BaseModel):
+    """A student's scores on one evaluation set."""
+
+    scores: Scores
+    per_class: dict[str, OptionalScore]  # IoU; None: the class has no pixels
+    sweep: dict[str, Scores]  # by gamma
 
 
 class ResultRow(BaseModel):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cliptea.data.catalogue import IGNORE, Catalogue
+from cliptea.data.catalogue import IGNORE
 from cliptea.data.colours import legend
 from cliptea.data.records import LABEL, image_extension
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.manifest import Manifest, read_object
 from cliptea.report.confusion_figure import confusion_figure
 from cliptea.report.figures import label_map, photo, png
-from cliptea.storage import Store
 
 __all__ = ["variant_figures"]
 
@@ -26,30 +25,23 @@ SMALLEST = 192  # pixels of the longer edge of a photo; smaller ones are enlarge
 PREDICTION = "prediction/"
 
 
-def variant_figures(store: Store, split: Manifest, evaluated: Manifest) -> dict[str, bytes]:
+def variant_figures(reader: ShardReader, classes: list[str], arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     """Content by name: photo, truth and prediction of each chosen image side by side, and the confusion matrix.
 
     Args:
-        store: where both manifests' objects are.
-        split: of the evaluation set.
-        evaluated: the scores on it.
+        reader: val shards.
+        classes: their names in the order of train ids.
+        arrays: confusion and prediction/IMAGE, as `cliptea.evaluation.scoring.score_student` returns them.
     """
-    reader = ShardReader(store, split.objects, "val")
-    classes = Catalogue.model_validate(split.info["catalogue"]).classes
-    with np.load(io.BytesIO(read_object(store, evaluated.objects["figures.npz"]))) as arrays:
-        files = {}
-        for key in [key for key in arrays.files if key.startswith(PREDICTION)]:
-            name = key.removeprefix(PREDICTION)
-            image = decode_image(reader.read(name, image_extension(reader, name)), name)
-            truth = decode_labels(reader.read(name, LABEL), name)
-            parts = {
-                "image": photo(image),
-                "ground truth": label_map(truth),
-                "prediction": label_map(arrays[key]),
-            }
-            shown = np.union1d(truth, arrays[key])
-            files[f"{name}.png"] = _side_by_side(parts, [(classes[i], i) for i in shown if i != IGNORE])
-        matrix_NN = arrays["confusion"]
+    files = {}
+    for key in [key for key in arrays if key.startswith(PREDICTION)]:
+        name = key.removeprefix(PREDICTION)
+        image = decode_image(reader.read(name, image_extension(reader, name)), name)
+        truth, predicted = decode_labels(reader.read(name, LABEL), name), arrays[key]
+        parts = {"image": photo(image), "ground truth": label_map(truth), "prediction": label_map(predicted)}
+        shown = np.union1d(truth, predicted)
+        files[f"{name}.png"] = _side_by_side(parts, [(classes[i], i) for i in shown.tolist() if i != IGNORE])
+    matrix_NN = arrays["confusion"]
     described = {"rows": "true class", "columns": "predicted class", "classes": classes, "pixels": matrix_NN.tolist()}
     return files | {
         "confusion.json": json.dumps(described).encode(),

@@ -3,65 +3,71 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from cliptea import __version__, progress
-from cliptea.errors import ClipteaError
+from cliptea.errors import ClipteaError, StorageError
 from cliptea.outage import patience
+from cliptea.run import Run
 from cliptea.steps.retries import persistently
 from cliptea.steps.watched import watched
 
 if TYPE_CHECKING:
     from kfp.dsl import Artifact
 
-    from cliptea.runs import Run
-
 __all__ = [
-    "ALIVE", "IMAGE", "TASKS_LOCK", "cores", "die_with", "read", "run_step", "variant_of", "write",
+    "ALIVE", "TASKS_LOCK", "cores", "die_with", "read", "run_step", "write",
 ]  # fmt: skip
 
-IMAGE = f"cliptea:{__version__}"
 ALIVE = "CLIPTEA_ALIVE"  # a named pipe that the local command holds open for writing as long as it lives
 TASKS_LOCK = "CLIPTEA_TASKS_LOCK"  # a file that every local task holds locked (shared) as long as it lives
 SIDE_BY_SIDE = 2  # tasks of a loop that kfp.local runs at once
 
 Made = TypeVar("Made")
+Handed = TypeVar("Handed", bound=BaseModel)
 
 
 def run_step(
     name: str,
-    work: Callable[[], Made],
+    work: Callable[..., Made],
     *,
-    run: dict[str, Any] | None = None,
+    run: Artifact | None = None,
     job_id: str = "",
     label: str = "",
-    of: int = 1,
+    of: int | None = None,
 ) -> Made:
-    """Do the work of the step `name`, again if what went wrong may pass, and tell how it goes and ends.
+    """Do the work of the step `name`, again after an error that may pass, and report its progress and its end.
 
-    An error that the user can act on ends the process with one line and exit code 1; any other is raised on.
+    An error that the user can act on ends the process with one line and exit code 1. Any other error is raised.
 
     Args:
         name: of the step.
-        work: what it does; called again after an error that may pass by itself.
-        run: the dumped run, once there is one.
+        work: what it does, given the run if there is one.
+        run: what the resolve step hands on.
         job_id: the pipeline job, where there is no run yet.
         label: of the variant.
-        of: steps of this name in the pipeline's loop.
+        of: steps of this name in the pipeline's loop; default: one for each variant where there is a label.
     """
-    if ALIVE in os.environ:
-        _belong_to_run()
-        _share_cores(min(of, SIDE_BY_SIDE))
-    job_id, tracking_run = (run["job_id"], run.get("tracking_run", "")) if run else (job_id, "")
     try:
+        present = None if run is None else read(run, Run)
+        tracking_run = ""
+        if present is not None:
+            work = partial(work, present)
+            job_id, tracking_run = present.job_id, present.tracking_run
+            of = of or (len(present.variants) if label else 1)
+        if ALIVE in os.environ:
+            _belong_to_run()
+            _share_cores(min(of or 1, SIDE_BY_SIDE))
         with watched(name, label, job_id, tracking_run), progress.step(name, label):
             patience()  # refused here, before anybody who asks for it suppresses errors
             return persistently(work)
@@ -70,21 +76,32 @@ def run_step(
         raise SystemExit(1) from None
 
 
-def read(artifact: Artifact) -> dict[str, Any]:
-    """The JSON manifest in an input artifact."""
-    return json.loads(Path(artifact.path).read_text(encoding="utf-8"))
+def read(artifact: Artifact, model: type[Handed]) -> Handed:
+    """What an earlier step handed on.
+
+    Args:
+        artifact: an input of the step.
+        model: pydantic model of its content.
+
+    Raises:
+        StorageError: the content is of another form, as that of another version of cliptea.
+    """
+    try:
+        return model.model_validate_json(Path(artifact.path).read_bytes())
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise StorageError(
+            f"the input artifact {artifact.uri} is no {model.__name__} ({where}: {error.errors()[0]['msg']})",
+            f"what cliptea {__version__} writes",
+            "run the whole pipeline with one version of cliptea",
+        ) from None
 
 
-def write(artifact: Artifact, manifest: dict[str, Any]) -> None:
-    """Put a JSON manifest in an output artifact."""
+def write(artifact: Artifact, handed: BaseModel) -> None:
+    """Hand something on to later steps."""
     path = Path(artifact.path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-
-def variant_of(run: Run, label: str) -> dict[str, Any]:
-    """The run's variant of that label."""
-    return next(variant.model_dump(mode="json") for variant in run.variants if variant.label == label)
+    path.write_text(handed.model_dump_json(indent=1), encoding="utf-8")
 
 
 def cores() -> int:

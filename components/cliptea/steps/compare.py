@@ -1,33 +1,202 @@
-"""Tables, figures and the report over all students."""
+"""All students side by side: results.json and one HTML report, and both in MLflow."""
 
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import List  # noqa: UP035 (kfp resolves no list[Artifact])
 
-from kfp.dsl import HTML, Artifact, Input, Output, component
+from kfp import dsl
+from pydantic import BaseModel
 
-from cliptea.steps.common import IMAGE
+from cliptea import progress
+from cliptea.evaluation.ranking import best_row, candidates
+from cliptea.evaluation.results import ResultRow, dump_results
+from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, publish, put_object, read_object
+from cliptea.run import Run
+from cliptea.steps.component import step
+from cliptea.steps.evaluate import Evaluated, ScoresEntry
+from cliptea.steps.split import DataEntry, Splits
+from cliptea.steps.teacher import TeacherCache
+from cliptea.storage import Store, open_store
+from cliptea.tracking.address import TrackingError
+from cliptea.tracking.deferred import SHORT_SECONDS, Entry, Receipt, defer, log_deferred, log_or_defer, receipt
+
+__all__ = ["ComparedRow", "Comparison", "ReportEntry", "catch_up", "compare", "compare_variants"]
+
+REPORT, RESULTS = "report.html", "results.json"
 
 
-@component(base_image=IMAGE, install_kfp_package=False)
+@step()
 def compare(
-    run: Input[Artifact],
-    shards: Input[Artifact],
-    cache: Input[Artifact],
-    scores: Input[List[Artifact]],  # noqa: UP006
-    comparison: Output[Artifact],
-    report: Output[HTML],
+    run: dsl.Input[dsl.Artifact],
+    shards: dsl.Input[dsl.Artifact],
+    cache: dsl.Input[dsl.Artifact],
+    scores: dsl.Input[List[dsl.Artifact]],  # noqa: UP006
+    comparison: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
 ):
     from cliptea.steps.common import read, run_step, write
+    from cliptea.steps.compare import compare_variants
+    from cliptea.steps.evaluate import Evaluated
+    from cliptea.steps.split import Splits
+    from cliptea.steps.teacher import TeacherCache
 
-    def work():
+    def work(present):
         from pathlib import Path
 
-        from cliptea.evaluation.compare import compare_variants
-        from cliptea.runs import Run
         from cliptea.storage import read_uri
 
-        present = Run.model_validate(read(run))
-        made = compare_variants(present, read(shards), read(cache), [read(item) for item in scores])
+        evaluations = [read(item, Evaluated) for item in scores]
+        made = compare_variants(present, read(shards, Splits), read(cache, TeacherCache), evaluations)
         write(comparison, made)
-        Path(report.path).write_bytes(read_uri(made["report"]))
+        Path(report.path).write_bytes(read_uri(made.report))
 
-    run_step("compare", work, run=read(run))
+    run_step("compare", work, run=run)
+
+
+class ComparedRow(ResultRow):
+    """A result row, and the name of the `ScoresEntry` by which its model gets into MLflow."""
+
+    telling: str
+
+
+class Comparison(BaseModel):
+    """What the compare step hands on."""
+
+    report: str  # URIs in the store
+    results: str
+    rows: list[ComparedRow]
+    evaluation: str  # how the models were measured: `Evaluated.protocol`
+    stand_in: bool  # a teacher that cannot know the data: the numbers mean nothing
+
+
+def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluations: Sequence[Evaluated]) -> Comparison:
+    """Make results.json and report.html, and log both; what earlier steps could not log to MLflow comes first."""
+    store, whole = open_store(), True
+    try:
+        catch_up(run, SHORT_SECONDS)
+    except TrackingError as away:
+        progress.warn(f"MLflow gets later what it missed ({away.what})")
+        whole = False
+    done, evaluated, reused = _report(store, run, splits, teacher, evaluations)
+    entry = ReportEntry(report=done.fingerprint, splits=splits, teacher=teacher, evaluations=list(evaluations))
+    if receipt(store, run, entry.name) is not None:
+        if reused:
+            progress.reused()
+    elif whole:
+        log_or_defer(store, run, entry)
+    else:  # the report names the runs that are still to be made
+        defer(store, run, entry)
+    uris = {name: store.uri(item.key) for name, item in done.objects.items()}
+    progress.publish(report=uris[REPORT], results=uris[RESULTS])
+    return Comparison(
+        report=uris[REPORT],
+        results=uris[RESULTS],
+        rows=[ComparedRow(**row.model_dump(), telling=item.telling) for item in evaluated for row in item.rows],
+        evaluation=evaluated[0].protocol,
+        stand_in=teacher.tokens.info["stand_in"],
+    )
+
+
+def catch_up(run: Run, seconds: float | None = None) -> None:
+    """Log to MLflow what steps of the run could not log while it was away.
+
+    Args:
+        run: the pipeline run.
+        seconds: that MLflow may be away; default: `cliptea.outage.patience()`.
+
+    Raises:
+        TrackingError: it is away for longer, or refuses.
+    """
+    log_deferred(open_store(), run, (DataEntry, ScoresEntry, ReportEntry), seconds)
+
+
+def _report(
+    store: Store, run: Run, splits: Splits, teacher: TeacherCache, evaluations: Sequence[Evaluated]
+) -> tuple[Manifest, list[Evaluated], bool]:
+    """The report's manifest, the variants in order with their models' places, and whether the report existed.
+
+    A report that was made while MLflow was away is replaced when the places are known.
+    """
+    evaluated = [_placed(store, run, item) for item in sorted(evaluations, key=lambda item: _position(run, item))]
+    rows = [row for item in evaluated for row in item.rows]
+    fp = fingerprint(
+        "compare",
+        rows=[row.model_dump(exclude={"model_uri", "mlflow_run_id"}) for row in rows],
+        manifests=[manifest.fingerprint for item in evaluated for manifest in item.manifests.values()],
+        run=run.fingerprint,
+        tracking=run.tracking_run,
+    )
+    output = Output("compare", fp)
+    found = find(store, output)
+    if found is not None and found.info["models"] == [row.model_uri for row in rows]:
+        return found, evaluated, True
+    contents = _compare(store, output, run, splits, teacher, evaluated)
+    return publish(store, Manifest(**output._asdict(), **contents._asdict())), evaluated, False
+
+
+def _placed(store: Store, run: Run, item: Evaluated) -> Evaluated:
+    logged = receipt(store, run, item.telling)
+    place = logged.place()._asdict() if logged else {}
+    return item.model_copy(update={"rows": [row.model_copy(update=place) for row in item.rows]})
+
+
+def _position(run: Run, item: Evaluated) -> int:
+    order = [(member.group, member.variant, variant.seed) for variant in run.variants for member in variant.members]
+    first = item.rows[0]
+    return order.index((first.group, first.variant, first.seed))
+
+
+def _compare(
+    store: Store, output: Output, run: Run, splits: Splits, teacher: TeacherCache, evaluated: Sequence[Evaluated]
+) -> Contents:
+    from cliptea.report.page import build_report
+    from cliptea.steps.gather import gather_context
+
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    context = gather_context(store, run, splits, teacher, evaluated, tracking)
+    files = {REPORT: build_report(context).encode(), RESULTS: dump_results(context.rows).encode()}
+    objects = {name: put_object(store, f"{output.prefix}/{name}", data) for name, data in files.items()}
+    return Contents(objects, {"models": [row.model_uri for row in context.rows]})
+
+
+class ReportEntry(Entry):
+    """Tables and report, for the pipeline run's MLflow run. Both name the variants' runs, as far as they exist."""
+
+    kind = "report"
+    report: str  # its fingerprint
+    splits: Splits
+    teacher: TeacherCache
+    evaluations: list[Evaluated]
+
+    @property
+    def name(self) -> str:
+        return f"compare-{self.report}"
+
+    @property
+    def what(self) -> str:
+        return "tables and report"
+
+    def log(self, run: Run) -> Receipt:
+        from cliptea.tracking.mlflow_client import connect
+        from cliptea.tracking.runs import log_best
+        from cliptea.tracking.tables import log_table
+
+        store = open_store()
+        done, evaluated, _ = _report(store, run, self.splits, self.teacher, self.evaluations)
+        rows = [row for item in evaluated for row in item.rows]
+        own = [row for row in rows if row.dataset == run.config.data.dataset]
+        log_best(run, best_row(candidates(run, own) or own))
+        with tempfile.TemporaryDirectory() as folder:
+            for name, item in done.objects.items():
+                Path(folder, name).write_bytes(read_object(store, item))
+            connect().log_artifacts(run.tracking_run, folder)
+        log_table(run.tracking_run, [row.model_dump(exclude={"per_class"}) for row in rows], "variants.json")
+        log_table(run.tracking_run, [line for row in rows for line in _class_lines(row)], "classes.json")
+        return Receipt()
+
+
+def _class_lines(row: ResultRow) -> list[dict[str, str | int | float | None]]:
+    named = {"group": row.group, "variant": row.variant, "dataset": row.dataset, "seed": row.seed}
+    return [{**named, "class": name, "iou": iou} for name, iou in row.per_class.items()]

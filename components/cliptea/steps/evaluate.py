@@ -1,27 +1,282 @@
-"""One student's scores on the evaluation sets."""
+"""One student's scores on the evaluation sets. CLIP is not loaded here."""
 
-from kfp.dsl import Artifact, Input, Output, component
+import io
+import json
+from typing import Any, NamedTuple
 
-from cliptea.steps.common import IMAGE
+from kfp import dsl
+from pydantic import BaseModel
+
+from cliptea import progress
+from cliptea.config import Config
+from cliptea.data.catalogue import Catalogue
+from cliptea.evaluation.results import ResultRow, Scored
+from cliptea.manifest import Contents, Manifest, Output, StoredObject, fingerprint, make_once, put_object, read_object
+from cliptea.models.backbones import licence
+from cliptea.run import Run, Variant
+from cliptea.steps.component import step
+from cliptea.steps.split import Splits
+from cliptea.steps.teacher import TeacherCache
+from cliptea.storage import Store, open_store
+from cliptea.teacher.demo_clip import demo_fingerprint
+from cliptea.teacher.outputs import clustering_key
+from cliptea.tracking.deferred import Entry, ModelPlace, Receipt, log_or_defer, receipt
+
+__all__ = [
+    "FIGURES", "Evaluated", "EvaluationTask", "ScoresEntry", "evaluate", "evaluate_variant", "evaluation_tasks",
+]  # fmt: skip
+
+FIGURES = "figures.npz"  # what `cliptea.evaluation.scoring` gives besides scores
 
 
-@component(base_image=IMAGE, install_kfp_package=False)
+@step()
 def evaluate(
-    run: Input[Artifact],
-    shards: Input[Artifact],
-    cache: Input[Artifact],
-    model: Input[Artifact],
+    run: dsl.Input[dsl.Artifact],
+    shards: dsl.Input[dsl.Artifact],
+    cache: dsl.Input[dsl.Artifact],
+    model: dsl.Input[dsl.Artifact],
     variant: str,
-    scores: Output[Artifact],
+    scores: dsl.Output[dsl.Artifact],
 ):
-    from cliptea.steps.common import read, run_step, variant_of, write
+    from cliptea.manifest import Manifest
+    from cliptea.steps.common import read, run_step, write
+    from cliptea.steps.evaluate import evaluate_variant
+    from cliptea.steps.split import Splits
+    from cliptea.steps.teacher import TeacherCache
 
-    def work():
-        from cliptea.evaluation.evaluate import evaluate_variant
-        from cliptea.runs import Run
+    def work(present):
+        splits, teacher, trained = read(shards, Splits), read(cache, TeacherCache), read(model, Manifest)
+        write(scores, evaluate_variant(present, present.variant(variant), splits, teacher, trained))
 
-        present = Run.model_validate(read(run))
-        student = variant_of(present, variant)
-        write(scores, evaluate_variant(present, student, read(shards), read(cache), read(model)))
+    run_step("evaluate", work, run=run, label=variant)
 
-    run_step("evaluate", work, run=read(run), label=variant, of=len(read(run)["variants"]))
+
+class Evaluated(BaseModel):
+    """What an evaluated variant hands on: a result row for each group and evaluation set, and where the rest lies."""
+
+    rows: list[ResultRow]
+    telling: str  # name of its `ScoresEntry`
+    manifests: dict[str, Manifest]  # of the scores, by evaluation set, the data set itself first
+    history: StoredObject  # loss curves
+    protocol: str  # fingerprint of the data set's own val images and how they are measured
+
+
+class EvaluationTask(NamedTuple):
+    """One evaluation set for one student."""
+
+    label: str
+    split: Manifest
+    text: Manifest
+    gamma: float
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return Catalogue.model_validate(self.split.info["catalogue"])
+
+
+def evaluation_tasks(config: Config, splits: Splits, teacher: TeacherCache) -> list[EvaluationTask]:
+    """The data set itself, then the further sets in their order."""
+    evaluation, shards = config.evaluation, splits.named(config.data.dataset)
+    own_gamma = evaluation.gamma if config.method.losses.cls_token else evaluation.gamma_no_cls_token
+    gammas = {config.data.dataset: own_gamma} | {name: further.gamma for name, further in evaluation.sets.items()}
+    return [EvaluationTask(label, shards[label], teacher.text[label], gamma) for label, gamma in gammas.items()]
+
+
+def evaluate_variant(run: Run, variant: Variant, splits: Splits, teacher: TeacherCache, trained: Manifest) -> Evaluated:
+    """Score one variant on every evaluation set, and log it to its MLflow run."""
+    store, config, made = open_store(), variant.config, []
+    tasks = evaluation_tasks(config, splits, teacher)
+    manifests = {task.label: _scores(store, config, task, teacher, trained, made) for task in tasks}
+    entry = ScoresEntry(variant=variant, splits=splits, teacher=teacher, trained=trained, evaluated=manifests)
+    logged = receipt(store, run, entry.name)
+    if logged is None:
+        logged = log_or_defer(store, run, entry)
+    elif not made:
+        progress.reused()
+    weights = store.uri(trained.objects["model.safetensors"].key)
+    place = logged.place() if logged else ModelPlace("", weights)
+    measured = config.evaluation.model_dump(exclude={"figures", "sweep", "sets"})
+    return Evaluated(
+        rows=[row for task in tasks for row in _rows(variant, task, manifests[task.label], trained, place)],
+        telling=entry.name,
+        manifests=manifests,
+        history=trained.objects["history.json"],
+        protocol=fingerprint("protocol", evaluation=measured, split=tasks[0].split.fingerprint),
+    )
+
+
+def _scores(
+    store: Store, config: Config, task: EvaluationTask, teacher: TeacherCache, trained: Manifest, made: list[Output]
+) -> Manifest:
+    """The student's scores on one evaluation set, and the arrays that figures are drawn from.
+
+    Args:
+        store: where everything is.
+        config: the variant's settings.
+        task: the evaluation set.
+        teacher: for the stored CLS tokens that attention is drawn from.
+        trained: the student.
+        made: to which the output is added if it did not exist.
+    """
+    fp = fingerprint(
+        "evaluate",
+        evaluation=config.evaluation.model_dump(exclude={"sets", "gamma", "gamma_no_cls_token"}),
+        gamma=task.gamma,
+        model=trained.fingerprint,
+        split=task.split.fingerprint,
+        text=task.text.fingerprint,
+    )
+    output = Output("evaluate", fp)
+
+    def score() -> Contents:
+        made.append(output)
+        return _score(store, output, config, task, teacher, trained)
+
+    return make_once(store, output, score)
+
+
+def _score(
+    store: Store, output: Output, config: Config, task: EvaluationTask, teacher: TeacherCache, trained: Manifest
+) -> Contents:
+    import numpy as np
+    import safetensors.torch
+
+    from cliptea import device
+    from cliptea.data.records import chosen_images
+    from cliptea.data.shards import ShardReader
+    from cliptea.evaluation.scoring import attention_maps, score_student
+    from cliptea.segment.segmenter import load_student
+    from cliptea.teacher.stored_text import load_text
+
+    device.prepare()
+    weights = safetensors.torch.load(read_object(store, trained.objects["model.safetensors"]))
+    student = load_student(trained.info["backbone"], int(trained.info["dim"]), weights).to(device.best())
+    reader, text_ND = ShardReader(store, task.split.objects, "val"), load_text(store, task.text)
+    settings = config.evaluation.model_copy(update={"gamma": task.gamma})
+    scored, arrays = score_student(student, reader, task.catalogue, text_ND, settings, task.label)
+    if task.label == config.data.dataset:
+        images = ShardReader(store, task.split.objects, "train")
+        cls, names = ShardReader(store, teacher.tokens.objects, "cls"), chosen_images(images.names, settings.figures)
+        arrays |= attention_maps(student, images, cls, names, config.teacher, config.data.seed)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    figures = put_object(store, f"{output.prefix}/{FIGURES}", buffer.getvalue())
+    return Contents({FIGURES: figures}, scored.model_dump())
+
+
+def _rows(
+    variant: Variant, task: EvaluationTask, scores: Manifest, trained: Manifest, place: ModelPlace
+) -> list[ResultRow]:
+    """A row for each group that lists the variant."""
+    scored, config = Scored.model_validate(scores.info), variant.config
+    return [
+        ResultRow(
+            variant=member.variant,
+            group=member.group,
+            backbone=config.student.backbone,
+            dataset=task.label,
+            seed=variant.seed,
+            iterations=config.train.iterations,
+            gamma=task.gamma,
+            **scored.scores.model_dump(),
+            per_class=scored.per_class,
+            images_per_second=trained.info["images_per_second"],
+            **place._asdict(),
+        )
+        for member in variant.members
+    ]
+
+
+class ScoresEntry(Entry):
+    """Curves, scores, figures and the model of a variant, for its MLflow run.
+
+    Scores on the data set itself carry plain names, those on a further set its name before them.
+    """
+
+    kind = "scores"
+    variant: Variant
+    splits: Splits
+    teacher: TeacherCache
+    trained: Manifest
+    evaluated: dict[str, Manifest]  # the scores, by evaluation set
+
+    @property
+    def name(self) -> str:
+        fps = {label: manifest.fingerprint for label, manifest in self.evaluated.items()}
+        return f"{fingerprint('evaluated', fps=fps)}-{self.trained.fingerprint}"
+
+    @property
+    def what(self) -> str:
+        return f"scores and model of {self.variant.label}"
+
+    def log(self, run: Run) -> Receipt:
+        from cliptea.tracking.inputs import dataset_inputs
+        from cliptea.tracking.runs import ChildRun
+
+        store, config, model = open_store(), self.variant.config, self.trained
+        tasks = evaluation_tasks(config, self.splits, self.teacher)
+        child = ChildRun.open(run, self.variant)
+        child.log_data(dataset_inputs(config, {task.label: task.split for task in tasks}))
+        epoch = tasks[0].split.info["counts"]["train"]["images"] / config.train.batch_size
+        child.log_curves(json.loads(read_object(store, model.objects["history.json"])), epoch)
+        description = _description(config, tasks[0], model)
+        known = {
+            "gamma": tasks[0].gamma,
+            "parameters": model.info["parameters"],
+            "licence": description["licence"] or "none",
+        }
+        child.log_result(self._metrics(tasks), known)
+        for task in tasks:
+            child.log_files(_figures(store, task, self.evaluated[task.label]), f"figures/{task.label}")
+        files = {
+            "model.safetensors": read_object(store, model.objects["model.safetensors"]),
+            "text.safetensors": read_object(store, tasks[0].text.objects["text.safetensors"]),
+        }
+        child.log_model(files, description)
+        child.finish()
+        return Receipt(mlflow_run_id=child.run_id)
+
+    def _metrics(self, tasks: list[EvaluationTask]) -> dict[str, float | None]:
+        config, info = self.variant.config, self.trained.info
+        metrics: dict[str, float | None] = {
+            "throughput/images_per_second": info["images_per_second"],
+            "throughput/data_wait": info["data_wait"],
+        }
+        if "peak_memory_bytes" in info:
+            metrics["gpu_memory_gib"] = info["peak_memory_bytes"] / 2**30
+        if config.method.pseudo:
+            regions = self.teacher.regions[clustering_key(config.method.clustering)]
+            metrics["regions_per_view"] = regions.info["regions_per_view"]
+        for task in tasks:
+            before = "" if task is tasks[0] else f"{task.label}/"
+            scored = Scored.model_validate(self.evaluated[task.label].info)
+            metrics |= {f"{before}{name.lower()}": value for name, value in scored.scores.model_dump().items()}
+            metrics |= {f"{before}iou/{name}": value for name, value in scored.per_class.items()}
+        return metrics
+
+
+def _figures(store: Store, task: EvaluationTask, scores: Manifest) -> dict[str, bytes]:
+    import numpy as np
+
+    from cliptea.data.shards import ShardReader
+    from cliptea.report.variant_figures import variant_figures
+
+    reader = ShardReader(store, task.split.objects, "val")
+    with np.load(io.BytesIO(read_object(store, scores.objects[FIGURES]))) as arrays:
+        return variant_figures(reader, task.catalogue.classes, arrays)
+
+
+def _description(config: Config, task: EvaluationTask, model: Manifest) -> dict[str, Any]:
+    """What `cliptea.segment` must know of a student besides its weights: the content of model.json."""
+    teacher = config.teacher
+    return {
+        "backbone": model.info["backbone"],
+        "licence": licence(config.student.backbone, config.student.initial_weights) or "",  # of its initial weights
+        "dim": model.info["dim"],
+        "classes": task.catalogue.classes,
+        "unseen": task.catalogue.unseen,
+        "evaluation": config.evaluation.model_dump(include={"scale", "divisor", "mode", "window", "stride"})
+        | {"gamma": task.gamma},
+        "teacher": teacher.model_dump(include={"weights", "model", "templates", "crop"})
+        | {"demo": demo_fingerprint(config) if teacher.source.kind == "demo" else None},
+    }

@@ -1,40 +1,111 @@
 """One student, trained by a TrainJob: the train step where the placement's launcher is `trainjob`."""
 
-from kfp.dsl import Artifact, Input, Output, TaskConfig, TaskConfigField, TaskConfigPassthrough, component
+import os
+from typing import Any
 
-from cliptea.steps.common import IMAGE
+from kfp import dsl
+
+from cliptea import progress
+from cliptea.board import status_key
+from cliptea.cluster.api import SERVER, Cluster, ClusterError, Unreachable, connect
+from cliptea.cluster.follow import Pace, train
+from cliptea.cluster.job import build
+from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.manifest import Manifest, find
+from cliptea.outage import Outage
+from cliptea.steps.component import step
+from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, model_output
+from cliptea.storage import open_store
+from cliptea.training.follower import Follower
+
+__all__ = ["launch", "launch_variant"]
 
 
-# The step's own pod only follows: resources and nodes are handed on, environment and volumes are needed by both.
-@component(
-    base_image=IMAGE,
-    install_kfp_package=False,
-    task_config_passthroughs=[
-        TaskConfigField.RESOURCES,
-        TaskConfigField.KUBERNETES_NODE_SELECTOR,
-        TaskConfigField.KUBERNETES_TOLERATIONS,
-        TaskConfigField.KUBERNETES_AFFINITY,
-        TaskConfigPassthrough(field=TaskConfigField.ENV, apply_to_task=True),
-        TaskConfigPassthrough(field=TaskConfigField.KUBERNETES_VOLUMES, apply_to_task=True),
-    ],
-)
+@step(hand_on_placement=True)
 def launch(
-    run: Input[Artifact],
-    shards: Input[Artifact],
-    cache: Input[Artifact],
+    run: dsl.Input[dsl.Artifact],
+    shards: dsl.Input[dsl.Artifact],
+    cache: dsl.Input[dsl.Artifact],
     variant: str,
     settings: dict,
-    model: Output[Artifact],
-    task_config: TaskConfig,
+    model: dsl.Output[dsl.Artifact],
+    task_config: dsl.TaskConfig,
 ):
-    from cliptea.steps.common import read, run_step, variant_of, write
+    from cliptea.cluster.settings import JobSettings, Passed
+    from cliptea.steps.common import read, run_step, write
+    from cliptea.steps.launch import launch_variant
+    from cliptea.steps.split import Splits
+    from cliptea.steps.teacher import TeacherCache
+    from cliptea.steps.train import TrainInputs
 
-    def work():
-        from cliptea.cluster.launch import launch_variant
-        from cliptea.runs import Run
+    def work(present):
+        splits, teacher = read(shards, Splits), read(cache, TeacherCache)
+        inputs = TrainInputs(run=present, variant=present.variant(variant), splits=splits, teacher=teacher)
+        job, passed = JobSettings.model_validate(settings), Passed.model_validate(vars(task_config))
+        write(model, launch_variant(inputs, job, passed))
 
-        present, placement = Run.model_validate(read(run)), vars(task_config)
-        student = variant_of(present, variant)
-        write(model, launch_variant(present, student, read(shards), read(cache), settings, placement))
+    run_step("train", work, run=run, label=variant)
 
-    run_step("train", work, run=read(run), label=variant, of=len(read(run)["variants"]))
+
+def launch_variant(inputs: TrainInputs, job: JobSettings, passed: Passed, pace: type[Pace] = Pace) -> Manifest:
+    """Train one variant by a TrainJob, or find it trained; returns the manifest of the model.
+
+    The processes of a TrainJob are in other pods and cannot be given a pipeline's artifacts. So the inputs are put
+    into the store as one object, and the processes are told its key.
+
+    Args:
+        inputs: what to train.
+        job: settings that are fixed at compile time.
+        passed: the step's own placement; its values are None outside a cluster.
+        pace: how long things may take.
+
+    Raises:
+        ConfigError: the processes cannot share a batch.
+        ClusterError: the TrainJob failed, or left no model.
+    """
+    store, output, label = open_store(), model_output(inputs), inputs.variant.label
+    done = find(store, output)
+    if done is not None:
+        progress.reused()
+        return done
+    job.check(inputs.variant.config)
+    follower = Follower(key=status_key(inputs.run.job_id, "train", label), seconds=job.abandoned_seconds)
+    store.put(inputs.key, inputs.model_copy(update={"follower": follower}).model_dump_json().encode())
+    cluster = connect()
+    command = ("python", "-m", TRAIN_PROCESS, inputs.key)
+    made = build(inputs.run.job_id, label, command, job, passed, _owners(cluster))
+    name = made["metadata"]["name"]
+    train(cluster, made, job, pace)
+    done = find(store, output)
+    if done is None:
+        cluster.delete(name)  # the next try would adopt it
+        raise ClusterError(
+            f"the TrainJob {name} ended well and left no model under {store.uri(output.kind)}",
+            "that its pods write to the same store as the steps",
+            "compare CLIPTEA_STORE and CLIPTEA_S3_ENDPOINT of both",
+        )
+    _clear(cluster, name)
+    store.delete(inputs.key)
+    return done
+
+
+def _clear(cluster: Cluster, name: str) -> None:
+    """Delete a TrainJob whose model is in the store, since it counts against the namespace's quota."""
+    try:
+        cluster.delete(name)
+    except ClusterError as error:
+        progress.warn(f"{error}: TrainJob {name} is done and left, and goes with the pipeline run")
+
+
+def _owners(cluster: Cluster) -> list[dict[str, Any]]:
+    """The pipeline run's workflow: whatever becomes of the step, the cluster deletes the TrainJob with it."""
+    pod, outage = os.environ.get("KFP_POD_NAME") or os.environ.get("HOSTNAME", ""), Outage(SERVER)
+    while True:
+        try:
+            owners = cluster.owners(pod)
+        except Unreachable as error:
+            if not outage.wait(str(error)):
+                raise
+        else:
+            outage.over()
+            return owners

@@ -1,23 +1,115 @@
 """The best student becomes champion when it beats the present one. The last step: after it the run is complete."""
 
-from kfp.dsl import Artifact, Input, Output, component
+from collections.abc import Sequence
 
-from cliptea.steps.common import IMAGE
+from kfp import dsl
+from pydantic import BaseModel
+
+from cliptea import progress
+from cliptea.errors import StorageError
+from cliptea.evaluation.ranking import best_row, candidates, hiou
+from cliptea.manifest import fingerprint
+from cliptea.run import Run
+from cliptea.steps.compare import ComparedRow, Comparison, catch_up
+from cliptea.steps.component import step
+from cliptea.storage import Store, open_store
+from cliptea.tracking.deferred import receipt
+
+__all__ = ["Promotion", "promote", "promote_best"]
 
 
-@component(base_image=IMAGE, install_kfp_package=False)
-def promote(run: Input[Artifact], comparison: Input[Artifact], decision: Output[Artifact]):
+@step()
+def promote(run: dsl.Input[dsl.Artifact], comparison: dsl.Input[dsl.Artifact], decision: dsl.Output[dsl.Artifact]):
     from cliptea.steps.common import read, run_step, write
+    from cliptea.steps.compare import Comparison
+    from cliptea.steps.promote import promote_best
+    from cliptea.tracking.state import mark_complete
 
-    def work():
-        from cliptea.evaluation.compare import catch_up
-        from cliptea.runs import Run
-        from cliptea.tracking.promotion import promote
-        from cliptea.tracking.state import mark_complete
-
-        present = Run.model_validate(read(run))
-        catch_up(present)
-        write(decision, promote(present, read(comparison)))
+    def work(present):
+        write(decision, promote_best(present, read(comparison, Comparison)))
         mark_complete(present.tracking_run)
 
-    run_step("promote", work, run=read(run))
+    run_step("promote", work, run=run)
+
+
+class Promotion(BaseModel):
+    """What was decided about a run's best model."""
+
+    promoted: bool
+    reason: str
+    model: str = ""  # in MLflow's registry; nothing when no model was registered
+    version: str = ""
+
+
+def promote_best(run: Run, comparison: Comparison) -> Promotion:
+    """Register the run's best model; it becomes champion when it beats the one in office.
+
+    What earlier steps could not log to MLflow is logged first.
+
+    Raises:
+        TrackingError: MLflow does not answer.
+    """
+    catch_up(run)
+    if comparison.stand_in:
+        return _refused("with a stand-in for the teacher the numbers mean nothing")
+    from cliptea.tracking.mlflow_client import persist
+
+    store = open_store()
+    key = f"tracked/{run.tracking_run}/promotion-{fingerprint('promote', comparison=comparison)}.json"
+    if store.size(key) is not None:
+        progress.reused()
+        decided = Promotion.model_validate_json(store.get(key))
+        persist(lambda: _show(decided))
+        return decided
+    rows = candidates(run, comparison.rows)
+    if not rows:
+        return _refused("every variant of the run is an ablation")
+    placed = _placed(store, run, rows)
+    decided = persist(lambda: _promote(run, placed, comparison.evaluation))
+    store.put(key, decided.model_dump_json().encode())
+    return decided
+
+
+def _refused(why: str) -> Promotion:
+    progress.note(f"not promoted: {why}")
+    return Promotion(promoted=False, reason=f"not promoted: {why}")
+
+
+def _placed(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[ComparedRow]:
+    """The rows; those that were made while MLflow was away are completed by what was logged since."""
+    placed = []
+    for row in rows:
+        logged = None if row.mlflow_run_id else receipt(store, run, row.telling)
+        placed.append(row.model_copy(update=logged.place()._asdict()) if logged else row)
+    lacking = len({row.model_uri for row in placed if not row.mlflow_run_id})
+    if lacking:
+        raise StorageError(f"MLflow lacks {lacking} model{'s' * (lacking != 1)} of this run", todo="run again")
+    return placed
+
+
+def _show(decided: Promotion) -> None:
+    """Say which version is the champion by now: since the decision it may have been rolled back, or beaten."""
+    from cliptea.tracking.mlflow_client import connect
+    from cliptea.tracking.registry import champion
+
+    present = champion(connect(), decided.model)
+    now = "there is no champion" if present is None else f"champion is version {present}"
+    progress.note(f"{decided.model} version {decided.version}, as decided before: {decided.reason}; {now} now")
+
+
+def _promote(run: Run, rows: Sequence[ComparedRow], evaluation: str) -> Promotion:
+    from cliptea.tracking.champions import Score
+    from cliptea.tracking.mlflow_client import connect
+    from cliptea.tracking.registry import register, settle
+
+    best = best_row(rows)
+    client, name, run_id = connect(), run.config.promotion.model or f"cliptea-{best.dataset}", best.mlflow_run_id
+    source = f"{client.get_run(run_id).info.artifact_uri}/model"
+    score = Score(hiou(best), evaluation, run.config.promotion.margin)
+    version = register(client, name, source, run_id, score, {"backbone": best.backbone, "variant": best.variant})
+    outcome = settle(client, name, version)
+    told = f"{name} version {version}: {outcome.decision.reason}; champion is version {outcome.champion}"
+    for one in (run.tracking_run, run_id):
+        client.set_tag(one, "cliptea.promotion", told)
+    progress.note(told)
+    return Promotion(model=name, version=str(version), **outcome.decision._asdict())

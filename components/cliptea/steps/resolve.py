@@ -1,24 +1,109 @@
-"""Resolve preset and overrides into one run: config, digest of the data, variants."""
+"""Resolve preset and overrides into one run: its config, a digest of its data, its variants. Never cached."""
 
-from kfp.dsl import Artifact, Output, component
+import os
 
-from cliptea.steps.common import IMAGE
+from kfp import dsl
+
+from cliptea import progress, settings
+from cliptea.config import Config
+from cliptea.data.catalogue import Catalogue
+from cliptea.data.datasets import open_dataset
+from cliptea.data.disk_cache import open_cache
+from cliptea.errors import ConfigError
+from cliptea.manifest import fingerprint
+from cliptea.models.backbones import licence, require
+from cliptea.run import ROOM, Run, expand, require_room
+from cliptea.steps.component import step
+from cliptea.storage import open_store
+
+__all__ = ["check", "resolve", "start_run"]
 
 
-@component(base_image=IMAGE, install_kfp_package=False)
-def resolve(preset: str, overrides: list, skip_unchanged: bool, job_id: str, run: Output[Artifact]) -> str:
+@step()
+def resolve(preset: str, overrides: list, skip_unchanged: bool, job_id: str, run: dsl.Output[dsl.Artifact]) -> str:
     from cliptea.steps.common import run_step, write
+    from cliptea.steps.resolve import skip, start_run
 
     def work() -> str:
-        from cliptea.resolve import start_run
-
         present = start_run(preset, overrides, job_id)
-        write(run, present.model_dump(mode="json"))
-        if skip_unchanged:
-            from cliptea.cluster.unchanged import skip
-
-            if skip(present):
-                return "unchanged"
-        return "changed"
+        write(run, present)
+        return "unchanged" if skip_unchanged and skip(present) else "changed"
 
     return run_step("resolve", work, job_id=job_id)
+
+
+def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
+    """Check the settings, digest the data, and open the run in MLflow, or resume it there."""
+    from cliptea.tracking import runs as tracked
+    from cliptea.tracking.mlflow_client import persist
+
+    config = settings.load(preset, overrides)
+    check(config)
+    if (room := os.environ.get(ROOM)) and "CLIPTEA_EVENTS" not in os.environ:
+        require_room(len(expand(config)), int(room))
+    open_cache(open_store())  # refuses addresses and sizes that cannot be, before any work
+    digest = open_dataset(config.data).digest()
+    further = {name: wanted.data(name, config.data) for name, wanted in config.evaluation.sets.items()}
+    others = {name: open_dataset(data).digest(["val"]) for name, data in further.items()}
+    fp = fingerprint("run", config=config, data=digest, others=others)
+    run = Run(
+        config=config,
+        data_digest=digest,
+        evaluation_digests=others,
+        fingerprint=fp,
+        job_id=job_id,
+        tracking_run="",
+        variants=expand(config),
+    )
+    parent = persist(lambda: tracked.open_parent(run))
+    progress.publish(tracking_run=parent)
+    _sweep()
+    return run.model_copy(update={"tracking_run": parent})
+
+
+def check(config: Config) -> Catalogue:
+    """Refuse settings that do not fit the data set or the registries, before any work.
+
+    Raises:
+        ConfigError, DataError: one line each.
+    """
+    for variant in expand(config):
+        student = variant.config.student
+        require(student.backbone)
+        licence(student.backbone, student.initial_weights)  # refuses weights that cannot be
+    _require_weights(config)
+    for name, further in config.evaluation.sets.items():
+        _ = open_dataset(further.data(name, config.data)).catalogue
+    return open_dataset(config.data).catalogue
+
+
+def _require_weights(config: Config) -> None:
+    """Refuse a local teacher that is not there, before the data are split; hubs and buckets are asked later."""
+    if config.teacher.source.missing:
+        raise ConfigError(
+            f"teacher.weights={config.teacher.weights}: there is no such file or folder",
+            "CLIP weights, a pre-training tag such as openai, or demo",
+        )
+
+
+def _sweep() -> None:
+    """Close earlier runs that ended without a word. Whatever is wrong with them, this run goes on."""
+    from cliptea.tracking.state import sweep
+
+    try:
+        for closed in sweep():
+            progress.note(f"an earlier run, {closed}")
+    except Exception as error:
+        text = " ".join(str(error).split())
+        progress.warn(f"earlier runs that ended without a word are not closed: {type(error).__name__}: {text}")
+
+
+def skip(run: Run) -> bool:
+    """Mark the run skipped if neither data nor settings have changed since a run that finished; says whether."""
+    from cliptea.tracking.mlflow_client import persist
+    from cliptea.tracking.unchanged import mark_unchanged
+
+    earlier = persist(lambda: mark_unchanged(run))
+    if earlier:
+        progress.note(f"skipped: neither data nor settings have changed since run {earlier}")
+    return earlier is not None

@@ -1,22 +1,101 @@
 """Raw data to train and val shards."""
 
-from kfp.dsl import Artifact, Input, Output, component
+from collections.abc import Sequence
 
-from cliptea.steps.common import IMAGE
+from kfp import dsl
+from pydantic import BaseModel
+
+from cliptea import progress
+from cliptea.config import DataConfig
+from cliptea.data.datasets import open_dataset
+from cliptea.data.shard_sets import find_sharded
+from cliptea.data.split_shards import write_split
+from cliptea.manifest import Contents, Manifest, Output, fingerprint, make_once
+from cliptea.run import Run
+from cliptea.steps.component import step
+from cliptea.storage import open_store
+from cliptea.tracking.deferred import Entry, Receipt, log_or_defer, receipt
+
+__all__ = ["DataEntry", "Splits", "split", "split_data"]
 
 
-@component(base_image=IMAGE, install_kfp_package=False)
-def split(run: Input[Artifact], shards: Output[Artifact]):
-    from cliptea.steps.common import read, run_step, write
+@step()
+def split(run: dsl.Input[dsl.Artifact], shards: dsl.Output[dsl.Artifact]):
+    from cliptea.steps.common import run_step, write
+    from cliptea.steps.split import split_data
 
-    def work():
-        from cliptea.data.split import build_splits
-        from cliptea.runs import Run
-        from cliptea.tracking.data import log_data
+    run_step("split", lambda present: write(shards, split_data(present)), run=run)
 
-        present = Run.model_validate(read(run))
-        made = build_splits(present)
-        log_data(present, made)
-        write(shards, made)
 
-    run_step("split", work, run=read(run))
+class Splits(BaseModel):
+    """What the split step hands on."""
+
+    own: Manifest  # train and val shards of the data set that is trained on
+    others: dict[str, Manifest] = {}  # val shards of further evaluation sets, by name
+
+    def named(self, dataset: str) -> dict[str, Manifest]:
+        """All of them by name, where the one that is trained on is `dataset`; it comes first."""
+        return {dataset: self.own, **self.others}
+
+
+def split_data(run: Run) -> Splits:
+    """Make the shards of the run's data set and of its further evaluation sets, as far as they are missing."""
+    config, made = run.config, []
+    own = _make(config.data, run.data_digest, ["train", "val"], made)
+    others = {
+        name: _make(further.data(name, config.data), run.evaluation_digests[name], ["val"], made)
+        for name, further in config.evaluation.sets.items()
+    }
+    if not made:
+        progress.reused()
+    splits = Splits(own=own, others=others)
+    store, entry = open_store(), DataEntry(splits=splits.named(config.data.dataset))
+    if receipt(store, run, entry.name) is None:
+        log_or_defer(store, run, entry)
+    return splits
+
+
+def _make(config: DataConfig, digest: str, parts: Sequence[str], made: list[Output]) -> Manifest:
+    """The shards of a data set: decided by its raw data, its class list, the parts wanted and the size of shards.
+
+    Args:
+        config: the data set.
+        digest: of its raw data.
+        parts: "train", "val" or both.
+        made: to which the output is added if it did not exist.
+    """
+    store, catalogue = open_store(), open_dataset(config).catalogue
+    fp = fingerprint("split", catalogue=catalogue, data=digest, parts=parts, mib=config.shard_mib)
+    output = Output("split", fp)
+
+    def write() -> Contents:
+        made.append(output)
+        return write_split(store, config, output.prefix, parts)
+
+    return make_once(store, output, write, find_sharded)
+
+
+class DataEntry(Entry):
+    """The data sets of a run, with the pixels and images of each class, for MLflow."""
+
+    kind = "data"
+    splits: dict[str, Manifest]  # by name of the data set
+
+    @property
+    def name(self) -> str:
+        fps = {name: manifest.fingerprint for name, manifest in self.splits.items()}
+        return f"data-{fingerprint('data', splits=fps)}"
+
+    @property
+    def what(self) -> str:
+        return "facts about the data"
+
+    def log(self, run: Run) -> Receipt:
+        from cliptea.tracking.inputs import dataset_inputs
+        from cliptea.tracking.mlflow_client import connect
+
+        client = connect()
+        client.log_inputs(run.tracking_run, dataset_inputs(run.config, self.splits))
+        for name, manifest in self.splits.items():
+            client.log_dict(run.tracking_run, manifest.info, f"data/{name}.json")
+        return Receipt()

@@ -1,25 +1,92 @@
 """What CLIP said, published: the tokens and region maps of all parts, and the text features."""
 
+from collections.abc import Sequence
 from typing import List  # noqa: UP035 (kfp resolves no list[Artifact])
 
-from kfp.dsl import Artifact, Input, Output, component
+from kfp import dsl
+from pydantic import BaseModel
 
-from cliptea.steps.common import IMAGE
+from cliptea import progress
+from cliptea.config import Config
+from cliptea.manifest import Manifest, find
+from cliptea.run import Run
+from cliptea.steps.component import step
+from cliptea.steps.split import Splits
+from cliptea.steps.tokens import MadePart, make_tokens, survey_views, views_job
+from cliptea.storage import open_store
+from cliptea.teacher.outputs import TextSet, text_output
+
+__all__ = ["TeacherCache", "publish_cache", "teacher"]
 
 
-@component(base_image=IMAGE, install_kfp_package=False)
+@step()
 def teacher(
-    run: Input[Artifact],
-    shards: Input[Artifact],
-    made: Input[List[Artifact]],  # noqa: UP006
-    cache: Output[Artifact],
+    run: dsl.Input[dsl.Artifact],
+    shards: dsl.Input[dsl.Artifact],
+    made: dsl.Input[List[dsl.Artifact]],  # noqa: UP006
+    cache: dsl.Output[dsl.Artifact],
 ):
     from cliptea.steps.common import read, run_step, write
+    from cliptea.steps.split import Splits
+    from cliptea.steps.teacher import publish_cache
+    from cliptea.steps.tokens import MadePart
 
-    def work():
-        from cliptea.runs import Run
-        from cliptea.teacher.build import build_cache
+    def work(present):
+        parts = [read(part, MadePart) for part in made]
+        write(cache, publish_cache(present, read(shards, Splits), parts))
 
-        write(cache, build_cache(Run.model_validate(read(run)), read(shards), [read(part) for part in made]))
+    run_step("teacher", work, run=run)
 
-    run_step("teacher", work, run=read(run))
+
+class TeacherCache(BaseModel):
+    """What the teacher step hands on: CLS tokens, region maps by `clustering_key`, text features by evaluation set."""
+
+    tokens: Manifest
+    dense: Manifest | None = None  # dense tokens, where they are kept
+    regions: dict[str, Manifest]
+    text: dict[str, Manifest]
+
+
+def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> TeacherCache:
+    """Publish tokens and region maps, and make text features, as far as they are missing.
+
+    Args:
+        run: its settings.
+        splits: images and class lists.
+        made: the parts of the tokens step; what they lack is made here, and all of it without any.
+    """
+    store = open_store()
+    views, prompts = survey_views(store, run, splits), text_sets(run.config, splits)
+    texts = {label: text_output(run.config, prompt) for label, prompt in prompts.items()}
+    found = views.found | {output: manifest for output in texts.values() if (manifest := find(store, output))}
+    wanted = {output: prompts[label] for label, output in texts.items() if output not in found}
+    if not views.missing and not wanted:
+        progress.reused()
+    if views.missing:
+        from cliptea.teacher.view_outputs import make_outputs
+
+        parts = made or [make_tokens(run, splits)]
+        handed = [block for part in parts for block in part.blocks]
+        found |= make_outputs(views_job(store, run, splits, views), handed)
+    if wanted:
+        from cliptea.teacher.stored_text import make_texts
+
+        found |= make_texts(store, run.config, wanted)
+    return TeacherCache(
+        tokens=found[views.tokens],
+        dense=found.get(views.dense),
+        regions={key: found[output] for key, output in views.regions.items()},
+        text={label: found[output] for label, output in texts.items()},
+    )
+
+
+def text_sets(config: Config, splits: Splits) -> dict[str, TextSet]:
+    """What each evaluation set needs, by its name; the data set itself comes first."""
+    teacher = config.teacher
+    sources = {config.data.dataset: (splits.own, teacher.templates, teacher.text_features)}
+    for name, further in config.evaluation.sets.items():
+        sources[name] = (splits.others[name], further.templates or teacher.templates, further.text_features)
+    return {
+        label: TextSet(classes=split.info["catalogue"]["classes"], templates=templates, text_features=file)
+        for label, (split, templates, file) in sources.items()
+    }

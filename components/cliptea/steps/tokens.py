@@ -1,19 +1,121 @@
-"""CLIP's tokens and the region maps of a part of the views, in shards; `teacher` publishes those of all parts."""
+"""CLIP's tokens and the region maps of a part of the views, in shards; `teacher` publishes those of all parts.
 
-from kfp.dsl import Artifact, Input, Output, component
+A new clustering setting's region maps are made from the stored dense tokens, without CLIP.
+"""
 
-from cliptea.steps.common import IMAGE
+from typing import TYPE_CHECKING, NamedTuple
+
+from kfp import dsl
+from pydantic import BaseModel
+
+from cliptea import progress
+from cliptea.data.shard_sets import find_sharded
+from cliptea.manifest import Manifest, Output, fingerprint
+from cliptea.run import Run
+from cliptea.steps.component import step
+from cliptea.steps.split import Splits
+from cliptea.storage import Store, open_store
+from cliptea.teacher.outputs import MadeBlock, ViewOutput, clustering_key, tokens_fingerprint
+
+if TYPE_CHECKING:
+    from cliptea.teacher.blocks import Job
+
+__all__ = ["MadePart", "ViewSurvey", "make_tokens", "survey_views", "tokens", "views_job"]
 
 
-@component(base_image=IMAGE, install_kfp_package=False)
-def tokens(run: Input[Artifact], shards: Input[Artifact], part: int, parts: int, made: Output[Artifact]):
+@step()
+def tokens(
+    run: dsl.Input[dsl.Artifact],
+    shards: dsl.Input[dsl.Artifact],
+    part: int,
+    parts: int,
+    made: dsl.Output[dsl.Artifact],
+):
     from cliptea.steps.common import read, run_step, write
-
-    def work():
-        from cliptea.runs import Run
-        from cliptea.teacher.build import make_blocks
-
-        write(made, make_blocks(Run.model_validate(read(run)), read(shards), part, parts))
+    from cliptea.steps.split import Splits
+    from cliptea.steps.tokens import make_tokens
 
     label = f"part {part + 1} of {parts}" if parts > 1 else ""
-    run_step("tokens", work, run=read(run), label=label, of=parts)
+    run_step(
+        "tokens",
+        lambda present: write(made, make_tokens(present, read(shards, Splits), part, parts)),
+        run=run,
+        label=label,
+        of=parts,
+    )
+
+
+class MadePart(BaseModel):
+    """What a part hands on to `teacher`."""
+
+    blocks: list[MadeBlock]
+
+
+def make_tokens(run: Run, splits: Splits, part: int = 0, parts: int = 1) -> MadePart:
+    """Make this part of the blocks of views that are missing. Torch is imported only when there is one."""
+    store = open_store()
+    views = survey_views(store, run, splits)
+    if not views.missing:
+        progress.reused()
+        return MadePart(blocks=[])
+    if views.stored is None and run.config.teacher.source.kind == "demo":
+        if part > 0:  # the demo's teacher is trained where it is first needed, which must be one place
+            return MadePart(blocks=[])
+        parts = 1
+    from cliptea.teacher.view_outputs import make_part
+
+    if views.stored is not None and part == 0:
+        progress.note("region maps are made from the stored dense tokens; CLIP does not run")
+    if views.tokens in views.found and views.dense not in views.found and part == 0:
+        new = sum(wanted.clustering is not None for wanted in views.missing)
+        progress.note(f"no dense tokens are kept: CLIP runs again for {new} new clustering setting(s)")
+    return MadePart(blocks=make_part(views_job(store, run, splits, views), part, parts))
+
+
+class ViewSurvey(NamedTuple):
+    """What a run needs of tokens and region maps, what exists of it, and what has to be made."""
+
+    tokens: Output
+    dense: Output
+    regions: dict[str, Output]  # by `clustering_key`
+    found: dict[Output, Manifest]
+    missing: list[ViewOutput]
+
+    @property
+    def stored(self) -> Manifest | None:
+        """Dense tokens that the missing region maps are made from; None: CLIP runs."""
+        return self.found.get(self.dense) if self.tokens in self.found else None
+
+
+def survey_views(store: Store, run: Run, splits: Splits) -> ViewSurvey:
+    """Look for the tokens and region maps of all views of the train shards."""
+    fp = tokens_fingerprint(run.config, splits.own.fingerprint)
+    tokens, dense = Output("tokens", fp), Output("dense", fp)
+    methods = [variant.config.method for variant in run.variants]
+    regions = {
+        clustering_key(method.clustering): ViewOutput(
+            Output("regions", fingerprint("regions", clustering=method.clustering, tokens=fp)), method.clustering
+        )
+        for method in methods
+        if method.pseudo
+    }
+    looked_for = [tokens, dense, *(wanted.output for wanted in regions.values())]
+    found = {output: manifest for output in looked_for if (manifest := find_sharded(store, output))}
+    missing = [wanted for wanted in regions.values() if wanted.output not in found]
+    clip_runs = dense not in found and (tokens not in found or missing)
+    if clip_runs and run.config.teacher.keep_dense:
+        missing.insert(0, ViewOutput(dense))
+    if tokens not in found:
+        missing.append(ViewOutput(tokens))  # published last: once they are there, the others are not looked for
+    return ViewSurvey(tokens, dense, {key: wanted.output for key, wanted in regions.items()}, found, missing)
+
+
+def views_job(store: Store, run: Run, splits: Splits, views: ViewSurvey) -> "Job":
+    """What is missing, as those who make it are told. The demo's teacher is trained here, if CLIP runs."""
+    from cliptea.teacher.blocks import Job
+    from cliptea.teacher.demo_clip import teacher_weights
+
+    dense = views.stored and views.stored.objects
+    weights = "" if dense else teacher_weights(store, run.config)
+    own = splits.own
+    return Job(store, run.config, own.objects, own.fingerprint, tuple(views.missing), dense, weights)

@@ -1,25 +1,155 @@
-"""One student."""
+"""One student, from stored tokens to a model in the store. CLIP is not loaded here."""
 
-from kfp.dsl import Artifact, Input, Output, component
+import hashlib
+import os
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
-from cliptea.steps.common import IMAGE
+from kfp import dsl
+from pydantic import BaseModel
+
+from cliptea import progress
+from cliptea.config import Config
+from cliptea.data.catalogue import Catalogue
+from cliptea.manifest import Manifest, Output, find, fingerprint
+from cliptea.models.backbones import weights
+from cliptea.run import Run, Variant
+from cliptea.steps.component import step
+from cliptea.steps.split import Splits
+from cliptea.steps.teacher import TeacherCache
+from cliptea.storage import Store, open_store
+from cliptea.teacher.outputs import clustering_key
+from cliptea.training.follower import Follower
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cliptea.training.batches import TrainingData
+
+__all__ = ["TRAIN_PROCESS", "TrainInputs", "model_output", "train", "train_variant"]
+
+TRAIN_PROCESS = "cliptea.steps.train_process"  # the module that training processes run
 
 
-@component(base_image=IMAGE, install_kfp_package=False)
+@step()
 def train(
-    run: Input[Artifact],
-    shards: Input[Artifact],
-    cache: Input[Artifact],
+    run: dsl.Input[dsl.Artifact],
+    shards: dsl.Input[dsl.Artifact],
+    cache: dsl.Input[dsl.Artifact],
     variant: str,
-    model: Output[Artifact],
+    model: dsl.Output[dsl.Artifact],
 ):
-    from cliptea.steps.common import read, run_step, variant_of, write
+    from cliptea.steps.common import read, run_step, write
+    from cliptea.steps.split import Splits
+    from cliptea.steps.teacher import TeacherCache
+    from cliptea.steps.train import TrainInputs, train_variant
 
-    def work():
-        from cliptea.runs import Run
-        from cliptea.training.train import train_variant
+    def work(present):
+        splits, teacher = read(shards, Splits), read(cache, TeacherCache)
+        inputs = TrainInputs(run=present, variant=present.variant(variant), splits=splits, teacher=teacher)
+        write(model, train_variant(inputs))
 
-        present = Run.model_validate(read(run))
-        write(model, train_variant(present, variant_of(present, variant), read(shards), read(cache)))
+    run_step("train", work, run=run, label=variant)
 
-    run_step("train", work, run=read(run), label=variant, of=len(read(run)["variants"]))
+
+class TrainInputs(BaseModel):
+    """What to train, as every process is told; and who follows, where that is another pod."""
+
+    run: Run
+    variant: Variant
+    splits: Splits
+    teacher: TeacherCache
+    follower: Follower | None = None
+
+    @property
+    def key(self) -> str:
+        """Where the inputs lie in the store, for processes; runs of equal settings share a model and not its inputs."""
+        digest = hashlib.sha256(f"{self.run.job_id}\0{self.variant.label}".encode()).hexdigest()[:10]
+        return f"{model_output(self).prefix}/inputs-{digest}.json"
+
+
+def train_variant(inputs: TrainInputs) -> Manifest:
+    """Train one variant, or go on from its last checkpoint; returns the manifest of the model.
+
+    Under torchrun this is one of its processes. Elsewhere training is in this process, or in `train.processes` that
+    this one starts.
+    """
+    store, output = open_store(), model_output(inputs)
+    done = find(store, output)
+    if done is not None:
+        progress.reused()
+        return done
+    if inputs.variant.config.train.processes == 1 or "WORLD_SIZE" in os.environ:
+        return _train_here(store, output, inputs)
+    from cliptea.training.torchrun import start
+
+    store.put(inputs.key, inputs.model_dump_json().encode())
+    start(TRAIN_PROCESS, inputs.key, inputs.variant.config.train.processes)
+    store.delete(inputs.key)
+    done = find(store, output)
+    assert done is not None, "training ended well and left no model"
+    return done
+
+
+def _train_here(store: Store, output: Output, inputs: TrainInputs) -> Manifest:
+    from cliptea.tracking.curves import curve_log
+    from cliptea.training.distributed import join
+    from cliptea.training.loop import train_student
+
+    config, seed = inputs.variant.config, inputs.variant.seed
+    epoch = inputs.splits.own.info["counts"]["train"]["images"] / config.train.batch_size
+    curves = curve_log(inputs.run, inputs.variant, epoch)
+    data, text_SD = training_data(store, config, inputs.splits, inputs.teacher)
+    with join() as world, curves if world.is_first else nullcontext(lambda curves: None) as log:
+        return train_student(store, output, config, seed, data, text_SD, log, world)
+
+
+def training_data(store: Store, config: Config, splits: Splits, teacher: TeacherCache) -> "tuple[TrainingData, Tensor]":
+    """What a student learns from, and (S, D) text features of the seen classes, the only ones that it is given."""
+    from cliptea.data.shards import ShardReader
+    from cliptea.teacher.stored_text import load_text
+    from cliptea.training.batches import TrainingData
+
+    seen_ids = Catalogue.model_validate(splits.own.info["catalogue"]).seen_ids
+    regions, method = None, config.method
+    if method.pseudo:
+        regions = ShardReader(store, teacher.regions[clustering_key(method.clustering)].objects, "regions")
+    data = TrainingData(
+        images=ShardReader(store, splits.own.objects, "train"),
+        cls=ShardReader(store, teacher.tokens.objects, "cls"),
+        regions=regions,
+        grid=tuple(teacher.tokens.info["grid"]),
+        seen_ids=seen_ids,
+    )
+    return data, load_text(store, teacher.text[config.data.dataset])[seen_ids]
+
+
+def model_output(inputs: TrainInputs) -> Output:
+    """Decided by everything that decides a student's weights; how data are loaded and checkpoints kept does not.
+
+    Nor do the number of processes, memory layout and compilation: they change the rounding (and see `trainer`).
+    """
+    config, teacher = inputs.variant.config, inputs.teacher
+    regions = teacher.regions[clustering_key(config.method.clustering)].fingerprint if config.method.pseudo else ""
+    quiet = {"checkpoint_every", "keep_checkpoints", "workers", "processes", "compile", "channels_last"}
+    fp = fingerprint(
+        "train",
+        student=config.student.model_dump(include={"backbone", "dropout"}),
+        initial_weights=_initial_weights(config),
+        train=config.train.model_dump(exclude=quiet),
+        method=config.method,
+        seed=inputs.variant.seed,
+        split=inputs.splits.own.fingerprint,
+        tokens=teacher.tokens.fingerprint,
+        text=teacher.text[config.data.dataset].fingerprint,
+        regions=regions,
+    )
+    return Output("train", fp)
+
+
+def _initial_weights(config: Config) -> list[str | int]:
+    """What changes when the weights that training starts from do; empty for random ones."""
+    source = weights(config.student.backbone, config.student.initial_weights)
+    if source is None:
+        return []
+    return source.state() if source.is_file else [source.text]

@@ -1,13 +1,12 @@
 """The labels that the pipeline's loop runs over. A task of its own: kfp loops over single outputs only."""
 
-from kfp.dsl import Artifact, Input, component
+from kfp import dsl
 
-from cliptea.steps.common import IMAGE
+from cliptea.steps.component import step
 
 
-@component(base_image=IMAGE, install_kfp_package=False)
-def variants(run: Input[Artifact]) -> list:
-    from cliptea.steps.common import read, run_step
+@step()
+def variants(run: dsl.Input[dsl.Artifact]) -> list:
+    from cliptea.steps.common import run_step
 
-    present = read(run)
-    return run_step("variants", lambda: [variant["label"] for variant in present["variants"]], run=present)
+    return run_step("variants", lambda present: [variant.label for variant in present.variants], run=run)

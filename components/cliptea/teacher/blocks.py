@@ -6,17 +6,17 @@ Shape legend: B views of a batch, C crop, D joint width, g tokens a side.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
 from cliptea import device
+from cliptea.config import Config
 from cliptea.data.ahead import ahead
 from cliptea.data.records import LABEL, read_view, record_name
 from cliptea.data.sample import decode_labels
@@ -24,41 +24,39 @@ from cliptea.data.shard_index import ShardEntry
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import choose_view, cut_labels
-from cliptea.manifest import Manifest
+from cliptea.manifest import StoredObject
 from cliptea.method.plm import IGNORE, ignored_tokens
 from cliptea.method.regions import region_maps
-from cliptea.runs import Run
 from cliptea.storage import Store
-from cliptea.teacher.cache import ViewOutput
 from cliptea.teacher.clip import Teacher, open_teacher
+from cliptea.teacher.outputs import MadeBlock, ViewOutput
 
-__all__ = ["BLOCK", "BlockMaker", "Job", "MadeBlock"]
+__all__ = ["BLOCK", "BlockMaker", "Job"]
 
 BLOCK = 1024  # views: 3 MiB of CLS tokens of 512 numbers; what a kill may cost each worker
 Item = TypeVar("Item")
 
 
 class Job(NamedTuple):
-    """What every worker is told; it can be pickled."""
+    """What every worker is told; it can be pickled.
 
-    store: Store
-    run: Run
-    split: Manifest
-    outputs: tuple[ViewOutput, ...]
-    dense: Manifest | None  # stored dense tokens, which stand for CLIP
-    weights: str  # CLIP's, as `open_teacher` takes them
-
-
-class MadeBlock(BaseModel):
-    """A block's shards and, of region maps, the number of regions, by the output's folder.
-
-    `shape` is (D, g, g), and None when nothing had to be made.
+    Attributes:
+        store: where everything is.
+        config: the run's settings.
+        images: objects of the train shards.
+        split: their fingerprint.
+        outputs: what to make.
+        dense: objects of stored dense tokens, from which region maps are made; None: CLIP runs.
+        weights: CLIP's, as `open_teacher` takes them.
     """
 
-    number: int
-    shards: dict[str, list[ShardEntry]] = {}
-    regions: dict[str, int] = {}
-    shape: tuple[int, ...] | None = None
+    store: Store
+    config: Config
+    images: Mapping[str, StoredObject]
+    split: str
+    outputs: tuple[ViewOutput, ...]
+    dense: Mapping[str, StoredObject] | None
+    weights: str
 
 
 class Tokens(NamedTuple):
@@ -79,9 +77,9 @@ class BlockMaker:
 
     def __init__(self, job: Job) -> None:
         self.job, self._where = job, device.best()
-        self._config, self._seed = job.run.config.teacher, job.run.config.data.seed
-        self._images = ShardReader(job.store, job.split.objects, "train")
-        self._dense = None if job.dense is None else ShardReader(job.store, job.dense.objects, "dense")
+        self._config, self._seed = job.config.teacher, job.config.data.seed
+        self._images = ShardReader(job.store, job.images, "train")
+        self._dense = None if job.dense is None else ShardReader(job.store, job.dense, "dense")
         self.total = len(self._images) * self._config.views
 
     @property
@@ -112,7 +110,7 @@ class BlockMaker:
             folder = f"{output.folder}/{number:05d}"
             found = _whole(self.job.store, folder, len(views), output.clustering is not None)
             if found is None:
-                limit = self.job.run.config.data.shard_mib << 20
+                limit = self.job.config.data.shard_mib << 20
                 writers[output], made.regions[output.folder] = ShardWriter(self.job.store, folder, limit), 0
             else:
                 made.shards[output.folder], made.regions[output.folder] = found

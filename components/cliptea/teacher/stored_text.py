@@ -11,9 +11,9 @@ from cliptea import device, progress
 from cliptea.config import Config
 from cliptea.manifest import Contents, Manifest, Output, make_once, put_object, read_object
 from cliptea.storage import Store
-from cliptea.teacher.cache import TextSet
 from cliptea.teacher.clip import Teacher, open_teacher
 from cliptea.teacher.demo_clip import demo_words, teacher_weights
+from cliptea.teacher.outputs import TextSet
 from cliptea.teacher.text import read_text_features, text_features
 
 __all__ = ["load_text", "make_texts"]
@@ -28,8 +28,6 @@ def load_text(store: Store, text: Manifest) -> Tensor:
 
 def make_texts(store: Store, config: Config, prompts: dict[Output, TextSet]) -> dict[Output, Manifest]:
     """Make text features of class lists: read from a file, or from the teacher's text tower."""
-    if not prompts:
-        return {}
     device.prepare()
     teacher, demo = open_teacher(teacher_weights(store, config), config.teacher), config.teacher.source.kind == "demo"
     return {

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cliptea import device, progress
 from cliptea.data.shard_index import ShardEntry
@@ -20,76 +20,32 @@ from cliptea.data.shard_sets import find_sharded, put_top_index
 from cliptea.data.shard_writer import joined
 from cliptea.errors import StorageError
 from cliptea.manifest import Manifest, Output, publish
-from cliptea.storage import Store
-from cliptea.teacher.blocks import BlockMaker, Job, MadeBlock
-from cliptea.teacher.cache import ViewOutput
-from cliptea.teacher.demo_clip import teacher_weights
-
-if TYPE_CHECKING:
-    from cliptea.runs import Run
+from cliptea.teacher.blocks import BlockMaker, Job
+from cliptea.teacher.outputs import MadeBlock, ViewOutput
 
 __all__ = ["make_outputs", "make_part"]
 
 
-def make_part(
-    store: Store,
-    run: Run,
-    split: Manifest,
-    outputs: Sequence[ViewOutput],
-    dense: Manifest | None,
-    part: int,
-    parts: int,
-) -> list[MadeBlock]:
+def make_part(job: Job, part: int, parts: int) -> list[MadeBlock]:
     """Make every `parts`-th block from block `part` on, by `teacher.num_workers` processes.
 
-    The demo's teacher is trained where it is first needed, which must be one place: part 0 then makes every block.
     Memory of each worker: see `BlockMaker`.
-
-    Args:
-        store: where everything is.
-        run: its settings.
-        split: manifest of the train shards.
-        outputs: what to make.
-        dense: stored dense tokens to make region maps from, or None: CLIP runs.
-        part: number of this part.
-        parts: how many there are.
     """
-    if dense is None and run.config.teacher.source.kind == "demo":
-        if part > 0:
-            return []
-        parts = 1
-    return _make_blocks(_maker_of(store, run, split, outputs, dense), part, parts)
+    return _make_blocks(BlockMaker(job), part, parts)
 
 
-def make_outputs(
-    store: Store,
-    run: Run,
-    split: Manifest,
-    outputs: Sequence[ViewOutput],
-    dense: Manifest | None,
-    handed: Sequence[MadeBlock] = (),
-) -> dict[Output, Manifest]:
-    """Publish outputs of all views of the train shards.
+def make_outputs(job: Job, handed: Sequence[MadeBlock] = ()) -> dict[Output, Manifest]:
+    """Publish the outputs of all views.
 
     Args:
-        store, run, split, outputs, dense: as of `make_part`.
+        job: what to make.
         handed: blocks that parts have made. Where any is not among them, all are looked for and made if need be.
     """
-    if not outputs:
-        return {}
-    maker = _maker_of(store, run, split, outputs, dense)
+    maker = BlockMaker(job)
     made = sorted(handed, key=lambda block: block.number)
     if not _complete(made, maker):
         made = _make_blocks(maker, 0, 1)
-    return {output.output: _publish(maker, output, made) for output in outputs}
-
-
-def _maker_of(
-    store: Store, run: Run, split: Manifest, outputs: Sequence[ViewOutput], dense: Manifest | None
-) -> BlockMaker:
-    return BlockMaker(
-        Job(store, run, split, tuple(outputs), dense, "" if dense else teacher_weights(store, run.config))
-    )
+    return {output.output: _publish(maker, output, made) for output in job.outputs}
 
 
 def _complete(made: list[MadeBlock], maker: BlockMaker) -> bool:
@@ -104,7 +60,7 @@ def _make_blocks(maker: BlockMaker, part: int, parts: int) -> list[MadeBlock]:
     mine = dict(list(enumerate(maker.blocks))[part::parts])
     what = "clustering dense tokens" if maker.job.dense else "computing CLIP tokens"
     with progress.bar(what, total=sum(map(len, mine.values())), unit="view") as bar:
-        workers = min(maker.job.run.config.teacher.num_workers, len(mine))
+        workers = min(maker.job.config.teacher.num_workers, len(mine))
         if workers <= 1:
             return [maker.make(number, views, bar.update) for number, views in mine.items()]
         made = {}
@@ -165,9 +121,9 @@ def _publish(maker: BlockMaker, wanted: ViewOutput, made: list[MadeBlock]) -> Ma
     else:
         dim, *grid = next((block.shape for block in made if block.shape), None) or maker.shape
         info = {"dim": dim, "grid": grid, "views": maker.total}
-    info |= {"split": job.split.fingerprint, "views_of_an_image": job.run.config.teacher.views}
+    info |= {"split": job.split, "views_of_an_image": job.config.teacher.views}
     if output.kind == "tokens":
-        info["stand_in"] = job.run.config.teacher.source.kind == "demo" and job.run.config.data.dataset != "demo"
+        info["stand_in"] = job.config.teacher.source.kind == "demo" and job.config.data.dataset != "demo"
     manifest = Manifest(**output._asdict(), objects=objects, info=info)
     publish(job.store, manifest)
     if shards is not blocks:  # now that nobody will look for them
@@ -178,5 +134,5 @@ def _publish(maker: BlockMaker, wanted: ViewOutput, made: list[MadeBlock]) -> Ma
 
 def _joined(job: Job, folder: str, blocks: list[ShardEntry]) -> list[ShardEntry]:
     """The shards of blocks or, when all are smaller than a shard should be, the same records in larger ones."""
-    limit = job.run.config.data.shard_mib << 20
+    limit = job.config.data.shard_mib << 20
     return blocks if any(shard.tar.size >= limit for shard in blocks) else joined(job.store, folder, blocks, limit)

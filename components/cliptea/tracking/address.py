@@ -1,4 +1,4 @@
-"""Where MLflow is, known without importing it: a command refuses an address at once, not after seconds."""
+"""Where MLflow is, and the error when it is away, without importing it: that takes seconds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,32 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlparse
 
-from cliptea.errors import ConfigError, StorageError
+from cliptea.errors import ConfigError, ServerAway, StorageError
+from cliptea.outage import PATIENCE
 
-__all__ = ["require_server", "tracking_address"]
+__all__ = ["TrackingError", "require_server", "tracking_address"]
 
 SECONDS = 10.0
+
+
+class TrackingError(ServerAway):
+    """MLflow does not answer or, when this is not temporary, cannot be used.
+
+    Attributes:
+        reason: why, in a few words.
+    """
+
+    def __init__(self, reason: str, temporary: bool = True) -> None:
+        uri = tracking_address()
+        if temporary:
+            what, expected = f"MLflow does not answer at {uri} ({reason})", "a running server"
+            super().__init__(what, expected, f"check MLFLOW_TRACKING_URI, or wait longer with {PATIENCE}")
+        else:
+            super().__init__(
+                f"MLflow at {uri} cannot be used ({reason})",
+                todo="check MLFLOW_TRACKING_URI, credentials and certificates",
+            )
+        self.reason, self.temporary = reason, temporary
 
 
 def tracking_address() -> str:

@@ -13,7 +13,7 @@ from cliptea import progress
 from cliptea.tracking.runs import ChildRun
 
 if TYPE_CHECKING:
-    from cliptea.runs import Run, Variant
+    from cliptea.run import Run, Variant
 
 __all__ = ["curve_log"]
 

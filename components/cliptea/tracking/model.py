@@ -88,7 +88,7 @@ def fetch_model(uri: str) -> Iterator[Path]:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    from cliptea.tracking.client import connect
+    from cliptea.tracking.mlflow_client import connect
 
     client = connect()
     with TemporaryDirectory() as folder:

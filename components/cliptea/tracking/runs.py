@@ -18,7 +18,7 @@ from mlflow.models import Model
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_MODELS
 
-from cliptea.tracking.client import (
+from cliptea.tracking.mlflow_client import (
     chunks,
     connect,
     experiment_id,
@@ -32,7 +32,8 @@ from cliptea.tracking.model import save_model
 from cliptea.tracking.origin import origin
 
 if TYPE_CHECKING:
-    from cliptea.runs import Run, Variant
+    from cliptea.evaluation.results import ResultRow
+    from cliptea.run import Run, Variant
 
 __all__ = [
     "COMPLETE_TAG", "ERROR_TAG", "HEARTBEAT_TAG", "JOB_TAG", "KEY_TAG", "LABEL_TAG", "NOTE_TAG", "SKIPPED_TAG",
@@ -87,14 +88,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def log_best(run: Run, row: Mapping[str, Any]) -> None:
-    """Give the pipeline run the scores of its best model, by which MLflow's charts compare pipeline runs.
-
-    Args:
-        row: of results.json.
-    """
-    scores = {name.lower(): row[name] for name in ("hiou", "miou_seen", "miou_unseen", "pAcc")}
-    best = {"cliptea.best": f"{row['group']}/{row['variant']} seed {row['seed']}"}
+def log_best(run: Run, row: ResultRow) -> None:
+    """Give the pipeline run the scores of its best model, by which MLflow's charts compare pipeline runs."""
+    scores = {"hiou": row.hiou, "miou_seen": row.miou_seen, "miou_unseen": row.miou_unseen, "pacc": row.pAcc}
+    best = {"cliptea.best": f"{row.group}/{row.variant} seed {row.seed}"}
     ChildRun(connect(), run.tracking_run).log_result(scores, best)
 
 

@@ -22,7 +22,8 @@ from cliptea.board import StepStatus, read_board
 from cliptea.errors import ClipteaError
 from cliptea.notice import post_state
 from cliptea.storage import open_store
-from cliptea.tracking.client import TrackingError, connect, experiment_id, find_run, persist, plugin_run, quote
+from cliptea.tracking.address import TrackingError
+from cliptea.tracking.mlflow_client import connect, experiment_id, find_run, persist, plugin_run, quote
 from cliptea.tracking.runs import (
     COMPLETE_TAG,
     ERROR_TAG,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cliptea.tracking.client import connect
+from cliptea.tracking.mlflow_client import connect
 
 __all__ = ["log_table"]
 

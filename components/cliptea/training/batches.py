@@ -18,18 +18,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from cliptea.config import Config
 from cliptea.data.ahead import ahead
-from cliptea.data.catalogue import IGNORE, Catalogue
+from cliptea.data.catalogue import IGNORE
 from cliptea.data.records import read_array, read_view
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import generator
-from cliptea.manifest import Manifest
 from cliptea.segment.normalise import normalise
-from cliptea.storage import is_remote, open_store
-from cliptea.teacher.cache import TeacherCache, clustering_key
 from cliptea.training.augment import photometric
 from cliptea.training.distributed import ALONE, World
 
-__all__ = ["Batch", "batches"]
+__all__ = ["Batch", "TrainingData", "batches"]
 
 
 class Batch(NamedTuple):
@@ -46,20 +43,22 @@ class Batch(NamedTuple):
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
+class TrainingData(NamedTuple):
+    """What a student learns from: photos with their seen labels, and what CLIP said of them."""
+
+    images: ShardReader  # train shards
+    cls: ShardReader  # CLS tokens
+    regions: ShardReader | None  # region maps, where the method uses them
+    grid: tuple[int, int]  # of the region maps
+    seen_ids: list[int]  # train ids of the seen classes
+
+
 class _Views(Dataset):
-    def __init__(self, config: Config, split: Manifest, teacher: TeacherCache, seed: int) -> None:
-        store = open_store()
-        self.config, self.seed, self.remote = config, seed, is_remote(store.uri(""))
-        self.images = ShardReader(store, split.objects, "train")
-        self.cls = ShardReader(store, teacher.tokens.objects, "cls")
-        self.regions = None
-        if config.method.pseudo:
-            regions = teacher.regions[clustering_key(config.method.clustering)]
-            self.regions = ShardReader(store, regions.objects, "regions")
-        catalogue = Catalogue.model_validate(split.info["catalogue"])
+    def __init__(self, config: Config, data: TrainingData, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.images, self.cls, self.regions, self.grid, seen_ids = data
         self.seen_index = np.full(256, IGNORE, dtype=np.int64)
-        self.seen_index[catalogue.seen_ids] = np.arange(len(catalogue.seen_ids))
-        self.grid = tuple(teacher.tokens.info["grid"])
+        self.seen_index[seen_ids] = np.arange(len(seen_ids))
         self.order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __getitem__(self, item: int) -> tuple[Tensor, ...]:
@@ -74,7 +73,7 @@ class _Views(Dataset):
 
     def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, ...]]:
         """The views of a batch, from a remote store several at a time: most of them wait for an answer."""
-        return list(ahead(self.__getitem__, items)) if self.remote else [self[item] for item in items]
+        return list(ahead(self.__getitem__, items)) if self.images.remote else [self[item] for item in items]
 
     def _view(self, image_id: int, number: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
         config, record = self.config, image_id * self.config.teacher.views + number
@@ -93,15 +92,13 @@ class _Views(Dataset):
         return normalise(image) * valid, labels, valid, cls, regions, torch.tensor(image_id)
 
 
-def batches(
-    config: Config, split: Manifest, teacher: TeacherCache, seed: int, start: int = 0, world: World = ALONE
-) -> Iterator[Batch]:
+def batches(config: Config, data: TrainingData, seed: int, start: int = 0, world: World = ALONE) -> Iterator[Batch]:
     """This process's part of each batch, of the iterations `start` to the end."""
     train = config.train
     own = train.batch_size // world.size
     firsts = (it * train.batch_size + world.rank * own for it in range(start, train.iterations))
     loader = DataLoader(
-        _Views(config, split, teacher, seed),
+        _Views(config, data, seed),
         batch_sampler=[list(range(first, first + own)) for first in firsts],
         num_workers=train.workers,
         worker_init_fn=_outlive_sigterm,

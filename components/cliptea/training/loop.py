@@ -11,43 +11,40 @@ from torch import Tensor
 
 from cliptea import device, progress
 from cliptea.config import Config
-from cliptea.data.catalogue import Catalogue
 from cliptea.errors import ConfigError
-from cliptea.manifest import Manifest, publish, put_object
+from cliptea.manifest import Manifest, Output, publish, put_object
 from cliptea.models.backbones import require
 from cliptea.storage import Store
-from cliptea.teacher.cache import TeacherCache
-from cliptea.teacher.stored_text import load_text
-from cliptea.training.batches import Batch, batches
+from cliptea.training.batches import Batch, TrainingData, batches
 from cliptea.training.checkpoint import Checkpoints
 from cliptea.training.distributed import ALONE, World
 from cliptea.training.history import Curves
 from cliptea.training.stopping import Stopped, sigterm
 from cliptea.training.trainer import Trainer
 
-__all__ = ["seen_text", "train_student"]
+__all__ = ["train_student"]
 
 
 def train_student(
     store: Store,
-    prefix: str,
+    output: Output,
     config: Config,
     seed: int,
-    split: Manifest,
-    teacher: TeacherCache,
+    data: TrainingData,
+    text_SD: Tensor,
     log_curves: Callable[[Curves], None],
     world: World = ALONE,
 ) -> Manifest:
-    """Train to the end, from the last checkpoint under `prefix` if there is one; returns the model's manifest.
+    """Train to the end, from the last checkpoint if there is one; returns the model's manifest.
 
     Args:
         store: where checkpoints and model go.
-        prefix: KIND/FINGERPRINT of the model.
+        output: the model.
         config: the variant's settings.
         seed: of initial weights, order, augmentation and dropout.
-        split: manifest of the shards.
-        teacher: manifests of tokens and region maps.
-        log_curves: told all loss curves so far, at each checkpoint and at the end, in the first process.
+        data: what to learn from.
+        text_SD: text features of the seen classes, the only ones that training is given.
+        log_curves: given all loss curves so far, at each checkpoint and at the end, in the first process.
         world: the processes, each of which calls this.
 
     Raises:
@@ -57,18 +54,18 @@ def train_student(
     _check_divides(config, world)
     device.prepare()
     device.allow_tf32(config.train.tf32)
-    trainer = Trainer(config, seen_text(store, split, teacher, config.data.dataset), seed, world)
-    with Checkpoints(store, f"{prefix}/checkpoints", config.train.keep_checkpoints, world) as checkpoints:
+    trainer = Trainer(config, text_SD, seed, world)
+    with Checkpoints(store, f"{output.prefix}/checkpoints", config.train.keep_checkpoints, world) as checkpoints:
         state = checkpoints.last()
         if state is not None:
             trainer.restore(state)
             progress.note(f"going on from the checkpoint at iteration {trainer.iteration}")
-        shown = batches(config, split, teacher, seed, trainer.iteration, world)
+        shown = batches(config, data, seed, trainer.iteration, world)
         _run(trainer, shown, checkpoints, log_curves)
         manifest = None
         if world.is_first:
             log_curves(trainer.history.curves)
-            manifest = _publish(store, prefix, trainer)
+            manifest = _publish(store, output, trainer)
             checkpoints.clear()
     return Manifest.model_validate(world.agree(manifest and manifest.model_dump()))
 
@@ -96,12 +93,6 @@ def _run(
                 log_curves(history.curves)
 
 
-def seen_text(store: Store, split: Manifest, teacher: TeacherCache, dataset: str) -> Tensor:
-    """(S, D) text features of the seen classes: the only ones that training is given."""
-    text_ND = load_text(store, teacher.text[dataset])
-    return text_ND[Catalogue.model_validate(split.info["catalogue"]).seen_ids]
-
-
 def _check_divides(config: Config, world: World) -> None:
     train = config.train
     if train.batch_size % (world.size * train.accumulate):
@@ -117,7 +108,7 @@ def _check_divides(config: Config, world: World) -> None:
         )
 
 
-def _publish(store: Store, prefix: str, trainer: Trainer) -> Manifest:
+def _publish(store: Store, output: Output, trainer: Trainer) -> Manifest:
     train, history = trainer.config.train, trainer.history
     weights = {name: tensor.cpu().contiguous() for name, tensor in trainer.student.state_dict().items()}
     info = {
@@ -133,8 +124,7 @@ def _publish(store: Store, prefix: str, trainer: Trainer) -> Manifest:
         info["peak_memory_bytes"] = torch.cuda.max_memory_allocated()  # of the first process, since it started
     curves = json.dumps(history.curves).encode()
     objects = {
-        "model.safetensors": put_object(store, f"{prefix}/model.safetensors", safetensors.torch.save(weights)),
-        "history.json": put_object(store, f"{prefix}/history.json", curves),
+        "model.safetensors": put_object(store, f"{output.prefix}/model.safetensors", safetensors.torch.save(weights)),
+        "history.json": put_object(store, f"{output.prefix}/history.json", curves),
     }
-    kind, _, fp = prefix.partition("/")
-    return publish(store, Manifest(kind=kind, fingerprint=fp, objects=objects, info=info))
+    return publish(store, Manifest(**output._asdict(), objects=objects, info=info))

@@ -29,7 +29,7 @@ class Stopped(SystemExit):
 
 
 class Deserted(ClipteaError):
-    """The other processes of this training have gone. It ends `python -m cliptea.training` with the code `DESERTED`."""
+    """The other processes of this training have gone. `cliptea.steps.train_process` ends with the code `DESERTED`."""
 
     temporary = True
 

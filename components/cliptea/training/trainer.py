@@ -3,12 +3,13 @@
 The same global batch gives the same weights, up to rounding, by any number of processes, but for two things:
 
 - Dropout in the student and stochastic depth: masks are drawn for each process's images together, from
-  (seed, iteration, part, rank). The adapter's come from (seed, iteration, part), the same in every process.
+  (seed, iteration, micro-batch, rank). The adapter's come from (seed, iteration, micro-batch), the same in every
+  process.
 - Batch norms that are not synchronised take the statistics of one process's part; on the CPU torch has no other.
 
-Gradient accumulation (`train.accumulate`) divides a process's images into parts. Contrast and loss denominators are
-still those of the whole batch; centroids (eq. 7), the generated classes and eq. 8, batch norms and dropout are those of
-a part.
+Gradient accumulation (`train.accumulate`) divides a process's images into micro-batches. Contrast and loss denominators
+are still those of the global batch; centroids (eq. 7), the generated classes and eq. 8, batch norms and dropout are
+those of a micro-batch.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from cliptea.models import build_student
 from cliptea.models.backbones import require
 from cliptea.training.batches import Batch
 from cliptea.training.distributed import ALONE, World
+from cliptea.training.global_batch import GlobalBatch, MicroBatch
 from cliptea.training.history import History
+from cliptea.training.loss_terms import Terms, method_losses
 from cliptea.training.optimiser import make_optimiser
-from cliptea.training.step import Terms, method_losses
-from cliptea.training.whole import Part, Whole
 
 __all__ = ["Trainer"]
 
@@ -73,41 +74,43 @@ class Trainer:
             self._network.compile()
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """One iteration; returns the loss terms of the whole batch.
+        """One iteration; returns the loss terms of the global batch.
 
         Args:
             batch: this process's images.
         """
         train = self.config.train
-        whole = Whole(batch.to(self.where), len(self.text_SD), self.config.method, self.world, train.accumulate)
+        global_batch = GlobalBatch(
+            batch.to(self.where), len(self.text_SD), self.config.method, self.world, train.accumulate
+        )
         self.student.train()
         self.adapter.train()
         self.optimiser.zero_grad(set_to_none=True)
         shares = []
-        for number, part in enumerate(whole.parts()):
+        for number, micro_batch in enumerate(global_batch.micro_batches()):
             with self.world.quiet(self._network, on=number + 1 < train.accumulate):
-                terms = self._losses(part, whole, number)
+                terms = self._losses(micro_batch, global_batch, number)
                 terms["total"].backward()
             shares.append(torch.stack([term.detach() for term in terms.values()]))
         self.world.sum_gradients(list(self.adapter.parameters()))
         self.world.average_statistics(self.student)
         if train.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, train.clip_norm)
-        self.bank.enqueue(whole.cls_WD, whole.image_ids_W)
+        self.bank.enqueue(global_batch.cls_WD, global_batch.image_ids_W)
         self.optimiser.step()
         self.schedule.step()
         self.iteration += 1
         values = self.world.total(torch.stack(shares).sum(0)).tolist()
         return dict(zip(terms, values, strict=True))
 
-    def _losses(self, part: Part, whole: Whole, number: int) -> Terms:
+    def _losses(self, micro_batch: MicroBatch, global_batch: GlobalBatch, number: int) -> Terms:
         amp = self.config.train.amp and self.where.type == "cuda"
         with torch.autocast(self.where.type, torch.bfloat16, enabled=amp):
             self._draw_from(number, self.world.rank)
-            features_BDhw = self._network(part.images_B3CC.contiguous(memory_format=self._layout))
+            features_BDhw = self._network(micro_batch.images_B3CC.contiguous(memory_format=self._layout))
             self._draw_from(number)
             return method_losses(
-                features_BDhw, self.adapter, part, whole, self.text_SD, self.bank, self.config.method
+                features_BDhw, self.adapter, micro_batch, global_batch, self.text_SD, self.bank, self.config.method
             )  # fmt: skip
 
     def _draw_from(self, *key: int) -> None:

@@ -8,17 +8,17 @@ from pathlib import Path
 FAKED = {
     "cliptea.settings",
     "cliptea.resolve",
-    "cliptea.runs",
-    "cliptea.data.split",
+    "cliptea.run",
+    "cliptea.data.split_shards",
     "cliptea.teacher.build",
     "cliptea.training.train",
     "cliptea.evaluation.evaluate",
     "cliptea.evaluation.compare",
     "cliptea.tracking.promotion",
-    "cliptea.tracking.data",
+    "cliptea.tracking.inputs",
     "cliptea.tracking.finish",
     "cliptea.tracking.state",
-    "cliptea.cluster.unchanged",
+    "cliptea.tracking.unchanged",
 }
 
 

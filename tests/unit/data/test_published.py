@@ -14,9 +14,9 @@ from cliptea.data.facts import facts
 from cliptea.data.records import LABEL
 from cliptea.data.sample import decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import Splits, build_splits
+from cliptea.data.split_shards import Splits, build_splits
 from cliptea.errors import ClipteaError, DataError
-from cliptea.runs import Run
+from cliptea.run import Run
 from cliptea.storage import open_store
 
 # Independent of the package: raw value -> train id.

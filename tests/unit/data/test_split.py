@@ -9,9 +9,9 @@ from cliptea.data.datasets import open_dataset
 from cliptea.data.records import LABEL
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import Splits, build_splits, hide_unseen
+from cliptea.data.split_shards import Splits, build_splits, hide_unseen
 from cliptea.errors import ConfigError
-from cliptea.runs import Run
+from cliptea.run import Run
 from cliptea.storage import open_store
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cliptea import settings
-from cliptea.data.split import Splits
+from cliptea.data.split_shards import Splits
 from cliptea.evaluation.evaluate import evaluation_tasks
 from cliptea.manifest import Manifest
 from cliptea.teacher.cache import TeacherCache

@@ -4,16 +4,17 @@ import json
 
 import pytest
 
-from cliptea import progress, runs, settings
+from cliptea import progress, settings
 from cliptea.data.catalogue import Catalogue
-from cliptea.data.split import Splits
+from cliptea.data.split_shards import Splits
 from cliptea.evaluation import compare, evaluate
 from cliptea.manifest import Manifest, put_object
 from cliptea.report import gather, page
+from cliptea.run import Run, expand
 from cliptea.storage import FileStore, open_store
 from cliptea.teacher.cache import TeacherCache
 from cliptea.tracking import data
-from cliptea.tracking.client import TrackingError
+from cliptea.tracking.address import TrackingError
 
 
 @pytest.fixture
@@ -36,9 +37,7 @@ class Context:
 @pytest.fixture
 def run():
     config = settings.load("smoke", ["variants=[backbones/demo_fpn]"])
-    return runs.Run(
-        config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=runs.expand(config)
-    )
+    return Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=expand(config))
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from cliptea import progress, runs, settings
+from cliptea import progress, settings
 from cliptea.board import read_board
 from cliptea.errors import DataError
+from cliptea.run import Run, expand
 from cliptea.steps import common, watched
 from cliptea.storage import open_store
 from cliptea.tracking.runs import ChildRun, open_parent
@@ -31,10 +32,8 @@ def client():
 
 def started(job_id):
     config = settings.load("smoke")
-    variants = runs.expand(config)
-    run = runs.Run(
-        config=config, data_digest="d", fingerprint=job_id, job_id=job_id, tracking_run="", variants=variants
-    )
+    variants = expand(config)
+    run = Run(config=config, data_digest="d", fingerprint=job_id, job_id=job_id, tracking_run="", variants=variants)
     return run.model_copy(update={"tracking_run": open_parent(run)})
 
 

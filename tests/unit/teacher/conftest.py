@@ -11,8 +11,8 @@ import torch
 
 from cliptea import settings
 from cliptea.data.datasets import open_dataset
-from cliptea.data.split import Splits, build_splits
-from cliptea.runs import Run, expand
+from cliptea.data.split_shards import Splits, build_splits
+from cliptea.run import Run, expand
 from cliptea.storage import open_store
 from cliptea.teacher import blocks
 from cliptea.teacher.build import build_cache

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cliptea import runs, settings
-from cliptea.data.split import Splits
+from cliptea import settings
+from cliptea.data.split_shards import Splits
 from cliptea.manifest import Manifest
-from cliptea.tracking.data import dataset_inputs, log_data
+from cliptea.run import Run, expand
+from cliptea.tracking.inputs import dataset_inputs, log_data
 from cliptea.tracking.runs import ChildRun, open_parent
 from cliptea.tracking.tables import log_table
 
@@ -16,7 +17,7 @@ from cliptea.tracking.tables import log_table
 @pytest.fixture
 def run(client):
     config = settings.load("smoke")
-    run = runs.Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=[])
+    run = Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=[])
     return run.model_copy(update={"tracking_run": open_parent(run)})
 
 
@@ -48,7 +49,7 @@ def test_data_that_mlflow_cannot_be_told_of_are_told_later(client, run, monkeypa
 
 def test_a_variant_s_run_has_the_data_set_once_as_well(client, run):
     own = Manifest(kind="split", fingerprint="0123456789abcdef", info={"counts": {"train": {"images": 3}}})
-    child = ChildRun.open(run, runs.expand(run.config)[0])
+    child = ChildRun.open(run, expand(run.config)[0])
     for _ in range(2):
         child.log_data(dataset_inputs(run.config, {"demo": own}))
     (logged,) = client.get_run(child.run_id).inputs.dataset_inputs

@@ -16,7 +16,7 @@ from cliptea.errors import StorageError
 from cliptea.models import build_student
 from cliptea.segment.segmenter import open_segmenter
 from cliptea.tracking.champions import Score
-from cliptea.tracking.client import experiment_id
+from cliptea.tracking.mlflow_client import experiment_id
 from cliptea.tracking.model import fetch_model
 from cliptea.tracking.registry import register, settle
 from cliptea.tracking.runs import ChildRun

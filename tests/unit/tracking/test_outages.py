@@ -8,12 +8,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from storage.faulty_proxy import ALWAYS, FaultyProxy
 
-from cliptea import outage, runs, settings
+from cliptea import outage, settings
 from cliptea.errors import ConfigError, StorageError
 from cliptea.outage import COMMAND_SECONDS
+from cliptea.run import Run, expand
 from cliptea.tracking import curves
 from cliptea.tracking.address import require_server
-from cliptea.tracking.client import EXPERIMENT, TrackingError, connect, persist
+from cliptea.tracking.address import TrackingError
+from cliptea.tracking.mlflow_client import EXPERIMENT, connect, persist
 from cliptea.tracking.runs import ChildRun, open_parent
 
 EPOCH = 4.0  # iterations
@@ -22,8 +24,8 @@ EPOCH = 4.0  # iterations
 @pytest.fixture
 def run(client):
     config = settings.load("smoke")
-    variants = runs.expand(config)[:1]
-    run = runs.Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=variants)
+    variants = expand(config)[:1]
+    run = Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=variants)
     return run.model_copy(update={"tracking_run": open_parent(run)})
 
 

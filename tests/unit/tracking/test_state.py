@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cliptea import runs, settings
+from cliptea import settings
 from cliptea.board import StepStatus, status_key
 from cliptea.errors import ServerAway
 from cliptea.resolve import start_run
+from cliptea.run import Run, expand
 from cliptea.storage import open_store
 from cliptea.tracking import state
 from cliptea.tracking.runs import ChildRun, open_parent
@@ -19,10 +20,8 @@ HEARTBEAT = "cliptea.heartbeat"
 
 def started(job_id):
     config = settings.load("smoke")
-    variants = runs.expand(config)
-    run = runs.Run(
-        config=config, data_digest="d", fingerprint=job_id, job_id=job_id, tracking_run="", variants=variants
-    )
+    variants = expand(config)
+    run = Run(config=config, data_digest="d", fingerprint=job_id, job_id=job_id, tracking_run="", variants=variants)
     return run.model_copy(update={"tracking_run": open_parent(run)})
 
 

@@ -4,11 +4,12 @@ import uuid
 
 import pytest
 
-from cliptea import runs, settings
+from cliptea import settings
 from cliptea.errors import ServerAway, StorageError
 from cliptea.evaluation.results import ResultRow
-from cliptea.tracking.client import EXPERIMENT, connect, flatten
+from cliptea.run import Run, expand
 from cliptea.tracking.finish import finish
+from cliptea.tracking.mlflow_client import EXPERIMENT, connect, flatten
 from cliptea.tracking.promotion import best_row, candidates, promote
 from cliptea.tracking.registry import rollback
 from cliptea.tracking.runs import ChildRun, log_best, open_parent
@@ -17,13 +18,13 @@ from cliptea.tracking.state import mark_stopped
 
 def make_run(name, job="job"):
     config = settings.load("smoke")
-    run = runs.Run(
+    run = Run(
         config=config,
         data_digest="d",
         fingerprint=name,
         job_id=job,
         tracking_run="",
-        variants=runs.expand(config),
+        variants=expand(config),
     )
     return run.model_copy(update={"tracking_run": open_parent(run)})
 
@@ -262,9 +263,7 @@ def test_while_the_registry_is_down_nothing_is_decided(client, monkeypatch):
 
 def test_ablations_and_other_evaluation_sets_are_no_candidates():
     config = settings.load("smoke", ["variants=[backbones, table3]"])
-    run = runs.Run(
-        config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=runs.expand(config)
-    )
+    run = Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=expand(config))
     students = [row("a", 0.5), row("b", 0.6, ("backbones", "segformer_b0")), row("c", 0.4, ("table3", "full"))]
     others = [row("d", 0.9, ("table3", "no_bce")), row("e", 0.9, dataset="elsewhere")]
     assert candidates(run, [*others, *students]) == students

@@ -7,12 +7,13 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from cliptea import outage, runs, settings
+from cliptea import outage, settings
 from cliptea.data.catalogue import Catalogue
-from cliptea.data.split import Splits
+from cliptea.data.split_shards import Splits
 from cliptea.evaluation import compare, evaluate
 from cliptea.manifest import Manifest, put_object
 from cliptea.report import gather, page, variant_figures
+from cliptea.run import Run, expand
 from cliptea.storage import open_store
 from cliptea.teacher.cache import TeacherCache
 from cliptea.tracking import untold
@@ -25,9 +26,7 @@ POINTS = [{"iteration": n, "total": n / 7} for n in (2, 4)]
 @pytest.fixture
 def run(client):
     config = settings.load("smoke", ["variants=[baselines/full]"])
-    run = runs.Run(
-        config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=runs.expand(config)
-    )
+    run = Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=expand(config))
     return run.model_copy(update={"tracking_run": open_parent(run)})
 
 

@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 from plain_network import BACKBONE
 
-from cliptea import runs, settings
-from cliptea.data.split import Splits, build_splits
+from cliptea import settings
+from cliptea.data.split_shards import Splits, build_splits
+from cliptea.run import Run, expand
 from cliptea.teacher.build import build_cache
 from cliptea.teacher.cache import TeacherCache
 from cliptea.training.distributed import World
@@ -28,13 +29,13 @@ def world(tmp_path_factory):
     patch.setenv("CLIPTEA_EVENTS", str(folder / "events"))
     torch.set_num_threads(1)
     config = settings.load("smoke", ["teacher.pretrain.crop_iterations=1", "teacher.pretrain.scene_iterations=1"])
-    run = runs.Run(
+    run = Run(
         config=config,
         data_digest="d",
         fingerprint="f",
         job_id="j",
         tracking_run="t",
-        variants=runs.expand(config),
+        variants=expand(config),
     )
     splits = build_splits(run)
     yield run, Splits.model_validate(splits).own, TeacherCache.model_validate(build_cache(run, splits))

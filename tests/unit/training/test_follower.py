@@ -18,8 +18,8 @@ from cliptea.storage import FileStore, open_store
 from cliptea.training import follower as module
 from cliptea.training import launch
 from cliptea.training.follower import Follower, Watch
-from cliptea.training.launch import Inputs
 from cliptea.training.stopping import Stopped
+from cliptea.training.torchrun import Inputs
 
 KEY = "runs/j/train-0/step.json"
 

@@ -10,8 +10,8 @@ from cliptea.config import MethodConfig
 from cliptea.method.glm import TokenBank
 from cliptea.method.vla import Adapter
 from cliptea.training.batches import Batch
-from cliptea.training.step import method_losses
-from cliptea.training.whole import Whole
+from cliptea.training.global_batch import GlobalBatch
+from cliptea.training.loss_terms import method_losses
 
 
 def parts(seed=0, generator="transformer_decoder"):
@@ -27,7 +27,7 @@ def losses(batch, **method):
 
 
 def losses_of(batch, config, student, adapter, text, bank):
-    whole = Whole(batch, SEEN, config)
+    whole = GlobalBatch(batch, SEEN, config)
     (part,) = whole.parts()
     return method_losses(student(part.images_B3CC), adapter, part, whole, text, bank, config)
 

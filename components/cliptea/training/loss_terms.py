@@ -1,7 +1,7 @@
 """The losses of one training step: how the modules of `cliptea.method` are put together (eq. 11 and 12).
 
-Shape legend: B images of a part, W of the whole batch, A of this part in all processes, C crop, D width, h w feature
-size, S seen classes, P pseudo classes of an image.
+Shape legend: B images of a micro-batch, W of the global batch, A of this micro-batch in all processes, C crop, D width,
+h w feature size, S seen classes, P pseudo classes of an image.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cliptea.config import MethodConfig
 from cliptea.method import glm, losses, plm, vla
-from cliptea.training.whole import Part, Whole
+from cliptea.training.global_batch import GlobalBatch, MicroBatch
 
 __all__ = ["Terms", "method_losses"]
 
@@ -21,23 +21,23 @@ Terms = dict[str, Tensor]
 def method_losses(
     features_BDhw: Tensor,
     adapter: vla.Adapter,
-    part: Part,
-    whole: Whole,
+    micro_batch: MicroBatch,
+    global_batch: GlobalBatch,
     text_SD: Tensor,
     bank: glm.TokenBank,
     config: MethodConfig,
 ) -> Terms:
-    """A part's share of every loss term that the config switches on, weighted, with `total`, their sum.
+    """A micro-batch's share of every loss term that the config switches on, weighted, with `total`, their sum.
 
-    The shares of all parts and processes add up to the terms of the whole batch, whatever the number of processes.
-    With several parts they still do for the contrast with all CLS tokens and for every denominator; centroids
-    (eq. 7), what is generated from them and eq. 8 are taken over one part of each process.
+    The shares of all micro-batches and processes add up to the terms of the global batch, whatever the number of
+    processes. With several micro-batches they still do for the contrast with all CLS tokens and for every denominator;
+    centroids (eq. 7), what is generated from them and eq. 8 are taken over one micro-batch of each process.
 
     Args:
-        features_BDhw: (B, D, h, w) float, what the student makes of the part's images.
+        features_BDhw: (B, D, h, w) float, what the student makes of the micro-batch's images.
         adapter: the generator g of the pixel learning module.
-        part: some views with their stored teacher tokens.
-        whole: the batch that it is of.
+        micro_batch: some views with their stored teacher tokens.
+        global_batch: the batch that it is part of.
         text_SD: unit-norm text features of the seen classes.
         bank: CLS tokens of earlier iterations; read only here.
         config: the method's settings.
@@ -47,46 +47,51 @@ def method_losses(
     terms: Terms = {}
 
     if config.losses.cls_token:
-        valid_Bhw = plm.reduce_labels(part.valid_BCC, size)
-        token = glm.attend(part.cls_BD, features_BDhw, valid_Bhw, config.global_token, config.unit_query)
+        valid_Bhw = plm.reduce_labels(micro_batch.valid_BCC, size)
+        token = glm.attend(micro_batch.cls_BD, features_BDhw, valid_Bhw, config.global_token, config.unit_query)
         contrast = glm.global_loss(
-            whole.cls_WD, token.token_BD, whole.image_ids_W, bank, config.temperature, part.first
+            global_batch.cls_WD, token.token_BD, global_batch.image_ids_W, bank, config.temperature, micro_batch.first
         )
-        terms["global"] = contrast * whole.share
+        terms["global"] = contrast * global_batch.share
 
-    first, images = whole.world.rank * len(features_BDhw), len(features_BDhw)
-    pseudo_APD = features_BDhw.new_zeros(images * whole.world.size, 0, features_BDhw.shape[1])
+    first, images = global_batch.world.rank * len(features_BDhw), len(features_BDhw)
+    pseudo_APD = features_BDhw.new_zeros(images * global_batch.world.size, 0, features_BDhw.shape[1])
     present_AP = pseudo_APD[:, :, 0].bool()
     if config.pseudo or config.losses.generate:
-        generated = _generate(features_BDhw, adapter, part, whole, len(text_SD), config.detach_centroids)
+        generated = _generate(features_BDhw, adapter, micro_batch, global_batch, len(text_SD), config.detach_centroids)
         pseudo_APD, present_AP = generated.pseudo_BPD, generated.pseudo_present_BP
         if config.losses.generate:
             generate = vla.generate_loss(generated.seen_SD, generated.seen_present_S, text_SD)
-            terms["generate"] = generate * whole.share
+            terms["generate"] = generate * global_batch.share
 
     if config.pseudo and config.pseudo_scope == "batch":
         labels_BCC, pseudo_BPD, present_BP = plm.offset_scope(
-            part.labels_BCC, pseudo_APD, present_AP, len(text_SD), first
+            micro_batch.labels_BCC, pseudo_APD, present_AP, len(text_SD), first
         )
     else:
         own = slice(first, first + images)
-        labels_BCC, pseudo_BPD, present_BP = part.labels_BCC, pseudo_APD[own], present_AP[own]
-    terms |= _pixel_losses(features_BDhw, text_SD, pseudo_BPD, present_BP, labels_BCC, whole, config)
+        labels_BCC, pseudo_BPD, present_BP = micro_batch.labels_BCC, pseudo_APD[own], present_AP[own]
+    terms |= _pixel_losses(features_BDhw, text_SD, pseudo_BPD, present_BP, labels_BCC, global_batch, config)
     return terms | {"total": torch.stack(list(terms.values())).sum() if terms else features_BDhw.sum() * 0}
 
 
 def _generate(
-    features_BDhw: Tensor, adapter: vla.Adapter, part: Part, whole: Whole, num_seen: int, detach: bool
+    features_BDhw: Tensor,
+    adapter: vla.Adapter,
+    micro_batch: MicroBatch,
+    global_batch: GlobalBatch,
+    num_seen: int,
+    detach: bool,
 ) -> vla.Generated:
     """Classifier vectors of all processes' classes, made by each of them: they see each other in self-attention."""
     size = (features_BDhw.shape[2], features_BDhw.shape[3])
-    labels_Bhw = plm.reduce_labels(part.labels_BCC, size)
-    world = whole.world
-    centroids = vla.class_centroids(features_BDhw, labels_Bhw, num_seen, whole.regions_W, detach, world.total)
+    labels_Bhw = plm.reduce_labels(micro_batch.labels_BCC, size)
+    world = global_batch.world
+    centroids = vla.class_centroids(features_BDhw, labels_Bhw, num_seen, global_batch.regions_W, detach, world.total)
     everywhere = centroids._replace(
         pseudo_BPD=world.concat(centroids.pseudo_BPD), pseudo_present_BP=world.concat(centroids.pseudo_present_BP)
     )
-    return vla.generate_pseudo_classes(adapter, everywhere, whole.cls_WD)
+    return vla.generate_pseudo_classes(adapter, everywhere, global_batch.cls_WD)
 
 
 def _pixel_losses(
@@ -95,7 +100,7 @@ def _pixel_losses(
     pseudo_BPD: Tensor,
     present_BP: Tensor,
     labels_BCC: Tensor,
-    whole: Whole,
+    global_batch: GlobalBatch,
     config: MethodConfig,
 ) -> Terms:
     switches = config.losses
@@ -103,7 +108,7 @@ def _pixel_losses(
         return {}
     logits = losses.class_logits(features_BDhw, text_SD, pseudo_BPD)
     mask_BC = losses.class_mask(len(text_SD), present_BP)
-    pixels, pairs = whole.denominators((logits.shape[2], logits.shape[3]))
+    pixels, pairs = global_batch.denominators((logits.shape[2], logits.shape[3]))
     if switches.size == "image":
         logits = losses.upsample(logits, (labels_BCC.shape[1], labels_BCC.shape[2]))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -10,74 +9,32 @@ import tempfile
 import time
 from pathlib import Path
 
-from pydantic import BaseModel
-
-from cliptea.data.split import Splits
 from cliptea.errors import ClipteaError
-from cliptea.runs import Run, Variant
-from cliptea.storage import Store
-from cliptea.teacher.cache import TeacherCache
 from cliptea.training.failure import FAILURE, told
 from cliptea.training.follower import Follower, watching
 from cliptea.training.stopping import Stopped, sigterm
 
-__all__ = ["Inputs", "inputs_key", "launch", "start"]
+__all__ = ["start"]
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 25  # that processes may take to stop, if a partner is silent; after 30 a pod is killed
 
 
-class Inputs(BaseModel):
-    """What `train_variant` is called with, in every process; and who follows, where that is another pod."""
-
-    run: Run
-    variant: Variant
-    splits: Splits
-    teacher: TeacherCache
-    follower: Follower | None = None
-
-
-def inputs_key(prefix: str, job_id: str, label: str) -> str:
-    """Where the inputs of a training lie in the store; runs of equal settings share a model and not its inputs.
-
-    Args:
-        prefix: KIND/FINGERPRINT of the model.
-        job_id, label: of the pipeline job and of its variant.
-    """
-    digest = hashlib.sha256(f"{job_id}\0{label}".encode()).hexdigest()[:10]
-    return f"{prefix}/inputs-{digest}.json"
-
-
-def launch(store: Store, prefix: str, inputs: Inputs) -> None:
+def start(module: str, key: str, processes: int, follower: Follower | None = None) -> None:
     """Train in processes of their own, and wait for them.
 
     Args:
-        store: the one that CLIPTEA_STORE names.
-        prefix: KIND/FINGERPRINT of the model; the inputs are handed over below it.
-        inputs: what to train.
+        module: what each of them runs, with `key` as its argument.
+        key: of an object in the store that says what to train.
+        processes: on this machine; torchrun's own variables (PET_NPROC_PER_NODE, PET_NNODES, ...) come before it.
+        follower: whose silence ends training as SIGTERM does.
 
     Raises:
         Stopped: SIGTERM came; the processes have saved a checkpoint and ended.
         ClipteaError: that of the first process that failed.
     """
-    key = inputs_key(prefix, inputs.run.job_id, inputs.variant.label)
-    store.put(key, inputs.model_dump_json().encode())
-    start(key, inputs.variant.config.train.processes)
-    store.delete(key)
-
-
-def start(key: str, processes: int, follower: Follower | None = None) -> None:
-    """Run torchrun on the inputs under `key`.
-
-    Args:
-        processes: on this machine; torchrun's own variables (PET_NPROC_PER_NODE, PET_NNODES, ...) come before it.
-        follower: whose silence ends training as SIGTERM does.
-
-    Raises:
-        Stopped, ClipteaError: as of `launch`.
-    """
     own = [] if "PET_NPROC_PER_NODE" in os.environ else ["--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, "-m", "cliptea.training.agent", *own, "-m", "cliptea.training", key]
+    command = [sys.executable, "-m", "cliptea.training.agent", *own, "-m", module, key]
     with tempfile.TemporaryDirectory(prefix="cliptea-") as folder, sigterm() as asked, watching(follower) as abandoned:
         failure = Path(folder) / "failure.json"
         process = subprocess.Popen(command, env={**_environment(processes), FAILURE: str(failure)})

@@ -1,6 +1,6 @@
-"""The whole batch of an iteration, of which each process, and each part of its work, computes a share.
+"""The global batch of an iteration, and the micro-batches in which each process goes through its part of it.
 
-Shape legend: B images of a part, W of the whole batch, C crop, D width, g token grid, h w feature size, S seen
+Shape legend: B images of a micro-batch, W of the global batch, C crop, D width, g token grid, h w feature size, S seen
 classes, P pseudo classes of an image, L loss size.
 """
 
@@ -17,45 +17,47 @@ from cliptea.method import losses, plm
 from cliptea.training.batches import Batch
 from cliptea.training.distributed import ALONE, World
 
-__all__ = ["Denominators", "Part", "Whole"]
+__all__ = ["Denominators", "GlobalBatch", "MicroBatch"]
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """Some images of one process that go through the network together."""
 
     images_B3CC: Tensor  # float32, normalised
     labels_BCC: Tensor  # int64: seen index, S + region of that image, or 255
     valid_BCC: Tensor  # bool, False on padding
     cls_BD: Tensor  # float32
-    first: int  # number of its first image in the whole batch
+    first: int  # number of its first image in the global batch
 
 
 class Denominators(NamedTuple):
-    """What the pixel losses of the whole batch are divided by; scalar int64."""
+    """What the pixel losses of the global batch are divided by; scalar int64."""
 
     pixels: Tensor  # labelled ones
     pairs: Tensor  # (image, present class) pairs
 
 
-class Whole:
-    """What a share needs to know of all images: it follows from teacher tokens and labels, before any network runs.
+class GlobalBatch:
+    """What a micro-batch needs to know of all images: it follows from teacher tokens and labels, before any network.
 
     Args:
         batch: this process's images.
         num_seen: S.
         config: the method's settings.
         world: the processes.
-        parts: that each process divides its images into (gradient accumulation).
+        accumulate: micro-batches that each process divides its images into.
 
     Attributes:
         cls_WD: (W, D) float32, CLS tokens of all processes.
         image_ids_W: (W,) int64.
         regions_W: (W,) int64, numbers of regions.
-        share: what part of the whole batch one part is.
+        share: what part of the global batch a micro-batch is.
     """
 
-    def __init__(self, batch: Batch, num_seen: int, config: MethodConfig, world: World = ALONE, parts: int = 1) -> None:
-        self.world, self.share = world, 1 / (world.size * parts)
+    def __init__(
+        self, batch: Batch, num_seen: int, config: MethodConfig, world: World = ALONE, accumulate: int = 1
+    ) -> None:
+        self.world, self.share = world, 1 / (world.size * accumulate)
         self._num_seen, self._loss_size = num_seen, config.losses.size
         self._batch, self._labels_BCC = batch, batch.labels_BCC
         regions_B = torch.zeros_like(batch.image_ids_B)
@@ -65,16 +67,16 @@ class Whole:
             )
         self.cls_WD, self.image_ids_W = world.concat(batch.cls_BD), world.concat(batch.image_ids_B)
         self.regions_W = world.concat(regions_B)
-        self._parts, self._denominators = parts, None
+        self._accumulate, self._denominators = accumulate, None
 
-    def parts(self) -> Iterator[Part]:
-        """The parts of this process, of equal numbers of images."""
+    def micro_batches(self) -> Iterator[MicroBatch]:
+        """Those of this process, of equal numbers of images."""
         batch, number = self._batch, len(self._batch.image_ids_B)
-        step = number // self._parts
+        step = number // self._accumulate
         for start in range(0, number, step):
             own = slice(start, start + step)
             first = self.world.rank * number + start
-            yield Part(
+            yield MicroBatch(
                 batch.images_B3CC[own], self._labels_BCC[own], batch.valid_BCC[own], batch.cls_BD[own], first
             )  # fmt: skip
 

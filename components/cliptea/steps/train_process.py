@@ -1,12 +1,13 @@
-"""`python -m cliptea.training KEY`: train what the object KEY of the store CLIPTEA_STORE describes.
+"""The train step in processes of its own: `python -m cliptea.steps.train_process KEY`.
 
-The object is JSON, `{"run": ..., "variant": ..., "splits": ..., "teacher": ...}`: the arguments of
-`cliptea.training.train.train_variant`; and `"follower"`, where somebody follows and training ends without them. The
-model and its manifest go to the store, under the fingerprint that `train_fingerprint` gives.
+KEY names an object in the store CLIPTEA_STORE that holds `TrainInputs` as JSON. The model and its manifest go to the
+store.
 
-    python -m cliptea.training KEY          starts torchrun with the processes of this machine: as many as torchrun's
-                                            own variables say (PET_NPROC_PER_NODE, PET_NNODES, ...), or train.processes
-    torchrun ... -m cliptea.training KEY    each of its processes; torchrun itself ends with 1 where they end otherwise
+    python -m cliptea.steps.train_process KEY          starts torchrun with the processes of this machine: as many as
+                                                       torchrun's own variables say (PET_NPROC_PER_NODE, ...), or
+                                                       train.processes
+    torchrun ... -m cliptea.steps.train_process KEY    each of its processes; torchrun itself ends with 1 where they
+                                                       end otherwise
 
 Exit codes:
 
@@ -25,11 +26,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 from cliptea.board import posting
 from cliptea.errors import ClipteaError
+from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, train_variant
 from cliptea.storage import open_store
 from cliptea.training.failure import tell
-from cliptea.training.launch import Inputs, start
 from cliptea.training.stopping import DESERTED, Deserted, Stopped
-from cliptea.training.train import train_variant
+from cliptea.training.torchrun import start
 
 BOARD_SECONDS = 20.0  # that the store may be away before news is left out
 
@@ -40,9 +41,9 @@ def main(key: str) -> None:
     if rank not in (None, "0"):
         os.environ["CLIPTEA_EVENTS"] = os.devnull  # one process tells how it goes
     try:
-        inputs = Inputs.model_validate_json(open_store().get(key))
+        inputs = TrainInputs.model_validate_json(open_store().get(key))
         if rank is None:
-            start(key, inputs.variant.config.train.processes, inputs.follower)
+            start(TRAIN_PROCESS, key, inputs.variant.config.train.processes, inputs.follower)
         else:
             with _board(inputs, rank):
                 _train(inputs)
@@ -59,20 +60,18 @@ def main(key: str) -> None:
         raise
 
 
-def _train(inputs: Inputs) -> None:
+def _train(inputs: TrainInputs) -> None:
     from cliptea.training.distributed import left_alone
 
     try:
-        train_variant(
-            inputs.run, *(part.model_dump(mode="json") for part in (inputs.variant, inputs.splits, inputs.teacher))
-        )
+        train_variant(inputs)
     except Exception as error:
         if left_alone(error):
             raise Deserted(" ".join(str(error).split()).partition(". ")[0]) from error
         raise
 
 
-def _board(inputs: Inputs, rank: str) -> AbstractContextManager[None]:
+def _board(inputs: TrainInputs, rank: str) -> AbstractContextManager[None]:
     """The first process of a TrainJob shows how far it is, beside the status of the step that follows."""
     if inputs.follower is None or rank != "0":
         return nullcontext()

@@ -15,12 +15,12 @@ from mlflow.entities import Experiment, Param, Run
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
-from cliptea.errors import ServerAway, StorageError
-from cliptea.outage import COMMAND_SECONDS, PATIENCE, Outage, patience, untrusted
-from cliptea.tracking.address import tracking_address
+from cliptea.errors import StorageError
+from cliptea.outage import COMMAND_SECONDS, Outage, patience, untrusted
+from cliptea.tracking.address import TrackingError, tracking_address
 
 __all__ = [
-    "EXPERIMENT", "TrackingError", "connect", "experiment_id", "find_run", "flatten", "log_params", "metric_name",
+    "EXPERIMENT", "connect", "experiment_id", "find_run", "flatten", "log_params", "metric_name",
     "persist", "plugin_run",
 ]  # fmt: skip
 
@@ -33,26 +33,6 @@ EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
 }
 PARAMS_PER_CALL = 100  # the server's limit
-
-
-class TrackingError(ServerAway):
-    """MLflow does not answer or, when this is not temporary, cannot be used.
-
-    Attributes:
-        reason: why, in a few words.
-    """
-
-    def __init__(self, reason: str, temporary: bool = True) -> None:
-        uri = tracking_address()
-        if temporary:
-            what, expected = f"MLflow does not answer at {uri} ({reason})", "a running server"
-            super().__init__(what, expected, f"check MLFLOW_TRACKING_URI, or wait longer with {PATIENCE}")
-        else:
-            super().__init__(
-                f"MLflow at {uri} cannot be used ({reason})",
-                todo="check MLFLOW_TRACKING_URI, credentials and certificates",
-            )
-        self.reason, self.temporary = reason, temporary
 
 
 def connect() -> MlflowClient:

@@ -1,4 +1,4 @@
-"""The split step: raw data -> train and val shards with labels as train ids.
+"""Raw data -> train and val shards with labels as train ids.
 
 In the train shards every unseen label has been replaced by 255, so that no later code can leak it (inductive
 setting, arXiv 2310.02296 section 3).
@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel
 
 from cliptea import progress
 from cliptea.config import DataConfig
@@ -21,15 +20,15 @@ from cliptea.data.datasets import Dataset, open_dataset
 from cliptea.data.records import LABEL
 from cliptea.data.sample import decode_labels, encode_labels
 from cliptea.data.shard_index import ShardEntry
-from cliptea.data.shard_sets import find_sharded, put_top_index
+from cliptea.data.shard_sets import put_top_index
 from cliptea.data.shard_writer import ShardWriter, found_shards
-from cliptea.manifest import Contents, Manifest, Output, fingerprint, make_once
-from cliptea.storage import Store, open_store
+from cliptea.manifest import Contents
+from cliptea.storage import Store
 
 if TYPE_CHECKING:
-    from cliptea.runs import Run
+    pass
 
-__all__ = ["Splits", "build_splits", "hide_unseen"]
+__all__ = ["hide_unseen", "write_split"]
 
 
 def hide_unseen(labels: np.ndarray, catalogue: Catalogue) -> np.ndarray:
@@ -39,47 +38,16 @@ def hide_unseen(labels: np.ndarray, catalogue: Catalogue) -> np.ndarray:
     return table[labels]
 
 
-class Splits(BaseModel):
-    """What the split step hands on."""
+def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[str]) -> Contents:
+    """Write the shards of a data set, and count images and pixels of each class.
 
-    own: Manifest  # train and val shards of the data set that is trained on
-    others: dict[str, Manifest] = {}  # val shards of further evaluation sets, by name
+    Whole shards that a killed run has left are used. Memory: three times `data.shard_mib` and 17 samples.
 
-
-def build_splits(run: Run) -> dict[str, Any]:
-    """Write the shards of the run's data set and of its further evaluation sets; returns a dumped `Splits`."""
-    store, config = open_store(), run.config
-    written: list[Output] = []
-
-    def once(data: DataConfig, digest: str, *parts: str) -> Manifest:
-        output = _output(data, digest, parts)
-
-        def write() -> Contents:
-            written.append(output)
-            return _write(store, data, output.prefix, parts)
-
-        return make_once(store, output, write, find_sharded)
-
-    own = once(config.data, run.data_digest, "train", "val")
-    others = {
-        name: once(further.data(name, config.data), run.evaluation_digests[name], "val")
-        for name, further in config.evaluation.sets.items()
-    }
-    if not written:
-        progress.reused()
-    return Splits(own=own, others=others).model_dump()
-
-
-def _output(config: DataConfig, digest: str, parts: Sequence[str]) -> Output:
-    """Decided by the raw data, the class list, the parts wanted and the size of shards."""
-    catalogue = open_dataset(config).catalogue
-    return Output("split", fingerprint("split", catalogue=catalogue, data=digest, parts=parts, mib=config.shard_mib))
-
-
-def _write(store: Store, config: DataConfig, prefix: str, parts: Sequence[str]) -> Contents:
-    """Write the shards of "train", "val" or both below `prefix`, and count images and pixels of each class.
-
-    Whole shards that a killed run has left are taken over. Memory: three times `data.shard_mib` and 17 samples.
+    Args:
+        store: where they go.
+        config: the data set and the size of shards.
+        prefix: folder of the shard sets in the store.
+        parts: "train", "val" or both.
     """
     dataset = open_dataset(config)
     catalogue = dataset.catalogue

@@ -41,6 +41,10 @@ class Run(BaseModel):
     tracking_run: str  # id of the MLflow parent run
     variants: list[Variant]
 
+    def variant(self, label: str) -> Variant:
+        """The variant of that label."""
+        return next(variant for variant in self.variants if variant.label == label)
+
 
 def expand(config: Config) -> list[Variant]:
     """Every student to train. Equal settings under several names are trained once and listed under each."""

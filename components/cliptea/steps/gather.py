@@ -11,17 +11,25 @@ from typing import Any
 import numpy as np
 
 from cliptea.data.catalogue import IGNORE, Catalogue
-from cliptea.data.records import LABEL, ViewImage, image_extension, read_array, read_view, record_name
+from cliptea.data.records import (
+    LABEL,
+    ViewImage,
+    chosen_images,
+    image_extension,
+    read_array,
+    read_view,
+    record_name,
+)
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split import Splits
-from cliptea.evaluation.tasks import Evaluated, chosen_images
 from cliptea.manifest import Manifest, read_object
 from cliptea.report.context import AttentionPicture, PredictionPicture, RegionPicture, ReportContext, RunFacts, label
 from cliptea.report.summaries import SweepRow
-from cliptea.runs import Run
+from cliptea.run import Run
+from cliptea.steps.evaluate import FIGURES, Evaluated
+from cliptea.steps.split import Splits
+from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import Store
-from cliptea.teacher.cache import TeacherCache
 
 __all__ = ["gather_context"]
 
@@ -46,7 +54,7 @@ def gather_context(
     own = run.config.data.dataset
     first = {label(item.rows[0].group, item.rows[0].variant): item for item in evaluated if item.rows[0].seed == 0}
     figures: dict[str, Arrays] = {
-        name: np.load(io.BytesIO(read_object(store, item.manifests[own].objects["figures.npz"])))
+        name: np.load(io.BytesIO(read_object(store, item.manifests[own].objects[FIGURES])))
         for name, item in first.items()
     }
     train = ShardReader(store, splits.own.objects, "train")

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cliptea import __version__, progress
+from cliptea import __version__, env, progress
 from cliptea.errors import ClipteaError
 from cliptea.outage import patience
 from cliptea.steps.retries import persistently
@@ -25,12 +25,10 @@ if TYPE_CHECKING:
     from cliptea.runs import Run
 
 __all__ = [
-    "ALIVE", "IMAGE", "TASKS_LOCK", "cores", "die_with", "read", "run_step", "variant_of", "write",
+    "IMAGE", "cores", "die_with", "read", "run_step", "variant_of", "write",
 ]  # fmt: skip
 
 IMAGE = f"cliptea:{__version__}"
-ALIVE = "CLIPTEA_ALIVE"  # a named pipe that the local command holds open for writing as long as it lives
-TASKS_LOCK = "CLIPTEA_TASKS_LOCK"  # a file that every local task holds locked (shared) as long as it lives
 SIDE_BY_SIDE = 2  # tasks of a loop that kfp.local runs at once
 
 Made = TypeVar("Made")
@@ -57,7 +55,7 @@ def run_step(
         label: of the variant.
         of: steps of this name in the pipeline's loop.
     """
-    if ALIVE in os.environ:
+    if env.ALIVE.is_set():
         _belong_to_run()
         _share_cores(min(of, SIDE_BY_SIDE))
     job_id, tracking_run = (run["job_id"], run.get("tracking_run", "")) if run else (job_id, "")
@@ -127,16 +125,17 @@ def _kill_all() -> None:
 
 def _belong_to_run() -> None:
     # Locked before the look at the pipe: a new run sees the lock, or this task sees that its pipe is closed.
-    lock = os.open(os.environ[TASKS_LOCK], os.O_RDWR | os.O_CREAT, 0o644)
+    lock = os.open(env.TASKS_LOCK.get(), os.O_RDWR | os.O_CREAT, 0o644)
     fcntl.flock(lock, fcntl.LOCK_SH)
-    die_with(os.environ[ALIVE])
+    die_with(env.ALIVE.get())
 
 
 def _share_cores(tasks: int) -> None:
     """Set the threads of torch, of this process and of those that it starts. The user's own limits hold."""
     share = max(1, cores() // tasks)
-    limits = [os.environ.get(name, "") for name in ("CLIPTEA_THREADS", "OMP_NUM_THREADS")]
+    limits = [variable.get() for variable in (env.THREADS, env.OMP_NUM_THREADS)]
     threads = min([share, *(int(limit) for limit in limits if limit.isdigit() and int(limit) > 0)])
-    os.environ["CLIPTEA_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
+    env.THREADS.set(str(threads))
+    env.OMP_NUM_THREADS.set(str(threads))
     if "torch" in sys.modules:  # in a fork of a process that has imported it, which read the environment then
         sys.modules["torch"].set_num_threads(threads)

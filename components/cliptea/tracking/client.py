@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 
 from cliptea.errors import ServerAway, StorageError
-from cliptea.outage import COMMAND_SECONDS, PATIENCE, Outage, patience, untrusted
+from cliptea.outage import COMMAND_SECONDS, Outage, patience, untrusted
 from cliptea.tracking.address import tracking_address
 
 __all__ = [
@@ -46,7 +46,7 @@ class TrackingError(ServerAway):
         uri = tracking_address()
         if temporary:
             what, expected = f"MLflow does not answer at {uri} ({reason})", "a running server"
-            super().__init__(what, expected, f"check MLFLOW_TRACKING_URI, or wait longer with {PATIENCE}")
+            super().__init__(what, expected, "check MLFLOW_TRACKING_URI, or wait longer with CLIPTEA_PATIENCE")
         else:
             super().__init__(
                 f"MLflow at {uri} cannot be used ({reason})",

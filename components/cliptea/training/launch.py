@@ -12,12 +12,13 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from cliptea import env
 from cliptea.data.split import Splits
 from cliptea.errors import ClipteaError
 from cliptea.runs import Run, Variant
 from cliptea.storage import Store
 from cliptea.teacher.cache import TeacherCache
-from cliptea.training.failure import FAILURE, told
+from cliptea.training.failure import told
 from cliptea.training.follower import Follower, watching
 from cliptea.training.stopping import Stopped, sigterm
 
@@ -80,7 +81,7 @@ def start(key: str, processes: int, follower: Follower | None = None) -> None:
     command = [sys.executable, "-m", "cliptea.training.agent", *own, "-m", "cliptea.training", key]
     with tempfile.TemporaryDirectory(prefix="cliptea-") as folder, sigterm() as asked, watching(follower) as abandoned:
         failure = Path(folder) / "failure.json"
-        process = subprocess.Popen(command, env={**_environment(processes), FAILURE: str(failure)})
+        process = subprocess.Popen(command, env={**_environment(processes), env.FAILURE.name: str(failure)})
         stopping = False
         while process.poll() is None:
             if not stopping and (asked.to_stop or abandoned.is_set()):
@@ -94,11 +95,11 @@ def start(key: str, processes: int, follower: Follower | None = None) -> None:
 def _environment(processes: int) -> dict[str, str]:
     """This process's, with its threads divided among those that it starts."""
     given = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(STOP_SECONDS), **os.environ}
-    threads = os.environ.get("CLIPTEA_THREADS")
-    if not threads:
+    threads = env.THREADS.count()
+    if threads is None:
         return given
-    share = str(max(1, int(threads) // processes))
-    return {**given, "CLIPTEA_THREADS": share, "OMP_NUM_THREADS": share}
+    share = str(max(1, threads // processes))
+    return {**given, env.THREADS.name: share, env.OMP_NUM_THREADS.name: share}
 
 
 def _reason(failure: Path, stopping: bool, code: int) -> BaseException:

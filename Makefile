@@ -7,7 +7,7 @@ WORKDIR ?= .cliptea
 IMAGES ?= cpu mlflow
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo ui test test-long bench lint format compile docs image clean
+.PHONY: help install demo ui test test-long bench lint format compile environment docs image clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ format: install ## put the code into its format
 
 compile: install ## write pipeline/cliptea.yaml
 	$(BIN)/cliptea compile
+
+environment: install ## write docs/environment.md
+	$(BIN)/python -m cliptea.env > docs/environment.md
 
 docs: install ## build the pages and the API reference: dist/docs/index.html
 	rm -rf docs/api

@@ -13,6 +13,9 @@ from statistics import mean, stdev
 
 import numpy as np
 import torch
+from cliptea.evaluation.evaluate import evaluation_tasks
+from cliptea.teacher.build import build_cache
+from cliptea.teacher.cache import TeacherCache
 
 from benchmarks.measure import Bench, Row, environment
 from cliptea import settings
@@ -23,15 +26,12 @@ from cliptea.data.shard_sets import put_top_index
 from cliptea.data.shard_writer import ShardWriter
 from cliptea.data.shards import ShardReader
 from cliptea.data.split_shards import Splits, build_splits
-from cliptea.evaluation.evaluate import evaluation_tasks
 from cliptea.evaluation.scoring import score_student
 from cliptea.manifest import Manifest
 from cliptea.method.plm import ignored_tokens
 from cliptea.method.regions import region_maps
 from cliptea.run import Run, expand
 from cliptea.storage import Store, open_store
-from cliptea.teacher.build import build_cache
-from cliptea.teacher.cache import TeacherCache
 from cliptea.teacher.clip import open_teacher
 from cliptea.teacher.demo_clip import teacher_weights
 from cliptea.training.loop import train_student

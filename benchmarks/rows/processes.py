@@ -6,6 +6,10 @@ import os
 from collections.abc import Iterator
 from statistics import median
 
+from cliptea.teacher.build import build_cache
+from cliptea.teacher.cache import TeacherCache
+from cliptea.training.train import KIND, train_fingerprint
+
 from benchmarks.measure import Bench, Row, environment
 from cliptea import settings
 from cliptea.data.datasets import open_dataset
@@ -13,10 +17,7 @@ from cliptea.data.split_shards import Splits, build_splits
 from cliptea.manifest import Output, find
 from cliptea.run import Run, expand
 from cliptea.storage import open_store
-from cliptea.teacher.build import build_cache
-from cliptea.teacher.cache import TeacherCache
 from cliptea.training.torchrun import Inputs, launch
-from cliptea.training.train import KIND, train_fingerprint
 
 ITERATIONS = 60
 

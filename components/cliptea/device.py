@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
+
+from cliptea import env
 
 __all__ = ["allow_tf32", "best", "prepare"]
 
 
 def prepare() -> None:
     """Hold torch to the threads that the step was given (CLIPTEA_THREADS): too many make a CPU many times slower."""
-    threads = os.environ.get("CLIPTEA_THREADS")
-    if threads:
-        torch.set_num_threads(int(threads))
+    if threads := env.THREADS.count():
+        torch.set_num_threads(threads)
 
 
 def allow_tf32(allowed: bool) -> None:

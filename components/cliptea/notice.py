@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import urllib.request
 
-from cliptea import progress
+from cliptea import env, progress
 
 __all__ = ["post_state"]
 
@@ -24,7 +23,7 @@ def post_state(job_id: str, state: str, error: str, tracking_run: str) -> None:
         error: KFP's message, or nothing.
         tracking_run: id of the MLflow run, or nothing when the run failed before it was tracked.
     """
-    address = os.environ.get("CLIPTEA_WEBHOOK")
+    address = env.WEBHOOK.get()
     if not address:
         return
     text = f"cliptea run {job_id}: {state}" + (f" ({error[:300]})" if error else "")

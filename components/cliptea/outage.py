@@ -6,20 +6,16 @@ or answers 5xx may come back: it is asked again until the patience is over. What
 
 from __future__ import annotations
 
-import math
-import os
 import random
 import ssl
 import threading
 import time
 from weakref import WeakSet
 
-from cliptea import progress
-from cliptea.errors import ConfigError
+from cliptea import env, progress
 
-__all__ = ["COMMAND_SECONDS", "PATIENCE", "STEP_SECONDS", "Outage", "patience", "present", "unreached", "untrusted"]
+__all__ = ["COMMAND_SECONDS", "STEP_SECONDS", "Outage", "patience", "present", "unreached", "untrusted"]
 
-PATIENCE = "CLIPTEA_PATIENCE"  # seconds that a server may be away
 STEP_SECONDS = 600.0  # default in a pipeline's step: servers restart within minutes
 COMMAND_SECONDS = 10.0  # default of a command, which somebody waits for
 AGAIN_SECONDS = 60.0  # between two words about the same outage
@@ -40,15 +36,9 @@ def patience() -> float:
     Raises:
         ConfigError: CLIPTEA_PATIENCE is no finite number of at least 0.
     """
-    given = os.environ.get(PATIENCE, "")
-    if not given:
-        return STEP_SECONDS if progress.STEP in os.environ else COMMAND_SECONDS
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise ConfigError(f"{PATIENCE}={given!r} is no time", "a number of seconds, such as 600, or 0 for one try")
+    seconds = env.PATIENCE.number()
+    if seconds is None:
+        return STEP_SECONDS if env.STEP.is_set() else COMMAND_SECONDS
     return seconds
 
 

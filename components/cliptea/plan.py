@@ -6,13 +6,13 @@ Shape legend: D teacher width, g tokens a side.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from cliptea import env
 from cliptea.config import Config
 from cliptea.data.datasets import train_images
 from cliptea.errors import ConfigError
@@ -188,6 +188,6 @@ def _missing(config: Config, configs: list[Config]) -> list[str]:
             found.append(f"weights: {key} will be downloaded from a hub; name a file where none can be reached")
         elif source.missing:
             found.append(f"weights: {key}: there is no such file or folder here")
-    if is_remote(os.environ.get("CLIPTEA_STORE", "")) and "CLIPTEA_S3_ENDPOINT" not in os.environ:
+    if is_remote(env.STORE.get()) and not env.S3_ENDPOINT.is_set():
         found.append("endpoint: CLIPTEA_S3_ENDPOINT is not set; AWS is meant then")
     return found

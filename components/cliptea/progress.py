@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cliptea import env
 from cliptea.errors import ClipteaError, ConfigError
 
-__all__ = ["STEP", "Bar", "bar", "clock", "count", "listening", "note", "publish", "reused", "step", "warn", "words"]
+__all__ = ["Bar", "bar", "clock", "count", "listening", "note", "publish", "reused", "step", "warn", "words"]
 
 EVENT_SECONDS = 0.2  # at most five bar events a second
 LOG_SECONDS = 10.0
 WINDOW_SECONDS = 20.0  # the rate is taken over this
-STEP = "CLIPTEA_STEP"  # name and label of the present step, inherited by the processes that it starts
 
 _reused = False
 _listeners: list[Callable[[dict[str, Any]], None]] = []
@@ -44,8 +44,8 @@ def step(name: str, label: str = "") -> Iterator[None]:
     """Mark everything inside as the step `name` (of the variant `label`), and tell how it ended."""
     global _reused
     _reused = False
-    outer = os.environ.get(STEP)
-    os.environ[STEP] = json.dumps([name, label])
+    outer = env.STEP.get()
+    env.STEP.set(json.dumps([name, label]))
     start = time.monotonic()
     _tell("start")
     try:
@@ -64,10 +64,10 @@ def step(name: str, label: str = "") -> Iterator[None]:
     else:
         _tell("done", seconds=time.monotonic() - start, reused=_reused)
     finally:
-        if outer is None:
-            del os.environ[STEP]
+        if outer:
+            env.STEP.set(outer)
         else:
-            os.environ[STEP] = outer
+            del os.environ[env.STEP.name]
 
 
 def reused() -> None:
@@ -115,7 +115,7 @@ class Bar:
         self.text, self.total, self.unit, self.done = text, total, unit, done
         self.values: dict[str, float] = {}
         self._seen = deque([(time.monotonic(), done)])  # (seconds, units done), the oldest first
-        self._interval = EVENT_SECONDS if "CLIPTEA_EVENTS" in os.environ else LOG_SECONDS
+        self._interval = EVENT_SECONDS if env.in_local_run() else LOG_SECONDS
         self._next = 0.0
         self.tell()
 
@@ -201,15 +201,15 @@ def _short(rate: float) -> str:
 
 
 def _tell(event: str, **facts: Any) -> None:
-    name, label = json.loads(os.environ.get(STEP, '["", ""]'))
-    path = os.environ.get("CLIPTEA_EVENTS")
+    name, label = json.loads(env.STEP.get() or '["", ""]')
+    path = env.EVENTS.get()
     if event != "published" or path:  # a log has no use for facts
         _write(path, event, name, label, facts)
     for hear in list(_listeners):
         hear({"event": event, "step": name, "label": label, **facts})
 
 
-def _write(path: str | None, event: str, name: str, label: str, facts: dict[str, Any]) -> None:
+def _write(path: str, event: str, name: str, label: str, facts: dict[str, Any]) -> None:
     """A line of the events file or, without one, of the log."""
     try:
         if path:

@@ -9,9 +9,7 @@ from cliptea.config import Config
 from cliptea.errors import ConfigError
 from cliptea.manifest import fingerprint
 
-__all__ = ["ROOM", "Member", "Run", "Variant", "expand", "require_room"]
-
-ROOM = "CLIPTEA_STUDENTS"  # students that one run on a cluster has room for; a run on one machine has no limit
+__all__ = ["Member", "Run", "Variant", "expand", "require_room"]
 
 
 class Member(BaseModel):

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 import urllib3
 
+from cliptea import env
 from cliptea.errors import ClipteaError
 from cliptea.outage import unreached
 from cliptea.storage import Store, is_remote, open_store
@@ -34,7 +35,7 @@ class Finding(NamedTuple):
 
 def store(uri: str | None = None) -> Iterator[Finding]:
     """The object store, by default that of CLIPTEA_STORE: credentials, endpoint, a real write, read and delete."""
-    uri = uri or os.environ.get("CLIPTEA_STORE", "")
+    uri = uri or env.STORE.get()
     if not uri:
         yield Finding(
             "store", UNKNOWN, "not configured: set CLIPTEA_STORE, as in s3://bucket/folder, and its credentials"

@@ -7,6 +7,7 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
+from cliptea import env
 from cliptea.cluster.api import RIGHTS, Cluster, ClusterError, connect
 from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, SECONDS, UNKNOWN, Finding
 from cliptea_pipeline.cluster_api import allowed, get
@@ -91,10 +92,10 @@ def _rights(cluster: Cluster, needed: bool) -> Iterator[Finding]:
 
 def _config_map(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     name = placement.config_map
-    if placement.store is not None or "CLIPTEA_STORE" not in placement.config_keys:
+    if placement.store is not None or env.STORE.name not in placement.config_keys:
         return
     status, found = get(cluster, f"/api/v1/namespaces/{cluster.namespace}/configmaps/{name}")
-    if status == 200 and "CLIPTEA_STORE" not in ((found or {}).get("data") or {}):
+    if status == 200 and env.STORE.name not in ((found or {}).get("data") or {}):
         yield Finding("settings", BROKEN, f"config map {name} has no CLIPTEA_STORE: add it, or store to the placement")
     else:
         yield _there("settings", status, f"config map {name}", "apply cliptea's manifests", BROKEN)

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from cliptea import env
 from cliptea.cluster.settings import JobSettings
 from cliptea.config import Config
 from cliptea.errors import ConfigError
-from cliptea.run import ROOM, expand, require_room
+from cliptea.run import expand, require_room
 from cliptea.storage import is_remote
 from cliptea.weights_source import WeightsSource
 from cliptea_pipeline.placement import Placement
@@ -64,8 +65,8 @@ def read_compiled(file: Path) -> Compiled:
     gpus = {
         name: int(c.get("resources", {}).get("accelerator", {}).get("resourceCount", 0)) for name, c in steps.items()
     }
-    room = int(environment.get(ROOM, Placement().room))
-    return Compiled(resolve["image"], environment.get("CLIPTEA_STORE", ""), gpus, job, room)
+    room = int(environment.get(env.STUDENTS.name, Placement().room))
+    return Compiled(resolve["image"], environment.get(env.STORE.name, ""), gpus, job, room)
 
 
 def _job_settings(spec: dict[str, Any]) -> JobSettings | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from kubernetes.utils.quantity import parse_quantity
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cliptea import env
 from cliptea.steps.component import IMAGE
 from cliptea_pipeline.placement_values import Count, Cpu, Memory, Name, Open, Positive, Public, Store, Variable
 
@@ -16,11 +17,11 @@ HOUR = 3600
 # What the MLflow plug-in of Pipelines gives every step as a plain value, beside which a reference is refused.
 INJECTED = ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_WORKSPACE", "MLFLOW_TRACKING_AUTH")
 OWN = {  # variable -> the key that sets it
-    "CLIPTEA_STORE": "store",
-    "CLIPTEA_IMAGE": "image",
-    "CLIPTEA_RETRIES": "retries",
-    "CLIPTEA_PATIENCE": "patience_seconds",
-    "CLIPTEA_STUDENTS": "students",
+    env.STORE.name: "store",
+    env.IMAGE.name: "image",
+    env.RETRIES.name: "retries",
+    env.PATIENCE.name: "patience_seconds",
+    env.STUDENTS.name: "students",
 }
 
 
@@ -107,16 +108,16 @@ class Placement(Section):
     image: str = IMAGE
     store: Store | None = None  # s3://bucket/folder; None: CLIPTEA_STORE of the config map
     config_map: Name = "cliptea"
-    config_keys: list[Variable] = ["CLIPTEA_STORE", "AWS_REGION"]  # each the name of its environment variable
+    config_keys: list[Variable] = [env.STORE.name, "AWS_REGION"]  # each the name of its environment variable
     secrets: dict[Name, list[Variable]] = {  # secret -> keys, likewise
-        "cliptea-s3": ["CLIPTEA_S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
+        "cliptea-s3": [env.S3_ENDPOINT.name, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
         "cliptea-mlflow": [
             "MLFLOW_TRACKING_URI",
             "MLFLOW_TRACKING_TOKEN",
             "MLFLOW_TRACKING_USERNAME",
             "MLFLOW_TRACKING_PASSWORD",
         ],
-        "cliptea-webhook": ["CLIPTEA_WEBHOOK"],
+        "cliptea-webhook": [env.WEBHOOK.name],
     }
     environment: dict[Public, Open] = {}  # further variables of every step
     mlflow_plugin: bool = False  # Pipelines' own plug-in says where MLflow is (its setting injectUserEnvVars)
@@ -182,6 +183,6 @@ class Placement(Section):
         if twice:
             raise ValueError(f"{twice[0]} is named twice in config_keys, secrets and environment; expected it once")
         for name, key in OWN.items():
-            if name in names and (name != "CLIPTEA_STORE" or name not in self.config_keys):
+            if name in names and (name != env.STORE.name or name not in self.config_keys):
                 raise ValueError(f"{name} is set by the key {key}; expected it nowhere else")
         return self

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from cliptea.steps.common import ALIVE
+from cliptea import env
 
 __all__ = ["Signals", "signals", "start", "stop"]
 
@@ -70,10 +70,10 @@ def stop(process: subprocess.Popen[bytes], environment: dict[str, str], hurry: C
     """End `process` and all that came of it, in whatever group: SIGTERM, and SIGKILL to those that stay.
 
     Args:
-        environment: what they were started with; its `ALIVE` marks them.
+        environment: what they were started with; its `CLIPTEA_ALIVE` marks them.
         hurry: asked all the while; once true, nothing is waited for.
     """
-    mark = environment[ALIVE]
+    mark = environment[env.ALIVE.name]
     told: set[int] = set()
     deadline = time.monotonic() + GRACE_SECONDS
     while (left := _marked(mark)) and time.monotonic() < deadline + GRACE_SECONDS:
@@ -89,7 +89,7 @@ def stop(process: subprocess.Popen[bytes], environment: dict[str, str], hurry: C
 
 def _marked(mark: str) -> list[psutil.Process]:
     processes = psutil.process_iter(["environ"])
-    return [p for p in processes if (p.info["environ"] or {}).get(ALIVE) == mark and p.pid != os.getpid()]
+    return [p for p in processes if (p.info["environ"] or {}).get(env.ALIVE.name) == mark and p.pid != os.getpid()]
 
 
 def _send(process: psutil.Process, number: int) -> None:

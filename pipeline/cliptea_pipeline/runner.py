@@ -13,12 +13,13 @@ from pathlib import Path
 
 import yaml
 
-from cliptea.steps.common import ALIVE, die_with
+from cliptea import env
+from cliptea.steps.common import die_with
 from cliptea_pipeline.forks import Nursery
 
 
 def main(file: str, root: str, arguments: str) -> int:
-    die_with(os.environ[ALIVE])
+    die_with(os.environ[env.ALIVE.name])
     warnings.simplefilter("ignore", RuntimeWarning)  # kfp's, on images whose name does not hold "python"
     nursery = Nursery() if sys.platform == "linux" else None  # elsewhere forks of loaded libraries are not safe
     from kfp import components, local

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cliptea import env
 from cliptea.errors import ConfigError, StorageError
 from cliptea.tracking.address import require_server
 
@@ -115,7 +116,7 @@ def _model(uri: str, workdir: Path) -> Segmenter:
     """The model at an address; what cannot be is refused before torch is imported, which takes seconds."""
     store = workdir.absolute() / "store"
     if store.is_dir():  # the demo's text tower lies there
-        os.environ.setdefault("CLIPTEA_STORE", store.as_uri())
+        os.environ.setdefault(env.STORE.name, store.as_uri())
     if re.fullmatch(r"models:/[^/@]+", uri):
         raise ConfigError(f"--model {uri} names no version", f"{uri}@champion or {uri}/VERSION")
     if re.match(r"(models|runs):/", uri):

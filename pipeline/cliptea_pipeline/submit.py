@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cliptea import settings
+from cliptea import env, settings
 from cliptea_pipeline.compile import pipeline_file
 from cliptea_pipeline.endpoint import Endpoint
 from cliptea_pipeline.fit import check_fit, read_compiled
@@ -69,7 +68,7 @@ def parameters(
 
 def store(file: Path | None = None) -> str:
     """URI of the store that the steps of a compiled pipeline write to; "" when it is not known here."""
-    return read_compiled(file or pipeline_file()).store or os.environ.get("CLIPTEA_STORE", "")
+    return read_compiled(file or pipeline_file()).store or env.STORE.get()
 
 
 def warn_of_image(file: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
+from cliptea import env
 from cliptea.cluster.settings import JobSettings
-from cliptea.run import ROOM
 from cliptea_pipeline.placement import Placement, StepPlacement
 
 __all__ = ["job_settings", "placed"]
@@ -23,7 +23,7 @@ def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.Pipel
     _resources(task, step, placement.gpu_resource)
     _environment(task, placement)
     if name == "resolve":
-        task.set_env_variable(ROOM, str(placement.room))
+        task.set_env_variable(env.STUDENTS.name, str(placement.room))
     _nodes(task, step)
     follows = (
         task.component_spec.task_config_passthroughs is not None
@@ -73,19 +73,19 @@ def _environment(task: dsl.PipelineTask, placement: Placement) -> None:
     Keys and secrets are optional, since a missing secret would keep the pod waiting for ever, without a word: what a
     step lacks, it says itself.
     """
-    keys = {key: key for key in placement.taken(placement.config_keys) if key != "CLIPTEA_STORE" or not placement.store}
+    keys = {key: key for key in placement.taken(placement.config_keys) if key != env.STORE.name or not placement.store}
     if keys:
         kubernetes.use_config_map_as_env(task, placement.config_map, keys, optional=True)
     for secret, names in placement.secrets.items():
         if taken := placement.taken(names):
             kubernetes.use_secret_as_env(task, secret, {name: name for name in taken}, optional=True)
     given = placement.environment | {
-        "CLIPTEA_IMAGE": placement.image,
-        "CLIPTEA_RETRIES": placement.retries.model_dump_json(),
-        "CLIPTEA_PATIENCE": str(placement.patience_seconds),
+        env.IMAGE.name: placement.image,
+        env.RETRIES.name: placement.retries.model_dump_json(),
+        env.PATIENCE.name: str(placement.patience_seconds),
     }
     if placement.store:
-        given["CLIPTEA_STORE"] = placement.store
+        given[env.STORE.name] = placement.store
     for name, value in given.items():
         task.set_env_variable(name, value)
 

@@ -9,8 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from cliptea import env
 from cliptea.errors import ClipteaError, StorageError
-from cliptea.steps.common import ALIVE, TASKS_LOCK
 
 __all__ = ["Workdir"]
 
@@ -79,10 +79,10 @@ class Workdir:
         """What the processes of the run find in their environment."""
         return {
             **os.environ,
-            "CLIPTEA_STORE": os.environ.get("CLIPTEA_STORE") or self.store.as_uri(),
-            "CLIPTEA_EVENTS": str(self.events),
-            ALIVE: str(self.alive),
-            TASKS_LOCK: str(self._run / "tasks.lock"),
+            env.STORE.name: env.STORE.get() or self.store.as_uri(),
+            env.EVENTS.name: str(self.events),
+            env.ALIVE.name: str(self.alive),
+            env.TASKS_LOCK.name: str(self._run / "tasks.lock"),
             "MLFLOW_TRACKING_URI": self.tracking_uri,
             "PYTHONUNBUFFERED": "1",
             "PYTHONSAFEPATH": "1",  # a file in the user's folder must not shadow a module

@@ -4,17 +4,17 @@ import json
 import threading
 
 import pytest
+from cliptea.cluster.launch import launch_variant
+from cliptea.teacher.cache import clustering_key
 from quick_pace import Quick
 
 from cliptea import settings
 from cliptea.board import posting, status_key
 from cliptea.cluster.api import ClusterError
-from cliptea.cluster.launch import launch_variant
 from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, Output, find, publish
 from cliptea.run import Run, expand
 from cliptea.storage import open_store
-from cliptea.teacher.cache import clustering_key
 from cliptea.training import launch as launched
 
 SETTINGS = {"image": "i:1", "nodes": 2.0, "restarts": 0}

@@ -13,7 +13,6 @@ from kubeflow_trainer_api import models
 from cliptea.cluster.job import build
 from cliptea.cluster.settings import JobSettings, Passed
 from cliptea.errors import ConfigError
-from cliptea.run import ROOM
 from cliptea_pipeline.compile import compile_pipeline
 from cliptea_pipeline.fit import read_compiled
 from cliptea_pipeline.placement import Placement
@@ -93,7 +92,7 @@ def test_everything_is_set_on_every_step(tmp_path):
             "2",
         )
         environment = {item["name"]: item["value"] for item in container["env"]}
-        assert environment.pop(ROOM, None) == ("100" if step == "resolve" else None)
+        assert environment.pop("CLIPTEA_STUDENTS", None) == ("100" if step == "resolve" else None)
         assert environment == {
             "CLIPTEA_IMAGE": IMAGE,
             "CLIPTEA_STORE": "s3://bucket/folder",

@@ -1,10 +1,10 @@
 """Which scheduled runs are skipped, by a real MLflow on SQLite."""
 
 import pytest
+from cliptea.tracking.finish import finish
 
 from cliptea import settings
 from cliptea.run import Run
-from cliptea.tracking.finish import finish
 from cliptea.tracking.runs import open_parent
 from cliptea.tracking.unchanged import skip
 

@@ -11,6 +11,8 @@ import time
 
 import psutil
 import pytest
+from cliptea.teacher.build import build_cache
+from cliptea.training.train import train_fingerprint, train_variant
 
 from cliptea import settings
 from cliptea.data.split_shards import build_splits
@@ -18,9 +20,7 @@ from cliptea.errors import StorageError
 from cliptea.manifest import Manifest, read_object
 from cliptea.run import Run, expand
 from cliptea.storage import open_store
-from cliptea.teacher.build import build_cache
 from cliptea.training.torchrun import Inputs, start
-from cliptea.training.train import train_fingerprint, train_variant
 
 pytestmark = pytest.mark.long
 ITERATIONS = 40

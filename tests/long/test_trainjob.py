@@ -13,19 +13,19 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cliptea.cluster.launch import launch_variant
+from cliptea.teacher.build import build_cache
+from cliptea.training.train import train_variant
 from cluster.fake_kubernetes import FakeKubernetes
 from cluster.lives import ended
 from cluster.quick_pace import Quick
 
 from cliptea import settings
-from cliptea.cluster.launch import launch_variant
 from cliptea.data.split_shards import build_splits
 from cliptea.manifest import Manifest
 from cliptea.run import Run, expand
 from cliptea.storage import open_store
-from cliptea.teacher.build import build_cache
 from cliptea.tracking.runs import open_parent
-from cliptea.training.train import train_variant
 
 pytestmark = pytest.mark.long
 NODES, ITERATIONS = 2, 40

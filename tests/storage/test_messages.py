@@ -8,14 +8,14 @@ import time
 from dataclasses import replace
 
 import pytest
+from cliptea.resolve import start_run
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from faulty_proxy import FaultyProxy
 from s3_server import ACCESS, BUCKET, SECRET
 
-from cliptea.errors import StorageError
-from cliptea.resolve import start_run
+from cliptea.errors import ClipteaError, StorageError
 from cliptea.storage import fetch, open_store
 from cliptea.storage.s3 import S3Store
 
@@ -180,5 +180,5 @@ def test_a_tls_connection_that_breaks_off_is_waited_for(environment, store):
 def test_a_run_refuses_its_surroundings_before_any_work(environment, name, value, message):
     environment.setenv("CLIPTEA_STORE", f"s3://{BUCKET}/run")
     environment.setenv(name, value)
-    with pytest.raises(StorageError, match=message):
+    with pytest.raises(ClipteaError, match=message):
         start_run("smoke", [], "job")

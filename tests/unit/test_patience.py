@@ -62,13 +62,13 @@ def test_what_is_no_time_is_refused_before_anything_is_done(monkeypatch, capsys,
     monkeypatch.setenv("CLIPTEA_PATIENCE", given)
     monkeypatch.delenv("CLIPTEA_STORE", raising=False)
     monkeypatch.delenv("CLIPTEA_ALIVE", raising=False)
-    with pytest.raises(ConfigError, match=f"CLIPTEA_PATIENCE='{given}' is no time; expected a number of seconds"):
+    with pytest.raises(ConfigError, match=f"CLIPTEA_PATIENCE is '{given}'; expected a number of seconds"):
         patience()
     done = []
     with pytest.raises(SystemExit):
         run_step("train", lambda: done.append("work"))
     assert done == []
-    assert f"error: CLIPTEA_PATIENCE='{given}' is no time" in capsys.readouterr().err
+    assert f"error: CLIPTEA_PATIENCE is '{given}'" in capsys.readouterr().err
     ended = CliRunner().invoke(app, ["plan", "--preset", "smoke"])
     assert (ended.exit_code, ended.output.count("\n")) == (2, 1)
     assert "CLIPTEA_PATIENCE" in ended.stderr

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from cliptea import progress
+from cliptea import env
 from cliptea.cluster.settings import JobSettings, Passed
 
 __all__ = ["LABELS", "RUN_LABEL", "VARIANT", "build", "job_name", "run_value"]
@@ -98,7 +98,7 @@ def _environment(passed: Passed) -> list[dict[str, Any]]:
     given = list(passed.env or [])
     names = {item["name"] for item in given}
     own = {name: os.environ[name] for name in FORWARDED if "@" not in os.environ.get(name, "@")}  # no password
-    own |= {"CLIPTEA_CACHE": "/tmp/cliptea", progress.STEP: os.environ.get(progress.STEP, json.dumps(["train", ""]))}
+    own |= {env.CACHE.name: "/tmp/cliptea", env.STEP.name: env.STEP.get() or json.dumps(["train", ""])}
     return given + [{"name": name, "value": value} for name, value in own.items() if name not in names]
 
 

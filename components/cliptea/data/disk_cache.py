@@ -13,14 +13,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from cliptea.errors import StorageError
+from cliptea import env
 from cliptea.storage import Store, is_remote
 from cliptea.storage.local import cache_folder
 
-__all__ = ["VARIABLE", "DiskCache", "open_cache"]
+__all__ = ["DiskCache", "open_cache"]
 
-VARIABLE = "CLIPTEA_CACHE_GIB"  # most GiB of the cache; 0 for none
-DEFAULT_GIB = 16.0
+DEFAULT_GIB = 16.0  # most of the cache
 STEP = 64 << 20  # bytes that a process writes between two looks at the cache's size, at most
 TOUCH = 60.0  # seconds between two notes that a file is in use
 SPARE = 0.9  # part of the limit that eviction leaves
@@ -30,17 +29,13 @@ def open_cache(store: Store) -> DiskCache | None:
     """The cache of this node, or None for a store of its own disk or when the cache is turned off.
 
     Raises:
-        StorageError: CLIPTEA_CACHE_GIB is no number of GiB.
+        ConfigError: CLIPTEA_CACHE_GIB is no number of GiB.
     """
     if not is_remote(store.uri("")):
         return None
-    text = os.environ.get(VARIABLE) or str(DEFAULT_GIB)
-    try:
-        gib = float(text)
-    except ValueError:
-        gib = -1.0
-    if not 0 <= gib < float("inf"):
-        raise StorageError(f"{VARIABLE} is {text!r}", "a number of GiB, 0 for no cache")
+    gib = env.CACHE_GIB.number()
+    if gib is None:
+        gib = DEFAULT_GIB
     return DiskCache(cache_folder() / "shards", int(gib * (1 << 30))) if gib else None
 
 

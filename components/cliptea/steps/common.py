@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cliptea import __version__, progress
+from cliptea import __version__, env, progress
 from cliptea.errors import ClipteaError, StorageError
 from cliptea.outage import patience
 from cliptea.run import Run
@@ -26,11 +26,9 @@ if TYPE_CHECKING:
     from kfp.dsl import Artifact
 
 __all__ = [
-    "ALIVE", "TASKS_LOCK", "cores", "die_with", "read", "run_step", "write",
+    "cores", "die_with", "read", "run_step", "write",
 ]  # fmt: skip
 
-ALIVE = "CLIPTEA_ALIVE"  # a named pipe that the local command holds open for writing as long as it lives
-TASKS_LOCK = "CLIPTEA_TASKS_LOCK"  # a file that every local task holds locked (shared) as long as it lives
 SIDE_BY_SIDE = 2  # tasks of a loop that kfp.local runs at once
 
 Made = TypeVar("Made")
@@ -65,7 +63,7 @@ def run_step(
             work = partial(work, present)
             job_id, tracking_run = present.job_id, present.tracking_run
             of = of or (len(present.variants) if label else 1)
-        if ALIVE in os.environ:
+        if env.ALIVE.is_set():
             _belong_to_run()
             _share_cores(min(of or 1, SIDE_BY_SIDE))
         with watched(name, label, job_id, tracking_run), progress.step(name, label):
@@ -144,16 +142,17 @@ def _kill_all() -> None:
 
 def _belong_to_run() -> None:
     # Locked before the look at the pipe: a new run sees the lock, or this task sees that its pipe is closed.
-    lock = os.open(os.environ[TASKS_LOCK], os.O_RDWR | os.O_CREAT, 0o644)
+    lock = os.open(env.TASKS_LOCK.get(), os.O_RDWR | os.O_CREAT, 0o644)
     fcntl.flock(lock, fcntl.LOCK_SH)
-    die_with(os.environ[ALIVE])
+    die_with(env.ALIVE.get())
 
 
 def _share_cores(tasks: int) -> None:
     """Set the threads of torch, of this process and of those that it starts. The user's own limits hold."""
     share = max(1, cores() // tasks)
-    limits = [os.environ.get(name, "") for name in ("CLIPTEA_THREADS", "OMP_NUM_THREADS")]
+    limits = [variable.get() for variable in (env.THREADS, env.OMP_NUM_THREADS)]
     threads = min([share, *(int(limit) for limit in limits if limit.isdigit() and int(limit) > 0)])
-    os.environ["CLIPTEA_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
+    env.THREADS.set(str(threads))
+    env.OMP_NUM_THREADS.set(str(threads))
     if "torch" in sys.modules:  # in a fork of a process that has imported it, which read the environment then
         sys.modules["torch"].set_num_threads(threads)

@@ -1,10 +1,8 @@
 """Resolve preset and overrides into one run: its config, a digest of its data, its variants. Never cached."""
 
-import os
-
 from kfp import dsl
 
-from cliptea import progress, settings
+from cliptea import env, progress, settings
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.datasets import open_dataset
@@ -12,7 +10,7 @@ from cliptea.data.disk_cache import open_cache
 from cliptea.errors import ConfigError
 from cliptea.manifest import fingerprint
 from cliptea.models.backbones import licence, require
-from cliptea.run import ROOM, Run, expand, require_room
+from cliptea.run import Run, expand, require_room
 from cliptea.steps.component import step
 from cliptea.storage import open_store
 
@@ -39,8 +37,8 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
 
     config = settings.load(preset, overrides)
     check(config)
-    if (room := os.environ.get(ROOM)) and "CLIPTEA_EVENTS" not in os.environ:
-        require_room(len(expand(config)), int(room))
+    if not env.in_local_run() and (room := env.STUDENTS.count()):
+        require_room(len(expand(config)), room)
     open_cache(open_store())  # refuses addresses and sizes that cannot be, before any work
     digest = open_dataset(config.data).digest()
     further = {name: wanted.data(name, config.data) for name, wanted in config.evaluation.sets.items()}

@@ -6,19 +6,16 @@ what may pass by itself is tried again here, as often as the placement's `retrie
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cliptea import progress
+from cliptea import env, progress
 from cliptea.errors import ClipteaError, ConfigError, ServerAway
 
-__all__ = ["RETRIES", "Retries", "persistently"]
-
-RETRIES = "CLIPTEA_RETRIES"  # a `Retries` as JSON; a run on one machine has none
+__all__ = ["Retries", "persistently"]
 
 # Kinds of errors by name, since importing the packages that speak to servers takes seconds.
 PASSING = {
@@ -76,14 +73,13 @@ def may_pass(error: BaseException) -> bool:
 
 
 def _retries() -> Retries:
-    given = os.environ.get(RETRIES)
-    if not given or "CLIPTEA_EVENTS" in os.environ:
+    given = env.RETRIES.get()
+    if not given or env.in_local_run():
         return Retries()
     try:
         return Retries.model_validate_json(given)
     except ValidationError:
-        expected = 'JSON such as {"count": 2, "wait_seconds": 30}'
-        raise ConfigError(f"{RETRIES}={given!r} cannot be read", expected) from None
+        raise ConfigError(f"{env.RETRIES.name}={given!r} cannot be read", env.RETRIES.expected) from None
 
 
 def _one_line(error: BaseException) -> str:

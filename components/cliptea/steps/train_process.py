@@ -24,6 +24,7 @@ import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
+from cliptea import env
 from cliptea.board import posting
 from cliptea.errors import ClipteaError
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, train_variant
@@ -39,7 +40,7 @@ def main(key: str) -> None:
     """Be one of torchrun's processes, or start them."""
     rank = os.environ.get("RANK")
     if rank not in (None, "0"):
-        os.environ["CLIPTEA_EVENTS"] = os.devnull  # one process tells how it goes
+        env.EVENTS.set(os.devnull)  # one process tells how it goes
     try:
         inputs = TrainInputs.model_validate_json(open_store().get(key))
         if rank is None:

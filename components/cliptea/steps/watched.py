@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from cliptea import progress
+from cliptea import env, progress
 from cliptea.board import posting
 from cliptea.errors import ClipteaError
 from cliptea.storage import open_store
@@ -30,7 +29,7 @@ def watched(step: str, label: str, job_id: str, tracking_run: str) -> Iterator[N
     """
     heart = _Heart(tracking_run)
     with ExitStack() as stack:
-        if "CLIPTEA_EVENTS" not in os.environ:  # on a cluster
+        if not env.in_local_run():  # on a cluster
             with suppress(ClipteaError):  # the step itself will say what is wrong with the store
                 stack.enter_context(posting(open_store(patience=POST_PATIENCE), job_id, step, label))
         stack.enter_context(progress.listening(heart.hear))

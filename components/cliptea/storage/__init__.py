@@ -1,26 +1,15 @@
 """Object storage. Every large datum lies under a key of one store; its root is a URI.
 
 `file:///folder` serves one machine, `s3://bucket/folder` a cluster, with any S3 server.
-
-| variable | |
-|---|---|
-| CLIPTEA_STORE | URI of the store that a run writes to |
-| CLIPTEA_CACHE | folder for downloaded objects and unfinished work; default: cliptea in the user's cache folder |
-| CLIPTEA_CACHE_GIB | how much of it shards read from S3 may take; default: 16, the least recently used go first |
-| CLIPTEA_S3_ENDPOINT | http(s)://HOST:PORT of the S3 server; default: AWS |
-| AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN | credentials; without them, |
-| AWS_SHARED_CREDENTIALS_FILE, AWS_PROFILE | a (mounted) file of credentials and its section; without it, an IAM role |
-| AWS_REGION | region of the bucket; default: the server is asked |
-| SSL_CERT_FILE | CA file for https; default: certifi's |
-| CLIPTEA_PATIENCE | seconds that a server may be away, S3 as any other; default: 600 in a step, 10 in a command |
+Environment variables, which `cliptea.env` lists, say where store, server and cache are, and hold the credentials.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from cliptea import env
 from cliptea.errors import StorageError
 from cliptea.storage.base import Entry, Store
 from cliptea.storage.files import FileStore
@@ -39,7 +28,7 @@ def open_store(uri: str | None = None, patience: float | None = None) -> Store:
     Raises:
         StorageError: no store is named, or its scheme is not served.
     """
-    uri = uri or os.environ.get("CLIPTEA_STORE", "")
+    uri = uri or env.STORE.get()
     if is_remote(uri):
         from cliptea.storage.client import Limits
         from cliptea.storage.s3 import S3Store, parse

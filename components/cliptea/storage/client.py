@@ -28,8 +28,9 @@ from urllib3.exceptions import (
     TimeoutError,
 )
 
+from cliptea import env
 from cliptea.errors import ServerAway, StorageError
-from cliptea.outage import PATIENCE, Outage, untrusted
+from cliptea.outage import Outage, untrusted
 from cliptea.storage.files import missing
 
 __all__ = ["Limits", "absence", "connect", "endpoint", "explained", "why"]
@@ -96,7 +97,7 @@ def endpoint() -> SplitResult:
         StorageError: it is no endpoint; the value is not repeated, since it may hold a password.
     """
     try:
-        url = urlsplit(os.environ.get("CLIPTEA_S3_ENDPOINT") or AWS)
+        url = urlsplit(env.S3_ENDPOINT.get() or AWS)
         port = url.port
     except ValueError:
         url, port = SplitResult("", "", "", "", ""), None
@@ -203,7 +204,7 @@ def _unreachable(error: HTTPError) -> StorageError:
     return ServerAway(
         f"S3 cannot be reached at {_server()}: {why(error)}",
         "a running server",
-        f"check CLIPTEA_S3_ENDPOINT, or wait longer with {PATIENCE}",
+        "check CLIPTEA_S3_ENDPOINT, or wait longer with CLIPTEA_PATIENCE",
     )
 
 

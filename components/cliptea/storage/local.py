@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
+from cliptea import env
 from cliptea.errors import StorageError
 from cliptea.storage.base import Entry, Store
 from cliptea.storage.files import FileStore
@@ -78,7 +79,7 @@ def state(uri: str) -> tuple[str, int, str]:
 
 def cache_folder() -> Path:
     """Where downloaded objects and scratch folders lie: CLIPTEA_CACHE, or cliptea in the user's cache folder."""
-    named = os.environ.get("CLIPTEA_CACHE")
+    named = env.CACHE.get()
     if named:
         return Path(named)
     try:

@@ -8,13 +8,12 @@ have made; it joins small shards and writes the manifests.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any
 
-from cliptea import device, progress
+from cliptea import device, env, progress
 from cliptea.data.shard_index import ShardEntry
 from cliptea.data.shard_sets import find_sharded, put_top_index
 from cliptea.data.shard_writer import joined
@@ -88,8 +87,8 @@ def _begin(job: Job, workers: int, begun: Any) -> None:
     with begun.get_lock():
         mine = begun.value
         begun.value += 1
-    if "CLIPTEA_THREADS" in os.environ:
-        os.environ["CLIPTEA_THREADS"] = str(max(1, int(os.environ["CLIPTEA_THREADS"]) // workers))
+    if threads := env.THREADS.count():
+        env.THREADS.set(str(max(1, threads // workers)))
     device.prepare()
     if torch.cuda.is_available():
         torch.cuda.set_device(mine % torch.cuda.device_count())

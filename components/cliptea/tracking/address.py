@@ -9,7 +9,6 @@ import urllib.request
 from urllib.parse import urlparse
 
 from cliptea.errors import ConfigError, ServerAway, StorageError
-from cliptea.outage import PATIENCE
 
 __all__ = ["TrackingError", "require_server", "tracking_address"]
 
@@ -27,7 +26,7 @@ class TrackingError(ServerAway):
         uri = tracking_address()
         if temporary:
             what, expected = f"MLflow does not answer at {uri} ({reason})", "a running server"
-            super().__init__(what, expected, f"check MLFLOW_TRACKING_URI, or wait longer with {PATIENCE}")
+            super().__init__(what, expected, "check MLFLOW_TRACKING_URI, or wait longer with CLIPTEA_PATIENCE")
         else:
             super().__init__(
                 f"MLflow at {uri} cannot be used ({reason})",

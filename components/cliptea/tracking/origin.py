@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
-from cliptea import __version__
+from cliptea import __version__, env
 
 __all__ = ["origin"]
 
 # Set in the container image or by the compiled pipeline.
-VARIABLES = {"git.commit": "CLIPTEA_COMMIT", "image": "CLIPTEA_IMAGE"}
+VARIABLES = {"git.commit": env.COMMIT, "image": env.IMAGE}
 
 
 def origin(job_id: str) -> dict[str, str]:
@@ -21,12 +20,12 @@ def origin(job_id: str) -> dict[str, str]:
         job_id: of the pipeline run, for its address below CLIPTEA_KFP_URL (the address of KFP's interface).
     """
     tags = {"cliptea.version": __version__}
-    tags |= {tag: os.environ[variable] for tag, variable in VARIABLES.items() if os.environ.get(variable)}
-    if "CLIPTEA_EVENTS" in os.environ:  # a run on this machine, whatever image the pipeline was compiled for
+    tags |= {tag: value for tag, variable in VARIABLES.items() if (value := variable.get())}
+    if env.in_local_run():  # whatever image the pipeline was compiled for
         tags.pop("image", None)
     if "git.commit" not in tags and (commit := _commit()):
         tags["git.commit"] = commit
-    if address := os.environ.get("CLIPTEA_KFP_URL", "").rstrip("/"):
+    if address := env.KFP_URL.get().rstrip("/"):
         tags["kfp.pipeline_run_url"] = f"{address}/#/runs/details/{job_id}"
     return tags
 

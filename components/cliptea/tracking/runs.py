@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from mlflow.models import Model
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_MODELS
 
+from cliptea import env
 from cliptea.tracking.mlflow_client import (
     chunks,
     connect,
@@ -96,7 +96,7 @@ def log_best(run: Run, row: ResultRow) -> None:
 
 
 def _key(run: Run) -> str:
-    return run.fingerprint if "CLIPTEA_EVENTS" in os.environ else run.job_id
+    return run.fingerprint if env.in_local_run() else run.job_id
 
 
 class ChildRun:

@@ -7,25 +7,22 @@ have gone: those who were left may write first, and have a file of their own bes
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cliptea import errors
+from cliptea import env, errors
 from cliptea.errors import ClipteaError
 from cliptea.training.stopping import Deserted, Stopped
 
-__all__ = ["FAILURE", "tell", "told"]
-
-FAILURE = "CLIPTEA_FAILURE"  # environment variable that names the file
+__all__ = ["tell", "told"]
 
 
 def tell(error: BaseException) -> None:
     """Leave the reason of a failure, unless another process has left one of its kind."""
-    if FAILURE not in os.environ:
+    if not env.FAILURE.is_set():
         return
-    file = Path(os.environ[FAILURE])
+    file = Path(env.FAILURE.get())
     said: dict[str, Any] = {"kind": type(error).__name__, "text": _one_line(error)}
     if isinstance(error, Deserted):
         file, said["text"] = _of_those_left(file), error.why

@@ -9,8 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from cliptea import env
 from cliptea.errors import ClipteaError
-from cliptea.training.failure import FAILURE, told
+from cliptea.training.failure import told
 from cliptea.training.follower import Follower, watching
 from cliptea.training.stopping import Stopped, sigterm
 
@@ -37,7 +38,7 @@ def start(module: str, key: str, processes: int, follower: Follower | None = Non
     command = [sys.executable, "-m", "cliptea.training.agent", *own, "-m", module, key]
     with tempfile.TemporaryDirectory(prefix="cliptea-") as folder, sigterm() as asked, watching(follower) as abandoned:
         failure = Path(folder) / "failure.json"
-        process = subprocess.Popen(command, env={**_environment(processes), FAILURE: str(failure)})
+        process = subprocess.Popen(command, env={**_environment(processes), env.FAILURE.name: str(failure)})
         stopping = False
         while process.poll() is None:
             if not stopping and (asked.to_stop or abandoned.is_set()):
@@ -51,11 +52,11 @@ def start(module: str, key: str, processes: int, follower: Follower | None = Non
 def _environment(processes: int) -> dict[str, str]:
     """This process's, with its threads divided among those that it starts."""
     given = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(STOP_SECONDS), **os.environ}
-    threads = os.environ.get("CLIPTEA_THREADS")
-    if not threads:
+    threads = env.THREADS.count()
+    if threads is None:
         return given
-    share = str(max(1, int(threads) // processes))
-    return {**given, "CLIPTEA_THREADS": share, "OMP_NUM_THREADS": share}
+    share = str(max(1, threads // processes))
+    return {**given, env.THREADS.name: share, env.OMP_NUM_THREADS.name: share}
 
 
 def _reason(failure: Path, stopping: bool, code: int) -> BaseException:

@@ -9,7 +9,7 @@ import pytest
 
 from cliptea.data import disk_cache
 from cliptea.data.disk_cache import DiskCache, open_cache
-from cliptea.errors import StorageError
+from cliptea.errors import ConfigError
 from cliptea.storage import FileStore
 from cliptea.storage.s3 import S3Store
 
@@ -98,7 +98,7 @@ def test_a_disk_that_is_full_or_gone_is_a_miss(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["much", "-1", "nan", "inf"])
 def test_a_size_that_is_none_is_refused(monkeypatch, text):
     monkeypatch.setenv("CLIPTEA_CACHE_GIB", text)
-    with pytest.raises(StorageError, match="CLIPTEA_CACHE_GIB"):
+    with pytest.raises(ConfigError, match="CLIPTEA_CACHE_GIB"):
         open_cache(S3Store("bucket"))
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from cliptea.teacher.cache import TeacherCache
 
 from cliptea import progress, settings
 from cliptea.data.catalogue import Catalogue
@@ -12,7 +13,6 @@ from cliptea.manifest import Manifest, put_object
 from cliptea.report import gather, page
 from cliptea.run import Run, expand
 from cliptea.storage import FileStore, open_store
-from cliptea.teacher.cache import TeacherCache
 from cliptea.tracking import data
 from cliptea.tracking.address import TrackingError
 

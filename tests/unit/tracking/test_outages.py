@@ -13,8 +13,7 @@ from cliptea.errors import ConfigError, StorageError
 from cliptea.outage import COMMAND_SECONDS
 from cliptea.run import Run, expand
 from cliptea.tracking import curves
-from cliptea.tracking.address import require_server
-from cliptea.tracking.address import TrackingError
+from cliptea.tracking.address import TrackingError, require_server
 from cliptea.tracking.mlflow_client import EXPERIMENT, connect, persist
 from cliptea.tracking.runs import ChildRun, open_parent
 

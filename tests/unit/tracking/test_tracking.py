@@ -3,14 +3,14 @@
 import uuid
 
 import pytest
+from cliptea.tracking.finish import finish
+from cliptea.tracking.promotion import best_row, candidates, promote
 
 from cliptea import settings
 from cliptea.errors import ServerAway, StorageError
 from cliptea.evaluation.results import ResultRow
 from cliptea.run import Run, expand
-from cliptea.tracking.finish import finish
 from cliptea.tracking.mlflow_client import EXPERIMENT, connect, flatten
-from cliptea.tracking.promotion import best_row, candidates, promote
 from cliptea.tracking.registry import rollback
 from cliptea.tracking.runs import ChildRun, log_best, open_parent
 from cliptea.tracking.state import mark_stopped

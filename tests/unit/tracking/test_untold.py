@@ -5,6 +5,8 @@ import threading
 import time
 
 import pytest
+from cliptea.teacher.cache import TeacherCache
+from cliptea.tracking.promotion import promote
 from mlflow import MlflowClient
 
 from cliptea import outage, settings
@@ -15,9 +17,7 @@ from cliptea.manifest import Manifest, put_object
 from cliptea.report import gather, page, variant_figures
 from cliptea.run import Run, expand
 from cliptea.storage import open_store
-from cliptea.teacher.cache import TeacherCache
 from cliptea.tracking import untold
-from cliptea.tracking.promotion import promote
 from cliptea.tracking.runs import ChildRun, open_parent
 
 POINTS = [{"iteration": n, "total": n / 7} for n in (2, 4)]

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from cliptea.teacher.build import build_cache
+from cliptea.teacher.cache import TeacherCache
 from plain_network import BACKBONE
 
 from cliptea import settings
 from cliptea.data.split_shards import Splits, build_splits
 from cliptea.run import Run, expand
-from cliptea.teacher.build import build_cache
-from cliptea.teacher.cache import TeacherCache
 from cliptea.training.distributed import World
 
 

@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from cliptea import env
 from cliptea.errors import ClipteaError, ServerAway
 from cliptea.training import agent
 from cliptea.training.distributed import left_alone
-from cliptea.training.failure import FAILURE, tell, told
+from cliptea.training.failure import tell, told
 from cliptea.training.stopping import Deserted, Stopped
 
 PAIR = (
@@ -63,7 +64,7 @@ OWN, OTHER = ClipteaError("the shard is damaged"), torch.cuda.OutOfMemoryError("
     ],
 )
 def test_a_failure_of_ones_own_counts_more_than_partners_that_have_gone(tmp_path, monkeypatch, errors, kind, text):
-    monkeypatch.setenv(FAILURE, str(tmp_path / "failure.json"))
+    monkeypatch.setenv(env.FAILURE.name, str(tmp_path / "failure.json"))
     for error in errors:
         tell(error)
     found = told(tmp_path / "failure.json")
@@ -79,7 +80,7 @@ def test_a_failure_of_ones_own_that_is_told_meanwhile_is_not_lost(tmp_path, monk
             tell(OWN)
             return super().__str__()
 
-    monkeypatch.setenv(FAILURE, str(tmp_path / "failure.json"))
+    monkeypatch.setenv(env.FAILURE.name, str(tmp_path / "failure.json"))
     tell(Meanwhile("closed"))
     assert str(told(tmp_path / "failure.json")) == "the shard is damaged"
 
@@ -101,7 +102,7 @@ def test_a_file_that_was_not_written_to_its_end_tells_nothing(tmp_path):
 def test_torchrun_says_what_a_process_died_from_without_a_word(tmp_path, monkeypatch, number, text):
     script, failure = tmp_path / "dies.py", tmp_path / "failure.json"
     script.write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
-    monkeypatch.setenv(FAILURE, str(failure))
+    monkeypatch.setenv(env.FAILURE.name, str(failure))
     command = [sys.executable, "-m", "cliptea.training.agent", "--standalone", "--nproc-per-node=1", str(script)]
     ended = subprocess.run(command, check=False, stderr=subprocess.PIPE, timeout=300)
     assert ended.returncode == 1, ended.stderr
@@ -123,7 +124,7 @@ def test_an_abort_is_that_of_nccls_watchdog_where_there_is_one(tmp_path, monkeyp
     def aborts(arguments):
         raise ChildFailedError("train", {0: ProcessFailure(0, 1, -signal.SIGABRT, "none")})
 
-    monkeypatch.setenv(FAILURE, str(tmp_path / "failure.json"))
+    monkeypatch.setenv(env.FAILURE.name, str(tmp_path / "failure.json"))
     monkeypatch.setattr(agent.run, "main", aborts)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
     with pytest.raises(ChildFailedError):

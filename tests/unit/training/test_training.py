@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cliptea.training.train import train_fingerprint
 from torch.utils.data import get_worker_info
 
 from cliptea import settings
@@ -14,7 +15,6 @@ from cliptea.training.batches import Batch, _Views, batches
 from cliptea.training.distributed import World
 from cliptea.training.loop import seen_text
 from cliptea.training.optimiser import lr_factor, make_optimiser
-from cliptea.training.train import train_fingerprint
 from cliptea.training.trainer import Trainer
 
 

@@ -17,12 +17,21 @@ import time
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from cliptea import progress
 from cliptea.errors import ConfigError, DataError
 
 FAKE = json.loads(os.environ.get("CLIPTEA_FAKE", "{}"))
+
+
+class Anything(BaseModel):
+    """What the fake steps hand on."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+Manifest = Splits = MadePart = TeacherCache = TrainInputs = Evaluated = Comparison = Anything
 
 
 class Variant(BaseModel):
@@ -37,6 +46,9 @@ class Run(BaseModel):
     overrides: list[str]
     variants: list[Variant]
 
+    def variant(self, label):
+        return next(variant for variant in self.variants if variant.label == label)
+
 
 def load(preset, overrides):
     if preset == "unknown":
@@ -47,12 +59,12 @@ def store() -> Path:
     return Path(unquote(urlparse(os.environ["CLIPTEA_STORE"]).path))
 
 
-def work(step: str, label: str = "", **result) -> dict:
+def work(step: str, label: str = "", **result) -> Anything:
     who = f"{step} {label}".strip()
     made = store() / f"{who.replace('/', '-')}.json"
     if made.exists():
         progress.reused()
-        return json.loads(made.read_text())
+        return Anything.model_validate_json(made.read_text())
     if step in FAKE.get("stubborn", []):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if step in FAKE.get("helper", []):
@@ -75,7 +87,7 @@ def work(step: str, label: str = "", **result) -> dict:
         os.kill(os.getpid(), signal.SIGKILL)
     result = {"step": step, "label": label, "threads": int(os.environ["CLIPTEA_THREADS"]), **result}
     made.write_text(json.dumps(result))
-    return result
+    return Anything(**result)
 
 
 def skip(run):
@@ -99,41 +111,37 @@ def start_run(preset, overrides, job_id):
     )
 
 
-def build_splits(run):
+def split_data(run):
     progress.note(f"preset {run.preset}, overrides {run.overrides}")
     return work("split", images=7)
 
 
-def log_data(run, splits):
-    assert splits["images"] == 7
-
-
-def make_blocks(run, split, part, parts):
-    assert split["images"] == 7
+def make_tokens(run, splits, part, parts):
+    assert splits.images == 7
     assert (part, parts) == (0, 1)
     return work("tokens", views=14)
 
 
-def build_cache(run, split, made):
-    assert [part["views"] for part in made] == [14]
+def publish_cache(run, splits, made):
+    assert [part.views for part in made] == [14]
     return work("teacher", views=14)
 
 
-def train_variant(run, variant, split, teacher):
-    assert (split["step"], teacher["step"]) == ("split", "teacher")
-    return work("train", variant["label"], seed=variant["seed"])
+def train_variant(inputs):
+    assert (inputs.splits.step, inputs.teacher.step) == ("split", "teacher")
+    return work("train", inputs.variant.label, seed=inputs.variant.seed)
 
 
-def evaluate_variant(run, variant, split, teacher, trained):
-    assert trained["label"] == variant["label"]
-    assert type(trained["seed"]) is int
-    return work("evaluate", variant["label"], seed=trained["seed"])
+def evaluate_variant(run, variant, splits, teacher, trained):
+    assert trained.label == variant.label
+    assert type(trained.seed) is int
+    return work("evaluate", variant.label, seed=trained.seed)
 
 
-def compare_variants(run, split, teacher, evaluations):
-    made = work("compare", order=[item["label"] for item in evaluations])
+def compare_variants(run, splits, teacher, evaluations):
+    made = work("compare", order=[item.label for item in evaluations])
     rows = [
-        {"variant": item["label"], "group": "g", "backbone": "b", "dataset": "d", "seed": item["seed"]}
+        {"variant": item.label, "group": "g", "backbone": "b", "dataset": "d", "seed": item.seed}
         | {"pAcc": 0.5, "miou_seen": 0.25, "miou_unseen": 0.125, "hiou": 0.0625}
         for item in evaluations
     ]
@@ -141,21 +149,17 @@ def compare_variants(run, split, teacher, evaluations):
         (store() / name).write_text(text)
     uris = {name.partition(".")[0]: (store() / name).as_uri() for name in ("report.html", "results.json")}
     progress.publish(**uris)
-    return made | uris
+    return made.model_copy(update=uris)
 
 
-def catch_up(run):
-    """MLflow has been told all."""
-
-
-def promote(run, comparison):
-    return work("promote", order=comparison["order"])
+def promote_best(run, comparison):
+    return work("promote", order=comparison.order)
 
 
 def mark_complete(tracking_run):
     assert tracking_run == ""
 
 
-def finish(job_id, state, error):
+def finish_run(job_id, state, error):
     with (store() / "finished.jsonl").open("a") as file:
         file.write(json.dumps({"job_id": job_id, "state": state, "error": error}) + "\n")

@@ -1,24 +1,26 @@
-"""With this folder on PYTHONPATH, the functions that the steps call are those of fake_functions.py."""
+"""With this folder on PYTHONPATH, what the steps call and hand on is that of fake_functions.py."""
 
+import importlib
 import importlib.abc
+import importlib.machinery
 import importlib.util
 import sys
 from pathlib import Path
 
-FAKED = {
-    "cliptea.settings",
-    "cliptea.resolve",
-    "cliptea.run",
-    "cliptea.data.split_shards",
-    "cliptea.teacher.build",
-    "cliptea.training.train",
-    "cliptea.evaluation.evaluate",
-    "cliptea.evaluation.compare",
-    "cliptea.tracking.promotion",
-    "cliptea.tracking.inputs",
-    "cliptea.tracking.finish",
-    "cliptea.tracking.state",
-    "cliptea.tracking.unchanged",
+FAKED = {"cliptea.settings", "cliptea.tracking.state"}  # whole modules
+# The steps' modules are real, for their components' sake, with these names replaced.
+REPLACED = {
+    "cliptea.manifest": ["Manifest"],
+    "cliptea.run": ["Run"],
+    "cliptea.steps.resolve": ["check", "skip", "start_run"],
+    "cliptea.steps.split": ["Splits", "split_data"],
+    "cliptea.steps.tokens": ["MadePart", "make_tokens"],
+    "cliptea.steps.teacher": ["TeacherCache", "publish_cache"],
+    "cliptea.steps.train": ["TrainInputs", "train_variant"],
+    "cliptea.steps.evaluate": ["Evaluated", "evaluate_variant"],
+    "cliptea.steps.compare": ["Comparison", "compare_variants"],
+    "cliptea.steps.promote": ["promote_best"],
+    "cliptea.steps.finish": ["finish_run"],
 }
 
 
@@ -26,7 +28,20 @@ class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name in FAKED:
             return importlib.util.spec_from_file_location(name, Path(__file__).with_name("fake_functions.py"))
+        if name in REPLACED:
+            spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+            spec.loader = Loader(name, spec.origin)
+            return spec
         return None
+
+
+class Loader(importlib.machinery.SourceFileLoader):
+    def exec_module(self, module):
+        super().exec_module(module)
+        fakes = importlib.import_module("fake_functions")
+        for name in REPLACED[module.__name__]:
+            assert hasattr(module, name), f"{module.__name__} has no {name}"
+            setattr(module, name, getattr(fakes, name))
 
 
 sys.meta_path.insert(0, Finder())

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from cliptea.cluster.settings import JobSettings
+from cliptea.cluster.job_settings import JobSettings
 from cliptea.config import Config
 from cliptea.errors import ConfigError
 from cliptea.runs import ROOM, expand, require_room

@@ -17,7 +17,7 @@ from cliptea.data.split import Splits, build_splits
 from cliptea.manifest import read_object
 from cliptea.runs import Run, expand
 from cliptea.storage import open_store
-from cliptea.storage.client import Limits
+from cliptea.storage.minio_client import Limits
 from cliptea.teacher.build import build_cache
 from cliptea.teacher.cache import TeacherCache
 from cliptea.training.batches import batches

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from cliptea import progress
-from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.cluster.job_settings import JobSettings, Passed
 
 __all__ = ["LABELS", "RUN_LABEL", "VARIANT", "build", "job_name", "run_value"]
 

@@ -10,7 +10,7 @@ from cliptea.cluster.api import SERVER, ClusterError, Unreachable, connect
 from cliptea.cluster.follow import Pace, train
 from cliptea.cluster.handover import hand_over
 from cliptea.cluster.job import build
-from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.cluster.job_settings import JobSettings, Passed
 from cliptea.data.split import Splits
 from cliptea.manifest import Output, find
 from cliptea.outage import Outage

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cliptea.errors import StorageError
 from cliptea.storage import Store, is_remote
-from cliptea.storage.local import cache_folder
+from cliptea.storage.local_files import cache_folder
 
 __all__ = ["VARIABLE", "DiskCache", "open_cache"]
 

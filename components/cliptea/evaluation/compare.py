@@ -159,9 +159,9 @@ def _compare(
 
 def _track(run: Run, files: dict[str, bytes], rows: list[ResultRow]) -> None:
     from cliptea.tracking.client import connect
+    from cliptea.tracking.logged_table import log_table
     from cliptea.tracking.promotion import best_row, candidates
     from cliptea.tracking.runs import log_best
-    from cliptea.tracking.tables import log_table
 
     own = [row.model_dump() for row in rows if row.dataset == run.config.data.dataset]
     log_best(run, best_row(candidates(run, own) or own))

@@ -11,7 +11,7 @@ from cliptea.data import disk_cache
 from cliptea.data.disk_cache import DiskCache, open_cache
 from cliptea.errors import StorageError
 from cliptea.storage import FileStore
-from cliptea.storage.s3 import S3Store
+from cliptea.storage.s3_store import S3Store
 
 MIB = 1 << 20
 

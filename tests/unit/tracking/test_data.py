@@ -9,8 +9,8 @@ from cliptea import runs, settings
 from cliptea.data.split import Splits
 from cliptea.manifest import Manifest
 from cliptea.tracking.data import dataset_inputs, log_data
+from cliptea.tracking.logged_table import log_table
 from cliptea.tracking.runs import ChildRun, open_parent
-from cliptea.tracking.tables import log_table
 
 
 @pytest.fixture

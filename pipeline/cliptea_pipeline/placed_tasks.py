@@ -6,7 +6,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from cliptea.cluster.settings import JobSettings
+from cliptea.cluster.job_settings import JobSettings
 from cliptea.runs import ROOM
 from cliptea_pipeline.placement import Placement, StepPlacement
 

@@ -30,7 +30,7 @@ from urllib3.exceptions import (
 
 from cliptea.errors import ServerAway, StorageError
 from cliptea.outage import PATIENCE, Outage, untrusted
-from cliptea.storage.files import missing
+from cliptea.storage.base import missing
 
 __all__ = ["Limits", "absence", "connect", "endpoint", "explained", "why"]
 

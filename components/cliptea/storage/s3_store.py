@@ -15,10 +15,9 @@ from minio.error import S3Error
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
 from cliptea.errors import StorageError
-from cliptea.storage.base import Entry
-from cliptea.storage.client import Limits, absence, connect, explained, why
-from cliptea.storage.files import make_folder, missing, new_file, truncated, unusable
-from cliptea.storage.local import cache_folder, place
+from cliptea.storage.base import Entry, missing, truncated
+from cliptea.storage.local_files import cache_folder, make_folder, new_file, place, unusable
+from cliptea.storage.minio_client import Limits, absence, connect, explained, why
 
 __all__ = ["S3Store", "parse"]
 

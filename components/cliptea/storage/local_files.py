@@ -18,7 +18,13 @@ PARTIAL = ".partial-"  # first characters of the names of files that are not who
 
 @contextmanager
 def new_file(target: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `target` when the block ends well, and else leaves no trace."""
+    """A file to write that takes the place of `target` when the block ends well, and else leaves no trace.
+
+    The bytes are on the disk before the name is. A killed process leaves a file whose name begins with `PARTIAL`.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     make_folder(target.parent)
     try:
         name = target.with_name(f"{PARTIAL}{uuid.uuid4().hex}")  # made with the user's own mode, for shared volumes

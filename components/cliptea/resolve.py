@@ -8,7 +8,7 @@ from cliptea import progress, settings
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.datasets import open_dataset
-from cliptea.data.disk_cache import open_cache
+from cliptea.data.shard_cache import open_cache
 from cliptea.errors import ConfigError
 from cliptea.manifest import fingerprint
 from cliptea.models.backbones import licence, require

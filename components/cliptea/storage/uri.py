@@ -1,6 +1,7 @@
 """Files and folders that a setting names by a path, a file:// or an s3:// URI, on this machine.
 
-What lies in S3 is downloaded once to a cache folder, under its bucket, key and version.
+What lies in S3 is downloaded once to the cache folder, whole, under its bucket, key and version, and stays there: it is
+read by libraries that want a path. Pieces of shards are kept by `cliptea.data.shard_cache`, which has a limit.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ class Store(Protocol):
 
     def size(self, key: str) -> int | None:
         """Bytes of the object, or None when there is none."""
-        ...
+        entry = self.entry(key)
+        return entry and entry.size
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         """Every object below the folder `prefix` ("" for all), sorted by key."""

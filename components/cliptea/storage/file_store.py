@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cliptea.storage.base import Entry, missing, truncated
+from cliptea.storage.base import Entry, Store, missing, truncated
 from cliptea.storage.local_files import PARTIAL, make_folder, new_file, unusable
 
 __all__ = ["FileStore"]
 
 
-class FileStore:
+class FileStore(Store):
     """Objects as files of one folder, which the first write makes. Reading needs no right to write."""
 
     def __init__(self, root: Path) -> None:
@@ -59,10 +59,6 @@ class FileStore:
         except OSError as error:
             raise unusable(path, error) from None
         return Entry(key, stat.st_size, str(stat.st_mtime_ns)) if path.is_file() else None
-
-    def size(self, key: str) -> int | None:
-        entry = self.entry(key)
-        return entry and entry.size
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         folder = self.path(prefix)

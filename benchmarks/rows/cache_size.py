@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.measure import Bench, Row
-from cliptea.data.shard_index import Place, ShardEntry, dump_index
+from cliptea.data.shard_index import Place, dump_index
+from cliptea.data.shard_sets import ShardEntry
 from cliptea.data.shard_sets import put_top_index
 from cliptea.manifest import StoredObject, put_object
 from cliptea.storage import FileStore

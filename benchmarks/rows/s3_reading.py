@@ -16,7 +16,7 @@ from cliptea.data.ahead import ahead
 from cliptea.data.shard_sets import put_top_index
 from cliptea.data.shard_writer import ShardWriter
 from cliptea.data.shards import CHUNK, ShardReader
-from cliptea.storage.s3 import S3Store
+from cliptea.storage.s3_store import S3Store
 
 SERVER = Path(__file__).parents[2] / "tests/storage"  # where the tests keep the server that they start
 KIB = 1 << 10

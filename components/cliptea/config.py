@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cliptea.errors import ConfigError
 from cliptea.weights_source import WeightsSource
 
 __all__ = [
@@ -169,14 +170,29 @@ class TrainConfig(Section):
     compile: bool = False  # the student by torch.compile
 
     @model_validator(mode="after")
-    def _divisible(self) -> TrainConfig:
-        parts = self.processes * self.accumulate
-        if self.batch_size % parts:
-            raise ValueError(
-                f"batch_size is {self.batch_size} with {self.processes} processes and accumulate {self.accumulate}: "
-                f"expected a multiple of the processes times accumulate, {parts}"
-            )
+    def _shared(self) -> TrainConfig:
+        self.require_shared(self.processes)
         return self
+
+    def require_shared(self, processes: int, named: str = "", setting: str = "train.processes") -> None:
+        """Refuse a batch of which so many processes cannot have the same number of images, in parts of equal size.
+
+        Args:
+            processes: on all nodes.
+            named: what the message calls them; default: "N processes".
+            setting: what their number is changed by.
+
+        Raises:
+            ConfigError: it does not divide.
+        """
+        parts = processes * self.accumulate
+        if self.batch_size % parts:
+            accumulate = f" and train.accumulate={self.accumulate}" if self.accumulate > 1 else ""
+            raise ConfigError(
+                f"train.batch_size={self.batch_size} with {named or f'{processes} processes'}{accumulate}",
+                f"a multiple of {parts}",
+                f"change train.batch_size, or {setting}",
+            )
 
 
 class EvaluationSet(Section):

@@ -51,8 +51,8 @@ def store(uri: str | None = None) -> Iterator[Finding]:
 
 
 def _quick(uri: str) -> Store:
-    from cliptea.storage.client import Limits
-    from cliptea.storage.s3 import S3Store, parse
+    from cliptea.storage.minio_client import Limits
+    from cliptea.storage.s3_store import S3Store, parse
 
     return S3Store(*parse(uri), limits=Limits(timeout=SECONDS, patience=0))
 

@@ -143,9 +143,9 @@ def predict(
 ) -> None:
     """Write masks, overlays and areas of images, also under class names that nobody trained."""
     with one_line_errors(debug):
-        from cliptea_pipeline import serving
+        from cliptea_pipeline import serving_cli
 
-        raise typer.Exit(serving.predict(images, model, classes, text_weights, output, workdir))
+        raise typer.Exit(serving_cli.predict(images, model, classes, text_weights, output, workdir))
 
 
 @app.command()
@@ -160,9 +160,9 @@ def export(
 ) -> None:
     """Write a model as ONNX, with the class embeddings as an input, checked against torch."""
     with one_line_errors(debug):
-        from cliptea_pipeline import serving
+        from cliptea_pipeline import serving_cli
 
-        serving.export(model, output, size, workdir)
+        serving_cli.export(model, output, size, workdir)
 
 
 @app.command()
@@ -173,9 +173,9 @@ def rollback(
 ) -> None:
     """Make the champion before the present one the champion again."""
     with one_line_errors(debug):
-        from cliptea_pipeline import serving
+        from cliptea_pipeline import serving_cli
 
-        serving.rollback(model, workdir)
+        serving_cli.rollback(model, workdir)
 
 
 app.add_typer(cluster_cli.app)

@@ -17,8 +17,8 @@ from cliptea.steps.teacher import teacher
 from cliptea.steps.tokens import tokens
 from cliptea.steps.train import train
 from cliptea.steps.variants import variants
+from cliptea_pipeline.placed_tasks import job_settings, placed
 from cliptea_pipeline.placement import Placement
-from cliptea_pipeline.tasks import job_settings, placed
 
 __all__ = ["cliptea_pipeline"]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from cliptea import env
-from cliptea.cluster.settings import JobSettings
+from cliptea.cluster.job_settings import JobSettings
 from cliptea.config import Config
 from cliptea.errors import ConfigError
 from cliptea.run import expand, require_room

@@ -18,6 +18,7 @@ from cliptea import settings
 from cliptea.progress import clock
 from cliptea.steps.resolve import check
 from cliptea.storage import read_uri
+from cliptea.storage.local_files import new_file
 from cliptea.tracking.address import require_server
 from cliptea_pipeline import processes
 from cliptea_pipeline.compile import pipeline_file
@@ -117,9 +118,9 @@ def _exit_code(process: subprocess.Popen[bytes], board: Board) -> int:
 def _fetch(workdir: Workdir, board: Board) -> None:
     """Put report and results where the user looks for them."""
     for name, target in (("report", workdir.report), ("results", workdir.results)):
-        partial = target.with_name(f".{target.name}.partial")
-        partial.write_bytes(read_uri(board.published[name]))
-        os.replace(partial, target)
+        data = read_uri(board.published[name])
+        with new_file(target) as file:
+            file.write(data)
 
 
 def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:

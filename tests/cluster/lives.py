@@ -6,7 +6,7 @@ from cluster.quick_pace import Quick
 from cliptea.cluster.api import connect
 from cliptea.cluster.follow import train
 from cliptea.cluster.job import build, job_name
-from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.cluster.job_settings import JobSettings, Passed
 
 NAME = job_name("j", "g/a")
 

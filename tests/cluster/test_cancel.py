@@ -13,7 +13,7 @@ from watched import RUN
 from cliptea import settings
 from cliptea.cluster.api import connect
 from cliptea.cluster.job import build, job_name
-from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.cluster.job_settings import JobSettings, Passed
 from cliptea.run import Run, expand
 from cliptea.tracking import state
 from cliptea.tracking.runs import HEARTBEAT_TAG, ChildRun, open_parent

@@ -2,11 +2,11 @@
 
 import json
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from doctor_lines import TRAINER, doctor, secret
+from small_servers import served
 
 from cliptea.cluster.api import RIGHTS
 from cliptea_pipeline.checks import OK, Finding
@@ -84,14 +84,8 @@ def mlflow():
             self.end_headers()
             self.wfile.write(b'{"experiments": []}')
 
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with served(Handler) as address:
+        yield address
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
 import mlflow_server
@@ -11,6 +11,7 @@ import pytest
 import yaml
 from doctor_lines import CONTROLLER, PLACE, doctor, secret
 from replay import recorded
+from small_servers import served
 
 from cliptea.tracking import state
 from cliptea.tracking.address import TrackingError
@@ -39,15 +40,9 @@ def server(monkeypatch):
             self.end_headers()
             self.wfile.write(answer["body"].encode())
 
-        def log_message(self, *args):
-            pass
-
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{running.server_port}")
-    yield answers
-    running.shutdown()
-    running.server_close()
+    with served(Handler) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        yield answers
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """Addresses that are not Kubeflow Pipelines, or do not let one in: one line each, with what to do."""
 
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from small_servers import served
 from typer.testing import CliRunner
 
 from cliptea_pipeline.cli import app
@@ -29,14 +29,8 @@ def serving(code: int, kind: str, body: bytes, location: str = "") -> Iterator[s
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with served(Handler) as address:
+        yield address
 
 
 def submit(endpoint: str) -> str:

@@ -5,17 +5,16 @@ TrainJob of the fake cluster, promote completes the run, and the exit task is ca
 `cliptea submit --wait` follows the recorded run of the same end.
 """
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import pytest
+import small_servers
 from lives import NAME, complete, follow, nothing, script
 from mlflow import MlflowClient
 from replay import recorded
@@ -54,26 +53,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPTEA_STORE", folder.as_uri())
 
 
-@pytest.fixture
-def told(monkeypatch):
-    """The states that a webhook was told."""
-    bodies = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setenv("CLIPTEA_WEBHOOK", f"http://127.0.0.1:{server.server_port}/")
-    yield bodies
-    server.shutdown()
-    server.server_close()
+told, webhook = small_servers.told, small_servers.webhook
 
 
 class Cluster:

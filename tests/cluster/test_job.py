@@ -6,7 +6,7 @@ import pytest
 from kubeflow_trainer_api import models
 
 from cliptea.cluster.job import RUN_LABEL, build, job_name, run_value
-from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.cluster.job_settings import JobSettings, Passed
 
 SECRET = {
     "name": "AWS_SECRET_ACCESS_KEY",

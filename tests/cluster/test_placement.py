@@ -11,7 +11,7 @@ from k8s.restricted import violations
 from kubeflow_trainer_api import models
 
 from cliptea.cluster.job import build
-from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.cluster.job_settings import JobSettings, Passed
 from cliptea.errors import ConfigError
 from cliptea_pipeline.compile import compile_pipeline
 from cliptea_pipeline.fit import read_compiled

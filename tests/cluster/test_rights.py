@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from cliptea.cluster.api import RIGHTS, ClusterError, connect
 from cliptea.cluster.follow import Cancelled, train
 from cliptea.cluster.job import build
-from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.cluster.job_settings import JobSettings, Passed
 from cliptea_pipeline.cli import app
 
 TRAINER = "trainer.kubeflow.org"

@@ -7,7 +7,7 @@ import pytest
 
 from cliptea.cluster.api import ClusterError, connect
 from cliptea.cluster.job import build
-from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.cluster.job_settings import JobSettings, Passed
 
 RUN = "0f51c788-780a-4dbc-b5f8-98ceb3b093b6"
 TRAINJOBS = ("list", "trainer.kubeflow.org", "trainjobs")

@@ -10,7 +10,7 @@ from quick_pace import Impatient
 from cliptea.cluster.api import TIMEOUT, ClusterError, connect
 from cliptea.cluster.follow import Pace
 from cliptea.cluster.job import build
-from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.cluster.job_settings import JobSettings, Passed
 
 NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
 NO_NODE |= {"message": "0/3 nodes: 3 Insufficient nvidia.com/gpu"}

@@ -9,7 +9,7 @@ from manifests import K8S, one, overlay
 from storage.s3_server import ACCESS, SECRET, running
 
 from cliptea.storage import open_store
-from cliptea.storage.client import Limits, connect
+from cliptea.storage.minio_client import Limits, connect
 
 COPY = K8S / "jobs/copy-data/copy_data.py"
 

@@ -13,7 +13,7 @@ from kubernetes.utils.quantity import parse_quantity
 from manifests import COMPONENTS, K8S, OVERLAYS, containers, everything, granted, one, overlay, pods, render, select
 
 from cliptea import __version__
-from cliptea.cluster import job, settings
+from cliptea.cluster import job, job_settings
 from cliptea_pipeline.compile import compile_pipeline
 from cliptea_pipeline.placement import Placement
 from cliptea_pipeline.placement_file import read_placement
@@ -84,7 +84,7 @@ def test_the_pipeline_knows_the_same_names():
 
 
 def test_the_train_step_patches_what_the_runtime_has():
-    built = job.build("a", "b", "c", settings.JobSettings(image="cliptea:0"), settings.Passed(), [])
+    built = job.build("a", "b", "c", job_settings.JobSettings(image="cliptea:0"), job_settings.Passed(), [])
     (patch,) = built["spec"]["runtimePatches"]
     (patched,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     runtime = one(overlay("local"), "TrainingRuntime", "cliptea-torch")

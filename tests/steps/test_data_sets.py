@@ -7,16 +7,16 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-
-from cliptea import resolve
-from cliptea.data.split_shards import Splits, build_splits
 from cliptea.evaluation.compare import compare_variants
 from cliptea.evaluation.evaluate import Evaluated, evaluate_variant
-from cliptea.evaluation.metrics import score
-from cliptea.storage import fetch
 from cliptea.teacher.build import build_cache
 from cliptea.teacher.cache import TeacherCache
 from cliptea.training.train import train_variant
+
+from cliptea import resolve
+from cliptea.data.split_shards import Splits, build_splits
+from cliptea.evaluation.metrics import score
+from cliptea.storage import fetch
 
 PIECES = {"voc12": miniatures.voc12, "coco_stuff164k": miniatures.coco_stuff164k}
 PIECES |= {"pascal_context": miniatures.pascal_context}

@@ -4,12 +4,10 @@ The states are those that were seen: COMPLETE, FAILED and RUNNING (of a skipped 
 where the exit task does not run for a cancelled one; SUCCEEDED and FAILED by kfp.local.
 """
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import pytest
+import small_servers
 
 from cliptea import settings
 from cliptea.board import posting
@@ -34,26 +32,7 @@ def _surroundings(tmp_path_factory):
         yield
 
 
-@pytest.fixture
-def told(monkeypatch):
-    """What a webhook was told."""
-    bodies = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setenv("CLIPTEA_WEBHOOK", f"http://127.0.0.1:{server.server_port}/secret-part")
-    yield bodies
-    server.shutdown()
-    server.server_close()
+told, webhook = small_servers.told, small_servers.webhook
 
 
 def started(job_id, fingerprint=None):

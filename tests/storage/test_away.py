@@ -17,7 +17,7 @@ from cliptea.data.shards import ShardReader
 from cliptea.errors import ServerAway
 from cliptea.manifest import Manifest, publish
 from cliptea.storage import open_store
-from cliptea.storage.s3 import S3Store
+from cliptea.storage.s3_store import S3Store
 
 DATA = np.random.default_rng(0).bytes(300_000)
 AWAY = 11.0  # seconds; five tries with pauses of 1, 2 and 4 seconds do not outlive it

@@ -11,7 +11,7 @@ from faulty_proxy import ALWAYS
 
 from cliptea.errors import ServerAway, StorageError
 from cliptea.storage import fetch
-from cliptea.storage.s3 import S3Store
+from cliptea.storage.s3_store import S3Store
 
 DATA = np.random.default_rng(0).bytes(300_000)
 LARGE = np.random.default_rng(1).bytes((15 << 20) + 1)

@@ -9,8 +9,8 @@ from faulty_proxy import ALWAYS
 
 from cliptea.errors import StorageError
 from cliptea.storage import fetch, is_remote, state
-from cliptea.storage.local import cache_folder, place
-from cliptea.storage.s3 import S3Store
+from cliptea.storage.local_files import cache_folder, place
+from cliptea.storage.s3_store import S3Store
 
 DATA = np.random.default_rng(2).bytes((11 << 20) + 3)
 

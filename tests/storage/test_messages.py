@@ -17,7 +17,7 @@ from s3_server import ACCESS, BUCKET, SECRET
 
 from cliptea.errors import ClipteaError, StorageError
 from cliptea.storage import fetch, open_store
-from cliptea.storage.s3 import S3Store
+from cliptea.storage.s3_store import S3Store
 
 OPERATIONS = [
     lambda store: store.put("k", b"x"),

@@ -9,7 +9,7 @@ import pytest
 
 from cliptea.errors import StorageError
 from cliptea.storage import open_store
-from cliptea.storage.s3 import S3Store
+from cliptea.storage.s3_store import S3Store
 
 
 def random_bytes(size, seed=0):

@@ -8,6 +8,8 @@ import open_clip
 import pytest
 import safetensors.torch
 import torch
+from cliptea.teacher.build import build_cache
+from cliptea.teacher.cache import TeacherCache
 from conftest import QUICK
 from s3_server import BUCKET
 
@@ -17,9 +19,7 @@ from cliptea.data.split_shards import Splits, build_splits
 from cliptea.manifest import read_object
 from cliptea.run import Run, expand
 from cliptea.storage import open_store
-from cliptea.storage.client import Limits
-from cliptea.teacher.build import build_cache
-from cliptea.teacher.cache import TeacherCache
+from cliptea.storage.minio_client import Limits
 from cliptea.training.batches import batches
 from cliptea.training.loop import train_student
 

@@ -1,35 +1,11 @@
 """The webhook is told the truth, its failures cost a warning, and its address stays secret."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-
 import pytest
+import small_servers
 
 from cliptea import notice
 
-
-@pytest.fixture
-def webhook(monkeypatch):
-    """A server that keeps what it is sent and answers with `status`."""
-
-    class Handler(BaseHTTPRequestHandler):
-        status, bodies = 200, []
-
-        def do_POST(self):
-            self.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(self.status)
-            self.end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("CLIPTEA_WEBHOOK", f"http://127.0.0.1:{server.server_port}/secret-part")
-    yield Handler
-    server.shutdown()
-    server.server_close()
+webhook = small_servers.webhook
 
 
 @pytest.fixture

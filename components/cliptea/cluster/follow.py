@@ -11,9 +11,9 @@ from typing import Any
 
 from cliptea import progress
 from cliptea.cluster.api import SERVER, Cluster, ClusterError, QuotaFull, Unreachable
+from cliptea.cluster.job_settings import JobSettings
 from cliptea.cluster.log import RankZero, of_training, place
 from cliptea.cluster.reasons import AGAIN, CAUSES, HOPELESS, Trouble, failed, finished, suspended, timed_out, troubles
-from cliptea.cluster.settings import JobSettings
 from cliptea.outage import Outage, patience
 
 __all__ = ["Cancelled", "Pace", "train"]

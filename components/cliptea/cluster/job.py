@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cliptea import env
-from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.cluster.job_settings import JobSettings, Passed
 
 __all__ = ["LABELS", "RUN_LABEL", "VARIANT", "build", "job_name", "run_value"]
 

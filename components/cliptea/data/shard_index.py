@@ -1,4 +1,4 @@
-"""What says where things lie: the index of a shard, and the top index of a shard set (SHARDS.md)."""
+"""The index of a shard: where every member of its records lies (SHARDS.md)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from cliptea.data.shard_sets import VERSION
 from cliptea.errors import StorageError
 from cliptea.manifest import StoredObject
 
-__all__ = ["VERSION", "Place", "ShardEntry", "ShardIndex", "TopIndex", "dump_index", "parse_index"]
+__all__ = ["Place", "ShardIndex", "dump_index", "parse_index"]
 
-VERSION = 2  # of both files; a reader refuses others
 ABSENT = -1  # offset of a member that a record does not have
 HASH = 32  # bytes of a sha256
 
@@ -25,21 +25,6 @@ class Place(NamedTuple):
     offset: int
     length: int
     sha256: bytes
-
-
-class ShardEntry(BaseModel):
-    """One shard: its tar file, its index and the number of its records."""
-
-    tar: StoredObject
-    index: StoredObject
-    records: int
-
-
-class TopIndex(BaseModel):
-    """The shards of a set in the order of their records."""
-
-    version: int = VERSION
-    shards: list[ShardEntry]
 
 
 class Column(NamedTuple):

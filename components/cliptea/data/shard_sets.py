@@ -5,17 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cliptea import progress
-from cliptea.data.shard_index import VERSION, ShardEntry, TopIndex
 from cliptea.errors import ServerAway, StorageError
 from cliptea.manifest import Manifest, Output, StoredObject, find, put_immutable, read_object
 from cliptea.storage import Store
 
-__all__ = ["find_sharded", "put_top_index", "read_top_index", "twice"]
+__all__ = ["VERSION", "ShardEntry", "TopIndex", "find_sharded", "put_top_index", "read_top_index", "twice"]
 
 Result = TypeVar("Result")
+VERSION = 2  # of a top index and of a shard's index; a reader refuses others
+
+
+class ShardEntry(BaseModel):
+    """One shard: its tar file, its index and the number of its records."""
+
+    tar: StoredObject
+    index: StoredObject
+    records: int
+
+
+class TopIndex(BaseModel):
+    """The shards of a set in the order of their records."""
+
+    version: int = VERSION
+    shards: list[ShardEntry]
 
 
 def put_top_index(store: Store, prefix: str, shards: Sequence[ShardEntry]) -> dict[str, StoredObject]:

@@ -10,7 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from typing import NamedTuple
 
-from cliptea.data.shard_index import Place, ShardEntry, ShardIndex, dump_index, parse_index
+from cliptea.data.shard_index import Place, ShardIndex, dump_index, parse_index
+from cliptea.data.shard_sets import ShardEntry
 from cliptea.errors import ServerAway, StorageError
 from cliptea.manifest import StoredObject, put_immutable, put_object
 from cliptea.storage import Store

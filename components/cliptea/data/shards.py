@@ -14,7 +14,7 @@ from itertools import accumulate, islice
 from typing import NamedTuple
 
 from cliptea.data.ahead import ahead
-from cliptea.data.disk_cache import DiskCache, open_cache
+from cliptea.data.shard_cache import ShardCache, open_cache
 from cliptea.data.shard_index import Place, ShardIndex, parse_index
 from cliptea.data.shard_sets import read_top_index, twice
 from cliptea.errors import StorageError
@@ -25,7 +25,7 @@ __all__ = ["ShardReader"]
 
 INDEXED = 1_000_000  # records whose index is kept in memory: about 70 MB, of images about 120 MB
 CHUNK = 2 << 20  # bytes, or a record more, of one request when records are read in their order
-SMALL = 64 << 10  # bytes of a record up to which its neighbours are fetched for the disk cache with it,
+SMALL = 64 << 10  # bytes of a record up to which its neighbours are fetched for the shard cache with it,
 BLOCK = 1 << 20  # so many bytes in all: an epoch reads every token and region map, a few KiB each
 STREAMS = 16, 4  # such requests at a time, of a remote store and of a disk
 
@@ -41,7 +41,7 @@ class Span(NamedTuple):
 class ShardReader:
     """Random access to the records of a shard set. Bytes are checked against their hash as they are read.
 
-    What is remote is kept in the node's disk cache. A reader may be used from several threads and forked processes.
+    What is remote is kept in the node's shard cache. A reader may be used from several threads and forked processes.
 
     Attributes:
         remote: whether most of the time of a read is waiting for an answer.
@@ -59,7 +59,7 @@ class ShardReader:
             StorageError: the top index is missing or damaged, or of a version that this reader does not know.
         """
         self._store, self.remote = store, is_remote(store.uri(""))
-        self._cache: DiskCache | None = open_cache(store)
+        self._cache: ShardCache | None = open_cache(store)
         self._shards = read_top_index(store, objects[name])
         self._ends = list(accumulate(shard.records for shard in self._shards))
         self._indexes: dict[int, ShardIndex] = {}
@@ -105,7 +105,7 @@ class ShardReader:
     def stream(self, extension: str, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
         """That member of the records from number `start` to before `stop`, read in advance by several requests.
 
-        For one pass over large members: nothing goes to the disk cache. Memory: at most 66 MiB and 33 records of a
+        For one pass over large members: nothing goes to the shard cache. Memory: at most 66 MiB and 33 records of a
         remote store, 18 MiB and 9 records of a disk.
 
         Raises:

@@ -19,8 +19,7 @@ from cliptea.data.catalogue import IGNORE, Catalogue
 from cliptea.data.datasets import Dataset, open_dataset
 from cliptea.data.records import LABEL
 from cliptea.data.sample import decode_labels, encode_labels
-from cliptea.data.shard_index import ShardEntry
-from cliptea.data.shard_sets import put_top_index
+from cliptea.data.shard_sets import ShardEntry, put_top_index
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.manifest import Contents
 from cliptea.storage import Store

@@ -24,7 +24,7 @@ from cliptea.segment.recipe import mask_recipe
 from cliptea.segment.segmenter import Segmenter
 from cliptea.serving.graph import Network
 from cliptea.serving.parity import NotExported, Parity, check_onnx, first_line
-from cliptea.storage.files import FileStore
+from cliptea.storage.file_store import FileStore
 
 __all__ = ["Exported", "export_onnx"]
 

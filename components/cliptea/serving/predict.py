@@ -14,7 +14,7 @@ from cliptea.errors import DataError
 from cliptea.segment.segmenter import ClassSet, Segmenter
 from cliptea.serving.overlays import mask_png, overlay_jpeg
 from cliptea.serving.photos import Source, read_image
-from cliptea.storage.files import FileStore
+from cliptea.storage.file_store import FileStore
 
 __all__ = ["Predicted", "areas", "predict", "write_areas"]
 

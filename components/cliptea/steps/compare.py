@@ -179,9 +179,9 @@ class ReportEntry(Entry):
         return "tables and report"
 
     def log(self, run: Run) -> Receipt:
+        from cliptea.tracking.logged_table import log_table
         from cliptea.tracking.mlflow_client import connect
         from cliptea.tracking.runs import log_best
-        from cliptea.tracking.tables import log_table
 
         store = open_store()
         done, evaluated, _ = _report(store, run, self.splits, self.teacher, self.evaluations)

@@ -10,7 +10,7 @@ from cliptea.board import status_key
 from cliptea.cluster.api import SERVER, Cluster, ClusterError, Unreachable, connect
 from cliptea.cluster.follow import Pace, train
 from cliptea.cluster.job import build
-from cliptea.cluster.settings import JobSettings, Passed
+from cliptea.cluster.job_settings import JobSettings, Passed
 from cliptea.manifest import Manifest, find
 from cliptea.outage import Outage
 from cliptea.steps.component import step
@@ -31,7 +31,7 @@ def launch(
     model: dsl.Output[dsl.Artifact],
     task_config: dsl.TaskConfig,
 ):
-    from cliptea.cluster.settings import JobSettings, Passed
+    from cliptea.cluster.job_settings import JobSettings, Passed
     from cliptea.steps.common import read, run_step, write
     from cliptea.steps.launch import launch_variant
     from cliptea.steps.split import Splits

@@ -5,8 +5,7 @@ from kfp import dsl
 from cliptea import env, progress, settings
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
-from cliptea.data.datasets import open_dataset
-from cliptea.data.disk_cache import open_cache
+from cliptea.data.shard_cache import open_cache
 from cliptea.errors import ConfigError
 from cliptea.manifest import fingerprint
 from cliptea.models.backbones import licence, require
@@ -32,6 +31,7 @@ def resolve(preset: str, overrides: list, skip_unchanged: bool, job_id: str, run
 
 def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     """Check the settings, digest the data, and open the run in MLflow, or resume it there."""
+    from cliptea.data.datasets import open_dataset
     from cliptea.tracking import runs as tracked
     from cliptea.tracking.mlflow_client import persist
 
@@ -65,6 +65,8 @@ def check(config: Config) -> Catalogue:
     Raises:
         ConfigError, DataError: one line each.
     """
+    from cliptea.data.datasets import open_dataset
+
     for variant in expand(config):
         student = variant.config.student
         require(student.backbone)

@@ -7,9 +7,7 @@ from pydantic import BaseModel
 
 from cliptea import progress
 from cliptea.config import DataConfig
-from cliptea.data.datasets import open_dataset
 from cliptea.data.shard_sets import find_sharded
-from cliptea.data.split_shards import write_split
 from cliptea.manifest import Contents, Manifest, Output, fingerprint, make_once
 from cliptea.run import Run
 from cliptea.steps.component import step
@@ -64,11 +62,15 @@ def _make(config: DataConfig, digest: str, parts: Sequence[str], made: list[Outp
         parts: "train", "val" or both.
         made: to which the output is added if it did not exist.
     """
+    from cliptea.data.datasets import open_dataset
+
     store, catalogue = open_store(), open_dataset(config).catalogue
     fp = fingerprint("split", catalogue=catalogue, data=digest, parts=parts, mib=config.shard_mib)
     output = Output("split", fp)
 
     def write() -> Contents:
+        from cliptea.data.split_shards import write_split
+
         made.append(output)
         return write_split(store, config, output.prefix, parts)
 

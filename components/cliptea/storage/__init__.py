@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlparse
 from cliptea import env
 from cliptea.errors import StorageError
 from cliptea.storage.base import Entry, Store
-from cliptea.storage.files import FileStore
-from cliptea.storage.local import fetch, is_remote, read_uri, state
+from cliptea.storage.file_store import FileStore
+from cliptea.storage.uri import fetch, is_remote, read_uri, state
 
 __all__ = ["Entry", "FileStore", "Store", "fetch", "is_remote", "open_store", "read_uri", "state"]
 
@@ -30,8 +30,8 @@ def open_store(uri: str | None = None, patience: float | None = None) -> Store:
     """
     uri = uri or env.STORE.get()
     if is_remote(uri):
-        from cliptea.storage.client import Limits
-        from cliptea.storage.s3 import S3Store, parse
+        from cliptea.storage.minio_client import Limits
+        from cliptea.storage.s3_store import S3Store, parse
 
         return S3Store(*parse(uri), limits=Limits(patience=patience))
     parsed = urlparse(uri)

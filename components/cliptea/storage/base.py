@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-__all__ = ["Entry", "Store"]
+from cliptea.errors import StorageError
+
+__all__ = ["Entry", "Store", "missing", "truncated"]
 
 
 class Entry(NamedTuple):
@@ -50,7 +52,8 @@ class Store(Protocol):
 
     def size(self, key: str) -> int | None:
         """Bytes of the object, or None when there is none."""
-        ...
+        entry = self.entry(key)
+        return entry and entry.size
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         """Every object below the folder `prefix` ("" for all), sorted by key."""
@@ -67,3 +70,11 @@ class Store(Protocol):
     def drop_scratch(self, name: str) -> None:
         """Remove that folder."""
         ...
+
+
+def missing(uri: str) -> StorageError:
+    return StorageError(f"the object {uri} is missing", todo="run again to make it anew")
+
+
+def truncated(uri: str, size: int) -> StorageError:
+    return StorageError(f"the object {uri} is truncated", f"{size} bytes")

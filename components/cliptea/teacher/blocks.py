@@ -20,7 +20,7 @@ from cliptea.config import Config
 from cliptea.data.ahead import ahead
 from cliptea.data.records import LABEL, read_view, record_name
 from cliptea.data.sample import decode_labels
-from cliptea.data.shard_index import ShardEntry
+from cliptea.data.shard_sets import ShardEntry
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import choose_view, cut_labels

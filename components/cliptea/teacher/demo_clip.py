@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cliptea.config import Config
-from cliptea.data.world import CLASSES
 from cliptea.manifest import Contents, Output, fingerprint, make_once, put_object
 from cliptea.storage import Store, fetch
 
@@ -12,6 +11,8 @@ __all__ = ["demo_fingerprint", "demo_words", "teacher_weights"]
 
 def demo_words() -> set[str]:
     """Words that the demo's captions contain."""
+    from cliptea.data.world import CLASSES
+
     return {word for name in CLASSES for word in name.split()}
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from cliptea.config import ClusteringConfig, Config
-from cliptea.data.shard_index import ShardEntry
+from cliptea.data.shard_sets import ShardEntry
 from cliptea.manifest import Output, fingerprint
 from cliptea.teacher.demo_clip import demo_fingerprint
 from cliptea.weights_source import WeightsSource

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from open_clip.model import resize_pos_embed
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from cliptea import progress
 from cliptea.config import PretrainConfig, WorldConfig
 from cliptea.data.world import CLASSES, World, caption
+from cliptea.storage.local_files import new_file
 
 __all__ = ["CHECKPOINT", "CONFIG", "WEIGHTS", "model_config", "pretrain"]
 
@@ -85,10 +84,11 @@ def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int
             if training.done < start + phase.iterations:
                 training.run(number, phase, start, pool, bar)
             start += phase.iterations
-    content = json.dumps(_folder_config(world.size), indent=2)
-    _write_atomically(folder / CONFIG, lambda path: path.write_text(content, encoding="utf-8"))
+    with new_file(folder / CONFIG) as file:
+        file.write(json.dumps(_folder_config(world.size), indent=2).encode())
     weights = {name: tensor.contiguous() for name, tensor in training.weights.items()}
-    _write_atomically(folder / WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
+    with new_file(folder / WEIGHTS) as file:
+        file.write(save(weights, metadata={"format": "pt"}))
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
@@ -143,7 +143,8 @@ class _Training:
             "weights": self.weights,
             "optimiser": self.optimiser,
         }
-        _write_atomically(self.checkpoint, lambda path: torch.save(state, path))
+        with new_file(self.checkpoint) as file:
+            torch.save(state, file)
 
 
 def _build(size: int, seed: int) -> open_clip.CLIP:
@@ -220,9 +221,3 @@ def _folder_config(size: int) -> dict[str, Any]:
         "resize_mode": "shortest",
     }
     return {"model_cfg": model_config(size), "preprocess_cfg": preprocess}
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    draft = path.with_name(path.name + ".draft")
-    write(draft)
-    os.replace(draft, path)

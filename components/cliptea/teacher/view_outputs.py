@@ -14,8 +14,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from cliptea import device, env, progress
-from cliptea.data.shard_index import ShardEntry
-from cliptea.data.shard_sets import find_sharded, put_top_index
+from cliptea.data.shard_sets import ShardEntry, find_sharded, put_top_index
 from cliptea.data.shard_writer import joined
 from cliptea.errors import StorageError
 from cliptea.manifest import Manifest, Output, publish

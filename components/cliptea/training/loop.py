@@ -51,7 +51,7 @@ def train_student(
         ConfigError: the processes cannot share a batch.
         Stopped: SIGTERM came; a checkpoint is written.
     """
-    _check_divides(config, world)
+    _require_shared(config, world)
     device.prepare()
     device.allow_tf32(config.train.tf32)
     trainer = Trainer(config, text_SD, seed, world)
@@ -93,13 +93,9 @@ def _run(
                 log_curves(history.curves)
 
 
-def _check_divides(config: Config, world: World) -> None:
+def _require_shared(config: Config, world: World) -> None:
     train = config.train
-    if train.batch_size % (world.size * train.accumulate):
-        raise ConfigError(
-            f"train.batch_size={train.batch_size} with {world.size} processes and train.accumulate={train.accumulate}",
-            f"a multiple of {world.size * train.accumulate}",
-        )
+    train.require_shared(world.size)
     if train.batch_size == world.size * train.accumulate and require(config.student.backbone).family == "upernet":
         raise ConfigError(
             f"one image at a time with the backbone {config.student.backbone}",

@@ -11,8 +11,7 @@ import pytest
 import webdataset
 
 from cliptea.data import shards as shards_module
-from cliptea.data.shard_index import ShardEntry
-from cliptea.data.shard_sets import find_sharded, put_top_index
+from cliptea.data.shard_sets import ShardEntry, find_sharded, put_top_index
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.data.shards import ShardReader
 from cliptea.errors import StorageError

@@ -12,7 +12,7 @@ from cliptea.segment.segmenter import TeacherSource
 from cliptea.serving.classes import choose_classes
 from cliptea.teacher.clip import load_teacher
 from cliptea.teacher.text import text_features
-from cliptea_pipeline.serving import split_names
+from cliptea_pipeline.serving_cli import split_names
 
 DEMO = TeacherSource(weights="demo", model="none", templates="single", crop=32, demo="f" * 16)
 

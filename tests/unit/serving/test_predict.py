@@ -170,14 +170,14 @@ REFUSED = """
 import sys
 from pathlib import Path
 from cliptea.errors import ClipteaError
-from cliptea_pipeline import serving
+from cliptea_pipeline import serving_cli
 photos, empty, output = map(Path, sys.argv[1:])
 for call in (
-    lambda: serving.predict([empty], "models:/x@champion", None, None, output, empty),
-    lambda: serving.predict([photos], str(empty / "none"), None, None, output, empty),
-    lambda: serving.predict([photos], "models:/x@champion", None, None, output, empty),
-    lambda: serving.predict([photos], "models:/x@champion", "cat, cat", None, output, empty),
-    lambda: serving.export("runs:/0/model", output / "a.onnx", None, empty),
+    lambda: serving_cli.predict([empty], "models:/x@champion", None, None, output, empty),
+    lambda: serving_cli.predict([photos], str(empty / "none"), None, None, output, empty),
+    lambda: serving_cli.predict([photos], "models:/x@champion", None, None, output, empty),
+    lambda: serving_cli.predict([photos], "models:/x@champion", "cat, cat", None, output, empty),
+    lambda: serving_cli.export("runs:/0/model", output / "a.onnx", None, empty),
 ):
     try:
         call()

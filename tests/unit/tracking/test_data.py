@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from cliptea import settings
-from cliptea.data.split_shards import Splits
 from cliptea.manifest import Manifest
 from cliptea.run import Run, expand
-from cliptea.tracking.inputs import dataset_inputs, log_data
+from cliptea.steps.split import DataEntry
+from cliptea.storage import open_store
+from cliptea.tracking.deferred import log_or_defer, receipt
+from cliptea.tracking.inputs import dataset_inputs
+from cliptea.tracking.logged_table import log_table
 from cliptea.tracking.runs import ChildRun, open_parent
-from cliptea.tracking.tables import log_table
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """A tracking server that is down, hangs or restarts costs no training, and what was to be logged comes later."""
 
 import sqlite3
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from small_servers import served
 from storage.faulty_proxy import ALWAYS, FaultyProxy
 
 from cliptea import outage, settings
@@ -230,12 +230,8 @@ def test_whatever_a_server_answers_it_is_there(status, monkeypatch):
             self.send_response(status)
             self.end_headers()
 
-        def log_message(self, *arguments):
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as there:
-        threading.Thread(target=there.handle_request, daemon=True).start()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{there.server_port}")
+    with served(Handler) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         require_server()
 
 

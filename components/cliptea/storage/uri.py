@@ -1,25 +1,25 @@
 """Files and folders that a setting names by a path, a file:// or an s3:// URI, on this machine.
 
-What lies in S3 is downloaded once to a cache folder, under its bucket, key and version.
+What lies in S3 is downloaded once to the cache folder, whole, under its bucket, key and version, and stays there: it is
+read by libraries that want a path. Pieces of shards are kept by `cliptea.data.shard_cache`, which has a limit.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
-from cliptea import env
 from cliptea.errors import StorageError
 from cliptea.storage.base import Entry, Store
-from cliptea.storage.files import FileStore
+from cliptea.storage.file_store import FileStore
+from cliptea.storage.local_files import cache_folder, place
 
 if TYPE_CHECKING:
-    from cliptea.storage.s3 import S3Store
+    from cliptea.storage.s3_store import S3Store
 
-__all__ = ["cache_folder", "fetch", "is_remote", "place", "read_uri", "state"]
+__all__ = ["fetch", "is_remote", "read_uri", "state"]
 
 
 def is_remote(uri: str) -> bool:
@@ -77,25 +77,9 @@ def state(uri: str) -> tuple[str, int, str]:
     return key.rpartition("/")[2], sum(entry.size for _, entry in found), _version(found, key)
 
 
-def cache_folder() -> Path:
-    """Where downloaded objects and scratch folders lie: CLIPTEA_CACHE, or cliptea in the user's cache folder."""
-    named = env.CACHE.get()
-    if named:
-        return Path(named)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cliptea"
-    except RuntimeError:
-        raise StorageError("this user has no home folder", todo="set CLIPTEA_CACHE to a folder to cache in") from None
-
-
-def place(*names: str) -> Path:
-    """A relative path of the segments of `names` that never climbs: ".", ".." and "" are escaped."""
-    return Path(*(part if part.strip(".") else f"%{part}" for name in names for part in name.split("/")))
-
-
 def _locate(uri: str) -> tuple[FileStore | S3Store, str]:
     if is_remote(uri):
-        from cliptea.storage.s3 import S3Store, parse
+        from cliptea.storage.s3_store import S3Store, parse
 
         bucket, key = parse(uri)
         return S3Store(bucket), key

@@ -1,4 +1,8 @@
-"""The node's disk cache of what was read from remote shards, with a limit, for all processes of the node at once.
+"""The node's cache of pieces of remote shards, with a limit, for all processes of the node at once.
+
+Whole files that settings name, such as weights, are not kept here but downloaded by `cliptea.storage.fetch`: their
+readers want a path that stays, and no more of them come than settings name. Of shards a process reads small pieces,
+they may be larger than the disk, and each piece may be gone at any time.
 
 A shard's file in the cache is named by the sha256 of the shard and sparse: bytes that were read lie at the shard's own
 offsets, and holes are zeros. Nothing records which is which: the reader compares the hash of what it gets with the
@@ -15,9 +19,9 @@ from pathlib import Path
 
 from cliptea import env
 from cliptea.storage import Store, is_remote
-from cliptea.storage.local import cache_folder
+from cliptea.storage.local_files import cache_folder
 
-__all__ = ["DiskCache", "open_cache"]
+__all__ = ["ShardCache", "open_cache"]
 
 DEFAULT_GIB = 16.0  # most of the cache
 STEP = 64 << 20  # bytes that a process writes between two looks at the cache's size, at most
@@ -25,7 +29,7 @@ TOUCH = 60.0  # seconds between two notes that a file is in use
 SPARE = 0.9  # part of the limit that eviction leaves
 
 
-def open_cache(store: Store) -> DiskCache | None:
+def open_cache(store: Store) -> ShardCache | None:
     """The cache of this node, or None for a store of its own disk or when the cache is turned off.
 
     Raises:
@@ -36,10 +40,10 @@ def open_cache(store: Store) -> DiskCache | None:
     gib = env.CACHE_GIB.number()
     if gib is None:
         gib = DEFAULT_GIB
-    return DiskCache(cache_folder() / "shards", int(gib * (1 << 30))) if gib else None
+    return ShardCache(cache_folder() / "shards", int(gib * (1 << 30))) if gib else None
 
 
-class DiskCache:
+class ShardCache:
     """Pieces of shards in files of one folder. It never raises: a disk that is full or gone means a miss."""
 
     def __init__(self, folder: Path, limit: int) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cliptea.data import disk_cache
-from cliptea.data.disk_cache import DiskCache, open_cache
+from cliptea.data import shard_cache
+from cliptea.data.shard_cache import ShardCache, open_cache
 from cliptea.errors import ConfigError
 from cliptea.storage import FileStore
-from cliptea.storage.s3 import S3Store
+from cliptea.storage.s3_store import S3Store
 
 MIB = 1 << 20
 
@@ -21,7 +21,7 @@ def used(folder: Path) -> int:
 
 
 def test_what_was_written_is_read_and_the_rest_is_a_miss_or_zeros(tmp_path):
-    cache = DiskCache(tmp_path / "c", 100 * MIB)
+    cache = ShardCache(tmp_path / "c", 100 * MIB)
     assert cache.read("a", 0, 4) is None
     cache.write("a", 5000, b"12345")
     assert cache.read("a", 5000, 5) == b"12345"
@@ -32,12 +32,12 @@ def test_what_was_written_is_read_and_the_rest_is_a_miss_or_zeros(tmp_path):
 
 
 def test_holes_take_no_room(tmp_path):
-    DiskCache(tmp_path / "c", 100 * MIB).write("a", 1 << 30, b"x")
+    ShardCache(tmp_path / "c", 100 * MIB).write("a", 1 << 30, b"x")
     assert used(tmp_path / "c") < MIB
 
 
 def test_the_longest_unused_shards_are_evicted(tmp_path):
-    cache, data = DiskCache(tmp_path / "c", 16 * MIB), np.random.default_rng(0).bytes(MIB)
+    cache, data = ShardCache(tmp_path / "c", 16 * MIB), np.random.default_rng(0).bytes(MIB)
     for number in range(40):
         cache.write(f"s{number}", 0, data)
         os.utime(tmp_path / "c" / f"s{number}", (number, number))
@@ -47,7 +47,7 @@ def test_the_longest_unused_shards_are_evicted(tmp_path):
 
 
 def test_a_shard_in_use_is_evicted_last(tmp_path):
-    cache, data = DiskCache(tmp_path / "c", 16 * MIB), np.random.default_rng(0).bytes(MIB)
+    cache, data = ShardCache(tmp_path / "c", 16 * MIB), np.random.default_rng(0).bytes(MIB)
     for number in range(16):
         cache.write(f"s{number}", 0, data)
         os.utime(tmp_path / "c" / f"s{number}", (number, number))
@@ -60,7 +60,7 @@ def test_a_shard_in_use_is_evicted_last(tmp_path):
 
 def write_many(folder, seed):
     random = np.random.default_rng(seed)
-    cache = DiskCache(folder, 8 * MIB)
+    cache = ShardCache(folder, 8 * MIB)
     for _ in range(300):
         shard, place = int(random.integers(20)), int(random.integers(64))
         content = bytes([shard * 7 + place & 255]) * 16384
@@ -82,15 +82,15 @@ def test_several_processes_share_it(tmp_path):
 
 def test_a_disk_that_is_full_or_gone_is_a_miss(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
-    cache = DiskCache(tmp_path / "file", 16 * MIB)
+    cache = ShardCache(tmp_path / "file", 16 * MIB)
     cache.write("a", 0, b"1")
     assert cache.read("a", 0, 1) is None
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    cache = DiskCache(tmp_path / "c", 16 * MIB)
-    monkeypatch.setattr(disk_cache.os, "pwrite", full)
+    cache = ShardCache(tmp_path / "c", 16 * MIB)
+    monkeypatch.setattr(shard_cache.os, "pwrite", full)
     cache.write("a", 0, b"1")
     assert cache.read("a", 0, 1) is None
 

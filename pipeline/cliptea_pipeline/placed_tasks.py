@@ -7,7 +7,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from cliptea import env
-from cliptea.cluster.settings import JobSettings
+from cliptea.cluster.job_settings import JobSettings
 from cliptea_pipeline.placement import Placement, StepPlacement
 
 __all__ = ["job_settings", "placed"]

@@ -31,7 +31,7 @@ from urllib3.exceptions import (
 from cliptea import env
 from cliptea.errors import ServerAway, StorageError
 from cliptea.outage import Outage, untrusted
-from cliptea.storage.files import missing
+from cliptea.storage.base import missing
 
 __all__ = ["Limits", "absence", "connect", "endpoint", "explained", "why"]
 

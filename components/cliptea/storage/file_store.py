@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
-from cliptea.errors import StorageError
-from cliptea.storage.base import Entry
+from cliptea.storage.base import Entry, Store, missing, truncated
+from cliptea.storage.local_files import PARTIAL, make_folder, new_file, unusable
 
-__all__ = ["FileStore", "make_folder", "missing", "new_file", "truncated", "unusable"]
-
-PARTIAL = ".partial-"  # first characters of the names of files that are not whole
+__all__ = ["FileStore"]
 
 
-class FileStore:
+class FileStore(Store):
     """Objects as files of one folder, which the first write makes. Reading needs no right to write."""
 
     def __init__(self, root: Path) -> None:
@@ -65,10 +60,6 @@ class FileStore:
             raise unusable(path, error) from None
         return Entry(key, stat.st_size, str(stat.st_mtime_ns)) if path.is_file() else None
 
-    def size(self, key: str) -> int | None:
-        entry = self.entry(key)
-        return entry and entry.size
-
     def entries(self, prefix: str) -> Iterator[Entry]:
         folder = self.path(prefix)
         if folder.is_dir():
@@ -101,45 +92,3 @@ class FileStore:
 
     def drop_scratch(self, name: str) -> None:
         shutil.rmtree(self.root / "scratch" / name, ignore_errors=True)
-
-
-@contextmanager
-def new_file(target: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `target` when the block ends well, and else leaves no trace."""
-    make_folder(target.parent)
-    try:
-        name = target.with_name(f"{PARTIAL}{uuid.uuid4().hex}")  # made with the user's own mode, for shared volumes
-        try:
-            with name.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, target)
-        except BaseException:
-            name.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise unusable(target, error) from None
-
-
-def make_folder(path: Path) -> Path:
-    """The folder `path`, made when it is not there."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unusable(path, error) from None
-    return path
-
-
-def missing(uri: str) -> StorageError:
-    return StorageError(f"the object {uri} is missing", todo="run again to make it anew")
-
-
-def truncated(uri: str, size: int) -> StorageError:
-    return StorageError(f"the object {uri} is truncated", f"{size} bytes")
-
-
-def unusable(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot use {path}: {error.strerror or error}", "a folder that can be written, with space left"
-    )

@@ -15,10 +15,9 @@ from minio.error import S3Error
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
 from cliptea.errors import StorageError
-from cliptea.storage.base import Entry
-from cliptea.storage.client import Limits, absence, connect, explained, why
-from cliptea.storage.files import make_folder, missing, new_file, truncated, unusable
-from cliptea.storage.local import cache_folder, place
+from cliptea.storage.base import Entry, Store, missing, truncated
+from cliptea.storage.local_files import cache_folder, make_folder, new_file, place, unusable
+from cliptea.storage.minio_client import Limits, absence, connect, explained, why
 
 __all__ = ["S3Store", "parse"]
 
@@ -39,7 +38,7 @@ def parse(uri: str) -> tuple[str, str]:
     return bucket, key.strip("/")
 
 
-class S3Store:
+class S3Store(Store):
     """Objects of `bucket` below `prefix`. S3 itself shows an object whole or not at all."""
 
     def __init__(self, bucket: str, prefix: str = "", limits: Limits = LIMITS) -> None:
@@ -138,10 +137,6 @@ class S3Store:
                     raise
                 return None
         return Entry(key, found.size or 0, found.etag or "")
-
-    def size(self, key: str) -> int | None:
-        entry = self.entry(key)
-        return entry and entry.size
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         folder = self._name(prefix).rstrip("/")

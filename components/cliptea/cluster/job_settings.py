@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cliptea.config import Config
-from cliptea.errors import ConfigError
 
 __all__ = ["JobSettings", "Passed"]
 
@@ -41,15 +40,8 @@ class JobSettings(BaseModel):
 
     def check(self, config: Config) -> None:
         """Refuse settings whose batch the processes cannot share. Raises ConfigError."""
-        parts = self.processes * config.train.accumulate
-        if config.train.batch_size % parts:
-            accumulate = f" and train.accumulate={config.train.accumulate}" if config.train.accumulate > 1 else ""
-            raise ConfigError(
-                f"train.batch_size={config.train.batch_size} with {self.nodes} nodes of {self.processes_per_node} "
-                f"processes{accumulate}",
-                f"a multiple of {parts}",
-                "change train.batch_size, or nodes and processes_per_node in the placement file",
-            )
+        named = f"{self.nodes} nodes of {self.processes_per_node} processes"
+        config.train.require_shared(self.processes, named, "nodes and processes_per_node in the placement file")
 
 
 class Passed(BaseModel):

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import small_servers
+from handed import artifact
 from lives import NAME, complete, follow, nothing, script
 from mlflow import MlflowClient
 from replay import recorded
@@ -25,10 +26,10 @@ from cliptea import settings
 from cliptea.run import Run, expand
 from cliptea.steps.common import run_step
 from cliptea.steps.finish import finish
+from cliptea.steps.resolve import skip
 from cliptea.tracking import state
 from cliptea.tracking.mlflow_client import persist
 from cliptea.tracking.runs import ChildRun, open_parent
-from cliptea.tracking.unchanged import skip
 from cliptea_pipeline import watch
 from cliptea_pipeline.cli import app
 
@@ -80,16 +81,16 @@ class Cluster:
         return run_step("resolve", work, job_id=RUN)
 
     def train(self, **options):
-        def work():
+        def work(run):
             child = ChildRun.open(self.run, self.variant)
             follow(nodes=2, **options)
             child.finish()
 
-        run_step("train", work, run=self.run.model_dump(mode="json"), label=self.variant.label)
+        run_step("train", work, run=artifact(self.run), label=self.variant.label)
 
     def promote(self):
-        work = lambda: state.mark_complete(self.run.tracking_run)  # noqa: E731
-        run_step("promote", work, run=self.run.model_dump(mode="json"))
+        work = lambda run: state.mark_complete(self.run.tracking_run)  # noqa: E731
+        run_step("promote", work, run=artifact(self.run))
 
     def exit(self, status):
         finish.python_func(RUN, SimpleNamespace(state=status, error_message=None))
@@ -224,9 +225,11 @@ def test_a_run_that_is_gated_for_ever_is_told_of_and_left_alone(cluster, pipelin
 
 FOLLOW = """
 import sys
+from types import SimpleNamespace
 from lives import follow
 from cliptea.steps.common import run_step
-run_step("train", lambda: follow(nodes=2), run={"job_id": "runs-0", "tracking_run": sys.argv[1]}, label=sys.argv[2])
+run = SimpleNamespace(path=sys.argv[1], uri=sys.argv[1])
+run_step("train", lambda run: follow(nodes=2), run=run, label=sys.argv[2])
 """
 
 
@@ -235,7 +238,7 @@ def test_a_follower_that_is_killed_is_followed_by_the_next_try(cluster, kubernet
     kubernetes.play = script(two)
     here = os.path.dirname(__file__)
     paths = os.pathsep.join([here, os.path.dirname(here), *sys.path])
-    command = [sys.executable, "-c", FOLLOW, cluster.run.tracking_run, cluster.variant.label]
+    command = [sys.executable, "-c", FOLLOW, artifact(cluster.run).path, cluster.variant.label]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths})
     deadline = time.monotonic() + 120
     while not (kubernetes.created and kubernetes.pods) and time.monotonic() < deadline:

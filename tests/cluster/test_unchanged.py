@@ -1,12 +1,12 @@
 """Which scheduled runs are skipped, by a real MLflow on SQLite."""
 
 import pytest
-from cliptea.tracking.finish import finish
 
 from cliptea import settings
 from cliptea.run import Run
+from cliptea.steps.finish import finish_run
+from cliptea.steps.resolve import skip
 from cliptea.tracking.runs import open_parent
-from cliptea.tracking.unchanged import skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,15 +26,15 @@ def started(job_id, fingerprint):
 def test_a_run_is_skipped_after_one_of_its_fingerprint_that_succeeded():
     assert not skip(started("a1", "a"))
     assert not skip(started("a2", "a"))  # the first is at work still
-    finish("a1", "FAILED", "")
-    finish("a2", "COMPLETE", "")
+    finish_run("a1", "FAILED", "")
+    finish_run("a2", "COMPLETE", "")
     third = started("a3", "a")
     assert skip(third)
-    finish("a3", "RUNNING", "")  # as a cluster says of a skipped run
+    finish_run("a3", "RUNNING", "")  # as a cluster says of a skipped run
     assert skip(started("a4", "a"))
     assert not skip(started("b1", "b"))  # other data or settings
 
 
 def test_failures_and_skipped_runs_are_no_reason():
-    finish(started("c1", "c").job_id, "FAILED", "")
+    finish_run(started("c1", "c").job_id, "FAILED", "")
     assert not skip(started("c2", "c"))

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from cliptea.resolve import start_run
+from cliptea.steps.resolve import start_run
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec

@@ -2,9 +2,10 @@
 
 import pytest
 
-from cliptea import resolve, settings
+from cliptea import settings
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.run import expand
+from cliptea.steps import resolve
 
 
 def test_every_preset_and_variant_validates():

@@ -14,15 +14,20 @@ from cliptea.steps.component import step
 from cliptea.storage import open_store
 from cliptea.tracking.deferred import Entry, Receipt, log_or_defer, receipt
 
-__all__ = ["DataEntry", "Splits", "split", "split_data"]
+__all__ = ["DataEntry", "Splits", "log_splits", "make_splits", "split"]
 
 
 @step()
 def split(run: dsl.Input[dsl.Artifact], shards: dsl.Output[dsl.Artifact]):
     from cliptea.steps.common import run_step, write
-    from cliptea.steps.split import split_data
+    from cliptea.steps.split import log_splits, make_splits
 
-    run_step("split", lambda present: write(shards, split_data(present)), run=run)
+    def work(present):
+        splits = make_splits(present)
+        log_splits(present, splits)
+        write(shards, splits)
+
+    run_step("split", work, run=run)
 
 
 class Splits(BaseModel):
@@ -36,7 +41,7 @@ class Splits(BaseModel):
         return {dataset: self.own, **self.others}
 
 
-def split_data(run: Run) -> Splits:
+def make_splits(run: Run) -> Splits:
     """Make the shards of the run's data set and of its further evaluation sets, as far as they are missing."""
     config, made = run.config, []
     own = _make(config.data, run.data_digest, ["train", "val"], made)
@@ -46,11 +51,7 @@ def split_data(run: Run) -> Splits:
     }
     if not made:
         progress.reused()
-    splits = Splits(own=own, others=others)
-    store, entry = open_store(), DataEntry(splits=splits.named(config.data.dataset))
-    if receipt(store, run, entry.name) is None:
-        log_or_defer(store, run, entry)
-    return splits
+    return Splits(own=own, others=others)
 
 
 def _make(config: DataConfig, digest: str, parts: Sequence[str], made: list[Output]) -> Manifest:
@@ -75,6 +76,13 @@ def _make(config: DataConfig, digest: str, parts: Sequence[str], made: list[Outp
         return write_split(store, config, output.prefix, parts)
 
     return make_once(store, output, write, find_sharded)
+
+
+def log_splits(run: Run, splits: Splits) -> None:
+    """Log the data sets to the run in MLflow, once."""
+    store, entry = open_store(), DataEntry(splits=splits.named(run.config.data.dataset))
+    if receipt(store, run, entry.name) is None:
+        log_or_defer(store, run, entry)
 
 
 class DataEntry(Entry):

@@ -111,9 +111,13 @@ def start_run(preset, overrides, job_id):
     )
 
 
-def split_data(run):
+def make_splits(run):
     progress.note(f"preset {run.preset}, overrides {run.overrides}")
     return work("split", images=7)
+
+
+def log_splits(run, splits):
+    assert splits.images == 7
 
 
 def make_tokens(run, splits, part, parts):

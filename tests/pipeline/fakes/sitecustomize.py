@@ -13,7 +13,7 @@ REPLACED = {
     "cliptea.manifest": ["Manifest"],
     "cliptea.run": ["Run"],
     "cliptea.steps.resolve": ["check", "skip", "start_run"],
-    "cliptea.steps.split": ["Splits", "split_data"],
+    "cliptea.steps.split": ["Splits", "log_splits", "make_splits"],
     "cliptea.steps.tokens": ["MadePart", "make_tokens"],
     "cliptea.steps.teacher": ["TeacherCache", "publish_cache"],
     "cliptea.steps.train": ["TrainInputs", "train_variant"],

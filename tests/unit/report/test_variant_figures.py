@@ -6,11 +6,10 @@ import json
 import numpy as np
 from PIL import Image
 
-from cliptea.data.catalogue import Catalogue
 from cliptea.data.sample import encode_labels
 from cliptea.data.shard_sets import put_top_index
 from cliptea.data.shard_writer import ShardWriter
-from cliptea.manifest import Manifest, put_object
+from cliptea.data.shards import ShardReader
 from cliptea.report.variant_figures import HEADING, variant_figures
 from cliptea.storage import open_store
 
@@ -26,13 +25,9 @@ def test_every_chosen_image_has_its_picture(tmp_path):
     for name in ("one", "three"):
         writer.add(name, {"png": buffer.getvalue(), "label.png": encode_labels(truth)})
     shards = put_top_index(store, "split/s/val", writer.close())
-    arrays, matrix = io.BytesIO(), rng.integers(0, 9, (3, 3))
-    np.savez_compressed(arrays, **{"confusion": matrix, "prediction/one": predicted, "attention/two": matrix})
-    item = put_object(store, "figures.npz", arrays.getvalue())
-    catalogue = Catalogue(classes=["a", "b", "c"], unseen=["c"])
-    split = Manifest(kind="split", fingerprint="s", objects=shards, info={"catalogue": catalogue.model_dump()})
-    evaluated = Manifest(kind="evaluate", fingerprint="e", objects={"figures.npz": item})
-    files = variant_figures(store, split, evaluated)
+    matrix = rng.integers(0, 9, (3, 3))
+    arrays = {"confusion": matrix, "prediction/one": predicted, "attention/two": matrix}
+    files = variant_figures(ShardReader(store, shards, "val"), ["a", "b", "c"], arrays)
     assert set(files) == {"one.png", "confusion.json", "confusion.png"}
     assert json.loads(files["confusion.json"])["pixels"] == matrix.tolist()
     page = np.asarray(Image.open(io.BytesIO(files["one.png"])))

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from handed import artifact
 from mlflow import MlflowClient
 
 from cliptea import progress, settings
@@ -30,10 +31,14 @@ def client():
     return MlflowClient()
 
 
-def started(job_id):
+def plain(job_id, tracking_run=""):
     config = settings.load("smoke")
-    variants = expand(config)
-    run = Run(config=config, data_digest="d", fingerprint=job_id, job_id=job_id, tracking_run="", variants=variants)
+    variants, more = expand(config), {"job_id": job_id, "tracking_run": tracking_run}
+    return Run(config=config, data_digest="d", fingerprint=job_id, variants=variants, **more)
+
+
+def started(job_id):
+    run = plain(job_id)
     return run.model_copy(update={"tracking_run": open_parent(run)})
 
 
@@ -45,7 +50,7 @@ def test_the_board_shows_a_step_while_it_works_and_its_end(monkeypatch):
     monkeypatch.setattr("cliptea.board.BEAT_SECONDS", 0.05)
     seen = []
 
-    def work():
+    def work(run):
         with progress.bar("training", 10, "it") as bar:
             bar.update(4, loss=0.5)
             bar.tell()
@@ -54,7 +59,7 @@ def test_the_board_shows_a_step_while_it_works_and_its_end(monkeypatch):
                 seen.extend(statuses("board").values())
         progress.publish(report="s3://b/report.html")
 
-    common.run_step("train", work, run={"job_id": "board", "tracking_run": ""}, label="g/a")
+    common.run_step("train", work, run=artifact(plain("board")), label="g/a")
     during, (after,) = seen[-1], statuses("board").values()
     assert (during.state, during.bar["done"], during.bar["total"], during.bar["values"]) == (
         "running",
@@ -69,7 +74,7 @@ def test_the_board_shows_a_step_while_it_works_and_its_end(monkeypatch):
 
 def test_a_run_on_one_machine_has_no_board(tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
-    common.run_step("split", lambda: None, run={"job_id": "local", "tracking_run": ""})
+    common.run_step("split", lambda run: None, run=artifact(plain("local")))
     assert statuses("local") == {}
 
 
@@ -78,11 +83,11 @@ def test_a_failure_is_told_everywhere_and_ends_the_process_with_1(client, capfd)
     child = ChildRun.open(run, run.variants[0])
     label = run.variants[0].label
 
-    def work():
+    def work(run):
         raise DataError("the image a.png is 3 x 4", "5 x 6 as its mask")
 
     with pytest.raises(SystemExit) as ended:
-        common.run_step("train", work, run=run.model_dump(mode="json"), label=label)
+        common.run_step("train", work, run=artifact(run), label=label)
     assert ended.value.code == 1
     text = "the image a.png is 3 x 4; expected 5 x 6 as its mask"
     assert f"error: {text}" in capfd.readouterr().err.splitlines()
@@ -96,18 +101,18 @@ def test_a_failure_is_told_everywhere_and_ends_the_process_with_1(client, capfd)
 def test_a_bug_is_told_as_well_and_keeps_its_traceback(client):
     run = started("bug")
     with pytest.raises(KeyError):
-        common.run_step("split", lambda: {}["x"], run=run.model_dump(mode="json"))
+        common.run_step("split", lambda run: {}["x"], run=artifact(run))
     assert client.get_run(run.tracking_run).data.tags["cliptea.error"] == "split: KeyError: 'x'"
 
 
 def test_a_step_that_is_stopped_is_no_failure(client):
     run = started("stopped")
 
-    def work():
+    def work(run):
         raise SystemExit(143)
 
     with pytest.raises(SystemExit):
-        common.run_step("split", work, run=run.model_dump(mode="json"))
+        common.run_step("split", work, run=artifact(run))
     assert "cliptea.error" not in client.get_run(run.tracking_run).data.tags
 
 
@@ -120,13 +125,13 @@ def test_the_run_in_mlflow_has_a_heartbeat_as_long_as_a_step_works(client, monke
     def heartbeat():
         return client.get_run(run.tracking_run).data.tags.get("cliptea.heartbeat")
 
-    def work():
+    def work(run):
         deadline = time.monotonic() + 20
         while heartbeat() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         assert heartbeat() is not None
 
-    common.run_step("split", work, run=run.model_dump(mode="json"))
+    common.run_step("split", work, run=artifact(run))
     time.sleep(0.3)
     client.delete_tag(run.tracking_run, "cliptea.heartbeat")
     time.sleep(0.3)
@@ -153,6 +158,6 @@ def test_news_that_cannot_be_told_cost_the_step_nothing(monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("CLIPTEA_PATIENCE", "0")
-    assert common.run_step("split", lambda: 7, run={"job_id": "j", "tracking_run": "r"}) == 7
+    assert common.run_step("split", lambda run: 7, run=artifact(plain("j", "r"))) == 7
     with pytest.raises(KeyError):
-        common.run_step("split", lambda: {}["x"], run={"job_id": "j", "tracking_run": "r"})
+        common.run_step("split", lambda run: {}["x"], run=artifact(plain("j", "r")))

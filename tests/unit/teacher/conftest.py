@@ -11,12 +11,11 @@ import torch
 
 from cliptea import settings
 from cliptea.data.datasets import open_dataset
-from cliptea.data.split_shards import Splits, build_splits
 from cliptea.run import Run, expand
+from cliptea.steps.split import make_splits
+from cliptea.steps.teacher import publish_cache
 from cliptea.storage import open_store
 from cliptea.teacher import blocks
-from cliptea.teacher.build import build_cache
-from cliptea.teacher.cache import TeacherCache
 
 SIZE, CROP, PATCH = 32, 48, 8
 MODEL = {
@@ -63,12 +62,12 @@ def make(tmp_path, monkeypatch, folder):
         config = settings.load("smoke", [*SMALL, f"teacher.weights={folder}", *overrides])
         run = Run(config=config, data_digest=open_dataset(config.data).digest(), fingerprint="f", job_id="j",
                   tracking_run="t", variants=expand(config))  # fmt: skip
-        splits = build_splits(run)
-        cache = TeacherCache.model_validate(build_cache(run, splits))
+        splits = make_splits(run)
         return SimpleNamespace(
             run=run,
-            split=Splits.model_validate(splits).own,
-            cache=cache,
+            splits=splits,
+            split=splits.own,
+            cache=publish_cache(run, splits),
             store=open_store(),
             files=partial(files, open_store()),
         )

@@ -1,7 +1,5 @@
 """Stored tokens and region maps: the teacher's on the same views, whoever makes them and however often it stops."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -13,10 +11,10 @@ from cliptea.data.shards import ShardReader
 from cliptea.errors import StorageError
 from cliptea.method.plm import ignored_tokens
 from cliptea.method.regions import region_maps
+from cliptea.steps.teacher import publish_cache
+from cliptea.steps.tokens import MadePart, make_tokens
 from cliptea.storage import FileStore
 from cliptea.teacher import blocks
-from cliptea.teacher.build import build_cache, make_blocks
-from cliptea.teacher.cache import TeacherCache
 from cliptea.teacher.clip import Teacher, load_teacher
 
 
@@ -82,10 +80,11 @@ def test_parts_of_a_cluster_write_the_bytes_of_one(make, monkeypatch):
     for entry in list(other.store.entries("")):
         if not entry.key.startswith("split"):
             other.store.delete(entry.key)
-    made = [make_blocks(other.run, {"own": other.split}, part, 3) for part in (2, 0, 1)]
-    assert [len(part["blocks"]) for part in made] == [1, 2, 1]
+    made = [make_tokens(other.run, other.splits, part, 3) for part in (2, 0, 1)]
+    assert [len(part.blocks) for part in made] == [1, 2, 1]
     seen = count_clip(monkeypatch)
-    again = TeacherCache.model_validate(build_cache(other.run, {"own": other.split}, json.loads(json.dumps(made))))
+    handed = [MadePart.model_validate_json(part.model_dump_json()) for part in made]
+    again = publish_cache(other.run, other.splits, handed)
     assert seen == []
     assert again == one.cache
     assert other.files() == whole == one.files()

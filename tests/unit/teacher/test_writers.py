@@ -13,9 +13,10 @@ from cliptea.data.records import read_array
 from cliptea.data.shard_sets import find_sharded
 from cliptea.data.shards import ShardReader
 from cliptea.manifest import Output
+from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import FileStore
-from cliptea.teacher.cache import SHARDS, TeacherCache
 from cliptea.teacher.clip import Teacher
+from cliptea.teacher.outputs import SHARDS
 
 FORK = multiprocessing.get_context("fork")  # of a process that has loaded everything: it begins at once
 ROUNDS = [0.001, 0.0]  # two GPUs that round differently, two that do not

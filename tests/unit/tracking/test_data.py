@@ -8,9 +8,7 @@ import pytest
 from cliptea import settings
 from cliptea.manifest import Manifest
 from cliptea.run import Run, expand
-from cliptea.steps.split import DataEntry
-from cliptea.storage import open_store
-from cliptea.tracking.deferred import log_or_defer, receipt
+from cliptea.steps.split import Splits, log_splits
 from cliptea.tracking.inputs import dataset_inputs
 from cliptea.tracking.logged_table import log_table
 from cliptea.tracking.runs import ChildRun, open_parent
@@ -27,7 +25,7 @@ def test_data_sets_are_logged_once_with_their_counts(client, run):
     counts = {"train": {"images": 3, "classes": {"cow": {"pixels": 7, "images": 2}}}}
     own = Manifest(kind="split", fingerprint="0123456789abcdef", info={"counts": counts})
     for _ in range(2):
-        log_data(run, Splits(own=own).model_dump())
+        log_splits(run, Splits(own=own))
     (logged,) = client.get_run(run.tracking_run).inputs.dataset_inputs
     assert (logged.dataset.name, logged.dataset.digest) == ("demo", own.fingerprint)
     assert json.loads(logged.dataset.profile) == {"train": 3}
@@ -42,10 +40,10 @@ def test_data_that_mlflow_cannot_be_told_of_are_told_later(client, run, monkeypa
         down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         down.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         down.setenv("CLIPTEA_PATIENCE", "0")
-        log_data(run, splits.model_dump())
-    assert "facts about the data: kept, and told by compare or promote" in capsys.readouterr().err
+        log_splits(run, splits)
+    assert "facts about the data: kept, and logged by compare or promote" in capsys.readouterr().err
     assert client.get_run(run.tracking_run).inputs.dataset_inputs == []
-    log_data(run, splits.model_dump())
+    log_splits(run, splits)
     assert len(client.get_run(run.tracking_run).inputs.dataset_inputs) == 1
 
 

@@ -4,12 +4,12 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from cliptea.resolve import start_run
 
 from cliptea import settings
 from cliptea.board import StepStatus, status_key
 from cliptea.errors import ServerAway
 from cliptea.run import Run, expand
+from cliptea.steps.resolve import start_run
 from cliptea.storage import open_store
 from cliptea.tracking import state
 from cliptea.tracking.runs import ChildRun, open_parent

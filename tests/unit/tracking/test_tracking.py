@@ -3,13 +3,14 @@
 import uuid
 
 import pytest
-from cliptea.tracking.finish import finish
-from cliptea.tracking.promotion import best_row, candidates, promote
 
 from cliptea import settings
 from cliptea.errors import ServerAway, StorageError
-from cliptea.evaluation.results import ResultRow
+from cliptea.evaluation.ranking import best_row, candidates
 from cliptea.run import Run, expand
+from cliptea.steps.compare import ComparedRow, Comparison
+from cliptea.steps.finish import finish_run
+from cliptea.steps.promote import promote_best
 from cliptea.tracking.mlflow_client import EXPERIMENT, connect, flatten
 from cliptea.tracking.registry import rollback
 from cliptea.tracking.runs import ChildRun, log_best, open_parent
@@ -85,7 +86,7 @@ def test_the_runs_of_kfp_s_mlflow_plugin_are_joined(client, monkeypatch):
     child = client.get_run(ChildRun.open(run, run.variants[0]).run_id)
     assert child.info.experiment_id == experiment
     assert child.data.tags["mlflow.parentRunId"] == theirs
-    finish("job7", "FAILED", "no more disk")
+    finish_run("job7", "FAILED", "no more disk")
     joined = client.get_run(theirs)
     assert (joined.info.run_name, joined.info.status) == ("theirs", "FAILED")
     assert joined.data.params["train.iterations"] == "8"
@@ -121,9 +122,9 @@ def test_results_are_logged_once_and_classes_without_pixels_left_out(client):
 @pytest.mark.parametrize(("state", "status"), [("COMPLETE", "FINISHED"), ("FAILED", "FAILED")])
 def test_the_exit_handler_closes_the_run_with_its_true_state(client, state, status):
     run = make_run(f"finish {state}", f"job {state}")
-    finish(f"job {state}", state, "" if status == "FINISHED" else "train failed")
+    finish_run(f"job {state}", state, "" if status == "FINISHED" else "train failed")
     assert client.get_run(run.tracking_run).info.status == status
-    finish("a job that was never tracked", state, "")
+    finish_run("a job that was never tracked", state, "")
 
 
 def test_a_stopped_run_is_shown_as_killed_until_it_goes_on(client):
@@ -162,8 +163,8 @@ def test_settings_are_flattened():
     }
 
 
-def row(run_id, hiou, member=("backbones", "demo_fpn"), dataset="demo", seed=0):
-    return ResultRow(
+def row(run_id, hiou, member=("backbones", "demo_fpn"), dataset="demo", seed=0, telling=""):
+    return ComparedRow(
         variant=member[1],
         group=member[0],
         backbone="b",
@@ -179,7 +180,12 @@ def row(run_id, hiou, member=("backbones", "demo_fpn"), dataset="demo", seed=0):
         images_per_second=1.0,
         model_uri="",
         mlflow_run_id=run_id,
-    ).model_dump()
+        telling=telling,
+    )
+
+
+def compared(rows, evaluation="same", stand_in=False):
+    return Comparison(report="", results="", rows=rows, evaluation=evaluation, stand_in=stand_in)
 
 
 def test_the_alias_follows_the_best_model(client):
@@ -187,10 +193,10 @@ def test_the_alias_follows_the_best_model(client):
     for hiou, name in ((0.4, "p1"), (0.3, "p2"), (0.6, "p3")):
         run = make_run(name)
         child = ChildRun.open(run, run.variants[0]).run_id
-        comparison = {"rows": [row(child, hiou)], "evaluation": "same", "stand_in": False}
-        decided = promote(run, comparison)
-        again = promote(run, comparison)
-        assert again["version"] == decided["version"]  # no version twice
+        comparison = compared([row(child, hiou)])
+        decided = promote_best(run, comparison)
+        again = promote_best(run, comparison)
+        assert again.version == decided.version  # no version twice
         champions.append(client.get_model_version_by_alias("cliptea-smoke", "champion").run_id == child)
     assert champions == [True, False, True]
     best = client.get_model_version_by_alias("cliptea-smoke", "champion")
@@ -205,18 +211,18 @@ def test_worse_tied_and_elsewhere_measured_models_stay_out_of_office(client):
     for name, hiou, evaluation in (("q1", 0.5, "a"), ("q2", 0.4, "a"), ("q3", 0.5, "a"), ("q4", 0.9, "b")):
         run = make_run(name)
         child = ChildRun.open(run, run.variants[0]).run_id
-        decisions.append(promote(run, {"rows": [row(child, hiou)], "evaluation": evaluation, "stand_in": False}))
-    assert [decision["promoted"] for decision in decisions] == [True, False, False, False]
-    assert str(client.get_model_version_by_alias("cliptea-smoke", "champion").version) == decisions[0]["version"]
-    assert "hIoU 0.9000, and the champion's 0.5000 was measured on another evaluation set" in decisions[3]["reason"]
+        decisions.append(promote_best(run, compared([row(child, hiou)], evaluation)))
+    assert [decision.promoted for decision in decisions] == [True, False, False, False]
+    assert str(client.get_model_version_by_alias("cliptea-smoke", "champion").version) == decisions[0].version
+    assert "hIoU 0.9000, and the champion's 0.5000 was measured on another evaluation set" in decisions[3].reason
 
 
 def test_one_lucky_seed_does_not_choose_the_variant():
     steady = [row(f"a{seed}", hiou, seed=seed) for seed, hiou in enumerate((0.5, 0.52, 0.51))]
     other = ("backbones", "segformer_b0")
     lucky = [row(f"b{seed}", hiou, other, seed=seed) for seed, hiou in enumerate((0.1, 0.6, None))]
-    assert best_row([*lucky, *steady])["mlflow_run_id"] == "a1"
-    assert best_row(lucky)["mlflow_run_id"] == "b1"
+    assert best_row([*lucky, *steady]).mlflow_run_id == "a1"
+    assert best_row(lucky).mlflow_run_id == "b1"
 
 
 def test_a_run_repeated_after_a_rollback_says_which_version_is_the_champion(client, capsys, monkeypatch):
@@ -224,41 +230,41 @@ def test_a_run_repeated_after_a_rollback_says_which_version_is_the_champion(clie
     for hiou, name in ((0.4, "r1"), (0.6, "r2")):
         run = make_run(name, name)
         child = ChildRun.open(run, run.variants[0]).run_id
-        comparison = {"rows": [row(child, hiou)], "evaluation": "same", "stand_in": False}
-        decided = promote(run, comparison)
+        comparison = compared([row(child, hiou)])
+        decided = promote_best(run, comparison)
     rollback(client, "cliptea-smoke")
     capsys.readouterr()
-    assert promote(run, comparison) == decided
+    assert promote_best(run, comparison) == decided
     told = capsys.readouterr().err
     assert "version 2, as decided before: hIoU 0.6000 beats the champion's 0.4000" in told
     assert "champion is version 1 now" in told
     assert client.get_model_version("cliptea-smoke", "2").tags["cliptea.reason"] == "rolled back to version 1"
     client.delete_registered_model("cliptea-smoke")
-    promote(run, comparison)
+    promote_best(run, comparison)
     assert "there is no champion now" in capsys.readouterr().err
 
 
 def test_models_that_mlflow_was_not_told_of_are_no_champions_and_not_lost(client):
     run = make_run("untold")
-    rows = [row("", 0.9) | {"telling": "scores-1"}, row("told", 0.5, seed=1) | {"telling": "scores-2"}]
-    comparison = {"rows": rows, "evaluation": "same", "stand_in": False}
-    with pytest.raises(StorageError, match="has not been told of 1 model"):
-        promote(run, comparison)
+    rows = [row("", 0.9, telling="scores-1"), row("told", 0.5, seed=1, telling="scores-2")]
+    comparison = compared(rows)
+    with pytest.raises(StorageError, match="MLflow lacks 1 model"):
+        promote_best(run, comparison)
     assert client.search_registered_models() == []
 
 
 def test_while_the_registry_is_down_nothing_is_decided(client, monkeypatch):
     run = make_run("down")
     child = ChildRun.open(run, run.variants[0]).run_id
-    comparison = {"rows": [row(child, 0.5)], "evaluation": "same", "stand_in": False}
+    comparison = compared([row(child, 0.5)])
     with monkeypatch.context() as down:
         down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         down.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         down.setenv("CLIPTEA_PATIENCE", "0")
         with pytest.raises(ServerAway, match=r"MLflow does not answer at http://127\.0\.0\.1:9") as away:
-            promote(run, comparison)
+            promote_best(run, comparison)
     assert away.value.temporary
-    assert promote(run, comparison)["promoted"] is True
+    assert promote_best(run, comparison).promoted is True
 
 
 def test_ablations_and_other_evaluation_sets_are_no_candidates():
@@ -270,10 +276,10 @@ def test_ablations_and_other_evaluation_sets_are_no_candidates():
 
 
 def test_a_run_of_ablations_alone_promotes_nothing(client):
-    comparison = {"rows": [row("x", 0.9, ("baselines", "seen_only"))], "evaluation": "same", "stand_in": False}
-    assert "ablation" in promote(make_run("ablations"), comparison)["reason"]
+    comparison = compared([row("x", 0.9, ("baselines", "seen_only"))])
+    assert "ablation" in promote_best(make_run("ablations"), comparison).reason
 
 
 def test_a_model_of_a_stand_in_teacher_is_never_promoted(client):
-    comparison = {"rows": [], "evaluation": "same", "stand_in": True}
-    assert promote(make_run("stand-in"), comparison)["promoted"] is False
+    comparison = compared([], "same", True)
+    assert promote_best(make_run("stand-in"), comparison).promoted is False

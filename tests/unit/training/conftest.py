@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from cliptea.teacher.build import build_cache
-from cliptea.teacher.cache import TeacherCache
 from plain_network import BACKBONE
+from tiny_world import TinyWorld
 
 from cliptea import settings
-from cliptea.data.split_shards import Splits, build_splits
 from cliptea.run import Run, expand
+from cliptea.steps.split import make_splits
+from cliptea.steps.teacher import publish_cache
 from cliptea.training.distributed import World
 
 
@@ -37,8 +37,8 @@ def world(tmp_path_factory):
         tracking_run="t",
         variants=expand(config),
     )
-    splits = build_splits(run)
-    yield run, Splits.model_validate(splits).own, TeacherCache.model_validate(build_cache(run, splits))
+    splits = make_splits(run)
+    yield TinyWorld(run, splits, publish_cache(run, splits))
     patch.undo()
 
 

@@ -11,10 +11,9 @@ from cliptea import outage, progress, settings
 from cliptea.data.views import generator
 from cliptea.errors import ServerAway
 from cliptea.outage import Outage
-from cliptea.storage import FileStore, open_store
+from cliptea.storage import FileStore
 from cliptea.training.batches import batches
 from cliptea.training.checkpoint import Checkpoints
-from cliptea.training.loop import seen_text
 from cliptea.training.trainer import Trainer
 
 SEED = 5
@@ -175,14 +174,13 @@ def test_the_last_checkpoint_must_land(tmp_path, told, quick):
 
 def train(group, world, config, folder, begin=0, end=ITERATIONS, seed=SEED):
     """Train from the last checkpoint in `folder`, or from iteration 0, to `end`; weights, curves, bank."""
-    _, split, cache = world
-    trainer = Trainer(config, seen_text(open_store(), split, cache, "demo"), seed, group)
+    trainer = Trainer(config, world.text(), seed, group)
     with Checkpoints(FileStore(folder), "c", 2, group) as checkpoints:
         state = checkpoints.last()
         if state is not None:
             trainer.restore(state)
         assert trainer.iteration == begin
-        for batch in batches(config, split, cache, SEED, begin, group):
+        for batch in batches(config, world.data(config), SEED, begin, group):
             trainer.history.pending.append(trainer.step(batch))
             if trainer.iteration == end:
                 break
@@ -228,9 +226,8 @@ def test_another_number_of_processes_goes_on(together, world, plain_config, tmp_
 
 
 def test_dropout_is_drawn_anew_in_each_iteration_and_for_each_seed(world, tmp_path):
-    _, split, cache = world
     config = config_of(world)
-    trainer = Trainer(config, seen_text(open_store(), split, cache, "demo"), SEED)
+    trainer = Trainer(config, world.text(), SEED)
 
     def drawn(iteration, seed, *key):
         trainer.iteration, trainer.seed = iteration, seed

@@ -14,12 +14,12 @@ import pytest
 from cliptea import settings
 from cliptea.board import StepStatus, posting, read_board, status_key
 from cliptea.errors import ServerAway
+from cliptea.steps.train import TRAIN_PROCESS, TrainInputs
 from cliptea.storage import FileStore, open_store
 from cliptea.training import follower as module
-from cliptea.training import launch
+from cliptea.training import torchrun
 from cliptea.training.follower import Follower, Watch
 from cliptea.training.stopping import Stopped
-from cliptea.training.torchrun import Inputs
 
 KEY = "runs/j/train-0/step.json"
 
@@ -99,22 +99,22 @@ def test_processes_that_nobody_follows_are_asked_to_stop(tmp_path, monkeypatch, 
     monkeypatch.delenv("CLIPTEA_EVENTS", raising=False)  # news are read from stderr
     monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
     begun, real = time.monotonic(), subprocess.Popen
-    monkeypatch.setattr(launch.subprocess, "Popen", lambda command, env: real([sys.executable, "-c", SAVES], env=env))
+    monkeypatch.setattr(torchrun.subprocess, "Popen", lambda command, env: real([sys.executable, "-c", SAVES], env=env))
     with pytest.raises(Stopped, match="iteration 7 is saved"):
-        launch.start("train/x/inputs.json", 1, Follower(key=KEY, seconds=3.0))
+        torchrun.start("any.module", "train/x/inputs.json", 1, Follower(key=KEY, seconds=3.0))
     assert 3 < time.monotonic() - begun < 100
     assert capfd.readouterr().err.count("nobody has followed this training for 3.0 s: it saves a checkpoint") == 1
 
 
 def begin(world, follower):
-    """`python -m cliptea.training` of a student of the tiny world, which does not come to its end."""
-    run, split, cache = world
+    """`cliptea.steps.train_process` of a student of the tiny world, which does not come to its end."""
+    run, splits, teacher = world
     train = {"batch_size": 4, "checkpoint_every": 10**6, "iterations": 10**6}
     config = settings.apply_delta(run.variants[0].config, {"student": {"backbone": "demo_fpn"}, "train": train})
     variant = run.variants[0].model_copy(update={"config": config})
-    inputs = {"run": run, "variant": variant, "splits": {"own": split}, "teacher": cache, "follower": follower}
-    open_store().put("train/x/inputs.json", Inputs.model_validate(inputs).model_dump_json().encode())
-    command = [sys.executable, "-m", "cliptea.training", "train/x/inputs.json"]
+    inputs = TrainInputs(run=run, variant=variant, splits=splits, teacher=teacher, follower=follower)
+    open_store().put("train/x/inputs.json", inputs.model_dump_json().encode())
+    command = [sys.executable, "-m", TRAIN_PROCESS, "train/x/inputs.json"]
     given = {"CLIPTEA_THREADS": "1", "CLIPTEA_STEP": '["train", "a"]', "MLFLOW_TRACKING_URI": ""}
     environment = {name: value for name, value in os.environ.items() if name != "CLIPTEA_EVENTS"} | given
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

@@ -11,7 +11,7 @@ import safetensors.torch
 from cliptea import progress, settings
 from cliptea.data.views import generator
 from cliptea.errors import ConfigError
-from cliptea.manifest import read_object
+from cliptea.manifest import Output, read_object
 from cliptea.storage import FileStore
 from cliptea.training.distributed import World
 from cliptea.training.loop import train_student
@@ -36,7 +36,6 @@ def train(group, folder, world, config, interrupt=None):
     Returns:
         The manifest, or exit code and saved iteration when it was asked to stop; and the curves as they were logged.
     """
-    _, split, cache = world
     logged = []
     step = Trainer.step
 
@@ -47,25 +46,12 @@ def train(group, folder, world, config, interrupt=None):
 
     Trainer.step = struck
     try:
-        return train_student(Mixed(folder), "train/fp", config, 1, split, cache, logged.append, group), logged
+        model, data, text_SD = Output("train", "fp"), world.data(config), world.text()
+        return train_student(FileStore(folder), model, config, 1, data, text_SD, logged.append, group), logged
     except Stopped as stopped:
         return (stopped.code, stopped.iteration), logged
     finally:
         Trainer.step = step
-
-
-class Mixed(FileStore):
-    """A store of its own for what training writes; teacher tokens and text come from the tiny world's."""
-
-    def get(self, key, start=0, length=None):
-        own = self if key.startswith("train/") else FileStore(self.world())
-        return FileStore.get(own, key, start, length)
-
-    @staticmethod
-    def world():
-        from cliptea.storage import open_store
-
-        return open_store().root
 
 
 def weights(folder, manifest):

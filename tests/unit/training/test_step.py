@@ -28,7 +28,7 @@ def losses(batch, **method):
 
 def losses_of(batch, config, student, adapter, text, bank):
     whole = GlobalBatch(batch, SEEN, config)
-    (part,) = whole.parts()
+    (part,) = whole.micro_batches()
     return method_losses(student(part.images_B3CC), adapter, part, whole, text, bank, config)
 
 

@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from cliptea.training.train import train_fingerprint
 from torch.utils.data import get_worker_info
 
 from cliptea import settings
 from cliptea.data.records import read_view
 from cliptea.method.vla import Adapter
 from cliptea.models import build_student
+from cliptea.run import Variant
+from cliptea.steps.train import TrainInputs, model_output
 from cliptea.training.augment import photometric
 from cliptea.training.batches import Batch, _Views, batches
 from cliptea.training.distributed import World
-from cliptea.training.loop import seen_text
 from cliptea.training.optimiser import lr_factor, make_optimiser
 from cliptea.training.trainer import Trainer
 
@@ -56,62 +56,51 @@ def test_photometric_change_is_bounded_and_decided_by_the_generator():
     assert 0 < untouched < 20  # all four changes are left out once in sixteen
 
 
-def text(cache, split):
-    from cliptea.storage import open_store
-
-    return seen_text(open_store(), split, cache, "demo")
-
-
 def test_text_of_unseen_classes_never_reaches_training(world):
-    _, split, cache = world
-    catalogue = split.info["catalogue"]
-    assert len(text(cache, split)) == len(catalogue["classes"]) - len(catalogue["unseen"])
+    catalogue = world.splits.own.info["catalogue"]
+    assert len(world.text()) == len(catalogue["classes"]) - len(catalogue["unseen"])
 
 
 def test_an_epoch_shows_every_view_once_and_labels_are_seen_indices(world):
-    run, split, cache = world
-    config = settings.apply_delta(run.config, {"train": {"iterations": 8, "batch_size": 4}})
-    shown = list(batches(config, split, cache, seed=3))
+    config = settings.apply_delta(world.run.config, {"train": {"iterations": 8, "batch_size": 4}})
+    shown = list(batches(config, world.data(), seed=3))
     ids = torch.cat([batch.image_ids_B for batch in shown]).tolist()
     assert sorted(ids) == list(range(32))
     assert ids != list(range(32))
-    seen = len(split.info["catalogue"]["classes"]) - len(split.info["catalogue"]["unseen"])
+    seen = len(world.text())
     labels = torch.cat([batch.labels_BCC.flatten() for batch in shown]).unique()
     assert ((labels < seen) | (labels == 255)).all()
 
 
 def test_any_iteration_can_be_the_first(world):
-    run, split, cache = world
-    whole = list(batches(run.config, split, cache, seed=1))
-    rest = list(batches(run.config, split, cache, seed=1, start=5))
+    run, data = world.run, world.data()
+    whole = list(batches(run.config, data, seed=1))
+    rest = list(batches(run.config, data, seed=1, start=5))
     assert len(rest) == len(whole) - 5
     for one, two in zip(whole[5:], rest, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
 def test_loading_processes_do_not_change_the_data(world):
-    run, split, cache = world
+    run, data = world.run, world.data()
     assert get_worker_info() is None
     parallel = settings.apply_delta(run.config, {"train": {"workers": 2}})
-    for one, two in zip(batches(run.config, split, cache, 1), batches(parallel, split, cache, 1), strict=True):
+    for one, two in zip(batches(run.config, data, 1), batches(parallel, data, 1), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_processes_divide_each_batch_in_its_order(world, size):
-    run, split, cache = world
-    together = [batches(run.config, split, cache, 1, start=3, world=World(rank, size)) for rank in range(size)]
-    for whole, *own in zip(batches(run.config, split, cache, 1, start=3), *together, strict=True):
+    run, data = world.run, world.data()
+    together = [batches(run.config, data, 1, start=3, world=World(rank, size)) for rank in range(size)]
+    for whole, *own in zip(batches(run.config, data, 1, start=3), *together, strict=True):
         for name in Batch._fields:
             assert torch.equal(torch.cat([getattr(part, name) for part in own]), getattr(whole, name))
 
 
 def test_image_labels_and_regions_are_flipped_together(world):
-    run, split, cache = world
-    views = {
-        flip: _Views(settings.apply_delta(run.config, {"train": {"flip": flip}}), split, cache, 0)
-        for flip in (0.0, 1.0)
-    }
+    run, data = world.run, world.data()
+    views = {flip: _Views(settings.apply_delta(run.config, {"train": {"flip": flip}}), data, 0) for flip in (0.0, 1.0)}
     for item in range(6):
         plain, flipped = views[0.0][item], views[1.0][item]
         for index in (0, 1, 2, 4):  # image, labels, valid, regions
@@ -120,9 +109,9 @@ def test_image_labels_and_regions_are_flipped_together(world):
 
 
 def test_padding_is_zero_after_normalisation(world):
-    run, split, cache = world
+    run, data = world.run, world.data()
     small = settings.apply_delta(run.config, {"teacher": {"ratio_range": [0.3, 0.4]}})
-    image, _, valid, *_ = _Views(small, split, cache, 0)[0]
+    image, _, valid, *_ = _Views(small, data, 0)[0]
     assert 0 < valid.sum() < valid.numel()
     assert (image[:, ~valid] == 0).all()
     assert (image[:, valid] != 0).float().mean() > 0.9
@@ -130,9 +119,9 @@ def test_padding_is_zero_after_normalisation(world):
 
 def test_regions_lie_on_ignored_tokens_of_the_same_view(world):
     """Recomputed with NumPy from the view's own labels: a region exactly where half of a token's pixels are free."""
-    run, split, cache = world
+    run, data = world.run, world.data()
     config = settings.apply_delta(run.config, {"train": {"flip": 0.0}})
-    views = _Views(config, split, cache, 0)
+    views = _Views(config, data, 0)
     regions = 0
     for image_id in range(12):
         item = views._view(image_id, 0, np.random.default_rng(0))
@@ -146,20 +135,22 @@ def test_regions_lie_on_ignored_tokens_of_the_same_view(world):
 
 
 def test_a_step_lowers_the_loss_it_minimises(world):
-    run, split, cache = world
+    run, data = world.run, world.data()
     config = settings.apply_delta(run.config, {"train": {"warmup_iterations": 0, "iterations": 1000}})
-    trainer = Trainer(config, text(cache, split), seed=0)
-    batch = next(batches(config, split, cache, 0))
+    trainer = Trainer(config, world.text(), seed=0)
+    batch = next(batches(config, data, 0))
     totals = [trainer.step(batch)["total"] for _ in range(12)]
     assert min(totals[-3:]) < totals[0]
 
 
 def test_the_fingerprint_knows_what_matters(world):
-    run, split, cache = world
-    base = train_fingerprint(run.config, 0, split, cache)
+    run, splits, teacher = world
 
     def changed(delta, seed=0):
-        return train_fingerprint(settings.apply_delta(run.config, delta), seed, split, cache)
+        variant = Variant(label="g/a", seed=seed, members=[], config=settings.apply_delta(run.config, delta))
+        return model_output(TrainInputs(run=run, variant=variant, splits=splits, teacher=teacher))
+
+    base = changed({})
 
     assert changed({"train": {"checkpoint_every": 3, "workers": 1, "keep_checkpoints": 1}}) == base
     assert changed({"train": {"processes": 2, "compile": True, "channels_last": True}}) == base

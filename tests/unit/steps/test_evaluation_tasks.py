@@ -3,10 +3,10 @@
 import pytest
 
 from cliptea import settings
-from cliptea.data.split_shards import Splits
-from cliptea.evaluation.evaluate import evaluation_tasks
 from cliptea.manifest import Manifest
-from cliptea.teacher.cache import TeacherCache
+from cliptea.steps.evaluate import evaluation_tasks
+from cliptea.steps.split import Splits
+from cliptea.steps.teacher import TeacherCache
 
 
 @pytest.mark.parametrize(("trained_with", "own"), [("true", 1.5), ("false", 5.0)])

@@ -5,6 +5,7 @@ where the exit task does not run for a cancelled one; SUCCEEDED and FAILED by kf
 """
 
 import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
@@ -24,10 +25,10 @@ from cliptea.tracking.state import mark_complete, mark_failed
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _surroundings(tmp_path_factory):
+def _surroundings(tmp_path_factory, empty_database):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_database, folder)}")
         patch.setenv("CLIPTEA_STORE", (folder / "store").as_uri())
         patch.delenv("CLIPTEA_EVENTS", raising=False)  # as on a cluster: every submission is a run of its own
         patch.delenv("CLIPTEA_ALIVE", raising=False)

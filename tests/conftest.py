@@ -2,6 +2,15 @@
 
 import pytest
 
+from cliptea import outage
+
+
+@pytest.fixture(autouse=True)
+def _no_news(monkeypatch):
+    """No test tells of a server that was away in an earlier one."""
+    monkeypatch.setattr(outage, "_told", {})
+    monkeypatch.setattr(outage, "_news", {})
+
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory):

@@ -26,7 +26,7 @@ ui: install ## open MLflow on the demo's runs
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKDIR)/mlflow/mlflow.db
 
 test: install ## run the tests (about 20 minutes on two cores)
-	$(BIN)/python -m pytest -m 'not long'
+	$(BIN)/python -m pytest -m 'not long' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: install ## run the long tests as well: kills in every step, the demo's claims
 	$(BIN)/python -m pytest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,10 +84,15 @@ def _compiled(placement: Placement | None) -> str:
     chosen = placement or Placement()
     _require_pinned(chosen.image)
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / FILE
-        compiler.Compiler().compile(cliptea_pipeline(chosen), str(path))
-        return path.read_text(encoding="utf-8")
+    def text() -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / FILE
+            compiler.Compiler().compile(cliptea_pipeline(chosen), str(path))
+            return path.read_text(encoding="utf-8")
+
+    # For whatever is set on a task, kfp reads the sources of all its callers. A thread has few of them.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(text).result()
 
 
 def _require_pinned(image: str) -> None:

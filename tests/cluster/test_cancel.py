@@ -34,16 +34,9 @@ def cluster(watching, kubernetes):
     return kubernetes
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.fixture
-def mlflow(watching, monkeypatch, tmp_path, empty):
-    uri = f"sqlite:///{shutil.copy(empty, tmp_path)}"
+def mlflow(watching, monkeypatch, tmp_path, empty_database):
+    uri = f"sqlite:///{shutil.copy(empty_database, tmp_path)}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
     return MlflowClient(uri)

@@ -6,6 +6,7 @@ TrainJob of the fake cluster, promote completes the run, and the exit task is ca
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,10 +38,10 @@ RUN = "runs-0"  # the id that the fake server gives to its first run
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _surroundings(tmp_path_factory):
+def _surroundings(tmp_path_factory, empty_database):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_database, folder)}")
         for name in ("CLIPTEA_EVENTS", "CLIPTEA_ALIVE", "CLIPTEA_RETRIES", "CLIPTEA_PATIENCE"):
             patch.delenv(name, raising=False)
         patch.setattr(watch.wait, "__defaults__", ("", watch.Pace(poll=0.01, refresh=0.01, quiet=0.2, again=60.0)))

@@ -17,7 +17,6 @@ from cliptea.cluster.api import Cluster, ClusterError, Unreachable
 def patient(kubernetes, monkeypatch):
     monkeypatch.setenv("CLIPTEA_PATIENCE", "20")
     monkeypatch.setattr(outage, "LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(outage, "_told", {}, raising=False)  # what an earlier test has heard
 
 
 @pytest.mark.parametrize("answer", [0, 429, 500, 503])

@@ -6,6 +6,7 @@ import json
 import kubernetes_validate
 import pytest
 import yaml
+from compiled import compiled_text
 from k8s.manifests import OVERLAYS, one, overlay
 from k8s.restricted import violations
 from kubeflow_trainer_api import models
@@ -64,13 +65,10 @@ EVERYTHING = {
 RETRIES = '{"count":5,"wait_seconds":7,"factor":3.0,"longest_wait_seconds":70}'
 
 
-def compiled(folder, launcher, **more):
+def compiled(launcher, **more):
     """Containers, Kubernetes parts and tasks of the compiled pipeline, by step; and its loops."""
-    file = folder / "placement.yaml"
     given = {"launcher": launcher} | ({"train_job": TRAIN_JOB} if launcher == "trainjob" else {}) | more
-    file.write_text(yaml.safe_dump(EVERYTHING | given))
-    text = compile_pipeline(read_placement(file), folder / "p.yaml").read_text()
-    spec, platform = yaml.safe_load_all(text)
+    spec, platform = yaml.load_all(compiled_text(EVERYTHING | given), yaml.CSafeLoader)
     dags = [component["dag"] for component in [spec["root"], *spec["components"].values()] if "dag" in component]
     tasks = {name: task for dag in dags for name, task in dag["tasks"].items()}
     containers = {name[5:]: e["container"] for name, e in spec["deploymentSpec"]["executors"].items()}
@@ -78,8 +76,8 @@ def compiled(folder, launcher, **more):
     return containers, parts, {name: tasks[name] for name in containers}, tasks
 
 
-def test_everything_is_set_on_every_step(tmp_path):
-    containers, parts, tasks, others = compiled(tmp_path, "torchrun")
+def test_everything_is_set_on_every_step():
+    containers, parts, tasks, others = compiled("torchrun")
     assert set(containers) == set(parts) == set(STEPS)
     for step in STEPS:
         container, part = containers[step], parts[step]
@@ -134,8 +132,8 @@ def test_token_parts_take_half_as_much_room_as_students(tmp_path):
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_everything_reaches_the_pods_of_a_trainjob(tmp_path, name):
-    containers, parts, tasks, others = compiled(tmp_path, "trainjob")
+def test_everything_reaches_the_pods_of_a_trainjob(name):
+    containers, parts, tasks, others = compiled("trainjob")
     assert parts["launch"]["activeDeadlineSeconds"] == str(999 + 77 + 600)  # outlives the TrainJob and its waiting
     assert tasks["launch"]["retryPolicy"]["maxRetryCount"] == 5
     constant = others["launch"]["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"]
@@ -177,8 +175,8 @@ PLUGIN = {"MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLO
 
 
 @pytest.mark.parametrize("on", [False, True])
-def test_the_mlflow_plugin_sets_its_variables_alone(tmp_path, on):
-    containers, parts, _, _ = compiled(tmp_path, "torchrun", mlflow_plugin=on, config_keys=["MLFLOW_RUN_ID"])
+def test_the_mlflow_plugin_sets_its_variables_alone(on):
+    containers, parts, _, _ = compiled("torchrun", mlflow_plugin=on, config_keys=["MLFLOW_RUN_ID"])
     for step in STEPS:
         named = {item["name"] for item in containers[step]["env"]}
         for kind in ("secretAsEnv", "configMapAsEnv"):

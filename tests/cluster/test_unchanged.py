@@ -1,5 +1,7 @@
 """Which scheduled runs are skipped, by a real MLflow on SQLite."""
 
+import shutil
+
 import pytest
 
 from cliptea import settings
@@ -10,9 +12,10 @@ from cliptea.tracking.runs import open_parent
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _mlflow(tmp_path_factory):
+def _mlflow(tmp_path_factory, empty_database):
+    file = shutil.copy(empty_database, tmp_path_factory.mktemp("mlflow"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
         patch.delenv("CLIPTEA_EVENTS", raising=False)  # as on a cluster: every submission is a run of its own
         yield
 

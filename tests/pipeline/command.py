@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -85,7 +86,8 @@ class Cliptea:
                 process.kill()
             process.communicate()
         for process in self.processes():
-            process.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                process.send_signal(signal.SIGKILL)
 
 
 def environment(fake: dict[str, object]) -> dict[str, str]:

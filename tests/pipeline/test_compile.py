@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 from command import SOURCES
+from compiled import compiled_text
 from typer.testing import CliRunner
 
 from cliptea.errors import ClipteaError, ConfigError
@@ -20,14 +21,12 @@ from cliptea_pipeline.placement_file import read_placement
 
 @pytest.fixture(scope="module")
 def spec():
-    return next(yaml.safe_load_all(pipeline_file().read_text()))
+    return next(yaml.load_all(pipeline_file().read_text(), yaml.CSafeLoader))
 
 
-def compiled(folder, **placement):
+def compiled(**placement):
     """The specification and the Kubernetes part of a pipeline, the latter by executor."""
-    file = folder / "placement.yaml"
-    file.write_text(yaml.safe_dump(placement))
-    spec, platform = yaml.safe_load_all(compile_pipeline(read_placement(file), folder / "p.yaml").read_text())
+    spec, platform = yaml.load_all(compiled_text(placement), yaml.CSafeLoader)
     return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
@@ -50,16 +49,16 @@ def test_a_stale_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("image", ["host:5000/cliptea:1.2", f"host:5000/team/cliptea@sha256:{'0' * 64}", "cliptea:1"])
-def test_the_image_is_that_of_every_step(image, tmp_path):
-    spec, _ = compiled(tmp_path, image=image)
+def test_the_image_is_that_of_every_step(image):
+    spec, _ = compiled(image=image)
     executors = spec["deploymentSpec"]["executors"].values()
     assert {executor["container"]["image"] for executor in executors} == {image}
 
 
 @pytest.mark.parametrize("image", ["cliptea", "cliptea:latest", "host:5000/a", "host:5000/a:latest"])
-def test_an_image_that_may_change_is_refused(image, tmp_path):
+def test_an_image_that_may_change_is_refused(image):
     with pytest.raises(ConfigError, match="a tag that is never moved"):
-        compiled(tmp_path, image=image)
+        compiled(image=image)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +74,9 @@ def test_an_image_that_may_change_is_refused(image, tmp_path):
         "https://a:1",
     ],
 )
-def test_an_image_that_no_node_can_name_is_refused(image, tmp_path):
+def test_an_image_that_no_node_can_name_is_refused(image):
     with pytest.raises(ConfigError, match="is no image's name; expected host/path in small letters"):
-        compiled(tmp_path, image=image)
+        compiled(image=image)
 
 
 def test_parameters_have_defaults(spec):
@@ -148,8 +147,8 @@ def test_every_step_has_a_placement(spec):
     assert executors == set(STEPS)
 
 
-def test_every_step_has_resources_a_time_out_secrets_and_no_root(spec, tmp_path):
-    _, executors = compiled(tmp_path)
+def test_every_step_has_resources_a_time_out_secrets_and_no_root(spec):
+    _, executors = compiled()
     for step in STEPS:
         resources = spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["resources"]
         assert set(resources) >= {"cpuRequest", "cpuLimit", "memoryRequest", "memoryLimit"}
@@ -163,8 +162,8 @@ def test_every_step_has_resources_a_time_out_secrets_and_no_root(spec, tmp_path)
         assert len(names) == len(set(names))
 
 
-def test_shared_memory_of_those_that_load_data_in_processes(tmp_path):
-    _, executors = compiled(tmp_path, steps={"train": {"shared_memory": "7Gi"}})
+def test_shared_memory_of_those_that_load_data_in_processes():
+    _, executors = compiled(steps={"train": {"shared_memory": "7Gi"}})
     mount = {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "7Gi"}
     assert executors["exec-train"]["emptyDirMounts"] == [mount]
     assert "emptyDirMounts" not in executors["exec-compare"]
@@ -197,8 +196,8 @@ def container(spec):
     return spec["deploymentSpec"]["executors"]["exec-split"]["container"]
 
 
-def test_the_store_is_written_in_or_comes_from_the_config_map(tmp_path):
-    spec, executors = compiled(tmp_path, store="s3://bucket/folder", environment={"SSL_CERT_FILE": "/ca.pem"})
+def test_the_store_is_written_in_or_comes_from_the_config_map():
+    spec, executors = compiled(store="s3://bucket/folder", environment={"SSL_CERT_FILE": "/ca.pem"})
     environment = {item["name"]: item["value"] for item in container(spec)["env"]}
     assert environment == {
         "CLIPTEA_IMAGE": container(spec)["image"],
@@ -208,13 +207,13 @@ def test_the_store_is_written_in_or_comes_from_the_config_map(tmp_path):
         "SSL_CERT_FILE": "/ca.pem",
     }
     assert "CLIPTEA_STORE" not in str(executors)
-    spec, executors = compiled(tmp_path)
+    spec, executors = compiled()
     assert [item["name"] for item in container(spec)["env"]] == ["CLIPTEA_IMAGE", "CLIPTEA_RETRIES", "CLIPTEA_PATIENCE"]
     assert "CLIPTEA_STORE" in str(executors["exec-split"]["configMapAsEnv"])
 
 
-def test_the_launcher_of_trainjobs_hands_its_placement_on(tmp_path):
-    spec, executors = compiled(tmp_path, **GPU)
+def test_the_launcher_of_trainjobs_hands_its_placement_on():
+    spec, executors = compiled(**GPU)
     assert "exec-train" not in executors
     passed = {
         item["field"]: item.get("applyToTask", False)
@@ -243,8 +242,8 @@ def test_the_launcher_of_trainjobs_hands_its_placement_on(tmp_path):
     assert [task["iteratorPolicy"] for task in tasks if "iteratorPolicy" in task] == [{"parallelismLimit": 1}]
 
 
-def test_clips_work_is_divided_among_tasks(tmp_path):
-    spec, _ = compiled(tmp_path, token_parts=3)
+def test_clips_work_is_divided_among_tasks():
+    spec, _ = compiled(token_parts=3)
     dags = [c["dag"] for c in spec["components"].values() if "dag" in c]
     loop = next(dag["tasks"]["tokens"] for dag in dags if "tokens" in dag["tasks"])
     assert loop["inputs"]["parameters"]["parts"]["runtimeValue"]["constant"] == 3
@@ -296,17 +295,17 @@ def test_clips_work_is_divided_among_tasks(tmp_path):
         ({"steps": 1}, "steps=1 is refused: expected keys and values"),
     ],
 )
-def test_a_wrong_placement_gives_one_line(placement, message, tmp_path):
+def test_a_wrong_placement_gives_one_line(placement, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        compiled(tmp_path, **placement)
+        compiled(**placement)
     assert "\n" not in str(caught.value)
     assert "hush" not in str(caught.value)
     assert str(caught.value).count("placement.yaml") == 1
 
 
-def test_what_looks_like_a_wrong_placement_and_is_none(tmp_path):
+def test_what_looks_like_a_wrong_placement_and_is_none():
     environment = {"TOKENIZERS_PARALLELISM": "false", "HTTPS_PROXY": "http://proxy:3128"}
-    compiled(tmp_path, environment=environment, steps={"train": {"memory": "16384Mi", "cpu": "8000m"}})
+    compiled(environment=environment, steps={"train": {"memory": "16384Mi", "cpu": "8000m"}})
 
 
 def test_a_key_that_is_there_twice(tmp_path):

@@ -1,6 +1,7 @@
 """Every published data set, in its true layout, through all steps: split, teacher, train, evaluate, compare."""
 
 import json
+import shutil
 
 import miniatures
 import numpy as np
@@ -44,11 +45,11 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture
-def run_all(tmp_path, monkeypatch, clip):
+def run_all(tmp_path, monkeypatch, clip, empty_database):
     """Runs every step in this process; returns what each hands on."""
     monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
     monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_database, tmp_path)}")
     torch.set_num_threads(1)
     small = [
         "teacher.crop=64", "teacher.base_scale=[96,72]", "teacher.views=1", "student.pretrained=false",

@@ -4,6 +4,7 @@ The states are those that were seen: COMPLETE, FAILED and RUNNING (of a skipped 
 where the exit task does not run for a cancelled one; SUCCEEDED and FAILED by kfp.local.
 """
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -22,10 +23,10 @@ from cliptea.tracking.unchanged import skip
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _surroundings(tmp_path_factory):
+def _surroundings(tmp_path_factory, empty_database):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_database, folder)}")
         patch.setenv("CLIPTEA_STORE", (folder / "store").as_uri())
         patch.delenv("CLIPTEA_EVENTS", raising=False)  # as on a cluster: every submission is a run of its own
         patch.delenv("CLIPTEA_ALIVE", raising=False)

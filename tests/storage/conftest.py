@@ -32,8 +32,6 @@ def environment(monkeypatch, server, tmp_path):
     for name in [name for name in os.environ if name.startswith(("AWS_", "CLIPTEA_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(outage, "FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(outage, "_told", {})
-    monkeypatch.setattr(outage, "_news", {})
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CLIPTEA_S3_ENDPOINT", f"http://{server}")

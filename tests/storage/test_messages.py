@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from cliptea.steps.resolve import start_run
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,6 +15,7 @@ from faulty_proxy import FaultyProxy
 from s3_server import ACCESS, BUCKET, SECRET
 
 from cliptea.errors import ClipteaError, StorageError
+from cliptea.steps.resolve import start_run
 from cliptea.storage import fetch, open_store
 from cliptea.storage.s3_store import S3Store
 

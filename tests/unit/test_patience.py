@@ -32,8 +32,6 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(outage, "time", clock)
-    monkeypatch.setattr(outage, "_told", {})
-    monkeypatch.setattr(outage, "_news", {})
     return clock
 
 

@@ -1,5 +1,6 @@
 """A step gives signs of life while it works, and says why it failed: on the board in the store, and in MLflow."""
 
+import shutil
 import time
 
 import pytest
@@ -16,10 +17,10 @@ from cliptea.tracking.runs import ChildRun, open_parent
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _surroundings(tmp_path_factory):
+def _surroundings(tmp_path_factory, empty_database):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_database, folder)}")
         patch.setenv("CLIPTEA_STORE", (folder / "store").as_uri())
         for name in ("CLIPTEA_EVENTS", "CLIPTEA_ALIVE", "CLIPTEA_RETRIES"):
             patch.delenv(name, raising=False)  # as on a cluster

@@ -13,14 +13,6 @@ BOTH = ["sqlite", "server"]
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    """An empty SQLite file; making one takes MLflow seconds."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
-@pytest.fixture(scope="session")
 def server(tmp_path_factory):
     if reason := mlflow_server.missing():
         pytest.skip(reason)

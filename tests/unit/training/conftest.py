@@ -21,13 +21,28 @@ from cliptea.training.distributed import World
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory):
+def world_store(tmp_path_factory):
+    return (tmp_path_factory.mktemp("world") / "store").as_uri()
+
+
+@pytest.fixture(autouse=True)
+def _at_its_store(request, monkeypatch):
+    """A test that has the tiny world has its store as well."""
+    if "world" in request.fixturenames:
+        monkeypatch.setenv("CLIPTEA_STORE", request.getfixturevalue("world_store"))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory, world_store):
     """Split and teacher tokens of a tiny demo world."""
-    folder = tmp_path_factory.mktemp("world")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("CLIPTEA_STORE", (folder / "store").as_uri())
-    patch.setenv("CLIPTEA_EVENTS", str(folder / "events"))
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPTEA_STORE", world_store)
+        patch.setenv("CLIPTEA_EVENTS", str(tmp_path_factory.mktemp("events") / "events"))
+        return _world()
+
+
+def _world():
     config = settings.load("smoke", ["teacher.pretrain.crop_iterations=1", "teacher.pretrain.scene_iterations=1"])
     run = Run(
         config=config,
@@ -38,8 +53,7 @@ def world(tmp_path_factory):
         variants=expand(config),
     )
     splits = make_splits(run)
-    yield TinyWorld(run, splits, publish_cache(run, splits))
-    patch.undo()
+    return TinyWorld(run, splits, publish_cache(run, splits))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ NAME = job_name("j", "g/a")
 
 def follow(pace=Quick, **settings):
     chosen = JobSettings(image="i:1", **settings)
-    train(connect(), build("j", "g/a", "k", chosen, Passed(), []), chosen, pace)
+    train(connect(), build("j", "g/a", ["train"], chosen, Passed(), []), chosen, pace)
 
 
 def script(*acts):

@@ -30,7 +30,7 @@ def cluster(watching, kubernetes):
     """A cluster with two TrainJobs of the run and one of another run."""
     kubernetes.granted = None  # the user's own rights
     for job_id, label in ((RUN, "g/a"), (RUN, "g/b"), ("other", "g/a")):
-        connect().create(build(job_id, label, "k", JobSettings(image="i:1"), Passed(), []))
+        connect().create(build(job_id, label, ["train"], JobSettings(image="i:1"), Passed(), []))
     return kubernetes
 
 

@@ -101,7 +101,7 @@ def test_evictions_without_end_are_a_failure(kubernetes):
 
 def test_a_retry_goes_on_with_the_trainjob_that_is_there(kubernetes, capfd):
     cluster = connect()
-    assert cluster.create(build("j", "g/a", "k", JobSettings(image="i:1"), Passed(), []))
+    assert cluster.create(build("j", "g/a", ["train"], JobSettings(image="i:1"), Passed(), []))
     kubernetes.play = script(nothing, running, complete)
     follow()
     assert len(kubernetes.created) == 1
@@ -109,7 +109,7 @@ def test_a_retry_goes_on_with_the_trainjob_that_is_there(kubernetes, capfd):
 
 
 def test_a_retry_replaces_a_failed_trainjob(kubernetes):
-    connect().create(build("j", "g/a", "k", JobSettings(image="i:1"), Passed(), []))
+    connect().create(build("j", "g/a", ["train"], JobSettings(image="i:1"), Passed(), []))
     kubernetes.end("Failed", "old")
     kubernetes.play = script(nothing, running, complete)
     follow()

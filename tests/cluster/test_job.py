@@ -18,7 +18,7 @@ def built(passed=None, owners=(), **settings):
     return build(
         "j",
         "g/a",
-        "train/f/inputs.json",
+        ["python", "-m", "m", "train/f/inputs.json"],
         JobSettings(image="i:1", **settings),
         passed or Passed(),
         list(owners),
@@ -46,7 +46,7 @@ def test_the_run_is_a_valid_label(job_id):
     assert re.fullmatch(r"(?=.{1,63}$)[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", value)
     assert (value == job_id) == (len(job_id) == 36)  # a UUID, as Pipelines names its runs, is kept
     assert value == run_value(job_id) != run_value(f"{job_id} ")
-    made = build(job_id, "g/a", "k", JobSettings(image="i:1"), Passed(), [])
+    made = build(job_id, "g/a", ["train"], JobSettings(image="i:1"), Passed(), [])
     assert made["metadata"]["labels"][RUN_LABEL] == value
     assert made["metadata"]["name"] == job_name(job_id, "g/a")
 
@@ -68,7 +68,7 @@ def test_nothing_is_lost_in_trainers_models():
     assert (spec["trainer"]["numNodes"], spec["trainer"]["numProcPerNode"], spec["activeDeadlineSeconds"]) == (2, 4, 60)
     assert spec["trainer"]["resourcesPerNode"] == passed.resources
     assert SECRET in spec["trainer"]["env"]
-    assert spec["trainer"]["command"] == ["python", "-m", "cliptea.training", "train/f/inputs.json"]
+    assert spec["trainer"]["command"] == ["python", "-m", "m", "train/f/inputs.json"]
     assert job["metadata"]["ownerReferences"] == [owner]
     assert pod["nodeSelector"] == {"gpu": "yes"}
     assert pod["tolerations"] == passed.tolerations

@@ -1,74 +1,86 @@
 """The train step that starts a TrainJob, with a cluster whose workers write to the same store."""
 
-import json
 import threading
 
 import pytest
-from cliptea.cluster.launch import launch_variant
-from cliptea.teacher.cache import clustering_key
 from quick_pace import Quick
 
 from cliptea import settings
 from cliptea.board import posting, status_key
 from cliptea.cluster.api import ClusterError
+from cliptea.cluster.job_settings import JobSettings, Passed
 from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, Output, find, publish
 from cliptea.run import Run, expand
+from cliptea.steps.launch import launch_variant
+from cliptea.steps.split import Splits
+from cliptea.steps.teacher import TeacherCache
+from cliptea.steps.train import TrainInputs, train_variant
 from cliptea.storage import open_store
-from cliptea.training import launch as launched
+from cliptea.teacher.outputs import clustering_key
+from cliptea.training import torchrun
 
-SETTINGS = {"image": "i:1", "nodes": 2.0, "restarts": 0}
-NOTHING = dict.fromkeys(("affinity", "tolerations", "node_selector", "env", "volumes", "volume_mounts", "resources"))
+SETTINGS = JobSettings.model_validate({"image": "i:1", "nodes": 2.0, "restarts": 0})  # KFP sends floats
+
+
+def changed(**settings):
+    return JobSettings.model_validate(SETTINGS.model_dump() | settings)
+
+
+def launched(inputs, settings=SETTINGS):
+    return launch_variant(inputs, settings, Passed(), Quick)
+
+
+def relabelled(inputs, label, seed=0, **of_run):
+    variant = inputs.variant.model_copy(update={"label": label, "seed": seed})
+    return inputs.model_copy(update={"variant": variant, "run": inputs.run.model_copy(update=of_run)})
 
 
 @pytest.fixture
 def inputs(tmp_path, monkeypatch):
-    """Run, variant, splits and teacher of one student; what they name need not be there."""
+    """Of one student; what they name need not be there."""
     monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
     config = settings.load("smoke", ["variants=[table3/full]", "train.batch_size=4"])
     run = Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=expand(config))
     variant = run.variants[0]
-    part = Manifest(kind="k", fingerprint="0").model_dump()
+    part = Manifest(kind="k", fingerprint="0")
     clustering = clustering_key(variant.config.method.clustering)
-    teacher = {"tokens": part, "regions": {clustering: part}, "text": {config.data.dataset: part}}
-    return run, variant.model_dump(mode="json"), {"own": part}, teacher
+    teacher = TeacherCache(tokens=part, regions={clustering: part}, text={config.data.dataset: part})
+    return TrainInputs(run=run, variant=variant, splits=Splits(own=part), teacher=teacher)
 
 
 def trained(server):
     """What the worker does: it reads what was handed over, and leaves a model."""
     (job,) = server.jobs.values()
     key = job["spec"]["trainer"]["command"][-1]
-    handed = json.loads(open_store().get(key))
-    assert set(handed) == {"run", "variant", "splits", "teacher", "follower"}
+    handed = TrainInputs.model_validate_json(open_store().get(key))
     kind, fingerprint, _ = key.split("/")
-    publish(open_store(), Manifest(kind=kind, fingerprint=fingerprint, info={"seed": handed["variant"]["seed"]}))
+    publish(open_store(), Manifest(kind=kind, fingerprint=fingerprint, info={"seed": handed.variant.seed}))
     server.end("Complete")
 
 
 def test_a_student_is_trained_once(kubernetes, inputs):
     kubernetes.play = trained
-    first = launch_variant(*inputs, SETTINGS, NOTHING, Quick)
-    assert first == launch_variant(*inputs, SETTINGS, NOTHING, Quick)
+    first = launched(inputs)
+    assert first == launched(inputs)
     assert (len(kubernetes.created), kubernetes.jobs) == (1, {})
     assert kubernetes.created[0]["spec"]["trainer"]["numNodes"] == 2
-    assert find(open_store(), Output("train", first["fingerprint"])) is not None
-    assert [entry.key for entry in open_store().entries("train")] == [f"train/{first['fingerprint']}/manifest.json"]
+    assert find(open_store(), Output("train", first.fingerprint)) is not None
+    assert [entry.key for entry in open_store().entries("train")] == [f"train/{first.fingerprint}/manifest.json"]
 
 
 def test_a_quota_of_one_trainjob_is_enough_for_many_students(kubernetes, inputs):
     kubernetes.quota, kubernetes.play = 1, trained
-    run, variant, *others = inputs
     for seed in range(3):
-        student = variant | {"label": f"table3/full seed {seed}", "seed": seed}
-        launch_variant(run, student, *others, SETTINGS | {"pending_seconds": 1}, NOTHING, Quick)
+        launched(relabelled(inputs, f"table3/full seed {seed}", seed), changed(pending_seconds=1))
     assert (len(kubernetes.created), kubernetes.jobs) == (3, {})
 
 
 def test_a_done_trainjob_that_cannot_be_deleted_is_no_failure(kubernetes, inputs, capfd):
     kubernetes.play, kubernetes.denied = trained, {("delete", "trainjobs")}
-    first = launch_variant(*inputs, SETTINGS, NOTHING, Quick)
+    first = launched(inputs)
     assert "is done and left, and goes with the pipeline run" in capfd.readouterr().err
-    assert first == launch_variant(*inputs, SETTINGS, NOTHING, Quick)
+    assert first == launched(inputs)
     assert len(kubernetes.created) == 1
 
 
@@ -77,48 +89,47 @@ def test_the_handed_over_inputs_are_those_that_training_reads(kubernetes, inputs
 
     def look(server):
         (job,) = server.jobs.values()
-        read.append(launched.Inputs.model_validate_json(open_store().get(job["spec"]["trainer"]["command"][-1])))
+        read.append(TrainInputs.model_validate_json(open_store().get(job["spec"]["trainer"]["command"][-1])))
         trained(server)
 
     kubernetes.play = look
-    launch_variant(*inputs, SETTINGS, NOTHING, Quick)
-    assert read[0].run == inputs[0]
-    assert read[0].variant.label == inputs[1]["label"]
+    launched(inputs)
+    assert read[0].model_copy(update={"follower": None}) == inputs
     assert read[0].follower.seconds == 900
 
 
 def test_runs_of_equal_settings_keep_their_inputs_apart(kubernetes, inputs):
     """One that is cancelled, or done, takes nothing away from the other: they share the model alone."""
-    run, *others = inputs
     kubernetes.play = lambda server: server.end("Failed")
     with pytest.raises(ClusterError):
-        launch_variant(run, *others, SETTINGS, NOTHING, Quick)
+        launched(inputs)
     kubernetes.jobs.clear()
     kubernetes.play = trained
-    launch_variant(run.model_copy(update={"job_id": "other"}), *others, SETTINGS, NOTHING, Quick)
+    launched(relabelled(inputs, inputs.variant.label, job_id="other"))
     key = kubernetes.created[0]["spec"]["trainer"]["command"][-1]
-    left = launched.Inputs.model_validate_json(open_store().get(key))
+    left = TrainInputs.model_validate_json(open_store().get(key))
     assert left.run.job_id == "j"
     assert left.follower.key == status_key("j", "train", left.variant.label)
 
 
 def test_local_runs_of_equal_settings_keep_their_inputs_apart(inputs, monkeypatch):
     """The second begins, and ends, while the first is at work."""
-    given = dict(zip(("run", "variant", "splits", "teacher"), inputs, strict=True))
-    first = launched.Inputs.model_validate(given)
-    second = launched.Inputs.model_validate(given | {"run": inputs[0].model_copy(update={"job_id": "other"})})
-    read = []
+    config = settings.apply_delta(inputs.variant.config, {"train": {"processes": 2}})
+    first = inputs.model_copy(update={"variant": inputs.variant.model_copy(update={"config": config})})
+    second, read = relabelled(first, first.variant.label, job_id="other"), []
 
-    def start(key, processes):
+    def start(module, key, processes):
         if not read:
             read.append(None)
-            launched.launch(open_store(), "train/f", second)
-        read.append(launched.Inputs.model_validate_json(open_store().get(key)).run.job_id)
+            with pytest.raises(AssertionError):  # it left no model
+                train_variant(second)
+        read.append(TrainInputs.model_validate_json(open_store().get(key)).run.job_id)
 
-    monkeypatch.setattr(launched, "start", start)
-    launched.launch(open_store(), "train/f", first)
+    monkeypatch.setattr(torchrun, "start", start)
+    with pytest.raises(AssertionError):
+        train_variant(first)
     assert read == [None, "other", "j"]
-    assert list(open_store().entries("train/f")) == []
+    assert list(open_store().entries("train")) == []
 
 
 def test_training_looks_for_this_steps_own_status_on_the_board(kubernetes, inputs):
@@ -127,12 +138,12 @@ def test_training_looks_for_this_steps_own_status_on_the_board(kubernetes, input
 
     def look(server):
         (job,) = server.jobs.values()
-        read.append(launched.Inputs.model_validate_json(open_store().get(job["spec"]["trainer"]["command"][-1])))
+        read.append(TrainInputs.model_validate_json(open_store().get(job["spec"]["trainer"]["command"][-1])))
         trained(server)
 
     kubernetes.play = look
-    with posting(open_store(), inputs[0].job_id, "train", inputs[1]["label"]):
-        launch_variant(*inputs, SETTINGS | {"abandoned_seconds": 123.0}, NOTHING, Quick)
+    with posting(open_store(), inputs.run.job_id, "train", inputs.variant.label):
+        launched(inputs, changed(abandoned_seconds=123.0))
     assert open_store().size(read[0].follower.key) > 0
     assert read[0].follower.seconds == 123
 
@@ -145,7 +156,7 @@ def test_the_owner_is_waited_for_when_the_api_is_away(kubernetes, inputs, monkey
     kubernetes.pods = [{"metadata": {"name": "step", "ownerReferences": [owner]}}]
     kubernetes.play, kubernetes.away = trained, 503
     threading.Timer(0.3, setattr, (kubernetes, "away", None)).start()
-    launch_variant(*inputs, SETTINGS, NOTHING, Quick)
+    launched(inputs)
     assert kubernetes.created[0]["metadata"]["ownerReferences"] == [owner]
 
 
@@ -155,18 +166,18 @@ def test_the_trainjob_goes_with_the_pipeline_runs_workflow(kubernetes, inputs, m
     references = [owner | {"controller": True, "blockOwnerDeletion": True}]
     kubernetes.pods = [{"metadata": {"name": "step", "ownerReferences": references}}]
     kubernetes.play = trained
-    launch_variant(*inputs, SETTINGS, NOTHING, Quick)
+    launched(inputs)
     assert kubernetes.created[0]["metadata"]["ownerReferences"] == [owner]
 
 
 def test_a_trainjob_that_leaves_no_model_is_a_failure_and_not_adopted(kubernetes, inputs):
     kubernetes.play = lambda server: server.end("Complete")
     with pytest.raises(ClusterError, match=r"left no model under file://.*; expected that its pods write to the same"):
-        launch_variant(*inputs, SETTINGS, NOTHING, Quick)
+        launched(inputs)
     assert kubernetes.jobs == {}
 
 
 def test_processes_that_cannot_share_a_batch(kubernetes, inputs):
     with pytest.raises(ConfigError, match=r"train.batch_size=4 with 3 nodes of 1 processes; expected a multiple of 3"):
-        launch_variant(*inputs, SETTINGS | {"nodes": 3}, NOTHING, Quick)
+        launched(inputs, changed(nodes=3))
     assert kubernetes.created == []

@@ -138,7 +138,7 @@ def test_everything_reaches_the_pods_of_a_trainjob(name):
     assert tasks["launch"]["retryPolicy"]["maxRetryCount"] == 5
     constant = others["launch"]["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"]
     settings, passed = JobSettings.model_validate(constant), handed_on(containers["launch"], parts["launch"])
-    job = build("cliptea-a-0", "g/a", "train/f/inputs.json", settings, passed, [])
+    job = build("cliptea-a-0", "g/a", ["python", "-m", "m", "train/f/inputs.json"], settings, passed, [])
     assert models.TrainerV1alpha1TrainJob.from_dict(job).to_dict() == job
     assert job["spec"]["activeDeadlineSeconds"] == 999
     assert (settings.restarts, settings.abandoned_seconds) == (1, 777)

@@ -8,15 +8,14 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from cliptea.evaluation.compare import compare_variants
-from cliptea.evaluation.evaluate import Evaluated, evaluate_variant
-from cliptea.teacher.build import build_cache
-from cliptea.teacher.cache import TeacherCache
-from cliptea.training.train import train_variant
 
-from cliptea import resolve
-from cliptea.data.split_shards import Splits, build_splits
 from cliptea.evaluation.metrics import score
+from cliptea.steps.compare import compare_variants
+from cliptea.steps.evaluate import evaluate_variant
+from cliptea.steps.resolve import start_run
+from cliptea.steps.split import log_splits, make_splits
+from cliptea.steps.teacher import publish_cache
+from cliptea.steps.train import TrainInputs, train_variant
 from cliptea.storage import fetch
 
 PIECES = {"voc12": miniatures.voc12, "coco_stuff164k": miniatures.coco_stuff164k}
@@ -61,14 +60,14 @@ def run_all(tmp_path, monkeypatch, clip, empty_database):
     def run(dataset, *overrides):
         root = tmp_path / dataset
         PIECES[dataset](root)
-        run = resolve.start_run(dataset, [*small, f"data.root={root}", f"teacher.weights={clip}", *overrides], "job")
-        splits = build_splits(run)
-        cache = build_cache(run, splits)
+        run = start_run(dataset, [*small, f"data.root={root}", f"teacher.weights={clip}", *overrides], "job")
+        splits = make_splits(run)
+        log_splits(run, splits)
+        cache = publish_cache(run, splits)
         evaluated = []
         for variant in run.variants:
-            dumped = variant.model_dump(mode="json")
-            model = train_variant(run, dumped, splits, cache)
-            evaluated.append(evaluate_variant(run, dumped, splits, cache, model))
+            model = train_variant(TrainInputs(run=run, variant=variant, splits=splits, teacher=cache))
+            evaluated.append(evaluate_variant(run, variant, splits, cache, model))
         return run, splits, cache, evaluated, compare_variants(run, splits, cache, evaluated)
 
     return run
@@ -76,14 +75,12 @@ def run_all(tmp_path, monkeypatch, clip, empty_database):
 
 def check_rows(evaluated, splits, dataset, label):
     """Scores of a row follow from its stored confusion matrix, which counts every labelled val pixel once."""
-    split = Splits.model_validate(splits)
-    own = split.others.get(label, split.own)
+    own = splits.others.get(label, splits.own)
     total, unseen = CLASSES[dataset]
     assert len(own.info["catalogue"]["classes"]) == total
     assert len(own.info["catalogue"]["unseen"]) == unseen
-    result = Evaluated.model_validate(evaluated)
-    (row,) = [row for row in result.rows if row.dataset == label]
-    with np.load(fetch(stored(result.manifests[label].objects["figures.npz"].key))) as arrays:
+    (row,) = [row for row in evaluated.rows if row.dataset == label]
+    with np.load(fetch(stored(evaluated.manifests[label].objects["figures.npz"].key))) as arrays:
         matrix = arrays["confusion"]
     counts = [own.info["counts"]["val"]["classes"][name]["pixels"] for name in own.info["catalogue"]["classes"]]
     np.testing.assert_array_equal(matrix.sum(1), counts)
@@ -104,11 +101,10 @@ def test_a_data_set_goes_through_all_steps(run_all, dataset):
     _, splits, cache, (evaluated,), compared = run_all(dataset, "variants=[backbones/segformer_b0]")
     row = check_rows(evaluated, splits, dataset, dataset)
     assert row.gamma == 1.5
-    train = Splits.model_validate(splits).own.info["counts"]["train"]["classes"]
-    assert all(train[name]["pixels"] == 0 for name in Splits.model_validate(splits).own.info["catalogue"]["unseen"])
-    text = TeacherCache.model_validate(cache).text
-    assert list(text) == [dataset]
-    assert fetch(compared["report"]).read_text(encoding="utf-8").count("protocol is another one") <= 1
+    train = splits.own.info["counts"]["train"]["classes"]
+    assert all(train[name]["pixels"] == 0 for name in splits.own.info["catalogue"]["unseen"])
+    assert list(cache.text) == [dataset]
+    assert fetch(compared.report).read_text(encoding="utf-8").count("protocol is another one") <= 1
 
 
 @pytest.mark.long
@@ -128,13 +124,13 @@ def test_students_of_one_data_set_are_scored_on_two_others(run_all, tmp_path):
         "coco_stuff164k", "variants=[backbones/segformer_b0]", *sets, "evaluation.sets.voc12.templates=single"
     )
     rows = {name: check_rows(evaluated, splits, name, name) for name in ("coco_stuff164k", *others)}
-    assert [row["dataset"] for row in compared["rows"]] == ["coco_stuff164k", "voc12", "pascal_context"]
+    assert [row.dataset for row in compared.rows] == ["coco_stuff164k", "voc12", "pascal_context"]
     assert {name: row.gamma for name, row in rows.items()} == {"coco_stuff164k": 1.5, "voc12": 0, "pascal_context": 0}
-    page = fetch(compared["report"]).read_text(encoding="utf-8")
+    page = fetch(compared.report).read_text(encoding="utf-8")
     assert "on voc12" in page
     assert "on pascal_context" in page
-    assert {"train"} == {name.partition("-")[0] for name in splits["own"]["objects"]} - {"val"}
-    assert all(name.startswith("val") for other in splits["others"].values() for name in other["objects"])
+    assert {"train"} == {name.partition("-")[0] for name in splits.own.objects} - {"val"}
+    assert all(name.startswith("val") for other in splits.others.values() for name in other.objects)
     from mlflow import MlflowClient
 
     metrics = MlflowClient().get_run(rows["voc12"].mlflow_run_id).data.metrics

@@ -8,16 +8,16 @@ import open_clip
 import pytest
 import safetensors.torch
 import torch
-from cliptea.teacher.build import build_cache
-from cliptea.teacher.cache import TeacherCache
 from conftest import QUICK
 from s3_server import BUCKET
 
 from cliptea import progress, settings
 from cliptea.data.datasets import open_dataset
-from cliptea.data.split_shards import Splits, build_splits
-from cliptea.manifest import read_object
+from cliptea.manifest import Output, read_object
 from cliptea.run import Run, expand
+from cliptea.steps.split import make_splits
+from cliptea.steps.teacher import publish_cache
+from cliptea.steps.train import training_data
 from cliptea.storage import open_store
 from cliptea.storage.minio_client import Limits
 from cliptea.training.batches import batches
@@ -49,22 +49,24 @@ def prepare(clip):
                                      "train.checkpoint_every=1"])  # fmt: skip
     run = Run(config=config, data_digest=open_dataset(config.data).digest(), fingerprint="f", job_id="j",
               tracking_run="t", variants=expand(config))  # fmt: skip
-    splits = build_splits(run)
-    cache = build_cache(run, splits)
-    return config, Splits.model_validate(splits).own, TeacherCache.model_validate(cache)
+    splits = make_splits(run)
+    return config, splits, publish_cache(run, splits)
 
 
 def everything(clip):
     """What the steps leave in the store, and the batches that training reads from it."""
-    read = list(batches(*prepare(clip), seed=0))
+    config, *prepared = prepare(clip)
+    data, _ = training_data(open_store(), config, *prepared)
+    read = list(batches(config, data, seed=0))
     store = open_store()
     return {entry.key: store.get(entry.key) for entry in store.entries("")}, read
 
 
 def weights(prepared, log=lambda curves: None):
     """Those of a student that is trained to the end, or on from where one was stopped."""
-    config, split, cache = prepared
-    model = train_student(open_store(), "train/f", config, 0, split, cache, log)
+    config, *others = prepared
+    store, data = open_store(), training_data(open_store(), config, *others)
+    model = train_student(store, Output("train", "f"), config, 0, *data, log)
     return read_object(open_store(), model.objects["model.safetensors"])
 
 
@@ -115,7 +117,7 @@ def test_training_over_a_bad_network_ends_with_the_weights_of_a_disk(store, prox
 
 def test_training_goes_on_while_the_server_is_away_and_leaves_its_model(mortal, own, environment, clip):
     environment.setenv("CLIPTEA_STORE", own.uri("").rstrip("/"))
-    config, split, cache = prepare(clip)
+    config, splits, teacher = prepare(clip)
     config = settings.apply_delta(config, {"train": {"iterations": 12, "batch_size": 4, "log_every": 1}})
     warned, logged = [], []
     environment.setattr(progress, "warn", warned.append)
@@ -127,7 +129,7 @@ def test_training_goes_on_while_the_server_is_away_and_leaves_its_model(mortal, 
         if len(logged) == 12:  # the training is over, and its model has still to be stored
             threading.Timer(1, mortal.start).start()
 
-    assert weights((config, split, cache), log)
+    assert weights((config, splits, teacher), log)
     assert logged == list(range(1, 13))
     assert any("there is no checkpoint of iteration" in line for line in warned)
     assert list(own.entries("train/f/checkpoints")) == []

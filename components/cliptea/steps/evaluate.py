@@ -24,6 +24,7 @@ from cliptea.tracking.deferred import Entry, ModelPlace, Receipt, log_or_defer, 
 
 __all__ = [
     "FIGURES", "Evaluated", "EvaluationTask", "ScoresEntry", "evaluate", "evaluate_variant", "evaluation_tasks",
+    "scores_output",
 ]  # fmt: skip
 
 FIGURES = "figures.npz"  # what `cliptea.evaluation.scoring` gives besides scores
@@ -118,6 +119,17 @@ def _scores(
         trained: the student.
         made: to which the output is added if it did not exist.
     """
+    output = scores_output(config, task, trained)
+
+    def score() -> Contents:
+        made.append(output)
+        return _score(store, output, config, task, teacher, trained)
+
+    return make_once(store, output, score)
+
+
+def scores_output(config: Config, task: EvaluationTask, trained: Manifest) -> Output:
+    """Decided by the student, the val images and their text features, and how they are measured."""
     fp = fingerprint(
         "evaluate",
         evaluation=config.evaluation.model_dump(exclude={"sets", "gamma", "gamma_no_cls_token"}),
@@ -126,13 +138,7 @@ def _scores(
         split=task.split.fingerprint,
         text=task.text.fingerprint,
     )
-    output = Output("evaluate", fp)
-
-    def score() -> Contents:
-        made.append(output)
-        return _score(store, output, config, task, teacher, trained)
-
-    return make_once(store, output, score)
+    return Output("evaluate", fp)
 
 
 def _score(

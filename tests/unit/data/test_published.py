@@ -14,9 +14,9 @@ from cliptea.data.facts import facts
 from cliptea.data.records import LABEL
 from cliptea.data.sample import decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split_shards import Splits, build_splits
 from cliptea.errors import ClipteaError, DataError
 from cliptea.run import Run
+from cliptea.steps.split import make_splits
 from cliptea.storage import open_store
 
 # Independent of the package: raw value -> train id.
@@ -48,7 +48,7 @@ def split(root, dataset, monkeypatch, **options):
     config = Config(data=DataConfig(dataset=dataset, root=str(root / "data"), **options))
     digest = open_dataset(config.data).digest()
     run = Run(config=config, data_digest=digest, fingerprint="f", job_id="j", tracking_run="t", variants=[])
-    return Splits.model_validate(build_splits(run)).own
+    return make_splits(run).own
 
 
 @pytest.mark.parametrize("case", list(SETS))

@@ -9,9 +9,10 @@ from cliptea.data.datasets import open_dataset
 from cliptea.data.records import LABEL
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.data.split_shards import Splits, build_splits, hide_unseen
+from cliptea.data.split_shards import hide_unseen
 from cliptea.errors import ConfigError
 from cliptea.run import Run
+from cliptea.steps.split import make_splits
 from cliptea.storage import open_store
 
 
@@ -24,7 +25,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_no_train_shard_holds_an_unseen_label_and_nothing_else_is_lost(run):
-    split = Splits.model_validate(build_splits(run)).own
+    split = make_splits(run).own
     catalogue = Catalogue.model_validate(split.info["catalogue"])
     dataset, unseen_pixels = open_dataset(run.config.data), 0
     for part in ("train", "val"):
@@ -43,7 +44,7 @@ def test_no_train_shard_holds_an_unseen_label_and_nothing_else_is_lost(run):
 
 
 def test_counts_are_those_of_the_labels(run):
-    split = Splits.model_validate(build_splits(run)).own
+    split = make_splits(run).own
     dataset = open_dataset(run.config.data)
     labels = np.stack([dataset.read("val", name).labels for name in dataset.ids("val")])
     for index, name in enumerate(dataset.catalogue.classes):
@@ -55,10 +56,10 @@ def test_counts_are_those_of_the_labels(run):
 
 
 def test_a_second_call_makes_nothing(run):
-    first = build_splits(run)
+    first = make_splits(run)
     store = open_store()
     before = list(store.entries(""))
-    assert build_splits(run) == first
+    assert make_splits(run) == first
     assert list(store.entries("")) == before
 
 

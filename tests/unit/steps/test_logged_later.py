@@ -1,20 +1,23 @@
-"""While MLflow is away steps do their work; what it missed is noted, and told once by whichever step finds it back."""
+"""While MLflow is away steps do their work; what it missed is kept, and logged once by whichever step finds it back."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
-from cliptea.teacher.cache import TeacherCache
 
 from cliptea import progress, settings
 from cliptea.data.catalogue import Catalogue
-from cliptea.data.split_shards import Splits
-from cliptea.evaluation import compare, evaluate
-from cliptea.manifest import Manifest, put_object
-from cliptea.report import gather, page
+from cliptea.manifest import Manifest, publish, put_object
+from cliptea.report import page
 from cliptea.run import Run, expand
+from cliptea.steps import compare, gather
+from cliptea.steps.evaluate import ScoresEntry, evaluate_variant, evaluation_tasks, scores_output
+from cliptea.steps.split import DataEntry, Splits, log_splits
+from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import FileStore, open_store
-from cliptea.tracking import data
+from cliptea.tracking import logged_table, mlflow_client, runs
 from cliptea.tracking.address import TrackingError
+from cliptea.tracking.deferred import Receipt
 
 
 @pytest.fixture
@@ -42,46 +45,50 @@ def run():
 
 @pytest.fixture
 def back(monkeypatch):
-    """Have MLflow back from now on; returns what it is told, in order."""
+    """Have MLflow back from now on; returns what is logged to it, in order."""
 
     def come_back():
-        said = []
+        logged = []
 
-        def teller(name, facts):
-            def tell(*arguments, **named):
-                said.append(name)
-                return facts
+        def log(name, **known):
+            def logging(entry, run):
+                logged.append(name)
+                return Receipt(**known)
 
-            return tell
+            return logging
 
-        monkeypatch.setattr(data, "tell_data", teller("data", {}))
-        monkeypatch.setattr(evaluate, "tell_scores", teller("scores", {"mlflow_run_id": "child"}))
-        monkeypatch.setattr(compare, "_track", teller("report", None))
-        return said
+        monkeypatch.setattr(DataEntry, "log", log("data"))
+        monkeypatch.setattr(ScoresEntry, "log", log("scores", mlflow_run_id="child"))
+        client = SimpleNamespace(log_artifacts=lambda run_id, folder: logged.append("report"))
+        monkeypatch.setattr(mlflow_client, "connect", lambda: client)
+        monkeypatch.setattr(runs, "log_best", lambda run, row: None)
+        monkeypatch.setattr(logged_table, "log_table", lambda run_id, rows, name: None)
+        return logged
 
     return come_back
 
 
 def teacher():
     tokens = Manifest(kind="tokens", fingerprint="t", info={"stand_in": False})
-    return TeacherCache(tokens=tokens, regions={}, text={"demo": Manifest(kind="text", fingerprint="x")}).model_dump()
+    return TeacherCache(tokens=tokens, regions={}, text={"demo": Manifest(kind="text", fingerprint="x")})
 
 
 def splits():
     catalogue = Catalogue(classes=["a", "b"], unseen=["b"]).model_dump()
     counts = {"train": {"images": 3, "classes": {}}}
-    own = Manifest(kind="split", fingerprint="s", info={"catalogue": catalogue, "counts": counts})
-    return Splits(own=own).model_dump()
+    return Splits(own=Manifest(kind="split", fingerprint="s", info={"catalogue": catalogue, "counts": counts}))
 
 
-def evaluated(store, run, monkeypatch):
-    scores = dict.fromkeys(("pAcc", "miou_seen", "miou_unseen", "hiou"), 0.5)
-    scored = Manifest(kind="evaluate", fingerprint="e", info={"scores": scores, "per_class": {"a": 0.5, "b": None}})
+SCORES = dict.fromkeys(("pAcc", "miou_seen", "miou_unseen", "hiou"), 0.5)
+
+
+def evaluated(store, run):
     objects = {name: put_object(store, f"train/{name}", b"[]") for name in ("model.safetensors", "history.json")}
     model = Manifest(kind="train", fingerprint="m", objects=objects, info={"images_per_second": 2.0})
-    with monkeypatch.context() as found:
-        found.setattr(evaluate, "find", lambda *_: scored)
-        return evaluate.evaluate_variant(run, run.variants[0].model_dump(), splits(), teacher(), model.model_dump())
+    (task,) = evaluation_tasks(run.config, splits(), teacher())
+    info = {"scores": SCORES, "per_class": {"a": 0.5, "b": None}, "sweep": {}}
+    publish(store, Manifest(**scores_output(run.config, task, model)._asdict(), info=info))
+    return evaluate_variant(run, run.variants[0], splits(), teacher(), model)
 
 
 def compared(run, evaluations):
@@ -89,7 +96,7 @@ def compared(run, evaluations):
 
 
 def results(store, comparison):
-    (row,) = json.loads(store.get(comparison["results"].removeprefix(store.uri("") + "/")))
+    (row,) = json.loads(store.get(comparison.results.removeprefix(store.uri("") + "/")))
     return row["mlflow_run_id"], row["model_uri"]
 
 
@@ -98,19 +105,19 @@ def left(store):
 
 
 def test_scores_are_handed_on_and_noted_and_logged_by_the_next_run(store, run, back, monkeypatch, capsys):
-    (row,) = evaluated(store, run, monkeypatch)["rows"]
+    (row,) = evaluated(store, run).rows
     told = capsys.readouterr().err
     assert (
-        "warning: scores and model of backbones/demo_fpn: kept, and told by compare or promote when MLflow is" in told
+        "warning: scores and model of backbones/demo_fpn: kept, and logged by compare or promote when MLflow is" in told
     )
     assert told.count("\n") == 1
-    assert (row["hiou"], row["mlflow_run_id"]) == (0.5, "")
-    assert row["model_uri"] == store.uri("train/model.safetensors")
+    assert (row.hiou, row.mlflow_run_id) == (0.5, "")
+    assert row.model_uri == store.uri("train/model.safetensors")
     assert len(left(store)) == 1
     said = back()
     for _ in range(2):
-        (row,) = evaluated(store, run, monkeypatch)["rows"]
-        assert (row["model_uri"], row["mlflow_run_id"]) == ("runs:/child/model", "child")
+        (row,) = evaluated(store, run).rows
+        assert (row.model_uri, row.mlflow_run_id) == ("runs:/child/model", "child")
     assert said == ["scores"]
     compare.catch_up(run)
     assert said == ["scores"]
@@ -118,13 +125,13 @@ def test_scores_are_handed_on_and_noted_and_logged_by_the_next_run(store, run, b
 
 
 def test_compare_tells_what_was_noted_and_names_the_models(store, run, back, monkeypatch):
-    data.log_data(run, splits())
-    evaluations = [evaluated(store, run, monkeypatch)]
+    log_splits(run, splits())
+    evaluations = [evaluated(store, run)]
     said = back()
     made = compared(run, evaluations)
     assert said == ["data", "scores", "report"]
     assert results(store, made) == ("child", "runs:/child/model")
-    assert made["rows"][0]["mlflow_run_id"] == "child"
+    assert made.rows[0].mlflow_run_id == "child"
     reused = []
     monkeypatch.setattr(progress, "reused", lambda: reused.append(1))
     assert compared(run, evaluations) == made
@@ -132,8 +139,8 @@ def test_compare_tells_what_was_noted_and_names_the_models(store, run, back, mon
 
 
 def test_promote_tells_what_was_noted_and_the_report_names_the_models(store, run, back, monkeypatch, capsys):
-    data.log_data(run, splits())
-    made = compared(run, [evaluated(store, run, monkeypatch)])
+    log_splits(run, splits())
+    made = compared(run, [evaluated(store, run)])
     assert results(store, made)[0] == ""
     assert len(left(store)) == 3
     with pytest.raises(TrackingError) as away:
@@ -149,7 +156,7 @@ def test_promote_tells_what_was_noted_and_the_report_names_the_models(store, run
 
 
 def test_a_report_without_models_is_not_told_although_mlflow_is_just_back(store, run, back, monkeypatch):
-    evaluations = [evaluated(store, run, monkeypatch)]
+    evaluations = [evaluated(store, run)]
     said = []
 
     def back_too_late(run, seconds):
@@ -164,7 +171,7 @@ def test_a_report_without_models_is_not_told_although_mlflow_is_just_back(store,
 
 @pytest.mark.parametrize("moment", range(6))
 def test_killed_at_any_moment_it_goes_on(store, run, back, monkeypatch, moment):
-    evaluations = [evaluated(store, run, monkeypatch)]
+    evaluations = [evaluated(store, run)]
     made = compared(run, evaluations)
     said, done = back(), []
 
@@ -189,12 +196,12 @@ def test_killed_at_any_moment_it_goes_on(store, run, back, monkeypatch, moment):
 
 
 def test_a_refusal_is_no_outage(store, run, monkeypatch):
-    evaluated(store, run, monkeypatch)
+    evaluated(store, run)
 
     def full(*arguments, **named):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(evaluate, "tell_scores", full)
+    monkeypatch.setattr(ScoresEntry, "log", full)
     with pytest.raises(TrackingError, match=r"cannot be used \(no space left on device\)") as refused:
         compare.catch_up(run)
     assert not refused.value.temporary

@@ -1,23 +1,26 @@
 """A run during which a real MLflow server is away from evaluate on, and back while promote waits for it."""
 
+import io
 import json
 import threading
 import time
 
+import numpy as np
 import pytest
-from cliptea.teacher.cache import TeacherCache
-from cliptea.tracking.promotion import promote
 from mlflow import MlflowClient
 
 from cliptea import outage, settings
 from cliptea.data.catalogue import Catalogue
-from cliptea.data.split_shards import Splits
-from cliptea.evaluation import compare, evaluate
-from cliptea.manifest import Manifest, put_object
-from cliptea.report import gather, page, variant_figures
+from cliptea.data.shard_sets import put_top_index
+from cliptea.manifest import Manifest, publish, put_object
+from cliptea.report import page
 from cliptea.run import Run, expand
+from cliptea.steps import compare, evaluate, gather
+from cliptea.steps.promote import promote_best
+from cliptea.steps.split import Splits
+from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import open_store
-from cliptea.tracking import untold
+from cliptea.tracking import deferred
 from cliptea.tracking.runs import ChildRun, open_parent
 
 POINTS = [{"iteration": n, "total": n / 7} for n in (2, 4)]
@@ -32,11 +35,13 @@ def run(client):
 
 @pytest.fixture
 def inputs(client, run, monkeypatch):
-    """Of evaluate: what earlier steps have left, in small; pictures and the model are not the matter here."""
+    """Of evaluate: what earlier steps have left, in small; the model itself is not the matter here."""
     store = open_store()
     catalogue = Catalogue(classes=["a", "b"], unseen=["b"]).model_dump()
     counts = {"train": {"images": 3, "classes": {}}}
-    split = Manifest(kind="split", fingerprint="s", info={"catalogue": catalogue, "counts": counts})
+    shards = put_top_index(store, "split/s/val", [])
+    info = {"catalogue": catalogue, "counts": counts}
+    split = Manifest(kind="split", fingerprint="s", objects=shards, info=info)
     weights = {"text.safetensors": put_object(store, "text/x/text.safetensors", b"text")}
     text = Manifest(kind="text", fingerprint="x", objects=weights)
     regions = Manifest(kind="regions", fingerprint="r", info={"regions_per_view": 3.0})
@@ -50,14 +55,22 @@ def inputs(client, run, monkeypatch):
     info = {"images_per_second": 2.0, "data_wait": 0.1, "parameters": 7, "backbone": "demo_fpn", "dim": 8}
     trained = Manifest(kind="train", fingerprint="m", objects=objects, info=info)
     scores = dict.fromkeys(("pAcc", "miou_seen", "miou_unseen", "hiou"), 0.5)
-    scored = Manifest(kind="evaluate", fingerprint="e", info={"scores": scores, "per_class": {"a": 0.5, "b": 0.5}})
-    monkeypatch.setattr(evaluate, "find", lambda *_: scored)
+    splits = Splits(own=split)
+    confusion = io.BytesIO()
+    np.savez_compressed(confusion, confusion=np.eye(2, dtype=np.int64))
+    figures = {evaluate.FIGURES: put_object(store, "evaluate/e/figures.npz", confusion.getvalue())}
+    (task,) = evaluate.evaluation_tasks(run.config, splits, cache)
+    scored = Manifest(
+        **evaluate.scores_output(run.config, task, trained)._asdict(),
+        objects=figures,
+        info={"scores": scores, "per_class": {"a": 0.5, "b": 0.5}, "sweep": {}},
+    )
+    publish(store, scored)
     monkeypatch.setattr(evaluate, "demo_fingerprint", lambda config: "demo")
-    monkeypatch.setattr(variant_figures, "variant_figures", lambda *_: {})
     monkeypatch.setattr(ChildRun, "log_model", lambda self, files, description: self.log_files(files, "model"))
     monkeypatch.setattr(gather, "gather_context", lambda *given: Context(given[-2]))
     monkeypatch.setattr(page, "build_report", lambda context: "a report")
-    return Splits(own=split).model_dump(), cache.model_dump(), trained.model_dump()
+    return splits, cache, trained
 
 
 class Context:
@@ -68,23 +81,22 @@ class Context:
 @pytest.mark.parametrize("tracking_uri", ["server"], indirect=True)
 def test_a_run_without_mlflow_from_evaluate_on_ends_complete_and_promoted(run, inputs, server, monkeypatch, capfd):
     splits, cache, trained = inputs
-    monkeypatch.setattr(untold, "SHORT_SECONDS", 0.5)
+    monkeypatch.setattr(deferred, "SHORT_SECONDS", 0.5)
     monkeypatch.setattr(outage, "LONGEST_PAUSE", 0.5)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("CLIPTEA_PATIENCE", "100")
     monkeypatch.delenv("CLIPTEA_EVENTS")
     server.kill()
-    scored = evaluate.evaluate_variant(run, run.variants[0].model_dump(), splits, cache, trained)
+    scored = evaluate.evaluate_variant(run, run.variants[0], splits, cache, trained)
     comparison = compare.compare_variants(run, splits, cache, [scored])
-    assert comparison["rows"][0]["mlflow_run_id"] == ""
+    assert comparison.rows[0].mlflow_run_id == ""
     threading.Timer(3, server.start).start()
     began = time.monotonic()
-    compare.catch_up(run)
+    decision = promote_best(run, comparison)
     assert time.monotonic() - began > 3
-    decision = promote(run, comparison)
-    assert decision["promoted"] is True
+    assert decision.promoted is True
     mlflow = MlflowClient()
-    version = mlflow.get_model_version_by_alias(decision["model"], "champion")
+    version = mlflow.get_model_version_by_alias(decision.model, "champion")
     child = mlflow.get_run(version.run_id)
     assert child.info.status == "FINISHED"
     assert child.data.metrics["hiou"] == 0.5
@@ -93,7 +105,7 @@ def test_a_run_without_mlflow_from_evaluate_on_ends_complete_and_promoted(run, i
     assert mlflow.get_run(run.tracking_run).data.metrics["hiou"] == 0.5
     logged = json.loads(mlflow.load_table(child.info.experiment_id, "variants.json", [run.tracking_run]).to_json())
     assert logged["model_uri"] == {"0": f"runs:/{version.run_id}/model"}
-    (row,) = json.loads(open_store().get(comparison["results"].partition("/store/")[2]))
+    (row,) = json.loads(open_store().get(comparison.results.partition("/store/")[2]))
     assert (row["mlflow_run_id"], row["model_uri"]) == (version.run_id, f"runs:/{version.run_id}/model")
     assert list(open_store().entries("untold")) == []
     said = capfd.readouterr().err

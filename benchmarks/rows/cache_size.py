@@ -15,8 +15,7 @@ from statistics import median
 
 from benchmarks.measure import Bench, Row
 from cliptea.data.shard_index import Place, dump_index
-from cliptea.data.shard_sets import ShardEntry
-from cliptea.data.shard_sets import put_top_index
+from cliptea.data.shard_sets import ShardEntry, put_top_index
 from cliptea.manifest import StoredObject, put_object
 from cliptea.storage import FileStore
 

@@ -15,11 +15,11 @@ from cliptea.board import posting
 from cliptea.progress import step
 from cliptea.run import Run, expand
 from cliptea.steps.finish import finish
+from cliptea.steps.resolve import skip
 from cliptea.storage import open_store
 from cliptea.tracking.mlflow_client import connect
 from cliptea.tracking.runs import ChildRun, open_parent
 from cliptea.tracking.state import mark_complete, mark_failed
-from cliptea.tracking.unchanged import skip
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from docs.pages import ROOT
 
 from cliptea import env, outage
-from cliptea.data import disk_cache
+from cliptea.data import shard_cache
 from cliptea.errors import ConfigError
 
 PAGE = "docs/environment.md"
@@ -67,7 +67,7 @@ def test_each_variable_is_used(name):
 
 
 def test_the_defaults_of_the_page_are_those_of_the_code():
-    assert float(env.CACHE_GIB.default) == disk_cache.DEFAULT_GIB
+    assert float(env.CACHE_GIB.default) == shard_cache.DEFAULT_GIB
     assert env.PATIENCE.default == f"{outage.STEP_SECONDS:.0f} in a step, {outage.COMMAND_SECONDS:.0f} in a command"
 
 

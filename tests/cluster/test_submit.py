@@ -132,7 +132,7 @@ def test_a_pipeline_that_was_deleted_is_uploaded_again(pipelines):
     nothing = call("schedule")
     assert (nothing.exit_code, nothing.output) == (
         2,
-        "error: say what to do: one of --cron, --list, --pause, --resume, --delete\n",
+        "error: no action is given; expected one of --cron, --list, --pause, --resume, --delete\n",
     )
 
 
@@ -203,7 +203,7 @@ def test_the_token_is_sent_and_never_shown(pipelines, monkeypatch):
 def test_a_schedule_follows_the_latest_version_without_overlap_and_catch_up(pipelines):
     made = call("schedule", "--cron", "0 0 3 * * 0 ", "--preset", "smoke", "--set", "seeds=2")
     assert made.exit_code == 0
-    assert "in the time zone of KFP's controller" in made.output
+    assert "UTC by default" in made.output
     (schedule,) = pipelines.held["recurringruns"]
     assert schedule["pipeline_version_reference"] == {"pipeline_id": "pipelines-0"}
     assert schedule["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * 0"}}

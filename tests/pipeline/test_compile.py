@@ -323,7 +323,7 @@ def test_the_committed_file_is_not_overwritten_by_another_placement(tmp_path):
     (tmp_path / "placement.yaml").write_text("parallel: 2\n")
     for option in (("--image", "host/cliptea:2"), ("--placement", str(tmp_path / "placement.yaml"))):
         ended = CliRunner().invoke(app, ["compile", *option])
-        assert (ended.exit_code, ended.output.count("\n"), "a file for it, by -o" in ended.output) == (2, 1, True)
+        assert (ended.exit_code, ended.output.count("\n"), "-o FILE" in ended.output) == (2, 1, True)
     assert pipeline_file().read_bytes() == before
 
 

@@ -122,7 +122,7 @@ def test_an_unexpected_error_is_one_line_too(monkeypatch):
     monkeypatch.setattr(compiling, "compile_pipeline", broken)
     answer = call("compile")
     assert answer.exit_code == 1
-    assert answer.stderr == "error: RuntimeError: a b; add --debug for the traceback\n"
+    assert answer.stderr == "error: RuntimeError: a b; add --debug to see the traceback\n"
 
 
 def test_plan_counts_the_students_and_refuses_more_than_one_run_on_a_cluster_has_room_for():

@@ -107,7 +107,7 @@ def test_a_data_set_goes_through_all_steps(run_all, dataset):
     assert all(train[name]["pixels"] == 0 for name in Splits.model_validate(splits).own.info["catalogue"]["unseen"])
     text = TeacherCache.model_validate(cache).text
     assert list(text) == [dataset]
-    assert fetch(compared["report"]).read_text(encoding="utf-8").count("protocol is another one") <= 1
+    assert fetch(compared["report"]).read_text(encoding="utf-8").count("uses a different protocol") <= 1
 
 
 @pytest.mark.long

@@ -236,6 +236,6 @@ class Config(Section):
     def _distinct_sets(self) -> Config:
         if self.data.dataset in self.evaluation.sets:
             raise ValueError(
-                f"evaluation.sets.{self.data.dataset}: the data set itself is called so; expected another name"
+                f"evaluation.sets.{self.data.dataset} has the name of the data set itself; expected another name"
             )
         return self

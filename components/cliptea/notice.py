@@ -37,4 +37,4 @@ def post_state(job_id: str, state: str, error: str, tracking_run: str) -> None:
             pass
     except (OSError, ValueError) as problem:
         kind = getattr(problem, "code", None) or type(getattr(problem, "reason", problem)).__name__
-        progress.warn(f"the webhook of CLIPTEA_WEBHOOK was not told that the run ended ({kind})")
+        progress.warn(f"the webhook CLIPTEA_WEBHOOK could not be notified that the run ended ({kind})")

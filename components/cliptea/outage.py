@@ -48,7 +48,9 @@ def patience() -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise ConfigError(f"{PATIENCE}={given!r} is no time", "a number of seconds, such as 600, or 0 for one try")
+        raise ConfigError(
+            f"{PATIENCE}={given!r} is not a valid time", "a number of seconds, such as 600, or 0 for a single try"
+        )
     return seconds
 
 
@@ -69,8 +71,8 @@ def unreached(error: Exception) -> str:
 
     cause = getattr(error, "reason", None) or error  # a last try that failed wraps what happened
     if isinstance(cause, NameResolutionError):
-        return "nobody knows its name"
-    return "nothing listens there" if isinstance(cause, NewConnectionError) else type(cause).__name__
+        return "unknown host name"
+    return "nothing is listening there" if isinstance(cause, NewConnectionError) else type(cause).__name__
 
 
 class Outage:
@@ -128,8 +130,8 @@ class Outage:
             _told[self._server] = now
             since = _news.setdefault(self._server, self._since or now)
         progress.warn(
-            f"{self._server} does not answer ({reason}); trying again for {progress.clock(left)}, "
-            f"away for {progress.clock(now - since)}"
+            f"{self._server} does not answer ({reason}); trying again for another {progress.clock(left)} "
+            f"(no answer for {progress.clock(now - since)} so far)"
         )
 
     def _leave(self) -> None:

@@ -161,7 +161,9 @@ def _teacher_shape(config: Config) -> tuple[int, int]:
 
         described = open_clip.get_model_config(config.teacher.model)
         if described is None:
-            raise ConfigError(f"there is no CLIP {config.teacher.model!r}", "an open_clip architecture")
+            raise ConfigError(
+                f"teacher.model={config.teacher.model!r} does not exist", "the name of an open_clip architecture"
+            )
     patch = described["vision_cfg"].get("patch_size", 16)
     return described["embed_dim"], config.teacher.crop // patch
 
@@ -177,7 +179,7 @@ def _missing(config: Config, configs: list[Config]) -> list[str]:
         if root is None:
             found.append(f"data: {key} is not set")
         elif not is_remote(root) and not Path(root).expanduser().is_dir():
-            found.append(f"data: {key}={root} is no folder here")
+            found.append(f"data: {key}={root} is not a folder on this machine")
     sources = {f"teacher.weights={config.teacher.weights}": config.teacher.source}
     for student in [c.student for c in configs]:
         source = weights(student.backbone, student.initial_weights)
@@ -185,9 +187,9 @@ def _missing(config: Config, configs: list[Config]) -> list[str]:
             sources[f"student.pretrained={student.initial_weights} of {student.backbone}"] = source
     for key, source in sources.items():
         if source.kind == "tag":
-            found.append(f"weights: {key} will be downloaded from a hub; name a file where none can be reached")
+            found.append(f"weights: {key} will be downloaded; without internet access, set it to a file instead")
         elif source.missing:
-            found.append(f"weights: {key}: there is no such file or folder here")
+            found.append(f"weights: {key} does not exist on this machine")
     if is_remote(os.environ.get("CLIPTEA_STORE", "")) and "CLIPTEA_S3_ENDPOINT" not in os.environ:
-        found.append("endpoint: CLIPTEA_S3_ENDPOINT is not set; AWS is meant then")
+        found.append("endpoint: CLIPTEA_S3_ENDPOINT is not set, so s3:// addresses refer to AWS")
     return found

@@ -19,7 +19,7 @@ __all__ = ["BROKEN", "NOT_READY", "OK", "UNKNOWN", "UTF8", "Finding", "answer", 
 OK, BROKEN, NOT_READY, UNKNOWN = "ok", "missing", "not ready", "cannot tell"
 # A database in another encoding cannot be asked for such a name, and the server repeats what Python says of that.
 NOT_ASCII, NO_CODE = "name = '\U0001f600'", "codec can't encode character"
-UTF8 = "MLflow needs one in UTF8: docs/cluster.md says how to look at it and how to make one"
+UTF8 = "MLflow needs one in UTF8, and docs/cluster.md explains how to check it and how to create one"
 SECONDS = 4.0  # for one request; it is not tried again
 PROBE = "doctor"  # folder of the objects that are written and deleted
 
@@ -37,7 +37,9 @@ def store(uri: str | None = None) -> Iterator[Finding]:
     uri = uri or os.environ.get("CLIPTEA_STORE", "")
     if not uri:
         yield Finding(
-            "store", UNKNOWN, "not configured: set CLIPTEA_STORE, as in s3://bucket/folder, and its credentials"
+            "store",
+            UNKNOWN,
+            "not configured: set CLIPTEA_STORE, for example to s3://bucket/folder, and its credentials",
         )
         return
     try:
@@ -61,7 +63,7 @@ def _probe(opened: Store) -> None:
     opened.put(key, data)
     try:
         if opened.get(key) != data:
-            raise ClipteaError("the store gives back other bytes than were written", todo="check the server's disks")
+            raise ClipteaError("the store returns other bytes than were written", todo="check the server's disks")
     finally:
         opened.delete(key)
 
@@ -77,11 +79,11 @@ def mlflow() -> Iterator[Finding]:
         return
     url = urlsplit(uri)
     if not uri:
-        yield Finding("MLflow", UNKNOWN, "not configured: set MLFLOW_TRACKING_URI (a local run keeps its own database)")
+        yield Finding("MLflow", UNKNOWN, "not configured: set MLFLOW_TRACKING_URI (local runs use their own database)")
     elif url.scheme.startswith("postgresql"):
         yield _postgresql(uri)
     elif url.scheme not in ("http", "https"):
-        yield Finding("MLflow", OK, f"a {url.scheme or 'file'} database of one machine; a cluster needs a server")
+        yield Finding("MLflow", OK, f"a {url.scheme or 'file'} database on one machine; a cluster needs a server")
     else:
         token = os.environ.get("MLFLOW_TRACKING_TOKEN")
         user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
@@ -106,7 +108,9 @@ def _postgresql(uri: str) -> Finding:
         with create_engine(uri, poolclass=NullPool).connect() as connection:
             encoding = connection.scalar(text("SHOW server_encoding"))
     except ModuleNotFoundError as error:
-        return Finding("MLflow", UNKNOWN, f"a PostgreSQL database, which cannot be looked at without {error.name}")
+        return Finding(
+            "MLflow", UNKNOWN, f"a PostgreSQL database, which cannot be checked without the package {error.name}"
+        )
     except TypeError:  # psycopg gives bytes for the text of a database that has no encoding
         encoding = "SQL_ASCII"
     except SQLAlchemyError as error:
@@ -143,12 +147,12 @@ def answer(
         return _unanswered(what, where, error, address), {}
     said = response.json() if "json" in response.headers.get("Content-Type", "") else None
     if response.status in (401, 403):
-        found = Finding(what, BROKEN, f"{where} refuses ({response.status}): set {credentials}")
+        found = Finding(what, BROKEN, f"{where} denies access ({response.status}): set {credentials}")
     elif response.status == 429 or response.status >= 500:
-        text = f"{where} answers {response.status}: it starts up or is in trouble; wait a minute, then read its log"
+        text = f"{where} answers {response.status}: it is starting or failing; wait a minute, then read its log"
         found = Finding(what, NOT_READY, text)
     elif response.status != 200 or said is None:
-        found = Finding(what, BROKEN, f"{where} answers {response.status} and is no such server: check {address}")
+        found = Finding(what, BROKEN, f"{where} answers {response.status} and is not such a server: check {address}")
     else:
         found = Finding(what, OK, f"{where} answers")
     return found, said or {}
@@ -158,6 +162,6 @@ def _unanswered(what: str, where: str, error: Exception, address: str) -> Findin
     from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
     if isinstance(getattr(error, "reason", None) or error, (ProtocolError, ReadTimeoutError)):
-        text = f"{where} takes the request and does not answer it: it starts up or is in trouble"
+        text = f"{where} accepts the request but does not answer it: it is starting or failing"
         return Finding(what, NOT_READY, f"{text}; wait a minute, then read its log")
     return Finding(what, BROKEN, f"{where} cannot be reached ({unreached(error)}): start it, or check {address}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["address", "close", "ended", "is_named", "sweep"]
 
-LATER = "the next run closes what is still open there"
+LATER = "the next run closes the runs that are still open there"
 
 
 def is_named() -> bool:
@@ -79,7 +79,7 @@ def sweep(endpoint: Endpoint) -> list[str]:
     try:
         return tracked.sweep(lambda job_id: ended(job_id, lambda run_id: look(endpoint, run_id).state))
     except Exception as error:
-        return [f"MLflow was not asked for runs that ended without a word: {_line(error)}"]
+        return [f"could not check MLflow for ended runs that are still open there: {_line(error)}"]
 
 
 def _line(error: Exception) -> str:

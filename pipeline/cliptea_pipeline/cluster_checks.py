@@ -46,13 +46,11 @@ def kubernetes(namespace: str | None, placement: Placement) -> list[Callable[[],
 
 def _unanswered(status: int | None) -> Finding:
     if status is None:
-        text = "the API does not answer: check KUBECONFIG, and whether the cluster is there"
+        text = "the API does not answer: check KUBECONFIG, and whether the cluster is running"
     elif status in (401, 403):
-        text = f"the API refuses ({status}): check KUBECONFIG, or log in anew"
+        text = f"the API denies access ({status}): check KUBECONFIG, or log in again"
     else:
-        return Finding(
-            "Kubernetes", NOT_READY, f"the API answers {status}: it starts up or is in trouble; wait a minute"
-        )
+        return Finding("Kubernetes", NOT_READY, f"the API answers {status}: it is starting or failing; wait a minute")
     return Finding("Kubernetes", BROKEN, text)
 
 
@@ -64,7 +62,7 @@ def _trainer(cluster: Cluster, placement: Placement, needed: bool, kinds: list[s
         text = "Kubeflow Trainer 2 is not installed: install it, or keep the launcher torchrun"
         yield Finding("Trainer", absent, text)
         return
-    yield Finding("Trainer", OK, "trainjobs are known to the cluster")
+    yield Finding("Trainer", OK, "the cluster supports TrainJobs")
     job = placement.train_job
     scope = f"/namespaces/{cluster.namespace}" if job.runtime_kind == "TrainingRuntime" else ""
     status, _ = get(cluster, f"{TRAINER}{scope}/{RUNTIMES[job.runtime_kind]}/{job.runtime}")
@@ -81,12 +79,12 @@ def _rights(cluster: Cluster, needed: bool) -> Iterator[Finding]:
         elif not may:
             lacking.append(f"{right.verb} {right.resource}")
     if unknown:
-        yield Finding("rights", UNKNOWN, "the cluster does not say what you may do")
+        yield Finding("rights", UNKNOWN, "the cluster does not report your permissions")
     elif lacking:
-        text = f"you may not {', '.join(lacking)} in {cluster.namespace}: bind the Role of cliptea's manifests"
+        text = f"you may not {', '.join(lacking)} in {cluster.namespace}: bind the Role from cliptea's manifests"
         yield Finding("rights", BROKEN if needed else UNKNOWN, text)
     else:
-        yield Finding("rights", OK, f"you may make and follow TrainJobs in {cluster.namespace}")
+        yield Finding("rights", OK, f"you may create and follow TrainJobs in {cluster.namespace}")
 
 
 def _config_map(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
@@ -95,7 +93,9 @@ def _config_map(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
         return
     status, found = get(cluster, f"/api/v1/namespaces/{cluster.namespace}/configmaps/{name}")
     if status == 200 and "CLIPTEA_STORE" not in ((found or {}).get("data") or {}):
-        yield Finding("settings", BROKEN, f"config map {name} has no CLIPTEA_STORE: add it, or store to the placement")
+        yield Finding(
+            "settings", BROKEN, f"config map {name} has no CLIPTEA_STORE: add it, or set store in the placement"
+        )
     else:
         yield _there("settings", status, f"config map {name}", "apply cliptea's manifests", BROKEN)
 
@@ -110,23 +110,23 @@ def _secrets(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
         status, found = get(cluster, f"{base}/secrets/{name}")
         held = set((found or {}).get("data") or {}) & set(keys)
         if status == 200 and not held and not optional:
-            text = f"secret {name} holds none of {', '.join(keys)}: create it anew"
+            text = f"secret {name} holds none of {', '.join(keys)}: recreate it"
             yield Finding("secret", BROKEN, text)
         else:
-            todo = f"create it with keys among {', '.join(keys)}; if the steps need none, say {name}: [] in secrets"
+            todo = f"create it with some of the keys {', '.join(keys)}; if you need none, set {name}: [] under secrets"
             yield _there("secret", status, f"secret {name}", todo, UNKNOWN if optional else BROKEN)
     for name in placement.image_pull_secrets:
         status, _ = get(cluster, f"{base}/secrets/{name}")
         yield _there("image pull", status, f"secret {name}", "kubectl create secret docker-registry", BROKEN)
     if not placement.image_pull_secrets:
         open_to = "in a registry open to the nodes" if "/" in placement.image else "loaded into every node"
-        yield Finding("image pull", UNKNOWN, f"the placement names no secret: {placement.image} must be {open_to}")
+        yield Finding("image pull", UNKNOWN, f"the placement sets no secret, so {placement.image} must be {open_to}")
 
 
 def _gpus(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     status, found = get(cluster, "/api/v1/nodes")
     if status != 200 or found is None:
-        yield Finding("GPU nodes", UNKNOWN, f"you may not list nodes ({status or 'no answer'}): ask who may")
+        yield Finding("GPU nodes", UNKNOWN, f"you may not list nodes ({status or 'no answer'}); ask an administrator")
         return
     nodes, resource = found["items"], placement.gpu_resource
     counts = [_count(node, resource) for node in nodes]
@@ -140,9 +140,9 @@ def _gpus(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
         wanted = placement.train_job.nodes if name == "train" else 1
         if sum(_fits(node, step, resource) for node in nodes) < wanted:
             chosen = f" and the labels {step.node_selector}" if step.node_selector else ""
-            text = f"{there}, and {name} wants {wanted} node{'s' * (wanted > 1)} with {step.gpus}{chosen}"
+            text = f"{there}, but {name} needs {wanted} node{'s' * (wanted > 1)} with {step.gpus}{chosen}"
             yield Finding(
-                "GPU nodes", BROKEN, f"{text}: change gpus, node_selector or train_job.nodes of the placement"
+                "GPU nodes", BROKEN, f"{text}: change gpus, node_selector or train_job.nodes in the placement"
             )
             return
     yield Finding("GPU nodes", OK, f"{there}, enough for {', '.join(wanting)}")
@@ -164,16 +164,16 @@ def _quota(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     students, gpus = placement.students_at_a_time, placement.steps.train.gpus * placement.train_job.nodes
     status, found = get(cluster, f"/api/v1/namespaces/{cluster.namespace}/resourcequotas")
     if status != 200 or found is None:
-        yield Finding("quota", UNKNOWN, f"you may not list quotas ({status or 'no answer'}): ask who may")
+        yield Finding("quota", UNKNOWN, f"you may not list quotas ({status or 'no answer'}); ask an administrator")
         return
     for quota in found["items"]:
         name, hard = quota["metadata"]["name"], quota["spec"].get("hard", {}).get(f"requests.{placement.gpu_resource}")
         if hard is None or not gpus:
             continue
         room = int(parse_quantity(hard))
-        wanted = f"{name} has {room} {placement.gpu_resource}, and each student wants {gpus}"
+        wanted = f"{name} has {room} {placement.gpu_resource}, and each student needs {gpus}"
         if students is None or students * gpus > room:
-            todo = f"say parallel: {room // gpus}" if room >= gpus else "raise the quota"
+            todo = f"set parallel: {room // gpus}" if room >= gpus else "raise the quota"
             state = UNKNOWN if students is None and room >= gpus else BROKEN
             yield Finding("quota", state, f"{wanted}, {students or 'all'} at a time: {todo}")
         else:
@@ -182,7 +182,7 @@ def _quota(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
 
 def _there(what: str, status: int | None, name: str, todo: str, absent: str) -> Finding:
     if status == 200:
-        return Finding(what, OK, f"{name} is there")
+        return Finding(what, OK, f"{name} exists")
     if status == 404:
-        return Finding(what, absent, f"there is no {name}: {todo}")
-    return Finding(what, UNKNOWN, f"you may not look for {name} ({status or 'no answer'})")
+        return Finding(what, absent, f"{name} does not exist: {todo}")
+    return Finding(what, UNKNOWN, f"you may not read {name} ({status or 'no answer'})")

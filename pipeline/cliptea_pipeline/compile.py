@@ -50,7 +50,7 @@ def compile_pipeline(placement: Placement | None = None, output: Path | None = N
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ClipteaError(f"cannot write {target}: {error.strerror}", todo="name another with -o") from None
+        raise ClipteaError(f"cannot write {target}: {error.strerror}", todo="choose another file with -o") from None
     return target
 
 
@@ -93,7 +93,7 @@ def _require_pinned(image: str) -> None:
     # A step's outputs are known by its image's name: a tag that moves would mix the work of two versions.
     found = REFERENCE.fullmatch(image)
     if found is None:
-        what = "is no image's name"
+        what = "is not a valid image name"
     elif found["digest"]:
         return
     elif found["tag"] in (None, "latest"):
@@ -102,5 +102,6 @@ def _require_pinned(image: str) -> None:
         return
     raise ConfigError(
         f"the image {image!r} {what}",
-        f"host/path in small letters, and a tag that is never moved, as host/{IMAGE}, or @sha256: and its 64 digits",
+        f"host/path in lower case with a tag that never moves, for example host/{IMAGE}, or with @sha256: and its "
+        "64 digits",
     )

@@ -66,7 +66,7 @@ def examine(looks: Sequence[Check], seconds: float) -> Iterator[Finding]:
             try:
                 finding = queue.get(timeout=max(0.0, deadline - time.monotonic()))
             except Empty:
-                yield Finding("a check", UNKNOWN, f"no answer within {seconds:.0f} s: is something behind a firewall?")
+                yield Finding("a check", UNKNOWN, f"no answer within {seconds:.0f} s; check for a firewall in between")
                 break
             if finding is None:
                 break

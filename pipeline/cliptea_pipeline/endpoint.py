@@ -61,8 +61,8 @@ def address(given: str | None) -> str:
     url = (given or os.environ.get(ENDPOINT, "")).split("#")[0].rstrip("/")
     if not url:
         raise ConfigError(
-            "no Kubeflow Pipelines endpoint is named",
-            "its address, such as http://localhost:8080 after `kubectl port-forward svc/ml-pipeline-ui 8080:80`",
+            "no Kubeflow Pipelines endpoint is set",
+            "its address, for example http://localhost:8080 after `kubectl port-forward svc/ml-pipeline-ui 8080:80`",
             f"add --endpoint, or set {ENDPOINT}",
         )
     if "://" not in url:
@@ -95,8 +95,8 @@ class Endpoint:
             self.namespace = None  # which such a server refuses
         elif self.namespace is None:
             raise ConfigError(
-                f"Kubeflow Pipelines at {self.url} serves several users",
-                "the namespace of one of them",
+                f"Kubeflow Pipelines at {self.url} is in multi-user mode",
+                "the namespace of a user",
                 f"add --namespace, or set {NAMESPACE}",
             )
         with warnings.catch_warnings():
@@ -120,7 +120,7 @@ class Endpoint:
         found, _, headers = api.healthz_service_get_healthz_with_http_info()
         if "json" not in headers.get("Content-Type", ""):
             raise EndpointError(
-                f"{self.url} shows a page, as of a login, and not the API of Kubeflow Pipelines",
+                f"{self.url} returns a web page, perhaps a login, and not the API of Kubeflow Pipelines",
                 "the address of Pipelines' user interface or API",
                 f"check --endpoint; behind a login, set {TOKEN} or use a port-forward",
             )
@@ -217,12 +217,12 @@ def _refused(url: str, error: Any) -> EndpointError:
     text = _message(error)
     if error.status in (401, 403):
         return EndpointError(
-            f"Kubeflow Pipelines at {url} refuses ({error.status}{f': {text}' if text else ''})",
-            "a token of a user who may run pipelines in the namespace",
+            f"Kubeflow Pipelines at {url} denies access ({error.status}{f': {text}' if text else ''})",
+            "a token of a user with permission to run pipelines in the namespace",
             f"set {TOKEN} and --namespace",
         )
     if error.status == 404 and not text:
-        return EndpointError(f"there is no Kubeflow Pipelines API of version 2 at {url}", todo="check --endpoint")
+        return EndpointError(f"{url} does not serve version 2 of the Kubeflow Pipelines API", todo="check --endpoint")
     answer = f"{error.status}: {text or error.reason}"
     what = f"Kubeflow Pipelines at {url} answers {answer}"
     if error.status == 429 or error.status >= 500:

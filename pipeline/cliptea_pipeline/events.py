@@ -81,7 +81,7 @@ class Board:
             "step": step.name,
             "label": step.label,
             "seconds": time.monotonic() - step.since,
-            "text": "its process was killed (is there enough memory?); run the same command again to go on",
+            "text": "its process was killed, perhaps for lack of memory; run the same command again to resume",
             "trace": "",
             "setting": False,
         }

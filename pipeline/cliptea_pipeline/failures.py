@@ -16,8 +16,8 @@ __all__ = ["Failure", "failures"]
 STEP = "|".join(Steps.model_fields)
 TOLD = re.compile(rf"(?m)^(?P<step>{STEP})(?: (?P<label>[^:\n]+))?: (?:started|failed after [^:\n]+: (?P<text>.*))$")
 ERROR = re.compile(r"(?m)^error: (.*)$")
-SILENT = "it ended without saying why (was it killed, or is there not enough memory?)"
-GONE = "its log is gone, or it never ran; look for its pod by `kubectl -n {} get pods -l pipeline/runid={}`"
+SILENT = "it ended without an error message; it may have been killed or run out of memory"
+GONE = "its log is gone, or it never ran; look for its pod with `kubectl -n {} get pods -l pipeline/runid={}`"
 
 
 class Failure(NamedTuple):
@@ -68,7 +68,7 @@ def _from_logs(endpoint: Endpoint, run_id: str, tasks: list[Task]) -> Iterator[F
             continue
         who, text = _read(log)
         if driver is not None:
-            who, text = driver[1], "Pipelines could not start it: see the log of its driver"
+            who, text = driver[1], "Pipelines could not start it; see the log of its driver"
         if who:
             yield Failure(who, text, _command(log_address(endpoint, run_id, node)))
 

@@ -58,8 +58,8 @@ def read_compiled(file: Path) -> Compiled:
     except OSError as error:
         raise ConfigError(f"cannot read the pipeline {file}: {error.strerror}", expected) from None
     except (ValueError, yaml.YAMLError, StopIteration, TypeError, KeyError, AttributeError):
-        todo = "a placement is given to `cliptea compile --placement` first"
-        raise ConfigError(f"{file} is no compiled pipeline of cliptea", expected, todo) from None
+        todo = "if this is a placement file, compile it first with `cliptea compile --placement`"
+        raise ConfigError(f"{file} is not a compiled cliptea pipeline", expected, todo) from None
     environment = {item["name"]: item["value"] for item in resolve.get("env", [])}
     gpus = {
         name: int(c.get("resources", {}).get("accelerator", {}).get("resourceCount", 0)) for name, c in steps.items()
@@ -93,8 +93,8 @@ def check_fit(config: Config, compiled: Compiled) -> None:
         processes, gpus = getattr(getattr(config, section), name), compiled.gpus.get(step, 0)
         if processes < gpus:
             raise ConfigError(
-                f"the pipeline gives the step {step} {gpus} GPUs, and {setting}={processes} uses {processes}",
-                "one process for each GPU",
+                f"the pipeline gives the step {step} {gpus} GPUs, but {setting}={processes} uses only {processes}",
+                "one process per GPU",
                 f"add --set {setting}={gpus}, or change steps.{step}.gpus in the placement file",
             )
     if compiled.store.startswith("file:"):
@@ -104,9 +104,9 @@ def check_fit(config: Config, compiled: Compiled) -> None:
             raise ConfigError(f"{key} is not set", "the address of the data", f"add --set {key}=s3://BUCKET/FOLDER")
         if not is_remote(path):
             raise ConfigError(
-                f"{key}={path} is on this machine, where no pod sees it",
+                f"{key}={path} is on this machine, where pods cannot read it",
                 "an s3:// address",
-                "copy it to the bucket: docs/cluster.md, Data and weights",
+                "copy it to the bucket, as docs/cluster.md explains under Data and weights",
             )
 
 

@@ -60,7 +60,7 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
     if code == 0:
         _conclude(workdir, board, time.monotonic() - start)
     elif code > 128:
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        print("stopped; run the same command again to resume", file=sys.stderr)
         _mark_stopped(workdir, board)
     else:
         _explain(workdir, board, debug)
@@ -154,7 +154,7 @@ def _explain(workdir: Workdir, board: Board, debug: bool) -> None:
         who = " ".join(part for part in (failure["step"], failure["label"]) if part)
         print(f"error: {who}: {failure['text']}", file=sys.stderr)
     if not board.failures:
-        print("error: the run ended without saying why; the end of the log tells", file=sys.stderr)
+        print("error: the run ended without an error message; see the end of the log", file=sys.stderr)
     if "report" in board.published:
         print(f"report: {workdir.report}", file=sys.stderr)
     print(f"log: {os.path.relpath(workdir.log)}", file=sys.stderr)

@@ -83,8 +83,8 @@ def look(endpoint: Endpoint, run_id: str) -> Look:
         run = _get(endpoint, f"/apis/v2beta1/runs/{quote(run_id, safe='')}", "object")
     except Unknown as error:
         raise ConfigError(
-            f"there is no run {run_id!r} ({error.what})",
-            "the id of a run, or its address as `cliptea submit` printed it",
+            f"the run {run_id!r} does not exist ({error.what})",
+            "the ID of a run, or the address that `cliptea submit` printed",
         ) from None
     error = " ".join(run.get("error", {}).get("message", "").split())
     tasks = map(_task, run.get("run_details", {}).get("task_details", []))

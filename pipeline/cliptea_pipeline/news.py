@@ -23,8 +23,8 @@ __all__ = ["News"]
 
 PATIENCE = 5.0  # seconds that the store may be away at a look
 SILENT = 3 * BEAT_SECONDS
-LOST = "it was killed: there is no sign of it any more"
-WANTED = "set CLIPTEA_STORE, CLIPTEA_S3_ENDPOINT and the AWS_ variables here"
+LOST = "it stopped reporting, so it was probably killed"
+WANTED = "to see them, set CLIPTEA_STORE, CLIPTEA_S3_ENDPOINT and the AWS_ variables on this machine"
 
 
 class News:
@@ -44,7 +44,7 @@ class News:
         if is_remote(store) or os.path.isdir(unquote(urlparse(store).path)):
             self._reader = BoardReader(open_store(store, PATIENCE), run_id)
         else:
-            self._give_up("the store is not known here")
+            self._give_up("the store is not known on this machine")
 
     def read(self, look: Look) -> list[Event]:
         """What has happened since the last time."""
@@ -52,7 +52,7 @@ class News:
         if statuses:
             self._from_store = True
         elif not self._from_store and self._reader is not None and _has_made_something(look.tasks):
-            self._give_up("the steps write no news to the store that is named here")
+            self._give_up("the steps do not report to the store that is set here")
         if self._reader is not None:
             return list(self._boards.events(statuses, look.tasks))
         return list(self._tasks.events(look.tasks))
@@ -76,12 +76,12 @@ class News:
             return self._reader.read()
         except StorageError as error:
             if not self._from_store:
-                self._give_up(f"the store cannot be read from here: {error.what}")
+                self._give_up(f"the store cannot be read from this machine: {error.what}")
             return None  # what was seen last is still shown
 
     def _give_up(self, why: str) -> None:
         self._reader = None
-        self._say(f"note: no variants and no progress are shown ({why}); {WANTED}")
+        self._say(f"note: variants and progress are not shown ({why}); {WANTED}")
 
 
 class _Boards:

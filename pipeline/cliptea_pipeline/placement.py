@@ -155,13 +155,13 @@ class Placement(Section):
     def _processes_fit(self) -> Placement:
         if self.launcher == "torchrun":
             if self.train_job != TrainJobPlacement():
-                raise ValueError("train_job is for the launcher trainjob, and launcher is torchrun; change one of them")
+                raise ValueError("train_job needs the launcher trainjob, but launcher is torchrun; change one of them")
             return self
         gpus, processes = self.steps.train.gpus, self.processes_per_node
         if gpus and processes != gpus:
             raise ValueError(
-                f"train_job.processes_per_node={processes} with steps.train.gpus={gpus}; expected one process for each "
-                "GPU: leave processes_per_node away"
+                f"train_job.processes_per_node={processes} with steps.train.gpus={gpus}; expected one process per GPU; "
+                "omit processes_per_node"
             )
         return self
 
@@ -169,7 +169,7 @@ class Placement(Section):
     def _has_room(self) -> Placement:
         if self.room < 1:
             raise ValueError(
-                f"token_parts={self.token_parts} leaves a workflow of students={self.students} no room for a student; "
+                f"token_parts={self.token_parts} leaves no room for a student with students={self.students}; "
                 f"expected token_parts below {2 * self.students}"
             )
         return self
@@ -180,8 +180,8 @@ class Placement(Section):
         names = [*self.config_keys, *(key for keys in self.secrets.values() for key in keys), *self.environment]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"{twice[0]} is named twice in config_keys, secrets and environment; expected it once")
+            raise ValueError(f"{twice[0]} appears twice in config_keys, secrets and environment; expected it once")
         for name, key in OWN.items():
             if name in names and (name != "CLIPTEA_STORE" or name not in self.config_keys):
-                raise ValueError(f"{name} is set by the key {key}; expected it nowhere else")
+                raise ValueError(f"{name} is set by the key {key}; remove it everywhere else")
         return self

@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value]
         for key, _ in node.value:
             if keys.count(key.value) > 1:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value} is there twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value} appears twice", problem_mark=key.start_mark)
         return node
 
 
@@ -54,7 +54,7 @@ def read_placement(file: Path | None) -> Placement:
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"cannot read the placement {file}{where}: {getattr(error, 'problem', error)}") from None
     if not isinstance(read, dict):
-        raise ConfigError(f"the placement {file} is no mapping", "keys such as image, store, steps")
+        raise ConfigError(f"the placement {file} is not a mapping", "keys such as image, store and steps")
     try:
         return Placement.model_validate(merge(Placement().model_dump(), read))
     except ValidationError as error:

@@ -39,7 +39,9 @@ def _text(pattern: str, expected: str) -> AfterValidator:
 
 def _without_password(value: str) -> str:
     if PASSWORD.search(value):  # which is not repeated here
-        raise ValueError("the value holds a password, and the pipeline is public; put it into a secret, under secrets")
+        raise ValueError(
+            "the value holds a password, and the pipeline is public; use a Kubernetes secret, listed under secrets"
+        )
     return value
 
 

@@ -54,7 +54,9 @@ def create(
     require_cron(cron)
     if any(schedule.name == name for schedule in listed(endpoint)):
         raise ConfigError(
-            f"there is a schedule {name!r}", "another name", "choose one by --name, or delete the old one"
+            f"the schedule {name!r} already exists",
+            "a new name",
+            "choose one with --name, or delete the existing schedule",
         )
     chosen = file or pipeline_file()
     version = endpoint.upload(chosen, as_latest=True)
@@ -117,10 +119,10 @@ def require_cron(cron: str) -> None:
         ConfigError: it has not six fields.
     """
     if not CRON.fullmatch(cron):
-        five = " (yours has five: put 0, the second, in front)" if len(cron.split()) == 5 else ""
+        five = " (yours has five: add 0, the second, at the front)" if len(cron.split()) == 5 else ""
         raise ConfigError(
             f"cannot read the cron expression {cron!r}",
-            f"six fields{five}, seconds first, such as '0 0 3 * * 0' for Sundays at three; or @daily, @weekly",
+            f"six fields{five}, seconds first, for example '0 0 3 * * 0' for Sundays at 3 am; or @daily or @weekly",
         )
 
 
@@ -128,8 +130,8 @@ def _find(endpoint: Endpoint, name: str) -> str:
     schedules = {schedule.name: schedule.id for schedule in listed(endpoint)}
     if name not in schedules:
         if not schedules:
-            raise ConfigError(f"there is no schedule {name!r}: there are no schedules")
-        raise ConfigError(f"there is no schedule {name!r}", "one of " + ", ".join(schedules))
+            raise ConfigError(f"the schedule {name!r} does not exist: there are no schedules")
+        raise ConfigError(f"the schedule {name!r} does not exist", "one of " + ", ".join(schedules))
     return schedules[name]
 
 
@@ -144,6 +146,6 @@ def _given(run: Any) -> dict[str, Any]:
 
 def _shown(run: Any, pipeline: str | None) -> Schedule:
     cron = run.trigger.cron_schedule.cron if run.trigger and run.trigger.cron_schedule else ""
-    lost = "" if _follows(run, pipeline) else ", follows a pipeline that is deleted or has another name"
+    lost = "" if _follows(run, pipeline) else ", follows a pipeline that was deleted or has another name"
     state = (run.status or "").lower() + lost
     return Schedule(run.display_name, state, cron, str(_given(run).get("preset", "")), run.recurring_run_id)

@@ -28,23 +28,25 @@ def controller(cluster: Cluster) -> Iterator[Finding]:
             held = found.get("data") or {}
             break
     if held is None:
-        text = "the settings of Pipelines' workflow controller are not to be seen"
-        yield Finding("retries", UNKNOWN, f"{text}; whatever they are, steps try again what may pass by itself")
+        text = "the settings of Pipelines' workflow controller cannot be read"
+        yield Finding("retries", UNKNOWN, f"{text}; whatever they are, steps retry temporary failures themselves")
         return
     settings = {key: yaml.safe_load(text) for key, text in held.items() if key != "config"}
     settings |= yaml.safe_load(held.get("config", "")) or {}
     policy = _at(settings, "workflowDefaults", "spec", "templateDefaults", "retryStrategy", "retryPolicy")
-    own = "our steps try again themselves what may pass by itself"
+    own = "steps retry temporary failures themselves"
     if policy == "OnError":
-        text = f"the server makes lost pods anew and does not run failed code again (retryPolicy OnError); {own}"
+        text = f"the server replaces lost pods and does not rerun failed code (retryPolicy OnError); {own}"
     else:
-        text = f"the server may run failed code again (retryPolicy {policy or 'not set'}), which then goes on; {own}"
+        text = f"the server may rerun failed code (retryPolicy {policy or 'not set'}), which then resumes; {own}"
     yield Finding("retries", OK, text)
     if _at(settings, "persistence", "nodeStatusOffLoad") is True:
-        yield Finding("size", OK, "workflows over 1 MiB are kept in a database: a run may have more than 105 variants")
+        yield Finding(
+            "size", OK, "workflows over 1 MiB are kept in a database, so a run can have more than 105 variants"
+        )
     else:
         yield Finding(
-            "size", OK, "a workflow may have 1 MiB, which is about 105 variants; for more, several runs over one store"
+            "size", OK, "a workflow is limited to 1 MiB, about 105 variants; for more, use several runs with one store"
         )
 
 
@@ -68,7 +70,7 @@ def mlflow_pods(cluster: Cluster) -> Iterator[Finding]:
         else:
             read = f"kubectl -n {cluster.namespace} logs {name} -c {container}"
             yield Finding(
-                "MLflow pod", NOT_READY, f"{name} starts up or is in trouble; wait a minute, then read: {read}"
+                "MLflow pod", NOT_READY, f"{name} is starting or failing; wait a minute, then read its log: {read}"
             )
 
 

@@ -33,7 +33,8 @@ def submit(endpoint: Endpoint, given: dict[str, object], experiment: str = "clip
     version = endpoint.upload(chosen)
     if version.name != version.latest:
         print(
-            f"note: this is version {version.name}; schedules go on with the latest, {version.latest}", file=sys.stderr
+            f"note: this run uses version {version.name}; schedules keep using the newest upload, {version.latest}",
+            file=sys.stderr,
         )
     group = endpoint.experiment(experiment)
     with endpoint.asked():
@@ -77,7 +78,8 @@ def warn_of_image(file: Path) -> None:
     image = read_compiled(file).image
     if "/" not in image:
         print(
-            f"warning: the image {image} is in no registry, and only nodes that hold it can run it; else name "
-            "yours by `cliptea compile --image` or --placement, and the file by --pipeline",
+            f"warning: the image {image} names no registry, so only nodes that already hold it can run it; to use an "
+            "image from a registry, run `cliptea compile` with --image or --placement and submit its file with "
+            "--pipeline",
             file=sys.stderr,
         )

@@ -24,7 +24,7 @@ def lines(endpoint: Endpoint, run_id: str) -> list[str]:
     except ClusterError:
         waiting = []
     found = [f"  {_step(pod.node)}pod {pod.name}: {pod.waits}" for pod in waiting]
-    return found or [f"  what waits: kubectl -n {namespace} get pods -l pipeline/runid={run_id}"]
+    return found or [f"  to see what is waiting: kubectl -n {namespace} get pods -l pipeline/runid={run_id}"]
 
 
 def _step(node: str) -> str:

@@ -60,7 +60,7 @@ def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace = Pace()) 
         end = watch.follow()
     except KeyboardInterrupt:
         watch.close()
-        print(f"no longer watching; the run goes on, and `cliptea cancel {run_id}` ends it", file=sys.stderr)
+        print(f"stopped watching; the run continues, and `cliptea cancel {run_id}` cancels it", file=sys.stderr)
         return STOPPED
     finally:
         watch.close()
@@ -84,7 +84,7 @@ def _explain(endpoint: Endpoint, run_id: str, end: Look, news: News) -> None:
     for failure in failures(endpoint, run_id, end, news.errors):
         print(f"error: {failure.who}: {failure.text}", file=sys.stderr)
         if failure.more:
-            print(f"  its log: {failure.more}", file=sys.stderr)
+            print(f"  read its log with: {failure.more}", file=sys.stderr)
 
 
 class _Watch:
@@ -140,7 +140,7 @@ class _Watch:
         quiet = now - self._moved
         if quiet >= self._pace.quiet and now - self._told >= self._pace.again and not self.news.at_work(seen):
             self._told = now
-            self._say(f"nothing has moved for {clock(quiet)}, and no step is at work")
+            self._say(f"nothing has changed for {clock(quiet)}, and no step is running")
             for line in waiting.lines(self._endpoint, self._run_id):
                 self._say(line)
 
@@ -155,7 +155,7 @@ class _Watch:
             self._say(f"mlflow {found}")
             self._addressed = True
         elif tracked and not closing.is_named():
-            self._say(f"mlflow run {tracked}; its address is shown where MLFLOW_TRACKING_URI is set")
+            self._say(f"mlflow run {tracked}; set MLFLOW_TRACKING_URI to see its address")
             self._addressed = True
 
     def _rest(self) -> None:

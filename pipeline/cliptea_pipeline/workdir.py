@@ -52,8 +52,8 @@ class Workdir:
         except OSError as error:
             raise StorageError(
                 f"cannot use the work directory {root}: {error.strerror or error}",
-                "a local folder that can be written",
-                "name another with --workdir",
+                "a writable local folder",
+                "choose another one with --workdir",
             ) from None
         self._hold_alive()
 
@@ -100,16 +100,16 @@ class Workdir:
         self.lock = os.open(self._run / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         if not _locked(self.lock):
             raise ClipteaError(
-                f"a run is alive in {self.root} (process {os.read(self.lock, 20).decode() or '?'})",
-                todo="wait for it, stop it, or name another folder with --workdir",
+                f"another run is using {self.root} (process {os.read(self.lock, 20).decode() or '?'})",
+                todo="wait for it, stop it, or choose another folder with --workdir",
             )
         tasks = os.open(self._run / "tasks.lock", os.O_RDWR | os.O_CREAT, 0o644)
         free = _locked(tasks)
         os.close(tasks)
         if not free:
             raise ClipteaError(
-                f"a step of a killed run is still alive in {self.root}",
-                todo="wait for it, stop it, or name another folder with --workdir",
+                f"a step of a killed run is still running in {self.root}",
+                todo="wait for it, stop it, or choose another folder with --workdir",
             )
         os.truncate(self.lock, 0)
         os.write(self.lock, str(os.getpid()).encode())

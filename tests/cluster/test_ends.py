@@ -237,7 +237,7 @@ def test_a_run_that_is_gated_for_ever_is_told_of_and_left_alone(cluster, pipelin
     pipelines.acts = [lambda: None] * 200 + [lambda: os.kill(os.getpid(), signal.SIGINT)]
     ended = CliRunner().invoke(app, ["submit", "--preset", "smoke", "--wait"])
     assert ended.exit_code == 130
-    assert "nothing has moved for" in ended.stdout
+    assert "nothing has changed for" in ended.stdout
     assert cluster.mlflow()[0] == ["RUNNING"]
 
 

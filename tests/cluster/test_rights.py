@@ -84,4 +84,4 @@ def test_doctor_in_a_steps_pod_sees_rights_and_runtime(kubernetes, tmp_path, mon
         ("list", "", "resourcequotas"),
     }
     assert refused == engineers  # and not the step's
-    assert ended.output.count("cannot tell secret     you may not look for") == 3
+    assert ended.output.count("cannot tell secret     you may not read") == 3

@@ -64,7 +64,7 @@ def test_a_log_that_is_gone(pipelines):
     assert (ended.exit_code, ended.stderr.splitlines()[1:]) == (
         1,
         [
-            "error: resolve: its log is gone, or it never ran; look for its pod by "
+            "error: resolve: its log is gone, or it never ran; look for its pod with "
             f"`kubectl -n kubeflow get pods -l pipeline/runid={RUN}`"
         ],
     )

@@ -58,7 +58,7 @@ def test_what_is_missing_is_named(tmp_path):
     made = plan("voc12", "variants=[table1/segformer_b4]", "evaluation.sets.pascal_context.root=/nowhere/at/all")
     text = "\n".join(made.missing)
     assert "data.root is not set" in text
-    assert "evaluation.sets.pascal_context.root=/nowhere/at/all is no folder" in text
+    assert "evaluation.sets.pascal_context.root=/nowhere/at/all is not a folder" in text
     assert "teacher.weights=openai will be downloaded" in text
     there = plan("voc12", f"data.root={tmp_path}", f"teacher.weights={tmp_path}", "student.pretrained=false")
     assert there.missing == []

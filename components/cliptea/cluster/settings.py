@@ -45,8 +45,8 @@ class JobSettings(BaseModel):
         if config.train.batch_size % parts:
             accumulate = f" and train.accumulate={config.train.accumulate}" if config.train.accumulate > 1 else ""
             raise ConfigError(
-                f"train.batch_size={config.train.batch_size} with {self.nodes} nodes of {self.processes_per_node} "
-                f"processes{accumulate}",
+                f"train.batch_size={config.train.batch_size} cannot be divided among {self.nodes} nodes of "
+                f"{self.processes_per_node} processes{accumulate}",
                 f"a multiple of {parts}",
                 "change train.batch_size, or nodes and processes_per_node in the placement file",
             )

@@ -40,7 +40,7 @@ def open_cache(store: Store) -> DiskCache | None:
     except ValueError:
         gib = -1.0
     if not 0 <= gib < float("inf"):
-        raise StorageError(f"{VARIABLE} is {text!r}", "a number of GiB, 0 for no cache")
+        raise StorageError(f"{VARIABLE}={text!r} is not a valid size", "a number of GiB, or 0 for no cache")
     return DiskCache(cache_folder() / "shards", int(gib * (1 << 30))) if gib else None
 
 

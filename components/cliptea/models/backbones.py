@@ -79,7 +79,8 @@ def require(name: str) -> Spec:
         module, function = backbone_names.own_network(name)
         return Spec("own", {"module": module, "function": function})
     raise ConfigError(
-        f"there is no backbone {name!r}", f"one of {', '.join(STUDENTS)}, timm:NAME or package.module:function"
+        f"the backbone {name!r} does not exist",
+        f"one of {', '.join(STUDENTS)}, timm:NAME or package.module:function",
     )
 
 
@@ -112,13 +113,16 @@ def weights(name: str, pretrained: bool | str) -> WeightsSource | None:
         return None
     spec = require(name)
     if spec.tag is None:
-        raise ConfigError(f"student.pretrained={pretrained} with the backbone {name}", "false: it starts from its own")
+        raise ConfigError(
+            f"student.pretrained={pretrained} does not apply to the backbone {name}",
+            "false, because it brings its own weights",
+        )
     if pretrained is True or pretrained == spec.tag:
         return WeightsSource(spec.tag, "tag")
     source = WeightsSource.of(pretrained)
     if spec.family != "upernet" and not source.is_file:
         raise ConfigError(
-            f"student.pretrained={pretrained} with the backbone {name}",
+            f"student.pretrained={pretrained} does not apply to the backbone {name}",
             f"true, {spec.tag} or a .safetensors/.pth/.bin file",
         )
     return source

@@ -49,8 +49,8 @@ def download(what: str, get: Callable[[], Any]) -> State:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"cannot download the weights {what}: {type(error).__name__}: {reason}",
-            "a network",
-            "or get that file elsewhere and set student.pretrained to its path or s3:// URI",
+            "access to the internet",
+            "or download the file elsewhere and set student.pretrained to its path or s3:// URI",
         ) from error
 
 
@@ -69,7 +69,7 @@ def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: Weight
     said = [f"{len(keys)} {kind} ({', '.join(keys[:2])})" for kind, keys in problems.items() if keys]
     if said:
         raise ConfigError(
-            f"the weights {source} do not fit the encoder: {', '.join(said)}", "weights of the student.backbone itself"
+            f"the weights {source} do not fit the encoder: {', '.join(said)}", "weights of that student.backbone"
         )
     encoder.load_state_dict(dict(state))
 
@@ -93,5 +93,5 @@ def _unwrap(content: Any, source: str) -> State:
             break
         content = inner
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ConfigError(f"the weights {source} hold something else", "tensors by name")
+        raise ConfigError(f"the weights {source} do not contain a state dict", "tensors by name")
     return dict(content)

@@ -41,7 +41,7 @@ class OwnStudent(Student):
         wanted = (images_B3HW.shape[0], self._channels)
         if not isinstance(features, Tensor) or features.ndim != 4 or tuple(features.shape[:2]) != wanted:
             given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ConfigError(f"the network {self._name} gives {given}", f"a tensor ({wanted[0]}, {wanted[1]}, h, w)")
+            raise ConfigError(f"the network {self._name} returns {given}", f"a tensor ({wanted[0]}, {wanted[1]}, h, w)")
         return features
 
 
@@ -57,7 +57,7 @@ def build(channels: int, dropout: float, source: WeightsSource | None, module: s
         network = getattr(importlib.import_module(module), function)(channels)
     except Exception as error:  # it is the user's code that runs here
         raise ConfigError(
-            f"the network {name} cannot be made: {type(error).__name__}: {error}",
+            f"the network {name} cannot be created: {type(error).__name__}: {error}",
             "function(channels: int) -> torch.nn.Module",
         ) from error
     if not isinstance(network, nn.Module):

@@ -59,7 +59,7 @@ def export_onnx(model: Segmenter, file: Path, size: tuple[int, int] | None = Non
     """
     evaluation = model.description.evaluation
     if size is not None and any(edge % evaluation.divisor for edge in size):
-        raise ConfigError(f"the size {size[0]}x{size[1]}", f"multiples of {evaluation.divisor}")
+        raise ConfigError(f"the size {size[0]}x{size[1]} does not fit the model", f"multiples of {evaluation.divisor}")
     network = Network(model).eval()
     if size is None:
         try:
@@ -67,7 +67,8 @@ def export_onnx(model: Segmenter, file: Path, size: tuple[int, int] | None = Non
         except NotExported as error:
             size = rounded_up((min(evaluation.scale),) * 2, evaluation.divisor)
             progress.warn(
-                f"for images of any size: {error.what}; the file is made for {size[0]}x{size[1]} alone (see --size)"
+                f"cannot export for images of any size: {error.what}; exporting for {size[0]}x{size[1]} only "
+                "(change it with --size)"
             )
     return _export(model, network, file, size)
 

@@ -41,12 +41,12 @@ def find_images(paths: Sequence[Path], leave_out: Path) -> list[Source]:
     for path in paths:
         if not path.is_dir():
             if not path.exists():
-                raise DataError(f"there is no file or folder {path}")
+                raise DataError(f"the file or folder {path} does not exist")
             found.append((path, Path(path.name)))
             continue
         inside = [(file, file.relative_to(path)) for file in _below(path, leave_out.resolve())]
         if not inside:
-            raise DataError(f"the folder {path} holds no image", f"files of {', '.join(sorted(SUFFIXES))}")
+            raise DataError(f"the folder {path} contains no images", f"files of type {', '.join(sorted(SUFFIXES))}")
         found += inside
     taken: dict[str, Path] = {}
     for file, relative in found:

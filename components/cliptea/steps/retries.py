@@ -55,7 +55,8 @@ def persistently(work: Callable[[], Made]) -> Made:
                 raise
             seconds = min(retries.wait_seconds * retries.factor**tried, retries.longest_wait_seconds)
             left = retries.count - tried
-            progress.warn(f"{_one_line(error)}; trying again in {progress.clock(seconds)}, {left} time(s) at most")
+            tries = f"{left} {'retry' if left == 1 else 'retries'} left"
+            progress.warn(f"{_one_line(error)}; trying again in {progress.clock(seconds)}, {tries}")
             time.sleep(seconds)
     return work()
 

@@ -132,7 +132,7 @@ def make_folder(path: Path) -> Path:
 
 
 def missing(uri: str) -> StorageError:
-    return StorageError(f"the object {uri} is missing", todo="run again to make it anew")
+    return StorageError(f"the object {uri} is missing", todo="run again to recreate it")
 
 
 def truncated(uri: str, size: int) -> StorageError:
@@ -140,6 +140,4 @@ def truncated(uri: str, size: int) -> StorageError:
 
 
 def unusable(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot use {path}: {error.strerror or error}", "a folder that can be written, with space left"
-    )
+    return StorageError(f"cannot use {path}: {error.strerror or error}", "a writable folder with free space")

@@ -84,7 +84,7 @@ def cache_folder() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cliptea"
     except RuntimeError:
-        raise StorageError("this user has no home folder", todo="set CLIPTEA_CACHE to a folder to cache in") from None
+        raise StorageError("this user has no home folder", todo="set CLIPTEA_CACHE to a folder for the cache") from None
 
 
 def place(*names: str) -> Path:
@@ -113,7 +113,7 @@ def _found(store: Store, key: str) -> list[tuple[str, Entry]]:
 
 
 def _absent(uri: str) -> StorageError:
-    return StorageError(f"there is no file or folder {uri}", todo="check its name")
+    return StorageError(f"the file or folder {uri} does not exist", todo="check its name")
 
 
 def _inside(store: Store, key: str) -> list[tuple[str, Entry]]:

@@ -52,12 +52,12 @@ def decide(model: Score, champion: Score | None) -> Decision:
         return Decision(True, f"first champion, hIoU {new:.4f}")
     old = champion.hiou
     if old is None:
-        return Decision(False, f"hIoU {new:.4f}, and the champion has none: the two cannot be compared")
+        return Decision(False, f"hIoU {new:.4f}, but the champion has none, so the two cannot be compared")
     if champion.evaluation != model.evaluation:
         return Decision(
             False,
-            f"hIoU {new:.4f}, and the champion's {old:.4f} was measured on another evaluation set: "
-            "the two cannot be compared",
+            f"hIoU {new:.4f}, but the champion's {old:.4f} was measured on another evaluation set, "
+            "so the two cannot be compared",
         )
     if new > old + margin:
         return Decision(True, f"hIoU {new:.4f} beats the champion's {old:.4f} by more than {margin:g}")

@@ -96,15 +96,15 @@ def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         known = ", ".join(model.name for model in client.search_registered_models()) or "none so far"
-        raise ConfigError(f"there is no registered model {name!r}", f"one of MLflow's: {known}") from None
+        raise ConfigError(f"the registered model {name!r} does not exist", f"a model in MLflow: {known}") from None
     champions = seen.history.champions
     if not champions:
-        raise ConfigError(f"{name} has no champion", "two champions, to go back to the first")
+        raise ConfigError(f"{name} has no champion", "a champion and a previous one to go back to")
     if len(champions) == 1:
         raise ConfigError(
-            f"the champion of {name}, version {champions[0]}, has none before it",
-            "a champion before the present one to go back to",
-            f"give another version the alias {ALIAS} in MLflow",
+            f"version {champions[0]} is the first champion of {name}",
+            "a previous champion to go back to",
+            f"to choose another version, give it the alias {ALIAS} in MLflow",
         )
     before, present = champions[-2:]
     client.set_model_version_tag(name, str(present), REASON_TAG, f"rolled back to version {before}")

@@ -98,5 +98,5 @@ def test_results_of_different_images_have_different_names(tmp_path):
 def test_an_empty_folder_and_a_wrong_path_are_said(tmp_path):
     with pytest.raises(DataError, match=r"holds no image; expected files of \.bmp, \.gif"):
         find_images([tmp_path], tmp_path / "out")
-    with pytest.raises(DataError, match=r"there is no file or folder .*nowhere"):
+    with pytest.raises(DataError, match=r"the file or folder .*nowhere does not exist"):
         find_images([tmp_path / "nowhere"], tmp_path / "out")

@@ -139,12 +139,16 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(photos, model_folder
     output = tmp_path / "out"
     (tmp_path / "empty").mkdir()
     for arguments, code, words in (
-        (["--model", model_folder, "--classes", "sky,sofa"], 2, "'sofa', and no text tower is at hand"),
-        ([tmp_path / "empty", "--model", model_folder], 1, "empty holds no image"),
-        (["--model", tmp_path], 1, "holds no model of this program"),
-        (["--model", "models:/x@champion", "--workdir", tmp_path], 1, "there is no "),
-        (["--model", "models:/x"], 2, "models:/x names no version; expected models:/x@champion or models:/x/VERSION"),
-        (["--model", model_folder, "--classes", "so" * 400], 2, "a class name of 800 characters, sososososososososo"),
+        (["--model", model_folder, "--classes", "sky,sofa"], 2, "'sofa', and its text tower is not available"),
+        ([tmp_path / "empty", "--model", model_folder], 1, "empty contains no images"),
+        (["--model", tmp_path], 1, "does not hold a cliptea model"),
+        (["--model", "models:/x@champion", "--workdir", tmp_path], 1, "mlflow.db does not exist"),
+        (
+            ["--model", "models:/x"],
+            2,
+            "models:/x does not name a version; expected models:/x@champion or models:/x/VERSION",
+        ),
+        (["--model", model_folder, "--classes", "so" * 400], 2, "a class name has 800 characters: sososososososososo"),
         (["--model", model_folder, "-o", photos / "a.png"], 2, "a.png is a file; expected a folder"),
     ):
         answer = call(photos, "-o", output, *arguments)
@@ -192,6 +196,8 @@ def test_a_refusal_waits_for_no_import(photos, tmp_path):
     arguments = [str(tmp_path / name) for name in ("photos", "empty", "out")]
     ended = subprocess.run([sys.executable, "-c", REFUSED, *arguments], capture_output=True, text=True, check=True)
     *told, loaded = ended.stdout.splitlines()
-    for line, words in zip(told, ("no image", "no such folder", "mlflow.db", "twice: cat", "mlflow.db"), strict=True):
+    for line, words in zip(
+        told, ("no image", "folder does not exist", "mlflow.db", "twice: cat", "mlflow.db"), strict=True
+    ):
         assert words in line
     assert loaded == "set()"

@@ -198,7 +198,7 @@ def test_a_config_map_that_is_missing_or_names_no_store(cluster, tmp_path):
     assert (code, "has no CLIPTEA_STORE" in lines["settings"][0][1]) == (1, True)
     del cluster.objects["/api/v1/namespaces/team/configmaps/cliptea"]
     code, lines = doctor()
-    assert (code, "there is no config map cliptea" in lines["settings"][0][1]) == (1, True)
+    assert (code, "config map cliptea does not exist" in lines["settings"][0][1]) == (1, True)
     (tmp_path / "p.yaml").write_text("store: s3://bucket/store")
     assert "settings" not in doctor("--placement", str(tmp_path / "p.yaml"))[1]
 
@@ -210,7 +210,7 @@ def test_an_open_image_is_not_known_to_be_there(cluster):
 @pytest.mark.parametrize(
     ("given", "what", "says"),
     [
-        ({"train_job": {"nodes": 3}, "steps": {"train": {"gpus": 4}}}, "GPU nodes", "and train wants 3 nodes with 4"),
+        ({"train_job": {"nodes": 3}, "steps": {"train": {"gpus": 4}}}, "GPU nodes", "but train needs 3 nodes with 4"),
         (
             {"parallel": 3, "steps": {"train": {"gpus": 4}}},
             "quota",
@@ -219,7 +219,7 @@ def test_an_open_image_is_not_known_to_be_there(cluster):
         (
             {"train_job": {"nodes": 3}, "steps": {"train": {"gpus": 4}}},
             "quota",
-            "each student wants 12, 1 at a time: rai",
+            "each student needs 12, 1 at a time: rai",
         ),
     ],
 )

@@ -129,7 +129,7 @@ LOG = "SQLAlchemy engine could not be created.\ncannot use a string pattern on a
     [
         (True, "", "", ""),
         (False, LOG, "missing", "mlflow-a does not start: its PostgreSQL database is not in UTF8"),
-        (False, "connection refused", "not ready", "read: kubectl -n team logs mlflow-a -c tables"),
+        (False, "connection refused", "not ready", "read its log: kubectl -n team logs mlflow-a -c tables"),
     ],
 )
 def test_the_pod_of_our_own_mlflow(cluster, ready, log, state, says):
@@ -154,7 +154,7 @@ def controlled(cluster, **held):
 def test_what_the_controller_of_workflows_does(cluster):
     lines = controlled(cluster, **CONTROLLER)
     assert lines["retries"][0][0] == lines["size"][0][0] == "ok"
-    assert "does not run failed code again (retryPolicy OnError); our steps" in lines["retries"][0][1]
+    assert "does not rerun failed code (retryPolicy OnError); steps" in lines["retries"][0][1]
     assert "limited to 1 MiB, about 105 variants" in lines["size"][0][1]
     lines = controlled(cluster, config=yaml.safe_dump({"persistence": {"nodeStatusOffLoad": True}}))
     assert "may rerun failed code (retryPolicy not set)" in lines["retries"][0][1]

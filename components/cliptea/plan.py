@@ -1,6 +1,6 @@
-"""What a run would cost and what it lacks, from settings and published facts alone: no data are touched.
+"""The estimated cost of a run and what is missing for it, from settings and published facts. It reads no data.
 
-Shape legend: D teacher width, g tokens a side.
+Shape legend: D teacher width, g tokens per side.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cliptea.teacher.cache import clustering_key
 
 __all__ = ["TEACHER", "Plan", "Student", "make_plan", "read_rates"]
 
-TEACHER = "teacher"  # name of CLIP's rate among the students'
+TEACHER = "teacher"  # name of CLIP's rate among the rates of the students
 TAR_BLOCK, NPY_HEADER = 512, 128  # bytes
 
 
@@ -33,22 +33,22 @@ class Student(BaseModel):
     backbone: str
     trainings: int
     parameters: int
-    licence: str  # of its pre-trained weights; empty when training starts from none
+    licence: str  # of its pre-trained weights; empty if training starts from random weights
     gpu_hours: float | None
 
 
 class Plan(BaseModel):
-    """What `cliptea plan` prints; None is unknown."""
+    """The contents of `cliptea plan`. None means unknown."""
 
-    steps: dict[str, int]  # step -> tasks
+    steps: dict[str, int]  # step -> number of tasks, without bookkeeping steps and with a single tokens task
     trainings: int
     students: list[Student]
-    images: int | None  # training images that published results are measured on
+    images: int | None  # number of training images
     views: int | None
-    view_bytes: int  # CLS token and region maps: what training reads, stored
-    dense_bytes: int  # dense tokens of a view, stored
+    view_bytes: int  # stored size of a view's CLS token and region maps, which training reads
+    dense_bytes: int  # stored size of a view's dense tokens
     teacher_gpu_hours: float | None
-    pays_from: float | None  # number of trainings at which stored tokens cost CLIP less than CLIP in the loop
+    pays_from: float | None  # number of trainings from which storing tokens needs less CLIP time than CLIP in the loop
     missing: list[str]
 
     @property
@@ -86,7 +86,7 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
 
 
 def read_rates(file: Path | None, given: list[str]) -> dict[str, float]:
-    """Measured images per second: those of a benchmark file, then those given as "NAME=NUMBER".
+    """Measured images per second from a benchmark file, overridden by those given as "NAME=NUMBER".
 
     Raises:
         ConfigError: the file or a rate cannot be read.
@@ -110,7 +110,7 @@ def read_rates(file: Path | None, given: list[str]) -> dict[str, float]:
 
 
 def _steps(variants: list[Variant]) -> dict[str, int]:
-    once = {"resolve": 1, "split": 1, "teacher": 1}
+    once = {"resolve": 1, "split": 1, "tokens": 1, "teacher": 1}
     return {**once, "train": len(variants), "evaluate": len(variants), "compare": 1, "promote": 1}
 
 
@@ -169,7 +169,7 @@ def _teacher_shape(config: Config) -> tuple[int, int]:
 
 
 def _missing(config: Config, configs: list[Config]) -> list[str]:
-    """What the run needs and is not there, as far as this machine can tell without a network."""
+    """What the run needs but is missing, as far as this machine can check without a network."""
     found = []
     roots = {"data.root": (config.data.dataset, config.data.root)}
     roots |= {f"evaluation.sets.{name}.root": (s.dataset or name, s.root) for name, s in config.evaluation.sets.items()}

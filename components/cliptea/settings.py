@@ -1,4 +1,4 @@
-"""One road for settings: defaults <- preset <- variant <- overrides, validated into one `Config`."""
+"""Settings are merged as defaults <- preset <- overrides <- variant and validated as one `Config`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cliptea.errors import ConfigError
 __all__ = ["apply_delta", "load", "merge", "presets", "variant_group", "variant_groups"]
 
 SECRET = re.compile(r"passw|secret|credential|access_?key|api_?key|private", re.IGNORECASE)
-# Addresses with a user (scheme://user@, scheme://user:password@, a slash in the password) or a signed query.
+# Addresses with a user (scheme://user@, scheme://user:password@, even with a slash in the password) or a signed query.
 SECRET_ADDRESS = re.compile(
     r"://(?:[^/\s@]+|[^/\s@]*:(?!\d+/)[^\s@]*)@"
     r"|[?&](?:[\w-]*(?:signature|credential|token|passw|secret|key)[\w-]*|sig)=",
@@ -30,7 +30,7 @@ def load(preset: str = "demo", overrides: Sequence[str] = ()) -> Config:
     """Resolve a preset and overrides of the form "a.b=c" into a validated config.
 
     Raises:
-        ConfigError: unknown preset or key, wrong type, or settings that exclude each other; one line.
+        ConfigError: the preset or a key does not exist, a type is wrong, or settings contradict each other; one line.
     """
     delta = merge(_preset(preset), {"preset": preset})
     for override in overrides:
@@ -48,12 +48,12 @@ def load(preset: str = "demo", overrides: Sequence[str] = ()) -> Config:
 
 
 def apply_delta(config: Config, delta: Mapping[str, Any]) -> Config:
-    """The config with a variant's nested delta applied and everything validated again."""
+    """Apply a variant's nested delta to a resolved config, so that it overrides everything else, and validate again."""
     return _validate(merge(config.model_dump(), delta))
 
 
 def merge(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested update of mappings; neither argument is changed."""
+    """Merge nested mappings. Neither argument is changed."""
     merged = dict(base)
     for key, value in delta.items():
         old = merged.get(key)

@@ -42,6 +42,7 @@ def test_gpu_hours_are_images_over_rates():
     )
     assert made.images == 10582
     assert made.steps["train"] == 6
+    assert list(made.steps)[:4] == ["resolve", "split", "tokens", "teacher"]
     training = 2 * 20000 * 16 * (1 / 50 + 1 / 40 + 1 / 30) / 3600
     views = 10582 * settings.load("voc12").teacher.views
     assert made.gpu_hours == pytest.approx(training + views / 100 / 3600)

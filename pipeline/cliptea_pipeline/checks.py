@@ -1,4 +1,4 @@
-"""What `cliptea doctor` looks at outside Kubernetes: object store and MLflow. Each within seconds."""
+"""The checks of `cliptea doctor` outside Kubernetes: object store and MLflow. Each takes at most seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cliptea.storage import Store, is_remote, open_store
 __all__ = ["BROKEN", "NOT_READY", "OK", "UNKNOWN", "UTF8", "Finding", "answer", "mlflow", "store"]
 
 OK, BROKEN, NOT_READY, UNKNOWN = "ok", "missing", "not ready", "cannot tell"
-# A database in another encoding cannot be asked for such a name, and the server repeats what Python says of that.
+# A database in another encoding cannot look up this name, and the server returns Python's error message.
 NOT_ASCII, NO_CODE = "name = '\U0001f600'", "codec can't encode character"
 UTF8 = "MLflow needs one in UTF8, and docs/cluster.md explains how to check it and how to create one"
 SECONDS = 4.0  # for one request; it is not tried again
@@ -25,7 +25,7 @@ PROBE = "doctor"  # folder of the objects that are written and deleted
 
 
 class Finding(NamedTuple):
-    """One line: what was looked at, whether it is there, and what to do if not."""
+    """One line with the name of the check, its result, and what to do about it."""
 
     what: str
     state: str
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
 
 def store(uri: str | None = None) -> Iterator[Finding]:
-    """The object store, by default that of CLIPTEA_STORE: credentials, endpoint, a real write, read and delete."""
+    """Check the object store, by default CLIPTEA_STORE: credentials, endpoint, and writing, reading and deleting."""
     uri = uri or os.environ.get("CLIPTEA_STORE", "")
     if not uri:
         yield Finding(
@@ -69,7 +69,7 @@ def _probe(opened: Store) -> None:
 
 
 def mlflow() -> Iterator[Finding]:
-    """The tracking server that MLFLOW_TRACKING_URI names, with the credentials of the environment."""
+    """Check the tracking server in MLFLOW_TRACKING_URI, with the credentials in the environment."""
     from cliptea.tracking.address import tracking_address
 
     try:
@@ -100,7 +100,7 @@ def mlflow() -> Iterator[Finding]:
 
 
 def _postgresql(uri: str) -> Finding:
-    """A database that MLflow is to use without a server of its own; in another encoding than UTF8 it does not work."""
+    """Check a database that MLflow uses without a server. MLflow only works with UTF8."""
     from sqlalchemy import NullPool, create_engine, text
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -124,12 +124,12 @@ def _postgresql(uri: str) -> Finding:
 def answer(
     what: str, where: str, url: str, headers: dict[str, str], address: str, credentials: str
 ) -> tuple[Finding, Any]:
-    """What is said of a server that is asked for a JSON object, and the object that it answers, if any.
+    """Request a JSON object from a server, and return a finding about the server and the object, if any.
 
-    A server that starts up or is in trouble is not ready; one that nobody finds is missing.
+    A server that is starting or failing is "not ready"; a server that cannot be reached is "missing".
 
     Args:
-        what: the server, as it is shown.
+        what: the displayed name of the server.
         where: its address, without a password.
         url, headers: the request.
         address, credentials: the variables that set them.

@@ -1,4 +1,4 @@
-"""What `cliptea doctor` looks at in Kubernetes: Trainer and its runtime, rights, settings, secrets, GPUs, quota."""
+"""The checks of `cliptea doctor` in Kubernetes: Trainer, its runtime, permissions, settings, secrets, GPUs, quota."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUNTIMES = {"TrainingRuntime": "trainingruntimes", "ClusterTrainingRuntime": "cl
 
 
 def kubernetes(namespace: str | None, placement: Placement) -> list[Callable[[], Iterator[Finding]]]:
-    """The checks of a cluster, each of which may be called in a thread of its own; one when no cluster answers."""
+    """The checks of a cluster, each of which can run in its own thread. If no cluster answers, there is only one."""
     try:
         cluster = connect(namespace or "", timeout=(int(SECONDS), int(SECONDS)))
     except ClusterError as error:
@@ -55,7 +55,7 @@ def _unanswered(status: int | None) -> Finding:
 
 
 def _trainer(cluster: Cluster, placement: Placement, needed: bool, kinds: list[str]) -> Iterator[Finding]:
-    """Trainer and its runtime; `kinds` are those of its objects that the cluster knows."""
+    """Trainer and its runtime; `kinds` are the kinds of Trainer objects that the cluster supports."""
     absent = BROKEN if needed else UNKNOWN
     yield Finding("Kubernetes", OK, f"the API answers; namespace {cluster.namespace}")
     if "trainjobs" not in kinds:
@@ -70,7 +70,7 @@ def _trainer(cluster: Cluster, placement: Placement, needed: bool, kinds: list[s
 
 
 def _rights(cluster: Cluster, needed: bool) -> Iterator[Finding]:
-    """What the train step does; asked for the one who calls, which in a step's pod is its service account."""
+    """The permissions that the train step needs, for the caller, which is the service account in a step's pod."""
     lacking, unknown = [], []
     for right in RIGHTS:
         may = allowed(cluster, right)
@@ -106,7 +106,7 @@ def _secrets(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
         keys = placement.taken(named)
         if not keys:
             continue
-        optional = name == WEBHOOK or keys != named  # of what the MLflow plug-in says, credentials alone are left
+        optional = name == WEBHOOK or keys != named  # with the MLflow plug-in, only credentials remain
         status, found = get(cluster, f"{base}/secrets/{name}")
         held = set((found or {}).get("data") or {}) & set(keys)
         if status == 200 and not held and not optional:
@@ -153,14 +153,14 @@ def _count(node: dict[str, Any], resource: str) -> int:
 
 
 def _fits(node: dict[str, Any], step: StepPlacement, resource: str) -> bool:
-    """Whether the pods of a step may be put on a node that has enough GPUs. Taints are not looked at."""
+    """Whether a node can run the pods of a step and has enough GPUs. Taints are ignored."""
     closed = node.get("spec", {}).get("unschedulable", False)
     labels = node.get("metadata", {}).get("labels", {})
     return not closed and step.node_selector.items() <= labels.items() and _count(node, resource) >= step.gpus
 
 
 def _quota(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
-    """Whether the students that train at a time have room; those that wait too long are given up."""
+    """Whether all students that train at a time fit into the quota. Students that wait too long fail."""
     students, gpus = placement.students_at_a_time, placement.steps.train.gpus * placement.train_job.nodes
     status, found = get(cluster, f"/api/v1/namespaces/{cluster.namespace}/resourcequotas")
     if status != 200 or found is None:

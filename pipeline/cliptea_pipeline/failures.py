@@ -1,4 +1,4 @@
-"""Why a run on a cluster failed: each failed step, its one error line, and where there is more."""
+"""Why a run on a cluster failed: each failed step with its error and the command that shows its log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Failure(NamedTuple):
     Attributes:
         who: step and variant.
         text: its one error line.
-        more: the command that shows its log; "" where that is gone.
+        more: the command that shows its log, or "" if the log is gone.
     """
 
     who: str
@@ -35,7 +35,7 @@ class Failure(NamedTuple):
 
 
 def failures(endpoint: Endpoint, run_id: str, look: Look, told: dict[tuple[str, str], str]) -> list[Failure]:
-    """The failed steps of a run that is over.
+    """The failed steps of a run that has ended.
 
     Args:
         endpoint: of Kubeflow Pipelines.
@@ -74,7 +74,7 @@ def _from_logs(endpoint: Endpoint, run_id: str, tasks: list[Task]) -> Iterator[F
 
 
 def _read(log: str) -> tuple[str, str]:
-    """Step and variant of a pod's log, and its last error line."""
+    """The step and variant in a pod's log, and its last error line."""
     events = list(TOLD.finditer(log))
     if not events:
         return "", ""

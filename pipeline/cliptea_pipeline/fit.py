@@ -1,4 +1,4 @@
-"""Whether settings fit the compiled pipeline that is to run them: said before a server is asked, not by a pod."""
+"""Check that settings fit the compiled pipeline that will run them, before any request to a server."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from cliptea_pipeline.placement import Placement
 __all__ = ["PARAMETERS", "Compiled", "check_fit", "read_compiled"]
 
 PARAMETERS = {"preset", "overrides", "skip_unchanged"}  # of the pipeline
-# The step whose GPUs are used by as many processes as a setting says; a TrainJob's are the placement's.
+# Steps with GPUs whose number of processes is a setting. For TrainJobs, the placement sets it.
 PROCESSES = {"tokens": "teacher.num_workers", "train": "train.processes"}
 
 
 class Compiled(NamedTuple):
-    """What a compiled pipeline says of its placement.
+    """The placement that is contained in a compiled pipeline.
 
     Attributes:
-        image: of every step.
-        store: where it is written into the pipeline, else "".
-        gpus: of each step.
-        job: of the launcher trainjob, else None.
-        room: students of one run.
+        image: image of every step.
+        store: address of the store if the pipeline contains it, or else "".
+        gpus: number of GPUs of each step.
+        job: settings of the launcher trainjob, or else None.
+        room: number of students that fit into one run.
     """
 
     image: str
@@ -45,7 +45,7 @@ def read_compiled(file: Path) -> Compiled:
     """The placement that a pipeline was compiled with.
 
     Raises:
-        ConfigError: the file cannot be read, or is no compiled pipeline of ours.
+        ConfigError: the file cannot be read, or is not a compiled cliptea pipeline.
     """
     expected = "a file that `cliptea compile -o` wrote"
     try:
@@ -77,11 +77,11 @@ def _job_settings(spec: dict[str, Any]) -> JobSettings | None:
 
 
 def check_fit(config: Config, compiled: Compiled) -> None:
-    """Refuse settings that cannot run on the pipeline's placement.
+    """Reject settings that cannot run with the placement of the pipeline.
 
     Raises:
-        ConfigError: students are too many, processes cannot share a batch or leave GPUs idle, or what a pod would read
-            is on this machine.
+        ConfigError: there are too many students, processes cannot share a batch or leave GPUs idle, or a pod would need
+            files on this machine.
     """
     students = [variant.config for variant in expand(config)]
     require_room(len(students), compiled.room)
@@ -98,7 +98,7 @@ def check_fit(config: Config, compiled: Compiled) -> None:
                 f"add --set {setting}={gpus}, or change steps.{step}.gpus in the placement file",
             )
     if compiled.store.startswith("file:"):
-        return  # the steps mount a volume, and may read data from it as well
+        return  # the steps mount a volume, which may contain data as well
     for key, path in _read_by_pods(config, students):
         if path is None:
             raise ConfigError(f"{key} is not set", "the address of the data", f"add --set {key}=s3://BUCKET/FOLDER")
@@ -111,7 +111,7 @@ def check_fit(config: Config, compiled: Compiled) -> None:
 
 
 def _read_by_pods(config: Config, students: list[Config]) -> Iterator[tuple[str, str | None]]:
-    """The files and folders that settings name, with None for data that have none."""
+    """The files and folders in the settings, with None for data without a folder."""
     sets = {"data": (config.data.dataset, config.data.root)}
     sets |= {f"evaluation.sets.{name}": (s.dataset or name, s.root) for name, s in config.evaluation.sets.items()}
     yield from ((f"{key}.root", root) for key, (dataset, root) in sets.items() if dataset != "demo")

@@ -1,4 +1,4 @@
-"""What `cliptea doctor` asks Kubeflow Pipelines, and of MLflow with its help."""
+"""The checks of `cliptea doctor` that use Kubeflow Pipelines, also for runs in MLflow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOOKED_AT = 10  # newest runs
 
 
 class _Api(NamedTuple):
-    """Pipelines' API, asked once and quickly; `Endpoint` would try again and load kfp."""
+    """Pipelines' API with short time limits and without retries. `Endpoint` would retry, and load kfp."""
 
     url: str
 
@@ -40,12 +40,12 @@ class _Api(NamedTuple):
 
 
 def kfp(endpoint: str | None, namespace: str | None, placement: Placement) -> Iterator[Finding]:
-    """Pipelines' API, whether it lets one list experiments, which a run needs, and whether it has the MLflow plug-in.
+    """Check Pipelines' API, the permission to list experiments, which a run needs, and the MLflow plug-in.
 
     Args:
-        endpoint: default: KFP_ENDPOINT.
-        namespace: of one of several users.
-        placement: says whether the plug-in is expected.
+        endpoint: defaults to KFP_ENDPOINT.
+        namespace: of the user in multi-user mode.
+        placement: defines whether the plug-in is expected.
     """
     try:
         api = _Api(address(endpoint))
@@ -84,10 +84,11 @@ def _plugin(api: _Api, where: str, placement: Placement) -> Iterator[Finding]:
 
 
 def sweep(endpoint: str | None) -> Iterator[Finding]:
-    """Close the runs in MLflow that have ended without a word, as cancelled ones do. Never a failure of doctor's.
+    """Close ended runs that are still open in MLflow, such as cancelled ones. This never makes doctor fail.
 
     Args:
-        endpoint: of Pipelines, which knows what has ended; default: KFP_ENDPOINT. Without one, long silence must do.
+        endpoint: of Pipelines, which knows the ended runs; defaults to KFP_ENDPOINT. Without it, only runs without a
+            heartbeat for a long time are closed.
     """
     if not is_named():
         return

@@ -32,7 +32,7 @@ FAILED, BAD_SETTINGS = 1, 2
 
 
 def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) -> int:
-    """Run the pipeline, or what is missing of it, and show how it goes.
+    """Run the missing parts of the pipeline, and show their progress.
 
     Args:
         preset: name of the preset.
@@ -41,7 +41,7 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
         debug: show the tracebacks of failed steps.
 
     Returns:
-        Exit code: 0, 1 when a step failed, 2 when a setting was refused, 128 + signal when stopped.
+        Exit code: 0, or 1 if a step failed, 2 if a setting was rejected, 128 + signal if the run was stopped.
 
     Raises:
         ClipteaError: nothing was started.
@@ -55,7 +55,7 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
         board, code = _follow(workdir, file, {"preset": preset, "overrides": list(overrides)})
     finally:
         workdir.close()
-    if "report" in board.published:  # also where promotion failed after it
+    if "report" in board.published:  # even if promotion failed after it
         _fetch(workdir, board)
     if code == 0:
         _conclude(workdir, board, time.monotonic() - start)
@@ -115,7 +115,7 @@ def _exit_code(process: subprocess.Popen[bytes], board: Board) -> int:
 
 
 def _fetch(workdir: Workdir, board: Board) -> None:
-    """Put report and results where the user looks for them."""
+    """Copy report and results to the work directory."""
     for name, target in (("report", workdir.report), ("results", workdir.results)):
         partial = target.with_name(f".{target.name}.partial")
         partial.write_bytes(read_uri(board.published[name]))
@@ -143,7 +143,7 @@ def _mark_stopped(workdir: Workdir, board: Board) -> None:
     from cliptea.tracking.state import mark_stopped
 
     os.environ["MLFLOW_TRACKING_URI"] = workdir.tracking_uri
-    with contextlib.suppress(Exception):  # the run has been stopped, whatever state it is shown in
+    with contextlib.suppress(Exception):  # the run was stopped, even if MLflow shows another state
         mark_stopped(board.published["tracking_run"])
 
 

@@ -1,4 +1,4 @@
-"""A placement's YAML file, and what is wrong with it in one line."""
+"""Reads the YAML file of a placement, with errors in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cliptea_pipeline.placement import Placement, Toleration
 
 __all__ = ["read_placement"]
 
-WORDS = {  # pydantic's words for what YAML has made of a value
+WORDS = {  # plain words for pydantic's errors
     "int_type": "expected a whole number",
     "int_from_float": "expected a whole number",
     "string_type": "expected text; put it in quotes",
@@ -26,7 +26,7 @@ WORDS = {  # pydantic's words for what YAML has made of a value
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is twice in a mapping, of which YAML else takes the last without a word."""
+    """Rejects repeated keys in a mapping, of which YAML would silently use the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -38,10 +38,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_placement(file: Path | None) -> Placement:
-    """The placement of a YAML file, which says only what differs from the defaults; None: the defaults.
+    """The placement in a YAML file, which only contains differences from the defaults. None means the defaults.
 
     Raises:
-        ConfigError: it cannot be read, or has unknown keys or wrong values; one line.
+        ConfigError: it cannot be read, or has unknown keys or invalid values; one line.
     """
     if file is None:
         return Placement()
@@ -74,7 +74,7 @@ def _readable(error: ValidationError, file: Path) -> ConfigError:
 
 
 def _keys(section: list[str]) -> Iterator[str]:
-    """The keys that a section of the file may have."""
+    """The keys that are allowed in a section of the file."""
     model: Any = Placement()
     for part in section:
         model = Toleration() if part.isdigit() else getattr(model, part)

@@ -1,4 +1,4 @@
-"""`cliptea plan`: what a run would cost, as a page for the terminal."""
+"""`cliptea plan`: shows the estimated cost of a run in the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["show_plan"]
 
 
 def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
-    """Print the plan of a run, of which one on a cluster has room for `room` students."""
+    """Print the plan of a run. On a cluster, one run has room for `room` students."""
     tasks = ", ".join(name if number == 1 else f"{name} x {number}" for name, number in plan.steps.items())
     facts = Table.grid(padding=(0, 2))
     for name, value in (

@@ -1,4 +1,4 @@
-"""What `cliptea doctor` sees of servers by way of Kubernetes: the controller of workflows, and our MLflow."""
+"""The servers that `cliptea doctor` checks through Kubernetes: the workflow controller, and cliptea's MLflow."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cliptea_pipeline.cluster_api import get
 __all__ = ["controller", "mlflow_pods"]
 
 CONTROLLER = "workflow-controller-configmap"
-PIPELINES = "kubeflow"  # namespace of Pipelines, where steps run in another
+PIPELINES = "kubeflow"  # namespace of Pipelines, if steps run in another
 MLFLOW = "app.kubernetes.io/component=mlflow"
-NOT_UTF8 = "bytes-like object"  # what MLflow fails with, and tries again, when its database has no encoding
+NOT_UTF8 = "bytes-like object"  # in MLflow's error if its database has no encoding
 
 
 def controller(cluster: Cluster) -> Iterator[Finding]:
-    """What the controller of workflows runs again by itself, and how large a run may be."""
+    """What the workflow controller retries, and how large a run can be."""
     held = None
     for namespace in dict.fromkeys((cluster.namespace, PIPELINES)):
         status, found = get(cluster, f"/api/v1/namespaces/{namespace}/configmaps/{CONTROLLER}")
@@ -51,7 +51,7 @@ def controller(cluster: Cluster) -> Iterator[Finding]:
 
 
 def mlflow_pods(cluster: Cluster) -> Iterator[Finding]:
-    """Why the MLflow of our manifests does not start, if it does not; nothing is said of any other MLflow."""
+    """Why the MLflow of cliptea's manifests does not start. Other MLflow servers are ignored."""
     base = f"/api/v1/namespaces/{cluster.namespace}/pods"
     status, found = get(cluster, f"{base}?labelSelector={MLFLOW}")
     for pod in (found or {}).get("items", []) if status == 200 else []:

@@ -1,4 +1,4 @@
-"""The commands that use models: where the model is, what is shown, and what is said at the end."""
+"""The commands that use models: they find the model, show progress, and report the result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONGEST_NAME = 100  # characters; CLIP reads 77 tokens
 def predict(
     images: Sequence[Path], uri: str, names: str | None, text_weights: str | None, output: Path, workdir: Path
 ) -> int:
-    """Predict every image; returns the exit code, 1 when there was a bad one."""
+    """Predict every image, and return the exit code, which is 1 if an image could not be read."""
     from cliptea.serving.photos import find_images
 
     wanted = None if names is None else split_names(names)
@@ -50,7 +50,7 @@ def predict(
 
 
 def export(uri: str, file: Path, size: str | None, workdir: Path) -> None:
-    """Export a model and say what the file takes and how it was checked."""
+    """Export a model, and report which inputs the file accepts and how it compares with PyTorch."""
     if file.suffix != ".onnx":
         raise ConfigError(
             f"cannot export to {file}", "a file name that ends in .onnx; a .json file of that name is written as well"
@@ -76,10 +76,10 @@ def export(uri: str, file: Path, size: str | None, workdir: Path) -> None:
 
 
 def rollback(model: str, workdir: Path) -> None:
-    """Move the alias back and say so.
+    """Move the alias back to the previous champion, and report it.
 
     Args:
-        model: NAME, or models:/NAME@champion as other commands take it.
+        model: NAME, or models:/NAME@champion as in other commands.
     """
     match = re.fullmatch(r"(?:models:/)?([^/:@]+)(?:@champion)?", model)
     if match is None:
@@ -100,7 +100,7 @@ def split_names(text: str) -> list[str]:
     """The names in "cat, dog,my sofa".
 
     Raises:
-        ConfigError: none, a doubled or an endless one, or too many.
+        ConfigError: there are no names, too many, repeated ones, or one is too long.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if longest := max((name for name in names if len(name) > LONGEST_NAME), key=len, default=""):
@@ -120,9 +120,9 @@ def split_names(text: str) -> list[str]:
 
 
 def _model(uri: str, workdir: Path) -> Segmenter:
-    """The model at an address; what cannot be is refused before torch is imported, which takes seconds."""
+    """The model at an address. Invalid addresses are rejected before torch is imported, which takes seconds."""
     store = workdir.absolute() / "store"
-    if store.is_dir():  # the demo's text tower lies there
+    if store.is_dir():  # it contains the demo's text tower
         os.environ.setdefault("CLIPTEA_STORE", store.as_uri())
     if re.fullmatch(r"models:/[^/@]+", uri):
         raise ConfigError(f"--model {uri} does not name a version", f"{uri}@champion or {uri}/VERSION")
@@ -144,7 +144,7 @@ def _model(uri: str, workdir: Path) -> Segmenter:
 
 
 def _find_tracking(workdir: Path) -> None:
-    """Where MLflow is: the user's server, or the database of a local run."""
+    """Set the address of MLflow: the user's server, or the database of a local run."""
     require_server()
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return
@@ -169,7 +169,7 @@ def _tell_classes(model: Segmenter, classes: ClassSet) -> None:
 
 
 def _predict_all(model: Segmenter, classes: ClassSet, sources: Sequence[Any], output: Path, uri: str) -> int:
-    """Predict with a progress bar, write areas.json whatever happens, and return the number of bad images."""
+    """Predict with a progress bar, always write areas.json, and return the number of unreadable images."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -62,7 +62,9 @@ def test_what_is_no_time_is_refused_before_anything_is_done(monkeypatch, capsys,
     monkeypatch.setenv("CLIPTEA_PATIENCE", given)
     monkeypatch.delenv("CLIPTEA_STORE", raising=False)
     monkeypatch.delenv("CLIPTEA_ALIVE", raising=False)
-    with pytest.raises(ConfigError, match=f"CLIPTEA_PATIENCE='{given}' is no time; expected a number of seconds"):
+    with pytest.raises(
+        ConfigError, match=f"CLIPTEA_PATIENCE='{given}' is not a valid time; expected a number of seconds"
+    ):
         patience()
     done = []
     with pytest.raises(SystemExit):

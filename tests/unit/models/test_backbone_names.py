@@ -41,8 +41,8 @@ def test_the_names_read_from_timm_are_those_that_timm_lists():
     [
         ("timm:resnet5", "resnet50"),
         ("timm:", "timm has no encoder ''"),
-        ("no_such_package.networks:make", "no module no_such_package"),
-        ("json.no_such_module:make", "no module json.no_such_module"),
+        ("no_such_package.networks:make", "the module no_such_package"),
+        ("json.no_such_module:make", "the module json.no_such_module"),
         ("json:", "package.module:function"),
         ("segnext", "timm:NAME or package.module:function"),
     ],

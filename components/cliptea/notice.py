@@ -1,4 +1,4 @@
-"""A word about the end of a run to an optional webhook (CLIPTEA_WEBHOOK, an address that is kept as a secret)."""
+"""Notifies an optional webhook of the end of a run (CLIPTEA_WEBHOOK, an address that is kept secret)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SECONDS = 10
 
 
 def post_state(job_id: str, state: str, error: str, tracking_run: str) -> None:
-    """Post a run's end as JSON: job_id, state, error, mlflow_run_id, and `text`, which chat services show.
+    """Post the end of a run as JSON: job_id, state, error, mlflow_run_id, and `text`, which chat services show.
 
-    Without an address nothing is sent; a webhook that fails costs a warning, which does not name the address.
+    Nothing is sent without an address. If the webhook fails, a warning is printed that does not contain the address.
 
     Args:
         job_id: the pipeline job.

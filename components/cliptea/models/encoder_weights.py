@@ -1,4 +1,4 @@
-"""Weights that an encoder starts from: read, unwrapped, and loaded only when every one of them fits."""
+"""Initial weights of an encoder. They are read, unwrapped, and only loaded if all of them fit."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def read_state(source: WeightsSource, published: Callable[[str], State]) -> Stat
 
 
 def download(what: str, get: Callable[[], Any]) -> State:
-    """Call `get` to download `what`; a failure is one line that says what to do without a network.
+    """Call `get` to download `what`. Failures become one line that explains what to do without internet access.
 
     Raises:
-        ConfigError: nothing came.
+        ConfigError: the download failed.
     """
     try:
         return _unwrap(get(), what)
@@ -58,7 +58,7 @@ def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: Weight
     """Load `state` into `encoder`, which it must fit key by key and shape by shape.
 
     Raises:
-        ConfigError: it does not; names the first keys of each kind.
+        ConfigError: it does not fit. The error names the first keys of each kind.
     """
     wanted = encoder.state_dict()
     problems = {

@@ -1,4 +1,4 @@
-"""A network of the user's own: what `package.module:function` returns for a number of channels.
+"""The user's own network, which `package.module:function` returns for a number of channels.
 
 Shape legend: B images, H, W input size, D feature channels, h, w output size.
 """
@@ -46,7 +46,7 @@ class OwnStudent(Student):
 
 
 def build(channels: int, dropout: float, source: WeightsSource | None, module: str, function: str) -> OwnStudent:
-    """The network that `function` of `module` makes; dropout and weights are the function's own affair.
+    """The network that `function` of `module` creates. Dropout and weights are up to this function.
 
     Raises:
         ConfigError: it cannot be imported or called, or returns no module.

@@ -1,4 +1,4 @@
-"""Class names of the user's own choice: the model's where it knows them, else through the text tower it learned from.
+"""Class embeddings for any class names, from the model if it knows them, or else from the text tower of its teacher.
 
 Shape legend: N classes; D width.
 """
@@ -27,14 +27,14 @@ DEFAULT = TeacherSource(weights="", model="ViT-B-16-quickgelu", templates="singl
 
 
 def choose_classes(model: Segmenter, names: Sequence[str] | None, text_weights: str | None) -> ClassSet:
-    """What to segment into. gamma is the model's own when it knows all names, else 0: free names have no fair one.
+    """The classes to segment. Gamma is the model's own if it knows all names, or else 0, as no suitable value is known.
 
     Args:
         names: None for the model's own list.
-        text_weights: CLIP weights for names that it does not know; None: those that it was trained with.
+        text_weights: CLIP weights for names that the model does not know; None: those that it was trained with.
 
     Raises:
-        ConfigError: a name is not known and no text tower is at hand, or one of another width.
+        ConfigError: a name is not known, and the text tower is not available or has another width.
     """
     known = model.description.classes
     free = [name for name in names or () if name not in known]

@@ -1,4 +1,4 @@
-"""A student as an ONNX file that takes the class embeddings as an input, checked against torch before it is written.
+"""Exports a student to an ONNX file with the class embeddings as an input, and compares it with torch before writing.
 
 Shape legend: B images, H, W size; N classes; D width.
 """
@@ -42,19 +42,19 @@ class Exported(NamedTuple):
 
 
 def export_onnx(model: Segmenter, file: Path, size: tuple[int, int] | None = None) -> Exported:
-    """Write `file`, and beside it one with the suffix .json: class names, unseen ones, gamma, embeddings and sizes.
+    """Write `file`, and a file with the suffix .json that contains class names, gamma, embeddings and sizes.
 
     The network takes `images` (B, 3, H, W) float32 RGB 0-255, H and W multiples of the divisor, and `embeddings` (N, D)
-    float32 of unit norm, and gives `logits` (B, N, H, W). The second file says under `steps` how an image of any size
-    gets the mask that `cliptea predict` gives it.
+    float32 of unit norm, and returns `logits` (B, N, H, W). The `steps` in the second file explain how to get the mask
+    that `cliptea predict` writes for an image of any size.
 
     Args:
-        size: the only height and width that it takes; None: any, where the network can be exported so, else those of
-            the scale.
+        size: fixed height and width; None: any size if the network can be exported like this, or else the size of the
+            scale.
 
     Raises:
-        ConfigError: the size is no multiple of the divisor.
-        ClipteaError: the network cannot be exported, or the file does not compute what torch does.
+        ConfigError: the size is not a multiple of the divisor.
+        ClipteaError: the network cannot be exported, or the file gives other results than torch.
         StorageError: it cannot be written.
     """
     evaluation = model.description.evaluation

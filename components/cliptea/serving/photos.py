@@ -1,4 +1,4 @@
-"""Photos as people have them: of any pixel mode, turned by EXIF, in folders."""
+"""Reads photos in any pixel mode, with EXIF rotation, from files and folders."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Source(NamedTuple):
 
 
 def find_images(paths: Sequence[Path], leave_out: Path) -> list[Source]:
-    """The files named, and the images in the folders named and below them.
+    """The given files, and all images in the given folders and their subfolders.
 
     Args:
         paths: files and folders.
-        leave_out: a folder that is not searched, where results lie.
+        leave_out: a folder with results, which is not searched.
 
     Raises:
-        DataError: a folder without an image, or nothing at a path.
+        DataError: a folder contains no images, or a path does not exist.
     """
     found: list[tuple[Path, Path]] = []  # file, and what becomes its name
     for path in paths:

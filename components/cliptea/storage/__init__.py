@@ -1,4 +1,4 @@
-"""Object storage. Every large datum lies under a key of one store; its root is a URI.
+"""Object storage. All large data are stored under the keys of one store, whose root is a URI.
 
 `file:///folder` serves one machine, `s3://bucket/folder` a cluster, with any S3 server.
 
@@ -6,13 +6,13 @@
 |---|---|
 | CLIPTEA_STORE | URI of the store that a run writes to |
 | CLIPTEA_CACHE | folder for downloaded objects and unfinished work; default: cliptea in the user's cache folder |
-| CLIPTEA_CACHE_GIB | how much of it shards read from S3 may take; default: 16, the least recently used go first |
+| CLIPTEA_CACHE_GIB | limit for cached shards from S3; default: 16, the least recently used ones are deleted first |
 | CLIPTEA_S3_ENDPOINT | http(s)://HOST:PORT of the S3 server; default: AWS |
 | AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN | credentials; without them, |
 | AWS_SHARED_CREDENTIALS_FILE, AWS_PROFILE | a (mounted) file of credentials and its section; without it, an IAM role |
-| AWS_REGION | region of the bucket; default: the server is asked |
+| AWS_REGION | region of the bucket; default: as reported by the server |
 | SSL_CERT_FILE | CA file for https; default: certifi's |
-| CLIPTEA_PATIENCE | seconds that a server may be away, S3 as any other; default: 600 in a step, 10 in a command |
+| CLIPTEA_PATIENCE | seconds to wait for S3 and other servers that are down; default: 600 in a step, 10 in a command |
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ __all__ = ["Entry", "FileStore", "Store", "fetch", "is_remote", "open_store", "r
 
 
 def open_store(uri: str | None = None, patience: float | None = None) -> Store:
-    """The store at `uri`, by default the one that the environment variable CLIPTEA_STORE names.
+    """The store at `uri`, by default the one in the environment variable CLIPTEA_STORE.
 
     Args:
         uri: s3://bucket/folder or file:///folder.
-        patience: seconds that its server may be away; default: `cliptea.outage.patience()`.
+        patience: seconds to wait for its server; defaults to `cliptea.outage.patience()`.
 
     Raises:
-        StorageError: no store is named, or its scheme is not served.
+        StorageError: no store is set, or its scheme is not supported.
     """
     uri = uri or os.environ.get("CLIPTEA_STORE", "")
     if is_remote(uri):

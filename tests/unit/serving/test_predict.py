@@ -1,6 +1,7 @@
 """The command `cliptea predict` on files and folders: masks, overlays, areas, and what is said of bad images."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -41,7 +42,7 @@ def test_masks_overlays_and_areas_are_written(photos, model_folder, model, tmp_p
     output = tmp_path / "out"
     answer = call(photos, "--model", model_folder, "-o", output)
     assert answer.exit_code == 0, answer.output
-    assert "4 classes; gamma 0.02 for the unseen ones: zebra" in answer.stdout
+    assert "4 classes; gamma is 0.02 for the unseen ones: zebra" in answer.stdout
     files = sorted(str(file.relative_to(output)) for file in output.rglob("*") if file.is_file())
     assert files == ["areas.json", "masks/a.png", "masks/sub/b.png", "overlays/a.jpg", "overlays/sub/b.jpg"]
     told = json.loads((output / "areas.json").read_text())
@@ -165,7 +166,7 @@ def test_a_size_is_refused_by_its_option_and_what_is_done_is_said_after_that(mod
             app, ["export", "--model", str(model_folder), "-o", str(tmp_path / "a.onnx"), "--size", size]
         )
         assert answer.exit_code == 2
-        assert answer.stderr.startswith(f"error: --size {size}; expected ")
+        assert re.match(rf"error: .*--size {size}.*; expected ", answer.stderr)
         assert answer.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -261,7 +261,7 @@ def test_earlier_runs_that_ended_without_a_word_are_closed(pipelines, mlflow, co
     assert ended.exit_code == (0 if command[0] == "schedule" else 3)
     notes = [line for line in ended.stderr.splitlines() if line.startswith("note: ")]
     assert len(notes) == 1
-    assert notes[0].endswith(": closed as KILLED; Pipelines says that it is over")
+    assert notes[0].endswith(": closed as KILLED; Pipelines reports that it has ended")
     assert states(mlflow, [over[0], unknown[0]]) == ["KILLED", "RUNNING"]
 
 

@@ -225,7 +225,7 @@ def test_a_run_that_is_cancelled_and_watched_by_nobody_is_closed_by_the_next(req
     state.sweep()
     states, why = gone.mlflow()
     assert states == ["KILLED", "KILLED"]
-    assert "no sign of life" in why
+    assert "no heartbeat" in why
     assert [(body["job_id"], body["state"]) for body in told] == [(RUN, "CANCELED")]
 
 
@@ -310,7 +310,7 @@ def test_a_step_that_is_cancelled_has_not_failed(request, store, kubernetes, mon
     state.sweep(lambda job_id: "KILLED")
     states, why = gone.mlflow()
     assert states == ["KILLED", "KILLED"]
-    assert "Pipelines says that it is over" in why
+    assert "Pipelines reports that it has ended" in why
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ class _Follower:
             with self._patient():
                 job = self.cluster.job(self.name)
                 if job is None:
-                    return f"the TrainJob {self.name} was deleted by somebody else"
+                    return f"the TrainJob {self.name} was deleted from outside"
                 pods = self.cluster.pods(self.name)
                 at_work = self._wait_anew() if suspended(job) else self._count(pods)
                 now = troubles(job, pods, self.cluster.warnings(self.name))

@@ -70,7 +70,7 @@ def test_what_is_no_time_is_refused_before_anything_is_done(monkeypatch, capsys,
     with pytest.raises(SystemExit):
         run_step("train", lambda: done.append("work"))
     assert done == []
-    assert f"error: CLIPTEA_PATIENCE='{given}' is no time" in capsys.readouterr().err
+    assert f"error: CLIPTEA_PATIENCE='{given}' is not a valid time" in capsys.readouterr().err
     ended = CliRunner().invoke(app, ["plan", "--preset", "smoke"])
     assert (ended.exit_code, ended.output.count("\n")) == (2, 1)
     assert "CLIPTEA_PATIENCE" in ended.stderr

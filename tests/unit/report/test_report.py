@@ -213,7 +213,7 @@ def test_facts_warnings_and_settings_are_there(page):
     for part in ("mlflow ui --backend-store-uri", "0af7651916cd", "b1946ac92492", "torch 2.15.0", "train.lr"):
         assert part in text
     assert "3 images have no labelled pixel." in page.text["header"]
-    assert "fixed beforehand at 0 " in page.text["gamma"]
+    assert "fixed in advance at 0 " in page.text["gamma"]
     assert "was not tuned on these" in page.text["gamma"]
 
 

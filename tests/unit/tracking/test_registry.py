@@ -127,7 +127,7 @@ def test_rollback_without_a_champion_says_so(client):
 
 def test_rollback_of_an_unknown_model_names_those_that_are(client):
     promote(client, 0.4)
-    with pytest.raises(ConfigError, match=f"no registered model 'other'.*{NAME}"):
+    with pytest.raises(ConfigError, match=f"registered model 'other' does not exist.*{NAME}"):
         rollback(client, "other")
 
 

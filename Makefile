@@ -19,10 +19,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 install: $(INSTALLED) ## install the product and its tools into .venv
 
-demo: install ## run the whole pipeline here: ten minutes, then open .cliptea/report.html
+demo: install ## run the whole pipeline on this machine (ten minutes), then open .cliptea/report.html
 	$(BIN)/cliptea run --preset demo --workdir $(WORKDIR)
 
-ui: install ## open MLflow on the demo's runs
+ui: install ## open MLflow with the runs of the demo
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKDIR)/mlflow/mlflow.db
 
 test: install ## run the tests (about 20 minutes on two cores)
@@ -31,17 +31,17 @@ test: install ## run the tests (about 20 minutes on two cores)
 test-long: install ## run the long tests as well: kills in every step, the demo's claims
 	$(BIN)/python -m pytest
 
-bench: install ## measure speed and size against their goals: benchmarks/README.md
+bench: install ## measure speed and size, see benchmarks/README.md
 	$(BIN)/python -m benchmarks
 
-lint: install ## check style, types, import rules and that the compiled pipeline is current
+lint: install ## check style, types, import rules and whether the compiled pipeline is up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/cliptea compile --check
 
-format: install ## put the code into its format
+format: install ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -51,11 +51,11 @@ compile: install ## write pipeline/cliptea.yaml
 environment: install ## write docs/environment.md
 	$(BIN)/python -m cliptea.env > docs/environment.md
 
-docs: install ## build the pages and the API reference: dist/docs/index.html
+docs: install ## build the documentation and the API reference: dist/docs/index.html
 	rm -rf docs/api
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --conf-dir docs . dist/docs
 
-image: ## build the container images with docker or buildah, as in IMAGES="cpu cuda mlflow"; see docker/build.sh
+image: ## build container images with docker or buildah, for example IMAGES="cpu cuda mlflow"; see docker/build.sh
 	docker/build.sh $(IMAGES)
 
 clean: ## remove the work directory (not the installation)

@@ -59,10 +59,18 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--only", action="append", choices=NAMES, metavar="NAME", help=f"may be repeated; one of {', '.join(NAMES)}"
+        "--only",
+        action="append",
+        choices=NAMES,
+        metavar="NAME",
+        help=f"run only this row; can be repeated; one of {', '.join(NAMES)}",
     )
-    parser.add_argument("--quick", action="store_true", help="see that it runs; the figures mean nothing")
-    parser.add_argument("--long", action="store_true", help="also what takes tens of minutes, and every backbone")
+    parser.add_argument(
+        "--quick", action="store_true", help="only check that every row runs; the figures are meaningless"
+    )
+    parser.add_argument(
+        "--long", action="store_true", help="also run rows that take tens of minutes, and every backbone"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file to write")
     return parser
 

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Build the images with docker, or where none runs, with buildah: docker/build.sh [cpu] [cuda] [mlflow]
+# Build the images with docker, or with buildah if docker is not running: docker/build.sh [cpu] [cuda] [mlflow]
 #
-#   BUILDER      docker or buildah; default: the first that works
-#   BASE         base image; default: the Dockerfile's. With a digest the base is exactly the same every time
-#   TORCH_INDEX  package index of the cpu image's torch, such as PyTorch's own for processors; default: the usual index,
-#                whose torch holds CUDA as well
-#   PIP_CONF     pip.conf for the build, for a mirror or a company's CA; it stays out of the images
+#   BUILDER      docker or buildah; default: the first one that works
+#   BASE         base image; default: as in the Dockerfile. Use a digest to pin the base image exactly
+#   TORCH_INDEX  package index for torch in the cpu image, such as PyTorch's index for CPUs; default: the usual index,
+#                whose torch includes CUDA
+#   PIP_CONF     pip.conf for the build, for a mirror or a private CA; it is not copied into the images
 #   BUILD_FLAGS  more flags for the builder
 set -eu
 cd "$(dirname "$0")/.."
@@ -18,11 +18,11 @@ fail() {
     exit 1
 }
 
-# What is wrong is said before the first image, which takes minutes.
+# Check the arguments before the first build, which takes minutes.
 for image in "${@:-cpu}"; do
     case $image in
     cpu | cuda | mlflow) ;;
-    *) fail "no image $image; expected cpu, cuda or mlflow" ;;
+    *) fail "the image $image does not exist; expected cpu, cuda or mlflow" ;;
     esac
 done
 

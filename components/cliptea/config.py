@@ -1,8 +1,8 @@
 """All settings: the only place with defaults.
 
-A config is built as defaults <- preset (YAML delta) <- variant (YAML delta) <- overrides ("a.b=c"), see
-`cliptea.settings`. Defaults are the paper's (arXiv 2310.02296) or, where it is silent, the conventions that
-the reproduction notes in the docstrings name.
+A config is built as defaults <- preset (YAML delta) <- overrides ("a.b=c") <- variant (YAML delta), see
+`cliptea.settings`. Defaults are the paper's values (arXiv 2310.02296), or established conventions where the paper gives
+no value; docs/method.md lists them.
 """
 
 from __future__ import annotations
@@ -34,52 +34,52 @@ class WorldConfig(Section):
     size: Annotated[int, Field(ge=32, multiple_of=8)] = 64  # height and width of a scene, pixels
     train_scenes: Positive = 800
     val_scenes: Positive = 200
-    canvases: Positive = 6  # textures of a class, drawn anew for the teacher, the train and the val scenes
+    canvases: Positive = 6  # textures per class, different ones for the teacher, the train and the val scenes
 
 
 class DataConfig(Section):
     dataset: str = "demo"  # a name in cliptea.data.datasets
-    root: str | None = None  # folder or s3:// prefix of the raw data; the demo world has none
-    train_list: Literal["train", "trainaug"] | None = None  # VOC: train leaves out SBD's images; None: the paper's
-    seed: Annotated[int, Field(ge=0)] = 0  # another seed is another demo world
-    unseen: list[str] | None = None  # class names; None: the data set's own list
-    shard_mib: Positive = 64  # a shard is closed when it has grown past this
+    root: str | None = None  # folder or s3:// prefix of the raw data; not used by the demo world
+    train_list: Literal["train", "trainaug"] | None = None  # VOC: train omits the images of SBD; None: as in the paper
+    seed: Annotated[int, Field(ge=0)] = 0  # selects the views, and in the demo also the world
+    unseen: list[str] | None = None  # class names; None: the default list of the data set
+    shard_mib: Positive = 64  # a shard is closed when it reaches this size
     world: WorldConfig = WorldConfig()
 
 
 class PretrainConfig(Section):
-    """Contrastive pre-training of the demo's small CLIP, used only with `teacher.weights=demo`."""
+    """Contrastive pre-training of the demo's small CLIP, only used with `teacher.weights=demo`."""
 
-    detail_iterations: Positive = 150  # on crops a quarter of a scene wide, most of them of one class
+    detail_iterations: Positive = 150  # first on crops a quarter of a scene wide, mostly of a single class
     crop_iterations: Positive = 150  # then on crops half as wide as a scene
-    scene_iterations: Annotated[int, Field(ge=0)] = 60  # then on whole scenes
+    scene_iterations: Annotated[int, Field(ge=0)] = 60  # and finally on whole scenes
     detail_batch: Positive = 384
     crop_batch: Positive = 96
     scene_batch: Positive = 48
     lr: Annotated[float, Field(gt=0)] = 1.5e-3
-    scenes: Positive = 3000  # rendered once; all crops are taken from these
+    scenes: Positive = 3000  # number of rendered scenes, from which all crops are taken
 
 
 class TeacherConfig(Section):
-    """CLIP and the views whose tokens are stored (method: arXiv 2310.02296 section 3.1)."""
+    """CLIP and the views whose tokens are stored (arXiv 2310.02296, section 3.1)."""
 
-    weights: str | None = None  # "demo", a path, an s3:// URI, or an open_clip pre-training tag; must be named
-    model: str = "ViT-B-16-quickgelu"  # open_clip architecture; a folder of weights brings its own
+    weights: str | None = None  # "demo", a path, an s3:// URI, or an open_clip pre-training tag; required
+    model: str = "ViT-B-16-quickgelu"  # open_clip architecture; a folder of weights has its own
     templates: Literal["single", "multi"] = "single"  # prompts, see cliptea.teacher.text
-    text_features: str | None = None  # .npy of the classes' text features; None: from the text tower
+    text_features: str | None = None  # .npy file with the text features of the classes; None: use the text tower
     views: Positive = 1  # deterministic scale-and-crop views of each training image
-    base_scale: Size = (2048, 512)  # long and short edge that an image is fitted in before the ratio
+    base_scale: Size = (2048, 512)  # long and short edge that an image is fitted into before the ratio is applied
     ratio_range: tuple[float, float] = (0.5, 2.0)
     crop: Positive = 512
-    cat_max_ratio: Fraction = 0.75  # a crop is retried while one class covers more of its labelled pixels
+    cat_max_ratio: Fraction = 0.75  # a crop is drawn again if one class covers this share of its labelled pixels
     batch_size: Positive = 16
-    keep_dense: bool = True  # store dense tokens: later clustering settings then need no CLIP
-    num_workers: Positive = 1  # processes of one machine that run CLIP; each uses the next GPU
+    keep_dense: bool = True  # store dense tokens, so that new clustering settings do not need CLIP
+    num_workers: Positive = 1  # CLIP processes on one machine, each with its own GPU
     pretrain: PretrainConfig = PretrainConfig()
 
     @property
     def source(self) -> WeightsSource:
-        """What `weights` names."""
+        """The kind and place of `weights`."""
         return WeightsSource.of(self.weights)
 
     @model_validator(mode="after")
@@ -101,7 +101,7 @@ class ClusteringConfig(Section):
 
 
 class LossConfig(Section):
-    """Terms of eq. 11 and 12; the switches are Table 3's rows."""
+    """Terms of eq. 11 and 12 in the paper. The switches are the rows of Table 3."""
 
     cls_token: bool = True  # L_global
     ce: bool = True
@@ -110,7 +110,7 @@ class LossConfig(Section):
     focal_weight: Annotated[float, Field(ge=0)] = 100.0
     dice_weight: Annotated[float, Field(ge=0)] = 1.0
     nel_ignore: Literal["exclude", "negative"] = "exclude"
-    size: Literal["image", "feature"] = "image"  # where the pixel losses are taken
+    size: Literal["image", "feature"] = "image"  # resolution at which the pixel losses are computed
 
 
 class MethodConfig(Section):
@@ -132,42 +132,42 @@ class MethodConfig(Section):
 
 class StudentConfig(Section):
     backbone: str = "segformer_b0"  # a name in cliptea.models, timm:NAME, or your own package.module:function
-    # ImageNet weights: true, a tag of timm, a file or s3://bucket/key; or these by backbone, false where none is named
+    # ImageNet weights: true, a timm tag, a file or s3://bucket/key; or a mapping from backbones to these, else false
     pretrained: bool | str | dict[str, bool | str] = False
     dropout: Fraction = 0.1  # before the last 1x1 convolution
 
     @property
     def initial_weights(self) -> bool | str:
-        """`pretrained` for this backbone."""
+        """The value of `pretrained` for this backbone."""
         return self.pretrained.get(self.backbone, False) if isinstance(self.pretrained, dict) else self.pretrained
 
 
 class TrainConfig(Section):
-    """Section 4.1 and, where it is silent, MMSegmentation's schedules."""
+    """Training as in section 4.1 of the paper or, where it gives no details, as in MMSegmentation's schedules."""
 
     iterations: Positive = 20000
-    batch_size: Positive = 16  # over all processes
-    processes: Positive = 1  # of one machine; a TrainJob's are its own
-    accumulate: Positive = 1  # parts that a process works off its images in; see cliptea.training.trainer
+    batch_size: Positive = 16  # in total over all processes
+    processes: Positive = 1  # on one machine; the placement sets those of a TrainJob
+    accumulate: Positive = 1  # parts into which each process splits its images; see cliptea.training.trainer
     lr: Annotated[float, Field(gt=0)] = 6e-5
-    lr_scale: dict[str, float] = Field(default_factory=dict)  # backbone -> factor on lr
+    lr_scale: dict[str, float] = Field(default_factory=dict)  # backbone -> factor for lr
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    head_lr_factor: Annotated[float, Field(gt=0)] | None = None  # None: the backbone family's own
-    generator_lr_factor: Annotated[float, Field(gt=0)] | None = None  # of the pixel module's g; None: the head's
-    warmup_iterations: Annotated[int, Field(ge=0)] = 1500  # at most 5 % of the iterations are used
-    clip_norm: Annotated[float, Field(gt=0)] | None = None  # longest gradient, over all parameters
-    sync_bn: bool | None = None  # batch norms over all processes' images, on GPUs; None: as is best for the backbone
+    head_lr_factor: Annotated[float, Field(gt=0)] | None = None  # None: the default of the backbone family
+    generator_lr_factor: Annotated[float, Field(gt=0)] | None = None  # of the pixel module's g; None: as the head
+    warmup_iterations: Annotated[int, Field(ge=0)] = 1500  # limited to 5 % of the iterations
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # maximum gradient norm over all parameters
+    sync_bn: bool | None = None  # synchronise batch norms over processes on GPUs; None: the default for the backbone
     photometric: bool = True
     flip: Fraction = 0.5
-    workers: Annotated[int, Field(ge=0)] = 2  # data loading processes of each process
+    workers: Annotated[int, Field(ge=0)] = 2  # data loading processes per training process
     checkpoint_every: Positive = 1000
     keep_checkpoints: Positive = 2
     log_every: Positive = 50
-    amp: bool = True  # bfloat16 autocast where there is a GPU
-    tf32: bool = False  # TF32 for what stays float32 on a GPU, the losses' products included
+    amp: bool = True  # bfloat16 autocast on GPUs
+    tf32: bool = False  # use TF32 for float32 products on GPUs, including those in the losses
     channels_last: bool = False  # memory layout of images and features
-    compile: bool = False  # the student by torch.compile
+    compile: bool = False  # compile the student with torch.compile
 
     @model_validator(mode="after")
     def _shared(self) -> TrainConfig:
@@ -175,12 +175,12 @@ class TrainConfig(Section):
         return self
 
     def require_shared(self, processes: int, named: str = "", setting: str = "train.processes") -> None:
-        """Refuse a batch of which so many processes cannot have the same number of images, in parts of equal size.
+        """Reject a batch size that the processes and `accumulate` cannot divide into equal parts.
 
         Args:
             processes: on all nodes.
-            named: what the message calls them; default: "N processes".
-            setting: what their number is changed by.
+            named: how the message names them; default: "N processes".
+            setting: the setting that changes their number.
 
         Raises:
             ConfigError: it does not divide.
@@ -189,38 +189,38 @@ class TrainConfig(Section):
         if self.batch_size % parts:
             accumulate = f" and train.accumulate={self.accumulate}" if self.accumulate > 1 else ""
             raise ConfigError(
-                f"train.batch_size={self.batch_size} with {named or f'{processes} processes'}{accumulate}",
+                f"train.batch_size={self.batch_size} cannot be divided among {named or f'{processes} processes'}{accumulate}",
                 f"a multiple of {parts}",
                 f"change train.batch_size, or {setting}",
             )
 
 
 class EvaluationSet(Section):
-    """A further data set to score on, with its own classes and split (the paper's Table 2)."""
+    """A further data set for evaluation, with its own classes and split (as in Table 2 of the paper)."""
 
     root: str | None = None
-    dataset: str | None = None  # None: its name in `evaluation.sets` is the data set's
-    unseen: list[str] | None = None  # None: the data set's own list
-    templates: Literal["single", "multi"] | None = None  # prompts; None: the teacher's
-    text_features: str | None = None  # .npy of its classes' text features; None: from the text tower
-    gamma: float = 0.0  # a student that was trained elsewhere favours none of these classes
+    dataset: str | None = None  # None: its name in `evaluation.sets` is the name of the data set
+    unseen: list[str] | None = None  # None: the default list of the data set
+    templates: Literal["single", "multi"] | None = None  # prompts; None: those of the teacher
+    text_features: str | None = None  # .npy file with the text features of its classes; None: use the text tower
+    gamma: float = 0.0  # a student trained on other data is not biased towards any of these classes
 
     def data(self, name: str, base: DataConfig) -> DataConfig:
-        """The data section that reads the set of that name."""
+        """The data section for reading the set called `name`."""
         return base.model_copy(update={"dataset": self.dataset or name, "root": self.root, "unseen": self.unseen})
 
 
 class EvaluationConfig(Section):
-    sets: dict[str, EvaluationSet] = {}  # by name, besides the val images of the data set itself
-    gamma: float = 1.5  # added to unseen logits (section 3.4)
-    gamma_no_cls_token: float = 5.0  # the same for students trained without L_global (Table 3)
-    sweep: list[float] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]  # shown beside it, never used to choose
-    scale: Size = (2048, 512)  # long and short edge that a test image is fitted in
+    sets: dict[str, EvaluationSet] = {}  # by name, in addition to the val images of the data set itself
+    gamma: float = 1.5  # added to unseen logits (paper, section 3.4)
+    gamma_no_cls_token: float = 5.0  # the same for students trained without L_global (paper, Table 3)
+    sweep: list[float] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]  # other values for the report, never used to choose
+    scale: Size = (2048, 512)  # long and short edge that a test image is fitted into
     divisor: Positive = 32  # zero padding to a multiple of this
     mode: Literal["whole", "slide"] = "whole"
     window: Positive = 512  # of sliding windows, pixels
     stride: Positive = 426  # between sliding windows, pixels
-    figures: Annotated[int, Field(ge=0)] | list[str] = 6  # images shown in the report: how many, or their names
+    figures: Annotated[int, Field(ge=0)] | list[str] = 6  # images in the report, as a number or as a list of names
 
     @model_validator(mode="after")
     def _overlapping(self) -> EvaluationConfig:
@@ -230,16 +230,16 @@ class EvaluationConfig(Section):
 
 
 class PromotionConfig(Section):
-    margin: Fraction = 0.0  # a new champion must beat the old one's hIoU by more than this
+    margin: Fraction = 0.0  # a new champion must exceed the hIoU of the old one by more than this
     model: str | None = None  # name in the registry; None: cliptea-DATASET
 
 
 class Config(Section):
-    """One run: everything that decides its result."""
+    """Everything that determines the result of a run."""
 
     preset: str = "demo"
-    seeds: Positive = 1  # repetitions of a student's training
-    variants: list[str] = ["backbones"]  # groups, or "group/name", of cliptea/variants
+    seeds: Positive = 1  # number of times that each student is trained
+    variants: list[str] = ["backbones"]  # groups or "group/name", from cliptea/variants
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
     method: MethodConfig = MethodConfig()
@@ -252,6 +252,6 @@ class Config(Section):
     def _distinct_sets(self) -> Config:
         if self.data.dataset in self.evaluation.sets:
             raise ValueError(
-                f"evaluation.sets.{self.data.dataset}: the data set itself is called so; expected another name"
+                f"evaluation.sets.{self.data.dataset} has the name of the data set itself; expected another name"
             )
         return self

@@ -1,7 +1,7 @@
 """Errors that a user can act on.
 
-Every message is one line that says what happened, what was expected and what to do next. The command line
-prints it without a traceback and exits with 2; a step prints it and fails.
+Every message is one line that says what happened, what was expected and what to do next. The command line prints it
+without a traceback and exits with 2 for a `ConfigError` and 1 for the others; a step prints it and fails.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ __all__ = ["ClipteaError", "ConfigError", "DataError", "ServerAway", "StorageErr
 
 
 class ClipteaError(Exception):
-    """Base of all errors that are the input's or the surroundings' fault, not the program's.
+    """Base class of errors that are caused by the input or the environment, and not by the program.
 
     Attributes:
-        temporary: whether the same may succeed when it is tried again later, with nothing changed.
+        temporary: whether a retry may succeed later without any change.
     """
 
     temporary = False
@@ -29,19 +29,19 @@ class ClipteaError(Exception):
 
 
 class ConfigError(ClipteaError):
-    """A setting is unknown, of the wrong type, or cannot be combined with another."""
+    """A setting does not exist, has the wrong type, or cannot be combined with another one."""
 
 
 class DataError(ClipteaError):
-    """An image, a label map or a class list is not what the data set promises."""
+    """An image, a label map or a class list does not match the definition of its data set."""
 
 
 class StorageError(ClipteaError):
-    """The object store or the work directory cannot be read or written, or holds something damaged."""
+    """The object store or the work directory cannot be read or written, or contains damaged data."""
 
 
 class ServerAway(StorageError):
-    """A server that is needed refuses connections, is unreachable or answers 5xx. It may come back."""
+    """A required server refuses connections, is unreachable or answers 5xx. It may come back."""
 
     temporary = True
 

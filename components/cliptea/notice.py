@@ -1,4 +1,4 @@
-"""A word about the end of a run to an optional webhook (CLIPTEA_WEBHOOK, an address that is kept as a secret)."""
+"""Notifies an optional webhook of the end of a run (CLIPTEA_WEBHOOK, an address that is kept secret)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SECONDS = 10
 
 
 def post_state(job_id: str, state: str, error: str, tracking_run: str) -> None:
-    """Post a run's end as JSON: job_id, state, error, mlflow_run_id, and `text`, which chat services show.
+    """Post the end of a run as JSON: job_id, state, error, mlflow_run_id, and `text`, which chat services show.
 
-    Without an address nothing is sent; a webhook that fails costs a warning, which does not name the address.
+    Nothing is sent without an address. If the webhook fails, a warning is printed that does not contain the address.
 
     Args:
         job_id: the pipeline job.
@@ -36,4 +36,4 @@ def post_state(job_id: str, state: str, error: str, tracking_run: str) -> None:
             pass
     except (OSError, ValueError) as problem:
         kind = getattr(problem, "code", None) or type(getattr(problem, "reason", problem)).__name__
-        progress.warn(f"the webhook of CLIPTEA_WEBHOOK was not told that the run ended ({kind})")
+        progress.warn(f"the webhook CLIPTEA_WEBHOOK could not be notified that the run ended ({kind})")

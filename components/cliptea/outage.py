@@ -1,7 +1,7 @@
-"""Servers that are away for a while: how long they are waited for, and what is said meanwhile.
+"""Waits for servers that are down, and reports it.
 
-One rule for the object store, MLflow and the APIs of a cluster. A server that refuses connections, cannot be reached
-or answers 5xx may come back: it is asked again until the patience is over. What it refuses (4xx) is refused at once.
+The object store, MLflow and the APIs of a cluster follow one rule. If a server refuses connections, cannot be reached
+or answers 5xx, the request is repeated until the patience is over. Requests that it rejects (4xx) fail at once.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from cliptea import env, progress
 
 __all__ = ["COMMAND_SECONDS", "STEP_SECONDS", "Outage", "patience", "present", "unreached", "untrusted"]
 
-STEP_SECONDS = 600.0  # default in a pipeline's step: servers restart within minutes
-COMMAND_SECONDS = 10.0  # default of a command, which somebody waits for
-AGAIN_SECONDS = 60.0  # between two words about the same outage
+STEP_SECONDS = 600.0  # default in a step, because servers restart within minutes
+COMMAND_SECONDS = 10.0  # default in a command, because a user waits for it
+AGAIN_SECONDS = 60.0  # between two reports of the same outage
 FIRST_PAUSE = 0.5  # seconds between the first two tries; it doubles with each further one,
 LONGEST_PAUSE = 10.0  # up to this
 
@@ -29,12 +29,12 @@ _news: dict[str, float] = {}  # and since when it is away, until its return is t
 
 
 def patience() -> float:
-    """Seconds that a server may be away: CLIPTEA_PATIENCE, else ten minutes in a step and ten seconds elsewhere.
+    """Seconds to wait for a server: CLIPTEA_PATIENCE, or else ten minutes in a step and ten seconds elsewhere.
 
-    0 means one try.
+    0 means a single try.
 
     Raises:
-        ConfigError: CLIPTEA_PATIENCE is no finite number of at least 0.
+        ConfigError: CLIPTEA_PATIENCE is not a finite number of at least 0.
     """
     seconds = env.PATIENCE.number()
     if seconds is None:
@@ -43,12 +43,12 @@ def patience() -> float:
 
 
 def present() -> bool:
-    """Whether a server is being waited for in this process now."""
+    """Whether this process is currently waiting for a server."""
     return bool(_present)
 
 
 def untrusted(error: BaseException | None) -> bool:
-    """Whether this is about a certificate or the kind of encryption, which no waiting mends."""
+    """Whether the error is about a certificate or the encryption, so that waiting does not help."""
     broken = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
     return isinstance(error, ssl.SSLError) and not isinstance(error, broken)
 
@@ -59,18 +59,18 @@ def unreached(error: Exception) -> str:
 
     cause = getattr(error, "reason", None) or error  # a last try that failed wraps what happened
     if isinstance(cause, NameResolutionError):
-        return "nobody knows its name"
-    return "nothing listens there" if isinstance(cause, NewConnectionError) else type(cause).__name__
+        return "unknown host name"
+    return "nothing is listening there" if isinstance(cause, NewConnectionError) else type(cause).__name__
 
 
 class Outage:
-    """The absence of one server for one request, ended by its answer or by our patience.
+    """The outage of a server for one request. It ends when the server answers or the patience is over.
 
-    The absence is told at once and again each minute, however many requests of this process wait for the same server.
+    An outage is reported at once and then every minute, even if several requests in this process wait for the server.
 
     Args:
-        server: as in "S3 at http://host:8333".
-        seconds: that it may be away, from the first failure on; default: `patience()`.
+        server: for example "S3 at http://host:8333".
+        seconds: time limit from the first failure on; defaults to `patience()`.
     """
 
     def __init__(self, server: str, seconds: float | None = None) -> None:
@@ -79,7 +79,7 @@ class Outage:
         self._tries = 0
 
     def wait(self, reason: str) -> bool:
-        """Take note of a try that failed, and pause before the next one; False when the patience is over.
+        """Record a failed try, and pause before the next one. Returns False if the patience is over.
 
         Args:
             reason: why the try failed, in a few words.
@@ -101,7 +101,7 @@ class Outage:
         return True
 
     def over(self) -> None:
-        """Take note that the server has answered."""
+        """Record that the server has answered."""
         if self._since is None and not _news:
             return
         self._leave()
@@ -118,8 +118,8 @@ class Outage:
             _told[self._server] = now
             since = _news.setdefault(self._server, self._since or now)
         progress.warn(
-            f"{self._server} does not answer ({reason}); trying again for {progress.clock(left)}, "
-            f"away for {progress.clock(now - since)}"
+            f"{self._server} does not answer ({reason}); trying again for another {progress.clock(left)} "
+            f"(no answer for {progress.clock(now - since)} so far)"
         )
 
     def _leave(self) -> None:

@@ -1,6 +1,6 @@
-"""What a run would cost and what it lacks, from settings and published facts alone: no data are touched.
+"""The estimated cost of a run and what is missing for it, from settings and published facts. It reads no data.
 
-Shape legend: D teacher width, g tokens a side.
+Shape legend: D teacher width, g tokens per side.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cliptea.teacher.outputs import clustering_key
 
 __all__ = ["TEACHER", "Plan", "Student", "make_plan", "read_rates"]
 
-TEACHER = "teacher"  # name of CLIP's rate among the students'
+TEACHER = "teacher"  # name of CLIP's rate among the rates of the students
 TAR_BLOCK, NPY_HEADER = 512, 128  # bytes
 
 
@@ -33,22 +33,22 @@ class Student(BaseModel):
     backbone: str
     trainings: int
     parameters: int
-    licence: str  # of its pre-trained weights; empty when training starts from none
+    licence: str  # of its pre-trained weights; empty if training starts from random weights
     gpu_hours: float | None
 
 
 class Plan(BaseModel):
-    """What `cliptea plan` prints; None is unknown."""
+    """The contents of `cliptea plan`. None means unknown."""
 
-    steps: dict[str, int]  # step -> tasks
+    steps: dict[str, int]  # step -> number of tasks, without bookkeeping steps and with a single tokens task
     trainings: int
     students: list[Student]
-    images: int | None  # training images that published results are measured on
+    images: int | None  # number of training images
     views: int | None
-    view_bytes: int  # CLS token and region maps: what training reads, stored
-    dense_bytes: int  # dense tokens of a view, stored
+    view_bytes: int  # stored size of a view's CLS token and region maps, which training reads
+    dense_bytes: int  # stored size of a view's dense tokens
     teacher_gpu_hours: float | None
-    pays_from: float | None  # number of trainings at which stored tokens cost CLIP less than CLIP in the loop
+    pays_from: float | None  # number of trainings from which storing tokens needs less CLIP time than CLIP in the loop
     missing: list[str]
 
     @property
@@ -86,7 +86,7 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
 
 
 def read_rates(file: Path | None, given: list[str]) -> dict[str, float]:
-    """Measured images per second: those of a benchmark file, then those given as "NAME=NUMBER".
+    """Measured images per second from a benchmark file, overridden by those given as "NAME=NUMBER".
 
     Raises:
         ConfigError: the file or a rate cannot be read.
@@ -110,7 +110,7 @@ def read_rates(file: Path | None, given: list[str]) -> dict[str, float]:
 
 
 def _steps(variants: list[Variant]) -> dict[str, int]:
-    once = {"resolve": 1, "split": 1, "teacher": 1}
+    once = {"resolve": 1, "split": 1, "tokens": 1, "teacher": 1}
     return {**once, "train": len(variants), "evaluate": len(variants), "compare": 1, "promote": 1}
 
 
@@ -161,13 +161,15 @@ def _teacher_shape(config: Config) -> tuple[int, int]:
 
         described = open_clip.get_model_config(config.teacher.model)
         if described is None:
-            raise ConfigError(f"there is no CLIP {config.teacher.model!r}", "an open_clip architecture")
+            raise ConfigError(
+                f"teacher.model={config.teacher.model!r} does not exist", "the name of an open_clip architecture"
+            )
     patch = described["vision_cfg"].get("patch_size", 16)
     return described["embed_dim"], config.teacher.crop // patch
 
 
 def _missing(config: Config, configs: list[Config]) -> list[str]:
-    """What the run needs and is not there, as far as this machine can tell without a network."""
+    """What the run needs but is missing, as far as this machine can check without a network."""
     found = []
     roots = {"data.root": (config.data.dataset, config.data.root)}
     roots |= {f"evaluation.sets.{name}.root": (s.dataset or name, s.root) for name, s in config.evaluation.sets.items()}
@@ -177,7 +179,7 @@ def _missing(config: Config, configs: list[Config]) -> list[str]:
         if root is None:
             found.append(f"data: {key} is not set")
         elif not is_remote(root) and not Path(root).expanduser().is_dir():
-            found.append(f"data: {key}={root} is no folder here")
+            found.append(f"data: {key}={root} is not a folder on this machine")
     sources = {f"teacher.weights={config.teacher.weights}": config.teacher.source}
     for student in [c.student for c in configs]:
         source = weights(student.backbone, student.initial_weights)
@@ -185,9 +187,9 @@ def _missing(config: Config, configs: list[Config]) -> list[str]:
             sources[f"student.pretrained={student.initial_weights} of {student.backbone}"] = source
     for key, source in sources.items():
         if source.kind == "tag":
-            found.append(f"weights: {key} will be downloaded from a hub; name a file where none can be reached")
+            found.append(f"weights: {key} will be downloaded; without internet access, set it to a file instead")
         elif source.missing:
-            found.append(f"weights: {key}: there is no such file or folder here")
+            found.append(f"weights: {key} does not exist on this machine")
     if is_remote(env.STORE.get()) and not env.S3_ENDPOINT.is_set():
-        found.append("endpoint: CLIPTEA_S3_ENDPOINT is not set; AWS is meant then")
+        found.append("endpoint: CLIPTEA_S3_ENDPOINT is not set, so s3:// addresses refer to AWS")
     return found

@@ -1,7 +1,7 @@
-"""What a step is doing, told to whoever watches: events in a file on one machine, log lines on a cluster.
+"""Reports the progress of a step, as events in a file on one machine, or as log lines on a cluster.
 
-When the environment variable CLIPTEA_EVENTS names a file, every event is appended to it as one line of JSON,
-which `cliptea run` shows as progress bars. Without it, the same news goes to stderr, sparsely.
+If the environment variable CLIPTEA_EVENTS is set to a file, every event is appended to it as one line of JSON, and
+`cliptea run` shows progress bars. Without it, events are printed to stderr less often.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _listeners: list[Callable[[dict[str, Any]], None]] = []
 
 @contextmanager
 def listening(hear: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Have `hear` called with every event of this process inside the block, besides where events go anyway."""
+    """Also call `hear` with every event of this process inside the block."""
     _listeners.append(hear)
     try:
         yield
@@ -41,7 +41,7 @@ def listening(hear: Callable[[dict[str, Any]], None]) -> Iterator[None]:
 
 @contextmanager
 def step(name: str, label: str = "") -> Iterator[None]:
-    """Mark everything inside as the step `name` (of the variant `label`), and tell how it ended."""
+    """Mark everything inside as the step `name` (of the variant `label`), and report how it ended."""
     global _reused
     _reused = False
     outer = env.STEP.get()
@@ -71,35 +71,35 @@ def step(name: str, label: str = "") -> Iterator[None]:
 
 
 def reused() -> None:
-    """Say that the present step found its output already made."""
+    """Report that the current step reuses an existing output."""
     global _reused
     _reused = True
 
 
 def note(text: str) -> None:
-    """Say something worth one line, such as what was left out."""
+    """Report useful information in one line, for example about something that was omitted."""
     _tell("note", text=text)
 
 
 def warn(text: str) -> None:
-    """Say that a result may not be what the user expects."""
+    """Warn that a result may not be what the user expects."""
     _tell("warn", text=text)
 
 
 def publish(**values: str) -> None:
-    """Hand small facts, such as the address of a report, to the command that started the run."""
+    """Pass small facts, such as the address of a report, to the command that started the run."""
     _tell("published", values=values)
 
 
 @contextmanager
 def bar(text: str, total: int | None = None, unit: str = "it", done: int = 0) -> Iterator[Bar]:
-    """Count long work.
+    """Show the progress of long work.
 
     Args:
-        text: what is being done, such as "training".
-        total: units in all, or None when that is not known.
+        text: name of the work, such as "training".
+        total: total number of units, or None if it is not known.
         unit: name of one unit, such as "image".
-        done: units that an earlier run has left; they count as done, not as fast.
+        done: units that an earlier run has completed. They count as done, but not for the rate.
     """
     counted = Bar(text, total, unit, done)
     try:
@@ -109,7 +109,7 @@ def bar(text: str, total: int | None = None, unit: str = "it", done: int = 0) ->
 
 
 class Bar:
-    """Counts units and tells about them now and then."""
+    """Counts units and reports them from time to time."""
 
     def __init__(self, text: str, total: int | None, unit: str, done: int) -> None:
         self.text, self.total, self.unit, self.done = text, total, unit, done
@@ -129,7 +129,7 @@ class Bar:
 
     @property
     def rate(self) -> float:
-        """Units a second over the last `WINDOW_SECONDS`."""
+        """Units per second over the last `WINDOW_SECONDS`."""
         now = time.monotonic()
         while len(self._seen) > 2 and now - self._seen[1][0] > WINDOW_SECONDS:
             self._seen.popleft()
@@ -157,7 +157,7 @@ class Bar:
 
 
 def clock(seconds: float) -> str:
-    """Seconds in words: 0.4 s, 42 s, 3 min 07 s, 2 h 05 min."""
+    """A duration in words: 0.4 s, 42 s, 3 min 07 s, 2 h 05 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -210,7 +210,7 @@ def _tell(event: str, **facts: Any) -> None:
 
 
 def _write(path: str, event: str, name: str, label: str, facts: dict[str, Any]) -> None:
-    """A line of the events file or, without one, of the log."""
+    """Write a line to the events file, or to the log if there is none."""
     try:
         if path:
             line = json.dumps({"event": event, "step": name, "label": label, "pid": os.getpid(), **facts})

@@ -1,4 +1,4 @@
-"""One road for settings: defaults <- preset <- variant <- overrides, validated into one `Config`."""
+"""Settings are merged as defaults <- preset <- overrides <- variant and validated as one `Config`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cliptea.errors import ConfigError
 __all__ = ["apply_delta", "load", "merge", "presets", "variant_group", "variant_groups"]
 
 SECRET = re.compile(r"passw|secret|credential|access_?key|api_?key|private", re.IGNORECASE)
-# Addresses with a user (scheme://user@, scheme://user:password@, a slash in the password) or a signed query.
+# Addresses with a user (scheme://user@, scheme://user:password@, even with a slash in the password) or a signed query.
 SECRET_ADDRESS = re.compile(
     r"://(?:[^/\s@]+|[^/\s@]*:(?!\d+/)[^\s@]*)@"
     r"|[?&](?:[\w-]*(?:signature|credential|token|passw|secret|key)[\w-]*|sig)=",
@@ -30,7 +30,7 @@ def load(preset: str = "demo", overrides: Sequence[str] = ()) -> Config:
     """Resolve a preset and overrides of the form "a.b=c" into a validated config.
 
     Raises:
-        ConfigError: unknown preset or key, wrong type, or settings that exclude each other; one line.
+        ConfigError: the preset or a key does not exist, a type is wrong, or settings contradict each other; one line.
     """
     delta = merge(_preset(preset), {"preset": preset})
     for override in overrides:
@@ -42,18 +42,18 @@ def load(preset: str = "demo", overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(
             "teacher.weights is not set",
             "the CLIP weights to distil: a file, a folder, an open_clip tag such as openai, or demo",
-            "add --set teacher.weights=... (demo is a small stand-in whose results mean nothing on photos)",
+            "add --set teacher.weights=... (demo is a small stand-in that is meaningless on real photos)",
         )
     return config
 
 
 def apply_delta(config: Config, delta: Mapping[str, Any]) -> Config:
-    """The config with a variant's nested delta applied and everything validated again."""
+    """Apply a variant's nested delta to a resolved config, so that it overrides everything else, and validate again."""
     return _validate(merge(config.model_dump(), delta))
 
 
 def merge(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested update of mappings; neither argument is changed."""
+    """Merge nested mappings. Neither argument is changed."""
     merged = dict(base)
     for key, value in delta.items():
         old = merged.get(key)
@@ -75,7 +75,7 @@ def variant_group(name: str) -> dict[str, dict[str, Any]]:
     """Variants of a group ("table3") or one of them ("table3/no_ce"): variant name -> config delta."""
     group, _, single = name.partition("/")
     if group not in variant_groups():
-        raise ConfigError(f"there is no variant group {group!r}", _one_of(group, variant_groups()))
+        raise ConfigError(f"the variant group {group!r} does not exist", _one_of(group, variant_groups()))
     variants = _read_yaml("variants", group)
     if not single:
         return variants
@@ -86,7 +86,7 @@ def variant_group(name: str) -> dict[str, dict[str, Any]]:
 
 def _preset(name: str) -> dict[str, Any]:
     if name not in presets():
-        raise ConfigError(f"there is no preset {name!r}", _one_of(name, presets()))
+        raise ConfigError(f"the preset {name!r} does not exist", _one_of(name, presets()))
     return _read_yaml("presets", name)
 
 
@@ -111,8 +111,8 @@ def _parse(override: str) -> dict[str, Any]:
         raise ConfigError(
             f"{'a setting' if '://' in key else key} holds an address with a user, password or signature, "
             "and settings are printed and stored",
-            "an address alone",
-            "see the README on credentials",
+            "an address without credentials",
+            "set credentials as environment variables, see docs/environment.md",
         )
     if not equals or not key:
         raise ConfigError(f"cannot read the setting {override!r}", "key=value, such as train.iterations=200")
@@ -120,10 +120,10 @@ def _parse(override: str) -> dict[str, Any]:
         raise ConfigError(
             f"the setting {key!r} looks like a secret, and settings are printed and stored",
             "secrets in the environment only",
-            "see the README on credentials",
+            "see docs/environment.md for the variables",
         )
     if key == "preset":
-        raise ConfigError("preset cannot be overridden", "the preset's name by --preset")
+        raise ConfigError("preset cannot be overridden with --set", "the preset's name in --preset")
     delta: dict[str, Any] = {}
     *outer, last = key.split(".")
     inner = delta
@@ -144,7 +144,7 @@ def _readable(error: ValidationError) -> ConfigError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return ConfigError(f"unknown setting {key}", _one_of(key, list(_keys(Config))))
+        return ConfigError(f"the setting {key} does not exist", _one_of(key, list(_keys(Config))))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return ConfigError(f"{key}.{message}" if key else message)
@@ -164,4 +164,4 @@ def _one_of(name: str, valid: Sequence[str]) -> str:
     if len(valid) <= 12:
         return "one of " + ", ".join(valid)
     near = difflib.get_close_matches(name, valid, n=1)
-    return f"a known key, the nearest is {near[0]}" if near else "a known key; `cliptea config` lists them"
+    return f"an existing key, perhaps {near[0]}" if near else "an existing key; `cliptea config` lists them"

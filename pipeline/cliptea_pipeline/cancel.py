@@ -1,4 +1,4 @@
-"""`cliptea cancel`: a run on a cluster is ended, with its TrainJobs and its runs in MLflow."""
+"""`cliptea cancel`: ends a run on a cluster, including its TrainJobs and its MLflow runs."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ from cliptea_pipeline.waiting import TIMEOUT
 __all__ = ["cancel", "parse"]
 
 REASON = "cancelled by cliptea cancel"
-BY_ITSELF = "training ends by itself soon after its step is gone"
+BY_ITSELF = "training stops on its own soon after its step is gone"
 DETAILS = "#/runs/details/"
-A_RUN = "the id of a run, or the address that `cliptea submit` printed"
+A_RUN = "the ID of a run, or the address that `cliptea submit` printed"
 
 
 def parse(run: str) -> tuple[str, str | None]:
     """The id of a run, and the address of its server where `run` is the address of its page.
 
     Raises:
-        ConfigError: it names no run.
+        ConfigError: it is not the id or the address of a run.
     """
     page, details, after = run.strip().partition(DETAILS)
     if not details and "/" in page:
-        raise ConfigError(f"{page} is the address of no run", A_RUN)
+        raise ConfigError(f"{page} is not the address of a run", A_RUN)
     run_id = re.split("[/?]", after)[0] if details else page
     if not run_id:
-        raise ConfigError("no run is named", A_RUN)
+        raise ConfigError("no run is given", A_RUN)
     return run_id, page.partition("?")[0].rstrip("/") if details else None
 
 
 def cancel(endpoint: Endpoint, run_id: str, poll: float = 2.0, patience: float = 180.0) -> int:
-    """End a run, and say line by line what was done and what could not be.
+    """End a run, and print a line for everything that was or could not be done.
 
     Args:
         endpoint: of Kubeflow Pipelines.
-        run_id: the run; one that is over is only tidied up.
-        poll: seconds between two looks at it.
-        patience: seconds until its pods must be gone.
+        run_id: the run. If it has already ended, this only cleans up after it.
+        poll: seconds between two requests for its state.
+        patience: seconds to wait until the run has ended.
 
     Returns:
-        Exit code: 0 when the run is over, 1 when Pipelines still says that it goes on.
+        Exit code: 0 if the run has ended, 1 if Pipelines still reports it as active.
 
     Raises:
-        ConfigError: there is no such run.
-        EndpointError: the server does not answer, or refuses.
+        ConfigError: the run does not exist.
+        EndpointError: the server does not answer, or denies the request.
     """
     state = look(endpoint, run_id).state
     if state in ENDED:
-        print(f"run: it is over already ({_word(state)})")
+        print(f"run: it has already ended ({_word(state)})")
     else:
         _terminate(endpoint, run_id)
-        print("run: Pipelines was asked to end it", flush=True)
+        print("run: asked Pipelines to end it", flush=True)
         state = _ended(endpoint, run_id, poll, patience)
         if state in ENDED:
             print(f"run: {_word(state)}", flush=True)
@@ -65,12 +65,12 @@ def cancel(endpoint: Endpoint, run_id: str, poll: float = 2.0, patience: float =
         print(line)
     if state not in ENDED:
         print(
-            f"run: Pipelines still says {state.lower()} after {patience:.0f} s; call the same again, or see "
+            f"run: Pipelines still reports {state.lower()} after {patience:.0f} s; run the same command again, or see "
             f"{run_page(endpoint, run_id)}",
             file=sys.stderr,
         )
         return 1
-    print(closing.close(run_id, state, REASON) or "MLflow: no open run of it was found")
+    print(closing.close(run_id, state, REASON) or "MLflow: it has no open runs")
     return 0
 
 
@@ -84,7 +84,7 @@ def _terminate(endpoint: Endpoint, run_id: str) -> None:
 
 
 def _ended(endpoint: Endpoint, run_id: str, poll: float, patience: float) -> str:
-    """The run's state when it is over, or when the patience is."""
+    """The state of the run when it has ended, or when the patience is over."""
     deadline = time.monotonic() + patience
     state = "CANCELING"
     while state not in ENDED and time.monotonic() < deadline:
@@ -97,12 +97,12 @@ def _ended(endpoint: Endpoint, run_id: str, poll: float, patience: float) -> str
 
 
 def _delete_jobs(endpoint: Endpoint, run_id: str) -> list[str]:
-    """Delete the TrainJobs that the run's steps could not; returns a line about each."""
-    done, what = [], "not looked for"
+    """Delete the TrainJobs that the steps of the run could not delete, and return a line about each."""
+    done, what = [], "could not be listed"
     try:
         cluster = connect(endpoint.steps_namespace, TIMEOUT)
         names = [job["metadata"]["name"] for job in cluster.jobs(run_id)]
-        what = "not deleted"
+        what = "could not be deleted"
         for name in names:
             cluster.delete(name)
             done.append(f"TrainJobs: deleted {name}")

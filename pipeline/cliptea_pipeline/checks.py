@@ -1,4 +1,4 @@
-"""What `cliptea doctor` looks at outside Kubernetes: object store and MLflow. Each within seconds."""
+"""The checks of `cliptea doctor` outside Kubernetes: object store and MLflow. Each takes at most seconds."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from cliptea.storage import Store, is_remote, open_store
 __all__ = ["BROKEN", "NOT_READY", "OK", "UNKNOWN", "UTF8", "Finding", "answer", "mlflow", "store"]
 
 OK, BROKEN, NOT_READY, UNKNOWN = "ok", "missing", "not ready", "cannot tell"
-# A database in another encoding cannot be asked for such a name, and the server repeats what Python says of that.
+# A database in another encoding cannot look up this name, and the server returns Python's error message.
 NOT_ASCII, NO_CODE = "name = '\U0001f600'", "codec can't encode character"
-UTF8 = "MLflow needs one in UTF8: docs/cluster.md says how to look at it and how to make one"
+UTF8 = "MLflow needs one in UTF8, and docs/cluster.md explains how to check it and how to create one"
 SECONDS = 4.0  # for one request; it is not tried again
 PROBE = "doctor"  # folder of the objects that are written and deleted
 
 
 class Finding(NamedTuple):
-    """One line: what was looked at, whether it is there, and what to do if not."""
+    """One line with the name of the check, its result, and what to do about it."""
 
     what: str
     state: str
@@ -34,11 +34,13 @@ class Finding(NamedTuple):
 
 
 def store(uri: str | None = None) -> Iterator[Finding]:
-    """The object store, by default that of CLIPTEA_STORE: credentials, endpoint, a real write, read and delete."""
+    """Check the object store, by default CLIPTEA_STORE: credentials, endpoint, and writing, reading and deleting."""
     uri = uri or env.STORE.get()
     if not uri:
         yield Finding(
-            "store", UNKNOWN, "not configured: set CLIPTEA_STORE, as in s3://bucket/folder, and its credentials"
+            "store",
+            UNKNOWN,
+            "not configured: set CLIPTEA_STORE, for example to s3://bucket/folder, and its credentials",
         )
         return
     try:
@@ -62,13 +64,13 @@ def _probe(opened: Store) -> None:
     opened.put(key, data)
     try:
         if opened.get(key) != data:
-            raise ClipteaError("the store gives back other bytes than were written", todo="check the server's disks")
+            raise ClipteaError("the store returns other bytes than were written", todo="check the server's disks")
     finally:
         opened.delete(key)
 
 
 def mlflow() -> Iterator[Finding]:
-    """The tracking server that MLFLOW_TRACKING_URI names, with the credentials of the environment."""
+    """Check the tracking server in MLFLOW_TRACKING_URI, with the credentials in the environment."""
     from cliptea.tracking.address import tracking_address
 
     try:
@@ -78,11 +80,11 @@ def mlflow() -> Iterator[Finding]:
         return
     url = urlsplit(uri)
     if not uri:
-        yield Finding("MLflow", UNKNOWN, "not configured: set MLFLOW_TRACKING_URI (a local run keeps its own database)")
+        yield Finding("MLflow", UNKNOWN, "not configured: set MLFLOW_TRACKING_URI (local runs use their own database)")
     elif url.scheme.startswith("postgresql"):
         yield _postgresql(uri)
     elif url.scheme not in ("http", "https"):
-        yield Finding("MLflow", OK, f"a {url.scheme or 'file'} database of one machine; a cluster needs a server")
+        yield Finding("MLflow", OK, f"a {url.scheme or 'file'} database on one machine; a cluster needs a server")
     else:
         token = os.environ.get("MLFLOW_TRACKING_TOKEN")
         user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
@@ -99,7 +101,7 @@ def mlflow() -> Iterator[Finding]:
 
 
 def _postgresql(uri: str) -> Finding:
-    """A database that MLflow is to use without a server of its own; in another encoding than UTF8 it does not work."""
+    """Check a database that MLflow uses without a server. MLflow only works with UTF8."""
     from sqlalchemy import NullPool, create_engine, text
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -107,7 +109,9 @@ def _postgresql(uri: str) -> Finding:
         with create_engine(uri, poolclass=NullPool).connect() as connection:
             encoding = connection.scalar(text("SHOW server_encoding"))
     except ModuleNotFoundError as error:
-        return Finding("MLflow", UNKNOWN, f"a PostgreSQL database, which cannot be looked at without {error.name}")
+        return Finding(
+            "MLflow", UNKNOWN, f"a PostgreSQL database, which cannot be checked without the package {error.name}"
+        )
     except TypeError:  # psycopg gives bytes for the text of a database that has no encoding
         encoding = "SQL_ASCII"
     except SQLAlchemyError as error:
@@ -121,12 +125,12 @@ def _postgresql(uri: str) -> Finding:
 def answer(
     what: str, where: str, url: str, headers: dict[str, str], address: str, credentials: str
 ) -> tuple[Finding, Any]:
-    """What is said of a server that is asked for a JSON object, and the object that it answers, if any.
+    """Request a JSON object from a server, and return a finding about the server and the object, if any.
 
-    A server that starts up or is in trouble is not ready; one that nobody finds is missing.
+    A server that is starting or failing is "not ready"; a server that cannot be reached is "missing".
 
     Args:
-        what: the server, as it is shown.
+        what: the displayed name of the server.
         where: its address, without a password.
         url, headers: the request.
         address, credentials: the variables that set them.
@@ -144,12 +148,12 @@ def answer(
         return _unanswered(what, where, error, address), {}
     said = response.json() if "json" in response.headers.get("Content-Type", "") else None
     if response.status in (401, 403):
-        found = Finding(what, BROKEN, f"{where} refuses ({response.status}): set {credentials}")
+        found = Finding(what, BROKEN, f"{where} denies access ({response.status}): set {credentials}")
     elif response.status == 429 or response.status >= 500:
-        text = f"{where} answers {response.status}: it starts up or is in trouble; wait a minute, then read its log"
+        text = f"{where} answers {response.status}: it is starting or failing; wait a minute, then read its log"
         found = Finding(what, NOT_READY, text)
     elif response.status != 200 or said is None:
-        found = Finding(what, BROKEN, f"{where} answers {response.status} and is no such server: check {address}")
+        found = Finding(what, BROKEN, f"{where} answers {response.status} and is not such a server: check {address}")
     else:
         found = Finding(what, OK, f"{where} answers")
     return found, said or {}
@@ -159,6 +163,6 @@ def _unanswered(what: str, where: str, error: Exception, address: str) -> Findin
     from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
     if isinstance(getattr(error, "reason", None) or error, (ProtocolError, ReadTimeoutError)):
-        text = f"{where} takes the request and does not answer it: it starts up or is in trouble"
+        text = f"{where} accepts the request but does not answer it: it is starting or failing"
         return Finding(what, NOT_READY, f"{text}; wait a minute, then read its log")
     return Finding(what, BROKEN, f"{where} cannot be reached ({unreached(error)}): start it, or check {address}")

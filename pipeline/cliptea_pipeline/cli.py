@@ -1,4 +1,4 @@
-"""The command `cliptea`. What a command needs is imported inside it, so that help comes at once."""
+"""The command `cliptea`. Each command imports what it needs when it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cliptea_pipeline.options import Debug, Overrides, Pipeline, Preset, one_lin
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="CLIPTeacher as a pipeline: zero-shot segmentation by distilling CLIP.",
+    help="Train zero-shot segmentation models by distilling CLIP, on this machine or with Kubeflow Pipelines.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,44 +31,51 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     pass
 
 
-@app.command()
+@app.command(rich_help_panel="Train")
 def run(
     preset: Preset = "demo",
     overrides: Overrides = None,
-    workdir: Annotated[Path, typer.Option(help="Where everything goes; the next run finds it there.")] = Path(
-        ".cliptea"
-    ),
+    workdir: Annotated[
+        Path, typer.Option(help="Folder for everything that the run produces. Later runs reuse its contents.")
+    ] = Path(".cliptea"),
     debug: Debug = False,
 ) -> None:
-    """Run the whole pipeline on this machine; what an earlier run has made is used again."""
+    """Run the whole pipeline on this machine, reusing the results of earlier runs."""
     with one_line_errors(debug):
         from cliptea_pipeline import local
 
         raise typer.Exit(local.run(preset, overrides or [], workdir, debug))
 
 
-@app.command("compile")
+@app.command("compile", rich_help_panel="Run on a cluster")
 def compile_(
-    image: Annotated[str | None, typer.Option(help="Container image of the steps; wins over the placement's.")] = None,
-    placement: Annotated[Path | None, typer.Option(help="YAML file: image, store, resources, launcher, ...")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only look whether the file is stale.")] = False,
+    image: Annotated[
+        str | None, typer.Option(help="Container image for the steps. Overrides the image in the placement file.")
+    ] = None,
+    placement: Annotated[
+        Path | None, typer.Option(help="YAML file with the image, store, resources, launcher and more.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write the pipeline to.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check whether the file is up to date, without writing it.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """Write the pipeline that Kubeflow runs."""
+    """Compile the pipeline into a file for Kubeflow Pipelines."""
     with one_line_errors(debug):
         from cliptea_pipeline.compile import check_pipeline, compile_pipeline
         from cliptea_pipeline.placement_file import read_placement
 
         if output is None and not check and (image or placement):
             raise ConfigError(
-                "--image and --placement make another pipeline than the shipped one", "a file for it, by -o"
+                "--image and --placement create a custom pipeline, and no file to write it to is given",
+                "-o FILE",
             )
         chosen = read_placement(placement)
         if image is not None:
@@ -79,9 +86,9 @@ def compile_(
             print(f"wrote {compile_pipeline(chosen, output)}")
 
 
-@app.command()
+@app.command(rich_help_panel="Train")
 def config(preset: Preset = "demo", overrides: Overrides = None, debug: Debug = False) -> None:
-    """Print the settings that a run would use, in full."""
+    """Print every setting that a run would use, as YAML."""
     with one_line_errors(debug):
         import yaml
 
@@ -91,19 +98,25 @@ def config(preset: Preset = "demo", overrides: Overrides = None, debug: Debug = 
         print(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), end="")
 
 
-@app.command()
+@app.command(rich_help_panel="Train")
 def plan(
     preset: Preset = "demo",
     overrides: Overrides = None,
     throughput: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=NUMBER", help="Measured images per second of a backbone's training, or of teacher."),
+        typer.Option(
+            metavar="NAME=NUMBER",
+            help="Measured images per second on one GPU, for a backbone or for the teacher, for example "
+            "segformer_b4=40 or teacher=150. Can be repeated.",
+        ),
     ] = None,
-    benchmark: Annotated[Path | None, typer.Option(help="A file of such measurements.")] = None,
+    benchmark: Annotated[
+        Path | None, typer.Option(help="File with measured images per second, as written by `make bench`.")
+    ] = None,
     pipeline: Pipeline = None,
     debug: Debug = False,
 ) -> None:
-    """Say what a run would cost and what it lacks, without touching data."""
+    """Estimate the cost of a run and list what is missing, without reading any data."""
     with one_line_errors(debug):
         from rich.console import Console
 
@@ -122,56 +135,78 @@ def plan(
         require_room(made.trainings, room)
 
 
-Model = Annotated[str, typer.Option("--model", help="models:/NAME@champion, runs:/ID/model or a folder.")]
+Model = Annotated[
+    str, typer.Option("--model", help="Model to use: models:/NAME@champion, runs:/ID/model, or a local folder.")
+]
 Home = Annotated[
     Path,
-    typer.Option("--workdir", help="Of the run whose models are meant, unless MLFLOW_TRACKING_URI names a server."),
+    typer.Option(
+        "--workdir",
+        help="Work directory of the run that trained the model. If MLFLOW_TRACKING_URI is set, models come from that "
+        "server instead.",
+    ),
 ]
 
 
-@app.command()
+@app.command(rich_help_panel="Use models")
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images, to segment.", show_default=False)],
     model: Model,
-    classes: Annotated[str | None, typer.Option(help="Names as in 'cat, dog, my sofa'; default: the model's.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated class names, for example 'cat, dog, my sofa'. Defaults to the model's own classes."
+        ),
+    ] = None,
     text_weights: Annotated[
-        str | None, typer.Option(help="CLIP weights for names that the model does not know; default: its teacher's.")
+        str | None,
+        typer.Option(
+            help="CLIP weights that encode class names new to the model. Defaults to the weights of its teacher."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path("predictions"),
     workdir: Home = Path(".cliptea"),
     debug: Debug = False,
 ) -> None:
-    """Write masks, overlays and areas of images, also under class names that nobody trained."""
+    """Segment images with a trained model, using its own classes or any other class names."""
     with one_line_errors(debug):
         from cliptea_pipeline import serving_cli
 
         raise typer.Exit(serving_cli.predict(images, model, classes, text_weights, output, workdir))
 
 
-@app.command()
+@app.command(rich_help_panel="Use models")
 def export(
     model: Model,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, as in student.onnx.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, for example student.onnx.")],
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="The only size to take; default: any, where the network can.")
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Fixed input size, for example 512x512. By default, the exported model accepts any size that the "
+            "network supports.",
+        ),
     ] = None,
     workdir: Home = Path(".cliptea"),
     debug: Debug = False,
 ) -> None:
-    """Write a model as ONNX, with the class embeddings as an input, checked against torch."""
+    """Export a model to ONNX and compare its outputs with PyTorch.
+
+    The class embeddings are an input of the exported model, so it can segment any classes.
+    """
     with one_line_errors(debug):
         from cliptea_pipeline import serving_cli
 
         serving_cli.export(model, output, size, workdir)
 
 
-@app.command()
+@app.command(rich_help_panel="Use models")
 def rollback(
-    model: Annotated[str, typer.Option("--model", help="A registered model, as in cliptea-demo.")],
+    model: Annotated[str, typer.Option("--model", help="Name of a registered model, for example cliptea-demo.")],
     workdir: Home = Path(".cliptea"),
     debug: Debug = False,
 ) -> None:
-    """Make the champion before the present one the champion again."""
+    """Restore the previous champion of a registered model."""
     with one_line_errors(debug):
         from cliptea_pipeline import serving_cli
 

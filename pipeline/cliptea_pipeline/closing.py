@@ -1,4 +1,4 @@
-"""MLflow's side of a run that has ended on a cluster: closed from here where MLFLOW_TRACKING_URI names the server."""
+"""Closes the MLflow runs of runs that have ended on a cluster, if MLFLOW_TRACKING_URI is set on this machine."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 __all__ = ["address", "close", "ended", "is_named", "sweep"]
 
-LATER = "the next run closes what is still open there"
+LATER = "the next run closes the runs that are still open there"
 
 
 def is_named() -> bool:
-    """Whether MLflow's server is named here."""
+    """Whether an MLflow server is set on this machine."""
     return bool(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
 def close(run_id: str, state: str, reason: str) -> str:
-    """Close the MLflow runs of a pipeline run that are still open; returns a line about it, or "" when none was.
+    """Close the open MLflow runs of a pipeline run, and return a line about it, or "" if there are none.
 
     Args:
         run_id: the pipeline run.
@@ -50,17 +50,17 @@ def address(run_id: str) -> str | None:
 
     try:
         return tracked.run_address(run_id)
-    except Exception:  # the run goes on without it
+    except Exception:  # the run continues without it
         return None
 
 
 def ended(job_id: str, state_of: Callable[[str], str]) -> End | Literal["RUNNING"] | None:
-    """How a pipeline run has ended, for a sweep; "RUNNING" while it goes on, None when Pipelines does not know it.
+    """How a pipeline run has ended, for a sweep: "RUNNING" while it is active, None if Pipelines does not know it.
 
     Args:
-        job_id: the pipeline run; one of a single machine or of another cluster, perhaps.
-        state_of: asks Pipelines for the state of a run, with the errors of `look`. When it does not answer, the run is
-            taken to go on.
+        job_id: the pipeline run, which may belong to a single machine or to another cluster.
+        state_of: returns the state of a run in Pipelines, with the errors of `look`. If Pipelines does not answer, the
+            run counts as active.
     """
     try:
         return ENDED.get(state_of(job_id), "RUNNING")
@@ -71,7 +71,7 @@ def ended(job_id: str, state_of: Callable[[str], str]) -> End | Literal["RUNNING
 
 
 def sweep(endpoint: Endpoint) -> list[str]:
-    """Close the MLflow runs of pipeline runs that have ended without saying so; returns a line about each."""
+    """Close the open MLflow runs of pipeline runs that have ended, and return a line about each."""
     if not is_named():
         return []
     from cliptea.tracking import state as tracked
@@ -79,7 +79,7 @@ def sweep(endpoint: Endpoint) -> list[str]:
     try:
         return tracked.sweep(lambda job_id: ended(job_id, lambda run_id: look(endpoint, run_id).state))
     except Exception as error:
-        return [f"MLflow was not asked for runs that ended without a word: {_line(error)}"]
+        return [f"could not check MLflow for ended runs that are still open there: {_line(error)}"]
 
 
 def _line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""How `cliptea doctor` asks the Kubernetes API: once, within seconds, and content with whatever it is answered."""
+"""Requests of `cliptea doctor` to the Kubernetes API, without retries and with short time limits."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["allowed", "get"]
 
 
 def get(cluster: Cluster, path: str) -> tuple[int | None, Any]:
-    """Status and object of a path, or its text; no status when nobody answers."""
+    """The status, and the object or text at a path. The status is None if nobody answers."""
     return _ask(cluster, path, "GET", None)
 
 
 def allowed(cluster: Cluster, right: Right) -> bool | None:
-    """Whether the one who calls has a right; None when the cluster does not say."""
+    """Whether the caller has a permission, or None if the cluster does not report it."""
     resource, _, below = right.resource.partition("/")
     wanted = {"namespace": cluster.namespace, "verb": right.verb, "group": right.group, "resource": resource}
     body = {

@@ -1,4 +1,4 @@
-"""What `cliptea doctor` looks at in Kubernetes: Trainer and its runtime, rights, settings, secrets, GPUs, quota."""
+"""The checks of `cliptea doctor` in Kubernetes: Trainer, its runtime, permissions, settings, secrets, GPUs, quota."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUNTIMES = {"TrainingRuntime": "trainingruntimes", "ClusterTrainingRuntime": "cl
 
 
 def kubernetes(namespace: str | None, placement: Placement) -> list[Callable[[], Iterator[Finding]]]:
-    """The checks of a cluster, each of which may be called in a thread of its own; one when no cluster answers."""
+    """The checks of a cluster, each of which can run in its own thread. If no cluster answers, there is only one."""
     try:
         cluster = connect(namespace or "", timeout=(int(SECONDS), int(SECONDS)))
     except ClusterError as error:
@@ -47,25 +47,23 @@ def kubernetes(namespace: str | None, placement: Placement) -> list[Callable[[],
 
 def _unanswered(status: int | None) -> Finding:
     if status is None:
-        text = "the API does not answer: check KUBECONFIG, and whether the cluster is there"
+        text = "the API does not answer: check KUBECONFIG, and whether the cluster is running"
     elif status in (401, 403):
-        text = f"the API refuses ({status}): check KUBECONFIG, or log in anew"
+        text = f"the API denies access ({status}): check KUBECONFIG, or log in again"
     else:
-        return Finding(
-            "Kubernetes", NOT_READY, f"the API answers {status}: it starts up or is in trouble; wait a minute"
-        )
+        return Finding("Kubernetes", NOT_READY, f"the API answers {status}: it is starting or failing; wait a minute")
     return Finding("Kubernetes", BROKEN, text)
 
 
 def _trainer(cluster: Cluster, placement: Placement, needed: bool, kinds: list[str]) -> Iterator[Finding]:
-    """Trainer and its runtime; `kinds` are those of its objects that the cluster knows."""
+    """Trainer and its runtime; `kinds` are the kinds of Trainer objects that the cluster supports."""
     absent = BROKEN if needed else UNKNOWN
     yield Finding("Kubernetes", OK, f"the API answers; namespace {cluster.namespace}")
     if "trainjobs" not in kinds:
         text = "Kubeflow Trainer 2 is not installed: install it, or keep the launcher torchrun"
         yield Finding("Trainer", absent, text)
         return
-    yield Finding("Trainer", OK, "trainjobs are known to the cluster")
+    yield Finding("Trainer", OK, "the cluster supports TrainJobs")
     job = placement.train_job
     scope = f"/namespaces/{cluster.namespace}" if job.runtime_kind == "TrainingRuntime" else ""
     status, _ = get(cluster, f"{TRAINER}{scope}/{RUNTIMES[job.runtime_kind]}/{job.runtime}")
@@ -73,7 +71,7 @@ def _trainer(cluster: Cluster, placement: Placement, needed: bool, kinds: list[s
 
 
 def _rights(cluster: Cluster, needed: bool) -> Iterator[Finding]:
-    """What the train step does; asked for the one who calls, which in a step's pod is its service account."""
+    """The permissions that the train step needs, for the caller, which is the service account in a step's pod."""
     lacking, unknown = [], []
     for right in RIGHTS:
         may = allowed(cluster, right)
@@ -82,12 +80,12 @@ def _rights(cluster: Cluster, needed: bool) -> Iterator[Finding]:
         elif not may:
             lacking.append(f"{right.verb} {right.resource}")
     if unknown:
-        yield Finding("rights", UNKNOWN, "the cluster does not say what you may do")
+        yield Finding("rights", UNKNOWN, "the cluster does not report your permissions")
     elif lacking:
-        text = f"you may not {', '.join(lacking)} in {cluster.namespace}: bind the Role of cliptea's manifests"
+        text = f"you may not {', '.join(lacking)} in {cluster.namespace}: bind the Role from cliptea's manifests"
         yield Finding("rights", BROKEN if needed else UNKNOWN, text)
     else:
-        yield Finding("rights", OK, f"you may make and follow TrainJobs in {cluster.namespace}")
+        yield Finding("rights", OK, f"you may create and follow TrainJobs in {cluster.namespace}")
 
 
 def _config_map(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
@@ -96,7 +94,9 @@ def _config_map(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
         return
     status, found = get(cluster, f"/api/v1/namespaces/{cluster.namespace}/configmaps/{name}")
     if status == 200 and env.STORE.name not in ((found or {}).get("data") or {}):
-        yield Finding("settings", BROKEN, f"config map {name} has no CLIPTEA_STORE: add it, or store to the placement")
+        yield Finding(
+            "settings", BROKEN, f"config map {name} has no CLIPTEA_STORE: add it, or set store in the placement"
+        )
     else:
         yield _there("settings", status, f"config map {name}", "apply cliptea's manifests", BROKEN)
 
@@ -107,27 +107,27 @@ def _secrets(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
         keys = placement.taken(named)
         if not keys:
             continue
-        optional = name == WEBHOOK or keys != named  # of what the MLflow plug-in says, credentials alone are left
+        optional = name == WEBHOOK or keys != named  # with the MLflow plug-in, only credentials remain
         status, found = get(cluster, f"{base}/secrets/{name}")
         held = set((found or {}).get("data") or {}) & set(keys)
         if status == 200 and not held and not optional:
-            text = f"secret {name} holds none of {', '.join(keys)}: create it anew"
+            text = f"secret {name} holds none of {', '.join(keys)}: recreate it"
             yield Finding("secret", BROKEN, text)
         else:
-            todo = f"create it with keys among {', '.join(keys)}; if the steps need none, say {name}: [] in secrets"
+            todo = f"create it with some of the keys {', '.join(keys)}; if you need none, set {name}: [] under secrets"
             yield _there("secret", status, f"secret {name}", todo, UNKNOWN if optional else BROKEN)
     for name in placement.image_pull_secrets:
         status, _ = get(cluster, f"{base}/secrets/{name}")
         yield _there("image pull", status, f"secret {name}", "kubectl create secret docker-registry", BROKEN)
     if not placement.image_pull_secrets:
         open_to = "in a registry open to the nodes" if "/" in placement.image else "loaded into every node"
-        yield Finding("image pull", UNKNOWN, f"the placement names no secret: {placement.image} must be {open_to}")
+        yield Finding("image pull", UNKNOWN, f"the placement sets no secret, so {placement.image} must be {open_to}")
 
 
 def _gpus(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     status, found = get(cluster, "/api/v1/nodes")
     if status != 200 or found is None:
-        yield Finding("GPU nodes", UNKNOWN, f"you may not list nodes ({status or 'no answer'}): ask who may")
+        yield Finding("GPU nodes", UNKNOWN, f"you may not list nodes ({status or 'no answer'}); ask an administrator")
         return
     nodes, resource = found["items"], placement.gpu_resource
     counts = [_count(node, resource) for node in nodes]
@@ -141,9 +141,9 @@ def _gpus(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
         wanted = placement.train_job.nodes if name == "train" else 1
         if sum(_fits(node, step, resource) for node in nodes) < wanted:
             chosen = f" and the labels {step.node_selector}" if step.node_selector else ""
-            text = f"{there}, and {name} wants {wanted} node{'s' * (wanted > 1)} with {step.gpus}{chosen}"
+            text = f"{there}, but {name} needs {wanted} node{'s' * (wanted > 1)} with {step.gpus}{chosen}"
             yield Finding(
-                "GPU nodes", BROKEN, f"{text}: change gpus, node_selector or train_job.nodes of the placement"
+                "GPU nodes", BROKEN, f"{text}: change gpus, node_selector or train_job.nodes in the placement"
             )
             return
     yield Finding("GPU nodes", OK, f"{there}, enough for {', '.join(wanting)}")
@@ -154,27 +154,27 @@ def _count(node: dict[str, Any], resource: str) -> int:
 
 
 def _fits(node: dict[str, Any], step: StepPlacement, resource: str) -> bool:
-    """Whether the pods of a step may be put on a node that has enough GPUs. Taints are not looked at."""
+    """Whether a node can run the pods of a step and has enough GPUs. Taints are ignored."""
     closed = node.get("spec", {}).get("unschedulable", False)
     labels = node.get("metadata", {}).get("labels", {})
     return not closed and step.node_selector.items() <= labels.items() and _count(node, resource) >= step.gpus
 
 
 def _quota(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
-    """Whether the students that train at a time have room; those that wait too long are given up."""
+    """Whether all students that train at a time fit into the quota. Students that wait too long fail."""
     students, gpus = placement.students_at_a_time, placement.steps.train.gpus * placement.train_job.nodes
     status, found = get(cluster, f"/api/v1/namespaces/{cluster.namespace}/resourcequotas")
     if status != 200 or found is None:
-        yield Finding("quota", UNKNOWN, f"you may not list quotas ({status or 'no answer'}): ask who may")
+        yield Finding("quota", UNKNOWN, f"you may not list quotas ({status or 'no answer'}); ask an administrator")
         return
     for quota in found["items"]:
         name, hard = quota["metadata"]["name"], quota["spec"].get("hard", {}).get(f"requests.{placement.gpu_resource}")
         if hard is None or not gpus:
             continue
         room = int(parse_quantity(hard))
-        wanted = f"{name} has {room} {placement.gpu_resource}, and each student wants {gpus}"
+        wanted = f"{name} has {room} {placement.gpu_resource}, and each student needs {gpus}"
         if students is None or students * gpus > room:
-            todo = f"say parallel: {room // gpus}" if room >= gpus else "raise the quota"
+            todo = f"set parallel: {room // gpus}" if room >= gpus else "raise the quota"
             state = UNKNOWN if students is None and room >= gpus else BROKEN
             yield Finding("quota", state, f"{wanted}, {students or 'all'} at a time: {todo}")
         else:
@@ -183,7 +183,7 @@ def _quota(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
 
 def _there(what: str, status: int | None, name: str, todo: str, absent: str) -> Finding:
     if status == 200:
-        return Finding(what, OK, f"{name} is there")
+        return Finding(what, OK, f"{name} exists")
     if status == 404:
-        return Finding(what, absent, f"there is no {name}: {todo}")
-    return Finding(what, UNKNOWN, f"you may not look for {name} ({status or 'no answer'})")
+        return Finding(what, absent, f"{name} does not exist: {todo}")
+    return Finding(what, UNKNOWN, f"you may not read {name} ({status or 'no answer'})")

@@ -1,4 +1,4 @@
-"""The commands of `cliptea` that speak to a cluster."""
+"""The commands of `cliptea` that talk to a cluster."""
 
 from __future__ import annotations
 
@@ -19,14 +19,21 @@ __all__ = ["app"]
 
 app = typer.Typer()
 
-Kfp = Annotated[str | None, typer.Option("--endpoint", help="Kubeflow Pipelines; default: KFP_ENDPOINT.")]
+Kfp = Annotated[str | None, typer.Option("--endpoint", help="Address of Kubeflow Pipelines. Defaults to KFP_ENDPOINT.")]
 Namespace = Annotated[
-    str | None, typer.Option("--namespace", help="Of the steps, and of KFP's users where it has any.")
+    str | None,
+    typer.Option(
+        "--namespace",
+        help="Kubernetes namespace of the steps. Required if Kubeflow Pipelines is in multi-user mode. Defaults to "
+        "KFP_NAMESPACE.",
+    ),
 ]
-Experiment = Annotated[str, typer.Option("--experiment", help="KFP's experiment; made if there is none.")]
+Experiment = Annotated[
+    str, typer.Option("--experiment", help="Experiment in Kubeflow Pipelines. Created if it does not exist.")
+]
 
 
-@app.command()
+@app.command(rich_help_panel="Run on a cluster")
 def submit(
     preset: Preset = "demo",
     overrides: Overrides = None,
@@ -35,12 +42,14 @@ def submit(
     experiment: Experiment = "cliptea",
     pipeline: Pipeline = None,
     skip_unchanged: Annotated[
-        bool, typer.Option("--skip-unchanged", help="End early when neither data nor settings have changed.")
+        bool, typer.Option("--skip-unchanged", help="End early if neither the data nor the settings have changed.")
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the run, and exit with its state.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the run until it ends, and exit with a code for its result.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """Run the pipeline on a cluster."""
+    """Start a run of the pipeline on a cluster."""
     with one_line_errors(debug):
         from cliptea_pipeline import submit as submitting
         from cliptea_pipeline import watch
@@ -56,14 +65,16 @@ def submit(
             raise typer.Exit(code)
 
 
-@app.command()
+@app.command(rich_help_panel="Run on a cluster")
 def cancel(
-    run: Annotated[str, typer.Argument(help="Its id, or the address that submit printed.", show_default=False)],
+    run: Annotated[
+        str, typer.Argument(help="ID of the run, or the address that `cliptea submit` printed.", show_default=False)
+    ],
     endpoint: Kfp = None,
     namespace: Namespace = None,
     debug: Debug = False,
 ) -> None:
-    """End a run on a cluster, with its TrainJobs and its runs in MLflow."""
+    """Cancel a run on a cluster, including its TrainJobs and its MLflow runs."""
     with one_line_errors(debug):
         from cliptea_pipeline import cancel as cancelling
         from cliptea_pipeline.endpoint import Endpoint
@@ -72,26 +83,37 @@ def cancel(
         raise typer.Exit(cancelling.cancel(Endpoint(endpoint or server, namespace), run_id))
 
 
-@app.command()
+@app.command(rich_help_panel="Run on a cluster")
 def schedule(
     cron: Annotated[
-        str | None, typer.Option(help="Six fields, seconds first: '0 0 3 * * 0' is Sundays at three.")
+        str | None,
+        typer.Option(
+            help="Create a schedule. Cron expression of six fields, seconds first: '0 0 3 * * 0' means Sundays at 3 am."
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Of the schedule; default: cliptea-PRESET.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name for the new schedule. Defaults to cliptea-PRESET.", show_default=False)
+    ] = None,
     preset: Preset = "demo",
     overrides: Overrides = None,
     show: Annotated[bool, typer.Option("--list", help="List the schedules.")] = False,
-    pause: Annotated[str | None, typer.Option(metavar="NAME", help="Start no more runs.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="NAME", help="Start runs again.")] = None,
-    delete: Annotated[str | None, typer.Option(metavar="NAME", help="Delete a schedule; its runs stay.")] = None,
-    always: Annotated[bool, typer.Option("--always", help="Run also when neither data nor settings changed.")] = False,
+    pause: Annotated[str | None, typer.Option(metavar="NAME", help="Pause a schedule.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="NAME", help="Resume a paused schedule.")] = None,
+    delete: Annotated[str | None, typer.Option(metavar="NAME", help="Delete a schedule. Its runs are kept.")] = None,
+    always: Annotated[
+        bool, typer.Option("--always", help="Train even if neither the data nor the settings have changed.")
+    ] = False,
     endpoint: Kfp = None,
     namespace: Namespace = None,
     experiment: Experiment = "cliptea",
     pipeline: Pipeline = None,
     debug: Debug = False,
 ) -> None:
-    """Retrain regularly on a cluster, in the time zone of KFP's controller; unchanged data are skipped."""
+    """Retrain regularly on a cluster, and manage the schedules.
+
+    Scheduled runs end early if neither the data nor the settings have changed. Times are in the time zone of the
+    Kubeflow Pipelines controller, which is UTC by default. All schedules run the newest upload of the pipeline.
+    """
     with one_line_errors(debug):
         from cliptea_pipeline import schedule as scheduling
         from cliptea_pipeline import submit as submitting
@@ -100,16 +122,19 @@ def schedule(
         asked = sum(map(bool, (cron, show, pause, resume, delete)))
         choice = "one of --cron, --list, --pause, --resume, --delete"
         if asked == 0:
-            raise ConfigError(f"say what to do: {choice}")
+            raise ConfigError("no action is given", choice)
         if asked > 1:
-            raise ConfigError(f"{asked} things are asked for", choice)
+            raise ConfigError(f"{asked} actions are given, and only one is allowed", choice)
         if cron:
             cron = cron.strip()
             scheduling.require_cron(cron)
             given = submitting.parameters(preset, overrides or [], not always, pipeline)
             chosen = name or f"cliptea-{preset}"
             scheduling.create(Endpoint(endpoint, namespace), chosen, cron, given, experiment, pipeline)
-            print(f"schedule {chosen}: {cron}, in the time zone of KFP's controller, which is UTC unless set otherwise")
+            print(
+                f"created the schedule {chosen}: {cron}, in the time zone of the Kubeflow Pipelines controller "
+                "(UTC by default)"
+            )
             return
         server = Endpoint(endpoint, namespace)
         acts = {"paused": (scheduling.pause, pause), "resumed": (scheduling.resume, resume)}
@@ -127,14 +152,14 @@ def schedule(
             _sweep(server)
 
 
-@app.command()
+@app.command(rich_help_panel="Run on a cluster")
 def doctor(
-    placement: Annotated[Path | None, typer.Option(help="The file that the pipeline is compiled with.")] = None,
+    placement: Annotated[Path | None, typer.Option(help="Placement file that the pipeline was compiled with.")] = None,
     endpoint: Kfp = None,
     namespace: Namespace = None,
     debug: Debug = False,
 ) -> None:
-    """Say what a run on a cluster would find: ok, missing or cannot tell, and what to do."""
+    """Check that a cluster is ready for runs, and explain how to fix what is not."""
     with one_line_errors(debug):
         from cliptea_pipeline import doctor as examining
         from cliptea_pipeline.placement_file import read_placement
@@ -143,7 +168,7 @@ def doctor(
 
 
 def _sweep(server: Endpoint) -> None:
-    """Tidy up after earlier runs; Ctrl-C leaves that to whoever looks next."""
+    """Tidy up after earlier runs. After Ctrl-C, the next command does it."""
     from cliptea_pipeline import closing
 
     with suppress(KeyboardInterrupt):

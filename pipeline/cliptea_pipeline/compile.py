@@ -1,4 +1,4 @@
-"""pipeline/cliptea.yaml: the compiled pipeline, committed beside its sources and shipped in the package."""
+"""pipeline/cliptea.yaml: the compiled pipeline, which is committed with its sources and included in the package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["check_pipeline", "compile_pipeline", "pipeline_file"]
 
 FILE = "cliptea.yaml"
-# As the container engines read them: a host with its port, a path in small letters, a tag, a digest.
+# As container engines read them: a host with a port, a path in lower case, a tag, a digest.
 PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 REFERENCE = re.compile(
     rf"(?:{PART}(?::\d+)?/)?{PART}(?:/{PART})*(?::(?P<tag>\w[\w.-]{{0,127}}))?(?P<digest>@sha256:[0-9a-f]{{64}})?"
@@ -26,7 +26,7 @@ REFERENCE = re.compile(
 
 
 def pipeline_file() -> Path:
-    """The compiled pipeline: inside the installed package, or beside the sources."""
+    """The compiled pipeline in the installed package, or next to the sources."""
     package = Path(str(resources.files("cliptea_pipeline")))
     candidates = [package / FILE, package.parent / FILE]
     for candidate in candidates:
@@ -36,14 +36,14 @@ def pipeline_file() -> Path:
 
 
 def compile_pipeline(placement: Placement | None = None, output: Path | None = None) -> Path:
-    """Write the compiled pipeline, the same text for the same sources.
+    """Write the compiled pipeline. The same sources always give the same text.
 
     Args:
-        placement: image, resources and so on of the steps; default: the one of the committed file.
-        output: file to write; by default the committed one; without sources, `cliptea.yaml` here.
+        placement: image, resources and so on of the steps; defaults to that of the committed file.
+        output: file to write; defaults to the committed file, or without sources to `cliptea.yaml` in this folder.
 
     Raises:
-        ConfigError: the image's name is none, or has no digest and no tag, or a tag that moves.
+        ConfigError: the name of the image is invalid, has neither a digest nor a tag, or has the tag latest.
     """
     target = output or _default_file()
     text = _compiled(placement)
@@ -51,12 +51,12 @@ def compile_pipeline(placement: Placement | None = None, output: Path | None = N
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ClipteaError(f"cannot write {target}: {error.strerror}", todo="name another with -o") from None
+        raise ClipteaError(f"cannot write {target}: {error.strerror}", todo="choose another file with -o") from None
     return target
 
 
 def check_pipeline(placement: Placement | None = None, output: Path | None = None) -> Path:
-    """Compare the committed (or another) file with what the sources compile to.
+    """Check that the committed file, or another one, matches the sources.
 
     Raises:
         ClipteaError: it is missing or stale.
@@ -96,10 +96,10 @@ def _compiled(placement: Placement | None) -> str:
 
 
 def _require_pinned(image: str) -> None:
-    # A step's outputs are known by its image's name: a tag that moves would mix the work of two versions.
+    # The name of the image identifies the version of the code. A tag that moves would mix outputs of two versions.
     found = REFERENCE.fullmatch(image)
     if found is None:
-        what = "is no image's name"
+        what = "is not a valid image name"
     elif found["digest"]:
         return
     elif found["tag"] in (None, "latest"):
@@ -108,5 +108,6 @@ def _require_pinned(image: str) -> None:
         return
     raise ConfigError(
         f"the image {image!r} {what}",
-        f"host/path in small letters, and a tag that is never moved, as host/{IMAGE}, or @sha256: and its 64 digits",
+        f"host/path in lower case with a tag that never moves, for example host/{IMAGE}, or with @sha256: and its "
+        "64 digits",
     )

@@ -1,4 +1,4 @@
-"""The pipeline: which step needs which."""
+"""The pipeline: its steps and their dependencies."""
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportReturnType=false, reportAttributeAccessIssue=false
 # (kfp's decorators make task factories of the steps' functions, and do not say so in types)

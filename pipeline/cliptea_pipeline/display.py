@@ -1,4 +1,4 @@
-"""What a user sees of a local run: one line a step, live bars on a terminal, plain lines elsewhere."""
+"""The display of a local run, with one line per step, live bars in a terminal, and plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cliptea_pipeline.events import Active, Board, Event
 
 __all__ = ["Plain", "Terminal", "results_table"]
 
-HIDDEN = {"variants", "finish"}  # bookkeeping that a user need not see
+HIDDEN = {"variants", "finish"}  # bookkeeping steps that are not shown
 WIDE = 110  # columns of a terminal with room for long labels and bars
 REFRESH_SECONDS = 0.2
 PLAIN_SECONDS = 15.0
@@ -24,7 +24,7 @@ SCORES = ("pAcc", "miou_seen", "miou_unseen", "hiou")
 
 
 class Plain:
-    """Lines for a log: when a step starts and ends, and now and then how far it is."""
+    """Plain lines for a log: the start and end of every step, and its progress from time to time."""
 
     def __init__(self, console: Console, board: Board) -> None:
         self.console, self.board = console, board
@@ -43,17 +43,17 @@ class Plain:
         self._line(f"{' '.join(part for part in key if part)}: {text}")
 
     def tick(self) -> None:
-        """Nothing moves between events."""
+        """Nothing changes between events."""
 
     def close(self) -> None:
-        """Nothing to take down."""
+        """There is nothing to close."""
 
     def _line(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Terminal:
-    """A line for every step that has ended; below them, alive, those at work."""
+    """A line for every step that has ended, and below them live lines for the active steps."""
 
     def __init__(self, console: Console, board: Board) -> None:
         self.console, self.board = console, board
@@ -109,7 +109,7 @@ class Terminal:
 
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
-    """The scores of results.json, a line for each variant, seed and evaluation set."""
+    """The scores in results.json, with one line for each variant, seed and evaluation set."""
     columns = ["variant", "backbone", "dataset", "seed", *SCORES]
     if len({row["dataset"] for row in rows}) <= 1:
         columns.remove("dataset")

@@ -1,4 +1,4 @@
-"""`cliptea doctor`: what is reachable, what is missing, and what to do about it."""
+"""`cliptea doctor`: checks what is reachable and what is missing, and explains what to do about it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def doctor(placement: Placement, endpoint: str | None, namespace: str | None) -> int:
-    """Look at everything that a run on a cluster needs, and print a line for each.
+    """Check everything that a run on a cluster needs, and print a line for each result.
 
     Args:
-        placement: says which secrets, runtime, GPUs and launcher are wanted.
+        placement: defines the secrets, runtime, GPUs and launcher that are needed.
         endpoint: of Kubeflow Pipelines; default: KFP_ENDPOINT.
         namespace: of the steps; default: KFP_NAMESPACE, else the one of the cluster's configuration.
 
     Returns:
-        Exit code: 1 when something that is configured or needed is missing or not ready.
+        Exit code: 1 if anything that is configured or needed is missing or not ready.
     """
     namespace = namespace or os.environ.get(NAMESPACE)
     looks = [
@@ -53,11 +53,11 @@ def doctor(placement: Placement, endpoint: str | None, namespace: str | None) ->
 
 
 def examine(looks: Sequence[Check], seconds: float) -> Iterator[Finding]:
-    """The findings of all checks, which run side by side, in their order; those that take too long are left.
+    """The findings of all checks in their order. The checks run in parallel, and those that take too long are skipped.
 
     Args:
         looks: the checks.
-        seconds: for all of them together.
+        seconds: time limit for all of them together.
     """
     deadline = time.monotonic() + seconds
     queues: list[Queue[Finding | None]] = [_started(look) for look in looks]
@@ -66,7 +66,7 @@ def examine(looks: Sequence[Check], seconds: float) -> Iterator[Finding]:
             try:
                 finding = queue.get(timeout=max(0.0, deadline - time.monotonic()))
             except Empty:
-                yield Finding("a check", UNKNOWN, f"no answer within {seconds:.0f} s: is something behind a firewall?")
+                yield Finding("a check", UNKNOWN, f"no answer within {seconds:.0f} s; check for a firewall in between")
                 break
             if finding is None:
                 break

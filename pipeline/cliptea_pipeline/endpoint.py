@@ -1,4 +1,4 @@
-"""The API of Kubeflow Pipelines: how it is reached, and what it is asked."""
+"""The connection to the API of Kubeflow Pipelines, and the requests to it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PAGE = 100
 
 
 class EndpointError(ClipteaError):
-    """Kubeflow Pipelines cannot be reached, or refuses."""
+    """Kubeflow Pipelines cannot be reached, or denies a request."""
 
 
 class Away(EndpointError):
-    """Kubeflow Pipelines does not answer, or not sensibly; it may later. `reason` says why in a few words."""
+    """Kubeflow Pipelines gives no valid answer, but may do so later. `reason` says why in a few words."""
 
     def __init__(self, what: str, expected: str = "", todo: str = "", *, reason: str) -> None:
         super().__init__(what, expected, todo)
@@ -40,11 +40,11 @@ class Away(EndpointError):
 
 
 class Unknown(EndpointError):
-    """Kubeflow Pipelines has nothing of that id."""
+    """Kubeflow Pipelines has no object with that id."""
 
 
 class Version(NamedTuple):
-    """A version of the pipeline on the server: ids of both, its name, and the name of the latest one."""
+    """A version of the pipeline on the server: the ids of both, its name, and the name of the newest version."""
 
     pipeline: str
     id: str
@@ -56,13 +56,13 @@ def address(given: str | None) -> str:
     """The address of the KFP API, without a path to a page of its user interface.
 
     Raises:
-        ConfigError: none is named, or without http:// or https://.
+        ConfigError: no address is set, or it lacks http:// or https://.
     """
     url = (given or os.environ.get(ENDPOINT, "")).split("#")[0].rstrip("/")
     if not url:
         raise ConfigError(
-            "no Kubeflow Pipelines endpoint is named",
-            "its address, such as http://localhost:8080 after `kubectl port-forward svc/ml-pipeline-ui 8080:80`",
+            "no Kubeflow Pipelines endpoint is set",
+            "its address, for example http://localhost:8080 after `kubectl port-forward svc/ml-pipeline-ui 8080:80`",
             f"add --endpoint, or set {ENDPOINT}",
         )
     if "://" not in url:
@@ -71,20 +71,20 @@ def address(given: str | None) -> str:
 
 
 class Endpoint:
-    """A KFP server, and one namespace of it where it serves several users.
+    """A KFP server, and one of its namespaces if it is in multi-user mode.
 
-    Environment: KFP_TOKEN, a bearer token that is sent if set; KFP_NAMESPACE, the namespace if none is given;
-    SSL_CERT_FILE, a CA file for https.
+    Environment: KFP_TOKEN, a bearer token that is sent if set; KFP_NAMESPACE, the default namespace; SSL_CERT_FILE, a
+    CA file for https.
 
     Raises:
-        ConfigError: no server is named, or no namespace of one that serves several users.
-        EndpointError: it cannot be reached, refuses, or is no KFP server.
+        ConfigError: no server is set, or it is in multi-user mode and no namespace is set.
+        EndpointError: it cannot be reached, denies the request, or is not a KFP server.
     """
 
     def __init__(self, given: str | None = None, namespace: str | None = None) -> None:
         self.url = address(given)
         self.namespace = namespace or os.environ.get(NAMESPACE) or None
-        self.steps_namespace = self.namespace or ""  # where Kubernetes has the steps; "": where its settings say
+        self.steps_namespace = self.namespace or ""  # Kubernetes namespace of the steps; "": the configured one
         with self.asked():
             self.client: Any = self._connect()  # the generated client's types say that everything may be None
 
@@ -92,11 +92,11 @@ class Endpoint:
         import kfp
 
         if not self._serves_several():
-            self.namespace = None  # which such a server refuses
+            self.namespace = None  # single-user servers reject a namespace
         elif self.namespace is None:
             raise ConfigError(
-                f"Kubeflow Pipelines at {self.url} serves several users",
-                "the namespace of one of them",
+                f"Kubeflow Pipelines at {self.url} is in multi-user mode",
+                "the namespace of a user",
                 f"add --namespace, or set {NAMESPACE}",
             )
         with warnings.catch_warnings():
@@ -111,7 +111,7 @@ class Endpoint:
     def _serves_several(self) -> bool:
         import kfp_server_api
 
-        # kfp.Client asks for this five times, within 25 s and with a traceback for each, before it gives up.
+        # kfp.Client tries this five times within 25 s, and prints a traceback each time, before it gives up.
         quick: Any = kfp_server_api.Configuration(host=self.url)
         quick.ssl_ca_cert = os.environ.get("SSL_CERT_FILE") or None
         if token := os.environ.get(TOKEN):
@@ -120,7 +120,7 @@ class Endpoint:
         found, _, headers = api.healthz_service_get_healthz_with_http_info()
         if "json" not in headers.get("Content-Type", ""):
             raise EndpointError(
-                f"{self.url} shows a page, as of a login, and not the API of Kubeflow Pipelines",
+                f"{self.url} returns a web page, perhaps a login, and not the API of Kubeflow Pipelines",
                 "the address of Pipelines' user interface or API",
                 f"check --endpoint; behind a login, set {TOKEN} or use a port-forward",
             )
@@ -128,12 +128,12 @@ class Endpoint:
 
     @contextlib.contextmanager
     def asked(self) -> Iterator[None]:
-        """What is asked of the server inside: silent, and its errors in one line."""
+        """Make requests inside this block silent, and their errors one line."""
         from kfp_server_api import ApiException
         from urllib3.exceptions import HTTPError
 
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # the client prints links, as HTML where it can
+            with contextlib.redirect_stdout(io.StringIO()):  # the client prints links, as HTML if possible
                 yield
         except HTTPError as error:
             cause = unreached(error)
@@ -148,11 +148,11 @@ class Endpoint:
             raise _refused(self.url, error) from None
 
     def upload(self, file: Path, as_latest: bool = False) -> Version:
-        """Make the compiled pipeline a version of the pipeline `cliptea`, unless it is one.
+        """Upload the compiled pipeline as a version of the pipeline `cliptea`, unless it exists already.
 
         Args:
             file: the compiled pipeline.
-            as_latest: make an older version the latest, which schedules follow, by another upload of it.
+            as_latest: upload an older version again, so that it becomes the newest one, which schedules use.
 
         Raises:
             ConfigError: the file cannot be read.
@@ -184,26 +184,26 @@ class Endpoint:
     def _create_pipeline(self) -> str:
         import kfp_server_api
 
-        # Client.upload_pipeline would make a first version, of a name that says nothing.
+        # Client.upload_pipeline would create a first version with a meaningless name.
         body = kfp_server_api.V2beta1Pipeline(name=PIPELINE, display_name=PIPELINE, namespace=self.namespace)
         return self.client._pipelines_api.pipeline_service_create_pipeline(body).pipeline_id
 
     def pipeline(self) -> str | None:
-        """The id of the pipeline `cliptea`, if there is one."""
-        # Client.get_pipeline_id looks into no namespace.
+        """The id of the pipeline `cliptea`, if it exists."""
+        # Client.get_pipeline_id ignores namespaces.
         wanted = {"operation": "EQUALS", "key": "display_name", "stringValue": PIPELINE}
         with self.asked():
             found = self.client.list_pipelines(filter=json.dumps({"predicates": [wanted]}), namespace=self.namespace)
         return found.pipelines[0].pipeline_id if found.pipelines else None
 
     def experiment(self, name: str) -> str:
-        """The id of the experiment of that name, made if there is none."""
+        """The id of the experiment with that name, which is created if it does not exist."""
         with self.asked():
             return self.client.create_experiment(name, namespace=self.namespace).experiment_id
 
 
 def all_pages(ask: Callable[[str], Any], items: str) -> Iterator[Any]:
-    """Every item of a list that the server gives in pages."""
+    """All items of a list that the server returns in pages."""
     token = ""
     while True:
         page = ask(token)
@@ -217,12 +217,12 @@ def _refused(url: str, error: Any) -> EndpointError:
     text = _message(error)
     if error.status in (401, 403):
         return EndpointError(
-            f"Kubeflow Pipelines at {url} refuses ({error.status}{f': {text}' if text else ''})",
-            "a token of a user who may run pipelines in the namespace",
+            f"Kubeflow Pipelines at {url} denies access ({error.status}{f': {text}' if text else ''})",
+            "a token of a user with permission to run pipelines in the namespace",
             f"set {TOKEN} and --namespace",
         )
     if error.status == 404 and not text:
-        return EndpointError(f"there is no Kubeflow Pipelines API of version 2 at {url}", todo="check --endpoint")
+        return EndpointError(f"{url} does not serve version 2 of the Kubeflow Pipelines API", todo="check --endpoint")
     answer = f"{error.status}: {text or error.reason}"
     what = f"Kubeflow Pipelines at {url} answers {answer}"
     if error.status == 429 or error.status >= 500:
@@ -231,7 +231,7 @@ def _refused(url: str, error: Any) -> EndpointError:
 
 
 def _message(error: Any) -> str:
-    """What the server says, if it is one of Pipelines."""
+    """The message of the server, if it is a Pipelines server."""
     try:
         return " ".join(json.loads(error.body)["message"].split())[:300]
     except (TypeError, ValueError, KeyError, AttributeError):

@@ -1,4 +1,4 @@
-"""What the steps of a local run have told: read from the events file, kept as one state."""
+"""The progress of a local run, read from the events file and kept as one state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALWAYS_RUN = {"resolve", "variants", "promote", "finish"}  # steps that are neve
 
 
 class Tail:
-    """Reads the lines that have been added to a file."""
+    """Reads the lines that are added to a file."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
@@ -33,7 +33,7 @@ class Tail:
 
 @dataclass
 class Active:
-    """A step that has started and not ended."""
+    """A step that has started but not ended."""
 
     name: str
     label: str
@@ -70,18 +70,18 @@ class Board:
                 self.made += not event["reused"]
 
     def suspects(self) -> list[Active]:
-        """Active steps whose process is gone. Read the events once more before believing it."""
+        """Active steps whose process no longer exists. Read the events once more before you rely on this."""
         return [step for step in self.active.values() if not psutil.pid_exists(step.pid)]
 
     @staticmethod
     def silent_end(step: Active) -> Event:
-        """The event that a step killed from outside could not write."""
+        """The event of a step that was killed and could not write it."""
         return {
             "event": "failed",
             "step": step.name,
             "label": step.label,
             "seconds": time.monotonic() - step.since,
-            "text": "its process was killed (is there enough memory?); run the same command again to go on",
+            "text": "its process was killed, perhaps for lack of memory; run the same command again to resume",
             "trace": "",
             "setting": False,
         }

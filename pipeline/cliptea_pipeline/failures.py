@@ -1,4 +1,4 @@
-"""Why a run on a cluster failed: each failed step, its one error line, and where there is more."""
+"""Why a run on a cluster failed: each failed step with its error and the command that shows its log."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["Failure", "failures"]
 STEP = "|".join(Steps.model_fields)
 TOLD = re.compile(rf"(?m)^(?P<step>{STEP})(?: (?P<label>[^:\n]+))?: (?:started|failed after [^:\n]+: (?P<text>.*))$")
 ERROR = re.compile(r"(?m)^error: (.*)$")
-SILENT = "it ended without saying why (was it killed, or is there not enough memory?)"
-GONE = "its log is gone, or it never ran; look for its pod by `kubectl -n {} get pods -l pipeline/runid={}`"
+SILENT = "it ended without an error message; it may have been killed or run out of memory"
+GONE = "its log is gone, or it never ran; look for its pod with `kubectl -n {} get pods -l pipeline/runid={}`"
 
 
 class Failure(NamedTuple):
@@ -26,7 +26,7 @@ class Failure(NamedTuple):
     Attributes:
         who: step and variant.
         text: its one error line.
-        more: the command that shows its log; "" where that is gone.
+        more: the command that shows its log, or "" if the log is gone.
     """
 
     who: str
@@ -35,7 +35,7 @@ class Failure(NamedTuple):
 
 
 def failures(endpoint: Endpoint, run_id: str, look: Look, told: dict[tuple[str, str], str]) -> list[Failure]:
-    """The failed steps of a run that is over.
+    """The failed steps of a run that has ended.
 
     Args:
         endpoint: of Kubeflow Pipelines.
@@ -68,13 +68,13 @@ def _from_logs(endpoint: Endpoint, run_id: str, tasks: list[Task]) -> Iterator[F
             continue
         who, text = _read(log)
         if driver is not None:
-            who, text = driver[1], "Pipelines could not start it: see the log of its driver"
+            who, text = driver[1], "Pipelines could not start it; see the log of its driver"
         if who:
             yield Failure(who, text, _command(log_address(endpoint, run_id, node)))
 
 
 def _read(log: str) -> tuple[str, str]:
-    """Step and variant of a pod's log, and its last error line."""
+    """The step and variant in a pod's log, and its last error line."""
     events = list(TOLD.finditer(log))
     if not events:
         return "", ""

@@ -1,4 +1,4 @@
-"""Whether settings fit the compiled pipeline that is to run them: said before a server is asked, not by a pod."""
+"""Check that settings fit the compiled pipeline that will run them, before any request to a server."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from cliptea_pipeline.placement import Placement
 __all__ = ["PARAMETERS", "Compiled", "check_fit", "read_compiled"]
 
 PARAMETERS = {"preset", "overrides", "skip_unchanged"}  # of the pipeline
-# The step whose GPUs are used by as many processes as a setting says; a TrainJob's are the placement's.
+# Steps with GPUs whose number of processes is a setting. For TrainJobs, the placement sets it.
 PROCESSES = {"tokens": "teacher.num_workers", "train": "train.processes"}
 
 
 class Compiled(NamedTuple):
-    """What a compiled pipeline says of its placement.
+    """The placement that is contained in a compiled pipeline.
 
     Attributes:
-        image: of every step.
-        store: where it is written into the pipeline, else "".
-        gpus: of each step.
-        job: of the launcher trainjob, else None.
-        room: students of one run.
+        image: image of every step.
+        store: address of the store if the pipeline contains it, or else "".
+        gpus: number of GPUs of each step.
+        job: settings of the launcher trainjob, or else None.
+        room: number of students that fit into one run.
     """
 
     image: str
@@ -46,7 +46,7 @@ def read_compiled(file: Path) -> Compiled:
     """The placement that a pipeline was compiled with.
 
     Raises:
-        ConfigError: the file cannot be read, or is no compiled pipeline of ours.
+        ConfigError: the file cannot be read, or is not a compiled cliptea pipeline.
     """
     expected = "a file that `cliptea compile -o` wrote"
     try:
@@ -59,8 +59,8 @@ def read_compiled(file: Path) -> Compiled:
     except OSError as error:
         raise ConfigError(f"cannot read the pipeline {file}: {error.strerror}", expected) from None
     except (ValueError, yaml.YAMLError, StopIteration, TypeError, KeyError, AttributeError):
-        todo = "a placement is given to `cliptea compile --placement` first"
-        raise ConfigError(f"{file} is no compiled pipeline of cliptea", expected, todo) from None
+        todo = "if this is a placement file, compile it first with `cliptea compile --placement`"
+        raise ConfigError(f"{file} is not a compiled cliptea pipeline", expected, todo) from None
     environment = {item["name"]: item["value"] for item in resolve.get("env", [])}
     gpus = {
         name: int(c.get("resources", {}).get("accelerator", {}).get("resourceCount", 0)) for name, c in steps.items()
@@ -78,11 +78,11 @@ def _job_settings(spec: dict[str, Any]) -> JobSettings | None:
 
 
 def check_fit(config: Config, compiled: Compiled) -> None:
-    """Refuse settings that cannot run on the pipeline's placement.
+    """Reject settings that cannot run with the placement of the pipeline.
 
     Raises:
-        ConfigError: students are too many, processes cannot share a batch or leave GPUs idle, or what a pod would read
-            is on this machine.
+        ConfigError: there are too many students, processes cannot share a batch or leave GPUs idle, or a pod would need
+            files on this machine.
     """
     students = [variant.config for variant in expand(config)]
     require_room(len(students), compiled.room)
@@ -94,25 +94,25 @@ def check_fit(config: Config, compiled: Compiled) -> None:
         processes, gpus = getattr(getattr(config, section), name), compiled.gpus.get(step, 0)
         if processes < gpus:
             raise ConfigError(
-                f"the pipeline gives the step {step} {gpus} GPUs, and {setting}={processes} uses {processes}",
-                "one process for each GPU",
+                f"the pipeline gives the step {step} {gpus} GPUs, but {setting}={processes} uses only {processes}",
+                "one process per GPU",
                 f"add --set {setting}={gpus}, or change steps.{step}.gpus in the placement file",
             )
     if compiled.store.startswith("file:"):
-        return  # the steps mount a volume, and may read data from it as well
+        return  # the steps mount a volume, which may contain data as well
     for key, path in _read_by_pods(config, students):
         if path is None:
             raise ConfigError(f"{key} is not set", "the address of the data", f"add --set {key}=s3://BUCKET/FOLDER")
         if not is_remote(path):
             raise ConfigError(
-                f"{key}={path} is on this machine, where no pod sees it",
+                f"{key}={path} is on this machine, where pods cannot read it",
                 "an s3:// address",
-                "copy it to the bucket: docs/cluster.md, Data and weights",
+                "copy it to the bucket, as docs/cluster.md explains under Data and weights",
             )
 
 
 def _read_by_pods(config: Config, students: list[Config]) -> Iterator[tuple[str, str | None]]:
-    """The files and folders that settings name, with None for data that have none."""
+    """The files and folders in the settings, with None for data without a folder."""
     sets = {"data": (config.data.dataset, config.data.root)}
     sets |= {f"evaluation.sets.{name}": (s.dataset or name, s.root) for name, s in config.evaluation.sets.items()}
     yield from ((f"{key}.root", root) for key, (dataset, root) in sets.items() if dataset != "demo")

@@ -1,8 +1,9 @@
 """Local tasks as forks of one warm Python.
 
-kfp.local starts a new Python for each task, which spends seconds on imports before it does anything: a minute over
-a demo run, and most of a run that finds everything made. Here a *nursery* process has imported what tasks need and
-forks one for each. The task's code is the same, kfp's executor included; only its process begins otherwise.
+kfp.local starts a new Python process for each task, which spends seconds on imports first. This adds up to a minute in
+a demo run, and to most of the time of a run that reuses everything. Here, a *nursery* process imports what tasks need
+and is forked for each task. The code of the task, including kfp's executor, is the same; only its process starts
+differently.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from typing import Any
 __all__ = ["Nursery"]
 
 EXECUTOR = "kfp.dsl.executor_main"
-EVERY_TASK = (EXECUTOR, "cliptea.steps.promote", "cliptea.steps.train")  # and by these all steps, without torch
-# Imported once a task has needed them. Not mlflow: its pyarrow starts threads, and a process with threads should
-# not fork.
+EVERY_TASK = (EXECUTOR, "cliptea.steps.promote", "cliptea.steps.train")  # these import all steps, but no torch
+# Imported once a task has needed them. mlflow is not included, because its pyarrow starts threads, and a process with
+# threads should not fork.
 WARM = ("torch", "torchvision.transforms.v2", "timm", "segmentation_models_pytorch", "open_clip", "scipy.optimize")
 
 
 class Nursery:
-    """The runner's side: asks for tasks and passes on what they print."""
+    """The runner's side: starts tasks and forwards their output."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
         self._lock = threading.Lock()
         command = [sys.executable, "-m", __name__, str(theirs.fileno())]
-        # One thread for numpy's BLAS: its pool would be shared by forks that were given fewer cores.
+        # Use one thread for numpy's BLAS, because forks with fewer cores would inherit its pool.
         environment = {**os.environ, "_KFP_RUNTIME": "true", "OPENBLAS_NUM_THREADS": "1"}
         subprocess.Popen(command, env=environment, pass_fds=(theirs.fileno(),))
         theirs.close()
@@ -55,7 +56,7 @@ class Nursery:
             env_vars: the task's own environment variables.
 
         Returns:
-            The exit code, or minus the signal that ended the task.
+            The exit code, or the negative number of the signal that ended the task.
         """
         _, _, script, source, *arguments = full_command
         assert EXECUTOR in script, "kfp.local runs its tasks in another way than kfp 2.17"
@@ -71,7 +72,7 @@ class Nursery:
             socket.send_fds(self._socket, [os.fsencode(request)], [output_end, ended_end])
             os.close(output_end)
             os.close(ended_end)
-            self._socket.recv(1)  # forked: requests do not run into each other
+            self._socket.recv(1)  # wait for the fork, so that requests do not mix
         with os.fdopen(output, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 print(line, end="")
@@ -80,7 +81,7 @@ class Nursery:
 
 
 def _serve(connection: socket.socket) -> dict[str, Any]:
-    """The nursery's side: returns only in the fork that is a task, with the task."""
+    """The nursery's side. It only returns in the fork of a task, with that task."""
     for name in EVERY_TASK:
         importlib.import_module(name)
     needed, needed_end = os.pipe()
@@ -93,7 +94,7 @@ def _serve(connection: socket.socket) -> dict[str, Any]:
         request, descriptors, _, _ = socket.recv_fds(connection, 4096, 2)
         if not request:  # the run has ended
             os._exit(0)
-        gc.freeze()  # else every fork copies all that was imported, to look through it at its end
+        gc.freeze()  # or else every fork would copy all imported objects when it collects garbage at its end
         if _fork() == 0:
             connection.close()
             output, ended = descriptors
@@ -115,7 +116,7 @@ def _serve(connection: socket.socket) -> dict[str, Any]:
 
 
 def _fork() -> int:
-    # The children are not waited for here, only by themselves.
+    # Nothing waits for the children here.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     pid = os.fork()
     if pid == 0:
@@ -124,9 +125,9 @@ def _fork() -> int:
 
 
 def _work(arguments: Sequence[str], environment: dict[str, str], needed: int) -> int:
-    """Be the task; returns its exit code."""
+    """Run the task in this process, and return its exit code."""
     random.seed()
-    for name, value in environment.items():  # of the compiled pipeline; on this machine the user's own hold
+    for name, value in environment.items():  # from the compiled pipeline; the user's own variables take precedence
         os.environ.setdefault(name, value)
     sys.argv = [EXECUTOR, *arguments]
     before = set(sys.modules)
@@ -151,7 +152,7 @@ def _main() -> None:
         sys.stderr.flush()
         os._exit(code)
 
-    atexit.register(leave)  # the first, so it is called last: taking down all modules would cost a second
+    atexit.register(leave)  # registered first, so called last; unloading all modules would take a second
     code = _work(**_serve(socket.socket(fileno=int(sys.argv[1]))))
 
 

@@ -1,4 +1,4 @@
-"""What `cliptea doctor` asks Kubeflow Pipelines, and of MLflow with its help."""
+"""The checks of `cliptea doctor` that use Kubeflow Pipelines, also for runs in MLflow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOOKED_AT = 10  # newest runs
 
 
 class _Api(NamedTuple):
-    """Pipelines' API, asked once and quickly; `Endpoint` would try again and load kfp."""
+    """Pipelines' API with short time limits and without retries. `Endpoint` would retry, and load kfp."""
 
     url: str
 
@@ -40,12 +40,12 @@ class _Api(NamedTuple):
 
 
 def kfp(endpoint: str | None, namespace: str | None, placement: Placement) -> Iterator[Finding]:
-    """Pipelines' API, whether it lets one list experiments, which a run needs, and whether it has the MLflow plug-in.
+    """Check Pipelines' API, the permission to list experiments, which a run needs, and the MLflow plug-in.
 
     Args:
-        endpoint: default: KFP_ENDPOINT.
-        namespace: of one of several users.
-        placement: says whether the plug-in is expected.
+        endpoint: defaults to KFP_ENDPOINT.
+        namespace: of the user in multi-user mode.
+        placement: defines whether the plug-in is expected.
     """
     try:
         api = _Api(address(endpoint))
@@ -55,7 +55,7 @@ def kfp(endpoint: str | None, namespace: str | None, placement: Placement) -> It
     found, health = api.get("healthz")
     several = found.state == OK and health.get("multi_user")
     if several and not namespace:
-        found = Finding("Pipelines", BROKEN, f"{api.url} serves several users: add --namespace, or set {NAMESPACE}")
+        found = Finding("Pipelines", BROKEN, f"{api.url} is in multi-user mode: add --namespace, or set {NAMESPACE}")
     where = f"&namespace={namespace}" if several else ""
     if found.state == OK:
         found, _ = api.get(f"experiments?page_size=1{where}")
@@ -68,24 +68,27 @@ def _plugin(api: _Api, where: str, placement: Placement) -> Iterator[Finding]:
     found, page = api.get(f"runs?page_size={LOOKED_AT}&sort_by=created_at%20desc{where}")
     seen = found.state == OK and any(PLUGIN in run.get("plugins_output", {}) for run in page.get("runs", []))
     if placement.mlflow_plugin and seen:
-        yield Finding("plug-in", OK, "runs are in MLflow by Pipelines' plug-in, which sets MLFLOW_TRACKING_URI")
+        yield Finding("plug-in", OK, "Pipelines' MLflow plug-in tracks the runs and sets MLFLOW_TRACKING_URI")
     elif placement.mlflow_plugin:
         text = (
-            "the placement says mlflow_plugin, and no run here shows the plug-in's output yet; it must inject variables"
+            "the placement sets mlflow_plugin, but no run here shows the plug-in's output yet; it must inject variables"
         )
-        yield Finding("plug-in", UNKNOWN, f"{text} (injectUserEnvVars: true), else steps do not know where MLflow is")
+        yield Finding("plug-in", UNKNOWN, f"{text} (injectUserEnvVars: true), or steps cannot find MLflow")
     elif seen:
         text = (
             "runs here show the output of Pipelines' MLflow plug-in: if it injects variables (injectUserEnvVars: true),"
         )
-        yield Finding("plug-in", UNKNOWN, f"{text} every step is refused; say mlflow_plugin: true in the placement")
+        yield Finding(
+            "plug-in", UNKNOWN, f"{text} Kubernetes refuses every step; set mlflow_plugin: true in the placement"
+        )
 
 
 def sweep(endpoint: str | None) -> Iterator[Finding]:
-    """Close the runs in MLflow that have ended without a word, as cancelled ones do. Never a failure of doctor's.
+    """Close ended runs that are still open in MLflow, such as cancelled ones. This never makes doctor fail.
 
     Args:
-        endpoint: of Pipelines, which knows what has ended; default: KFP_ENDPOINT. Without one, long silence must do.
+        endpoint: of Pipelines, which knows the ended runs; defaults to KFP_ENDPOINT. Without it, only runs without a
+            heartbeat for a long time are closed.
     """
     if not is_named():
         return
@@ -99,10 +102,10 @@ def sweep(endpoint: str | None) -> Iterator[Finding]:
     try:
         closed = state.sweep(lambda job_id: ended(job_id, api.state_of) if api else None)
     except ClipteaError as error:
-        yield Finding("runs", UNKNOWN, f"MLflow was not asked for runs that are still open: {error.what}")
+        yield Finding("runs", UNKNOWN, f"could not check MLflow for ended runs that are still open there: {error.what}")
         return
     if closed:
         count = f"{len(closed)} run{'s' * (len(closed) > 1)}"
-        yield Finding("runs", OK, f"closed {count} that had ended without a word: {'; '.join(closed)}")
+        yield Finding("runs", OK, f"closed {count} that had already ended: {'; '.join(closed)}")
     else:
-        yield Finding("runs", OK, "MLflow shows no run as RUNNING that is known to have ended")
+        yield Finding("runs", OK, "MLflow shows no ended run as RUNNING")

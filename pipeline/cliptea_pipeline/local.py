@@ -33,7 +33,7 @@ FAILED, BAD_SETTINGS = 1, 2
 
 
 def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) -> int:
-    """Run the pipeline, or what is missing of it, and show how it goes.
+    """Run the missing parts of the pipeline, and show their progress.
 
     Args:
         preset: name of the preset.
@@ -42,7 +42,7 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
         debug: show the tracebacks of failed steps.
 
     Returns:
-        Exit code: 0, 1 when a step failed, 2 when a setting was refused, 128 + signal when stopped.
+        Exit code: 0, or 1 if a step failed, 2 if a setting was rejected, 128 + signal if the run was stopped.
 
     Raises:
         ClipteaError: nothing was started.
@@ -56,12 +56,12 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
         board, code = _follow(workdir, file, {"preset": preset, "overrides": list(overrides)})
     finally:
         workdir.close()
-    if "report" in board.published:  # also where promotion failed after it
+    if "report" in board.published:  # even if promotion failed after it
         _fetch(workdir, board)
     if code == 0:
         _conclude(workdir, board, time.monotonic() - start)
     elif code > 128:
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        print("stopped; run the same command again to resume", file=sys.stderr)
         _mark_stopped(workdir, board)
     else:
         _explain(workdir, board, debug)
@@ -116,7 +116,7 @@ def _exit_code(process: subprocess.Popen[bytes], board: Board) -> int:
 
 
 def _fetch(workdir: Workdir, board: Board) -> None:
-    """Put report and results where the user looks for them."""
+    """Copy report and results to the work directory."""
     for name, target in (("report", workdir.report), ("results", workdir.results)):
         data = read_uri(board.published[name])
         with new_file(target) as file:
@@ -144,7 +144,7 @@ def _mark_stopped(workdir: Workdir, board: Board) -> None:
     from cliptea.tracking.state import mark_stopped
 
     os.environ["MLFLOW_TRACKING_URI"] = workdir.tracking_uri
-    with contextlib.suppress(Exception):  # the run has been stopped, whatever state it is shown in
+    with contextlib.suppress(Exception):  # the run was stopped, even if MLflow shows another state
         mark_stopped(board.published["tracking_run"])
 
 
@@ -155,7 +155,7 @@ def _explain(workdir: Workdir, board: Board, debug: bool) -> None:
         who = " ".join(part for part in (failure["step"], failure["label"]) if part)
         print(f"error: {who}: {failure['text']}", file=sys.stderr)
     if not board.failures:
-        print("error: the run ended without saying why; the end of the log tells", file=sys.stderr)
+        print("error: the run ended without an error message; see the end of the log", file=sys.stderr)
     if "report" in board.published:
         print(f"report: {workdir.report}", file=sys.stderr)
     print(f"log: {os.path.relpath(workdir.log)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What Kubeflow Pipelines says of a run: its state, its tasks, and what their pods printed."""
+"""A run as Kubeflow Pipelines reports it: its state, its tasks, and the logs of their pods."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = [
 ]  # fmt: skip
 
 CANCELLED = "CANCELED"  # as Pipelines spells it
-# State of a run that is over -> how MLflow calls it.
+# State of a run that has ended -> its name in MLflow.
 ENDED: dict[str, End] = {"SUCCEEDED": "FINISHED", "SKIPPED": "FINISHED", "FAILED": "FAILED", CANCELLED: "KILLED"}
-OPEN = ("PENDING", "RUNNING")  # states of a task that goes on
+OPEN = ("PENDING", "RUNNING")  # states of an active task
 CANCELS = ("CANCELING", CANCELLED)
 TIMEOUT_SECONDS = 30
 
 
 def step_named(name: str) -> str:
-    """The step that Pipelines calls `name`; "" when it is none."""
+    """The step that Pipelines calls `name`, or "" if it is not a step."""
     step = "train" if name == "launch" else name
     return step if step in Steps.model_fields else ""
 
@@ -37,11 +37,11 @@ class Task(NamedTuple):
 
     Attributes:
         id: of the task.
-        name: a step's name, or one that Pipelines makes: NAME-driver, NAME(0), executor, condition-2, ...
-        state: "" when it was left out.
-        started: when, as text that sorts by time.
-        seconds: from start to end, if it has ended.
-        nodes: ids of the workflow's nodes below it.
+        name: the name of a step, or one that Pipelines generates: NAME-driver, NAME(0), executor, condition-2, ...
+        state: "" if the task was omitted.
+        started: start time, as text that sorts by time.
+        seconds: duration, if it has ended.
+        nodes: ids of the workflow nodes below it.
     """
 
     id: str
@@ -53,7 +53,7 @@ class Task(NamedTuple):
 
     @property
     def step(self) -> str:
-        """The step whose task it is; "" for the drivers, executors and loops around the steps."""
+        """The step that this task belongs to, or "" for the drivers, executors and loops around the steps."""
         return step_named(self.name)
 
 
@@ -62,8 +62,8 @@ class Look(NamedTuple):
 
     Attributes:
         state: see `run_state`.
-        error: Pipelines' own message, which is empty when a step fails.
-        tasks: in the order of their start.
+        error: Pipelines' own message, which is empty if a step fails.
+        tasks: sorted by their start.
     """
 
     state: str
@@ -72,19 +72,19 @@ class Look(NamedTuple):
 
 
 def look(endpoint: Endpoint, run_id: str) -> Look:
-    """The run now.
+    """The current state of a run.
 
     Raises:
-        ConfigError: there is no such run.
+        ConfigError: the run does not exist.
         Away: the server does not answer.
-        EndpointError: it refuses.
+        EndpointError: it denies the request.
     """
     try:
         run = _get(endpoint, f"/apis/v2beta1/runs/{quote(run_id, safe='')}", "object")
     except Unknown as error:
         raise ConfigError(
-            f"there is no run {run_id!r} ({error.what})",
-            "the id of a run, or its address as `cliptea submit` printed it",
+            f"the run {run_id!r} does not exist ({error.what})",
+            "the ID of a run, or the address that `cliptea submit` printed",
         ) from None
     error = " ".join(run.get("error", {}).get("message", "").split())
     tasks = map(_task, run.get("run_details", {}).get("task_details", []))
@@ -92,10 +92,10 @@ def look(endpoint: Endpoint, run_id: str) -> Look:
 
 
 def run_state(run: dict[str, Any]) -> str:
-    """The state of a run as Pipelines says it; but CANCELED for what it calls FAILED after somebody has ended the run.
+    """The state of a run as Pipelines reports it, except that runs that a user ended are CANCELED instead of FAILED.
 
     Args:
-        run: as Pipelines' API gives it.
+        run: the run as returned by the API of Pipelines.
     """
     past = [entry.get("state") for entry in run.get("state_history", [])]
     state = run.get("state", "PENDING")
@@ -116,7 +116,7 @@ def _task(told: dict[str, Any]) -> Task:
 
 
 def _get(endpoint: Endpoint, path: str, kind: str) -> Any:
-    """An answer that the client has no fitting request for: logs, and runs without seconds of work on their tasks."""
+    """A direct request, for logs, which the client does not support, and for runs, which it takes seconds to parse."""
     with endpoint.asked():
         return endpoint.client._run_api.api_client.call_api(
             path,
@@ -129,20 +129,20 @@ def _get(endpoint: Endpoint, path: str, kind: str) -> Any:
 
 
 def run_page(endpoint: Endpoint, run_id: str) -> str:
-    """The address of the run on the pages of Pipelines."""
+    """The address of the run in the user interface of Pipelines."""
     return f"{endpoint.url}/#/runs/details/{run_id}"
 
 
 def log_address(endpoint: Endpoint, run_id: str, node: str) -> str:
-    """The address of what the pod of a workflow's node printed."""
+    """The address of the log of a workflow node's pod."""
     return f"{endpoint.url}{_log_path(run_id, node)}"
 
 
 def read_log(endpoint: Endpoint, run_id: str, node: str) -> str:
-    """What the pod of a workflow's node printed.
+    """The log of a workflow node's pod.
 
     Raises:
-        EndpointError: it is gone, or the server does not answer.
+        EndpointError: the log is gone, or the server does not answer.
     """
     return _get(endpoint, _log_path(run_id, node), "str")
 

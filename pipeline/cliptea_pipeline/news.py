@@ -1,7 +1,7 @@
-"""What the steps of a run on a cluster are doing, as the events that the displays of a local run show.
+"""The progress of a run on a cluster, as the same events that a local run shows.
 
-The steps write it to the store, with variants and progress. Where the store cannot be read from here, the tasks that
-Kubeflow Pipelines knows must do: names and states.
+The steps write their progress and variants to the store. If the store cannot be read from this machine, only the names
+and states of the tasks in Kubeflow Pipelines are available.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from cliptea_pipeline.looks import OPEN, Look, Task
 
 __all__ = ["News"]
 
-PATIENCE = 5.0  # seconds that the store may be away at a look
+PATIENCE = 5.0  # seconds that the store may be down each time
 SILENT = 3 * BEAT_SECONDS
-LOST = "it was killed: there is no sign of it any more"
-WANTED = "set CLIPTEA_STORE, CLIPTEA_S3_ENDPOINT and the AWS_ variables here"
+LOST = "it stopped reporting, so it was probably killed"
+WANTED = "to see them, set CLIPTEA_STORE, CLIPTEA_S3_ENDPOINT and the AWS_ variables on this machine"
 
 
 class News:
-    """The events of a run, from the store, else from Pipelines; never from both.
+    """The events of a run, either from the store or from Pipelines, but never from both.
 
     Args:
         run_id: the pipeline job.
-        store: URI of the store that the steps write to; "" when it is not known.
-        say: called with a line when there is less to be seen.
+        store: URI of the store that the steps write to, or "" if it is not known.
+        say: called with a line if less can be shown.
     """
 
     def __init__(self, run_id: str, store: str, say: Callable[[str], None]) -> None:
@@ -44,48 +44,48 @@ class News:
         if is_remote(store) or os.path.isdir(unquote(urlparse(store).path)):
             self._reader = BoardReader(open_store(store, PATIENCE), run_id)
         else:
-            self._give_up("the store is not known here")
+            self._give_up("the store is not known on this machine")
 
     def read(self, look: Look) -> list[Event]:
-        """What has happened since the last time."""
+        """The events since the last call."""
         statuses = self._read_store()
         if statuses:
             self._from_store = True
         elif not self._from_store and self._reader is not None and _has_made_something(look.tasks):
-            self._give_up("the steps write no news to the store that is named here")
+            self._give_up("the steps do not report to the store that is set here")
         if self._reader is not None:
             return list(self._boards.events(statuses, look.tasks))
         return list(self._tasks.events(look.tasks))
 
     def at_work(self, look: Look) -> bool:
-        """Whether a step is doing something, and not only waited for."""
+        """Whether a step is running, and not only waiting."""
         if self._from_store:
             return "running" in self._boards.shown.values()
         return any(task.name.startswith("executor(") and task.state == "RUNNING" for task in look.tasks)
 
     @property
     def errors(self) -> dict[tuple[str, str], str]:
-        """The error of each step and variant that has failed for good, as far as the store tells."""
+        """The error of each step and variant that has failed finally, according to the store."""
         return self._boards.errors
 
     def _read_store(self) -> list[StepStatus] | None:
-        """What the steps have written; None when it could not be read this time."""
+        """The statuses that the steps have written, or None if they could not be read this time."""
         if self._reader is None:
             return None
         try:
             return self._reader.read()
         except StorageError as error:
             if not self._from_store:
-                self._give_up(f"the store cannot be read from here: {error.what}")
-            return None  # what was seen last is still shown
+                self._give_up(f"the store cannot be read from this machine: {error.what}")
+            return None  # the last statuses stay visible
 
     def _give_up(self, why: str) -> None:
         self._reader = None
-        self._say(f"note: no variants and no progress are shown ({why}); {WANTED}")
+        self._say(f"note: variants and progress are not shown ({why}); {WANTED}")
 
 
 class _Boards:
-    """The statuses that the steps write, and how each was shown last."""
+    """The statuses that the steps write, and the last state shown of each."""
 
     def __init__(self) -> None:
         self.shown: dict[tuple[str, str], str] = {}  # running, done, failed or lost
@@ -129,9 +129,9 @@ class _Boards:
             yield _failed(*key, seconds, status.text)
 
     def _lost(self, tasks: list[Task]) -> Iterator[Event]:
-        """Steps that no longer write, while Pipelines has fewer tasks at work than there are such steps.
+        """Steps that no longer report, if Pipelines has fewer active tasks than there are such steps.
 
-        Where more tasks have succeeded than are shown as done, a silent one may be among them: none is called lost.
+        If more tasks have succeeded than are shown as done, a silent step may be one of them, and none counts as lost.
         """
         now = time.monotonic()
         left = Counter(task.step for task in tasks if task.state in OPEN)
@@ -147,7 +147,7 @@ class _Boards:
 
 
 class _Tasks:
-    """The tasks of Pipelines that are steps, and how each was shown last. Variants have no names there, but numbers."""
+    """The tasks of Pipelines that are steps, and the last state shown of each. Variants have numbers, not names."""
 
     def __init__(self) -> None:
         self._labels: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how all of them tell what went wrong."""
+"""Options that several commands share, and the way that all commands report errors."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from cliptea.outage import patience
 
 __all__ = ["Debug", "Overrides", "Pipeline", "Preset", "one_line_errors"]
 
-Preset = Annotated[str, typer.Option("--preset", help="Named settings to start from.")]
+Preset = Annotated[str, typer.Option("--preset", help="Preset to start from.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in train.iterations=200."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a setting, for example train.iterations=200. Can be repeated."
+    ),
 ]
-Pipeline = Annotated[Path | None, typer.Option("--pipeline", help="Compiled pipeline; default: the one shipped.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Pipeline = Annotated[
+    Path | None, typer.Option("--pipeline", help="Compiled pipeline file. Defaults to the one that cliptea includes.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]
 
 
 @contextmanager
 def one_line_errors(debug: bool) -> Iterator[None]:
     try:
-        patience()  # refused here, before anybody who asks for it suppresses errors
+        patience()  # raises here if it is invalid: later callers may suppress errors
         yield
     except ClipteaError as error:
         if debug:
@@ -41,5 +45,5 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         if debug or isinstance(error, typer.Exit):
             raise
         text = " ".join(str(error).split())
-        print(f"error: {type(error).__name__}: {text}; add --debug for the traceback", file=sys.stderr)
+        print(f"error: {type(error).__name__}: {text}; add --debug to see the traceback", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -1,4 +1,4 @@
-"""A placement, put on the pipeline's tasks. kfp.local takes no notice of what concerns Kubernetes."""
+"""Applies a placement to the tasks of the pipeline. kfp.local ignores everything that concerns Kubernetes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cliptea_pipeline.placement import Placement, StepPlacement
 
 __all__ = ["job_settings", "placed"]
 
-AFTERWARDS = 600  # seconds that a TrainJob's end may take to be told
+AFTERWARDS = 600  # seconds that the step has to report the end of a TrainJob
 
 
 def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.PipelineTask:
-    """The task of the step `name` with image, resources, environment, limits of time, and retries."""
+    """The task of the step `name` with its image, resources, environment, time limit and retries."""
     step: StepPlacement = getattr(placement.steps, name)
-    # kfp's cache knows image and arguments only; the manifests in the store know what can be reused.
+    # kfp's cache only knows image and arguments. The manifests in the store determine what can be reused.
     task.set_container_image(placement.image).set_caching_options(False)
     _resources(task, step, placement.gpu_resource)
     _environment(task, placement)
@@ -27,7 +27,7 @@ def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.Pipel
     _nodes(task, step)
     follows = (
         task.component_spec.task_config_passthroughs is not None
-    )  # a TrainJob, and outlives it to say how it ended
+    )  # it follows a TrainJob, and outlives it to report how it ended
     kubernetes.set_timeout(task, step.seconds + follows * (placement.train_job.pending_seconds + AFTERWARDS))
     kubernetes.set_security_context(
         task, run_as_user=placement.user, run_as_group=placement.group, run_as_non_root=True
@@ -36,9 +36,9 @@ def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.Pipel
         kubernetes.set_image_pull_secrets(task, placement.image_pull_secrets)
     if step.shared_memory is not None and not follows:
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", "Memory", step.shared_memory)
-    # For lost pods only: the server makes one anew that is deleted, evicted or gone with its node. As installed, it
-    # does not run failed code again (the workflow controller's `retryPolicy: OnError`). What may pass by itself is
-    # tried again inside the step, by CLIPTEA_RETRIES.
+    # These retries are only for lost pods: the server replaces pods that are deleted, evicted or lost with their node.
+    # By default, it does not rerun failed code (the workflow controller's `retryPolicy: OnError`). Steps retry
+    # temporary failures themselves, as set in CLIPTEA_RETRIES.
     retries = placement.retries
     if retries.count and name != "finish":  # an exit task may have no retries
         task.set_retry(retries.count, f"{retries.wait_seconds}s", retries.factor, f"{retries.longest_wait_seconds}s")
@@ -46,7 +46,7 @@ def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.Pipel
 
 
 def job_settings(placement: Placement) -> dict[str, Any]:
-    """What the launcher of TrainJobs is told, as its argument."""
+    """The argument of the TrainJob launcher."""
     train = placement.steps.train
     given = placement.train_job.model_dump() | {
         "image": placement.image,
@@ -68,10 +68,10 @@ def _resources(task: dsl.PipelineTask, step: StepPlacement, gpu: str) -> None:
 
 
 def _environment(task: dsl.PipelineTask, placement: Placement) -> None:
-    """Variables from the config map, from secrets, and those written in the placement.
+    """Set variables from the config map, from secrets, and from the placement.
 
-    Keys and secrets are optional, since a missing secret would keep the pod waiting for ever, without a word: what a
-    step lacks, it says itself.
+    Keys and secrets are optional, because a pod would wait forever for a missing secret without any message. Steps
+    report missing variables themselves.
     """
     keys = {key: key for key in placement.taken(placement.config_keys) if key != env.STORE.name or not placement.store}
     if keys:

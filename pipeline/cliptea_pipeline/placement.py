@@ -1,4 +1,4 @@
-"""Where and how the steps run on a cluster. Fixed when the pipeline is compiled; no part of any fingerprint."""
+"""Where and how steps run on a cluster. It is fixed when the pipeline is compiled, and not part of any fingerprint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cliptea_pipeline.placement_values import Count, Cpu, Memory, Name, Open, Po
 __all__ = ["Placement", "StepPlacement", "Toleration"]
 
 HOUR = 3600
-# What the MLflow plug-in of Pipelines gives every step as a plain value, beside which a reference is refused.
+# Variables that Pipelines' MLflow plug-in sets in every step. Kubernetes does not allow a reference in addition.
 INJECTED = ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_WORKSPACE", "MLFLOW_TRACKING_AUTH")
 OWN = {  # variable -> the key that sets it
     env.STORE.name: "store",
@@ -30,7 +30,7 @@ class Section(BaseModel):
 
 
 class Toleration(Section):
-    """A taint that pods may be put beside, as in a pod's specification."""
+    """A taint that pods tolerate, as in the specification of a pod."""
 
     key: str | None = None
     operator: Literal["Exists", "Equal"] = "Equal"
@@ -40,7 +40,7 @@ class Toleration(Section):
 
 
 class StepPlacement(Section):
-    """Of one step. Of `train` with the launcher trainjob, resources and nodes are those of each training pod."""
+    """The placement of one step. For `train` with the launcher trainjob, it applies to each training pod."""
 
     cpu: Cpu = "500m"  # requested
     cpu_limit: Cpu = "2"
@@ -48,13 +48,13 @@ class StepPlacement(Section):
     memory_limit: Memory = "4Gi"
     gpus: Count = 0
     shared_memory: Memory | None = None  # size of /dev/shm, which counts as memory; None: 64 MiB
-    seconds: Positive = HOUR  # after which the pod is ended
+    seconds: Positive = HOUR  # time limit of the pod
     node_selector: dict[str, str] = {}
     tolerations: list[Toleration] = []
 
     @model_validator(mode="after")
     def _within_limits(self) -> StepPlacement:
-        # Kubernetes refuses the pod, when it is made, of a request above its limit.
+        # Kubernetes does not create pods with a request above its limit.
         for name, limit in (("cpu", "cpu_limit"), ("memory", "memory_limit"), ("shared_memory", "memory_limit")):
             asked, most = getattr(self, name), getattr(self, limit)
             if asked is not None and parse_quantity(asked) > parse_quantity(most):
@@ -82,25 +82,25 @@ class Steps(Section):
 
 
 class Retries(Section):
-    """How often a step tries again what may pass by itself."""
+    """How often a step retries temporary failures."""
 
     count: Count = 2
-    wait_seconds: Count = 30  # before the first
+    wait_seconds: Count = 30  # before the first retry
     factor: Annotated[float, Field(ge=1)] = 2.0
     longest_wait_seconds: Count = 600
 
 
 class TrainJobPlacement(Section):
-    """Of the launcher trainjob."""
+    """Settings of the launcher trainjob."""
 
     runtime: Name = "cliptea-torch"
     runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = "TrainingRuntime"
     nodes: Positive = 1
-    processes_per_node: Positive | None = None  # None: one for each GPU of train, or one
+    processes_per_node: Positive | None = None  # None: one per GPU of train, or one without GPUs
     scratch: Memory = "20Gi"  # size of /tmp in the training pods
-    pending_seconds: Positive = HOUR  # how long not all pods may run before the step gives up
+    pending_seconds: Positive = HOUR  # how long the step waits until all pods run
     restarts: Count = 3  # after an eviction, a preemption or a lost node
-    # After which training ends by itself when the step that follows it has gone; to replace one takes minutes.
+    # After which training stops if its step is gone. It takes minutes to replace a lost step.
     abandoned_seconds: Annotated[int, Field(ge=120)] = 900
 
 
@@ -108,8 +108,8 @@ class Placement(Section):
     image: str = IMAGE
     store: Store | None = None  # s3://bucket/folder; None: CLIPTEA_STORE of the config map
     config_map: Name = "cliptea"
-    config_keys: list[Variable] = [env.STORE.name, "AWS_REGION"]  # each the name of its environment variable
-    secrets: dict[Name, list[Variable]] = {  # secret -> keys, likewise
+    config_keys: list[Variable] = [env.STORE.name, "AWS_REGION"]  # also the names of the environment variables
+    secrets: dict[Name, list[Variable]] = {  # secret -> keys, also the names of the environment variables
         "cliptea-s3": [env.S3_ENDPOINT.name, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
         "cliptea-mlflow": [
             "MLFLOW_TRACKING_URI",
@@ -119,23 +119,23 @@ class Placement(Section):
         ],
         "cliptea-webhook": [env.WEBHOOK.name],
     }
-    environment: dict[Public, Open] = {}  # further variables of every step
-    mlflow_plugin: bool = False  # Pipelines' own plug-in says where MLflow is (its setting injectUserEnvVars)
+    environment: dict[Public, Open] = {}  # further environment variables for every step
+    mlflow_plugin: bool = False  # Pipelines' plug-in sets the address of MLflow (with injectUserEnvVars)
     image_pull_secrets: list[Name] = []
     gpu_resource: str = "nvidia.com/gpu"
     user: Positive = 1000
     group: Positive = 1000
     retries: Retries = Retries()
-    patience_seconds: Count = 600  # how long S3, MLflow or the API of the cluster may be away before a step fails
-    token_parts: Positive = 1  # tasks that share CLIP's work on the views
-    students: Positive = 100  # of one run: at about 105 its workflow passes Argo's 1 MiB, unless that is offloaded
-    parallel: Positive | None = None  # students trained at a time; None: all, or by trainjob one
+    patience_seconds: Count = 600  # how long S3, MLflow or the API of the cluster may be down before a step fails
+    token_parts: Positive = 1  # number of tasks that share CLIP's work on the views
+    students: Positive = 100  # limit for one run; with about 105, a workflow exceeds Argo's 1 MiB unless offloaded
+    parallel: Positive | None = None  # students trained at a time; None: all, or one with trainjob
     launcher: Literal["torchrun", "trainjob"] = "torchrun"
     train_job: TrainJobPlacement = TrainJobPlacement()
     steps: Steps = Steps()
 
     def taken(self, names: list[str]) -> list[str]:
-        """Those of the variables that the steps take from a config map or a secret."""
+        """The variables among `names` that the steps take from a config map or a secret."""
         return [name for name in names if not (self.mlflow_plugin and name in INJECTED)]
 
     @property
@@ -144,25 +144,25 @@ class Placement(Section):
 
     @property
     def room(self) -> int:
-        """Students of one run, beside the token parts: each but the first takes half as much of the workflow."""
+        """Students that fit into one run. Each further token part takes half as much of the workflow as a student."""
         return self.students - self.token_parts // 2
 
     @property
     def processes_per_node(self) -> int:
-        """Of a TrainJob."""
+        """Processes on each node of a TrainJob."""
         return self.train_job.processes_per_node or self.steps.train.gpus or 1
 
     @model_validator(mode="after")
     def _processes_fit(self) -> Placement:
         if self.launcher == "torchrun":
             if self.train_job != TrainJobPlacement():
-                raise ValueError("train_job is for the launcher trainjob, and launcher is torchrun; change one of them")
+                raise ValueError("train_job needs the launcher trainjob, but launcher is torchrun; change one of them")
             return self
         gpus, processes = self.steps.train.gpus, self.processes_per_node
         if gpus and processes != gpus:
             raise ValueError(
-                f"train_job.processes_per_node={processes} with steps.train.gpus={gpus}; expected one process for each "
-                "GPU: leave processes_per_node away"
+                f"train_job.processes_per_node={processes} with steps.train.gpus={gpus}; expected one process per GPU; "
+                "omit processes_per_node"
             )
         return self
 
@@ -170,19 +170,19 @@ class Placement(Section):
     def _has_room(self) -> Placement:
         if self.room < 1:
             raise ValueError(
-                f"token_parts={self.token_parts} leaves a workflow of students={self.students} no room for a student; "
+                f"token_parts={self.token_parts} leaves no room for a student with students={self.students}; "
                 f"expected token_parts below {2 * self.students}"
             )
         return self
 
     @model_validator(mode="after")
     def _once(self) -> Placement:
-        # A TrainJob with a variable twice is refused, and in a pod it depends on their order which one holds.
+        # Kubernetes rejects a TrainJob with a repeated variable. In a pod, the order would decide which one is used.
         names = [*self.config_keys, *(key for keys in self.secrets.values() for key in keys), *self.environment]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"{twice[0]} is named twice in config_keys, secrets and environment; expected it once")
+            raise ValueError(f"{twice[0]} appears twice in config_keys, secrets and environment; expected it once")
         for name, key in OWN.items():
             if name in names and (name != env.STORE.name or name not in self.config_keys):
-                raise ValueError(f"{name} is set by the key {key}; expected it nowhere else")
+                raise ValueError(f"{name} is set by the key {key}; remove it everywhere else")
         return self

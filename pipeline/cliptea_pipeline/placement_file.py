@@ -1,4 +1,4 @@
-"""A placement's YAML file, and what is wrong with it in one line."""
+"""Reads the YAML file of a placement, with errors in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cliptea_pipeline.placement import Placement, Toleration
 
 __all__ = ["read_placement"]
 
-WORDS = {  # pydantic's words for what YAML has made of a value
+WORDS = {  # plain words for pydantic's errors
     "int_type": "expected a whole number",
     "int_from_float": "expected a whole number",
     "string_type": "expected text; put it in quotes",
@@ -26,22 +26,22 @@ WORDS = {  # pydantic's words for what YAML has made of a value
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is twice in a mapping, of which YAML else takes the last without a word."""
+    """Rejects repeated keys in a mapping, of which YAML would silently use the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         keys = [key.value for key, _ in node.value]
         for key, _ in node.value:
             if keys.count(key.value) > 1:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value} is there twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value} appears twice", problem_mark=key.start_mark)
         return node
 
 
 def read_placement(file: Path | None) -> Placement:
-    """The placement of a YAML file, which says only what differs from the defaults; None: the defaults.
+    """The placement in a YAML file, which only contains differences from the defaults. None means the defaults.
 
     Raises:
-        ConfigError: it cannot be read, or has unknown keys or wrong values; one line.
+        ConfigError: it cannot be read, or has unknown keys or invalid values; one line.
     """
     if file is None:
         return Placement()
@@ -54,7 +54,7 @@ def read_placement(file: Path | None) -> Placement:
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"cannot read the placement {file}{where}: {getattr(error, 'problem', error)}") from None
     if not isinstance(read, dict):
-        raise ConfigError(f"the placement {file} is no mapping", "keys such as image, store, steps")
+        raise ConfigError(f"the placement {file} is not a mapping", "keys such as image, store and steps")
     try:
         return Placement.model_validate(merge(Placement().model_dump(), read))
     except ValidationError as error:
@@ -74,7 +74,7 @@ def _readable(error: ValidationError, file: Path) -> ConfigError:
 
 
 def _keys(section: list[str]) -> Iterator[str]:
-    """The keys that a section of the file may have."""
+    """The keys that are allowed in a section of the file."""
     model: Any = Placement()
     for part in section:
         model = Toleration() if part.isdigit() else getattr(model, part)

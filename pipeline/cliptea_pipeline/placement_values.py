@@ -1,4 +1,4 @@
-"""Kinds of values in a placement: what Kubernetes would refuse only when a pod is made is refused here, in one line."""
+"""Types of values in a placement. They reject values that Kubernetes would only reject when it creates a pod."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PASSWORD = re.compile(r"://[^/\s]*:[^/\s]*@")  # in an address
 
 
 def _quantity(pattern: str, expected: str) -> BeforeValidator:
-    """A quantity of Kubernetes above zero, in the notation that kfp takes as well."""
+    """A positive Kubernetes quantity, in a notation that kfp accepts as well."""
 
     def check(value: Any) -> str:
         text = "" if isinstance(value, bool) else str(value)
@@ -38,8 +38,10 @@ def _text(pattern: str, expected: str) -> AfterValidator:
 
 
 def _without_password(value: str) -> str:
-    if PASSWORD.search(value):  # which is not repeated here
-        raise ValueError("the value holds a password, and the pipeline is public; put it into a secret, under secrets")
+    if PASSWORD.search(value):  # the error must not repeat it
+        raise ValueError(
+            "the value holds a password, and the pipeline is public; use a Kubernetes secret, listed under secrets"
+        )
     return value
 
 

@@ -1,4 +1,4 @@
-"""`cliptea plan`: what a run would cost, as a page for the terminal."""
+"""`cliptea plan`: shows the estimated cost of a run in the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["show_plan"]
 
 
 def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
-    """Print the plan of a run, of which one on a cluster has room for `room` students."""
+    """Print the plan of a run. On a cluster, one run has room for `room` students."""
     tasks = ", ".join(name if number == 1 else f"{name} x {number}" for name, number in plan.steps.items())
     facts = Table.grid(padding=(0, 2))
     for name, value in (
@@ -20,12 +20,12 @@ def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
         ("trainings", _trainings(plan.trainings, room)),
         ("training images", _count(plan.images)),
         ("views", _views(config, plan)),
-        ("stored, read in training", _storage(plan.view_bytes, plan.views)),
-        ("stored, dense tokens", _storage(plan.dense_bytes, plan.views)),
-        ("CLIP's forward passes", _hours(plan.teacher_gpu_hours)),
+        ("storage, read in training", _storage(plan.view_bytes, plan.views)),
+        ("storage, dense tokens", _storage(plan.dense_bytes, plan.views)),
+        ("CLIP forward passes", _hours(plan.teacher_gpu_hours)),
         ("all trainings", _hours(_sum([student.gpu_hours for student in plan.students]))),
-        ("GPU time in all", _hours(plan.gpu_hours)),
-        ("stored tokens pay", _pays(plan)),
+        ("total GPU time", _hours(plan.gpu_hours)),
+        ("storing tokens pays off", _pays(plan)),
     ):
         facts.add_row(name, value)
     console.print(facts)
@@ -37,7 +37,7 @@ def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
         students.add_row(student.backbone, str(student.trainings), parameters, _hours(student.gpu_hours), licence)
     console.print(students)
     console.print()
-    for line in plan.missing or ["nothing that could be seen from here"]:
+    for line in plan.missing or ["nothing that can be checked from this machine"]:
         console.print(f"missing  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -47,7 +47,7 @@ def _sum(parts: list[float | None]) -> float | None:
 
 def _trainings(number: int, room: int) -> str:
     runs = -(-number // room)
-    parts = f"; on a cluster {runs} runs, since one has room for {room}" if runs > 1 else ""
+    parts = f"; on a cluster this takes {runs} runs, because one has room for {room}" if runs > 1 else ""
     return f"{number} (variants times seeds){parts}"
 
 
@@ -66,12 +66,12 @@ def _storage(size: int, views: int | None) -> str:
 
 
 def _hours(hours: float | None) -> str:
-    return "unknown: give --throughput" if hours is None else f"{hours:.1f} GPU hours"
+    return "unknown without --throughput" if hours is None else f"{hours:.1f} GPU hours"
 
 
 def _pays(plan: Plan) -> str:
     if plan.pays_from is None:
         return "unknown until the data are read"
     if plan.pays_from < 1:
-        return f"from the first training on: CLIP sees {plan.pays_from:.0%} of the images it would see in one training"
-    return f"from {plan.pays_from:.1f} trainings on"
+        return f"from the first training: CLIP sees {plan.pays_from:.0%} of the images it would see in one training"
+    return f"after {plan.pays_from:.1f} trainings"

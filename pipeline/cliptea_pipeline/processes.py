@@ -1,4 +1,4 @@
-"""The processes of a local run: started in a session of their own, stopped to the last one."""
+"""The processes of a local run, which have their own session and are all stopped at its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRACE_SECONDS = 3.0  # between SIGTERM and SIGKILL
 
 
 class Signals:
-    """The signals that have come in so far."""
+    """The signals received so far."""
 
     def __init__(self) -> None:
         self.came: list[int] = []
@@ -35,7 +35,7 @@ class Signals:
 
 @contextmanager
 def signals() -> Iterator[Signals]:
-    """Collect Ctrl-C, SIGTERM and SIGHUP instead of dying from them."""
+    """Collect Ctrl-C, SIGTERM and SIGHUP instead of exiting."""
     caught = Signals()
     old = {}
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -67,11 +67,11 @@ def start(command: list[str], environment: dict[str, str], log: Path, keep: int)
 
 
 def stop(process: subprocess.Popen[bytes], environment: dict[str, str], hurry: Callable[[], bool]) -> None:
-    """End `process` and all that came of it, in whatever group: SIGTERM, and SIGKILL to those that stay.
+    """Stop `process` and all its descendants in any process group, with SIGTERM and then SIGKILL.
 
     Args:
-        environment: what they were started with; its `CLIPTEA_ALIVE` marks them.
-        hurry: asked all the while; once true, nothing is waited for.
+        environment: the environment that they were started with, in which `CLIPTEA_ALIVE` identifies them.
+        hurry: called repeatedly; once it returns true, the remaining processes are killed at once.
     """
     mark = environment[env.ALIVE.name]
     told: set[int] = set()

@@ -1,6 +1,6 @@
 """`python -m cliptea_pipeline.runner FILE ROOT ARGUMENTS` runs the compiled pipeline with kfp.local.
 
-A process of its own, since kfp.local prints much, forwards no signal and leaves its tasks behind.
+It is a separate process, because kfp.local prints a lot, does not forward signals, and leaves its tasks running.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def main(file: str, root: str, arguments: str) -> int:
     pipeline = components.load_component_from_text(_without_retries(file))
     try:
         pipeline(**json.loads(arguments))
-    except RuntimeError as error:  # kfp's word for a failed task; the task has told its own reason
+    except RuntimeError as error:  # raised by kfp for a failed task, which has reported the reason itself
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
 def _without_retries(file: str) -> str:
-    """The pipeline, whose tasks fail at once: lost nodes and servers, which retries are for, are not met here."""
-    pipeline, *_ = yaml.safe_load_all(Path(file).read_text(encoding="utf-8"))  # behind it: what concerns Kubernetes
+    """The pipeline without retries. They are for lost nodes and servers, which do not occur on one machine."""
+    pipeline, *_ = yaml.safe_load_all(Path(file).read_text(encoding="utf-8"))  # a second document is for Kubernetes
     for component in (pipeline["root"], *pipeline["components"].values()):
         for task in component.get("dag", {}).get("tasks", {}).values():
             task.pop("retryPolicy", None)

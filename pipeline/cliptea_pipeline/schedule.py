@@ -19,10 +19,10 @@ CRON = re.compile(rf"({FIELD} ){{5}}{FIELD}|@(hourly|daily|midnight|weekly|month
 
 
 class Schedule(NamedTuple):
-    """A recurring run as it is shown."""
+    """A recurring run, as `cliptea schedule --list` shows it."""
 
     name: str
-    state: str  # enabled or disabled; and whether it follows a pipeline that is deleted or has another name
+    state: str  # enabled or disabled, and whether its pipeline was deleted or has another name
     cron: str
     preset: str
     id: str
@@ -36,33 +36,35 @@ def create(
     experiment: str = "cliptea",
     file: Path | None = None,
 ) -> str:
-    """Make a schedule; returns its id. A run waits for the one before it, and missed ones are not made up for.
+    """Create a schedule and return its id. A run waits for the previous one, and missed runs are not repeated later.
 
     Args:
         endpoint: of Kubeflow Pipelines.
-        name: of the schedule, one of its kind.
-        cron: six fields, seconds first, in the time zone of KFP's controller; or @daily and the like.
-        given, experiment, file: as of `submit`. The file becomes the pipeline's latest version, which all schedules
-            follow, as they follow later ones.
+        name: of the schedule, which must be unique.
+        cron: six fields, seconds first, in the time zone of KFP's controller; or an expression such as @daily.
+        given, experiment, file: as for `submit`. The file becomes the newest version of the pipeline. All schedules use
+            the newest version, including later ones.
 
     Raises:
-        ConfigError: the cron expression is wrong, or the name is taken.
-        EndpointError: the server cannot be reached or refuses.
+        ConfigError: the cron expression is invalid, or the name is taken.
+        EndpointError: the server cannot be reached, or denies the request.
     """
     import kfp_server_api
 
     require_cron(cron)
     if any(schedule.name == name for schedule in listed(endpoint)):
         raise ConfigError(
-            f"there is a schedule {name!r}", "another name", "choose one by --name, or delete the old one"
+            f"the schedule {name!r} already exists",
+            "a new name",
+            "choose one with --name, or delete the existing schedule",
         )
     chosen = file or pipeline_file()
     version = endpoint.upload(chosen, as_latest=True)
     body = kfp_server_api.V2beta1RecurringRun(
         display_name=name,
         experiment_id=endpoint.experiment(experiment),
-        # A reference without a version follows the latest. Client.create_recurring_run cannot say that: it drops a
-        # pipeline whose version it is not told.
+        # A reference without a version follows the newest one. Client.create_recurring_run does not support this,
+        # because it drops a pipeline without a version.
         pipeline_version_reference=kfp_server_api.V2beta1PipelineVersionReference(pipeline_id=version.pipeline),
         runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=given),
         trigger=kfp_server_api.V2beta1Trigger(cron_schedule=kfp_server_api.V2beta1CronSchedule(cron=cron)),
@@ -77,7 +79,7 @@ def create(
 
 
 def listed(endpoint: Endpoint) -> list[Schedule]:
-    """Every schedule of the pipeline `cliptea`, or of one with its parameters that is deleted or has another name."""
+    """All schedules of the pipeline `cliptea`, and of deleted or renamed pipelines with the same parameters."""
     pipeline = endpoint.pipeline()
     with endpoint.asked():
         found = all_pages(
@@ -90,37 +92,37 @@ def listed(endpoint: Endpoint) -> list[Schedule]:
 
 
 def pause(endpoint: Endpoint, name: str) -> None:
-    """Start no more runs of the schedule, until it is resumed; a run at work goes on."""
+    """Start no more runs of the schedule until it is resumed. A run that is already active continues."""
     found = _find(endpoint, name)
     with endpoint.asked():
         endpoint.client.disable_recurring_run(found)
 
 
 def resume(endpoint: Endpoint, name: str) -> None:
-    """Start runs again, from the next time on."""
+    """Start runs again, beginning with the next scheduled time."""
     found = _find(endpoint, name)
     with endpoint.asked():
         endpoint.client.enable_recurring_run(found)
 
 
 def delete(endpoint: Endpoint, name: str) -> None:
-    """Delete the schedule; its runs stay."""
+    """Delete the schedule. Its runs are kept."""
     found = _find(endpoint, name)
     with endpoint.asked():
         endpoint.client.delete_recurring_run(found)
 
 
 def require_cron(cron: str) -> None:
-    """Refuse what KFP's controller does not read.
+    """Reject cron expressions that KFP's controller cannot read.
 
     Raises:
-        ConfigError: it has not six fields.
+        ConfigError: it does not have six fields.
     """
     if not CRON.fullmatch(cron):
-        five = " (yours has five: put 0, the second, in front)" if len(cron.split()) == 5 else ""
+        five = " (yours has five: add 0, the second, at the front)" if len(cron.split()) == 5 else ""
         raise ConfigError(
             f"cannot read the cron expression {cron!r}",
-            f"six fields{five}, seconds first, such as '0 0 3 * * 0' for Sundays at three; or @daily, @weekly",
+            f"six fields{five}, seconds first, for example '0 0 3 * * 0' for Sundays at 3 am; or @daily or @weekly",
         )
 
 
@@ -128,8 +130,8 @@ def _find(endpoint: Endpoint, name: str) -> str:
     schedules = {schedule.name: schedule.id for schedule in listed(endpoint)}
     if name not in schedules:
         if not schedules:
-            raise ConfigError(f"there is no schedule {name!r}: there are no schedules")
-        raise ConfigError(f"there is no schedule {name!r}", "one of " + ", ".join(schedules))
+            raise ConfigError(f"the schedule {name!r} does not exist: there are no schedules")
+        raise ConfigError(f"the schedule {name!r} does not exist", "one of " + ", ".join(schedules))
     return schedules[name]
 
 
@@ -144,6 +146,6 @@ def _given(run: Any) -> dict[str, Any]:
 
 def _shown(run: Any, pipeline: str | None) -> Schedule:
     cron = run.trigger.cron_schedule.cron if run.trigger and run.trigger.cron_schedule else ""
-    lost = "" if _follows(run, pipeline) else ", follows a pipeline that is deleted or has another name"
+    lost = "" if _follows(run, pipeline) else ", follows a pipeline that was deleted or has another name"
     state = (run.status or "").lower() + lost
     return Schedule(run.display_name, state, cron, str(_given(run).get("preset", "")), run.recurring_run_id)

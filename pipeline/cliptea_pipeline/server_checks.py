@@ -1,4 +1,4 @@
-"""What `cliptea doctor` sees of servers by way of Kubernetes: the controller of workflows, and our MLflow."""
+"""The servers that `cliptea doctor` checks through Kubernetes: the workflow controller, and cliptea's MLflow."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cliptea_pipeline.cluster_api import get
 __all__ = ["controller", "mlflow_pods"]
 
 CONTROLLER = "workflow-controller-configmap"
-PIPELINES = "kubeflow"  # namespace of Pipelines, where steps run in another
+PIPELINES = "kubeflow"  # namespace of Pipelines, if steps run in another
 MLFLOW = "app.kubernetes.io/component=mlflow"
-NOT_UTF8 = "bytes-like object"  # what MLflow fails with, and tries again, when its database has no encoding
+NOT_UTF8 = "bytes-like object"  # in MLflow's error if its database has no encoding
 
 
 def controller(cluster: Cluster) -> Iterator[Finding]:
-    """What the controller of workflows runs again by itself, and how large a run may be."""
+    """What the workflow controller retries, and how large a run can be."""
     held = None
     for namespace in dict.fromkeys((cluster.namespace, PIPELINES)):
         status, found = get(cluster, f"/api/v1/namespaces/{namespace}/configmaps/{CONTROLLER}")
@@ -28,28 +28,30 @@ def controller(cluster: Cluster) -> Iterator[Finding]:
             held = found.get("data") or {}
             break
     if held is None:
-        text = "the settings of Pipelines' workflow controller are not to be seen"
-        yield Finding("retries", UNKNOWN, f"{text}; whatever they are, steps try again what may pass by itself")
+        text = "the settings of Pipelines' workflow controller cannot be read"
+        yield Finding("retries", UNKNOWN, f"{text}; whatever they are, steps retry temporary failures themselves")
         return
     settings = {key: yaml.safe_load(text) for key, text in held.items() if key != "config"}
     settings |= yaml.safe_load(held.get("config", "")) or {}
     policy = _at(settings, "workflowDefaults", "spec", "templateDefaults", "retryStrategy", "retryPolicy")
-    own = "our steps try again themselves what may pass by itself"
+    own = "steps retry temporary failures themselves"
     if policy == "OnError":
-        text = f"the server makes lost pods anew and does not run failed code again (retryPolicy OnError); {own}"
+        text = f"the server replaces lost pods and does not rerun failed code (retryPolicy OnError); {own}"
     else:
-        text = f"the server may run failed code again (retryPolicy {policy or 'not set'}), which then goes on; {own}"
+        text = f"the server may rerun failed code (retryPolicy {policy or 'not set'}), which then resumes; {own}"
     yield Finding("retries", OK, text)
     if _at(settings, "persistence", "nodeStatusOffLoad") is True:
-        yield Finding("size", OK, "workflows over 1 MiB are kept in a database: a run may have more than 105 variants")
+        yield Finding(
+            "size", OK, "workflows over 1 MiB are kept in a database, so a run can have more than 105 variants"
+        )
     else:
         yield Finding(
-            "size", OK, "a workflow may have 1 MiB, which is about 105 variants; for more, several runs over one store"
+            "size", OK, "a workflow is limited to 1 MiB, about 105 variants; for more, use several runs with one store"
         )
 
 
 def mlflow_pods(cluster: Cluster) -> Iterator[Finding]:
-    """Why the MLflow of our manifests does not start, if it does not; nothing is said of any other MLflow."""
+    """Why the MLflow of cliptea's manifests does not start. Other MLflow servers are ignored."""
     base = f"/api/v1/namespaces/{cluster.namespace}/pods"
     status, found = get(cluster, f"{base}?labelSelector={MLFLOW}")
     for pod in (found or {}).get("items", []) if status == 200 else []:
@@ -68,7 +70,7 @@ def mlflow_pods(cluster: Cluster) -> Iterator[Finding]:
         else:
             read = f"kubectl -n {cluster.namespace} logs {name} -c {container}"
             yield Finding(
-                "MLflow pod", NOT_READY, f"{name} starts up or is in trouble; wait a minute, then read: {read}"
+                "MLflow pod", NOT_READY, f"{name} is starting or failing; wait a minute, then read its log: {read}"
             )
 
 

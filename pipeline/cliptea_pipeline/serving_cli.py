@@ -1,4 +1,4 @@
-"""The commands that use models: where the model is, what is shown, and what is said at the end."""
+"""The commands that use models: they find the model, show progress, and report the result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONGEST_NAME = 100  # characters; CLIP reads 77 tokens
 def predict(
     images: Sequence[Path], uri: str, names: str | None, text_weights: str | None, output: Path, workdir: Path
 ) -> int:
-    """Predict every image; returns the exit code, 1 when there was a bad one."""
+    """Predict every image, and return the exit code, which is 1 if an image could not be read."""
     from cliptea.serving.photos import find_images
 
     wanted = None if names is None else split_names(names)
@@ -41,7 +41,9 @@ def predict(
     bad = _predict_all(model, classes, sources, output, uri)
     done = len(sources) - bad
     print(
-        f"{done} image{'s' * (done != 1)} in {output}: masks/, overlays/, areas.json" if done else "no image was done"
+        f"wrote masks/, overlays/ and areas.json for {done} image{'s' * (done != 1)} to {output}"
+        if done
+        else "no image could be segmented"
     )
     if bad:
         print(f"error: {bad} of {len(sources)} images could not be read", file=sys.stderr)
@@ -49,38 +51,42 @@ def predict(
 
 
 def export(uri: str, file: Path, size: str | None, workdir: Path) -> None:
-    """Export a model and say what the file takes and how it was checked."""
+    """Export a model, and report which inputs the file accepts and how it compares with PyTorch."""
     if file.suffix != ".onnx":
-        raise ConfigError(f"the file {file}", "a name that ends in .onnx; beside it comes one that ends in .json")
+        raise ConfigError(
+            f"cannot export to {file}", "a file name that ends in .onnx; a .json file of that name is written as well"
+        )
     match = re.fullmatch(r"(\d+)x(\d+)", size) if size else None
     if size and match is None:
-        raise ConfigError(f"--size {size}", "HEIGHTxWIDTH, as in 512x512")
+        raise ConfigError(f"cannot read --size {size}", "HEIGHTxWIDTH, for example 512x512")
     model = _model(uri, workdir)
     divisor, edges = model.description.evaluation.divisor, (int(match[1]), int(match[2])) if match else None
     if edges and any(edge % divisor or not edge for edge in edges):
-        raise ConfigError(f"--size {size}", f"multiples of {divisor}")
+        raise ConfigError(f"--size {size} does not fit the model", f"multiples of {divisor}")
     from cliptea.serving.export import export_onnx
 
     swin = model.description.backbone.startswith("swin") and not edges
-    told = "; minutes with Swin, quicker for one size: --size HxW" if swin else ""
-    print(f"exporting {model.description.backbone}, and comparing with torch{told}", file=sys.stderr, flush=True)
+    told = "; this takes minutes for Swin, and less with a fixed --size HxW" if swin else ""
+    print(f"exporting {model.description.backbone} and comparing it with PyTorch{told}", file=sys.stderr, flush=True)
     exported = export_onnx(model, file, edges)
-    sizes = f"{exported.fixed[0]}x{exported.fixed[1]} alone" if exported.fixed else f"any multiples of {divisor}"
+    sizes = f"{exported.fixed[0]}x{exported.fixed[1]} only" if exported.fixed else f"any multiples of {divisor}"
     print(
-        f"wrote {file} and {file.with_suffix('.json')}; height and width: {sizes}; against torch: logits within "
-        f"{exported.parity.difference:.1e}, {exported.parity.equal:.2%} of pixels equal"
+        f"wrote {file} and {file.with_suffix('.json')}; height and width: {sizes}; compared with PyTorch, logits "
+        f"differ by at most {exported.parity.difference:.1e} and {exported.parity.equal:.2%} of pixels are equal"
     )
 
 
 def rollback(model: str, workdir: Path) -> None:
-    """Move the alias back and say so.
+    """Move the alias back to the previous champion, and report it.
 
     Args:
-        model: NAME, or models:/NAME@champion as other commands take it.
+        model: NAME, or models:/NAME@champion as in other commands.
     """
     match = re.fullmatch(r"(?:models:/)?([^/:@]+)(?:@champion)?", model)
     if match is None:
-        raise ConfigError(f"--model {model}", "the name of a registered model, as in cliptea-demo")
+        raise ConfigError(
+            f"--model {model} is not a model name", "the name of a registered model, for example cliptea-demo"
+        )
     name = match[1]
     _find_tracking(workdir)
     from cliptea.tracking.mlflow_client import connect
@@ -88,37 +94,39 @@ def rollback(model: str, workdir: Path) -> None:
     from cliptea.tracking.registry import rollback as roll_back
 
     was, now = roll_back(connect(), name)
-    print(f"{name}: {ALIAS} is version {now} again, no longer version {was}")
+    print(f"{name}: the {ALIAS} is version {now} again, and no longer version {was}")
 
 
 def split_names(text: str) -> list[str]:
     """The names in "cat, dog,my sofa".
 
     Raises:
-        ConfigError: none, a doubled or an endless one, or too many.
+        ConfigError: there are no names, too many, repeated ones, or one is too long.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if longest := max((name for name in names if len(name) > LONGEST_NAME), key=len, default=""):
         raise ConfigError(
-            f"a class name of {len(longest)} characters, {longest[:20]}...",
+            f"a class name has {len(longest)} characters: {longest[:20]}...",
             f"at most {LONGEST_NAME}",
-            "separate names by commas",
+            "separate names with commas",
         )
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ConfigError(f"class names occur twice: {', '.join(doubled)}", "each class once")
     if not 0 < len(names) <= MAX_CLASSES:
-        raise ConfigError(f"{len(names)} class names", f"1 to {MAX_CLASSES}, as in --classes 'cat, dog, my sofa'")
+        raise ConfigError(
+            f"{len(names)} class names are given", f"1 to {MAX_CLASSES}, for example --classes 'cat, dog, my sofa'"
+        )
     return names
 
 
 def _model(uri: str, workdir: Path) -> Segmenter:
-    """The model at an address; what cannot be is refused before torch is imported, which takes seconds."""
+    """The model at an address. Invalid addresses are rejected before torch is imported, which takes seconds."""
     store = workdir.absolute() / "store"
-    if store.is_dir():  # the demo's text tower lies there
+    if store.is_dir():  # it contains the demo's text tower
         os.environ.setdefault(env.STORE.name, store.as_uri())
     if re.fullmatch(r"models:/[^/@]+", uri):
-        raise ConfigError(f"--model {uri} names no version", f"{uri}@champion or {uri}/VERSION")
+        raise ConfigError(f"--model {uri} does not name a version", f"{uri}@champion or {uri}/VERSION")
     if re.match(r"(models|runs):/", uri):
         _find_tracking(workdir)
         from cliptea.tracking.model import fetch_model
@@ -128,7 +136,7 @@ def _model(uri: str, workdir: Path) -> Segmenter:
         found = nullcontext(Path(uri))
     else:
         raise ConfigError(
-            f"--model {uri}: there is no such folder", "models:/NAME@champion, runs:/ID/model or a folder"
+            f"--model {uri}: this folder does not exist", "models:/NAME@champion, runs:/ID/model or a folder"
         )
     with found as folder:
         from cliptea.segment.segmenter import open_segmenter
@@ -137,14 +145,16 @@ def _model(uri: str, workdir: Path) -> Segmenter:
 
 
 def _find_tracking(workdir: Path) -> None:
-    """Where MLflow is: the user's server, or the database of a local run."""
+    """Set the address of MLflow: the user's server, or the database of a local run."""
     require_server()
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return
     database = workdir.absolute() / "mlflow" / "mlflow.db"
     if not database.exists():
         raise StorageError(
-            f"there is no {database}", "the work directory of a run, by --workdir", "or set MLFLOW_TRACKING_URI"
+            f"the MLflow database {database} does not exist",
+            "the work directory of an earlier run",
+            "set --workdir, or set MLFLOW_TRACKING_URI",
         )
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
 
@@ -153,14 +163,14 @@ def _tell_classes(model: Segmenter, classes: ClassSet) -> None:
     unseen = [name for name in classes.names if name in model.description.unseen]
     gamma = float(classes.gamma_N.max())
     if all(name in model.description.classes for name in classes.names):
-        said = f"gamma {gamma:g} for the unseen ones: {', '.join(unseen)}" if unseen else "all of them seen in training"
+        said = f"gamma is {gamma:g} for the unseen ones: {', '.join(unseen)}" if unseen else "all were seen in training"
     else:
-        said = "gamma 0, since with free names nothing tells what it should be"
+        said = "gamma is 0, because no suitable value is known for new class names"
     print(f"{len(classes.names)} classes; {said}")
 
 
 def _predict_all(model: Segmenter, classes: ClassSet, sources: Sequence[Any], output: Path, uri: str) -> int:
-    """Predict with a progress bar, write areas.json whatever happens, and return the number of bad images."""
+    """Predict with a progress bar, always write areas.json, and return the number of unreadable images."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

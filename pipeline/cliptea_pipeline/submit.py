@@ -17,22 +17,23 @@ __all__ = ["parameters", "store", "submit", "warn_of_image"]
 
 
 def submit(endpoint: Endpoint, given: dict[str, object], experiment: str = "cliptea", file: Path | None = None) -> str:
-    """Upload the pipeline, if this version of it is not there, and start a run; returns the run's id.
+    """Upload the pipeline, unless the server already has this version, start a run, and return its id.
 
     Args:
         endpoint: of Kubeflow Pipelines.
         given: the pipeline's parameters, from `parameters`.
-        experiment: KFP's experiment, made if there is none.
-        file: compiled pipeline; default: the one that is shipped.
+        experiment: KFP's experiment, which is created if it does not exist.
+        file: compiled pipeline; defaults to the one in the package.
 
     Raises:
-        EndpointError: the server cannot be reached or refuses.
+        EndpointError: the server cannot be reached, or denies the request.
     """
     chosen = file or pipeline_file()
     version = endpoint.upload(chosen)
     if version.name != version.latest:
         print(
-            f"note: this is version {version.name}; schedules go on with the latest, {version.latest}", file=sys.stderr
+            f"note: this run uses version {version.name}; schedules keep using the newest upload, {version.latest}",
+            file=sys.stderr,
         )
     group = endpoint.experiment(experiment)
     with endpoint.asked():
@@ -51,32 +52,33 @@ def submit(endpoint: Endpoint, given: dict[str, object], experiment: str = "clip
 def parameters(
     preset: str, overrides: Sequence[str], skip_unchanged: bool = False, file: Path | None = None
 ) -> dict[str, object]:
-    """The pipeline's parameters, typed, and checked before anything is sent.
+    """The parameters of the pipeline with their types, checked before anything is sent.
 
     Args:
         preset: name of the preset.
         overrides: settings of the form "a.b=c".
-        skip_unchanged: end early when neither data nor settings have changed since a run that finished.
-        file: compiled pipeline that is to run them; default: the one that is shipped.
+        skip_unchanged: end early if neither data nor settings have changed since a run that finished.
+        file: compiled pipeline that will run them; defaults to the one in the package.
 
     Raises:
-        ConfigError: the settings are wrong, or do not fit the pipeline; or the file is no such pipeline.
+        ConfigError: the settings are invalid or do not fit the pipeline, or the file is not a compiled pipeline.
     """
     check_fit(settings.load(preset, list(overrides)), read_compiled(file or pipeline_file()))
     return {"preset": preset, "overrides": list(overrides), "skip_unchanged": skip_unchanged}
 
 
 def store(file: Path | None = None) -> str:
-    """URI of the store that the steps of a compiled pipeline write to; "" when it is not known here."""
+    """URI of the store that the steps of a compiled pipeline write to, or "" if it is not known on this machine."""
     return read_compiled(file or pipeline_file()).store or env.STORE.get()
 
 
 def warn_of_image(file: Path) -> None:
-    """Say when a compiled pipeline's image is one that nodes cannot pull."""
+    """Print a warning if nodes cannot pull the image of a compiled pipeline."""
     image = read_compiled(file).image
     if "/" not in image:
         print(
-            f"warning: the image {image} is in no registry, and only nodes that hold it can run it; else name "
-            "yours by `cliptea compile --image` or --placement, and the file by --pipeline",
+            f"warning: the image {image} names no registry, so only nodes that already hold it can run it; to use an "
+            "image from a registry, run `cliptea compile` with --image or --placement and submit its file with "
+            "--pipeline",
             file=sys.stderr,
         )

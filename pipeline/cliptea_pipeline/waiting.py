@@ -1,4 +1,4 @@
-"""What a run on a cluster waits for, when nothing moves."""
+"""Finds out what a run on a cluster waits for if nothing changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NODE = re.compile(r"(\w+)(?:-driver)?\(\d+\)(?:\.executor\(\d+\))?$")  # the wor
 
 
 def lines(endpoint: Endpoint, run_id: str) -> list[str]:
-    """The pods of a run that wait and why, a line each; else the command that shows them."""
+    """A line for each waiting pod of a run with the reason, or else the command that shows them."""
     namespace = endpoint.steps_namespace or "kubeflow"
     try:
         cluster = connect(endpoint.steps_namespace, TIMEOUT)
@@ -24,7 +24,7 @@ def lines(endpoint: Endpoint, run_id: str) -> list[str]:
     except ClusterError:
         waiting = []
     found = [f"  {_step(pod.node)}pod {pod.name}: {pod.waits}" for pod in waiting]
-    return found or [f"  what waits: kubectl -n {namespace} get pods -l pipeline/runid={run_id}"]
+    return found or [f"  to see what is waiting: kubectl -n {namespace} get pods -l pipeline/runid={run_id}"]
 
 
 def _step(node: str) -> str:

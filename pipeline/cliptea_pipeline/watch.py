@@ -1,4 +1,4 @@
-"""`cliptea submit --wait`: a run on a cluster, shown as a local run is, and how it ended."""
+"""`cliptea submit --wait`: shows a run on a cluster like a local run, and reports how it ended."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ STOPPED = 130  # exit code after Ctrl-C
 
 
 class Pace(NamedTuple):
-    """How long things take, in seconds."""
+    """Intervals and time limits, in seconds."""
 
-    poll: float = 10.0  # between two looks
-    refresh: float = 0.2  # between two pictures of the bars
-    outage: float = 900.0  # the server may be away; the run goes on without us
-    quiet: float = 120.0  # nothing moves, and it is asked what waits
-    again: float = 600.0  # until that is said again
-    address: float = 60.0  # between two questions for the run's address in MLflow
+    poll: float = 10.0  # between two requests for the state of the run
+    refresh: float = 0.2  # between two updates of the bars
+    outage: float = 900.0  # how long the server may be down; the run continues without us
+    quiet: float = 120.0  # without any change, until waiting pods are reported
+    again: float = 600.0  # until they are reported again
+    address: float = 60.0  # between two requests for the run's address in MLflow
 
 
 def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace = Pace()) -> int:  # noqa: B008 (never changed)
-    """Follow a run to its end, show its steps, and say why it failed.
+    """Follow a run until it ends, show its steps, and report why it failed.
 
     Args:
         endpoint: of Kubeflow Pipelines.
         run_id: the run.
-        store: URI of the store that its steps write to; "" when it is not known.
-        pace: how long things take.
+        store: URI of the store that its steps write to, or "" if it is not known.
+        pace: intervals and time limits.
 
     Returns:
-        Exit code: 0 when it succeeded or was skipped, 1 when it failed, 3 when it was cancelled, 130 after Ctrl-C.
+        Exit code: 0 if it succeeded or was skipped, 1 if it failed, 3 if it was cancelled, 130 after Ctrl-C.
 
     Raises:
-        ConfigError: there is no such run.
-        EndpointError: the server refuses, or is away for long.
+        ConfigError: the run does not exist.
+        EndpointError: the server denies the request, or is down for too long.
     """
     watch = _Watch(endpoint, run_id, store, pace)
     try:
         end = watch.follow()
     except KeyboardInterrupt:
         watch.close()
-        print(f"no longer watching; the run goes on, and `cliptea cancel {run_id}` ends it", file=sys.stderr)
+        print(f"stopped watching; the run continues, and `cliptea cancel {run_id}` cancels it", file=sys.stderr)
         return STOPPED
     finally:
         watch.close()
@@ -76,7 +76,7 @@ def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace = Pace()) 
 
 
 def _has_finished(end: Look) -> bool:
-    """Whether the exit task has told MLflow of the end."""
+    """Whether the exit task has closed the run in MLflow."""
     return any(task.step == "finish" and task.state == "SUCCEEDED" for task in end.tasks)
 
 
@@ -84,11 +84,11 @@ def _explain(endpoint: Endpoint, run_id: str, end: Look, news: News) -> None:
     for failure in failures(endpoint, run_id, end, news.errors):
         print(f"error: {failure.who}: {failure.text}", file=sys.stderr)
         if failure.more:
-            print(f"  its log: {failure.more}", file=sys.stderr)
+            print(f"  read its log with: {failure.more}", file=sys.stderr)
 
 
 class _Watch:
-    """What is shown of a run, look by look."""
+    """The display of a run, updated after every request for its state."""
 
     def __init__(self, endpoint: Endpoint, run_id: str, store: str, pace: Pace) -> None:
         self._endpoint, self._run_id, self._pace = endpoint, run_id, pace
@@ -100,11 +100,11 @@ class _Watch:
         self._start = self._moved = time.monotonic()
         self._state = ""
         self._tasks: list[tuple[str, str]] = []
-        self._asked = self._told = -float("inf")  # when MLflow's address was asked for, and what waits was told
+        self._asked = self._told = -float("inf")  # last request for MLflow's address, last report of waiting pods
         self._addressed = False
 
     def follow(self) -> Look:
-        """Show the run until it is over; returns the last look."""
+        """Show the run until it ends, and return its last state."""
         outage = Outage(f"Kubeflow Pipelines at {self._endpoint.url}", self._pace.outage)
         while True:
             try:
@@ -140,12 +140,12 @@ class _Watch:
         quiet = now - self._moved
         if quiet >= self._pace.quiet and now - self._told >= self._pace.again and not self.news.at_work(seen):
             self._told = now
-            self._say(f"nothing has moved for {clock(quiet)}, and no step is at work")
+            self._say(f"nothing has changed for {clock(quiet)}, and no step is running")
             for line in waiting.lines(self._endpoint, self._run_id):
                 self._say(line)
 
     def _tell_address(self, now: float, seen: Look) -> None:
-        """Where the run is in MLflow, once it is there."""
+        """Show the address of the run in MLflow once it exists there."""
         tracked = self._board.published.get("tracking_run")
         known = tracked or any(task.step == "resolve" and task.state == "SUCCEEDED" for task in seen.tasks)
         if self._addressed or not known or now - self._asked < self._pace.address:
@@ -155,7 +155,7 @@ class _Watch:
             self._say(f"mlflow {found}")
             self._addressed = True
         elif tracked and not closing.is_named():
-            self._say(f"mlflow run {tracked}; its address is shown where MLFLOW_TRACKING_URI is set")
+            self._say(f"mlflow run {tracked}; set MLFLOW_TRACKING_URI to see its address")
             self._addressed = True
 
     def _rest(self) -> None:

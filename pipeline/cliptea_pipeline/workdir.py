@@ -1,4 +1,4 @@
-"""The folder of a local run: its layout, its locks, and what is kept of earlier runs."""
+"""The folder of a local run: its layout, its locks, and the files that it keeps from earlier runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEPT_LOGS = 20
 
 
 class Workdir:
-    """A folder that at most one run uses at a time.
+    """A folder for one run at a time.
 
         store/       object store                      report.html   of the last run that got so far
         mlflow/      mlflow.db and artifacts           results.json
@@ -27,8 +27,8 @@ class Workdir:
         run/         locks, events and the pipe of the present run
 
     Raises:
-        StorageError: it cannot be written.
-        ClipteaError: a run, or a step of a killed run, is alive in it.
+        StorageError: it is not writable.
+        ClipteaError: another run, or a step of a killed run, is using it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -52,8 +52,8 @@ class Workdir:
         except OSError as error:
             raise StorageError(
                 f"cannot use the work directory {root}: {error.strerror or error}",
-                "a local folder that can be written",
-                "name another with --workdir",
+                "a writable local folder",
+                "choose another one with --workdir",
             ) from None
         self._hold_alive()
 
@@ -71,12 +71,12 @@ class Workdir:
 
     @property
     def tracking_uri(self) -> str:
-        """Where MLflow keeps its runs: the user's server, or a database in this folder."""
+        """The address of MLflow: the user's server, or a database in this folder."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.mlflow / 'mlflow.db'}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the processes of the run find in their environment."""
+        """The environment of the processes of the run."""
         return {
             **os.environ,
             env.STORE.name: env.STORE.get() or self.store.as_uri(),
@@ -90,7 +90,7 @@ class Workdir:
         }
 
     def close(self) -> None:
-        """Tell every process of the run that is still there to die, and let the next run in."""
+        """Stop all remaining processes of the run, and release the folder for the next run."""
         os.close(self._pipe)
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.alive.unlink(missing_ok=True)
@@ -100,16 +100,16 @@ class Workdir:
         self.lock = os.open(self._run / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         if not _locked(self.lock):
             raise ClipteaError(
-                f"a run is alive in {self.root} (process {os.read(self.lock, 20).decode() or '?'})",
-                todo="wait for it, stop it, or name another folder with --workdir",
+                f"another run is using {self.root} (process {os.read(self.lock, 20).decode() or '?'})",
+                todo="wait for it, stop it, or choose another folder with --workdir",
             )
         tasks = os.open(self._run / "tasks.lock", os.O_RDWR | os.O_CREAT, 0o644)
         free = _locked(tasks)
         os.close(tasks)
         if not free:
             raise ClipteaError(
-                f"a step of a killed run is still alive in {self.root}",
-                todo="wait for it, stop it, or name another folder with --workdir",
+                f"a step of a killed run is still running in {self.root}",
+                todo="wait for it, stop it, or choose another folder with --workdir",
             )
         os.truncate(self.lock, 0)
         os.write(self.lock, str(os.getpid()).encode())
@@ -127,7 +127,7 @@ class Workdir:
             log.unlink(missing_ok=True)
 
     def _hold_alive(self) -> None:
-        reader = os.open(self.alive, os.O_RDONLY | os.O_NONBLOCK)  # without one no writer may open it
+        reader = os.open(self.alive, os.O_RDONLY | os.O_NONBLOCK)  # a writer can only open it with a reader
         self._pipe = os.open(self.alive, os.O_WRONLY)
         os.close(reader)
 

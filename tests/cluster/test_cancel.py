@@ -22,7 +22,7 @@ from cliptea_pipeline import submit
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.endpoint import Endpoint
 
-UNNAMED = "MLflow: MLFLOW_TRACKING_URI is not set here; the next run closes what is still open there"
+UNNAMED = "MLflow: MLFLOW_TRACKING_URI is not set here; the next run closes the runs that are still open there"
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_everything_is_ended_and_said(pipelines, cluster, mlflow):
     lines = ended.stdout.splitlines()
     assert ended.exit_code == 0
     assert lines[:4] == [
-        "run: Pipelines was asked to end it",
+        "run: asked Pipelines to end it",
         "run: cancelled",
         f"TrainJobs: deleted {job_name(RUN, 'g/a')}",
         f"TrainJobs: deleted {job_name(RUN, 'g/b')}",
@@ -94,9 +94,9 @@ def test_everything_is_ended_and_said(pipelines, cluster, mlflow):
     assert (again.exit_code, again.stdout.splitlines()) == (
         0,
         [
-            "run: it is over already (cancelled)",
+            "run: it has already ended (cancelled)",
             "TrainJobs: none are left in namespace team",
-            "MLflow: no open run of it was found",
+            "MLflow: it has no open runs",
         ],
     )
     assert len(pipelines.ending) == 1
@@ -106,9 +106,9 @@ def test_without_kubernetes_and_mlflow_it_says_what_happens_then(pipelines):
     at_work(pipelines)
     ended = call("cancel", RUN)
     first, second, jobs, tracking = ended.stdout.splitlines()
-    assert (ended.exit_code, first, second) == (0, "run: Pipelines was asked to end it", "run: cancelled")
-    assert jobs.startswith("TrainJobs: not looked for (no Kubernetes cluster is configured")
-    assert jobs.endswith("; training ends by itself soon after its step is gone")
+    assert (ended.exit_code, first, second) == (0, "run: asked Pipelines to end it", "run: cancelled")
+    assert jobs.startswith("TrainJobs: could not be listed (no Kubernetes cluster is configured")
+    assert jobs.endswith("; training stops on its own soon after its step is gone")
     assert tracking == UNNAMED
 
 
@@ -125,7 +125,9 @@ def test_a_cluster_that_is_away_costs_a_line(pipelines, cluster, monkeypatch):
     at_work(pipelines)
     ended = call("cancel", RUN)
     assert ended.exit_code == 0
-    assert re.search(r"TrainJobs: not looked for \(the Kubernetes API answers 503 .*\); training ends", ended.stdout)
+    assert re.search(
+        r"TrainJobs: could not be listed \(the Kubernetes API answers 503 .*\); training stops", ended.stdout
+    )
 
 
 def test_an_mlflow_that_is_away_costs_a_line(pipelines, cluster, monkeypatch):
@@ -136,7 +138,7 @@ def test_an_mlflow_that_is_away_costs_a_line(pipelines, cluster, monkeypatch):
     ended = call("cancel", RUN)
     assert ended.exit_code == 0
     assert ended.stdout.splitlines()[-1].startswith("MLflow: ")
-    assert ended.stdout.splitlines()[-1].endswith("; the next run closes what is still open there")
+    assert ended.stdout.splitlines()[-1].endswith("; the next run closes the runs that are still open there")
 
 
 def test_trainjobs_that_cannot_be_deleted_cost_a_line(pipelines, cluster):
@@ -144,7 +146,9 @@ def test_trainjobs_that_cannot_be_deleted_cost_a_line(pipelines, cluster):
     at_work(pipelines)
     ended = call("cancel", RUN)
     assert ended.exit_code == 0
-    assert re.search(r"TrainJobs: not deleted \(.* may not delete trainjobs .*\); training ends", ended.stdout)
+    assert re.search(
+        r"TrainJobs: could not be deleted \(.* may not delete trainjobs .*\); training stops", ended.stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,7 +160,7 @@ def test_a_run_that_is_over_is_tidied_up_with_its_true_state(pipelines, cluster,
     submit.submit(Endpoint(), submit.parameters("smoke", []))
     ids = tracked(RUN)
     ended = call("cancel", RUN)
-    assert (ended.exit_code, ended.stdout.splitlines()[0]) == (0, f"run: it is over already ({word})")
+    assert (ended.exit_code, ended.stdout.splitlines()[0]) == (0, f"run: it has already ended ({word})")
     assert list(cluster.jobs) == [job_name("other", "g/a")]
     assert states(mlflow, ids)[0] == state
     assert pipelines.ending == {}
@@ -185,24 +189,24 @@ def test_addresses_of_a_run(given, run_id, server):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("", "no run is named"),
-        ("http://host/#/runs/details/", "no run is named"),
-        ("https://host/#/runs/details?ns=team", "https://host/#/runs/details?ns=team is the address of no run"),
-        ("http://host/#/experiments/e-1", "http://host/#/experiments/e-1 is the address of no run"),
+        ("", "no run is given"),
+        ("http://host/#/runs/details/", "no run is given"),
+        ("https://host/#/runs/details?ns=team", "https://host/#/runs/details?ns=team is not the address of a run"),
+        ("http://host/#/experiments/e-1", "http://host/#/experiments/e-1 is not the address of a run"),
     ],
 )
 def test_what_names_no_run_is_refused_before_a_server_is_asked(monkeypatch, given, says):
     monkeypatch.delenv("KFP_ENDPOINT", raising=False)
     ended = call("cancel", given)
-    expected = "expected the id of a run, or the address that `cliptea submit` printed"
+    expected = "expected the ID of a run, or the address that `cliptea submit` printed"
     assert (ended.exit_code, ended.stderr) == (2, f"error: {says}; {expected}\n")
 
 
 def test_an_unknown_run(pipelines):
     ended = call("cancel", "nothing")
     assert (ended.exit_code, ended.output.count("\n")) == (2, 1)
-    assert "there is no run 'nothing'" in ended.stderr
-    assert "its address as `cliptea submit` printed it" in ended.stderr
+    assert "the run 'nothing' does not exist" in ended.stderr
+    assert "the address that `cliptea submit` printed" in ended.stderr
 
 
 def test_a_run_that_does_not_end(pipelines, cluster, monkeypatch):
@@ -211,7 +215,7 @@ def test_a_run_that_does_not_end(pipelines, cluster, monkeypatch):
     monkeypatch.setattr(pipelines, "ending", Stubborn())
     ended = call("cancel", RUN)
     assert ended.exit_code == 1
-    assert "run: Pipelines still says canceling after 0 s; call the same again" in ended.stderr
+    assert "run: Pipelines still reports canceling after 0 s; run the same command again" in ended.stderr
     assert list(cluster.jobs) == [job_name("other", "g/a")]
 
 
@@ -249,7 +253,7 @@ def test_earlier_runs_that_ended_without_a_word_are_closed(pipelines, mlflow, co
     assert ended.exit_code == (0 if command[0] == "schedule" else 3)
     notes = [line for line in ended.stderr.splitlines() if line.startswith("note: ")]
     assert len(notes) == 1
-    assert notes[0].endswith(": closed as KILLED; Pipelines says that it is over")
+    assert notes[0].endswith(": closed as KILLED; Pipelines reports that it has ended")
     assert states(mlflow, [over[0], unknown[0]]) == ["KILLED", "RUNNING"]
 
 
@@ -288,4 +292,4 @@ def test_a_sweep_that_fails_costs_a_line(pipelines, monkeypatch):
     monkeypatch.setenv("CLIPTEA_PATIENCE", "0")
     ended = call("schedule", "--list")
     assert ended.exit_code == 0
-    assert "note: MLflow was not asked for runs that ended without a word: " in ended.stderr
+    assert "note: could not check MLflow for ended runs that are still open there: " in ended.stderr

@@ -58,7 +58,7 @@ def test_servers_that_refuse_and_accept(monkeypatch, pipelines, mlflow):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
     code, lines = doctor()
     assert (code, lines["Pipelines"][0][1][-13:]) == (1, "set KFP_TOKEN")
-    assert "refuses (401)" in lines["MLflow"][0][1]
+    assert "denies access (401)" in lines["MLflow"][0][1]
     monkeypatch.setenv("KFP_TOKEN", "t")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t")
     code, lines = doctor()
@@ -70,7 +70,7 @@ def test_pipelines_of_several_users(monkeypatch, pipelines):
     monkeypatch.setenv("KFP_ENDPOINT", pipelines.url)
     code, lines = doctor()
     assert (code, lines["Pipelines"][0][0]) == (1, "missing")
-    assert "serves several users: add --namespace" in lines["Pipelines"][0][1]
+    assert "is in multi-user mode: add --namespace" in lines["Pipelines"][0][1]
     code, lines = doctor("--namespace", "team")
     assert (code, lines["Pipelines"][0][0]) == (0, "ok")
 
@@ -117,9 +117,9 @@ def test_everything_is_there(cluster, placement):
         (
             f"{TRAINER}/namespaces/team/trainingruntimes/cliptea-torch",
             "runtime",
-            "there is no TrainingRuntime cliptea-torch",
+            "TrainingRuntime cliptea-torch does not exist",
         ),
-        ("/api/v1/namespaces/team/secrets/pull", "image pull", "there is no secret pull"),
+        ("/api/v1/namespaces/team/secrets/pull", "image pull", "secret pull does not exist"),
     ],
 )
 def test_what_is_missing_is_named(cluster, placement, path, what, text):
@@ -134,16 +134,16 @@ def test_what_is_missing_is_named(cluster, placement, path, what, text):
     ("node", "state", "says"),
     [
         ({}, "ok", "8 nvidia.com/gpu on 1 of 2 nodes, enough for train"),
-        ({"status": {"allocatable": {}}}, "missing", "0 nvidia.com/gpu on 0 of 2 nodes, and train wants 1 node with 8"),
+        ({"status": {"allocatable": {}}}, "missing", "0 nvidia.com/gpu on 0 of 2 nodes, but train needs 1 node with 8"),
         (
             {"spec": {"unschedulable": True}},
             "missing",
-            "8 nvidia.com/gpu on 1 of 2 nodes, and train wants 1 node with 8",
+            "8 nvidia.com/gpu on 1 of 2 nodes, but train needs 1 node with 8",
         ),
         (
             {"metadata": {"labels": {"gpu": "t4"}}},
             "missing",
-            "train wants 1 node with 8 and the labels {'gpu': 'a100'}",
+            "train needs 1 node with 8 and the labels {'gpu': 'a100'}",
         ),
     ],
 )
@@ -175,7 +175,7 @@ def test_each_right_that_is_lacking_is_named(cluster, placement, right):
 def test_an_absent_secret_is_a_failure_unless_it_is_optional(cluster, tmp_path, name, code):
     del cluster.objects[f"/api/v1/namespaces/team/secrets/{name}"]
     found, lines = doctor()
-    (line,) = [(state, text) for state, text in lines["secret"] if f"there is no secret {name}: create it" in text]
+    (line,) = [(state, text) for state, text in lines["secret"] if f"secret {name} does not exist: create it" in text]
     assert (found, line[0]) == (code, "missing" if code else "cannot tell")
     (tmp_path / "p.yaml").write_text(f"secrets: {{{name}: []}}")
     assert doctor("--placement", str(tmp_path / "p.yaml"))[0] == 0
@@ -192,7 +192,7 @@ def test_a_config_map_that_is_missing_or_names_no_store(cluster, tmp_path):
     assert (code, "has no CLIPTEA_STORE" in lines["settings"][0][1]) == (1, True)
     del cluster.objects["/api/v1/namespaces/team/configmaps/cliptea"]
     code, lines = doctor()
-    assert (code, "there is no config map cliptea" in lines["settings"][0][1]) == (1, True)
+    assert (code, "config map cliptea does not exist" in lines["settings"][0][1]) == (1, True)
     (tmp_path / "p.yaml").write_text("store: s3://bucket/store")
     assert "settings" not in doctor("--placement", str(tmp_path / "p.yaml"))[1]
 
@@ -204,16 +204,16 @@ def test_an_open_image_is_not_known_to_be_there(cluster):
 @pytest.mark.parametrize(
     ("given", "what", "says"),
     [
-        ({"train_job": {"nodes": 3}, "steps": {"train": {"gpus": 4}}}, "GPU nodes", "and train wants 3 nodes with 4"),
+        ({"train_job": {"nodes": 3}, "steps": {"train": {"gpus": 4}}}, "GPU nodes", "but train needs 3 nodes with 4"),
         (
             {"parallel": 3, "steps": {"train": {"gpus": 4}}},
             "quota",
-            "each student wants 4, 3 at a time: say parallel: 2",
+            "each student needs 4, 3 at a time: set parallel: 2",
         ),
         (
             {"train_job": {"nodes": 3}, "steps": {"train": {"gpus": 4}}},
             "quota",
-            "each student wants 12, 1 at a time: rai",
+            "each student needs 12, 1 at a time: rai",
         ),
     ],
 )
@@ -232,9 +232,9 @@ def test_the_namespace_of_the_environment_is_that_of_kubernetes(cluster, monkeyp
 @pytest.mark.parametrize(
     ("status", "state", "says"),
     [
-        (0, "missing", "the API does not answer: check KUBECONFIG, and whether the cluster is there"),
-        (401, "missing", "the API refuses (401): check KUBECONFIG, or log in anew"),
-        (503, "not ready", "the API answers 503: it starts up or is in trouble; wait a minute"),
+        (0, "missing", "the API does not answer: check KUBECONFIG, and whether the cluster is running"),
+        (401, "missing", "the API denies access (401): check KUBECONFIG, or log in again"),
+        (503, "not ready", "the API answers 503: it is starting or failing; wait a minute"),
     ],
 )
 def test_a_cluster_that_does_not_answer_is_one_line(cluster, placement, status, state, says):

@@ -49,11 +49,11 @@ def server(monkeypatch):
     ("status", "kind", "state", "says"),
     [
         (200, "application/json", "ok", "answers"),
-        (503, "text/plain", "not ready", "answers 503: it starts up or is in trouble"),
-        (502, "text/html", "not ready", "answers 502: it starts up or is in trouble"),
-        (500, "application/json", "not ready", "answers 500: it starts up or is in trouble"),
-        (404, "text/html", "missing", "answers 404 and is no such server: check MLFLOW_TRACKING_URI"),
-        (200, "text/html", "missing", "answers 200 and is no such server: check MLFLOW_TRACKING_URI"),
+        (503, "text/plain", "not ready", "answers 503: it is starting or failing"),
+        (502, "text/html", "not ready", "answers 502: it is starting or failing"),
+        (500, "application/json", "not ready", "answers 500: it is starting or failing"),
+        (404, "text/html", "missing", "answers 404 and is not such a server: check MLFLOW_TRACKING_URI"),
+        (200, "text/html", "missing", "answers 200 and is not such a server: check MLFLOW_TRACKING_URI"),
     ],
 )
 def test_an_mlflow_that_starts_up_and_a_server_that_is_none(server, status, kind, state, says):
@@ -64,7 +64,7 @@ def test_an_mlflow_that_starts_up_and_a_server_that_is_none(server, status, kind
 
 
 def test_an_mlflow_that_nobody_finds(server, monkeypatch):
-    for address, says in (("127.0.0.1:9", "nothing listens there"), ("mlflow.invalid", "nobody knows its name")):
+    for address, says in (("127.0.0.1:9", "nothing is listening there"), ("mlflow.invalid", "unknown host name")):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{address}")
         code, lines = doctor()
         assert (code, lines["MLflow"][0][0]) == (1, "missing")
@@ -124,7 +124,7 @@ LOG = "SQLAlchemy engine could not be created.\ncannot use a string pattern on a
     [
         (True, "", "", ""),
         (False, LOG, "missing", "mlflow-a does not start: its PostgreSQL database is not in UTF8"),
-        (False, "connection refused", "not ready", "read: kubectl -n team logs mlflow-a -c tables"),
+        (False, "connection refused", "not ready", "read its log: kubectl -n team logs mlflow-a -c tables"),
     ],
 )
 def test_the_pod_of_our_own_mlflow(cluster, ready, log, state, says):
@@ -149,11 +149,11 @@ def controlled(cluster, **held):
 def test_what_the_controller_of_workflows_does(cluster):
     lines = controlled(cluster, **CONTROLLER)
     assert lines["retries"][0][0] == lines["size"][0][0] == "ok"
-    assert "does not run failed code again (retryPolicy OnError); our steps" in lines["retries"][0][1]
-    assert "1 MiB, which is about 105 variants" in lines["size"][0][1]
+    assert "does not rerun failed code (retryPolicy OnError); steps" in lines["retries"][0][1]
+    assert "limited to 1 MiB, about 105 variants" in lines["size"][0][1]
     lines = controlled(cluster, config=yaml.safe_dump({"persistence": {"nodeStatusOffLoad": True}}))
-    assert "may run failed code again (retryPolicy not set)" in lines["retries"][0][1]
-    assert "may have more than 105 variants" in lines["size"][0][1]
+    assert "may rerun failed code (retryPolicy not set)" in lines["retries"][0][1]
+    assert "can have more than 105 variants" in lines["size"][0][1]
     del cluster.objects[PLACE]
     code, lines = doctor()
     assert (code, lines["retries"][0][0], "size" in lines) == (0, "cannot tell", False)
@@ -166,8 +166,8 @@ OUTPUT = {"mlflow": {"entries": {"root_run_id": {"value": "a"}}, "state": "PLUGI
     ("on", "output", "state", "says"),
     [
         (False, {}, "", ""),
-        (False, OUTPUT, "cannot tell", "every step is refused; say mlflow_plugin: true in the placement"),
-        (True, OUTPUT, "ok", "by Pipelines' plug-in, which sets MLFLOW_TRACKING_URI"),
+        (False, OUTPUT, "cannot tell", "Kubernetes refuses every step; set mlflow_plugin: true in the placement"),
+        (True, OUTPUT, "ok", "Pipelines' MLflow plug-in tracks the runs and sets MLFLOW_TRACKING_URI"),
         (True, {}, "cannot tell", "no run here shows the plug-in's output yet; it must inject variables"),
     ],
 )
@@ -205,7 +205,7 @@ def test_runs_that_ended_without_a_word_are_closed(pipelines, monkeypatch, serve
         code, lines = doctor("--endpoint", pipelines.url)
         assert asked == {"r": end, "gone": None}, life
     assert (code, lines["runs"]) == (
-        0, [("ok", "closed 1 run that had ended without a word: voc12 (job r): cancelled")],
+        0, [("ok", "closed 1 run that had already ended: voc12 (job r): cancelled")],
     )  # fmt: skip
     pipelines.away = 100
     doctor("--endpoint", pipelines.url)
@@ -218,7 +218,7 @@ def test_runs_that_ended_without_a_word_are_closed(pipelines, monkeypatch, serve
 
 
 def test_a_sweep_that_finds_nothing_or_fails_is_no_failure(monkeypatch, server):
-    assert doctor()[1]["runs"] == [("ok", "MLflow shows no run as RUNNING that is known to have ended")]
+    assert doctor()[1]["runs"] == [("ok", "MLflow shows no ended run as RUNNING")]
 
     def away(ended):
         raise TrackingError("MLflow does not answer")

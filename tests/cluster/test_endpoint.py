@@ -42,13 +42,13 @@ def submit(endpoint: str) -> str:
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        ((200, *PAGE), "shows a page, as of a login, .* behind a login, set KFP_TOKEN or use a port-forward"),
-        ((404, *PAGE), "there is no Kubeflow Pipelines API of version 2 at .*; check --endpoint"),
+        ((200, *PAGE), "returns a web page, perhaps a login, .* behind a login, set KFP_TOKEN or use a port-forward"),
+        ((404, *PAGE), "http\S+ does not serve version 2 of the Kubeflow Pipelines API; check --endpoint"),
         (
             (403, *FORBIDDEN),
-            r"refuses \(403: User is not authorized\); expected a token .*; set KFP_TOKEN and --namesp",
+            r"denies access \(403: User is not authorized\); expected a token .*; set KFP_TOKEN and --namesp",
         ),
-        ((401, *PAGE), r"refuses \(401\); expected a token of a user"),
+        ((401, *PAGE), r"denies access \(401\); expected a token of a user"),
         ((502, *PAGE), "answers 502: Bad Gateway"),
     ],
 )
@@ -59,7 +59,7 @@ def test_a_server_that_is_something_else_or_refuses(answer, says):
 
 def test_a_login_that_one_is_sent_to():
     with serving(200, *PAGE) as login, serving(302, *PAGE, login) as url:
-        assert f"{url} shows a page, as of a login" in submit(url)
+        assert f"{url} returns a web page, perhaps a login" in submit(url)
 
 
 def test_https_where_there_is_none_or_with_an_unknown_ca():
@@ -78,8 +78,8 @@ def test_an_address_without_a_scheme_is_not_guessed_at():
 @pytest.mark.parametrize(
     ("url", "cause"),
     [
-        ("http://nowhere.invalid", "nobody knows its name"),
-        ("http://127.0.0.1:9", "nothing listens there"),
+        ("http://nowhere.invalid", "unknown host name"),
+        ("http://127.0.0.1:9", "nothing is listening there"),
         ("http://[", "LocationParseError"),
     ],
 )

@@ -208,7 +208,7 @@ def test_a_run_that_is_cancelled_and_watched_by_nobody_is_closed_by_the_next(req
     state.sweep()
     states, why = gone.mlflow()
     assert states == ["KILLED", "KILLED"]
-    assert "no sign of life" in why
+    assert "no heartbeat" in why
     assert [(body["job_id"], body["state"]) for body in told] == [(RUN, "CANCELED")]
 
 
@@ -220,7 +220,7 @@ def test_a_run_that_is_gated_for_ever_is_told_of_and_left_alone(cluster, pipelin
     pipelines.acts = [lambda: None] * 200 + [lambda: os.kill(os.getpid(), signal.SIGINT)]
     ended = CliRunner().invoke(app, ["submit", "--preset", "smoke", "--wait"])
     assert ended.exit_code == 130
-    assert "nothing has moved for" in ended.stdout
+    assert "nothing has changed for" in ended.stdout
     assert cluster.mlflow()[0] == ["RUNNING"]
 
 
@@ -295,7 +295,7 @@ def test_a_step_that_is_cancelled_has_not_failed(request, store, kubernetes, mon
     state.sweep(lambda job_id: "KILLED")
     states, why = gone.mlflow()
     assert states == ["KILLED", "KILLED"]
-    assert "Pipelines says that it is over" in why
+    assert "Pipelines reports that it has ended" in why
 
 
 @pytest.mark.parametrize(

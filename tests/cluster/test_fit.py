@@ -17,28 +17,28 @@ FIT = {
     "batch": (
         {"launcher": "trainjob", "train_job": {"nodes": 2}, "steps": {"train": {"gpus": 4}}},
         ["--preset", "smoke"],
-        r"train.batch_size=4 with 2 nodes of 4 processes; expected a multiple of 8",
+        r"train.batch_size=4 cannot be divided among 2 nodes of 4 processes; expected a multiple of 8",
     ),
     "a batch in parts": (
         {"launcher": "trainjob", "train_job": {"nodes": 4}},
         ["--preset", "smoke", "--set", "train.batch_size=8", "--set", "train.accumulate=4"],
-        r"train.batch_size=8 with 4 nodes of 1 processes and train.accumulate=4; expected a multiple of 16",
+        r"train.batch_size=8 cannot be divided among 4 nodes of 1 processes and train.accumulate=4; expected",
     ),
     "idle GPUs": (
         {"steps": {"train": {"gpus": 4}}},
         ["--preset", "smoke"],
-        r"the step train 4 GPUs, and train.processes=1 uses 1; .* add --set train.processes=4",
+        r"the step train 4 GPUs, but train.processes=1 uses only 1; .* add --set train.processes=4",
     ),
     "idle GPUs of CLIP": (
         {"steps": {"tokens": {"gpus": 2}}},
         ["--preset", "smoke"],
-        r"the step tokens 2 GPUs, and teacher.num_workers=1 uses 1",
+        r"the step tokens 2 GPUs, but teacher.num_workers=1 uses only 1",
     ),
     "no data": ({}, ["--preset", "voc12"], r"data.root is not set; .* add --set data.root=s3://BUCKET/FOLDER"),
     "data here": (
         {},
         ["--preset", "voc12", "--set", "data.root=/home/me/VOC"],
-        r"data.root=/home/me/VOC is on this machine, where no pod sees it; expected an s3:// address",
+        r"data.root=/home/me/VOC is on this machine, where pods cannot read it; expected an s3:// address",
     ),
     "weights here": (
         {},

@@ -73,7 +73,7 @@ def test_an_eviction_starts_it_again(kubernetes, capfd, one, other):
     follow()
     assert len(kubernetes.created) == 2
     assert kubernetes.deleted == [NAME]
-    assert "it starts again from its last checkpoint" in capfd.readouterr().err
+    assert "restarting from its last checkpoint" in capfd.readouterr().err
 
 
 def test_a_pod_that_is_stopped_since_another_failed_is_no_eviction(kubernetes):
@@ -105,7 +105,7 @@ def test_a_retry_goes_on_with_the_trainjob_that_is_there(kubernetes, capfd):
     kubernetes.play = script(nothing, running, complete)
     follow()
     assert len(kubernetes.created) == 1
-    assert "is there already: following it" in capfd.readouterr().err
+    assert "already exists: following it" in capfd.readouterr().err
 
 
 def test_a_retry_replaces_a_failed_trainjob(kubernetes):
@@ -118,7 +118,7 @@ def test_a_retry_replaces_a_failed_trainjob(kubernetes):
 
 def test_a_trainjob_that_somebody_deletes(kubernetes):
     kubernetes.play = script(running, lambda server: threading.Timer(0.1, server.jobs.clear).start(), nothing)
-    with pytest.raises(ClusterError, match="was deleted by somebody else"):
+    with pytest.raises(ClusterError, match="was deleted from outside"):
         follow()
 
 
@@ -141,7 +141,7 @@ def test_a_trainjob_that_cannot_be_deleted_is_told(kubernetes, capfd):
     kubernetes.play = script(running, away)
     with pytest.raises(Cancelled):
         follow()
-    assert f"TrainJob {NAME} is left, delete it by hand" in capfd.readouterr().err
+    assert f"TrainJob {NAME} could not be deleted" in capfd.readouterr().err
 
 
 def test_no_cluster_gives_one_line(monkeypatch, tmp_path):

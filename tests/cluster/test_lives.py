@@ -16,8 +16,8 @@ from cliptea.cluster.api import ClusterError
 DISRUPTED = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drained"}
 NODE_LOST = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": "node is gone"}
 EVICTED = "evicted from its node or preempted: drained"
-GONE = "p1: it ran and is no longer there: deleted, or lost with its node"
-AGAIN = "it starts again from its last checkpoint"
+GONE = "p1: it was running and has disappeared: it was deleted, or lost with its node"
+AGAIN = "restarting from its last checkpoint"
 
 
 def two(server):
@@ -105,7 +105,7 @@ LIVES = {
     "one deleted by force, its partner killed": ([two, stopped_by_deletion, two, complete], {}, 2, 1, None),
     "one deleted by force, its partner on its way out": ([two, pod_goes, fails("p0"), two, complete], {}, 2, 1, None),
     "one deleted by force, no restart allowed": ([two, pod_goes, fails("p0")], {"restarts": 0}, 1, 0, GONE),
-    "deleted by force without end": ([two, fails()] * 4, {"restarts": 3}, 4, 3, "p0: it ran and is no longer there"),
+    "deleted by force without end": ([two, fails()] * 4, {"restarts": 3}, 4, 3, "p0: it was running and has"),
     "the first pod deserted between two looks": ([pending, fails(p0=76), two, complete], {}, 2, 1, None),
     "node lost": ([two, fails(**conditions(p1=(NODE_LOST, 137)), p0=76), two, complete], {}, 2, 1, None),
     "node lost, its pod still shown": ([two, fails("p1", p0=76), two, complete], {}, 2, 1, None),
@@ -121,8 +121,8 @@ LIVES = {
     "evicted by Kueue, fails before its pods run": (
         [two, suspended, admitted, pending, fails()], {}, 1, 0, "failed: jobset failed due to"
     ),
-    "suspended for ever": ([suspended], {"pending_seconds": 1}, 1, 1, "suspended, waits to be admitted: TrainJob is"),
-    "evicted by Kueue for ever": ([two, suspended], {"pending_seconds": 1}, 1, 1, "suspended, waits to be admitted"),
+    "suspended for ever": ([suspended], {"pending_seconds": 1}, 1, 1, "suspended, waiting to be admitted: TrainJob is"),
+    "evicted by Kueue for ever": ([two, suspended], {"pending_seconds": 1}, 1, 1, "suspended, waiting to be admitted"),
 }  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def test_each_suspension_is_told_once(kubernetes, capfd):
     kubernetes.play = script(*acts)
     follow(nodes=2)
     said = capfd.readouterr().err.splitlines()
-    assert sum("suspended, waits to be admitted" in line for line in said) == 2
+    assert sum("suspended, waiting to be admitted" in line for line in said) == 2
 
 
 def test_a_trouble_that_comes_back_is_told_again_and_never_twice_while_it_lasts(kubernetes, capfd):
@@ -171,4 +171,4 @@ def test_a_trouble_that_comes_back_is_told_again_and_never_twice_while_it_lasts(
 
     kubernetes.play = script(*[unplaced] * 4, two, two, *[unplaced] * 4, two, complete)
     follow(nodes=2)
-    assert capfd.readouterr().err.count("p0: no node can take it: 0/1 nodes") == 2
+    assert capfd.readouterr().err.count("p0: no node can run it: 0/1 nodes") == 2

@@ -104,7 +104,7 @@ def test_an_old_trainjob_that_does_not_go_is_told(kubernetes, monkeypatch):
     kubernetes.play = lambda server: server.end("Failed")
     with pytest.raises(ClusterError, match="failed: jobset failed"):
         follow()
-    with pytest.raises(ClusterError, match=r"the old TrainJob cliptea-g-a-.* is not deleted; delete it by hand"):
+    with pytest.raises(ClusterError, match=r"the old TrainJob cliptea-g-a-.* is still not deleted; delete it"):
         follow()
 
 
@@ -133,5 +133,5 @@ def test_an_outage_is_no_time_in_which_a_wrong_image_could_have_been_mended(kube
 def test_an_api_that_refuses_connections(kubernetes, monkeypatch):
     monkeypatch.setenv("CLIPTEA_PATIENCE", "0.2")
     kubernetes.close()
-    with pytest.raises(Unreachable, match=r"the Kubernetes API cannot be reached \(nothing listens there\)"):
+    with pytest.raises(Unreachable, match=r"the Kubernetes API cannot be reached \(nothing is listening there\)"):
         follow()

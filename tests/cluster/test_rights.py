@@ -74,7 +74,7 @@ def test_doctor_in_a_steps_pod_sees_rights_and_runtime(kubernetes, tmp_path, mon
         kubernetes.granted |= granted(one(objects, "ClusterRole", "cliptea-cluster-runtimes"))
     ended = CliRunner().invoke(app, ["doctor", "--placement", str(placement)])
     assert ended.exit_code == 0
-    for line in (f"ok          runtime    {kind} cliptea-torch is there", "ok          rights     you may make and"):
+    for line in (f"ok          runtime    {kind} cliptea-torch exists", "ok          rights     you may create and"):
         assert line in ended.output
     refused = {right for right in kubernetes.requests if not kubernetes.may(*right)}
     engineers = {
@@ -84,4 +84,4 @@ def test_doctor_in_a_steps_pod_sees_rights_and_runtime(kubernetes, tmp_path, mon
         ("list", "", "resourcequotas"),
     }
     assert refused == engineers  # and not the step's
-    assert ended.output.count("cannot tell secret     you may not look for") == 3
+    assert ended.output.count("cannot tell secret     you may not read") == 3

@@ -63,9 +63,9 @@ def test_the_pods_of_a_run_and_what_they_wait_for(kubernetes):
         "new": ("Running", ""),
         "gated": (
             "Pending",
-            "it waits to be admitted: scheduling gate kueue.x-k8s.io/admission; check the queue that its label names",
+            "waiting to be admitted: scheduling gate kueue.x-k8s.io/admission; check the queue that its label names",
         ),
-        "unplaced": ("Pending", "no node can take it: 1 Insufficient cpu.; it waits for one"),
+        "unplaced": ("Pending", "no node can run it: 1 Insufficient cpu.; waiting for one"),
         "pulling": (
             "Pending",
             "the image docker.io/library/cliptea:0.1.0 cannot be pulled: no such image; check its name and the pull "

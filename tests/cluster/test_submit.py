@@ -27,7 +27,10 @@ def call(*arguments):
 def test_submit_uploads_a_version_once_and_starts_typed_runs(pipelines):
     first = call("submit", "--preset", "smoke", "--set", "seeds=2", "--set", "data.seed=1")
     assert (first.exit_code, first.stdout) == (0, f"run {pipelines.url}/#/runs/details/runs-0\n")
-    assert "warning: the image cliptea:0.1.0 is in no registry, and only nodes that hold it can run it" in first.stderr
+    assert (
+        "warning: the image cliptea:0.1.0 names no registry, so only nodes that already hold it can run it"
+        in first.stderr
+    )
     second = call("submit", "--preset", "smoke")
     assert second.exit_code == 0
     assert [item["display_name"] for item in pipelines.held["pipelines"]] == ["cliptea"]
@@ -57,7 +60,7 @@ def test_a_file_that_is_an_older_version(pipelines, tmp_path):
         call("submit", "--preset", "smoke", "--pipeline", str(tmp_path / f"{number}.yaml"))
     old, new = (version["display_name"] for version in pipelines.held["versions"])
     ended = call("submit", "--preset", "smoke", "--pipeline", str(tmp_path / "1.yaml"))
-    assert ended.stderr == f"note: this is version {old}; schedules go on with the latest, {new}\n"
+    assert ended.stderr == f"note: this run uses version {old}; schedules keep using the newest upload, {new}\n"
     assert pipelines.held["runs"][-1]["pipeline_version_reference"]["pipeline_version_id"] == "versions-0"
     for name in ("a", "b"):
         call(
@@ -99,10 +102,10 @@ def test_a_refusal_is_not_waited_for(pipelines, monkeypatch):
     run = submitting.submit(endpoint, SMOKE)
     monkeypatch.setattr(watch.wait, "__defaults__", ("", QUICK._replace(outage=60.0)))
     start = time.monotonic()
-    with pytest.raises(ConfigError, match=r"no run 'gone' \(.* answers 404: runs gone not found\)"):
+    with pytest.raises(ConfigError, match=r"the run 'gone' does not exist \(.* answers 404: runs gone not found\)"):
         watch.wait(endpoint, "gone")
     pipelines.token = "changed"
-    with pytest.raises(EndpointError, match=r"refuses \(401"):
+    with pytest.raises(EndpointError, match=r"denies access \(401"):
         watch.wait(endpoint, run)
     assert time.monotonic() - start < 30
 
@@ -110,7 +113,7 @@ def test_a_refusal_is_not_waited_for(pipelines, monkeypatch):
 def test_wrong_settings_send_nothing(pipelines):
     ended = call("submit", "--set", "train.iteration=1")
     assert ended.exit_code == 2
-    assert "unknown setting train.iteration" in ended.output
+    assert "the setting train.iteration does not exist" in ended.output
     assert pipelines.uploads == []
 
 
@@ -121,18 +124,18 @@ def test_a_pipeline_that_was_deleted_is_uploaded_again(pipelines):
     pipelines.held["versions"].clear()
     pipelines.held["recurringruns"].append({"recurring_run_id": "x", "display_name": "of a file, not of a pipeline"})
     assert call("schedule", "--list").output.count("\n") == 1
-    assert call("schedule", "--list").output.split("\t")[1].startswith("enabled, follows a pipeline that is deleted")
+    assert call("schedule", "--list").output.split("\t")[1].startswith("enabled, follows a pipeline that was deleted")
     pipelines.held["pipelines"].append({"pipeline_id": "other", "display_name": "other"})
     assert call("submit", "--preset", "smoke").exit_code == 0
     assert [item["display_name"] for item in pipelines.held["pipelines"]] == ["other", "cliptea"]
     assert pipelines.held["runs"][-1]["pipeline_version_reference"]["pipeline_id"] == "pipelines-1"
     assert call("schedule", "--delete", "cliptea-smoke").output == "deleted the schedule cliptea-smoke\n"
     assert call("schedule", "--list").output == "no schedules\n"
-    assert "there is no schedule 'a': there are no schedules" in call("schedule", "--pause", "a").output
+    assert "the schedule 'a' does not exist: there are no schedules" in call("schedule", "--pause", "a").output
     nothing = call("schedule")
     assert (nothing.exit_code, nothing.output) == (
         2,
-        "error: say what to do: one of --cron, --list, --pause, --resume, --delete\n",
+        "error: no action is given; expected one of --cron, --list, --pause, --resume, --delete\n",
     )
 
 
@@ -140,7 +143,7 @@ def test_a_server_of_several_users_wants_a_namespace(pipelines):
     pipelines.multi_user = True
     refused = call("submit", "--preset", "smoke")
     assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
-    assert "serves several users; expected the namespace of one of them; add --namespace" in refused.output
+    assert "is in multi-user mode; expected the namespace of a user; add --namespace" in refused.output
     for namespace in ("a", "b", "a"):
         assert call("submit", "--preset", "smoke", "--namespace", namespace).exit_code == 0
     for kind in ("pipelines", "experiments"):
@@ -161,10 +164,10 @@ def test_a_server_of_one_user_is_asked_for_no_namespace(pipelines):
         (
             "launcher: trainjob",
             2,
-            "p.yaml is no compiled pipeline of cliptea; expected a file that `cliptea compile -o`",
+            "p.yaml is not a compiled cliptea pipeline; expected a file that `cliptea compile -o`",
         ),
-        ("a: [", 2, "p.yaml is no compiled pipeline"),
-        ("", 2, "p.yaml is no compiled pipeline"),
+        ("a: [", 2, "p.yaml is not a compiled cliptea pipeline"),
+        ("", 2, "p.yaml is not a compiled cliptea pipeline"),
     ],
 )
 def test_a_file_that_is_no_pipeline(pipelines, tmp_path, text, code, says):
@@ -180,7 +183,7 @@ def test_no_endpoint_gives_one_line(monkeypatch):
     monkeypatch.delenv("KFP_ENDPOINT", raising=False)
     ended = call("submit")
     assert (ended.exit_code, ended.output.count("\n")) == (2, 1)
-    assert "no Kubeflow Pipelines endpoint is named" in ended.output
+    assert "no Kubeflow Pipelines endpoint is set" in ended.output
 
 
 def test_an_endpoint_without_a_server_gives_one_line(pipelines):
@@ -193,7 +196,7 @@ def test_an_endpoint_without_a_server_gives_one_line(pipelines):
 def test_the_token_is_sent_and_never_shown(pipelines, monkeypatch):
     pipelines.token = "hush"
     refused = call("submit", "--preset", "smoke")
-    assert (refused.exit_code, "refuses (401: the token is not valid)" in refused.output) == (1, True)
+    assert (refused.exit_code, "denies access (401: the token is not valid)" in refused.output) == (1, True)
     monkeypatch.setenv("KFP_TOKEN", "hush")
     accepted = call("submit", "--preset", "smoke")
     assert accepted.exit_code == 0
@@ -203,7 +206,7 @@ def test_the_token_is_sent_and_never_shown(pipelines, monkeypatch):
 def test_a_schedule_follows_the_latest_version_without_overlap_and_catch_up(pipelines):
     made = call("schedule", "--cron", "0 0 3 * * 0 ", "--preset", "smoke", "--set", "seeds=2")
     assert made.exit_code == 0
-    assert "in the time zone of KFP's controller" in made.output
+    assert "UTC by default" in made.output
     (schedule,) = pipelines.held["recurringruns"]
     assert schedule["pipeline_version_reference"] == {"pipeline_id": "pipelines-0"}
     assert schedule["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * 0"}}
@@ -228,7 +231,7 @@ def test_schedules_are_listed_paused_resumed_and_deleted(pipelines):
     assert call("schedule", "--delete", "a").exit_code == 0
     assert [item["display_name"] for item in pipelines.held["recurringruns"]] == ["b", "other"]
     gone = call("schedule", "--delete", "a")
-    assert (gone.exit_code, "there is no schedule 'a'; expected one of b" in gone.output) == (2, True)
+    assert (gone.exit_code, "the schedule 'a' does not exist; expected one of b" in gone.output) == (2, True)
 
 
 def test_a_name_is_taken_once(pipelines):
@@ -236,14 +239,16 @@ def test_a_name_is_taken_once(pipelines):
     assert call(*arguments).exit_code == 0
     again = call(*arguments)
     assert (again.exit_code, again.output.count("\n")) == (2, 1)
-    assert "there is a schedule 'cliptea-smoke'; expected another name; choose one by --name, or" in again.output
+    assert (
+        "the schedule 'cliptea-smoke' already exists; expected a new name; choose one with --name, or" in again.output
+    )
     assert len(pipelines.held["recurringruns"]) == 1
 
 
 def test_a_cron_of_five_fields_is_explained(pipelines):
     ended = call("schedule", "--cron", "0 3 * * 0", "--preset", "smoke")
     assert (ended.exit_code, ended.output.count("\n")) == (2, 1)
-    assert "six fields (yours has five: put 0, the second, in front)" in ended.output
+    assert "six fields (yours has five: add 0, the second, at the front)" in ended.output
     assert pipelines.uploads == []
 
 

@@ -28,8 +28,8 @@ def test_without_the_store_the_tasks_of_pipelines_are_shown_under_the_names_of_t
     ended = followed()
     lines = ended.stdout.splitlines()
     assert lines[1] == (
-        "note: no variants and no progress are shown (the store is not known here); "
-        "set CLIPTEA_STORE, CLIPTEA_S3_ENDPOINT and the AWS_ variables here"
+        "note: variants and progress are not shown (the store is not known on this machine); "
+        "to see them, set CLIPTEA_STORE, CLIPTEA_S3_ENDPOINT and the AWS_ variables on this machine"
     )
     steps = [line for line in lines if re.match(r"[\w .]+: (started|done in)", line)]
     assert {line.split(":")[0] for line in steps} == {
@@ -73,7 +73,7 @@ def test_with_the_store_variants_and_progress_are_shown_and_tasks_are_not(pipeli
     ended = followed()
     assert [line for line in ended.stdout.splitlines() if not re.match("run|pending|running|succeeded", line)] == [
         "resolve: started",
-        "mlflow run abc; its address is shown where MLFLOW_TRACKING_URI is set",
+        "mlflow run abc; set MLFLOW_TRACKING_URI to see its address",
         "resolve: done in 40 s",
         f"train {a}: started",
         f"train {b}: started",
@@ -118,7 +118,7 @@ def test_on_a_terminal_there_are_bars(pipelines, store, monkeypatch):
 def test_steps_that_write_nothing_to_the_named_store(pipelines, store):
     pipelines.looks = 8
     told = followed().stdout
-    assert "(the steps write no news to the store that is named here)" in told
+    assert "(the steps do not report to the store that is set here)" in told
     assert "split: done" in told
 
 
@@ -133,7 +133,7 @@ def test_a_store_that_is_away_costs_one_line(pipelines, monkeypatch):
         monkeypatch.setenv(name, value)
     ended = followed()
     (line,) = [line for line in ended.stdout.splitlines() if line.startswith("note: ")]
-    assert re.search(r"the store cannot be read from here: .*127.0.0.1:9", line)
+    assert re.search(r"the store cannot be read from this machine: .*127.0.0.1:9", line)
     assert "hush" not in ended.output
     assert ended.exit_code == 0
 
@@ -213,7 +213,7 @@ def test_a_cancelled_run_is_no_failed_one(pipelines):
     assert ended.exit_code == 3
     assert re.search(r"(?m)^cancelled after", ended.stdout)
     assert ended.stderr.splitlines()[1:] == [
-        "MLflow: MLFLOW_TRACKING_URI is not set here; the next run closes what is still open there"
+        "MLflow: MLFLOW_TRACKING_URI is not set here; the next run closes the runs that are still open there"
     ]
 
 
@@ -240,11 +240,11 @@ def test_what_waits_is_said_when_nothing_moves(pipelines, watching, kubernetes, 
     pipelines.acts = later([[]] * 40 + [[lambda: pipelines.ending.setdefault(RUN, 0)]])
     assert watch.wait(endpoint, run, "", pace) == 3
     told = capsys.readouterr().out.splitlines()
-    said = [n for n, line in enumerate(told) if "nothing has moved for" in line]
+    said = [n for n, line in enumerate(told) if "nothing has changed for" in line]
     assert len(said) >= 2
     waits = {
-        True: "  train, pod stuck: no node can take it: 1 Insufficient cpu.; it waits for one",
-        False: f"  what waits: kubectl -n kubeflow get pods -l pipeline/runid={RUN}",
+        True: "  train, pod stuck: no node can run it: 1 Insufficient cpu.; waiting for one",
+        False: f"  to see what is waiting: kubectl -n kubeflow get pods -l pipeline/runid={RUN}",
     }
     assert {told[n + 1] for n in said} == {waits[there]}
     assert not [line for line in told if "pod runs" in line]
@@ -257,7 +257,7 @@ def test_a_step_at_work_is_not_waited_for(pipelines, store, capsys):
     write("train", "a")
     pipelines.acts = later([[]] * 30 + [[lambda: pipelines.ending.setdefault(RUN, 0)]])
     watch.wait(endpoint, run, os.environ["CLIPTEA_STORE"], QUICK._replace(quiet=0.05))
-    assert "nothing has moved" not in capsys.readouterr().out
+    assert "nothing has changed" not in capsys.readouterr().out
 
 
 def test_ctrl_c_only_stops_the_watching(pipelines, monkeypatch):
@@ -268,7 +268,7 @@ def test_ctrl_c_only_stops_the_watching(pipelines, monkeypatch):
     monkeypatch.setattr(watch._Watch, "_rest", lambda self: interrupt())
     ended = followed()
     assert ended.exit_code == 130
-    assert ended.stderr.endswith(f"no longer watching; the run goes on, and `cliptea cancel {RUN}` ends it\n")
+    assert ended.stderr.endswith(f"stopped watching; the run continues, and `cliptea cancel {RUN}` cancels it\n")
     assert pipelines.ending == {}
 
 

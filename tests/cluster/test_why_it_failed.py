@@ -25,7 +25,7 @@ def test_why_it_failed_by_the_store(pipelines, store):
     assert ended.exit_code == 1
     assert ended.stderr.splitlines()[1:] == [
         "error: resolve: no images",
-        f"  its log: curl {pipelines.url}/apis/v1alpha1/runs/{RUN}/nodes/{FAILED_NODE}/log",
+        f"  read its log with: curl {pipelines.url}/apis/v1alpha1/runs/{RUN}/nodes/{FAILED_NODE}/log",
         "error: train table3/full: CUDA is out of memory; expected less",
     ]
 
@@ -40,7 +40,7 @@ def test_why_it_failed_by_the_log(pipelines, monkeypatch):
         1,
         [
             "error: resolve: data.root=s3://cliptea/none holds no images; expected a folder",
-            '  its log: curl -H "Authorization: Bearer $KFP_TOKEN" '
+            '  read its log with: curl -H "Authorization: Bearer $KFP_TOKEN" '
             f"{pipelines.url}/apis/v1alpha1/runs/{RUN}/nodes/{FAILED_NODE}/log",
         ],
     )
@@ -54,7 +54,7 @@ def test_the_variant_is_read_from_the_log(pipelines):
     pipelines.logs[CANCELLED_NODE] = log + "error: one\nerror: two\n"
     assert "error: train backbones/demo_fpn: two\n" in followed().stderr
     pipelines.logs[CANCELLED_NODE] = log
-    killed = "error: train backbones/demo_fpn: it ended without saying why (was it killed, or is there "
+    killed = "error: train backbones/demo_fpn: it ended without an error message; it may have been killed "
     assert killed in followed().stderr
 
 
@@ -64,7 +64,7 @@ def test_a_log_that_is_gone(pipelines):
     assert (ended.exit_code, ended.stderr.splitlines()[1:]) == (
         1,
         [
-            "error: resolve: its log is gone, or it never ran; look for its pod by "
+            "error: resolve: its log is gone, or it never ran; look for its pod with "
             f"`kubectl -n kubeflow get pods -l pipeline/runid={RUN}`"
         ],
     )

@@ -154,10 +154,10 @@ def silence(pods: Pods) -> None:
 @pytest.mark.parametrize(
     ("disturb", "codes", "words"),
     [
-        (evict, {75}, "it was stopped from outside and has saved a checkpoint"),
-        (delete, {76}, "it ran and is no longer there: deleted, or lost with its node"),
-        (delete_and_stop, {75, 76}, "it ran and is no longer there: deleted, or lost with its node"),
-        (silence, {75}, "it ran and is no longer there: deleted, or lost with its node"),
+        (evict, {75}, "it was stopped from outside and saved a checkpoint"),
+        (delete, {76}, "it was running and has disappeared: it was deleted, or lost with its node"),
+        (delete_and_stop, {75, 76}, "it was running and has disappeared: it was deleted, or lost with its node"),
+        (silence, {75}, "it was running and has disappeared: it was deleted, or lost with its node"),
     ],
 )
 def test_two_nodes_are_disturbed_and_make_the_model_that_one_makes_undisturbed(
@@ -174,7 +174,7 @@ def test_two_nodes_are_disturbed_and_make_the_model_that_one_makes_undisturbed(
     assert len(server.created) == 2
     assert pods.codes[0][0] in codes
     assert pods.codes[1] == (0, 0)
-    assert f"{words}; it starts again from its last checkpoint" in said
+    assert f"{words}; restarting from its last checkpoint" in said
     assert "going on from the checkpoint at iteration" in said  # in rank 0's log, passed on
 
     model = Manifest.model_validate(made)

@@ -160,7 +160,7 @@ def test_a_setting_that_only_a_step_can_refuse_gives_code_2(cliptea):
 
 def test_a_bad_setting_starts_nothing(cliptea):
     ended = cliptea("run", "--preset", "unknown")
-    assert (ended.returncode, ended.stderr) == (2, "error: there is no preset 'unknown'\n")
+    assert (ended.returncode, ended.stderr) == (2, "error: the preset 'unknown' does not exist\n")
     assert not cliptea.workdir.exists()
 
 

@@ -35,7 +35,7 @@ def test_a_signal_stops_everything(cliptea, number, code):
     assert gone(cliptea)
     ended = cliptea.ended(process)
     assert ended.returncode == code
-    assert ended.stderr == "stopped; run the same command again to go on\n"
+    assert ended.stderr == "stopped; run the same command again to resume\n"
 
     again = cliptea("run", variants=["one", "two"])
     assert again.returncode == 0
@@ -72,7 +72,7 @@ def test_killing_the_runner_ends_the_command(cliptea):
     assert gone(cliptea)
     ended = cliptea.ended(process)
     assert ended.returncode == 1
-    assert "error: the run ended without saying why" in ended.stderr
+    assert "error: the run ended without an error message" in ended.stderr
 
 
 def test_a_closed_output_ends_the_command(cliptea):
@@ -88,7 +88,7 @@ def test_a_second_run_is_refused_while_one_is_alive(cliptea):
     process = start_training(cliptea)
     ended = cliptea("run", **SLOW)
     assert ended.returncode == 1
-    assert ended.stderr.startswith(f"error: a run is alive in .cliptea (process {process.pid}); ")
+    assert ended.stderr.startswith(f"error: another run is using .cliptea (process {process.pid}); ")
     assert ended.stderr.count("\n") == 1
     assert process.poll() is None
     assert wait_until(cliptea.processes)
@@ -104,7 +104,7 @@ def test_a_run_is_refused_while_a_task_of_a_killed_run_is_alive(cliptea):
     assert wait_until(lambda: len(tasks(cliptea)) == 1, 5)
     ended = cliptea("run", **SLOW)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error: a step of a killed run is still alive in .cliptea; ")
+    assert ended.stderr.startswith("error: a step of a killed run is still running in .cliptea; ")
     os.kill(task.pid, signal.SIGCONT)
     assert gone(cliptea)
     assert cliptea("run", variants=["one", "two"]).returncode == 0

@@ -104,7 +104,7 @@ def test_a_data_set_goes_through_all_steps(run_all, dataset):
     train = splits.own.info["counts"]["train"]["classes"]
     assert all(train[name]["pixels"] == 0 for name in splits.own.info["catalogue"]["unseen"])
     assert list(cache.text) == [dataset]
-    assert fetch(compared.report).read_text(encoding="utf-8").count("protocol is another one") <= 1
+    assert fetch(compared.report).read_text(encoding="utf-8").count("uses a different protocol") <= 1
 
 
 @pytest.mark.long

@@ -62,7 +62,9 @@ def test_reads_writes_and_lists_wait_for_a_server_that_is_away(own, mortal, told
     assert got == [DATA, len(DATA), "k", image, "f"]
     assert own.get("new") == DATA
     away, back = told  # one line for all of them
-    assert away.startswith(f"S3 at http://{mortal.host} does not answer (Connection refused); trying again for ")
+    assert away.startswith(
+        f"S3 at http://{mortal.host} does not answer (Connection refused); trying again for another "
+    )
     assert back.startswith(f"S3 at http://{mortal.host} answers again, after ")
 
 

@@ -60,7 +60,7 @@ def test_a_folder_and_its_state(named):
 
 def test_what_is_missing_is_one_line(named):
     for use in (fetch, state):
-        with pytest.raises(StorageError, match="there is no file or folder") as caught:
+        with pytest.raises(StorageError, match=r"the file or folder .* does not exist") as caught:
             use(named.uri("nothing"))
         assert named.uri("nothing") in str(caught.value)
 

@@ -73,7 +73,7 @@ def test_credentials_from_a_mounted_file(environment, store, tmp_path):
 
 @pytest.mark.parametrize("operation", [OPERATIONS[0], OPERATIONS[1], OPERATIONS[3]])
 def test_a_missing_bucket(environment, operation):
-    assert "there is no bucket nowhere at http://127.0.0.1" in message(operation, S3Store("nowhere"))
+    assert "the bucket nowhere does not exist at http://127.0.0.1" in message(operation, S3Store("nowhere"))
 
 
 def test_a_server_that_is_not_there(environment, impatient):
@@ -97,13 +97,13 @@ def test_a_host_without_a_name(environment, impatient):
 )
 def test_a_malformed_endpoint(environment, store, value):
     environment.setenv("CLIPTEA_S3_ENDPOINT", value)
-    assert "CLIPTEA_S3_ENDPOINT names no endpoint" in message(OPERATIONS[0], store)
+    assert "CLIPTEA_S3_ENDPOINT is not the address of a server" in message(OPERATIONS[0], store)
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:///key", "s3://user:password@bucket/key"])
 @pytest.mark.parametrize("use", [open_store, fetch])
 def test_a_uri_without_a_bucket(environment, use, uri):
-    with pytest.raises(StorageError, match="names no bucket") as caught:
+    with pytest.raises(StorageError, match="does not name a bucket") as caught:
         use(uri)
     assert "password" not in str(caught.value)
 
@@ -173,7 +173,11 @@ def test_a_tls_connection_that_breaks_off_is_waited_for(environment, store):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("CLIPTEA_CACHE_GIB", "much", "CLIPTEA_CACHE_GIB is 'much'; expected a number of GiB, 0 for no cache"),
+        (
+            "CLIPTEA_CACHE_GIB",
+            "much",
+            "CLIPTEA_CACHE_GIB='much' is not a valid size; expected a number of GiB, or 0 for no cache",
+        ),
         ("CLIPTEA_STORE", "gs://bucket", "the object store is 'gs://bucket'; expected s3://bucket/folder"),
     ],
 )

@@ -122,13 +122,13 @@ def test_an_unexpected_error_is_one_line_too(monkeypatch):
     monkeypatch.setattr(compiling, "compile_pipeline", broken)
     answer = call("compile")
     assert answer.exit_code == 1
-    assert answer.stderr == "error: RuntimeError: a b; add --debug for the traceback\n"
+    assert answer.stderr == "error: RuntimeError: a b; add --debug to see the traceback\n"
 
 
 def test_plan_counts_the_students_and_refuses_more_than_one_run_on_a_cluster_has_room_for():
     few, many = (call("plan", "--preset", "smoke", "--set", f"seeds={seeds}") for seeds in (25, 60))
     assert (few.exit_code, "100 (variants times seeds) " in few.stdout) == (0, True)
     told = " ".join(many.stdout.split())
-    assert "240 (variants times seeds); on a cluster 3 runs, since one has room for 100" in told
+    assert "240 (variants times seeds); on a cluster this takes 3 runs, because one has room for 100" in told
     assert (many.exit_code, many.stderr.count("\n")) == (2, 1)
     assert "240 students (variants times seeds) are too many for one run" in many.stderr

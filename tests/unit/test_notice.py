@@ -34,7 +34,7 @@ def test_a_webhook_that_cannot_be_reached_costs_a_warning(monkeypatch, warnings,
 def test_a_webhook_that_refuses_costs_a_warning(webhook, warnings):
     webhook.status = 500
     notice.post_state("job-1", "SUCCEEDED", "", "")
-    assert warnings == ["the webhook of CLIPTEA_WEBHOOK was not told that the run ended (500)"]
+    assert warnings == ["the webhook CLIPTEA_WEBHOOK could not be notified that the run ended (500)"]
 
 
 def test_without_an_address_nothing_is_sent(monkeypatch, warnings):

@@ -92,8 +92,8 @@ def test_an_outage_is_told_at_once_and_each_minute(clock, told):
         moments += [clock.now] * (len(told) - len(moments))
     assert len(told) == 4
     assert all(50 <= later - sooner < 85 for sooner, later in itertools.pairwise(moments))
-    assert "S3 at http://s3:8333 does not answer (Connection refused); trying again for 3 min" in told[0]
-    assert "away for 1 min" in told[1]
+    assert "S3 at http://s3:8333 does not answer (Connection refused); trying again for another 3 min" in told[0]
+    assert "no answer for 1 min" in told[1]
 
 
 def test_one_failure_alone_is_no_news(clock, told):

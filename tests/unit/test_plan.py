@@ -42,6 +42,7 @@ def test_gpu_hours_are_images_over_rates():
     )
     assert made.images == 10582
     assert made.steps["train"] == 6
+    assert list(made.steps)[:4] == ["resolve", "split", "tokens", "teacher"]
     training = 2 * 20000 * 16 * (1 / 50 + 1 / 40 + 1 / 30) / 3600
     views = 10582 * settings.load("voc12").teacher.views
     assert made.gpu_hours == pytest.approx(training + views / 100 / 3600)
@@ -58,7 +59,7 @@ def test_what_is_missing_is_named(tmp_path):
     made = plan("voc12", "variants=[table1/segformer_b4]", "evaluation.sets.pascal_context.root=/nowhere/at/all")
     text = "\n".join(made.missing)
     assert "data.root is not set" in text
-    assert "evaluation.sets.pascal_context.root=/nowhere/at/all is no folder" in text
+    assert "evaluation.sets.pascal_context.root=/nowhere/at/all is not a folder" in text
     assert "teacher.weights=openai will be downloaded" in text
     there = plan("voc12", f"data.root={tmp_path}", f"teacher.weights={tmp_path}", "student.pretrained=false")
     assert there.missing == []

@@ -35,7 +35,7 @@ def test_a_delta_changes_only_what_it_names():
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("train.iteratons=3", "nearest is train.iterations"),
+        ("train.iteratons=3", "perhaps train.iterations"),
         ("train.iterations=abc", "train.iterations='abc'"),
         ("teacher.views=0", "teacher.views=0"),
         ("train.batch_size=0", "train.batch_size"),

@@ -88,7 +88,7 @@ def connect(namespace: str = "", timeout: tuple[int, int] = TIMEOUT) -> Cluster:
         raise ClusterError(
             f"no Kubernetes cluster is configured ({' '.join(str(error).split())})",
             "a pod with a service account, or a file ~/.kube/config",
-            "set KUBECONFIG to the cluster's file",
+            "set KUBECONFIG to the configuration file of the cluster",
         ) from None
     setattr(chosen, "retries", 0)  # noqa: B010 (the client's types say None)
     return Cluster(client.ApiClient(chosen), namespace or own or "kubeflow", timeout)
@@ -217,14 +217,14 @@ def _refused(error: Any, verb: str, resource: str, namespace: str) -> ClusterErr
     if error.status == 401 or f"cannot {verb} resource" in message:
         return ClusterError(
             f"this service account may not {verb} {resource} in namespace {namespace}",
-            "the Role of cliptea's manifests, bound to it",
-            "apply them; `cliptea doctor` lists what is missing",
+            "the Role from cliptea's manifests, bound to it",
+            "apply the manifests; `cliptea doctor` lists what is missing",
         )
     if error.status == 403 and QUOTA in message:
         return QuotaFull(f"namespace {namespace} has no room for a TrainJob: {message}")
     if error.status == 404:
         return NoTrainer(
-            f"the cluster knows no {resource}",
+            f"the cluster does not support {resource}",
             "Kubeflow Trainer 2",
             "install it, or compile the pipeline with the launcher torchrun",
         )

@@ -57,7 +57,7 @@ def train(cluster: Cluster, job: dict[str, Any], settings: JobSettings, pace: ty
             if not follower.lost or restart == settings.restarts:
                 tail = follower.log.tail
                 raise ClusterError(f"{reason}; its last line: {tail[-1]}" if tail else reason)
-            progress.warn(f"{reason}; it starts again from its last checkpoint")
+            progress.warn(f"{reason}; restarting from its last checkpoint")
 
 
 class _Follower:
@@ -88,13 +88,13 @@ class _Follower:
                     return
                 if present is not None and "deletionTimestamp" not in present["metadata"]:
                     if adopt and failed(present) is None:
-                        progress.note(f"TrainJob {self.name} is there already: following it")
+                        progress.note(f"TrainJob {self.name} already exists: following it")
                         return
                     self.cluster.delete(self.name)
                 if present is not None:
                     leaves = self.clock if leaves is None else leaves
                     if self.clock - leaves > self.pace.gone:
-                        raise ClusterError(f"the old TrainJob {self.name} is not deleted", todo="delete it by hand")
+                        raise ClusterError(f"the old TrainJob {self.name} is still not deleted", todo="delete it")
             time.sleep(self.pace.poll)
 
     def _created(self, job: dict[str, Any]) -> bool:
@@ -103,7 +103,7 @@ class _Follower:
         except QuotaFull as error:
             if self.clock - self.start > self.settings.pending_seconds:
                 raise
-            self._tell([Trouble("quota", self.name, f"{error}; it waits for room")])
+            self._tell([Trouble("quota", self.name, f"{error}; waiting for room")])
             return False
 
     def watch(self) -> str | None:
@@ -112,7 +112,7 @@ class _Follower:
             with self._patient():
                 job = self.cluster.job(self.name)
                 if job is None:
-                    return f"the TrainJob {self.name} was deleted by somebody else"
+                    return f"the TrainJob {self.name} was deleted from outside"
                 pods = self.cluster.pods(self.name)
                 at_work = self._wait_anew() if suspended(job) else self._count(pods)
                 now = troubles(job, pods, self.cluster.warnings(self.name))
@@ -150,7 +150,7 @@ class _Follower:
         """Pods that ran and have left nothing that says why they do no longer; a node that is gone takes them along."""
         left = {pod["metadata"]["name"]: "deletionTimestamp" in pod["metadata"] for pod in pods}
         gone = [name for name in self.running.values() if left.get(name, True)]
-        text = "it ran and is no longer there: deleted, or lost with its node"
+        text = "it was running and has disappeared: it was deleted, or lost with its node"
         return [Trouble("gone", name, text) for name in sorted(gone, key=left.__contains__)]  # then those on their way
 
     def _tell(self, found: list[Trouble]) -> None:
@@ -220,7 +220,7 @@ def _cancelled_by_signal(cluster: Cluster, name: str) -> Iterator[None]:
             cluster.delete(name)
             progress.note(f"cancelled: TrainJob {name} deleted")
         except ClusterError as error:
-            progress.warn(f"cancelled, but {error}: TrainJob {name} is left, delete it by hand")
+            progress.warn(f"cancelled, but TrainJob {name} could not be deleted ({error}); delete it yourself")
         raise
     finally:
         for number, handler in old.items():

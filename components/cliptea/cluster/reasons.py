@@ -65,7 +65,7 @@ def failed(job: dict[str, Any]) -> str | None:
     if condition is None:
         return None
     if timed_out(job):
-        return "it took longer than train's seconds in the placement file, and has left a checkpoint to go on from"
+        return "it took longer than steps.train.seconds in the placement file, and left a checkpoint to resume from"
     return condition.get("message") or condition.get("reason") or "no reason given"
 
 
@@ -101,7 +101,7 @@ def troubles(job: dict[str, Any], pods: list[dict[str, Any]], events: list[dict[
     name = job["metadata"]["name"]
     if suspended(job):
         message = (_condition(job, "Suspended") or {}).get("message", "")
-        found.append(Trouble("suspended", name, f"suspended, waits to be admitted: {message}"))
+        found.append(Trouble("suspended", name, f"suspended, waiting to be admitted: {message}"))
     since = _second(job["metadata"].get("creationTimestamp"))  # an earlier TrainJob may have had its name
     recent = (event for event in events if _second(event.get("lastTimestamp") or event.get("eventTime")) >= since)
     return found + [trouble for event in recent if (trouble := _of_event(event)) is not None]
@@ -132,10 +132,10 @@ def _unplaced(pod: dict[str, Any]) -> str:
     """Why a pod has no node yet, if there is a reason."""
     gates = [gate["name"] for gate in pod.get("spec", {}).get("schedulingGates") or []]
     if gates:
-        return f"it waits to be admitted: scheduling gate {' and '.join(gates)}; check the queue that its label names"
+        return f"waiting to be admitted: scheduling gate {' and '.join(gates)}; check the queue that its label names"
     scheduled = _condition(pod, "PodScheduled", "False") or {}
     if scheduled.get("reason") == "Unschedulable":
-        return f"no node can take it: {scheduled.get('message', '')}; it waits for one"
+        return f"no node can run it: {scheduled.get('message', '')}; waiting for one"
     return ""
 
 
@@ -145,7 +145,7 @@ def _waiting(container: dict[str, Any], waiting: dict[str, Any]) -> tuple[str, s
         image = container.get("image", "")
         return "image", f"the image {image} cannot be pulled: {message or reason}; check its name and the pull secret"
     if reason in CONFIG:
-        return "settings", f"its container cannot be made: {message or reason}; check secrets and config maps"
+        return "settings", f"its container cannot be created: {message or reason}; check secrets and config maps"
     return None
 
 
@@ -156,14 +156,14 @@ def _terminated(ended: dict[str, Any], pod: dict[str, Any]) -> tuple[str, str] |
             "it ran out of memory (OOMKilled); give train more memory in the placement file, or lower train.batch_size"
         )
     if code == RESTART:
-        return "stopped", "it was stopped from outside and has saved a checkpoint"
+        return "stopped", "it was stopped from outside and saved a checkpoint"
     if code == DESERTED:
-        return "deserted", "it did nothing wrong: the processes of other pods have gone, or a server was away"
+        return "deserted", "it stopped because the processes of other pods disappeared or a server was unreachable"
     if code == 0 or pod["status"].get("reason") == "Evicted":
         return None
     if code in (KILLED, ENDED) and "deletionTimestamp" in pod["metadata"]:
-        return "stopped", "it was deleted while it trained"
-    hint = " (killed: by the node for memory, or by a time-out)" if code == KILLED else ""
+        return "stopped", "it was deleted during training"
+    hint = " (killed, by the node for lack of memory or by a time-out)" if code == KILLED else ""
     return "exit", f"its process ended with code {code}{hint}"
 
 
@@ -171,8 +171,8 @@ def _of_event(event: dict[str, Any]) -> Trouble | None:
     reason, message = event.get("reason", ""), event.get("message", "")
     where = event["involvedObject"].get("name", "")
     if reason in ("FailedCreate", "JobCreationFailed", "TrainJobResourcesCreationFailed"):
-        kind, more = ("quota", "; it waits for room") if QUOTA in message else ("forbidden", "")
-        return Trouble(kind, where, f"its pods cannot be made: {message}{more}")
+        kind, more = ("quota", "; waiting for room") if QUOTA in message else ("forbidden", "")
+        return Trouble(kind, where, f"its pods cannot be created: {message}{more}")
     if reason in ("FailedMount", "FailedAttachVolume"):
         return Trouble("other", where, f"a volume cannot be mounted: {message}")
     if reason == "FailedCreatePodSandBox":

@@ -47,8 +47,8 @@ def make_catalogue(classes: Sequence[str], unseen: Sequence[str]) -> Catalogue:
     strange = [name for name in unseen if name not in classes]
     if strange:
         raise ConfigError(
-            f"data.unseen names {', '.join(map(repr, strange))}, which the catalogue lacks",
-            "names out of " + ", ".join(classes),
+            f"data.unseen names {', '.join(map(repr, strange))}, which the data set does not have",
+            "names from " + ", ".join(classes),
         )
     if not unseen or len(set(unseen)) == len(classes):
         raise ConfigError(

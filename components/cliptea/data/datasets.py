@@ -61,7 +61,7 @@ def open_dataset(config: DataConfig) -> Dataset:
         ConfigError: there is no such data set.
     """
     if config.dataset not in DATASETS:
-        raise ConfigError(f"there is no data set {config.dataset!r}", "one of " + ", ".join(DATASETS))
+        raise ConfigError(f"the data set {config.dataset!r} does not exist", "one of " + ", ".join(DATASETS))
     return DATASETS[config.dataset](config)
 
 

@@ -67,7 +67,9 @@ class Facts(_Section):
         """
         name = name or self.train
         if name not in self.splits:
-            raise ConfigError(f"{self.title} has no list data.train_list={name}", "one of " + ", ".join(self.splits))
+            raise ConfigError(
+                f"data.train_list={name} does not exist for {self.title}", "one of " + ", ".join(self.splits)
+            )
         return name
 
     def names(self, labels: LabelFacts) -> list[str]:

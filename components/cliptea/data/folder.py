@@ -52,11 +52,13 @@ class Folder(Reader):
         paths = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
         if not paths:
             raise DataError(
-                f"there is no image in {self.source.where(folder)}", "files such as NAME.jpg, with labels in labels/"
+                f"{self.source.where(folder)} contains no images", "files such as NAME.jpg, with labels in labels/"
             )
         images = {path.stem: str(path) for path in paths}
         if len(images) < len(paths):
-            raise DataError(f"two images in {self.source.where(folder)} share a name", "NAME once, with one suffix")
+            raise DataError(
+                f"two images in {self.source.where(folder)} share a name", "each NAME once, with a single suffix"
+            )
         return {name: Pair(images[name], f"labels/{split}/{name}.png", self._rule) for name in sorted(images)}
 
     @cached_property
@@ -84,7 +86,7 @@ class Folder(Reader):
         table[described.ignore_index] = IGNORE
         known = np.arange(256) <= last  # ids below the first class's are none
         known[[described.ignore_index, IGNORE]] = True
-        todo = f'if {last + 1} is no class, add "ignore_index": {last + 1} to {DESCRIPTION}'
+        todo = f'if {last + 1} is not a class, add "ignore_index": {last + 1} to {DESCRIPTION}'
         if not first:
-            todo += ', if the ids start at 1 and 0 is no class, "first_id": 1'
+            todo += ', and if the ids start at 1 and 0 is not a class, add "first_id": 1'
         return LabelRule(table, known, f"{first} to {last} (the {number} classes of {DESCRIPTION}) or {IGNORE}", todo)

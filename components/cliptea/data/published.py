@@ -52,7 +52,7 @@ class Published(Reader):
             return []
         return [
             f"{listed} has {number} images where {self.facts.title} has "
-            f"{' or '.join(map(str, accepted))}: figures do not compare with published ones"
+            f"{' or '.join(map(str, accepted))}, so results cannot be compared with published ones"
         ]
 
     def _listed(self, split: str) -> str:
@@ -68,16 +68,16 @@ class Published(Reader):
             # Some lists name files: "/JPEGImages/ID.jpg /SegmentationClass/ID.png".
             ids = {PurePosixPath(line.split()[0]).stem for line in lines if line.strip()}
             if not ids:
-                raise DataError(f"{self.source.where(split.file)} is empty", "one id a line")
+                raise DataError(f"{self.source.where(split.file)} is empty", "one id per line")
             return ids
         if not split.union:
-            raise DataError(f"{self.source.where(split.file)} is missing", f"the ids of {name}, one a line")
+            raise DataError(f"{self.source.where(split.file)} is missing", f"the ids of {name}, one per line")
         try:
             return set().union(*(self._ids(part) for part in split.union))
         except DataError as error:
             raise DataError(
                 error.what,
-                f"{split.file}, or the lists {' and '.join(split.union)} that make it up",
+                f"{split.file}, or the lists {' and '.join(split.union)}",
                 f"or set data.train_list={split.union[0]} to train without the others",
             ) from None
 
@@ -128,7 +128,7 @@ class Published(Reader):
         if likely != own and hits[likely] >= max(CERTAIN, 2 * hits[own]):
             example = next(pair.labels for pair in self.pairs(split).values() if pair.rule is rule)
             raise DataError(
-                f"{self.source.where(example)} and its like seem to hold {likely}",
-                f"{own}; judged by where {', '.join(known.common)} occur in {len(found)} maps",
-                "convert the maps with the tools that their release names",
+                f"label maps such as {self.source.where(example)} seem to hold {likely}",
+                f"{own}; this is a guess from {', '.join(known.common)} in {len(found)} maps",
+                "convert the maps with the tools of their release",
             )

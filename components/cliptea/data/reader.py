@@ -100,7 +100,7 @@ class Reader(ABC):
             raise DataError(
                 f"{self.source.where(pair.labels)} is {values.shape[1]}x{values.shape[0]} and its image "
                 f"{image.shape[1]}x{image.shape[0]} pixels",
-                "equal sizes",
+                "an image and a label map of the same size",
             )
         labels = pair.rule.train_ids(values, self.source.where(pair.labels))
         return Sample(data, pair.image.rpartition(".")[2].lower(), labels)

@@ -39,7 +39,7 @@ def opened(data: bytes, name: str, what: str, expected: str) -> Iterator[Image.I
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "no image format is recognised" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(
-            f"cannot decode the {what} {name} ({reason})", f"a whole {expected} file", "replace or remove it"
+            f"cannot decode the {what} {name} ({reason})", f"a complete {expected} file", "replace or remove it"
         ) from None
 
 

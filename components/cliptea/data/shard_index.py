@@ -106,4 +106,4 @@ def parse_index(data: bytes, where: str) -> ShardIndex:
         }
         return ShardIndex(StoredObject.model_validate(described["tar"]), described["names"], columns)
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
-        raise StorageError(f"{where} is no shard index", todo="delete it and run again") from None
+        raise StorageError(f"{where} is not a shard index", todo="delete it and run again") from None

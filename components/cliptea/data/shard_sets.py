@@ -49,7 +49,7 @@ def read_top_index(store: Store, item: StoredObject) -> list[ShardEntry]:
     try:
         top = TopIndex.model_validate_json(data)
     except ValidationError:
-        raise StorageError(f"{where} is no top index of shards", todo="delete it and run again") from None
+        raise StorageError(f"{where} is not a top index of shards", todo="delete it and run again") from None
     if top.version != VERSION:
         raise StorageError(f"{where} is a top index of version {top.version}", f"version {VERSION}")
     return top.shards
@@ -70,7 +70,7 @@ def find_sharded(store: Store, output: Output) -> Manifest | None:
     lacking = [item.key for shard in shards for item in (shard.tar, shard.index) if sizes.get(item.key) != item.size]
     if lacking:
         others = f", and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        progress.note(f"{store.uri(lacking[0])} is missing or cut{others}; what is lost is made anew")
+        progress.note(f"{store.uri(lacking[0])} is missing or truncated{others}; the lost shards are rebuilt")
     return None if lacking else manifest
 
 

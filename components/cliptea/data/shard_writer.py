@@ -150,7 +150,7 @@ def joined(store: Store, prefix: str, shards: Sequence[ShardEntry], limit: int) 
     for entry in shards:
         shard = _find(store, entry.index.key)
         if shard is None or shard.entry != entry:
-            raise StorageError(f"the shard {store.uri(entry.tar.key)} is damaged", todo="run again to make it anew")
+            raise StorageError(f"the shard {store.uri(entry.tar.key)} is damaged", todo="run again to recreate it")
         for number, name in enumerate(shard.index.names):
             writer.add(name, shard.members(number))
     return writer.close()

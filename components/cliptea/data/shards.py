@@ -164,7 +164,7 @@ class ShardReader:
                 name = record if isinstance(record, str) else self.name(record)
                 raise StorageError(
                     f"the record {name}.{'/'.join(places)} of {self._store.uri(tar.key)} is damaged",
-                    "the sha256 of its index",
+                    "the sha256 in its index",
                     "delete the file and run again",
                 )
             if self._cache is not None:

@@ -32,7 +32,7 @@ class Source:
             raise DataError("data.root is not set", f"the folder of {holds}", "add --set data.root=FOLDER")
         self._root = root.rstrip("/") if "://" in root else str(Path(root).expanduser())
         if "://" not in root and not Path(self._root).is_dir():
-            raise DataError(f"data.root={root} is no folder", f"the folder of {holds}")
+            raise DataError(f"data.root={root} is not a folder", f"the folder of {holds}")
         self._store: Store = open_store(root if "://" in root else Path(self._root).absolute().as_uri())
         self._holds, self._folders, self._marks = holds, folders, marks
         self._listed: dict[str, dict[str, Entry]] = {}
@@ -47,7 +47,7 @@ class Source:
         looked = [
             "/".join(filter(None, (self._root, folder, mark))) for folder in self._folders for mark in self._marks
         ]
-        raise DataError(f"data.root={self._root} holds no {self._holds}", f"files in {' or '.join(looked)}")
+        raise DataError(f"data.root={self._root} does not hold {self._holds}", f"files in {' or '.join(looked)}")
 
     def files(self, folder: str) -> dict[str, Entry]:
         """Files that lie directly in `folder`, by name and sorted by it; none where there is no such folder."""

@@ -1,4 +1,7 @@
-"""The CLIPTeacher method (arXiv 2310.02296) as pure tensor functions: torch only, one module per section.
+"""The CLIPTeacher method (arXiv 2310.02296) as pure tensor functions that only need torch.
+
+Sections, equations, algorithms and tables in this package are those of the paper. docs/method.md explains where the
+code differs from it.
 
 glm         section 3.2: global token, bank of CLS tokens, L_global
 regions     section 3.3: ignored tokens -> region map (with clustering and fusion)

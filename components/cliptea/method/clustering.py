@@ -1,7 +1,9 @@
-"""Spherical K-means of the ignored tokens of several images, seeded by windows (section 3.3, eq. 4-5).
+"""Spherical K-means of the ignored tokens of several images, with seeds from windows.
 
-Shapes: B images, D channels, g g token grid, P = g*g, T tokens of all images, L most tokens, N centres of all images,
-K most centres, W entries of all windows.
+Source: arXiv 2310.02296, section 3.3, eq. 4 and 5.
+
+Shapes: B images, D channels, g g token grid, P = g*g, T tokens of all images, L largest number of tokens of an image,
+N centres of all images, K largest number of centres of an image, W entries of all windows.
 """
 
 import math
@@ -22,22 +24,22 @@ SeedMode = Literal["sliding", "grid"]
 
 
 class Packing(NamedTuple):
-    """Where rows that are packed, one image behind the other, belong: their image and their place in it."""
+    """The image of each packed row and its place in that image. The rows of the images are packed one after another."""
 
-    shape: tuple[int, int]  # images, most rows of an image
+    shape: tuple[int, int]  # number of images, largest number of rows of an image
     image: Tensor
     place: Tensor
     start_B: Tensor
 
     def padded(self, rows: Tensor) -> Tensor:
-        """(images, most rows, ...) of the packed rows; zeros behind the last of each image."""
+        """(images, largest number of rows, ...) of the packed rows, padded with zeros after the rows of each image."""
         table = rows.new_zeros(*self.shape, *rows.shape[1:])
         table[self.image, self.place] = rows
         return table
 
 
 def pack(counts_B: Tensor) -> Packing:
-    """The packing of so many rows of each image; counts are int64, one of them at least is not 0."""
+    """The packing of `counts_B` rows of each image. Counts are int64, and at least one of them is not 0."""
     start_B = counts_B.cumsum(0) - counts_B
     image = torch.arange(len(counts_B), device=counts_B.device).repeat_interleave(counts_B)
     place = torch.arange(len(image), device=counts_B.device) - start_B[image]
@@ -45,7 +47,7 @@ def pack(counts_B: Tensor) -> Packing:
 
 
 class Seeds(NamedTuple):
-    """Seeds of several images, one image behind the other.
+    """Seeds of several images, one image after another.
 
     Attributes:
         seeds_ND: (N, D) float32.
@@ -61,23 +63,22 @@ class Seeds(NamedTuple):
 def window_seeds(
     tokens_TD: Tensor, ignored_Bgg: Tensor, windows: Sequence[int] = (3, 7), mode: SeedMode = "sliding"
 ) -> Seeds:
-    """Mean token of the ignored tokens in each window, for windows that hold any.
+    """Mean of the ignored tokens in each window that contains any.
 
-    Source: eq. 4-5, whose index D(i+s, j+s) and outer sum are malformed: here every window gives its own
-    seed. Overlapping windows follow the authors' later text (CLIP-to-Seg); `grid` is eq. 4's K = H/s read
-    literally.
+    Source: eq. 4-5. Their index D(i+s, j+s) and outer sum do not fit together, so here every window gives its own seed.
+    Overlapping windows follow the authors' later text (CLIP-to-Seg); `grid` takes K = H/s in eq. 4 literally.
 
     Args:
         tokens_TD: (T, D) float, the ignored tokens of all images, in the order of `ignored_Bgg`.
         ignored_Bgg: (B, g, g) bool with T true.
-        windows: `sliding`: windows of o x o tokens, ceil(o/2) apart, wholly inside the grid; `grid`: o x o
-            cells that divide the grid.
-        mode: how windows are laid.
+        windows: for `sliding`, windows of o x o tokens, ceil(o/2) apart and completely inside the grid; for `grid`,
+            o x o cells that divide the grid.
+        mode: layout of the windows.
 
     Returns:
-        Seeds of an image: window sizes in the given order, each in row-major order. Sliding windows need not
-        reach the last row and column, nor fit a small grid: when no window meets an ignored token, the mean
-        of all ignored tokens is the only seed, so that an image has none only when nothing is ignored.
+        Seeds of an image, by window size in the given order, and in row-major order for each size. Sliding windows may
+        miss the last row and column, or may not fit a small grid. If no window contains an ignored token, the mean of
+        all ignored tokens is the only seed, so an image without seeds has no ignored tokens.
 
     Raises:
         ValueError: unknown mode.
@@ -92,12 +93,12 @@ def window_seeds(
     inside_BW = ignored_BP[:, place_W]
     window_BW = window_W + number * torch.arange(images, device=window_W.device)[:, None]
     counts_N = torch.bincount(window_BW[inside_BW], minlength=images * number).view(images, number)
-    # The last window is the whole grid: it serves where no other has found a token.
+    # The last window is the whole grid. It is used if no other window contains a token.
     counts_N[:, -1] *= (counts_N[:, :-1].sum(1) == 0).long()
     inside_BW &= counts_N[:, window_W] > 0
     counts_N = counts_N.flatten()
     counts_K = counts_N[counts_N > 0]
-    # A bag per window sums its tokens in a fixed order, on CUDA as well.
+    # One bag per window sums its tokens in a fixed order, also on CUDA.
     entries, starts_K = token_BP[:, place_W][inside_BW], counts_K.cumsum(0) - counts_K
     seeds_ND = F.embedding_bag(entries, tokens_TD.contiguous(), starts_K, mode="mean")
     return Seeds(seeds_ND, (counts_N.view(images, number) > 0).sum(1))
@@ -107,7 +108,7 @@ def window_seeds(
 def _window_places(
     grid: Sequence[int], windows: tuple[int, ...], mode: SeedMode, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """(W,) window of each entry and (W,) token of the grid that it holds; the last window is the whole grid."""
+    """(W,) window of each entry, and (W,) its token of the grid. The last window is the whole grid."""
     spans = [span for window in windows for span in _spans(grid, window, mode)]
     spans.append((range(grid[0]), range(grid[1])))
     places = [[row * grid[1] + column for row in rows for column in columns] for rows, columns in spans]
@@ -127,10 +128,10 @@ def _spans(grid: Sequence[int], window: int, mode: SeedMode) -> list[tuple[range
 
 
 class KMeansResult(NamedTuple):
-    """Clusters of several images, one image behind the other.
+    """Clusters of several images, one image after another.
 
     Attributes:
-        centres_ND: (N, D) float32, unit-norm mean of the cluster's unit-norm tokens; those without tokens among them.
+        centres_ND: (N, D) float32, unit-norm mean of the cluster's unit-norm tokens, including centres without tokens.
         assignment_T: (T,) int64, centre of each token.
     """
 
@@ -150,19 +151,19 @@ def kmeans(
 ) -> KMeansResult:
     """Cluster the tokens of each image by cosine from its seeds.
 
-    Source: section 3.3 names K-means only; metric and rounds are ours (method.md 5.3). A token goes to the
-    centre of largest cosine (ties: the lowest index), a centre without tokens keeps its value and may win
-    tokens back. Stops when the assignments repeat the previous ones: an image whose assignment repeats gives the same
-    sums, and so the same centres, in every further round. Deterministic, on CUDA as well.
+    Source: section 3.3, which only mentions K-means; the metric and the number of rounds are our choice
+    (docs/method.md). Each token goes to the centre with the largest cosine (for ties, the lowest index). A centre
+    without tokens keeps its value and can get tokens again. The loop stops when no assignment changes, because further
+    rounds would give the same centres. The result is deterministic, also on CUDA.
 
     Args:
-        tokens_TD: (T, D) float, of any norm.
-        tokens: which image they are of.
-        seeds_ND: (N, D) float, one or more for each image with tokens.
-        centres: which image they are of.
-        rounds: most rounds of assignment and update, at least 1.
-        moved_only: of a single image, compare only the centres that have moved since the round before, which soon are
-            few. It saves arithmetic and costs calls.
+        tokens_TD: (T, D) float, with any norm.
+        tokens: the images of the tokens.
+        seeds_ND: (N, D) float, at least one for each image with tokens.
+        centres: the images of the seeds.
+        rounds: largest number of rounds of assignment and update, at least 1.
+        moved_only: for a single image, only compare centres that have moved in the previous round, which soon are few.
+            This saves arithmetic but adds calls.
 
     Raises:
         ValueError: rounds below 1.
@@ -192,6 +193,6 @@ def kmeans(
 
 def _sums(unit_TD: Tensor, centre_T: Tensor, counts_N: Tensor) -> Tensor:
     """(N, D) sum of the tokens of each centre."""
-    # A bag per centre sums its tokens in a fixed order; index_add would add in any order on CUDA, and one
-    # image could then get two different maps.
+    # One bag per centre sums its tokens in a fixed order. On CUDA, index_add would add in an arbitrary order, and the
+    # same image could get different maps.
     return F.embedding_bag(centre_T.argsort(stable=True), unit_TD, counts_N.cumsum(0) - counts_N, mode="sum")

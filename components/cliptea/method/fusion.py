@@ -1,4 +1,4 @@
-"""Mask fusion (section 3.3, Algorithm 1): clusters that CLIP finds alike become one region.
+"""Mask fusion (arXiv 2310.02296, section 3.3, Algorithm 1): clusters that are similar for CLIP become one region.
 
 Shapes: B images, K most centres of an image, D channels.
 """
@@ -17,24 +17,24 @@ __all__ = ["fuse"]
 def fuse(centres_BKD: Tensor, alive_BK: Tensor, threshold: float = 0.8) -> Tensor:
     """Group the centres of each image whose cosine reaches the threshold, most similar pair first.
 
-    Algorithm 1 as amended in method.md 5.4: the row i of the largest remaining similarity gathers every
-    remaining centre at least `threshold` from it, and the whole group leaves the matrix. As printed (diagonal
-    kept, only one row and column cleared) every centre would be selected once and regions would overlap. No
-    transitive merging and no averaging.
+    This is Algorithm 1 with the changes listed in docs/method.md. The row i with the largest remaining similarity
+    collects every remaining centre with a cosine of at least `threshold`, and the whole group is removed from the
+    matrix. As printed in the paper (the diagonal is kept, and only one row and column are cleared), every centre would
+    be selected once, and regions would overlap. Groups are neither merged transitively nor averaged.
 
     Args:
         centres_BKD: (B, K, D) float, of any norm.
-        alive_BK: (B, K) bool, False on centres that are none.
-        threshold: lambda, smallest cosine to the group's first centre.
+        alive_BK: (B, K) bool, False for padding.
+        threshold: lambda, smallest cosine to the first centre of the group.
 
     Returns:
-        (B, K) int64 group of each centre of an image, numbered in the order of emission: fused groups from the most
-        similar, then the centres left alone by index. Every number from 0 to the largest is used. What is not alive
-        gets any number.
+        (B, K) int64 group of each centre of an image. Fused groups come first, from the most similar, followed by the
+        remaining single centres by index. All numbers from 0 to the largest are used. The numbers of padding are
+        arbitrary.
     """
     unit_BKD = F.normalize(centres_BKD, dim=2)
     similarity_BKK = torch.bmm(unit_BKD, unit_BKD.transpose(1, 2))
-    # The product is symmetric only up to rounding; "first maximum" needs it exact, or i and j change places.
+    # The product is only symmetric up to rounding. Make it exactly symmetric, so that the first maximum is defined.
     similarity_BKK = torch.maximum(similarity_BKK, similarity_BKK.transpose(1, 2))
     similarity_BKK.diagonal(dim1=1, dim2=2).fill_(float("-inf"))
     similarity_BKK.masked_fill_(~(alive_BK[:, :, None] & alive_BK[:, None, :]), float("-inf"))

@@ -1,4 +1,4 @@
-"""Global Learning Module (section 3.2): the student's global token follows CLIP's CLS token.
+"""Global Learning Module (arXiv 2310.02296, section 3.2): the student's global token learns from CLIP's CLS token.
 
 Shapes: B images, D channels (512), h w feature map, L = h*w, K tokens in the bank, N = B + K contrasted
 tokens.
@@ -18,12 +18,12 @@ GlobalTokenMode = Literal["attention", "max", "mean"]
 
 
 class GlobalToken(NamedTuple):
-    """Global token of each image and the share that each position has in it.
+    """Global token of each image, and the weight of each position in it.
 
     Attributes:
         token_BD: (B, D) float32.
-        weights_Bhw: (B, h, w) float32, sums to 1 in each image: the attention map; uniform for `mean`; for
-            `max` the fraction of channels whose maximum lies there.
+        weights_Bhw: (B, h, w) float32, with a sum of 1 in each image: the attention map, uniform weights for `mean`,
+            or for `max` the fraction of channels with their maximum at each position.
     """
 
     token_BD: Tensor
@@ -40,15 +40,15 @@ def attend(
 ) -> GlobalToken:
     """Pool the student's dense features into one global token per image.
 
-    Source: section 3.2, eq. 1 and 2; `max` and `mean` are Table 4's variants.
+    Source: section 3.2, eq. 1 and 2; `max` and `mean` are variants in Table 4.
 
     Args:
         cls_BD: (B, D) float, CLIP's CLS tokens, unnormalised; unused by `max` and `mean`.
         features_BDhw: (B, D, h, w) float, the student's dense features R, unnormalised.
-        valid_Bhw: (B, h, w) bool, False on padding; None when there is none. An image without any valid
-            position gets a zero token and zero weights.
+        valid_Bhw: (B, h, w) bool, False for padding; None if there is no padding. An image without valid positions gets
+            a zero token and zero weights.
         mode: parameter-free attention, or the per-channel maximum or average over positions.
-        unit_query: normalise the CLS tokens first (makes the attention almost flat).
+        unit_query: normalise the CLS tokens first, which makes the attention almost uniform.
 
     Raises:
         ValueError: unknown mode.
@@ -57,8 +57,8 @@ def attend(
     features_BDL = features_BDhw.flatten(2)
     valid_BL = torch.ones_like(features_BDL[:, 0], dtype=torch.bool) if valid_Bhw is None else valid_Bhw.flatten(1)
     any_valid_B1 = valid_BL.any(1, keepdim=True)
-    # A softmax or maximum over nothing is NaN and would reach every gradient, so such an image is pooled in
-    # full and zeroed at the end.
+    # A softmax or maximum over nothing is NaN and would spread to every gradient. Such images are pooled over all
+    # positions, and set to zero at the end.
     masked_BL = ~valid_BL & any_valid_B1
 
     if mode == "attention":
@@ -82,12 +82,12 @@ def attend(
 class TokenBank:
     """Unit-norm CLS tokens of the last iterations, first in, first out (section 3.2, memory bank).
 
-    Capacity counts iterations, not tokens, since the last batch of an epoch or a run on fewer processes is
-    smaller. Order within a step: loss, then `enqueue`, then the optimiser. With several processes, enqueue
-    the gathered tokens so that every process holds the same bank.
+    The capacity is a number of iterations, not of tokens, because the last batch of an epoch or a run on fewer
+    processes is smaller. In a training step, compute the loss first, then call `enqueue`, then the optimiser. With
+    several processes, enqueue the gathered tokens, so that every process has the same bank.
 
     Args:
-        iterations: how many calls of `enqueue` are remembered; 0 keeps the bank empty.
+        iterations: number of calls of `enqueue` to keep; 0 keeps the bank empty.
 
     Attributes:
         tokens: (K, D) float32, oldest first; (0, 0) while empty.
@@ -105,11 +105,11 @@ class TokenBank:
 
     @torch.no_grad()
     def enqueue(self, cls_BD: Tensor, image_ids_B: Tensor) -> None:
-        """Add one iteration's CLS tokens and forget the iteration that no longer fits.
+        """Add the CLS tokens of one iteration and drop the oldest iteration if the bank is full.
 
         Args:
-            cls_BD: (B, D) float, of any norm; the bank follows its device.
-            image_ids_B: (B,) integer, identifies the image that a token is a view of.
+            cls_BD: (B, D) float, with any norm; the bank moves to its device.
+            image_ids_B: (B,) integer, identifies the image of each token's view.
         """
         unit_BD = F.normalize(cls_BD.float(), dim=1)
         ids_B = image_ids_B.to(unit_BD.device, torch.int64)
@@ -119,18 +119,18 @@ class TokenBank:
         self._keep_newest(unit_BD, ids_B, [*self._batch_sizes, len(cls_BD)])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Contents as tensors only, so that `torch.load(weights_only=True)` reads a checkpoint of them."""
+        """The contents as tensors only, so that `torch.load(weights_only=True)` can read them from a checkpoint."""
         sizes = torch.tensor(self._batch_sizes, dtype=torch.int64)
         return {"tokens": self.tokens, "image_ids": self.image_ids, "batch_sizes": sizes}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Replace the contents by those of `state_dict`, shortened to this bank's iterations."""
+        """Replace the contents with those of `state_dict`, limited to the capacity of this bank."""
         self._keep_newest(state["tokens"], state["image_ids"], state["batch_sizes"].tolist())
 
     def _keep_newest(self, tokens_KD: Tensor, image_ids_K: Tensor, batch_sizes: list[int]) -> None:
         surplus = max(0, len(batch_sizes) - self.iterations)
         first = sum(batch_sizes[:surplus])
-        # Cloned: the tensors may be the caller's, and a view would keep the forgotten tokens in memory.
+        # Clone, because the tensors may belong to the caller, and a view would keep dropped tokens in memory.
         self.tokens, self.image_ids = tokens_KD[first:].clone(), image_ids_K[first:].clone()
         self._batch_sizes = batch_sizes[surplus:]
 
@@ -144,20 +144,20 @@ def global_loss(
     temperature: float = 0.07,
     first: int = 0,
 ) -> Tensor:
-    """Contrast each student token with its own CLS token against the other images' (L_global).
+    """Contrast each student token with its own CLS token against those of other images (L_global, eq. 3).
 
-    InfoNCE on cosines, averaged over the student's rows. Eq. 3 as printed lacks the -log; minimising it would
-    push each pair apart. Negatives are the other CLS tokens of the batch and the bank. For row i a negative
-    of the same image id is masked: older views in the bank, and another view of image i inside this batch.
+    This is InfoNCE on cosines, averaged over the student's rows. Eq. 3 is printed without the -log; minimising it would
+    push each pair apart. Negatives are the other CLS tokens in the batch and the bank. Negatives of the same image are
+    masked, such as older views in the bank or another view of the image in this batch.
 
     Args:
-        cls_BD: (B, D) float, CLIP's CLS tokens. May have more rows than the student: row `first` + i answers
-            student row i, the others (other processes' images) are negatives only.
+        cls_BD: (B, D) float, CLIP's CLS tokens. It can have more rows than the student: row `first` + i belongs to
+            student row i, and the other rows, from images of other processes, are only negatives.
         student_BD: (B, D) float, the student's global tokens.
         image_ids_B: (B,) integer, one for each row of `cls_BD`.
-        bank: tokens of earlier iterations; read only, `enqueue` afterwards.
+        bank: tokens of earlier iterations. It is only read; call `enqueue` afterwards.
         temperature: divides the cosines.
-        first: row of `cls_BD` that answers the student's first row.
+        first: row of `cls_BD` that belongs to the student's first row.
 
     Returns:
         Scalar float32.

@@ -1,4 +1,4 @@
-"""Per-pixel logits over seen and pseudo classes, and the pixel losses (section 3.3, eq. 9-12; method.md 7).
+"""Per-pixel logits over seen and pseudo classes, and the pixel losses (arXiv 2310.02296, section 3.3, eq. 9-12).
 
 Shapes: B images, D channels, h w features, H W loss size, S seen classes, P pseudo classes (padded), C = S +
 P, N (image, present class) pairs.
@@ -40,13 +40,13 @@ def class_logits(
     """Score each position against the seen classes followed by the pseudo classes of its image (eq. 9).
 
     Args:
-        features_BDhw: (B, D, h, w) float, the student's dense features R, raw: with unit features two logits
-            would differ by less than the calibration gamma.
-        text_SD: (S, D) float, unit-norm text features (all N classes when testing).
-        pseudo_BPD: (B, P, D) float, unit-norm generated classes; None without.
-        mode: pseudo half only: `dot` with raw R, or `cosine` times `cosine_scale` (the authors' later text).
-        cosine_scale: beta; unpublished, here the inverse of eq. 3's temperature.
-        feature_norm: `scaled_cosine` makes both halves cosines times `cosine_scale`.
+        features_BDhw: (B, D, h, w) float, the student's dense features R, not normalised, because logits of unit
+            features would differ by less than the calibration gamma.
+        text_SD: (S, D) float, unit-norm text features (of all N classes at test time).
+        pseudo_BPD: (B, P, D) float, unit-norm generated classes; None if there are none.
+        mode: for the pseudo classes only: `dot` with R, or `cosine` times `cosine_scale` (the authors' later text).
+        cosine_scale: beta, which is unpublished; here the inverse of the temperature in eq. 3.
+        feature_norm: `scaled_cosine` uses cosines times `cosine_scale` for all classes.
 
     Returns:
         (B, C, h, w) float32.
@@ -65,7 +65,7 @@ def class_logits(
 
 
 def class_mask(num_seen: int, pseudo_present_BP: Tensor) -> Tensor:
-    """Mark the classes that compete in each image: all seen ones and its own pseudo classes.
+    """Mark the classes that compete in each image: all seen classes and the image's own pseudo classes.
 
     Args:
         num_seen: S.
@@ -94,18 +94,18 @@ def upsample(logits_BChw: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def present_pairs(labels_BHW: Tensor, mask_BC: Tensor) -> Tensor:
-    """Find the classes that have pixels in each image; their number is M of the focal and dice losses.
+    """Find the classes that have pixels in each image. Their number is M in the focal and dice losses.
 
     Args:
         labels_BHW: (B, H, W) integer, class or 255.
-        mask_BC: (B, C) bool; pixels of a class that is not in it count as 255.
+        mask_BC: (B, C) bool; pixels of a class outside this mask count as 255.
 
     Returns:
         (B, C) bool.
     """
     labels_BHW = _drop_absent(labels_BHW, mask_BC)
     images, classes = mask_BC.shape
-    # 255 is a column of its own, behind the classes, so that no pixel has to be selected.
+    # 255 has its own column after the classes, so that no pixels have to be selected.
     column_BHW = torch.where(labels_BHW == IGNORE, classes, labels_BHW)
     first_B11 = (classes + 1) * torch.arange(images, device=labels_BHW.device)[:, None, None]
     counts = torch.bincount((column_BHW + first_B11).flatten(), minlength=images * (classes + 1))
@@ -125,11 +125,11 @@ def cross_entropy(logits_BCHW: Tensor, labels_BHW: Tensor, mask_BC: Tensor, *, p
         logits_BCHW: (B, C, H, W) float.
         labels_BHW: (B, H, W) integer, class or 255; pixels of an absent class count as 255.
         mask_BC: (B, C) bool, classes that compete in the image.
-        pixels: scalar number of labelled pixels, when the mean is over more images than these (other processes');
-            default: `labelled_pixels` of these.
+        pixels: scalar number of labelled pixels, if the mean includes images of other processes; defaults to
+            `labelled_pixels` of these images.
 
     Returns:
-        Scalar float32, sum over these images divided by the number of labelled pixels; 0 without any.
+        Scalar float32, the sum over these images divided by the number of labelled pixels; 0 if there are none.
     """
     pixels = labelled_pixels(labels_BHW, mask_BC) if pixels is None else pixels
     labels_BHW = _drop_absent(labels_BHW, mask_BC)
@@ -152,19 +152,19 @@ def focal(
     """Focal loss of each class against the rest, over all classes of an image (NEL in ZegCLIP's form).
 
     Args:
-        logits_BCHW: (B, C, H, W) float; sigmoids are taken here.
+        logits_BCHW: (B, C, H, W) float, before the sigmoid.
         labels_BHW: (B, H, W) integer, class or 255; pixels of an absent class count as 255.
         mask_BC: (B, C) bool, classes that compete in the image.
         alpha: weight of positives; negatives have 1 - alpha.
-        gamma: exponent that plays easy pixels down.
-        ignore: 255 pixels are left out (the mean is over the labelled pixels of each image), or are negatives
-            of every class (the mean is over all its pixels), as in ZegCLIP.
-        pairs: scalar M, when it is counted over more images than these (other processes'); default: number of
-            `present_pairs` of these. At least 1 is taken.
+        gamma: exponent that reduces the weight of easy pixels.
+        ignore: 255 pixels are either omitted (with the mean over the labelled pixels of each image), or negatives of
+            every class (with the mean over all its pixels), as in ZegCLIP.
+        pairs: scalar M, if it includes images of other processes; defaults to the number of `present_pairs` of these
+            images. Values below 1 count as 1.
 
     Returns:
-        Scalar float32: sum over images and classes of the mean over pixels, divided by M; 0 without a
-        labelled pixel.
+        Scalar float32: the sum over images and classes of the mean over pixels, divided by M; 0 if no pixel is
+        labelled.
     """
     pairs = present_pairs(labels_BHW, mask_BC).sum() if pairs is None else pairs
     labels_BHW = _drop_absent(labels_BHW, mask_BC)
@@ -174,7 +174,7 @@ def focal(
     else:
         weight = (pairs > 0) / labelled_BHW[0].numel()  # without a pair no pixel of the batch is labelled
 
-    # An infinitely unlikely negative costs nothing: absent classes, and each pixel's own class.
+    # A negative with a logit of -inf costs nothing: this is used for absent classes and each pixel's own class.
     classes_C11 = torch.arange(mask_BC.shape[1], device=labels_BHW.device)[:, None, None]
     left_out_BCHW = (classes_C11 == labels_BHW[:, None]) | ~mask_BC[:, :, None, None]
     negative_BCHW = logits_BCHW.masked_fill(left_out_BCHW, float("-inf"))
@@ -197,20 +197,20 @@ def dice(
     """Dice loss of the (image, present class) pairs (NEL in ZegCLIP's form).
 
     Args:
-        logits_BCHW: (B, C, H, W) float; sigmoids are taken here.
+        logits_BCHW: (B, C, H, W) float, before the sigmoid.
         labels_BHW: (B, H, W) integer, class or 255; pixels of an absent class count as 255.
         mask_BC: (B, C) bool, classes that compete in the image.
-        ignore: 255 pixels are left out, or are negatives of every class, as in ZegCLIP.
-        pairs: scalar M, when it is counted over more images than these (other processes'); default: number of
-            `present_pairs` of these. At least 1 is taken.
+        ignore: 255 pixels are either omitted, or negatives of every class, as in ZegCLIP.
+        pairs: scalar M, if it includes images of other processes; defaults to the number of `present_pairs` of these
+            images. Values below 1 count as 1.
 
     Returns:
-        Scalar float32, sum over pairs divided by M; 0 without a labelled pixel.
+        Scalar float32, the sum over pairs divided by M; 0 if no pixel is labelled.
     """
     present_BC = present_pairs(labels_BHW, mask_BC)
     pairs = present_BC.sum() if pairs is None else pairs
     image_N, class_N = present_BC.nonzero(as_tuple=True)
-    # Only present pairs are expanded: a few classes of each image instead of all C.
+    # Only expand present pairs: a few classes per image instead of all C.
     labels_NHW = _drop_absent(labels_BHW, mask_BC).short()[image_N]
     logits_NHW = logits_BCHW[image_N, class_N]
     if ignore == "exclude":
@@ -223,10 +223,10 @@ def dice(
 
 
 class _FocalCost(torch.autograd.Function):
-    """sigmoid(x)^gamma * softplus(x): the cost of score x at a negative, of score -x at a positive.
+    """sigmoid(x)^gamma * softplus(x), the cost of a negative with score x or of a positive with score -x.
 
-    Autograd would keep four maps of the size of x (gigabytes at 512 x 512 and 188 classes); this keeps x
-    alone.
+    Autograd would store four maps of the size of x (gigabytes for 512 x 512 pixels and 188 classes). This only stores
+    x.
     """
 
     @staticmethod
@@ -244,9 +244,9 @@ class _FocalCost(torch.autograd.Function):
 
 
 def _own_logit(logits_BCHW: Tensor, labels_BHW: Tensor) -> Tensor:
-    """Take the logit of each pixel's class, or of class 0 where there is none.
+    """Select the logit of each pixel's class, or of class 0 for pixels without a class.
 
-    Indexed rather than gathered: `gather` would keep all logits for its backward pass.
+    This uses indexing, because `gather` would keep all logits for its backward pass.
     """
     (images, height, width), device = labels_BHW.shape, labels_BHW.device
     image_B11 = torch.arange(images, device=device)[:, None, None]
@@ -258,8 +258,8 @@ def _own_logit(logits_BCHW: Tensor, labels_BHW: Tensor) -> Tensor:
 def _drop_absent(labels_BHW: Tensor, mask_BC: Tensor) -> Tensor:
     """Set pixels of absent classes to 255.
 
-    A region can own pixels of the label map and yet miss every position of the feature map. It then has no
-    centroid and a logit of -inf, and its pixels would cost infinitely much.
+    A region can have pixels in the label map but no position in the feature map. It then has no centroid and a logit of
+    -inf, and the loss of its pixels would be infinite.
     """
     labels_BHW = labels_BHW.long()
     class_BX = labels_BHW.clamp(max=mask_BC.shape[1] - 1).flatten(1)

@@ -1,4 +1,4 @@
-"""Pixel Learning Module (section 3.3): pseudo labels for the pixels that carry no seen label.
+"""Pixel Learning Module (arXiv 2310.02296, section 3.3): pseudo labels for pixels without a label of a seen class.
 
 Shapes: B images, A images of all processes, H W pixels, h w features, g g token grid, D channels, L ignored
 tokens, P pseudo classes of an image, Q pseudo classes of a batch.
@@ -34,10 +34,10 @@ class PseudoLabels(NamedTuple):
 
 
 class ScopedClasses(NamedTuple):
-    """Pseudo classes of the whole batch, offered to each image.
+    """Pseudo classes of the whole batch, which compete in each image.
 
     Attributes:
-        labels_BHW: (B, H, W) int64, ids into seen classes followed by the Q columns.
+        labels_BHW: (B, H, W) int64, indices into the seen classes followed by the Q columns.
         pseudo_BQD: (B, Q, D) float, the same rows for every image (a view).
         present_BQ: (B, Q) bool.
     """
@@ -48,7 +48,7 @@ class ScopedClasses(NamedTuple):
 
 
 def ignored_tokens(labels_BHW: Tensor, valid_BHW: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Find the tokens that lie on unlabelled image: at least half of their pixels are 255 and not padding.
+    """Find the tokens of unlabelled parts of the image, with at least half of their pixels 255 and not padding.
 
     Args:
         labels_BHW: (B, H, W) integer, seen index or 255.
@@ -68,7 +68,7 @@ def ignored_tokens(labels_BHW: Tensor, valid_BHW: Tensor, grid: tuple[int, int])
 
 
 def pseudo_labels(labels_BHW: Tensor, valid_BHW: Tensor, regions_Bgg: Tensor, num_seen: int) -> PseudoLabels:
-    """Fill unlabelled pixels with their region's pseudo class; ids restart in each image.
+    """Give unlabelled pixels the pseudo class of their region. The ids start again in each image.
 
     Args:
         labels_BHW: (B, H, W) integer, seen index or 255.
@@ -77,8 +77,8 @@ def pseudo_labels(labels_BHW: Tensor, valid_BHW: Tensor, regions_Bgg: Tensor, nu
         num_seen: number of seen classes; region k becomes num_seen + k.
 
     Returns:
-        Label map, and for each image its largest region number + 1: a region none of whose pixels is free
-        still counts, so that numbers stay those of the map.
+        The label map, and for each image its largest region number + 1. Regions without unlabelled pixels count as
+        well, so that the numbers match the map.
 
     Raises:
         ValueError: H x W is not a multiple of the grid, or a pseudo class would get the number 255.
@@ -99,19 +99,19 @@ def pseudo_labels(labels_BHW: Tensor, valid_BHW: Tensor, regions_Bgg: Tensor, nu
 def offset_scope(
     labels_BHW: Tensor, pseudo_APD: Tensor, present_AP: Tensor, num_seen: int, first: int = 0
 ) -> ScopedClasses:
-    """Let the pseudo classes of all images compete in each image (eq. 9 read literally).
+    """Let the pseudo classes of all images compete in each image (a literal reading of eq. 9).
 
     Args:
-        labels_BHW: (B, H, W) integer from `pseudo_labels`, ids per image.
-        pseudo_APD: (A, P, D) float, generated pseudo classes of each image of the batch; A is more than B when other
-            processes have images of it.
+        labels_BHW: (B, H, W) integer from `pseudo_labels`, with ids per image.
+        pseudo_APD: (A, P, D) float, generated pseudo classes of each image in the batch; A is larger than B if other
+            processes have images of the batch.
         present_AP: (A, P) bool.
         num_seen: number of seen classes.
         first: number of the first labelled image in the batch.
 
     Returns:
-        Class k of image a moves to column a*P + k. 255 already means "no label": when the columns reach that
-        number, one column that is never present takes it and the later ones move up by one.
+        Class k of image a moves to column a*P + k. Because 255 means "no label", an unused column takes this number if
+        there are that many columns, and the later ones move up by one.
     """
     images, per_image = len(labels_BHW), pseudo_APD.shape[1]
     pseudo_QD, present_Q = pseudo_APD.flatten(0, 1), present_AP.flatten()
@@ -132,14 +132,14 @@ def offset_scope(
 
 
 def reduce_labels(labels_BHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize a label map or mask by nearest neighbour, without a detour through float.
+    """Resize a label map or mask with nearest neighbours, without a conversion to float.
 
     Args:
         labels_BHW: (B, H, W) of any type.
         size: rows and columns of the result.
 
     Returns:
-        (B, h, w) of the same type; position i reads floor(i*H/h), as `interpolate(mode="nearest")`.
+        (B, h, w) of the same type; position i reads floor(i*H/h), like `interpolate(mode="nearest")`.
     """
     (height, width), device = labels_BHW.shape[1:], labels_BHW.device
     row_h = torch.arange(size[0], device=device) * height // size[0]

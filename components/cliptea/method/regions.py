@@ -1,10 +1,11 @@
-"""Region maps (section 3.3): the ignored tokens of each image are clustered, and clusters that are alike are fused.
+"""Region maps (arXiv 2310.02296, section 3.3): clusters the ignored tokens of each image and fuses similar clusters.
 
-Tokens and centres are packed, one image behind the other, so that no image pays for tokens that are not ignored. On a
-GPU, and for small grids on a CPU, calls cost more than arithmetic: every round works on all images, and only the table
-of cosines is padded to the largest. For large grids on a CPU the images follow one another, without any padding.
+The tokens and centres of all images are packed one after another, so that only ignored tokens take time. On a GPU, and
+for small grids on a CPU, calls cost more than arithmetic. There, every round works on all images, and only the table of
+cosines is padded to the largest image. For large grids on a CPU, images are processed one after another without
+padding.
 
-Shapes: B images, D channels, g g token grid, T tokens of all images, K most centres of an image.
+Shapes: B images, D channels, g g token grid, T tokens of all images, K largest number of centres of an image.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from cliptea.method.precision import in_float32
 
 __all__ = ["region_maps"]
 
-SMALL = 16 * 16  # tokens of an image up to which all at once is faster on a CPU: 9 times at 8x8, 0.4 times at 32x32
+SMALL = 16 * 16  # tokens of an image up to which batching is faster on a CPU: 9 times at 8x8, 0.4 times at 32x32
 
 
 @torch.no_grad()
@@ -33,19 +34,19 @@ def region_maps(
     threshold: float,
     max_regions: int = 32,
 ) -> Tensor:
-    """Divide the ignored tokens of each image into regions: seeds, K-means, fusion.
+    """Divide the ignored tokens of each image into regions with seeds, K-means and fusion.
 
-    An image's map does not depend on the others, except where a tie falls otherwise by the rounding of its cosines.
+    The map of an image does not depend on other images, except when rounding breaks a tie of cosines differently.
 
     Args:
-        dense_BDgg: (B, D, g, g) float of any precision, CLIP's dense tokens; computed with in float32.
+        dense_BDgg: (B, D, g, g) float of any precision, CLIP's dense tokens; the computation uses float32.
         ignored_Bgg: (B, g, g) bool.
         windows: window sizes of `window_seeds`, tokens.
         mode: seed mode of `window_seeds`.
-        rounds: most rounds of K-means.
+        rounds: largest number of K-means rounds.
         threshold: lambda of the mask fusion, a cosine.
-        max_regions: largest number of regions of an image, 1 to 255; those with most tokens are kept (ties: the one
-            emitted first), their order stays, other tokens belong to none.
+        max_regions: largest number of regions of an image, 1 to 255. The regions with most tokens are kept in their
+            order (for ties, the first ones), and the tokens of the others belong to no region.
 
     Returns:
         (B, g, g) uint8, region of each token, 0, 1, ...; 255 for none.
@@ -74,7 +75,7 @@ def _region_maps(
     regions_Bgg = torch.full_like(ignored_Bgg, IGNORE, dtype=torch.uint8)
     if not bool(ignored_Bgg.any()):
         return regions_Bgg
-    # Laid out differently, tokens round differently, and a tie falls otherwise than in maps that are stored.
+    # Keep both layouts: another one rounds differently, and could break ties differently from stored maps.
     tokens_TD = dense_BDgg[0, :, ignored_Bgg[0]].T if alone else dense_BDgg.permute(0, 2, 3, 1)[ignored_Bgg]
     seeds_ND, seeds_B = window_seeds(tokens_TD, ignored_Bgg, windows, mode)
     tokens, centres = pack(ignored_Bgg.flatten(1).sum(1)), pack(seeds_B)
@@ -87,7 +88,7 @@ def _region_maps(
 
 
 def _keep_largest(region_T: Tensor, image_T: Tensor, shape: torch.Size, max_regions: int) -> Tensor:
-    """(T,) regions of each image numbered anew: its `max_regions` largest in their order, 255 for the others."""
+    """(T,) renumbered regions of each image: its `max_regions` largest in their order, 255 for the others."""
     counts_BK = torch.bincount(image_T * shape[1] + region_T, minlength=shape.numel()).view(shape)
     kept_BK = torch.zeros_like(counts_BK, dtype=torch.bool)
     kept_BK.scatter_(1, counts_BK.argsort(dim=1, descending=True, stable=True)[:, :max_regions], True)

@@ -1,4 +1,4 @@
-"""Vision-language adapter (section 3.3): class centroids become classifier vectors in CLIP's text space.
+"""Vision-language adapter (arXiv 2310.02296, section 3.3): turns class centroids into classifiers in CLIP's text space.
 
 Shapes: B images, h w features, L = h*w, D channels, S seen classes, P pseudo classes of an image (padded), C
 = S + P, Q queries, M memory tokens.
@@ -30,9 +30,9 @@ class Centroids(NamedTuple):
     """Mean feature of each class; rows of absent classes are zero.
 
     Attributes:
-        seen_SD: (S, D) float32, over the batch (of all processes).
+        seen_SD: (S, D) float32, over the batch of all processes.
         seen_present_S: (S,) bool.
-        pseudo_BPD: (B, P, D) float32, over the one image.
+        pseudo_BPD: (B, P, D) float32, over a single image.
         pseudo_present_BP: (B, P) bool.
     """
 
@@ -43,7 +43,7 @@ class Centroids(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """Unit-norm classifier vectors from the adapter; fields and absent rows as in `Centroids`."""
+    """Unit-norm classifier vectors from the adapter, with fields and absent rows as in `Centroids`."""
 
     seen_SD: Tensor
     seen_present_S: Tensor
@@ -66,16 +66,16 @@ def class_centroids(
         features_BDhw: (B, D, h, w) float, the student's dense features R.
         labels_Bhw: (B, h, w) integer at feature size: seen index, num_seen + region of that image, or 255.
         num_seen: S.
-        num_regions_B: integer, numbers of regions of these images, and maybe of others; the largest is P, which
-            may be 0.
-        detach: keep the gradient from reaching the features.
-        total: sums a tensor over processes; seen classes are then averaged over all their batches.
+        num_regions_B: integer, numbers of regions of these images and possibly of others; the largest is P, which can
+            be 0.
+        detach: stop gradients to the features.
+        total: sums a tensor over processes, so that seen classes are averaged over the batches of all processes.
     """
     num_pseudo = int(num_regions_B.max())
     features_BDL = (features_BDhw.detach() if detach else features_BDhw).flatten(2)
     classes_C = torch.arange(num_seen + num_pseudo, device=labels_Bhw.device)
-    # A product with a one-hot matrix rather than scattered additions: those contend for few addresses on CUDA
-    # (a class covers thousands of pixels) and add in any order.
+    # Multiply with a one-hot matrix instead of using scattered additions. On CUDA, those contend for few addresses,
+    # because a class covers thousands of pixels, and add in an arbitrary order.
     member_BLC = (labels_Bhw.flatten(1)[:, :, None] == classes_C).float()
     sums_BCD = (features_BDL @ member_BLC).mT
     counts_BC = member_BLC.sum(1)
@@ -90,7 +90,7 @@ def class_centroids(
 
 
 class Adapter(nn.Module):
-    """Generator g: class centroids -> unit-norm classifier vectors (section 3.3; kinds are Table 5's rows).
+    """Generator g: class centroids -> unit-norm classifier vectors (section 3.3; the kinds are the rows of Table 5).
 
     Args:
         kind: `transformer_decoder`, standard post-norm decoder layers; `mlp`, two linear layers; `original`,
@@ -120,7 +120,7 @@ class Adapter(nn.Module):
         if kind == "transformer_decoder":
             if dim % heads:
                 raise ValueError(f"generator has {heads} heads for {dim} channels: heads must divide channels")
-            # Not nn.TransformerDecoder: it copies one layer, so that all would start from the same weights.
+            # nn.TransformerDecoder would copy one layer, so that all layers start with the same weights.
             for _ in range(layers):
                 self.decoder.append(nn.TransformerDecoderLayer(dim, heads, ffn, dropout, batch_first=True))
         elif kind == "mlp":
@@ -132,9 +132,9 @@ class Adapter(nn.Module):
         """Adapt class centroids.
 
         Args:
-            queries_QD: (Q, D) float, centroids; Q = 0 gives (0, D), tied to the parameters by zero gradients,
-                since distributed training waits for a gradient of each of them.
-            memory_MD: (M, D) float, the batch's CLS tokens; read by `transformer_decoder` only.
+            queries_QD: (Q, D) float, centroids. For Q = 0 the result is (0, D) and gives all parameters zero gradients,
+                because distributed training waits for a gradient of each parameter.
+            memory_MD: (M, D) float, the CLS tokens of the batch, only used by `transformer_decoder`.
 
         Returns:
             (Q, D) float32, unit norm.
@@ -148,7 +148,7 @@ class Adapter(nn.Module):
 
 
 def generate_pseudo_classes(adapter: Adapter, centroids: Centroids, cls_MD: Tensor) -> Generated:
-    """Run the adapter on the classes that are present: seen classes first, then each image's regions.
+    """Run the adapter on the present classes: first the seen classes, then the regions of each image.
 
     Args:
         adapter: the generator g.
@@ -156,8 +156,8 @@ def generate_pseudo_classes(adapter: Adapter, centroids: Centroids, cls_MD: Tens
         cls_MD: (M, D) float, CLS tokens of the batch.
 
     Returns:
-        Vectors in the layout of `centroids`. Without any present class all are zero, and the adapter's
-        parameters still receive (zero) gradients.
+        Vectors in the layout of `centroids`. If no class is present, all vectors are zero, and the parameters of the
+        adapter still receive (zero) gradients.
     """
     seen_S, pseudo_BP = centroids.seen_present_S, centroids.pseudo_present_BP
     queries_QD = torch.cat([centroids.seen_SD[seen_S], centroids.pseudo_BPD[pseudo_BP]])
@@ -179,8 +179,8 @@ def generate_loss(generated_SD: Tensor, present_S: Tensor, text_SD: Tensor) -> T
         text_SD: (S, D) float, unit norm.
 
     Returns:
-        Scalar float32: squared distance, summed over channels, averaged over present classes (the paper
-        prints a sum); 0 without any.
+        Scalar float32: the squared distance, summed over channels and averaged over present classes (a sum in the
+        paper); 0 if no class is present.
     """
     distance_S = (generated_SD - text_SD).square().sum(1)
     return (distance_S * present_S).sum() / present_S.sum().clamp(min=1)

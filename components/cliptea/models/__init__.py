@@ -1,4 +1,4 @@
-"""Student networks: any per-pixel segmentation network that gives the teacher's width of features."""
+"""Student networks: any per-pixel segmentation network with features of the teacher's width."""
 
 from cliptea.models.backbones import STUDENTS, build_student
 

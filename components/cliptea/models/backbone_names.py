@@ -28,7 +28,7 @@ def timm_encoder(name: str) -> tuple[str, str]:
     known = _timm_encoders()
     if encoder not in known:
         near = difflib.get_close_matches(encoder, known, n=3, cutoff=0.0)
-        raise ConfigError(f"timm has no encoder {encoder!r}", f"one that it has, the nearest are {', '.join(near)}")
+        raise ConfigError(f"timm has no encoder {encoder!r}", f"an existing one, perhaps {', '.join(near)}")
     return encoder, tag or TIMM_DEFAULT
 
 
@@ -40,19 +40,21 @@ def own_network(name: str) -> tuple[str, str]:
     """
     match = OWN.fullmatch(name)
     if match is None:
-        raise ConfigError(f"the backbone {name!r}", "package.module:function")
+        raise ConfigError(f"cannot read the backbone {name!r}", "package.module:function")
     module = match["module"]
     try:
         found = importlib.util.find_spec(module)
     except Exception as error:  # the packages around the module run whatever they hold
         if not (isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}.")):
             raise ConfigError(
-                f"the backbone {name!r}: {type(error).__name__}: {error}", "a module to import"
+                f"cannot import the backbone {name!r}: {type(error).__name__}: {error}", "an importable module"
             ) from error
         found = None
     if found is None:
         raise ConfigError(
-            f"the backbone {name!r}: there is no module {module}", "one to import", "install it or set PYTHONPATH"
+            f"cannot import the backbone {name!r}: the module {module} does not exist",
+            "an importable module",
+            "install it or set PYTHONPATH",
         )
     return module, match["function"]
 

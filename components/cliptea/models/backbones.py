@@ -1,7 +1,7 @@
-"""Student networks by name. A backbone of a known family is one line here; a new family is one file more.
+"""Student networks by name. A backbone of an existing family takes one line here, and a new family one more file.
 
-Besides these names, `timm:NAME` is any encoder of timm with UPerNet, and `package.module:function` a network of the
-user's own. Importing this module needs no torch, so that settings are checked at once.
+In addition, `timm:NAME` is any timm encoder with UPerNet, and `package.module:function` is the user's own network.
+Importing this module does not import torch, so that settings can be checked quickly.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ STUDENTS: dict[str, Spec] = {
 
 
 def require(name: str) -> Spec:
-    """What a backbone's name stands for. Neither torch nor timm is imported.
+    """The definition of a backbone. This imports neither torch nor timm.
 
     Raises:
-        ConfigError: there is no such student, encoder of timm, or module.
+        ConfigError: the student, timm encoder or module does not exist.
     """
     if name in STUDENTS:
         return STUDENTS[name]
@@ -79,7 +79,8 @@ def require(name: str) -> Spec:
         module, function = backbone_names.own_network(name)
         return Spec("own", {"module": module, "function": function})
     raise ConfigError(
-        f"there is no backbone {name!r}", f"one of {', '.join(STUDENTS)}, timm:NAME or package.module:function"
+        f"the backbone {name!r} does not exist",
+        f"one of {', '.join(STUDENTS)}, timm:NAME or package.module:function",
     )
 
 
@@ -88,11 +89,11 @@ def build_student(name: str, channels: int = 512, dropout: float = 0.1, pretrain
 
     Args:
         channels: width of the features, which must be the teacher's.
-        dropout: probability before the last 1x1 convolution; a network of the user's own has its own.
-        pretrained: weights that the encoder starts from, see `weights`.
+        dropout: probability before the last 1x1 convolution; the user's own networks ignore it.
+        pretrained: initial weights of the encoder, see `weights`.
 
     Raises:
-        ConfigError: the network cannot be built, or its weights cannot be had or do not fit.
+        ConfigError: the network cannot be built, or its weights cannot be loaded or do not fit.
     """
     spec = require(name)
     family = importlib.import_module(f"cliptea.models.{spec.family}")
@@ -112,13 +113,16 @@ def weights(name: str, pretrained: bool | str) -> WeightsSource | None:
         return None
     spec = require(name)
     if spec.tag is None:
-        raise ConfigError(f"student.pretrained={pretrained} with the backbone {name}", "false: it starts from its own")
+        raise ConfigError(
+            f"student.pretrained={pretrained} does not apply to the backbone {name}",
+            "false, because it brings its own weights",
+        )
     if pretrained is True or pretrained == spec.tag:
         return WeightsSource(spec.tag, "tag")
     source = WeightsSource.of(pretrained)
     if spec.family != "upernet" and not source.is_file:
         raise ConfigError(
-            f"student.pretrained={pretrained} with the backbone {name}",
+            f"student.pretrained={pretrained} does not apply to the backbone {name}",
             f"true, {spec.tag} or a .safetensors/.pth/.bin file",
         )
     return source

@@ -1,4 +1,4 @@
-"""Weights that an encoder starts from: read, unwrapped, and loaded only when every one of them fits."""
+"""Initial weights of an encoder. They are read, unwrapped, and only loaded if all of them fit."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def read_state(source: WeightsSource, published: Callable[[str], State]) -> Stat
 
 
 def download(what: str, get: Callable[[], Any]) -> State:
-    """Call `get` to download `what`; a failure is one line that says what to do without a network.
+    """Call `get` to download `what`. Failures become one line that explains what to do without internet access.
 
     Raises:
-        ConfigError: nothing came.
+        ConfigError: the download failed.
     """
     try:
         return _unwrap(get(), what)
@@ -49,8 +49,8 @@ def download(what: str, get: Callable[[], Any]) -> State:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"cannot download the weights {what}: {type(error).__name__}: {reason}",
-            "a network",
-            "or get that file elsewhere and set student.pretrained to its path or s3:// URI",
+            "access to the internet",
+            "or download the file elsewhere and set student.pretrained to its path or s3:// URI",
         ) from error
 
 
@@ -58,7 +58,7 @@ def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: Weight
     """Load `state` into `encoder`, which it must fit key by key and shape by shape.
 
     Raises:
-        ConfigError: it does not; names the first keys of each kind.
+        ConfigError: it does not fit. The error names the first keys of each kind.
     """
     wanted = encoder.state_dict()
     problems = {
@@ -69,7 +69,7 @@ def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: Weight
     said = [f"{len(keys)} {kind} ({', '.join(keys[:2])})" for kind, keys in problems.items() if keys]
     if said:
         raise ConfigError(
-            f"the weights {source} do not fit the encoder: {', '.join(said)}", "weights of the student.backbone itself"
+            f"the weights {source} do not fit the encoder: {', '.join(said)}", "weights of that student.backbone"
         )
     encoder.load_state_dict(dict(state))
 
@@ -93,5 +93,5 @@ def _unwrap(content: Any, source: str) -> State:
             break
         content = inner
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ConfigError(f"the weights {source} hold something else", "tensors by name")
+        raise ConfigError(f"the weights {source} do not contain a state dict", "tensors by name")
     return dict(content)

@@ -1,4 +1,4 @@
-"""A network of the user's own: what `package.module:function` returns for a number of channels.
+"""The user's own network, which `package.module:function` returns for a number of channels.
 
 Shape legend: B images, H, W input size, D feature channels, h, w output size.
 """
@@ -41,12 +41,12 @@ class OwnStudent(Student):
         wanted = (images_B3HW.shape[0], self._channels)
         if not isinstance(features, Tensor) or features.ndim != 4 or tuple(features.shape[:2]) != wanted:
             given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ConfigError(f"the network {self._name} gives {given}", f"a tensor ({wanted[0]}, {wanted[1]}, h, w)")
+            raise ConfigError(f"the network {self._name} returns {given}", f"a tensor ({wanted[0]}, {wanted[1]}, h, w)")
         return features
 
 
 def build(channels: int, dropout: float, source: WeightsSource | None, module: str, function: str) -> OwnStudent:
-    """The network that `function` of `module` makes; dropout and weights are the function's own affair.
+    """The network that `function` of `module` creates. Dropout and weights are up to this function.
 
     Raises:
         ConfigError: it cannot be imported or called, or returns no module.
@@ -57,7 +57,7 @@ def build(channels: int, dropout: float, source: WeightsSource | None, module: s
         network = getattr(importlib.import_module(module), function)(channels)
     except Exception as error:  # it is the user's code that runs here
         raise ConfigError(
-            f"the network {name} cannot be made: {type(error).__name__}: {error}",
+            f"the network {name} cannot be created: {type(error).__name__}: {error}",
             "function(channels: int) -> torch.nn.Module",
         ) from error
     if not isinstance(network, nn.Module):

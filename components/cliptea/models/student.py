@@ -1,4 +1,4 @@
-"""What every student is: encoder -> decoder -> dropout -> 1x1 convolution, no upsampling.
+"""The structure of all students: encoder -> decoder -> dropout -> 1x1 convolution, without upsampling.
 
 Shape legend: B images, H, W input size, D feature channels, h, w output size.
 """

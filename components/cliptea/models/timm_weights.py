@@ -66,7 +66,9 @@ def pyramid_state(
         try:
             state = convert(state, classifier)
         except (KeyError, AttributeError, RuntimeError) as error:  # timm meets names that it does not expect
-            raise ConfigError(f"the weights {source} are not of timm's {encoder}: {error}", "its own") from error
+            raise ConfigError(
+                f"the weights {source} do not fit timm's {encoder}: {error}", "weights of that encoder"
+            ) from error
     ours = {_flat(key.removeprefix("model.")): key for key in features.state_dict()}
     heads = classifier.pretrained_cfg.get("classifier") or ()
     dropped = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))

@@ -70,7 +70,8 @@ def _try_size(features: nn.Module, encoder: str) -> None:
     except Exception as error:  # asserts and broadcasting errors, of the encoder's own
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(
-            f"timm's encoder {encoder} refuses images of {PROBE[0]}x{PROBE[1]}: {reason}", "one for any size"
+            f"timm's encoder {encoder} rejects images of {PROBE[0]}x{PROBE[1]}: {reason}",
+            "an encoder for images of any size",
         ) from error
     features.train()
 

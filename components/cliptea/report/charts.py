@@ -1,4 +1,4 @@
-"""Small inline SVG charts: crisp at any size, a few KiB each, coloured by the page's CSS."""
+"""Small inline SVG charts, a few KiB each, that are crisp at any size and coloured by the page's CSS."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def line_chart(
     """Lines over a common x axis.
 
     Args:
-        lines: name -> line; points that are not finite, or not above zero on a log axis, are left out.
-        axis: y are fractions on an axis from 0 to 100 %, every point drawn; or positive numbers, logarithmic.
-        title: what a screen reader says.
+        lines: name -> line; points that are not finite, or not above zero on a log axis, are omitted.
+        axis: "percent" shows fractions from 0 to 100 % with a dot per point; "log" shows positive numbers.
+        title: text for screen readers.
         x_label: name of the x axis.
         marker: x of a vertical line.
-        beside: values of further charts, for which a log axis is long enough as well.
+        beside: values of other charts that a log axis has to cover as well.
     """
     log = axis == "log"
     kept = {name: (colour, _thin(_usable(points, log))) for name, (colour, points) in lines.items()}

@@ -1,8 +1,8 @@
-"""What may be concluded, computed from the spreads over seeds and never written beforehand.
+"""The report's conclusions, computed from the spread of the scores over seeds.
 
-A variant is compared with the reference of its group by the differences of equal seeds, so that what a seed
-does to both cancels out. The interval is Student's, two-sided, 95 %, not corrected for the number of
-comparisons. Where the evaluation set is not the paper's, only signs are compared with the paper.
+A variant is compared with the reference of its group seed by seed, so that effects of a seed on both cancel out. The
+interval is a two-sided 95 % Student interval, not corrected for multiple comparisons. For evaluation sets that the
+paper does not use, only the signs of differences are compared with the paper.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Comparison(BaseModel):
     low: float | None = None  # ends of the 95 % interval
     high: float | None = None
     verdict: Verdict
-    paper: Sign | None = None  # the paper's own difference; None: it has no such pair
+    paper: Sign | None = None  # sign of the difference in the paper; None if the paper has no such pair
     agreement: Agreement | None = None
 
 
 class PaperValue(BaseModel):
-    """A score beside the paper's, on one of the paper's own data sets."""
+    """One of our scores together with the paper's, on one of the paper's data sets."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,10 +76,10 @@ def t_interval(differences: Sequence[float]) -> tuple[float, float, float, float
 
 
 def reference_of(group: Sequence[Summary]) -> Summary | None:
-    """The row that the others of a group are compared with.
+    """The row that the other rows of a group are compared with.
 
-    The full method where the group has it (`full`, or the name that the paper's table gives it), otherwise
-    the highest mean hIoU, as among backbones; None when no row has an hIoU.
+    This is the full method if the group has it (`full`, or its name in the paper's table), and otherwise the row with
+    the highest mean hIoU, as for backbones. None if no row has an hIoU.
     """
     by_name = {summary.variant: summary for summary in group}
     table = paper().tables.get(group[0].group)
@@ -92,7 +92,7 @@ def reference_of(group: Sequence[Summary]) -> Summary | None:
 
 
 def compare(summaries: Sequence[Summary]) -> list[Comparison]:
-    """Every variant against its group's reference, on each evaluation set, for hIoU and unseen mIoU."""
+    """Compare every variant with the reference of its group, on each evaluation set, for hIoU and unseen mIoU."""
     groups: dict[tuple[str, str], list[Summary]] = {}
     for summary in summaries:
         groups.setdefault((summary.group, summary.dataset), []).append(summary)
@@ -109,7 +109,7 @@ def compare(summaries: Sequence[Summary]) -> list[Comparison]:
 def paper_values(
     summaries: Sequence[Summary], trained_on: str, settings: Mapping[str, Any]
 ) -> tuple[list[PaperValue], list[str]]:
-    """Our means beside the paper's values, only where data sets and protocol are the paper's own.
+    """Our means and the paper's values, only for the data sets and the protocol of the paper.
 
     Args:
         summaries: of any groups and evaluation sets.
@@ -117,7 +117,7 @@ def paper_values(
         settings: the run's resolved config, nested.
 
     Returns:
-        The values, and what keeps others from standing beside the paper's.
+        The values, and the differences in protocol that rule out the others.
     """
     found: list[PaperValue] = []
     otherwise: list[str] = []
@@ -176,7 +176,7 @@ def _comparison(summary: Summary, reference: Summary, metric: Metric) -> Compari
 
 
 def _agreement(verdict: Verdict, sign: Sign | None) -> Agreement | None:
-    """The paper's tie has no sign to agree with; an undecided difference of ours has none to compare."""
+    """Compare the signs. A tie in the paper has no sign to agree with, and an undecided difference has none either."""
     if sign is None:
         return None
     if verdict not in ("lower", "higher", "tie"):

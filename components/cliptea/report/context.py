@@ -1,4 +1,4 @@
-"""What the report is built from: `gather.gather_context` fills it, `page.build_report` shows it."""
+"""The contents of the report: `gather.gather_context` collects them and `page.build_report` renders them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def label(group: str, variant: str) -> str:
 
 
 class RunFacts(BaseModel):
-    """One run: where its numbers come from."""
+    """The facts of a run that its numbers depend on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,7 +35,7 @@ class RunFacts(BaseModel):
     other_catalogues: dict[str, Catalogue] = Field(default_factory=dict)  # of further evaluation sets, by name
     gamma: float
     teacher: str  # a sentence or less
-    stand_in: bool  # a teacher that cannot know the data: the numbers mean nothing
+    stand_in: bool  # the teacher was not trained for this data, so the numbers are meaningless
     seeds: list[int]
     iterations: int
     data_digest: str
@@ -64,13 +64,13 @@ class AttentionPicture:
 class RegionPicture:
     id: str
     image: np.ndarray  # (H, W, 3) uint8
-    labels: np.ndarray  # (H, W) class indices as the student is given them, 255 unlabelled
+    labels: np.ndarray  # (H, W) class indices that the student sees, 255 unlabelled
     regions: np.ndarray  # (H, W) region numbers, 255 none
 
 
 @dataclass(frozen=True)
 class ReportContext:
-    """Everything on the page; pictures and losses are those of the first seed."""
+    """Everything on the page. Pictures and losses are from the first seed."""
 
     facts: RunFacts
     rows: list[ResultRow]

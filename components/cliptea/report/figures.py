@@ -1,6 +1,6 @@
 """Pictures as bytes: photos, label maps, GLM attention (paper Fig. 5) and region maps (Fig. 6).
 
-Small pictures keep their pixels, so that a page can enlarge them crisply; large ones shrink to `MAX_EDGE`.
+Small pictures keep their size, so that the page can enlarge them crisply; large ones are reduced to `MAX_EDGE`.
 """
 
 from __future__ import annotations
@@ -60,19 +60,19 @@ def label_map(labels: np.ndarray) -> bytes:
 
 
 def heat_range(maps: Iterable[np.ndarray]) -> float:
-    """Octaves around uniform attention that hold 99 % of the weights: one scale for several pictures."""
+    """Number of octaves around uniform attention that contain 99 % of the weights, a shared scale for all pictures."""
     logs = [np.abs(_octaves(weights)).ravel() for weights in maps]
     reach = float(np.quantile(np.concatenate(logs), 0.99)) if logs else 0.0
     return next((octaves for octaves in OCTAVES if octaves >= reach), OCTAVES[-1])
 
 
 def heat_overlay(image: np.ndarray, weights: np.ndarray, octaves: float = 2.0) -> bytes:
-    """Attention over a grey photo: red above uniform, blue below, no colour at uniform.
+    """Attention over a grey photo: red where it is above uniform, blue below, and no colour where it is uniform.
 
     Args:
         image: (H, W, 3) uint8.
-        weights: (h, w) float, not negative, of any sum; resized to the image.
-        octaves: full colour at 2 ** octaves times uniform and at 2 ** -octaves.
+        weights: (h, w) float, not negative, with any sum; resized to the image.
+        octaves: colours are fully saturated at 2 ** octaves and at 2 ** -octaves times uniform.
     """
     picture = _shrink(image)
     heat = Image.fromarray(np.clip(_octaves(weights) / octaves, -1, 1).astype(np.float32))

@@ -1,4 +1,4 @@
-"""The report's pictures and charts as plain values for the template: images across, variants down."""
+"""The report's pictures and charts as plain values for the template, with a column per image and a row per variant."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def prediction_grid(context: ReportContext, names: Names, summaries: Sequence[Su
 
 
 def attention_grid(context: ReportContext, names: Names) -> dict[str, Any] | None:
-    """Photos and the attention of each variant's CLS query over them, all on one scale."""
+    """Photos overlaid with the attention of each variant's CLS query, all on one scale."""
     pictures = context.attention
     if not pictures:
         return None
@@ -62,7 +62,7 @@ def attention_grid(context: ReportContext, names: Names) -> dict[str, Any] | Non
 
 
 def region_grid(context: ReportContext) -> dict[str, Any] | None:
-    """Training photos, the labels that the student is given, and the pseudo regions where it has none."""
+    """Training photos, the labels that the student sees, and the pseudo regions in unlabelled parts."""
     pictures = context.regions
     rows = [
         _row("image", [figures.photo(p.image) for p in pictures]),
@@ -104,7 +104,7 @@ def confusions(context: ReportContext, names: Names) -> list[dict[str, Any]]:
 
 
 def loss_charts(context: ReportContext, names: Names) -> dict[str, Any]:
-    """Every loss term over the iterations for each trained model; a term has the same colour, all the same axis."""
+    """Every loss term over the iterations for each trained model, with one colour per term and one shared axis."""
     terms = list(dict.fromkeys(term for curves in context.losses.values() for term in curves))
     every = [value for curves in context.losses.values() for curve in curves.values() for _, value in curve]
     found = []

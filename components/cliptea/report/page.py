@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run: no network, readable on a phone, in the dark and on paper."""
+"""The report of a run as one self-contained HTML page that needs no network and suits phones, dark mode and paper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["build_report"]
 def build_report(context: ReportContext) -> str:
     """The report as HTML.
 
-    All names are escaped, and the page's own policy forbids it to load or run anything else.
+    All names are escaped, and the page's content security policy forbids it to load or run anything else.
 
     Raises:
         DataError: two rows of one group, variant, evaluation set and seed.
@@ -68,13 +68,13 @@ def breakable(name: str) -> Markup:
 
 
 def signed(value: float) -> str:
-    """A difference of fractions in percentage points with its sign; none on what rounds to zero."""
+    """A difference of fractions in percentage points, with its sign unless it rounds to zero."""
     points = round(100 * value, 1)
     return f"{points:+.1f}".replace("-", "\u2212") if points else "0.0"
 
 
 def spread(value: Spread) -> Markup:
-    """Mean of fractions in percent, and with more than one seed the standard deviation."""
+    """The mean in percent, followed by the standard deviation if there are several seeds."""
     if value.mean is None:
         return Markup("–")
     sd = "" if value.sd is None else Markup('<span class="sd"> ± {:.1f}</span>').format(100 * value.sd)

@@ -1,4 +1,4 @@
-"""The paper's Tables 1-5 as data (`paper.yaml`), read when they are first asked for."""
+"""The paper's Tables 1-5 as data (`paper.yaml`), read on first use."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PaperRow(_Strict):
 
 
 class PaperTable(_Strict):
-    """A table: its rows, the setting they were measured in, and the row that the others are compared with."""
+    """A table with its rows, the setting of its measurements, and the row that the others are compared with."""
 
     caption: str
     setting: str
@@ -79,7 +79,7 @@ def own_dataset(name: str) -> str | None:
 
 
 def table_of(group: str, dataset: str, trained_on: str) -> str | None:
-    """The table that a group repeats: that of its name, or for backbones Table 1 or, across data sets, 2."""
+    """The table that a group reproduces: the one of its name, or for backbones Table 1, or Table 2 across data sets."""
     if group in ("backbones", "table1", "table2"):
         return "table1" if own_dataset(dataset) == own_dataset(trained_on) else "table2"
     return group if group in paper().tables else None
@@ -103,7 +103,7 @@ def paper_row(table: str | None, variant: str, dataset: str | None = None) -> Pa
 def protocol_differences(
     table: str, trained_on: str, iterations: tuple[int, ...], settings: Mapping[str, Any]
 ) -> list[str]:
-    """What a run does otherwise than the paper's table, in words; empty when values may stand beside each other.
+    """How a run's protocol differs from that of the paper's table, in words; empty if the values are comparable.
 
     Args:
         table: "table1" to "table5".
@@ -124,7 +124,7 @@ def protocol_differences(
 
 
 def paper_sign(table: str | None, variant: str, reference: str, metric: Metric) -> Sign | None:
-    """Whether the paper's variant lies below or above its reference row; a tie up to the tie margin."""
+    """Whether the variant is lower or higher than the reference row in the paper, or tied within the tie margin."""
     row, other = paper_row(table, variant), paper_row(table, reference)
     if row is None or other is None:
         return None

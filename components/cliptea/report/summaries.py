@@ -1,4 +1,4 @@
-"""Means and spreads over seeds: what the report shows of results."""
+"""Means and standard deviations over seeds, which the report shows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Spread", "Summary", "SweepRow", "SweepSpreads", "spread", "summarise
 
 
 class SweepRow(BaseModel):
-    """Scores of the same logits at other values of gamma: reported, never used to choose."""
+    """Scores of the same logits at other values of gamma. They are reported, but never used to choose a model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,7 +68,7 @@ def summarise(rows: Sequence[ResultRow]) -> list[Summary]:
     """Means and sample standard deviations over seeds, in the rows' order of first appearance.
 
     Raises:
-        DataError: two rows of one group, variant, evaluation set and seed: a spread would be too small.
+        DataError: two rows share group, variant, evaluation set and seed, which would understate the spread.
     """
     parts: dict[tuple[str, str, str, str], list[ResultRow]] = {}
     met: set[tuple[str, str, str, int]] = set()
@@ -76,7 +76,7 @@ def summarise(rows: Sequence[ResultRow]) -> list[Summary]:
         identity = (row.group, row.variant, row.dataset, row.seed)
         if identity in met:
             raise DataError(
-                f"two results for {row.group}/{row.variant} on {row.dataset} with seed {row.seed}",
+                f"there are two results for {row.group}/{row.variant} on {row.dataset} with seed {row.seed}",
                 "one row for each variant, evaluation set and seed",
                 "remove one of them",
             )

@@ -201,12 +201,12 @@ def _bar(c: Comparison, reach: float) -> Markup | None:
 
 
 def _sentence(comparisons: Sequence[Comparison], reference: str) -> str:
-    """What the intervals allow to say about hIoU, in words."""
+    """A sentence about hIoU that follows from the intervals."""
     hiou = [c for c in comparisons if c.metric == COMPARED[0]]
     verdicts = {verdict: [c.variant for c in hiou if c.verdict == verdict] for verdict in ("lower", "higher", "tie")}
     parts = [f"{way} than {reference}: {', '.join(verdicts[way])}" for way in ("lower", "higher") if verdicts[way]]
     if verdicts["tie"]:
         parts.append(f"no difference from {reference} shown: {', '.join(verdicts['tie'])}")
     if open_ones := [c.variant for c in hiou if c.verdict not in verdicts]:
-        parts.append(f"no conclusion from fewer than two common seeds: {', '.join(open_ones)}")
-    return "On hIoU, " + "; ".join(parts) + "."
+        parts.append(f"no conclusion, with fewer than two common seeds: {', '.join(open_ones)}")
+    return "hIoU is " + "; ".join(parts) + "."

@@ -1,4 +1,4 @@
-"""How an image gets its mask, in words: for those who run an exported network without this package."""
+"""Instructions in words for computing a mask with an exported network, without this package."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def mask_recipe(evaluation: EvaluationConfig, size: tuple[int, int] | None) -> l
     steps = [
         f"RGB, upright, 0-255, of height x width pixels. f = {factor}; h = max(1, int(height * f + 0.5)), "
         "w = max(1, int(width * f + 0.5)).",
-        "Where h x w is another size, resize to it as Pillow's BILINEAR does, to whole numbers 0-255.",
+        "If h x w differs from the size of the image, resize it like Pillow's BILINEAR, to whole numbers 0-255.",
         f"As float32 (3, h, w), pad at the bottom and at the right with the colour `padding` up to {padded}.",
         "Run the network; keep logits[:, :h, :w] of the image.",
-        "Resize the logits to height x width: bilinear, centres of pixels at halves, no smoothing (torch's "
+        "Resize the logits to height x width, bilinear, with pixel centres at halves and no smoothing (torch's "
         "interpolate with align_corners=False, OpenCV's INTER_LINEAR).",
-        "Add gamma to the logits of the classes in `unseen`; a pixel's class is the argmax, a position in `classes`.",
+        "Add gamma to the logits of the classes in `unseen`. The class of a pixel is the argmax, an index into "
+        "`classes`.",
     ]
     if evaluation.mode == "slide":
         steps[3] = (
-            f"Do this for windows of {evaluation.window} pixels every {evaluation.stride}, each padded by itself, "
-            "the last one of a row or column moved back to end with the image; average the logits where they overlap."
+            f"Do this for windows of {evaluation.window} pixels every {evaluation.stride}, each padded separately, "
+            "with the last one of a row or column moved back to end at the image border; average overlapping logits."
         )
     return steps

@@ -77,10 +77,10 @@ class Segmenter:
         chosen = list(classes if names is None else names)
         if strange := [name for name in chosen if name not in classes]:
             raise ConfigError(
-                f"the model does not know {', '.join(map(repr, strange))}", "names out of " + ", ".join(classes)
+                f"the model does not know {', '.join(map(repr, strange))}", "names from " + ", ".join(classes)
             )
         if not chosen:
-            raise ConfigError("no class is named", "names out of " + ", ".join(classes))
+            raise ConfigError("no class names are given", "names from " + ", ".join(classes))
         unseen_N = torch.tensor([name in self.description.unseen for name in chosen], device=self.text_ND.device)
         rows = [classes.index(name) for name in chosen]
         return ClassSet(chosen, self.text_ND[rows], unseen_N * self.description.evaluation.gamma)
@@ -122,7 +122,7 @@ def open_segmenter(folder: Path) -> Segmenter:
     inside = folder / INSIDE
     home = inside if inside.is_dir() else folder
     if not (home / DESCRIPTION).is_file():
-        raise StorageError(f"{folder} holds no model of this program", f"{DESCRIPTION}, {WEIGHTS} and {TEXT}")
+        raise StorageError(f"{folder} does not hold a cliptea model", f"{DESCRIPTION}, {WEIGHTS} and {TEXT}")
     try:
         description = Description.model_validate_json((home / DESCRIPTION).read_text(encoding="utf-8"))
         text_ND = safetensors.torch.load_file(home / TEXT)["text"]
@@ -130,6 +130,6 @@ def open_segmenter(folder: Path) -> Segmenter:
     except (OSError, ValueError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise StorageError(
-            f"{folder} holds no model of this program ({reason})", f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
+            f"{folder} does not hold a cliptea model ({reason})", f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
         ) from error
     return Segmenter(student.to(device.best()), description, text_ND.to(device.best()))

@@ -1,4 +1,4 @@
-"""Class names of the user's own choice: the model's where it knows them, else through the text tower it learned from.
+"""Class embeddings for any class names, from the model if it knows them, or else from the text tower of its teacher.
 
 Shape legend: N classes; D width.
 """
@@ -27,14 +27,14 @@ DEFAULT = TeacherSource(weights="", model="ViT-B-16-quickgelu", templates="singl
 
 
 def choose_classes(model: Segmenter, names: Sequence[str] | None, text_weights: str | None) -> ClassSet:
-    """What to segment into. gamma is the model's own when it knows all names, else 0: free names have no fair one.
+    """The classes to segment. Gamma is the model's own if it knows all names, or else 0, as no suitable value is known.
 
     Args:
         names: None for the model's own list.
-        text_weights: CLIP weights for names that it does not know; None: those that it was trained with.
+        text_weights: CLIP weights for names that the model does not know; None: those that it was trained with.
 
     Raises:
-        ConfigError: a name is not known and no text tower is at hand, or one of another width.
+        ConfigError: a name is not known, and the text tower is not available or has another width.
     """
     known = model.description.classes
     free = [name for name in names or () if name not in known]
@@ -44,7 +44,7 @@ def choose_classes(model: Segmenter, names: Sequence[str] | None, text_weights: 
     teacher = _tower(source, text_weights, free)
     if teacher.dim != model.description.dim:
         raise ConfigError(
-            f"the text tower gives {teacher.dim} features and the model has {model.description.dim}",
+            f"the text tower has {teacher.dim} features, but the model has {model.description.dim}",
             "the CLIP that the model was trained with",
         )
     _check_tower(model, teacher, source.templates)
@@ -61,13 +61,13 @@ def _tower(source: TeacherSource, text_weights: str | None, free: list[str]) -> 
     try:
         weights = text_weights or (_demo_weights(source.demo) if source.demo else source.weights)
         if not weights:
-            raise ConfigError("the model does not say which CLIP it was trained with")
+            raise ConfigError("the model does not record which CLIP it was trained with")
         return load_teacher(weights, source.model, source.crop)
     except ClipteaError as error:
         raise ConfigError(
-            f"the model does not know {', '.join(map(repr, free))}, and no text tower is at hand ({error.what})",
-            "known names only",
-            "or give the CLIP that it was trained with by --text-weights",
+            f"the model does not know {', '.join(map(repr, free))}, and its text tower is not available ({error.what})",
+            "class names that the model knows",
+            "or set --text-weights to the CLIP that it was trained with",
         ) from error
 
 
@@ -83,7 +83,7 @@ def _check_tower(model: Segmenter, teacher: Teacher, templates: str) -> None:
     if alike < SAME_TOWER:
         progress.warn(
             f"the text tower is not the one that the model was trained with (cosine of their class embeddings "
-            f"{alike:.2f}): results for names that the model does not know may mean nothing"
+            f"{alike:.2f}), so results for names that the model does not know may be meaningless"
         )
 
 
@@ -91,5 +91,5 @@ def _warn_of_words(free: list[str]) -> None:
     strange = sorted({word for name in free for word in name.lower().split()} - demo_words())
     if strange:
         progress.warn(
-            f"the demo's text tower has never read {', '.join(map(repr, strange))}: results for these mean nothing"
+            f"the demo's text tower does not know {', '.join(map(repr, strange))}, so results for these are meaningless"
         )

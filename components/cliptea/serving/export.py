@@ -1,4 +1,4 @@
-"""A student as an ONNX file that takes the class embeddings as an input, checked against torch before it is written.
+"""Exports a student to an ONNX file with the class embeddings as an input, and compares it with torch before writing.
 
 Shape legend: B images, H, W size; N classes; D width.
 """
@@ -42,24 +42,24 @@ class Exported(NamedTuple):
 
 
 def export_onnx(model: Segmenter, file: Path, size: tuple[int, int] | None = None) -> Exported:
-    """Write `file`, and beside it one with the suffix .json: class names, unseen ones, gamma, embeddings and sizes.
+    """Write `file`, and a file with the suffix .json that contains class names, gamma, embeddings and sizes.
 
     The network takes `images` (B, 3, H, W) float32 RGB 0-255, H and W multiples of the divisor, and `embeddings` (N, D)
-    float32 of unit norm, and gives `logits` (B, N, H, W). The second file says under `steps` how an image of any size
-    gets the mask that `cliptea predict` gives it.
+    float32 of unit norm, and returns `logits` (B, N, H, W). The `steps` in the second file explain how to get the mask
+    that `cliptea predict` writes for an image of any size.
 
     Args:
-        size: the only height and width that it takes; None: any, where the network can be exported so, else those of
-            the scale.
+        size: fixed height and width; None: any size if the network can be exported like this, or else the size of the
+            scale.
 
     Raises:
-        ConfigError: the size is no multiple of the divisor.
-        ClipteaError: the network cannot be exported, or the file does not compute what torch does.
+        ConfigError: the size is not a multiple of the divisor.
+        ClipteaError: the network cannot be exported, or the file gives other results than torch.
         StorageError: it cannot be written.
     """
     evaluation = model.description.evaluation
     if size is not None and any(edge % evaluation.divisor for edge in size):
-        raise ConfigError(f"the size {size[0]}x{size[1]}", f"multiples of {evaluation.divisor}")
+        raise ConfigError(f"the size {size[0]}x{size[1]} does not fit the model", f"multiples of {evaluation.divisor}")
     network = Network(model).eval()
     if size is None:
         try:
@@ -67,7 +67,8 @@ def export_onnx(model: Segmenter, file: Path, size: tuple[int, int] | None = Non
         except NotExported as error:
             size = rounded_up((min(evaluation.scale),) * 2, evaluation.divisor)
             progress.warn(
-                f"for images of any size: {error.what}; the file is made for {size[0]}x{size[1]} alone (see --size)"
+                f"cannot export for images of any size: {error.what}; exporting for {size[0]}x{size[1]} only "
+                "(change it with --size)"
             )
     return _export(model, network, file, size)
 

@@ -44,11 +44,11 @@ def check_onnx(data: bytes, network: nn.Module, dim: int, sizes: Sequence[tuple[
         session = onnxruntime.InferenceSession(data, _options(), providers=["CPUExecutionProvider"])
         tries = [_try(session, network, dim, size) for size in sizes]
     except Exception as error:  # onnxruntime's are of many kinds, without a common one
-        raise NotExported(f"onnxruntime refuses the network ({first_line(error)})") from error
+        raise NotExported(f"onnxruntime cannot run the network ({first_line(error)})") from error
     difference, equal = max(one[0] for one in tries), min(one[1] for one in tries)
     if difference > TOLERANCE or equal < EQUAL_PIXELS:
         raise NotExported(
-            f"ONNX and torch differ: logits by {difference:.1e}, masks on {1 - equal:.2%} of pixels",
+            f"ONNX and PyTorch differ: logits by {difference:.1e}, masks in {1 - equal:.2%} of pixels",
             f"at most {TOLERANCE:.0e} and {1 - EQUAL_PIXELS:.1%}",
         )
     return Parity(difference, equal)

@@ -1,4 +1,4 @@
-"""Photos as people have them: of any pixel mode, turned by EXIF, in folders."""
+"""Reads photos in any pixel mode, with EXIF rotation, from files and folders."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ class Source(NamedTuple):
 
 
 def find_images(paths: Sequence[Path], leave_out: Path) -> list[Source]:
-    """The files named, and the images in the folders named and below them.
+    """The given files, and all images in the given folders and their subfolders.
 
     Args:
         paths: files and folders.
-        leave_out: a folder that is not searched, where results lie.
+        leave_out: a folder with results, which is not searched.
 
     Raises:
-        DataError: a folder without an image, or nothing at a path.
+        DataError: a folder contains no images, or a path does not exist.
     """
     found: list[tuple[Path, Path]] = []  # file, and what becomes its name
     for path in paths:
         if not path.is_dir():
             if not path.exists():
-                raise DataError(f"there is no file or folder {path}")
+                raise DataError(f"the file or folder {path} does not exist")
             found.append((path, Path(path.name)))
             continue
         inside = [(file, file.relative_to(path)) for file in _below(path, leave_out.resolve())]
         if not inside:
-            raise DataError(f"the folder {path} holds no image", f"files of {', '.join(sorted(SUFFIXES))}")
+            raise DataError(f"the folder {path} contains no images", f"files of type {', '.join(sorted(SUFFIXES))}")
         found += inside
     taken: dict[str, Path] = {}
     for file, relative in found:

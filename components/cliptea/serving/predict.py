@@ -39,10 +39,10 @@ class _Image(NamedTuple):
 
 
 def predict(model: Segmenter, classes: ClassSet, sources: Sequence[Source], output: Path) -> Iterator[Predicted]:
-    """Write masks/NAME.png and overlays/NAME.jpg below `output` for each image; a bad one ends nothing.
+    """Write masks/NAME.png and overlays/NAME.jpg below `output` for each image, and continue after unreadable images.
 
-    Images are read ahead by threads, and those of one size go through the network together; each file takes its place
-    when it is whole.
+    Threads read images ahead, and images of the same size go through the network together. Files appear only when they
+    are complete.
     """
     for part in _parts(ahead(_read, sources, READERS)):
         masks = _masks(model, classes, {place: one.image for place, one in enumerate(part) if one.image is not None})

@@ -1,7 +1,7 @@
-"""Steps that are tried again by themselves.
+"""Retries of steps after temporary failures.
 
-A default installation of Pipelines runs a pod again only when the pod is lost, never when the code in it fails. So
-what may pass by itself is tried again here, as often as the placement's `retries` say (CLIPTEA_RETRIES).
+A default installation of Pipelines only replaces lost pods and never reruns failed code. So temporary failures are
+retried here, as set by `retries` in the placement (CLIPTEA_RETRIES).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Retries(BaseModel):
 
 
 def persistently(work: Callable[[], Made]) -> Made:
-    """Call `work` until it succeeds, fails with what cannot pass by itself, or has been tried often enough."""
+    """Call `work` until it succeeds, fails permanently, or has been retried often enough."""
     retries = _retries()
     for tried in range(retries.count):
         try:
@@ -52,15 +52,16 @@ def persistently(work: Callable[[], Made]) -> Made:
                 raise
             seconds = min(retries.wait_seconds * retries.factor**tried, retries.longest_wait_seconds)
             left = retries.count - tried
-            progress.warn(f"{_one_line(error)}; trying again in {progress.clock(seconds)}, {left} time(s) at most")
+            tries = f"{left} {'retry' if left == 1 else 'retries'} left"
+            progress.warn(f"{_one_line(error)}; trying again in {progress.clock(seconds)}, {tries}")
             time.sleep(seconds)
     return work()
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same work may succeed when it is done again soon: a connection broke, partners have gone.
+    """Whether a retry may succeed soon, for example after a broken connection.
 
-    A server that is away has been waited for already, for as long as our patience (see `cliptea.outage`).
+    Servers that are down are not retried here, because `cliptea.outage` has already waited for them.
     """
     if isinstance(error, ClipteaError):
         return error.temporary and not isinstance(error, ServerAway)

@@ -1,4 +1,4 @@
-"""Object storage. Every large datum lies under a key of one store; its root is a URI.
+"""Object storage. All large data are stored under the keys of one store, whose root is a URI.
 
 `file:///folder` serves one machine, `s3://bucket/folder` a cluster, with any S3 server.
 Environment variables, which `cliptea.env` lists, say where store, server and cache are, and hold the credentials.
@@ -19,14 +19,14 @@ __all__ = ["Entry", "FileStore", "Store", "fetch", "is_remote", "open_store", "r
 
 
 def open_store(uri: str | None = None, patience: float | None = None) -> Store:
-    """The store at `uri`, by default the one that the environment variable CLIPTEA_STORE names.
+    """The store at `uri`, by default the one in the environment variable CLIPTEA_STORE.
 
     Args:
         uri: s3://bucket/folder or file:///folder.
-        patience: seconds that its server may be away; default: `cliptea.outage.patience()`.
+        patience: seconds to wait for its server; defaults to `cliptea.outage.patience()`.
 
     Raises:
-        StorageError: no store is named, or its scheme is not served.
+        StorageError: no store is set, or its scheme is not supported.
     """
     uri = uri or env.STORE.get()
     if is_remote(uri):

@@ -1,4 +1,4 @@
-"""What every object store does. The rest of the program knows this type only."""
+"""The interface of all object stores. The rest of the program only uses this type."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Entry", "Store", "missing", "truncated"]
 
 
 class Entry(NamedTuple):
-    """One object: its key, its bytes, and a text that changes when its content is written anew."""
+    """An object with its key, its size, and a version that changes whenever its content is written."""
 
     key: str
     size: int
@@ -20,9 +20,9 @@ class Entry(NamedTuple):
 
 
 class Store(Protocol):
-    """Objects of bytes under keys, which are relative posix paths. An object is there whole or not at all.
+    """Objects of bytes under keys, which are relative POSIX paths. An object either exists completely or not at all.
 
-    Every method raises a StorageError of one line when the store cannot do it. Stores can be pickled, and used
+    Every method raises a StorageError of one line if the store cannot do it. Stores can be pickled, and can be used
     from several threads and from forked processes.
     """
 

@@ -102,7 +102,9 @@ def endpoint() -> SplitResult:
     except ValueError:
         url, port = SplitResult("", "", "", "", ""), None
     if url.scheme not in ("http", "https") or not url.hostname or port == 0 or "@" in url.netloc or url.path.strip("/"):
-        raise StorageError("CLIPTEA_S3_ENDPOINT names no endpoint", "http://HOST:PORT or https://HOST and nothing else")
+        raise StorageError(
+            "CLIPTEA_S3_ENDPOINT is not the address of a server", "http://HOST:PORT or https://HOST and nothing else"
+        )
     return url
 
 
@@ -156,7 +158,9 @@ def explained(uri: str) -> Iterator[None]:
     except (MinioException, ParseError) as error:
         what = str(error).partition(", Content-Type")[0]
         raise StorageError(
-            f"{_server()} gives no S3 answer for {uri} ({what})", "an S3 server", "check CLIPTEA_S3_ENDPOINT"
+            f"{_server()} does not answer like an S3 server for {uri} ({what})",
+            "an S3 server",
+            "check CLIPTEA_S3_ENDPOINT",
         ) from None
     except ValueError as error:  # of minio: a name that no S3 server takes, or XML that none sends
         raise StorageError(
@@ -177,18 +181,20 @@ def _refused(error: S3Error, uri: str) -> StorageError:
         return missing(uri)
     if code == "NoSuchBucket":
         bucket = uri.removeprefix("s3://").partition("/")[0]
-        return StorageError(f"there is no bucket {bucket} at {_server()}", todo="create it, or correct the name")
+        return StorageError(f"the bucket {bucket} does not exist at {_server()}", todo="create it, or correct the name")
     if code == "InvalidBucketName":
-        return StorageError(f"{_server()} takes no bucket of the name in {uri}", "lower case, digits, dots and hyphens")
+        return StorageError(
+            f"{_server()} does not allow the bucket name in {uri}", "lower case letters, digits, dots and hyphens"
+        )
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"):
         return StorageError(
-            f"{_server()} does not know the credentials or their secret is wrong ({code})",
+            f"{_server()} rejects the credentials ({code})",
             todo="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the file with them",
         )
     if code == "AccessDenied":
         return StorageError(
             f"{_server()} denies access to {uri}",
-            "credentials with the right to read, write and list there",
+            "credentials with permission to read, write and list there",
             "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and the bucket's policy",
         )
     return StorageError(f"{_server()} answers {code} for {uri}: {(error.message or '')[:200]}", todo="try again later")
@@ -198,7 +204,7 @@ def _unreachable(error: HTTPError) -> StorageError:
     if _untrusted(error):
         return StorageError(
             f"no trusted connection to {_server()}: {_cause(error)}",
-            "a certificate that the CA file vouches for",
+            "a certificate signed by a trusted CA",
             "set SSL_CERT_FILE to the server's CA",
         )
     return ServerAway(

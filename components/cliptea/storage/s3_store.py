@@ -34,7 +34,9 @@ def parse(uri: str) -> tuple[str, str]:
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket or set(bucket) & set("@:?"):
-        raise StorageError("an s3:// URI names no bucket", "s3://BUCKET/FOLDER; the server is CLIPTEA_S3_ENDPOINT")
+        raise StorageError(
+            "an s3:// URI does not name a bucket", "s3://BUCKET/FOLDER, with the server in CLIPTEA_S3_ENDPOINT"
+        )
     return bucket, key.strip("/")
 
 
@@ -93,7 +95,7 @@ class S3Store(Store):
                 else:
                     if done.etag:  # without one, the answer 200 held an error, as S3 may do at the end of an upload
                         return
-        raise StorageError(f"S3 cannot put the parts of {self.uri(key)} together", todo="try again later")
+        raise StorageError(f"S3 cannot combine the parts of {self.uri(key)}", todo="try again later")
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         if length == 0:  # a request for no bytes cannot be said in S3

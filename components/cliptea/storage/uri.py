@@ -98,7 +98,7 @@ def _found(store: Store, key: str) -> list[tuple[str, Entry]]:
 
 
 def _absent(uri: str) -> StorageError:
-    return StorageError(f"there is no file or folder {uri}", todo="check its name")
+    return StorageError(f"the file or folder {uri} does not exist", todo="check its name")
 
 
 def _inside(store: Store, key: str) -> list[tuple[str, Entry]]:

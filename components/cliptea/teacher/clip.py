@@ -133,7 +133,7 @@ def _folder(path: Path) -> _Source:
         config, normal = described["model_cfg"], described.get("preprocess_cfg", {})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TeacherError(
-            f"teacher.weights={path} is no folder of open_clip", "open_clip_config.json with model_cfg, and weights"
+            f"teacher.weights={path} is not an open_clip folder", "open_clip_config.json with model_cfg, and weights"
         ) from error
     source = _Source(str(path), f"local-dir:{path}", config, find_checkpoint(path))
     return replace(source, **{name: normal[name] for name in ("mean", "std") if name in normal})
@@ -145,7 +145,7 @@ def _require_quick_gelu(name: str, config: dict[str, Any], weights: str) -> None
         return
     better = f"{name}-quickgelu"
     raise TeacherError(
-        f"the weights {weights} were trained with QuickGELU, and {name} computes with GELU",
+        f"the weights {weights} were trained with QuickGELU, but {name} uses GELU",
         todo=f"add --set teacher.model={better}"
         if better in open_clip.list_models()
         else 'set "quick_gelu": true in the model_cfg of its open_clip_config.json',

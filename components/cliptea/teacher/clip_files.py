@@ -37,7 +37,7 @@ def find_checkpoint(folder: Path) -> Path:
     """
     files = [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
     if not files:
-        raise TeacherError(f"teacher.weights={folder} holds no weights", f"a file *{', *'.join(SUFFIXES)} in it")
+        raise TeacherError(f"teacher.weights={folder} holds no weights", f"a file *{' or *'.join(SUFFIXES)} in it")
     return min(files, key=lambda file: (not file.name.startswith("open_clip"), SUFFIXES.index(file.suffix)))
 
 
@@ -57,14 +57,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
             raise TeacherError(
-                f"{path} holds more than tensors ({code[1]}) and is not read, for that could run code",
+                f"{path} holds more than tensors ({code[1]}) and is not read, because that could run code",
                 "a state dict of tensors",
-                "save it as safetensors where it comes from",
+                "convert it to safetensors in the environment that wrote it",
             ) from error
-        raise TeacherError(f"{path} is no file of CLIP weights, or damaged", EXPECTED) from error
+        raise TeacherError(f"{path} is not a file of CLIP weights, or is damaged", EXPECTED) from error
     held = held.get("state_dict", held) if isinstance(held, dict) else held
     if not isinstance(held, dict) or not any(isinstance(value, Tensor) for value in held.values()):
-        raise TeacherError(f"{path} holds no state dict", EXPECTED)
+        raise TeacherError(f"{path} does not hold a state dict", EXPECTED)
     if all(str(name).startswith("module.") for name in held):
         held = {name.removeprefix("module."): value for name, value in held.items()}
     return held
@@ -110,7 +110,9 @@ def _read(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             code = [entry for entry in archive.infolist() if re.fullmatch(r"[^/]+/code/.*\.py", entry.filename)]
             if any(b"__setstate__" in archive.read(entry) for entry in code):
-                raise TeacherError(f"{path} holds code that runs on loading (__setstate__) and is not read", EXPECTED)
+                raise TeacherError(
+                    f"{path} holds code that would run on loading (__setstate__) and is not read", EXPECTED
+                )
         if code:
             with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch discourages the format
                 return dict(torch.jit.load(path, map_location="cpu").state_dict())

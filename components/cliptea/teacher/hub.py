@@ -30,12 +30,12 @@ def tag_config(model: str, tag: str) -> dict[str, Any]:
     others = open_clip.list_pretrained_models_by_tag(tag)
     if others:
         raise TeacherError(
-            f"{model} has no weights {tag!r}, which open_clip has for {', '.join(others)}",
+            f"open_clip has no weights {tag!r} for {model}, but for {', '.join(others)}",
             todo="add --set teacher.model=NAME",
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
     raise TeacherError(
-        f"teacher.weights={tag} is no file and no folder here, and {model} has no weights of that name",
+        f"teacher.weights={tag} is not a file or folder on this machine, and {model} has no weights of that name",
         "a file, a folder, an s3:// URI" + (f", or one of {', '.join(tags)}" if tags else ""),
     )
 
@@ -62,7 +62,7 @@ def download(tag: str, config: dict[str, Any]) -> Path:
         raise TeacherError(
             f"the weights {tag!r} cannot be downloaded from huggingface.co/{repository} "
             f"({(str(error).splitlines() or [type(error).__name__])[0]})",
-            todo=f"get {_wanted(repository, names, config)} elsewhere and add --set teacher.weights=FILE",
+            todo=f"download {_wanted(repository, names, config)} elsewhere and add --set teacher.weights=FILE",
         ) from error
 
 

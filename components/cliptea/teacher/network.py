@@ -58,13 +58,13 @@ def build_network(name: str, config: dict[str, Any], crop: int) -> nn.Module:
         or visual.final_ln_after_pool
     ):
         raise TeacherError(
-            f"{name} gives no CLS and patch tokens in one space",
+            f"{name} does not provide CLS and patch tokens in one space",
             "an open_clip vision transformer such as ViT-B-16-quickgelu",
         )
     patch = visual.conv1.stride[0]
     if crop % patch:
         raise TeacherError(
-            f"teacher.crop={crop} is no multiple of the teacher's patch of {patch} pixels",
+            f"teacher.crop={crop} is not a multiple of the teacher's patch size of {patch} pixels",
             f"such as {crop // patch * patch or patch}",
         )
     return clip

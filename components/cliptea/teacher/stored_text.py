@@ -39,7 +39,7 @@ def make_texts(store: Store, config: Config, prompts: dict[Output, TextSet]) -> 
 def _make_text(store: Store, teacher: Teacher, prompt: TextSet, prefix: str, demo: bool) -> Contents:
     strange = [name for name in prompt.classes if demo and not set(name.lower().split()) <= demo_words()]
     if strange:
-        progress.warn(f"the demo's teacher does not know {', '.join(strange)}: results for these mean nothing")
+        progress.warn(f"the demo's teacher does not know {', '.join(strange)}, so results for these are meaningless")
     if prompt.text_features is None:
         text_ND = text_features(teacher, prompt.classes, prompt.templates)
     else:

@@ -93,18 +93,18 @@ def _normalise(features_ND: Tensor, source: str, classes: Sequence[str]) -> Tens
     norms_N = features_ND.norm(dim=1)
     if norms_N.min() == 0:
         raise TeacherError(
-            f"the row of {classes[int(norms_N.argmin())]!r} in {source} is zero", "a text feature for every class"
+            f"the row for {classes[int(norms_N.argmin())]!r} in {source} is zero", "a text feature for every class"
         )
     if (norms_N - 1).abs().max() > NORM_TOLERANCE:
         progress.warn(
-            f"rows of {source} have norms from {norms_N.min():.3g} to {norms_N.max():.3g}, not 1: are these text "
-            "features? They are normalised here"
+            f"rows of {source} have norms from {norms_N.min():.3g} to {norms_N.max():.3g}, not 1; make sure "
+            "that these are text features; they are normalised now"
         )
     unit_ND = features_ND / norms_N[:, None]
     twins = (torch.triu(unit_ND @ unit_ND.T, 1) > EQUAL).nonzero().tolist()
     if twins:
         first, second = (classes[index] for index in twins[0])
-        raise TeacherError(f"the rows of {first!r} and {second!r} in {source} are equal", "a row of its own for each")
+        raise TeacherError(f"the rows for {first!r} and {second!r} in {source} are equal", "a distinct row for each")
     return unit_ND
 
 
@@ -116,8 +116,8 @@ def _check_classes(features_ND: Tensor, tower_ND: Tensor, source: str, classes: 
     if best_N.median() < RELATED:
         progress.warn(
             f"{source} holds text features of another CLIP than the teacher (cosine with its own at best "
-            f"{best_N.max():.2f}): students learn to imitate the one and are asked by the other; "
-            "whether the rows are those of the class list cannot be told"
+            f"{best_N.max():.2f}): students learn from one CLIP and are evaluated with another, "
+            "and the order of the rows cannot be checked against the class list"
         )
         return
     rows_N = torch.arange(len(classes))
@@ -129,7 +129,7 @@ def _check_classes(features_ND: Tensor, tower_ND: Tensor, source: str, classes: 
             f"row {row + 1} of the text features {source} is {nearest[row]!r} to the teacher (cosine "
             f"{best_N[row]:.2f}), not {classes[row]!r} ({cosines_NN[row, row]:.2f})",
             "rows in the order of the class list: " + ", ".join(classes[:6]) + (", ..." if len(classes) > 6 else ""),
-            "is it the file of another data set or order?",
+            "check whether the file is for another data set or order",
         )
     for row in elsewhere_N.nonzero().flatten().tolist()[:1]:
         progress.warn(

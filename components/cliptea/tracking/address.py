@@ -73,5 +73,5 @@ def require_server() -> None:
         raise StorageError(
             f"MLflow does not answer at {uri} ({reason})",
             "a running server",
-            "start it, or unset MLFLOW_TRACKING_URI to use the work directory's own",
+            "start it, or unset MLFLOW_TRACKING_URI to use the database in the work directory",
         ) from None

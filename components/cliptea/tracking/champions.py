@@ -1,9 +1,10 @@
-"""Which version of a registered model is the champion: a function of what the registry holds, and of nothing else.
+"""Which version of a registered model is the champion. It only depends on the contents of the registry.
 
-MLflow's registry has no compare-and-swap, so that of two runs that promote at once the second could overwrite the
-first with a decision that knew nothing of it. Here no order of writes matters: versions have numbers that the registry
-gives out one after another, each carries its score from its first moment, and the champion is what deciding over them
-in that order leaves. Whoever reads the same versions comes to the same champion; see `cliptea.tracking.registry`.
+MLflow's registry has no compare-and-swap, so if two runs promote at the same time, the second could overwrite a
+decision of the first that it has not seen. To avoid this, the order of writes does not matter here. The registry
+numbers versions consecutively, each version has its score from the start, and the champion is the result of deciding
+over all versions in the order of their numbers. Everybody who reads the same versions gets the same champion; see
+`cliptea.tracking.registry`.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ class Decision(NamedTuple):
 
 
 class Score(NamedTuple):
-    """What a version is judged by: hIoU, the digest of evaluation set and protocol, by how much to beat a champion."""
+    """The criteria for a version: hIoU, digest of evaluation set and protocol, and margin for beating a champion."""
 
-    hiou: float | None  # 0-1; None: nobody has measured it
+    hiou: float | None  # 0-1; None: not measured
     evaluation: str
     margin: float
 
 
 class Choice(NamedTuple):
-    """Somebody made a version the champion when `after` was the last version: a rollback, or the alias set by hand."""
+    """A user made a version the champion when `after` was the last version, with a rollback or by setting the alias."""
 
     after: int
     moment: int  # milliseconds; orders choices after the same version
@@ -37,14 +38,14 @@ class Choice(NamedTuple):
 
 
 class History(NamedTuple):
-    """Champions so far, the last one in office, and the decision about every version."""
+    """All champions so far, of which the last one is the current one, and the decision about every version."""
 
     champions: list[int]
     decisions: dict[int, Decision]
 
 
 def decide(model: Score, champion: Score | None) -> Decision:
-    """Whether a model takes the champion's place: when it is better by more than its margin, on the same evaluation."""
+    """Whether a model replaces the champion: it must be better by more than its margin, on the same evaluation."""
     new, margin = model.hiou, model.margin
     if new is None:
         return Decision(False, "it has no hIoU")
@@ -52,12 +53,12 @@ def decide(model: Score, champion: Score | None) -> Decision:
         return Decision(True, f"first champion, hIoU {new:.4f}")
     old = champion.hiou
     if old is None:
-        return Decision(False, f"hIoU {new:.4f}, and the champion has none: the two cannot be compared")
+        return Decision(False, f"hIoU {new:.4f}, but the champion has none, so the two cannot be compared")
     if champion.evaluation != model.evaluation:
         return Decision(
             False,
-            f"hIoU {new:.4f}, and the champion's {old:.4f} was measured on another evaluation set: "
-            "the two cannot be compared",
+            f"hIoU {new:.4f}, but the champion's {old:.4f} was measured on another evaluation set, "
+            "so the two cannot be compared",
         )
     if new > old + margin:
         return Decision(True, f"hIoU {new:.4f} beats the champion's {old:.4f} by more than {margin:g}")
@@ -65,9 +66,9 @@ def decide(model: Score, champion: Score | None) -> Decision:
 
 
 def replay(scores: Mapping[int, Score], choices: Iterable[Choice]) -> History:
-    """Decide over all versions in the order of their numbers, with the choices where they were made.
+    """Decide over all versions in the order of their numbers, and apply each choice at its time.
 
-    A choice of an earlier champion takes those after it out of office; they are not considered again.
+    If an earlier champion is chosen, the champions after it are discarded and not considered again.
     """
     champions: list[int] = []
     decisions: dict[int, Decision] = {}

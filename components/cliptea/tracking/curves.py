@@ -68,7 +68,9 @@ class _Tracker:
             self._child.log_curves(curves, self._epoch)
         except Exception as error:  # of whatever kind: training goes on
             if not self._warned:
-                progress.warn(f"loss curves are kept and logged later: {' '.join(str(error).split())[:200]}")
+                progress.warn(
+                    f"loss curves could not be logged and are kept for later: {' '.join(str(error).split())[:200]}"
+                )
             self._warned = True
 
     def _end(self) -> None:

@@ -46,7 +46,7 @@ def connect() -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = tracking_address()
     if not uri:
-        raise StorageError("MLFLOW_TRACKING_URI is not set", "sqlite:////absolute/mlflow.db or a server's address")
+        raise StorageError("MLFLOW_TRACKING_URI is not set", "sqlite:////absolute/mlflow.db or the address of a server")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default minutes; `persist` does the waiting
     try:

@@ -97,7 +97,7 @@ def fetch_model(uri: str) -> Iterator[Path]:
         except (MlflowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise StorageError(
-                f"there is no model {uri} at {client.tracking_uri} ({reason})",
+                f"the model {uri} does not exist at {client.tracking_uri} ({reason})",
                 "models:/NAME@champion, models:/NAME/VERSION, runs:/ID/model or a folder",
             ) from None
 

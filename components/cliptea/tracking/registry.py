@@ -1,11 +1,11 @@
 """Registered models in MLflow and their alias `champion`.
 
-The alias is only the image of what `replay` makes of the versions: a promoting run registers its version first, then
-sets the alias to the champion of all versions that it sees, and looks again until nothing is left to change. A version
-that it does not see belongs to a run that will look later; a run that was killed in between is completed by the next.
+The alias only reflects the result of `replay`. A run that promotes registers its version first, then sets the alias to
+the champion of all versions that it sees, and repeats this until nothing changes. A version that it does not see
+belongs to a run that will check later. If a run is killed in between, the next run completes its work.
 
-A user may set the alias in MLflow's own page. That is told from a run that is about to set it by the tag `settled`,
-which a run gives to its version last; then it becomes a choice in the history and is what later models must beat.
+A user can set the alias in MLflow's user interface. It is distinguished from a run that is about to set it by the tag
+`settled`, which a run sets last. The user's choice then becomes part of the history, and later models must beat it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ DEAD_SECONDS = 3600.0  # a run that has not settled its version by then was kill
 
 
 class Outcome(NamedTuple):
-    """What became of a version: the decision about it, and the champion as it is now."""
+    """The decision about a version, and the current champion."""
 
     decision: Decision
     champion: int
 
 
 class _Registry(NamedTuple):
-    """What the registry holds of a model at one moment."""
+    """The contents of the registry for one model at one moment."""
 
     versions: dict[int, ModelVersion]
     alias: int | None
@@ -45,7 +45,7 @@ class _Registry(NamedTuple):
 
 
 def register(client: MlflowClient, name: str, source: str, run_id: str, score: Score, tags: dict[str, str]) -> int:
-    """The version of the model at `source`, made when there is none, and with its score from the first moment on."""
+    """The version of the model at `source`. If it does not exist, it is created together with its score."""
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -59,7 +59,7 @@ def register(client: MlflowClient, name: str, source: str, run_id: str, score: S
 
 
 def settle(client: MlflowClient, name: str, version: int) -> Outcome:
-    """Set the alias to the champion of all versions, with whatever other runs do at the same moment."""
+    """Set the alias to the champion of all versions, even if other runs do the same at the same time."""
     _note_choice_by_hand(client, name, version)
     seen = _align(client, name)
     decision = seen.history.decisions[version]
@@ -74,7 +74,7 @@ def settle(client: MlflowClient, name: str, version: int) -> Outcome:
 
 
 def champion(client: MlflowClient, name: str) -> int | None:
-    """The champion's version, if there is one."""
+    """The version of the champion, or None if there is none."""
     try:
         return _read(client, name).alias
     except MlflowException as error:
@@ -84,10 +84,10 @@ def champion(client: MlflowClient, name: str) -> int | None:
 
 
 def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
-    """Make the champion before the present one champion again; returns the version that was and the one that is it.
+    """Restore the previous champion. Returns the versions of the old and the new champion.
 
     Raises:
-        ConfigError: there is no such model, or no champion before.
+        ConfigError: the model does not exist, or there is no previous champion.
     """
     try:
         _note_choice_by_hand(client, name, None)
@@ -96,15 +96,15 @@ def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         known = ", ".join(model.name for model in client.search_registered_models()) or "none so far"
-        raise ConfigError(f"there is no registered model {name!r}", f"one of MLflow's: {known}") from None
+        raise ConfigError(f"the registered model {name!r} does not exist", f"a model in MLflow: {known}") from None
     champions = seen.history.champions
     if not champions:
-        raise ConfigError(f"{name} has no champion", "two champions, to go back to the first")
+        raise ConfigError(f"{name} has no champion", "a champion and a previous one to go back to")
     if len(champions) == 1:
         raise ConfigError(
-            f"the champion of {name}, version {champions[0]}, has none before it",
-            "a champion before the present one to go back to",
-            f"give another version the alias {ALIAS} in MLflow",
+            f"version {champions[0]} is the first champion of {name}",
+            "a previous champion to go back to",
+            f"to choose another version, give it the alias {ALIAS} in MLflow",
         )
     before, present = champions[-2:]
     client.set_model_version_tag(name, str(present), REASON_TAG, f"rolled back to version {before}")
@@ -113,7 +113,7 @@ def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
 
 
 def _align(client: MlflowClient, name: str) -> _Registry:
-    """Set the alias until it is the champion of what the registry holds; returns that."""
+    """Set the alias until it matches the champion of all versions, and return the contents of the registry."""
     while True:
         seen = _read(client, name)
         champion = seen.history.champions[-1]
@@ -129,14 +129,14 @@ def _read(client: MlflowClient, name: str) -> _Registry:
 
 
 def _history(versions: dict[int, ModelVersion], deciding: set[int]) -> History:
-    """The history in which only the versions `deciding` stood for decision."""
+    """The history in which only the versions `deciding` were candidates."""
     scores = {number: _score(version.tags) for number, version in versions.items() if number in deciding}
     choices = [choice for number, version in versions.items() for choice in _choices(number, version.tags)]
     return replay(scores, choices)
 
 
 def _score(tags: dict[str, str]) -> Score:
-    """A version that was registered by hand has no hIoU."""
+    """The score of a version. Versions that a user registered have no hIoU."""
     hiou = float(tags[HIOU_TAG]) if HIOU_TAG in tags else None
     return Score(hiou, tags.get(EVALUATION_TAG, ""), float(tags.get(MARGIN_TAG, "0")))
 
@@ -152,7 +152,7 @@ def _choose(client: MlflowClient, name: str, version: int, after: int) -> None:
 
 
 def _note_choice_by_hand(client: MlflowClient, name: str, own: int | None) -> None:
-    """Take an alias that no run has set into the history, unless a run may be about to set it.
+    """Record an alias that no run has set as a choice, unless a run may be about to set it.
 
     Args:
         own: the version that the calling run is about to settle.

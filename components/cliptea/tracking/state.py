@@ -1,8 +1,7 @@
-"""The state of a pipeline run in MLflow, from its first step to its end, whoever tells of it.
+"""The state of a pipeline run in MLflow, from its first step to its end.
 
-Every step that is at work leaves a heartbeat on the run. A run that is shown as RUNNING and has had none for long was
-cancelled or killed without a word, and is closed by whoever looks next (`sweep`). Should it be at work after all, its
-next heartbeat opens it again.
+Every active step sends heartbeats to the run. A run that is shown as RUNNING without a recent heartbeat was cancelled
+or killed, and the next `sweep` closes it. If it is still active, its next heartbeat opens it again.
 """
 
 from __future__ import annotations
@@ -139,7 +138,7 @@ def _close_variants(client: MlflowClient, run: Run, end: End, reason: str) -> li
     closed = []
     for child in list(_every(client, run.info.experiment_id, at_work)):
         if end != "FINISHED":
-            _explain(client, child.info.run_id, "KILLED", f"the pipeline run ended before this was done: {reason}")
+            _explain(client, child.info.run_id, "KILLED", f"the pipeline run ended before this finished: {reason}")
         client.set_terminated(child.info.run_id, "FINISHED" if end == "FINISHED" else "KILLED")
         closed.append(child.info.run_name or child.info.run_id)
     return closed
@@ -188,7 +187,7 @@ def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None)
         silence = min([_silence(listed), *(time.time() - status.updated for status in statuses)])
         if said == "RUNNING" or silence < (SILENCE_SECONDS if said is None else QUIET_SECONDS):
             continue
-        why = "Pipelines says that it is over" if said else f"no sign of life for {_rough(silence)}"
+        why = "Pipelines reports that it has ended" if said else f"no heartbeat for {_rough(silence)}"
         end, reason = _verdict(said, statuses, why)
         with suppress(MlflowException):  # somebody else has deleted it meanwhile
             run = client.get_run(listed.info.run_id)
@@ -220,7 +219,7 @@ def _verdict(said: End | None, statuses: list[StepStatus], why: str) -> tuple[En
         return "FINISHED", ""
     if failed := [status for status in statuses if status.state == "failed"]:
         return "FAILED", failed[0].who
-    return ("FAILED", why) if said == "FAILED" else ("KILLED", f"cancelled, or killed with all its steps: {why}")
+    return ("FAILED", why) if said == "FAILED" else ("KILLED", f"cancelled, or killed together with its steps: {why}")
 
 
 def _close_orphans(client: MlflowClient) -> list[str]:

@@ -52,7 +52,7 @@ class Run(BaseModel):
 
 def load(preset, overrides):
     if preset == "unknown":
-        raise ConfigError("there is no preset 'unknown'")
+        raise ConfigError("the preset 'unknown' does not exist")
 
 
 def store() -> Path:

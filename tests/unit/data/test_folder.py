@@ -73,7 +73,7 @@ def test_ids_may_start_at_one(root):
     with pytest.raises(ClipteaError) as caught:
         folder(root).check("train")
     assert "label ids 3; expected 0 to 2 (the 3 classes of classes.json) or 255; " in str(caught.value)
-    assert 'if the ids start at 1 and 0 is no class, "first_id": 1' in str(caught.value)
+    assert 'if the ids start at 1 and 0 is not a class, add "first_id": 1' in str(caught.value)
     before = folder(root).digest()
     (root / "classes.json").write_text(json.dumps({"classes": CLASSES, "unseen": ["tree"], "first_id": 1}))
     np.testing.assert_array_equal(folder(root).read("train", "a").labels, np.where(labels, labels - 1, 255))
@@ -174,7 +174,7 @@ def test_a_spoilt_sample_is_one_line_with_its_file(root, spoil, says):
 def test_a_spoilt_folder_is_one_line(root, tmp_path):
     for path in (root / "images/val").iterdir():
         path.unlink()
-    with pytest.raises(ClipteaError, match="no image"):
+    with pytest.raises(ClipteaError, match="contains no images"):
         folder(root).ids("val")
     (root / "classes.json").write_text("{")
     with pytest.raises(ClipteaError, match=r"classes\.json"):
@@ -182,5 +182,5 @@ def test_a_spoilt_folder_is_one_line(root, tmp_path):
     (root / "classes.json").unlink()
     with pytest.raises(ClipteaError, match=r"classes\.json is missing"):
         _ = folder(root).catalogue
-    with pytest.raises(ClipteaError, match="no folder"):
+    with pytest.raises(ClipteaError, match="is not a folder"):
         folder(tmp_path / "nowhere")

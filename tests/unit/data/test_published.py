@@ -79,7 +79,7 @@ def test_shards_hold_the_labels_of_an_independent_table(case, tmp_path, monkeypa
         assert (counts["images"], counts["unlabelled_pixels"]) == (len(labels), pixels[255])
     assert not set(np.unique(np.concatenate(found["train"]))) & set(unseen)
     assert set(np.unique(np.concatenate(found["val"]))) == {*range(len(facts(name).classes)), 255}
-    assert sum("do not compare with published ones" in problem for problem in made.info["problems"]) == 2
+    assert sum("cannot be compared with published ones" in problem for problem in made.info["problems"]) == 2
 
 
 @pytest.mark.parametrize("writer", [voc12, coco_stuff164k, pascal_context])
@@ -115,7 +115,7 @@ def test_a_root_without_the_data_set_says_where_it_looked(tmp_path):
     for folder in ("", "/VOC2012", "/VOCdevkit/VOC2012"):
         assert f"{tmp_path}{folder}/ImageSets/Segmentation" in str(caught.value)
     assert list(tmp_path.iterdir()) == [tmp_path / "VOC2012"]
-    with pytest.raises(DataError, match="is no folder; expected the folder of PASCAL VOC 2012"):
+    with pytest.raises(DataError, match="is not a folder; expected the folder of PASCAL VOC 2012"):
         opened(voc12, tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
     with pytest.raises(DataError, match=r"data\.root is not set"):
@@ -136,7 +136,9 @@ def test_voc_trains_on_the_list_that_is_asked_for(tmp_path):
     assert opened(voc12, tmp_path).ids("train") == sorted(drawn["train"])
     (tmp_path / "coco").mkdir()
     coco_stuff164k(tmp_path / "coco")
-    with pytest.raises(ClipteaError, match=r"no list data\.train_list=trainaug; expected one of train, val"):
+    with pytest.raises(
+        ClipteaError, match=r"data\.train_list=trainaug does not exist for .*; expected one of train, val"
+    ):
         opened(coco_stuff164k, tmp_path / "coco", train_list="trainaug").ids("train")
 
 

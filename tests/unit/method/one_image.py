@@ -79,7 +79,7 @@ def cosines(centres):
 
 
 def naive_fuse(centres, threshold):
-    """A literal reading of method.md 5.4."""
+    """A literal implementation of Algorithm 1 with the changes in docs/method.md."""
     similarity, alive, emitted = cosines(centres), set(range(len(centres))), []
     while True:
         best, first = -np.inf, None

@@ -1,4 +1,4 @@
-"""Mask fusion against a literal reading of method.md 5.4."""
+"""Mask fusion against a literal implementation of Algorithm 1 with the changes in docs/method.md."""
 
 import numpy as np
 import pytest

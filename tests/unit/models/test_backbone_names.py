@@ -41,8 +41,8 @@ def test_the_names_read_from_timm_are_those_that_timm_lists():
     [
         ("timm:resnet5", "resnet50"),
         ("timm:", "timm has no encoder ''"),
-        ("no_such_package.networks:make", "no module no_such_package"),
-        ("json.no_such_module:make", "no module json.no_such_module"),
+        ("no_such_package.networks:make", "the module no_such_package"),
+        ("json.no_such_module:make", "the module json.no_such_module"),
         ("json:", "package.module:function"),
         ("segnext", "timm:NAME or package.module:function"),
     ],
@@ -78,7 +78,7 @@ def test_a_folder_with_the_name_of_the_usual_weights_is_not_taken_for_them(tmp_p
 def test_weights_that_a_backbone_cannot_have_are_one_line(name, pretrained):
     with pytest.raises(ConfigError) as error:
         licence(name, pretrained)
-    assert f"student.pretrained={pretrained} with the backbone {name}" in one_line(error)
+    assert f"student.pretrained={pretrained} does not apply to the backbone {name}" in one_line(error)
 
 
 def test_a_tag_that_timm_does_not_know_names_those_that_it_does():
@@ -124,7 +124,7 @@ def test_any_encoder_of_timm_can_be_a_backbone(size):
     ("name", "words"),
     [
         ("timm:vit_tiny_patch16_224", "strides 4, 8, 16 and 32"),  # one stride
-        ("timm:hiera_tiny_224", "refuses images of 96x160"),  # one size
+        ("timm:hiera_tiny_224", "rejects images of 96x160"),  # one size
     ],
 )
 def test_an_encoder_without_a_pyramid_for_any_size_is_one_line(name, words):

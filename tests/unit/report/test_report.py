@@ -167,13 +167,13 @@ def test_loss_charts_have_one_axis(context):
 
 def test_conclusions_are_computed(page):
     text = page.text["conclusions"]
-    assert "On hIoU, lower than full: no_pseudo, seen_only." in text
+    assert "hIoU is lower than full: no_pseudo, seen_only." in text
     assert "lower than full: no_ce, no_cls_token" in text
     rows = page.rows["conclusions"]
     token = next(row for row in rows if row[0] == "no_cls_token")
     assert token[2] == "lower"
     assert token[-2:] == ["lower", "same sign"]
-    assert "only the sign of a difference is compared" in text
+    assert "only the signs of differences are compared" in text
     assert "45.4" not in text  # the paper's value
 
 
@@ -186,8 +186,8 @@ def test_one_seed_concludes_nothing():
 
 def test_a_stand_in_teacher_concludes_nothing_and_says_so_first():
     page = Page(build_report(make(stand_in=True, dataset="pascal_context")))
-    assert "the numbers on this page mean nothing" in page.text["header"]
-    assert "Nothing: the teacher is a stand-in." in page.text["conclusions"]
+    assert "the numbers on this page are meaningless" in page.text["header"]
+    assert "No conclusions: the teacher is a stand-in." in page.text["conclusions"]
     assert "conclusions" not in page.rows
     assert not [a for a in page.all("td") if "best" in a.get("class", "")]
 
@@ -197,8 +197,8 @@ def test_on_the_paper_s_own_set_values_stand_side_by_side(seeds):
     page = Page(build_report(make(seeds=seeds, dataset="pascal_context")))
     row = next(row for row in page.rows["conclusions"] if row[0] == "no_ce" and len(row) == 9)
     assert row[2].startswith("38.4 (+")
-    assert "only the sign" not in page.text["conclusions"]
-    assert "protocol is another one" not in page.text["conclusions"]
+    assert "only the signs" not in page.text["conclusions"]
+    assert "uses a different protocol" not in page.text["conclusions"]
 
 
 def test_another_protocol_is_named_in_place_of_the_paper_s_values():
@@ -213,8 +213,8 @@ def test_facts_warnings_and_settings_are_there(page):
     for part in ("mlflow ui --backend-store-uri", "0af7651916cd", "b1946ac92492", "torch 2.15.0", "train.lr"):
         assert part in text
     assert "3 images have no labelled pixel." in page.text["header"]
-    assert "fixed beforehand at 0 " in page.text["gamma"]
-    assert "never chosen on these" in page.text["gamma"]
+    assert "fixed in advance at 0 " in page.text["gamma"]
+    assert "was not tuned on these" in page.text["gamma"]
 
 
 HOSTILE = [
@@ -255,7 +255,7 @@ def test_a_run_without_pictures_or_rows_still_has_every_section():
     assert [a["id"] for a in page.all("section")] == SECTIONS
     for section, said in (
         ("results", "No variant was evaluated"),
-        ("gamma", "No sweep"),
+        ("gamma", "Other values of gamma were not evaluated"),
         ("predictions", "No predictions"),
         ("attention", "No attention maps"),
         ("regions", "No region maps"),

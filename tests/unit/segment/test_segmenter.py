@@ -54,7 +54,7 @@ def test_some_of_the_classes_keep_their_embeddings_and_gamma(model):
 
 
 def test_a_class_that_the_model_does_not_know_is_named(model):
-    with pytest.raises(ConfigError, match="does not know 'sofa', 'dog'; expected names out of sky, grass, cow, zebra"):
+    with pytest.raises(ConfigError, match="does not know 'sofa', 'dog'; expected names from sky, grass, cow, zebra"):
         model.known(["sky", "sofa", "dog"])
 
 
@@ -67,5 +67,5 @@ def test_a_damaged_model_is_one_line(model_folder, tmp_path, name, content):
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
-    with pytest.raises(StorageError, match="holds no model of this program"):
+    with pytest.raises(StorageError, match="does not hold a cliptea model"):
         open_segmenter(folder)

@@ -155,7 +155,7 @@ def patches(scale=1.0):
 def test_a_file_that_computes_something_else_is_not_put_in_place(tmp_path):
     model = made("demo_fpn")
     model.student = Exported(patches(), patches(1.01))
-    with pytest.raises(NotExported, match=r"logits by .*masks on"):
+    with pytest.raises(NotExported, match=r"logits by .*masks in"):
         export_onnx(model, tmp_path / "student.onnx", (32, 64))
     assert list(tmp_path.iterdir()) == []
 

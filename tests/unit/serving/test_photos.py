@@ -71,7 +71,7 @@ def test_bad_images_are_one_line_each(tmp_path, monkeypatch):
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
     for name in ("cut.jpg", "text.png", "empty.png"):
-        with pytest.raises(DataError, match=f"cannot decode the image .*{name}.*expected a whole JPEG"):
+        with pytest.raises(DataError, match=f"cannot decode the image .*{name}.*expected a complete JPEG"):
             read_image(tmp_path / name)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match="decompression bomb"):
@@ -96,7 +96,7 @@ def test_results_of_different_images_have_different_names(tmp_path):
 
 
 def test_an_empty_folder_and_a_wrong_path_are_said(tmp_path):
-    with pytest.raises(DataError, match=r"holds no image; expected files of \.bmp, \.gif"):
+    with pytest.raises(DataError, match=r"contains no images; expected files of type \.bmp, \.gif"):
         find_images([tmp_path], tmp_path / "out")
-    with pytest.raises(DataError, match=r"there is no file or folder .*nowhere"):
+    with pytest.raises(DataError, match=r"the file or folder .*nowhere does not exist"):
         find_images([tmp_path / "nowhere"], tmp_path / "out")

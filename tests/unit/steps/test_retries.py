@@ -46,7 +46,7 @@ def test_waits_grow_and_are_told(slept, four, capfd):
     assert slept == [30, 60, 100, 100]
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 4
-    assert "warning: partners have gone; trying again in 30 s, 4 time(s) at most" in said[0]
+    assert "warning: partners have gone; trying again in 30 s, 4 retries left" in said[0]
 
 
 def test_the_last_failure_is_the_steps(slept, four):

@@ -101,7 +101,7 @@ def test_a_crop_that_the_patches_do_not_fill_is_refused(folder):
 
 def test_a_folder_that_is_not_open_clips_is_one_line(tmp_path):
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(TeacherError, match=r"no folder of open_clip.*open_clip_config\.json"):
+    with pytest.raises(TeacherError, match=r"not an open_clip folder.*open_clip_config\.json"):
         load_teacher(str(tmp_path), "unused", CROP)
 
 
@@ -113,10 +113,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"pool_type": "avg"}, "gives no CLS and patch tokens"),
-        ({"final_ln_after_pool": True}, "gives no CLS and patch tokens"),
-        ({"attentional_pool": True}, "gives no CLS and patch tokens"),
-        ({"layers": [1, 1, 1, 1], "width": 64}, "gives no CLS and patch tokens"),
+        ({"pool_type": "avg"}, "does not provide CLS and patch tokens"),
+        ({"final_ln_after_pool": True}, "does not provide CLS and patch tokens"),
+        ({"attentional_pool": True}, "does not provide CLS and patch tokens"),
+        ({"layers": [1, 1, 1, 1], "width": 64}, "does not provide CLS and patch tokens"),
         ({"colour": "red"}, "cannot build"),
     ],
 )

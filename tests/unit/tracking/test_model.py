@@ -127,7 +127,7 @@ def test_a_champion_is_fetched_by_its_alias(logged, folder):
         assert len(files) > 20
         assert all((found / file).read_bytes() == (folder / file).read_bytes() for file in files)
     with (
-        pytest.raises(StorageError, match="there is no model models:/world@challenger"),
+        pytest.raises(StorageError, match="the model models:/world@challenger does not exist"),
         fetch_model("models:/world@challenger"),
     ):
         pass

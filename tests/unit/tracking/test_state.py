@@ -44,11 +44,11 @@ def test_a_run_without_a_sign_of_life_is_closed_with_its_variants_and_the_reason
     silent(client, run, minutes=61)
     silent(client, alive, minutes=59)
     (line,) = sweep()
-    assert "closed as KILLED; no sign of life for 1 h 01 min" in line
+    assert "closed as KILLED; no heartbeat for 1 h 01 min" in line
     states = [status(client, one) for one in (run.tracking_run, open_one.run_id, done.run_id, alive.tracking_run)]
     assert states == ["KILLED", "KILLED", "FINISHED", "RUNNING"]
     for one in (run.tracking_run, open_one.run_id):
-        assert "no sign of life for 1 h 01 min" in client.get_run(one).data.tags["mlflow.note.content"]
+        assert "no heartbeat for 1 h 01 min" in client.get_run(one).data.tags["mlflow.note.content"]
     assert sweep() == []
 
 

@@ -214,7 +214,7 @@ def test_worse_tied_and_elsewhere_measured_models_stay_out_of_office(client):
         decisions.append(promote_best(run, compared([row(child, hiou)], evaluation)))
     assert [decision.promoted for decision in decisions] == [True, False, False, False]
     assert str(client.get_model_version_by_alias("cliptea-smoke", "champion").version) == decisions[0].version
-    assert "hIoU 0.9000, and the champion's 0.5000 was measured on another evaluation set" in decisions[3].reason
+    assert "hIoU 0.9000, but the champion's 0.5000 was measured on another evaluation set" in decisions[3].reason
 
 
 def test_one_lucky_seed_does_not_choose_the_variant():

@@ -14,14 +14,17 @@ from PIL import Image
 
 from benchmarks.measure import Bench, environment
 from cliptea import settings
-from cliptea.config import TrainConfig
+from cliptea.config import Config, TrainConfig
 from cliptea.data.datasets import open_dataset
-from cliptea.data.split_shards import Splits, build_splits
-from cliptea.manifest import Manifest
+from cliptea.data.shard_sets import find_sharded
+from cliptea.data.split_shards import write_split
+from cliptea.manifest import Output, fingerprint, make_once
 from cliptea.run import Run, expand
+from cliptea.steps.split import Splits
+from cliptea.storage import open_store
 from cliptea.teacher.network import architecture
 
-__all__ = ["SHAPES", "Prepared", "device", "prepare", "weights"]
+__all__ = ["SHAPES", "Prepared", "device", "new_run", "prepare", "split", "weights"]
 
 CLASSES, UNSEEN = 20, 5  # as VOC's
 WIDTH, HEIGHT = 500, 375  # as VOC's photos
@@ -37,7 +40,7 @@ class Prepared(NamedTuple):
     """A run whose images are in shards. The store is the one that CLIPTEA_STORE must name."""
 
     run: Run
-    split: Manifest
+    splits: Splits
     store: str
 
 
@@ -87,7 +90,13 @@ def prepare(bench: Bench, images: int, *overrides: str) -> Prepared:
             *overrides,
         ],
     )
-    run = Run(
+    with environment(CLIPTEA_STORE=store):
+        return Prepared(new_run(config), split(config), store)
+
+
+def new_run(config: Config) -> Run:
+    """A run of the first variant; MLflow has none for it."""
+    return Run(
         config=config,
         data_digest=open_dataset(config.data).digest(),
         fingerprint="bench",
@@ -95,8 +104,16 @@ def prepare(bench: Bench, images: int, *overrides: str) -> Prepared:
         tracking_run="",
         variants=expand(config)[:1],
     )
-    with environment(CLIPTEA_STORE=store):
-        return Prepared(run, Splits.model_validate(build_splits(run)).own, store)
+
+
+def split(config: Config) -> Splits:
+    """Shards in the store that CLIPTEA_STORE names, as the split step makes them; nothing is logged to MLflow."""
+    store = open_store()
+    output = Output("split", fingerprint("split", data=open_dataset(config.data).digest()))
+    own = make_once(
+        store, output, lambda: write_split(store, config.data, output.prefix, ["train", "val"]), find_sharded
+    )
+    return Splits(own=own)
 
 
 def _photos(root: Path, images: int) -> None:

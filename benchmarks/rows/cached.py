@@ -14,17 +14,18 @@ from torch import Tensor
 
 from benchmarks.measure import Bench, Row, environment, interleaved
 from benchmarks.world import Prepared, device, prepare
+from cliptea.config import Config
 from cliptea.data.records import read_view
 from cliptea.data.shards import ShardReader
 from cliptea.method.plm import ignored_tokens
 from cliptea.method.regions import region_maps
 from cliptea.models.backbones import STUDENTS
 from cliptea.settings import apply_delta
-from cliptea.teacher.build import build_cache
-from cliptea.teacher.cache import TeacherCache
+from cliptea.steps.teacher import TeacherCache, publish_cache
+from cliptea.steps.train import training_data
+from cliptea.storage import open_store
 from cliptea.teacher.clip import Teacher, open_teacher
 from cliptea.training.batches import batches
-from cliptea.training.loop import seen_text
 from cliptea.training.trainer import Trainer
 
 IMAGES = 6
@@ -37,7 +38,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     prepared = prepare(bench, 64 if gpu else IMAGES, f"train.batch_size={batch}", f"teacher.batch_size={batch}")
     everything = [name for name in STUDENTS if name != "demo_fpn"]
     with environment(CLIPTEA_STORE=prepared.store):
-        cache = TeacherCache.model_validate(build_cache(prepared.run, {"own": prepared.split.model_dump()}))
+        cache = publish_cache(prepared.run, prepared.splits)
         teacher = open_teacher(str(bench.folder / "clip"), prepared.run.config.teacher)
         for backbone in ["demo_fpn"] if bench.quick else everything if gpu or bench.long else ["segformer_b0"]:
             yield _measure(bench, prepared, cache, teacher, backbone, batch)
@@ -50,10 +51,11 @@ def _measure(bench: Bench, prepared: Prepared, cache: TeacherCache, teacher: Tea
     where = torch.device(device())
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    trainer = Trainer(config, seen_text(_store(prepared), prepared.split, cache, config.data.dataset), 0)
-    shown = iter(batches(config, prepared.split, cache, 0))
+    data, text_SD = training_data(open_store(), config, prepared.splits, cache)
+    trainer = Trainer(config, text_SD, 0)
+    shown = batches(config, data, 0)
     held = next(shown).to(where)
-    views = _views(prepared, batch).to(where)
+    views = _views(config, data.images, batch).to(where)
     settings = config.method.clustering
 
     def teach() -> tuple[Tensor, Tensor]:
@@ -106,14 +108,7 @@ def _measure(bench: Bench, prepared: Prepared, cache: TeacherCache, teacher: Tea
     )
 
 
-def _store(prepared: Prepared):
-    from cliptea.storage import open_store
-
-    return open_store(prepared.store)
-
-
-def _views(prepared: Prepared, number: int) -> Tensor:
+def _views(config: Config, images: ShardReader, number: int) -> Tensor:
     """(number, 3, C, C) uint8."""
-    config, reader = prepared.run.config, ShardReader(_store(prepared), prepared.split.objects, "train")
-    cut = [read_view(reader, place, 0, config.teacher, config.data.seed) for place in range(number)]
+    cut = [read_view(images, place, 0, config.teacher, config.data.seed) for place in range(number)]
     return torch.stack([torch.from_numpy(view.image) for view in cut]).permute(0, 3, 1, 2)

@@ -9,12 +9,11 @@ from statistics import median
 from benchmarks.measure import Bench, Row, environment
 from benchmarks.world import device, prepare
 from cliptea.settings import apply_delta
+from cliptea.steps.teacher import publish_cache
+from cliptea.steps.train import training_data
 from cliptea.storage import open_store
-from cliptea.teacher.build import build_cache
-from cliptea.teacher.cache import TeacherCache
 from cliptea.training.batches import batches
 from cliptea.training.history import History
-from cliptea.training.loop import seen_text
 from cliptea.training.trainer import Trainer
 
 PART = 5  # iterations of a measurement
@@ -29,9 +28,10 @@ def measure(bench: Bench) -> Iterator[Row]:
     delta = {"student": {"backbone": "segformer_b0"}, "train": {"iterations": 2 + part * bench.repeats}}
     config = apply_delta(prepared.run.config, delta)
     with environment(CLIPTEA_STORE=prepared.store):
-        cache = TeacherCache.model_validate(build_cache(prepared.run, {"own": prepared.split.model_dump()}))
-        trainer = Trainer(config, seen_text(open_store(), prepared.split, cache, config.data.dataset), 0)
-        shown = iter(batches(config, prepared.split, cache, 0))
+        cache = publish_cache(prepared.run, prepared.splits)
+        data, text_SD = training_data(open_store(), config, prepared.splits, cache)
+        trainer = Trainer(config, text_SD, 0)
+        shown = batches(config, data, 0)
         for first in islice(shown, 2):
             trainer.step(first)
         waits, steps = [], []

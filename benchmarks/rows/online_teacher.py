@@ -12,33 +12,34 @@ from collections.abc import Iterator
 from statistics import mean, stdev
 
 import numpy as np
+import safetensors.torch
 import torch
-from cliptea.evaluation.evaluate import evaluation_tasks
-from cliptea.teacher.build import build_cache
-from cliptea.teacher.cache import TeacherCache
 
 from benchmarks.measure import Bench, Row, environment
-from cliptea import settings
-from cliptea.config import ClusteringConfig
-from cliptea.data.datasets import open_dataset
+from benchmarks.world import new_run, split
+from cliptea import device, settings
+from cliptea.config import ClusteringConfig, Config
 from cliptea.data.records import read_array, read_view, record_name
 from cliptea.data.shard_sets import put_top_index
 from cliptea.data.shard_writer import ShardWriter
 from cliptea.data.shards import ShardReader
-from cliptea.data.split_shards import Splits, build_splits
 from cliptea.evaluation.scoring import score_student
-from cliptea.manifest import Manifest
+from cliptea.manifest import Manifest, Output, read_object
 from cliptea.method.plm import ignored_tokens
 from cliptea.method.regions import region_maps
-from cliptea.run import Run, expand
+from cliptea.segment.segmenter import load_student
+from cliptea.steps.evaluate import EvaluationTask, evaluation_tasks
+from cliptea.steps.teacher import TeacherCache, publish_cache
+from cliptea.steps.train import training_data
 from cliptea.storage import Store, open_store
 from cliptea.teacher.clip import open_teacher
 from cliptea.teacher.demo_clip import teacher_weights
+from cliptea.teacher.outputs import SHARDS
+from cliptea.teacher.stored_text import load_text
 from cliptea.training.loop import train_student
 
 SEEDS = 3
 BATCH = 5  # views of the second side's passes
-KINDS = {"tokens": "cls", "regions": "regions"}  # kind -> name of the shard set
 WORLD = [
     "data.world.train_scenes=200",
     "data.world.val_scenes=60",
@@ -55,26 +56,16 @@ def measure(bench: Bench) -> Iterator[Row]:
     config = settings.load(*(("smoke", []) if bench.quick else ("demo", WORLD)))
     config = settings.apply_delta(config, {"variants": ["baselines/full"]})
     with environment(CLIPTEA_STORE=(bench.folder / "online").as_uri()):
-        store, digest = open_store(), open_dataset(config.data).digest()
-        run = Run(
-            config=config,
-            data_digest=digest,
-            fingerprint="bench",
-            job_id="bench",
-            tracking_run="",
-            variants=expand(config),
-        )
-        splits = Splits.model_validate(build_splits(run))
-        stored = TeacherCache.model_validate(build_cache(run, splits.model_dump()))
-        fresh = _fresh(store, run, splits.own, stored)
+        store, splits = open_store(), split(config)
+        stored = publish_cache(new_run(config), splits)
+        fresh = _fresh(store, config, splits.own, stored)
         hious: dict[str, list[float]] = {"stored": [], "fresh": []}
         for seed in range(SEEDS):
             for side, cache in (("stored", stored), ("fresh", fresh)):
-                fp = f"{side}{seed}"
-                model = train_student(store, f"train/{fp}", config, seed, splits.own, cache, lambda curves: None)
-                task = evaluation_tasks(config, splits, cache)[0]
-                scored = score_student(store, f"evaluate/{fp}", config, task, cache, model)
-                hious[side].append(scored.info["scores"]["hiou"])
+                learnt = training_data(store, config, splits, cache)
+                output = Output("train", f"{side}{seed}")
+                model = train_student(store, output, config, seed, *learnt, lambda curves: None)
+                hious[side].append(_hiou(store, config, evaluation_tasks(config, splits, cache)[0], model))
         other = _differing(store, stored, fresh)
     spread = stdev(hious["stored"])
     yield Row(
@@ -88,12 +79,23 @@ def measure(bench: Bench) -> Iterator[Row]:
     )
 
 
-def _fresh(store: Store, run: Run, split: Manifest, stored: TeacherCache) -> TeacherCache:
+def _hiou(store: Store, config: Config, task: EvaluationTask, model: Manifest) -> float:
+    weights = safetensors.torch.load(read_object(store, model.objects["model.safetensors"]))
+    student = load_student(model.info["backbone"], model.info["dim"], weights).to(device.best())
+    reader, text_ND = ShardReader(store, task.split.objects, "val"), load_text(store, task.text)
+    evaluation = config.evaluation.model_copy(update={"gamma": task.gamma})
+    scored, _ = score_student(student, reader, task.catalogue, text_ND, evaluation, task.label)
+    assert scored.scores.hiou is not None  # the demo's val images show every class
+    return scored.scores.hiou
+
+
+def _fresh(store: Store, config: Config, own: Manifest, stored: TeacherCache) -> TeacherCache:
     """Tokens and region maps of a pass without the cache's batches and float16."""
-    config, images = run.config, ShardReader(store, split.objects, "train")
+    images = ShardReader(store, own.objects, "train")
     teacher, views = open_teacher(teacher_weights(store, config), config.teacher), config.teacher.views
     places = [divmod(record, views) for record in range(len(images) * views)]
-    writers = {name: ShardWriter(store, f"{kind}/fresh/{name}", 64 << 20) for kind, name in KINDS.items()}
+    folders = {kind: f"{kind}/fresh/{SHARDS[kind]}" for kind in ("tokens", "regions")}
+    writers = {kind: ShardWriter(store, folder, 64 << 20) for kind, folder in folders.items()}
     for start in range(0, len(places), BATCH):
         batch = places[start : start + BATCH]
         cut = [read_view(images, image, number, config.teacher, config.data.seed) for image, number in batch]
@@ -103,14 +105,13 @@ def _fresh(store: Store, run: Run, split: Manifest, stored: TeacherCache) -> Tea
         ignored_Bgg = ignored_tokens(labels_BCC.to(valid_BCC.device), valid_BCC, teacher.grid)
         regions_Bgg = _regions(dense_BDgg, ignored_Bgg, config.method.clustering)
         for row, (image, number) in enumerate(batch):
-            for name, tensor in (("cls", cls_BD), ("regions", regions_Bgg)):
+            for kind, tensor in (("tokens", cls_BD), ("regions", regions_Bgg)):
                 buffer = io.BytesIO()
                 np.save(buffer, tensor[row].cpu().numpy(), allow_pickle=False)
-                writers[name].add(record_name(images.name(image), number), {"npy": buffer.getvalue()})
+                writers[kind].add(record_name(images.name(image), number), {"npy": buffer.getvalue()})
     made = {
-        kind: Manifest(kind=kind, fingerprint="fresh", objects=put_top_index(store, f"{kind}/fresh/{name}", shards))
-        for kind, name in KINDS.items()
-        for shards in [writers[name].close()]
+        kind: Manifest(kind=kind, fingerprint="fresh", objects=put_top_index(store, folder, writers[kind].close()))
+        for kind, folder in folders.items()
     }
     tokens = made["tokens"].model_copy(update={"info": stored.tokens.info})
     return stored.model_copy(update={"tokens": tokens, "regions": dict.fromkeys(stored.regions, made["regions"])})

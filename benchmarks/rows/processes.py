@@ -6,18 +6,14 @@ import os
 from collections.abc import Iterator
 from statistics import median
 
-from cliptea.teacher.build import build_cache
-from cliptea.teacher.cache import TeacherCache
-from cliptea.training.train import KIND, train_fingerprint
-
 from benchmarks.measure import Bench, Row, environment
+from benchmarks.world import new_run, split
 from cliptea import settings
-from cliptea.data.datasets import open_dataset
-from cliptea.data.split_shards import Splits, build_splits
-from cliptea.manifest import Output, find
-from cliptea.run import Run, expand
+from cliptea.manifest import find
+from cliptea.steps.teacher import publish_cache
+from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, model_output
 from cliptea.storage import open_store
-from cliptea.training.torchrun import Inputs, launch
+from cliptea.training.torchrun import start
 
 ITERATIONS = 60
 
@@ -44,7 +40,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     )
 
 
-def _inputs(iterations: int) -> Inputs:
+def _inputs(iterations: int) -> TrainInputs:
     from cliptea.tracking.runs import open_parent
 
     config = settings.load(
@@ -57,23 +53,18 @@ def _inputs(iterations: int) -> Inputs:
             f"train.log_every={iterations}",
         ],
     )
-    variants = expand(config)
-    digest = open_dataset(config.data).digest()
-    run = Run(
-        config=config, data_digest=digest, fingerprint="f", job_id="j", tracking_run="", variants=variants
-    )  # fmt: skip
+    run, splits = new_run(config), split(config)
     run = run.model_copy(update={"tracking_run": open_parent(run)})
-    splits = build_splits(run)
-    cache = TeacherCache.model_validate(build_cache(run, splits))
-    return Inputs(run=run, variant=variants[0], splits=Splits.model_validate(splits), teacher=cache)
+    return TrainInputs(run=run, variant=run.variants[0], splits=splits, teacher=publish_cache(run, splits))
 
 
-def _rate(inputs: Inputs, processes: int, seed: int) -> float:
+def _rate(inputs: TrainInputs, processes: int, seed: int) -> float:
     config = settings.apply_delta(inputs.variant.config, {"train": {"processes": processes}})
     variant = inputs.variant.model_copy(update={"seed": seed, "label": f"seed {seed}", "config": config})
-    fp = train_fingerprint(config, seed, inputs.splits.own, inputs.teacher)
+    inputs, store = inputs.model_copy(update={"variant": variant}), open_store()
+    store.put(inputs.key, inputs.model_dump_json().encode())
     with environment(CLIPTEA_THREADS=str(processes)):  # which are divided among them
-        launch(open_store(), f"{KIND}/{fp}", inputs.model_copy(update={"variant": variant}))
-    done = find(open_store(), Output(KIND, fp))
+        start(TRAIN_PROCESS, inputs.key, processes)  # one is started, too, where `train_variant` would train in here
+    done = find(store, model_output(inputs))
     assert done is not None
     return done.info["images_per_second"]

@@ -13,8 +13,8 @@ from cliptea.config import ClusteringConfig
 from cliptea.manifest import Output
 from cliptea.storage import open_store
 from cliptea.teacher.blocks import BlockMaker, Job
-from cliptea.teacher.cache import ViewOutput
 from cliptea.teacher.clip import open_teacher
+from cliptea.teacher.outputs import ViewOutput
 
 VIEWS = 4  # on a CPU, one at a time
 
@@ -25,9 +25,8 @@ def measure(bench: Bench) -> Iterator[Row]:
     views, batch = (512, 32) if where.type == "cuda" else (VIEWS, 2 if bench.quick else 1)
     prepared = prepare(bench, views, f"teacher.batch_size={batch}")
     with environment(CLIPTEA_STORE=prepared.store):
-        store = open_store()
-        teacher = open_teacher(str(weights(bench)), prepared.run.config.teacher)
-        side = prepared.run.config.teacher.crop
+        store, config, images = open_store(), prepared.run.config, prepared.splits.own
+        teacher, side = open_teacher(str(weights(bench)), config.teacher), config.teacher.crop
         pixels = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=where)
         valid = torch.ones(batch, side, side, dtype=torch.bool, device=where)
         normal = (pixels.float() / 255 - teacher.mean) / teacher.std
@@ -45,7 +44,8 @@ def measure(bench: Bench) -> Iterator[Row]:
                 ViewOutput(Output(kind, f"bench{number}"), ClusteringConfig() if kind == "regions" else None)
                 for kind in ("tokens", "dense", "regions")
             )
-            makers.append(BlockMaker(Job(store, prepared.run, prepared.split, outputs, None, str(weights(bench)))))
+            job = Job(store, config, images.objects, images.fingerprint, outputs, None, str(weights(bench)))
+            makers.append(BlockMaker(job))
             makers[-1].__dict__["_teacher"] = teacher  # loaded once, as for many blocks
         waiting = iter(makers)
 

@@ -11,16 +11,16 @@ import time
 
 import psutil
 import pytest
-from cliptea.teacher.build import build_cache
-from cliptea.training.train import train_fingerprint, train_variant
 
 from cliptea import settings
-from cliptea.data.split_shards import build_splits
 from cliptea.errors import StorageError
 from cliptea.manifest import Manifest, read_object
 from cliptea.run import Run, expand
+from cliptea.steps.split import split_data
+from cliptea.steps.teacher import publish_cache
+from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, model_output, train_variant
 from cliptea.storage import open_store
-from cliptea.training.torchrun import Inputs, start
+from cliptea.training.torchrun import start
 
 pytestmark = pytest.mark.long
 ITERATIONS = 40
@@ -43,43 +43,31 @@ def inputs(tmp_path_factory):
         config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=variants
     )  # fmt: skip
     run = run.model_copy(update={"tracking_run": open_parent(run)})
-    splits = build_splits(run)
-    cache = build_cache(run, splits)
-    yield Inputs.model_validate({"run": run, "variant": variants[0], "splits": splits, "teacher": cache})
+    splits = split_data(run)
+    yield TrainInputs(run=run, variant=variants[0], splits=splits, teacher=publish_cache(run, splits))
     patch.undo()
 
 
-def prefix(inputs: Inputs) -> str:
-    config = inputs.variant.config
-    return f"train/{train_fingerprint(config, inputs.variant.seed, inputs.splits.own, inputs.teacher)}"
-
-
-def with_seed(inputs: Inputs, seed: int) -> Inputs:
+def with_seed(inputs: TrainInputs, seed: int) -> TrainInputs:
     variant = inputs.variant.model_copy(update={"seed": seed, "label": f"{inputs.variant.label} seed {seed}"})
     return inputs.model_copy(update={"variant": variant})
 
 
-def train(inputs: Inputs) -> Manifest:
-    dumped = (part.model_dump(mode="json") for part in (inputs.variant, inputs.splits, inputs.teacher))
-    return Manifest.model_validate(train_variant(inputs.run, *dumped))
-
-
-def begin(inputs: Inputs, *torchrun: str) -> subprocess.Popen:
-    store, key = open_store(), f"{prefix(inputs)}/inputs.json"
-    store.put(key, inputs.model_dump_json().encode())
-    command = [sys.executable, *torchrun, "-m", "cliptea.training", key]
+def begin(inputs: TrainInputs, *torchrun: str) -> subprocess.Popen:
+    open_store().put(inputs.key, inputs.model_dump_json().encode())
+    command = [sys.executable, *torchrun, "-m", TRAIN_PROCESS, inputs.key]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def forget(inputs: Inputs) -> None:
+def forget(inputs: TrainInputs) -> None:
     """Remove the model, so that it is trained anew."""
     store = open_store()
-    for entry in list(store.entries(prefix(inputs))):
+    for entry in list(store.entries(model_output(inputs).prefix)):
         store.delete(entry.key)
 
 
-def checkpoints(inputs: Inputs) -> list[int]:
-    names = [entry.key for entry in open_store().entries(f"{prefix(inputs)}/checkpoints")]
+def checkpoints(inputs: TrainInputs) -> list[int]:
+    names = [entry.key for entry in open_store().entries(f"{model_output(inputs).prefix}/checkpoints")]
     return [int(re.search(r"/(\d+)-", name)[1]) for name in names]
 
 
@@ -100,9 +88,9 @@ def digests(manifest: Manifest) -> list[str]:
 
 
 def test_the_step_starts_processes_and_goes_on_after_sigterm(inputs):
-    whole = train(inputs)
+    whole = train_variant(inputs)
     assert whole.info["processes"] == 2
-    assert whole.output.prefix == prefix(inputs)
+    assert whole.output == model_output(inputs)
     curves = json.loads(read_object(open_store(), whole.objects["history.json"]))
     assert curves[-1]["iteration"] == ITERATIONS
     forget(inputs)
@@ -119,14 +107,14 @@ def test_the_step_starts_processes_and_goes_on_after_sigterm(inputs):
     assert checkpoints(inputs)[-1] == stopped < ITERATIONS
     assert not any(psutil.pid_exists(member.pid) for member in family)
 
-    again = train(inputs)
+    again = train_variant(inputs)
     assert digests(again) == digests(whole)
     assert checkpoints(inputs) == []
 
 
 def test_a_killed_process_ends_the_others_and_the_next_training_goes_on(inputs):
     inputs = with_seed(inputs, 1)
-    whole = train(inputs)
+    whole = train_variant(inputs)
     forget(inputs)
     for rank in (0, 1):
         before = checkpoints(inputs)
@@ -137,7 +125,7 @@ def test_a_killed_process_ends_the_others_and_the_next_training_goes_on(inputs):
         _, said = process.communicate(timeout=120)
         assert process.returncode not in (0, 75), said
         assert not any(psutil.pid_exists(member.pid) for member in family)
-    assert digests(train(inputs)) == digests(whole)
+    assert digests(train_variant(inputs)) == digests(whole)
 
 
 def test_torchrun_as_a_cluster_starts_it(inputs, monkeypatch):
@@ -155,18 +143,18 @@ def test_torchrun_as_a_cluster_starts_it(inputs, monkeypatch):
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert "going on from the checkpoint at iteration" in said
-    assert train(inputs).info["processes"] == 1
+    assert train_variant(inputs).info["processes"] == 1
 
 
 def test_the_error_of_a_process_is_one_line(inputs):
     store, split = open_store(), inputs.splits.own
-    shards = [entry.key for entry in store.entries(f"{split.kind}/{split.fingerprint}") if entry.key.endswith(".tar")]
+    shards = [entry.key for entry in store.entries(split.output.prefix) if entry.key.endswith(".tar")]
     key = next(key for key in shards if "/train/" in key)
     data = store.get(key)
     store.put(key, bytes(len(data)))
     try:
         with pytest.raises(StorageError, match="damaged") as raised:
-            train(with_seed(inputs, 3))
+            train_variant(with_seed(inputs, 3))
     finally:
         store.put(key, data)
     assert "\n" not in str(raised.value)
@@ -174,4 +162,4 @@ def test_the_error_of_a_process_is_one_line(inputs):
 
 def test_missing_inputs_are_one_line(inputs):
     with pytest.raises(StorageError, match=r"nothing\.json is missing"):
-        start("train/nothing.json", 2)
+        start(TRAIN_PROCESS, "train/nothing.json", 2)

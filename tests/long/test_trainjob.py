@@ -13,23 +13,22 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cliptea.cluster.launch import launch_variant
-from cliptea.teacher.build import build_cache
-from cliptea.training.train import train_variant
 from cluster.fake_kubernetes import FakeKubernetes
 from cluster.lives import ended
 from cluster.quick_pace import Quick
 
 from cliptea import settings
-from cliptea.data.split_shards import build_splits
-from cliptea.manifest import Manifest
+from cliptea.cluster.settings import JobSettings, Passed
 from cliptea.run import Run, expand
+from cliptea.steps.launch import launch_variant
+from cliptea.steps.split import split_data
+from cliptea.steps.teacher import publish_cache
+from cliptea.steps.train import TrainInputs, train_variant
 from cliptea.storage import open_store
 from cliptea.tracking.runs import open_parent
 
 pytestmark = pytest.mark.long
 NODES, ITERATIONS = 2, 40
-PLACEMENT = dict.fromkeys(("affinity", "tolerations", "node_selector", "env", "volumes", "volume_mounts", "resources"))
 
 
 class Pods:
@@ -100,7 +99,7 @@ class Pods:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """Run, variant, splits and teacher of a student in a tiny world."""
+    """Of a student in a tiny world."""
     folder = tmp_path_factory.mktemp("world")
     patch = pytest.MonkeyPatch()
     patch.setenv("CLIPTEA_STORE", (folder / "store").as_uri())
@@ -117,8 +116,8 @@ def inputs(tmp_path_factory):
     variants = expand(config)
     run = Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=variants)
     run = run.model_copy(update={"tracking_run": open_parent(run)})
-    splits = build_splits(run)
-    yield run, variants[0].model_dump(mode="json"), splits, build_cache(run, splits)
+    splits = split_data(run)
+    yield TrainInputs(run=run, variant=variants[0], splits=splits, teacher=publish_cache(run, splits))
     patch.undo()
 
 
@@ -167,7 +166,7 @@ def test_two_nodes_are_disturbed_and_make_the_model_that_one_makes_undisturbed(
     (tmp_path / "kubeconfig").write_text(server.kubeconfig())
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     server.play = pods.play
-    made = launch_variant(*inputs, {"image": "i:1", "nodes": NODES}, PLACEMENT, Slow)
+    model = launch_variant(inputs, JobSettings(image="i:1", nodes=NODES), Passed(), Slow)
     server.close()
     said = capfd.readouterr().err
     assert server.wrong == []
@@ -177,11 +176,10 @@ def test_two_nodes_are_disturbed_and_make_the_model_that_one_makes_undisturbed(
     assert f"{words}; restarting from its last checkpoint" in said
     assert "going on from the checkpoint at iteration" in said  # in rank 0's log, passed on
 
-    model = Manifest.model_validate(made)
     assert model.info["processes"] == NODES
     for entry in list(open_store().entries("train")):
         open_store().delete(entry.key)
-    whole = Manifest.model_validate(train_variant(*inputs))
+    whole = train_variant(inputs)
     for name in ("model.safetensors", "history.json"):
         assert model.objects[name].sha256 == whole.objects[name].sha256
     for entry in list(open_store().entries("train")):

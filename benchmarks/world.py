@@ -16,15 +16,11 @@ from benchmarks.measure import Bench, environment
 from cliptea import settings
 from cliptea.config import Config, TrainConfig
 from cliptea.data.datasets import open_dataset
-from cliptea.data.shard_sets import find_sharded
-from cliptea.data.split_shards import write_split
-from cliptea.manifest import Output, fingerprint, make_once
 from cliptea.run import Run, expand
-from cliptea.steps.split import Splits
-from cliptea.storage import open_store
+from cliptea.steps.split import Splits, make_splits
 from cliptea.teacher.network import architecture
 
-__all__ = ["SHAPES", "Prepared", "device", "new_run", "prepare", "split", "weights"]
+__all__ = ["SHAPES", "Prepared", "device", "new_run", "prepare", "weights"]
 
 CLASSES, UNSEEN = 20, 5  # as VOC's
 WIDTH, HEIGHT = 500, 375  # as VOC's photos
@@ -91,7 +87,8 @@ def prepare(bench: Bench, images: int, *overrides: str) -> Prepared:
         ],
     )
     with environment(CLIPTEA_STORE=store):
-        return Prepared(new_run(config), split(config), store)
+        run = new_run(config)
+        return Prepared(run, make_splits(run), store)
 
 
 def new_run(config: Config) -> Run:
@@ -104,16 +101,6 @@ def new_run(config: Config) -> Run:
         tracking_run="",
         variants=expand(config)[:1],
     )
-
-
-def split(config: Config) -> Splits:
-    """Shards in the store that CLIPTEA_STORE names, as the split step makes them; nothing is logged to MLflow."""
-    store = open_store()
-    output = Output("split", fingerprint("split", data=open_dataset(config.data).digest()))
-    own = make_once(
-        store, output, lambda: write_split(store, config.data, output.prefix, ["train", "val"]), find_sharded
-    )
-    return Splits(own=own)
 
 
 def _photos(root: Path, images: int) -> None:

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from benchmarks.measure import Bench, Row, environment
-from benchmarks.world import new_run, split
+from benchmarks.world import new_run
 from cliptea import device, settings
 from cliptea.config import ClusteringConfig, Config
 from cliptea.data.records import read_array, read_view, record_name
@@ -29,6 +29,7 @@ from cliptea.method.plm import ignored_tokens
 from cliptea.method.regions import region_maps
 from cliptea.segment.segmenter import load_student
 from cliptea.steps.evaluate import EvaluationTask, evaluation_tasks
+from cliptea.steps.split import make_splits
 from cliptea.steps.teacher import TeacherCache, publish_cache
 from cliptea.steps.train import training_data
 from cliptea.storage import Store, open_store
@@ -56,8 +57,9 @@ def measure(bench: Bench) -> Iterator[Row]:
     config = settings.load(*(("smoke", []) if bench.quick else ("demo", WORLD)))
     config = settings.apply_delta(config, {"variants": ["baselines/full"]})
     with environment(CLIPTEA_STORE=(bench.folder / "online").as_uri()):
-        store, splits = open_store(), split(config)
-        stored = publish_cache(new_run(config), splits)
+        store, run = open_store(), new_run(config)
+        splits = make_splits(run)
+        stored = publish_cache(run, splits)
         fresh = _fresh(store, config, splits.own, stored)
         hious: dict[str, list[float]] = {"stored": [], "fresh": []}
         for seed in range(SEEDS):

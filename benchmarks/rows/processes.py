@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from statistics import median
 
 from benchmarks.measure import Bench, Row, environment
-from benchmarks.world import new_run, split
+from benchmarks.world import new_run
 from cliptea import settings
 from cliptea.manifest import find
+from cliptea.steps.split import make_splits
 from cliptea.steps.teacher import publish_cache
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, model_output
 from cliptea.storage import open_store
@@ -53,8 +54,9 @@ def _inputs(iterations: int) -> TrainInputs:
             f"train.log_every={iterations}",
         ],
     )
-    run, splits = new_run(config), split(config)
+    run = new_run(config)
     run = run.model_copy(update={"tracking_run": open_parent(run)})
+    splits = make_splits(run)
     return TrainInputs(run=run, variant=run.variants[0], splits=splits, teacher=publish_cache(run, splits))
 
 

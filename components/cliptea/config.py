@@ -187,9 +187,10 @@ class TrainConfig(Section):
         """
         parts = processes * self.accumulate
         if self.batch_size % parts:
+            among = named or f"{processes} processes"
             accumulate = f" and train.accumulate={self.accumulate}" if self.accumulate > 1 else ""
             raise ConfigError(
-                f"train.batch_size={self.batch_size} cannot be divided among {named or f'{processes} processes'}{accumulate}",
+                f"train.batch_size={self.batch_size} cannot be divided among {among}{accumulate}",
                 f"a multiple of {parts}",
                 f"change train.batch_size, or {setting}",
             )

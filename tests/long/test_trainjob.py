@@ -13,12 +13,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cliptea.cluster.settings import JobSettings, Passed
 from cluster.fake_kubernetes import FakeKubernetes
 from cluster.lives import ended
 from cluster.quick_pace import Quick
 
 from cliptea import settings
-from cliptea.cluster.settings import JobSettings, Passed
 from cliptea.run import Run, expand
 from cliptea.steps.launch import launch_variant
 from cliptea.steps.split import split_data

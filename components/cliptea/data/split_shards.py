@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +23,6 @@ from cliptea.data.shard_sets import ShardEntry, put_top_index
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.manifest import Contents
 from cliptea.storage import Store
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["hide_unseen", "write_split"]
 

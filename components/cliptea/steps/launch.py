@@ -70,9 +70,10 @@ def launch_variant(inputs: TrainInputs, job: JobSettings, passed: Passed, pace: 
         return done
     job.check(inputs.variant.config)
     follower = Follower(key=status_key(inputs.run.job_id, "train", label), seconds=job.abandoned_seconds)
-    store.put(inputs.key, inputs.model_copy(update={"follower": follower}).model_dump_json().encode())
+    key = inputs.key
+    store.put(key, inputs.model_copy(update={"follower": follower}).model_dump_json().encode())
     cluster = connect()
-    command = ("python", "-m", TRAIN_PROCESS, inputs.key)
+    command = ("python", "-m", TRAIN_PROCESS, key)
     made = build(inputs.run.job_id, label, command, job, passed, _owners(cluster))
     name = made["metadata"]["name"]
     train(cluster, made, job, pace)
@@ -85,7 +86,7 @@ def launch_variant(inputs: TrainInputs, job: JobSettings, passed: Passed, pace: 
             "compare CLIPTEA_STORE and CLIPTEA_S3_ENDPOINT of both",
         )
     _clear(cluster, name)
-    store.delete(inputs.key)
+    store.delete(key)
     return done
 
 

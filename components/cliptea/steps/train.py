@@ -83,9 +83,10 @@ def train_variant(inputs: TrainInputs) -> Manifest:
         return _train_here(store, output, inputs)
     from cliptea.training.torchrun import start
 
-    store.put(inputs.key, inputs.model_dump_json().encode())
-    start(TRAIN_PROCESS, inputs.key, inputs.variant.config.train.processes)
-    store.delete(inputs.key)
+    key = inputs.key
+    store.put(key, inputs.model_dump_json().encode())
+    start(TRAIN_PROCESS, key, inputs.variant.config.train.processes)
+    store.delete(key)
     done = find(store, output)
     assert done is not None, "training ended well and left no model"
     return done

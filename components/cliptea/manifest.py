@@ -142,9 +142,10 @@ def read_object(store: Store, item: StoredObject) -> bytes:
     return data
 
 
-def publish(store: Store, manifest: Manifest) -> Manifest:
+def publish(store: Store, output: Output, contents: Contents) -> Manifest:
     """Write the manifest; only now is the output there."""
-    store.put(manifest.output.manifest_key, manifest.model_dump_json(indent=1).encode())
+    manifest = Manifest(**output._asdict(), **contents._asdict())
+    store.put(output.manifest_key, manifest.model_dump_json(indent=1).encode())
     return manifest
 
 
@@ -152,7 +153,7 @@ def make_once(
     store: Store,
     output: Output,
     make: Callable[[], Contents],
-    find: Callable[[Store, Output], Manifest | None] = find,
+    look: Callable[[Store, Output], Manifest | None] = find,
 ) -> Manifest:
     """The output as it is found, or else made and published.
 
@@ -160,6 +161,6 @@ def make_once(
         store: where it is or goes.
         output: which one.
         make: writes its objects.
-        find: looks for it, such as `cliptea.data.shard_sets.find_sharded` for shards.
+        look: looks for it, such as `cliptea.data.shard_sets.find_sharded` for shards.
     """
-    return find(store, output) or publish(store, Manifest(**output._asdict(), **make()._asdict()))
+    return look(store, output) or publish(store, output, make())

@@ -30,7 +30,11 @@ from typing import Any
 __all__ = ["Nursery"]
 
 EXECUTOR = "kfp.dsl.executor_main"
-EVERY_TASK = (EXECUTOR, "cliptea.steps.promote", "cliptea.steps.train")  # these import all steps, but no torch
+# What a step needs that finds its output. No torch.
+EVERY_TASK = (
+    EXECUTOR, "cliptea.steps.resolve", "cliptea.steps.train", "cliptea.steps.promote", "cliptea.data.datasets",
+    "cliptea.data.records",
+)  # fmt: skip
 # Imported once a task has needed them. mlflow is not included, because its pyarrow starts threads, and a process with
 # threads should not fork.
 WARM = ("torch", "torchvision.transforms.v2", "timm", "segmentation_models_pytorch", "open_clip", "scipy.optimize")

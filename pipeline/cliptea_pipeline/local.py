@@ -18,7 +18,7 @@ from cliptea import settings
 from cliptea.progress import clock
 from cliptea.steps.resolve import check
 from cliptea.storage import read_uri
-from cliptea.storage.local_files import new_file
+from cliptea.storage.local_files import write_file
 from cliptea.tracking.address import require_server
 from cliptea_pipeline import processes
 from cliptea_pipeline.compile import pipeline_file
@@ -118,9 +118,7 @@ def _exit_code(process: subprocess.Popen[bytes], board: Board) -> int:
 def _fetch(workdir: Workdir, board: Board) -> None:
     """Copy report and results to the work directory."""
     for name, target in (("report", workdir.report), ("results", workdir.results)):
-        data = read_uri(board.published[name])
-        with new_file(target) as file:
-            file.write(data)
+        write_file(target, read_uri(board.published[name]))
 
 
 def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:

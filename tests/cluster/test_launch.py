@@ -10,7 +10,7 @@ from cliptea.board import posting, status_key
 from cliptea.cluster.api import ClusterError
 from cliptea.cluster.job_settings import JobSettings, Passed
 from cliptea.errors import ConfigError
-from cliptea.manifest import Manifest, Output, find, publish
+from cliptea.manifest import Contents, Manifest, Output, find, publish
 from cliptea.run import Run, expand
 from cliptea.steps.launch import launch_variant
 from cliptea.steps.split import Splits
@@ -55,7 +55,7 @@ def trained(server):
     key = job["spec"]["trainer"]["command"][-1]
     handed = TrainInputs.model_validate_json(open_store().get(key))
     kind, fingerprint, _ = key.split("/")
-    publish(open_store(), Manifest(kind=kind, fingerprint=fingerprint, info={"seed": handed.variant.seed}))
+    publish(open_store(), Output(kind, fingerprint), Contents({}, {"seed": handed.variant.seed}))
     server.end("Complete")
 
 

@@ -16,7 +16,7 @@ from cliptea import settings
 from cliptea.errors import StorageError
 from cliptea.manifest import Manifest, read_object
 from cliptea.run import Run, expand
-from cliptea.steps.split import split_data
+from cliptea.steps.split import make_splits
 from cliptea.steps.teacher import publish_cache
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, model_output, train_variant
 from cliptea.storage import open_store
@@ -43,7 +43,7 @@ def inputs(tmp_path_factory):
         config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=variants
     )  # fmt: skip
     run = run.model_copy(update={"tracking_run": open_parent(run)})
-    splits = split_data(run)
+    splits = make_splits(run)
     yield TrainInputs(run=run, variant=variants[0], splits=splits, teacher=publish_cache(run, splits))
     patch.undo()
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cliptea.cluster.settings import JobSettings, Passed
 from cluster.fake_kubernetes import FakeKubernetes
 from cluster.lives import ended
 from cluster.quick_pace import Quick
 
 from cliptea import settings
+from cliptea.cluster.job_settings import JobSettings, Passed
 from cliptea.run import Run, expand
 from cliptea.steps.launch import launch_variant
-from cliptea.steps.split import split_data
+from cliptea.steps.split import make_splits
 from cliptea.steps.teacher import publish_cache
 from cliptea.steps.train import TrainInputs, train_variant
 from cliptea.storage import open_store
@@ -116,7 +116,7 @@ def inputs(tmp_path_factory):
     variants = expand(config)
     run = Run(config=config, data_digest="d", fingerprint="f", job_id="j", tracking_run="", variants=variants)
     run = run.model_copy(update={"tracking_run": open_parent(run)})
-    splits = split_data(run)
+    splits = make_splits(run)
     yield TrainInputs(run=run, variant=variants[0], splits=splits, teacher=publish_cache(run, splits))
     patch.undo()
 

@@ -15,7 +15,7 @@ from cliptea.data.shard_sets import find_sharded, put_top_index
 from cliptea.data.shard_writer import ShardWriter
 from cliptea.data.shards import ShardReader
 from cliptea.errors import ServerAway
-from cliptea.manifest import Manifest, publish
+from cliptea.manifest import Contents, Output, publish
 from cliptea.storage import open_store
 from cliptea.storage.s3_store import S3Store
 
@@ -44,7 +44,7 @@ def test_reads_writes_and_lists_wait_for_a_server_that_is_away(own, mortal, told
     for number in range(4):
         writer.add(f"image{number}", {"jpg": image})
     objects = put_top_index(own, "split/f/train", writer.close())
-    manifest = publish(own, Manifest(kind="split", fingerprint="f", objects=objects))
+    manifest = publish(own, Output("split", "f"), Contents(objects, {}))
     reader = ShardReader(own, manifest.objects, "train")
     restart(mortal)
     began = time.monotonic()
@@ -87,7 +87,7 @@ def test_a_server_that_stays_away_is_told_when_the_patience_is_over(own, mortal,
 
 def test_outputs_are_not_made_anew_because_the_store_is_away(own, mortal, environment):
     objects = put_top_index(own, "split/f/train", ShardWriter(own, "split/f/train", 1 << 20).close())
-    publish(own, Manifest(kind="split", fingerprint="f", objects=objects))
+    publish(own, Output("split", "f"), Contents(objects, {}))
     get = S3Store.get
 
     def dying(store, key, *part):

@@ -7,7 +7,7 @@ from cliptea.data.shard_sets import put_top_index
 from cliptea.data.shard_writer import ShardWriter
 from cliptea.data.shards import ShardReader
 from cliptea.errors import StorageError
-from cliptea.manifest import Manifest, Output, find, publish, put_object, read_object
+from cliptea.manifest import Contents, Output, find, publish, put_object, read_object
 from cliptea.storage import FileStore
 
 
@@ -23,7 +23,7 @@ def write_shards(store):
 
 def test_an_output_is_found_only_while_all_its_objects_are_there(store):
     item = put_object(store, "k/f/data", b"12345")
-    publish(store, Manifest(kind="k", fingerprint="f", objects={"data": item}, info={"n": 1}))
+    publish(store, Output("k", "f"), Contents({"data": item}, {"n": 1}))
     assert find(store, Output("k", "f")).info == {"n": 1}
     assert find(store, Output("k", "other")) is None
     assert read_object(store, item) == b"12345"

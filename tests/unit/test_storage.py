@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cliptea.errors import StorageError
-from cliptea.manifest import Manifest, Output, find, publish, put_object, read_object
+from cliptea.manifest import Contents, Output, find, publish, put_object, read_object
 from cliptea.storage import FileStore, open_store
 
 
@@ -83,7 +83,7 @@ def test_a_file_in_the_place_of_the_store_is_one_line(tmp_path):
 
 def test_an_output_is_found_only_while_all_its_objects_are_there(store):
     item = put_object(store, "k/f/data", b"12345")
-    publish(store, Manifest(kind="k", fingerprint="f", objects={"data": item}, info={"n": 1}))
+    publish(store, Output("k", "f"), Contents({"data": item}, {"n": 1}))
     assert find(store, Output("k", "f")).info == {"n": 1}
     assert find(store, Output("k", "other")) is None
     store.put("k/f/data", b"123")

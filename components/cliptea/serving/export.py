@@ -24,7 +24,7 @@ from cliptea.segment.recipe import mask_recipe
 from cliptea.segment.segmenter import Segmenter
 from cliptea.serving.graph import Network
 from cliptea.serving.parity import NotExported, Parity, check_onnx, first_line
-from cliptea.storage.file_store import FileStore
+from cliptea.storage.local_files import write_file
 
 __all__ = ["Exported", "export_onnx"]
 
@@ -80,9 +80,8 @@ def _export(model: Segmenter, network: nn.Module, file: Path, size: tuple[int, i
         [(b, h * divisor, w * divisor, n) for b, h, w, n in TRIED] if size is None else [(1, *size, n) for n in (1, 5)]
     )
     parity = check_onnx(data, network, dim, sizes)
-    folder = FileStore(file.parent)
-    folder.put(file.with_suffix(".json").name, _facts(model, size))
-    folder.put(file.name, data)
+    write_file(file.with_suffix(".json"), _facts(model, size))
+    write_file(file, data)
     return Exported(size, parity)
 
 

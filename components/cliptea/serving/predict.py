@@ -14,7 +14,7 @@ from cliptea.errors import DataError
 from cliptea.segment.segmenter import ClassSet, Segmenter
 from cliptea.serving.overlays import mask_png, overlay_jpeg
 from cliptea.serving.photos import Source, read_image
-from cliptea.storage.file_store import FileStore
+from cliptea.storage.local_files import write_file
 
 __all__ = ["Predicted", "areas", "predict", "write_areas"]
 
@@ -82,9 +82,9 @@ def _write(source: Source, image: np.ndarray, mask: np.ndarray, classes: ClassSe
     """The image's row of areas.json."""
     found = areas(mask, classes.names)
     shown = [classes.names.index(name) for name in found]
-    folder = FileStore(output)
-    folder.put(f"{OVERLAYS}/{source.name}.jpg", overlay_jpeg(image, mask, classes.names, shown))
-    folder.put(f"{MASKS}/{source.name}.png", mask_png(mask))
+    overlay = overlay_jpeg(image, mask, classes.names, shown)
+    write_file(output / OVERLAYS / f"{source.name}.jpg", overlay, durable=False)
+    write_file(output / MASKS / f"{source.name}.png", mask_png(mask), durable=False)
     facts = {"image": str(source.path), "mask": f"{MASKS}/{source.name}.png"}
     return facts | {"height": len(mask), "width": mask.shape[1], "areas": found}
 
@@ -101,7 +101,7 @@ def areas(mask_HW: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, floa
 def write_areas(output: Path, model: str, classes: ClassSet, rows: list[dict[str, Any]]) -> None:
     """areas.json below `output`: model, classes in the order of mask ids, gamma of each, and a row for each image."""
     facts = {"model": model, "classes": classes.names, "gamma": classes.gamma_N.tolist(), "images": rows}
-    FileStore(output).put(AREAS, json.dumps(facts, indent=1, ensure_ascii=False).encode())
+    write_file(output / AREAS, json.dumps(facts, indent=1, ensure_ascii=False).encode())
 
 
 def _read(source: Source) -> _Image:

@@ -57,7 +57,7 @@ def run_step(
         of: steps of this name in the pipeline's loop; default: one for each variant where there is a label.
     """
     try:
-        present = None if run is None else read(run, Run)
+        present = None if run is None else _given(run, name, label)
         tracking_run = ""
         if present is not None:
             work = partial(work, present)
@@ -72,6 +72,14 @@ def run_step(
     except ClipteaError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
+
+
+def _given(run: Artifact, name: str, label: str) -> Run:
+    try:
+        return read(run, Run)
+    except ClipteaError:
+        with progress.step(name, label):  # which tells that the step has failed
+            raise
 
 
 def read(artifact: Artifact, model: type[Handed]) -> Handed:

@@ -1,6 +1,5 @@
 """All students side by side: results.json and one HTML report, and both in MLflow."""
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from cliptea.steps.evaluate import Evaluated, ScoresEntry
 from cliptea.steps.split import DataEntry, Splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import Store, open_store
-from cliptea.tracking.address import TrackingError
+from cliptea.tracking.address import TrackingError, tracking_address
 from cliptea.tracking.deferred import SHORT_SECONDS, Entry, Receipt, defer, log_deferred, log_or_defer, receipt
 
 __all__ = ["ComparedRow", "Comparison", "ReportEntry", "catch_up", "compare", "compare_variants"]
@@ -58,7 +57,7 @@ def compare(
 class ComparedRow(ResultRow):
     """A result row, and the name of the `ScoresEntry` by which its model gets into MLflow."""
 
-    telling: str
+    telling: str  # this name is part of the promotion's fingerprint
 
 
 class Comparison(BaseModel):
@@ -133,7 +132,7 @@ def _report(
     if found is not None and found.info["models"] == [row.model_uri for row in rows]:
         return found, evaluated, True
     contents = _compare(store, output, run, splits, teacher, evaluated)
-    return publish(store, Manifest(**output._asdict(), **contents._asdict())), evaluated, False
+    return publish(store, output, contents), evaluated, False
 
 
 def _placed(store: Store, run: Run, item: Evaluated) -> Evaluated:
@@ -154,7 +153,7 @@ def _compare(
     from cliptea.report.page import build_report
     from cliptea.steps.gather import gather_context
 
-    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    tracking = tracking_address()
     context = gather_context(store, run, splits, teacher, evaluated, tracking)
     files = {REPORT: build_report(context).encode(), RESULTS: dump_results(context.rows).encode()}
     objects = {name: put_object(store, f"{output.prefix}/{name}", data) for name, data in files.items()}

@@ -165,7 +165,7 @@ def _score(
         cls, names = ShardReader(store, teacher.tokens.objects, "cls"), chosen_images(images.names, settings.figures)
         arrays |= attention_maps(student, images, cls, names, config.teacher, config.data.seed)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, **dict[str, Any](arrays))
     figures = put_object(store, f"{output.prefix}/{FIGURES}", buffer.getvalue())
     return Contents({FIGURES: figures}, scored.model_dump())
 

@@ -46,7 +46,7 @@ def finish_run(job_id: str, state: str, error: str) -> None:
     """
     from cliptea.tracking.ending import Ended, close_ended
 
-    ended = Ended(STATES.get(state, ""), "", error or _failure(job_id))
+    ended = Ended(how=STATES.get(state, ""), run_id="", reason=error or _failure(job_id))
     try:
         ended = close_ended(job_id, ended.how, ended.reason)
     except ClipteaError as problem:

@@ -13,7 +13,7 @@ from cliptea.run import Run
 from cliptea.steps.compare import ComparedRow, Comparison, catch_up
 from cliptea.steps.component import step
 from cliptea.storage import Store, open_store
-from cliptea.tracking.deferred import receipt
+from cliptea.tracking.deferred import receipt, receipt_key
 
 __all__ = ["Promotion", "promote", "promote_best"]
 
@@ -55,7 +55,7 @@ def promote_best(run: Run, comparison: Comparison) -> Promotion:
     from cliptea.tracking.mlflow_client import persist
 
     store = open_store()
-    key = f"tracked/{run.tracking_run}/promotion-{fingerprint('promote', comparison=comparison)}.json"
+    key = receipt_key(run, f"promotion-{fingerprint('promote', comparison=comparison)}")
     if store.size(key) is not None:
         progress.reused()
         decided = Promotion.model_validate_json(store.get(key))

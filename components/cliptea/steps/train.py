@@ -99,10 +99,11 @@ def _train_here(store: Store, output: Output, inputs: TrainInputs) -> Manifest:
 
     config, seed = inputs.variant.config, inputs.variant.seed
     epoch = inputs.splits.own.info["counts"]["train"]["images"] / config.train.batch_size
-    curves = curve_log(inputs.run, inputs.variant, epoch)
-    data, text_SD = training_data(store, config, inputs.splits, inputs.teacher)
-    with join() as world, curves if world.is_first else nullcontext(lambda curves: None) as log:
-        return train_student(store, output, config, seed, data, text_SD, log, world)
+    with join() as world:
+        curves = curve_log(inputs.run, inputs.variant, epoch) if world.is_first else nullcontext(lambda curves: None)
+        with curves as log:
+            data, text_SD = training_data(store, config, inputs.splits, inputs.teacher)
+            return train_student(store, output, config, seed, data, text_SD, log, world)
 
 
 def training_data(store: Store, config: Config, splits: Splits, teacher: TeacherCache) -> "tuple[TrainingData, Tensor]":

@@ -24,6 +24,8 @@ import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
+os.environ.setdefault("_KFP_RUNTIME", "true")  # kfp's own variable: as in a task, import it without compiler and client
+
 from cliptea import env
 from cliptea.board import posting
 from cliptea.errors import ClipteaError

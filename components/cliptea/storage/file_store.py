@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cliptea.storage.base import Entry, Store, missing, truncated
-from cliptea.storage.local_files import PARTIAL, make_folder, new_file, unusable
+from cliptea.storage.local_files import PARTIAL, make_folder, unusable, write_file
 
 __all__ = ["FileStore"]
 
@@ -26,8 +26,7 @@ class FileStore(Store):
         return self.path(key).as_uri()
 
     def put(self, key: str, data: bytes) -> None:
-        with new_file(self.path(key)) as file:
-            file.write(data)
+        write_file(self.path(key), data)
 
     def put_file(self, key: str, source: Path) -> None:
         target = self.path(key)

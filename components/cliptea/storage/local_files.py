@@ -12,16 +12,20 @@ from typing import BinaryIO
 from cliptea import env
 from cliptea.errors import StorageError
 
-__all__ = ["PARTIAL", "cache_folder", "make_folder", "new_file", "place", "unusable"]
+__all__ = ["PARTIAL", "cache_folder", "make_folder", "new_file", "place", "unusable", "write_file"]
 
 PARTIAL = ".partial-"  # first characters of the names of files that are not whole
 
 
 @contextmanager
-def new_file(target: Path) -> Iterator[BinaryIO]:
+def new_file(target: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `target` when the block ends well, and else leaves no trace.
 
-    The bytes are on the disk before the name is. A killed process leaves a file whose name begins with `PARTIAL`.
+    A killed process leaves a file whose name begins with `PARTIAL`.
+
+    Args:
+        target: the file.
+        durable: bring the bytes to the disk before the name, so that a power cut leaves no empty file. It takes time.
 
     Raises:
         StorageError: it cannot be written.
@@ -32,14 +36,21 @@ def new_file(target: Path) -> Iterator[BinaryIO]:
         try:
             with name.open("xb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(name, target)
         except BaseException:
             name.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise unusable(target, error) from None
+
+
+def write_file(target: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file at once; arguments and errors as of `new_file`."""
+    with new_file(target, durable=durable) as file:
+        file.write(data)
 
 
 def make_folder(path: Path) -> Path:

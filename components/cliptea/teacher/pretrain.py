@@ -23,7 +23,7 @@ from safetensors.torch import save
 from cliptea import progress
 from cliptea.config import PretrainConfig, WorldConfig
 from cliptea.data.world import CLASSES, World, caption
-from cliptea.storage.local_files import new_file
+from cliptea.storage.local_files import new_file, write_file
 
 __all__ = ["CHECKPOINT", "CONFIG", "WEIGHTS", "model_config", "pretrain"]
 
@@ -84,11 +84,9 @@ def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int
             if training.done < start + phase.iterations:
                 training.run(number, phase, start, pool, bar)
             start += phase.iterations
-    with new_file(folder / CONFIG) as file:
-        file.write(json.dumps(_folder_config(world.size), indent=2).encode())
+    write_file(folder / CONFIG, json.dumps(_folder_config(world.size), indent=2).encode())
     weights = {name: tensor.contiguous() for name, tensor in training.weights.items()}
-    with new_file(folder / WEIGHTS) as file:
-        file.write(save(weights, metadata={"format": "pt"}))
+    write_file(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 

@@ -17,7 +17,7 @@ from cliptea import device, env, progress
 from cliptea.data.shard_sets import ShardEntry, find_sharded, put_top_index
 from cliptea.data.shard_writer import joined
 from cliptea.errors import StorageError
-from cliptea.manifest import Manifest, Output, publish
+from cliptea.manifest import Contents, Manifest, Output, publish
 from cliptea.teacher.blocks import BlockMaker, Job
 from cliptea.teacher.outputs import MadeBlock, ViewOutput
 
@@ -122,8 +122,7 @@ def _publish(maker: BlockMaker, wanted: ViewOutput, made: list[MadeBlock]) -> Ma
     info |= {"split": job.split, "views_of_an_image": job.config.teacher.views}
     if output.kind == "tokens":
         info["stand_in"] = job.config.teacher.source.kind == "demo" and job.config.data.dataset != "demo"
-    manifest = Manifest(**output._asdict(), objects=objects, info=info)
-    publish(job.store, manifest)
+    manifest = publish(job.store, output, Contents(objects, info))
     if shards is not blocks:  # now that nobody will look for them
         for item in [item for shard in blocks for item in (shard.index, shard.tar)]:
             job.store.delete(item.key)

@@ -11,16 +11,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from cliptea import progress
 from cliptea.run import Run
 from cliptea.storage import Store
 from cliptea.tracking.address import TrackingError
 
-__all__ = ["SHORT_SECONDS", "Entry", "ModelPlace", "Receipt", "defer", "log_deferred", "log_or_defer", "receipt"]
+__all__ = [
+    "SHORT_SECONDS",
+    "Entry",
+    "ModelPlace",
+    "Receipt",
+    "defer",
+    "log_deferred",
+    "log_or_defer",
+    "receipt",
+    "receipt_key",
+]
 
-RECEIPTS, DEFERRED = "tracked", "untold"
+RECEIPTS, DEFERRED = "tracked", "untold"  # folders of the store
 SHORT_SECONDS = 15.0  # that MLflow may be away for what can wait
 
 
@@ -68,9 +78,14 @@ class Note(BaseModel):
     entry: dict[str, Any]
 
 
+def receipt_key(run: Run, name: str) -> str:
+    """Where the receipt of that name lies in the store."""
+    return f"{RECEIPTS}/{run.tracking_run}/{name}.json"
+
+
 def receipt(store: Store, run: Run, name: str) -> Receipt | None:
     """The receipt of an entry, or None when it has not been logged yet."""
-    key = f"{RECEIPTS}/{run.tracking_run}/{name}.json"
+    key = receipt_key(run, name)
     return None if store.size(key) is None else Receipt.model_validate_json(store.get(key))
 
 
@@ -102,20 +117,29 @@ def log_deferred(store: Store, run: Run, kinds: Sequence[type[Entry]], seconds: 
     Raises:
         TrackingError: it is away for longer, or refuses.
     """
-    known = {kind.kind: kind for kind in kinds}
-    keys = [entry.key for entry in store.entries(f"{DEFERRED}/{run.tracking_run}")]
-    kept = {key: Note.model_validate_json(store.get(key)) for key in keys}
-    for key, note in sorted(kept.items(), key=lambda item: list(known).index(item[1].kind)):
-        entry = known[note.kind].model_validate(note.entry)
-        if receipt(store, run, entry.name) is None:
+    kept = [(item.key, _kept(store, item.key, kinds)) for item in store.entries(f"{DEFERRED}/{run.tracking_run}")]
+    order = [kind.kind for kind in kinds]
+    for key, entry in sorted(kept, key=lambda item: order.index(item[1].kind) if item[1] else 0):
+        if entry is not None and receipt(store, run, entry.name) is None:
             _log(store, run, entry, seconds)
             progress.note(f"MLflow has what it missed: {entry.what}")
         store.delete(key)
+
+
+def _kept(store: Store, key: str, kinds: Sequence[type[Entry]]) -> Entry | None:
+    """An entry that was kept; None for one of another version of cliptea: its step logs it again."""
+    known = {kind.kind: kind for kind in kinds}
+    try:
+        note = Note.model_validate_json(store.get(key))
+        return known[note.kind].model_validate(note.entry)
+    except (ValidationError, KeyError):
+        progress.warn(f"an entry for MLflow that another version of cliptea kept is dropped: {store.uri(key)}")
+        return None
 
 
 def _log(store: Store, run: Run, entry: Entry, seconds: float | None) -> Receipt:
     from cliptea.tracking.mlflow_client import persist
 
     done = persist(lambda: entry.log(run), seconds)
-    store.put(f"{RECEIPTS}/{run.tracking_run}/{entry.name}.json", done.model_dump_json().encode())
+    store.put(receipt_key(run, entry.name), done.model_dump_json(exclude_defaults=True).encode())
     return done

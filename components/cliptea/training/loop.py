@@ -12,7 +12,7 @@ from torch import Tensor
 from cliptea import device, progress
 from cliptea.config import Config
 from cliptea.errors import ConfigError
-from cliptea.manifest import Manifest, Output, publish, put_object
+from cliptea.manifest import Contents, Manifest, Output, publish, put_object
 from cliptea.models.backbones import require
 from cliptea.storage import Store
 from cliptea.training.batches import Batch, TrainingData, batches
@@ -123,4 +123,4 @@ def _publish(store: Store, output: Output, trainer: Trainer) -> Manifest:
         "model.safetensors": put_object(store, f"{output.prefix}/model.safetensors", safetensors.torch.save(weights)),
         "history.json": put_object(store, f"{output.prefix}/history.json", curves),
     }
-    return publish(store, Manifest(**output._asdict(), objects=objects, info=info))
+    return publish(store, output, Contents(objects, info))

@@ -15,7 +15,7 @@ from cliptea.data.shard_sets import ShardEntry, find_sharded, put_top_index
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.data.shards import ShardReader
 from cliptea.errors import StorageError
-from cliptea.manifest import Manifest, Output, StoredObject, publish
+from cliptea.manifest import Contents, Output, StoredObject, publish
 from cliptea.storage import FileStore
 
 
@@ -155,7 +155,7 @@ def test_another_version_is_refused(written):
 
 def test_an_output_is_found_while_every_shard_is_there(written):
     store, shards, objects, _ = written
-    publish(store, Manifest(kind="x", fingerprint="f", objects=objects))
+    publish(store, Output("x", "f"), Contents(objects, {}))
     assert find_sharded(store, Output("x", "f")) is not None
     assert find_sharded(store, Output("x", "g")) is None
     data = store.get(shards[1].tar.key)

@@ -7,7 +7,7 @@ import pytest
 
 from cliptea import progress, settings
 from cliptea.data.catalogue import Catalogue
-from cliptea.manifest import Manifest, publish, put_object
+from cliptea.manifest import Contents, Manifest, publish, put_object
 from cliptea.report import page
 from cliptea.run import Run, expand
 from cliptea.steps import compare, gather
@@ -87,7 +87,7 @@ def evaluated(store, run):
     model = Manifest(kind="train", fingerprint="m", objects=objects, info={"images_per_second": 2.0})
     (task,) = evaluation_tasks(run.config, splits(), teacher())
     info = {"scores": SCORES, "per_class": {"a": 0.5, "b": None}, "sweep": {}}
-    publish(store, Manifest(**scores_output(run.config, task, model)._asdict(), info=info))
+    publish(store, scores_output(run.config, task, model), Contents({}, info))
     return evaluate_variant(run, run.variants[0], splits(), teacher(), model)
 
 
@@ -205,3 +205,13 @@ def test_a_refusal_is_no_outage(store, run, monkeypatch):
     with pytest.raises(TrackingError, match=r"cannot be used \(no space left on device\)") as refused:
         compare.catch_up(run)
     assert not refused.value.temporary
+
+
+def test_an_entry_that_another_version_kept_is_dropped_with_a_warning(store, run, back, capsys):
+    store.put("untold/t/old.json", b'{"kind": "scores", "what": "scores", "inputs": {}}')
+    log_splits(run, splits())
+    capsys.readouterr()
+    logged = back()
+    compare.catch_up(run)
+    assert (logged, left(store)) == (["data"], [])
+    assert "old.json" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from cliptea import outage, settings
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.shard_sets import put_top_index
-from cliptea.manifest import Manifest, publish, put_object
+from cliptea.manifest import Contents, Manifest, publish, put_object
 from cliptea.report import page
 from cliptea.run import Run, expand
 from cliptea.steps import compare, evaluate, gather
@@ -60,12 +60,8 @@ def inputs(client, run, monkeypatch):
     np.savez_compressed(confusion, confusion=np.eye(2, dtype=np.int64))
     figures = {evaluate.FIGURES: put_object(store, "evaluate/e/figures.npz", confusion.getvalue())}
     (task,) = evaluate.evaluation_tasks(run.config, splits, cache)
-    scored = Manifest(
-        **evaluate.scores_output(run.config, task, trained)._asdict(),
-        objects=figures,
-        info={"scores": scores, "per_class": {"a": 0.5, "b": 0.5}, "sweep": {}},
-    )
-    publish(store, scored)
+    info = {"scores": scores, "per_class": {"a": 0.5, "b": 0.5}, "sweep": {}}
+    publish(store, evaluate.scores_output(run.config, task, trained), Contents(figures, info))
     monkeypatch.setattr(evaluate, "demo_fingerprint", lambda config: "demo")
     monkeypatch.setattr(ChildRun, "log_model", lambda self, files, description: self.log_files(files, "model"))
     monkeypatch.setattr(gather, "gather_context", lambda *given: Context(given[-2]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -132,3 +133,13 @@ def test_an_abort_is_that_of_nccls_watchdog_where_there_is_one(tmp_path, monkeyp
     said = told(tmp_path / "failure.json")
     assert type(said) is kind
     assert "SIGABRT" in str(said)
+
+
+def test_training_processes_import_no_more_of_kfp_than_a_task():
+    code = (
+        "import sys, cliptea.steps.train_process\n"
+        "print([name for name in ('kfp.compiler', 'kfp_server_api', 'kubernetes') if name in sys.modules])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "_KFP_RUNTIME"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"

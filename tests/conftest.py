@@ -6,10 +6,9 @@ from cliptea import outage
 
 
 @pytest.fixture(autouse=True)
-def _no_news(monkeypatch):
+def _no_news():
     """No test tells of a server that was away in an earlier one."""
-    monkeypatch.setattr(outage, "_told", {})
-    monkeypatch.setattr(outage, "_news", {})
+    outage.forget()
 
 
 @pytest.fixture(scope="session")

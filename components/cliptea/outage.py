@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 from cliptea import env, progress
 
-__all__ = ["COMMAND_SECONDS", "STEP_SECONDS", "Outage", "patience", "present", "unreached", "untrusted"]
+__all__ = ["COMMAND_SECONDS", "STEP_SECONDS", "Outage", "forget", "patience", "present", "unreached", "untrusted"]
 
 STEP_SECONDS = 600.0  # default in a step, because servers restart within minutes
 COMMAND_SECONDS = 10.0  # default in a command, because a user waits for it
@@ -45,6 +45,13 @@ def patience() -> float:
 def present() -> bool:
     """Whether this process is currently waiting for a server."""
     return bool(_present)
+
+
+def forget() -> None:
+    """Forget which outages were reported, so that the next one is reported at once."""
+    with _lock:
+        _told.clear()
+        _news.clear()
 
 
 def untrusted(error: BaseException | None) -> bool:

@@ -15,6 +15,8 @@ from cliptea_pipeline.waiting import TIMEOUT
 
 __all__ = ["cancel", "parse"]
 
+POLL_SECONDS = 2.0  # between two requests for the state of the run
+PATIENCE_SECONDS = 180.0  # until the run has ended
 REASON = "cancelled by cliptea cancel"
 BY_ITSELF = "training stops on its own soon after its step is gone"
 DETAILS = "#/runs/details/"
@@ -36,14 +38,12 @@ def parse(run: str) -> tuple[str, str | None]:
     return run_id, page.partition("?")[0].rstrip("/") if details else None
 
 
-def cancel(endpoint: Endpoint, run_id: str, poll: float = 2.0, patience: float = 180.0) -> int:
+def cancel(endpoint: Endpoint, run_id: str) -> int:
     """End a run, and print a line for everything that was or could not be done.
 
     Args:
         endpoint: of Kubeflow Pipelines.
         run_id: the run. If it has already ended, this only cleans up after it.
-        poll: seconds between two requests for its state.
-        patience: seconds to wait until the run has ended.
 
     Returns:
         Exit code: 0 if the run has ended, 1 if Pipelines still reports it as active.
@@ -58,15 +58,15 @@ def cancel(endpoint: Endpoint, run_id: str, poll: float = 2.0, patience: float =
     else:
         _terminate(endpoint, run_id)
         print("run: asked Pipelines to end it", flush=True)
-        state = _ended(endpoint, run_id, poll, patience)
+        state = _ended(endpoint, run_id)
         if state in ENDED:
             print(f"run: {_word(state)}", flush=True)
     for line in _delete_jobs(endpoint, run_id):
         print(line)
     if state not in ENDED:
         print(
-            f"run: Pipelines still reports {state.lower()} after {patience:.0f} s; run the same command again, or see "
-            f"{run_page(endpoint, run_id)}",
+            f"run: Pipelines still reports {state.lower()} after {PATIENCE_SECONDS:.0f} s; run the same command again, "
+            f"or see {run_page(endpoint, run_id)}",
             file=sys.stderr,
         )
         return 1
@@ -83,12 +83,12 @@ def _terminate(endpoint: Endpoint, run_id: str) -> None:
             raise
 
 
-def _ended(endpoint: Endpoint, run_id: str, poll: float, patience: float) -> str:
+def _ended(endpoint: Endpoint, run_id: str) -> str:
     """The state of the run when it has ended, or when the patience is over."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE_SECONDS
     state = "CANCELING"
     while state not in ENDED and time.monotonic() < deadline:
-        time.sleep(poll)
+        time.sleep(POLL_SECONDS)
         try:
             state = look(endpoint, run_id).state
         except Away:

@@ -21,7 +21,7 @@ from cliptea_pipeline.news import News
 if TYPE_CHECKING:
     from cliptea.tracking.state import End
 
-__all__ = ["STOPPED", "Pace", "wait"]
+__all__ = ["PACE", "STOPPED", "Pace", "wait"]
 
 WORDS = {CANCELLED: "cancelled", "CANCELING": "being cancelled"}
 CODES: dict[End, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 3}  # exit code by the end of the run
@@ -39,14 +39,17 @@ class Pace(NamedTuple):
     address: float = 60.0  # between two requests for the run's address in MLflow
 
 
-def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace = Pace()) -> int:  # noqa: B008 (never changed)
+PACE = Pace()
+
+
+def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace | None = None) -> int:
     """Follow a run until it ends, show its steps, and report why it failed.
 
     Args:
         endpoint: of Kubeflow Pipelines.
         run_id: the run.
         store: URI of the store that its steps write to, or "" if it is not known.
-        pace: intervals and time limits.
+        pace: intervals and time limits; defaults to `PACE`.
 
     Returns:
         Exit code: 0 if it succeeded or was skipped, 1 if it failed, 3 if it was cancelled, 130 after Ctrl-C.
@@ -55,7 +58,7 @@ def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace = Pace()) 
         ConfigError: the run does not exist.
         EndpointError: the server denies the request, or is down for too long.
     """
-    watch = _Watch(endpoint, run_id, store, pace)
+    watch = _Watch(endpoint, run_id, store, pace or PACE)
     try:
         end = watch.follow()
     except KeyboardInterrupt:

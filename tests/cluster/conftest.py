@@ -87,7 +87,7 @@ def watching(monkeypatch) -> None:
     for name in ("CLIPTEA_STORE", "CLIPTEA_S3_ENDPOINT", "MLFLOW_TRACKING_URI", "CLIPTEA_EVENTS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KUBECONFIG", "/nowhere")
-    monkeypatch.setattr(watch.wait, "__defaults__", ("", QUICK))
+    monkeypatch.setattr(watch, "PACE", QUICK)
 
 
 @pytest.fixture

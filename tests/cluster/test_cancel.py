@@ -44,7 +44,8 @@ def mlflow(watching, monkeypatch, tmp_path, empty_database):
 
 @pytest.fixture(autouse=True)
 def _quick(watching, monkeypatch):
-    monkeypatch.setattr(cancelling.cancel, "__defaults__", (0.01, 5.0))
+    monkeypatch.setattr(cancelling, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(cancelling, "PATIENCE_SECONDS", 5.0)
 
 
 def at_work(pipelines):
@@ -210,7 +211,7 @@ def test_an_unknown_run(pipelines):
 
 
 def test_a_run_that_does_not_end(pipelines, cluster, monkeypatch):
-    monkeypatch.setattr(cancelling.cancel, "__defaults__", (0.01, 0.1))
+    monkeypatch.setattr(cancelling, "PATIENCE_SECONDS", 0.1)
     at_work(pipelines)
     monkeypatch.setattr(pipelines, "ending", Stubborn())
     ended = call("cancel", RUN)

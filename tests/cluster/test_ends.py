@@ -44,7 +44,7 @@ def _surroundings(tmp_path_factory, empty_database):
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_database, folder)}")
         for name in ("CLIPTEA_EVENTS", "CLIPTEA_ALIVE", "CLIPTEA_RETRIES", "CLIPTEA_PATIENCE"):
             patch.delenv(name, raising=False)
-        patch.setattr(watch.wait, "__defaults__", ("", watch.Pace(poll=0.01, refresh=0.01, quiet=0.2, again=60.0)))
+        patch.setattr(watch, "PACE", watch.Pace(poll=0.01, refresh=0.01, quiet=0.2, again=60.0))
         yield
 
 

@@ -97,16 +97,15 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(pipelines):
         watch.wait(endpoint, run)
 
 
-def test_a_refusal_is_not_waited_for(pipelines, monkeypatch):
-    endpoint = Endpoint()
+def test_a_refusal_is_not_waited_for(pipelines):
+    endpoint, patient = Endpoint(), QUICK._replace(outage=60.0)
     run = submitting.submit(endpoint, SMOKE)
-    monkeypatch.setattr(watch.wait, "__defaults__", ("", QUICK._replace(outage=60.0)))
     start = time.monotonic()
     with pytest.raises(ConfigError, match=r"the run 'gone' does not exist \(.* answers 404: runs gone not found\)"):
-        watch.wait(endpoint, "gone")
+        watch.wait(endpoint, "gone", pace=patient)
     pipelines.token = "changed"
     with pytest.raises(EndpointError, match=r"denies access \(401"):
-        watch.wait(endpoint, run)
+        watch.wait(endpoint, run, pace=patient)
     assert time.monotonic() - start < 30
 
 

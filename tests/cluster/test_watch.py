@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 
 import pytest
 from replay import recorded
@@ -99,7 +100,7 @@ def test_the_address_in_mlflow_is_shown_once_it_is_known(pipelines, monkeypatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setattr(state, "run_address", run_address)
     monkeypatch.setattr(state, "sweep", lambda ended: [])
-    monkeypatch.setattr(watch.wait, "__defaults__", ("", QUICK._replace(address=0.0)))
+    monkeypatch.setattr(watch, "PACE", QUICK._replace(address=0.0))
     pipelines.looks = 30
     told = followed().stdout.splitlines()
     assert asked == [RUN] * 3
@@ -260,12 +261,9 @@ def test_a_step_at_work_is_not_waited_for(pipelines, store, capsys):
     assert "nothing has changed" not in capsys.readouterr().out
 
 
-def test_ctrl_c_only_stops_the_watching(pipelines, monkeypatch):
-    def interrupt():
-        raise KeyboardInterrupt
-
+def test_ctrl_c_only_stops_the_watching(pipelines):
     pipelines.stuck = 0.5
-    monkeypatch.setattr(watch._Watch, "_rest", lambda self: interrupt())
+    pipelines.acts = later([[]] * 4 + [[lambda: os.kill(os.getpid(), signal.SIGINT)]])
     ended = followed()
     assert ended.exit_code == 130
     assert ended.stderr.endswith(f"stopped watching; the run continues, and `cliptea cancel {RUN}` cancels it\n")

@@ -1,13 +1,16 @@
 """The compiled pipeline that is committed, submitted, and run here."""
 
+import ast
+import builtins
 import json
 import os
 import subprocess
+import symtable
 import sys
 
 import pytest
 import yaml
-from command import SOURCES
+from command import ROOT, SOURCES
 from compiled import compiled_text
 from typer.testing import CliRunner
 
@@ -140,6 +143,36 @@ GPU = {
         }
     },
 }
+
+
+KNOWN = {*dir(builtins), "dsl", "List"}  # to a compiled step: kfp imports `dsl` and all of `typing` in front of it
+
+
+def component_sources():
+    """The source of each function that `@step()` makes a component, by name; as kfp takes it, without the decorator."""
+    for file in sorted((ROOT / "components/cliptea/steps").glob("*.py")):
+        text = file.read_text()
+        for function in ast.parse(text).body:
+            marks = getattr(function, "decorator_list", [])
+            if any(isinstance(mark, ast.Call) and ast.unparse(mark.func) == "step" for mark in marks):
+                yield function.name, ast.get_source_segment(text, function)
+
+
+def read_from_outside(source):
+    """The names that a function and its annotations read and that are bound nowhere in it."""
+    tables = [symtable.symtable(source, "step", "exec")]
+    for table in tables:
+        tables.extend(table.get_children())
+    symbols = [symbol for table in tables for symbol in table.get_symbols()]
+    return {symbol.get_name() for symbol in symbols if symbol.is_global() and symbol.is_referenced()}
+
+
+def test_a_compiled_step_reads_nothing_of_its_module():
+    """kfp takes only the source of the function, so an import at the top of its file is not there when it runs."""
+    sources = dict(component_sources())
+    assert set(sources) >= {*STEPS, "launch"}
+    missing = {name: read_from_outside(source) - KNOWN for name, source in sources.items()}
+    assert {name: names for name, names in missing.items() if names} == {}
 
 
 def test_every_step_has_a_placement(spec):

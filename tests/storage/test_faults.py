@@ -10,7 +10,7 @@ from conftest import QUICK
 from faulty_proxy import ALWAYS
 
 from cliptea.errors import ServerAway, StorageError
-from cliptea.storage import fetch
+from cliptea.storage import fetch, s3_store
 from cliptea.storage.s3_store import S3Store
 
 DATA = np.random.default_rng(0).bytes(300_000)
@@ -44,7 +44,7 @@ OPERATIONS = {
 @pytest.fixture
 def filled(store, environment):
     """The store with one object, opened again: it has still to ask for the bucket's region."""
-    environment.setattr(S3Store.__init__, "__defaults__", ("", SHORT))
+    environment.setattr(s3_store, "LIMITS", SHORT)  # `fetch` opens a store of its own
     store.put("k", DATA)
     return S3Store(store.bucket, store.prefix)
 
@@ -52,7 +52,7 @@ def filled(store, environment):
 @pytest.fixture
 def impatient(filled, environment):
     """The same, that does not wait long."""
-    environment.setattr(S3Store.__init__, "__defaults__", ("", IMPATIENT))
+    environment.setattr(s3_store, "LIMITS", IMPATIENT)
     return S3Store(filled.bucket, filled.prefix)
 
 

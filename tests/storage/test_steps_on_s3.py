@@ -2,7 +2,6 @@
 
 import json
 import threading
-from dataclasses import astuple
 
 import open_clip
 import pytest
@@ -18,8 +17,7 @@ from cliptea.run import Run, expand
 from cliptea.steps.split import make_splits
 from cliptea.steps.teacher import publish_cache
 from cliptea.steps.train import training_data
-from cliptea.storage import open_store
-from cliptea.storage.minio_client import Limits
+from cliptea.storage import open_store, s3_store
 from cliptea.training.batches import batches
 from cliptea.training.loop import train_student
 
@@ -88,7 +86,7 @@ def test_steps_over_a_bad_network_leave_what_they_leave_on_a_disk(store, proxy, 
 
 
 def test_training_over_a_bad_network_ends_with_the_weights_of_a_disk(store, proxy, environment, tmp_path, clip):
-    environment.setattr(Limits.__init__, "__defaults__", astuple(QUICK))
+    environment.setattr(s3_store, "LIMITS", QUICK)
     environment.setenv("CLIPTEA_STORE", (tmp_path / "files").as_uri())
     wanted = weights(prepare(clip))
     environment.setenv("CLIPTEA_STORE", f"s3://{BUCKET}/{tmp_path.name}")

@@ -6,6 +6,7 @@ Environment variables, which `cliptea.env` lists, say where store, server and ca
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -30,10 +31,9 @@ def open_store(uri: str | None = None, patience: float | None = None) -> Store:
     """
     uri = uri or env.STORE.get()
     if is_remote(uri):
-        from cliptea.storage.minio_client import Limits
-        from cliptea.storage.s3_store import S3Store, parse
+        from cliptea.storage.s3_store import LIMITS, S3Store, parse
 
-        return S3Store(*parse(uri), limits=Limits(patience=patience))
+        return S3Store(*parse(uri), limits=replace(LIMITS, patience=patience))
     parsed = urlparse(uri)
     if parsed.scheme != "file" or not parsed.path:
         raise StorageError(

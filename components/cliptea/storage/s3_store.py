@@ -19,7 +19,7 @@ from cliptea.storage.base import Entry, Store, missing, truncated
 from cliptea.storage.local_files import cache_folder, make_folder, new_file, place, unusable
 from cliptea.storage.minio_client import Limits, absence, connect, explained, why
 
-__all__ = ["S3Store", "parse"]
+__all__ = ["LIMITS", "S3Store", "parse"]
 
 LIMITS = Limits()
 UPLOADS = 5  # of an object whose parts the server has lost
@@ -43,8 +43,8 @@ def parse(uri: str) -> tuple[str, str]:
 class S3Store(Store):
     """Objects of `bucket` below `prefix`. S3 itself shows an object whole or not at all."""
 
-    def __init__(self, bucket: str, prefix: str = "", limits: Limits = LIMITS) -> None:
-        self.bucket, self.prefix, self.limits = bucket, prefix, limits
+    def __init__(self, bucket: str, prefix: str = "", limits: Limits | None = None) -> None:
+        self.bucket, self.prefix, self.limits = bucket, prefix, limits or LIMITS
         self._connected: tuple[int, minio.Minio] | None = None
 
     def __reduce__(self) -> tuple[type[S3Store], tuple[str, str, Limits]]:

@@ -9,7 +9,6 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from cliptea.errors import ConfigError
-from cliptea.tracking import registry
 from cliptea.tracking.champions import Score
 from cliptea.tracking.registry import ALIAS, register, rollback, settle
 from cliptea_pipeline.cli import app
@@ -71,14 +70,14 @@ def test_a_late_write_of_an_old_decision_is_corrected(client, monkeypatch):
 
 def _promote_many(uri, hious, seed):
     random.seed(seed)
-    plain = registry._read
+    plain = MlflowClient.search_model_versions
 
-    def slow(*arguments):  # so that runs meet between reading and writing
-        seen = plain(*arguments)
+    def slow(*arguments, **options):  # so that runs meet between reading and writing
+        seen = plain(*arguments, **options)
         time.sleep(random.random() * 0.05)
         return seen
 
-    registry._read = slow
+    MlflowClient.search_model_versions = slow
     client = MlflowClient(uri)
     for hiou in hious:
         settle(client, NAME, add(client, hiou))

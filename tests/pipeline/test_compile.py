@@ -303,7 +303,7 @@ def test_clips_work_is_divided_among_tasks():
         ({"environment": {"HF_TOKEN": "x"}}, "HF_TOKEN looks like a secret"),
         ({"environment": {"HTTPS_PROXY": "http://u:hush@p"}}, "environment.HTTPS_PROXY: the value holds a password"),
         ({"environment": {"FOO BAR": "x"}}, "'FOO BAR' is refused; expected the name of an environment variable"),
-        ({"environment": {"AWS_REGION": "x"}}, "AWS_REGION is named twice in"),
+        ({"environment": {"AWS_REGION": "x"}}, "AWS_REGION appears twice in"),
         ({"environment": {"A": True}}, "environment.A=True is refused: expected text; put it in quotes"),
         (
             {"steps": {"train": {"memory": "64Gi"}}},

@@ -55,7 +55,7 @@ def test_reads_writes_and_lists_wait_for_a_server_that_is_away(own, mortal, told
             pool.submit(own.size, "k"),
             pool.submit(lambda: next(own.entries("")).key),
             pool.submit(reader.read, "image2", "jpg"),
-            pool.submit(lambda: find_sharded(own, "split", "f").fingerprint),
+            pool.submit(lambda: find_sharded(own, Output("split", "f")).fingerprint),
         ]
         _, *got = [future.result(60) for future in done]
     assert time.monotonic() - began >= AWAY
@@ -98,7 +98,7 @@ def test_outputs_are_not_made_anew_because_the_store_is_away(own, mortal, enviro
     environment.setenv("CLIPTEA_PATIENCE", "0.2")
     environment.setattr(S3Store, "get", dying)
     with pytest.raises(ServerAway):
-        find_sharded(own, "split", "f")
+        find_sharded(own, Output("split", "f"))
 
 
 @pytest.mark.parametrize("kind", ["403", "404"])

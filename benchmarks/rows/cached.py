@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from statistics import median
 
 import torch
+from cliptea.teacher.build import build_cache
+from cliptea.teacher.cache import TeacherCache
 from torch import Tensor
 
 from benchmarks.measure import Bench, Row, environment, interleaved
@@ -20,8 +22,6 @@ from cliptea.method.plm import ignored_tokens
 from cliptea.method.regions import region_maps
 from cliptea.models.backbones import STUDENTS
 from cliptea.settings import apply_delta
-from cliptea.teacher.build import build_cache
-from cliptea.teacher.cache import TeacherCache
 from cliptea.teacher.clip import Teacher, open_teacher
 from cliptea.training.batches import batches
 from cliptea.training.loop import seen_text

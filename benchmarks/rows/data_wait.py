@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from itertools import islice
 from statistics import median
 
+from cliptea.teacher.build import build_cache
+from cliptea.teacher.cache import TeacherCache
+
 from benchmarks.measure import Bench, Row, environment
 from benchmarks.world import device, prepare
 from cliptea.settings import apply_delta
 from cliptea.storage import open_store
-from cliptea.teacher.build import build_cache
-from cliptea.teacher.cache import TeacherCache
 from cliptea.training.batches import batches
 from cliptea.training.history import History
 from cliptea.training.loop import seen_text

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from statistics import median
 
 import torch
+from cliptea.teacher.cache import ViewOutput
 
 from benchmarks.measure import Bench, Row, environment, interleaved, speed
 from benchmarks.world import device, prepare, weights
@@ -13,7 +14,6 @@ from cliptea.config import ClusteringConfig
 from cliptea.manifest import Output
 from cliptea.storage import open_store
 from cliptea.teacher.blocks import BlockMaker, Job
-from cliptea.teacher.cache import ViewOutput
 from cliptea.teacher.clip import open_teacher
 
 VIEWS = 4  # on a CPU, one at a time

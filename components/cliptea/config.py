@@ -189,7 +189,8 @@ class TrainConfig(Section):
         if self.batch_size % parts:
             accumulate = f" and train.accumulate={self.accumulate}" if self.accumulate > 1 else ""
             raise ConfigError(
-                f"train.batch_size={self.batch_size} cannot be divided among {named or f'{processes} processes'}{accumulate}",
+                f"train.batch_size={self.batch_size} cannot be divided among "
+                f"{named or f'{processes} processes'}{accumulate}",
                 f"a multiple of {parts}",
                 f"change train.batch_size, or {setting}",
             )

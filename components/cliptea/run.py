@@ -80,9 +80,9 @@ def require_room(students: int, room: int) -> None:
     if students > room:
         parts = -(-students // room)
         raise ConfigError(
-            f"{students} students (variants times seeds) are too many for one run on a cluster, whose workflow would "
-            "pass Argo's 1 MiB",
-            f"at most {room}, the placement's `students` less half of its `token_parts`",
-            f"make {parts} runs or more over the same store, which share tokens, by --set 'variants=[...]'; or let the "
-            "workflow controller offload its workflows, and raise `students` in the placement file",
+            f"{students} students (variants times seeds) are too many for one run on a cluster, because its workflow "
+            "would exceed Argo's limit of 1 MiB",
+            f"at most {room}, the placement's `students` minus half of its `token_parts`",
+            f"use at least {parts} runs with the same store, so that they share tokens, with --set 'variants=[...]'; "
+            "or let the workflow controller offload its workflows, and raise `students` in the placement file",
         )

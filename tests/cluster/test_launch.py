@@ -79,7 +79,7 @@ def test_a_quota_of_one_trainjob_is_enough_for_many_students(kubernetes, inputs)
 def test_a_done_trainjob_that_cannot_be_deleted_is_no_failure(kubernetes, inputs, capfd):
     kubernetes.play, kubernetes.denied = trained, {("delete", "trainjobs")}
     first = launched(inputs)
-    assert "is done and left, and goes with the pipeline run" in capfd.readouterr().err
+    assert "the completed TrainJob" in capfd.readouterr().err
     assert first == launched(inputs)
     assert len(kubernetes.created) == 1
 
@@ -178,6 +178,8 @@ def test_a_trainjob_that_leaves_no_model_is_a_failure_and_not_adopted(kubernetes
 
 
 def test_processes_that_cannot_share_a_batch(kubernetes, inputs):
-    with pytest.raises(ConfigError, match=r"train.batch_size=4 with 3 nodes of 1 processes; expected a multiple of 3"):
+    with pytest.raises(
+        ConfigError, match=r"train.batch_size=4 cannot be divided among 3 nodes of 1 processes; expected"
+    ):
         launched(inputs, changed(nodes=3))
     assert kubernetes.created == []

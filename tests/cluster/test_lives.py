@@ -16,7 +16,7 @@ from cliptea.cluster.api import ClusterError
 DISRUPTED = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drained"}
 NODE_LOST = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": "node is gone"}
 EVICTED = "evicted from its node or preempted: drained"
-GONE = "p1: it was running and has disappeared: it was deleted, or lost with its node"
+GONE = "p1: it disappeared while it was running: it was deleted, or its node was lost"
 AGAIN = "restarting from its last checkpoint"
 
 

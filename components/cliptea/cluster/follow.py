@@ -112,7 +112,7 @@ class _Follower:
             with self._patient():
                 job = self.cluster.job(self.name)
                 if job is None:
-                    return f"the TrainJob {self.name} was deleted from outside"
+                    return f"the TrainJob {self.name} was deleted by someone else"
                 pods = self.cluster.pods(self.name)
                 at_work = self._wait_anew() if suspended(job) else self._count(pods)
                 now = troubles(job, pods, self.cluster.warnings(self.name))
@@ -150,7 +150,7 @@ class _Follower:
         """Pods that ran and have left nothing that says why they do no longer; a node that is gone takes them along."""
         left = {pod["metadata"]["name"]: "deletionTimestamp" in pod["metadata"] for pod in pods}
         gone = [name for name in self.running.values() if left.get(name, True)]
-        text = "it was running and has disappeared: it was deleted, or lost with its node"
+        text = "it disappeared while it was running: it was deleted, or its node was lost"
         return [Trouble("gone", name, text) for name in sorted(gone, key=left.__contains__)]  # then those on their way
 
     def _tell(self, found: list[Trouble]) -> None:

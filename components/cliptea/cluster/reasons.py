@@ -132,7 +132,7 @@ def _unplaced(pod: dict[str, Any]) -> str:
     """Why a pod has no node yet, if there is a reason."""
     gates = [gate["name"] for gate in pod.get("spec", {}).get("schedulingGates") or []]
     if gates:
-        return f"waiting to be admitted: scheduling gate {' and '.join(gates)}; check the queue that its label names"
+        return f"waiting to be admitted: scheduling gate {' and '.join(gates)}; check the queue named in its label"
     scheduled = _condition(pod, "PodScheduled", "False") or {}
     if scheduled.get("reason") == "Unschedulable":
         return f"no node can run it: {scheduled.get('message', '')}; waiting for one"
@@ -156,14 +156,14 @@ def _terminated(ended: dict[str, Any], pod: dict[str, Any]) -> tuple[str, str] |
             "it ran out of memory (OOMKilled); give train more memory in the placement file, or lower train.batch_size"
         )
     if code == RESTART:
-        return "stopped", "it was stopped from outside and saved a checkpoint"
+        return "stopped", "it was stopped on request and saved a checkpoint"
     if code == DESERTED:
         return "deserted", "it stopped because the processes of other pods disappeared or a server was unreachable"
     if code == 0 or pod["status"].get("reason") == "Evicted":
         return None
     if code in (KILLED, ENDED) and "deletionTimestamp" in pod["metadata"]:
         return "stopped", "it was deleted during training"
-    hint = " (killed, by the node for lack of memory or by a time-out)" if code == KILLED else ""
+    hint = " (killed by the node for lack of memory, or by a time-out)" if code == KILLED else ""
     return "exit", f"its process ended with code {code}{hint}"
 
 

@@ -51,7 +51,7 @@ class Published(Reader):
         if number in accepted:
             return []
         return [
-            f"{listed} has {number} images where {self.facts.title} has "
+            f"{listed} has {number} images, but {self.facts.title} has "
             f"{' or '.join(map(str, accepted))}, so results cannot be compared with published ones"
         ]
 

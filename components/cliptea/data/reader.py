@@ -98,8 +98,8 @@ class Reader(ABC):
         image, values = decode_image(data, self.source.where(pair.image)), self._values(pair)
         if image.shape[:2] != values.shape:
             raise DataError(
-                f"{self.source.where(pair.labels)} is {values.shape[1]}x{values.shape[0]} and its image "
-                f"{image.shape[1]}x{image.shape[0]} pixels",
+                f"{self.source.where(pair.labels)} has {values.shape[1]}x{values.shape[0]} pixels, but its image has "
+                f"{image.shape[1]}x{image.shape[0]}",
                 "an image and a label map of the same size",
             )
         labels = pair.rule.train_ids(values, self.source.where(pair.labels))

@@ -28,7 +28,7 @@ def timm_encoder(name: str) -> tuple[str, str]:
     known = _timm_encoders()
     if encoder not in known:
         near = difflib.get_close_matches(encoder, known, n=3, cutoff=0.0)
-        raise ConfigError(f"timm has no encoder {encoder!r}", f"an existing one, perhaps {', '.join(near)}")
+        raise ConfigError(f"timm has no encoder {encoder!r}", f"an existing encoder, perhaps {', '.join(near)}")
     return encoder, tag or TIMM_DEFAULT
 
 

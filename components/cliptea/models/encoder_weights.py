@@ -64,12 +64,12 @@ def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: Weight
     problems = {
         "missing": [key for key in wanted if key not in state],
         "unexpected": [key for key in state if key not in wanted],
-        "of another shape": [key for key in wanted if key in state and wanted[key].shape != state[key].shape],
+        "with another shape": [key for key in wanted if key in state and wanted[key].shape != state[key].shape],
     }
     said = [f"{len(keys)} {kind} ({', '.join(keys[:2])})" for kind, keys in problems.items() if keys]
     if said:
         raise ConfigError(
-            f"the weights {source} do not fit the encoder: {', '.join(said)}", "weights of that student.backbone"
+            f"the weights {source} do not fit the encoder: {', '.join(said)}", "weights for this student.backbone"
         )
     encoder.load_state_dict(dict(state))
 

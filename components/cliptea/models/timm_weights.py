@@ -92,5 +92,5 @@ def _config(encoder: str, tag: str) -> Any:
         config = None
     if config is None or not config.has_weights:
         tags = [name.partition(".")[2] for name in list_pretrained(f"{encoder}.*")]
-        raise ConfigError(f"timm has no weights {tag!r} of {encoder}", f"one of {', '.join([*tags, 'a file'])}")
+        raise ConfigError(f"timm has no weights {tag!r} for {encoder}", f"one of {', '.join([*tags, 'a file'])}")
     return config

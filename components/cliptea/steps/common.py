@@ -89,8 +89,8 @@ def read(artifact: Artifact, model: type[Handed]) -> Handed:
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise StorageError(
-            f"the input artifact {artifact.uri} is no {model.__name__} ({where}: {error.errors()[0]['msg']})",
-            f"what cliptea {__version__} writes",
+            f"the input artifact {artifact.uri} is not a valid {model.__name__} ({where}: {error.errors()[0]['msg']})",
+            f"an artifact of cliptea {__version__}",
             "run the whole pipeline with one version of cliptea",
         ) from None
 

@@ -77,7 +77,7 @@ def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluation
     try:
         catch_up(run, SHORT_SECONDS)
     except TrackingError as away:
-        progress.warn(f"MLflow gets later what it missed ({away.what})")
+        progress.warn(f"MLflow is not available ({away.what}); results will be logged later")
         whole = False
     done, evaluated, reused = _report(store, run, splits, teacher, evaluations)
     entry = ReportEntry(report=done.fingerprint, splits=splits, teacher=teacher, evaluations=list(evaluations))

@@ -50,9 +50,9 @@ def finish_run(job_id: str, state: str, error: str) -> None:
     try:
         ended = close_ended(job_id, ended.how, ended.reason)
     except ClipteaError as problem:
-        progress.warn(f"MLflow shows this run as RUNNING until a later run closes it: {problem.what}")
+        progress.warn(f"MLflow will show this run as RUNNING until a later run closes it: {problem.what}")
     if not ended.how:
-        progress.warn(f"Pipelines says that the run is {state!r}, which is no known end; MLflow is left as it is")
+        progress.warn(f"Pipelines reports the unknown state {state!r}; the MLflow run is not changed")
     post_state(job_id, ended.how or state, ended.reason if ended.how != "SUCCEEDED" else "", ended.run_id)
 
 

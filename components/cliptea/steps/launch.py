@@ -80,9 +80,9 @@ def launch_variant(inputs: TrainInputs, job: JobSettings, passed: Passed, pace: 
     if done is None:
         cluster.delete(name)  # the next try would adopt it
         raise ClusterError(
-            f"the TrainJob {name} ended well and left no model under {store.uri(output.kind)}",
-            "that its pods write to the same store as the steps",
-            "compare CLIPTEA_STORE and CLIPTEA_S3_ENDPOINT of both",
+            f"the TrainJob {name} succeeded but left no model under {store.uri(output.kind)}",
+            "training pods that write to the same store as the steps",
+            "compare CLIPTEA_STORE and CLIPTEA_S3_ENDPOINT of the steps and the training pods",
         )
     _clear(cluster, name)
     store.delete(inputs.key)
@@ -94,7 +94,9 @@ def _clear(cluster: Cluster, name: str) -> None:
     try:
         cluster.delete(name)
     except ClusterError as error:
-        progress.warn(f"{error}: TrainJob {name} is done and left, and goes with the pipeline run")
+        progress.warn(
+            f"the completed TrainJob {name} could not be deleted ({error}); it is deleted with the pipeline run"
+        )
 
 
 def _owners(cluster: Cluster) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ def promote_best(run: Run, comparison: Comparison) -> Promotion:
     """
     catch_up(run)
     if comparison.stand_in:
-        return _refused("with a stand-in for the teacher the numbers mean nothing")
+        return _refused("results with a stand-in teacher are meaningless")
     from cliptea.tracking.mlflow_client import persist
 
     store = open_store()
@@ -83,7 +83,8 @@ def _placed(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[Compare
         placed.append(row.model_copy(update=logged.place()._asdict()) if logged else row)
     lacking = len({row.model_uri for row in placed if not row.mlflow_run_id})
     if lacking:
-        raise StorageError(f"MLflow lacks {lacking} model{'s' * (lacking != 1)} of this run", todo="run again")
+        models = "1 model is" if lacking == 1 else f"{lacking} models are"
+        raise StorageError(f"{models} not logged in MLflow yet", todo="run again")
     return placed
 
 
@@ -93,8 +94,8 @@ def _show(decided: Promotion) -> None:
     from cliptea.tracking.registry import champion
 
     present = champion(connect(), decided.model)
-    now = "there is no champion" if present is None else f"champion is version {present}"
-    progress.note(f"{decided.model} version {decided.version}, as decided before: {decided.reason}; {now} now")
+    now = "there is no champion now" if present is None else f"the champion is now version {present}"
+    progress.note(f"{decided.model} version {decided.version}: already decided ({decided.reason}); {now}")
 
 
 def _promote(run: Run, rows: Sequence[ComparedRow], evaluation: str) -> Promotion:
@@ -108,7 +109,7 @@ def _promote(run: Run, rows: Sequence[ComparedRow], evaluation: str) -> Promotio
     score = Score(hiou(best), evaluation, run.config.promotion.margin)
     version = register(client, name, source, run_id, score, {"backbone": best.backbone, "variant": best.variant})
     outcome = settle(client, name, version)
-    told = f"{name} version {version}: {outcome.decision.reason}; champion is version {outcome.champion}"
+    told = f"{name} version {version}: {outcome.decision.reason}; the champion is version {outcome.champion}"
     for one in (run.tracking_run, run_id):
         client.set_tag(one, "cliptea.promotion", told)
     progress.note(told)

@@ -81,7 +81,7 @@ def _require_weights(config: Config) -> None:
     """Refuse a local teacher that is not there, before the data are split; hubs and buckets are asked later."""
     if config.teacher.source.missing:
         raise ConfigError(
-            f"teacher.weights={config.teacher.weights}: there is no such file or folder",
+            f"teacher.weights={config.teacher.weights} does not exist",
             "CLIP weights, a pre-training tag such as openai, or demo",
         )
 
@@ -92,10 +92,10 @@ def _sweep() -> None:
 
     try:
         for closed in sweep():
-            progress.note(f"an earlier run, {closed}")
+            progress.note(f"earlier run {closed}")
     except Exception as error:
         text = " ".join(str(error).split())
-        progress.warn(f"earlier runs that ended without a word are not closed: {type(error).__name__}: {text}")
+        progress.warn(f"could not close earlier runs that are still open: {type(error).__name__}: {text}")
 
 
 def skip(run: Run) -> bool:
@@ -105,5 +105,5 @@ def skip(run: Run) -> bool:
 
     earlier = persist(lambda: mark_unchanged(run))
     if earlier:
-        progress.note(f"skipped: neither data nor settings have changed since run {earlier}")
+        progress.note(f"skipped: data and settings have not changed since run {earlier}")
     return earlier is not None

@@ -65,10 +65,11 @@ def make_tokens(run: Run, splits: Splits, part: int = 0, parts: int = 1) -> Made
     from cliptea.teacher.view_outputs import make_part
 
     if views.stored is not None and part == 0:
-        progress.note("region maps are made from the stored dense tokens; CLIP does not run")
+        progress.note("region maps are computed from the stored dense tokens, so CLIP does not run")
     if views.tokens in views.found and views.dense not in views.found and part == 0:
         new = sum(wanted.clustering is not None for wanted in views.missing)
-        progress.note(f"no dense tokens are kept: CLIP runs again for {new} new clustering setting(s)")
+        settings = f"{new} new clustering setting{'s' * (new != 1)}"
+        progress.note(f"dense tokens are not stored, so CLIP runs again for {settings}")
     return MadePart(blocks=make_part(views_job(store, run, splits, views), part, parts))
 
 

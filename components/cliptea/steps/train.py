@@ -87,7 +87,7 @@ def train_variant(inputs: TrainInputs) -> Manifest:
     start(TRAIN_PROCESS, inputs.key, inputs.variant.config.train.processes)
     store.delete(inputs.key)
     done = find(store, output)
-    assert done is not None, "training ended well and left no model"
+    assert done is not None, "training succeeded but left no model"
     return done
 
 

@@ -73,7 +73,7 @@ class Store(Protocol):
 
 
 def missing(uri: str) -> StorageError:
-    return StorageError(f"the object {uri} is missing", todo="run again to make it anew")
+    return StorageError(f"the object {uri} is missing", todo="run again to recreate it")
 
 
 def truncated(uri: str, size: int) -> StorageError:

@@ -140,7 +140,7 @@ def _credentials() -> ChainedProvider:
         provider.retrieve()
     except (ValueError, KeyError, OSError, HTTPError, ParseError, configparser.Error):
         raise StorageError(
-            "there are no credentials for S3",
+            "the credentials for S3 are missing",
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a file AWS_SHARED_CREDENTIALS_FILE, or an IAM role",
         ) from None
     return provider

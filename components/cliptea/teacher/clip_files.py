@@ -129,12 +129,12 @@ def _has_square_grid(state: dict[str, Any]) -> bool:
 
 def _difference(name: str, wanted: dict[str, Tensor], state: dict[str, Any]) -> str:
     if name not in state:
-        return f"they lack {name}"
+        return f"{name} is missing"
     if name not in wanted:
-        return f"they hold {name}, which it lacks"
+        return f"{name} is unexpected"
     value = state[name]
     if not isinstance(value, Tensor):
-        return f"{name} is no tensor but {type(value).__name__}"
+        return f"{name} is not a tensor but {type(value).__name__}"
     found, expected = tuple(value.shape), tuple(wanted[name].shape)
     same = found == expected or value.numel() == wanted[name].numel() == 1  # logit_scale comes as () and as (1,)
     return "" if same else f"{name} is {found}, expected {expected}"

@@ -30,12 +30,12 @@ def tag_config(model: str, tag: str) -> dict[str, Any]:
     others = open_clip.list_pretrained_models_by_tag(tag)
     if others:
         raise TeacherError(
-            f"open_clip has no weights {tag!r} for {model}, but for {', '.join(others)}",
+            f"open_clip has no weights {tag!r} for {model}, only for {', '.join(others)}",
             todo="add --set teacher.model=NAME",
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
     raise TeacherError(
-        f"teacher.weights={tag} is not a file or folder on this machine, and {model} has no weights of that name",
+        f"teacher.weights={tag} is not a file or folder on this machine, and {model} has no weights with that name",
         "a file, a folder, an s3:// URI" + (f", or one of {', '.join(tags)}" if tags else ""),
     )
 

@@ -69,7 +69,7 @@ class _Tracker:
         except Exception as error:  # of whatever kind: training goes on
             if not self._warned:
                 progress.warn(
-                    f"loss curves could not be logged and are kept for later: {' '.join(str(error).split())[:200]}"
+                    f"loss curves could not be logged and will be logged later: {' '.join(str(error).split())[:200]}"
                 )
             self._warned = True
 

@@ -80,7 +80,9 @@ def log_or_defer(store: Store, run: Run, entry: Entry) -> Receipt | None:
         return _log(store, run, entry, SHORT_SECONDS)
     except TrackingError as away:
         defer(store, run, entry)
-        progress.warn(f"{entry.what}: kept, and logged by compare or promote when MLflow is back ({away.what})")
+        progress.warn(
+            f"{entry.what} could not be logged ({away.what}); compare or promote will log them when MLflow is back"
+        )
         return None
 
 
@@ -109,7 +111,7 @@ def log_deferred(store: Store, run: Run, kinds: Sequence[type[Entry]], seconds: 
         entry = known[note.kind].model_validate(note.entry)
         if receipt(store, run, entry.name) is None:
             _log(store, run, entry, seconds)
-            progress.note(f"MLflow has what it missed: {entry.what}")
+            progress.note(f"logged to MLflow after an outage: {entry.what}")
         store.delete(key)
 
 

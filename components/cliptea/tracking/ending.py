@@ -43,7 +43,7 @@ def _close(job_id: str, how: str, reason: str) -> Ended:
     client = connect()
     run = find_parent(client, job_id)
     if run is None:
-        progress.note("the run ended before it was tracked")
+        progress.note("the run ended before it was logged to MLflow")
         return Ended(how, "", reason)
     how, reason = _as_steps_say(run, how), reason or run.data.tags.get(ERROR_TAG, "")
     if how:

@@ -24,14 +24,14 @@ def main(arguments: list[str]) -> None:
         codes = [failure.exitcode for failure in error.failures.values()]
         killed = sorted(signal.Signals(-code).name for code in codes if code < 0)
         if set(killed) == {signal.SIGABRT.name} and _watched(arguments):
-            tell(Deserted("a process ended itself by SIGABRT"))
+            tell(Deserted("a process aborted with SIGABRT"))
         elif killed:
             tell(
                 ClipteaError(
                     f"a training process was killed by {' and '.join(killed)}",
-                    todo="killed for memory (SIGKILL), lower train.batch_size or raise the memory; for shared memory "
-                    "(SIGBUS), raise shared_memory; aborted (SIGABRT), look in the log for why; run again to go on "
-                    "from the last checkpoint",
+                    todo="for SIGKILL (out of memory), lower train.batch_size or raise the memory; for SIGBUS (shared "
+                    "memory), raise shared_memory; for SIGABRT, see the log; run again to resume from the last "
+                    "checkpoint",
                 )
             )
         raise

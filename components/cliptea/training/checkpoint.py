@@ -84,7 +84,10 @@ class Checkpoints:
         if self._written():
             self._writing = self._writer.submit(self._write, iteration, _copied(state))
         else:
-            progress.warn(f"there is no checkpoint of iteration {iteration}: the store is away, and training goes on")
+            progress.warn(
+                f"the checkpoint of iteration {iteration} was skipped because the store is not available; "
+                "training continues"
+            )
 
     def save_last(self, iteration: int, state: dict[str, Any]) -> None:
         """Write a state, after which training may end.
@@ -107,7 +110,7 @@ class Checkpoints:
             if writing is not None:
                 writing.result()
         except ServerAway as away:
-            progress.warn(f"a checkpoint is lost: {away.what}")
+            progress.warn(f"a checkpoint could not be stored: {away.what}")
 
     def clear(self) -> None:
         """Remove all of them."""
@@ -138,7 +141,7 @@ class Checkpoints:
             data = self._whole(entry.key)
             if data is not None:
                 return entry.key, data
-            progress.warn(f"the checkpoint {self._store.uri(entry.key)} is damaged; going back to the one before it")
+            progress.warn(f"the checkpoint {self._store.uri(entry.key)} is damaged; using the previous one")
             self._store.delete(entry.key)
         return None, None
 

@@ -153,7 +153,10 @@ def join() -> Iterator[World]:
     if torch.cuda.is_available():
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
-            raise ConfigError(f"{local + 1} training processes on a machine of {gpus} GPUs", "a GPU for each process")
+            raise ConfigError(
+                f"{local + 1} training processes are started, but the machine has {gpus} GPU{'s' * (gpus != 1)}",
+                "one GPU per process",
+            )
         torch.cuda.set_device(local)
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout)
     else:

@@ -71,8 +71,8 @@ def _watch(watch: Watch, follower: Follower, abandoned: threading.Event, over: t
     while not over.wait(min(BEAT_SECONDS, follower.seconds / 4)):
         if watch.abandoned():
             progress.warn(
-                f"nobody has followed this training for {progress.clock(follower.seconds)}: it saves a checkpoint and "
-                "ends; run again to go on"
+                f"no step has followed this training for {progress.clock(follower.seconds)}; saving a checkpoint and "
+                "stopping; run again to resume"
             )
             abandoned.set()
             return

@@ -59,7 +59,7 @@ def train_student(
         state = checkpoints.last()
         if state is not None:
             trainer.restore(state)
-            progress.note(f"going on from the checkpoint at iteration {trainer.iteration}")
+            progress.note(f"resuming from the checkpoint at iteration {trainer.iteration}")
         shown = batches(config, data, seed, trainer.iteration, world)
         _run(trainer, shown, checkpoints, log_curves)
         manifest = None
@@ -98,9 +98,9 @@ def _require_shared(config: Config, world: World) -> None:
     train.require_shared(world.size)
     if train.batch_size == world.size * train.accumulate and require(config.student.backbone).family == "upernet":
         raise ConfigError(
-            f"one image at a time with the backbone {config.student.backbone}",
-            "two or more: UPerNet has a batch norm over a map of one pixel",
-            "raise train.batch_size, or lower the processes or train.accumulate",
+            f"the backbone {config.student.backbone} cannot train with one image at a time",
+            "two or more images, because UPerNet has a batch norm over a map of one pixel",
+            "raise train.batch_size, or lower the number of processes or train.accumulate",
         )
 
 

@@ -25,7 +25,7 @@ class Stopped(SystemExit):
 
     def __str__(self) -> str:
         saved = "" if self.iteration is None else f"; iteration {self.iteration} is saved"
-        return f"training was asked to stop{saved}: start it again to go on"
+        return f"training was stopped on request{saved}; run again to resume"
 
 
 class Deserted(ClipteaError):
@@ -35,9 +35,9 @@ class Deserted(ClipteaError):
 
     def __init__(self, why: str) -> None:
         super().__init__(
-            f"the other training processes have gone ({why})",
-            todo="look for the first of them that failed, or whose machine was taken away; run again to go on from "
-            "the last checkpoint",
+            f"the other training processes are gone ({why})",
+            todo="look for the first process that failed, or whose machine was lost; run again to resume from the "
+            "last checkpoint",
         )
         self.why = why
 

@@ -66,6 +66,6 @@ def _reason(failure: Path, stopping: bool, code: int) -> BaseException:
     if stopping:
         return Stopped(None)
     return ClipteaError(
-        f"a training process crashed without a word of why (torchrun ended with {code})",
-        todo="look in the log for its traceback; run again to go on from the last checkpoint",
+        f"a training process crashed without an error message (torchrun exited with {code})",
+        todo="look for a traceback in the log; run again to resume from the last checkpoint",
     )

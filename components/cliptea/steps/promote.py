@@ -1,4 +1,4 @@
-"""The best student becomes champion when it beats the present one. The last step: after it the run is complete."""
+"""Makes the best student the champion if it beats the current one. This is the last step of a run."""
 
 from collections.abc import Sequence
 
@@ -33,21 +33,22 @@ def promote(run: dsl.Input[dsl.Artifact], comparison: dsl.Input[dsl.Artifact], d
 
 
 class Promotion(BaseModel):
-    """What was decided about a run's best model."""
+    """The decision about the best model of a run."""
 
     promoted: bool
     reason: str
-    model: str = ""  # in MLflow's registry; nothing when no model was registered
+    model: str = ""  # name in MLflow's registry; empty if no model was registered
     version: str = ""
 
 
 def promote_best(run: Run, comparison: Comparison) -> Promotion:
-    """Register the run's best model; it becomes champion when it beats the one in office.
+    """Register the best model of the run, and make it the champion if it beats the current one.
 
-    What earlier steps could not log to MLflow is logged first.
+    Entries that earlier steps could not log to MLflow are logged first.
 
     Raises:
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow is not available.
+        StorageError: a model of the run is not logged in MLflow yet.
     """
     catch_up(run)
     if comparison.stand_in:
@@ -76,7 +77,7 @@ def _refused(why: str) -> Promotion:
 
 
 def _placed(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[ComparedRow]:
-    """The rows; those that were made while MLflow was away are completed by what was logged since."""
+    """The rows. Rows from an MLflow outage get the model locations that were logged later."""
     placed = []
     for row in rows:
         logged = None if row.mlflow_run_id else receipt(store, run, row.telling)
@@ -89,7 +90,7 @@ def _placed(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[Compare
 
 
 def _show(decided: Promotion) -> None:
-    """Say which version is the champion by now: since the decision it may have been rolled back, or beaten."""
+    """Log the current champion, which may have changed since the decision by a rollback or a better model."""
     from cliptea.tracking.mlflow_client import connect
     from cliptea.tracking.registry import champion
 

@@ -1,4 +1,4 @@
-"""`python -m cliptea.training.agent`: torchrun, which besides says what its processes died from without a word."""
+"""`python -m cliptea.training.agent`: torchrun that also reports which signal killed a training process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cliptea.training.stopping import Deserted
 
 
 def main(arguments: list[str]) -> None:
-    """Run torchrun with its own arguments."""
+    """Run torchrun with these arguments."""
     try:
         run.main(arguments)
     except ChildFailedError as error:
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _watched(arguments: list[str]) -> bool:
-    """Whether NCCL's watchdog is there, which aborts a process whose partner is silent."""
+    """Whether NCCL's watchdog is active, which aborts a process if another one does not respond."""
     world, _, _ = run.config_from_args(run.parse_args(arguments))
     return torch.cuda.is_available() and world.max_nodes * world.nproc_per_node > 1
 

@@ -1,4 +1,4 @@
-"""Files of this machine: written whole or not at all, and where downloads and unfinished work lie."""
+"""Local files: atomic writes, and the folders for downloads and unfinished work."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from cliptea.errors import StorageError
 
 __all__ = ["PARTIAL", "cache_folder", "make_folder", "new_file", "place", "unusable"]
 
-PARTIAL = ".partial-"  # first characters of the names of files that are not whole
+PARTIAL = ".partial-"  # prefix of the names of incomplete files
 
 
 @contextmanager
 def new_file(target: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `target` when the block ends well, and else leaves no trace.
+    """A file to write, which replaces `target` at the end of the block. After an error, it is deleted.
 
-    The bytes are on the disk before the name is. A killed process leaves a file whose name begins with `PARTIAL`.
+    The bytes are on the disk before the name changes. A killed process leaves a file whose name begins with `PARTIAL`.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     make_folder(target.parent)
     try:
-        name = target.with_name(f"{PARTIAL}{uuid.uuid4().hex}")  # made with the user's own mode, for shared volumes
+        name = target.with_name(f"{PARTIAL}{uuid.uuid4().hex}")  # with the user's umask, for shared volumes
         try:
             with name.open("xb") as file:
                 yield file
@@ -43,7 +43,7 @@ def new_file(target: Path) -> Iterator[BinaryIO]:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder `path`, made when it is not there."""
+    """Create the folder `path` if it does not exist."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -52,7 +52,7 @@ def make_folder(path: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where downloaded objects and scratch folders lie: CLIPTEA_CACHE, or cliptea in the user's cache folder."""
+    """The folder for downloads and scratch folders: CLIPTEA_CACHE, or cliptea in the user's cache folder."""
     named = env.CACHE.get()
     if named:
         return Path(named)
@@ -63,7 +63,7 @@ def cache_folder() -> Path:
 
 
 def place(*names: str) -> Path:
-    """A relative path of the segments of `names` that never climbs: ".", ".." and "" are escaped."""
+    """A relative path from the segments of `names`. It stays inside its folder, as ".", ".." and "" are escaped."""
     return Path(*(part if part.strip(".") else f"%{part}" for name in names for part in name.split("/")))
 
 

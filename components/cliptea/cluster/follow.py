@@ -127,7 +127,7 @@ class _Follower:
             time.sleep(self.pace.poll)
 
     def _wait_anew(self) -> int:
-        """Reset the state for a suspended TrainJob, which loses its pods and gets as much time to start as a new one."""
+        """Reset the state for a suspended TrainJob. It loses its pods, and has as much time to start as a new one."""
         self.running.clear()
         self.last.clear()
         if self.started:

@@ -80,7 +80,7 @@ class FileStore(Store):
                     yield entry
             elif not (
                 item.is_symlink() and folder.resolve().is_relative_to(path.resolve())
-            ):  # skip links to a parent folder, which are loops
+            ):  # a link to a parent is a loop
                 yield from self._below(path)
 
     def delete(self, key: str) -> None:

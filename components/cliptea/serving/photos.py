@@ -69,7 +69,7 @@ def read_image(path: Path) -> np.ndarray:
     with warnings.catch_warnings(), opened(data, str(path), "image", FORMATS) as image:
         warnings.simplefilter(
             "ignore", Image.DecompressionBombWarning
-        )  # images of twice that size still raise an error
+        )  # twice that size is still an error
         return np.array(_rgb(ImageOps.exif_transpose(image)))
 
 
@@ -81,7 +81,7 @@ def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
 
 
 def _free_name(taken: dict[str, Path], file: Path, relative: Path) -> str:
-    """The path without its suffix. If another file has this name, the suffix is kept, and a number is added if needed."""
+    """The path without its suffix. If another file has this name, the suffix and then a number are added."""
     candidates = [relative.with_suffix(""), relative.with_name(relative.name.replace(".", "_"))]
     numbered = (candidates[-1].with_name(f"{candidates[-1].name}-{number}") for number in range(2, len(taken) + 3))
     return next(str(name) for name in (*candidates, *numbered) if taken.get(str(name), file) == file)

@@ -172,7 +172,9 @@ def test_the_trainjob_goes_with_the_pipeline_runs_workflow(kubernetes, inputs, m
 
 def test_a_trainjob_that_leaves_no_model_is_a_failure_and_not_adopted(kubernetes, inputs):
     kubernetes.play = lambda server: server.end("Complete")
-    with pytest.raises(ClusterError, match=r"left no model under file://.*; expected that its pods write to the same"):
+    with pytest.raises(
+        ClusterError, match=r"left no model under file://.*; expected training pods that write to the same"
+    ):
         launched(inputs)
     assert kubernetes.jobs == {}
 

@@ -176,7 +176,7 @@ def test_a_tls_connection_that_breaks_off_is_waited_for(environment, store):
         (
             "CLIPTEA_CACHE_GIB",
             "much",
-            "CLIPTEA_CACHE_GIB='much' is not a valid size; expected a number of GiB, or 0 for no cache",
+            "CLIPTEA_CACHE_GIB is 'much'; expected a number of GiB, 0 for no cache",
         ),
         ("CLIPTEA_STORE", "gs://bucket", "the object store is 'gs://bucket'; expected s3://bucket/folder"),
     ],

@@ -21,9 +21,7 @@ from cliptea.weights_source import WeightsSource
 
 __all__ = ["choose_classes"]
 
-SAME_TOWER = (
-    0.9  # cosine of embeddings: 0.95 for the same CLIP with other prompts, about 0 for another CLIP
-)
+SAME_TOWER = 0.9  # cosine of embeddings: 0.95 for the same CLIP with other prompts, about 0 for another CLIP
 PROBES = 8  # classes whose embeddings are compared
 DEFAULT = TeacherSource(weights="", model="ViT-B-16-quickgelu", templates="single", crop=224)
 

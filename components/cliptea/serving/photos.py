@@ -67,9 +67,7 @@ def read_image(path: Path) -> np.ndarray:
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror or error})") from None
     with warnings.catch_warnings(), opened(data, str(path), "image", FORMATS) as image:
-        warnings.simplefilter(
-            "ignore", Image.DecompressionBombWarning
-        )  # twice that size is still an error
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice that size is still an error
         return np.array(_rgb(ImageOps.exif_transpose(image)))
 
 

@@ -1,8 +1,8 @@
-"""What the steps of a pipeline run are doing, in the store: one small object for each step and variant.
+"""The board: the current status of each step and variant of a pipeline run, as small objects in the store.
 
-On a cluster nobody sees the processes of a run. Each step therefore writes what it does, now and then, below
-`runs/JOB/`; `cliptea submit --wait` shows it, and training looks there for a sign of the step that follows it.
-A run on one machine has its events file instead (`cliptea.progress`) and no board.
+On a cluster, the processes of a run are not visible. So each step regularly writes its status below `runs/JOB/`.
+`cliptea submit --wait` shows it, and training checks there whether the step that follows it is still active.
+A run on one machine has no board and uses an events file instead (`cliptea.progress`).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ BEAT_SECONDS = 20.0
 
 
 class StepStatus(BaseModel):
-    """What one step is doing.
+    """The status of one step.
 
     Attributes:
-        step, label: its name, and the variant's label or nothing.
-        state: stays "running" when the step was killed; `beat` then no longer changes.
-        beat: how often this was written.
-        started, updated: by the writer's clock, in seconds since 1970.
-        bar: the last event of its progress bar, as `cliptea.progress` tells it.
-        text: the error, when it has failed.
+        step, label: name of the step, and label of the variant or "".
+        state: stays "running" if the step was killed, but then `beat` no longer changes.
+        beat: how many times the status was written.
+        started, updated: times in seconds since 1970, from the writer's clock.
+        bar: the last event of its progress bar, in the format of `cliptea.progress`.
+        text: the error if the step failed.
         published: small facts, such as the address of the report.
     """
 
@@ -57,39 +57,39 @@ class StepStatus(BaseModel):
 
 
 def status_key(job_id: str, step: str, label: str = "", writer: str = "step") -> str:
-    """Where a step's status lies in the store.
+    """The key of a step's status in the store.
 
     Args:
         job_id: the pipeline job.
-        step, label: as of `StepStatus`.
-        writer: "step", or another process that works for it, such as "training".
+        step, label: as in `StepStatus`.
+        writer: "step", or another process that works for the step, such as "training".
     """
     digest = hashlib.sha256(label.encode()).hexdigest()[:10]
     return f"{FOLDER}/{job_id}/{step}-{digest}/{writer}.json"
 
 
 def read_board(store: Store, job_id: str) -> list[StepStatus]:
-    """What `BoardReader.read` returns at a single look."""
+    """Read the board once; see `BoardReader.read`."""
     return BoardReader(store, job_id).read()
 
 
 class BoardReader:
-    """Reads the board of a run again and again, and fetches only what was written since the last time.
+    """Reads the board of a run repeatedly. Each read only fetches objects that have changed.
 
     Args:
-        store: that the steps write to.
+        store: the store of the run.
         job_id: the pipeline job.
     """
 
     def __init__(self, store: Store, job_id: str) -> None:
         self._store, self._folder = store, f"{FOLDER}/{job_id}"
-        self._known: dict[Entry, StepStatus | None] = {}  # None: of another version of ours, which cannot be read
+        self._known: dict[Entry, StepStatus | None] = {}  # None: written by another version of cliptea
 
     def read(self) -> list[StepStatus]:
-        """The status of every step that has begun, in the order in which they did; bars of helpers included.
+        """The status of every started step, in the order of their start, with the progress bars of helper processes.
 
         Raises:
-            StorageError: the store is away, or cannot be listed.
+            StorageError: the store is not available, or cannot be listed.
         """
         known: dict[Entry, StepStatus | None] = {}
         for entry in self._store.entries(self._folder):
@@ -97,7 +97,7 @@ class BoardReader:
                 known[entry] = self._known[entry] if entry in self._known else self._fetch(entry.key)
             except ServerAway:
                 raise
-            except StorageError:  # written anew at this moment: read at the next look
+            except StorageError:  # it is being rewritten and will be read next time
                 continue
         self._known = known
         told = [(entry.key.endswith("/step.json"), status) for entry, status in known.items() if status is not None]
@@ -118,9 +118,9 @@ class BoardReader:
 
 @contextmanager
 def posting(store: Store, job_id: str, step: str, label: str = "", writer: str = "step") -> Iterator[None]:
-    """Write what this process tells by `cliptea.progress` to the board, inside the block and at its end.
+    """Write the progress of this process (`cliptea.progress`) to the board, during the block and at its end.
 
-    A store that is away costs nothing but the news.
+    If the store is not available, updates are dropped.
     """
     post = _Post(store, status_key(job_id, step, label, writer), step, label)
     thread = threading.Thread(target=post.beat, name="cliptea-board", daemon=True)
@@ -134,7 +134,7 @@ def posting(store: Store, job_id: str, step: str, label: str = "", writer: str =
 
 
 class _Post:
-    """One status, written by a thread of its own."""
+    """A status that a separate thread writes."""
 
     def __init__(self, store: Store, key: str, step: str, label: str) -> None:
         now = time.time()
@@ -150,7 +150,7 @@ class _Post:
             status.published = status.published | event["values"]
         elif kind == "done":
             status.state, status.reused, status.bar = "done", event["reused"], None
-        elif kind == "failed" and not event["stopped"]:  # what a signal has stopped has not failed
+        elif kind == "failed" and not event["stopped"]:  # a step that a signal stopped has not failed
             status.state, status.text, status.bar = "failed", event["text"], None
 
     def beat(self) -> None:
@@ -158,7 +158,7 @@ class _Post:
             ended = self.stop.wait(BEAT_SECONDS if self._status.beat else 0.0)
             self._status.beat += 1
             self._status.updated = time.time()
-            with suppress(Exception):  # whatever is wrong with the store, news are not worth a step
+            with suppress(Exception):  # an error of the store must not stop the step
                 self._store.put(self._key, self._status.model_dump_json().encode())
             if ended:
                 return

@@ -1,4 +1,4 @@
-"""Where tensors live and how many threads work on them."""
+"""The device for tensors, and the number of threads."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ __all__ = ["allow_tf32", "best", "prepare"]
 
 
 def prepare() -> None:
-    """Hold torch to the threads that the step was given (CLIPTEA_THREADS): too many make a CPU many times slower."""
+    """Limit torch to the threads of the step (CLIPTEA_THREADS), because too many threads make a CPU much slower."""
     if threads := env.THREADS.count():
         torch.set_num_threads(threads)
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Whether float32 products and convolutions of a GPU may round their factors to 10 bits, for speed."""
+    """Set whether float32 products and convolutions on a GPU may round their factors to 10 bits for speed (TF32)."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
 
 
 def best() -> torch.device:
-    """A GPU where there is one."""
+    """The GPU if there is one, or else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,7 +1,7 @@
-"""Every environment variable that cliptea reads or sets. `docs/environment.md` is made of this module.
+"""All environment variables that cliptea reads or sets. `docs/environment.md` is generated from this module.
 
-A new variable is added here, as one constant, and put into one of the `SECTIONS`, which say who sets it. Then
-`make environment` writes the page anew. Other modules use the constant, as in `env.STORE.get()`, and never its name.
+To add a variable, define a constant here and put it into one of the `SECTIONS`, which are grouped by who sets it. Then
+run `make environment` to update the page. Other modules use the constant, as in `env.STORE.get()`, and not its name.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ __all__ = ["SECTIONS", "Section", "Variable", "in_local_run", "page"]
 
 @dataclass(frozen=True)
 class Variable:
-    """One environment variable. An empty value counts as none.
+    """One environment variable. An empty value counts as not set.
 
     Attributes:
-        name: as in the environment.
-        meaning: for the page: what it says, with units.
-        default: for the page: what holds without it; "" where nobody need ask, since it is set for you.
-        expected: for errors: what a number has to be.
+        name: name in the environment.
+        meaning: description with units, for the page.
+        default: default value, for the page; "" for variables that users do not set.
+        expected: description of valid values, for errors.
     """
 
     name: str
@@ -33,22 +33,22 @@ class Variable:
     expected: str = ""
 
     def get(self) -> str:
-        """The value; "" when it is not set."""
+        """The value, or "" if it is not set."""
         return os.environ.get(self.name, "")
 
     def is_set(self) -> bool:
-        """Whether it is there at all, if only as an empty text."""
+        """Whether it is set, even if the value is empty."""
         return self.name in os.environ
 
     def set(self, value: str) -> None:
-        """Give it a value in this process and in those that it starts from now on."""
+        """Set the value for this process and for processes that it starts from now on."""
         os.environ[self.name] = value
 
     def number(self) -> float | None:
-        """The value as a number; None when it is not set.
+        """The value as a number, or None if it is not set.
 
         Raises:
-            ConfigError: it is no finite number of at least 0.
+            ConfigError: the value is not a finite number of at least 0.
         """
         given = self.get()
         if not given:
@@ -62,10 +62,10 @@ class Variable:
         return number
 
     def count(self) -> int | None:
-        """The value as a whole number; None when it is not set.
+        """The value as a whole number, or None if it is not set.
 
         Raises:
-            ConfigError: it is no whole number of at least 1.
+            ConfigError: the value is not a whole number of at least 1.
         """
         given = self.get()
         if not given:
@@ -80,7 +80,7 @@ class Variable:
 
 
 class Section(NamedTuple):
-    """A part of the page: its title, a word to the reader or nothing, and its variables."""
+    """A section of the page with its title, an introduction or "", and its variables."""
 
     title: str
     text: str
@@ -95,60 +95,64 @@ STORE = Variable(
 S3_ENDPOINT = Variable("CLIPTEA_S3_ENDPOINT", "the S3 server, `http://HOST:PORT` or `https://HOST`", default="AWS")
 CACHE = Variable(
     "CLIPTEA_CACHE",
-    "folder for downloaded objects and unfinished work",
+    "the folder for downloaded objects and unfinished work",
     default="`cliptea` in the user's cache folder",
 )
 CACHE_GIB = Variable(
     "CLIPTEA_CACHE_GIB",
-    "how much of it shards may take; the least recently used go first",
+    "the maximum size of cached shards in GiB; the least recently used shards are deleted first; 0 disables the cache",
     default="16",
     expected="a number of GiB, 0 for no cache",
 )
 PATIENCE = Variable(
     "CLIPTEA_PATIENCE",
-    "seconds that S3, MLflow or an API may be away; 0 is one try",
+    "how many seconds to wait for S3, MLflow or an API that is not available; 0 means a single attempt",
     default="600 in a step, 10 in a command",
     expected="a number of seconds, such as 600, or 0 for one try",
 )
 THREADS = Variable(
     "CLIPTEA_THREADS",
-    "threads of torch",
-    default="the cores of the process",
+    "the number of torch threads",
+    default="the cores available to the process",
     expected="a whole number of threads, at least 1",
 )
 OMP_NUM_THREADS = Variable(
     "OMP_NUM_THREADS",
-    "threads of numerical libraries; on one machine the smaller of the two holds for both",
+    "the number of threads of numerical libraries; on one machine, the smaller of the two values applies to both",
     default="none",
 )
 WEBHOOK = Variable(
     "CLIPTEA_WEBHOOK",
-    "an address that is told how a run ended; it is kept as a secret",
+    "an address that is notified when a run ends; it is treated as a secret",
     default="none",
 )
-KFP_URL = Variable("CLIPTEA_KFP_URL", "address of Pipelines' pages, for a link from MLflow", default="none")
+KFP_URL = Variable(
+    "CLIPTEA_KFP_URL",
+    "the address of the user interface of Pipelines, for a link from MLflow",
+    default="none",
+)
 
 RETRIES = Variable(
     "CLIPTEA_RETRIES",
-    "how often a step on a cluster tries again what may pass, as JSON; from the placement's `retries`",
+    "how a step on a cluster is retried after temporary errors, as JSON; from the placement's `retries`",
     expected='JSON such as {"count": 2, "wait_seconds": 30}',
 )
 STUDENTS = Variable(
     "CLIPTEA_STUDENTS",
-    "how many students one run on a cluster has room for; from the placement's `students`",
+    "the maximum number of students in one run on a cluster; from the placement's `students`",
     expected="a whole number of students, at least 1",
 )
-IMAGE = Variable("CLIPTEA_IMAGE", "the container image that a run was made with; a tag in MLflow")
-COMMIT = Variable("CLIPTEA_COMMIT", "the commit of the sources in the image; a tag in MLflow")
+IMAGE = Variable("CLIPTEA_IMAGE", "the container image of a run, for a tag in MLflow")
+COMMIT = Variable("CLIPTEA_COMMIT", "the commit of the sources in the image, for a tag in MLflow")
 
 EVENTS = Variable(
     "CLIPTEA_EVENTS",
-    "the file to which the steps of a run on one machine append their news, one line of JSON each",
+    "the file to which the steps of a run on one machine append events, as lines of JSON",
 )
-ALIVE = Variable("CLIPTEA_ALIVE", "a named pipe that `cliptea run` holds open for writing as long as it lives")
-TASKS_LOCK = Variable("CLIPTEA_TASKS_LOCK", "a file that every local task holds locked (shared) as long as it lives")
-STEP = Variable("CLIPTEA_STEP", "name and label of the present step as JSON, for the processes that it starts")
-FAILURE = Variable("CLIPTEA_FAILURE", "the file in which the first of the training processes that fails says why")
+ALIVE = Variable("CLIPTEA_ALIVE", "a named pipe that `cliptea run` keeps open for writing while it is running")
+TASKS_LOCK = Variable("CLIPTEA_TASKS_LOCK", "a file on which every local task holds a shared lock while it is running")
+STEP = Variable("CLIPTEA_STEP", "name and label of the current step as JSON, for its child processes")
+FAILURE = Variable("CLIPTEA_FAILURE", "the file in which the first failed training process stores its error")
 
 SECTIONS = (
     Section(
@@ -159,14 +163,14 @@ SECTIONS = (
             S3_ENDPOINT,
             Variable("AWS_ACCESS_KEY_ID", "credentials: the key's name", default="none"),
             Variable("AWS_SECRET_ACCESS_KEY", "credentials: the key itself", default="none"),
-            Variable("AWS_SESSION_TOKEN", "credentials that last for a while: their token", default="none"),
+            Variable("AWS_SESSION_TOKEN", "credentials: the token of temporary credentials", default="none"),
             Variable(
                 "AWS_SHARED_CREDENTIALS_FILE",
-                "a file of credentials; without one, an IAM role is tried",
+                "a file with credentials; without one, an IAM role is tried",
                 default="`~/.aws/credentials`",
             ),
             Variable("AWS_PROFILE", "the section of that file", default="`default`"),
-            Variable("AWS_REGION", "region of the bucket", default="the server is asked"),
+            Variable("AWS_REGION", "region of the bucket", default="the value from the server"),
             CACHE,
             CACHE_GIB,
             Variable("XDG_CACHE_HOME", "the user's cache folder", default="`~/.cache`"),
@@ -182,7 +186,7 @@ SECTIONS = (
             Variable("MLFLOW_TRACKING_USERNAME", "credentials: the user", default="none"),
             Variable(
                 "MLFLOW_TRACKING_PASSWORD",
-                "credentials: the password; one in the address is refused",
+                "credentials: the password; a password in the address is rejected",
                 default="none",
             ),
         ),
@@ -191,52 +195,52 @@ SECTIONS = (
         "Commands that talk to a cluster",
         "",
         (
-            Variable("KFP_ENDPOINT", "address of Kubeflow Pipelines", default="none"),
-            Variable("KFP_TOKEN", "a bearer token for it", default="none"),
-            Variable("KFP_NAMESPACE", "your namespace on a server of several users", default="none"),
+            Variable("KFP_ENDPOINT", "the address of Kubeflow Pipelines", default="none"),
+            Variable("KFP_TOKEN", "a bearer token for Kubeflow Pipelines", default="none"),
+            Variable("KFP_NAMESPACE", "your namespace on a multi-user server", default="none"),
             Variable("KUBECONFIG", "the Kubernetes cluster", default="`~/.kube/config`"),
         ),
     ),
     Section("How a run behaves", "", (PATIENCE, THREADS, OMP_NUM_THREADS, WEBHOOK, KFP_URL)),
     Section(
         "Set by the pipeline",
-        "You need not set these. The compiled pipeline and the container image do.",
+        "You do not need to set these. The compiled pipeline and the container image set them.",
         (RETRIES, STUDENTS, IMAGE, COMMIT),
     ),
     Section(
         "Set by cliptea for its own processes",
-        "Leave these alone. They are how `cliptea run`, a step and the processes of training know of each other.",
+        "Do not set these. `cliptea run`, the steps and the training processes use them to communicate.",
         (EVENTS, ALIVE, TASKS_LOCK, STEP, FAILURE),
     ),
     Section(
-        "Set by the surroundings",
-        "Kubernetes, Kubeflow and torchrun set these. They are read where they are there.",
+        "Set by Kubernetes, Kubeflow and torchrun",
+        "You do not need to set these. cliptea reads them if they are set.",
         (
             Variable("MLFLOW_RUN_ID", "by the MLflow plug-in of Kubeflow Pipelines: the run to join"),
             Variable("MLFLOW_EXPERIMENT_ID", "by the same plug-in: the experiment to join"),
             Variable("KFP_POD_NAME", "by Kubeflow Pipelines: the name of the step's pod"),
-            Variable("HOSTNAME", "by Kubernetes: the same, where Pipelines does not say it"),
-            Variable("KUBERNETES_SERVICE_HOST", "by Kubernetes: this is a pod, which needs no `KUBECONFIG`"),
+            Variable("HOSTNAME", "by Kubernetes: the name of the pod, if `KFP_POD_NAME` is not set"),
+            Variable("KUBERNETES_SERVICE_HOST", "by Kubernetes: set in every pod, where no `KUBECONFIG` is needed"),
             Variable("PET_NPROC_PER_NODE", "by Kubeflow Trainer: how many training processes a pod starts"),
-            Variable("RANK", "by torchrun: the number of a training process, among all"),
-            Variable("LOCAL_RANK", "by torchrun: its number on its machine"),
-            Variable("WORLD_SIZE", "by torchrun: how many training processes there are"),
+            Variable("RANK", "by torchrun: the number of a training process among all processes"),
+            Variable("LOCAL_RANK", "by torchrun: the number of a training process on its machine"),
+            Variable("WORLD_SIZE", "by torchrun: the total number of training processes"),
         ),
     ),
 )
 
 INTRODUCTION = """\
-<!-- Made of components/cliptea/env.py by `make environment`. Change it there. -->
+<!-- Generated from components/cliptea/env.py by `make environment`. Edit that file instead. -->
 
 # Environment variables
 
-Settings of an experiment belong into presets and `--set`. Environment variables say where things are and who you are;
-they never change a result, and secrets belong here.
+Use presets and `--set` for the settings of an experiment. Environment variables are for addresses, folders and
+credentials. They never change a result.
 """
 
 
 def in_local_run() -> bool:
-    """Whether this process is part of a run on one machine. On a cluster, and in a command, it is not."""
+    """Whether this process is part of a run on one machine. It is false on a cluster and in a command."""
     return EVENTS.is_set()
 
 

@@ -1,8 +1,8 @@
-"""What a step leaves behind: objects in the store and one small manifest that names them.
+"""The outputs of steps: objects in the store, and a small manifest that lists them.
 
-A manifest is written last, so that what it names is whole. Its *fingerprint* is taken over everything that
-decides the content: the version of its kind, its part of the config, and the fingerprints of its inputs. An output
-whose manifest is there, with objects of the recorded sizes, is not made again.
+A manifest is written last, so its objects are complete. Its *fingerprint* is a hash of everything that determines the
+content: the version of its kind, its part of the config, and the fingerprints of its inputs. An output is reused if its
+manifest exists and all objects have the recorded sizes.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 
-# The version of everything that has a fingerprint. Raise one by hand when the same settings come to mean something
-# else: outputs of that kind, and those that are made from them, are then made anew.
+# The versions of everything that has a fingerprint. Increment a version when the same settings give another result.
+# All outputs of that kind, and all outputs that depend on them, are then created again.
 VERSIONS = {
     # outputs in the store
     "split": 4,
     "demo-teacher": 2,
-    "tokens": 4,  # the dense tokens' as well
+    "tokens": 4,  # also for dense tokens
     "regions": 2,
     "text": 1,
     "train": 3,
     "evaluate": 2,
     "compare": 4,
-    # notes in the store of what MLflow has been told
+    # records in the store of what is logged to MLflow
     "data": 1,
     "evaluated": 2,
     "promote": 3,
-    # keys that are compared or are parts of other fingerprints
+    # keys that are compared, or that are part of other fingerprints
     "run": 1,
     "variant": 2,
     "world": 2,  # the demo's scenes
     "clustering": 2,
-    "protocol": 2,  # how a champion was measured: raise it with evaluate's
+    "protocol": 2,  # how a champion was evaluated; increment it together with "evaluate"
 }
 
 
 class Output(NamedTuple):
-    """Which output it is: its kind and its fingerprint."""
+    """An output, identified by its kind and its fingerprint."""
 
     kind: str
     fingerprint: str
@@ -66,7 +66,7 @@ class Output(NamedTuple):
 
 
 class StoredObject(BaseModel):
-    """Where an object is and what it must be: key in the store, bytes, sha256 in hex."""
+    """An object with its key in the store, its size in bytes, and its sha256 in hex."""
 
     key: str
     size: int
@@ -88,21 +88,21 @@ class Manifest(BaseModel):
 
 
 class Contents(NamedTuple):
-    """What an output holds: its objects by name, and facts about them."""
+    """The content of an output: its objects by name, and facts about them."""
 
     objects: dict[str, StoredObject]
     info: dict[str, Any]
 
 
 def fingerprint(kind: str, **parts: Any) -> str:
-    """16 hex digits over a kind of `VERSIONS`, its version there, and the parts: settings and inputs' fingerprints."""
+    """A hash (16 hex digits) of a kind in `VERSIONS`, its version, and `parts`: settings and fingerprints of inputs."""
     plain = {name: part.model_dump() if isinstance(part, BaseModel) else part for name, part in parts.items()}
     text = json.dumps([SCHEMA_VERSION, kind, VERSIONS[kind], plain], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def find(store: Store, output: Output) -> Manifest | None:
-    """The finished output, or None when it, or any of its objects, is not there in full."""
+    """The manifest of the output, or None if the output or any of its objects is missing or incomplete."""
     if store.size(output.manifest_key) is None:
         return None
     try:
@@ -121,7 +121,7 @@ def put_object(store: Store, key: str, data: bytes) -> StoredObject:
 
 
 def put_immutable(store: Store, stem: str, suffix: str, data: bytes) -> StoredObject:
-    """Store data under a key that holds their hash, STEM-HASHSUFFIX: whoever writes it, it is never other bytes."""
+    """Store data under the key STEM-HASHSUFFIX. The hash is that of the data, so a key always has the same content."""
     digest = hashlib.sha256(data).hexdigest()
     item = StoredObject(key=f"{stem}-{digest[:16]}{suffix}", size=len(data), sha256=digest)
     store.put(item.key, data)
@@ -129,10 +129,10 @@ def put_immutable(store: Store, stem: str, suffix: str, data: bytes) -> StoredOb
 
 
 def read_object(store: Store, item: StoredObject) -> bytes:
-    """The object's bytes.
+    """The content of an object.
 
     Raises:
-        StorageError: they are not those that were written.
+        StorageError: the object is missing, or its content does not match its sha256.
     """
     data = store.get(item.key)
     if hashlib.sha256(data).hexdigest() != item.sha256:
@@ -143,7 +143,7 @@ def read_object(store: Store, item: StoredObject) -> bytes:
 
 
 def publish(store: Store, output: Output, contents: Contents) -> Manifest:
-    """Write the manifest; only now is the output there."""
+    """Write the manifest, which makes the output visible."""
     manifest = Manifest(**output._asdict(), **contents._asdict())
     store.put(output.manifest_key, manifest.model_dump_json(indent=1).encode())
     return manifest
@@ -155,12 +155,12 @@ def make_once(
     make: Callable[[], Contents],
     look: Callable[[Store, Output], Manifest | None] = find,
 ) -> Manifest:
-    """The output as it is found, or else made and published.
+    """Return the manifest of an existing output, or create and publish the output.
 
     Args:
-        store: where it is or goes.
-        output: which one.
+        store: the object store.
+        output: the output to find or create.
         make: writes its objects.
-        look: looks for it, such as `cliptea.data.shard_sets.find_sharded` for shards.
+        look: finds an existing output, such as `cliptea.data.shard_sets.find_sharded` for shards.
     """
     return look(store, output) or publish(store, output, make())

@@ -19,9 +19,9 @@ def post_state(job_id: str, state: str, error: str, tracking_run: str) -> None:
 
     Args:
         job_id: the pipeline job.
-        state: KFP's final state.
-        error: KFP's message, or nothing.
-        tracking_run: id of the MLflow run, or nothing when the run failed before it was tracked.
+        state: the final state in KFP.
+        error: the error message from KFP, or "".
+        tracking_run: id of the MLflow run, or "" if the run failed before it was logged to MLflow.
     """
     address = env.WEBHOOK.get()
     if not address:

@@ -1,4 +1,4 @@
-"""A run: one validated config, the digest of its data, and the variants that the pipeline fans out over."""
+"""A run: a validated config, the digest of its data, and the variants that the pipeline trains in parallel."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ __all__ = ["Member", "Run", "Variant", "expand", "require_room"]
 
 
 class Member(BaseModel):
-    """A place in a results table: group and variant, such as table3 and no_ce."""
+    """An entry of a results table: group and variant, such as table3 and no_ce."""
 
     group: str
     variant: str
 
 
 class Variant(BaseModel):
-    """One student to train: its own config and a seed, listed in one group or more."""
+    """One student to train, with its config and seed. It is listed in at least one group."""
 
     label: str
     seed: int
     members: list[Member]
-    config: Config  # the run's, with the variant's changes
+    config: Config  # the run's config with the changes of the variant
 
 
 class Run(BaseModel):
-    """What `resolve` hands to every other step."""
+    """The output of the resolve step, which all other steps read."""
 
     config: Config
     data_digest: str
-    evaluation_digests: dict[str, str] = {}  # of the further evaluation sets, by name
+    evaluation_digests: dict[str, str] = {}  # data digests of the further evaluation sets, by name
     fingerprint: str
     job_id: str
     tracking_run: str  # id of the MLflow parent run
     variants: list[Variant]
 
     def variant(self, label: str) -> Variant:
-        """The variant of that label."""
+        """The variant with this label."""
         return next(variant for variant in self.variants if variant.label == label)
 
 
 def expand(config: Config) -> list[Variant]:
-    """Every student to train. Equal settings under several names are trained once and listed under each."""
+    """All students to train. A student with several names is trained once and listed under each name."""
     found: dict[str, Variant] = {}
     named = [
         (Member(group=name.partition("/")[0], variant=variant), settings.apply_delta(config, delta))
@@ -68,21 +68,21 @@ def expand(config: Config) -> list[Variant]:
 
 
 def require_room(students: int, room: int) -> None:
-    """Refuse more students than one run of the pipeline on a cluster has room for.
+    """Check that one run of the pipeline on a cluster can train this many students.
 
     Args:
-        students: variants times seeds.
-        room: of the compiled pipeline, from its placement.
+        students: number of students, which is variants times seeds.
+        room: the largest number of students, from the placement of the compiled pipeline.
 
     Raises:
-        ConfigError: there are more; a workflow that grows past Argo's 1 MiB would end in the middle.
+        ConfigError: there are more students. The workflow would exceed Argo's limit of 1 MiB and fail halfway.
     """
     if students > room:
         parts = -(-students // room)
         raise ConfigError(
-            f"{students} students (variants times seeds) are too many for one run on a cluster, whose workflow would "
-            "pass Argo's 1 MiB",
-            f"at most {room}, the placement's `students` less half of its `token_parts`",
-            f"make {parts} runs or more over the same store, which share tokens, by --set 'variants=[...]'; or let the "
-            "workflow controller offload its workflows, and raise `students` in the placement file",
+            f"{students} students (variants times seeds) are too many for one run on a cluster, because its workflow "
+            "would exceed Argo's limit of 1 MiB",
+            f"at most {room}, the placement's `students` minus half of its `token_parts`",
+            f"use at least {parts} runs with the same store, so that they share tokens, with --set 'variants=[...]'; "
+            "or let the workflow controller offload its workflows, and raise `students` in the placement file",
         )

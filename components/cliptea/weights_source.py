@@ -1,4 +1,4 @@
-"""What a setting such as teacher.weights or student.pretrained names: demo, a tag, an object in S3 or a local path."""
+"""Values of settings such as teacher.weights or student.pretrained: demo, a tag, an object in S3 or a local path."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SUFFIXES = {".pt", ".pth", ".bin", ".safetensors", ".npy"}
 
 
 class WeightsSource(NamedTuple):
-    """Where weights (or text features) come from.
+    """The source of weights or text features.
 
     Attributes:
-        text: the setting.
-        kind: "demo", the small CLIP that the demo trains; "tag", a name under which weights are published; "remote",
-            an s3:// URI; "local", a path or file:// URI of a file or folder.
+        text: the value of the setting.
+        kind: "demo" is the small CLIP that the demo trains, "tag" is the name of published weights, "remote" is an
+            s3:// URI, and "local" is a path or file:// URI of a file or folder.
     """
 
     text: str
@@ -24,10 +24,10 @@ class WeightsSource(NamedTuple):
 
     @classmethod
     def of(cls, text: str | None) -> WeightsSource:
-        """What the text of a setting names.
+        """The source for the value of a setting.
 
-        A plain word is a tag, unless a file or folder here has that name. Anything with a slash, or with the suffix of
-        a file of weights, is never a tag.
+        A plain word is a tag, unless a local file or folder has that name. A value with a slash, or with the suffix of
+        a weights file, is never a tag.
         """
         text = text or ""
         if text == "demo":
@@ -42,29 +42,29 @@ class WeightsSource(NamedTuple):
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a file or folder that `fetch` gives, here or in S3."""
+        """Whether it is a file or folder, on this machine or in S3, that `fetch` can return."""
         return self.kind in ("local", "remote")
 
     @property
     def missing(self) -> bool:
-        """Whether it is a path of this machine and nothing is there."""
+        """Whether it is a local path that does not exist."""
         return self.kind == "local" and "://" not in self.text and not Path(self.text).expanduser().exists()
 
     def fetch(self) -> Path:
-        """The local path of a file or folder; from S3, downloaded.
+        """The local path of a file or folder, which is downloaded if it is in S3.
 
         Raises:
-            StorageError: there is no such file or folder.
+            StorageError: the file or folder does not exist.
         """
-        from cliptea.storage import fetch  # here, since models in MLflow carry this module and no storage
+        from cliptea.storage import fetch  # imported here, because models in MLflow contain this module without storage
 
         return fetch(self.text)
 
     def state(self) -> list[str | int]:
-        """What changes when the weights do: name, bytes, time of change or etag. Empty for what never changes: a tag.
+        """Values that change together with the weights: name, bytes, modification time or etag. Empty for a tag.
 
         Raises:
-            StorageError: there is no such file, folder or object.
+            StorageError: the file, folder or object does not exist.
         """
         from cliptea.storage import state
 

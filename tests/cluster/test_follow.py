@@ -118,7 +118,7 @@ def test_a_retry_replaces_a_failed_trainjob(kubernetes):
 
 def test_a_trainjob_that_somebody_deletes(kubernetes):
     kubernetes.play = script(running, lambda server: threading.Timer(0.1, server.jobs.clear).start(), nothing)
-    with pytest.raises(ClusterError, match="was deleted from outside"):
+    with pytest.raises(ClusterError, match="was deleted by someone else"):
         follow()
 
 

@@ -79,7 +79,7 @@ def test_a_quota_of_one_trainjob_is_enough_for_many_students(kubernetes, inputs)
 def test_a_done_trainjob_that_cannot_be_deleted_is_no_failure(kubernetes, inputs, capfd):
     kubernetes.play, kubernetes.denied = trained, {("delete", "trainjobs")}
     first = launched(inputs)
-    assert "is done and left, and goes with the pipeline run" in capfd.readouterr().err
+    assert "the completed TrainJob" in capfd.readouterr().err
     assert first == launched(inputs)
     assert len(kubernetes.created) == 1
 
@@ -172,7 +172,9 @@ def test_the_trainjob_goes_with_the_pipeline_runs_workflow(kubernetes, inputs, m
 
 def test_a_trainjob_that_leaves_no_model_is_a_failure_and_not_adopted(kubernetes, inputs):
     kubernetes.play = lambda server: server.end("Complete")
-    with pytest.raises(ClusterError, match=r"left no model under file://.*; expected that its pods write to the same"):
+    with pytest.raises(
+        ClusterError, match=r"left no model under file://.*; expected training pods that write to the same"
+    ):
         launched(inputs)
     assert kubernetes.jobs == {}
 

@@ -16,7 +16,7 @@ from cliptea.cluster.api import ClusterError
 DISRUPTED = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drained"}
 NODE_LOST = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": "node is gone"}
 EVICTED = "evicted from its node or preempted: drained"
-GONE = "p1: it was running and has disappeared: it was deleted, or lost with its node"
+GONE = "p1: it disappeared while it was running: it was deleted, or its node was lost"
 AGAIN = "restarting from its last checkpoint"
 
 
@@ -105,7 +105,7 @@ LIVES = {
     "one deleted by force, its partner killed": ([two, stopped_by_deletion, two, complete], {}, 2, 1, None),
     "one deleted by force, its partner on its way out": ([two, pod_goes, fails("p0"), two, complete], {}, 2, 1, None),
     "one deleted by force, no restart allowed": ([two, pod_goes, fails("p0")], {"restarts": 0}, 1, 0, GONE),
-    "deleted by force without end": ([two, fails()] * 4, {"restarts": 3}, 4, 3, "p0: it was running and has"),
+    "deleted by force without end": ([two, fails()] * 4, {"restarts": 3}, 4, 3, "p0: it disappeared while"),
     "the first pod deserted between two looks": ([pending, fails(p0=76), two, complete], {}, 2, 1, None),
     "node lost": ([two, fails(**conditions(p1=(NODE_LOST, 137)), p0=76), two, complete], {}, 2, 1, None),
     "node lost, its pod still shown": ([two, fails("p1", p0=76), two, complete], {}, 2, 1, None),

@@ -63,7 +63,7 @@ def test_the_pods_of_a_run_and_what_they_wait_for(kubernetes):
         "new": ("Running", ""),
         "gated": (
             "Pending",
-            "waiting to be admitted: scheduling gate kueue.x-k8s.io/admission; check the queue that its label names",
+            "waiting to be admitted: scheduling gate kueue.x-k8s.io/admission; check the queue named in its label",
         ),
         "unplaced": ("Pending", "no node can run it: 1 Insufficient cpu.; waiting for one"),
         "pulling": (

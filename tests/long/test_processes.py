@@ -142,7 +142,7 @@ def test_torchrun_as_a_cluster_starts_it(inputs, monkeypatch):
     process = begin(inputs)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert "going on from the checkpoint at iteration" in said
+    assert "resuming from the checkpoint at iteration" in said
     assert train_variant(inputs).info["processes"] == 1
 
 

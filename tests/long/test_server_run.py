@@ -62,7 +62,7 @@ def ended(tmp_path_factory):
 def test_no_training_is_lost_with_the_server(ended):
     folder, _, (code, lost, report), again = ended
     assert code == 1
-    assert "loss curves could not be logged and are kept for later" in lost
+    assert "loss curves could not be logged and will be logged later" in lost
     assert lost.count("warning: scores and model of ") == 2
     (error,) = [line for line in lost.splitlines() if line.startswith("error: ")]
     assert error.startswith("error: promote: MLflow does not answer at ")

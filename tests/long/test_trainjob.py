@@ -153,10 +153,10 @@ def silence(pods: Pods) -> None:
 @pytest.mark.parametrize(
     ("disturb", "codes", "words"),
     [
-        (evict, {75}, "it was stopped from outside and saved a checkpoint"),
-        (delete, {76}, "it was running and has disappeared: it was deleted, or lost with its node"),
-        (delete_and_stop, {75, 76}, "it was running and has disappeared: it was deleted, or lost with its node"),
-        (silence, {75}, "it was running and has disappeared: it was deleted, or lost with its node"),
+        (evict, {75}, "it was stopped on request and saved a checkpoint"),
+        (delete, {76}, "it disappeared while it was running: it was deleted, or its node was lost"),
+        (delete_and_stop, {75, 76}, "it disappeared while it was running: it was deleted, or its node was lost"),
+        (silence, {75}, "it disappeared while it was running: it was deleted, or its node was lost"),
     ],
 )
 def test_two_nodes_are_disturbed_and_make_the_model_that_one_makes_undisturbed(
@@ -174,7 +174,7 @@ def test_two_nodes_are_disturbed_and_make_the_model_that_one_makes_undisturbed(
     assert pods.codes[0][0] in codes
     assert pods.codes[1] == (0, 0)
     assert f"{words}; restarting from its last checkpoint" in said
-    assert "going on from the checkpoint at iteration" in said  # in rank 0's log, passed on
+    assert "resuming from the checkpoint at iteration" in said  # in rank 0's log, passed on
 
     assert model.info["processes"] == NODES
     for entry in list(open_store().entries("train")):

@@ -78,7 +78,7 @@ def test_an_unknown_end_is_told_and_never_becomes_a_wrong_state(told, capfd, sta
     run = started(f"odd-{state}")
     end(run.job_id, state)
     assert shown(run.tracking_run).info.status == "RUNNING"
-    assert f"warning: Pipelines says that the run is {state!r}, which is no known end" in capfd.readouterr().err
+    assert f"warning: Pipelines reports the unknown state {state!r}" in capfd.readouterr().err
     assert [body["state"] for body in told] == [state]
 
 
@@ -163,7 +163,7 @@ def test_a_tracking_server_that_is_away_costs_no_notice(told, monkeypatch, capfd
     monkeypatch.setenv("CLIPTEA_PATIENCE", "0")
     end("job", "FAILED")
     said = capfd.readouterr().err
-    assert "warning: MLflow shows this run as RUNNING until a later run closes it: MLflow does not answer at" in said
+    assert "MLflow will show this run as RUNNING until a later run closes it: MLflow does not answer at" in said
     assert [body["state"] for body in told] == ["FAILED"]
 
 

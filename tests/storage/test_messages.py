@@ -57,7 +57,7 @@ def test_wrong_credentials(environment, operation, access, secret, region):
 def test_no_credentials(environment):
     environment.delenv("AWS_ACCESS_KEY_ID")
     began = time.monotonic()
-    assert "there are no credentials for S3" in message(OPERATIONS[0], S3Store(BUCKET))
+    assert "the credentials for S3 are missing" in message(OPERATIONS[0], S3Store(BUCKET))
     assert time.monotonic() - began < 10
 
 

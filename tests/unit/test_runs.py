@@ -31,7 +31,7 @@ def test_a_variant_may_have_more_seeds_than_the_run():
 
 def test_one_run_on_a_cluster_has_room_for_so_many_students():
     require_room(100, 100)
-    with pytest.raises(ConfigError, match=r"201 students .* at most 100, .*; make 3 runs or more over the same store"):
+    with pytest.raises(ConfigError, match=r"201 students .* at most 100, .*; use at least 3 runs with the same store"):
         require_room(201, 100)
 
 

@@ -1,1 +1,1 @@
-"""Training as a TrainJob of Kubeflow Trainer: built, followed and cleaned up by the pipeline's train step."""
+"""Training with a TrainJob of Kubeflow Trainer, which the pipeline's train step creates, follows and cleans up."""

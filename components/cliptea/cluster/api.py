@@ -1,4 +1,4 @@
-"""The few requests that the train step makes of the Kubernetes API, and what can go wrong with them."""
+"""The requests that the train step sends to the Kubernetes API, and their errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["RIGHTS", "SERVER", "Cluster", "ClusterError", "NoTrainer", "QuotaFul
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 SERVER = "the Kubernetes API"
-TIMEOUT = (5, 20)  # seconds to connect, and between two pieces of an answer
+TIMEOUT = (5, 20)  # seconds to connect, and between two parts of an answer
 
 
 class ClusterError(ClipteaError):
@@ -28,21 +28,21 @@ class ClusterError(ClipteaError):
 
 
 class Unreachable(ClusterError):
-    """The Kubernetes API does not answer, or not sensibly; it may later."""
+    """The Kubernetes API does not answer, or returns a server error. This is temporary."""
 
     temporary = True
 
 
 class NoTrainer(ClusterError):
-    """The cluster does not know TrainJobs."""
+    """The cluster does not support TrainJobs."""
 
 
 class QuotaFull(ClusterError):
-    """A quota of the namespace has no room for another TrainJob; it may later."""
+    """A quota of the namespace has no room for another TrainJob. This is temporary."""
 
 
 class Right(NamedTuple):
-    """Something that the train step's service account must be allowed to do in its namespace."""
+    """A permission that the service account of the train step needs in its namespace."""
 
     verb: str
     group: str
@@ -60,18 +60,18 @@ RIGHTS = (
 
 
 def connect(namespace: str = "", timeout: tuple[int, int] = TIMEOUT) -> Cluster:
-    """The cluster that this pod runs in, else the one that KUBECONFIG or ~/.kube/config names.
+    """The cluster of this pod, or else the cluster from KUBECONFIG or ~/.kube/config.
 
     Args:
-        namespace: default: the pod's own, else the one that the file names, else kubeflow.
-        timeout: seconds to connect, and between two pieces of an answer.
+        namespace: defaults to the pod's own namespace, the one in the file, or kubeflow.
+        timeout: seconds to connect, and between two parts of an answer.
 
     Raises:
-        ClusterError: neither is there.
+        ClusterError: no cluster is configured.
     """
     from kubernetes import client, config
 
-    # A retry that helps is no news, and one that does not is told by the error.
+    # Do not log retries: if one fails, the error is reported anyway.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     chosen = client.Configuration()
     file = os.environ.get("KUBECONFIG") or None
@@ -106,12 +106,12 @@ class Cluster:
         self._place = (GROUP, VERSION, namespace, PLURAL)
 
     def job(self, name: str) -> dict[str, Any] | None:
-        """The TrainJob of that name, if there is one."""
+        """The TrainJob with this name, or None."""
         with self._explained("get", "trainjobs"):
             return _found(lambda: self._jobs.get_namespaced_custom_object(*self._place, name, **self._limits))
 
     def jobs(self, job_id: str) -> list[dict[str, Any]]:
-        """The TrainJobs of a pipeline job. The train step itself has no right to list them."""
+        """The TrainJobs of a pipeline job. The train step itself has no permission to list them."""
         selector = f"{RUN_LABEL}={run_value(job_id)}"
         with self._explained("list", "trainjobs"):
             return self._jobs.list_namespaced_custom_object(*self._place, label_selector=selector, **self._limits)[
@@ -119,7 +119,7 @@ class Cluster:
             ]
 
     def create(self, job: dict[str, Any]) -> bool:
-        """Create a TrainJob; False when one of its name is there. Raises QuotaFull when the namespace has no room."""
+        """Create a TrainJob. Returns False if its name exists. Raises QuotaFull if the namespace has no room."""
         from kubernetes.client import ApiException
 
         with self._explained("create", "trainjobs"):
@@ -132,35 +132,35 @@ class Cluster:
         return True
 
     def delete(self, name: str) -> None:
-        """Delete a TrainJob, if there is one; its pods follow."""
+        """Delete a TrainJob and its pods, if it exists."""
         with self._explained("delete", "trainjobs"):
             options = {"propagationPolicy": "Foreground"}
             _found(lambda: self._jobs.delete_namespaced_custom_object(*self._place, name, body=options, **self._limits))
 
     def pods(self, job: str) -> list[dict[str, Any]]:
-        """The pods of a TrainJob, the newest last."""
+        """The pods of a TrainJob, with the newest one last."""
         return self._pods(label_selector=f"jobset.sigs.k8s.io/jobset-name={job}")
 
     def step_pods(self, job_id: str) -> list[StepPod]:
-        """The pods of a pipeline job's steps and of their drivers, the newest last, and what each waits for."""
+        """The pods of a pipeline job's steps and drivers, with the newest one last, and what each pod waits for."""
         return [step_pod(pod) for pod in self._pods(label_selector=f"pipeline/runid={job_id}")]
 
     def owners(self, pod: str) -> list[dict[str, Any]]:
-        """The owners of a pod: of a step's, the workflow of the pipeline run."""
+        """The owners of a pod. The owner of a step's pod is the workflow of the pipeline run."""
         found = self._pods(field_selector=f"metadata.name={pod}")
         owners = [owner for item in found for owner in item["metadata"].get("ownerReferences", [])]
-        # The workflow's controller does not control the TrainJob.
+        # Without the field `controller`, because the workflow controller does not control the TrainJob.
         return [{key: owner[key] for key in ("apiVersion", "kind", "name", "uid")} for owner in owners]
 
     def warnings(self, job: str) -> list[dict[str, Any]]:
-        """The warning events about a TrainJob and all that was made for it."""
+        """The warning events about a TrainJob and all objects that were created for it."""
         with self._explained("list", "events"):
             found = self._core.list_namespaced_event(self.namespace, field_selector="type=Warning", **self._limits)
         about = [(event, event["involvedObject"].get("name", "")) for event in self._plain(found)]
         return [event for event, name in about if name == job or name.startswith(f"{job}-")]
 
     def log(self, pod: str, container: str, seconds: int) -> str:
-        """What a container printed in the last `seconds`, each line after its time; "" before it has started."""
+        """The log of a container from the last `seconds`, with a timestamp in each line. "" before it has started."""
         from kubernetes.client import ApiException
 
         with self._explained("get", "pods/log"):
@@ -175,7 +175,7 @@ class Cluster:
                     **self._limits,
                 )
             except ApiException as error:
-                if error.status not in (400, 404):  # still starting, or gone
+                if error.status not in (400, 404):  # the container is still starting, or it is gone
                     raise
                 return ""
         return answer.data.decode(errors="replace")
@@ -207,7 +207,7 @@ def _found(request: Any) -> Any:
     try:
         return request()
     except ApiException as error:
-        if error.status != 404 or "page not found" in (error.body or ""):  # no such kind of object
+        if error.status != 404 or "page not found" in (error.body or ""):  # unknown kind of object
             raise
         return None
 

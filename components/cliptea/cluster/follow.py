@@ -1,4 +1,4 @@
-"""A TrainJob from its creation to its end: made or adopted, watched, and deleted when the step is cancelled."""
+"""Follows a TrainJob: creates or adopts it, watches it, and deletes it if the step is cancelled."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ __all__ = ["Cancelled", "Pace", "train"]
 
 
 class Cancelled(SystemExit):
-    """The step was told to end by a signal."""
+    """The step was stopped by a signal."""
 
 
 class Pace:
-    """How long things may take, in seconds."""
+    """Polling intervals and time limits in seconds."""
 
-    poll = 5.0  # between two looks at the TrainJob
-    hopeless = 300.0  # a wrong image name or a missing secret may still be mended
-    gone = 300.0  # a deleted TrainJob and its pods take their time
-    recent = 120.0  # a trouble so long ago may be what it failed from
+    poll = 5.0  # between two requests for the TrainJob
+    hopeless = 300.0  # time to fix a wrong image name or a missing secret
+    gone = 300.0  # time until a deleted TrainJob and its pods must be gone
+    recent = 120.0  # a problem that was seen this recently may be the cause of a failure
 
 
 def train(cluster: Cluster, job: dict[str, Any], settings: JobSettings, pace: type[Pace] = Pace) -> None:
-    """Run a TrainJob to its good end, making it, or going on with the one that an earlier try of this step left.
+    """Run a TrainJob until it succeeds. If an earlier attempt of this step left a TrainJob, it is adopted.
 
     Args:
-        cluster: where.
-        job: the TrainJob to make.
-        settings: how often it is made anew after pods were lost, and how long it may wait until all its pods run.
-        pace: how long things may take.
+        cluster: the cluster.
+        job: the TrainJob to create.
+        settings: how often it is created again after pods were lost, and how long its pods may take to start.
+        pace: polling intervals and time limits.
 
     Raises:
-        ClusterError: it failed, or never started.
-        Unreachable: the cluster's API was away for longer than our patience.
-        Cancelled: the step got SIGTERM; the TrainJob is deleted.
+        ClusterError: the TrainJob failed, or did not start.
+        Unreachable: the Kubernetes API was not available for longer than `cliptea.outage.patience()`.
+        Cancelled: the step received SIGTERM or SIGINT. The TrainJob is deleted.
     """
     name = job["metadata"]["name"]
     with _cancelled_by_signal(cluster, name):
@@ -61,25 +61,25 @@ def train(cluster: Cluster, job: dict[str, Any], settings: JobSettings, pace: ty
 
 
 class _Follower:
-    """One life of a TrainJob."""
+    """Follows a TrainJob from its creation or adoption to its end."""
 
     def __init__(self, cluster: Cluster, name: str, settings: JobSettings, pace: type[Pace]) -> None:
         self.cluster, self.name, self.settings, self.pace = cluster, name, settings, pace
-        # Seconds that this has lasted, without those in which the API was away; all times below are of this clock.
+        # Seconds since the start, without the time in which the API was not available. All times below use this clock.
         self.clock, self.looked, self.answered = 0.0, time.monotonic(), True
-        self.start = 0.0  # since when not all of its pods run
+        self.start = 0.0  # when it began to wait until all of its pods run
         self.log = RankZero(cluster)
         self.seen: dict[tuple[str, str], Trouble] = {}
-        self.since: dict[tuple[str, str], float] = {}  # when each present trouble began
-        self.last: dict[tuple[str, str], float] = {}  # when each trouble was seen last
-        self.running: dict[tuple[str, ...], str] = {}  # training pods that ran when they were last seen, by place
-        self.started = False  # whether all its pods have run at a time; some of them only hold nodes
-        self.lost = False  # whether it failed by the cluster's doing
+        self.since: dict[tuple[str, str], float] = {}  # when each current problem began
+        self.last: dict[tuple[str, str], float] = {}  # when each problem was last seen
+        self.running: dict[tuple[str, ...], str] = {}  # training pods that were running when last seen, by place
+        self.started = False  # whether all its pods have run at the same time; before that, some pods only hold nodes
+        self.lost = False  # whether the cluster caused the failure
         self.outage = Outage(SERVER)
 
     def begin(self, job: dict[str, Any], adopt: bool) -> None:
-        """Create the TrainJob, unless one of its name is at work or done and may be adopted."""
-        leaves: float | None = None  # since when the old one is on its way out
+        """Create the TrainJob, unless one with its name is running or done and may be adopted."""
+        leaves: float | None = None  # when the deletion of the old one began
         while True:
             with self._patient():
                 present = self.cluster.job(self.name)
@@ -107,12 +107,12 @@ class _Follower:
             return False
 
     def watch(self) -> str | None:
-        """Follow to the end; returns None, or why it failed."""
+        """Follow the TrainJob to its end. Returns None, or why it failed."""
         while True:
             with self._patient():
                 job = self.cluster.job(self.name)
                 if job is None:
-                    return f"the TrainJob {self.name} was deleted from outside"
+                    return f"the TrainJob {self.name} was deleted by someone else"
                 pods = self.cluster.pods(self.name)
                 at_work = self._wait_anew() if suspended(job) else self._count(pods)
                 now = troubles(job, pods, self.cluster.warnings(self.name))
@@ -127,7 +127,7 @@ class _Follower:
             time.sleep(self.pace.poll)
 
     def _wait_anew(self) -> int:
-        """A suspended TrainJob loses its pods rightly, and has to start within the same time as a new one."""
+        """Reset the state for a suspended TrainJob. It loses its pods, and has as much time to start as a new one."""
         self.running.clear()
         self.last.clear()
         if self.started:
@@ -135,7 +135,7 @@ class _Follower:
         return 0
 
     def _count(self, pods: list[dict[str, Any]]) -> int:
-        """How many pods run or are done."""
+        """The number of pods that are running or done."""
         phases = [(pod, pod.get("status", {}).get("phase")) for pod in of_training(pods)]
         for pod, phase in phases:
             if phase == "Running":
@@ -147,23 +147,23 @@ class _Follower:
         return at_work
 
     def _gone(self, pods: list[dict[str, Any]]) -> list[Trouble]:
-        """Pods that ran and have left nothing that says why they do no longer; a node that is gone takes them along."""
+        """Pods that were running and disappeared without a status, for example because their node was lost."""
         left = {pod["metadata"]["name"]: "deletionTimestamp" in pod["metadata"] for pod in pods}
         gone = [name for name in self.running.values() if left.get(name, True)]
-        text = "it was running and has disappeared: it was deleted, or lost with its node"
-        return [Trouble("gone", name, text) for name in sorted(gone, key=left.__contains__)]  # then those on their way
+        text = "it disappeared while it was running: it was deleted, or its node was lost"
+        return [Trouble("gone", name, text) for name in sorted(gone, key=left.__contains__)]  # deleted ones last
 
     def _tell(self, found: list[Trouble]) -> None:
         present = {trouble[:2]: trouble for trouble in found}
         for key, trouble in present.items():
-            if key not in self.since:  # told again when it had gone in between
+            if key not in self.since:  # a problem that comes back is reported again
                 progress.warn(f"{trouble.where}: {trouble.text}")
         self.seen |= present
         self.since = {key: self.since.get(key, self.clock) for key in present}
         self.last |= dict.fromkeys(present, self.clock)
 
     def _give_up(self, now: list[Trouble], at_work: int, seconds: float) -> None:
-        """End what cannot begin: the TrainJob is deleted, so that it does not hold nodes for nothing."""
+        """Delete a TrainJob that cannot start, so that it does not occupy nodes."""
         if self.started:
             return
         long = [t for t in now if t.kind in HOPELESS and self.clock - self.since[t[:2]] > self.pace.hopeless]
@@ -173,7 +173,7 @@ class _Follower:
             raise ClusterError(f"training did not start within {progress.clock(seconds)}: {why.where}: {why.text}")
 
     def _why(self, reason: str, late: bool, gone: list[Trouble]) -> str:
-        """The likeliest cause of a failure: what its pods ended from, before what its controller says of it."""
+        """The most likely cause of a failure. The status of pods takes precedence over the controller's message."""
         since = self.clock - self.pace.recent
         recent = [t for key, t in self.seen.items() if key in self.last and self.last[key] >= since]
         causes = [] if late else [t for t in [*recent, *gone] if t.kind in CAUSES]
@@ -181,13 +181,13 @@ class _Follower:
         self.lost = cause is not None and cause.kind in AGAIN
         text = f"the TrainJob {self.name} failed: {f'{cause.where}: {cause.text}' if cause else reason}"
         waits = [t for t in recent if t.kind in ("node", "quota")]
-        if waits and not self.started:  # those that ran have waited for the others in vain
+        if waits and not self.started:  # the running pods were waiting for the others
             text += f"; not all of its pods ran: {waits[0].where}: {waits[0].text}"
         return text
 
     @contextmanager
     def _patient(self) -> Iterator[None]:
-        """An API that does not answer is waited for; a look that it breaks off is taken again later."""
+        """Wait for an API that is not available. An interrupted block is repeated at the next poll."""
         now = time.monotonic()
         if self.answered:
             self.clock += now - self.looked
@@ -204,7 +204,7 @@ class _Follower:
 
 @contextmanager
 def _cancelled_by_signal(cluster: Cluster, name: str) -> Iterator[None]:
-    """SIGTERM and SIGINT end what is inside, and delete the TrainJob."""
+    """Stop the block on SIGTERM and SIGINT, and delete the TrainJob."""
 
     def stop(number: int, frame: object) -> None:
         raise Cancelled(128 + number)

@@ -15,23 +15,23 @@ from cliptea.cluster.job_settings import JobSettings, Passed
 __all__ = ["LABELS", "RUN_LABEL", "VARIANT", "build", "job_name", "run_value"]
 
 LABELS = {"app.kubernetes.io/name": "cliptea", "app.kubernetes.io/component": "train"}
-RUN_LABEL = "cliptea/run"  # label, whose value `run_value` makes of the pipeline job's id
+RUN_LABEL = "cliptea/run"  # label; its value is `run_value` of the pipeline job's id
 VARIANT = "cliptea/variant"  # annotation
-NODE = "node"  # name of the replicated job and of its container in every torch runtime of Trainer
+NODE = "node"  # name of the replicated job and its container in all torch runtimes of Trainer
 LONGEST_SLUG = 20  # Trainer and JobSet append to the name, and host names have at most 63 characters
-# KFP's MLflow plug-in names the task's run in its environment, which is not part of what it hands on.
+# KFP's MLflow plug-in sets these in the environment of the task, which is not part of the passed placement.
 FORWARDED = ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")
 
 
 def job_name(job_id: str, label: str) -> str:
-    """The name of the TrainJob of a pipeline job's variant: the same at every retry, and a valid host name."""
+    """The name of the TrainJob for a variant. It is a valid host name, and the same for every retry."""
     slug = re.sub(r"[^a-z0-9]+", "-", label.lower())[:LONGEST_SLUG].strip("-")
     digest = hashlib.sha256(f"{job_id}\0{label}".encode()).hexdigest()[:10]
     return "-".join(part for part in ("cliptea", slug, digest) if part)
 
 
 def run_value(job_id: str) -> str:
-    """A pipeline job's id as the value of a label: a UUID as it is, of any other text what a label may hold."""
+    """A pipeline job's id as a label value. A text that is not a valid label value is replaced by its hash."""
     if re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", job_id):
         return job_id
     return hashlib.sha256(job_id.encode()).hexdigest()[:32]
@@ -45,15 +45,15 @@ def build(
     passed: Passed,
     owners: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """The TrainJob as it is sent to the cluster.
+    """The TrainJob in the form that is sent to the cluster.
 
     Args:
-        job_id: the pipeline job's.
-        label: the variant's.
-        command: what runs in every pod; Trainer tells it by PET_ variables where it is.
+        job_id: id of the pipeline job.
+        label: label of the variant.
+        command: the command in every pod. Trainer sets PET_ variables with the rank and the number of processes.
         settings: compile-time settings.
-        passed: placement of the step, handed on by KFP.
-        owners: owner references; the cluster deletes the TrainJob with its owner.
+        passed: placement of the step, which KFP passes on.
+        owners: owner references. The cluster deletes the TrainJob together with its owner.
     """
     from kubeflow_trainer_api import models
 
@@ -94,16 +94,16 @@ def build(
 
 
 def _environment(passed: Passed) -> list[dict[str, Any]]:
-    """The step's variables, secrets as references; what KFP set in this process; where the worker may write."""
+    """Variables of the step with secrets as references, variables that KFP set here, and writable folders."""
     given = list(passed.env or [])
     names = {item["name"] for item in given}
-    own = {name: os.environ[name] for name in FORWARDED if "@" not in os.environ.get(name, "@")}  # no password
+    own = {name: os.environ[name] for name in FORWARDED if "@" not in os.environ.get(name, "@")}  # without passwords
     own |= {env.CACHE.name: "/tmp/cliptea", env.STEP.name: env.STEP.get() or json.dumps(["train", ""])}
     return given + [{"name": name, "value": value} for name, value in own.items() if name not in names]
 
 
 def _replicated(settings: JobSettings, passed: Passed) -> dict[str, Any]:
-    """What is changed of the runtime's pods: placement, volumes, and the restricted pod security standard."""
+    """Changes to the runtime's pods: placement, volumes, and the restricted pod security standard."""
     mounts = [{"name": "cliptea-shm", "mountPath": "/dev/shm"}, {"name": "cliptea-tmp", "mountPath": "/tmp"}]
     pod: dict[str, Any] = {
         "securityContext": {

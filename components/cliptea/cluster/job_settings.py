@@ -1,4 +1,4 @@
-"""How a TrainJob is made and followed: fixed when the pipeline is compiled, no part of any fingerprint."""
+"""Settings for TrainJobs. They are fixed when the pipeline is compiled, and not part of any fingerprint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class JobSettings(BaseModel):
-    """What the launcher step is given beside the data; whole numbers may come as floats, as KFP sends them."""
+    """Settings of the launcher step. Whole numbers may be floats, because KFP sends them like this."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -26,10 +26,10 @@ class JobSettings(BaseModel):
     processes_per_node: Positive = 1
     shared_memory: str = "2Gi"  # size of /dev/shm
     scratch: str = "20Gi"  # size of /tmp: downloaded shards and unfinished work
-    seconds: Positive = 259200  # after which the cluster ends the TrainJob
-    pending_seconds: Positive = 3600  # how long not all pods may run before the step gives up
+    seconds: Positive = 259200  # time limit after which the cluster stops the TrainJob
+    pending_seconds: Positive = 3600  # how long the step waits until all pods run
     restarts: Count = 3  # new TrainJobs after an eviction, a preemption or a lost node
-    abandoned_seconds: Positive = 900  # after which training ends by itself when the step that follows has gone
+    abandoned_seconds: Positive = 900  # how long training continues without a step that follows it
     image_pull_secrets: list[str] = []
     user: Positive = 1000
     group: Positive = 1000
@@ -39,13 +39,13 @@ class JobSettings(BaseModel):
         return self.nodes * self.processes_per_node
 
     def check(self, config: Config) -> None:
-        """Refuse settings whose batch the processes cannot share. Raises ConfigError."""
+        """Check that the processes can share a batch, or raise ConfigError."""
         named = f"{self.nodes} nodes of {self.processes_per_node} processes"
         config.train.require_shared(self.processes, named, "nodes and processes_per_node in the placement file")
 
 
 class Passed(BaseModel):
-    """The step's own placement, which KFP hands on as a `dsl.TaskConfig`: fragments of a pod's specification."""
+    """The placement of the step, which KFP passes on as a `dsl.TaskConfig`: parts of a pod specification."""
 
     affinity: dict[str, Any] | None = None
     tolerations: list[dict[str, Any]] | None = None

@@ -1,4 +1,4 @@
-"""The log of a TrainJob's rank 0, passed on line by line."""
+"""Prints the log of a TrainJob's rank 0 line by line."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from cliptea.cluster.api import Cluster
 __all__ = ["RankZero", "of_training", "place", "rank_zero"]
 
 CONTAINER = "node"
-OVERLAP_SECONDS = 10  # asked for twice, since clocks differ
-KEPT_LINES = 8  # for an error's text
-# A time of RFC 3339 as the kubelet writes it, in the zone of its node, and what was printed then.
+OVERLAP_SECONDS = 10  # requested again, because clocks differ
+KEPT_LINES = 8  # for the text of an error
+# A time (RFC 3339) as the kubelet writes it, in the time zone of its node, followed by the printed line.
 STAMPED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[-+]\d\d:\d\d) (.*)")
 INDEX = ("jobset.sigs.k8s.io/job-index", "batch.kubernetes.io/job-completion-index")  # labels
 
 
 def of_training(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The pods that train; a runtime may have others, which fetch data before."""
+    """The pods that train. A runtime may have other pods, for example to download data first."""
     label = "jobset.sigs.k8s.io/replicatedjob-name"
     return [pod for pod in pods if pod["metadata"].get("labels", {}).get(label, CONTAINER) == CONTAINER]
 
 
 def place(pod: dict[str, Any]) -> tuple[str, ...]:
-    """Which of a TrainJob's pods this is. One that replaces another has a name of its own, and the same place."""
+    """The place of a pod in its TrainJob. A replacement has another name but the same place."""
     return tuple(pod["metadata"].get("labels", {}).get(label, "0") for label in INDEX)
 
 
 def rank_zero(pods: list[dict[str, Any]]) -> str | None:
-    """The name of the newest pod that holds rank 0."""
+    """The name of the newest pod with rank 0."""
     named = [pod["metadata"]["name"] for pod in of_training(pods) if place(pod) == ("0", "0")]
     return named[-1] if named else None
 
 
 class RankZero:
-    """Prints what rank 0 prints, each line once, also when its pod is replaced by another."""
+    """Prints each line of rank 0 once, even if its pod is replaced."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._pod: str | None = None
         self._last = (0.0, "")  # time of the newest line: whole seconds, and the digits of the fraction
-        self._at_last: set[str] = set()  # the lines of that very time
+        self._at_last: set[str] = set()  # the lines with exactly this time
         self._asked: float | None = None
         self.tail: deque[str] = deque(maxlen=KEPT_LINES)
 
     def pass_on(self, pods: list[dict[str, Any]]) -> None:
-        """Print what is new since the last call."""
+        """Print lines that are new since the last call."""
         pod = rank_zero(pods)
         if pod is None:
             return
@@ -60,7 +60,7 @@ class RankZero:
         since = 10**6 if self._asked is None else int(now - self._asked) + OVERLAP_SECONDS
         text = self._cluster.log(pod, CONTAINER, since)
         lines = [found for line in text.splitlines() if (found := STAMPED.fullmatch(line)) is not None]
-        if lines:  # else nothing was printed, or the kubelet says in words of its own why there is no log
+        if lines:  # otherwise, nothing was printed, or the kubelet explains why there is no log
             self._asked = now
         for seconds, fraction, zone, words in map(re.Match.groups, lines):
             stamp = datetime.fromisoformat(seconds + zone).timestamp(), (fraction or "").ljust(9, "0")

@@ -1,4 +1,4 @@
-"""What a TrainJob waits for or failed from, in plain words, read from its conditions, pods and events."""
+"""Explains why a TrainJob waits or failed, from its conditions, pods and events."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ __all__ = [
 
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-HOPELESS = ("image", "settings", "forbidden")  # kinds that do not mend themselves
-# Kinds that are the cluster's doing, after which the same TrainJob may succeed.
+HOPELESS = ("image", "settings", "forbidden")  # kinds that need a fix by the user
+# Kinds that the cluster caused, so that the same TrainJob may succeed later.
 AGAIN = ("lost", "gone", "deserted", "stopped")
-# Kinds that a TrainJob fails from, the likeliest first. A failure of the code leaves its pod, and then the other pods
-# are deleted: so it comes before pods that are gone.
+# Kinds that make a TrainJob fail, with the most likely first. After a failure of the code, the failed pod stays and the
+# other pods are deleted. So "exit" comes before "gone".
 CAUSES = ("memory", "lost", "exit", "gone", "deserted", "stopped", *HOPELESS)
-QUOTA = "exceeded quota"  # in the message of a refusal by a ResourceQuota
-KILLED, ENDED = 137, 143  # exit codes of a container whose process SIGKILL or SIGTERM has ended
+QUOTA = "exceeded quota"  # part of the message if a ResourceQuota rejects a request
+KILLED, ENDED = 137, 143  # exit codes of a container after SIGKILL or SIGTERM
 
 
 class Trouble(NamedTuple):
-    """Something that keeps a TrainJob from its end.
+    """A problem of a TrainJob.
 
     Attributes:
         kind: node, quota, image, settings, forbidden, memory, lost, gone, deserted, stopped, exit, suspended or other.
         where: the pod, or the TrainJob.
-        text: what is the matter, and what can be done.
+        text: what is wrong, and how to fix it.
     """
 
     kind: str
@@ -42,10 +42,10 @@ class StepPod(NamedTuple):
     """A pod of a pipeline step, or of the driver before it.
 
     Attributes:
-        name: the pod's.
+        name: name of the pod.
         node: its node in the workflow, such as "cliptea-x(0).root(0).exit-handler-1(0).resolve(0).executor(0)".
         phase: Pending, Running, Succeeded or Failed.
-        waits: what it waits for, in plain words; "" when it waits for nothing.
+        waits: what the pod waits for, or "".
     """
 
     name: str
@@ -55,12 +55,12 @@ class StepPod(NamedTuple):
 
 
 def finished(job: dict[str, Any]) -> bool:
-    """Whether a TrainJob has ended well."""
+    """Whether a TrainJob has succeeded."""
     return _condition(job, "Complete") is not None
 
 
 def failed(job: dict[str, Any]) -> str | None:
-    """Why a TrainJob has failed, as far as its controller says; None when it has not."""
+    """Why a TrainJob failed, according to its controller. None if it has not failed."""
     condition = _condition(job, "Failed")
     if condition is None:
         return None
@@ -70,17 +70,17 @@ def failed(job: dict[str, Any]) -> str | None:
 
 
 def timed_out(job: dict[str, Any]) -> bool:
-    """Whether the cluster has ended a TrainJob because of its time limit; its pods then look as if they were lost."""
+    """Whether the cluster stopped a TrainJob because of its time limit. Its pods then look as if they were lost."""
     return (_condition(job, "Failed") or {}).get("reason") == "DeadlineExceeded"
 
 
 def suspended(job: dict[str, Any]) -> bool:
-    """Whether a TrainJob is not to run now, and has no pods or loses them. The condition of a resumed one is false."""
+    """Whether a TrainJob is suspended, so that its pods are deleted. The condition is false after it is resumed."""
     return bool(job["spec"].get("suspend")) or _condition(job, "Suspended") is not None
 
 
 def step_pod(pod: dict[str, Any]) -> StepPod:
-    """What is worth to be known of a step's pod."""
+    """A summary of the pod of a step."""
     metadata, status = pod["metadata"], pod.get("status", {})
     states = [(container, container.get("state", {}).get("waiting")) for container in _containers(status)]
     held = [_waiting(container, state) or ("", state.get("reason", "")) for container, state in states if state]
@@ -90,19 +90,19 @@ def step_pod(pod: dict[str, Any]) -> StepPod:
 
 
 def troubles(job: dict[str, Any], pods: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[Trouble]:
-    """All that is the matter with a TrainJob now.
+    """All current problems of a TrainJob.
 
     Args:
         job: the TrainJob.
         pods: its pods.
-        events: the warnings about it and all that was made for it.
+        events: warnings about the TrainJob and all objects that were created for it.
     """
     found = [trouble for pod in pods for trouble in _of_pod(pod)]
     name = job["metadata"]["name"]
     if suspended(job):
         message = (_condition(job, "Suspended") or {}).get("message", "")
         found.append(Trouble("suspended", name, f"suspended, waiting to be admitted: {message}"))
-    since = _second(job["metadata"].get("creationTimestamp"))  # an earlier TrainJob may have had its name
+    since = _second(job["metadata"].get("creationTimestamp"))  # an earlier TrainJob may have had the same name
     recent = (event for event in events if _second(event.get("lastTimestamp") or event.get("eventTime")) >= since)
     return found + [trouble for event in recent if (trouble := _of_event(event)) is not None]
 
@@ -129,10 +129,10 @@ def _containers(status: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _unplaced(pod: dict[str, Any]) -> str:
-    """Why a pod has no node yet, if there is a reason."""
+    """Why a pod has no node yet, or ""."""
     gates = [gate["name"] for gate in pod.get("spec", {}).get("schedulingGates") or []]
     if gates:
-        return f"waiting to be admitted: scheduling gate {' and '.join(gates)}; check the queue that its label names"
+        return f"waiting to be admitted: scheduling gate {' and '.join(gates)}; check the queue named in its label"
     scheduled = _condition(pod, "PodScheduled", "False") or {}
     if scheduled.get("reason") == "Unschedulable":
         return f"no node can run it: {scheduled.get('message', '')}; waiting for one"
@@ -156,14 +156,14 @@ def _terminated(ended: dict[str, Any], pod: dict[str, Any]) -> tuple[str, str] |
             "it ran out of memory (OOMKilled); give train more memory in the placement file, or lower train.batch_size"
         )
     if code == RESTART:
-        return "stopped", "it was stopped from outside and saved a checkpoint"
+        return "stopped", "it was stopped on request and saved a checkpoint"
     if code == DESERTED:
         return "deserted", "it stopped because the processes of other pods disappeared or a server was unreachable"
     if code == 0 or pod["status"].get("reason") == "Evicted":
         return None
     if code in (KILLED, ENDED) and "deletionTimestamp" in pod["metadata"]:
         return "stopped", "it was deleted during training"
-    hint = " (killed, by the node for lack of memory or by a time-out)" if code == KILLED else ""
+    hint = " (killed by the node for lack of memory, or by a time-out)" if code == KILLED else ""
     return "exit", f"its process ended with code {code}{hint}"
 
 
@@ -177,13 +177,13 @@ def _of_event(event: dict[str, Any]) -> Trouble | None:
         return Trouble("other", where, f"a volume cannot be mounted: {message}")
     if reason == "FailedCreatePodSandBox":
         return Trouble("other", where, f"its node cannot start it: {message}")
-    if reason in ("Evicted", "Preempted", "TaintManagerEviction"):  # a cause only as long as the pod shows it
+    if reason in ("Evicted", "Preempted", "TaintManagerEviction"):  # only a cause while the status of the pod shows it
         return Trouble("other", where, f"evicted from its node or preempted: {message}")
     return None
 
 
 def _second(stamp: str | None) -> str:
-    """A time of the API, without fraction and zone (it is UTC), in which the two clients write it differently."""
+    """A time from the API (in UTC) without fraction and time zone, whose format differs between the two clients."""
     return (stamp or "")[:19]
 
 

@@ -1,4 +1,4 @@
-"""Work on many small items with a few of them under way at once, their results in order."""
+"""Processes many small items with a few threads, and returns the results in order."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import TypeVar
 
 __all__ = ["ahead"]
 
-THREADS = 8  # more than cores: over S3 most of them wait for the network
+THREADS = 8  # more than the number of cores, because threads mostly wait for the network with S3
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def ahead(work: Callable[[Item], Result], items: Iterable[Item], threads: int = THREADS) -> Iterator[Result]:
-    """`work` on each item in order, done by threads up to twice their number in advance.
+    """Yield the results of `work` for each item in order. Threads compute them in advance.
 
-    Decoding and encoding of images let other threads run. An error comes out at its item's turn and ends the rest.
-    The items themselves come from the calling thread: stages follow one another when each is the next one's items.
-    At most `2 * threads + 1` items or results are held.
+    Decoding and encoding of images release the GIL. An error is raised when its item is next, and ends the iteration.
+    The calling thread iterates over the items, so stages can be chained by using one result as the next stage's items.
+    At most `2 * threads + 1` items or results are in memory.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:

@@ -1,4 +1,4 @@
-"""The class list of a data set and which of its classes training never sees labelled."""
+"""The class list of a data set, and its unseen classes, whose labels are never used in training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IGNORE = 255  # the label of pixels without a class
 
 
 class Catalogue(BaseModel):
-    """Class names in the order of their train ids, and the unseen ones among them."""
+    """Class names in the order of their train ids, and which of them are unseen."""
 
     classes: list[str]
     unseen: list[str]
@@ -29,15 +29,15 @@ class Catalogue(BaseModel):
 
     @property
     def seen_ids(self) -> list[int]:
-        """Train ids of the seen classes; a class's position here is its *seen index*."""
+        """Train ids of the seen classes. The position of a class in this list is its *seen index*."""
         return [index for index, name in enumerate(self.classes) if name not in self.unseen]
 
 
 def make_catalogue(classes: Sequence[str], unseen: Sequence[str]) -> Catalogue:
-    """A checked catalogue.
+    """Create and check a catalogue.
 
     Raises:
-        ConfigError: a name is doubled or not in the class list, or one of the two groups is empty.
+        ConfigError: a name occurs twice or is not in the class list, or there are no seen or no unseen classes.
     """
     doubled = {name for name in classes if list(classes).count(name) > 1}
     if doubled:

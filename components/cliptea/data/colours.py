@@ -1,4 +1,4 @@
-"""The colours of classes: fixed, and the same in reports, masks, overlays and MLflow."""
+"""The colours of classes. They are the same in reports, masks, overlays and MLflow."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _TO_LAB = ((0.2105, 0.7936, -0.0041), (1.9780, -2.4286, 0.4506), (0.0259, 0.7828
 
 
 def palette() -> np.ndarray:
-    """Colours of the class indices, (256, 3) uint8: the first ones farthest from each other, that of 255 neutral."""
+    """Colours of the class indices, (256, 3) uint8. The first ones differ most. The colour of 255 is neutral."""
     return distinct_colours(lightness=(0.42, 0.88), chroma=(0.05, 0.16))
 
 
 def class_colour(index: int) -> str:
-    """A class's colour as #rrggbb."""
+    """The colour of a class as #rrggbb."""
     return hex_colour(palette()[index])
 
 
@@ -34,18 +34,18 @@ def hex_colour(rgb: Iterable[int]) -> str:
 
 
 def coloured(labels_HW: np.ndarray) -> Image.Image:
-    """A picture with a palette of uint8 class indices: its pixel values are the indices."""
+    """A palette image whose pixel values are uint8 class indices."""
     picture = Image.fromarray(labels_HW)
     picture.putpalette(palette().tobytes())
     return picture
 
 
 def legend(entries: Sequence[tuple[str, int]], height: int) -> Image.Image:
-    """Names beside their colours, a line each.
+    """A legend with one line per class.
 
     Args:
         entries: name and class index.
-        height: pixels of the picture that it stands beside, which decide the size of the letters.
+        height: height in pixels of the picture next to it, which determines the font size.
     """
     size = min(28, max(11, height // 40))
     font, line = ImageFont.load_default(size), round(size * 1.6)
@@ -61,7 +61,7 @@ def legend(entries: Sequence[tuple[str, int]], height: int) -> Image.Image:
 
 @functools.cache
 def distinct_colours(lightness: tuple[float, float], chroma: tuple[float, float]) -> np.ndarray:
-    """255 colours, each as far in OKLab as can be from those before it and from grey, then grey; (256, 3) uint8."""
+    """255 colours and grey, (256, 3) uint8. In OKLab, each is as far as possible from grey and all earlier ones."""
     axis = np.arange(0, 256, 15)
     rgb = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
     lab = _oklab(rgb)
@@ -78,6 +78,6 @@ def distinct_colours(lightness: tuple[float, float], chroma: tuple[float, float]
 
 
 def _oklab(rgb: np.ndarray) -> np.ndarray:
-    """OKLab of sRGB colours 0-255, (..., 3): equal distances look equally different."""
+    """OKLab values of sRGB colours 0-255, (..., 3), in which equal distances look equally different."""
     linear = np.where(rgb <= 10, rgb / 255 / 12.92, ((rgb / 255 + 0.055) / 1.055) ** 2.4)
     return np.cbrt(linear @ np.array(_TO_LMS).T) @ np.array(_TO_LAB).T

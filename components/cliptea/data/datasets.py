@@ -1,8 +1,8 @@
 """Data set readers. A new data set is one class with the members of `Dataset`, and one line in `DATASETS`.
 
 A data set of files derives from `reader.Reader` and needs two of them; a published one whose layout is like
-another's needs a section of facts.yaml only. Readers give images as stored and labels as *train ids*; nothing
-after the split step reads raw data.
+another's only needs a section in facts.yaml. Readers return images as stored and labels as *train ids*. No code after
+the split step reads raw data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["DATASETS", "Dataset", "open_dataset", "train_images"]
 
 
 class Dataset(Protocol):
-    """Splits are "train" and "val". A data set that is only evaluated on needs no train split."""
+    """A data set. Its splits are "train" and "val". A data set that is only used for evaluation has no train split."""
 
     @property
     def catalogue(self) -> Catalogue: ...
@@ -33,15 +33,15 @@ class Dataset(Protocol):
         ...
 
     def check(self, split: str) -> list[str]:
-        """Warnings about a split that is about to be read; a DataError says why it cannot be."""
+        """Check a split before it is read. Returns warnings, or raises DataError if it cannot be read."""
         ...
 
     def read(self, split: str, name: str) -> Sample:
-        """One image with its labels; a DataError names the file when they do not fit."""
+        """One image with its labels. If they do not match, a DataError names the file."""
         ...
 
     def digest(self, splits: Sequence[str] = ("train", "val")) -> str:
-        """Changes when the raw data of these splits change."""
+        """A digest that changes with the raw data of these splits."""
         ...
 
 
@@ -55,10 +55,10 @@ DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
 
 
 def open_dataset(config: DataConfig) -> Dataset:
-    """The reader that `data.dataset` names.
+    """The reader for `data.dataset`.
 
     Raises:
-        ConfigError: there is no such data set.
+        ConfigError: the data set does not exist.
     """
     if config.dataset not in DATASETS:
         raise ConfigError(f"the data set {config.dataset!r} does not exist", "one of " + ", ".join(DATASETS))
@@ -66,7 +66,7 @@ def open_dataset(config: DataConfig) -> Dataset:
 
 
 def train_images(config: DataConfig) -> int | None:
-    """Training images by settings and published facts, without a look at the data; None where these do not tell."""
+    """The number of training images from settings and published facts, without reading data. None if unknown."""
     if config.dataset == "demo":
         return config.world.train_scenes
     if DATASETS.get(config.dataset) is not Published:

@@ -1,4 +1,4 @@
-"""The demo world read as a data set: scenes are rendered when they are asked for."""
+"""The demo world as a data set. Scenes are rendered on demand."""
 
 from __future__ import annotations
 

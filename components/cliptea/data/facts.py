@@ -1,4 +1,4 @@
-"""What is known of the published data sets: `facts.yaml` beside this file, read once and checked."""
+"""Facts about published data sets, from `facts.yaml` in this folder. The file is read once and checked."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class _Section(BaseModel):
 
 
 class LabelFacts(_Section):
-    """Where label maps lie and what their pixel values are: the released `values`, or train ids (`classes`)."""
+    """The paths of label maps, and the meaning of pixel values: the released `values`, or train ids (`classes`)."""
 
     path: str
     holds: Literal["values", "classes"] = "values"
-    beyond: str  # what maps with values past the last one probably are
+    beyond: str  # what maps with larger values probably are
 
 
 class SplitFacts(_Section):
-    """The images of a split: their accepted numbers, and the list or the folder that names them."""
+    """The images of a split: the accepted numbers of images, and the list or folder with their names."""
 
     images: list[int]
     file: str = ""
@@ -37,14 +37,14 @@ class SplitFacts(_Section):
 
 
 class Facts(_Section):
-    """One data set. Patterns hold {id} and, where splits have folders, {folder}; paths are below the set's root."""
+    """One data set. Patterns contain {id} and, for splits in folders, {folder}. Paths are relative to the root."""
 
     title: str
     roots: list[str]
     marks: list[str]
     images: str
     labels: list[LabelFacts]
-    id: str = ".+"  # regular expression of an image's id, where label maps name the images
+    id: str = ".+"  # regular expression of image ids, if images are found by their label maps
     splits: dict[str, SplitFacts]
     train: str  # the paper's training split
     coloured: bool = False
@@ -60,10 +60,10 @@ class Facts(_Section):
         return [name for name in self.values if name not in self.classless]
 
     def train_list(self, name: str | None) -> str:
-        """The key in `splits` of the training list that is asked for; None is the paper's.
+        """The key in `splits` of a training list. None selects the list of the paper.
 
         Raises:
-            ConfigError: there is no such list.
+            ConfigError: the list does not exist.
         """
         name = name or self.train
         if name not in self.splits:
@@ -73,11 +73,11 @@ class Facts(_Section):
         return name
 
     def names(self, labels: LabelFacts) -> list[str]:
-        """Names of the pixel values 0, 1, 2, ... of label maps of that kind."""
+        """Names of the pixel values 0, 1, 2, ... in label maps of this kind."""
         return self.values if labels.holds == "values" else self.classes
 
     def train_ids(self, labels: LabelFacts) -> list[int]:
-        """Train ids of the pixel values 0, 1, 2, ... of label maps of that kind; 255 for a name that is no class."""
+        """Train ids of the pixel values 0, 1, 2, ... in label maps of this kind. 255 if the name is not a class."""
         index = {name: number for number, name in enumerate(self.classes)}
         return [index.get(name, IGNORE) for name in self.names(labels)]
 

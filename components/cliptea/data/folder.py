@@ -84,7 +84,7 @@ class Folder(Reader):
         table = np.full(256, IGNORE, dtype=np.uint8)
         table[first : last + 1] = range(number)
         table[described.ignore_index] = IGNORE
-        known = np.arange(256) <= last  # ids below the first class's are none
+        known = np.arange(256) <= last  # ids below the first class have no class
         known[[described.ignore_index, IGNORE]] = True
         todo = f'if {last + 1} is not a class, add "ignore_index": {last + 1} to {DESCRIPTION}'
         if not first:

@@ -1,7 +1,6 @@
-"""Label maps of raw data: pixel values whatever the PNG's mode, and what they mean.
+"""Label maps of raw data: reads pixel values from PNGs of any mode, and converts them to train ids.
 
-Masks come as palette, grey, 16-bit, 1-bit or coloured PNGs. What can be read without a guess is read, the rest
-is refused with its reason.
+Masks can be palette, grey, 16-bit, 1-bit or coloured PNGs. Files that are not unambiguous are rejected with a reason.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ GREY = 0  # colour type of a PNG
 
 
 def decode_values(data: bytes, name: str, coloured: bool = False) -> np.ndarray:
-    """(H, W) uint8 or uint16 pixel values of a label map; a palette's indices are taken as they are.
+    """(H, W) uint8 or uint16 pixel values of a label map. The values of a palette image are its indices.
 
     Args:
         data: the encoded PNG.
-        name: file, for the error's text.
+        name: file name for error messages.
         coloured: whether RGB pixels are colours of the VOC colour map.
 
     Raises:
-        DataError: not readable, or of a kind that holds no label values.
+        DataError: the file is not readable, or of a kind that does not contain label values.
     """
     expected = "one channel of label values (PNG of mode L, P, 1 or I;16)"
     with opened(data, name, "label map", "PNG") as image:
@@ -43,7 +42,7 @@ def decode_values(data: bytes, name: str, coloured: bool = False) -> np.ndarray:
     if image.mode == "1":
         return values.astype(np.uint8)
     if image.mode == "L" and image.format == "PNG" and data[PNG_COLOUR] == GREY:
-        return values // (255 // (2 ** data[PNG_DEPTH] - 1))  # Pillow stretches 2 and 4 bits over 0..255
+        return values // (255 // (2 ** data[PNG_DEPTH] - 1))  # Pillow scales 2 and 4 bits to 0..255
     return values
 
 
@@ -74,14 +73,14 @@ def _uncoloured(image: np.ndarray, name: str) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class LabelRule:
-    """What the pixel values of label maps mean.
+    """The meaning of pixel values in label maps.
 
     Attributes:
-        table: (256,) uint8, the train id of each value, 255 for none.
+        table: (256,) uint8, the train id of each value, or 255.
         known: (256,) bool, the values that may occur.
-        expected: those values in words.
-        todo: what to do about others.
-        names: of the values 0, 1, 2, ..., where they have names.
+        expected: description of these values for errors.
+        todo: what to do about other values.
+        names: names of the values 0, 1, 2, ..., if they have names.
         coloured: whether RGB pixels are colours of the VOC colour map.
     """
 
@@ -96,7 +95,7 @@ class LabelRule:
         """(H, W) uint8 train ids of (H, W) uint8 or uint16 values.
 
         Raises:
-            DataError: a value occurs that has no meaning.
+            DataError: there is a value without a meaning.
         """
         found = np.flatnonzero(np.bincount(values.ravel()))
         strange = [int(value) for value in found if value > IGNORE or not self.known[value]]

@@ -51,7 +51,7 @@ class Published(Reader):
         if number in accepted:
             return []
         return [
-            f"{listed} has {number} images where {self.facts.title} has "
+            f"{listed} has {number} images, but {self.facts.title} has "
             f"{' or '.join(map(str, accepted))}, so results cannot be compared with published ones"
         ]
 
@@ -59,13 +59,13 @@ class Published(Reader):
         return self.facts.train_list(self._config.train_list) if split == "train" else split
 
     def _ids(self, name: str) -> set[str]:
-        """Ids of a split: those of its list, of the lists that make it up, or of the label maps in its folder."""
+        """Image ids of a split, from its list, from several lists, or from the label maps in its folder."""
         split = self.facts.splits[name]
         if not split.file:
             return self._ids_of_folder(split.folder)
         if self.source.entry(split.file) is not None:
             lines = self.source.read(split.file).decode("utf-8-sig").splitlines()
-            # Some lists name files: "/JPEGImages/ID.jpg /SegmentationClass/ID.png".
+            # Some lists contain files: "/JPEGImages/ID.jpg /SegmentationClass/ID.png".
             ids = {PurePosixPath(line.split()[0]).stem for line in lines if line.strip()}
             if not ids:
                 raise DataError(f"{self.source.where(split.file)} is empty", "one id per line")
@@ -111,7 +111,7 @@ class Published(Reader):
         return LabelRule(table, known, expected, labels.beyond, names, self.facts.coloured)
 
     def _check_order(self, rule: LabelRule, found: np.ndarray, split: str) -> None:
-        """Refuse label maps whose values follow another known order: nothing later would tell."""
+        """Reject label maps whose values have another known order, because no later check would find this."""
         known = self.facts
         orders = {
             f"released values ({known.values[0]} is 0)": known.values,

@@ -1,4 +1,4 @@
-"""What data sets of files have in common: pairs of an image and a label map, read from a `Source`."""
+"""The base class for data sets of files, which are pairs of an image and a label map from a `Source`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from cliptea.errors import DataError
 
 __all__ = ["Pair", "Reader"]
 
-READING = 1  # bump when the same files give other samples
-LOOKED_AT = 64  # label maps of a split that are looked at before any is read for good
+READING = 1  # increment it when the same files give other samples
+LOOKED_AT = 64  # number of label maps of a split that are checked before the split is read
 
 
 class Pair(NamedTuple):
-    """Paths of an image and its label map, and what the label map's values mean."""
+    """The paths of an image and its label map, and the meaning of the label map's values."""
 
     image: str
     labels: str
@@ -31,14 +31,14 @@ class Pair(NamedTuple):
 
 
 class Reader(ABC):
-    """A data set of image files and label maps. Only the splits that are asked for are touched."""
+    """A data set of image files and label maps. Only splits that are used are read."""
 
     def __init__(self, source: Source, layout: str, todo: str = "") -> None:
         """
         Args:
             source: the files.
-            layout: where images and label maps lie, for the error when one is missing.
-            todo: what else can be done then.
+            layout: the expected paths of images and label maps, for errors about missing files.
+            todo: another solution for that error.
         """
         self.source = source
         self._layout, self._todo = layout, todo
@@ -50,10 +50,10 @@ class Reader(ABC):
 
     @abstractmethod
     def find_pairs(self, split: str) -> dict[str, Pair]:
-        """The pairs of "train" or "val" by the image's name, sorted; their files need not be there."""
+        """The pairs of "train" or "val", sorted by the image's name. The files may be missing."""
 
     def doubts(self, split: str, found: dict[LabelRule, np.ndarray]) -> list[str]:
-        """Warnings about a split, of which a sample of label maps holds the values `found` (maps, 256) bool.
+        """Warnings about a split, based on the values `found` (maps, 256) bool in a sample of its label maps.
 
         Raises:
             DataError: the label maps are of a wrong kind.
@@ -69,10 +69,10 @@ class Reader(ABC):
         return list(self.pairs(split))
 
     def check(self, split: str) -> list[str]:
-        """Refuse a split that cannot be read, on what its listing and a sample of its label maps show.
+        """Check whether a split can be read, using its file list and a sample of its label maps.
 
         Returns:
-            Warnings, one line each.
+            Warnings of one line each.
 
         Raises:
             DataError: a file is missing, or the label maps are of a wrong kind.
@@ -98,15 +98,15 @@ class Reader(ABC):
         image, values = decode_image(data, self.source.where(pair.image)), self._values(pair)
         if image.shape[:2] != values.shape:
             raise DataError(
-                f"{self.source.where(pair.labels)} is {values.shape[1]}x{values.shape[0]} and its image "
-                f"{image.shape[1]}x{image.shape[0]} pixels",
+                f"{self.source.where(pair.labels)} has {values.shape[1]}x{values.shape[0]} pixels, but its image has "
+                f"{image.shape[1]}x{image.shape[0]}",
                 "an image and a label map of the same size",
             )
         labels = pair.rule.train_ids(values, self.source.where(pair.labels))
         return Sample(data, pair.image.rpartition(".")[2].lower(), labels)
 
     def digest(self, splits: Sequence[str] = ("train", "val")) -> str:
-        """sha256 over the classes, the meaning of label values, and path, size and version of every file used."""
+        """sha256 of the classes, the meaning of label values, and the path, size and version of every file used."""
         digest = hashlib.sha256(f"{READING}\n{self.catalogue.model_dump_json()}\n".encode())
         for split in splits:
             pairs = self.pairs(split).values()

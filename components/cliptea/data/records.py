@@ -1,4 +1,4 @@
-"""What the records of shards hold: an image with its label map, or the array of a view of it."""
+"""Records of shards, which contain an image with its label map, or the array of a view."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LABEL = "label.png"  # extension of the label map in a record of a split
 
 
 class ViewImage(NamedTuple):
-    """One view as both networks see it: (C, C, 3) and (C, C) uint8, (C, C) bool."""
+    """One view for both networks: image (C, C, 3) uint8, labels (C, C) uint8 and valid pixels (C, C) bool."""
 
     image: np.ndarray
     labels: np.ndarray
@@ -27,22 +27,22 @@ class ViewImage(NamedTuple):
 
 
 def record_name(name: str, number: int) -> str:
-    """Name of the record of view `number` of an image."""
+    """The name of the record for view `number` of an image."""
     return f"{name}.v{number}"
 
 
 def chosen_images(names: Sequence[str], figures: int | list[str]) -> list[str]:
-    """Those of the names that are shown in figures: the first ones, or the ones asked for."""
+    """The names of images for figures: the first ones, or the ones in the setting."""
     return list(names[:figures]) if isinstance(figures, int) else [name for name in names if name in figures]
 
 
 def image_extension(reader: ShardReader, name: str) -> str:
-    """Extension of the image in a record of a split."""
+    """The extension of the image in a record of a split."""
     return next(extension for extension in reader.extensions(name) if extension != LABEL)
 
 
 def read_view(reader: ShardReader, image_record: str | int, number: int, config: TeacherConfig, seed: int) -> ViewImage:
-    """Cut view `number` of an image, given by its name or its number, out of the train shards."""
+    """Read view `number` of an image in the train shards. The image is given by its name or number."""
     name = image_record if isinstance(image_record, str) else reader.name(image_record)
     members = reader.members(image_record)
     labels = decode_labels(members.pop(LABEL), name)
@@ -52,5 +52,5 @@ def read_view(reader: ShardReader, image_record: str | int, number: int, config:
 
 
 def read_array(reader: ShardReader, record: str | int) -> np.ndarray:
-    """The array of a record of tokens or region maps. View v of image i is record i * `teacher.views` + v."""
+    """Read the array of a record of tokens or region maps. View v of image i is record i * `teacher.views` + v."""
     return np.load(io.BytesIO(reader.read(record, "npy")), allow_pickle=False)

@@ -1,4 +1,4 @@
-"""One labelled image, as every data set reader gives it."""
+"""One labelled image, as all data set readers return it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Sample", "decode_image", "decode_labels", "encode_labels", "opened"]
 
 
 class Sample(NamedTuple):
-    """An encoded image and its labels: (H, W) uint8 train ids, 255 where there is none."""
+    """An encoded image and its labels: (H, W) uint8 train ids, or 255 for pixels without a class."""
 
     image: bytes
     extension: str  # jpg, png, ...
@@ -25,13 +25,13 @@ class Sample(NamedTuple):
 
 @contextmanager
 def opened(data: bytes, name: str, what: str, expected: str) -> Iterator[Image.Image]:
-    """The image that the bytes encode; what Pillow finds wrong with it inside the block becomes a DataError.
+    """Open an encoded image. Pillow's errors inside the block become a DataError.
 
     Args:
         data: the encoded image.
-        name: file, for the error's text.
+        name: file name for error messages.
         what: what the file is, such as "label map".
-        expected: its format, such as "PNG".
+        expected: the expected format, such as "PNG".
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -47,17 +47,17 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an encoded image.
 
     Raises:
-        DataError: the bytes are no image, or are cut off.
+        DataError: the bytes are not an image, or they are truncated.
     """
     with opened(data, name, "image", "JPEG or PNG") as image:
         return np.array(image.convert("RGB"))
 
 
 def decode_labels(data: bytes, name: str) -> np.ndarray:
-    """(H, W) uint8 of a label PNG of a shard, as `encode_labels` makes them.
+    """(H, W) uint8 labels of a PNG in a shard, as created by `encode_labels`.
 
     Raises:
-        DataError: not readable.
+        DataError: the PNG is not readable.
     """
     with opened(data, name, "label map", "PNG") as image:
         return np.array(image)

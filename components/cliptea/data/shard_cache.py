@@ -1,12 +1,12 @@
-"""The node's cache of pieces of remote shards, with a limit, for all processes of the node at once.
+"""The cache for parts of remote shards. All processes of a node share it, and its size is limited.
 
-Whole files that settings name, such as weights, are not kept here but downloaded by `cliptea.storage.fetch`: their
-readers want a path that stays, and no more of them come than settings name. Of shards a process reads small pieces,
-they may be larger than the disk, and each piece may be gone at any time.
+Complete files from settings, such as weights, are not in this cache but downloaded by `cliptea.storage.fetch`, because
+their readers need a permanent path, and there are only a few of them. In contrast, processes read small parts of
+shards, which may be larger than the disk, and each part may be deleted at any time.
 
-A shard's file in the cache is named by the sha256 of the shard and sparse: bytes that were read lie at the shard's own
-offsets, and holes are zeros. Nothing records which is which: the reader compares the hash of what it gets with the
-index, and a hole, a write that another process has not ended and a damaged block are all a miss.
+The file for a shard in the cache is named after the sha256 of the shard. It is sparse: bytes are stored at the same
+offsets as in the shard, and holes are zeros. Holes are not recorded. Instead, the reader compares the hash of the bytes
+with the index. A hole, an incomplete write of another process, and a damaged block all count as a miss.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from cliptea.storage.local_files import cache_folder
 
 __all__ = ["ShardCache", "open_cache"]
 
-DEFAULT_GIB = 16.0  # most of the cache
-STEP = 64 << 20  # bytes that a process writes between two looks at the cache's size, at most
-TOUCH = 60.0  # seconds between two notes that a file is in use
-SPARE = 0.9  # part of the limit that eviction leaves
+DEFAULT_GIB = 16.0  # default limit of the cache
+STEP = 64 << 20  # maximum number of bytes that a process writes between two checks of the cache's size
+TOUCH = 60.0  # seconds between two updates of the time when a file was last used
+SPARE = 0.9  # eviction reduces the cache to this fraction of the limit
 
 
 def open_cache(store: Store) -> ShardCache | None:
-    """The cache of this node, or None for a store of its own disk or when the cache is turned off.
+    """The cache of this node. None if the store is on a local disk or the cache is disabled.
 
     Raises:
-        ConfigError: CLIPTEA_CACHE_GIB is no number of GiB.
+        ConfigError: CLIPTEA_CACHE_GIB is not a number of GiB.
     """
     if not is_remote(store.uri("")):
         return None
@@ -44,20 +44,20 @@ def open_cache(store: Store) -> ShardCache | None:
 
 
 class ShardCache:
-    """Pieces of shards in files of one folder. It never raises: a disk that is full or gone means a miss."""
+    """Parts of shards in files of one folder. It never raises an error; a full or missing disk is a miss."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         """
         Args:
-            folder: made when the first piece is written.
-            limit: bytes of disk to use, exceeded by at most `STEP` or a sixteenth of it for each writing process.
+            folder: folder that is created by the first write.
+            limit: maximum size in bytes. Each writing process may exceed it by `STEP` or a sixteenth of the limit.
         """
         self._folder, self._limit = folder, limit
         self._step = min(STEP, limit // 16)
-        self._written = self._step  # so that the first write looks at what earlier runs have left
+        self._written = self._step  # so that the first write checks the size of the cache
 
     def read(self, shard: str, start: int, length: int) -> bytes | None:
-        """Bytes of the shard of that sha256 from `start`, right or not; None when the file does not reach so far."""
+        """Bytes from `start` of the shard with this sha256, which may be wrong. None if the file is too short."""
         try:
             handle = os.open(self._folder / shard, os.O_RDONLY)
         except OSError:
@@ -74,7 +74,7 @@ class ShardCache:
         return data if len(data) == length else None
 
     def write(self, shard: str, start: int, data: bytes) -> None:
-        """Keep a piece of a shard, and evict the shards longest unused when that has become too much."""
+        """Store a part of a shard. If the cache is too large, the least recently used shards are deleted."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             if self._written >= self._step:
@@ -86,10 +86,10 @@ class ShardCache:
             finally:
                 os.close(handle)
         except OSError:
-            self._written = self._step  # a full disk: the next write evicts first
+            self._written = self._step  # the disk is full, so the next write evicts first
 
     def _evict(self) -> None:
-        """Delete whole files, the longest unused first, unless another process is about it."""
+        """Delete the least recently used files, unless another process is already doing this."""
         with (self._folder / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

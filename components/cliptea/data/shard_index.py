@@ -1,4 +1,4 @@
-"""The index of a shard: where every member of its records lies (SHARDS.md)."""
+"""The index of a shard, which contains the position of every member of its records (SHARDS.md)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cliptea.manifest import StoredObject
 
 __all__ = ["Place", "ShardIndex", "dump_index", "parse_index"]
 
-ABSENT = -1  # offset of a member that a record does not have
+ABSENT = -1  # offset of a missing member
 HASH = 32  # bytes of a sha256
 
 
 class Place(NamedTuple):
-    """Where a member lies in its tar file, in bytes, and the sha256 of its content."""
+    """The position of a member in its tar file, in bytes, and the sha256 of its content."""
 
     offset: int
     length: int
@@ -28,7 +28,7 @@ class Place(NamedTuple):
 
 
 class Column(NamedTuple):
-    """Members of one extension. Records whose offset is `ABSENT` have none."""
+    """The members with one extension. A record without such a member has the offset `ABSENT`."""
 
     offset: np.ndarray  # (records,) int64
     length: np.ndarray  # (records,) int64
@@ -36,7 +36,7 @@ class Column(NamedTuple):
 
 
 class ShardIndex:
-    """A parsed index. Bytes of a record: those of the longest name, and 48 for each member."""
+    """A parsed index. A record takes as many bytes as the longest name, and 48 for each member."""
 
     def __init__(self, tar: StoredObject, names: Sequence[str], columns: dict[str, Column]) -> None:
         self.tar, self._columns = tar, columns
@@ -56,7 +56,7 @@ class ShardIndex:
         return self._names[number].decode()
 
     def places(self, number: int) -> dict[str, Place]:
-        """The members of a record by their extension, in the order in which they lie."""
+        """The members of a record by extension, in the order of the tar file."""
         found = {}
         for extension, column in self._columns.items():
             offset = int(column.offset[number])
@@ -66,14 +66,14 @@ class ShardIndex:
         return found if len(found) == 1 else dict(sorted(found.items(), key=lambda item: item[1].offset))
 
     def column(self, extension: str) -> Iterator[Place]:
-        """That member of each record in turn, which all of them must have."""
+        """The member with this extension of each record, in order. All records must have it."""
         column = self._columns[extension]
         hashes = (column.sha256[place : place + HASH] for place in range(0, len(column.sha256), HASH))
         return map(Place, column.offset.tolist(), column.length.tolist(), hashes)
 
 
 def dump_index(tar: StoredObject, names: Sequence[str], records: Sequence[Mapping[str, Place]]) -> bytes:
-    """The index file of a shard; its bytes depend on the arguments only."""
+    """The index file of a shard. Its bytes only depend on the arguments."""
     columns = {}
     for extension in dict.fromkeys(extension for places in records for extension in places):
         mine = [places.get(extension) for places in records]
@@ -87,10 +87,10 @@ def dump_index(tar: StoredObject, names: Sequence[str], records: Sequence[Mappin
 
 
 def parse_index(data: bytes, where: str) -> ShardIndex:
-    """The index in the bytes of the file `where`.
+    """Parse the index in the bytes of the file `where`.
 
     Raises:
-        StorageError: it is no index, or of another version.
+        StorageError: it is not an index, or it has another version.
     """
     try:
         described = json.loads(data)

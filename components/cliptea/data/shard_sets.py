@@ -1,4 +1,4 @@
-"""Shard sets as manifests name them: by a top index, which is written when all shards are there."""
+"""Shard sets. A manifest refers to a shard set by its top index, which is written after all shards."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cliptea.storage import Store
 __all__ = ["VERSION", "ShardEntry", "TopIndex", "find_sharded", "put_top_index", "read_top_index", "twice"]
 
 Result = TypeVar("Result")
-VERSION = 2  # of a top index and of a shard's index; a reader refuses others
+VERSION = 2  # version of top indexes and shard indexes; readers reject other versions
 
 
 class ShardEntry(BaseModel):
-    """One shard: its tar file, its index and the number of its records."""
+    """One shard with its tar file, its index and its number of records."""
 
     tar: StoredObject
     index: StoredObject
@@ -34,7 +34,7 @@ class TopIndex(BaseModel):
 
 
 def put_top_index(store: Store, prefix: str, shards: Sequence[ShardEntry]) -> dict[str, StoredObject]:
-    """Write the top index of the shard set in the folder `prefix`; returns it as a manifest's objects."""
+    """Write the top index of the shard set in the folder `prefix`. Returns it as the objects of a manifest."""
     top = TopIndex(shards=list(shards)).model_dump_json().encode()
     return {prefix.rpartition("/")[2]: put_immutable(store, f"{prefix}/index", ".json", top)}
 
@@ -43,7 +43,7 @@ def read_top_index(store: Store, item: StoredObject) -> list[ShardEntry]:
     """The shards of a set.
 
     Raises:
-        StorageError: the top index is missing or damaged, or of another version.
+        StorageError: the top index is missing or damaged, or has another version.
     """
     data, where = twice(lambda: read_object(store, item)), store.uri(item.key)
     try:
@@ -56,7 +56,7 @@ def read_top_index(store: Store, item: StoredObject) -> list[ShardEntry]:
 
 
 def find_sharded(store: Store, output: Output) -> Manifest | None:
-    """As `find`, for an output of shard sets: also every shard must be there with its recorded size."""
+    """Like `find`, for an output with shard sets. All shards must also exist with their recorded sizes."""
     manifest = find(store, output)
     if manifest is None:
         return None
@@ -64,7 +64,7 @@ def find_sharded(store: Store, output: Output) -> Manifest | None:
         shards = [shard for item in manifest.objects.values() for shard in read_top_index(store, item)]
     except ServerAway:
         raise
-    except StorageError:  # damaged: the output is made anew
+    except StorageError:  # damaged, so the output is created again
         return None
     sizes = {entry.key: entry.size for entry in store.entries(output.prefix)}
     lacking = [item.key for shard in shards for item in (shard.tar, shard.index) if sizes.get(item.key) != item.size]
@@ -75,14 +75,14 @@ def find_sharded(store: Store, output: Output) -> Manifest | None:
 
 
 def twice(work: Callable[[], Result]) -> Result:
-    """What `work` returns, at its second try if the first finds something missing or damaged.
+    """Call `work`, and repeat it once if something is missing or damaged.
 
     Raises:
-        StorageError: that of the second try.
+        StorageError: the second attempt failed as well.
     """
     try:
         return work()
-    except ServerAway:  # it was waited for long enough
+    except ServerAway:  # `work` has already waited for the server
         raise
     except StorageError:
         return work()

@@ -1,4 +1,4 @@
-"""Writing shards, and finding those that an earlier run left whole (format: SHARDS.md)."""
+"""Writes shards, and finds complete shards of earlier runs. The format is described in SHARDS.md."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ TAR, INDEX = ".tar", ".index.json"
 
 
 class ShardWriter:
-    """Collects records, and puts a shard each time `limit` bytes are reached while the next one grows.
+    """Collects records, and stores a shard in the background whenever `limit` bytes are reached.
 
-    Memory: the shard that grows, and the one that is being put with a copy of it; three times `limit` and a record.
+    Memory: the current shard, and the shard that is being stored with a copy: three times `limit` and one record.
     """
 
     def __init__(self, store: Store, prefix: str, limit: int, found: Sequence[ShardEntry] = ()) -> None:
         """
         Args:
-            store: where the shards go.
-            prefix: their folder.
-            limit: a shard is closed when it has grown to so many bytes or more.
-            found: the first shards, which are there already.
+            store: the store for the shards.
+            prefix: folder of the shards.
+            limit: a shard is closed when it has at least this many bytes.
+            found: the first shards, which already exist.
         """
         self._store, self._prefix, self._limit = store, prefix, limit
         self._entries = list(found)
@@ -47,7 +47,7 @@ class ShardWriter:
         self._records: list[dict[str, Place]] = []
 
     def add(self, name: str, members: Mapping[str, bytes]) -> None:
-        """Append a record; the bytes written depend on names and content only."""
+        """Append a record. The written bytes only depend on names and content."""
         places = {}
         for extension, data in members.items():
             info = tarfile.TarInfo(f"{name}.{extension}")
@@ -80,10 +80,10 @@ class ShardWriter:
             self._pending = None
 
     def close(self) -> list[ShardEntry]:
-        """Put what is left and return all shards in order.
+        """Store the remaining records, and return all shards in order.
 
         Raises:
-            StorageError: a shard could not be put.
+            StorageError: a shard could not be stored.
         """
         if self._names:
             self._end()
@@ -94,13 +94,13 @@ class ShardWriter:
 
 def _put(store: Store, stem: str, tar: bytes, names: list[str], records: list[dict[str, Place]]) -> ShardEntry:
     stored = put_immutable(store, stem, TAR, tar)
-    # Last: a shard with an index is whole.
+    # The index comes last, because it marks the shard as complete.
     index = put_object(store, stored.key.removesuffix(TAR) + INDEX, dump_index(stored, names, records))
     return ShardEntry(tar=stored, index=index, records=len(names))
 
 
 class FoundShard(NamedTuple):
-    """A shard that is there whole."""
+    """A complete shard."""
 
     entry: ShardEntry
     index: ShardIndex
@@ -117,7 +117,7 @@ class FoundShard(NamedTuple):
 
 
 def found_shards(store: Store, prefix: str) -> Iterator[FoundShard]:
-    """Whole shards of that folder in order, up to the first whose bytes are missing or not those of its index."""
+    """The complete shards of a folder in order, up to the first one that is missing or does not match its index."""
     indexes = [entry.key for entry in store.entries(prefix) if entry.key.endswith(INDEX)]
     for number in count():
         mine = (key for key in indexes if key.startswith(f"{prefix}/{number:05d}-"))
@@ -135,16 +135,16 @@ def _still_there(store: Store, key: str) -> FoundShard | None:
     except StorageError:
         if store.size(key) is not None:
             raise
-        return None  # another writer has just joined it with others, and removed it
+        return None  # another writer has joined it with other shards and deleted it
 
 
 def joined(store: Store, prefix: str, shards: Sequence[ShardEntry], limit: int) -> list[ShardEntry]:
-    """The records of shards that are smaller than `limit`, in shards of `limit` bytes or more in the folder `prefix`.
+    """Join shards that are smaller than `limit` to shards of at least `limit` bytes in the folder `prefix`.
 
-    Memory: as of a `ShardWriter`, and one of the small shards.
+    Memory: the same as for a `ShardWriter`, and one of the small shards.
 
     Raises:
-        StorageError: one of them is missing or damaged.
+        StorageError: one of the small shards is missing or damaged.
     """
     writer = ShardWriter(store, prefix, limit)
     for entry in shards:
@@ -157,7 +157,7 @@ def joined(store: Store, prefix: str, shards: Sequence[ShardEntry], limit: int) 
 
 
 def _find(store: Store, key: str) -> FoundShard | None:
-    """The shard whose index has that key, or None when it is not whole."""
+    """The shard whose index has this key, or None if it is not complete."""
     data = store.get(key)
     try:
         index = parse_index(data, store.uri(key))

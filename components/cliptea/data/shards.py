@@ -1,7 +1,7 @@
-"""Reading shards: plain tar files of records, each with an index of where every member lies (SHARDS.md).
+"""Reads shards, which are plain tar files of records. Each has an index with the position of every member (SHARDS.md).
 
-A record is a name and its members (`NAME.EXTENSION` in the tar). Records are found by their number in the set or by
-name; numbers need the index of one shard only, names those of all.
+A record has a name and members (`NAME.EXTENSION` in the tar file). Records are found by their number in the set, which
+needs the index of one shard, or by their name, which needs the indexes of all shards.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from cliptea.storage import Store, is_remote
 
 __all__ = ["ShardReader"]
 
-INDEXED = 1_000_000  # records whose index is kept in memory: about 70 MB, of images about 120 MB
-CHUNK = 2 << 20  # bytes, or a record more, of one request when records are read in their order
-SMALL = 64 << 10  # bytes of a record up to which its neighbours are fetched for the shard cache with it,
-BLOCK = 1 << 20  # so many bytes in all: an epoch reads every token and region map, a few KiB each
-STREAMS = 16, 4  # such requests at a time, of a remote store and of a disk
+INDEXED = 1_000_000  # records whose index is in memory: about 70 MB, or 120 MB for images
+CHUNK = 2 << 20  # bytes (plus at most one record) per request for sequential reads
+SMALL = 64 << 10  # for records of up to this many bytes, neighbours are fetched for the shard cache too,
+BLOCK = 1 << 20  # up to this many bytes in total; an epoch reads every token and region map, a few KiB each
+STREAMS = 16, 4  # parallel sequential requests for a remote store and for a disk
 
 
 class Span(NamedTuple):
-    """Records of one shard that lie one behind the other, read by one request."""
+    """Consecutive records of one shard that are read with one request."""
 
     shard: int
-    first: int  # number of the first of them
+    first: int  # number of the first record
     places: list[Place]
 
 
 class ShardReader:
-    """Random access to the records of a shard set. Bytes are checked against their hash as they are read.
+    """Random access to the records of a shard set. The hash of all bytes is checked when they are read.
 
-    What is remote is kept in the node's shard cache. A reader may be used from several threads and forked processes.
+    Remote data are kept in the node's shard cache. A reader can be used from several threads and forked processes.
 
     Attributes:
-        remote: whether most of the time of a read is waiting for an answer.
+        remote: whether the store is remote, so that reads mostly wait for answers.
     """
 
     def __init__(self, store: Store, objects: Mapping[str, StoredObject], name: str) -> None:
-        """Read the top index and nothing else.
+        """Open a shard set. This only reads the top index.
 
         Args:
-            store: where the shards are.
-            objects: those of a manifest.
-            name: of the shard set.
+            store: the store with the shards.
+            objects: the objects of a manifest.
+            name: name of the shard set.
 
         Raises:
-            StorageError: the top index is missing or damaged, or of a version that this reader does not know.
+            StorageError: the top index is missing or damaged, or has an unknown version.
         """
         self._store, self.remote = store, is_remote(store.uri(""))
         self._cache: ShardCache | None = open_cache(store)
@@ -69,13 +69,13 @@ class ShardReader:
         return self._ends[-1] if self._ends else 0
 
     def name(self, number: int) -> str:
-        """Name of the record of that number."""
+        """The name of the record with this number."""
         shard, place = self._find(number)
         return self._index(shard).name(place)
 
     @cached_property
     def names(self) -> list[str]:
-        """Names of all records in the order of writing; reads every index."""
+        """The names of all records in the order of writing. This reads all indexes."""
         return [name for shard in range(len(self._shards)) for name in self._index(shard).names]
 
     @cached_property
@@ -87,26 +87,26 @@ class ShardReader:
         return list(self._places(record)[1])
 
     def read(self, record: str | int, extension: str) -> bytes:
-        """One member of one record, see `members`."""
+        """One member of a record; see `members`."""
         shard, places = self._places(record)
         return self._checked(record, shard, {extension: places[extension]})[extension]
 
     def members(self, record: str | int) -> dict[str, bytes]:
-        """All members of one record by extension, read by one request.
+        """All members of a record by extension, read with one request.
 
         Args:
-            record: its name, or its number in the set.
+            record: name of the record, or its number in the set.
 
         Raises:
-            StorageError: the shard is missing, or its bytes are not those that were written, at a second try as well.
+            StorageError: the shard is missing, or the bytes are wrong in two attempts.
         """
         return self._checked(record, *self._places(record))
 
     def stream(self, extension: str, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
-        """That member of the records from number `start` to before `stop`, read in advance by several requests.
+        """One member of each record from `start` to before `stop`, read in advance with parallel requests.
 
-        For one pass over large members: nothing goes to the shard cache. Memory: at most 66 MiB and 33 records of a
-        remote store, 18 MiB and 9 records of a disk.
+        Use this for a single pass over large members. It does not use the shard cache. Memory: at most 66 MiB and 33
+        records for a remote store, and 18 MiB and 9 records for a disk.
 
         Raises:
             StorageError: as `members`.
@@ -120,7 +120,7 @@ class ShardReader:
         return shard, self._index(shard).places(place)
 
     def _find(self, number: int) -> tuple[int, int]:
-        """The shard of a record and its place there."""
+        """The shard of a record and its position in the shard."""
         if not 0 <= number < len(self):
             raise IndexError(f"record {number} of {len(self)}")
         shard = bisect_right(self._ends, number)
@@ -136,7 +136,7 @@ class ShardReader:
         return found
 
     def _forget(self, newest: int) -> None:
-        """Drop the oldest indexes while there are too many. Copies of lists, since other threads add to them."""
+        """Drop the oldest indexes if there are too many. Lists are copied, because other threads change them."""
         total = sum(map(len, list(self._indexes.values())))
         for shard in list(self._indexes):
             if total <= INDEXED or shard == newest:
@@ -145,7 +145,7 @@ class ShardReader:
             total -= 0 if dropped is None else len(dropped)
 
     def _checked(self, record: str | int, shard: int, places: Mapping[str, Place]) -> dict[str, bytes]:
-        """Members that lie close together, from the cache or the store, whose hashes are right."""
+        """Read neighbouring members with correct hashes from the cache or the store."""
         tar = self._shards[shard].tar
         start = min(place.offset for place in places.values())
         length = max(place.offset + place.length for place in places.values()) - start
@@ -175,7 +175,7 @@ class ShardReader:
         return (None if cached is None else right(cached)) or twice(fetch)
 
     def _spans(self, extension: str, start: int, stop: int | None) -> Iterator[Span]:
-        """The records from `start` to before `stop`, in pieces that one request each can read."""
+        """Split the records from `start` to before `stop` into parts for one request each."""
         end = len(self) if stop is None else stop
         for shard, entry in enumerate(self._shards):
             first = self._ends[shard] - entry.records
@@ -192,7 +192,7 @@ class ShardReader:
                 yield span
 
     def _read_span(self, extension: str, span: Span) -> list[memoryview]:
-        """The members of a span; one that is missing or wrong is read once more by itself."""
+        """The members of a span. A missing or wrong member is read again separately."""
         start, last = span.places[0].offset, span.places[-1]
         key = self._shards[span.shard].tar.key
         data = memoryview(twice(lambda: self._store.get(key, start, last.offset + last.length - start)))

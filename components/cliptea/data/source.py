@@ -1,4 +1,4 @@
-"""The raw files of a data set: a local folder or an s3:// prefix, which is only ever read."""
+"""The raw files of a data set, in a local folder or under an s3:// prefix. They are never changed."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ __all__ = ["Source"]
 
 
 class Source:
-    """Files by their path relative to the data set's folder. A folder is listed once, when it is first asked for."""
+    """Files by their path in the folder of the data set. Each folder is listed once, on first use."""
 
     def __init__(self, root: str | None, holds: str, folders: Sequence[str] = ("",), marks: Sequence[str] = ()) -> None:
-        """Look at nothing yet but whether a local root is there.
+        """Open the root. This only checks whether a local root exists.
 
         Args:
-            root: `data.root`: a folder, or a URI such as s3://bucket/prefix.
-            holds: what lies in it, for the error's text.
-            folders: where below the root the data set may lie; the first is taken that has the marks.
-            marks: folders of the data set, one of which must hold files.
+            root: `data.root`, which is a folder, or a URI such as s3://bucket/prefix.
+            holds: the expected content, for errors.
+            folders: possible folders of the data set below the root. The first one with a mark is used.
+            marks: folders of the data set, of which at least one must contain files.
 
         Raises:
-            DataError: no root is given, or there is no such folder.
-            StorageError: the URI's scheme is not served.
+            DataError: no root is given, or the folder does not exist.
+            StorageError: the scheme of the URI is not supported.
         """
         if root is None:
             raise DataError("data.root is not set", f"the folder of {holds}", "add --set data.root=FOLDER")
@@ -39,7 +39,7 @@ class Source:
 
     @cached_property
     def _base(self) -> str:
-        """What stands before a path in the store's keys."""
+        """The prefix of paths in the keys of the store."""
         for folder in self._folders:
             base = f"{folder}/" if folder else ""
             if not self._marks or any(self._list(f"{base}{mark}") for mark in self._marks):
@@ -50,11 +50,11 @@ class Source:
         raise DataError(f"data.root={self._root} does not hold {self._holds}", f"files in {' or '.join(looked)}")
 
     def files(self, folder: str) -> dict[str, Entry]:
-        """Files that lie directly in `folder`, by name and sorted by it; none where there is no such folder."""
+        """The files directly in `folder`, sorted by name. Empty if the folder does not exist."""
         return self._list(f"{self._base}{folder}")
 
     def entry(self, path: str) -> Entry | None:
-        """What the listing of its folder says of a file."""
+        """The entry of a file in the list of its folder."""
         folder, _, name = path.rpartition("/")
         return self.files(folder).get(name)
 
@@ -66,7 +66,7 @@ class Source:
         return self._store.get(f"{self._base}{path}")
 
     def has(self, path: str) -> bool:
-        """Whether a single file is there, found without a listing of its folder."""
+        """Whether a single file exists, without listing its folder."""
         return self._store.size(f"{self._base}{path}") is not None
 
     def _list(self, folder: str) -> dict[str, Entry]:

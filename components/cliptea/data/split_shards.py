@@ -37,10 +37,10 @@ def hide_unseen(labels: np.ndarray, catalogue: Catalogue) -> np.ndarray:
 def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[str]) -> Contents:
     """Write the shards of a data set, and count images and pixels of each class.
 
-    Whole shards that a killed run has left are used. Memory: three times `data.shard_mib` and 17 samples.
+    Complete shards of a killed run are reused. Memory: three times `data.shard_mib` and 17 samples.
 
     Args:
-        store: where they go.
+        store: the store for the shards.
         config: the data set and the size of shards.
         prefix: folder of the shard sets in the store.
         parts: "train", "val" or both.
@@ -72,7 +72,7 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
 
 
 class _Counts:
-    """Pixels of each label, and images that show it."""
+    """The numbers of pixels of each label, and of images with it."""
 
     def __init__(self) -> None:
         self.pixels, self.images = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
@@ -93,7 +93,7 @@ class _Counts:
 
 
 def _take_over(store: Store, prefix: str, ids: Sequence[str], counted: _Counts) -> list[ShardEntry]:
-    """Whole shards of the first of `ids`, whose labels are counted."""
+    """Complete shards with the first of the `ids`, whose labels are counted."""
     entries: list[ShardEntry] = []
     for shard in found_shards(store, prefix):
         done = sum(entry.records for entry in entries)
@@ -106,7 +106,7 @@ def _take_over(store: Store, prefix: str, ids: Sequence[str], counted: _Counts) 
 
 
 def _record(dataset: Dataset, part: str, catalogue: Catalogue, name: str) -> tuple[dict[str, bytes], np.ndarray]:
-    """The members of one image's record, and (256,) the number of pixels of each label in it."""
+    """The members of an image's record, and (256,) the number of pixels of each label."""
     sample = dataset.read(part, name)
     labels = hide_unseen(sample.labels, catalogue) if part == "train" else sample.labels
     members = {sample.extension: sample.image, LABEL: encode_labels(labels)}

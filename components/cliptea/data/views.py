@@ -1,7 +1,7 @@
-"""Views: the deterministic scale and crop of an image that teacher and student share.
+"""Views, which are deterministic resized crops of an image that teacher and student share.
 
-A view is decided by (seed, image name, view number) alone. The teacher's tokens are stored for it; at training
-time the student cuts the same view and adds flip and photometric change, which the teacher does not see.
+A view only depends on (seed, image name, view number). The teacher's tokens for it are stored. In training, the student
+uses the same view and adds flips and photometric changes, which the teacher does not get.
 
 Shape legend: H, W image; C crop.
 """
@@ -40,7 +40,7 @@ class View(NamedTuple):
 
 
 def generator(*key: int | str) -> np.random.Generator:
-    """A random generator that depends on the key's content only."""
+    """A random generator that only depends on the key."""
     digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
 
@@ -52,10 +52,10 @@ def fitted_size(size: tuple[int, int], edges: Sequence[float]) -> tuple[int, int
 
 
 def choose_view(labels: np.ndarray, name: str, number: int, config: TeacherConfig, seed: int) -> View:
-    """The view of that number of an image with (H, W) train labels.
+    """The view with this number of an image with (H, W) train labels.
 
-    The ratio is uniform in `ratio_range`. A crop is taken when it shows more than one labelled class, none of
-    them on `cat_max_ratio` of its labelled pixels or more; else it is drawn again, up to 10 times.
+    The ratio is uniform in `ratio_range`. A crop is accepted if it contains more than one labelled class, and no class
+    covers `cat_max_ratio` or more of its labelled pixels. Otherwise it is drawn again, up to 10 times.
     """
     rng = generator("view", seed, name, number)
     ratio = rng.uniform(*config.ratio_range)
@@ -74,12 +74,12 @@ def choose_view(labels: np.ndarray, name: str, number: int, config: TeacherConfi
 
 
 def cut_image(image: np.ndarray, view: View) -> np.ndarray:
-    """(C, C, 3) uint8 of an (H, W, 3) uint8 image, bilinear; padding is 0."""
+    """(C, C, 3) uint8 crop of an (H, W, 3) uint8 image, bilinear; padding is 0."""
     return _cut(_resize(image, view.size, Image.Resampling.BILINEAR), view, 0)
 
 
 def cut_labels(labels: np.ndarray, view: View) -> np.ndarray:
-    """(C, C) uint8 of (H, W) uint8 labels, nearest; padding is 255."""
+    """(C, C) uint8 crop of (H, W) uint8 labels, nearest neighbour; padding is 255."""
     return _cut(_resize(labels, view.size, Image.Resampling.NEAREST), view, IGNORE)
 
 

@@ -1,4 +1,4 @@
-"""Scores from one confusion matrix that images are added to. Pixels without a class do not count."""
+"""Scores from a confusion matrix. Pixels without a class are ignored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["confusion", "per_class_iou", "score"]
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(N, N) int64 pixel counts, rows the true class, columns the predicted one.
+    """(N, N) int64 pixel counts, with rows for true classes and columns for predicted classes.
 
     Args:
         truth: integer train ids of any shape, 255 where there is no class.
@@ -35,7 +35,7 @@ def per_class_iou(matrix_NN: np.ndarray) -> np.ndarray:
 def score(matrix_NN: np.ndarray, unseen_ids: Sequence[int]) -> Scores:
     """pAcc, mean IoU of the seen and of the unseen classes, and their harmonic mean, from unrounded values.
 
-    A score whose classes have no pixels at all is None.
+    A score is None if its classes have no pixels.
     """
     iou_N = per_class_iou(matrix_NN)
     unseen = np.zeros(len(iou_N), dtype=bool)

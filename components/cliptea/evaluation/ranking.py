@@ -1,4 +1,4 @@
-"""Which of a run's models is the best."""
+"""Selects the best model of a run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Row = TypeVar("Row", bound=ResultRow)
 
 
 def candidates(run: Run, rows: Sequence[Row]) -> list[Row]:
-    """The result rows of students trained by the run's own method, on the data set itself.
+    """The result rows on the training data set of students that use the run's own method.
 
-    Ablations are none: a variant with another method than the run's is there to be compared, not used.
+    Ablations are left out, because variants with another method are only trained for comparison.
     """
     own = {
         (member.group, member.variant, variant.seed)
@@ -38,5 +38,5 @@ def best_row(rows: Sequence[Row]) -> Row:
 
 
 def hiou(row: ResultRow) -> float:
-    """A row's hIoU; 0 where there is none."""
+    """The hIoU of a row, or 0 if it has none."""
     return row.hiou or 0.0

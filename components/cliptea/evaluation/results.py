@@ -1,4 +1,4 @@
-"""Scores of one training run on one evaluation set: a row of `results.json`."""
+"""Scores of one student on one evaluation set, as in a row of `results.json`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _nan_is_none(value: Any) -> Any:
 
 
 Score = Annotated[float, Field(ge=0, le=1)]
-OptionalScore = Annotated[Score | None, BeforeValidator(_nan_is_none)]  # None: no pixel that could count
+OptionalScore = Annotated[Score | None, BeforeValidator(_nan_is_none)]  # None: no pixels to evaluate
 
 
 class Scores(BaseModel):
@@ -60,8 +60,8 @@ class ResultRow(BaseModel):
     hiou: OptionalScore
     per_class: dict[str, OptionalScore]  # None: the class has no pixels
     images_per_second: Annotated[float, Field(ge=0)]
-    model_uri: str  # in MLflow; in the store while MLflow could not be told
-    mlflow_run_id: str  # empty while MLflow could not be told
+    model_uri: str  # in MLflow, or in the store if the model is not logged yet
+    mlflow_run_id: str  # empty if the model is not logged yet
 
 
 def dump_results(rows: Sequence[ResultRow]) -> str:

@@ -28,19 +28,19 @@ __all__ = ["attention_maps", "score_student"]
 def score_student(
     student: Student, reader: ShardReader, catalogue: Catalogue, text_ND: Tensor, settings: EvaluationConfig, label: str
 ) -> tuple[Scored, dict[str, np.ndarray]]:
-    """Predict every val image of an evaluation set once, and score the predictions at each gamma.
+    """Predict every val image of an evaluation set once, and compute the scores for each gamma.
 
     Args:
         student: in eval mode, on `device.best()`.
         reader: val shards.
         catalogue: the set's classes.
         text_ND: unit-norm text features of all of them, float32.
-        settings: with the gamma of this set, and which images to keep for figures.
-        label: of the evaluation set, for the progress bar.
+        settings: evaluation settings with the gamma of this set and the images for figures.
+        label: name of the evaluation set, for the progress bar.
 
     Returns:
-        The scores; and by name, confusion: (N, N) int64 pixels, rows are the true classes, and prediction/IMAGE:
-        (H, W) uint8 train ids of the images for figures.
+        The scores, and a dictionary of arrays. `confusion` is (N, N) int64 pixels with rows for true classes, and
+        `prediction/IMAGE` is (H, W) uint8 train ids for each image in the figures.
     """
     text_ND = text_ND.to(device.best())
     gammas = sorted({settings.gamma, *settings.sweep})
@@ -78,10 +78,10 @@ def attention_maps(
         student: in eval mode, on `device.best()`.
         images, cls: train shards and CLS tokens.
         names: of the images.
-        teacher, seed: the views that the tokens were taken from.
+        teacher, seed: settings of the views for which the tokens were computed.
 
     Returns:
-        By attention/NAME, (h, w) float32.
+        `attention/NAME`: (h, w) float32 for each image.
     """
     maps = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""Student networks: any per-pixel segmentation network with features of the teacher's width."""
+"""Student networks: any segmentation network whose dense features have the teacher's width."""
 
 from cliptea.models.backbones import STUDENTS, build_student
 

@@ -1,4 +1,4 @@
-"""Names of backbones outside the registry, checked without importing what they name."""
+"""Names of backbones outside the registry. They are checked without importing the networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cliptea.errors import ConfigError
 
 __all__ = ["TIMM_DEFAULT", "own_network", "timm_encoder"]
 
-TIMM_DEFAULT = "default"  # the tag of the weights that timm itself takes for an encoder
+TIMM_DEFAULT = "default"  # stands for the tag that timm uses by default
 
 OWN = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<function>[A-Za-z_]\w*)")
 REGISTERED = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
@@ -28,7 +28,7 @@ def timm_encoder(name: str) -> tuple[str, str]:
     known = _timm_encoders()
     if encoder not in known:
         near = difflib.get_close_matches(encoder, known, n=3, cutoff=0.0)
-        raise ConfigError(f"timm has no encoder {encoder!r}", f"an existing one, perhaps {', '.join(near)}")
+        raise ConfigError(f"timm has no encoder {encoder!r}", f"an existing encoder, perhaps {', '.join(near)}")
     return encoder, tag or TIMM_DEFAULT
 
 
@@ -36,7 +36,7 @@ def own_network(name: str) -> tuple[str, str]:
     """Module and function of "package.module:function".
 
     Raises:
-        ConfigError: the name has another form, or Python finds no such module.
+        ConfigError: the name has another form, or the module does not exist.
     """
     match = OWN.fullmatch(name)
     if match is None:
@@ -44,7 +44,7 @@ def own_network(name: str) -> tuple[str, str]:
     module = match["module"]
     try:
         found = importlib.util.find_spec(module)
-    except Exception as error:  # the packages around the module run whatever they hold
+    except Exception as error:  # importing the parent packages runs their code
         if not (isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}.")):
             raise ConfigError(
                 f"cannot import the backbone {name!r}: {type(error).__name__}: {error}", "an importable module"
@@ -61,7 +61,7 @@ def own_network(name: str) -> tuple[str, str]:
 
 @cache
 def _timm_encoders() -> tuple[str, ...]:
-    """Read from timm's sources: 50 ms, where importing it takes seconds."""
+    """Encoder names from timm's source files. This takes 50 ms, while importing timm takes seconds."""
     package = importlib.util.find_spec("timm")
     if package is None or package.origin is None:
         raise ConfigError("timm is not installed", todo="install it, or choose another backbone")

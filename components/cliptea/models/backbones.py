@@ -23,12 +23,12 @@ IN1K = "imagenet"
 
 
 class Spec(NamedTuple):
-    """A family module of this package, whose `build(channels, dropout, source, **arguments)` makes the network."""
+    """A family module of this package, whose `build(channels, dropout, source, **arguments)` creates the network."""
 
     family: str
     arguments: dict[str, Any]
-    tag: str | None = None  # of the weights that `pretrained=true` takes; None: there are none
-    licence: str = ""  # of these weights; "": timm states it
+    tag: str | None = None  # weights for `pretrained=true`, or None if there are none
+    licence: str = ""  # licence of these weights; "" if timm states it
 
 
 def _mit(encoder: str, decoder_channels: int = 256) -> Spec:
@@ -40,7 +40,7 @@ def _timm(encoder: str, tag: str, licence: str = "", decoder_channels: int = 512
     return Spec("upernet", arguments, tag, licence)
 
 
-# Widths, depths and rates: the families' papers and MMSegmentation's settings of them.
+# Widths, depths and rates are from the papers of the families and from MMSegmentation.
 STUDENTS: dict[str, Spec] = {
     "demo_fpn": Spec("fpn", {"width": 64}),
     "segformer_b0": _mit("mit_b0"),
@@ -85,12 +85,12 @@ def require(name: str) -> Spec:
 
 
 def build_student(name: str, channels: int = 512, dropout: float = 0.1, pretrained: bool | str = False) -> Student:
-    """A student by name: images (B, 3, H, W) -> dense features (B, channels, H/stride, W/stride).
+    """Create a student: images (B, 3, H, W) -> dense features (B, channels, H/stride, W/stride).
 
     Args:
-        channels: width of the features, which must be the teacher's.
-        dropout: probability before the last 1x1 convolution; the user's own networks ignore it.
-        pretrained: initial weights of the encoder, see `weights`.
+        channels: width of the features, which must be that of the teacher.
+        dropout: probability before the last 1x1 convolution; custom networks ignore it.
+        pretrained: initial weights of the encoder; see `weights`.
 
     Raises:
         ConfigError: the network cannot be built, or its weights cannot be loaded or do not fit.
@@ -101,7 +101,7 @@ def build_student(name: str, channels: int = 512, dropout: float = 0.1, pretrain
 
 
 def weights(name: str, pretrained: bool | str) -> WeightsSource | None:
-    """The weights that an encoder starts from: a tag, a file or URI, or None for random ones.
+    """The initial weights of an encoder: a tag, a file or URI, or None for random weights.
 
     Args:
         pretrained: false, true for the backbone's usual ImageNet weights, a tag of timm, a file or s3://bucket/key.
@@ -129,7 +129,7 @@ def weights(name: str, pretrained: bool | str) -> WeightsSource | None:
 
 
 def licence(name: str, pretrained: bool | str) -> str | None:
-    """The licence of the weights that training starts from, None when it starts from random ones.
+    """The licence of the initial weights, or None for random weights.
 
     Raises:
         ConfigError: the backbone has no such weights.

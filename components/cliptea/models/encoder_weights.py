@@ -18,7 +18,7 @@ from cliptea.weights_source import WeightsSource
 __all__ = ["download", "load_encoder", "read_state"]
 
 State = dict[str, Tensor]
-WRAPPERS = ("state_dict", "model")  # keys under which training programs keep the weights
+WRAPPERS = ("state_dict", "model")  # keys under which training programs store the weights
 
 
 def read_state(source: WeightsSource, published: Callable[[str], State]) -> State:
@@ -26,7 +26,7 @@ def read_state(source: WeightsSource, published: Callable[[str], State]) -> Stat
 
     Args:
         source: a file (.safetensors, .pth, .bin) or a tag.
-        published: gives the weights of a tag.
+        published: returns the weights of a tag.
 
     Raises:
         ConfigError: the file cannot be read, or the tag's weights cannot be downloaded.
@@ -45,7 +45,7 @@ def download(what: str, get: Callable[[], Any]) -> State:
         return _unwrap(get(), what)
     except ConfigError:
         raise
-    except Exception as error:  # what a client raises without a network is many kinds, and none of them public
+    except Exception as error:  # clients raise many kinds of errors without network access
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"cannot download the weights {what}: {type(error).__name__}: {reason}",
@@ -64,12 +64,12 @@ def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: Weight
     problems = {
         "missing": [key for key in wanted if key not in state],
         "unexpected": [key for key in state if key not in wanted],
-        "of another shape": [key for key in wanted if key in state and wanted[key].shape != state[key].shape],
+        "with another shape": [key for key in wanted if key in state and wanted[key].shape != state[key].shape],
     }
     said = [f"{len(keys)} {kind} ({', '.join(keys[:2])})" for kind, keys in problems.items() if keys]
     if said:
         raise ConfigError(
-            f"the weights {source} do not fit the encoder: {', '.join(said)}", "weights of that student.backbone"
+            f"the weights {source} do not fit the encoder: {', '.join(said)}", "weights for this student.backbone"
         )
     encoder.load_state_dict(dict(state))
 

@@ -11,7 +11,7 @@ __all__ = ["build"]
 
 
 def build(channels: int, dropout: float, source: WeightsSource | None, width: int) -> EncoderDecoder:
-    del source  # there are no weights for it
+    del source  # this network has no published weights
     return EncoderDecoder(_Encoder(width), _Decoder(width), width, channels, dropout, head_lr_factor=1.0)
 
 
@@ -40,7 +40,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Top-down sums of the encoder's maps, then one 3x3 block at stride 2."""
+    """Top-down sums of the encoder's maps, followed by one 3x3 block at stride 2."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

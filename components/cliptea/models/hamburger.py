@@ -1,4 +1,4 @@
-"""Hamburger: global context by matrix factorisation (arXiv 2109.04553), in the light form of SegNeXt's decoder.
+"""Hamburger: global context by matrix factorisation (arXiv 2109.04553), in the light version of SegNeXt's decoder.
 
 Shape legend: B images, C channels, N = h x w positions, R bases (the rank), h, w size at stride 8.
 """
@@ -47,11 +47,11 @@ def _update(factor: Tensor, x: Tensor, other: Tensor) -> Tensor:
 
 
 class NMF(nn.Module):
-    """A low-rank approximation of a non-negative map, in float32 under autocast as well.
+    """A low-rank approximation of a non-negative map, always in float32, even under autocast.
 
-    Bases start anew in every call: in training at random, from torch's own generator, so that training that goes on
-    from a checkpoint is exact; else from one fixed draw for every image, so that an image's result depends on nothing
-    else.
+    Every call initialises the bases. In training they are random, from torch's own generator, so that training resumes
+    exactly from a checkpoint. Otherwise the same fixed values are used for every image, so that the result of an image
+    does not depend on other images.
     """
 
     fixed_CR: Tensor
@@ -98,7 +98,7 @@ class LightHam(nn.Module):
 
 
 def _no_autocast(device: str) -> AbstractContextManager:
-    available = torch.amp.is_autocast_available(device)  # not on the meta device, where shapes are computed
+    available = torch.amp.is_autocast_available(device)  # not on the meta device, which is used to compute shapes
     return torch.autocast(device, enabled=False) if available else nullcontext()
 
 

@@ -1,6 +1,6 @@
 """Multi-Scale Convolutional Attention Network, the encoder of SegNeXt (arXiv 2209.08575, section 3.1).
 
-Modules have the names that published checkpoints give them.
+The names of modules are those in published checkpoints.
 Shape legend: B images, H, W input size, C channels of a stage, h, w size of a stage.
 """
 
@@ -70,7 +70,7 @@ class Block(nn.Module):
 
 
 class Gate(nn.Module):
-    """Multi-scale convolutional attention (eq. 1 and 2): the input times an attention made of it by convolutions."""
+    """Multi-scale convolutional attention (eq. 1 and 2), which multiplies the input by convolutions of the input."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class _Stem(nn.Module):
 
 
 class _Downsample(nn.Module):
-    """Half the size."""
+    """Downsampling by a factor of 2."""
 
     def __init__(self, before: int, dim: int) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ def _depthwise(channels: int, kernel: tuple[int, int]) -> nn.Conv2d:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Normal weights that keep the variance of gradients, zero biases, as in the original."""
+    """Normal weights that preserve the variance of gradients, and zero biases, as in the original."""
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))

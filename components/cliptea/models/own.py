@@ -1,4 +1,4 @@
-"""The user's own network, which `package.module:function` returns for a number of channels.
+"""A custom network, which `package.module:function` returns for a number of channels.
 
 Shape legend: B images, H, W input size, D feature channels, h, w output size.
 """
@@ -17,13 +17,13 @@ __all__ = ["OwnStudent", "build"]
 
 
 class OwnStudent(Student):
-    """Any module, with the parameter groups that training asks for.
+    """Any module, with parameter groups for training.
 
     Args:
-        network: images (B, 3, H, W) -> features (B, D, h, w). The parameters of its `encoder`, if it has one, learn at
-            the plain learning rate and the others as the head; without one all learn at the plain rate.
+        network: images (B, 3, H, W) -> features (B, D, h, w). If it has an attribute `encoder`, parameters outside the
+            encoder use the learning rate of the head. Otherwise, all parameters use the base learning rate.
         channels: D, the teacher's joint width.
-        name: what errors call it.
+        name: name of the network in errors.
     """
 
     def __init__(self, network: nn.Module, channels: int, name: str) -> None:
@@ -35,7 +35,7 @@ class OwnStudent(Student):
         """Dense features (B, D, h, w).
 
         Raises:
-            ConfigError: the network gives something else.
+            ConfigError: the network returns something else.
         """
         features = self.network(images_B3HW)
         wanted = (images_B3HW.shape[0], self._channels)
@@ -46,16 +46,16 @@ class OwnStudent(Student):
 
 
 def build(channels: int, dropout: float, source: WeightsSource | None, module: str, function: str) -> OwnStudent:
-    """The network that `function` of `module` creates. Dropout and weights are up to this function.
+    """The network that `function` in `module` creates. This function decides about dropout and weights.
 
     Raises:
-        ConfigError: it cannot be imported or called, or returns no module.
+        ConfigError: the function cannot be imported or called, or does not return a module.
     """
     del dropout, source
     name = f"{module}:{function}"
     try:
         network = getattr(importlib.import_module(module), function)(channels)
-    except Exception as error:  # it is the user's code that runs here
+    except Exception as error:  # this runs the user's code
         raise ConfigError(
             f"the network {name} cannot be created: {type(error).__name__}: {error}",
             "function(channels: int) -> torch.nn.Module",

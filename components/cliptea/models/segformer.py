@@ -21,7 +21,7 @@ def build(
     Args:
         source: file or tag of the encoder's weights, in the layout of NVIDIA's checkpoints.
         encoder: mit_b0 ... mit_b5.
-        decoder_channels: width of the MLP decoder; MMSegmentation has 256 for every size.
+        decoder_channels: width of the MLP decoder; 256 for all sizes in MMSegmentation.
     """
     network = smp.Segformer(
         encoder,

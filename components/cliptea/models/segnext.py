@@ -17,17 +17,17 @@ __all__ = ["build"]
 
 WEIGHTS = "https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segnext/"
 MLP_RATIOS = (8, 8, 4, 4)
-RANK = 16  # MMSegmentation's for every size
+RANK = 16  # for all sizes, as in MMSegmentation
 
 
 class Size(NamedTuple):
-    """A size of the paper; `channels` is the width of the decoder."""
+    """A size from the paper. `channels` is the width of the decoder."""
 
     dims: tuple[int, int, int, int]
     depths: tuple[int, int, int, int]
     drop_path: float
     channels: int
-    weights: str  # file of the encoder's published weights; its name ends in the start of their SHA-256
+    weights: str  # file of the encoder's published weights; its name ends with the start of its SHA-256
 
 
 SIZES = {
@@ -39,10 +39,10 @@ SIZES = {
 
 
 def build(channels: int, dropout: float, source: WeightsSource | None, size: str) -> EncoderDecoder:
-    """SegNeXt of one size.
+    """Create a SegNeXt of one size.
 
     Args:
-        source: file or tag of the encoder's weights, in the layout of the original or of OpenMMLab.
+        source: file or tag of the encoder's weights, in the original layout or that of OpenMMLab.
         size: t, s, b or l.
     """
     chosen = SIZES[size]
@@ -63,5 +63,5 @@ def _published(file: str) -> dict[str, Tensor]:
 
 
 def _named_as_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the classifier; the original wraps the depthwise convolution of a feed-forward part once more."""
+    """Remove the classifier, and the additional wrapper of the original around depthwise convolutions."""
     return {k.replace(".dwconv.dwconv.", ".dwconv."): v for k, v in state.items() if not k.startswith("head.")}

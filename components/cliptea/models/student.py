@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 __all__ = ["EncoderDecoder", "ParameterGroup", "Student"]
 
-# Matrices that stand where they stand for their values, not their products: positions of transformers.
+# Matrices that are not used in products and so have no weight decay: positions of transformers.
 POSITIONS = {"relative_position_bias_table", "absolute_pos_embed", "pos_embed"}
 
 
 class ParameterGroup(NamedTuple):
     parameters: list[nn.Parameter]
-    head: bool  # learns at lr times the head's factor
+    head: bool  # whether its learning rate is multiplied by the head's factor
     decay: bool
 
 
@@ -26,7 +26,7 @@ class Student(nn.Module):
     """A per-pixel network: images (B, 3, H, W) -> dense features (B, D, h, w).
 
     Args:
-        encoder: name of the part that learns at the plain rate, "" for the whole network. The rest is the head.
+        encoder: name of the part with the base learning rate, or "" for the whole network. The rest is the head.
         head_lr_factor: learning rate of the head relative to the encoder.
     """
 
@@ -38,7 +38,7 @@ class Student(nn.Module):
     def parameter_groups(self) -> Iterator[ParameterGroup]:
         """Parameters by learning rate and weight decay (MMSegmentation's recipes).
 
-        Norms, biases, layer scales and other vectors do not decay, nor do positions.
+        Norms, biases, layer scales, other vectors, and positions have no weight decay.
         """
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         for head in (False, True):
@@ -51,11 +51,11 @@ class Student(nn.Module):
 
 
 class EncoderDecoder(Student):
-    """A student whose last convolution gives `channels` features.
+    """A student whose last convolution has `channels` output features.
 
     Args:
-        encoder: images -> list of feature maps, coarser and coarser.
-        decoder: that list -> (B, decoder_channels, h, w).
+        encoder: images -> list of feature maps, from fine to coarse.
+        decoder: list of feature maps -> (B, decoder_channels, h, w).
         decoder_channels: channels of the decoder's output.
         channels: D, the teacher's joint width.
         dropout: probability of dropping a channel before the last convolution.

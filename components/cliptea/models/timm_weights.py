@@ -1,4 +1,4 @@
-"""Weights of timm's encoders: what it publishes, and their names in the feature pyramids that students are built on."""
+"""Weights of timm's encoders, and the conversion of their names for the feature pyramids of students."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["published", "published_licence", "pyramid_state"]
 
 
 def published(encoder: str, tag: str) -> dict[str, Tensor]:
-    """The weights of an encoder under a tag, from the hub where timm keeps them.
+    """The weights of an encoder with this tag, from the hub where timm publishes them.
 
     Raises:
-        ConfigError: there is no such tag, or the download fails.
+        ConfigError: the tag does not exist, or the download fails.
     """
     config = _config(encoder, tag)
     if config.hf_hub_id:
@@ -34,10 +34,10 @@ def published(encoder: str, tag: str) -> dict[str, Tensor]:
 
 
 def published_licence(encoder: str, tag: str) -> str:
-    """The licence of an encoder's weights, as timm states it.
+    """The licence of an encoder's weights, as stated by timm.
 
     Raises:
-        ConfigError: there is no such tag.
+        ConfigError: the tag does not exist.
     """
     return _config(encoder, tag).license or "not stated by timm"
 
@@ -45,19 +45,19 @@ def published_licence(encoder: str, tag: str) -> str:
 def pyramid_state(
     state: dict[str, Tensor], features: nn.Module, encoder: str, options: dict[str, Any], source: WeightsSource
 ) -> dict[str, Tensor]:
-    """A classifier's weights under the names of its feature pyramid, which has no classifier and no last norm.
+    """Rename the weights of a classifier for its feature pyramid, which has no classifier and no last norm.
 
-    timm's pyramid joins the first parts of a name by "_" where the classifier has "." (layers_0, layers.0), or wraps
-    the classifier as `model`.
+    timm's pyramids join the first parts of a name with "_" instead of "." (layers_0 for layers.0), or wrap the
+    classifier as `model`.
 
     Args:
         state: in any layout that timm converts.
         features: the pyramid.
-        encoder, options: what `features` was created by.
-        source: what errors call the weights.
+        encoder, options: arguments with which `features` was created.
+        source: name of the weights in errors.
 
     Raises:
-        ConfigError: the weights are those of another network.
+        ConfigError: the weights belong to another network.
     """
     with torch.device("meta"):
         classifier: Any = timm.create_model(encoder, **options)
@@ -65,7 +65,7 @@ def pyramid_state(
     if convert is not None:
         try:
             state = convert(state, classifier)
-        except (KeyError, AttributeError, RuntimeError) as error:  # timm meets names that it does not expect
+        except (KeyError, AttributeError, RuntimeError) as error:  # timm raises these for unexpected names
             raise ConfigError(
                 f"the weights {source} do not fit timm's {encoder}: {error}", "weights of that encoder"
             ) from error
@@ -85,12 +85,12 @@ def _flat(key: str) -> str:
 
 
 def _config(encoder: str, tag: str) -> Any:
-    """What timm knows of an encoder's weights."""
+    """timm's configuration of an encoder's weights."""
     try:
         config = get_pretrained_cfg(encoder if tag == TIMM_DEFAULT else f"{encoder}.{tag}")
-    except RuntimeError:  # there is no such tag
+    except RuntimeError:  # the tag does not exist
         config = None
     if config is None or not config.has_weights:
         tags = [name.partition(".")[2] for name in list_pretrained(f"{encoder}.*")]
-        raise ConfigError(f"timm has no weights {tag!r} of {encoder}", f"one of {', '.join([*tags, 'a file'])}")
+        raise ConfigError(f"timm has no weights {tag!r} for {encoder}", f"one of {', '.join([*tags, 'a file'])}")
     return config

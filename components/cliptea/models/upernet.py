@@ -17,29 +17,29 @@ from cliptea.weights_source import WeightsSource
 __all__ = ["build"]
 
 STRIDES = [4, 8, 16, 32]
-PROBE = (96, 160)  # height and width that no encoder is made for, pixels
+PROBE = (96, 160)  # an unusual height and width for all encoders, pixels
 
 
 def build(
     channels: int, dropout: float, source: WeightsSource | None, encoder: str, decoder_channels: int, drop_path: float
 ) -> EncoderDecoder:
-    """UPerNet on an encoder of timm.
+    """UPerNet with a timm encoder.
 
     Args:
         source: file or tag of the encoder's weights, in any layout that timm reads.
-        encoder: timm's name of it, without a tag.
+        encoder: name of the encoder in timm, without a tag.
         decoder_channels: width of the decoder.
-        drop_path: rate of stochastic depth; 0 leaves the encoder's own.
+        drop_path: rate of stochastic depth; 0 keeps the default of the encoder.
 
     Raises:
-        ConfigError: the encoder gives no feature maps at strides 4, 8, 16 and 32, or takes images of one size only.
+        ConfigError: the encoder has no feature maps at strides 4, 8, 16 and 32, or only accepts images of one size.
     """
     options = _options(encoder, drop_path)
     try:
         network = smp.UPerNet(
             f"tu-{encoder}", encoder_weights=None, decoder_channels=decoder_channels, classes=channels, **options
         )
-    except Exception as error:  # what timm and smp raise for such an encoder is of many kinds
+    except Exception as error:  # timm and smp raise many kinds of errors for such an encoder
         raise _no_pyramid(encoder, f"{type(error).__name__}: {error}") from error
     features: Any = network.encoder.model
     strides = features.feature_info.reduction()
@@ -55,19 +55,19 @@ def build(
 def _options(encoder: str, drop_path: float) -> dict[str, Any]:
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     if encoder.startswith(("swin_", "swinv2_")):
-        # any input size; windows keep their size and shift in every stage, as in MMSegmentation, whatever that size
+        # Allow any input size. Windows then keep their size and shift in every stage, as in MMSegmentation.
         options |= {"strict_img_size": False, "always_partition": True}
     return options
 
 
 def _try_size(features: nn.Module, encoder: str) -> None:
-    """Refuse an encoder for images of one size here and not in the middle of training; no flag of timm tells them."""
+    """Check before training that the encoder accepts images of any size, because timm has no flag for this."""
     where = next(features.parameters()).device
     features.eval()
     try:
         with torch.no_grad():
             features(torch.zeros(1, 3, *PROBE, device=where))
-    except Exception as error:  # asserts and broadcasting errors, of the encoder's own
+    except Exception as error:  # the encoder raises assertion or broadcasting errors
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(
             f"timm's encoder {encoder} rejects images of {PROBE[0]}x{PROBE[1]}: {reason}",

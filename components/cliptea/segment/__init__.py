@@ -1,1 +1,1 @@
-"""A trained student at test time: from an image to a mask. CLIP is not needed for it."""
+"""Using a trained student to segment images, without CLIP."""

@@ -22,8 +22,8 @@ __all__ = ["class_logits", "fitted_logits", "padded_size", "product", "resize", 
 def class_logits(student: nn.Module, image_HW3: np.ndarray, text_ND: Tensor, config: EvaluationConfig) -> Tensor:
     """Logits (N, H, W) of all classes at the image's own size: raw features times unit text features.
 
-    The image is fitted into `config.scale` and normalised, seen by the student as a whole or through sliding windows
-    whose overlapping logits are averaged (MMSegmentation), and the logits are brought to the image's size.
+    The image is resized to fit into `config.scale` and normalised. The student processes the whole image, or sliding
+    windows whose overlapping logits are averaged (MMSegmentation). The logits are then resized to the image's size.
 
     Args:
         student: in eval mode; images (1, 3, h, w) -> features (1, D, h/stride, w/stride).
@@ -42,7 +42,7 @@ def fitted_logits(
     """Logits (N, h, w) of each image at its fitted size, as in `class_logits`.
 
     Args:
-        images: uint8 RGB; seen as a whole they go through the student together, and are of one `padded_size`.
+        images: uint8 RGB. In the mode `whole` they form one batch and must have the same `padded_size`.
     """
     normal = [_fitted(image_HW3, config.scale).to(text_ND.device) for image_HW3 in images]
     if config.mode != "whole":
@@ -54,7 +54,7 @@ def fitted_logits(
 
 
 def padded_size(size: tuple[int, int], config: EvaluationConfig) -> tuple[int, int]:
-    """Height and width that the student sees of an image of that size, in the mode `whole`."""
+    """Height and width of the student's input for an image of this size in the mode `whole`."""
     return rounded_up(fitted_size(size, config.scale), config.divisor)
 
 
@@ -99,19 +99,19 @@ def _slide(student: nn.Module, normal_3hw: Tensor, text_ND: Tensor, config: Eval
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows along one side; the last window is moved back so that it ends with the image."""
+    """First pixels of the windows along one side. The last window is moved back so that it ends with the image."""
     steps = -(-(length - window) // stride)
     return [min(step * stride, length - window) for step in range(steps + 1)]
 
 
 def _padded(normal_3hw: Tensor, divisor: int) -> Tensor:
-    """With zeros at right and bottom up to multiples of `divisor`."""
+    """Pad with zeros at the right and at the bottom to multiples of `divisor`."""
     size = normal_3hw.shape[1:]
     height, width = rounded_up(size, divisor)
     return nn.functional.pad(normal_3hw, (0, width - size[1], 0, height - size[0]))
 
 
 def _enlarged(features_Dhw: Tensor, text_ND: Tensor, normal_3hw: Tensor, divisor: int) -> Tensor:
-    """(N, h, w) logits of a normalised image from the features of it as it was padded."""
+    """(N, h, w) logits of a normalised image, from the features of the padded image."""
     height, width = normal_3hw.shape[1:]
     return product(features_Dhw[None], text_ND, rounded_up((height, width), divisor))[0, :, :height, :width]

@@ -1,6 +1,6 @@
-"""From logits to classes: at one gamma for each class, or ranked so that every gamma can be tried.
+"""From logits to classes, with one gamma for each class, or as a ranking that allows any gamma.
 
-Shape legend: H, W image; N classes; h, w size that the image is fitted to; R rows of a band.
+Shape legend: H, W image; N classes; h, w size of the resized image; R rows of a band.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cliptea.segment.inference import resize
 
 __all__ = ["LARGEST", "Ranked", "make_mask", "rank"]
 
-LARGEST = 1 << 27  # logits at the image's size that are held at once: 0.5 GiB
+LARGEST = 1 << 27  # logits at the image's size that are in memory at the same time: 0.5 GiB
 
 
 class Ranked(NamedTuple):
@@ -45,11 +45,11 @@ def make_mask(logits_Nhw: Tensor, size: tuple[int, int], gamma_N: Tensor, larges
     """(H, W) uint8: the best class of each pixel after the logits are resized to the image.
 
     Args:
-        logits_Nhw: at the size that the image was fitted to.
+        logits_Nhw: logits at the size of the resized image.
         size: height and width of the image.
-        gamma_N: added to each class's logits.
-        largest: logits at the image's size that are held at once. A larger image is done in bands of rows: all logits
-            of a photo and 171 classes would take gigabytes.
+        gamma_N: value that is added to the logits of each class.
+        largest: number of logits at the image's size that are in memory at the same time. Larger images are processed
+            in bands of rows, because all logits of a photo for 171 classes would take gigabytes.
     """
     rows = max(1, largest // (len(gamma_N) * size[1]))
     if rows >= size[0]:
@@ -63,7 +63,7 @@ def _argmax(logits_NHW: Tensor, gamma_N: Tensor) -> np.ndarray:
 
 
 def _band(logits_Nhw: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
-    """(N, R, W): rows `top` to `bottom` of the resized logits. Rows are mixed as torch's interpolate does it."""
+    """(N, R, W): rows `top` to `bottom` of the resized logits. Rows are interpolated as in torch's interpolate."""
     height = logits_Nhw.shape[1]
     rows_R = torch.arange(top, bottom, device=logits_Nhw.device)
     source_R = ((rows_R + 0.5) * (height / size[0]) - 0.5).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Normalisation of the student's images, the same in training, at test time and in an exported network."""
+"""Normalisation of the student's images. It is the same in training, evaluation and exported networks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ IMAGE_STD = (58.395, 57.12, 57.375)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """float32 (..., 3, H, W) of RGB values 0-255."""
+    """Normalise (..., 3, H, W) RGB values 0-255 to float32."""
     mean, std = torch.tensor(IMAGE_MEAN).view(3, 1, 1), torch.tensor(IMAGE_STD).view(3, 1, 1)
     return (images.float() - mean) / std

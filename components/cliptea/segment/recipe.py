@@ -12,7 +12,7 @@ def mask_recipe(evaluation: EvaluationConfig, size: tuple[int, int] | None) -> l
 
     Args:
         evaluation: scale, divisor, and mode with window and stride.
-        size: the only height and width that the network takes, where the steps are as near as they can be; None: any.
+        size: the only height and width that the network accepts. The steps are then an approximation. None: any size.
     """
     if size is None:
         factor = "min(max(scale) / max(height, width), min(scale) / min(height, width))"

@@ -1,9 +1,9 @@
-"""A trained student with its class list: from images to masks, also inside models in MLflow.
+"""A trained student with its class list, which computes masks of images. It is also used inside models in MLflow.
 
-A model in MLflow carries a copy of this module and of what it imports (cliptea.tracking.model). So none of it knows
-stores, pipelines or CLIP.
+A model in MLflow contains a copy of this module and of everything that it imports (cliptea.tracking.model). So none of
+these modules may use stores, pipelines or CLIP.
 
-Shape legend: H, W image; N classes; D width; h, w size that the image is fitted to.
+Shape legend: H, W image; N classes; D width; h, w size of the resized image.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from cliptea.segment.masks import make_mask
 __all__ = ["ClassSet", "Description", "Segmenter", "TeacherSource", "load_student", "open_segmenter"]
 
 DESCRIPTION, WEIGHTS, TEXT = "model.json", "model.safetensors", "text.safetensors"
-INSIDE = "artifacts/student"  # where a model in MLflow holds these
+INSIDE = "artifacts/student"  # folder of these files in an MLflow model
 
 
 class TeacherSource(BaseModel):
-    """Whose text tower made the class embeddings: the `teacher` settings of training."""
+    """The CLIP whose text tower computed the class embeddings: the `teacher` settings of training."""
 
     weights: str
     model: str
@@ -54,24 +54,24 @@ class Description(BaseModel):
 
 
 class ClassSet(NamedTuple):
-    """What an image is segmented into."""
+    """The classes to segment."""
 
     names: list[str]
     text_ND: Tensor  # unit-norm embeddings
-    gamma_N: Tensor  # added to each class's logits
+    gamma_N: Tensor  # added to the logits of each class
 
 
 class Segmenter:
-    """A student and what it was trained for."""
+    """A student with its description and class embeddings."""
 
     def __init__(self, student: nn.Module, description: Description, text_ND: Tensor) -> None:
         self.student, self.description, self.text_ND = student, description, text_ND
 
     def known(self, names: Sequence[str] | None = None) -> ClassSet:
-        """The model's own classes, or some of them, with its own gamma for the unseen ones.
+        """All classes of the model, or some of them, with its own gamma for the unseen ones.
 
         Raises:
-            ConfigError: a name is not the model's, or there are none.
+            ConfigError: the model does not know a name, or no names are given.
         """
         classes = self.description.classes
         chosen = list(classes if names is None else names)
@@ -92,17 +92,17 @@ class Segmenter:
 
     @torch.inference_mode()
     def masks(self, images: Sequence[np.ndarray], classes: ClassSet) -> Iterator[np.ndarray]:
-        """`mask` of each image, the same as one by one; they go through the network together.
+        """The same as `mask` for each image, but computed as one batch.
 
         Args:
-            images: uint8 RGB, of one `padded_size`.
+            images: uint8 RGB images with the same `padded_size`.
         """
         logits = fitted_logits(self.student, images, classes.text_ND, self.description.evaluation)
         for image_HW3, logits_Nhw in zip(images, logits, strict=True):
             yield make_mask(logits_Nhw, (image_HW3.shape[0], image_HW3.shape[1]), classes.gamma_N)
 
     def padded_size(self, image_HW3: np.ndarray) -> tuple[int, int]:
-        """Height and width that the network sees of an image."""
+        """Height and width of the network's input for an image."""
         return padded_size((image_HW3.shape[0], image_HW3.shape[1]), self.description.evaluation)
 
 
@@ -114,10 +114,10 @@ def load_student(backbone: str, dim: int, weights: Mapping[str, Tensor]) -> Stud
 
 
 def open_segmenter(folder: Path) -> Segmenter:
-    """The model in a folder: one that MLflow keeps, or its `artifacts/student`.
+    """Open the model in a folder, which is an MLflow model or its `artifacts/student`.
 
     Raises:
-        StorageError: there is none, or it is damaged.
+        StorageError: the folder contains no model, or the model is damaged.
     """
     inside = folder / INSIDE
     home = inside if inside.is_dir() else folder

@@ -21,7 +21,7 @@ from cliptea.weights_source import WeightsSource
 
 __all__ = ["choose_classes"]
 
-SAME_TOWER = 0.9  # cosine of a class's own embedding and the tower's: other prompts 0.95, another CLIP near 0
+SAME_TOWER = 0.9  # cosine of embeddings: 0.95 for the same CLIP with other prompts, about 0 for another CLIP
 PROBES = 8  # classes whose embeddings are compared
 DEFAULT = TeacherSource(weights="", model="ViT-B-16-quickgelu", templates="single", crop=224)
 
@@ -72,7 +72,7 @@ def _tower(source: TeacherSource, text_weights: str | None, free: list[str]) -> 
 
 
 def _demo_weights(fp: str) -> str:
-    """Where the store of a demo's run keeps its small CLIP."""
+    """The location of the demo's small CLIP in the store."""
     return open_store().uri(f"demo-teacher/{fp}")
 
 

@@ -29,15 +29,15 @@ from cliptea.storage.local_files import write_file
 __all__ = ["Exported", "export_onnx"]
 
 OPSET = 18
-EXAMPLE = (3, 5)  # height and width in divisors; differing, so that nothing depends on a square
-TRIED = ((2, 2, 2, 1), (1, 4, 3, 5), (1, 3, 5, 7), (3, 6, 2, 3))  # B, H and W in divisors, N
-MOST = 1 << 14  # pixels of height and width
+EXAMPLE = (3, 5)  # height and width in multiples of the divisor; not a square, to find code that assumes one
+TRIED = ((2, 2, 2, 1), (1, 4, 3, 5), (1, 3, 5, 7), (3, 6, 2, 3))  # B, H and W in multiples of the divisor, N
+MOST = 1 << 14  # maximum height and width, pixels
 
 
 class Exported(NamedTuple):
-    """What the file takes, and how far it is from torch."""
+    """The inputs of the file, and its difference from torch."""
 
-    fixed: tuple[int, int] | None  # height and width, where the network allows one size only
+    fixed: tuple[int, int] | None  # height and width, if the network only allows one size
     parity: Parity
 
 
@@ -90,7 +90,7 @@ def _to_onnx(network: nn.Module, model: Segmenter, size: tuple[int, int] | None)
     height, width = size or (EXAMPLE[0] * divisor, EXAMPLE[1] * divisor)
     example = (torch.zeros(2, 3, height, width), torch.zeros(3, dim))
     free: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
-    if size is None:  # said to be multiples, which shortens torch's sums over shapes, of shifted windows above all
+    if size is None:  # declared as multiples, which makes torch's computations of shapes shorter
         free |= {
             axis: divisor * torch.export.Dim(name, min=1, max=MOST // divisor) for axis, name in ((2, "h"), (3, "w"))
         }
@@ -106,7 +106,7 @@ def _to_onnx(network: nn.Module, model: Segmenter, size: tuple[int, int] | None)
                 verbose=False,
             )
             return program.model_proto.SerializeToString()
-    except Exception as error:  # whatever torch finds that it cannot express, of many kinds
+    except Exception as error:  # torch raises many kinds of errors for unsupported networks
         raise NotExported(f"torch cannot export the network ({first_line(error)})") from error
 
 
@@ -130,7 +130,7 @@ def _facts(model: Segmenter, size: tuple[int, int] | None) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter tells its progress and torch's own plans."""
+    """Hide the exporter's progress messages and deprecation warnings."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A student as one function of images and class embeddings, made of what ONNX can express.
+"""A student as a function of images and class embeddings, built from operations that ONNX supports.
 
 Shape legend: B images, H, W size; N classes; D width; h, w output size of the student; C channels; P pooled size.
 """
@@ -18,7 +18,7 @@ __all__ = ["Network", "PlainPooling"]
 
 
 class Network(nn.Module):
-    """Normalisation, student and product with the embeddings, on the CPU and made of what ONNX can express."""
+    """Normalisation, student and product with the embeddings, on the CPU, with operations that ONNX supports."""
 
     def __init__(self, model: Segmenter) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Network(nn.Module):
 
 
 class PlainPooling(nn.Module):
-    """nn.AdaptiveAvgPool2d as two products with matrices: ONNX has none for an input of unknown size."""
+    """nn.AdaptiveAvgPool2d as two matrix products, because ONNX does not support it for inputs of unknown size."""
 
     def __init__(self, pooled: int) -> None:
         super().__init__()

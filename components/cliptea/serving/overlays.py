@@ -1,4 +1,4 @@
-"""What a mask looks like: a PNG with a palette, and an overlay with a legend."""
+"""Output images for a mask: a PNG with a palette, and an overlay with a legend."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from cliptea.data.colours import coloured, legend, palette
 __all__ = ["mask_png", "overlay_jpeg"]
 
 LARGEST = 2048  # pixels along the longer edge of an overlay
-SMALLEST = 256  # a smaller image is enlarged by a whole number
+SMALLEST = 256  # smaller images are enlarged by a whole number
 OPACITY = 0.55
 QUALITY = 88
 
 
 def mask_png(mask_HW: np.ndarray) -> bytes:
-    """Palette PNG of (H, W) uint8 class ids: pixel values are the ids, colours those of the report."""
+    """A palette PNG of (H, W) uint8 class ids. Pixel values are the ids, and colours are those of the report."""
     return _encode(coloured(mask_HW), "PNG")
 
 
 def overlay_jpeg(image_HW3: np.ndarray, mask_HW: np.ndarray, names: Sequence[str], shown: Sequence[int]) -> bytes:
-    """The image under its mask's colours, beside it a legend of the classes.
+    """The image with the colours of its mask on top, next to a legend of the classes.
 
     Args:
         image_HW3: uint8 RGB.
         mask_HW: uint8 ids, positions in `names`.
-        shown: ids of the legend, in its order.
+        shown: ids in the legend, in order.
     """
     photo = Image.fromarray(image_HW3)
     colours = Image.fromarray(palette()[mask_HW])

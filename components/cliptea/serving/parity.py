@@ -1,4 +1,4 @@
-"""Whether an ONNX file computes what torch does."""
+"""Checks whether an ONNX file gives the same results as torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cliptea.errors import ClipteaError
 
 __all__ = ["NotExported", "Parity", "check_onnx", "first_line"]
 
-TOLERANCE = 1e-4  # of logits, relative to their largest where that is above 1
+TOLERANCE = 1e-4  # of logits, relative to the largest logit if that is above 1
 EQUAL_PIXELS = 0.999
 
 
 class Parity(NamedTuple):
-    """How far ONNX is from torch: logits at worst, and the share of equal pixels."""
+    """The difference between ONNX and torch: the largest difference of logits, and the share of equal pixels."""
 
     difference: float
     equal: float
@@ -33,17 +33,17 @@ def check_onnx(data: bytes, network: nn.Module, dim: int, sizes: Sequence[tuple[
 
     Args:
         dim: D.
-        sizes: B, H, W and N of each try.
+        sizes: B, H, W and N of each test.
 
     Raises:
-        ClipteaError: onnxruntime refuses one, logits differ by more than 1e-4, or masks on more than 0.1 % of pixels.
+        ClipteaError: onnxruntime fails, logits differ by more than 1e-4, or masks differ in more than 0.1 % of pixels.
     """
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(data, _options(), providers=["CPUExecutionProvider"])
         tries = [_try(session, network, dim, size) for size in sizes]
-    except Exception as error:  # onnxruntime's are of many kinds, without a common one
+    except Exception as error:  # onnxruntime's errors have no common base class
         raise NotExported(f"onnxruntime cannot run the network ({first_line(error)})") from error
     difference, equal = max(one[0] for one in tries), min(one[1] for one in tries)
     if difference > TOLERANCE or equal < EQUAL_PIXELS:
@@ -55,7 +55,7 @@ def check_onnx(data: bytes, network: nn.Module, dim: int, sizes: Sequence[tuple[
 
 
 def _try(session: Any, network: nn.Module, dim: int, size: tuple[int, int, int, int]) -> tuple[float, float]:
-    """Largest difference of logits, relative to the largest logit where that is above 1, and share of equal pixels."""
+    """Largest difference of logits, relative to the largest logit if that is above 1, and share of equal pixels."""
     number, height, width, classes = size
     generator = torch.Generator().manual_seed(height * width)
     images = torch.rand(number, 3, height, width, generator=generator) * 255
@@ -71,7 +71,7 @@ def _options() -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what it refuses is told once, by us
+    options.log_severity_level = 4  # we report its errors ourselves
     options.intra_op_num_threads = torch.get_num_threads()
     return options
 

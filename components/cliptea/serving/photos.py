@@ -21,7 +21,7 @@ SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 class Source(NamedTuple):
-    """An image file, and the name of what is made of it: a path without suffix, as no other source has it."""
+    """An image file, and the name of its outputs: a path without suffix that is unique among all sources."""
 
     path: Path
     name: str
@@ -37,7 +37,7 @@ def find_images(paths: Sequence[Path], leave_out: Path) -> list[Source]:
     Raises:
         DataError: a folder contains no images, or a path does not exist.
     """
-    found: list[tuple[Path, Path]] = []  # file, and what becomes its name
+    found: list[tuple[Path, Path]] = []  # file, and path for its name
     for path in paths:
         if not path.is_dir():
             if not path.exists():
@@ -55,19 +55,19 @@ def find_images(paths: Sequence[Path], leave_out: Path) -> list[Source]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, upright as EXIF says; of an animation the first picture.
+    """(H, W, 3) uint8 RGB, rotated according to EXIF. Only the first image of an animation is used.
 
-    16 bits are cut to 8, floats stretched over 0-255; what is transparent lies on white.
+    16-bit values are reduced to 8 bits, floats are scaled to 0-255, and transparent pixels are put on white.
 
     Raises:
-        DataError: not readable, cut off, or too large to be a photo.
+        DataError: the file is not readable, truncated, or too large to be a photo.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror or error})") from None
     with warnings.catch_warnings(), opened(data, str(path), "image", FORMATS) as image:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as large it is an error
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice that size is still an error
         return np.array(_rgb(ImageOps.exif_transpose(image)))
 
 
@@ -79,7 +79,7 @@ def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
 
 
 def _free_name(taken: dict[str, Path], file: Path, relative: Path) -> str:
-    """The path without its suffix; where that is taken by another file, with it, and then with a number."""
+    """The path without its suffix. If another file has this name, the suffix and then a number are added."""
     candidates = [relative.with_suffix(""), relative.with_name(relative.name.replace(".", "_"))]
     numbered = (candidates[-1].with_name(f"{candidates[-1].name}-{number}") for number in range(2, len(taken) + 3))
     return next(str(name) for name in (*candidates, *numbered) if taken.get(str(name), file) == file)
@@ -95,7 +95,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey(values: np.ndarray, mode: str) -> np.ndarray:
-    """(H, W) uint8 of 16-bit or 32-bit grey."""
+    """Convert a 16-bit or 32-bit grey image to (H, W) uint8."""
     if mode != "F":
         return (values.clip(0, 65535) >> 8).astype(np.uint8)
     low, high = np.nanmin(values), np.nanmax(values)

@@ -19,13 +19,13 @@ from cliptea.storage.local_files import write_file
 __all__ = ["Predicted", "areas", "predict", "write_areas"]
 
 MASKS, OVERLAYS, AREAS = "masks", "overlays", "areas.json"
-READERS = 2  # threads; five images at most are held ahead
+READERS = 2  # threads, which read up to five images ahead
 BATCH = 4  # images that go through the network together
-MOST_PIXELS = 50_000_000  # that are held at once, one image's excepted
+MOST_PIXELS = 50_000_000  # maximum number of pixels in memory, unless a single image is larger
 
 
 class Predicted(NamedTuple):
-    """One image's row of areas.json, or why there is none."""
+    """The row of an image in areas.json, or why it has none."""
 
     source: Source
     row: dict[str, Any]
@@ -54,7 +54,7 @@ def predict(model: Segmenter, classes: ClassSet, sources: Sequence[Source], outp
 
 
 def _parts(images: Iterator[_Image]) -> Iterator[list[_Image]]:
-    """Of `BATCH` images, or fewer large ones."""
+    """Batches of `BATCH` images, or fewer if they are large."""
     part, pixels = [], 0
     for one in images:
         part.append(one)
@@ -67,7 +67,7 @@ def _parts(images: Iterator[_Image]) -> Iterator[list[_Image]]:
 
 
 def _masks(model: Segmenter, classes: ClassSet, images: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-    """The masks of images by their places."""
+    """The masks of images by their positions."""
     places: dict[tuple[int, int], list[int]] = {}
     for place, image in images.items():
         places.setdefault(model.padded_size(image), []).append(place)
@@ -79,7 +79,7 @@ def _masks(model: Segmenter, classes: ClassSet, images: dict[int, np.ndarray]) -
 
 
 def _write(source: Source, image: np.ndarray, mask: np.ndarray, classes: ClassSet, output: Path) -> dict[str, Any]:
-    """The image's row of areas.json."""
+    """The row of the image in areas.json."""
     found = areas(mask, classes.names)
     shown = [classes.names.index(name) for name in found]
     overlay = overlay_jpeg(image, mask, classes.names, shown)
@@ -90,7 +90,7 @@ def _write(source: Source, image: np.ndarray, mask: np.ndarray, classes: ClassSe
 
 
 def areas(mask_HW: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Pixels and share (0-1) of each class that occurs, the largest first."""
+    """Pixels and share (0-1) of each class in the mask, with the largest first."""
     counts = np.bincount(mask_HW.ravel(), minlength=len(names))
     order = sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index])
     return {
@@ -99,7 +99,7 @@ def areas(mask_HW: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, floa
 
 
 def write_areas(output: Path, model: str, classes: ClassSet, rows: list[dict[str, Any]]) -> None:
-    """areas.json below `output`: model, classes in the order of mask ids, gamma of each, and a row for each image."""
+    """Write areas.json below `output`, with model, classes in the order of mask ids, gammas, and a row per image."""
     facts = {"model": model, "classes": classes.names, "gamma": classes.gamma_N.tolist(), "images": rows}
     write_file(output / AREAS, json.dumps(facts, indent=1, ensure_ascii=False).encode())
 

@@ -1,4 +1,4 @@
-"""What every step does around its work: threads, manifests, errors, signs of life, and dying with its run."""
+"""Code that all steps share: threads, artifacts, errors, heartbeats, and stopping together with their run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
     "cores", "die_with", "read", "run_step", "write",
 ]  # fmt: skip
 
-SIDE_BY_SIDE = 2  # tasks of a loop that kfp.local runs at once
+SIDE_BY_SIDE = 2  # tasks of a loop that kfp.local runs at the same time
 
 Made = TypeVar("Made")
 Handed = TypeVar("Handed", bound=BaseModel)
@@ -44,17 +44,17 @@ def run_step(
     label: str = "",
     of: int | None = None,
 ) -> Made:
-    """Do the work of the step `name`, again after an error that may pass, and report its progress and its end.
+    """Run the step `name`, report its progress and its end, and retry it after temporary errors.
 
-    An error that the user can act on ends the process with one line and exit code 1. Any other error is raised.
+    An error that the user can fix ends the process with a one-line message and exit code 1. Other errors are raised.
 
     Args:
-        name: of the step.
-        work: what it does, given the run if there is one.
-        run: what the resolve step hands on.
-        job_id: the pipeline job, where there is no run yet.
-        label: of the variant.
-        of: steps of this name in the pipeline's loop; default: one for each variant where there is a label.
+        name: name of the step.
+        work: the work of the step. It gets the run as an argument if `run` is given.
+        run: output of the resolve step.
+        job_id: the pipeline job, for steps that have no run yet.
+        label: label of the variant.
+        of: number of steps with this name in the pipeline's loop; defaults to one per variant if there is a label.
     """
     try:
         present = None if run is None else _given(run, name, label)
@@ -67,7 +67,7 @@ def run_step(
             _belong_to_run()
             _share_cores(min(of or 1, SIDE_BY_SIDE))
         with watched(name, label, job_id, tracking_run), progress.step(name, label):
-            patience()  # refused here, before anybody who asks for it suppresses errors
+            patience()  # an invalid value must fail here, because later callers suppress errors
             return persistently(work)
     except ClipteaError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -83,48 +83,48 @@ def _given(run: Artifact, name: str, label: str) -> Run:
 
 
 def read(artifact: Artifact, model: type[Handed]) -> Handed:
-    """What an earlier step handed on.
+    """Read the output of an earlier step.
 
     Args:
         artifact: an input of the step.
         model: pydantic model of its content.
 
     Raises:
-        StorageError: the content is of another form, as that of another version of cliptea.
+        StorageError: the content does not match the model, for example because another version of cliptea wrote it.
     """
     try:
         return model.model_validate_json(Path(artifact.path).read_bytes())
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise StorageError(
-            f"the input artifact {artifact.uri} is no {model.__name__} ({where}: {error.errors()[0]['msg']})",
-            f"what cliptea {__version__} writes",
+            f"the input artifact {artifact.uri} is not a valid {model.__name__} ({where}: {error.errors()[0]['msg']})",
+            f"an artifact of cliptea {__version__}",
             "run the whole pipeline with one version of cliptea",
         ) from None
 
 
 def write(artifact: Artifact, handed: BaseModel) -> None:
-    """Hand something on to later steps."""
+    """Write an output for later steps."""
     path = Path(artifact.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(handed.model_dump_json(indent=1), encoding="utf-8")
 
 
 def cores() -> int:
-    """Processor cores that this process may use, by its affinity and its control group."""
+    """Number of processor cores that this process may use, from its affinity and its control group."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, min(count, int(quota) // int(period)))
-    except (OSError, ValueError):  # no control groups of version 2, or no limit ("max")
+    except (OSError, ValueError):  # there are no version 2 control groups, or there is no limit ("max")
         return count
 
 
 def die_with(pipe: str) -> None:
-    """Kill this process and all that it started as soon as nobody holds the named pipe open for writing.
+    """Kill this process and its child processes as soon as no process holds the named pipe open for writing.
 
-    A pipe, since the system closes it whatever way its holder ends. The parent process would not tell, since
-    between a run and its task stands a shell.
+    The operating system closes the pipe no matter how its holder ends. Watching the parent process would not work,
+    because there is a shell between a run and its task.
     """
     try:
         handle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -133,7 +133,7 @@ def die_with(pipe: str) -> None:
         _kill_all()
 
     def wait() -> None:
-        os.read(handle, 1)  # nothing is ever written: it returns at the end of the file
+        os.read(handle, 1)  # nothing is ever written, so this returns at the end of the file
         _kill_all()
 
     threading.Thread(target=wait, name="cliptea-die-with-run", daemon=True).start()
@@ -149,18 +149,18 @@ def _kill_all() -> None:
 
 
 def _belong_to_run() -> None:
-    # Locked before the look at the pipe: a new run sees the lock, or this task sees that its pipe is closed.
+    # Lock before opening the pipe. Then either a new run sees the lock, or this task sees that its pipe is closed.
     lock = os.open(env.TASKS_LOCK.get(), os.O_RDWR | os.O_CREAT, 0o644)
     fcntl.flock(lock, fcntl.LOCK_SH)
     die_with(env.ALIVE.get())
 
 
 def _share_cores(tasks: int) -> None:
-    """Set the threads of torch, of this process and of those that it starts. The user's own limits hold."""
+    """Set the number of torch threads for this process and its child processes. Lower limits of the user apply."""
     share = max(1, cores() // tasks)
     limits = [variable.get() for variable in (env.THREADS, env.OMP_NUM_THREADS)]
     threads = min([share, *(int(limit) for limit in limits if limit.isdigit() and int(limit) > 0)])
     env.THREADS.set(str(threads))
     env.OMP_NUM_THREADS.set(str(threads))
-    if "torch" in sys.modules:  # in a fork of a process that has imported it, which read the environment then
+    if "torch" in sys.modules:  # a fork of a process that imported torch, which reads the environment on import
         sys.modules["torch"].set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""All students side by side: results.json and one HTML report, and both in MLflow."""
+"""Compares all students in results.json and an HTML report, and logs both to MLflow."""
 
 import tempfile
 from collections.abc import Sequence
@@ -55,28 +55,28 @@ def compare(
 
 
 class ComparedRow(ResultRow):
-    """A result row, and the name of the `ScoresEntry` by which its model gets into MLflow."""
+    """A result row, with the name of the `ScoresEntry` that logs its model to MLflow."""
 
     telling: str  # this name is part of the promotion's fingerprint
 
 
 class Comparison(BaseModel):
-    """What the compare step hands on."""
+    """The output of the compare step."""
 
     report: str  # URIs in the store
     results: str
     rows: list[ComparedRow]
-    evaluation: str  # how the models were measured: `Evaluated.protocol`
-    stand_in: bool  # a teacher that cannot know the data: the numbers mean nothing
+    evaluation: str  # digest of how the models were measured: `Evaluated.protocol`
+    stand_in: bool  # whether the teacher does not know the data, so that the results are meaningless
 
 
 def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluations: Sequence[Evaluated]) -> Comparison:
-    """Make results.json and report.html, and log both; what earlier steps could not log to MLflow comes first."""
+    """Write and log results.json and report.html, after the entries that earlier steps could not log to MLflow."""
     store, whole = open_store(), True
     try:
         catch_up(run, SHORT_SECONDS)
     except TrackingError as away:
-        progress.warn(f"MLflow gets later what it missed ({away.what})")
+        progress.warn(f"MLflow is not available ({away.what}); results will be logged later")
         whole = False
     done, evaluated, reused = _report(store, run, splits, teacher, evaluations)
     entry = ReportEntry(report=done.fingerprint, splits=splits, teacher=teacher, evaluations=list(evaluations))
@@ -85,7 +85,7 @@ def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluation
             progress.reused()
     elif whole:
         log_or_defer(store, run, entry)
-    else:  # the report names the runs that are still to be made
+    else:  # the report names MLflow runs that do not exist yet
         defer(store, run, entry)
     uris = {name: store.uri(item.key) for name, item in done.objects.items()}
     progress.publish(report=uris[REPORT], results=uris[RESULTS])
@@ -99,14 +99,14 @@ def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluation
 
 
 def catch_up(run: Run, seconds: float | None = None) -> None:
-    """Log to MLflow what steps of the run could not log while it was away.
+    """Log the entries that steps of the run could not log to MLflow during an outage.
 
     Args:
         run: the pipeline run.
-        seconds: that MLflow may be away; default: `cliptea.outage.patience()`.
+        seconds: how long to wait for MLflow; defaults to `cliptea.outage.patience()`.
 
     Raises:
-        TrackingError: it is away for longer, or refuses.
+        TrackingError: MLflow is not available for longer than that, or rejects a request.
     """
     log_deferred(open_store(), run, (DataEntry, ScoresEntry, ReportEntry), seconds)
 
@@ -114,9 +114,9 @@ def catch_up(run: Run, seconds: float | None = None) -> None:
 def _report(
     store: Store, run: Run, splits: Splits, teacher: TeacherCache, evaluations: Sequence[Evaluated]
 ) -> tuple[Manifest, list[Evaluated], bool]:
-    """The report's manifest, the variants in order with their models' places, and whether the report existed.
+    """The report's manifest, the variants in order with the locations of their models, and whether the report existed.
 
-    A report that was made while MLflow was away is replaced when the places are known.
+    A report from an MLflow outage is replaced as soon as the locations are known.
     """
     evaluated = [_placed(store, run, item) for item in sorted(evaluations, key=lambda item: _position(run, item))]
     rows = [row for item in evaluated for row in item.rows]
@@ -161,10 +161,10 @@ def _compare(
 
 
 class ReportEntry(Entry):
-    """Tables and report, for the pipeline run's MLflow run. Both name the variants' runs, as far as they exist."""
+    """Tables and report for the MLflow run of the pipeline run. Both name the runs of the variants that exist."""
 
     kind = "report"
-    report: str  # its fingerprint
+    report: str  # fingerprint of the report
     splits: Splits
     teacher: TeacherCache
     evaluations: list[Evaluated]

@@ -1,4 +1,7 @@
-"""`@step` makes a KFP component of a function, whose source is compiled into the pipeline: its imports stand inside."""
+"""The decorator `@step` turns a function into a KFP component.
+
+The source of the function is compiled into the pipeline, so its imports must be inside the function.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ IMAGE = f"cliptea:{__version__}"
 
 
 def step(*, hand_on_placement: bool = False) -> Callable[[Callable[..., Any]], Any]:
-    """A decorator that makes a KFP component.
+    """A decorator that turns a function into a KFP component.
 
     Args:
-        hand_on_placement: the step's own pod only follows another: it is told its resources and nodes in a
-            `dsl.TaskConfig` instead of getting them. Environment and volumes are needed by both.
+        hand_on_placement: for a step whose pod only follows other pods. Resources and node placement are passed to the
+            step in a `dsl.TaskConfig` and not applied to its own pod. Environment and volumes apply to both.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        if not hasattr(dsl, "component"):  # in a task: kfp leaves out what is needed to compile only
+        if not hasattr(dsl, "component"):  # inside a task, kfp omits everything that is only needed to compile
             return function
         passed = _placement() if hand_on_placement else None
         return dsl.component(function, base_image=IMAGE, install_kfp_package=False, task_config_passthroughs=passed)

@@ -1,4 +1,4 @@
-"""One student's scores on the evaluation sets. CLIP is not loaded here."""
+"""Scores one student on the evaluation sets. CLIP is not loaded here."""
 
 import io
 import json
@@ -27,7 +27,7 @@ __all__ = [
     "scores_output",
 ]  # fmt: skip
 
-FIGURES = "figures.npz"  # what `cliptea.evaluation.scoring` gives besides scores
+FIGURES = "figures.npz"  # the arrays that `cliptea.evaluation.scoring` returns in addition to the scores
 
 
 @step()
@@ -53,13 +53,13 @@ def evaluate(
 
 
 class Evaluated(BaseModel):
-    """What an evaluated variant hands on: a result row for each group and evaluation set, and where the rest lies."""
+    """The output of the evaluate step: a result row per group and evaluation set, and references to the rest."""
 
     rows: list[ResultRow]
     telling: str  # name of its `ScoresEntry`
-    manifests: dict[str, Manifest]  # of the scores, by evaluation set, the data set itself first
+    manifests: dict[str, Manifest]  # manifests of the scores by evaluation set; the training data set comes first
     history: StoredObject  # loss curves
-    protocol: str  # fingerprint of the data set's own val images and how they are measured
+    protocol: str  # fingerprint of the val images of the training data set and of how they are evaluated
 
 
 class EvaluationTask(NamedTuple):
@@ -76,7 +76,7 @@ class EvaluationTask(NamedTuple):
 
 
 def evaluation_tasks(config: Config, splits: Splits, teacher: TeacherCache) -> list[EvaluationTask]:
-    """The data set itself, then the further sets in their order."""
+    """The training data set, followed by the further evaluation sets in their order."""
     evaluation, shards = config.evaluation, splits.named(config.data.dataset)
     own_gamma = evaluation.gamma if config.method.losses.cls_token else evaluation.gamma_no_cls_token
     gammas = {config.data.dataset: own_gamma} | {name: further.gamma for name, further in evaluation.sets.items()}
@@ -84,7 +84,7 @@ def evaluation_tasks(config: Config, splits: Splits, teacher: TeacherCache) -> l
 
 
 def evaluate_variant(run: Run, variant: Variant, splits: Splits, teacher: TeacherCache, trained: Manifest) -> Evaluated:
-    """Score one variant on every evaluation set, and log it to its MLflow run."""
+    """Score one variant on every evaluation set, and log the results to its MLflow run."""
     store, config, made = open_store(), variant.config, []
     tasks = evaluation_tasks(config, splits, teacher)
     manifests = {task.label: _scores(store, config, task, teacher, trained, made) for task in tasks}
@@ -109,15 +109,15 @@ def evaluate_variant(run: Run, variant: Variant, splits: Splits, teacher: Teache
 def _scores(
     store: Store, config: Config, task: EvaluationTask, teacher: TeacherCache, trained: Manifest, made: list[Output]
 ) -> Manifest:
-    """The student's scores on one evaluation set, and the arrays that figures are drawn from.
+    """The student's scores on one evaluation set, and the arrays for the figures.
 
     Args:
-        store: where everything is.
+        store: the object store.
         config: the variant's settings.
         task: the evaluation set.
-        teacher: for the stored CLS tokens that attention is drawn from.
+        teacher: provides the stored CLS tokens for the attention maps.
         trained: the student.
-        made: to which the output is added if it did not exist.
+        made: the output is appended to this list if it did not exist.
     """
     output = scores_output(config, task, trained)
 
@@ -129,7 +129,7 @@ def _scores(
 
 
 def scores_output(config: Config, task: EvaluationTask, trained: Manifest) -> Output:
-    """Decided by the student, the val images and their text features, and how they are measured."""
+    """The output for a student, the val images with their text features, and the evaluation settings."""
     fp = fingerprint(
         "evaluate",
         evaluation=config.evaluation.model_dump(exclude={"sets", "gamma", "gamma_no_cls_token"}),
@@ -173,7 +173,7 @@ def _score(
 def _rows(
     variant: Variant, task: EvaluationTask, scores: Manifest, trained: Manifest, place: ModelPlace
 ) -> list[ResultRow]:
-    """A row for each group that lists the variant."""
+    """One row for each group that lists the variant."""
     scored, config = Scored.model_validate(scores.info), variant.config
     return [
         ResultRow(
@@ -196,7 +196,7 @@ def _rows(
 class ScoresEntry(Entry):
     """Curves, scores, figures and the model of a variant, for its MLflow run.
 
-    Scores on the data set itself carry plain names, those on a further set its name before them.
+    Scores on the training data set have plain names. Scores on a further set have the name of the set as a prefix.
     """
 
     kind = "scores"
@@ -273,11 +273,11 @@ def _figures(store: Store, task: EvaluationTask, scores: Manifest) -> dict[str, 
 
 
 def _description(config: Config, task: EvaluationTask, model: Manifest) -> dict[str, Any]:
-    """What `cliptea.segment` must know of a student besides its weights: the content of model.json."""
+    """The content of model.json: everything except the weights that `cliptea.segment` needs for a student."""
     teacher = config.teacher
     return {
         "backbone": model.info["backbone"],
-        "licence": licence(config.student.backbone, config.student.initial_weights) or "",  # of its initial weights
+        "licence": licence(config.student.backbone, config.student.initial_weights) or "",  # for the initial weights
         "dim": model.info["dim"],
         "classes": task.catalogue.classes,
         "unseen": task.catalogue.unseen,

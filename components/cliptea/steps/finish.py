@@ -1,4 +1,4 @@
-"""Exit handler: closes the tracking run with its true state, and notifies the webhook, if there is one."""
+"""Exit handler: closes the MLflow run with its final state, and notifies the webhook if one is set."""
 
 from contextlib import suppress
 
@@ -13,16 +13,16 @@ from cliptea.storage import open_store
 
 __all__ = ["finish", "finish_run"]
 
-# What the exit handler may be told, and what it means. On a cluster the state is that of ML Metadata, in kfp.local
-# one of Pipelines' own. RUNNING is said of a run whose steps stand behind a condition that did not hold, and of one
-# whose pods were lost: only a run that says itself that it is skipped is taken for that.
+# The states that the exit handler may receive, and what they mean. On a cluster they are states of ML Metadata, in
+# kfp.local states of Pipelines. RUNNING is not listed, because it can mean that a condition skipped the steps or that
+# pods were lost. A run only counts as skipped if its steps marked it as skipped.
 STATES = {
     **dict.fromkeys(("COMPLETE", "CACHED", "SUCCEEDED"), "SUCCEEDED"),
     **dict.fromkeys(("FAILED", "ERROR"), "FAILED"),
     **dict.fromkeys(("CANCELED", "CANCELLED", "CANCELING"), "CANCELED"),
     "SKIPPED": "SKIPPED",
 }
-PATIENCE = 30.0  # seconds for the board, which only adds the reason
+PATIENCE = 30.0  # seconds to wait for the board, which only adds the reason
 
 
 @step()
@@ -34,15 +34,15 @@ def finish(job_id: str, status: dsl.PipelineTaskFinalStatus):
 
 
 def finish_run(job_id: str, state: str, error: str) -> None:
-    """Close the pipeline run in MLflow, with the variants that are open, and tell the webhook, if there is one.
+    """Close the pipeline run and its open variants in MLflow, and notify the webhook if one is set.
 
-    What the steps have said of the run comes before what Pipelines says. A state that nobody knows is logged and
-    changes nothing. When MLflow does not answer, a warning says that the next run closes this one.
+    The state that the steps recorded takes precedence over the state from Pipelines. An unknown state causes a warning
+    and changes nothing. If MLflow is not available, a warning explains that a later run will close this one.
 
     Args:
         job_id: the pipeline job.
-        state: the final state as Pipelines spells it.
-        error: Pipelines' message, if any.
+        state: the final state, in the spelling of Pipelines.
+        error: the error message from Pipelines, or "".
     """
     from cliptea.tracking.ending import Ended, close_ended
 
@@ -50,14 +50,14 @@ def finish_run(job_id: str, state: str, error: str) -> None:
     try:
         ended = close_ended(job_id, ended.how, ended.reason)
     except ClipteaError as problem:
-        progress.warn(f"MLflow shows this run as RUNNING until a later run closes it: {problem.what}")
+        progress.warn(f"MLflow will show this run as RUNNING until a later run closes it: {problem.what}")
     if not ended.how:
-        progress.warn(f"Pipelines says that the run is {state!r}, which is no known end; MLflow is left as it is")
+        progress.warn(f"Pipelines reports the unknown state {state!r}; the MLflow run is not changed")
     post_state(job_id, ended.how or state, ended.reason if ended.how != "SUCCEEDED" else "", ended.run_id)
 
 
 def _failure(job_id: str) -> str:
-    """What the first step that failed said, as the board has it."""
+    """The error of the first failed step on the board, or ""."""
     with suppress(ClipteaError):
         for status in read_board(open_store(patience=PATIENCE), job_id):
             if status.state == "failed":

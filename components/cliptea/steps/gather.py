@@ -1,4 +1,4 @@
-"""What the report shows, gathered from what the steps before it left in the store."""
+"""Collects the contents of the report from the outputs of earlier steps in the store."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ __all__ = ["gather_context"]
 
 PACKAGES = ("cliptea", "torch", "open_clip_torch", "timm", "segmentation_models_pytorch", "kfp", "mlflow")
 
-Arrays = Mapping[str, np.ndarray]  # of figures.npz
+Arrays = Mapping[str, np.ndarray]  # the content of figures.npz
 
 
 def gather_context(
     store: Store, run: Run, splits: Splits, teacher: TeacherCache, evaluated: Sequence[Evaluated], tracking: str
 ) -> ReportContext:
-    """Everything on the page.
+    """Everything that the report shows.
 
     Args:
-        store: where the objects of all manifests are.
+        store: the store with the objects of all manifests.
         run: settings and variants.
-        splits: for photos and labels.
-        teacher: for region maps and facts.
-        evaluated: every variant, in the order shown.
+        splits: provides photos and labels.
+        teacher: provides region maps and facts.
+        evaluated: all variants in the order of the report.
         tracking: address of MLflow, or "".
     """
     own = run.config.data.dataset
@@ -145,7 +145,7 @@ def _predictions(store: Store, run: Run, split: Manifest, figures: Mapping[str, 
 
 
 def _regions(store: Store, views: Mapping[str, ViewImage], teacher: TeacherCache) -> list[RegionPicture]:
-    """Of the first clustering setting, if region maps were made at all."""
+    """Pictures of the region maps of the first clustering setting. Empty if the run has no region maps."""
     if not teacher.regions:
         return []
     maps = ShardReader(store, next(iter(teacher.regions.values())).objects, "regions")

@@ -1,4 +1,4 @@
-"""One student, trained by a TrainJob: the train step where the placement's launcher is `trainjob`."""
+"""Trains one student with a TrainJob. This is the train step if the launcher in the placement is `trainjob`."""
 
 import os
 from typing import Any
@@ -48,16 +48,16 @@ def launch(
 
 
 def launch_variant(inputs: TrainInputs, job: JobSettings, passed: Passed, pace: type[Pace] = Pace) -> Manifest:
-    """Train one variant by a TrainJob, or find it trained; returns the manifest of the model.
+    """Train one variant with a TrainJob, unless it is already trained. Returns the manifest of the model.
 
-    The processes of a TrainJob are in other pods and cannot be given a pipeline's artifacts. So the inputs are put
-    into the store as one object, and the processes are told its key.
+    The processes of a TrainJob run in other pods and cannot read the artifacts of the pipeline. So the inputs are put
+    into the store as one object, and the processes get its key.
 
     Args:
         inputs: what to train.
         job: settings that are fixed at compile time.
-        passed: the step's own placement; its values are None outside a cluster.
-        pace: how long things may take.
+        passed: the placement of the step; its values are None outside a cluster.
+        pace: polling intervals and time limits.
 
     Raises:
         ConfigError: the processes cannot share a batch.
@@ -79,11 +79,11 @@ def launch_variant(inputs: TrainInputs, job: JobSettings, passed: Passed, pace: 
     train(cluster, made, job, pace)
     done = find(store, output)
     if done is None:
-        cluster.delete(name)  # the next try would adopt it
+        cluster.delete(name)  # or else the next attempt would adopt it
         raise ClusterError(
-            f"the TrainJob {name} ended well and left no model under {store.uri(output.kind)}",
-            "that its pods write to the same store as the steps",
-            "compare CLIPTEA_STORE and CLIPTEA_S3_ENDPOINT of both",
+            f"the TrainJob {name} succeeded but left no model under {store.uri(output.kind)}",
+            "training pods that write to the same store as the steps",
+            "compare CLIPTEA_STORE and CLIPTEA_S3_ENDPOINT of the steps and the training pods",
         )
     _clear(cluster, name)
     store.delete(key)
@@ -91,15 +91,17 @@ def launch_variant(inputs: TrainInputs, job: JobSettings, passed: Passed, pace: 
 
 
 def _clear(cluster: Cluster, name: str) -> None:
-    """Delete a TrainJob whose model is in the store, since it counts against the namespace's quota."""
+    """Delete a completed TrainJob, because it counts against the quota of the namespace."""
     try:
         cluster.delete(name)
     except ClusterError as error:
-        progress.warn(f"{error}: TrainJob {name} is done and left, and goes with the pipeline run")
+        progress.warn(
+            f"the completed TrainJob {name} could not be deleted ({error}); it is deleted with the pipeline run"
+        )
 
 
 def _owners(cluster: Cluster) -> list[dict[str, Any]]:
-    """The pipeline run's workflow: whatever becomes of the step, the cluster deletes the TrainJob with it."""
+    """The workflow of the pipeline run, so that the cluster always deletes the TrainJob together with it."""
     pod, outage = os.environ.get("KFP_POD_NAME") or os.environ.get("HOSTNAME", ""), Outage(SERVER)
     while True:
         try:

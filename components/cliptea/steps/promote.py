@@ -1,4 +1,4 @@
-"""The best student becomes champion when it beats the present one. The last step: after it the run is complete."""
+"""Makes the best student the champion if it beats the current one. This is the last step of a run."""
 
 from collections.abc import Sequence
 
@@ -33,25 +33,26 @@ def promote(run: dsl.Input[dsl.Artifact], comparison: dsl.Input[dsl.Artifact], d
 
 
 class Promotion(BaseModel):
-    """What was decided about a run's best model."""
+    """The decision about the best model of a run."""
 
     promoted: bool
     reason: str
-    model: str = ""  # in MLflow's registry; nothing when no model was registered
+    model: str = ""  # name in MLflow's registry; empty if no model was registered
     version: str = ""
 
 
 def promote_best(run: Run, comparison: Comparison) -> Promotion:
-    """Register the run's best model; it becomes champion when it beats the one in office.
+    """Register the best model of the run, and make it the champion if it beats the current one.
 
-    What earlier steps could not log to MLflow is logged first.
+    Entries that earlier steps could not log to MLflow are logged first.
 
     Raises:
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow is not available.
+        StorageError: a model of the run is not logged in MLflow yet.
     """
     catch_up(run)
     if comparison.stand_in:
-        return _refused("with a stand-in for the teacher the numbers mean nothing")
+        return _refused("results with a stand-in teacher are meaningless")
     from cliptea.tracking.mlflow_client import persist
 
     store = open_store()
@@ -76,25 +77,26 @@ def _refused(why: str) -> Promotion:
 
 
 def _placed(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[ComparedRow]:
-    """The rows; those that were made while MLflow was away are completed by what was logged since."""
+    """The rows. Rows from an MLflow outage get the model locations that were logged later."""
     placed = []
     for row in rows:
         logged = None if row.mlflow_run_id else receipt(store, run, row.telling)
         placed.append(row.model_copy(update=logged.place()._asdict()) if logged else row)
     lacking = len({row.model_uri for row in placed if not row.mlflow_run_id})
     if lacking:
-        raise StorageError(f"MLflow lacks {lacking} model{'s' * (lacking != 1)} of this run", todo="run again")
+        models = "1 model is" if lacking == 1 else f"{lacking} models are"
+        raise StorageError(f"{models} not logged in MLflow yet", todo="run again")
     return placed
 
 
 def _show(decided: Promotion) -> None:
-    """Say which version is the champion by now: since the decision it may have been rolled back, or beaten."""
+    """Log the current champion, which may have changed since the decision by a rollback or a better model."""
     from cliptea.tracking.mlflow_client import connect
     from cliptea.tracking.registry import champion
 
     present = champion(connect(), decided.model)
-    now = "there is no champion" if present is None else f"champion is version {present}"
-    progress.note(f"{decided.model} version {decided.version}, as decided before: {decided.reason}; {now} now")
+    now = "there is no champion now" if present is None else f"the champion is now version {present}"
+    progress.note(f"{decided.model} version {decided.version}: already decided ({decided.reason}); {now}")
 
 
 def _promote(run: Run, rows: Sequence[ComparedRow], evaluation: str) -> Promotion:
@@ -108,7 +110,7 @@ def _promote(run: Run, rows: Sequence[ComparedRow], evaluation: str) -> Promotio
     score = Score(hiou(best), evaluation, run.config.promotion.margin)
     version = register(client, name, source, run_id, score, {"backbone": best.backbone, "variant": best.variant})
     outcome = settle(client, name, version)
-    told = f"{name} version {version}: {outcome.decision.reason}; champion is version {outcome.champion}"
+    told = f"{name} version {version}: {outcome.decision.reason}; the champion is version {outcome.champion}"
     for one in (run.tracking_run, run_id):
         client.set_tag(one, "cliptea.promotion", told)
     progress.note(told)

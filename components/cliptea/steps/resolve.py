@@ -1,4 +1,4 @@
-"""Resolve preset and overrides into one run: its config, a digest of its data, its variants. Never cached."""
+"""Resolves preset and overrides into a run with its config, data digest and variants. This step is never cached."""
 
 from kfp import dsl
 
@@ -30,7 +30,7 @@ def resolve(preset: str, overrides: list, skip_unchanged: bool, job_id: str, run
 
 
 def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
-    """Check the settings, digest the data, and open the run in MLflow, or resume it there."""
+    """Check the settings, compute the digest of the data, and open or resume the run in MLflow."""
     from cliptea.data.datasets import open_dataset
     from cliptea.tracking import runs as tracked
     from cliptea.tracking.mlflow_client import persist
@@ -39,7 +39,7 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     check(config)
     if not env.in_local_run() and (room := env.STUDENTS.count()):
         require_room(len(expand(config)), room)
-    open_cache(open_store())  # refuses addresses and sizes that cannot be, before any work
+    open_cache(open_store())  # reports invalid addresses and sizes before any work starts
     digest = open_dataset(config.data).digest()
     further = {name: wanted.data(name, config.data) for name, wanted in config.evaluation.sets.items()}
     others = {name: open_dataset(data).digest(["val"]) for name, data in further.items()}
@@ -60,17 +60,17 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
 
 
 def check(config: Config) -> Catalogue:
-    """Refuse settings that do not fit the data set or the registries, before any work.
+    """Check that the settings fit the data set and the registries, before any work starts.
 
     Raises:
-        ConfigError, DataError: one line each.
+        ConfigError, DataError: the settings or the data set are invalid.
     """
     from cliptea.data.datasets import open_dataset
 
     for variant in expand(config):
         student = variant.config.student
         require(student.backbone)
-        licence(student.backbone, student.initial_weights)  # refuses weights that cannot be
+        licence(student.backbone, student.initial_weights)  # raises ConfigError for weights that do not exist
     _require_weights(config)
     for name, further in config.evaluation.sets.items():
         _ = open_dataset(further.data(name, config.data)).catalogue
@@ -78,32 +78,32 @@ def check(config: Config) -> Catalogue:
 
 
 def _require_weights(config: Config) -> None:
-    """Refuse a local teacher that is not there, before the data are split; hubs and buckets are asked later."""
+    """Check that local teacher weights exist, before the data are split. Hubs and buckets are only contacted later."""
     if config.teacher.source.missing:
         raise ConfigError(
-            f"teacher.weights={config.teacher.weights}: there is no such file or folder",
+            f"teacher.weights={config.teacher.weights} does not exist",
             "CLIP weights, a pre-training tag such as openai, or demo",
         )
 
 
 def _sweep() -> None:
-    """Close earlier runs that ended without a word. Whatever is wrong with them, this run goes on."""
+    """Close earlier runs that are still open although they ended. Errors do not stop the current run."""
     from cliptea.tracking.state import sweep
 
     try:
         for closed in sweep():
-            progress.note(f"an earlier run, {closed}")
+            progress.note(f"earlier run {closed}")
     except Exception as error:
         text = " ".join(str(error).split())
-        progress.warn(f"earlier runs that ended without a word are not closed: {type(error).__name__}: {text}")
+        progress.warn(f"could not close earlier runs that are still open: {type(error).__name__}: {text}")
 
 
 def skip(run: Run) -> bool:
-    """Mark the run skipped if neither data nor settings have changed since a run that finished; says whether."""
+    """Mark the run as skipped if a finished run had the same data and settings. Returns whether it is skipped."""
     from cliptea.tracking.mlflow_client import persist
     from cliptea.tracking.unchanged import mark_unchanged
 
     earlier = persist(lambda: mark_unchanged(run))
     if earlier:
-        progress.note(f"skipped: neither data nor settings have changed since run {earlier}")
+        progress.note(f"skipped: data and settings have not changed since run {earlier}")
     return earlier is not None

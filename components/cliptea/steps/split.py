@@ -1,4 +1,4 @@
-"""Raw data to train and val shards."""
+"""Converts raw data to train and val shards."""
 
 from collections.abc import Sequence
 
@@ -31,18 +31,18 @@ def split(run: dsl.Input[dsl.Artifact], shards: dsl.Output[dsl.Artifact]):
 
 
 class Splits(BaseModel):
-    """What the split step hands on."""
+    """The output of the split step."""
 
-    own: Manifest  # train and val shards of the data set that is trained on
+    own: Manifest  # train and val shards of the training data set
     others: dict[str, Manifest] = {}  # val shards of further evaluation sets, by name
 
     def named(self, dataset: str) -> dict[str, Manifest]:
-        """All of them by name, where the one that is trained on is `dataset`; it comes first."""
+        """All shards by name. The training data set gets the name `dataset` and comes first."""
         return {dataset: self.own, **self.others}
 
 
 def make_splits(run: Run) -> Splits:
-    """Make the shards of the run's data set and of its further evaluation sets, as far as they are missing."""
+    """Create the missing shards of the training data set and of the further evaluation sets."""
     config, made = run.config, []
     own = _make(config.data, run.data_digest, ["train", "val"], made)
     others = {
@@ -55,13 +55,13 @@ def make_splits(run: Run) -> Splits:
 
 
 def _make(config: DataConfig, digest: str, parts: Sequence[str], made: list[Output]) -> Manifest:
-    """The shards of a data set: decided by its raw data, its class list, the parts wanted and the size of shards.
+    """The shards of a data set. They depend on its raw data, its class list, `parts` and the size of shards.
 
     Args:
         config: the data set.
-        digest: of its raw data.
+        digest: digest of its raw data.
         parts: "train", "val" or both.
-        made: to which the output is added if it did not exist.
+        made: the output is appended to this list if it did not exist.
     """
     from cliptea.data.datasets import open_dataset
 
@@ -79,17 +79,17 @@ def _make(config: DataConfig, digest: str, parts: Sequence[str], made: list[Outp
 
 
 def log_splits(run: Run, splits: Splits) -> None:
-    """Log the data sets to the run in MLflow, once."""
+    """Log the data sets to the run in MLflow, unless this was already done."""
     store, entry = open_store(), DataEntry(splits=splits.named(run.config.data.dataset))
     if receipt(store, run, entry.name) is None:
         log_or_defer(store, run, entry)
 
 
 class DataEntry(Entry):
-    """The data sets of a run, with the pixels and images of each class, for MLflow."""
+    """The data sets of a run, with the numbers of pixels and images of each class, for MLflow."""
 
     kind = "data"
-    splits: dict[str, Manifest]  # by name of the data set
+    splits: dict[str, Manifest]  # by the name of the data set
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""What CLIP said, published: the tokens and region maps of all parts, and the text features."""
+"""Publishes the output of the teacher: the tokens and region maps of all parts, and the text features."""
 
 from collections.abc import Sequence
 from typing import List  # noqa: UP035 (kfp resolves no list[Artifact])
@@ -39,21 +39,24 @@ def teacher(
 
 
 class TeacherCache(BaseModel):
-    """What the teacher step hands on: CLS tokens, region maps by `clustering_key`, text features by evaluation set."""
+    """The output of the teacher step.
+
+    It holds the CLS tokens, the region maps by `clustering_key`, and the text features by evaluation set.
+    """
 
     tokens: Manifest
-    dense: Manifest | None = None  # dense tokens, where they are kept
+    dense: Manifest | None = None  # dense tokens, if they are stored
     regions: dict[str, Manifest]
     text: dict[str, Manifest]
 
 
 def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> TeacherCache:
-    """Publish tokens and region maps, and make text features, as far as they are missing.
+    """Publish tokens and region maps, and compute the text features. Existing outputs are reused.
 
     Args:
-        run: its settings.
+        run: the pipeline run.
         splits: images and class lists.
-        made: the parts of the tokens step; what they lack is made here, and all of it without any.
+        made: the parts from the tokens step. Blocks that they do not contain are computed here.
     """
     store = open_store()
     views, prompts = survey_views(store, run, splits), text_sets(run.config, splits)
@@ -81,7 +84,7 @@ def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> Te
 
 
 def text_sets(config: Config, splits: Splits) -> dict[str, TextSet]:
-    """What each evaluation set needs, by its name; the data set itself comes first."""
+    """The text features that each evaluation set needs, by its name. The training data set comes first."""
     teacher = config.teacher
     sources = {config.data.dataset: (splits.own, teacher.templates, teacher.text_features)}
     for name, further in config.evaluation.sets.items():

@@ -1,6 +1,6 @@
-"""CLIP's tokens and the region maps of a part of the views, in shards; `teacher` publishes those of all parts.
+"""Computes CLIP tokens and region maps for a part of the views, in shards. The teacher step publishes all parts.
 
-A new clustering setting's region maps are made from the stored dense tokens, without CLIP.
+Region maps for a new clustering setting are computed from the stored dense tokens, without running CLIP.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,34 +46,35 @@ def tokens(
 
 
 class MadePart(BaseModel):
-    """What a part hands on to `teacher`."""
+    """The output of one part, for the teacher step."""
 
     blocks: list[MadeBlock]
 
 
 def make_tokens(run: Run, splits: Splits, part: int = 0, parts: int = 1) -> MadePart:
-    """Make this part of the blocks of views that are missing. Torch is imported only when there is one."""
+    """Compute this part of the missing blocks of views. Torch is only imported if a block is missing."""
     store = open_store()
     views = survey_views(store, run, splits)
     if not views.missing:
         progress.reused()
         return MadePart(blocks=[])
     if views.stored is None and run.config.teacher.source.kind == "demo":
-        if part > 0:  # the demo's teacher is trained where it is first needed, which must be one place
+        if part > 0:  # the demo's teacher is trained on first use, so only one part may use it
             return MadePart(blocks=[])
         parts = 1
     from cliptea.teacher.view_outputs import make_part
 
     if views.stored is not None and part == 0:
-        progress.note("region maps are made from the stored dense tokens; CLIP does not run")
+        progress.note("region maps are computed from the stored dense tokens, so CLIP does not run")
     if views.tokens in views.found and views.dense not in views.found and part == 0:
         new = sum(wanted.clustering is not None for wanted in views.missing)
-        progress.note(f"no dense tokens are kept: CLIP runs again for {new} new clustering setting(s)")
+        settings = f"{new} new clustering setting{'s' * (new != 1)}"
+        progress.note(f"dense tokens are not stored, so CLIP runs again for {settings}")
     return MadePart(blocks=make_part(views_job(store, run, splits, views), part, parts))
 
 
 class ViewSurvey(NamedTuple):
-    """What a run needs of tokens and region maps, what exists of it, and what has to be made."""
+    """The tokens and region maps that a run needs, which of them exist, and which are missing."""
 
     tokens: Output
     dense: Output
@@ -83,12 +84,12 @@ class ViewSurvey(NamedTuple):
 
     @property
     def stored(self) -> Manifest | None:
-        """Dense tokens that the missing region maps are made from; None: CLIP runs."""
+        """Dense tokens for computing the missing region maps, or None if CLIP has to run."""
         return self.found.get(self.dense) if self.tokens in self.found else None
 
 
 def survey_views(store: Store, run: Run, splits: Splits) -> ViewSurvey:
-    """Look for the tokens and region maps of all views of the train shards."""
+    """Find the tokens and region maps of all views of the train shards."""
     fp = tokens_fingerprint(run.config, splits.own.fingerprint)
     tokens, dense = Output("tokens", fp), Output("dense", fp)
     methods = [variant.config.method for variant in run.variants]
@@ -106,12 +107,12 @@ def survey_views(store: Store, run: Run, splits: Splits) -> ViewSurvey:
     if clip_runs and run.config.teacher.keep_dense:
         missing.insert(0, ViewOutput(dense))
     if tokens not in found:
-        missing.append(ViewOutput(tokens))  # published last: once they are there, the others are not looked for
+        missing.append(ViewOutput(tokens))  # published last, because it marks the others as complete
     return ViewSurvey(tokens, dense, {key: wanted.output for key, wanted in regions.items()}, found, missing)
 
 
 def views_job(store: Store, run: Run, splits: Splits, views: ViewSurvey) -> "Job":
-    """What is missing, as those who make it are told. The demo's teacher is trained here, if CLIP runs."""
+    """A description of the missing outputs for the workers. If CLIP has to run, the demo's teacher is trained here."""
     from cliptea.teacher.blocks import Job
     from cliptea.teacher.demo_clip import teacher_weights
 

@@ -1,4 +1,4 @@
-"""One student, from stored tokens to a model in the store. CLIP is not loaded here."""
+"""Trains one student from stored tokens, and puts the model into the store. CLIP is not loaded here."""
 
 import hashlib
 import os
@@ -53,7 +53,7 @@ def train(
 
 
 class TrainInputs(BaseModel):
-    """What to train, as every process is told; and who follows, where that is another pod."""
+    """The inputs of all training processes, and the step that follows the training if it runs in another pod."""
 
     run: Run
     variant: Variant
@@ -63,16 +63,16 @@ class TrainInputs(BaseModel):
 
     @property
     def key(self) -> str:
-        """Where the inputs lie in the store, for processes; runs of equal settings share a model and not its inputs."""
+        """The key of the inputs in the store. Runs with the same settings share a model but not the inputs."""
         digest = hashlib.sha256(f"{self.run.job_id}\0{self.variant.label}".encode()).hexdigest()[:10]
         return f"{model_output(self).prefix}/inputs-{digest}.json"
 
 
 def train_variant(inputs: TrainInputs) -> Manifest:
-    """Train one variant, or go on from its last checkpoint; returns the manifest of the model.
+    """Train one variant, from its last checkpoint if one exists. Returns the manifest of the model.
 
-    Under torchrun this is one of its processes. Elsewhere training is in this process, or in `train.processes` that
-    this one starts.
+    Under torchrun, this is one of the training processes. Otherwise, training runs in this process, or in
+    `train.processes` child processes.
     """
     store, output = open_store(), model_output(inputs)
     done = find(store, output)
@@ -88,7 +88,7 @@ def train_variant(inputs: TrainInputs) -> Manifest:
     start(TRAIN_PROCESS, key, inputs.variant.config.train.processes)
     store.delete(key)
     done = find(store, output)
-    assert done is not None, "training ended well and left no model"
+    assert done is not None, "training succeeded but left no model"
     return done
 
 
@@ -107,7 +107,7 @@ def _train_here(store: Store, output: Output, inputs: TrainInputs) -> Manifest:
 
 
 def training_data(store: Store, config: Config, splits: Splits, teacher: TeacherCache) -> "tuple[TrainingData, Tensor]":
-    """What a student learns from, and (S, D) text features of the seen classes, the only ones that it is given."""
+    """The training data, and (S, D) text features of the seen classes. Training never gets those of unseen classes."""
     from cliptea.data.shards import ShardReader
     from cliptea.teacher.stored_text import load_text
     from cliptea.training.batches import TrainingData
@@ -127,9 +127,10 @@ def training_data(store: Store, config: Config, splits: Splits, teacher: Teacher
 
 
 def model_output(inputs: TrainInputs) -> Output:
-    """Decided by everything that decides a student's weights; how data are loaded and checkpoints kept does not.
+    """The output for all inputs and settings that determine the student's weights.
 
-    Nor do the number of processes, memory layout and compilation: they change the rounding (and see `trainer`).
+    Settings for data loading and checkpoints are excluded. So are the number of processes, memory layout and
+    compilation, because they only change the rounding (see `trainer` for exceptions).
     """
     config, teacher = inputs.variant.config, inputs.teacher
     regions = teacher.regions[clustering_key(config.method.clustering)].fingerprint if config.method.pseudo else ""
@@ -150,7 +151,7 @@ def model_output(inputs: TrainInputs) -> Output:
 
 
 def _initial_weights(config: Config) -> list[str | int]:
-    """What changes when the weights that training starts from do; empty for random ones."""
+    """A description that changes with the initial weights of training. Empty for random weights."""
     source = weights(config.student.backbone, config.student.initial_weights)
     if source is None:
         return []

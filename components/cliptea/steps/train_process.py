@@ -1,21 +1,22 @@
-"""The train step in processes of its own: `python -m cliptea.steps.train_process KEY`.
+"""The train step in separate processes: `python -m cliptea.steps.train_process KEY`.
 
-KEY names an object in the store CLIPTEA_STORE that holds `TrainInputs` as JSON. The model and its manifest go to the
-store.
+KEY is the key of an object in the store CLIPTEA_STORE that holds `TrainInputs` as JSON. The model and its manifest are
+written to the store.
 
-    python -m cliptea.steps.train_process KEY          starts torchrun with the processes of this machine: as many as
-                                                       torchrun's own variables say (PET_NPROC_PER_NODE, ...), or
-                                                       train.processes
-    torchrun ... -m cliptea.steps.train_process KEY    each of its processes; torchrun itself ends with 1 where they
-                                                       end otherwise
+    python -m cliptea.steps.train_process KEY          starts torchrun with the processes of this machine. Their number
+                                                       comes from torchrun's variables (PET_NPROC_PER_NODE, ...), or
+                                                       else from train.processes
+    torchrun ... -m cliptea.steps.train_process KEY    is one of these processes. If a process exits with a code other
+                                                       than 0, torchrun exits with 1
 
 Exit codes:
 
     0     the model is in the store
-    75    SIGTERM came, or nobody follows; a checkpoint is saved: start it again, with any number of processes, to go on
-    76    this machine's processes did nothing wrong: those of another have gone, or a server was away for too long;
-          start all of them again to go on
-    1     it failed by itself; an error that a user can act on is one line on stderr
+    75    SIGTERM was received, or no step follows the training. A checkpoint is saved; start it again, with any number
+          of processes, to resume
+    76    the processes of another machine are gone, or a server was not available for too long. Start all processes
+          again to resume
+    1     training failed. An error that the user can fix is printed as one line on stderr
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from cliptea.training.failure import tell
 from cliptea.training.stopping import DESERTED, Deserted, Stopped
 from cliptea.training.torchrun import start
 
-BOARD_SECONDS = 20.0  # that the store may be away before news is left out
+BOARD_SECONDS = 20.0  # how long to wait for the store before a status update is dropped
 
 
 def main(key: str) -> None:
-    """Be one of torchrun's processes, or start them."""
+    """Run as one of torchrun's processes, or start torchrun."""
     rank = os.environ.get("RANK")
     if rank not in (None, "0"):
-        env.EVENTS.set(os.devnull)  # one process tells how it goes
+        env.EVENTS.set(os.devnull)  # only one process reports progress
     try:
         inputs = TrainInputs.model_validate_json(open_store().get(key))
         if rank is None:
@@ -75,7 +76,7 @@ def _train(inputs: TrainInputs) -> None:
 
 
 def _board(inputs: TrainInputs, rank: str) -> AbstractContextManager[None]:
-    """The first process of a TrainJob shows how far it is, beside the status of the step that follows."""
+    """Let the first process of a TrainJob post its progress next to the status of the step that follows it."""
     if inputs.follower is None or rank != "0":
         return nullcontext()
     store = open_store(patience=BOARD_SECONDS)

@@ -1,4 +1,4 @@
-"""Signs of life of a step: on the board in the store for whoever follows the run, and on its run in MLflow."""
+"""Sends the status and heartbeats of a step to the board in the store and to its run in MLflow."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from cliptea.storage import open_store
 
 __all__ = ["watched"]
 
-FIRST_SECONDS, BEAT_SECONDS = 20.0, 60.0  # short steps need not load MLflow to say that they live
-POST_PATIENCE = 20.0  # seconds; news that cannot be stored by then are dropped
+FIRST_SECONDS, BEAT_SECONDS = 20.0, 60.0  # short steps end before the first heartbeat and need not load MLflow
+POST_PATIENCE = 20.0  # seconds; status updates that cannot be stored by then are dropped
 
 
 @contextmanager
 def watched(step: str, label: str, job_id: str, tracking_run: str) -> Iterator[None]:
-    """Tell of the step inside as long as it works, and why it failed if it does.
+    """Report the status of the step while the block runs, and its error if it fails.
 
     Args:
-        step, label: its name, and the variant's label or nothing.
+        step, label: name of the step, and label of the variant or "".
         job_id: the pipeline job.
-        tracking_run: MLflow's id of the pipeline run; nothing where the step itself publishes it.
+        tracking_run: MLflow's id of the pipeline run; "" if the step itself publishes it.
     """
     heart = _Heart(tracking_run)
     with ExitStack() as stack:
         if not env.in_local_run():  # on a cluster
-            with suppress(ClipteaError):  # the step itself will say what is wrong with the store
+            with suppress(ClipteaError):  # the step itself reports errors of the store
                 stack.enter_context(posting(open_store(patience=POST_PATIENCE), job_id, step, label))
         stack.enter_context(progress.listening(heart.hear))
         stack.callback(heart.stop.set)
@@ -39,7 +39,7 @@ def watched(step: str, label: str, job_id: str, tracking_run: str) -> Iterator[N
 
 
 class _Heart:
-    """Beats on the pipeline run in MLflow. Whatever is wrong with MLflow, the step does not suffer from it."""
+    """Sends heartbeats to the pipeline run in MLflow. Errors of MLflow do not affect the step."""
 
     def __init__(self, tracking_run: str) -> None:
         self.tracking_run = tracking_run

@@ -1,7 +1,7 @@
-"""Object storage. All large data are stored under the keys of one store, whose root is a URI.
+"""Object storage. All large data are stored under keys of one store, whose root is a URI.
 
-`file:///folder` serves one machine, `s3://bucket/folder` a cluster, with any S3 server.
-Environment variables, which `cliptea.env` lists, say where store, server and cache are, and hold the credentials.
+Use `file:///folder` on one machine, and `s3://bucket/folder` with any S3 server on a cluster.
+Environment variables, which `cliptea.env` lists, set the store, the server, the cache and the credentials.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def open_store(uri: str | None = None, patience: float | None = None) -> Store:
     parsed = urlparse(uri)
     if parsed.scheme != "file" or not parsed.path:
         raise StorageError(
-            f"the object store is {uri.rpartition('@')[2]!r}",  # before an @ stands a password
+            f"the object store is {uri.rpartition('@')[2]!r}",  # the part before an @ may be a password
             "s3://bucket/folder or file:///absolute/folder",
             "set the environment variable CLIPTEA_STORE",
         )

@@ -27,7 +27,7 @@ class Store(Protocol):
     """
 
     def uri(self, key: str) -> str:
-        """Where the object is, for `fetch` and for people."""
+        """The URI of the object, for `fetch` and for messages."""
         ...
 
     def put(self, key: str, data: bytes) -> None:
@@ -39,41 +39,41 @@ class Store(Protocol):
         ...
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        """The object's bytes from `start`, all or exactly `length` of them.
+        """The object's bytes from `start`: all of them, or exactly `length`.
 
         Raises:
-            StorageError: there is no such object, or it is shorter than asked for.
+            StorageError: the object does not exist, or it is too short.
         """
         ...
 
     def entry(self, key: str) -> Entry | None:
-        """What is known of the object without reading it, or None when there is none."""
+        """Information about the object without reading it, or None if it does not exist."""
         ...
 
     def size(self, key: str) -> int | None:
-        """Bytes of the object, or None when there is none."""
+        """Size of the object in bytes, or None if it does not exist."""
         entry = self.entry(key)
         return entry and entry.size
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        """Every object below the folder `prefix` ("" for all), sorted by key."""
+        """All objects below the folder `prefix` ("" for all), sorted by key."""
         ...
 
     def delete(self, key: str) -> None:
-        """Remove the object, if there is one."""
+        """Delete the object if it exists."""
         ...
 
     def scratch(self, name: str) -> Path:
-        """A local folder for unfinished work that a killed step finds again when it is run anew on this machine."""
+        """A local folder for unfinished work. A killed step finds it again when it is repeated on this machine."""
         ...
 
     def drop_scratch(self, name: str) -> None:
-        """Remove that folder."""
+        """Delete the scratch folder."""
         ...
 
 
 def missing(uri: str) -> StorageError:
-    return StorageError(f"the object {uri} is missing", todo="run again to make it anew")
+    return StorageError(f"the object {uri} is missing", todo="run again to recreate it")
 
 
 def truncated(uri: str, size: int) -> StorageError:

@@ -14,7 +14,7 @@ __all__ = ["FileStore"]
 
 
 class FileStore(Store):
-    """Objects as files of one folder, which the first write makes. Reading needs no right to write."""
+    """Objects as files in one folder, which the first write creates. Reading needs no write permission."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -67,7 +67,7 @@ class FileStore(Store):
     def _below(self, folder: Path) -> Iterator[Entry]:
         try:
             with os.scandir(folder) as found:
-                # "/" behind a folder's name makes the walk's order that of whole keys, as S3 lists them.
+                # With "/" after the names of folders, the order of the walk is that of complete keys, as in S3.
                 items = sorted((item.name + "/" * item.is_dir(), item) for item in found)
         except OSError as error:
             raise unusable(folder, error) from None
@@ -77,7 +77,9 @@ class FileStore(Store):
                 entry = None if name.startswith(PARTIAL) else self.entry(path.relative_to(self.root).as_posix())
                 if entry is not None:
                     yield entry
-            elif not (item.is_symlink() and folder.resolve().is_relative_to(path.resolve())):  # a link to above: a loop
+            elif not (
+                item.is_symlink() and folder.resolve().is_relative_to(path.resolve())
+            ):  # a link to a parent is a loop
                 yield from self._below(path)
 
     def delete(self, key: str) -> None:

@@ -1,4 +1,4 @@
-"""Files of this machine: written whole or not at all, and where downloads and unfinished work lie."""
+"""Local files: atomic writes, and the folders for downloads and unfinished work."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from cliptea.errors import StorageError
 
 __all__ = ["PARTIAL", "cache_folder", "make_folder", "new_file", "place", "unusable", "write_file"]
 
-PARTIAL = ".partial-"  # first characters of the names of files that are not whole
+PARTIAL = ".partial-"  # prefix of the names of incomplete files
 
 
 @contextmanager
 def new_file(target: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `target` when the block ends well, and else leaves no trace.
+    """A file to write, which replaces `target` at the end of the block. After an error, it is deleted.
 
     A killed process leaves a file whose name begins with `PARTIAL`.
 
     Args:
         target: the file.
-        durable: bring the bytes to the disk before the name, so that a power cut leaves no empty file. It takes time.
+        durable: write the bytes to the disk before the name changes, so that a power cut leaves no empty file.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     make_folder(target.parent)
     try:
-        name = target.with_name(f"{PARTIAL}{uuid.uuid4().hex}")  # made with the user's own mode, for shared volumes
+        name = target.with_name(f"{PARTIAL}{uuid.uuid4().hex}")  # with the user's umask, for shared volumes
         try:
             with name.open("xb") as file:
                 yield file
@@ -54,7 +54,7 @@ def write_file(target: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder `path`, made when it is not there."""
+    """Create the folder `path` if it does not exist."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -63,7 +63,7 @@ def make_folder(path: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where downloaded objects and scratch folders lie: CLIPTEA_CACHE, or cliptea in the user's cache folder."""
+    """The folder for downloads and scratch folders: CLIPTEA_CACHE, or cliptea in the user's cache folder."""
     named = env.CACHE.get()
     if named:
         return Path(named)
@@ -74,7 +74,7 @@ def cache_folder() -> Path:
 
 
 def place(*names: str) -> Path:
-    """A relative path of the segments of `names` that never climbs: ".", ".." and "" are escaped."""
+    """A relative path from the segments of `names`. It stays inside its folder, as ".", ".." and "" are escaped."""
     return Path(*(part if part.strip(".") else f"%{part}" for name in names for part in name.split("/")))
 
 

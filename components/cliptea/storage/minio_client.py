@@ -1,4 +1,4 @@
-"""The connection to an S3 server: endpoint, credentials, waiting while it is away, and its errors in one line."""
+"""The connection to an S3 server: endpoint, credentials, waiting during outages, and errors in one line."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ from cliptea.storage.base import missing
 __all__ = ["Limits", "absence", "connect", "endpoint", "explained", "why"]
 
 AWS = "https://s3.amazonaws.com"
-BUSY = (408, 429, 500, 502, 503, 504)  # answers after which the same request may succeed
-CONNECTIONS = 64  # kept open; threads beyond open their own
-# One try, and what says that the server is away is raised; other answers go on to minio.
+BUSY = (408, 429, 500, 502, 503, 504)  # temporary errors, after which the same request may succeed
+CONNECTIONS = 64  # connections in the pool; more threads open additional connections
+# A single attempt that raises an error if the server is not available. minio handles other answers.
 TRY = urllib3.Retry(
     None, connect=0, read=0, other=0, status=0, status_forcelist=BUSY, allowed_methods=None, redirect=4,
     raise_on_redirect=False,
 )  # fmt: skip
-METADATA_TIMEOUT = 2.0  # seconds; outside AWS nobody answers for the credentials of a machine
+METADATA_TIMEOUT = 2.0  # seconds; outside AWS, no server answers requests for the credentials of a machine
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a request may take, and how large objects are cut.
+    """Time limits of requests, and the size of parts of large objects.
 
     Attributes:
-        timeout: seconds of one try to connect, to send one part, and between two pieces of an answer.
-        patience: seconds that the server may be away, for each request; None: `cliptea.outage.patience()`.
-        part: bytes sent or fetched by one request of a large object (S3's smallest is 5 MiB).
-        parallel: such requests at a time; `parallel * part` bytes of memory at most.
+        timeout: seconds to connect, to send one part, and between two parts of an answer.
+        patience: seconds to wait for the server, for each request; None: `cliptea.outage.patience()`.
+        part: bytes per request for a large object (at least 5 MiB in S3).
+        parallel: number of parallel requests, which need up to `parallel * part` bytes of memory.
     """
 
     timeout: float = 30.0
@@ -64,17 +64,17 @@ class Limits:
 
 
 class Client(minio.Minio):
-    """A client that asks again while the server is away. Any request may be sent twice, also POST: all replace."""
+    """A client that retries while the server is not available. All requests, also POST, can safely be sent twice."""
 
     limits: Limits
 
     def _url_open(self, *request: Any, **options: Any) -> BaseHTTPResponse:
-        # minio signs in here: each try is signed anew, since S3 takes a signature for a quarter of an hour only.
+        # minio signs the request here, so every attempt has a new signature. S3 accepts one for 15 minutes only.
         outage = absence(self.limits)
         while True:
             try:
                 answer = super()._url_open(*request, **options)
-            except MinioException:  # an answer, if not the one that was hoped for
+            except MinioException:  # the server answered, so it is available
                 outage.over()
                 raise
             except HTTPError as error:
@@ -86,15 +86,15 @@ class Client(minio.Minio):
 
 
 def absence(limits: Limits) -> Outage:
-    """Of the server, for one request."""
+    """The outage of the server during one request."""
     return Outage(f"S3 at {_server()}", limits.patience)
 
 
 def endpoint() -> SplitResult:
-    """The server that CLIPTEA_S3_ENDPOINT names.
+    """The server in CLIPTEA_S3_ENDPOINT.
 
     Raises:
-        StorageError: it is no endpoint; the value is not repeated, since it may hold a password.
+        StorageError: the value is invalid. The error does not show it, because it may contain a password.
     """
     try:
         url = urlsplit(env.S3_ENDPOINT.get() or AWS)
@@ -109,13 +109,13 @@ def endpoint() -> SplitResult:
 
 
 def connect(limits: Limits) -> minio.Minio:
-    """A client of the endpoint with the credentials of the environment. It does not connect yet.
+    """A client for the endpoint, with the credentials from the environment. It does not connect yet.
 
     Raises:
-        StorageError: the endpoint is malformed, or there are no credentials.
+        StorageError: the endpoint is invalid, or credentials are missing.
     """
     url = endpoint()
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # an outage is told once, by ourselves
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # we log outages ourselves, once
     client = Client(
         url.netloc,
         secure=url.scheme == "https",
@@ -140,7 +140,7 @@ def _credentials() -> ChainedProvider:
         provider.retrieve()
     except (ValueError, KeyError, OSError, HTTPError, ParseError, configparser.Error):
         raise StorageError(
-            "there are no credentials for S3",
+            "the credentials for S3 are missing",
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a file AWS_SHARED_CREDENTIALS_FILE, or an IAM role",
         ) from None
     return provider
@@ -148,7 +148,7 @@ def _credentials() -> ChainedProvider:
 
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """What fails inside becomes a StorageError of one line about the object or folder `uri`."""
+    """Convert errors inside the block to a StorageError in one line about the object or folder `uri`."""
     try:
         yield
     except S3Error as error:
@@ -162,7 +162,7 @@ def explained(uri: str) -> Iterator[None]:
             "an S3 server",
             "check CLIPTEA_S3_ENDPOINT",
         ) from None
-    except ValueError as error:  # of minio: a name that no S3 server takes, or XML that none sends
+    except ValueError as error:  # from minio: an invalid name, or invalid XML
         raise StorageError(
             f"{_server()} cannot serve {uri} ({error})",
             "an S3 server and a valid name",
@@ -215,7 +215,7 @@ def _unreachable(error: HTTPError) -> StorageError:
 
 
 def why(error: HTTPError) -> str:
-    """The reason of a failed try in a few words."""
+    """The reason of a failed attempt in a few words."""
     reason = _cause(error)
     if isinstance(reason, NewConnectionError):
         return str(reason).rpartition(": ")[2].rpartition("] ")[2].rstrip(")")  # without "[Errno 111]"
@@ -228,7 +228,7 @@ def why(error: HTTPError) -> str:
 
 def _untrusted(error: HTTPError) -> bool:
     reason = _cause(error)
-    return isinstance(reason, SSLError) and untrusted(reason.args[0])  # urllib3's own holds Python's
+    return isinstance(reason, SSLError) and untrusted(reason.args[0])  # urllib3's error contains Python's
 
 
 def _cause(error: HTTPError) -> Exception:

@@ -1,4 +1,4 @@
-"""The object store of a cluster: a bucket, or a folder of one, at any S3 server, through the minio client."""
+"""The object store for a cluster: a bucket, or a folder in a bucket, on any S3 server. It uses the minio client."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from cliptea.storage.minio_client import Limits, absence, connect, explained, wh
 __all__ = ["LIMITS", "S3Store", "parse"]
 
 LIMITS = Limits()
-UPLOADS = 5  # of an object whose parts the server has lost
-BEYOND_END = ("InvalidRange", "InvalidArgument")  # for a range beyond the end: S3's answer, that of lesser servers
+UPLOADS = 5  # attempts for an object whose parts the server has lost
+BEYOND_END = ("InvalidRange", "InvalidArgument")  # error for a range beyond the end: from S3, from some other servers
 
 
 def parse(uri: str) -> tuple[str, str]:
-    """Bucket and key (or prefix, maybe "") of an s3:// URI, which is taken as it is, without escapes.
+    """Bucket and key (or prefix, which may be "") of an s3:// URI. Escapes are not decoded.
 
     Raises:
-        StorageError: it names no bucket; the URI is not repeated, since it may hold a password.
+        StorageError: the URI has no bucket. The error does not show the URI, because it may contain a password.
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket or set(bucket) & set("@:?"):
@@ -41,7 +41,7 @@ def parse(uri: str) -> tuple[str, str]:
 
 
 class S3Store(Store):
-    """Objects of `bucket` below `prefix`. S3 itself shows an object whole or not at all."""
+    """Objects of `bucket` below `prefix`. S3 only shows complete objects."""
 
     def __init__(self, bucket: str, prefix: str = "", limits: Limits | None = None) -> None:
         self.bucket, self.prefix, self.limits = bucket, prefix, limits or LIMITS
@@ -52,7 +52,7 @@ class S3Store(Store):
 
     @property
     def _client(self) -> minio.Minio:
-        # Two processes that speak through one socket would read each other's answers: a fork connects anew.
+        # A fork needs a new connection, because two processes with one socket would read each other's answers.
         if self._connected is None or self._connected[0] != os.getpid():
             self._connected = os.getpid(), connect(self.limits)
         return self._connected[1]
@@ -75,7 +75,7 @@ class S3Store(Store):
             raise unusable(source, error) from None
 
     def _upload(self, key: str, source: BinaryIO, size: int) -> None:
-        """Send `size` bytes; `limits.part` of them by one request, several at a time."""
+        """Send `size` bytes in parallel requests of `limits.part` bytes each."""
         with explained(self.uri(key)):
             for _ in range(UPLOADS):
                 source.seek(0)
@@ -89,16 +89,16 @@ class S3Store(Store):
                         num_parallel_uploads=self.limits.parallel,
                     )
                 except S3Error as error:
-                    # The end of an upload of parts was heard and its answer lost: the retry finds no such upload.
+                    # The server completed the upload but its answer was lost, so the retry does not find the upload.
                     if error.code != "NoSuchUpload":
                         raise
                 else:
-                    if done.etag:  # without one, the answer 200 held an error, as S3 may do at the end of an upload
+                    if done.etag:  # without it, the answer was an error with status 200, as S3 may send it
                         return
         raise StorageError(f"S3 cannot combine the parts of {self.uri(key)}", todo="try again later")
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        if length == 0:  # a request for no bytes cannot be said in S3
+        if length == 0:  # S3 has no request for zero bytes
             if self.entry(key) is None:
                 raise missing(self.uri(key))
             return b""
@@ -114,7 +114,7 @@ class S3Store(Store):
         return data
 
     def _read(self, key: str, start: int, length: int) -> tuple[bytes, str]:
-        """Bytes from `start`, `length` or (0) all of them, and the version; a body that breaks off is read again."""
+        """`length` bytes from `start`, or all if it is 0, and the version. An incomplete body is read again."""
         outage = absence(self.limits)
         while True:
             response = self._client.get_object(self.bucket, self._name(key), start, length)
@@ -145,7 +145,7 @@ class S3Store(Store):
         with explained(self.uri(prefix)):
             for found in self._client.list_objects(self.bucket, prefix=folder and f"{folder}/", recursive=True):
                 name = found.object_name or ""
-                if not name.endswith("/"):  # consoles keep empty folders as objects of such names
+                if not name.endswith("/"):  # S3 consoles create such objects for empty folders
                     yield Entry(name.removeprefix(self._name("")), found.size or 0, (found.etag or "").strip('"'))
 
     def delete(self, key: str) -> None:
@@ -162,10 +162,10 @@ class S3Store(Store):
         return cache_folder() / "scratch" / place(self.bucket, self.prefix, name)
 
     def download(self, entry: Entry, target: Path) -> None:
-        """Write this version of the object to the file `target`, by several range requests at a time.
+        """Write this version of the object to the file `target`, with parallel range requests.
 
         Raises:
-            StorageError: it was written anew meanwhile, or cannot be read; `target` is as it was.
+            StorageError: the object has changed, or cannot be read. `target` is not changed then.
         """
 
         def fill(start: int) -> None:

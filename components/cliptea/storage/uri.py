@@ -1,7 +1,7 @@
-"""Files and folders that a setting names by a path, a file:// or an s3:// URI, on this machine.
+"""Local access to files and folders in settings, which are given by a path, a file:// or an s3:// URI.
 
-What lies in S3 is downloaded once to the cache folder, whole, under its bucket, key and version, and stays there: it is
-read by libraries that want a path. Pieces of shards are kept by `cliptea.data.shard_cache`, which has a limit.
+Files in S3 are downloaded once to the cache folder, under their bucket, key and version, and stay there, because the
+libraries that read them need a path. For parts of shards there is `cliptea.data.shard_cache`, which has a limit.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ __all__ = ["fetch", "is_remote", "read_uri", "state"]
 
 
 def is_remote(uri: str) -> bool:
-    """Whether `uri` names something in S3, not on this machine."""
+    """Whether `uri` is in S3 and not on this machine."""
     return uri.startswith("s3://")
 
 
 def fetch(uri: str) -> Path:
-    """The local path of a file or folder; from S3, downloaded unless this version is in the cache.
+    """The local path of a file or folder. It is downloaded from S3 unless this version is in the cache.
 
     Args:
         uri: a path, or a file:// or s3:// URI.
 
     Raises:
-        StorageError: there is no such file or folder, or it cannot be read.
+        StorageError: the file or folder does not exist or cannot be read.
     """
     store, key = _locate(uri)
     if isinstance(store, FileStore):
@@ -51,26 +51,26 @@ def fetch(uri: str) -> Path:
 
 
 def read_uri(uri: str) -> bytes:
-    """The content of a file; nothing goes to the cache.
+    """The content of a file. It is not cached.
 
     Args:
         uri: a path, or a file:// or s3:// URI.
 
     Raises:
-        StorageError: there is no such file, or it cannot be read.
+        StorageError: the file does not exist or cannot be read.
     """
     store, key = _locate(uri)
     return store.get(key)
 
 
 def state(uri: str) -> tuple[str, int, str]:
-    """Name, bytes and version (etag, or time of change in ns) of a file or folder, without reading it.
+    """Name, size in bytes and version (etag, or modification time in ns) of a file or folder, without reading it.
 
     Args:
         uri: a path, or a file:// or s3:// URI.
 
     Raises:
-        StorageError: there is no such file or folder.
+        StorageError: the file or folder does not exist.
     """
     store, key = _locate(uri)
     found = _found(store, key)
@@ -89,7 +89,7 @@ def _locate(uri: str) -> tuple[FileStore | S3Store, str]:
 
 
 def _found(store: Store, key: str) -> list[tuple[str, Entry]]:
-    """The file `key`, or all files of the folder `key`, with their names relative to its parent or to it."""
+    """The file `key` with its name, or all files in the folder `key` with their paths in the folder."""
     entry = store.entry(key) if key else None
     found = [(entry.key.rpartition("/")[2], entry)] if entry else _inside(store, key)
     if not found:

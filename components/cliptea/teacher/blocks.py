@@ -1,6 +1,6 @@
-"""One block of views: read, encoded by CLIP, clustered and written at once, each stage ahead of the next.
+"""Processes a block of views: read, encode with CLIP, cluster and write. All stages run at the same time.
 
-Shape legend: B views of a batch, C crop, D joint width, g tokens a side.
+Shape legend: B views of a batch, C crop, D joint width, g tokens per side.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from cliptea.teacher.outputs import MadeBlock, ViewOutput
 
 __all__ = ["BLOCK", "BlockMaker", "Job"]
 
-BLOCK = 1024  # views: 3 MiB of CLS tokens of 512 numbers; what a kill may cost each worker
+BLOCK = 1024  # views, with 3 MiB of CLS tokens of 512 numbers; a killed worker loses at most one block
 Item = TypeVar("Item")
 
 
 class Job(NamedTuple):
-    """What every worker is told; it can be pickled.
+    """The description of the work for every worker. It can be pickled.
 
     Attributes:
-        store: where everything is.
+        store: the object store.
         config: the run's settings.
         images: objects of the train shards.
-        split: their fingerprint.
-        outputs: what to make.
-        dense: objects of stored dense tokens, from which region maps are made; None: CLIP runs.
-        weights: CLIP's, as `open_teacher` takes them.
+        split: fingerprint of the train shards.
+        outputs: the outputs to compute.
+        dense: objects of stored dense tokens for computing region maps, or None if CLIP has to run.
+        weights: weights of CLIP, as for `open_teacher`.
     """
 
     store: Store
@@ -60,19 +60,19 @@ class Job(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """Teacher tokens of a batch, on the device that made them."""
+    """Teacher tokens of a batch, on the device that computed them."""
 
     names: list[str]
-    cls_BD: Tensor | None  # float32; None when the dense tokens are stored ones
+    cls_BD: Tensor | None  # float32; None if the dense tokens come from the store
     dense_BDgg: Tensor  # float16, as they are stored
     ignored_Bgg: Tensor  # bool
 
 
 class BlockMaker:
-    """Makes blocks in one process.
+    """Computes blocks in one process.
 
-    Memory: 17 decoded views, 4 batches of tokens, and for each output at most three times `data.shard_mib`. With stored
-    dense tokens, 100 MiB of them.
+    Memory: 17 decoded views, 4 batches of tokens, and for each output at most three times `data.shard_mib`. Stored
+    dense tokens take another 100 MiB.
     """
 
     def __init__(self, job: Job) -> None:
@@ -94,16 +94,16 @@ class BlockMaker:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(D, g, g) of the teacher."""
+        """The shape (D, g, g) of the teacher's dense tokens."""
         return self._teacher.dim, *self._teacher.grid
 
     def make(self, number: int, views: range, tell: Callable[[int], None]) -> MadeBlock:
-        """Make what is not there yet of block `number`.
+        """Compute the missing outputs of a block.
 
         Args:
-            number: of the block.
-            views: its views.
-            tell: called with the number of views done since the last call.
+            number: number of the block.
+            views: views of the block.
+            tell: called with the number of views that are done since the last call.
         """
         made, writers = MadeBlock(number=number), {}
         for output in self.job.outputs:
@@ -126,7 +126,7 @@ class BlockMaker:
         return made
 
     def _encoded(self, views: range) -> Iterator[Tokens]:
-        """Tokens by CLIP, in bfloat16 on a GPU."""
+        """Compute tokens with CLIP, in bfloat16 on a GPU."""
         amp = torch.autocast(self._where.type, torch.bfloat16, enabled=self._where.type == "cuda")
         for batch in _batched(ahead(self._view, views), self._config.batch_size):
             names, cut = zip(*batch, strict=True)
@@ -139,7 +139,7 @@ class BlockMaker:
             yield Tokens(list(names), cls_BD, dense_BDgg.half(), ignored_Bgg)
 
     def _stored(self, dense: ShardReader, views: range) -> Iterator[Tokens]:
-        """Tokens that were stored; of the images, only the labels are read."""
+        """Read stored tokens. Only the labels of the images are read."""
         both = zip(ahead(self._labels, views), dense.stream("npy", views.start, views.stop), strict=True)
         for batch in _batched(both, self._config.batch_size):
             names, labels, valid = zip(*(cut for cut, _ in batch), strict=True)
@@ -190,7 +190,7 @@ def _write(writers: dict[ViewOutput, ShardWriter], regions: dict[str, int], toke
 
 
 def _whole(store: Store, folder: str, records: int, count: bool) -> tuple[list[ShardEntry], int] | None:
-    """The shards of a block when all of them are there, and, if asked for, the regions in their maps."""
+    """The shards of a block if all of them exist, and the number of regions in their maps if it is needed."""
     entries, regions = [], 0
     for shard in found_shards(store, folder):
         entries.append(shard.entry)

@@ -1,6 +1,6 @@
 """The frozen CLIP teacher, through open_clip, structure unchanged (arXiv 2310.02296 section 3.1).
 
-Shape legend: B images, C crop (input size), D joint width, g tokens a side, K texts.
+Shape legend: B images, C crop (input size), D joint width, g tokens per side, K texts.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ def load_teacher(weights: str, model: str, crop: int) -> Teacher:
         crop: height and width of the input, pixels.
 
     Raises:
-        TeacherError: the weights cannot be had, read or fitted to the architecture, whose tokens may be of no use.
-        StorageError: there is no file or folder `weights`.
+        TeacherError: the weights cannot be downloaded or read, do not fit the architecture, or the architecture does
+            not provide suitable tokens.
+        StorageError: the file or folder `weights` does not exist.
     """
     source = _find(weights, model)
     network = build_network(source.name, source.config, crop)
@@ -95,10 +96,10 @@ def load_teacher(weights: str, model: str, crop: int) -> Teacher:
 
 
 def open_teacher(weights: str, config: TeacherConfig) -> Teacher:
-    """The teacher of these settings, on the device that is best.
+    """The teacher for these settings, on the best device.
 
     Args:
-        weights: of `load_teacher`; `config.weights` may be demo, which is none.
+        weights: weights for `load_teacher`. These are not always `config.weights`, which may be "demo".
         config: architecture and crop.
     """
     return load_teacher(weights, config.model, config.crop).to(device.best())
@@ -106,10 +107,10 @@ def open_teacher(weights: str, config: TeacherConfig) -> Teacher:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where weights are and what network they are of."""
+    """The location of weights, and the network that they belong to."""
 
     name: str  # for messages
-    schema: str  # open_clip's name of it
+    schema: str  # open_clip's name of the network
     config: dict[str, Any]
     path: Path
     mean: Sequence[float] = open_clip.OPENAI_DATASET_MEAN
@@ -140,7 +141,7 @@ def _folder(path: Path) -> _Source:
 
 
 def _require_quick_gelu(name: str, config: dict[str, Any], weights: str) -> None:
-    """Refuse a network with the other activation: it would take the weights and compute something else."""
+    """Check the activation function, because a network with another one would load the weights without an error."""
     if config.get("quick_gelu"):
         return
     better = f"{name}-quickgelu"

@@ -1,7 +1,7 @@
 """Files of CLIP weights: safetensors, pickled state dicts, and OpenAI's TorchScript archives.
 
-Reading runs none of a file's code. Pickles are read with weights_only; a TorchScript archive is loaded for its
-tensors and never called, and refused when it brings a method that loading would call.
+Reading a file never runs code from it. Pickles are read with weights_only. A TorchScript archive is only loaded for its
+tensors, and rejected if it contains a method that loading would call.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ EXPECTED = "safetensors, a pickled state dict, or OpenAI's TorchScript archive"
 
 
 def find_checkpoint(folder: Path) -> Path:
-    """The weights in a folder of open_clip's layout: its own names before others, safetensors before pickles.
+    """The weights file in a folder with open_clip's layout. Its own names and safetensors are preferred.
 
     Raises:
-        TeacherError: there are none.
+        TeacherError: the folder contains no weights.
     """
     files = [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
     if not files:
@@ -42,18 +42,18 @@ def find_checkpoint(folder: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state dict in a file whose format its content tells: names to tensors as stored.
+    """The state dict in a file, with tensors as stored. The format is detected from the content.
 
-    Wrappings that open_clip's loader knows are taken off: {"state_dict": ...} and the prefix "module.".
+    Wrappers that open_clip's loader knows are removed: {"state_dict": ...} and the prefix "module.".
 
     Raises:
-        TeacherError: the file is something else, damaged, or holds code.
+        TeacherError: the file has another format, is damaged, or contains code.
     """
     try:
         held = _read(path)
     except TeacherError:
         raise
-    except Exception as error:  # of three readers, on whatever a damaged file holds
+    except Exception as error:  # three readers raise various errors for damaged files
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
             raise TeacherError(
@@ -71,25 +71,25 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def is_openai(state: dict[str, Any]) -> bool:
-    """Whether a state dict carries the marks of OpenAI's archives, whose networks have QuickGELU."""
+    """Whether a state dict comes from one of OpenAI's archives, whose networks use QuickGELU."""
     return all(name in state for name in OPENAI_FACTS)
 
 
 def fill(model: nn.Module, state: dict[str, Any], path: Path, architecture: str) -> None:
-    """Load a state dict of any precision into `model`, the position embedding resized (bicubic) to the model's grid.
+    """Load a state dict of any precision into `model`. The position embedding is resized (bicubic) to its grid.
 
     Args:
         model: an open_clip CLIP on the CPU.
-        state: of `read_checkpoint`.
-        path, architecture: for the message.
+        state: state dict from `read_checkpoint`.
+        path, architecture: for the error message.
 
     Raises:
-        TeacherError: they do not fit; names the first difference.
+        TeacherError: the weights do not fit. The error names the first difference.
     """
     state = {name: value for name, value in state.items() if name not in OPENAI_FACTS}
     wanted = model.state_dict()
     if _has_square_grid(state):
-        state[POSITIONS] = state[POSITIONS].float()  # as the model's: not resized in half precision
+        state[POSITIONS] = state[POSITIONS].float()  # as in the model, so that it is not resized in half precision
         resize_pos_embed(state, model)
     for name in [*wanted, *state]:
         difference = _difference(name, wanted, state)
@@ -104,7 +104,7 @@ def fill(model: nn.Module, state: dict[str, Any], path: Path, architecture: str)
 def _read(path: Path) -> Any:
     with path.open("rb") as file:
         head = file.read(9)
-    if head[8:] == b"{":  # behind 8 bytes of length, safetensors has a header of JSON
+    if head[8:] == b"{":  # safetensors starts with 8 bytes of length and a JSON header
         return safetensors.torch.load_file(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -114,7 +114,7 @@ def _read(path: Path) -> Any:
                     f"{path} holds code that would run on loading (__setstate__) and is not read", EXPECTED
                 )
         if code:
-            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch discourages the format
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch warns about the format
                 return dict(torch.jit.load(path, map_location="cpu").state_dict())
     return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -129,12 +129,12 @@ def _has_square_grid(state: dict[str, Any]) -> bool:
 
 def _difference(name: str, wanted: dict[str, Tensor], state: dict[str, Any]) -> str:
     if name not in state:
-        return f"they lack {name}"
+        return f"{name} is missing"
     if name not in wanted:
-        return f"they hold {name}, which it lacks"
+        return f"{name} is unexpected"
     value = state[name]
     if not isinstance(value, Tensor):
-        return f"{name} is no tensor but {type(value).__name__}"
+        return f"{name} is not a tensor but {type(value).__name__}"
     found, expected = tuple(value.shape), tuple(wanted[name].shape)
-    same = found == expected or value.numel() == wanted[name].numel() == 1  # logit_scale comes as () and as (1,)
+    same = found == expected or value.numel() == wanted[name].numel() == 1  # logit_scale is () or (1,)
     return "" if same else f"{name} is {found}, expected {expected}"

@@ -1,4 +1,4 @@
-"""The demo's small CLIP as a source of weights: trained once for each world, kept in the store."""
+"""The demo's small CLIP as a source of weights. It is trained once for each world and kept in the store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def demo_words() -> set[str]:
 
 
 def demo_fingerprint(config: Config) -> str:
-    """Over the world that the model learns from and how it learns."""
+    """The fingerprint of the world and of the training settings."""
     return fingerprint(
         "demo-teacher",
         world=config.data.world,
@@ -27,7 +27,7 @@ def demo_fingerprint(config: Config) -> str:
 
 
 def teacher_weights(store: Store, config: Config) -> str:
-    """What `open_teacher` loads: `teacher.weights`, or a folder with the demo's CLIP, which is trained first."""
+    """The weights for `open_teacher`: `teacher.weights`, or the folder of the demo's CLIP. It is trained if needed."""
     if config.teacher.source.kind != "demo":
         return config.teacher.weights or ""
     output = Output("demo-teacher", demo_fingerprint(config))
@@ -38,7 +38,7 @@ def teacher_weights(store: Store, config: Config) -> str:
 
 
 def _trained(store: Store, config: Config, prefix: str, scratch: str) -> Contents:
-    """The demo's CLIP in open_clip's local layout, trained in the scratch folder of that name."""
+    """Train the demo's CLIP in the scratch folder with this name, in open_clip's local layout."""
     from cliptea.teacher.pretrain import pretrain
 
     folder = store.scratch(scratch)

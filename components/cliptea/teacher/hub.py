@@ -1,4 +1,4 @@
-"""Weights of open_clip's pre-training tags, from the Hugging Face hub or its cache on this machine."""
+"""Weights for open_clip's pre-training tags, from the Hugging Face hub or its local cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tag_config(model: str, tag: str) -> dict[str, Any]:
     """open_clip's description of the weights `tag` of the architecture `model`.
 
     Raises:
-        TeacherError: this architecture has no such weights; names those that have.
+        TeacherError: this architecture has no weights with that tag. The error names architectures that have them.
     """
     config = open_clip.get_pretrained_cfg(model, tag)
     if config:
@@ -30,27 +30,28 @@ def tag_config(model: str, tag: str) -> dict[str, Any]:
     others = open_clip.list_pretrained_models_by_tag(tag)
     if others:
         raise TeacherError(
-            f"open_clip has no weights {tag!r} for {model}, but for {', '.join(others)}",
+            f"open_clip has no weights {tag!r} for {model}, only for {', '.join(others)}",
             todo="add --set teacher.model=NAME",
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
     raise TeacherError(
-        f"teacher.weights={tag} is not a file or folder on this machine, and {model} has no weights of that name",
+        f"teacher.weights={tag} is not a file or folder on this machine, and {model} has no weights with that name",
         "a file, a folder, an s3:// URI" + (f", or one of {', '.join(tags)}" if tags else ""),
     )
 
 
 def download(tag: str, config: dict[str, Any]) -> Path:
-    """The weights of a tag: from the cache without a look at the network, or downloaded into it.
+    """The weights of a tag, from the cache without network access, or downloaded into the cache.
 
     Args:
         tag: for messages.
-        config: of `tag_config`.
+        config: description from `tag_config`.
 
     Raises:
-        TeacherError: the hub cannot be reached or refuses; says within seconds which file to provide instead.
+        TeacherError: the hub cannot be reached or rejects the request. The error comes within seconds, and names the
+            file to provide instead.
     """
-    repository, name = os.path.split(config["hf_hub"])  # the name is empty when it is the default
+    repository, name = os.path.split(config["hf_hub"])  # the name is empty for the default file
     names = [name] if name else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
     for name in names:
         cached = try_to_load_from_cache(repository, name)
@@ -58,7 +59,7 @@ def download(tag: str, config: dict[str, Any]) -> Path:
             return Path(cached)
     try:
         return _fetch(repository, names)
-    except Exception as error:  # of the network in all its forms: the library's, its HTTP client's, the system's
+    except Exception as error:  # network errors of the library, its HTTP client or the system
         raise TeacherError(
             f"the weights {tag!r} cannot be downloaded from huggingface.co/{repository} "
             f"({(str(error).splitlines() or [type(error).__name__])[0]})",
@@ -69,7 +70,7 @@ def download(tag: str, config: dict[str, Any]) -> Path:
 def _fetch(repository: str, names: list[str]) -> Path:
     for name in names:
         try:
-            # Asked first because a download retries for most of a minute where there is no network.
+            # Check the connection first, because a download without network access retries for most of a minute.
             get_hf_file_metadata(hf_hub_url(repository, name), timeout=ANSWER_SECONDS)
         except EntryNotFoundError:
             continue

@@ -1,4 +1,4 @@
-"""Networks of open_clip whose tokens serve as teacher, built without the random weights that would be overwritten."""
+"""Networks of open_clip for use as a teacher. They are built without random weights, which would be overwritten."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["architecture", "build_network"]
 
 
 def architecture(model: str) -> dict[str, Any]:
-    """open_clip's description of an architecture that it brings.
+    """open_clip's description of one of its architectures.
 
     Raises:
-        TeacherError: it brings none of that name.
+        TeacherError: open_clip has no architecture with that name.
     """
     config = open_clip.get_model_config(model)
     if config is None:
@@ -30,7 +30,7 @@ def architecture(model: str) -> dict[str, Any]:
 
 
 def build_network(name: str, config: dict[str, Any], crop: int) -> nn.Module:
-    """A CLIP for inputs of `crop` x `crop` pixels whose parameters are not yet filled.
+    """A CLIP for inputs of `crop` x `crop` pixels with uninitialised parameters.
 
     Args:
         name: for messages.
@@ -38,8 +38,8 @@ def build_network(name: str, config: dict[str, Any], crop: int) -> nn.Module:
         crop: height and width, pixels.
 
     Raises:
-        TeacherError: its image tower is no plain vision transformer with a CLS token behind ln_post and a
-            projection, or its patches do not fill the crop.
+        TeacherError: its image tower is not a plain vision transformer with a CLS token after ln_post and a
+            projection, or the crop is not a multiple of its patch size.
     """
     config = copy.deepcopy(config)
     custom_text = config.pop("custom_text", False)
@@ -48,7 +48,7 @@ def build_network(name: str, config: dict[str, Any], crop: int) -> nn.Module:
         config["vision_cfg"]["image_size"] = crop
         with _Unfilled():
             clip: Any = network(**config)
-    except Exception as error:  # of whatever a description lets open_clip build
+    except Exception as error:  # open_clip raises various errors for unsuitable descriptions
         raise TeacherError(f"open_clip cannot build {name} ({' '.join(str(error).split())})") from error
     visual = clip.visual
     if (
@@ -71,7 +71,7 @@ def build_network(name: str, config: dict[str, Any], crop: int) -> nn.Module:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out the random initialisation of modules, most of the time that building them takes."""
+    """Skips the random initialisation of modules, which takes most of the time for building them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -1,8 +1,8 @@
-"""What the teacher makes, known without torch.
+"""The outputs of the teacher. This module does not import torch.
 
-For each view of each training image: the CLS token (float32), the dense tokens (float16) unless `teacher.keep_dense`
-is off, and for each clustering setting that a variant needs the region map of the pixel learning module (uint8). And
-the text features of the classes of every evaluation set.
+For each view of each training image, the teacher computes the CLS token (float32), the dense tokens (float16) unless
+`teacher.keep_dense` is off, and the region map of the pixel learning module (uint8) for each clustering setting that a
+variant needs. It also computes text features for the classes of every evaluation set.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from cliptea.weights_source import WeightsSource
 
 __all__ = ["SHARDS", "MadeBlock", "TextSet", "ViewOutput", "clustering_key", "text_output", "tokens_fingerprint"]
 
-# settings of the teacher that its tokens do not depend on, or that stand for what is told otherwise
+# settings of the teacher that do not affect its tokens, or that are part of the fingerprint in another form
 NOT_IN_TOKENS = {"batch_size", "keep_dense", "num_workers", "pretrain", "templates", "text_features"}
 SHARDS = {"tokens": "cls", "dense": "dense", "regions": "regions"}  # kind -> name of the shard set
 
 
 class ViewOutput(NamedTuple):
-    """Something that is made of views: their "tokens", "dense" tokens, or "regions" under a clustering setting."""
+    """An output for all views: "tokens", "dense" tokens, or "regions" with a clustering setting."""
 
     output: Output
     clustering: ClusteringConfig | None = None
 
     @property
     def folder(self) -> str:
-        """Folder of its shards."""
+        """The folder of its shards."""
         return f"{self.output.prefix}/{SHARDS[self.output.kind]}"
 
 
 class MadeBlock(BaseModel):
-    """A block's shards and, of region maps, the number of regions, by the output's folder.
+    """The shards of a block by the output's folder and, for region maps, the number of regions.
 
-    `shape` is (D, g, g), and None when nothing had to be made.
+    `shape` is (D, g, g), or None if all outputs of the block existed.
     """
 
     number: int
@@ -49,7 +49,7 @@ class MadeBlock(BaseModel):
 
 
 class TextSet(BaseModel):
-    """Class names whose text features are wanted, how they are prompted, and the file that may hold the features."""
+    """Class names for text features, with prompt templates and an optional file with the features."""
 
     classes: list[str]
     templates: str
@@ -62,10 +62,10 @@ def clustering_key(clustering: ClusteringConfig) -> str:
 
 
 def tokens_fingerprint(config: Config, split: str) -> str:
-    """Of CLS and dense tokens.
+    """The fingerprint of CLS and dense tokens.
 
     Args:
-        config: the run's.
+        config: the settings of the run.
         split: fingerprint of the train shards.
     """
     return fingerprint(

@@ -1,7 +1,7 @@
-"""The demo's CLIP: a tiny open_clip model, trained on teacher scenes and sentences that name their classes.
+"""The demo's CLIP: a tiny open_clip model that is trained on scenes and captions with their class names.
 
-It stands in for weights that cannot be assumed on a new machine, and is loaded by the same code as ViT-B/16.
-As the real CLIP it learns from names only: labels serve to write the caption, never as a target for a pixel.
+It replaces weights that a new machine may not have, and is loaded by the same code as ViT-B/16. Like the real CLIP, it
+only learns from names. Labels are only used to write captions, and never as targets for pixels.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = ["CHECKPOINT", "CONFIG", "WEIGHTS", "model_config", "pretrain"]
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
-CHECKPOINT = "pretraining.ckpt"  # no suffix that open_clip would take for weights
+CHECKPOINT = "pretraining.ckpt"  # with a suffix that open_clip does not use for weights
 CHECKPOINT_EVERY = 50
 
-NAMED = 0.06  # a class is in the caption when it covers more of the image than this
+NAMED = 0.06  # the caption contains classes that cover more than this fraction of the image
 WARMUP = 20  # iterations
 BATCH_STREAM, WEIGHT_STREAM = 11, 12  # first numbers of the random streams
 
@@ -48,7 +48,7 @@ def model_config(size: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of iterations on images of one size."""
+    """A number of iterations on images of one size."""
 
     size: int
     iterations: int
@@ -57,14 +57,14 @@ class Phase:
 
 
 def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int) -> None:
-    """Train the demo's CLIP, or go on where a killed call has stopped: the weights are the same bits.
+    """Train the demo's CLIP, or resume a killed call. The resulting weights are identical bit by bit.
 
     Args:
-        folder: gets open_clip's local-dir layout: open_clip_config.json and, written last,
-            open_clip_model.safetensors. Nothing is done when the weights are there.
+        folder: output in open_clip's local-dir layout: open_clip_config.json and, written last,
+            open_clip_model.safetensors. Nothing is done if the weights exist.
         world: the scenes to learn from.
         config: iterations, batches, learning rate.
-        seed: world, weights and order of the data.
+        seed: seed of the world, the weights and the order of the data.
     """
     if (folder / WEIGHTS).exists():
         return
@@ -91,7 +91,7 @@ def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int
 
 
 class _Training:
-    """What is carried from one iteration, phase or process to the next, and the file that keeps it."""
+    """The state that continues over iterations, phases and processes, and its file."""
 
     def __init__(self, checkpoint: Path, settings: str, seed: int) -> None:
         self.checkpoint, self.settings, self.seed = checkpoint, settings, seed
@@ -105,7 +105,7 @@ class _Training:
                 self.weights, self.optimiser = state["weights"], state["optimiser"]
 
     def run(self, number: int, phase: Phase, start: int, pool: _Pool, bar: progress.Bar) -> None:
-        """Run the iterations of a phase that are missing; `start` is the number of its first one."""
+        """Run the remaining iterations of a phase. `start` is the number of its first iteration."""
         model = _build(phase.size, self.seed)
         if self.weights:
             resize_pos_embed(self.weights, model)  # from the size of the phase before
@@ -152,17 +152,17 @@ def _build(size: int, seed: int) -> open_clip.CLIP:
 
 
 def _schedule(iteration: int, iterations: int) -> float:
-    """Linear warm-up, then half a cosine down to 5 %."""
+    """Linear warm-up, followed by a cosine decay to 5 %."""
     warmup = min(WARMUP, max(1, iterations // 4))
     rise = min(1.0, (iteration + 1) / warmup)
     return rise * (0.525 + 0.475 * math.cos(math.pi * iteration / iterations))
 
 
 def _loss(model: open_clip.CLIP, images: torch.Tensor, tokens: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
-    """CLIP's symmetric cross entropy; images with the same set of names are each other's positives.
+    """CLIP's symmetric cross entropy, in which images with the same set of names are positives of each other.
 
-    Counting every true caption as a positive was tried: more names were right (87 % against 75 %), but the
-    texts' mean cosine rose from 0.1 to 0.5, and no student did better with it (few runs; cause not isolated).
+    Treating every true caption as a positive was tried. More names were correct (87 % instead of 75 %), but the mean
+    cosine of the texts rose from 0.1 to 0.5, and no student was better with it (few runs; cause not isolated).
 
     Args:
         model: open_clip CLIP.
@@ -179,7 +179,7 @@ def _loss(model: open_clip.CLIP, images: torch.Tensor, tokens: torch.Tensor, nam
 
 
 class _Pool:
-    """Teacher scenes, rendered once; batches of crops of them with captions."""
+    """Teacher scenes, which are rendered once, and batches of their crops with captions."""
 
     def __init__(self, world: World, scenes: int) -> None:
         pairs = [world.scene("teacher", index) for index in range(scenes)]

@@ -1,4 +1,4 @@
-"""Text features of class lists, as the store keeps them."""
+"""Text features of class lists in the store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_text(store: Store, text: Manifest) -> Tensor:
 
 
 def make_texts(store: Store, config: Config, prompts: dict[Output, TextSet]) -> dict[Output, Manifest]:
-    """Make text features of class lists: read from a file, or from the teacher's text tower."""
+    """Create text features of class lists, from a file or with the teacher's text tower."""
     device.prepare()
     teacher, demo = open_teacher(teacher_weights(store, config), config.teacher), config.teacher.source.kind == "demo"
     return {

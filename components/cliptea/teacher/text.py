@@ -1,8 +1,8 @@
-"""Text features: the classifiers of seen classes in training and of all classes at test time.
+"""Text features, which are the classifiers of seen classes in training and of all classes in evaluation.
 
-Prompts follow ZegCLIP, since the paper names none: one prompt, or the mean of 15 normalised prompt features,
-normalised again. Or the features come from a file, and the teacher's own text tower tells whether they are those of
-the class list.
+Prompts follow ZegCLIP, because the paper does not specify any: one prompt, or the mean of 15 normalised prompt
+features, normalised again. The features can also come from a file. The teacher's text tower then checks whether they
+match the class list.
 
 Shape legend: N classes, D joint width, T templates.
 """
@@ -33,10 +33,10 @@ TEMPLATES: dict[str, list[str]] = {
 }
 
 NORM_TOLERANCE = 0.01
-EQUAL = 0.9999  # cosine of two rows that are the same; of different classes at most 0.98 with ViT-B/16
+EQUAL = 0.9999  # cosine above which two rows are equal; at most 0.98 for different classes with ViT-B/16
 RELATED = 0.6  # cosine with the nearest class: above 0.75 within one CLIP, near 0 between two
-# A row is of another class when it is nearer to it by this than to its own. Within ViT-B/16, rows of one class from
-# other prompts are nearest to it by 0.03 and more.
+# A row belongs to another class if its cosine with that class is larger by this than with its own class. Within
+# ViT-B/16, rows from other prompts are nearest to their own class by at least 0.03.
 MARGIN = 0.02
 
 
@@ -50,26 +50,26 @@ def text_features(teacher: Teacher, names: Sequence[str], templates: str) -> Ten
 
 
 def read_text_features(source: str, teacher: Teacher, classes: Sequence[str]) -> Tensor:
-    """Text features of a class list from a file, checked against the teacher's text tower.
+    """Read text features of a class list from a file, and compare them with the teacher's text tower.
 
-    The tower is the only evidence of which class a row is of. Where it is of another CLIP than the file, or has random
-    weights, a file of another data set or order with as many rows is accepted, with a warning.
+    Only the tower can show which class a row belongs to. If it belongs to another CLIP than the file, or has random
+    weights, a file for another data set or order with the same number of rows is accepted with a warning.
 
     Args:
         source: path, file:// or s3:// URI of a .npy file, (N, D) float16, float32 or float64, its rows in the order of
             `classes`.
-        teacher: whose space the features must be in.
+        teacher: the features must be in the space of this teacher.
         classes: the N class names.
 
     Returns:
         (N, D) float32 unit-norm features.
 
     Raises:
-        TeacherError: the file holds something else, or rows of other classes.
-        StorageError: there is no such file.
+        TeacherError: the file has another content, or rows of other classes.
+        StorageError: the file does not exist.
     """
     features_ND = _normalise(_read(source, len(classes), teacher.dim), source, classes)
-    # One prompt a class is enough evidence for a file of any prompts, and a fifteenth of the tower's work.
+    # One prompt per class is enough to check a file with any prompts, and 15 times faster than all prompts.
     _check_classes(features_ND, text_features(teacher, classes, "single").cpu(), source, classes)
     return features_ND
 
@@ -122,7 +122,7 @@ def _check_classes(features_ND: Tensor, tower_ND: Tensor, source: str, classes: 
         return
     rows_N = torch.arange(len(classes))
     elsewhere_N = best_N - cosines_NN.diagonal() > MARGIN
-    # The row is the best one for that class too: rows are in another order. If it is not, a feature is merely odd.
+    # If the row is also the best one for that class, the rows have another order. If not, the feature is just unusual.
     mutual_N = cosines_NN.argmax(0)[nearest_N] == rows_N
     for row in (elsewhere_N & mutual_N).nonzero().flatten().tolist():
         raise TeacherError(

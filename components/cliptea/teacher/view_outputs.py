@@ -1,9 +1,9 @@
-"""What the teacher makes of the views of the train images, in blocks that any number of workers share.
+"""Computes the teacher's outputs for the views of the train images, in blocks that any number of workers share.
 
-A block is so many views in their order; each output has its own shards of each block, so that a shard's bytes do not
-depend on who makes it. A block whose shards are all there is not made again: a killed step goes on behind the last
-whole one of each worker. On a cluster each task of a loop calls `make_part`, and `make_outputs` is given what they
-have made; it joins small shards and writes the manifests.
+A block is a fixed number of consecutive views. Each output has separate shards for each block, so the bytes of a shard
+do not depend on the worker. Complete blocks are not computed again, so a killed step resumes after the last complete
+block of each worker. On a cluster, each task of a loop calls `make_part`. `make_outputs` gets their results, joins
+small shards and writes the manifests.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ __all__ = ["make_outputs", "make_part"]
 
 
 def make_part(job: Job, part: int, parts: int) -> list[MadeBlock]:
-    """Make every `parts`-th block from block `part` on, by `teacher.num_workers` processes.
+    """Compute every `parts`-th block, starting with block `part`, in `teacher.num_workers` processes.
 
-    Memory of each worker: see `BlockMaker`.
+    For the memory of each worker, see `BlockMaker`.
     """
     return _make_blocks(BlockMaker(job), part, parts)
 
@@ -36,8 +36,8 @@ def make_outputs(job: Job, handed: Sequence[MadeBlock] = ()) -> dict[Output, Man
     """Publish the outputs of all views.
 
     Args:
-        job: what to make.
-        handed: blocks that parts have made. Where any is not among them, all are looked for and made if need be.
+        job: the outputs to compute.
+        handed: blocks from the parts. If any block is missing, all blocks are searched, and computed if needed.
     """
     maker = BlockMaker(job)
     made = sorted(handed, key=lambda block: block.number)
@@ -47,7 +47,7 @@ def make_outputs(job: Job, handed: Sequence[MadeBlock] = ()) -> dict[Output, Man
 
 
 def _complete(made: list[MadeBlock], maker: BlockMaker) -> bool:
-    """Whether these are all blocks, with shards of every output."""
+    """Whether all blocks are present, with shards for every output."""
     folders = {output.folder for output in maker.job.outputs}
     return [block.number for block in made] == list(range(len(maker.blocks))) and all(
         folders <= block.shards.keys() for block in made
@@ -62,7 +62,7 @@ def _make_blocks(maker: BlockMaker, part: int, parts: int) -> list[MadeBlock]:
         if workers <= 1:
             return [maker.make(number, views, bar.update) for number, views in mine.items()]
         made = {}
-        context = get_context("spawn")  # a fork of a process that has used CUDA or threads may hang
+        context = get_context("spawn")  # a fork of a process with CUDA or threads may hang
         with ProcessPoolExecutor(workers, context, _begin, (maker.job, workers, context.Value("i", 0))) as pool:
             waiting = {pool.submit(_make, number, views): number for number, views in mine.items()}
             try:
@@ -79,7 +79,7 @@ _maker: BlockMaker | None = None  # of a worker process
 
 
 def _begin(job: Job, workers: int, begun: Any) -> None:
-    """Prepare a worker process: its share of the threads, the next GPU."""
+    """Set up a worker process with its share of the threads and the next GPU."""
     global _maker
     import torch
 
@@ -100,13 +100,13 @@ def _make(number: int, views: range) -> MadeBlock:
 
 
 def _publish(maker: BlockMaker, wanted: ViewOutput, made: list[MadeBlock]) -> Manifest:
-    """Write the top index and the manifest of an output whose blocks are all there; small shards are joined."""
+    """Join small shards, and write the top index and the manifest of an output with complete blocks."""
     job, output, folder = maker.job, wanted.output, wanted.folder
     blocks = [shard for block in made for shard in block.shards[folder]]
     try:
         shards = _joined(job, folder, blocks)
     except StorageError:
-        # A second writer of the same output may have been done first, and have removed the shards that it joined.
+        # Another writer of the same output may have finished first and removed the shards that it joined.
         manifest = find_sharded(job.store, output)
         if manifest is None:
             raise
@@ -123,13 +123,13 @@ def _publish(maker: BlockMaker, wanted: ViewOutput, made: list[MadeBlock]) -> Ma
     if output.kind == "tokens":
         info["stand_in"] = job.config.teacher.source.kind == "demo" and job.config.data.dataset != "demo"
     manifest = publish(job.store, output, Contents(objects, info))
-    if shards is not blocks:  # now that nobody will look for them
+    if shards is not blocks:  # they are no longer needed
         for item in [item for shard in blocks for item in (shard.index, shard.tar)]:
             job.store.delete(item.key)
     return manifest
 
 
 def _joined(job: Job, folder: str, blocks: list[ShardEntry]) -> list[ShardEntry]:
-    """The shards of blocks or, when all are smaller than a shard should be, the same records in larger ones."""
+    """The shards of blocks or, if all of them are smaller than a shard should be, the same records in larger shards."""
     limit = job.config.data.shard_mib << 20
     return blocks if any(shard.tar.size >= limit for shard in blocks) else joined(job.store, folder, blocks, limit)

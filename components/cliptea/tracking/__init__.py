@@ -1,1 +1,1 @@
-"""MLflow, which nothing else imports. Runs are found by tag before they are made, so that a killed run goes on."""
+"""Tracking with MLflow. Runs are found by tag before they are created, so that a killed run can resume."""

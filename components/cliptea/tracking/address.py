@@ -1,4 +1,4 @@
-"""Where MLflow is, and the error when it is away, without importing it: that takes seconds."""
+"""The address of MLflow, and the error if it is not available. This module does not import MLflow, which is slow."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SECONDS = 10.0
 
 
 class TrackingError(ServerAway):
-    """MLflow does not answer or, when this is not temporary, cannot be used.
+    """MLflow does not answer, or cannot be used if the error is not temporary.
 
     Attributes:
-        reason: why, in a few words.
+        reason: the reason in a few words.
     """
 
     def __init__(self, reason: str, temporary: bool = True) -> None:
@@ -36,10 +36,10 @@ class TrackingError(ServerAway):
 
 
 def tracking_address() -> str:
-    """MLFLOW_TRACKING_URI, or nothing.
+    """The value of MLFLOW_TRACKING_URI, or "".
 
     Raises:
-        ConfigError: a password is part of it, which MLflow's errors and the report repeat.
+        ConfigError: the address contains a password, which MLflow's errors and the report would show.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     address = urlparse(uri)
@@ -53,22 +53,22 @@ def tracking_address() -> str:
 
 
 def require_server() -> None:
-    """Refuse the server that MLFLOW_TRACKING_URI names, if it names one, when nothing answers there.
+    """Check that the server in MLFLOW_TRACKING_URI answers, if the variable contains the address of a server.
 
     Raises:
-        ConfigError: as above.
-        StorageError: nothing answers.
+        ConfigError: the address contains a password.
+        StorageError: the server does not answer.
     """
     uri = tracking_address()
     if not uri.startswith("http"):
         return
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SECONDS).close()
-    except urllib.error.HTTPError as answer:  # somebody is there; whether they let us in is told later
+    except urllib.error.HTTPError as answer:  # the server is running; permissions are checked later
         answer.close()
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        if isinstance(reason, ssl.SSLError):  # MLflow has its own settings for these
+        if isinstance(reason, ssl.SSLError):  # MLflow has its own settings for certificates
             return
         raise StorageError(
             f"MLflow does not answer at {uri} ({reason})",

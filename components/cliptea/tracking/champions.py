@@ -1,9 +1,9 @@
-"""Which version of a registered model is the champion. It only depends on the contents of the registry.
+"""Decides which version of a registered model is the champion. This only depends on the contents of the registry.
 
 MLflow's registry has no compare-and-swap, so if two runs promote at the same time, the second could overwrite a
 decision of the first that it has not seen. To avoid this, the order of writes does not matter here. The registry
 numbers versions consecutively, each version has its score from the start, and the champion is the result of deciding
-over all versions in the order of their numbers. Everybody who reads the same versions gets the same champion; see
+over all versions in the order of their numbers. All readers of the same versions get the same champion. See
 `cliptea.tracking.registry`.
 """
 
@@ -22,7 +22,7 @@ class Decision(NamedTuple):
 
 
 class Score(NamedTuple):
-    """The criteria for a version: hIoU, digest of evaluation set and protocol, and margin for beating a champion."""
+    """The score of a version: hIoU, digest of evaluation set and protocol, and the margin to beat a champion."""
 
     hiou: float | None  # 0-1; None: not measured
     evaluation: str

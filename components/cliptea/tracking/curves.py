@@ -1,4 +1,4 @@
-"""What MLflow is told while a student learns: loss curves, and what the machine does."""
+"""Logs loss curves and system metrics to MLflow during training."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 __all__ = ["curve_log"]
 
 Curves = list[dict[str, float]]
-PATIENCE = 15.0  # seconds at the end of training for what is still under way
+PATIENCE = 15.0  # seconds to wait at the end of training for unfinished requests
 
 
 @contextmanager
 def curve_log(run: Run, variant: Variant, epoch: float) -> Iterator[Callable[[Curves], None]]:
-    """A function that has the curves so far logged to the variant's MLflow run, with CPU, memory and GPU beside them.
+    """Log the loss curves to the variant's MLflow run, together with the use of CPU, memory and GPU.
 
-    Training never waits for it: a server that is down, hangs or is restarted costs a warning. No curve is lost then,
-    since each call is given all of them, and the evaluate step logs them once more.
+    Yields a function that logs the curves so far. Training never waits for it, and a server that is down only causes a
+    warning. No curve is lost, because each call gets all curves, and the evaluate step logs them again.
 
     Args:
-        epoch: iterations that show each image once on average.
+        run: the pipeline run.
+        variant: the variant that is trained.
+        epoch: number of iterations per epoch, in which each image is shown once on average.
     """
     tracker = _Tracker(run, variant, epoch)
     tracker.tell([])
@@ -40,7 +42,7 @@ def curve_log(run: Run, variant: Variant, epoch: float) -> Iterator[Callable[[Cu
 
 
 class _Tracker:
-    """Sends from threads that die with the process, one at a time; what comes meanwhile goes with the next."""
+    """Sends curves from daemon threads, one at a time. Curves that arrive meanwhile are sent with the next call."""
 
     def __init__(self, run: Run, variant: Variant, epoch: float) -> None:
         self._run, self._variant, self._epoch = run, variant, epoch
@@ -66,10 +68,10 @@ class _Tracker:
             if self._monitor is None:
                 self._monitor = self._child.monitor()
             self._child.log_curves(curves, self._epoch)
-        except Exception as error:  # of whatever kind: training goes on
+        except Exception as error:  # no error of MLflow may stop training
             if not self._warned:
                 progress.warn(
-                    f"loss curves could not be logged and are kept for later: {' '.join(str(error).split())[:200]}"
+                    f"loss curves could not be logged and will be logged later: {' '.join(str(error).split())[:200]}"
                 )
             self._warned = True
 

@@ -1,8 +1,8 @@
-"""What a step logs to MLflow once for each pipeline run: now or, while MLflow is away, later.
+"""Entries that a step logs to MLflow once per pipeline run, immediately or after an outage of MLflow.
 
-An entry has a name. Its receipt, tracked/RUN/NAME.json in the store, proves that it was logged. While MLflow is away
-the entry itself is kept in untold/RUN/NAME.json; the steps compare and promote log what they find there. An entry
-that is logged twice, or was interrupted, leaves the same as one that was logged once.
+Each entry has a name. Its receipt in the store, tracked/RUN/NAME.json, proves that it was logged. If MLflow is not
+available, the entry itself is stored as untold/RUN/NAME.json, and the steps compare and promote log it later. Logging
+an entry again, for example after an interruption, has the same result as logging it once.
 """
 
 from __future__ import annotations
@@ -31,48 +31,48 @@ __all__ = [
 ]
 
 RECEIPTS, DEFERRED = "tracked", "untold"  # folders of the store
-SHORT_SECONDS = 15.0  # that MLflow may be away for what can wait
+SHORT_SECONDS = 15.0  # how long to wait for MLflow before an entry is deferred
 
 
 class ModelPlace(NamedTuple):
-    """What a result row says of where its model is."""
+    """The location of a model, as in a result row."""
 
-    mlflow_run_id: str  # nothing before MLflow has it
+    mlflow_run_id: str  # empty before the model is logged to MLflow
     model_uri: str
 
 
 class Receipt(BaseModel):
-    """What is known of an entry that was logged."""
+    """The record of a logged entry."""
 
-    mlflow_run_id: str = ""  # of a variant's run
+    mlflow_run_id: str = ""  # id of the variant's run
 
     def place(self) -> ModelPlace:
-        """Where the variant's model is in MLflow."""
+        """The location of the variant's model in MLflow."""
         return ModelPlace(self.mlflow_run_id, f"runs:/{self.mlflow_run_id}/model")
 
 
 class Entry(BaseModel, ABC):
-    """Something to log. Its fields are all that `log` needs besides the run."""
+    """Something to log. Its fields contain everything that `log` needs in addition to the run."""
 
-    kind: ClassVar[str]  # the same for entries that are logged in the same way
+    kind: ClassVar[str]  # identifies the subclass
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """Of its receipt; another one for other content."""
+        """The name of the receipt, which depends on the content."""
 
     @property
     @abstractmethod
     def what(self) -> str:
-        """What is logged, as in "the scores"."""
+        """A description of what is logged, for messages."""
 
     @abstractmethod
     def log(self, run: Run) -> Receipt:
-        """Log it to MLflow; may be done twice."""
+        """Log the entry to MLflow. It is safe to call this twice."""
 
 
 class Note(BaseModel):
-    """An entry that is kept for later."""
+    """A deferred entry."""
 
     kind: str
     entry: dict[str, Any]
@@ -84,45 +84,47 @@ def receipt_key(run: Run, name: str) -> str:
 
 
 def receipt(store: Store, run: Run, name: str) -> Receipt | None:
-    """The receipt of an entry, or None when it has not been logged yet."""
+    """The receipt of an entry, or None if it is not logged yet."""
     key = receipt_key(run, name)
     return None if store.size(key) is None else Receipt.model_validate_json(store.get(key))
 
 
 def log_or_defer(store: Store, run: Run, entry: Entry) -> Receipt | None:
-    """Log an entry to MLflow; returns its receipt, or None when MLflow is away and the entry is kept."""
+    """Log an entry to MLflow and return its receipt. If MLflow is not available, defer the entry and return None."""
     try:
         return _log(store, run, entry, SHORT_SECONDS)
     except TrackingError as away:
         defer(store, run, entry)
-        progress.warn(f"{entry.what}: kept, and logged by compare or promote when MLflow is back ({away.what})")
+        progress.warn(
+            f"{entry.what} could not be logged ({away.what}); compare or promote will log them when MLflow is back"
+        )
         return None
 
 
 def defer(store: Store, run: Run, entry: Entry) -> None:
-    """Keep an entry for later."""
+    """Store an entry to log it later."""
     note = Note(kind=entry.kind, entry=entry.model_dump(mode="json"))
     store.put(f"{DEFERRED}/{run.tracking_run}/{entry.name}.json", note.model_dump_json().encode())
 
 
 def log_deferred(store: Store, run: Run, kinds: Sequence[type[Entry]], seconds: float | None = None) -> None:
-    """Log every entry that is kept for a run.
+    """Log all deferred entries of a run.
 
     Args:
-        store: where they are kept.
+        store: the store with the entries.
         run: the pipeline run.
-        kinds: of entries, in the order in which they must be logged.
-        seconds: that MLflow may be away; default: `cliptea.outage.patience()`.
+        kinds: kinds of entries, in the order in which they must be logged.
+        seconds: how long to wait for MLflow; defaults to `cliptea.outage.patience()`.
 
     Raises:
-        TrackingError: it is away for longer, or refuses.
+        TrackingError: MLflow is not available for longer than that, or rejects a request.
     """
     kept = [(item.key, _kept(store, item.key, kinds)) for item in store.entries(f"{DEFERRED}/{run.tracking_run}")]
     order = [kind.kind for kind in kinds]
     for key, entry in sorted(kept, key=lambda item: order.index(item[1].kind) if item[1] else 0):
         if entry is not None and receipt(store, run, entry.name) is None:
             _log(store, run, entry, seconds)
-            progress.note(f"MLflow has what it missed: {entry.what}")
+            progress.note(f"logged to MLflow after an outage: {entry.what}")
         store.delete(key)
 
 

@@ -1,4 +1,4 @@
-"""How a pipeline run is closed in MLflow by its exit handler, which may know less than the steps."""
+"""Closes a pipeline run in MLflow for the exit handler, which may know less about the run than its steps."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from cliptea.tracking.state import END_PATIENCE, End, close, find_parent
 
 __all__ = ["Ended", "close_ended"]
 
-# how a run has ended -> its state in MLflow
+# final state of a run -> its state in MLflow
 ENDS: dict[str, End] = {"SUCCEEDED": "FINISHED", "SKIPPED": "FINISHED", "FAILED": "FAILED", "CANCELED": "KILLED"}
 
 
 class Ended(NamedTuple):
-    """How a pipeline run has ended, as far as it is known."""
+    """The end of a pipeline run. Unknown values are empty."""
 
-    how: str  # a key of `ENDS`, or nothing
-    run_id: str  # MLflow's, or nothing
-    reason: str  # why it failed, or nothing
+    how: str  # a key of `ENDS`
+    run_id: str  # id of the MLflow run
+    reason: str  # why the run failed
 
 
 def close_ended(job_id: str, how: str, reason: str) -> Ended:
-    """Close the run of a pipeline job in MLflow, with the variants that are open, and say what is known of its end.
+    """Close the run of a pipeline job and its open variants in MLflow, and return how the run ended.
 
     Args:
         job_id: the pipeline job.
-        how: it ended, by Pipelines; what the steps have logged of the run counts more.
-        reason: why it failed, if anybody has said so.
+        how: the final state from Pipelines. The state that the steps logged takes precedence.
+        reason: why the run failed, or "".
 
     Raises:
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow is not available.
     """
     return persist(lambda: _close(job_id, how, reason), END_PATIENCE)
 
@@ -43,7 +43,7 @@ def _close(job_id: str, how: str, reason: str) -> Ended:
     client = connect()
     run = find_parent(client, job_id)
     if run is None:
-        progress.note("the run ended before it was tracked")
+        progress.note("the run ended before it was logged to MLflow")
         return Ended(how, "", reason)
     how, reason = _as_steps_say(run, how), reason or run.data.tags.get(ERROR_TAG, "")
     if how:

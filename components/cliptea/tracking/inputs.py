@@ -1,4 +1,4 @@
-"""Data sets as inputs of MLflow runs: each with its digest and its numbers of images."""
+"""Data sets as inputs of MLflow runs, with their digests and numbers of images."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["dataset_inputs"]
 
 
 def dataset_inputs(config: Config, splits: Mapping[str, Manifest]) -> list[DatasetInput]:
-    """The data sets as MLflow's entities.
+    """The data sets as MLflow entities.
 
     Args:
-        config: the run's.
-        splits: shards of the data set itself and of further evaluation sets, by name.
+        config: the settings of the run.
+        splits: shards of the training data set and of further evaluation sets, by name.
     """
     from mlflow.entities import DatasetInput, InputTag
 

@@ -1,4 +1,4 @@
-"""Tables in MLflow runs, in the form that its interface shows and `load_table` reads."""
+"""Tables in MLflow runs, in the format that MLflow's user interface shows and `load_table` reads."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SHOWN = "mlflow.loggedArtifacts"  # the tag that lists a run's tables
 
 
 def log_table(run_id: str, rows: Sequence[Mapping[str, Any]], name: str) -> None:
-    """Store rows as the table `name`; the one that was there is replaced (MLflow's own `log_table` would append).
+    """Store rows as the table `name`. An existing table is replaced (MLflow's own `log_table` would append).
 
     Args:
         run_id: MLflow's id of the run.
-        rows: all with the same columns.
-        name: of the artifact, such as variants.json.
+        rows: the rows, which all have the same columns.
+        name: name of the artifact, such as variants.json.
     """
     client = connect()
     columns = list(rows[0])

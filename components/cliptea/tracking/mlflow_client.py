@@ -1,4 +1,4 @@
-"""How MLflow is reached, and the little that all of tracking needs of it."""
+"""The connection to MLflow, and helper functions for the other modules of this package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 Result = TypeVar("Result")
 EXPERIMENT = "cliptea"
-# Without the second MLflow's page takes the experiment for one of language models.
+# Without the second tag, MLflow's user interface treats the experiment as one for language models.
 EXPERIMENT_TAGS = {
     "mlflow.note.content": "Students of cliptea: a run for each pipeline run, and below it one for each variant and "
     "seed. Compare `hiou`, the harmonic mean of seen and unseen mIoU.",
@@ -36,11 +36,11 @@ PARAMS_PER_CALL = 100  # the server's limit
 
 
 def connect() -> MlflowClient:
-    """A client of MLFLOW_TRACKING_URI.
+    """A client for MLFLOW_TRACKING_URI.
 
     Raises:
-        ConfigError: a password is part of the address, which MLflow's errors and the report repeat.
-        TrackingError: it cannot be reached; see `persist`.
+        ConfigError: the address contains a password, which MLflow's errors and the report would show.
+        TrackingError: MLflow cannot be reached; see `persist`.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -48,28 +48,28 @@ def connect() -> MlflowClient:
     if not uri:
         raise StorageError("MLFLOW_TRACKING_URI is not set", "sqlite:////absolute/mlflow.db or the address of a server")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default minutes; `persist` does the waiting
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default waits for minutes; `persist` waits
     try:
         if not _is_server(uri):
             _open_database_quickly()
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
-    except Exception as error:  # those of the database's libraries come through as they are
+    except Exception as error:  # MLflow does not wrap errors of the database libraries
         raise TrackingError(_cause(error), _may_pass(error)) from None
     return client
 
 
 def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
-    """What `work` returns, which tells MLflow something or asks it, and is begun anew while MLflow is away.
+    """Return the result of `work`, which uses MLflow, and retry it while MLflow is not available.
 
-    A server is waited for; a database cannot restart, and is given ten seconds at most.
+    For a database instead of a server, the limit is ten seconds, because a database does not restart.
 
     Args:
-        work: may be done twice.
-        seconds: that MLflow may be away; default, and at most: `cliptea.outage.patience()`.
+        work: the function to call. It must be safe to call it again.
+        seconds: how long to wait for MLflow. The default and the maximum are `cliptea.outage.patience()`.
 
     Raises:
-        TrackingError: it is away for longer; or, and then it is not temporary, it refuses.
+        TrackingError: MLflow is not available for longer than that, or (not temporary) it rejects a request.
     """
     uri = tracking_address()
     limits = [patience(), *([] if seconds is None else [seconds]), *([] if _is_server(uri) else [COMMAND_SECONDS])]
@@ -95,16 +95,16 @@ def _is_server(uri: str) -> bool:
 def _open_database_quickly() -> None:
     from mlflow.store.db import utils
 
-    utils.MAX_RETRY_COUNT = 5  # with pauses of 3 seconds in all; by default they are 100
+    utils.MAX_RETRY_COUNT = 5  # with pauses of 3 seconds in total, instead of 100 by default
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether the same may succeed later: not what the server has refused, nor what this machine cannot do."""
+    """Whether a retry may succeed. Rejected requests and errors of this machine are permanent."""
     if any(untrusted(cause) for cause in _causes(error)):
         return False
     if isinstance(error, MlflowException):
-        status = error.get_http_status_code()  # 500 when nobody has answered
-    elif isinstance(error, RequestException):  # of artifacts
+        status = error.get_http_status_code()  # 500 if there was no answer
+    elif isinstance(error, RequestException):  # from artifact requests
         status = 500 if error.response is None else error.response.status_code
     else:
         return False
@@ -112,7 +112,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it stands for, down to the innermost."""
+    """The error and its causes, down to the innermost one."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -120,15 +120,15 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason of a failed request, without the lines that wrap it."""
+    """The innermost reason of a failed request, in one line."""
     *_, last = _causes(error)
     return " ".join(str(last).split())[:200] or type(last).__name__
 
 
 def experiment_id(client: MlflowClient) -> str:
-    """The experiment of all runs: the one that KFP's MLflow plug-in names, else our own.
+    """The id of the experiment for all runs: the one from KFP's MLflow plug-in, or else our own.
 
-    Our own is made at first, with artifacts beside a SQLite file.
+    Our own experiment is created on first use. For a SQLite file, its artifacts are stored next to the file.
     """
     if named := os.environ.get("MLFLOW_EXPERIMENT_ID"):
         return named
@@ -143,14 +143,14 @@ def experiment_id(client: MlflowClient) -> str:
 
 
 def find_run(client: MlflowClient, tags: Mapping[str, str]) -> Run | None:
-    """The run that carries all the tags, if there is one."""
+    """A run with all of these tags, or None."""
     query = " and ".join(f"tags.`{key}` = '{quote(value)}'" for key, value in tags.items())
     runs = client.search_runs([experiment_id(client)], query, max_results=1)
     return runs[0] if runs else None
 
 
 def plugin_run(client: MlflowClient) -> Run | None:
-    """The pipeline run's own MLflow run where KFP's plug-in has made one: the outermost around that of this task."""
+    """The MLflow run that KFP's plug-in created for the pipeline run, or None. It is the outermost parent run."""
     run_id = os.environ.get("MLFLOW_RUN_ID")
     found: Run | None = None
     while run_id:
@@ -172,7 +172,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
-    """Log parameters; those that are there already stay."""
+    """Log parameters. Existing parameters are kept."""
     items = [Param(key, value[:6000]) for key, value in params.items()]
     for chunk in chunks(items, PARAMS_PER_CALL):
         client.log_batch(run_id, params=chunk)
@@ -183,5 +183,5 @@ def chunks(items: list[Any], size: int) -> Iterable[list[Any]]:
 
 
 def metric_name(name: str) -> str:
-    """A class name with the characters that MLflow allows."""
+    """A class name in which characters that MLflow does not allow are replaced."""
     return re.sub(r"[^\w\-. :/]", "_", name)

@@ -1,7 +1,7 @@
-"""A trained student as a model that MLflow loads anywhere: with a copy of our code, and without a pickle.
+"""Trained students as MLflow models, which contain a copy of our code and no pickle, so MLflow can load them anywhere.
 
-What it takes is a tensor, since MLflow's signatures check shape and type of one, and its scoring server takes it as
-JSON: images of one size a call. Files and images of many sizes are the affair of `cliptea predict`.
+The input is a tensor, so that MLflow can check its shape and type, and its scoring server can read it from JSON. So all
+images of a call have the same size. Use `cliptea predict` for files and for images of different sizes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["fetch_model", "save_model"]
 
 PACKAGE = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("pyfunc.py")
-# What `cliptea.segment.segmenter` imports; a test holds this list against the modules that it loads.
+# The modules that `cliptea.segment.segmenter` imports. A test compares this list with the loaded modules.
 CODE = (
     "__init__.py", "config.py", "data/__init__.py", "data/catalogue.py", "data/views.py", "device.py", "env.py",
     "errors.py", "models/*.py", "segment/__init__.py", "segment/inference.py", "segment/masks.py",
@@ -30,25 +30,25 @@ NEEDED = (
     "mlflow", "numpy", "pillow", "pydantic", "safetensors", "segmentation_models_pytorch", "timm", "torch",
     "torchvision",
 )  # fmt: skip
-EXAMPLE_EDGE = 32  # pixels; the example is stored as text
+EXAMPLE_EDGE = 32  # pixels; small, because the example is stored as text
 
 
 def save_model(target: Path, student: Path, classes: Sequence[str], unseen: Sequence[str]) -> None:
     """Write the folder of a pyfunc model.
 
     Args:
-        target: folder to make.
+        target: folder to create.
         student: folder with model.json, model.safetensors and text.safetensors.
-        classes, unseen: names, for the model's metadata.
+        classes, unseen: class names for the model's metadata.
     """
     import numpy as np
 
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # MLflow's about its own classes
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # MLflow warns about its own classes
         import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-    # Without names: MLflow hands named tensors over in a dict, and takes no plain array for them.
+    # The tensors have no names, because MLflow passes named tensors as a dict and rejects plain arrays for them.
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
         outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
@@ -62,7 +62,7 @@ def save_model(target: Path, student: Path, classes: Sequence[str], unseen: Sequ
                 copy = code / source.relative_to(PACKAGE)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, copy)
-        script = Path(shutil.copy(SCRIPT, folder))  # MLflow writes down where it lay
+        script = Path(shutil.copy(SCRIPT, folder))  # MLflow records the path of the script
         mlflow.pyfunc.save_model(
             target,
             python_model=str(script),
@@ -77,13 +77,13 @@ def save_model(target: Path, student: Path, classes: Sequence[str], unseen: Sequ
 
 @contextmanager
 def fetch_model(uri: str) -> Iterator[Path]:
-    """The folder of a model in MLflow, for as long as the block lasts.
+    """Download a model from MLflow to a folder that exists during the block.
 
     Args:
         uri: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model.
 
     Raises:
-        StorageError: MLflow cannot be reached, or has no such model.
+        StorageError: MLflow cannot be reached, or the model does not exist.
     """
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
@@ -103,5 +103,5 @@ def fetch_model(uri: str) -> Iterator[Path]:
 
 
 def _requirements() -> list[str]:
-    # Without the local part ("+cpu"), which no package index has.
+    # Without the local version ("+cpu"), which is not on the package index.
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in NEEDED]

@@ -1,4 +1,4 @@
-"""Where a run comes from: version, commit, image and the address of the pipeline run, as tags."""
+"""Tags for the origin of a run: version, commit, image and the address of the pipeline run."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from cliptea import __version__, env
 
 __all__ = ["origin"]
 
-# Set in the container image or by the compiled pipeline.
+# Variables that the container image or the compiled pipeline sets.
 VARIABLES = {"git.commit": env.COMMIT, "image": env.IMAGE}
 
 
 def origin(job_id: str) -> dict[str, str]:
-    """Tags of a run; what is not known is left out.
+    """Tags of a run. Unknown values are left out.
 
     Args:
-        job_id: of the pipeline run, for its address below CLIPTEA_KFP_URL (the address of KFP's interface).
+        job_id: the pipeline job, for its address in the user interface of KFP (CLIPTEA_KFP_URL).
     """
     tags = {"cliptea.version": __version__}
     tags |= {tag: value for tag, variable in VARIABLES.items() if (value := variable.get())}
-    if env.in_local_run():  # whatever image the pipeline was compiled for
+    if env.in_local_run():  # a local run does not use the image of the compiled pipeline
         tags.pop("image", None)
     if "git.commit" not in tags and (commit := _commit()):
         tags["git.commit"] = commit
@@ -31,7 +31,7 @@ def origin(job_id: str) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of the sources, where they are a git checkout; marked when files of it have changed."""
+    """The commit of the sources if they are a git checkout, with a mark if files were changed. Otherwise ""."""
     folder = Path(__file__).resolve().parents[3]
     if not (folder / ".git").exists():
         return ""

@@ -1,6 +1,6 @@
-"""The script that a model in MLflow runs when it is loaded (models from code). Nothing imports it.
+"""The script that MLflow runs to load a model ("models from code"). No other module imports it.
 
-Its imports of this package are served by the model's own copy, see `cliptea.tracking.model`.
+It imports this package from the copy that the model contains; see `cliptea.tracking.model`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ BATCH = 4  # images that go through the network together
 class Segmentation(PythonModel):
     """Images (B, H, W, 3) uint8 RGB -> masks (B, H, W) uint8.
 
-    The ids of a mask are positions in the parameter `classes`, or in the model's own class list (the metadata of
-    its MLmodel file) when that is empty.
+    The ids in a mask are positions in the parameter `classes`. If that is empty, they are positions in the model's own
+    class list, which is in the metadata of its MLmodel file.
     """
 
     def load_context(self, context):

@@ -99,11 +99,11 @@ def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
         raise ConfigError(f"the registered model {name!r} does not exist", f"a model in MLflow: {known}") from None
     champions = seen.history.champions
     if not champions:
-        raise ConfigError(f"{name} has no champion", "a champion and a previous one to go back to")
+        raise ConfigError(f"{name} has no champion", "a champion and a previous champion to restore")
     if len(champions) == 1:
         raise ConfigError(
             f"version {champions[0]} is the first champion of {name}",
-            "a previous champion to go back to",
+            "a previous champion to restore",
             f"to choose another version, give it the alias {ALIAS} in MLflow",
         )
     before, present = champions[-2:]

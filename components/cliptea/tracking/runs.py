@@ -1,4 +1,4 @@
-"""One MLflow run for a pipeline run, and one child for each variant."""
+"""MLflow runs: one for each pipeline run, and a child run for each variant."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ __all__ = [
 JOB_TAG = "kfp.pipeline_run_id"
 KEY_TAG = "cliptea.run"  # of a pipeline run
 LABEL_TAG = "cliptea.variant"  # of a variant's
-HEARTBEAT_TAG = "cliptea.heartbeat"  # when a step of the pipeline run last gave a sign of life
-ERROR_TAG = "cliptea.error"  # why a run did not end well
+HEARTBEAT_TAG = "cliptea.heartbeat"  # time of the last heartbeat of a step
+ERROR_TAG = "cliptea.error"  # why a run failed or was stopped
 NOTE_TAG = "mlflow.note.content"  # the description on MLflow's page
-# What a run is told at its end, and no longer true when it goes on.
+# Tags about the end of a run, which are removed when the run resumes.
 COMPLETE_TAG = "cliptea.complete"  # set by the last step
-SKIPPED_TAG = "cliptea.skipped"  # id of the earlier run that did the same
-SWEPT_TAG = "cliptea.swept"  # when it was found without a sign of life
+SKIPPED_TAG = "cliptea.skipped"  # id of the earlier run with the same settings and data
+SWEPT_TAG = "cliptea.swept"  # when it was closed because of missing heartbeats
 ENDED_TAGS = {ERROR_TAG, NOTE_TAG, COMPLETE_TAG, SKIPPED_TAG, SWEPT_TAG}
 METRICS_PER_CALL = 900
-SHOWN = 8  # digits of a pipeline run's key
+SHOWN = 8  # digits of a pipeline run's key in names
 
 
 def open_parent(run: Run) -> str:
-    """Find or make the run of this pipeline run; returns its id.
+    """Find or create the MLflow run of a pipeline run. Returns its id.
 
-    On one machine a run with the same settings and data is the same run; on a cluster every submission is its own,
-    and the one that KFP's MLflow plug-in has made, if there is one.
+    On one machine, runs with the same settings and data are the same run. On a cluster, every submission is a separate
+    run. If KFP's MLflow plug-in has created a run for it, that run is used.
     """
     client, config = connect(), run.config
     key = _key(run)
@@ -77,19 +77,19 @@ def open_parent(run: Run) -> str:
 
 
 def reopen(client: MlflowClient, run: MlflowRun) -> None:
-    """Show a run as RUNNING, without what was said of an end that it had before."""
+    """Set a run to RUNNING, and remove all tags about an earlier end."""
     for tag in run.data.tags.keys() & ENDED_TAGS:
         client.delete_tag(run.info.run_id, tag)
     client.update_run(run.info.run_id, status="RUNNING")
 
 
 def now() -> str:
-    """The time as a tag holds it."""
+    """The current time in the format for tags."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def log_best(run: Run, row: ResultRow) -> None:
-    """Give the pipeline run the scores of its best model, by which MLflow's charts compare pipeline runs."""
+    """Log the scores of the best model to the pipeline run, so that MLflow's charts can compare pipeline runs."""
     scores = {"hiou": row.hiou, "miou_seen": row.miou_seen, "miou_unseen": row.miou_unseen, "pacc": row.pAcc}
     best = {"cliptea.best": f"{row.group}/{row.variant} seed {row.seed}"}
     ChildRun(connect(), run.tracking_run).log_result(scores, best)
@@ -100,7 +100,7 @@ def _key(run: Run) -> str:
 
 
 class ChildRun:
-    """The MLflow run of one variant. Everything logged twice is logged once."""
+    """The MLflow run of one variant. It is safe to log the same values again."""
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client, self.run_id = client, run_id
@@ -108,7 +108,7 @@ class ChildRun:
 
     @classmethod
     def open(cls, run: Run, variant: Variant) -> ChildRun:
-        """Find or make the variant's run under the pipeline run's."""
+        """Find or create the run of a variant, as a child of the pipeline run."""
         client = connect()
         config = variant.config
         key = {"mlflow.parentRunId": run.tracking_run, LABEL_TAG: variant.label}
@@ -122,7 +122,7 @@ class ChildRun:
                     "variant": ", ".join(member.variant for member in variant.members),
                     "backbone": config.student.backbone,
                     "dataset": config.data.dataset,
-                    "run": _key(run)[:SHOWN],  # as in the parent's name: children of several have the same names
+                    "run": _key(run)[:SHOWN],  # as in the name of the parent run, to tell them apart
                 }
                 | origin(run.job_id),
                 run_name=_run_name(variant, config.student.backbone, config.data.dataset),
@@ -133,18 +133,18 @@ class ChildRun:
         return child
 
     def monitor(self) -> SystemMetricsMonitor:
-        """Log CPU, memory, disk, network and GPUs as system/NAME from now on; ends with `finish()`."""
+        """Log CPU, memory, disk, network and GPUs as system/NAME from now on, until `finish()` of the monitor."""
         uri = self._client.tracking_uri
         monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=uri)
         monitor.start()
         return monitor
 
     def log_curves(self, curves: list[dict[str, float]], epoch: float) -> None:
-        """Log the loss terms, and the epochs, of the iterations that the run does not have yet.
+        """Log the loss terms and epochs of iterations that are not logged yet.
 
         Args:
             curves: mean terms of each logging interval, with its last iteration.
-            epoch: iterations that show each image once on average.
+            epoch: number of iterations per epoch, in which each image is shown once on average.
         """
         if self._last_step is None:
             logged = self._client.get_metric_history(self.run_id, "loss/total")
@@ -164,7 +164,7 @@ class ChildRun:
             self._last_step = int(part[-1]["iteration"])
 
     def log_result(self, metrics: Mapping[str, float | None], tags: Mapping[str, Any]) -> None:
-        """Log final metrics, unless the run has them; None is left out."""
+        """Log final metrics that are not logged yet, and set tags. Metrics that are None are left out."""
         known = self._client.get_run(self.run_id).data.metrics
         values = {metric_name(name): value for name, value in metrics.items()}
         now = int(time.time() * 1000)
@@ -175,18 +175,18 @@ class ChildRun:
             self._client.set_tag(self.run_id, name, str(value))
 
     def log_data(self, inputs: Sequence[DatasetInput]) -> None:
-        """Log data sets, unless the run has them."""
+        """Log data sets that are not logged yet."""
         self._client.log_inputs(self.run_id, inputs)
 
     def log_files(self, files: Mapping[str, bytes], name: str) -> None:
-        """Store files as artifacts below `name`; those that are there are replaced."""
+        """Store files as artifacts below `name`. Existing files are replaced."""
         with TemporaryDirectory() as folder:
             for file, data in files.items():
                 (Path(folder) / file).write_bytes(data)
             self._client.log_artifacts(self.run_id, folder, name)
 
     def log_model(self, files: dict[str, bytes], description: Mapping[str, Any]) -> None:
-        """Store a student as the artifact `model`, which `mlflow.pyfunc.load_model("runs:/ID/model")` loads.
+        """Store a student as the artifact `model`, for `mlflow.pyfunc.load_model("runs:/ID/model")`.
 
         Args:
             files: content of the student's files by name.
@@ -198,7 +198,7 @@ class ChildRun:
             for name, data in (files | {"model.json": json.dumps(description, indent=1).encode()}).items():
                 (student / name).write_bytes(data)
             save_model(model, student, description["classes"], description["unseen"])
-            # The file that makes the folder a model goes last: a killed run leaves none that seems whole.
+            # This file marks the folder as a model. It comes last, so that a killed run leaves no incomplete model.
             last = (model / "MLmodel").rename(Path(folder) / "MLmodel")
             self._client.log_artifacts(self.run_id, str(model), "model")
             self._client.log_artifact(self.run_id, str(last), "model")
@@ -211,7 +211,7 @@ class ChildRun:
 
 def _metrics(point: Mapping[str, float], epoch: float) -> dict[str, float]:
     losses = {f"loss/{name}": value for name, value in point.items() if name != "iteration"}
-    return losses | {"train/epoch": point["iteration"] / epoch}  # MLflow compares runs by what was logged first
+    return losses | {"train/epoch": point["iteration"] / epoch}  # last: MLflow compares runs by the first
 
 
 def _run_name(variant: Variant, backbone: str, dataset: str) -> str:

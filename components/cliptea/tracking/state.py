@@ -43,18 +43,18 @@ __all__ = [
 ]  # fmt: skip
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
-NOTICES: dict[End, str] = {"FINISHED": "SUCCEEDED", "FAILED": "FAILED", "KILLED": "CANCELED"}  # the webhook's words
+NOTICES: dict[End, str] = {"FINISHED": "SUCCEEDED", "FAILED": "FAILED", "KILLED": "CANCELED"}  # for the webhook
 
-SILENCE_SECONDS = 3600.0  # without a heartbeat a run is taken for dead; pods may wait this long between two steps
-QUIET_SECONDS = 180.0  # the same where Pipelines says that the run is over
-END_PATIENCE = 60.0  # seconds that MLflow may be away at the end of a run, which a sweep can tell it later
-BOARD_PATIENCE = 10.0  # seconds that the store may be away, which only knows better
+SILENCE_SECONDS = 3600.0  # a run without heartbeats for this long counts as ended; pods may wait between two steps
+QUIET_SECONDS = 180.0  # the same if Pipelines reports that the run has ended
+END_PATIENCE = 60.0  # how long to wait for MLflow at the end of a run; a later sweep can close the run as well
+BOARD_PATIENCE = 10.0  # how long to wait for the store, which only adds details
 LAST_STEP = "promote"
 LONGEST_TAG = 5000  # characters
 
 
 def beat(run_id: str) -> None:
-    """Leave a sign of life on a pipeline run; one that a sweep took for dead is open again."""
+    """Send a heartbeat to a pipeline run. If a sweep has closed the run, it is opened again."""
     client = connect()
     run = client.get_run(run_id)
     if SWEPT_TAG in run.data.tags:
@@ -63,19 +63,19 @@ def beat(run_id: str) -> None:
 
 
 def find_parent(client: MlflowClient, job_id: str) -> Run | None:
-    """The run of a pipeline job, not those of its variants, nor those that KFP's plug-in makes of its tasks."""
+    """The run of a pipeline job, and not a run of its variants or a run that KFP's plug-in created for a task."""
     named = f"tags.`{JOB_TAG}` = '{quote(job_id)}' and tags.`{KEY_TAG}` LIKE '%'"
     found = client.search_runs([experiment_id(client)], named, max_results=1)
     return found[0] if found else plugin_run(client)
 
 
 def mark_failed(run_id: str, step: str, label: str, text: str) -> None:
-    """Write on a pipeline run, and on the variant's if it has one, why a step failed. The variant's run is closed.
+    """Record why a step failed on the pipeline run and, if it exists, on the run of the variant, which is closed.
 
     Args:
         run_id: MLflow's id of the pipeline run.
-        step, label: the step, and the variant's label or nothing.
-        text: the error, one line.
+        step, label: the step, and the label of the variant or "".
+        text: the error in one line.
     """
     client = connect()
     reason = f"{step} {label}: {text}" if label else f"{step}: {text}"
@@ -87,9 +87,9 @@ def mark_failed(run_id: str, step: str, label: str, text: str) -> None:
 
 
 def mark_complete(run_id: str) -> None:
-    """Say that all steps of a pipeline run have ended well: the last of them knows best.
+    """Record that all steps of a pipeline run have succeeded. The last step calls this.
 
-    When MLflow is away for long nothing is said, and the exit handler takes Pipelines' word for it.
+    If MLflow is not available for too long, nothing is recorded, and the exit handler uses the state from Pipelines.
     """
 
     def say() -> None:
@@ -102,25 +102,25 @@ def mark_complete(run_id: str) -> None:
 
 
 def mark_skipped(client: MlflowClient, run_id: str, earlier: str) -> None:
-    """Say that a pipeline run had nothing to do, since the run `earlier` has done it."""
+    """Record that a pipeline run was skipped because of the identical run `earlier`."""
     client.set_tag(run_id, SKIPPED_TAG, earlier)
     close(client, client.get_run(run_id), "FINISHED", "")
 
 
 def mark_stopped(run_id: str) -> None:
-    """Say that a pipeline run was stopped; the next run of its settings goes on with it."""
+    """Record that a pipeline run was stopped. The next run with the same settings resumes it."""
     client = connect()
     close(client, client.get_run(run_id), "KILLED", "stopped")
 
 
 def close(client: MlflowClient, run: Run, end: End, reason: str) -> list[str]:
-    """End a pipeline run and those of its variants that are open; returns the names of the variants.
+    """Close a pipeline run and its open variants. Returns the names of these variants.
 
     Args:
-        client: of MLflow.
-        run: of the pipeline.
-        end: its state.
-        reason: shown in the description of those that did not end well, where no step has told a better one.
+        client: MLflow client.
+        run: the pipeline run.
+        end: final state of the run.
+        reason: shown in the description if the run did not succeed and no step has recorded an error.
     """
     closed, run_id, tags = _close_variants(client, run, end, reason), run.info.run_id, run.data.tags.keys()
     outdated = {SWEPT_TAG, ERROR_TAG, NOTE_TAG} if end == "FINISHED" else {SWEPT_TAG}
@@ -133,7 +133,7 @@ def close(client: MlflowClient, run: Run, end: End, reason: str) -> list[str]:
 
 
 def _close_variants(client: MlflowClient, run: Run, end: End, reason: str) -> list[str]:
-    """Those that are open were stopped with a run that did not end well, and have ended well with one that did."""
+    """Close the open variants of a run: as FINISHED if the run succeeded, or else as KILLED."""
     at_work = f"tags.`mlflow.parentRunId` = '{run.info.run_id}' and attributes.status = 'RUNNING'"
     closed = []
     for child in list(_every(client, run.info.experiment_id, at_work)):
@@ -145,17 +145,17 @@ def _close_variants(client: MlflowClient, run: Run, end: End, reason: str) -> li
 
 
 def close_job(job_id: str, end: End, reason: str) -> list[str]:
-    """Close the run of a pipeline job and its variants, as far as they are open; returns the names of those closed.
+    """Close the run of a pipeline job and its variants if they are open. Returns the names of the closed runs.
 
-    The webhook is told of a run that is closed here, where CLIPTEA_WEBHOOK names it: its exit task has not run.
+    If CLIPTEA_WEBHOOK is set, the webhook is notified of the closed run, because its exit task has not run.
 
     Args:
         job_id: the pipeline job.
-        end: state of the run, if it is open.
-        reason: shown in the description of those that did not end well.
+        end: final state of the run, if it is open.
+        reason: shown in the description if the run did not succeed.
 
     Raises:
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow is not available.
     """
     client = connect()
     run = find_parent(client, job_id)
@@ -169,13 +169,13 @@ def close_job(job_id: str, end: End, reason: str) -> list[str]:
 
 
 def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None) -> list[str]:
-    """Close every run without a sign of life; returns a line about each.
+    """Close all open runs without recent activity. Returns a line about each.
 
-    A sign of life is a heartbeat on the run, or what its steps write to the store.
+    Activity is a heartbeat on the run, or a status that its steps write to the store.
 
     Args:
-        ended: how a pipeline job has ended; RUNNING for one that is known to be at work, waiting for a node perhaps,
-            which is left alone however long it is silent; None for one that is not known.
+        ended: returns how a pipeline job has ended. RUNNING means that it is active, for example waiting for a node,
+            and is not closed even if it is silent for a long time. None means that the job is not known.
     """
     client, told, boards = connect(), [], _Boards()
     at_work = f"tags.`{KEY_TAG}` LIKE '%' and attributes.status = 'RUNNING'"
@@ -189,10 +189,10 @@ def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None)
             continue
         why = "Pipelines reports that it has ended" if said else f"no heartbeat for {_rough(silence)}"
         end, reason = _verdict(said, statuses, why)
-        with suppress(MlflowException):  # somebody else has deleted it meanwhile
+        with suppress(MlflowException):  # the run was deleted in the meantime
             run = client.get_run(listed.info.run_id)
             if run.info.status == "RUNNING":
-                client.set_tag(run.info.run_id, SWEPT_TAG, now())  # first: a heartbeat opens what is half closed
+                client.set_tag(run.info.run_id, SWEPT_TAG, now())  # set first, so that a heartbeat can reopen it
                 close(client, run, end, reason)
                 post_state(job_id, NOTICES[end], reason, run.info.run_id)
                 told.append(f"{run.info.run_name}: closed as {end}; {why}")
@@ -200,7 +200,7 @@ def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None)
 
 
 class _Boards:
-    """What the steps of runs have written to the store. One that does not answer is asked no more."""
+    """Reads the status of steps from the store. After the first error, the store is not used again."""
 
     def __init__(self) -> None:
         self._away = False
@@ -214,7 +214,7 @@ class _Boards:
 
 
 def _verdict(said: End | None, statuses: list[StepStatus], why: str) -> tuple[End, str]:
-    """How a run has ended, and why: MLflow may have been away at its end, and know neither."""
+    """How and why a run ended, which MLflow does not know if it was not available at that time."""
     if said == "FINISHED" or any((status.step, status.state) == (LAST_STEP, "done") for status in statuses):
         return "FINISHED", ""
     if failed := [status for status in statuses if status.state == "failed"]:
@@ -223,7 +223,7 @@ def _verdict(said: End | None, statuses: list[StepStatus], why: str) -> tuple[En
 
 
 def _close_orphans(client: MlflowClient) -> list[str]:
-    """Close open variants whose pipeline run has ended, as one that KFP's plug-in has closed; a line about each."""
+    """Close open variants whose pipeline run was closed, for example by KFP's plug-in. Returns a line about each."""
     told, parents = [], {}
     at_work = f"tags.`{LABEL_TAG}` LIKE '%' and attributes.status = 'RUNNING'"
     for run in list(_every(client, experiment_id(client), at_work)):
@@ -238,7 +238,7 @@ def _close_orphans(client: MlflowClient) -> list[str]:
 
 
 def run_address(job_id: str) -> str | None:
-    """The address of the run of a pipeline job on the pages of MLflow's server; None without a server or a run."""
+    """The address of a pipeline job's run in MLflow's user interface. None without a server or a run."""
     client = connect()
     run = find_parent(client, job_id) if client.tracking_uri.startswith("http") else None
     if run is None:
@@ -257,7 +257,7 @@ def _every(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
 
 
 def _silence(run: Run) -> float:
-    """Seconds since a run's last sign of life."""
+    """Seconds since the last heartbeat of a run."""
     stamp = run.data.tags.get(HEARTBEAT_TAG)
     last = datetime.fromisoformat(stamp).timestamp() if stamp else run.info.start_time / 1000
     return datetime.now(UTC).timestamp() - last

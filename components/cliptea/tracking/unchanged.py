@@ -1,4 +1,4 @@
-"""Whether a scheduled run has anything to do: an earlier run of the same settings and data may have finished."""
+"""Skips a scheduled run if an earlier run with the same settings and data has finished."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FINGERPRINT_TAG = "cliptea.fingerprint"
 
 
 def mark_unchanged(run: Run) -> str | None:
-    """Mark the run skipped if another of the same data and settings has finished; returns MLflow's id of that one."""
+    """Mark the run as skipped if a run with the same data and settings has finished. Returns the id of that run."""
     client = connect()
     query = f"tags.`{FINGERPRINT_TAG}` = '{run.fingerprint}' and attributes.status = 'FINISHED'"
     found = client.search_runs([experiment_id(client)], query, order_by=["attributes.start_time DESC"])

@@ -1,4 +1,4 @@
-"""`python -m cliptea.training.agent`: torchrun, which besides says what its processes died from without a word."""
+"""`python -m cliptea.training.agent`: torchrun that also reports which signal killed a training process."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from cliptea.training.stopping import Deserted
 
 
 def main(arguments: list[str]) -> None:
-    """Run torchrun with its own arguments."""
+    """Run torchrun with these arguments."""
     try:
         run.main(arguments)
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
         killed = sorted(signal.Signals(-code).name for code in codes if code < 0)
         if set(killed) == {signal.SIGABRT.name} and _watched(arguments):
-            tell(Deserted("a process ended itself by SIGABRT"))
+            tell(Deserted("a process aborted with SIGABRT"))
         elif killed:
             tell(
                 ClipteaError(
                     f"a training process was killed by {' and '.join(killed)}",
-                    todo="killed for memory (SIGKILL), lower train.batch_size or raise the memory; for shared memory "
-                    "(SIGBUS), raise shared_memory; aborted (SIGABRT), look in the log for why; run again to go on "
-                    "from the last checkpoint",
+                    todo="for SIGKILL (out of memory), lower train.batch_size or raise the memory; for SIGBUS (shared "
+                    "memory), raise shared_memory; for SIGABRT, see the log; run again to resume from the last "
+                    "checkpoint",
                 )
             )
         raise
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _watched(arguments: list[str]) -> bool:
-    """Whether NCCL's watchdog is there, which aborts a process whose partner is silent."""
+    """Whether NCCL's watchdog is active, which aborts a process if another one does not respond."""
     world, _, _ = run.config_from_args(run.parse_args(arguments))
     return torch.cuda.is_available() and world.max_nodes * world.nproc_per_node > 1
 

@@ -1,4 +1,4 @@
-"""The student's share of augmentation: flip and photometric change of an already cut view."""
+"""Augmentation for the student: photometric changes of a view."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["photometric"]
 
 
 def photometric(image_3HW: Tensor, rng: np.random.Generator) -> Tensor:
-    """Brightness +-32, contrast and saturation 0.5-1.5, hue +-18 of 180, each with probability one half.
+    """Change brightness by +-32, contrast and saturation by 0.5-1.5, hue by +-18 of 180, each with probability 0.5.
 
-    Ranges and order are MMSegmentation's: contrast comes before or after the two changes of colour.
+    Ranges and order are those of MMSegmentation: contrast changes before or after saturation and hue.
 
     Args:
         image_3HW: uint8 RGB.
-        rng: source of every choice.
+        rng: source of randomness.
     """
     image_3HW = image_3HW.float() / 255
     brightness, contrast_first, contrast, saturation, hue = rng.random(5) < 0.5

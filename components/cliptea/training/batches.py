@@ -1,7 +1,7 @@
-"""Batches of views with their teacher tokens, in an order that (seed, iteration) alone decides.
+"""Batches of views with their teacher tokens, in an order that only depends on (seed, iteration).
 
-Item k of a run is view `permutation(k // n)[k % n]`, and everything random about it comes from (seed, k): a run
-goes on at any iteration without replaying the ones before, whatever the number of loading processes. The batch of an
+Item k of a run is view `permutation(k // n)[k % n]`, and its random choices only depend on (seed, k). So a run can
+resume at any iteration without replaying the earlier ones, with any number of loading processes. The batch of an
 iteration is divided among the training processes in the order of its items.
 """
 
@@ -30,7 +30,7 @@ __all__ = ["Batch", "TrainingData", "batches"]
 
 
 class Batch(NamedTuple):
-    """Shapes: B views, C crop, D teacher width, g token grid."""
+    """A batch. Shapes: B views, C crop, D teacher width, g token grid."""
 
     images_B3CC: Tensor  # float32, normalised
     labels_BCC: Tensor  # int64 seen index, or 255
@@ -44,12 +44,12 @@ class Batch(NamedTuple):
 
 
 class TrainingData(NamedTuple):
-    """What a student learns from: photos with their seen labels, and what CLIP said of them."""
+    """The training data: photos with seen labels, and the teacher's output for them."""
 
     images: ShardReader  # train shards
     cls: ShardReader  # CLS tokens
-    regions: ShardReader | None  # region maps, where the method uses them
-    grid: tuple[int, int]  # of the region maps
+    regions: ShardReader | None  # region maps, if the method uses them
+    grid: tuple[int, int]  # height and width of the region maps
     seen_ids: list[int]  # train ids of the seen classes
 
 
@@ -72,7 +72,7 @@ class _Views(Dataset):
         return self._view(image_id, number, generator("student", self.seed, item))
 
     def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, ...]]:
-        """The views of a batch, from a remote store several at a time: most of them wait for an answer."""
+        """The views of a batch. A remote store is read in parallel, since most of the time is spent waiting for it."""
         return list(ahead(self.__getitem__, items)) if self.images.remote else [self[item] for item in items]
 
     def _view(self, image_id: int, number: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
@@ -93,7 +93,7 @@ class _Views(Dataset):
 
 
 def batches(config: Config, data: TrainingData, seed: int, start: int = 0, world: World = ALONE) -> Iterator[Batch]:
-    """This process's part of each batch, of the iterations `start` to the end."""
+    """This process's part of each batch, from the iteration `start` to the end."""
     train = config.train
     own = train.batch_size // world.size
     firsts = (it * train.batch_size + world.rank * own for it in range(start, train.iterations))
@@ -103,12 +103,12 @@ def batches(config: Config, data: TrainingData, seed: int, start: int = 0, world
         num_workers=train.workers,
         worker_init_fn=_outlive_sigterm,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its own: starting to load must not move the generator that dropout draws from
+        generator=torch.Generator(),  # a separate one, so that loading does not advance the generator for dropout
     )
     for tensors in loader:
         yield Batch(*tensors)
 
 
 def _outlive_sigterm(worker: int) -> None:
-    # It reaches all processes at once, and the training process still has a step to finish.
+    # SIGTERM reaches all processes at the same time, but the training process still has to finish its step.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

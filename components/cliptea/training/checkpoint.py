@@ -1,8 +1,8 @@
-"""Checkpoints in the object store: written beside the training, the newest whole one read.
+"""Checkpoints in the object store. They are written in the background, and the newest intact one is read.
 
-A checkpoint is one object, ITERATION-DIGEST.pt: what `torch.save` makes of tensors and plain values, under a name that
-says what its bytes must be. It belongs to no process: all hold the same weights, optimiser state and bank, data are
-chosen by (seed, iteration), and so are random numbers (see `trainer`), so that any number of processes may go on.
+A checkpoint is one object, ITERATION-DIGEST.pt. It is the output of `torch.save` for tensors and plain values, and its
+name contains the hash of its bytes. It does not depend on the number of processes, because all of them hold the same
+weights, optimiser state and bank, and data and random numbers only depend on (seed, iteration) (see `trainer`).
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from cliptea.training.distributed import ALONE, World
 
 __all__ = ["Checkpoints"]
 
-LOOK_SECONDS = 0.2  # between two looks at whether the write before has ended, or the store is away
+LOOK_SECONDS = 0.2  # between two checks whether the previous write is done or the store is not available
 
 
 class Checkpoints:
-    """The checkpoints below one folder of a store. The first process writes them, all read the same one.
+    """The checkpoints in one folder of a store. The first process writes them, and all processes read the same one.
 
-    A store that is away costs checkpoints, not the training: those that cannot be written are named in a warning.
+    If the store is not available, checkpoints are skipped with a warning, and training continues.
 
-    As a context manager: at the end of the block nothing is being written any more.
+    As a context manager, it waits for the last write at the end of the block.
 
     Args:
-        store: where they lie.
+        store: the object store.
         folder: key prefix.
-        keep: how many are kept, the newest.
-        world: the processes.
+        keep: how many of the newest checkpoints to keep.
+        world: the training processes.
     """
 
     def __init__(self, store: Store, folder: str, keep: int, world: World = ALONE) -> None:
@@ -57,10 +57,10 @@ class Checkpoints:
             self._writer.shutdown()
 
     def last(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint's state, on the CPU; None without any. Damaged ones are removed, and named.
+        """The state of the newest intact checkpoint, on the CPU, or None. Damaged ones are deleted with a warning.
 
         Raises:
-            StorageError: this process cannot read whole what the first one could.
+            StorageError: this process cannot read the checkpoint that the first process has read.
         """
         key, data = self._last_whole() if self._world.is_first else (None, None)
         key = self._world.agree(key)
@@ -72,51 +72,54 @@ class Checkpoints:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
     def save(self, iteration: int, state: dict[str, Any]) -> None:
-        """Write a state while training goes on; waits for the write before, so that one copy is in memory.
+        """Write a state in the background. Waits for the previous write, so that only one copy is in memory.
 
-        While the store is away it does not wait, and leaves this one out.
+        If the store is not available, this checkpoint is skipped without waiting.
 
         Raises:
-            StorageError: the store has refused the write before.
+            StorageError: the store rejected the previous write.
         """
         if not self._world.is_first:
             return
         if self._written():
             self._writing = self._writer.submit(self._write, iteration, _copied(state))
         else:
-            progress.warn(f"there is no checkpoint of iteration {iteration}: the store is away, and training goes on")
+            progress.warn(
+                f"the checkpoint of iteration {iteration} was skipped because the store is not available; "
+                "training continues"
+            )
 
     def save_last(self, iteration: int, state: dict[str, Any]) -> None:
-        """Write a state, after which training may end.
+        """Write a state, and return when it is stored.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: the state cannot be written.
         """
         if self._world.is_first:
             self.wait()
             self._write(iteration, state)
 
     def wait(self) -> None:
-        """Until nothing is being written.
+        """Wait until the last write is done.
 
         Raises:
-            StorageError: the store has refused the last write.
+            StorageError: the store rejected the last write.
         """
         writing, self._writing = self._writing, None
         try:
             if writing is not None:
                 writing.result()
         except ServerAway as away:
-            progress.warn(f"a checkpoint is lost: {away.what}")
+            progress.warn(f"a checkpoint could not be stored: {away.what}")
 
     def clear(self) -> None:
-        """Remove all of them."""
+        """Delete all checkpoints."""
         self.wait()
         for entry in self._entries():
             self._store.delete(entry.key)
 
     def _written(self) -> bool:
-        """Wait for the write before; False when it waits for the store."""
+        """Wait for the previous write. Returns False if that write is waiting for the store."""
         while self._writing is not None and not self._writing.done():
             if outage.present():
                 return False
@@ -133,17 +136,17 @@ class Checkpoints:
             self._store.delete(entry.key)
 
     def _last_whole(self) -> tuple[str | None, bytes | None]:
-        """Key and bytes of the newest."""
+        """Key and bytes of the newest intact checkpoint."""
         for entry in reversed(self._entries()):
             data = self._whole(entry.key)
             if data is not None:
                 return entry.key, data
-            progress.warn(f"the checkpoint {self._store.uri(entry.key)} is damaged; going back to the one before it")
+            progress.warn(f"the checkpoint {self._store.uri(entry.key)} is damaged; using the previous one")
             self._store.delete(entry.key)
         return None, None
 
     def _whole(self, key: str) -> bytes | None:
-        """Its bytes if they are those that its name says, read once more if they are not."""
+        """The bytes of a checkpoint if they match its name, or None. A mismatch is read a second time."""
         for _ in range(2):
             data = self._store.get(key)
             if key.endswith(f"-{_digest(data)}.pt"):
@@ -151,7 +154,7 @@ class Checkpoints:
         return None
 
     def _entries(self) -> list[Entry]:
-        """Oldest first."""
+        """All checkpoints, oldest first."""
         return list(self._store.entries(self._folder))
 
 
@@ -160,7 +163,7 @@ def _digest(data: bytes) -> str:
 
 
 def _copied(value: Any) -> Any:
-    """The same structure with tensors copied to the CPU: training goes on in the originals."""
+    """The same structure with all tensors copied to the CPU, because training continues to change the originals."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""Training by any number of processes: what they tell each other, and how one joins the others.
+"""Training with any number of processes: communication between them, and how a process joins the others.
 
-The convention: every process computes its *share* of each loss, and the shares add up to the loss of the whole
-batch. So gradients are summed over processes, never averaged, and no factor depends on their number. Those of the
-student are summed by DDP while the backward pass goes on; those of the adapter, which a loss may not reach, behind it.
+Every process computes its *share* of each loss, and the shares add up to the loss of the whole batch. So gradients are
+summed over processes, not averaged, and no factor depends on the number of processes. DDP sums the gradients of the
+student during the backward pass. The gradients of the adapter are summed afterwards, since some losses do not use it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from cliptea.outage import patience
 __all__ = ["ALONE", "World", "join", "left_alone"]
 
 T = TypeVar("T")
-WORK_SECONDS = 600.0  # that a process may let the others wait, besides the time in which it waits for a server
-# In what NCCL says: the mistakes of this process, not the absence of another.
+WORK_SECONDS = 600.0  # how long the others wait for a process, in addition to the time that it may wait for a server
+# Parts of NCCL's messages about errors of this process. Other messages mean that another process is gone.
 OWN_FAULTS = ("ncclInvalidUsage", "ncclInvalidArgument", "ncclUnhandledCudaError", "unhandled cuda error")
 
 
 class World(NamedTuple):
-    """The processes of one training. With a single one nothing is sent and every answer is the argument."""
+    """The processes of one training. With a single process, nothing is sent and arguments are returned unchanged."""
 
     rank: int = 0
     size: int = 1
@@ -41,33 +41,33 @@ class World(NamedTuple):
         return self.rank == 0
 
     def total(self, tensor: Tensor) -> Tensor:
-        """Sum over processes of a tensor of one shape; gradients flow back to every process's part."""
+        """Sum of a tensor over all processes, with gradients. The shape is the same in each process."""
         return tensor if self.size == 1 else _Sum.apply(tensor)
 
     def concat(self, rows: Tensor) -> Tensor:
-        """The rows (n, ...) of all processes, n of each, in the order of ranks; gradients flow back.
+        """The rows (n, ...) of all processes, concatenated in the order of ranks, with gradients.
 
         Args:
-            rows: of any type; n is the same in each process.
+            rows: a tensor of any dtype; n is the same in each process.
         """
         if self.size == 1:
             return rows
         sent = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
         before = sent.new_zeros(self.rank * len(rows), *rows.shape[1:])
         after = sent.new_zeros((self.size - 1 - self.rank) * len(rows), *rows.shape[1:])
-        # A sum with zeros: exact, on every backend, and its gradient is again one sum.
+        # A sum with zeros is exact and works on every backend, and its gradient is again a single sum.
         return self.total(torch.cat([before, sent, after])).to(rows.dtype)
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process."""
+        """Whether the flag is true in any process."""
         return bool(self.total(torch.tensor(int(flag))))
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have called this method."""
         self.any(False)
 
     def agree(self, value: T) -> T:
-        """The first process's value, of plain Python; the others wait for it."""
+        """The value (a plain Python object) of the first process, for which the others wait."""
         if self.size == 1:
             return value
         box: list[Any] = [value]
@@ -75,26 +75,26 @@ class World(NamedTuple):
         return box[0]
 
     def parallel(self, module: nn.Module, may_skip: bool) -> nn.Module:
-        """The module with the first process's weights, whose gradients are added up over processes.
+        """Wrap a module so that it starts with the first process's weights and its gradients are summed over processes.
 
         Args:
-            module: its batch norms keep their own running statistics.
+            module: the module. Its batch norms keep separate running statistics in each process.
             may_skip: whether a forward pass may leave parameters unused.
         """
         if self.size == 1:
             return module
         parallel = DistributedDataParallel(module, find_unused_parameters=may_skip, gradient_as_bucket_view=True)
-        parallel.broadcast_buffers = False  # an argument of two names, by torch's version
+        parallel.broadcast_buffers = False  # the name of the argument depends on torch's version
         parallel.register_comm_hook(None, lambda state, bucket: _add_up(bucket))
         return parallel
 
     def quiet(self, parallel: nn.Module, on: bool) -> AbstractContextManager[None]:
-        """Inside, if it is on, gradients of that module are kept and not added up yet."""
+        """A context in which, if `on`, gradients of the module are accumulated without summing over processes."""
         return parallel.no_sync() if on and isinstance(parallel, DistributedDataParallel) else nullcontext()
 
     @torch.no_grad()
     def start_equal(self, modules: Iterable[nn.Module]) -> None:
-        """Give every process the first one's weights, which a network of the user's own may draw as it likes."""
+        """Copy the weights of the first process to all processes, since a custom network may draw random weights."""
         if self.size > 1:
             for module in modules:
                 for tensor in module.state_dict().values():
@@ -102,7 +102,7 @@ class World(NamedTuple):
 
     @torch.no_grad()
     def sum_gradients(self, parameters: list[nn.Parameter]) -> None:
-        """Add up the gradients of all processes. A parameter that none of them used keeps none."""
+        """Sum the gradients over all processes. A parameter that no process used keeps the gradient None."""
         if self.size == 1 or not parameters:
             return
         unused = [p for p in parameters if p.grad is None]
@@ -114,15 +114,15 @@ class World(NamedTuple):
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter) if parameter.grad is None else parameter.grad
             parameter.grad.copy_(part.view_as(parameter))
-        if unused:  # asked only then: reading the flags waits for the GPU
+        if unused:  # only then, because reading the flags waits for the GPU
             for parameter, number in zip(parameters, users.tolist(), strict=True):
                 parameter.grad = parameter.grad if number else None
 
     @torch.no_grad()
     def average_statistics(self, module: nn.Module) -> None:
-        """Give every process the mean of the running statistics that each batch norm keeps by itself.
+        """Average the running statistics of batch norms that are separate in each process.
 
-        They take no part in training; the mean is what the saved model is used with.
+        They do not affect training. The saved model uses the average.
         """
         if self.size == 1:
             return
@@ -139,9 +139,9 @@ ALONE = World()
 
 @contextmanager
 def join() -> Iterator[World]:
-    """Meet the other processes that torchrun started (RANK, WORLD_SIZE, ...); alone where it did not.
+    """Join the other processes that torchrun started (RANK, WORLD_SIZE, ...). Without torchrun, yield `ALONE`.
 
-    GPU tensors go through NCCL, all others through gloo. Each process of a machine has a GPU of its own.
+    GPU tensors are sent with NCCL, other tensors with gloo. Each process of a machine uses a different GPU.
 
     Raises:
         ConfigError: there are more processes than GPUs.
@@ -153,22 +153,25 @@ def join() -> Iterator[World]:
     if torch.cuda.is_available():
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
-            raise ConfigError(f"{local + 1} training processes on a machine of {gpus} GPUs", "a GPU for each process")
+            raise ConfigError(
+                f"{local + 1} training processes are started, but the machine has {gpus} GPU{'s' * (gpus != 1)}",
+                "one GPU per process",
+            )
         torch.cuda.set_device(local)
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout)
     else:
         dist.init_process_group("gloo", timeout=timeout)
     yield World(dist.get_rank(), dist.get_world_size())
-    dist.destroy_process_group()  # not after an error: the others may wait in a call that never ends
+    dist.destroy_process_group()  # not after an error, because the others may be in a call that never ends
 
 
 def left_alone(error: BaseException | None) -> bool:
-    """Whether an error, or one before it, says that the other processes have gone: gloo, NCCL or torchrun's store."""
+    """Whether an error, or its context, means that other processes are gone. It comes from gloo, NCCL or torchrun."""
     if error is None:
         return False
     text = str(error)
     gone = isinstance(error, dist.DistError) and not any(fault in text for fault in OWN_FAULTS)
-    gloo = isinstance(error, RuntimeError) and "gloo/" in text  # the file of the line that failed
+    gloo = isinstance(error, RuntimeError) and "gloo/" in text  # the source file in the message
     return gone or gloo or left_alone(error.__context__)
 
 
@@ -179,7 +182,7 @@ def _add_up(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over processes. Each loss share depends on it, so the gradient is the sum of all shares' gradients."""
+    """Sum over processes. Every loss share depends on the sum, so its gradient is the sum of the shares' gradients."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -193,6 +196,6 @@ class _Sum(torch.autograd.Function):
 
 
 def _own_statistics(module: nn.Module) -> list[Tensor]:
-    if not isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):  # SyncBatchNorm is none of these
+    if not isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):  # SyncBatchNorm is not a subclass
         return []
     return [tensor for tensor in (module.running_mean, module.running_var) if tensor is not None]

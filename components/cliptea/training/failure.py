@@ -1,7 +1,7 @@
-"""The file in which the first process that fails says why, for the one that has started them all.
+"""The file in which the first failed process stores its error for the process that started training.
 
-torchrun ends with the code 1, whatever its processes end from. A failure of one's own counts more than partners that
-have gone: those who were left may write first, and have a file of their own beside it.
+torchrun exits with 1 for any failure of its processes. An error of a process itself takes precedence over the errors of
+processes that lost their partners. The latter may come first, so they are stored in a second file next to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["tell", "told"]
 
 
 def tell(error: BaseException) -> None:
-    """Leave the reason of a failure, unless another process has left one of its kind."""
+    """Store an error, unless another process has already stored one of the same kind."""
     if not env.FAILURE.is_set():
         return
     file = Path(env.FAILURE.get())
@@ -33,7 +33,7 @@ def tell(error: BaseException) -> None:
 
 
 def told(failure: Path) -> Stopped | ClipteaError | None:
-    """The failure that a file, or the one beside it, tells of, if any."""
+    """The error that is stored in the file or in the second file next to it, or None."""
     said = _read(failure) or _read(_of_those_left(failure))
     if said is None:
         return None
@@ -51,7 +51,7 @@ def _of_those_left(failure: Path) -> Path:
 def _read(file: Path) -> dict[str, Any] | None:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # ValueError: a process was killed while it wrote
+    except (FileNotFoundError, ValueError):  # ValueError: a process was killed while writing
         return None
 
 

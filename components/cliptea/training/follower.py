@@ -1,6 +1,6 @@
-"""Whether anybody still follows this training: a step in another pod, which writes to the board while it is there.
+"""Checks whether a step in another pod still follows this training. While it does, it writes to the board.
 
-A step that was cancelled, has crashed or was lost with its machine deletes no TrainJob. So training looks for itself.
+A step that crashed, or was lost together with its machine, does not delete its TrainJob. So training checks by itself.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["Follower", "Watch", "watching"]
 
 
 class Follower(BaseModel):
-    """The object of the store that a step writes anew while it follows, and the seconds that it may stand still."""
+    """The object in the store that a following step updates, and after how many seconds without an update to stop."""
 
     key: str
     seconds: float
 
 
 class Watch:
-    """How long the follower has been silent, by the clock of this process alone: those of two machines differ."""
+    """Measures how long the follower has been silent. It only uses the clock of this process, as clocks may differ."""
 
     def __init__(self, store: Store, follower: Follower) -> None:
         self._store, self._follower = store, follower
@@ -36,9 +36,9 @@ class Watch:
         self._looked, self._silent = time.monotonic(), 0.0
 
     def abandoned(self) -> bool:
-        """Look whether the object has changed; says whether it has been the same for too long.
+        """Check the object for changes. Returns whether it has not changed for too long.
 
-        An object that is not there counts as one that stands still. While the store cannot be read, no time counts.
+        A missing object counts as unchanged. Time during which the store cannot be read does not count.
         """
         silent = self._silent
         try:
@@ -55,7 +55,7 @@ class Watch:
 
 @contextmanager
 def watching(follower: Follower | None) -> Iterator[threading.Event]:
-    """Watch a follower inside the block, if there is one; the event is set when it has been silent for too long."""
+    """Watch the follower, if one is given, inside the block. The event is set when it has been silent for too long."""
     abandoned, over = threading.Event(), threading.Event()
     if follower is not None:
         watch = Watch(open_store(patience=BEAT_SECONDS), follower)
@@ -71,8 +71,8 @@ def _watch(watch: Watch, follower: Follower, abandoned: threading.Event, over: t
     while not over.wait(min(BEAT_SECONDS, follower.seconds / 4)):
         if watch.abandoned():
             progress.warn(
-                f"nobody has followed this training for {progress.clock(follower.seconds)}: it saves a checkpoint and "
-                "ends; run again to go on"
+                f"no step has followed this training for {progress.clock(follower.seconds)}; saving a checkpoint and "
+                "stopping; run again to resume"
             )
             abandoned.set()
             return

@@ -1,7 +1,7 @@
-"""The global batch of an iteration, and the micro-batches in which each process goes through its part of it.
+"""The global batch of an iteration, and the micro-batches into which each process splits its part.
 
-Shape legend: B images of a micro-batch, W of the global batch, C crop, D width, g token grid, h w feature size, S seen
-classes, P pseudo classes of an image, L loss size.
+Shape legend: B images of a micro-batch, W images of the global batch, C crop, D width, g token grid, h w feature size,
+S seen classes, P pseudo classes of an image, L loss size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Denominators", "GlobalBatch", "MicroBatch"]
 
 
 class MicroBatch(NamedTuple):
-    """Some images of one process that go through the network together."""
+    """Images of one process that go through the network together."""
 
     images_B3CC: Tensor  # float32, normalised
     labels_BCC: Tensor  # int64: seen index, S + region of that image, or 255
@@ -31,27 +31,27 @@ class MicroBatch(NamedTuple):
 
 
 class Denominators(NamedTuple):
-    """What the pixel losses of the global batch are divided by; scalar int64."""
+    """The denominators of the pixel losses for the global batch, as int64 scalars."""
 
-    pixels: Tensor  # labelled ones
-    pairs: Tensor  # (image, present class) pairs
+    pixels: Tensor  # number of labelled pixels
+    pairs: Tensor  # number of (image, present class) pairs
 
 
 class GlobalBatch:
-    """What a micro-batch needs to know of all images: it follows from teacher tokens and labels, before any network.
+    """What a micro-batch needs from all images. It is computed from teacher tokens and labels, without the network.
 
     Args:
-        batch: this process's images.
-        num_seen: S.
+        batch: the images of this process.
+        num_seen: S, the number of seen classes.
         config: the method's settings.
-        world: the processes.
-        accumulate: micro-batches that each process divides its images into.
+        world: the training processes.
+        accumulate: number of micro-batches into which each process divides its images.
 
     Attributes:
         cls_WD: (W, D) float32, CLS tokens of all processes.
         image_ids_W: (W,) int64.
-        regions_W: (W,) int64, numbers of regions.
-        share: what part of the global batch a micro-batch is.
+        regions_W: (W,) int64, number of regions of each image.
+        share: the fraction of the global batch that a micro-batch contains.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class GlobalBatch:
         self._accumulate, self._denominators = accumulate, None
 
     def micro_batches(self) -> Iterator[MicroBatch]:
-        """Those of this process, of equal numbers of images."""
+        """The micro-batches of this process, which all have the same number of images."""
         batch, number = self._batch, len(self._batch.image_ids_B)
         step = number // self._accumulate
         for start in range(0, number, step):
@@ -81,10 +81,10 @@ class GlobalBatch:
             )  # fmt: skip
 
     def denominators(self, size: tuple[int, int]) -> Denominators:
-        """Counted over all processes, once.
+        """The denominators over all processes. They are computed once.
 
         Args:
-            size: (h, w) of the features: a region that misses every position there is no class.
+            size: (h, w) of the features. A region without any position at this size does not count as a class.
         """
         if self._denominators is None:
             num_pseudo, labels_BCC = int(self.regions_W.max()), self._labels_BCC

@@ -1,4 +1,4 @@
-"""What was measured while a student learned: loss curves, and where the time went."""
+"""Measurements of a training: loss curves, and the time spent in training steps and waiting for data."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 @dataclass
 class History:
-    """Of all processes for the losses, of the first one for the times. It goes on over restarts."""
+    """Losses of all processes, and times of the first process. It continues after restarts."""
 
     curves: Curves = field(default_factory=list)  # mean loss terms of each logging interval, with its last iteration
-    pending: list[dict[str, float]] = field(default_factory=list)  # of the iterations since then
-    waiting: float = 0.0  # seconds without a batch to work on
-    working: float = 0.0  # seconds of training steps
+    pending: list[dict[str, float]] = field(default_factory=list)  # loss terms of the iterations since then
+    waiting: float = 0.0  # seconds spent waiting for batches
+    working: float = 0.0  # seconds spent in training steps
 
     def measured(self, batches: Iterable[T], step: Callable[[T], dict[str, float]]) -> Iterator[dict[str, float]]:
-        """Take a step with each batch; yields its loss terms. What is done between the steps is not measured."""
+        """Call `step` with each batch and yield its loss terms. The time between the steps is not measured."""
         source = iter(batches)
         while True:
             start = time.perf_counter()
@@ -41,18 +41,18 @@ class History:
         self.pending = []
 
     def state(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint; `History(**state)` goes on from them."""
+        """Plain values for a checkpoint. `History(**state)` restores them."""
         return asdict(self)
 
     def summary(self, images: int) -> dict[str, float]:
         """Throughput over the whole training.
 
         Args:
-            images: shown in that time, by all processes.
+            images: number of images in that time, over all processes.
         """
         seconds = self.waiting + self.working
         return {
             "seconds": seconds,
             "images_per_second": images / seconds,
-            "data_wait": self.waiting / self.working,  # as a share of the time of the steps
+            "data_wait": self.waiting / self.working,  # relative to the time of the steps
         }

@@ -1,4 +1,4 @@
-"""The training loop: batches, steps, checkpoints, and the finished model's manifest."""
+"""The training loop: batches, steps, checkpoints, and the manifest of the trained model."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def train_student(
     log_curves: Callable[[Curves], None],
     world: World = ALONE,
 ) -> Manifest:
-    """Train to the end, from the last checkpoint if there is one; returns the model's manifest.
+    """Train to the end, from the last checkpoint if one exists. Returns the manifest of the model.
 
     Args:
-        store: where checkpoints and model go.
+        store: the store for checkpoints and model.
         output: the model.
         config: the variant's settings.
-        seed: of initial weights, order, augmentation and dropout.
-        data: what to learn from.
-        text_SD: text features of the seen classes, the only ones that training is given.
-        log_curves: given all loss curves so far, at each checkpoint and at the end, in the first process.
-        world: the processes, each of which calls this.
+        seed: seed of initial weights, order, augmentation and dropout.
+        data: the training data.
+        text_SD: text features of the seen classes. Training never gets those of unseen classes.
+        log_curves: called with all loss curves so far, at each checkpoint and at the end, in the first process.
+        world: the training processes. Each of them calls this function.
 
     Raises:
         ConfigError: the processes cannot share a batch.
-        Stopped: SIGTERM came; a checkpoint is written.
+        Stopped: SIGTERM was received. A checkpoint is saved.
     """
     _require_shared(config, world)
     device.prepare()
@@ -59,7 +59,7 @@ def train_student(
         state = checkpoints.last()
         if state is not None:
             trainer.restore(state)
-            progress.note(f"going on from the checkpoint at iteration {trainer.iteration}")
+            progress.note(f"resuming from the checkpoint at iteration {trainer.iteration}")
         shown = batches(config, data, seed, trainer.iteration, world)
         _run(trainer, shown, checkpoints, log_curves)
         manifest = None
@@ -73,7 +73,7 @@ def train_student(
 def _run(
     trainer: Trainer, shown: Iterable[Batch], checkpoints: Checkpoints, log_curves: Callable[[Curves], None]
 ) -> None:
-    """Train on all batches of `shown`, saving now and then, and when SIGTERM asks to stop."""
+    """Train on all batches of `shown`. Checkpoints are saved regularly, and after SIGTERM."""
     train, world, history = trainer.config.train, trainer.world, trainer.history
     with sigterm() as asked, progress.bar("training", train.iterations, "it", trainer.iteration) as bar:
         for terms in history.measured(shown, trainer.step):
@@ -81,12 +81,12 @@ def _run(
             if trainer.iteration % train.log_every == 0 or ended:
                 history.close_interval(trainer.iteration)
             bar.update(1, loss=terms["total"])
-            stop = world.any(asked.to_stop)  # together, wherever the signal came: all leave after the same step
+            stop = world.any(asked.to_stop)  # all processes stop after the same step
             if ended or not (stop or trainer.iteration % train.checkpoint_every == 0):
                 continue
             if stop:
                 checkpoints.save_last(trainer.iteration, trainer.state())
-                world.wait()  # none leaves, and is taken for a failure, before the checkpoint is whole
+                world.wait()  # a process that exits before the checkpoint is saved would look like a failure
                 raise Stopped(trainer.iteration)
             checkpoints.save(trainer.iteration, trainer.state())
             if world.is_first:
@@ -98,9 +98,9 @@ def _require_shared(config: Config, world: World) -> None:
     train.require_shared(world.size)
     if train.batch_size == world.size * train.accumulate and require(config.student.backbone).family == "upernet":
         raise ConfigError(
-            f"one image at a time with the backbone {config.student.backbone}",
-            "two or more: UPerNet has a batch norm over a map of one pixel",
-            "raise train.batch_size, or lower the processes or train.accumulate",
+            f"the backbone {config.student.backbone} cannot train with one image at a time",
+            "two or more images, because UPerNet has a batch norm over a map of one pixel",
+            "raise train.batch_size, or lower the number of processes or train.accumulate",
         )
 
 
@@ -117,7 +117,7 @@ def _publish(store: Store, output: Output, trainer: Trainer) -> Manifest:
         **history.summary(train.iterations * train.batch_size),
     }
     if trainer.where.type == "cuda":
-        info["peak_memory_bytes"] = torch.cuda.max_memory_allocated()  # of the first process, since it started
+        info["peak_memory_bytes"] = torch.cuda.max_memory_allocated()  # of the first process, since its start
     curves = json.dumps(history.curves).encode()
     objects = {
         "model.safetensors": put_object(store, f"{output.prefix}/model.safetensors", safetensors.torch.save(weights)),

@@ -1,7 +1,7 @@
-"""The losses of one training step: how the modules of `cliptea.method` are put together (eq. 11 and 12).
+"""The losses of one training step, which combine the modules of `cliptea.method` (eq. 11 and 12).
 
-Shape legend: B images of a micro-batch, W of the global batch, A of this micro-batch in all processes, C crop, D width,
-h w feature size, S seen classes, P pseudo classes of an image.
+Shape legend: B images of a micro-batch, W images of the global batch, A images of this micro-batch in all processes,
+C crop, D width, h w feature size, S seen classes, P pseudo classes of an image.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ def method_losses(
     bank: glm.TokenBank,
     config: MethodConfig,
 ) -> Terms:
-    """A micro-batch's share of every loss term that the config switches on, weighted, with `total`, their sum.
+    """The weighted share of a micro-batch in every enabled loss term, and their sum `total`.
 
-    The shares of all micro-batches and processes add up to the terms of the global batch, whatever the number of
-    processes. With several micro-batches they still do for the contrast with all CLS tokens and for every denominator;
-    centroids (eq. 7), what is generated from them and eq. 8 are taken over one micro-batch of each process.
+    The shares of all micro-batches and processes add up to the terms of the global batch, for any number of processes.
+    With several micro-batches, the contrast with all CLS tokens and all denominators still use the global batch.
+    Centroids (eq. 7), the classes generated from them and eq. 8 use one micro-batch of each process.
 
     Args:
-        features_BDhw: (B, D, h, w) float, what the student makes of the micro-batch's images.
+        features_BDhw: (B, D, h, w) float, the student's features of the micro-batch.
         adapter: the generator g of the pixel learning module.
         micro_batch: some views with their stored teacher tokens.
-        global_batch: the batch that it is part of.
+        global_batch: the batch that contains the micro-batch.
         text_SD: unit-norm text features of the seen classes.
-        bank: CLS tokens of earlier iterations; read only here.
+        bank: CLS tokens of earlier iterations. It is not changed here.
         config: the method's settings.
     """
     features_BDhw = features_BDhw.float()
@@ -83,7 +83,7 @@ def _generate(
     num_seen: int,
     detach: bool,
 ) -> vla.Generated:
-    """Classifier vectors of all processes' classes, made by each of them: they see each other in self-attention."""
+    """Classifier vectors for the classes of all processes. Each process computes all of them for self-attention."""
     size = (features_BDhw.shape[2], features_BDhw.shape[3])
     labels_Bhw = plm.reduce_labels(micro_batch.labels_BCC, size)
     world = global_batch.world

@@ -1,4 +1,4 @@
-"""AdamW with the recipes' parameter groups, linear warm-up and polynomial decay (power 1)."""
+"""AdamW with parameter groups, linear warm-up and polynomial decay (power 1)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from cliptea.models.student import Student
 
 __all__ = ["lr_factor", "make_optimiser"]
 
-WARMUP_START = 1e-6  # of the learning rate
-WARMUP_SHARE = 0.05  # a short run warms up no longer than this part of it
+WARMUP_START = 1e-6  # as a fraction of the learning rate
+WARMUP_SHARE = 0.05  # the longest warm-up, as a fraction of all iterations
 
 
 def lr_factor(iteration: int, iterations: int, warmup: int) -> float:
-    """Share of the learning rate at an iteration (0-based): linear up to 1 at `warmup`, then linear to 0."""
+    """The factor of the learning rate at an iteration (0-based). It rises linearly to 1 at `warmup` and falls to 0."""
     warmup = min(warmup, int(iterations * WARMUP_SHARE))
     if iteration < warmup:
         return WARMUP_START + (1 - WARMUP_START) * iteration / warmup
@@ -24,7 +24,7 @@ def lr_factor(iteration: int, iterations: int, warmup: int) -> float:
 
 
 def make_optimiser(student: Student, adapter: nn.Module, config: TrainConfig, backbone: str) -> tuple[AdamW, LambdaLR]:
-    """The optimiser of student and adapter (which learns as the head does, unless told otherwise), and its schedule."""
+    """The optimiser of student and adapter, and its schedule. By default the adapter has the head's learning rate."""
     lr = config.lr * config.lr_scale.get(backbone, 1.0)
     head_lr = lr * (student.head_lr_factor if config.head_lr_factor is None else config.head_lr_factor)
     groups = [

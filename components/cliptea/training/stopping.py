@@ -1,4 +1,4 @@
-"""The ways in which training ends before its end and may go on later: on request, or left by its partners."""
+"""The ways in which training stops early and can resume later: on request, or after other processes were lost."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cliptea.errors import ClipteaError
 
 __all__ = ["DESERTED", "RESTART", "Asked", "Deserted", "Stopped", "sigterm"]
 
-RESTART = os.EX_TEMPFAIL  # 75: exit code of a process that stopped on request; started again, it goes on
-DESERTED = 76  # exit code of a process that did nothing wrong and lost those that it trains with, or a server
+RESTART = os.EX_TEMPFAIL  # 75: exit code of a process that stopped on request and resumes when it is started again
+DESERTED = 76  # exit code of a process that lost the other training processes or a server
 
 
 class Stopped(SystemExit):
-    """Training ended before its end, on request. Uncaught, it ends the process with the code `RESTART`."""
+    """Training stopped early on request. If it is not caught, the process exits with `RESTART`."""
 
     def __init__(self, iteration: int | None) -> None:
         super().__init__(RESTART)
@@ -25,25 +25,25 @@ class Stopped(SystemExit):
 
     def __str__(self) -> str:
         saved = "" if self.iteration is None else f"; iteration {self.iteration} is saved"
-        return f"training was asked to stop{saved}: start it again to go on"
+        return f"training was stopped on request{saved}; run again to resume"
 
 
 class Deserted(ClipteaError):
-    """The other processes of this training have gone. `cliptea.steps.train_process` ends with the code `DESERTED`."""
+    """The other processes of this training are gone. `cliptea.steps.train_process` exits with `DESERTED`."""
 
     temporary = True
 
     def __init__(self, why: str) -> None:
         super().__init__(
-            f"the other training processes have gone ({why})",
-            todo="look for the first of them that failed, or whose machine was taken away; run again to go on from "
-            "the last checkpoint",
+            f"the other training processes are gone ({why})",
+            todo="look for the first process that failed, or whose machine was lost; run again to resume from the "
+            "last checkpoint",
         )
         self.why = why
 
 
 class Asked:
-    """Whether SIGTERM has come."""
+    """Whether SIGTERM was received."""
 
     def __init__(self) -> None:
         self.to_stop = False
@@ -51,7 +51,7 @@ class Asked:
 
 @contextmanager
 def sigterm() -> Iterator[Asked]:
-    """Note SIGTERM instead of dying from it. In a thread other than the main one signals are left as they are."""
+    """Record SIGTERM instead of exiting. Outside the main thread, signals are not changed."""
     asked = Asked()
     if threading.current_thread() is not threading.main_thread():
         yield asked

@@ -1,4 +1,4 @@
-"""Starting training in several processes of this machine, or this machine's processes of several: torchrun."""
+"""Starts the training processes of this machine with torchrun. Other machines may take part in the same training."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from cliptea.training.stopping import Stopped, sigterm
 __all__ = ["start"]
 
 POLL_SECONDS = 0.1
-STOP_SECONDS = 25  # that processes may take to stop, if a partner is silent; after 30 a pod is killed
+STOP_SECONDS = 25  # how long processes may take to stop if another one does not respond; a pod is killed after 30
 
 
 def start(module: str, key: str, processes: int, follower: Follower | None = None) -> None:
-    """Train in processes of their own, and wait for them.
+    """Train in child processes, and wait for them.
 
     Args:
-        module: what each of them runs, with `key` as its argument.
-        key: of an object in the store that says what to train.
-        processes: on this machine; torchrun's own variables (PET_NPROC_PER_NODE, PET_NNODES, ...) come before it.
-        follower: whose silence ends training as SIGTERM does.
+        module: the module that each process runs, with `key` as its argument.
+        key: key of an object in the store that describes what to train.
+        processes: number of processes on this machine. Variables of torchrun (PET_NPROC_PER_NODE, PET_NNODES, ...)
+            take precedence.
+        follower: if it is silent for too long, training stops as after SIGTERM.
 
     Raises:
-        Stopped: SIGTERM came; the processes have saved a checkpoint and ended.
-        ClipteaError: that of the first process that failed.
+        Stopped: SIGTERM was received. The processes have saved a checkpoint and exited.
+        ClipteaError: the error of the first process that failed.
     """
     own = [] if "PET_NPROC_PER_NODE" in os.environ else ["--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, "-m", "cliptea.training.agent", *own, "-m", module, key]
@@ -50,7 +51,7 @@ def start(module: str, key: str, processes: int, follower: Follower | None = Non
 
 
 def _environment(processes: int) -> dict[str, str]:
-    """This process's, with its threads divided among those that it starts."""
+    """The environment of this process, with its threads divided among the child processes."""
     given = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(STOP_SECONDS), **os.environ}
     threads = env.THREADS.count()
     if threads is None:
@@ -66,6 +67,6 @@ def _reason(failure: Path, stopping: bool, code: int) -> BaseException:
     if stopping:
         return Stopped(None)
     return ClipteaError(
-        f"a training process crashed without a word of why (torchrun ended with {code})",
-        todo="look in the log for its traceback; run again to go on from the last checkpoint",
+        f"a training process crashed without an error message (torchrun exited with {code})",
+        todo="look for a traceback in the log; run again to resume from the last checkpoint",
     )

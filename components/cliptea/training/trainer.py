@@ -1,15 +1,15 @@
-"""Everything that changes while a student learns, and the step that changes it.
+"""The state of a training, and the training step.
 
-The same global batch gives the same weights, up to rounding, by any number of processes, but for two things:
+The same global batch gives the same weights, up to rounding, for any number of processes, with two exceptions:
 
-- Dropout in the student and stochastic depth: masks are drawn for each process's images together, from
-  (seed, iteration, micro-batch, rank). The adapter's come from (seed, iteration, micro-batch), the same in every
-  process.
-- Batch norms that are not synchronised take the statistics of one process's part; on the CPU torch has no other.
+- Dropout and stochastic depth in the student: the masks of a process depend on (seed, iteration, micro-batch, rank).
+  The masks of the adapter depend on (seed, iteration, micro-batch) and are the same in every process.
+- Batch norms that are not synchronised use the statistics of the images of one process. On the CPU, torch cannot
+  synchronise them.
 
-Gradient accumulation (`train.accumulate`) divides a process's images into micro-batches. Contrast and loss denominators
-are still those of the global batch; centroids (eq. 7), the generated classes and eq. 8, batch norms and dropout are
-those of a micro-batch.
+Gradient accumulation (`train.accumulate`) divides the images of a process into micro-batches. Contrast and loss
+denominators still use the global batch. Centroids (eq. 7), the generated classes and eq. 8, batch norms and dropout
+use a micro-batch.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from cliptea.training.optimiser import make_optimiser
 
 __all__ = ["Trainer"]
 
-# Families that learn worse with synchronised batch norms (MMSegmentation on SegNeXt: "degrades significantly").
+# Families whose results are worse with synchronised batch norms (MMSegmentation on SegNeXt: "degrades significantly").
 OWN_STATISTICS = {"segnext"}
 
 
 class Trainer:
-    """Student, adapter, bank, optimiser and history, the same in every process."""
+    """Student, adapter, bank, optimiser and history. They are the same in every process."""
 
     def __init__(self, config: Config, text_SD: Tensor, seed: int, world: World = ALONE) -> None:
         torch.manual_seed(seed)
@@ -49,7 +49,9 @@ class Trainer:
         self._layout = torch.channels_last if train.channels_last else torch.contiguous_format
         student = build_student(backbone, dim, config.student.dropout, config.student.initial_weights)
         if world.size > 1 and self.where.type == "cuda" and _synchronised(train.sync_bn, backbone):
-            from timm.layers.norm_act import convert_sync_batchnorm  # torch's own drops the activation of timm's norms
+            from timm.layers.norm_act import (
+                convert_sync_batchnorm,
+            )  # torch's drops the activation of timm's norms
 
             convert_sync_batchnorm(student)
         self.student = student.to(self.where)
@@ -74,10 +76,10 @@ class Trainer:
             self._network.compile()
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """One iteration; returns the loss terms of the global batch.
+        """Run one iteration. Returns the loss terms of the global batch.
 
         Args:
-            batch: this process's images.
+            batch: the images of this process.
         """
         train = self.config.train
         global_batch = GlobalBatch(
@@ -114,11 +116,11 @@ class Trainer:
             )  # fmt: skip
 
     def _draw_from(self, *key: int) -> None:
-        """Begin torch's random numbers anew for this iteration, so that none has to be remembered."""
+        """Seed torch for this iteration, so that checkpoints need no random state."""
         torch.manual_seed(int(generator("dropout", self.seed, self.iteration, *key).integers(2**63)))
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on, as tensors and plain values; the tensors are those in use."""
+        """Everything needed to resume, as tensors and plain values. The tensors are not copied."""
         return {
             "student": self.student.state_dict(),
             "adapter": self.adapter.state_dict(),

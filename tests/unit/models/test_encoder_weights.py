@@ -121,7 +121,7 @@ def test_weights_that_do_not_fit_name_the_first_keys(tmp_path):
     message = refused("segnext_t", str(tmp_path / "w.pth"))
     assert "1 missing (block1.0.norm1.weight)" in message
     assert "1 unexpected (stranger.weight)" in message
-    assert "1 of another shape (norm4.bias)" in message
+    assert "1 with another shape (norm4.bias)" in message
 
 
 def test_weights_of_another_network_do_not_fit(tmp_path):

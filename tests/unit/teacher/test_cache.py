@@ -150,7 +150,7 @@ def test_without_dense_tokens_the_rest_is_the_same_and_a_new_setting_says_that_c
     again = make("teacher.keep_dense=false", store="bare")
     assert (again.cache, seen, notes) == (bare.cache, [], [])
     new = make("teacher.keep_dense=false", "method.clustering.rounds=1", store="bare")
-    assert notes == ["no dense tokens are kept: CLIP runs again for 1 new clustering setting(s)"]
+    assert notes == ["dense tokens are not stored, so CLIP runs again for 1 new clustering setting"]
     assert sum(seen) == 40
     assert new.cache.tokens == kept.cache.tokens
     assert new.cache.regions == make("method.clustering.rounds=1").cache.regions

@@ -155,9 +155,9 @@ def fewer_keys(state):
     ("change", "difference"),
     [
         (other_width, r"visual\.conv1\.weight is \(40, 3, 8, 8\), expected \(32, 3, 8, 8\)"),
-        (fewer_keys, r"they lack visual\.ln_post\.bias"),
-        (lambda state: state | {"visual.extra": torch.ones(1)}, r"they hold visual\.extra, which it lacks"),
-        (lambda state: state | {"visual.proj": 3}, r"visual\.proj is no tensor but int"),
+        (fewer_keys, r"visual\.ln_post\.bias is missing"),
+        (lambda state: state | {"visual.extra": torch.ones(1)}, r"visual\.extra is unexpected"),
+        (lambda state: state | {"visual.proj": 3}, r"visual\.proj is not a tensor but int"),
         (
             lambda state: state | {"visual.positional_embedding": torch.zeros(12, 32)},
             r"visual\.positional_embedding is \(12, 32\), expected \(17, 32\)",

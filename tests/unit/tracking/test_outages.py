@@ -88,7 +88,7 @@ def test_a_server_that_is_down_costs_a_warning_and_no_curve(client, run, warning
         down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the discard port: nobody listens
         assert train(run) < 1
     assert len(warnings) == 1
-    assert "are kept for later" in warnings[0]
+    assert "will be logged later" in warnings[0]
     assert logged(client, run) == []
     train(run)
     assert logged(client, run) == [(n, n / 3) for n in (2, 4, 6, 8)]

@@ -201,7 +201,7 @@ def test_the_alias_follows_the_best_model(client):
     assert champions == [True, False, True]
     best = client.get_model_version_by_alias("cliptea-smoke", "champion")
     assert best.tags["cliptea.reason"] == "hIoU 0.6000 beats the champion's 0.4000 by more than 0"
-    told = f"cliptea-smoke version 3: {best.tags['cliptea.reason']}; champion is version 3"
+    told = f"cliptea-smoke version 3: {best.tags['cliptea.reason']}; the champion is version 3"
     assert [client.get_run(one).data.tags["cliptea.promotion"] for one in (run.tracking_run, child)] == [told, told]
     assert len(client.search_model_versions("name = 'cliptea-smoke'")) == 3
 
@@ -236,8 +236,8 @@ def test_a_run_repeated_after_a_rollback_says_which_version_is_the_champion(clie
     capsys.readouterr()
     assert promote_best(run, comparison) == decided
     told = capsys.readouterr().err
-    assert "version 2, as decided before: hIoU 0.6000 beats the champion's 0.4000" in told
-    assert "champion is version 1 now" in told
+    assert "version 2: already decided (hIoU 0.6000 beats the champion's 0.4000" in told
+    assert "the champion is now version 1" in told
     assert client.get_model_version("cliptea-smoke", "2").tags["cliptea.reason"] == "rolled back to version 1"
     client.delete_registered_model("cliptea-smoke")
     promote_best(run, comparison)
@@ -248,7 +248,7 @@ def test_models_that_mlflow_was_not_told_of_are_no_champions_and_not_lost(client
     run = make_run("untold")
     rows = [row("", 0.9, telling="scores-1"), row("told", 0.5, seed=1, telling="scores-2")]
     comparison = compared(rows)
-    with pytest.raises(StorageError, match="MLflow lacks 1 model"):
+    with pytest.raises(StorageError, match="1 model is not logged"):
         promote_best(run, comparison)
     assert client.search_registered_models() == []
 

@@ -58,7 +58,7 @@ OWN, OTHER = ClipteaError("the shard is damaged"), torch.cuda.OutOfMemoryError("
     [
         ([OWN, Deserted("closed")], ClipteaError, "the shard is damaged"),
         ([Deserted("closed"), OWN], ClipteaError, "the shard is damaged"),
-        ([Deserted("one"), Deserted("two")], Deserted, "the other training processes have gone (one)"),
+        ([Deserted("one"), Deserted("two")], Deserted, "the other training processes are gone (one)"),
         ([OTHER], ClipteaError, "OutOfMemoryError: CUDA out of memory"),
         ([Stopped(7), Deserted("closed")], Stopped, "iteration 7 is saved"),
         ([ServerAway("S3 is away")], ServerAway, "S3 is away"),
@@ -95,7 +95,7 @@ def test_a_file_that_was_not_written_to_its_end_tells_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("number", "text"),
     [
-        (signal.SIGKILL, "a training process was killed by SIGKILL; killed for memory (SIGKILL), lower"),
+        (signal.SIGKILL, "a training process was killed by SIGKILL; for SIGKILL (out of memory), lower"),
         (signal.SIGBUS, "was killed by SIGBUS"),
         (signal.SIGABRT, "was killed by SIGABRT"),  # of a process without partners
     ],

@@ -103,7 +103,7 @@ def test_processes_that_nobody_follows_are_asked_to_stop(tmp_path, monkeypatch, 
     with pytest.raises(Stopped, match="iteration 7 is saved"):
         torchrun.start("any.module", "train/x/inputs.json", 1, Follower(key=KEY, seconds=3.0))
     assert 3 < time.monotonic() - begun < 100
-    assert capfd.readouterr().err.count("nobody has followed this training for 3.0 s: it saves a checkpoint") == 1
+    assert capfd.readouterr().err.count("no step has followed this training for 3.0 s; saving a checkpoint") == 1
 
 
 def begin(world, follower):
@@ -148,14 +148,14 @@ def test_training_whose_follower_has_gone_saves_and_goes_on_when_it_is_started_a
     _, said = training.communicate(timeout=120)
     assert training.returncode == 75, said
     assert 4 < time.monotonic() - gone < 110
-    assert said.count("nobody has followed this training for 4.0 s: it saves a checkpoint and ends") == 1
+    assert said.count("no step has followed this training for 4.0 s; saving a checkpoint and stopping") == 1
     stopped = int(re.search(r"iteration (\d+) is saved", said)[1])
     assert stopped > 0
     bar = open_store().get(status_key(run.job_id, "train", label, "training"))
     assert StepStatus.model_validate_json(bar).bar is None  # of a process that has ended
 
     again = begin(world, None)
-    said_until(again, f"going on from the checkpoint at iteration {stopped}")
+    said_until(again, f"resuming from the checkpoint at iteration {stopped}")
     said_until(again, "train a: training")
     again.terminate()
     _, said = again.communicate(timeout=120)

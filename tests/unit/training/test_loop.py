@@ -119,7 +119,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_model(world, config, tmp_p
     assert_same_model(tmp_path / "whole", whole, tmp_path / "cut", manifest)
     # The last one may not have been whole when the process was killed; then it was the one before.
     (note,) = notes
-    assert note in {f"going on from the checkpoint at iteration {ITERATIONS - back}" for back in (2, 4)}
+    assert note in {f"resuming from the checkpoint at iteration {ITERATIONS - back}" for back in (2, 4)}
 
 
 def test_processes_that_cannot_share_a_batch_are_refused(world, config, tmp_path):
@@ -129,5 +129,5 @@ def test_processes_that_cannot_share_a_batch_are_refused(world, config, tmp_path
 
 def test_a_single_image_for_upernet_is_refused(world, config, tmp_path):
     alone = settings.apply_delta(config, {"student": {"backbone": "convnext_atto"}, "train": {"accumulate": 8}})
-    with pytest.raises(ConfigError, match="one image at a time with the backbone convnext_atto; expected two or more"):
+    with pytest.raises(ConfigError, match="convnext_atto cannot train with one image at a time; expected two or more"):
         train(World(), tmp_path, world, alone)

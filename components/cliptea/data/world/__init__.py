@@ -1,7 +1,7 @@
 """The demo world: scenes rendered from (seed, split, index), with labels and captions. No torch.
 
-A class is a colour family and a pattern family; a world (seed) fixes its shade, and each split has canvases
-of its own, so that neither the teacher nor the student meets in training what val scenes are drawn with.
+A class has a colour family and a pattern family. A world (seed) determines its shade. Each split has separate canvases,
+so that neither teacher nor student sees the canvases of val scenes in training.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ PROMPTS = (
 
 
 class World:
-    """All scenes of one world."""
+    """The scenes of one world."""
 
     def __init__(self, config: WorldConfig, seed: int) -> None:
-        """Make no canvas yet.
+        """Create the world. Canvases are created later, on first use.
 
         Args:
             config: size of a scene and number of canvases.
@@ -48,7 +48,7 @@ class World:
         self._canvases: dict[tuple[int, int, int], np.ndarray] = {}
 
     def canvas(self, split: Split, train_id: int, number: int) -> np.ndarray:
-        """Texture `number` of a class in a split: (CANVAS, CANVAS, 3) uint8 RGB."""
+        """Texture `number` of a class in a split, (CANVAS, CANVAS, 3) uint8 RGB."""
         key = (SPLITS.index(split), train_id, number)
         if key not in self._canvases:
             definition = np.random.default_rng([DEFINITION, self.seed, train_id])
@@ -57,7 +57,7 @@ class World:
         return self._canvases[key]
 
     def scene(self, split: Split, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Render a scene; the same arguments give the same bytes, whatever was rendered before.
+        """Render a scene. The same arguments always give the same bytes.
 
         Args:
             split: train, val or teacher.
@@ -79,7 +79,7 @@ class World:
 
 
 def _cut(rng: np.random.Generator, canvas: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Colours of a mask's pixels, from a canvas turned, scaled and moved at random: (pixels, 3) uint8."""
+    """Colours for the pixels of a mask, from a randomly rotated, scaled and shifted canvas: (pixels, 3) uint8."""
     y, x = np.nonzero(mask)
     angle, scale = rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.15)
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
@@ -92,11 +92,11 @@ def _cut(rng: np.random.Generator, canvas: np.ndarray, mask: np.ndarray) -> np.n
 
 
 def caption(names: list[str], rng: np.random.Generator) -> str:
-    """A sentence that names classes, in any order and one of several wordings.
+    """A sentence with class names, in random order and wording.
 
     Args:
         names: class names, at least one.
-        rng: chooses order and wording.
+        rng: source of order and wording.
 
     Returns:
         For instance "a photo of a zebra and grass".

@@ -1,4 +1,4 @@
-"""Layout of a demo scene: which class owns which pixel, before any colour is drawn."""
+"""The layout of a demo scene, which assigns a class to each pixel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLASSES: tuple[str, ...] = tuple(TEXTURES)
 THINGS = [index for index, name in enumerate(CLASSES) if not TEXTURES[name].stuff]
 STUFF = [index for index, name in enumerate(CLASSES) if TEXTURES[name].stuff]
 
-VISIBLE = 0.06  # a region that covers less of the scene is not placed, or not covered any further
+VISIBLE = 0.06  # the smallest visible fraction of the scene for each region
 ATTEMPTS = 8
 
 
@@ -39,14 +39,14 @@ def layout(rng: np.random.Generator, size: int) -> list[tuple[int, np.ndarray]]:
             if share.min() >= VISIBLE:
                 owner = trial
                 break
-        else:  # no room: the scene stays as it is
+        else:  # there is no room, so the scene is not changed
             classes = classes[:number]
             break
     return [(c, owner == number) for number, c in enumerate(classes)]
 
 
 def _beyond_edge(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """One side of a wavy line through the middle part of the scene, at any angle."""
+    """One side of a wavy line at any angle through the middle part of the scene."""
     angle, phase = rng.uniform(0, 2 * np.pi, 2)
     across = (x - 0.5) * np.cos(angle) + (y - 0.5) * np.sin(angle)
     along = (y - 0.5) * np.cos(angle) - (x - 0.5) * np.sin(angle)

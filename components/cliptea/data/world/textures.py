@@ -1,4 +1,4 @@
-"""What the classes of the demo world look like: colours and patterns that seen and unseen names share."""
+"""The appearance of classes in the demo world: colours and patterns that seen and unseen classes share."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Texture:
-    """Colour family and pattern family of a class."""
+    """The colour family and pattern family of a class."""
 
     pattern: str  # a name in PATTERNS
     ground: Colour
     mark: Colour
-    period: float  # distance of two marks, pixels
-    stuff: bool = False  # a region of the background, not an object
+    period: float  # distance between two marks, pixels
+    stuff: bool = False  # whether it is a background region and not an object
 
 
 WHITE, BLACK, YELLOW, RED = (236, 234, 230), (26, 24, 26), (240, 206, 48), (212, 40, 38)
@@ -69,7 +69,7 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], period: tuple
 
 
 def _step(value: np.ndarray, sharpness: float = 4.0) -> np.ndarray:
-    """Soft threshold at 0: an edge one or two pixels wide, as a camera would draw it."""
+    """Soft threshold at 0 with an edge of one or two pixels, as in a photo."""
     return np.clip(0.5 + sharpness * value, 0, 1)
 
 
@@ -155,8 +155,8 @@ def paint(texture: Texture, definition: np.random.Generator, instance: np.random
 
     Args:
         texture: colour and pattern family.
-        definition: gives the same values for all canvases of a class in one world (its shade, its period).
-        instance: gives other values for each canvas.
+        definition: source of values that are the same for all canvases of a class in one world (shade, period).
+        instance: source of values that differ between canvases.
 
     Returns:
         (CANVAS, CANVAS, 3) uint8 RGB.

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cliptea.errors import ConfigError
 
 __all__ = ["SECTIONS", "Section", "Variable", "in_local_run", "page"]
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,7 @@ class Variable:
         Raises:
             ConfigError: it is no finite number of at least 0.
         """
-        given = self.get()
-        if not given:
-            return None
-        try:
-            number = float(given)
-        except ValueError:
-            number = math.nan
-        if not 0 <= number < math.inf:
-            raise ConfigError(f"{self.name} is {given!r}", self.expected)
-        return number
+        return self._at_least(0, float)
 
     def count(self) -> int | None:
         """The value as a whole number; None when it is not set.
@@ -67,66 +61,55 @@ class Variable:
         Raises:
             ConfigError: it is no whole number of at least 1.
         """
+        return self._at_least(1, int)
+
+    def _at_least(self, least: int, kind: type[Number]) -> Number | None:
         given = self.get()
         if not given:
             return None
-        try:
-            number = int(given)
-        except ValueError:
-            number = 0
-        if number < 1:
-            raise ConfigError(f"{self.name} is {given!r}", self.expected)
-        return number
+        with suppress(ValueError):
+            if least <= (number := kind(given)) < math.inf:
+                return number
+        raise ConfigError(f"{self.name} is {given!r}", self.expected)
 
 
 class Section(NamedTuple):
-    """A part of the page: its title, a word to the reader or nothing, and its variables."""
+    """A part of the page: its title, its variables, and a word to the reader or nothing."""
 
     title: str
-    text: str
     variables: tuple[Variable, ...]
+    text: str = ""
 
 
 STORE = Variable(
     "CLIPTEA_STORE",
     "where a run keeps its outputs: `s3://bucket/folder` or `file:///folder`",
-    default="the work directory's `store/`",
+    "the work directory's `store/`",
 )
-S3_ENDPOINT = Variable("CLIPTEA_S3_ENDPOINT", "the S3 server, `http://HOST:PORT` or `https://HOST`", default="AWS")
+S3_ENDPOINT = Variable("CLIPTEA_S3_ENDPOINT", "the S3 server, `http://HOST:PORT` or `https://HOST`", "AWS")
 CACHE = Variable(
-    "CLIPTEA_CACHE",
-    "folder for downloaded objects and unfinished work",
-    default="`cliptea` in the user's cache folder",
+    "CLIPTEA_CACHE", "folder for downloaded objects and unfinished work", "`cliptea` in the user's cache folder"
 )
 CACHE_GIB = Variable(
     "CLIPTEA_CACHE_GIB",
     "how much of it shards may take; the least recently used go first",
-    default="16",
-    expected="a number of GiB, 0 for no cache",
+    "16",
+    "a number of GiB, 0 for no cache",
 )
 PATIENCE = Variable(
     "CLIPTEA_PATIENCE",
     "seconds that S3, MLflow or an API may be away; 0 is one try",
-    default="600 in a step, 10 in a command",
-    expected="a number of seconds, such as 600, or 0 for one try",
+    "600 in a step, 10 in a command",
+    "a number of seconds, such as 600, or 0 for one try",
 )
 THREADS = Variable(
-    "CLIPTEA_THREADS",
-    "threads of torch",
-    default="the cores of the process",
-    expected="a whole number of threads, at least 1",
+    "CLIPTEA_THREADS", "threads of torch", "the cores of the process", "a whole number of threads, at least 1"
 )
 OMP_NUM_THREADS = Variable(
-    "OMP_NUM_THREADS",
-    "threads of numerical libraries; on one machine the smaller of the two holds for both",
-    default="none",
+    "OMP_NUM_THREADS", "threads of numerical libraries; on one machine the smaller of the two holds for both", "none"
 )
-WEBHOOK = Variable(
-    "CLIPTEA_WEBHOOK",
-    "an address that is told how a run ended; it is kept as a secret",
-    default="none",
-)
-KFP_URL = Variable("CLIPTEA_KFP_URL", "address of Pipelines' pages, for a link from MLflow", default="none")
+WEBHOOK = Variable("CLIPTEA_WEBHOOK", "an address that is told how a run ended; it is kept as a secret", "none")
+KFP_URL = Variable("CLIPTEA_KFP_URL", "address of Pipelines' pages, for a link from MLflow", "none")
 
 RETRIES = Variable(
     "CLIPTEA_RETRIES",
@@ -142,86 +125,74 @@ IMAGE = Variable("CLIPTEA_IMAGE", "the container image that a run was made with;
 COMMIT = Variable("CLIPTEA_COMMIT", "the commit of the sources in the image; a tag in MLflow")
 
 EVENTS = Variable(
-    "CLIPTEA_EVENTS",
-    "the file to which the steps of a run on one machine append their news, one line of JSON each",
+    "CLIPTEA_EVENTS", "the file to which the steps of a run on one machine append their news, one line of JSON each"
 )
 ALIVE = Variable("CLIPTEA_ALIVE", "a named pipe that `cliptea run` holds open for writing as long as it lives")
 TASKS_LOCK = Variable("CLIPTEA_TASKS_LOCK", "a file that every local task holds locked (shared) as long as it lives")
 STEP = Variable("CLIPTEA_STEP", "name and label of the present step as JSON, for the processes that it starts")
 FAILURE = Variable("CLIPTEA_FAILURE", "the file in which the first of the training processes that fails says why")
 
+OBJECT_STORE = (
+    STORE,
+    S3_ENDPOINT,
+    Variable("AWS_ACCESS_KEY_ID", "credentials: the key's name", "none"),
+    Variable("AWS_SECRET_ACCESS_KEY", "credentials: the key itself", "none"),
+    Variable("AWS_SESSION_TOKEN", "credentials that last for a while: their token", "none"),
+    Variable(
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "a file of credentials; without one, an IAM role is tried",
+        "`~/.aws/credentials`",
+    ),
+    Variable("AWS_PROFILE", "the section of that file", "`default`"),
+    Variable("AWS_REGION", "region of the bucket", "the server is asked"),
+    CACHE,
+    CACHE_GIB,
+    Variable("XDG_CACHE_HOME", "the user's cache folder", "`~/.cache`"),
+    Variable("SSL_CERT_FILE", "a file of CA certificates for https", "certifi's"),
+)
+MLFLOW = (
+    Variable("MLFLOW_TRACKING_URI", "the tracking server", "the work directory's database"),
+    Variable("MLFLOW_TRACKING_TOKEN", "credentials: a bearer token, or the next two", "none"),
+    Variable("MLFLOW_TRACKING_USERNAME", "credentials: the user", "none"),
+    Variable("MLFLOW_TRACKING_PASSWORD", "credentials: the password; one in the address is refused", "none"),
+)
+CLUSTER = (
+    Variable("KFP_ENDPOINT", "address of Kubeflow Pipelines", "none"),
+    Variable("KFP_TOKEN", "a bearer token for it", "none"),
+    Variable("KFP_NAMESPACE", "your namespace on a server of several users", "none"),
+    Variable("KUBECONFIG", "the Kubernetes cluster", "`~/.kube/config`"),
+)
+SURROUNDINGS = (
+    Variable("MLFLOW_RUN_ID", "by the MLflow plug-in of Kubeflow Pipelines: the run to join"),
+    Variable("MLFLOW_EXPERIMENT_ID", "by the same plug-in: the experiment to join"),
+    Variable("KFP_POD_NAME", "by Kubeflow Pipelines: the name of the step's pod"),
+    Variable("HOSTNAME", "by Kubernetes: the same, where Pipelines does not say it"),
+    Variable("KUBERNETES_SERVICE_HOST", "by Kubernetes: this is a pod, which needs no `KUBECONFIG`"),
+    Variable("PET_NPROC_PER_NODE", "by Kubeflow Trainer: how many training processes a pod starts"),
+    Variable("RANK", "by torchrun: the number of a training process, among all"),
+    Variable("LOCAL_RANK", "by torchrun: its number on its machine"),
+    Variable("WORLD_SIZE", "by torchrun: how many training processes there are"),
+)
+
 SECTIONS = (
-    Section(
-        "Object store",
-        "",
-        (
-            STORE,
-            S3_ENDPOINT,
-            Variable("AWS_ACCESS_KEY_ID", "credentials: the key's name", default="none"),
-            Variable("AWS_SECRET_ACCESS_KEY", "credentials: the key itself", default="none"),
-            Variable("AWS_SESSION_TOKEN", "credentials that last for a while: their token", default="none"),
-            Variable(
-                "AWS_SHARED_CREDENTIALS_FILE",
-                "a file of credentials; without one, an IAM role is tried",
-                default="`~/.aws/credentials`",
-            ),
-            Variable("AWS_PROFILE", "the section of that file", default="`default`"),
-            Variable("AWS_REGION", "region of the bucket", default="the server is asked"),
-            CACHE,
-            CACHE_GIB,
-            Variable("XDG_CACHE_HOME", "the user's cache folder", default="`~/.cache`"),
-            Variable("SSL_CERT_FILE", "a file of CA certificates for https", default="certifi's"),
-        ),
-    ),
-    Section(
-        "MLflow",
-        "",
-        (
-            Variable("MLFLOW_TRACKING_URI", "the tracking server", default="the work directory's database"),
-            Variable("MLFLOW_TRACKING_TOKEN", "credentials: a bearer token, or the next two", default="none"),
-            Variable("MLFLOW_TRACKING_USERNAME", "credentials: the user", default="none"),
-            Variable(
-                "MLFLOW_TRACKING_PASSWORD",
-                "credentials: the password; one in the address is refused",
-                default="none",
-            ),
-        ),
-    ),
-    Section(
-        "Commands that talk to a cluster",
-        "",
-        (
-            Variable("KFP_ENDPOINT", "address of Kubeflow Pipelines", default="none"),
-            Variable("KFP_TOKEN", "a bearer token for it", default="none"),
-            Variable("KFP_NAMESPACE", "your namespace on a server of several users", default="none"),
-            Variable("KUBECONFIG", "the Kubernetes cluster", default="`~/.kube/config`"),
-        ),
-    ),
-    Section("How a run behaves", "", (PATIENCE, THREADS, OMP_NUM_THREADS, WEBHOOK, KFP_URL)),
+    Section("Object store", OBJECT_STORE),
+    Section("MLflow", MLFLOW),
+    Section("Commands that talk to a cluster", CLUSTER),
+    Section("How a run behaves", (PATIENCE, THREADS, OMP_NUM_THREADS, WEBHOOK, KFP_URL)),
     Section(
         "Set by the pipeline",
-        "You need not set these. The compiled pipeline and the container image do.",
         (RETRIES, STUDENTS, IMAGE, COMMIT),
+        "You need not set these. The compiled pipeline and the container image do.",
     ),
     Section(
         "Set by cliptea for its own processes",
-        "Leave these alone. They are how `cliptea run`, a step and the processes of training know of each other.",
         (EVENTS, ALIVE, TASKS_LOCK, STEP, FAILURE),
+        "Leave these alone. They are how `cliptea run`, a step and the processes of training know of each other.",
     ),
     Section(
         "Set by the surroundings",
+        SURROUNDINGS,
         "Kubernetes, Kubeflow and torchrun set these. They are read where they are there.",
-        (
-            Variable("MLFLOW_RUN_ID", "by the MLflow plug-in of Kubeflow Pipelines: the run to join"),
-            Variable("MLFLOW_EXPERIMENT_ID", "by the same plug-in: the experiment to join"),
-            Variable("KFP_POD_NAME", "by Kubeflow Pipelines: the name of the step's pod"),
-            Variable("HOSTNAME", "by Kubernetes: the same, where Pipelines does not say it"),
-            Variable("KUBERNETES_SERVICE_HOST", "by Kubernetes: this is a pod, which needs no `KUBECONFIG`"),
-            Variable("PET_NPROC_PER_NODE", "by Kubeflow Trainer: how many training processes a pod starts"),
-            Variable("RANK", "by torchrun: the number of a training process, among all"),
-            Variable("LOCAL_RANK", "by torchrun: its number on its machine"),
-            Variable("WORLD_SIZE", "by torchrun: how many training processes there are"),
-        ),
     ),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from cliptea.errors import ConfigError
 from cliptea_pipeline.compile import pipeline_file
@@ -91,7 +91,7 @@ def listed(endpoint: Endpoint) -> list[Schedule]:
         return [_shown(run, pipeline) for run in found if _follows(run, pipeline) or _given(run).keys() >= PARAMETERS]
 
 
-def change(endpoint: Endpoint, name: str, action: Literal["disable", "enable", "delete"]) -> None:
+def change(endpoint: Endpoint, name: str, action: str) -> None:
     """Pause, resume or delete a schedule.
 
     Args:

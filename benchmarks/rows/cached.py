@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from statistics import median
 
 import torch
-from cliptea.teacher.cache import TeacherCache
 from torch import Tensor
 
 from benchmarks.measure import Bench, Row, environment, interleaved

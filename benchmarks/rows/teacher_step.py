@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from statistics import median
 
 import torch
-from cliptea.teacher.cache import ViewOutput
 
 from benchmarks.measure import Bench, Row, environment, interleaved, speed
 from benchmarks.world import device, prepare, weights

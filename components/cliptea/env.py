@@ -1,4 +1,4 @@
-"""All environment variables that cliptea reads or sets. `docs/environment.md` is generated from this module.
+"""All CLIPTEA_* variables, and those of others that cliptea reads. `docs/environment.md` is generated from this module.
 
 To add a variable, define a constant here and put it into one of the `SECTIONS`, which are grouped by who sets it. Then
 run `make environment` to update the page. Other modules use the constant, as in `env.STORE.get()`, and not its name.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cliptea.errors import ConfigError
 
 __all__ = ["SECTIONS", "Section", "Variable", "in_local_run", "page"]
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,7 @@ class Variable:
         Raises:
             ConfigError: the value is not a finite number of at least 0.
         """
-        given = self.get()
-        if not given:
-            return None
-        try:
-            number = float(given)
-        except ValueError:
-            number = math.nan
-        if not 0 <= number < math.inf:
-            raise ConfigError(f"{self.name} is {given!r}", self.expected)
-        return number
+        return self._at_least(0, float)
 
     def count(self) -> int | None:
         """The value as a whole number, or None if it is not set.
@@ -67,70 +61,60 @@ class Variable:
         Raises:
             ConfigError: the value is not a whole number of at least 1.
         """
+        return self._at_least(1, int)
+
+    def _at_least(self, least: int, kind: type[Number]) -> Number | None:
         given = self.get()
         if not given:
             return None
-        try:
-            number = int(given)
-        except ValueError:
-            number = 0
-        if number < 1:
-            raise ConfigError(f"{self.name} is {given!r}", self.expected)
-        return number
+        with suppress(ValueError):
+            if least <= (number := kind(given)) < math.inf:
+                return number
+        raise ConfigError(f"{self.name} is {given!r}", self.expected)
 
 
 class Section(NamedTuple):
     """A section of the page with its title, an introduction or "", and its variables."""
 
     title: str
-    text: str
     variables: tuple[Variable, ...]
+    text: str = ""
 
 
 STORE = Variable(
     "CLIPTEA_STORE",
     "where a run keeps its outputs: `s3://bucket/folder` or `file:///folder`",
-    default="the work directory's `store/`",
+    "the work directory's `store/`",
 )
-S3_ENDPOINT = Variable("CLIPTEA_S3_ENDPOINT", "the S3 server, `http://HOST:PORT` or `https://HOST`", default="AWS")
+S3_ENDPOINT = Variable("CLIPTEA_S3_ENDPOINT", "the S3 server, `http://HOST:PORT` or `https://HOST`", "AWS")
 CACHE = Variable(
-    "CLIPTEA_CACHE",
-    "the folder for downloaded objects and unfinished work",
-    default="`cliptea` in the user's cache folder",
+    "CLIPTEA_CACHE", "the folder for downloaded objects and unfinished work", "`cliptea` in the user's cache folder"
 )
 CACHE_GIB = Variable(
     "CLIPTEA_CACHE_GIB",
     "the maximum size of cached shards in GiB; the least recently used shards are deleted first; 0 disables the cache",
-    default="16",
-    expected="a number of GiB, 0 for no cache",
+    "16",
+    "a number of GiB, 0 for no cache",
 )
 PATIENCE = Variable(
     "CLIPTEA_PATIENCE",
     "how many seconds to wait for S3, MLflow or an API that is not available; 0 means a single attempt",
-    default="600 in a step, 10 in a command",
-    expected="a number of seconds, such as 600, or 0 for one try",
+    "600 in a step, 10 in a command",
+    "a number of seconds, such as 600, or 0 for one try",
 )
 THREADS = Variable(
     "CLIPTEA_THREADS",
     "the number of torch threads",
-    default="the cores available to the process",
-    expected="a whole number of threads, at least 1",
+    "the cores available to the process",
+    "a whole number of threads, at least 1",
 )
 OMP_NUM_THREADS = Variable(
     "OMP_NUM_THREADS",
     "the number of threads of numerical libraries; on one machine, the smaller of the two values applies to both",
-    default="none",
+    "none",
 )
-WEBHOOK = Variable(
-    "CLIPTEA_WEBHOOK",
-    "an address that is notified when a run ends; it is treated as a secret",
-    default="none",
-)
-KFP_URL = Variable(
-    "CLIPTEA_KFP_URL",
-    "the address of the user interface of Pipelines, for a link from MLflow",
-    default="none",
-)
+WEBHOOK = Variable("CLIPTEA_WEBHOOK", "an address that is notified when a run ends; it is treated as a secret", "none")
+KFP_URL = Variable("CLIPTEA_KFP_URL", "the address of the user interface of Pipelines, for a link from MLflow", "none")
 
 RETRIES = Variable(
     "CLIPTEA_RETRIES",
@@ -146,86 +130,74 @@ IMAGE = Variable("CLIPTEA_IMAGE", "the container image of a run, for a tag in ML
 COMMIT = Variable("CLIPTEA_COMMIT", "the commit of the sources in the image, for a tag in MLflow")
 
 EVENTS = Variable(
-    "CLIPTEA_EVENTS",
-    "the file to which the steps of a run on one machine append events, as lines of JSON",
+    "CLIPTEA_EVENTS", "the file to which the steps of a run on one machine append events, as lines of JSON"
 )
 ALIVE = Variable("CLIPTEA_ALIVE", "a named pipe that `cliptea run` keeps open for writing while it is running")
 TASKS_LOCK = Variable("CLIPTEA_TASKS_LOCK", "a file on which every local task holds a shared lock while it is running")
 STEP = Variable("CLIPTEA_STEP", "name and label of the current step as JSON, for its child processes")
 FAILURE = Variable("CLIPTEA_FAILURE", "the file in which the first failed training process stores its error")
 
+OBJECT_STORE = (
+    STORE,
+    S3_ENDPOINT,
+    Variable("AWS_ACCESS_KEY_ID", "credentials: the key's name", "none"),
+    Variable("AWS_SECRET_ACCESS_KEY", "credentials: the key itself", "none"),
+    Variable("AWS_SESSION_TOKEN", "credentials: the token of temporary credentials", "none"),
+    Variable(
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "a file with credentials; without one, an IAM role is tried",
+        "`~/.aws/credentials`",
+    ),
+    Variable("AWS_PROFILE", "the section of that file", "`default`"),
+    Variable("AWS_REGION", "region of the bucket", "the value from the server"),
+    CACHE,
+    CACHE_GIB,
+    Variable("XDG_CACHE_HOME", "the user's cache folder", "`~/.cache`"),
+    Variable("SSL_CERT_FILE", "a file of CA certificates for https", "certifi's"),
+)
+MLFLOW = (
+    Variable("MLFLOW_TRACKING_URI", "the tracking server", "the work directory's database"),
+    Variable("MLFLOW_TRACKING_TOKEN", "credentials: a bearer token, or the next two", "none"),
+    Variable("MLFLOW_TRACKING_USERNAME", "credentials: the user", "none"),
+    Variable("MLFLOW_TRACKING_PASSWORD", "credentials: the password; a password in the address is rejected", "none"),
+)
+CLUSTER = (
+    Variable("KFP_ENDPOINT", "the address of Kubeflow Pipelines", "none"),
+    Variable("KFP_TOKEN", "a bearer token for Kubeflow Pipelines", "none"),
+    Variable("KFP_NAMESPACE", "your namespace on a multi-user server", "none"),
+    Variable("KUBECONFIG", "the Kubernetes cluster", "`~/.kube/config`"),
+)
+SURROUNDINGS = (
+    Variable("MLFLOW_RUN_ID", "by the MLflow plug-in of Kubeflow Pipelines: the run to join"),
+    Variable("MLFLOW_EXPERIMENT_ID", "by the same plug-in: the experiment to join"),
+    Variable("KFP_POD_NAME", "by Kubeflow Pipelines: the name of the step's pod"),
+    Variable("HOSTNAME", "by Kubernetes: the name of the pod, if `KFP_POD_NAME` is not set"),
+    Variable("KUBERNETES_SERVICE_HOST", "by Kubernetes: set in every pod, where no `KUBECONFIG` is needed"),
+    Variable("PET_NPROC_PER_NODE", "by Kubeflow Trainer: how many training processes a pod starts"),
+    Variable("RANK", "by torchrun: the number of a training process among all processes"),
+    Variable("LOCAL_RANK", "by torchrun: the number of a training process on its machine"),
+    Variable("WORLD_SIZE", "by torchrun: the total number of training processes"),
+)
+
 SECTIONS = (
-    Section(
-        "Object store",
-        "",
-        (
-            STORE,
-            S3_ENDPOINT,
-            Variable("AWS_ACCESS_KEY_ID", "credentials: the key's name", default="none"),
-            Variable("AWS_SECRET_ACCESS_KEY", "credentials: the key itself", default="none"),
-            Variable("AWS_SESSION_TOKEN", "credentials: the token of temporary credentials", default="none"),
-            Variable(
-                "AWS_SHARED_CREDENTIALS_FILE",
-                "a file with credentials; without one, an IAM role is tried",
-                default="`~/.aws/credentials`",
-            ),
-            Variable("AWS_PROFILE", "the section of that file", default="`default`"),
-            Variable("AWS_REGION", "region of the bucket", default="the value from the server"),
-            CACHE,
-            CACHE_GIB,
-            Variable("XDG_CACHE_HOME", "the user's cache folder", default="`~/.cache`"),
-            Variable("SSL_CERT_FILE", "a file of CA certificates for https", default="certifi's"),
-        ),
-    ),
-    Section(
-        "MLflow",
-        "",
-        (
-            Variable("MLFLOW_TRACKING_URI", "the tracking server", default="the work directory's database"),
-            Variable("MLFLOW_TRACKING_TOKEN", "credentials: a bearer token, or the next two", default="none"),
-            Variable("MLFLOW_TRACKING_USERNAME", "credentials: the user", default="none"),
-            Variable(
-                "MLFLOW_TRACKING_PASSWORD",
-                "credentials: the password; a password in the address is rejected",
-                default="none",
-            ),
-        ),
-    ),
-    Section(
-        "Commands that talk to a cluster",
-        "",
-        (
-            Variable("KFP_ENDPOINT", "the address of Kubeflow Pipelines", default="none"),
-            Variable("KFP_TOKEN", "a bearer token for Kubeflow Pipelines", default="none"),
-            Variable("KFP_NAMESPACE", "your namespace on a multi-user server", default="none"),
-            Variable("KUBECONFIG", "the Kubernetes cluster", default="`~/.kube/config`"),
-        ),
-    ),
-    Section("How a run behaves", "", (PATIENCE, THREADS, OMP_NUM_THREADS, WEBHOOK, KFP_URL)),
+    Section("Object store", OBJECT_STORE),
+    Section("MLflow", MLFLOW),
+    Section("Commands that talk to a cluster", CLUSTER),
+    Section("How a run behaves", (PATIENCE, THREADS, OMP_NUM_THREADS, WEBHOOK, KFP_URL)),
     Section(
         "Set by the pipeline",
-        "You do not need to set these. The compiled pipeline and the container image set them.",
         (RETRIES, STUDENTS, IMAGE, COMMIT),
+        "You do not need to set these. The compiled pipeline and the container image set them.",
     ),
     Section(
         "Set by cliptea for its own processes",
-        "Do not set these. `cliptea run`, the steps and the training processes use them to communicate.",
         (EVENTS, ALIVE, TASKS_LOCK, STEP, FAILURE),
+        "Do not set these. `cliptea run`, the steps and the training processes use them to communicate.",
     ),
     Section(
         "Set by Kubernetes, Kubeflow and torchrun",
+        SURROUNDINGS,
         "You do not need to set these. cliptea reads them if they are set.",
-        (
-            Variable("MLFLOW_RUN_ID", "by the MLflow plug-in of Kubeflow Pipelines: the run to join"),
-            Variable("MLFLOW_EXPERIMENT_ID", "by the same plug-in: the experiment to join"),
-            Variable("KFP_POD_NAME", "by Kubeflow Pipelines: the name of the step's pod"),
-            Variable("HOSTNAME", "by Kubernetes: the name of the pod, if `KFP_POD_NAME` is not set"),
-            Variable("KUBERNETES_SERVICE_HOST", "by Kubernetes: set in every pod, where no `KUBECONFIG` is needed"),
-            Variable("PET_NPROC_PER_NODE", "by Kubeflow Trainer: how many training processes a pod starts"),
-            Variable("RANK", "by torchrun: the number of a training process among all processes"),
-            Variable("LOCAL_RANK", "by torchrun: the number of a training process on its machine"),
-            Variable("WORLD_SIZE", "by torchrun: the total number of training processes"),
-        ),
     ),
 )
 

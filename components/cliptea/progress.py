@@ -214,11 +214,8 @@ def _write(path: str, event: str, name: str, label: str, facts: dict[str, Any]) 
     try:
         if path:
             line = json.dumps({"event": event, "step": name, "label": label, "pid": os.getpid(), **facts})
-            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(handle, line.encode() + b"\n")  # one write: lines of several processes never mix
-            finally:
-                os.close(handle)
+            with open(path, "ab", buffering=0) as file:
+                file.write(line.encode() + b"\n")  # one write: lines of several processes never mix
         else:
             who = " ".join(part for part in (name, label) if part)
             text = words({"event": event, **facts})

@@ -37,11 +37,8 @@ def store(uri: str | None = None) -> Iterator[Finding]:
     """Check the object store, by default CLIPTEA_STORE: credentials, endpoint, and writing, reading and deleting."""
     uri = uri or env.STORE.get()
     if not uri:
-        yield Finding(
-            "store",
-            UNKNOWN,
-            "not configured: set CLIPTEA_STORE, for example to s3://bucket/folder, and its credentials",
-        )
+        text = "not configured: set CLIPTEA_STORE, for example to s3://bucket/folder, and its credentials"
+        yield Finding("store", UNKNOWN, text)
         return
     try:
         opened = _quick(uri) if is_remote(uri) else open_store(uri)
@@ -109,9 +106,8 @@ def _postgresql(uri: str) -> Finding:
         with create_engine(uri, poolclass=NullPool).connect() as connection:
             encoding = connection.scalar(text("SHOW server_encoding"))
     except ModuleNotFoundError as error:
-        return Finding(
-            "MLflow", UNKNOWN, f"a PostgreSQL database, which cannot be checked without the package {error.name}"
-        )
+        text = f"a PostgreSQL database, which cannot be checked without the package {error.name}"
+        return Finding("MLflow", UNKNOWN, text)
     except TypeError:  # psycopg gives bytes for the text of a database that has no encoding
         encoding = "SQL_ASCII"
     except SQLAlchemyError as error:
@@ -137,13 +133,8 @@ def answer(
     """
     try:
         with urllib3.PoolManager(ca_certs=os.environ.get("SSL_CERT_FILE")) as pool:
-            response = pool.request(
-                "GET",
-                url,
-                headers=headers,
-                timeout=SECONDS,
-                retries=urllib3.Retry(0, redirect=3, raise_on_status=False),
-            )
+            retries = urllib3.Retry(0, redirect=3, raise_on_status=False)
+            response = pool.request("GET", url, headers=headers, timeout=SECONDS, retries=retries)
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         return _unanswered(what, where, error, address), {}
     said = response.json() if "json" in response.headers.get("Content-Type", "") else None

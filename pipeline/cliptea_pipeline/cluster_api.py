@@ -7,28 +7,11 @@ from typing import Any
 from cliptea.cluster.api import Cluster, Right
 from cliptea_pipeline.checks import SECONDS
 
-__all__ = ["allowed", "get"]
+__all__ = ["allowed", "ask"]
 
 
-def get(cluster: Cluster, path: str) -> tuple[int | None, Any]:
+def ask(cluster: Cluster, path: str, method: str = "GET", body: Any = None) -> tuple[int | None, Any]:
     """The status, and the object or text at a path. The status is None if nobody answers."""
-    return _ask(cluster, path, "GET", None)
-
-
-def allowed(cluster: Cluster, right: Right) -> bool | None:
-    """Whether the caller has a permission, or None if the cluster does not report it."""
-    resource, _, below = right.resource.partition("/")
-    wanted = {"namespace": cluster.namespace, "verb": right.verb, "group": right.group, "resource": resource}
-    body = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": wanted | ({"subresource": below} if below else {})},
-    }
-    status, found = _ask(cluster, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "POST", body)
-    return found["status"]["allowed"] if status == 201 and found is not None else None
-
-
-def _ask(cluster: Cluster, path: str, method: str, body: Any) -> tuple[int | None, Any]:
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -47,3 +30,16 @@ def _ask(cluster: Cluster, path: str, method: str, body: Any) -> tuple[int | Non
     except HTTPError:
         return None, None
     return status, found
+
+
+def allowed(cluster: Cluster, right: Right) -> bool | None:
+    """Whether the caller has a permission, or None if the cluster does not report it."""
+    resource, _, below = right.resource.partition("/")
+    wanted = {"namespace": cluster.namespace, "verb": right.verb, "group": right.group, "resource": resource}
+    body = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": wanted | ({"subresource": below} if below else {})},
+    }
+    status, found = ask(cluster, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "POST", body)
+    return found["status"]["allowed"] if status == 201 and found is not None else None

@@ -10,7 +10,7 @@ from kubernetes.utils.quantity import parse_quantity
 from cliptea import env
 from cliptea.cluster.api import RIGHTS, Cluster, ClusterError, connect
 from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, SECONDS, UNKNOWN, Finding
-from cliptea_pipeline.cluster_api import allowed, get
+from cliptea_pipeline.cluster_api import allowed, ask
 from cliptea_pipeline.placement import Placement, StepPlacement
 from cliptea_pipeline.server_checks import controller, mlflow_pods
 
@@ -28,7 +28,7 @@ def kubernetes(namespace: str | None, placement: Placement) -> list[Callable[[],
     except ClusterError as error:
         text = f"not configured: {error.todo}"
         return [lambda: iter([Finding("Kubernetes", UNKNOWN, text)])]
-    status, trainer = get(cluster, TRAINER)
+    status, trainer = ask(cluster, TRAINER)
     if status is None or status in (401, 403, 429) or status >= 500:
         return [lambda: iter([_unanswered(status)])]
     kinds = [item["name"] for item in (trainer or {}).get("resources", [])] if status == 200 else []
@@ -60,26 +60,22 @@ def _trainer(cluster: Cluster, placement: Placement, needed: bool, kinds: list[s
     absent = BROKEN if needed else UNKNOWN
     yield Finding("Kubernetes", OK, f"the API answers; namespace {cluster.namespace}")
     if "trainjobs" not in kinds:
-        text = "Kubeflow Trainer 2 is not installed: install it, or keep the launcher torchrun"
-        yield Finding("Trainer", absent, text)
+        yield Finding(
+            "Trainer", absent, "Kubeflow Trainer 2 is not installed: install it, or keep the launcher torchrun"
+        )
         return
     yield Finding("Trainer", OK, "the cluster supports TrainJobs")
     job = placement.train_job
     scope = f"/namespaces/{cluster.namespace}" if job.runtime_kind == "TrainingRuntime" else ""
-    status, _ = get(cluster, f"{TRAINER}{scope}/{RUNTIMES[job.runtime_kind]}/{job.runtime}")
+    status, _ = ask(cluster, f"{TRAINER}{scope}/{RUNTIMES[job.runtime_kind]}/{job.runtime}")
     yield _there("runtime", status, f"{job.runtime_kind} {job.runtime}", "apply cliptea's manifests", absent)
 
 
 def _rights(cluster: Cluster, needed: bool) -> Iterator[Finding]:
     """The permissions that the train step needs, for the caller, which is the service account in a step's pod."""
-    lacking, unknown = [], []
-    for right in RIGHTS:
-        may = allowed(cluster, right)
-        if may is None:
-            unknown.append(right)
-        elif not may:
-            lacking.append(f"{right.verb} {right.resource}")
-    if unknown:
+    may = {f"{right.verb} {right.resource}": allowed(cluster, right) for right in RIGHTS}
+    lacking = [name for name, answer in may.items() if not answer]
+    if None in may.values():
         yield Finding("rights", UNKNOWN, "the cluster does not report your permissions")
     elif lacking:
         text = f"you may not {', '.join(lacking)} in {cluster.namespace}: bind the Role from cliptea's manifests"
@@ -92,11 +88,10 @@ def _config_map(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     name = placement.config_map
     if placement.store is not None or env.STORE.name not in placement.config_keys:
         return
-    status, found = get(cluster, f"/api/v1/namespaces/{cluster.namespace}/configmaps/{name}")
+    status, found = ask(cluster, f"/api/v1/namespaces/{cluster.namespace}/configmaps/{name}")
     if status == 200 and env.STORE.name not in ((found or {}).get("data") or {}):
-        yield Finding(
-            "settings", BROKEN, f"config map {name} has no CLIPTEA_STORE: add it, or set store in the placement"
-        )
+        text = f"config map {name} has no CLIPTEA_STORE: add it, or set store in the placement"
+        yield Finding("settings", BROKEN, text)
     else:
         yield _there("settings", status, f"config map {name}", "apply cliptea's manifests", BROKEN)
 
@@ -108,16 +103,15 @@ def _secrets(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
         if not keys:
             continue
         optional = name == WEBHOOK or keys != named  # with the MLflow plug-in, only credentials remain
-        status, found = get(cluster, f"{base}/secrets/{name}")
+        status, found = ask(cluster, f"{base}/secrets/{name}")
         held = set((found or {}).get("data") or {}) & set(keys)
         if status == 200 and not held and not optional:
-            text = f"secret {name} holds none of {', '.join(keys)}: recreate it"
-            yield Finding("secret", BROKEN, text)
+            yield Finding("secret", BROKEN, f"secret {name} holds none of {', '.join(keys)}: recreate it")
         else:
             todo = f"create it with some of the keys {', '.join(keys)}; if you need none, set {name}: [] under secrets"
             yield _there("secret", status, f"secret {name}", todo, UNKNOWN if optional else BROKEN)
     for name in placement.image_pull_secrets:
-        status, _ = get(cluster, f"{base}/secrets/{name}")
+        status, _ = ask(cluster, f"{base}/secrets/{name}")
         yield _there("image pull", status, f"secret {name}", "kubectl create secret docker-registry", BROKEN)
     if not placement.image_pull_secrets:
         open_to = "in a registry open to the nodes" if "/" in placement.image else "loaded into every node"
@@ -125,7 +119,7 @@ def _secrets(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
 
 
 def _gpus(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
-    status, found = get(cluster, "/api/v1/nodes")
+    status, found = ask(cluster, "/api/v1/nodes")
     if status != 200 or found is None:
         yield Finding("GPU nodes", UNKNOWN, f"you may not list nodes ({status or 'no answer'}); ask an administrator")
         return
@@ -142,9 +136,8 @@ def _gpus(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
         if sum(_fits(node, step, resource) for node in nodes) < wanted:
             chosen = f" and the labels {step.node_selector}" if step.node_selector else ""
             text = f"{there}, but {name} needs {wanted} node{'s' * (wanted > 1)} with {step.gpus}{chosen}"
-            yield Finding(
-                "GPU nodes", BROKEN, f"{text}: change gpus, node_selector or train_job.nodes in the placement"
-            )
+            todo = "change gpus, node_selector or train_job.nodes in the placement"
+            yield Finding("GPU nodes", BROKEN, f"{text}: {todo}")
             return
     yield Finding("GPU nodes", OK, f"{there}, enough for {', '.join(wanting)}")
 
@@ -163,7 +156,7 @@ def _fits(node: dict[str, Any], step: StepPlacement, resource: str) -> bool:
 def _quota(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     """Whether all students that train at a time fit into the quota. Students that wait too long fail."""
     students, gpus = placement.students_at_a_time, placement.steps.train.gpus * placement.train_job.nodes
-    status, found = get(cluster, f"/api/v1/namespaces/{cluster.namespace}/resourcequotas")
+    status, found = ask(cluster, f"/api/v1/namespaces/{cluster.namespace}/resourcequotas")
     if status != 200 or found is None:
         yield Finding("quota", UNKNOWN, f"you may not list quotas ({status or 'no answer'}); ask an administrator")
         return

@@ -137,10 +137,13 @@ def schedule(
             )
             return
         server = Endpoint(endpoint, namespace)
-        acts = {"paused": (scheduling.pause, pause), "resumed": (scheduling.resume, resume)}
-        for done, (act, which) in (acts | {"deleted": (scheduling.delete, delete)}).items():
+        for action, done, which in (
+            ("disable", "paused", pause),
+            ("enable", "resumed", resume),
+            ("delete", "deleted", delete),
+        ):
             if which:
-                act(server, which)
+                scheduling.change(server, which, action)
                 print(f"{done} the schedule {which}")
         if show:
             schedules = scheduling.listed(server)

@@ -40,16 +40,14 @@ class Plain:
                 return
         self._told[key] = time.monotonic()
         text = f"failed after {clock(event['seconds'])}" if kind == "failed" else words(event)
-        self._line(f"{' '.join(part for part in key if part)}: {text}")
+        line = f"{' '.join(part for part in key if part)}: {text}"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def tick(self) -> None:
         """Nothing changes between events."""
 
     def close(self) -> None:
         """There is nothing to close."""
-
-    def _line(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Terminal:

@@ -70,7 +70,8 @@ def _from_logs(endpoint: Endpoint, run_id: str, tasks: list[Task]) -> Iterator[F
         if driver is not None:
             who, text = driver[1], "Pipelines could not start it; see the log of its driver"
         if who:
-            yield Failure(who, text, _command(log_address(endpoint, run_id, node)))
+            token = f'-H "Authorization: Bearer ${TOKEN}" ' if os.environ.get(TOKEN) else ""
+            yield Failure(who, text, f"curl {token}{log_address(endpoint, run_id, node)}")
 
 
 def _read(log: str) -> tuple[str, str]:
@@ -84,8 +85,3 @@ def _read(log: str) -> tuple[str, str]:
 
 def _who(step: str, label: str) -> str:
     return f"{step} {label}".rstrip()
-
-
-def _command(address: str) -> str:
-    token = f'-H "Authorization: Bearer ${TOKEN}" ' if os.environ.get(TOKEN) else ""
-    return f"curl {token}{address}"

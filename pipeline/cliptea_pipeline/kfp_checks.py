@@ -67,20 +67,16 @@ def kfp(endpoint: str | None, namespace: str | None, placement: Placement) -> It
 def _plugin(api: _Api, where: str, placement: Placement) -> Iterator[Finding]:
     found, page = api.get(f"runs?page_size={LOOKED_AT}&sort_by=created_at%20desc{where}")
     seen = found.state == OK and any(PLUGIN in run.get("plugins_output", {}) for run in page.get("runs", []))
+    injects = "variables (injectUserEnvVars: true),"
     if placement.mlflow_plugin and seen:
         yield Finding("plug-in", OK, "Pipelines' MLflow plug-in tracks the runs and sets MLFLOW_TRACKING_URI")
     elif placement.mlflow_plugin:
-        text = (
-            "the placement sets mlflow_plugin, but no run here shows the plug-in's output yet; it must inject variables"
-        )
-        yield Finding("plug-in", UNKNOWN, f"{text} (injectUserEnvVars: true), or steps cannot find MLflow")
+        text = "the placement sets mlflow_plugin, but no run here shows the plug-in's output yet; it must inject"
+        yield Finding("plug-in", UNKNOWN, f"{text} {injects} or steps cannot find MLflow")
     elif seen:
-        text = (
-            "runs here show the output of Pipelines' MLflow plug-in: if it injects variables (injectUserEnvVars: true),"
-        )
-        yield Finding(
-            "plug-in", UNKNOWN, f"{text} Kubernetes refuses every step; set mlflow_plugin: true in the placement"
-        )
+        text = f"runs here show the output of Pipelines' MLflow plug-in: if it injects {injects}"
+        todo = "Kubernetes refuses every step; set mlflow_plugin: true in the placement"
+        yield Finding("plug-in", UNKNOWN, f"{text} {todo}")
 
 
 def sweep(endpoint: str | None) -> Iterator[Finding]:

@@ -86,13 +86,13 @@ def _follow(workdir: Workdir, file: Path, arguments: dict) -> tuple[Board, int]:
             if not stopped:
                 _advance(board, tail, view)
         finally:
-            known = len(stopped.came)
-            processes.stop(process, environment, hurry=lambda: len(stopped.came) > max(known, 1))
+            known = len(stopped)
+            processes.stop(process, environment, hurry=lambda: len(stopped) > max(known, 1))
             if view is not None:
                 view.close()
             tail.close()
         if stopped:
-            return board, stopped.exit_code
+            return board, 128 + stopped[0]
     return board, _exit_code(process, board)
 
 

@@ -49,9 +49,10 @@ class News:
     def read(self, look: Look) -> list[Event]:
         """The events since the last call."""
         statuses = self._read_store()
+        made = any(task.step and task.state == "SUCCEEDED" for task in look.tasks)
         if statuses:
             self._from_store = True
-        elif not self._from_store and self._reader is not None and _has_made_something(look.tasks):
+        elif not self._from_store and self._reader is not None and made:
             self._give_up("the steps do not report to the store that is set here")
         if self._reader is not None:
             return list(self._boards.events(statuses, look.tasks))
@@ -174,10 +175,6 @@ class _Tasks:
 
 def _number(number: int) -> str:
     return "" if number == 1 else f"no. {number}"
-
-
-def _has_made_something(tasks: list[Task]) -> bool:
-    return any(task.step and task.state == "SUCCEEDED" for task in tasks)
 
 
 def _event(kind: str, step: str, label: str, **facts: Any) -> Event:

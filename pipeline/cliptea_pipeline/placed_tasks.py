@@ -20,14 +20,20 @@ def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.Pipel
     step: StepPlacement = getattr(placement.steps, name)
     # kfp's cache only knows image and arguments. The manifests in the store determine what can be reused.
     task.set_container_image(placement.image).set_caching_options(False)
-    _resources(task, step, placement.gpu_resource)
+    task.set_cpu_request(step.cpu).set_cpu_limit(step.cpu_limit)
+    task.set_memory_request(step.memory).set_memory_limit(step.memory_limit)
+    if step.gpus:
+        task.set_accelerator_type(placement.gpu_resource).set_accelerator_limit(step.gpus)
     _environment(task, placement)
     if name == "resolve":
         task.set_env_variable(env.STUDENTS.name, str(placement.room))
-    _nodes(task, step)
-    follows = (
-        task.component_spec.task_config_passthroughs is not None
-    )  # it follows a TrainJob, and outlives it to report how it ended
+    for key, value in step.node_selector.items():
+        kubernetes.add_node_selector(task, key, value)
+    for toleration in step.tolerations:
+        given = toleration.model_dump()
+        kubernetes.add_toleration(task, toleration_seconds=given.pop("seconds"), **given)
+    # Whether it follows a TrainJob, and outlives it to report how it ended.
+    follows = task.component_spec.task_config_passthroughs is not None
     kubernetes.set_timeout(task, step.seconds + follows * (placement.train_job.pending_seconds + AFTERWARDS))
     kubernetes.set_security_context(
         task, run_as_user=placement.user, run_as_group=placement.group, run_as_non_root=True
@@ -60,13 +66,6 @@ def job_settings(placement: Placement) -> dict[str, Any]:
     return JobSettings.model_validate(given).model_dump()
 
 
-def _resources(task: dsl.PipelineTask, step: StepPlacement, gpu: str) -> None:
-    task.set_cpu_request(step.cpu).set_cpu_limit(step.cpu_limit)
-    task.set_memory_request(step.memory).set_memory_limit(step.memory_limit)
-    if step.gpus:
-        task.set_accelerator_type(gpu).set_accelerator_limit(step.gpus)
-
-
 def _environment(task: dsl.PipelineTask, placement: Placement) -> None:
     """Set variables from the config map, from secrets, and from the placement.
 
@@ -88,17 +87,3 @@ def _environment(task: dsl.PipelineTask, placement: Placement) -> None:
         given[env.STORE.name] = placement.store
     for name, value in given.items():
         task.set_env_variable(name, value)
-
-
-def _nodes(task: dsl.PipelineTask, step: StepPlacement) -> None:
-    for key, value in step.node_selector.items():
-        kubernetes.add_node_selector(task, key, value)
-    for toleration in step.tolerations:
-        kubernetes.add_toleration(
-            task,
-            key=toleration.key,
-            operator=toleration.operator,
-            value=toleration.value,
-            effect=toleration.effect,
-            toleration_seconds=toleration.seconds,
-        )

@@ -62,20 +62,18 @@ class StepPlacement(Section):
         return self
 
 
+LARGE = StepPlacement(cpu="1", cpu_limit="8", memory="4Gi", memory_limit="16Gi", seconds=24 * HOUR)  # uses torch
+PARALLEL = LARGE.model_copy(update={"shared_memory": "2Gi", "seconds": 72 * HOUR})  # in several processes
+
+
 class Steps(Section):
     resolve: StepPlacement = StepPlacement()
     split: StepPlacement = StepPlacement(memory="2Gi", memory_limit="8Gi", seconds=24 * HOUR)
-    tokens: StepPlacement = StepPlacement(
-        cpu="1", cpu_limit="8", memory="4Gi", memory_limit="16Gi", shared_memory="2Gi", seconds=72 * HOUR
-    )
-    teacher: StepPlacement = StepPlacement(cpu="1", cpu_limit="8", memory="4Gi", memory_limit="16Gi", seconds=24 * HOUR)
+    tokens: StepPlacement = PARALLEL
+    teacher: StepPlacement = LARGE
     variants: StepPlacement = StepPlacement()
-    train: StepPlacement = StepPlacement(
-        cpu="1", cpu_limit="8", memory="4Gi", memory_limit="16Gi", shared_memory="2Gi", seconds=72 * HOUR
-    )
-    evaluate: StepPlacement = StepPlacement(
-        cpu="1", cpu_limit="8", memory="4Gi", memory_limit="16Gi", seconds=24 * HOUR
-    )
+    train: StepPlacement = PARALLEL
+    evaluate: StepPlacement = LARGE
     compare: StepPlacement = StepPlacement(memory="2Gi", memory_limit="8Gi")
     promote: StepPlacement = StepPlacement()
     finish: StepPlacement = StepPlacement()

@@ -14,33 +14,19 @@ import psutil
 
 from cliptea import env
 
-__all__ = ["Signals", "signals", "start", "stop"]
+__all__ = ["signals", "start", "stop"]
 
 GRACE_SECONDS = 3.0  # between SIGTERM and SIGKILL
 
 
-class Signals:
-    """The signals received so far."""
-
-    def __init__(self) -> None:
-        self.came: list[int] = []
-
-    def __bool__(self) -> bool:
-        return bool(self.came)
-
-    @property
-    def exit_code(self) -> int:
-        return 128 + self.came[0]
-
-
 @contextmanager
-def signals() -> Iterator[Signals]:
-    """Collect Ctrl-C, SIGTERM and SIGHUP instead of exiting."""
-    caught = Signals()
+def signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C, SIGTERM and SIGHUP instead of exiting. The list holds the signals received so far."""
+    caught: list[int] = []
     old = {}
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            old[number] = signal.signal(number, lambda number, frame: caught.came.append(number))
+            old[number] = signal.signal(number, lambda number, frame: caught.append(number))
     try:
         yield caught
     finally:
@@ -81,7 +67,8 @@ def stop(process: subprocess.Popen[bytes], environment: dict[str, str], hurry: C
         for member in sorted(left, key=lambda member: member.pid != process.pid):
             if late or member.pid not in told:
                 told.add(member.pid)
-                _send(member, signal.SIGKILL if late else signal.SIGTERM)
+                with suppress(psutil.Error):
+                    member.send_signal(signal.SIGKILL if late else signal.SIGTERM)
         process.poll()
         time.sleep(0.05)
     process.poll()
@@ -90,8 +77,3 @@ def stop(process: subprocess.Popen[bytes], environment: dict[str, str], hurry: C
 def _marked(mark: str) -> list[psutil.Process]:
     processes = psutil.process_iter(["environ"])
     return [p for p in processes if (p.info["environ"] or {}).get(env.ALIVE.name) == mark and p.pid != os.getpid()]
-
-
-def _send(process: psutil.Process, number: int) -> None:
-    with suppress(psutil.Error):
-        process.send_signal(number)

@@ -12,7 +12,7 @@ from cliptea_pipeline.endpoint import PAGE, Endpoint, all_pages
 from cliptea_pipeline.fit import PARAMETERS
 from cliptea_pipeline.submit import warn_of_image
 
-__all__ = ["Schedule", "create", "delete", "listed", "pause", "require_cron", "resume"]
+__all__ = ["Schedule", "change", "create", "listed", "require_cron"]
 
 FIELD = r"[0-9A-Za-z*?,/-]+"
 CRON = re.compile(rf"({FIELD} ){{5}}{FIELD}|@(hourly|daily|midnight|weekly|monthly|yearly|annually)|@every [0-9hms]+")
@@ -91,25 +91,23 @@ def listed(endpoint: Endpoint) -> list[Schedule]:
         return [_shown(run, pipeline) for run in found if _follows(run, pipeline) or _given(run).keys() >= PARAMETERS]
 
 
-def pause(endpoint: Endpoint, name: str) -> None:
-    """Start no more runs of the schedule until it is resumed. A run that is already active continues."""
-    found = _find(endpoint, name)
+def change(endpoint: Endpoint, name: str, action: str) -> None:
+    """Pause, resume or delete a schedule.
+
+    Args:
+        action: disable: start no more runs until it is resumed; a run that is already active continues. enable: start
+            runs again, beginning with the next scheduled time. delete: its runs are kept.
+
+    Raises:
+        ConfigError: there is no such schedule.
+    """
+    schedules = {schedule.name: schedule.id for schedule in listed(endpoint)}
+    if not schedules:
+        raise ConfigError(f"the schedule {name!r} does not exist: there are no schedules")
+    if name not in schedules:
+        raise ConfigError(f"the schedule {name!r} does not exist", "one of " + ", ".join(schedules))
     with endpoint.asked():
-        endpoint.client.disable_recurring_run(found)
-
-
-def resume(endpoint: Endpoint, name: str) -> None:
-    """Start runs again, beginning with the next scheduled time."""
-    found = _find(endpoint, name)
-    with endpoint.asked():
-        endpoint.client.enable_recurring_run(found)
-
-
-def delete(endpoint: Endpoint, name: str) -> None:
-    """Delete the schedule. Its runs are kept."""
-    found = _find(endpoint, name)
-    with endpoint.asked():
-        endpoint.client.delete_recurring_run(found)
+        getattr(endpoint.client, f"{action}_recurring_run")(schedules[name])
 
 
 def require_cron(cron: str) -> None:
@@ -124,15 +122,6 @@ def require_cron(cron: str) -> None:
             f"cannot read the cron expression {cron!r}",
             f"six fields{five}, seconds first, for example '0 0 3 * * 0' for Sundays at 3 am; or @daily or @weekly",
         )
-
-
-def _find(endpoint: Endpoint, name: str) -> str:
-    schedules = {schedule.name: schedule.id for schedule in listed(endpoint)}
-    if name not in schedules:
-        if not schedules:
-            raise ConfigError(f"the schedule {name!r} does not exist: there are no schedules")
-        raise ConfigError(f"the schedule {name!r} does not exist", "one of " + ", ".join(schedules))
-    return schedules[name]
 
 
 def _follows(run: Any, pipeline: str | None) -> bool:

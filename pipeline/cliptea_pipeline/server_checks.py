@@ -9,7 +9,7 @@ import yaml
 
 from cliptea.cluster.api import Cluster
 from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, UNKNOWN, UTF8, Finding
-from cliptea_pipeline.cluster_api import get
+from cliptea_pipeline.cluster_api import ask
 
 __all__ = ["controller", "mlflow_pods"]
 
@@ -23,7 +23,7 @@ def controller(cluster: Cluster) -> Iterator[Finding]:
     """What the workflow controller retries, and how large a run can be."""
     held = None
     for namespace in dict.fromkeys((cluster.namespace, PIPELINES)):
-        status, found = get(cluster, f"/api/v1/namespaces/{namespace}/configmaps/{CONTROLLER}")
+        status, found = ask(cluster, f"/api/v1/namespaces/{namespace}/configmaps/{CONTROLLER}")
         if status == 200 and found is not None:
             held = found.get("data") or {}
             break
@@ -41,19 +41,16 @@ def controller(cluster: Cluster) -> Iterator[Finding]:
         text = f"the server may rerun failed code (retryPolicy {policy or 'not set'}), which then resumes; {own}"
     yield Finding("retries", OK, text)
     if _at(settings, "persistence", "nodeStatusOffLoad") is True:
-        yield Finding(
-            "size", OK, "workflows over 1 MiB are kept in a database, so a run can have more than 105 variants"
-        )
+        text = "workflows over 1 MiB are kept in a database, so a run can have more than 105 variants"
     else:
-        yield Finding(
-            "size", OK, "a workflow is limited to 1 MiB, about 105 variants; for more, use several runs with one store"
-        )
+        text = "a workflow is limited to 1 MiB, about 105 variants; for more, use several runs with one store"
+    yield Finding("size", OK, text)
 
 
 def mlflow_pods(cluster: Cluster) -> Iterator[Finding]:
     """Why the MLflow of cliptea's manifests does not start. Other MLflow servers are ignored."""
     base = f"/api/v1/namespaces/{cluster.namespace}/pods"
-    status, found = get(cluster, f"{base}?labelSelector={MLFLOW}")
+    status, found = ask(cluster, f"{base}?labelSelector={MLFLOW}")
     for pod in (found or {}).get("items", []) if status == 200 else []:
         name, state = pod["metadata"]["name"], pod.get("status", {})
         if pod["metadata"]["labels"].get("app.kubernetes.io/part-of") != "cliptea":
@@ -62,16 +59,14 @@ def mlflow_pods(cluster: Cluster) -> Iterator[Finding]:
             continue
         tables = [item for item in state.get("initContainerStatuses", []) if not item.get("ready")]
         container = tables[0]["name"] if tables else "mlflow"
-        _, log = get(cluster, f"{base}/{name}/log?container={container}&tailLines=100")
+        _, log = ask(cluster, f"{base}/{name}/log?container={container}&tailLines=100")
         if NOT_UTF8 in str(log):
-            yield Finding(
-                "MLflow pod", BROKEN, f"{name} does not start: its PostgreSQL database is not in UTF8; {UTF8}"
-            )
+            text = f"{name} does not start: its PostgreSQL database is not in UTF8; {UTF8}"
+            yield Finding("MLflow pod", BROKEN, text)
         else:
             read = f"kubectl -n {cluster.namespace} logs {name} -c {container}"
-            yield Finding(
-                "MLflow pod", NOT_READY, f"{name} is starting or failing; wait a minute, then read its log: {read}"
-            )
+            text = f"{name} is starting or failing; wait a minute, then read its log: {read}"
+            yield Finding("MLflow pod", NOT_READY, text)
 
 
 def _at(settings: Any, *path: str) -> Any:

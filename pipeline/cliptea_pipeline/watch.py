@@ -71,16 +71,14 @@ def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace | None = N
         print(f"error: {end.error}", file=sys.stderr)
     if end.state == "FAILED":
         _explain(endpoint, run_id, end, watch.news)
-    if end.state in ("FAILED", CANCELLED) and (closing.is_named() or not _has_finished(end)):
+    finished = any(
+        task.step == "finish" and task.state == "SUCCEEDED" for task in end.tasks
+    )  # it closes the run in MLflow
+    if end.state in ("FAILED", CANCELLED) and (closing.is_named() or not finished):
         told = closing.close(run_id, end.state, WORDS.get(end.state, "a step failed"))
         if told:
             print(told, file=sys.stderr)
     return CODES[ENDED[end.state]]
-
-
-def _has_finished(end: Look) -> bool:
-    """Whether the exit task has closed the run in MLflow."""
-    return any(task.step == "finish" and task.state == "SUCCEEDED" for task in end.tasks)
 
 
 def _explain(endpoint: Endpoint, run_id: str, end: Look, news: News) -> None:

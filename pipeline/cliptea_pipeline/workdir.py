@@ -43,12 +43,13 @@ class Workdir:
             self._lock()
             self._prune()
             self.name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
-            self.present = self._run / self.name
-            self.present.mkdir()
+            self.log, present = self.logs / f"{self.name}.log", self._run / self.name
+            self.events, self.alive = present / "events.jsonl", present / "alive"
+            present.mkdir()
             self.events.touch()
             os.mkfifo(self.alive)
             self.temporary = Path(tempfile.mkdtemp(prefix="cliptea-"))
-            (self.present / "temporary").write_text(str(self.temporary))
+            (present / "temporary").write_text(str(self.temporary))
         except OSError as error:
             raise StorageError(
                 f"cannot use the work directory {root}: {error.strerror or error}",
@@ -56,18 +57,6 @@ class Workdir:
                 "choose another one with --workdir",
             ) from None
         self._hold_alive()
-
-    @property
-    def events(self) -> Path:
-        return self.present / "events.jsonl"
-
-    @property
-    def alive(self) -> Path:
-        return self.present / "alive"
-
-    @property
-    def log(self) -> Path:
-        return self.logs / f"{self.name}.log"
 
     @property
     def tracking_uri(self) -> str:
@@ -97,20 +86,16 @@ class Workdir:
         os.close(self.lock)
 
     def _lock(self) -> None:
+        todo = "wait for it, stop it, or choose another folder with --workdir"
         self.lock = os.open(self._run / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         if not _locked(self.lock):
-            raise ClipteaError(
-                f"another run is using {self.root} (process {os.read(self.lock, 20).decode() or '?'})",
-                todo="wait for it, stop it, or choose another folder with --workdir",
-            )
+            process = os.read(self.lock, 20).decode() or "?"
+            raise ClipteaError(f"another run is using {self.root} (process {process})", todo=todo)
         tasks = os.open(self._run / "tasks.lock", os.O_RDWR | os.O_CREAT, 0o644)
         free = _locked(tasks)
         os.close(tasks)
         if not free:
-            raise ClipteaError(
-                f"a step of a killed run is still running in {self.root}",
-                todo="wait for it, stop it, or choose another folder with --workdir",
-            )
+            raise ClipteaError(f"a step of a killed run is still running in {self.root}", todo=todo)
         os.truncate(self.lock, 0)
         os.write(self.lock, str(os.getpid()).encode())
 

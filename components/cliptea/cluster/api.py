@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,42 +99,31 @@ class Cluster:
     def __init__(self, api: Any, namespace: str, timeout: tuple[int, int] = TIMEOUT) -> None:
         from kubernetes import client
 
-        self.api, self.namespace = api, namespace
-        self._limits = {"_request_timeout": timeout}
+        self.api, self.namespace, self._timeout = api, namespace, timeout
         self._jobs, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
         self._place = (GROUP, VERSION, namespace, PLURAL)
 
     def job(self, name: str) -> dict[str, Any] | None:
         """The TrainJob with this name, or None."""
-        with self._explained("get", "trainjobs"):
-            return _found(lambda: self._jobs.get_namespaced_custom_object(*self._place, name, **self._limits))
+        request = self._jobs.get_namespaced_custom_object
+        return self._ask("get", PLURAL, request, *self._place, name, absent=_not_found)
 
     def jobs(self, job_id: str) -> list[dict[str, Any]]:
         """The TrainJobs of a pipeline job. The train step itself has no permission to list them."""
         selector = f"{RUN_LABEL}={run_value(job_id)}"
-        with self._explained("list", "trainjobs"):
-            return self._jobs.list_namespaced_custom_object(*self._place, label_selector=selector, **self._limits)[
-                "items"
-            ]
+        request = self._jobs.list_namespaced_custom_object
+        return self._ask("list", PLURAL, request, *self._place, label_selector=selector)["items"]
 
     def create(self, job: dict[str, Any]) -> bool:
         """Create a TrainJob. Returns False if its name exists. Raises QuotaFull if the namespace has no room."""
-        from kubernetes.client import ApiException
-
-        with self._explained("create", "trainjobs"):
-            try:
-                self._jobs.create_namespaced_custom_object(*self._place, job, **self._limits)
-            except ApiException as error:
-                if error.status != 409:
-                    raise
-                return False
-        return True
+        request = self._jobs.create_namespaced_custom_object
+        made = self._ask("create", PLURAL, request, *self._place, job, absent=lambda error: error.status == 409)
+        return made is not None
 
     def delete(self, name: str) -> None:
         """Delete a TrainJob and its pods, if it exists."""
-        with self._explained("delete", "trainjobs"):
-            options = {"propagationPolicy": "Foreground"}
-            _found(lambda: self._jobs.delete_namespaced_custom_object(*self._place, name, body=options, **self._limits))
+        request, options = self._jobs.delete_namespaced_custom_object, {"propagationPolicy": "Foreground"}
+        self._ask("delete", PLURAL, request, *self._place, name, body=options, absent=_not_found)
 
     def pods(self, job: str) -> list[dict[str, Any]]:
         """The pods of a TrainJob, with the newest one last."""
@@ -154,62 +142,59 @@ class Cluster:
 
     def warnings(self, job: str) -> list[dict[str, Any]]:
         """The warning events about a TrainJob and all objects that were created for it."""
-        with self._explained("list", "events"):
-            found = self._core.list_namespaced_event(self.namespace, field_selector="type=Warning", **self._limits)
+        request = self._core.list_namespaced_event
+        found = self._ask("list", "events", request, self.namespace, field_selector="type=Warning")
         about = [(event, event["involvedObject"].get("name", "")) for event in self._plain(found)]
         return [event for event, name in about if name == job or name.startswith(f"{job}-")]
 
     def log(self, pod: str, container: str, seconds: int) -> str:
         """The log of a container from the last `seconds`, with a timestamp in each line. "" before it has started."""
-        from kubernetes.client import ApiException
+        answer = self._ask(
+            "get",
+            "pods/log",
+            self._core.read_namespaced_pod_log,
+            pod,
+            self.namespace,
+            container=container,
+            since_seconds=seconds,
+            timestamps=True,
+            _preload_content=False,
+            absent=lambda error: error.status in (400, 404),  # still starting, or gone
+        )
+        return "" if answer is None else answer.data.decode(errors="replace")
 
-        with self._explained("get", "pods/log"):
-            try:
-                answer = self._core.read_namespaced_pod_log(
-                    pod,
-                    self.namespace,
-                    container=container,
-                    since_seconds=seconds,
-                    timestamps=True,
-                    _preload_content=False,
-                    **self._limits,
-                )
-            except ApiException as error:
-                if error.status not in (400, 404):  # the container is still starting, or it is gone
-                    raise
-                return ""
-        return answer.data.decode(errors="replace")
-
-    def _pods(self, **selector: str) -> list[dict[str, Any]]:
-        with self._explained("list", "pods"):
-            found = self._core.list_namespaced_pod(self.namespace, **selector, **self._limits)
+    def _pods(self, **selector: Any) -> list[dict[str, Any]]:
+        found = self._ask("list", "pods", self._core.list_namespaced_pod, self.namespace, **selector)
         return sorted(self._plain(found), key=lambda pod: pod["metadata"].get("creationTimestamp", ""))
 
     def _plain(self, listed: Any) -> list[dict[str, Any]]:
         return self.api.sanitize_for_serialization(listed)["items"]
 
-    @contextmanager
-    def _explained(self, verb: str, resource: str) -> Iterator[None]:
+    def _ask(
+        self,
+        verb: str,
+        resource: str,
+        request: Callable[..., Any],
+        *place: Any,
+        absent: Callable[[Any], bool] = lambda error: False,
+        **options: Any,
+    ) -> Any:
+        """What a request returns, or None if `absent` says so of the API's refusal. Other errors are explained."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
         try:
-            yield
+            return request(*place, **options, _request_timeout=self._timeout)
         except HTTPError as error:
             raise Unreachable(f"{SERVER} cannot be reached ({unreached(error)})") from None
         except ApiException as error:
+            if absent(error):
+                return None
             raise _refused(error, verb, resource, self.namespace) from None
 
 
-def _found(request: Any) -> Any:
-    from kubernetes.client import ApiException
-
-    try:
-        return request()
-    except ApiException as error:
-        if error.status != 404 or "page not found" in (error.body or ""):  # unknown kind of object
-            raise
-        return None
+def _not_found(error: Any) -> bool:
+    return error.status == 404 and "page not found" not in (error.body or "")  # that is: no such kind of object
 
 
 def _refused(error: Any, verb: str, resource: str, namespace: str) -> ClusterError:

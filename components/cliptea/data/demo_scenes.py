@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-
-from PIL import Image
 
 from cliptea.config import DataConfig
 from cliptea.data.catalogue import Catalogue, make_catalogue
-from cliptea.data.sample import Sample
+from cliptea.data.sample import Sample, encode_png
 from cliptea.data.world import CLASSES, UNSEEN, World
 from cliptea.manifest import fingerprint
 
@@ -32,9 +29,7 @@ class Demo:
 
     def read(self, split: str, name: str) -> Sample:
         image, labels = self._world.scene("train" if split == "train" else "val", int(name.removeprefix(split)))
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, format="PNG")
-        return Sample(buffer.getvalue(), "png", labels)
+        return Sample(encode_png(image), "png", labels)
 
     def check(self, split: str) -> list[str]:
         return []

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cliptea.errors import DataError
 
-__all__ = ["Sample", "decode_image", "decode_labels", "encode_labels", "opened"]
+__all__ = ["Sample", "decode_image", "decode_labels", "encode_png", "opened"]
 
 
 class Sample(NamedTuple):
@@ -54,7 +54,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 
 def decode_labels(data: bytes, name: str) -> np.ndarray:
-    """(H, W) uint8 labels of a PNG in a shard, as created by `encode_labels`.
+    """(H, W) uint8 labels of a PNG in a shard, as created by `encode_png`.
 
     Raises:
         DataError: the PNG is not readable.
@@ -63,8 +63,8 @@ def decode_labels(data: bytes, name: str) -> np.ndarray:
         return np.array(image)
 
 
-def encode_labels(labels: np.ndarray) -> bytes:
-    """PNG bytes of (H, W) uint8 labels."""
+def encode_png(pixels: np.ndarray) -> bytes:
+    """PNG bytes of (H, W) uint8 labels or an (H, W, 3) uint8 RGB image."""
     buffer = io.BytesIO()
-    Image.fromarray(labels).save(buffer, format="PNG")
+    Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -59,18 +59,13 @@ class ShardCache:
     def read(self, shard: str, start: int, length: int) -> bytes | None:
         """Bytes from `start` of the shard with this sha256, which may be wrong. None if the file is too short."""
         try:
-            handle = os.open(self._folder / shard, os.O_RDONLY)
+            with (self._folder / shard).open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), length, start)
+                if time.time() - os.fstat(file.fileno()).st_mtime > TOUCH:
+                    with suppress(OSError):
+                        os.utime(file.fileno())
         except OSError:
             return None
-        try:
-            data = os.pread(handle, length, start)
-            if time.time() - os.fstat(handle).st_mtime > TOUCH:
-                with suppress(OSError):
-                    os.utime(handle)
-        except OSError:
-            return None
-        finally:
-            os.close(handle)
         return data if len(data) == length else None
 
     def write(self, shard: str, start: int, data: bytes) -> None:
@@ -81,10 +76,8 @@ class ShardCache:
                 self._written = 0
                 self._evict()
             handle = os.open(self._folder / shard, os.O_WRONLY | os.O_CREAT, 0o644)
-            try:
+            with os.fdopen(handle, "wb", buffering=0):
                 self._written += os.pwrite(handle, data, start)
-            finally:
-                os.close(handle)
         except OSError:
             self._written = self._step  # the disk is full, so the next write evicts first
 

@@ -18,7 +18,7 @@ from cliptea.data.ahead import ahead
 from cliptea.data.catalogue import IGNORE, Catalogue
 from cliptea.data.datasets import Dataset, open_dataset
 from cliptea.data.records import LABEL
-from cliptea.data.sample import decode_labels, encode_labels
+from cliptea.data.sample import decode_labels, encode_png
 from cliptea.data.shard_sets import ShardEntry, put_top_index
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.manifest import Contents
@@ -109,7 +109,7 @@ def _record(dataset: Dataset, part: str, catalogue: Catalogue, name: str) -> tup
     """The members of an image's record, and (256,) the number of pixels of each label."""
     sample = dataset.read(part, name)
     labels = hide_unseen(sample.labels, catalogue) if part == "train" else sample.labels
-    members = {sample.extension: sample.image, LABEL: encode_labels(labels)}
+    members = {sample.extension: sample.image, LABEL: encode_png(labels)}
     return members, _pixels(labels)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup, escape
 
+from cliptea.report.charts import svg_text
 from cliptea.report.summaries import Spread
 
 __all__ = ["class_bars"]
@@ -30,12 +31,12 @@ def class_bars(parts: Parts, title: str) -> Markup:
     top = 0.0
     for part, classes in parts.items():
         if classes:
-            out.append(_text(0, top + 12, part, "start", "part"))
+            out.append(svg_text(0, top + 12, part, "start", "part"))
             top += HEADING
         for name, iou in classes:
             out.append(_row(part, name, iou, top))
             top += ROW
-    ticks = "".join(_text(_x(share), top + 12, f"{100 * share:.0f}") for share in (0, 0.5, 1))
+    ticks = "".join(svg_text(_x(share), top + 12, f"{100 * share:.0f}") for share in (0, 0.5, 1))
     grid = "".join(f'<path class="grid" d="M{_x(share):.1f} 2V{top:.1f}"/>' for share in (0, 0.5, 1))
     head = f'<svg class="chart bars" viewBox="0 0 {WIDTH} {top + AXIS:.0f}" role="img" aria-label="{escape(title)}">'
     return Markup(head + grid + "".join(out) + ticks + "</svg>")
@@ -44,9 +45,9 @@ def class_bars(parts: Parts, title: str) -> Markup:
 def _row(part: str, name: str, iou: Spread, top: float) -> str:
     middle = top + ROW / 2
     short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
-    out = [_text(LEFT - 5, middle + 3.5, short, "end")]
+    out = [svg_text(LEFT - 5, middle + 3.5, short, "end")]
     if iou.mean is None:
-        return "".join([*out, _text(LEFT + 4, middle + 3.5, "–", "start")])
+        return "".join([*out, svg_text(LEFT + 4, middle + 3.5, "–", "start")])
     width = _x(iou.mean) - LEFT
     tip = f"<title>{escape(name)}: {100 * iou.mean:.1f} %</title>"
     box = f'x="{LEFT}" y="{middle - BAR / 2:.1f}" width="{width:.1f}" height="{BAR}"'
@@ -54,14 +55,9 @@ def _row(part: str, name: str, iou: Spread, top: float) -> str:
     if iou.sd is not None:
         low, high = _x(max(0.0, iou.mean - iou.sd)), _x(min(1.0, iou.mean + iou.sd))
         out.append(f'<path class="whisker" d="M{low:.1f} {middle}H{high:.1f}"/>')
-    out.append(_text(WIDTH, middle + 3.5, f"{100 * iou.mean:.0f}", "end"))
+    out.append(svg_text(WIDTH, middle + 3.5, f"{100 * iou.mean:.0f}", "end"))
     return "".join(out)
 
 
 def _x(share: float) -> float:
     return LEFT + share * (WIDTH - LEFT - RIGHT)
-
-
-def _text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "") -> str:
-    of_kind = f' class="{kind}"' if kind else ""
-    return f'<text{of_kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'

@@ -8,7 +8,7 @@ from typing import Literal
 
 from markupsafe import Markup, escape
 
-__all__ = ["MAX_POINTS", "Line", "interval_bar", "line_chart", "strip"]
+__all__ = ["MAX_POINTS", "Line", "interval_bar", "line_chart", "strip", "svg_text"]
 
 MAX_POINTS = 120  # of one line; longer ones are averaged in bins
 WIDTH, HEIGHT = 300, 170
@@ -62,10 +62,10 @@ def line_chart(
     for tick in y_ticks:
         y = place(x_low, tick)[1]
         out.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        out.append(_text(LEFT - 5, y + 3.5, f"{tick:g}" if log else f"{100 * tick:.0f}", "end"))
+        out.append(svg_text(LEFT - 5, y + 3.5, f"{tick:g}" if log else f"{100 * tick:.0f}", "end"))
     for tick in _ticks(x_low, x_high):
-        out.append(_text(place(tick, y_ticks[0])[0], HEIGHT - 13, f"{tick:g}"))
-    out.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 2, x_label))
+        out.append(svg_text(place(tick, y_ticks[0])[0], HEIGHT - 13, f"{tick:g}"))
+    out.append(svg_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 2, x_label))
     if marker is not None:
         x = place(marker, y_ticks[0])[0]
         out.append(f'<path class="marker" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
@@ -118,8 +118,10 @@ def _bar(kind: str, parts: list[str], spoken: str) -> Markup:
     return Markup(head + "".join(parts) + "</svg>")
 
 
-def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def svg_text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "") -> str:
+    """An escaped text at (x, y) pixels, of the CSS class `kind` if there is one."""
+    of_kind = f' class="{kind}"' if kind else ""
+    return f'<text{of_kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _line(name: str, line: Line, place: Place, *, dots: bool) -> str:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from cliptea.data.sample import encode_labels
+from cliptea.data.sample import encode_png
 from cliptea.data.shard_sets import put_top_index
 from cliptea.data.shard_writer import ShardWriter
 from cliptea.data.shards import ShardReader
@@ -23,7 +23,7 @@ def test_every_chosen_image_has_its_picture(tmp_path):
     Image.fromarray(photo).save(buffer, format="PNG")
     writer = ShardWriter(store, "split/s/val", 1 << 20)
     for name in ("one", "three"):
-        writer.add(name, {"png": buffer.getvalue(), "label.png": encode_labels(truth)})
+        writer.add(name, {"png": buffer.getvalue(), "label.png": encode_png(truth)})
     shards = put_top_index(store, "split/s/val", writer.close())
     matrix = rng.integers(0, 9, (3, 3))
     arrays = {"confusion": matrix, "prediction/one": predicted, "attention/two": matrix}

@@ -15,43 +15,6 @@ CANVAS = 160  # height and width of a texture canvas, pixels
 Colour = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class Texture:
-    """The colour family and pattern family of a class."""
-
-    pattern: str  # a name in PATTERNS
-    ground: Colour
-    mark: Colour
-    period: float  # distance between two marks, pixels
-    stuff: bool = False  # whether it is a background region and not an object
-
-
-WHITE, BLACK, YELLOW, RED = (236, 234, 230), (26, 24, 26), (240, 206, 48), (212, 40, 38)
-BLUE, GREEN, BROWN = (52, 92, 176), (72, 140, 52), (136, 88, 50)
-
-TEXTURES: dict[str, Texture] = {
-    "zebra": Texture("stripes", WHITE, BLACK, 9),
-    "tiger": Texture("stripes", (232, 128, 36), BLACK, 9),
-    "bee": Texture("stripes", YELLOW, BLACK, 9),
-    "ladybug": Texture("dots", RED, BLACK, 9),
-    "leopard": Texture("dots", (214, 168, 92), (74, 48, 30), 7),
-    "cow": Texture("patches", WHITE, (216, 128, 140), 9),
-    "tiles": Texture("checks", WHITE, BLUE, 10),
-    "melon": Texture("stripes", (150, 200, 92), (34, 92, 44), 9),
-    "lemon": Texture("plain", YELLOW, (252, 228, 110), 16),
-    "tomato": Texture("plain", RED, (232, 84, 66), 16),
-    "plum": Texture("plain", (112, 48, 138), (146, 82, 168), 16),
-    "jeans": Texture("weave", BLUE, (110, 146, 208), 4),
-    "grass": Texture("blades", GREEN, (124, 182, 72), 6, stuff=True),
-    "water": Texture("waves", (62, 138, 186), (136, 198, 220), 10, stuff=True),
-    "sand": Texture("speckle", (222, 196, 146), (188, 158, 110), 3, stuff=True),
-    "brick": Texture("bricks", (164, 70, 52), (206, 196, 184), 12, stuff=True),
-    "snow": Texture("plain", (240, 244, 250), (218, 226, 240), 20, stuff=True),
-    "wood": Texture("grain", BROWN, (90, 54, 30), 9, stuff=True),
-}
-UNSEEN: tuple[str, ...] = ("zebra", "plum", "water", "wood")
-
-
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], period: tuple[float, float]) -> np.ndarray:
     """Band-limited noise.
 
@@ -135,19 +98,41 @@ def _grain(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float
     return (0.5 + 0.5 * np.sin(2 * np.pi * (x / period + 0.8 * rings))) * 0.8
 
 
-PATTERNS: dict[str, Pattern] = {
-    "plain": _plain,
-    "stripes": _stripes,
-    "dots": _dots,
-    "patches": _patches,
-    "checks": _checks,
-    "weave": _weave,
-    "blades": _blades,
-    "waves": _waves,
-    "speckle": _speckle,
-    "bricks": _bricks,
-    "grain": _grain,
+@dataclass(frozen=True)
+class Texture:
+    """Colour family and pattern family of a class."""
+
+    pattern: Pattern
+    ground: Colour
+    mark: Colour
+    period: float  # distance of two marks, pixels
+    stuff: bool = False  # a region of the background, not an object
+
+
+WHITE, BLACK, YELLOW, RED = (236, 234, 230), (26, 24, 26), (240, 206, 48), (212, 40, 38)
+BLUE, GREEN, BROWN = (52, 92, 176), (72, 140, 52), (136, 88, 50)
+
+TEXTURES: dict[str, Texture] = {
+    "zebra": Texture(_stripes, WHITE, BLACK, 9),
+    "tiger": Texture(_stripes, (232, 128, 36), BLACK, 9),
+    "bee": Texture(_stripes, YELLOW, BLACK, 9),
+    "ladybug": Texture(_dots, RED, BLACK, 9),
+    "leopard": Texture(_dots, (214, 168, 92), (74, 48, 30), 7),
+    "cow": Texture(_patches, WHITE, (216, 128, 140), 9),
+    "tiles": Texture(_checks, WHITE, BLUE, 10),
+    "melon": Texture(_stripes, (150, 200, 92), (34, 92, 44), 9),
+    "lemon": Texture(_plain, YELLOW, (252, 228, 110), 16),
+    "tomato": Texture(_plain, RED, (232, 84, 66), 16),
+    "plum": Texture(_plain, (112, 48, 138), (146, 82, 168), 16),
+    "jeans": Texture(_weave, BLUE, (110, 146, 208), 4),
+    "grass": Texture(_blades, GREEN, (124, 182, 72), 6, stuff=True),
+    "water": Texture(_waves, (62, 138, 186), (136, 198, 220), 10, stuff=True),
+    "sand": Texture(_speckle, (222, 196, 146), (188, 158, 110), 3, stuff=True),
+    "brick": Texture(_bricks, (164, 70, 52), (206, 196, 184), 12, stuff=True),
+    "snow": Texture(_plain, (240, 244, 250), (218, 226, 240), 20, stuff=True),
+    "wood": Texture(_grain, BROWN, (90, 54, 30), 9, stuff=True),
 }
+UNSEEN: tuple[str, ...] = ("zebra", "plum", "water", "wood")
 
 
 def paint(texture: Texture, definition: np.random.Generator, instance: np.random.Generator) -> np.ndarray:
@@ -165,7 +150,7 @@ def paint(texture: Texture, definition: np.random.Generator, instance: np.random
     period = texture.period * definition.uniform(0.88, 1.14) * instance.uniform(0.9, 1.12)
     ground, mark = np.array([texture.ground, texture.mark], dtype=np.float64) + shade
     y, x = np.mgrid[:CANVAS, :CANVAS].astype(np.float32) + instance.uniform(0, 4 * period, (2, 1, 1)).astype(np.float32)
-    weight = PATTERNS[texture.pattern](instance, y, x, period)[..., None]
+    weight = texture.pattern(instance, y, x, period)[..., None]
     light = 1 + 0.06 * smooth_noise(instance, (CANVAS, CANVAS), (40, 40))[..., None]
     grit = instance.integers(-6, 7, (CANVAS, CANVAS, 1))
     return np.clip(np.rint((ground + weight * (mark - ground)) * light + grit), 0, 255).astype(np.uint8)

@@ -6,7 +6,7 @@ without a traceback and exits with 2 for a `ConfigError` and 1 for the others; a
 
 from __future__ import annotations
 
-__all__ = ["ClipteaError", "ConfigError", "DataError", "ServerAway", "StorageError", "TeacherError"]
+__all__ = ["ClipteaError", "ConfigError", "DataError", "ServerAway", "StorageError", "TeacherError", "TrackingError"]
 
 
 class ClipteaError(Exception):
@@ -44,6 +44,10 @@ class ServerAway(StorageError):
     """A required server refuses connections, is unreachable or answers 5xx. It may come back."""
 
     temporary = True
+
+
+class TrackingError(StorageError):
+    """MLflow cannot do what is asked, or lacks what is needed."""
 
 
 class TeacherError(ClipteaError):

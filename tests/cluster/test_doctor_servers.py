@@ -14,7 +14,7 @@ from replay import recorded
 from small_servers import served
 
 from cliptea.tracking import state
-from cliptea.tracking.address import TrackingError
+from cliptea.tracking.address import MlflowAway
 
 pytestmark = pytest.mark.usefixtures("bare")
 # As MLflow 3.17.2 answers a name that is not ASCII, with psycopg2 and a database in SQL_ASCII.
@@ -221,7 +221,7 @@ def test_a_sweep_that_finds_nothing_or_fails_is_no_failure(monkeypatch, server):
     assert doctor()[1]["runs"] == [("ok", "MLflow shows no ended run as RUNNING")]
 
     def away(ended):
-        raise TrackingError("MLflow does not answer")
+        raise MlflowAway("MLflow does not answer")
 
     monkeypatch.setattr(state, "sweep", away)
     code, lines = doctor()

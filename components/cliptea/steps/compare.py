@@ -18,7 +18,7 @@ from cliptea.steps.evaluate import Evaluated, ScoresEntry
 from cliptea.steps.split import DataEntry, Splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import Store, open_store
-from cliptea.tracking.address import TrackingError, tracking_address
+from cliptea.tracking.address import MlflowAway, tracking_address
 from cliptea.tracking.deferred import SHORT_SECONDS, Entry, Receipt, defer, log_deferred, log_or_defer, receipt
 
 __all__ = ["ComparedRow", "Comparison", "ReportEntry", "catch_up", "compare", "compare_variants"]
@@ -75,7 +75,7 @@ def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluation
     store, whole = open_store(), True
     try:
         catch_up(run, SHORT_SECONDS)
-    except TrackingError as away:
+    except MlflowAway as away:
         progress.warn(f"MLflow is not available ({away.what}); results will be logged later")
         whole = False
     done, evaluated, reused = _report(store, run, splits, teacher, evaluations)

@@ -6,7 +6,7 @@ from kfp import dsl
 from pydantic import BaseModel
 
 from cliptea import progress
-from cliptea.errors import StorageError
+from cliptea.errors import TrackingError
 from cliptea.evaluation.ranking import best_row, candidates, hiou
 from cliptea.manifest import fingerprint
 from cliptea.run import Run
@@ -47,8 +47,7 @@ def promote_best(run: Run, comparison: Comparison) -> Promotion:
     Entries that earlier steps could not log to MLflow are logged first.
 
     Raises:
-        TrackingError: MLflow is not available.
-        StorageError: a model of the run is not logged in MLflow yet.
+        TrackingError: MLflow is not available, or a model of the run is not logged there yet.
     """
     catch_up(run)
     if comparison.stand_in:
@@ -85,7 +84,7 @@ def _placed(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[Compare
     lacking = len({row.model_uri for row in placed if not row.mlflow_run_id})
     if lacking:
         models = "1 model is" if lacking == 1 else f"{lacking} models are"
-        raise StorageError(f"{models} not logged in MLflow yet", todo="run again")
+        raise TrackingError(f"{models} not logged in MLflow yet", todo="run again")
     return placed
 
 

@@ -8,14 +8,14 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlparse
 
-from cliptea.errors import ConfigError, ServerAway, StorageError
+from cliptea.errors import ConfigError, ServerAway, StorageError, TrackingError
 
-__all__ = ["TrackingError", "require_server", "tracking_address"]
+__all__ = ["MlflowAway", "require_server", "tracking_address"]
 
 SECONDS = 10.0
 
 
-class TrackingError(ServerAway):
+class MlflowAway(TrackingError, ServerAway):
     """MLflow does not answer, or cannot be used if the error is not temporary.
 
     Attributes:

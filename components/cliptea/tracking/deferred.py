@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from cliptea import progress
 from cliptea.run import Run
 from cliptea.storage import Store
-from cliptea.tracking.address import TrackingError
+from cliptea.tracking.address import MlflowAway
 
 __all__ = [
     "SHORT_SECONDS",
@@ -93,7 +93,7 @@ def log_or_defer(store: Store, run: Run, entry: Entry) -> Receipt | None:
     """Log an entry to MLflow and return its receipt. If MLflow is not available, defer the entry and return None."""
     try:
         return _log(store, run, entry, SHORT_SECONDS)
-    except TrackingError as away:
+    except MlflowAway as away:
         defer(store, run, entry)
         progress.warn(
             f"{entry.what} could not be logged ({away.what}); compare or promote will log them when MLflow is back"

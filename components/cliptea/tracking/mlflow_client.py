@@ -15,9 +15,9 @@ from mlflow.entities import Experiment, Param, Run
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
-from cliptea.errors import StorageError
+from cliptea.errors import TrackingError
 from cliptea.outage import COMMAND_SECONDS, Outage, patience, untrusted
-from cliptea.tracking.address import TrackingError, tracking_address
+from cliptea.tracking.address import MlflowAway, tracking_address
 
 __all__ = [
     "EXPERIMENT", "connect", "experiment_id", "find_run", "flatten", "log_params", "metric_name",
@@ -46,7 +46,9 @@ def connect() -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = tracking_address()
     if not uri:
-        raise StorageError("MLFLOW_TRACKING_URI is not set", "sqlite:////absolute/mlflow.db or the address of a server")
+        raise TrackingError(
+            "MLFLOW_TRACKING_URI is not set", "sqlite:////absolute/mlflow.db or the address of a server"
+        )
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default waits for minutes; `persist` waits
     try:
@@ -55,7 +57,7 @@ def connect() -> MlflowClient:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow does not wrap errors of the database libraries
-        raise TrackingError(_cause(error), _may_pass(error)) from None
+        raise MlflowAway(_cause(error), _may_pass(error)) from None
     return client
 
 
@@ -77,10 +79,10 @@ def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
     while True:
         try:
             done = work()
-        except TrackingError as error:
+        except MlflowAway as error:
             failure = error
         except (MlflowException, OSError) as error:
-            failure = TrackingError(_cause(error), _may_pass(error))
+            failure = MlflowAway(_cause(error), _may_pass(error))
         else:
             absence.over()
             return done

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cliptea.errors import StorageError
+from cliptea.errors import TrackingError
 
 __all__ = ["fetch_model", "save_model"]
 
@@ -83,7 +83,7 @@ def fetch_model(uri: str) -> Iterator[Path]:
         uri: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model.
 
     Raises:
-        StorageError: MLflow cannot be reached, or the model does not exist.
+        TrackingError: MLflow cannot be reached, or the model does not exist.
     """
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
@@ -96,7 +96,7 @@ def fetch_model(uri: str) -> Iterator[Path]:
             yield Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=client.tracking_uri))
         except (MlflowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise StorageError(
+            raise TrackingError(
                 f"the model {uri} does not exist at {client.tracking_uri} ({reason})",
                 "models:/NAME@champion, models:/NAME/VERSION, runs:/ID/model or a folder",
             ) from None

@@ -21,7 +21,7 @@ from cliptea.board import StepStatus, read_board
 from cliptea.errors import ClipteaError
 from cliptea.notice import post_state
 from cliptea.storage import open_store
-from cliptea.tracking.address import TrackingError
+from cliptea.tracking.address import MlflowAway
 from cliptea.tracking.mlflow_client import connect, experiment_id, find_run, persist, plugin_run, quote
 from cliptea.tracking.runs import (
     COMPLETE_TAG,
@@ -97,7 +97,7 @@ def mark_complete(run_id: str) -> None:
         client.set_tag(run_id, COMPLETE_TAG, "true")
         close(client, client.get_run(run_id), "FINISHED", "")
 
-    with suppress(TrackingError):
+    with suppress(MlflowAway):
         persist(say, END_PATIENCE)
 
 

@@ -16,7 +16,7 @@ from cliptea.steps.split import DataEntry, Splits, log_splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import FileStore, open_store
 from cliptea.tracking import logged_table, mlflow_client, runs
-from cliptea.tracking.address import TrackingError
+from cliptea.tracking.address import MlflowAway
 from cliptea.tracking.deferred import Receipt
 
 
@@ -141,7 +141,7 @@ def test_promote_tells_what_was_noted_and_the_report_names_the_models(store, run
     made = compared(run, [evaluated(store, run)])
     assert results(store, made)[0] == ""
     assert len(left(store)) == 3
-    with pytest.raises(TrackingError) as away:
+    with pytest.raises(MlflowAway) as away:
         compare.catch_up(run)
     assert away.value.temporary
     said = back()
@@ -159,7 +159,7 @@ def test_a_report_without_models_is_not_told_although_mlflow_is_just_back(store,
 
     def back_too_late(run, seconds):
         said.append(back())
-        raise TrackingError("Connection refused")
+        raise MlflowAway("Connection refused")
 
     monkeypatch.setattr(compare, "catch_up", back_too_late)
     compared(run, evaluations)
@@ -200,7 +200,7 @@ def test_a_refusal_is_no_outage(store, run, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(ScoresEntry, "log", full)
-    with pytest.raises(TrackingError, match=r"cannot be used \(no space left on device\)") as refused:
+    with pytest.raises(MlflowAway, match=r"cannot be used \(no space left on device\)") as refused:
         compare.catch_up(run)
     assert not refused.value.temporary
 

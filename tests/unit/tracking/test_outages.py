@@ -13,7 +13,7 @@ from cliptea.errors import ConfigError, StorageError
 from cliptea.outage import COMMAND_SECONDS
 from cliptea.run import Run, expand
 from cliptea.tracking import curves
-from cliptea.tracking.address import TrackingError, require_server
+from cliptea.tracking.address import MlflowAway, require_server
 from cliptea.tracking.mlflow_client import EXPERIMENT, connect, persist
 from cliptea.tracking.runs import ChildRun, open_parent
 
@@ -154,7 +154,7 @@ def test_work_is_begun_anew_until_a_server_answers_well(proxy, kind, capsys, mon
 @pytest.mark.parametrize("kind", ["403", "404"])
 def test_a_refusal_is_not_waited_for(proxy, kind):
     proxy.fail(kind, ALWAYS)
-    with pytest.raises(TrackingError, match=f"MLflow at http://127.0.0.1:{proxy.port} cannot be used") as refused:
+    with pytest.raises(MlflowAway, match=f"MLflow at http://127.0.0.1:{proxy.port} cannot be used") as refused:
         persist(connect, 60)
     assert not refused.value.temporary
     assert proxy.injected == 1
@@ -164,7 +164,7 @@ def test_a_refusal_is_not_waited_for(proxy, kind):
 def test_a_server_that_stays_away_is_one_line(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("CLIPTEA_PATIENCE", "0.5")
-    with pytest.raises(TrackingError) as away:
+    with pytest.raises(MlflowAway) as away:
         persist(connect)
     assert str(away.value) == (
         "MLflow does not answer at http://127.0.0.1:9 ([Errno 111] Connection refused); expected a running server; "
@@ -196,7 +196,7 @@ def test_a_database_that_cannot_be_opened_is_told_soon(make, monkeypatch, tmp_pa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("CLIPTEA_PATIENCE", "600")
     began = time.monotonic()
-    with pytest.raises(TrackingError, match=reason) as broken:
+    with pytest.raises(MlflowAway, match=reason) as broken:
         persist(connect)
     assert time.monotonic() - began < COMMAND_SECONDS + 10
     assert not broken.value.temporary

@@ -27,11 +27,11 @@ __all__ = [
 IGNORE = 255
 IgnoreMode = Literal["exclude", "negative"]
 ALPHA = 0.25  # weight of positives in the focal loss (ZegCLIP); negatives have 1 - ALPHA
-# Logits are held between these before they are exponentiated. Sigmoids beyond are 0 or 1 as far as their squares and the
-# loss go, and the exponentials stay normal numbers: others take ten times as long on a CPU.
+# Logits are held between these before they are exponentiated. Sigmoids beyond are 0 or 1 as far as their squares and
+# the loss go, and the exponentials stay normal numbers: others take ten times as long on a CPU.
 LOWEST, HIGHEST = -60.0, 40.0
-# Memory of a band's four maps. On a CPU it lies in the cache, where passes over it cost a fraction of those over memory.
-# A GPU instead needs millions of numbers at a time to be busy.
+# Memory of a band's four maps. On a CPU it lies in the cache, where passes over it cost a fraction of those over
+# memory; smaller bands only add to the number of calls. A GPU needs millions of numbers at a time to be busy.
 BAND_MIB = {"cpu": 8, "cuda": 256}
 
 
@@ -111,6 +111,9 @@ class PixelWeights(NamedTuple):
     dice: float = 1.0
 
 
+EQUATION_12 = PixelWeights()
+
+
 class PixelLosses(NamedTuple):
     """The weighted terms of L_pixel and their sum: scalars of float32. Only the sum has a gradient."""
 
@@ -125,7 +128,7 @@ def pixel_losses(
     logits_BChw: Tensor,
     labels_BHW: Tensor,
     mask_BC: Tensor,
-    weights: PixelWeights = PixelWeights(),
+    weights: PixelWeights = EQUATION_12,
     *,
     ignore: IgnoreMode = "exclude",
     pixels: Tensor | None = None,

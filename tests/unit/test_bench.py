@@ -31,6 +31,14 @@ def test_a_row_is_printed_and_written(tmp_path, capsys):
     assert read_rates(output, []) == {}
 
 
+def test_the_row_of_the_pixel_losses_runs(tmp_path):
+    output = tmp_path / "results.json"
+    assert bench.main(["--quick", "--only", "pixel_losses", "--output", str(output)]) == 0
+    speed, share, memory = json.loads(output.read_text())["rows"]
+    assert (speed["goal"], share["goal"], memory["goal"]) == (1.8, 0.2, 0.1)
+    assert 0 < share["ratio"] < 1
+
+
 def test_rates_go_to_the_file_that_plan_reads(tmp_path, monkeypatch, capsys):
     rows = [Row("one", "a", "b", 1.0, 2.0, rates={"teacher": 7200.0}), Row("two", "a", "b", 1.0, rates={"demo_fpn": 5})]
     output = tmp_path / "results.json"

@@ -4,27 +4,35 @@ Shapes: B images, D channels, h w features, H W loss size, S seen classes, P pse
 P, N (image, present class) pairs.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from cliptea.method.precision import in_float32
+from cliptea.method.upsampling import Upsampling
 
 __all__ = [
+    "PixelLosses",
+    "PixelWeights",
     "class_logits",
     "class_mask",
-    "cross_entropy",
-    "dice",
-    "focal",
     "labelled_pixels",
+    "pixel_losses",
     "present_pairs",
-    "upsample",
 ]
 
 IGNORE = 255
 IgnoreMode = Literal["exclude", "negative"]
+ALPHA = 0.25  # weight of positives in the focal loss (ZegCLIP); negatives have 1 - ALPHA
+# Logits are held between these before they are exponentiated. Sigmoids beyond are 0 or 1 as far as their squares and
+# the loss go, and the exponentials stay normal numbers: others take ten times as long on a CPU.
+LOWEST, HIGHEST = -60.0, 40.0
+# Memory of a band's four maps. On a CPU it lies in the cache, where passes over it cost a fraction of those over
+# memory; smaller bands only add to the number of calls. A GPU needs millions of numbers at a time to be busy.
+BAND_MIB = {"cpu": 8, "cuda": 256}
 
 
 @in_float32
@@ -77,22 +85,6 @@ def class_mask(num_seen: int, pseudo_present_BP: Tensor) -> Tensor:
     return F.pad(pseudo_present_BP, (num_seen, 0), value=True)
 
 
-@in_float32
-def upsample(logits_BChw: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize logits bilinearly, corners not aligned (the MMSegmentation convention).
-
-    Args:
-        logits_BChw: (B, C, h, w) float.
-        size: (H, W).
-
-    Returns:
-        (B, C, H, W) float32.
-    """
-    if logits_BChw.shape[-2:] == size:
-        return logits_BChw
-    return F.interpolate(logits_BChw, size, mode="bilinear", align_corners=False)
-
-
 def present_pairs(labels_BHW: Tensor, mask_BC: Tensor) -> Tensor:
     """Find the classes that have pixels in each image. Their number is M in the focal and dice losses.
 
@@ -103,13 +95,7 @@ def present_pairs(labels_BHW: Tensor, mask_BC: Tensor) -> Tensor:
     Returns:
         (B, C) bool.
     """
-    labels_BHW = _drop_absent(labels_BHW, mask_BC)
-    images, classes = mask_BC.shape
-    # 255 has its own column after the classes, so that no pixels have to be selected.
-    column_BHW = torch.where(labels_BHW == IGNORE, classes, labels_BHW)
-    first_B11 = (classes + 1) * torch.arange(images, device=labels_BHW.device)[:, None, None]
-    counts = torch.bincount((column_BHW + first_B11).flatten(), minlength=images * (classes + 1))
-    return counts.unflatten(0, (images, classes + 1))[:, :classes] > 0
+    return _class_pixels(_drop_absent(labels_BHW, mask_BC), mask_BC.shape[1]) > 0
 
 
 def labelled_pixels(labels_BHW: Tensor, mask_BC: Tensor) -> Tensor:
@@ -117,142 +103,275 @@ def labelled_pixels(labels_BHW: Tensor, mask_BC: Tensor) -> Tensor:
     return (_drop_absent(labels_BHW, mask_BC) != IGNORE).sum()
 
 
+class PixelWeights(NamedTuple):
+    """What the terms of L_pixel are multiplied by (eq. 12). Those of weight 0 are not computed."""
+
+    ce: float = 1.0
+    focal: float = 100.0
+    dice: float = 1.0
+
+
+EQUATION_12 = PixelWeights()
+
+
+class PixelLosses(NamedTuple):
+    """The weighted terms of L_pixel and their sum: scalars of float32. Only the sum has a gradient."""
+
+    total: Tensor
+    ce: Tensor
+    focal: Tensor
+    dice: Tensor
+
+
 @in_float32
-def cross_entropy(logits_BCHW: Tensor, labels_BHW: Tensor, mask_BC: Tensor, *, pixels: Tensor | None = None) -> Tensor:
-    """Cross entropy over the classes of each image (eq. 10).
+def pixel_losses(
+    logits_BChw: Tensor,
+    labels_BHW: Tensor,
+    mask_BC: Tensor,
+    weights: PixelWeights = EQUATION_12,
+    *,
+    ignore: IgnoreMode = "exclude",
+    pixels: Tensor | None = None,
+    pairs: Tensor | None = None,
+) -> PixelLosses:
+    """Cross entropy, focal and dice loss of logits that are upsampled to the size of the labels (eq. 10 and 12).
+
+    The upsampled logits of all images never exist. They are made, turned into a gradient and forgotten, a band of rows
+    at a time.
+
+    - Cross entropy over the classes of each image (eq. 10): the sum over pixels, divided by the number of labelled
+      ones.
+    - Focal loss of each class against the rest (NEL in ZegCLIP's form), sigma(z)^2 softplus(z) with weight 0.75 for
+      negatives with logit z, and with weight 0.25 for positives with logit -z: the sum over images and classes of the
+      mean over pixels, divided by M, the number of (image, present class) pairs.
+    - Dice loss of these pairs, 1 - (2 sum(sigma y) + 1) / (sum(sigma) + sum(y) + 1): the sum over pairs, divided by M.
 
     Args:
-        logits_BCHW: (B, C, H, W) float.
+        logits_BChw: (B, C, h, w) float, before softmax and sigmoid.
         labels_BHW: (B, H, W) integer, class or 255; pixels of an absent class count as 255.
         mask_BC: (B, C) bool, classes that compete in the image.
+        weights: of the three terms.
+        ignore: in focal and dice loss, 255 pixels are either omitted (with the mean over the labelled pixels of each
+            image), or negatives of every class (with the mean over all its pixels), as in ZegCLIP.
         pixels: scalar number of labelled pixels, if the mean includes images of other processes; defaults to
             `labelled_pixels` of these images.
-
-    Returns:
-        Scalar float32, the sum over these images divided by the number of labelled pixels; 0 if there are none.
-    """
-    pixels = labelled_pixels(labels_BHW, mask_BC) if pixels is None else pixels
-    labels_BHW = _drop_absent(labels_BHW, mask_BC)
-    masked_BCHW = logits_BCHW.masked_fill(~mask_BC[:, :, None, None], float("-inf"))
-    loss_BHW = F.cross_entropy(masked_BCHW, labels_BHW, ignore_index=IGNORE, reduction="none")
-    return loss_BHW.sum() / pixels.clamp(min=1)
-
-
-@in_float32
-def focal(
-    logits_BCHW: Tensor,
-    labels_BHW: Tensor,
-    mask_BC: Tensor,
-    *,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
-    ignore: IgnoreMode = "exclude",
-    pairs: Tensor | None = None,
-) -> Tensor:
-    """Focal loss of each class against the rest, over all classes of an image (NEL in ZegCLIP's form).
-
-    Args:
-        logits_BCHW: (B, C, H, W) float, before the sigmoid.
-        labels_BHW: (B, H, W) integer, class or 255; pixels of an absent class count as 255.
-        mask_BC: (B, C) bool, classes that compete in the image.
-        alpha: weight of positives; negatives have 1 - alpha.
-        gamma: exponent that reduces the weight of easy pixels.
-        ignore: 255 pixels are either omitted (with the mean over the labelled pixels of each image), or negatives of
-            every class (with the mean over all its pixels), as in ZegCLIP.
         pairs: scalar M, if it includes images of other processes; defaults to the number of `present_pairs` of these
             images. Values below 1 count as 1.
 
     Returns:
-        Scalar float32: the sum over images and classes of the mean over pixels, divided by M; 0 if no pixel is
-        labelled.
+        The weighted terms; 0 if no pixel is labelled.
     """
-    pairs = present_pairs(labels_BHW, mask_BC).sum() if pairs is None else pairs
     labels_BHW = _drop_absent(labels_BHW, mask_BC)
-    labelled_BHW = labels_BHW != IGNORE
-    if ignore == "exclude":
-        weight = labelled_BHW / labelled_BHW.sum((1, 2), keepdim=True).clamp(min=1)
-    else:
-        weight = (pairs > 0) / labelled_BHW[0].numel()  # without a pair no pixel of the batch is labelled
-
-    # A negative with a logit of -inf costs nothing: this is used for absent classes and each pixel's own class.
-    classes_C11 = torch.arange(mask_BC.shape[1], device=labels_BHW.device)[:, None, None]
-    left_out_BCHW = (classes_C11 == labels_BHW[:, None]) | ~mask_BC[:, :, None, None]
-    negative_BCHW = logits_BCHW.masked_fill(left_out_BCHW, float("-inf"))
-    positive_BHW = torch.where(labelled_BHW, -_own_logit(logits_BCHW, labels_BHW), float("-inf"))
-
-    positive_cost_BHW = _FocalCost.apply(positive_BHW, gamma)
-    negative_cost_BHW = _FocalCost.apply(negative_BCHW, gamma).sum(1)
-    return (weight * (alpha * positive_cost_BHW + (1 - alpha) * negative_cost_BHW)).sum() / pairs.clamp(min=1)
+    counts_BC = _class_pixels(labels_BHW, mask_BC.shape[1])
+    pixels = counts_BC.sum() if pixels is None else pixels
+    pairs = (counts_BC > 0).sum() if pairs is None else pairs
+    total, terms_3 = _PixelLosses.apply(logits_BChw, labels_BHW, mask_BC, counts_BC, pixels, pairs, weights, ignore)
+    return PixelLosses(total, *terms_3)
 
 
-@in_float32
-def dice(
-    logits_BCHW: Tensor,
-    labels_BHW: Tensor,
-    mask_BC: Tensor,
-    *,
-    ignore: IgnoreMode = "exclude",
-    pairs: Tensor | None = None,
-) -> Tensor:
-    """Dice loss of the (image, present class) pairs (NEL in ZegCLIP's form).
+class _PixelLosses(torch.autograd.Function):
+    """`pixel_losses`, whose gradient is made with the values and only scaled in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits_BChw: Tensor,
+        labels_BHW: Tensor,
+        mask_BC: Tensor,
+        counts_BC: Tensor,
+        pixels: Tensor,
+        pairs: Tensor,
+        weights: PixelWeights,
+        ignore: IgnoreMode,
+    ) -> tuple[Tensor, Tensor]:
+        per_pixel, per_pair = (1 / max(1, float(number)) for number in (pixels, pairs))
+        shares = PixelWeights(weights.ce * per_pixel, weights.focal * per_pair, weights.dice * per_pair)
+        grad_BChw = torch.zeros_like(logits_BChw) if ctx.needs_input_grad[0] else None
+        terms_3 = logits_BChw.new_zeros(3)
+        everywhere = ignore == "negative" and float(pairs) > 0  # without a pair no pixel of the batch is labelled
+        upsampling = Upsampling(
+            (logits_BChw.shape[2], logits_BChw.shape[3]), (labels_BHW.shape[1], labels_BHW.shape[2]), logits_BChw
+        )
+        ranks_BC = (mask_BC.long() + (counts_BC > 0)).cpu()  # 2: present, 1: only competes, 0: neither
+        counted_B = counts_BC.sum(1).tolist()
+        for image, (ranks_C, counted) in enumerate(zip(ranks_BC, counted_B, strict=True)):
+            competing, present = int((ranks_C > 0).sum()), int((ranks_C == 2).sum())
+            if not competing or not (counted or everywhere):
+                continue
+            order_C = ranks_C.argsort(descending=True, stable=True)
+            classes_K = order_C[:competing].to(logits_BChw.device)
+            places_X = F.pad(order_C.argsort(), (0, max(0, IGNORE + 1 - len(order_C))))
+            places_X[IGNORE] = 0
+            losses = _ImageLosses(
+                logits_BChw[image].index_select(0, classes_K).transpose(0, 1).contiguous(),
+                places_X.to(labels_BHW.device)[labels_BHW[image]],
+                labels_BHW[image] != IGNORE,
+                counts_BC[image, classes_K[:present]],
+                everywhere,
+                shares,
+                upsampling,
+            )
+            terms_3 += losses.terms_3
+            if grad_BChw is not None:
+                grad_BChw[image, classes_K] = losses.grad_hKw.transpose(0, 1)
+        if grad_BChw is not None:
+            ctx.save_for_backward(grad_BChw)
+        ctx.mark_non_differentiable(terms_3)
+        return terms_3.sum(), terms_3
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_BChw,) = ctx.saved_tensors
+        return grad_BChw * grad_outputs[0], *[None] * 7
+
+
+class _ImageLosses:
+    """Weighted losses of one image, and their gradient. K competing classes, the N present ones first; r rows.
+
+    Dice needs sums over all pixels before its slope at any of them, so that the present classes are upsampled twice.
 
     Args:
-        logits_BCHW: (B, C, H, W) float, before the sigmoid.
-        labels_BHW: (B, H, W) integer, class or 255; pixels of an absent class count as 255.
-        mask_BC: (B, C) bool, classes that compete in the image.
-        ignore: 255 pixels are either omitted, or negatives of every class, as in ZegCLIP.
-        pairs: scalar M, if it includes images of other processes; defaults to the number of `present_pairs` of these
-            images. Values below 1 count as 1.
+        logits_hKw: (h, K, w) float.
+        places_HW: (H, W) int64, place of the pixel's class among the K, 0 where it has none.
+        known_HW: (H, W) bool, whether the pixel has a class.
+        counts_N: (N,) int64, pixels of each present class.
+        everywhere: whether pixels at 255 are negatives in focal and dice.
+        shares: weights over denominators of the whole batch.
+        upsampling: from (h, w) to (H, W).
+
+    Attributes:
+        terms_3: (3,) float, cross entropy, focal, dice.
+        grad_hKw: (h, K, w) float.
+    """
+
+    def __init__(
+        self,
+        logits_hKw: Tensor,
+        places_HW: Tensor,
+        known_HW: Tensor,
+        counts_N: Tensor,
+        everywhere: bool,
+        shares: PixelWeights,
+        upsampling: Upsampling,
+    ) -> None:
+        self._logits_hKw, self._upsampling, self._shares = logits_hKw, upsampling, shares
+        self._places_HW, self._known_HW = places_HW, known_HW
+        self._everywhere, self._counts_N = everywhere, counts_N
+        self._counted = places_HW.numel() if everywhere else int(counts_N.sum())
+        self.terms_3, self.grad_hKw = logits_hKw.new_zeros(3), torch.zeros_like(logits_hKw)
+        self._nel = bool(shares.focal or shares.dice)
+        slopes_N = own_slopes_N = logits_hKw.new_zeros(len(counts_N))
+        if shares.dice and len(counts_N):
+            slopes_N, own_slopes_N = self._dice()
+        if not (shares.ce or shares.focal or shares.dice):
+            return
+        height = _band_height(logits_hKw.shape[1], upsampling.width, logits_hKw)
+        scratch = logits_hKw.new_empty(4, height, logits_hKw.shape[1], upsampling.width)
+        for start in range(0, len(places_HW), height):
+            stop = min(start + height, len(places_HW))
+            self._band(start, stop, scratch[:, : stop - start], slopes_N, own_slopes_N)
+
+    def _dice(self) -> tuple[Tensor, Tensor]:
+        """Add the dice term; returns its slopes by sigma, for negatives and in addition for positives, each (N,)."""
+        num, (height, width) = len(self._counts_N), self._places_HW.shape
+        overlap_N, total_N = self._logits_hKw.new_zeros(2, num)
+        logits_hNw = self._logits_hKw[:, :num].contiguous()
+        rows = _band_height(num, width, logits_hNw)
+        scratch = logits_hNw.new_empty(2, rows, num, width)
+        for start in range(0, height, rows):
+            stop = min(start + rows, height)
+            score_rNW, spare_rNW = scratch[:, : stop - start]
+            self._upsampling.band(logits_hNw, start, stop, score_rNW, spare_rNW)
+            score_rNW.sigmoid_()
+            known_r1W, places_r1W = self._known_HW[start:stop, None], self._places_HW[start:stop, None]
+            own_X = (score_rNW.gather(1, places_r1W) * known_r1W).flatten()
+            overlap_N.index_add_(0, places_r1W.flatten(), own_X)
+            if not self._everywhere:
+                score_rNW.mul_(known_r1W)
+            total_N += score_rNW.sum((0, 2))
+        total_N += self._counts_N + 1
+        ratio_N = (2 * overlap_N + 1) / total_N
+        self.terms_3[2] = self._shares.dice * (1 - ratio_N).sum()
+        return self._shares.dice * ratio_N / total_N, self._shares.dice * -2 / total_N
+
+    def _band(self, start: int, stop: int, scratch: Tensor, slopes_N: Tensor, own_slopes_N: Tensor) -> None:
+        """Add the cross entropy and focal loss of some rows, and the gradient of all three."""
+        x_rKW, grad_rKW, score_rKW, cost_rKW = scratch
+        known_r1W, places_r1W = self._known_HW[start:stop, None], self._places_HW[start:stop, None]
+        self._upsampling.band(self._logits_hKw, start, stop, x_rKW, grad_rKW)
+        own_r1W = x_rKW.gather(1, places_r1W)
+        own_grad_r1W = torch.zeros_like(own_r1W)
+
+        if self._shares.ce:
+            top_r1W = x_rKW.amax(1, keepdim=True)
+            torch.sub(x_rKW, top_r1W, out=grad_rKW).clamp_(min=LOWEST).exp_()
+            sum_r1W = grad_rKW.sum(1, keepdim=True)
+            self.terms_3[0] += self._shares.ce * ((sum_r1W.log() + top_r1W - own_r1W) * known_r1W).sum()
+            grad_rKW.mul_(self._shares.ce * known_r1W / sum_r1W)
+            own_grad_r1W -= self._shares.ce
+        else:
+            grad_rKW.zero_()
+
+        if self._nel:
+            negative, positive = (part * self._shares.focal / self._counted for part in (1 - ALPHA, ALPHA))
+            # As negatives, a pixel's own class and pixels that do not count shall cost nothing.
+            x_rKW.scatter_(1, places_r1W, own_r1W.masked_fill(known_r1W, LOWEST))
+            counts_r1W = known_r1W | self._everywhere
+            square_rKW, slope_rKW, cost = _focal(x_rKW, counts_r1W, score_rKW, cost_rKW)
+            grad_rKW.addcmul_(square_rKW, slope_rKW, value=2 * negative)
+            num = len(slopes_N)
+            grad_rKW[:, :num].addcmul_(score_rKW[:, :num] - square_rKW[:, :num], slopes_N[:, None])
+
+            score_r1W = torch.empty_like(own_r1W)
+            square_r1W, slope_r1W, own_cost = _focal(-own_r1W, known_r1W, score_r1W, torch.empty_like(own_r1W))
+            own_grad_r1W.addcmul_(square_r1W, slope_r1W, value=-2 * positive)
+            if num:
+                own_grad_r1W += (slopes_N + own_slopes_N)[places_r1W.clamp(max=num - 1)] * (score_r1W - square_r1W)
+            self.terms_3[1] += negative * cost + positive * own_cost
+
+        grad_rKW.scatter_add_(1, places_r1W, own_grad_r1W * known_r1W)
+        self._upsampling.add_transposed(grad_rKW, start, stop, self.grad_hKw)
+
+
+def _focal(x: Tensor, counts: Tensor, score: Tensor, cost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """sigma(x)^2 softplus(x), the cost of a negative with logit x or of a positive with logit -x.
+
+    Args:
+        x: float, is overwritten.
+        counts: bool, broadcast to x; where it is False, the cost is 0.
+        score: of the shape of x, becomes sigma(x).
+        cost: of the shape of x, is overwritten.
 
     Returns:
-        Scalar float32, the sum over pairs divided by M; 0 if no pixel is labelled.
+        sigma(x)^2; half the slope of the cost, divided by sigma(x)^2; the sum of the costs.
     """
-    present_BC = present_pairs(labels_BHW, mask_BC)
-    pairs = present_BC.sum() if pairs is None else pairs
-    image_N, class_N = present_BC.nonzero(as_tuple=True)
-    # Only expand present pairs: a few classes per image instead of all C.
-    labels_NHW = _drop_absent(labels_BHW, mask_BC).short()[image_N]
-    logits_NHW = logits_BCHW[image_N, class_N]
-    if ignore == "exclude":
-        logits_NHW = logits_NHW.masked_fill(labels_NHW == IGNORE, float("-inf"))
-    score_NHW = logits_NHW.sigmoid()
-    target_NHW = labels_NHW == class_N[:, None, None]
-    overlap_N = (score_NHW * target_NHW).sum((1, 2))
-    total_N = score_NHW.sum((1, 2)) + target_NHW.sum((1, 2))
-    return (1 - (2 * overlap_N + 1) / (total_N + 1)).sum() / pairs.clamp(min=1)
+    highest = torch.where(counts, HIGHEST, LOWEST).to(x.dtype)
+    torch.minimum(x, highest, out=score).clamp_(min=LOWEST)
+    x.sub_(score)  # what softplus grows by beyond HIGHEST
+    score.exp_()
+    torch.add(score, 1, out=cost)
+    score.div_(cost)
+    cost.log_().add_(x)
+    square = torch.mul(score, score, out=x)
+    total = torch.linalg.vecdot(square, cost).sum()  # one long product would lose digits
+    return square, cost.lerp_(cost.new_tensor(0.5).expand_as(cost), score), total
 
 
-class _FocalCost(torch.autograd.Function):
-    """sigmoid(x)^gamma * softplus(x), the cost of a negative with score x or of a positive with score -x.
-
-    Autograd would store four maps of the size of x (gigabytes for 512 x 512 pixels and 188 classes). This only stores
-    x.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gamma: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.gamma = gamma
-        return x.sigmoid().pow_(gamma).mul_(F.softplus(x))
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        score = x.sigmoid()
-        slope = F.softplus(x).mul_(1 - score).mul_(ctx.gamma).add_(score)
-        return slope.mul_(score.pow_(ctx.gamma)).mul_(grad_outputs[0]), None
+def _band_height(channels: int, width: int, like: Tensor) -> int:
+    """Rows of a band, whose four maps of (channels, width) float each shall fit the memory for it."""
+    budget = BAND_MIB.get(like.device.type, BAND_MIB["cpu"]) << 20
+    return max(1, budget // (4 * channels * width * like.element_size()))
 
 
-def _own_logit(logits_BCHW: Tensor, labels_BHW: Tensor) -> Tensor:
-    """Select the logit of each pixel's class, or of class 0 for pixels without a class.
-
-    This uses indexing, because `gather` would keep all logits for its backward pass.
-    """
-    (images, height, width), device = labels_BHW.shape, labels_BHW.device
-    image_B11 = torch.arange(images, device=device)[:, None, None]
-    row_H1, column_W = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
-    class_BHW = labels_BHW.masked_fill(labels_BHW == IGNORE, 0)
-    return logits_BCHW[image_B11, class_BHW, row_H1, column_W]
+def _class_pixels(labels_BHW: Tensor, classes: int) -> Tensor:
+    """(B, C) int64, pixels of each class in each image; the labels are of present classes or 255."""
+    images = len(labels_BHW)
+    # 255 has its own column after the classes, so that no pixels have to be selected.
+    column_BHW = torch.where(labels_BHW == IGNORE, classes, labels_BHW)
+    first_B11 = (classes + 1) * torch.arange(images, device=labels_BHW.device)[:, None, None]
+    counts = torch.bincount((column_BHW + first_B11).flatten(), minlength=images * (classes + 1))
+    return counts.unflatten(0, (images, classes + 1))[:, :classes]
 
 
 def _drop_absent(labels_BHW: Tensor, mask_BC: Tensor) -> Tensor:

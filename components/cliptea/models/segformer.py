@@ -6,6 +6,7 @@ Shape legend: B images, H, W input size; C width of the decoder, D of a level; h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.encoders import encoders
@@ -54,7 +55,7 @@ class Decoder(nn.Module):
         decoder: that of segmentation_models_pytorch, whose parts and names it keeps.
     """
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, decoder: Any) -> None:
         super().__init__()
         self.mlp_stage, self.fuse_stage = decoder.mlp_stage, decoder.fuse_stage
 

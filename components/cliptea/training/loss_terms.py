@@ -33,6 +33,8 @@ def method_losses(
     With several micro-batches, the contrast with all CLS tokens and all denominators still use the global batch.
     Centroids (eq. 7), the classes generated from them and eq. 8 use one micro-batch of each process.
 
+    Only the total has the gradient of every term; those of the pixel losses are values.
+
     Args:
         features_BDhw: (B, D, h, w) float, the student's features of the micro-batch.
         adapter: the generator g of the pixel learning module.
@@ -71,8 +73,11 @@ def method_losses(
     else:
         own = slice(first, first + images)
         labels_BCC, pseudo_BPD, present_BP = micro_batch.labels_BCC, pseudo_APD[own], present_AP[own]
-    terms |= _pixel_losses(features_BDhw, text_SD, pseudo_BPD, present_BP, labels_BCC, global_batch, config)
-    return terms | {"total": torch.stack(list(terms.values())).sum() if terms else features_BDhw.sum() * 0}
+    pixel_terms, pixel_total = _pixel_losses(
+        features_BDhw, text_SD, pseudo_BPD, present_BP, labels_BCC, global_batch, config
+    )
+    parts = [*terms.values(), *pixel_total]
+    return terms | pixel_terms | {"total": torch.stack(parts).sum() if parts else features_BDhw.sum() * 0}
 
 
 def _generate(
@@ -102,23 +107,27 @@ def _pixel_losses(
     labels_BCC: Tensor,
     global_batch: GlobalBatch,
     config: MethodConfig,
-) -> Terms:
+) -> tuple[Terms, list[Tensor]]:
+    """The terms, for reading, and what their gradient comes from."""
     switches = config.losses
     if not (switches.ce or switches.bce):
-        return {}
-    logits = losses.class_logits(features_BDhw, text_SD, pseudo_BPD)
-    mask_BC = losses.class_mask(len(text_SD), present_BP)
-    pixels, pairs = global_batch.denominators((logits.shape[2], logits.shape[3]))
-    if switches.size == "image":
-        logits = losses.upsample(logits, (labels_BCC.shape[1], labels_BCC.shape[2]))
-    else:
-        labels_BCC = plm.reduce_labels(labels_BCC, (logits.shape[2], logits.shape[3]))
-    terms: Terms = {}
-    if switches.ce:
-        terms["ce"] = losses.cross_entropy(logits, labels_BCC, mask_BC, pixels=pixels)
-    if switches.bce:
-        focal = losses.focal(logits, labels_BCC, mask_BC, ignore=switches.nel_ignore, pairs=pairs)
-        dice = losses.dice(logits, labels_BCC, mask_BC, ignore=switches.nel_ignore, pairs=pairs)
-        terms["focal"] = switches.focal_weight * focal
-        terms["dice"] = switches.dice_weight * dice
-    return terms
+        return {}, []
+    logits_BKhw = losses.class_logits(features_BDhw, text_SD, pseudo_BPD)
+    size = (logits_BKhw.shape[2], logits_BKhw.shape[3])
+    pixels, pairs = global_batch.denominators(size)
+    weights = losses.PixelWeights(
+        ce=1.0 if switches.ce else 0.0,
+        focal=switches.focal_weight if switches.bce else 0.0,
+        dice=switches.dice_weight if switches.bce else 0.0,
+    )
+    pixel = losses.pixel_losses(
+        logits_BKhw,
+        labels_BCC if switches.size == "image" else plm.reduce_labels(labels_BCC, size),
+        losses.class_mask(len(text_SD), present_BP),
+        weights,
+        ignore=switches.nel_ignore,
+        pixels=pixels,
+        pairs=pairs,
+    )
+    terms = {"ce": pixel.ce} if switches.ce else {}
+    return terms | ({"focal": pixel.focal, "dice": pixel.dice} if switches.bce else {}), [pixel.total]

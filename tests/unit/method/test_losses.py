@@ -1,34 +1,25 @@
-"""Class logits, cross entropy, focal and dice against naive float64 references."""
+"""Class logits and the pixel losses, against loops and torch's autograd in float64."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.special import expit, log_expit, logsumexp
+from pixel_oracle import full_size_losses, loop_cross_entropy, loop_dice, loop_focal, pairs_of
 
-from cliptea.method.losses import (
-    class_logits,
-    class_mask,
-    cross_entropy,
-    dice,
-    focal,
-    present_pairs,
-    upsample,
-)
+from cliptea.method import losses
+from cliptea.method.losses import PixelWeights, class_logits, class_mask, labelled_pixels, pixel_losses, present_pairs
 
-LOSSES = [cross_entropy, focal, dice]
-EVERY_FORM = [
-    *((loss, {}) for loss in LOSSES),
-    (focal, {"ignore": "negative"}),
-    (dice, {"ignore": "negative"}),
-]
+ONE_EACH = PixelWeights(1.0, 1.0, 1.0)
+EACH = [PixelWeights(1.0, 0.0, 0.0), PixelWeights(0.0, 1.0, 0.0), PixelWeights(0.0, 0.0, 1.0)]
+IGNORE_MODES = ["exclude", "negative"]
+SIZES = [(5, 6), (20, 24), (13, 17), (3, 4), (150, 140)]  # of labels, for logits of 5 x 6
 
 
-def _batch(seed, scale=3.0, images=3, classes=6, size=(5, 6)):
+def _batch(seed, scale=3.0, images=3, classes=6, size=(5, 6), label_size=None):
     """Random logits; class 4 is absent from images 0 and 2, image 1 lacks class 0, a fifth is unlabelled."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(images, classes, *size, generator=generator) * scale
-    labels = torch.randint(0, classes, (images, *size), generator=generator)
+    labels = torch.randint(0, classes, (images, *(label_size or size)), generator=generator)
     labels[torch.rand(labels.shape, generator=generator) < 0.2] = 255
     labels[1][labels[1] == 0] = 255
     mask = torch.ones(images, classes, dtype=torch.bool)
@@ -37,212 +28,218 @@ def _batch(seed, scale=3.0, images=3, classes=6, size=(5, 6)):
     return logits, labels, mask
 
 
-def _naive_cross_entropy(logits, labels, mask):
-    logits, costs = logits.double().numpy(), []
-    for b, i, j in np.ndindex(*labels.shape):
-        if labels[b, i, j] != 255:
-            column = logits[b, mask[b].numpy(), i, j]
-            costs.append(logsumexp(column) - logits[b, labels[b, i, j], i, j])
-    return np.mean(costs)
+def _terms(logits, labels, mask, weights=ONE_EACH, **settings):
+    return torch.stack(pixel_losses(logits, labels, mask, weights, **settings)[1:])
 
 
-def _pairs(labels):
-    return [(b, int(c)) for b in range(len(labels)) for c in np.unique(labels[b].numpy()) if c != 255]
+def _gradient(loss, logits):
+    return torch.autograd.grad(loss, logits)[0]
 
 
-def _naive_focal(logits, labels, mask, *, alpha=0.25, gamma=2.0, ignore="exclude"):
-    logits, total = logits.double().numpy(), 0.0
-    for b, c in np.ndindex(*mask.shape):
-        if not mask[b, c]:
-            continue
-        costs = []
-        for i, j in np.ndindex(*labels.shape[1:]):
-            if ignore == "exclude" and labels[b, i, j] == 255:
-                continue
-            x = logits[b, c, i, j]
-            if labels[b, i, j] == c:
-                costs.append(-alpha * expit(-x) ** gamma * log_expit(x))
-            else:
-                costs.append(-(1 - alpha) * expit(x) ** gamma * log_expit(-x))
-        total += np.mean(costs)
-    return total / max(1, len(_pairs(labels)))
-
-
-def _naive_dice(logits, labels, mask, ignore="exclude"):
-    total = 0.0
-    for b, c in _pairs(labels):
-        counted = labels[b].numpy() != 255 if ignore == "exclude" else np.ones(labels.shape[1:], dtype=bool)
-        score, target = expit(logits[b, c].double().numpy())[counted], (labels[b].numpy() == c)[counted]
-        total += 1 - (2 * (score * target).sum() + 1) / (score.sum() + target.sum() + 1)
-    return total / max(1, len(_pairs(labels)))
+@pytest.fixture(params=[1, 8])
+def band_mib(request, monkeypatch):
+    """Bands of a few rows, and the usual ones."""
+    if request.param == 1:
+        monkeypatch.setattr(losses, "_band_height", lambda *maps: 3)
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("scale", [0.5, 3.0, 60.0])
-def test_losses_equal_naive(seed, scale):
+@pytest.mark.parametrize("ignore", IGNORE_MODES)
+def test_losses_equal_loops(seed, scale, ignore):
     batch = _batch(seed, scale)
-    assert cross_entropy(*batch).item() == pytest.approx(_naive_cross_entropy(*batch), rel=1e-5)
-    for ignore in ("exclude", "negative"):
-        assert focal(*batch, ignore=ignore).item() == pytest.approx(_naive_focal(*batch, ignore=ignore), rel=1e-5)
-        assert dice(*batch, ignore=ignore).item() == pytest.approx(_naive_dice(*batch, ignore=ignore), rel=1e-5)
+    expected = [loop_cross_entropy(*batch), loop_focal(*batch, ignore), loop_dice(*batch, ignore)]
+    np.testing.assert_allclose(_terms(*batch, ignore=ignore), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 0.0), (0.9, 1.0), (0.25, 3.5)])
-def test_focal_settings_and_gradient(alpha, gamma):
-    logits, labels, mask = _batch(7)
-    logits.requires_grad_()
-    setting = {"alpha": alpha, "gamma": gamma}
-    loss = focal(logits, labels, mask, **setting)
-    loss.backward()
-    expected = _naive_focal(logits.detach(), labels, mask, **setting)
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-    # Central differences of the NumPy reference, in float64, at a few places.
-    for place in [(0, 0, 1, 1), (1, 4, 0, 0), (2, 5, 4, 5), (0, 4, 2, 2), (1, 0, 3, 3)]:
-        up, down = logits.detach().double(), logits.detach().double()
-        up[place] += 1e-4
-        down[place] -= 1e-4
-        rise = _naive_focal(up, labels, mask, **setting) - _naive_focal(down, labels, mask, **setting)
-        assert logits.grad[place].item() == pytest.approx(rise / 2e-4, rel=1e-3, abs=1e-8)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scale", [1.0, 8.0, 60.0])
+@pytest.mark.parametrize("ignore", IGNORE_MODES)
+@pytest.mark.usefixtures("band_mib")
+def test_values_and_gradients_equal_float64_autograd(size, scale, ignore):
+    logits, labels, mask = _batch(5, scale, label_size=size)
+    wide, narrow = logits.double().requires_grad_(), logits.requires_grad_()
+    expected = full_size_losses(wide, labels, mask, ignore)
+    torch.testing.assert_close(_terms(narrow, labels, mask, ignore=ignore).double(), expected, rtol=2e-6, atol=0)
+    for weights, reference in zip(EACH, expected, strict=True):
+        mine = _gradient(pixel_losses(narrow, labels, mask, weights, ignore=ignore).total, narrow)
+        theirs = torch.autograd.grad(reference, wide, retain_graph=True)[0]
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=2e-6 * theirs.abs().max().item())
 
 
-def _wide_losses(logits, labels, mask, ignore):
-    """The three losses on one-hot targets with torch's own float64 operators, as ZegCLIP writes them."""
-    known, pairs = labels != 255, max(1, len(_pairs(labels)))
-    masked = logits.masked_fill(~mask[:, :, None, None], float("-inf"))
-    ce = F.cross_entropy(masked, labels, ignore_index=255)
-    target = F.one_hot(labels.masked_fill(~known, logits.shape[1]), logits.shape[1] + 1)[..., :-1]
-    target = target.permute(0, 3, 1, 2).double()
-    counted = (known if ignore == "exclude" else torch.ones_like(known)).double()[:, None]
-    p = logits.sigmoid()
-    p_t = p * target + (1 - p) * (1 - target)
-    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    cost = (0.25 * target + 0.75 * (1 - target)) * (1 - p_t) ** 2 * bce * counted
-    mean = cost.sum((2, 3)) / counted.sum((2, 3)).clamp(min=1)
-    overlap, total = (p * target).sum((2, 3)), (p * counted).sum((2, 3)) + target.sum((2, 3))
-    ratio = (1 - (2 * overlap + 1) / (total + 1)) * (target.sum((2, 3)) > 0)
-    return ce, (mean * mask).sum() / pairs, ratio.sum() / pairs
+@pytest.mark.parametrize("ignore", IGNORE_MODES)
+def test_the_total_is_the_weighted_sum(ignore):
+    logits, labels, mask = _batch(6, label_size=(11, 23))
+    wide, narrow = logits.double().requires_grad_(), logits.requires_grad_()
+    weights = PixelWeights(1.5, 100.0, 0.3)
+    loss = pixel_losses(narrow, labels, mask, weights, ignore=ignore)
+    reference = full_size_losses(wide, labels, mask, ignore) @ torch.tensor(weights, dtype=torch.float64)
+    assert loss.total.item() == pytest.approx(reference.item(), rel=2e-6)
+    assert loss.total.item() == pytest.approx(sum(term.item() for term in loss[1:]), rel=1e-6)
+    assert not any(term.requires_grad for term in loss[1:])
+    torch.testing.assert_close(
+        _gradient(3 * loss.total, narrow).double(), 3 * _gradient(reference, wide), rtol=1e-4, atol=1e-7
+    )
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("scale", [1.0, 8.0])
-@pytest.mark.parametrize("ignore", ["exclude", "negative"])
-def test_gradients_equal_float64_autograd(seed, scale, ignore):
-    logits, labels, mask = _batch(seed, scale)
-    wide = logits.double().requires_grad_()
-    narrow = logits.requires_grad_()
-    settings = [{}, {"ignore": ignore}, {"ignore": ignore}]
-    for function, setting, reference in zip(LOSSES, settings, _wide_losses(wide, labels, mask, ignore), strict=True):
-        loss = function(narrow, labels, mask, **setting)
-        assert loss.item() == pytest.approx(reference.item(), rel=1e-5)
-        (mine,) = torch.autograd.grad(loss, narrow)
-        (expected,) = torch.autograd.grad(reference, wide, retain_graph=True)
-        torch.testing.assert_close(mine.double(), expected, rtol=1e-3, atol=1e-7)
+@pytest.mark.parametrize("ignore", IGNORE_MODES)
+@pytest.mark.parametrize("weights", [*EACH, PixelWeights(0.5, 2.0, 3.0)])
+@pytest.mark.usefixtures("band_mib")
+def test_gradcheck(weights, ignore):
+    logits, labels, mask = _batch(8, images=2, classes=5, size=(3, 4), label_size=(10, 7))
+    in_float64 = pixel_losses.__wrapped__
+    assert torch.autograd.gradcheck(
+        lambda x: in_float64(x, labels, mask, weights, ignore=ignore).total, logits.double().requires_grad_()
+    )
+
+
+def test_several_batches_with_common_denominators_add_up():
+    """As processes and micro-batches do."""
+    logits, labels, mask = _batch(9, label_size=(20, 24))
+    whole, parts = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    common = {"pixels": labelled_pixels(labels, mask), "pairs": present_pairs(labels, mask).sum()}
+    expected = pixel_losses(whole, labels, mask).total
+    found = [
+        pixel_losses(parts[own], labels[own], mask[own], **common).total for own in (slice(0, 1), slice(1, 3))
+    ]  # fmt: skip
+    assert sum(found).item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(_gradient(sum(found), parts), _gradient(expected, whole), rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("value", [100.0, -100.0, 1e4, -1e4])
-@pytest.mark.parametrize("function", LOSSES)
-def test_extreme_logits_stay_finite(function, value):
+@pytest.mark.parametrize("weights", EACH)
+def test_extreme_logits_stay_finite(weights, value):
     logits, labels, mask = _batch(0)
     logits = (logits.sign() * value).requires_grad_()
-    loss = function(logits, labels, mask)
-    loss.backward()
-    assert loss.isfinite()
-    assert logits.grad.isfinite().all()
-    if function is not dice:  # whose slope is that of the sigmoid, zero in float32
-        assert logits.grad.abs().sum() > 0
+    wide = logits.detach().double().requires_grad_()
+    loss = pixel_losses(logits, labels, mask, weights).total
+    gradient = _gradient(loss, logits)
+    expected = full_size_losses(wide, labels, mask) @ torch.tensor(weights, dtype=torch.float64)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(gradient.double(), _gradient(expected, wide), rtol=1e-5, atol=1e-12)
+    if not weights.dice:  # whose slope is that of the sigmoid, zero in float32
+        assert gradient.abs().sum() > 0
 
 
 def test_confident_and_right_costs_nothing_confident_and_wrong_the_logit():
     labels = torch.tensor([[[0, 1]]])
     right = torch.tensor([[[[100.0, -100]], [[-100, 100]]]])
     mask = torch.ones(1, 2, dtype=torch.bool)
-    assert [function(right, labels, mask).item() for function in (cross_entropy, focal)] == [0.0, 0.0]
-    assert dice(right, labels, mask).item() == pytest.approx(0.0, abs=1e-6)
+    ce, focal, dice = _terms(right, labels, mask).tolist()
+    assert (ce, focal) == (0.0, 0.0)
+    assert dice == pytest.approx(0.0, abs=1e-6)
     # Each of 2 classes: mean of 0.25 * 100 at its positive and 0.75 * 100 at its negative; M = 2.
-    assert focal(-right, labels, mask).item() == pytest.approx(50.0)
-    assert cross_entropy(-right, labels, mask).item() == pytest.approx(200.0)
+    assert _terms(-right, labels, mask)[:2].tolist() == pytest.approx([200.0, 50.0])
 
 
-@pytest.mark.parametrize("function", LOSSES)
 @pytest.mark.parametrize("hidden", [0.0, 1e4, float("nan"), float("inf")])
-def test_absent_classes_have_no_influence(function, hidden):
-    logits, labels, mask = _batch(1)
-    expected = function(logits, labels, mask)
+def test_absent_classes_have_no_influence(hidden):
+    logits, labels, mask = _batch(1, label_size=(20, 24))
+    expected = _terms(logits, labels, mask)
     changed = logits.clone()
     changed[0::2, 4] = hidden
     changed.requires_grad_()
-    loss = function(changed, labels, mask)
-    loss.backward()
-    assert loss.item() == expected.item()
-    assert changed.grad.isfinite().all()
-    assert changed.grad[0::2, 4].eq(0).all()
+    assert torch.equal(_terms(changed, labels, mask), expected)
+    gradient = _gradient(pixel_losses(changed, labels, mask).total, changed)
+    assert gradient.isfinite().all()
+    assert gradient[0::2, 4].eq(0).all()
 
 
-@pytest.mark.parametrize(("function", "settings"), EVERY_FORM)
-def test_pixels_of_an_absent_class_count_as_unlabelled(function, settings):
+@pytest.mark.parametrize("ignore", IGNORE_MODES)
+def test_pixels_of_an_absent_class_count_as_unlabelled(ignore):
     logits, labels, mask = _batch(2)
     stray = labels.clone()
     stray[0, :2], stray[2, 3] = 4, 4
     labels[0, :2], labels[2, 3] = 255, 255
-    assert function(logits, stray, mask, **settings).item() == function(logits, labels, mask, **settings).item()
+    assert torch.equal(_terms(logits, stray, mask, ignore=ignore), _terms(logits, labels, mask, ignore=ignore))
 
 
-@pytest.mark.parametrize(("function", "settings"), EVERY_FORM)
-def test_no_labelled_pixel_costs_exactly_nothing(function, settings):
+@pytest.mark.parametrize("ignore", IGNORE_MODES)
+def test_no_labelled_pixel_costs_exactly_nothing(ignore):
     logits, labels, mask = _batch(0)
     logits.requires_grad_()
-    loss = function(logits, torch.full_like(labels, 255), mask, **settings)
-    loss.backward()
-    assert loss.item() == 0.0
-    assert logits.grad.eq(0).all()
+    loss = pixel_losses(logits, torch.full_like(labels, 255), mask, ignore=ignore)
+    assert [term.item() for term in loss] == [0.0] * 4
+    assert _gradient(loss.total, logits).eq(0).all()
+
+
+@pytest.mark.parametrize("ignore", IGNORE_MODES)
+def test_no_labelled_pixel_here_but_in_another_process(ignore):
+    """Only as negatives do the pixels of such an image cost anything."""
+    logits, labels, mask = _batch(0, label_size=(20, 24))
+    labels, common = torch.full_like(labels, 255), {"pixels": torch.tensor(50), "pairs": torch.tensor(3)}
+    wide, narrow = logits.double().requires_grad_(), logits.requires_grad_()
+    expected = full_size_losses(wide, labels, mask, ignore, **common)
+    loss = pixel_losses(narrow, labels, mask, ONE_EACH, ignore=ignore, **common)
+    assert loss.total.item() == pytest.approx(expected.sum().item(), rel=1e-6)
+    assert (loss.total > 0) == (ignore == "negative")
+    torch.testing.assert_close(
+        _gradient(loss.total, narrow).double(), _gradient(expected.sum(), wide), rtol=1e-4, atol=1e-9
+    )
+
+
+def test_no_class_competes():
+    logits, labels, mask = _batch(0)
+    logits.requires_grad_()
+    for ignore in IGNORE_MODES:
+        loss = pixel_losses(logits, labels, torch.zeros_like(mask), ignore=ignore, pairs=torch.tensor(2))
+        assert loss.total.item() == 0
+        assert _gradient(loss.total, logits).eq(0).all()
 
 
 def test_one_image_without_labels_adds_nothing_when_excluded():
     logits, labels, mask = _batch(0)
     labels[1] = 255
-    for function in LOSSES:
-        without = function(logits[0::2], labels[0::2], mask[0::2])
-        assert function(logits, labels, mask).item() == pytest.approx(without.item(), rel=1e-6)
+    without = _terms(logits[0::2], labels[0::2], mask[0::2])
+    torch.testing.assert_close(_terms(logits, labels, mask), without, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("function", LOSSES)
-def test_batch_order_only_permutes(function):
+def test_more_classes_than_label_numbers():
+    """With `pseudo_scope: batch` classes have numbers beyond 255, which itself means no class."""
+    logits, labels = torch.randn(2, 300, 4, 4) * 3, torch.randint(200, 300, (2, 16, 16))
+    mask = torch.ones(2, 300, dtype=torch.bool)
+    mask[:, 255] = False
+    expected = full_size_losses(logits, labels, mask)
+    torch.testing.assert_close(_terms(logits, labels, mask).double(), expected, rtol=2e-6, atol=0)
+
+
+def test_batch_order_only_permutes():
     logits, labels, mask = _batch(3)
     order = torch.tensor([2, 0, 1])
     straight, shuffled = logits.clone().requires_grad_(), logits[order].requires_grad_()
-    loss, same = function(straight, labels, mask), function(shuffled, labels[order], mask[order])
-    (loss + same).backward()
+    loss = pixel_losses(straight, labels, mask).total
+    same = pixel_losses(shuffled, labels[order], mask[order]).total
     assert loss.item() == pytest.approx(same.item(), rel=1e-6)
-    torch.testing.assert_close(straight.grad[order], shuffled.grad)
+    torch.testing.assert_close(_gradient(loss, straight)[order], _gradient(same, shuffled))
 
 
-@pytest.mark.parametrize("function", LOSSES)
-def test_losses_are_float32_under_autocast(function):
+def test_losses_are_float32_under_autocast():
     logits, labels, mask = _batch(3, scale=40.0)
+    half = logits.bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = function(logits.bfloat16(), labels.byte(), mask)
-    assert loss.dtype == torch.float32
-    assert loss.item() == function(logits.bfloat16().float(), labels, mask).item()
+        loss = pixel_losses(half, labels.byte(), mask)
+    assert {term.dtype for term in loss} == {torch.float32}
+    assert loss.total.item() == pixel_losses(half.float(), labels, mask).total.item()
+    assert _gradient(loss.total, half).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("function", [focal, dice])
-def test_number_of_pairs_can_be_an_average_over_processes(function):
+@pytest.mark.parametrize("term", [1, 2])
+def test_number_of_pairs_can_be_an_average_over_processes(term):
     batch = _batch(4)
-    number = len(_pairs(batch[1]))
-    assert function(*batch, pairs=torch.tensor(number * 2.0)).item() == pytest.approx(function(*batch).item() / 2)
+    doubled = torch.tensor(len(pairs_of(batch[1])) * 2.0)
+    assert _terms(*batch, pairs=doubled)[term].item() == pytest.approx(_terms(*batch)[term].item() / 2)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_present_pairs_equal_naive(seed):
     _, labels, mask = _batch(seed)
     labels[0, 0, 0] = 4  # absent there
-    expected = [(b, c) for b, c in _pairs(labels) if mask[b, c]]
+    expected = [(b, c) for b, c in pairs_of(labels) if mask[b, c]]
     assert [tuple(pair) for pair in present_pairs(labels, mask).nonzero().tolist()] == expected
 
 
-@pytest.mark.parametrize(("function", "copies"), [(focal, 1.6), (cross_entropy, 1.1)])
-def test_little_is_kept_for_the_backward_pass(function, copies):
-    logits, labels = torch.randn(2, 60, 64, 64, requires_grad=True), torch.randint(0, 3, (2, 64, 64))
+def test_only_a_gradient_of_the_logits_size_is_kept():
+    logits, labels = torch.randn(2, 60, 32, 32, requires_grad=True), torch.randint(0, 3, (2, 128, 128))
     kept = {}
 
     def note(tensor):
@@ -250,9 +247,19 @@ def test_little_is_kept_for_the_backward_pass(function, copies):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = function(logits, labels, torch.ones(2, 60, dtype=torch.bool))
+        loss = pixel_losses(logits, labels, torch.ones(2, 60, dtype=torch.bool)).total
     assert loss.requires_grad
-    assert 0 < sum(kept.values()) < copies * logits.nbytes
+    assert sum(kept.values()) == logits.nbytes
+
+
+def test_the_gradient_can_be_asked_for_twice_and_not_at_all():
+    logits, labels, mask = _batch(0)
+    logits.requires_grad_()
+    loss = pixel_losses(logits, labels, mask).total
+    first = torch.autograd.grad(loss, logits, retain_graph=True)[0]
+    assert torch.equal(first, _gradient(loss, logits))
+    with torch.no_grad():
+        assert pixel_losses(logits, labels, mask).total.item() == loss.item()
 
 
 def _vectors(seed, images=2, seen=3, pseudo=2, channels=8):
@@ -324,22 +331,3 @@ def test_class_mask_puts_seen_classes_first():
         [True, True, True, False, True],
     ]
     assert class_mask(2, present[:, :0]).tolist() == [[True, True], [True, True]]
-
-
-@pytest.mark.parametrize("size", [(8, 12), (4, 6), (7, 5)])
-def test_upsample_equals_naive_bilinear(size):
-    logits = torch.randn(2, 3, 4, 6)
-    source = logits.double().numpy()
-    result = upsample(logits, size)
-
-    def sides(place, length, target):
-        centre = min(max((place + 0.5) * length / target - 0.5, 0), length - 1)
-        low = int(centre)
-        return low, min(low + 1, length - 1), centre - low
-
-    for i, j in np.ndindex(*size):
-        top, bottom, down = sides(i, 4, size[0])
-        left, right, across = sides(j, 6, size[1])
-        upper = source[:, :, top, left] * (1 - across) + source[:, :, top, right] * across
-        lower = source[:, :, bottom, left] * (1 - across) + source[:, :, bottom, right] * across
-        np.testing.assert_allclose(result[:, :, i, j].numpy(), upper * (1 - down) + lower * down, atol=1e-5)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from one_image import region_map
 
-from cliptea.method.losses import class_logits, class_mask, cross_entropy
+from cliptea.method.losses import class_logits, class_mask, pixel_losses
 from cliptea.method.plm import ignored_tokens, offset_scope, pseudo_labels, reduce_labels
 
 SETTING = {"windows": (3, 7), "mode": "sliding", "rounds": 10, "threshold": 0.8}
@@ -199,7 +199,7 @@ def test_offset_scope_lets_all_pseudo_classes_compete(regions_of_an_image):
 
     moved, rows, rows_present = offset_scope(labels, pseudo, present, num_seen)
     logits = class_logits(features, text, rows)
-    loss = cross_entropy(logits, moved, class_mask(num_seen, rows_present))
+    loss = pixel_losses(logits, moved, class_mask(num_seen, rows_present)).ce
 
     # Reference: a list of present classes instead of columns with a gap.
     owners = [(b, k) for b in range(images) for k in range(regions_of_an_image) if present[b, k]]
@@ -240,7 +240,7 @@ def test_image_without_ignored_tokens_reproduces_plain_cross_entropy_over_seen_c
     pseudo, counts = pseudo_labels(labels, valid, regions, num_seen=5)
     features, text = torch.randn(2, 8, 32, 32), F.normalize(torch.randn(5, 8), dim=1)
     mask = class_mask(5, torch.zeros(2, int(counts.max()), dtype=torch.bool))
-    loss = cross_entropy(class_logits(features, text, torch.zeros(2, int(counts.max()), 8)), pseudo, mask)
+    loss = pixel_losses(class_logits(features, text, torch.zeros(2, int(counts.max()), 8)), pseudo, mask).ce
     plain = torch.einsum("bdhw,sd->bshw", features.double(), text.double())
     assert counts.tolist() == [0, 0]
     assert loss.item() == pytest.approx(F.cross_entropy(plain, labels, ignore_index=255).item(), rel=1e-6)

@@ -21,6 +21,7 @@ from lives import NAME, complete, follow, nothing, script
 from mlflow import MlflowClient
 from replay import recorded
 from test_lives import NODE_LOST, admitted, fails, stopping, suspended, two
+from test_watch import interrupted
 from typer.testing import CliRunner
 
 from cliptea import settings
@@ -212,12 +213,12 @@ def test_a_run_that_is_cancelled_and_watched_by_nobody_is_closed_by_the_next(req
     assert [(body["job_id"], body["state"]) for body in told] == [(RUN, "CANCELED")]
 
 
-def test_a_run_that_is_gated_for_ever_is_told_of_and_left_alone(cluster, pipelines):
+def test_a_run_that_is_gated_for_ever_is_told_of_and_left_alone(cluster, pipelines, monkeypatch):
     """Pipelines goes on to say RUNNING: nothing is closed, and whoever waits is told what the pods wait for."""
     cluster.resolve()
     MlflowClient().set_tag(cluster.run.tracking_run, "cliptea.heartbeat", "2026-01-01T00:00:00+00:00")
     pipelines.stuck, pipelines.looks = 0.05, 10**6
-    pipelines.acts = [lambda: None] * 200 + [lambda: os.kill(os.getpid(), signal.SIGINT)]
+    monkeypatch.setattr(watch, "look", interrupted(watch.look, after=100))
     ended = CliRunner().invoke(app, ["submit", "--preset", "smoke", "--wait"])
     assert ended.exit_code == 130
     assert "nothing has changed for" in ended.stdout

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 
 import pytest
 from replay import recorded
@@ -261,9 +260,21 @@ def test_a_step_at_work_is_not_waited_for(pipelines, store, capsys):
     assert "nothing has changed" not in capsys.readouterr().out
 
 
-def test_ctrl_c_only_stops_the_watching(pipelines):
+def interrupted(look, after):
+    """`look`, with Ctrl-C after so many calls. A signal could strike while a lock of `logging` is held, for good."""
+    calls = iter(range(after))
+
+    def looking(*arguments):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return look(*arguments)
+
+    return looking
+
+
+def test_ctrl_c_only_stops_the_watching(pipelines, monkeypatch):
     pipelines.stuck = 0.5
-    pipelines.acts = later([[]] * 4 + [[lambda: os.kill(os.getpid(), signal.SIGINT)]])
+    monkeypatch.setattr(watch, "look", interrupted(watch.look, after=4))
     ended = followed()
     assert ended.exit_code == 130
     assert ended.stderr.endswith(f"stopped watching; the run continues, and `cliptea cancel {RUN}` cancels it\n")

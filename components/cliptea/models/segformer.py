@@ -1,16 +1,23 @@
-"""SegFormer (arXiv 2105.15203), from segmentation_models_pytorch. Output stride 4."""
+"""SegFormer (arXiv 2105.15203), from segmentation_models_pytorch. Output stride 4.
+
+Shape legend: B images, H, W input size; C width of the decoder, D of a level; h, w output size.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.encoders import encoders
 from timm.models import load_state_dict_from_hf
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, interpolate
 
 from cliptea.models.encoder_weights import download, load_encoder, read_state
 from cliptea.models.student import EncoderDecoder
 from cliptea.weights_source import WeightsSource
 
-__all__ = ["build"]
+__all__ = ["Decoder", "build"]
 
 
 def build(
@@ -32,7 +39,37 @@ def build(
     if source is not None:
         state = read_state(source, lambda tag: _published(encoder, tag))
         load_encoder(network.encoder, {k: v for k, v in state.items() if not k.startswith("head.")}, source)
-    return EncoderDecoder(network.encoder, network.decoder, decoder_channels, channels, dropout, head_lr_factor=10.0)
+    decoder = Decoder(network.decoder)
+    return EncoderDecoder(network.encoder, decoder, decoder_channels, channels, dropout, head_lr_factor=10.0)
+
+
+class Decoder(nn.Module):
+    """SegFormer's MLP decoder, with each level projected at its own size.
+
+    The paper's linear layers, bilinear upsampling and 1x1 convolution over the concatenated levels are all linear, and
+    upsampling commutes with what mixes channels alone. So a level's linear layer and its slice of the convolution are
+    one small matrix, and the levels are added after upsampling: nothing is concatenated at the largest size.
+
+    Args:
+        decoder: that of segmentation_models_pytorch, whose parts and names it keeps.
+    """
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.mlp_stage, self.fuse_stage = decoder.mlp_stage, decoder.fuse_stage
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """(B, C, h, w) at stride 4 from the image and the encoder's maps, the last four at strides 4 to 32."""
+        size = [edge // 4 for edge in maps[0].shape[2:]]
+        fuse, norm, activation = self.fuse_stage
+        slices = fuse.weight[:, :, 0, 0].chunk(len(self.mlp_stage), dim=1)
+        total_BChw = None
+        for stage, weight_CC, map_BDhw in zip(self.mlp_stage, slices, reversed(maps[-len(slices) :]), strict=True):
+            weight_CD, bias_C = weight_CC @ stage.linear.weight, weight_CC @ stage.linear.bias
+            level = conv2d(map_BDhw, weight_CD[:, :, None, None], bias_C)
+            level = interpolate(level, size, mode="bilinear", align_corners=False)
+            total_BChw = level if total_BChw is None else total_BChw + level
+        return activation(norm(total_BChw))
 
 
 def _published(encoder: str, tag: str) -> dict:

@@ -31,6 +31,13 @@ def test_a_row_is_printed_and_written(tmp_path, capsys):
     assert read_rates(output, []) == {}
 
 
+@pytest.mark.parametrize("name", ["decoder", "masks"])
+def test_the_rows_of_the_network_run(name, tmp_path):
+    output = tmp_path / "results.json"
+    assert bench.main(["--quick", "--only", name, "--output", str(output)]) == 0
+    assert len(json.loads(output.read_text())["rows"]) == 2
+
+
 def test_rates_go_to_the_file_that_plan_reads(tmp_path, monkeypatch, capsys):
     rows = [Row("one", "a", "b", 1.0, 2.0, rates={"teacher": 7200.0}), Row("two", "a", "b", 1.0, rates={"demo_fpn": 5})]
     output = tmp_path / "results.json"

@@ -18,7 +18,7 @@ from cliptea.evaluation.metrics import confusion, per_class_iou, score
 from cliptea.evaluation.results import Scored
 from cliptea.method import glm
 from cliptea.models.student import Student
-from cliptea.segment.inference import class_logits
+from cliptea.segment.inference import image_logits
 from cliptea.segment.masks import rank
 from cliptea.segment.normalise import normalise
 
@@ -52,7 +52,8 @@ def score_student(
         for name in reader.names:
             image = decode_image(reader.read(name, image_extension(reader, name)), name)
             truth = decode_labels(reader.read(name, LABEL), name)
-            ranked = rank(class_logits(student, image, text_ND, settings), catalogue.unseen_ids)
+            (logits,) = image_logits(student, [image], text_ND, settings)
+            ranked = rank(logits, catalogue.unseen_ids)
             for gamma in gammas:
                 predicted = ranked.predict(gamma).cpu().numpy()
                 matrices[gamma] += confusion(truth, predicted, number)

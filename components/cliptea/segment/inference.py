@@ -14,43 +14,36 @@ from torch import Tensor, nn
 
 from cliptea.config import EvaluationConfig
 from cliptea.data.views import fitted_size
+from cliptea.segment.enlarge import Logits
 from cliptea.segment.normalise import normalise
 
-__all__ = ["class_logits", "fitted_logits", "padded_size", "product", "resize", "rounded_up"]
-
-
-def class_logits(student: nn.Module, image_HW3: np.ndarray, text_ND: Tensor, config: EvaluationConfig) -> Tensor:
-    """Logits (N, H, W) of all classes at the image's own size: raw features times unit text features.
-
-    The image is fitted into `config.scale` and normalised, seen by the student as a whole or through sliding windows
-    whose overlapping logits are averaged (MMSegmentation), and the logits are brought to the image's size.
-
-    Args:
-        student: in eval mode; images (1, 3, h, w) -> features (1, D, h/stride, w/stride).
-        image_HW3: uint8 RGB.
-        text_ND: unit-norm text features of every class.
-        config: scale, divisor, and mode with window and stride.
-    """
-    (logits_Nhw,) = fitted_logits(student, [image_HW3], text_ND, config)
-    return resize(logits_Nhw[None], (image_HW3.shape[0], image_HW3.shape[1]))[0]
+__all__ = ["image_logits", "padded_size", "product", "rounded_up"]
 
 
 @torch.inference_mode()
-def fitted_logits(
+def image_logits(
     student: nn.Module, images: Sequence[np.ndarray], text_ND: Tensor, config: EvaluationConfig
-) -> Iterator[Tensor]:
-    """Logits (N, h, w) of each image at its fitted size, as in `class_logits`.
+) -> Iterator[Logits]:
+    """Logits of all classes for each image: raw features times unit text features.
+
+    The image is fitted into `config.scale` and normalised, and seen by the student as a whole or through sliding
+    windows whose overlapping logits are averaged (MMSegmentation). The logits are brought to the image's size later.
 
     Args:
-        images: uint8 RGB; seen as a whole they go through the student together, and are of one `padded_size`.
+        student: in eval mode; images (B, 3, h, w) -> features (B, D, h/stride, w/stride).
+        images: uint8 RGB (H, W, 3); seen as a whole they go through the student together, and are of one `padded_size`.
+        text_ND: unit-norm text features of every class.
+        config: scale, divisor, and mode with window and stride.
     """
     normal = [_fitted(image_HW3, config.scale).to(text_ND.device) for image_HW3 in images]
+    sizes = [((one.shape[1], one.shape[2]), image.shape[:2]) for one, image in zip(normal, images, strict=True)]
     if config.mode != "whole":
-        yield from (_slide(student, normal_3hw, text_ND, config) for normal_3hw in normal)
+        for normal_3hw, (fitted, size) in zip(normal, sizes, strict=True):
+            yield Logits(_slide(student, normal_3hw, text_ND, config), fitted, fitted, size)
         return
     features_BDhw = student(torch.stack([_padded(normal_3hw, config.divisor) for normal_3hw in normal])).float()
-    for normal_3hw, features_Dhw in zip(normal, features_BDhw, strict=True):
-        yield _enlarged(features_Dhw, text_ND, normal_3hw, config.divisor)
+    for features_Dhw, (fitted, size) in zip(features_BDhw, sizes, strict=True):
+        yield Logits(_product(features_Dhw[None], text_ND)[0], rounded_up(fitted, config.divisor), fitted, size)
 
 
 def padded_size(size: tuple[int, int], config: EvaluationConfig) -> tuple[int, int]:
@@ -64,15 +57,15 @@ def rounded_up(size: Sequence[int], divisor: int) -> tuple[int, int]:
 
 
 def product(features_BDhw: Tensor, text_ND: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits (B, N, *size) of features and text features."""
-    return resize(torch.einsum("bdhw,nd->bnhw", features_BDhw, text_ND), size)
-
-
-def resize(logits_BNhw: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, N, *size), bilinear, centres of pixels at halves."""
+    """Logits (B, N, *size) of features and text features, bilinear, centres of pixels at halves."""
+    logits_BNhw = _product(features_BDhw, text_ND)
     if tuple(logits_BNhw.shape[2:]) == tuple(size):
         return logits_BNhw
     return nn.functional.interpolate(logits_BNhw, tuple(size), mode="bilinear", align_corners=False)
+
+
+def _product(features_BDhw: Tensor, text_ND: Tensor) -> Tensor:
+    return torch.einsum("bdhw,nd->bnhw", features_BDhw, text_ND)
 
 
 def _fitted(image_HW3: np.ndarray, scale: Sequence[int]) -> Tensor:

@@ -1,6 +1,6 @@
 """From logits to classes: at one gamma for each class, or ranked so that every gamma can be tried.
 
-Shape legend: H, W image; N classes; h, w size that the image is fitted to; R rows of a band.
+Shape legend: H, W image; N classes; R rows of a band; K classes of a group.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cliptea.segment.inference import resize
+from cliptea.segment.enlarge import Logits
 
-__all__ = ["LARGEST", "Ranked", "make_mask", "rank"]
+__all__ = ["Ranked", "best", "make_mask", "rank"]
 
-LARGEST = 1 << 27  # logits at the image's size that are held at once: 0.5 GiB
+ROWS = 16  # of a band: few, so that little is held; enough that few source rows are widened for two bands
+# Logits at the image's size held at once: on a CPU 1 MiB, about its second cache; on a GPU enough for a kernel.
+HELD_CPU, HELD_GPU = 1 << 18, 1 << 24
 
 
 class Ranked(NamedTuple):
@@ -30,45 +32,59 @@ class Ranked(NamedTuple):
         return torch.where(self.lead < gamma, self.unseen_class, self.seen_class)
 
 
-def rank(logits_NHW: Tensor, unseen_ids: list[int]) -> Ranked:
+def rank(logits: Logits, unseen_ids: list[int]) -> Ranked:
     """Split the argmax over all classes into its seen and its unseen half."""
-    unseen = torch.zeros(len(logits_NHW), dtype=torch.bool)
-    unseen[unseen_ids] = True
-    ids = torch.arange(len(logits_NHW), device=logits_NHW.device)
-    unseen = unseen.to(logits_NHW.device)
-    best_seen, seen_at = logits_NHW[~unseen].max(0)
-    best_unseen, unseen_at = logits_NHW[unseen].max(0)
-    return Ranked(ids[~unseen][seen_at], ids[unseen][unseen_at], best_seen - best_unseen)
+    seen_ids = [number for number in range(len(logits.small_Nhw)) if number not in unseen_ids]
+    (best_seen, seen_at), (best_unseen, unseen_at) = (best(logits.of(ids)) for ids in (seen_ids, unseen_ids))
+    seen, unseen = (torch.tensor(ids, device=best_seen.device) for ids in (seen_ids, unseen_ids))
+    return Ranked(seen[seen_at.long()], unseen[unseen_at.long()], best_seen - best_unseen)
 
 
-def make_mask(logits_Nhw: Tensor, size: tuple[int, int], gamma_N: Tensor, largest: int = LARGEST) -> np.ndarray:
-    """(H, W) uint8: the best class of each pixel after the logits are resized to the image.
+def make_mask(logits: Logits, gamma_N: Tensor) -> np.ndarray:
+    """(H, W) uint8: the best class of each pixel.
 
     Args:
-        logits_Nhw: at the size that the image was fitted to.
-        size: height and width of the image.
         gamma_N: added to each class's logits.
-        largest: logits at the image's size that are held at once. A larger image is done in bands of rows: all logits
-            of a photo and 171 classes would take gigabytes.
     """
-    rows = max(1, largest // (len(gamma_N) * size[1]))
-    if rows >= size[0]:
-        return _argmax(resize(logits_Nhw[None], size)[0], gamma_N)
-    bands = (_band(logits_Nhw, size, top, min(top + rows, size[0])) for top in range(0, size[0], rows))
-    return np.concatenate([_argmax(band_NRW, gamma_N) for band_NRW in bands])
+    return best(logits, gamma_N)[1].cpu().numpy()
 
 
-def _argmax(logits_NHW: Tensor, gamma_N: Tensor) -> np.ndarray:
-    return (logits_NHW + gamma_N[:, None, None]).argmax(0).to(torch.uint8).cpu().numpy()
+def best(
+    logits: Logits, added_N: Tensor | None = None, rows: int = ROWS, held: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The largest logit of each pixel, and its class as uint8, the first of equal ones; both (H, W).
+
+    Args:
+        added_N: added to each class's logits at the image's size.
+        rows: of a band.
+        held: logits of a band that are held at once; None: what suits the device. Neither changes the result.
+    """
+    if held is None:
+        held = HELD_CPU if logits.small_Nhw.device.type == "cpu" else HELD_GPU
+    height, width = logits.size
+    group = max(1, held // (rows * width))
+    bands = [_best_rows(logits, added_N, top, min(top + rows, height), group) for top in range(0, height, rows)]
+    values, classes = zip(*bands, strict=True)
+    return torch.cat(values), torch.cat(classes)
 
 
-def _band(logits_Nhw: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
-    """(N, R, W): rows `top` to `bottom` of the resized logits. Rows are mixed as torch's interpolate does it."""
-    height = logits_Nhw.shape[1]
-    rows_R = torch.arange(top, bottom, device=logits_Nhw.device)
-    source_R = ((rows_R + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
-    upper_R = source_R.long().clamp(max=height - 1)
-    lower_R = (upper_R + 1).clamp(max=height - 1)
-    share_R1 = (source_R - upper_R)[:, None]
-    mixed_NRw = logits_Nhw[:, upper_R] * (1 - share_R1) + logits_Nhw[:, lower_R] * share_R1
-    return resize(mixed_NRw[None], (bottom - top, size[1]))[0]
+def _best_rows(logits: Logits, added_N: Tensor | None, top: int, bottom: int, group: int) -> tuple[Tensor, Tensor]:
+    """(R, W) both, by groups of classes."""
+    number = len(logits.small_Nhw)
+    value_RW = class_RW = None
+    for start in range(0, number, group):
+        ids = range(start, min(start + group, number))
+        logits_KRW = logits._replace(small_Nhw=logits.small_Nhw[ids.start : ids.stop]).rows(top, bottom)
+        if added_N is not None:
+            logits_KRW = logits_KRW + added_N[ids.start : ids.stop, None, None]
+        largest_RW = logits_KRW.amax(0)
+        ids_K11 = torch.arange(ids.start, ids.stop, dtype=torch.uint8, device=logits_KRW.device)[:, None, None]
+        first_RW = torch.where(logits_KRW == largest_RW, ids_K11, ids.stop - 1).amin(0)  # argmax is much slower
+        if value_RW is None or class_RW is None:
+            value_RW, class_RW = largest_RW, first_RW
+        else:
+            class_RW = torch.where(largest_RW > value_RW, first_RW, class_RW)
+            value_RW = torch.maximum(value_RW, largest_RW)
+    assert value_RW is not None
+    assert class_RW is not None
+    return value_RW, class_RW

@@ -23,7 +23,7 @@ from cliptea.config import EvaluationConfig
 from cliptea.errors import ConfigError, StorageError
 from cliptea.models import build_student
 from cliptea.models.student import Student
-from cliptea.segment.inference import fitted_logits, padded_size
+from cliptea.segment.inference import image_logits, padded_size
 from cliptea.segment.masks import make_mask
 
 __all__ = ["ClassSet", "Description", "Segmenter", "TeacherSource", "load_student", "open_segmenter"]
@@ -97,9 +97,8 @@ class Segmenter:
         Args:
             images: uint8 RGB, of one `padded_size`.
         """
-        logits = fitted_logits(self.student, images, classes.text_ND, self.description.evaluation)
-        for image_HW3, logits_Nhw in zip(images, logits, strict=True):
-            yield make_mask(logits_Nhw, (image_HW3.shape[0], image_HW3.shape[1]), classes.gamma_N)
+        for logits in image_logits(self.student, images, classes.text_ND, self.description.evaluation):
+            yield make_mask(logits, classes.gamma_N)
 
     def padded_size(self, image_HW3: np.ndarray) -> tuple[int, int]:
         """Height and width that the network sees of an image."""

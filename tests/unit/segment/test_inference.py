@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from whole_logits import class_logits
 
 from cliptea.config import EvaluationConfig
-from cliptea.segment.inference import class_logits
 
 
 def test_logits_come_at_the_images_own_size_and_ignore_the_padding():

@@ -5,9 +5,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from whole_logits import class_logits
 
 from cliptea.errors import ConfigError, StorageError
-from cliptea.segment.inference import class_logits
+from cliptea.segment.enlarge import Logits
 from cliptea.segment.masks import rank
 from cliptea.segment.segmenter import open_segmenter
 
@@ -21,7 +22,9 @@ def picture(height, width, seed=0):
 def test_a_mask_is_what_evaluation_predicts(model, size):
     image = picture(*size)
     logits = class_logits(model.student, image, model.text_ND, model.description.evaluation)
-    expected = rank(logits, [3]).predict(0.02).cpu().numpy()
+    assert torch.equal(logits.argmax(0), rank(Logits(logits, size, size, size), [3]).predict(0.0))
+    logits[3] += 0.02
+    expected = logits.argmax(0).cpu().numpy()
     mask = model.mask(image, model.known())
     assert mask.dtype == np.uint8
     assert (mask == expected).all()

@@ -7,11 +7,11 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from whole_logits import class_logits
 
 from cliptea.config import EvaluationConfig
 from cliptea.errors import ConfigError
 from cliptea.models import STUDENTS, build_student
-from cliptea.segment.inference import class_logits
 from cliptea.segment.recipe import mask_recipe
 from cliptea.segment.segmenter import Description, Segmenter
 from cliptea.serving.export import export_onnx

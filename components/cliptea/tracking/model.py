@@ -22,8 +22,8 @@ PACKAGE = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("pyfunc.py")
 # What `cliptea.segment.segmenter` imports; a test holds this list against the modules that it loads.
 CODE = (
-    "__init__.py", "config.py", "data/__init__.py", "data/catalogue.py", "data/views.py", "device.py", "errors.py",
-    "models/*.py", "segment/__init__.py", "segment/enlarge.py", "segment/inference.py", "segment/masks.py",
+    "__init__.py", "config.py", "data/__init__.py", "data/catalogue.py", "data/views.py", "device.py", "env.py",
+    "errors.py", "models/*.py", "segment/__init__.py", "segment/enlarge.py", "segment/inference.py", "segment/masks.py",
     "segment/normalise.py", "segment/segmenter.py", "weights_source.py",
 )  # fmt: skip
 NEEDED = (

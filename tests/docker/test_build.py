@@ -66,8 +66,8 @@ def test_settings(build):
 @pytest.mark.parametrize(
     ("images", "given", "says"),
     [
-        (("gpu",), {}, "error: no image gpu; expected cpu, cuda or mlflow\n"),
-        (("cpu", "gpu"), {}, "error: no image gpu; expected cpu, cuda or mlflow\n"),
+        (("gpu",), {}, "error: the image gpu does not exist; expected cpu, cuda or mlflow\n"),
+        (("cpu", "gpu"), {}, "error: the image gpu does not exist; expected cpu, cuda or mlflow\n"),
         ((), {"BUILDER": "docker", "daemon": False}, "error: docker does not run here; start it, or set BUILDER=build"),
         ((), {"BUILDER": "buildah"}, "error: there is no buildah here; install it, or set BUILDER=docker\n"),
         ((), {"BUILDER": "kaniko"}, "error: BUILDER=kaniko; expected docker or buildah\n"),

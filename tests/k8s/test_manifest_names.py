@@ -176,8 +176,8 @@ def test_a_run_of_the_local_placement_leaves_half_of_two_processors_to_the_clust
     assert asked <= 1
     assert max(parse_quantity(step.cpu_limit) for step in steps) == 2
     text = (K8S.parent / "docs/cluster.md").read_text()
-    assert f"our servers {servers.normalize()}" in text
-    assert f"{asked.normalize()} in all" in text
+    assert f"cliptea's servers ({servers.normalize()})" in text
+    assert f"request {asked.normalize()} CPUs" in text
 
 
 def test_what_the_page_removes_by_label_carries_it():

@@ -74,9 +74,9 @@ def test_a_student_of_the_same_name_takes_its_state():
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        ("narrow", "gives (2, 5, 4, 4); expected a tensor (2, 6, h, w)"),
-        ("flat", "gives (2, 3072); expected a tensor (2, 6, h, w)"),
-        ("named", "gives dict; expected a tensor"),
+        ("narrow", "(2, 5, 4, 4); expected a tensor (2, 6, h, w)"),
+        ("flat", "(2, 3072); expected a tensor (2, 6, h, w)"),
+        ("named", "dict; expected a tensor"),
     ],
 )
 def test_features_of_another_shape_are_one_line(function, words):
@@ -93,7 +93,7 @@ def test_features_of_another_shape_are_one_line(function, words):
         ("absent", "networks", "has no attribute 'absent'"),
         ("number", "networks", "is of type int; expected a torch.nn.Module"),
         ("plain", "unsound", "No module named 'a_module_that_is_not_there'"),
-        ("plain", "missing", "no module cliptea_users_package.missing"),
+        ("plain", "missing", "cliptea_users_package.missing does not exist"),
     ],
 )
 def test_a_network_that_cannot_be_made_is_one_line(function, module, words):

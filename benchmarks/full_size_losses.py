@@ -9,15 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cliptea.method.losses import (
-    EQUATION_12,
-    IGNORE,
-    IgnoreMode,
-    PixelLosses,
-    PixelWeights,
-    labelled_pixels,
-    present_pairs,
-)
+from cliptea.method.losses import IGNORE, labelled_pixels, present_pairs
+from cliptea.method.pixel_losses import EQUATION_12, IgnoreMode, PixelLosses, PixelWeights
 from cliptea.method.precision import in_float32
 
 __all__ = ["full_size_losses"]
@@ -34,7 +27,7 @@ def full_size_losses(
     pixels: Tensor | None = None,
     pairs: Tensor | None = None,
 ) -> PixelLosses:
-    """What `cliptea.method.losses.pixel_losses` gives, for labels of classes in the mask."""
+    """What `cliptea.method.pixel_losses` gives, for labels of classes in the mask."""
     logits = F.interpolate(logits_BChw, labels_BHW.shape[1:], mode="bilinear", align_corners=False)
     labels_BHW = labels_BHW.long()
     ce = weights.ce * _cross_entropy(logits, labels_BHW, mask_BC, pixels=pixels)

@@ -17,8 +17,10 @@ from benchmarks.full_size_losses import full_size_losses
 from benchmarks.measure import Bench, Row, interleaved, speed
 from benchmarks.world import device
 from cliptea import settings
-from cliptea.method import losses, plm
+from cliptea.method import plm
+from cliptea.method.pixel_losses import pixel_losses
 from cliptea.settings import apply_delta
+from cliptea.training import loss_terms
 from cliptea.training.batches import Batch
 from cliptea.training.trainer import Trainer
 
@@ -27,7 +29,7 @@ MEMORY = """
 import json, re, sys
 import torch
 from benchmarks.full_size_losses import full_size_losses
-from cliptea.method.losses import pixel_losses
+from cliptea.method.pixel_losses import pixel_losses
 torch.set_num_threads(1)
 images, classes, side = map(int, sys.argv[2:])
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
@@ -55,14 +57,14 @@ def measure(bench: Bench) -> Iterator[Row]:
         plm.pseudo_labels(*batch.to(logits.device)[1:3], batch.regions_Bgg.to(logits.device), SEEN).labels_BHW,
         torch.ones(IMAGES, classes, dtype=torch.bool, device=logits.device),
     )
-    plain = patch.object(losses, "pixel_losses", full_size_losses)
+    plain = patch.object(loss_terms, "pixel_losses", full_size_losses)
 
     def full() -> None:
         with plain:
             step(batch)
 
     def alone() -> None:
-        losses.pixel_losses(logits, labels, mask).total.backward()
+        pixel_losses(logits, labels, mask).total.backward()
 
     works = partial(step, batch), full, alone
     for work in works:

@@ -3,20 +3,19 @@
 KEY is the key of an object in the store CLIPTEA_STORE that holds `TrainInputs` as JSON. The model and its manifest are
 written to the store.
 
-    python -m cliptea.steps.train_process KEY          starts torchrun with the processes of this machine. Their number
-                                                       comes from torchrun's variables (PET_NPROC_PER_NODE, ...), or
-                                                       else from train.processes
-    torchrun ... -m cliptea.steps.train_process KEY    is one of these processes. If a process exits with a code other
-                                                       than 0, torchrun exits with 1
+- `python -m cliptea.steps.train_process KEY` starts torchrun with the processes of this machine. Their number comes from
+  torchrun's variables (PET_NPROC_PER_NODE, ...), or else from `train.processes`.
+- `torchrun ... -m cliptea.steps.train_process KEY` is one of these processes. If a process exits with a code other than
+  0, torchrun exits with 1.
 
 Exit codes:
 
-    0     the model is in the store
-    75    SIGTERM was received, or no step follows the training. A checkpoint is saved; start it again, with any number
-          of processes, to resume
-    76    the processes of another machine are gone, or a server was not available for too long. Start all processes
-          again to resume
-    1     training failed. An error that the user can fix is printed as one line on stderr
+- 0: the model is in the store.
+- 75: SIGTERM was received, or no step follows the training. A checkpoint is saved; start it again, with any number of
+  processes, to resume.
+- 76: the processes of another machine are gone, or a server was not available for too long. Start all processes again
+  to resume.
+- 1: training failed. An error that the user can fix is printed as one line on stderr.
 """
 
 from __future__ import annotations

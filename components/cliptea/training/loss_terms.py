@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cliptea.config import MethodConfig
 from cliptea.method import glm, losses, plm, vla
+from cliptea.method.pixel_losses import PixelWeights, pixel_losses
 from cliptea.training.global_batch import GlobalBatch, MicroBatch
 
 __all__ = ["Terms", "method_losses"]
@@ -115,12 +116,12 @@ def _pixel_losses(
     logits_BKhw = losses.class_logits(features_BDhw, text_SD, pseudo_BPD)
     size = (logits_BKhw.shape[2], logits_BKhw.shape[3])
     pixels, pairs = global_batch.denominators(size)
-    weights = losses.PixelWeights(
+    weights = PixelWeights(
         ce=1.0 if switches.ce else 0.0,
         focal=switches.focal_weight if switches.bce else 0.0,
         dice=switches.dice_weight if switches.bce else 0.0,
     )
-    pixel = losses.pixel_losses(
+    pixel = pixel_losses(
         logits_BKhw,
         labels_BCC if switches.size == "image" else plm.reduce_labels(labels_BCC, size),
         losses.class_mask(len(text_SD), present_BP),

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from pixel_oracle import full_size_losses, loop_cross_entropy, loop_dice, loop_focal, pairs_of
 
-from cliptea.method import losses
-from cliptea.method.losses import PixelWeights, class_logits, class_mask, labelled_pixels, pixel_losses, present_pairs
+from cliptea.method import pixel_losses as module
+from cliptea.method.losses import class_logits, class_mask, labelled_pixels, present_pairs
+from cliptea.method.pixel_losses import PixelWeights, pixel_losses
 
 ONE_EACH = PixelWeights(1.0, 1.0, 1.0)
 EACH = [PixelWeights(1.0, 0.0, 0.0), PixelWeights(0.0, 1.0, 0.0), PixelWeights(0.0, 0.0, 1.0)]
@@ -40,7 +41,7 @@ def _gradient(loss, logits):
 def band_mib(request, monkeypatch):
     """Bands of a few rows, and the usual ones."""
     if request.param == 1:
-        monkeypatch.setattr(losses, "_band_height", lambda *maps: 3)
+        monkeypatch.setattr(module, "band_height", lambda *maps: 3)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from one_image import region_map
 
-from cliptea.method.losses import class_logits, class_mask, pixel_losses
+from cliptea.method.losses import class_logits, class_mask
+from cliptea.method.pixel_losses import pixel_losses
 from cliptea.method.plm import ignored_tokens, offset_scope, pseudo_labels, reduce_labels
 
 SETTING = {"windows": (3, 7), "mode": "sliding", "rounds": 10, "threshold": 0.8}

@@ -3,8 +3,8 @@
 KEY is the key of an object in the store CLIPTEA_STORE that holds `TrainInputs` as JSON. The model and its manifest are
 written to the store.
 
-- `python -m cliptea.steps.train_process KEY` starts torchrun with the processes of this machine. Their number comes from
-  torchrun's variables (PET_NPROC_PER_NODE, ...), or else from `train.processes`.
+- `python -m cliptea.steps.train_process KEY` starts torchrun with the processes of this machine. Their number comes
+  from torchrun's variables (PET_NPROC_PER_NODE, ...), or else from `train.processes`.
 - `torchrun ... -m cliptea.steps.train_process KEY` is one of these processes. If a process exits with a code other than
   0, torchrun exits with 1.
 

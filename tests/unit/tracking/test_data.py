@@ -8,7 +8,7 @@ import pytest
 from cliptea import settings
 from cliptea.manifest import Manifest
 from cliptea.run import Run, expand
-from cliptea.steps.split import Splits, log_splits
+from cliptea.steps.split import DataEntry, Splits, log_splits
 from cliptea.tracking.inputs import dataset_inputs
 from cliptea.tracking.logged_table import log_table
 from cliptea.tracking.runs import ChildRun, open_parent
@@ -21,10 +21,12 @@ def run(client):
     return run.model_copy(update={"tracking_run": open_parent(run)})
 
 
-def test_data_sets_are_logged_once_with_their_counts(client, run):
+def test_data_sets_are_logged_once_with_their_counts(client, run, monkeypatch):
     counts = {"train": {"images": 3, "classes": {"cow": {"pixels": 7, "images": 2}}}}
     own = Manifest(kind="split", fingerprint="0123456789abcdef", info={"counts": counts})
-    for _ in range(2):
+    log_splits(run, Splits(own=own))
+    with monkeypatch.context() as watched:
+        watched.setattr(DataEntry, "log", lambda entry, run: pytest.fail("logged twice"))
         log_splits(run, Splits(own=own))
     (logged,) = client.get_run(run.tracking_run).inputs.dataset_inputs
     assert (logged.dataset.name, logged.dataset.digest) == ("demo", own.fingerprint)

@@ -9,7 +9,7 @@ import typer
 
 from cliptea import __version__
 from cliptea.errors import ConfigError
-from cliptea_pipeline import cluster_cli
+from cliptea_pipeline import cluster_cli, serving_cli
 from cliptea_pipeline.options import Debug, Overrides, Pipeline, Preset, one_line_errors
 
 __all__ = ["app"]
@@ -135,84 +135,7 @@ def plan(
         require_room(made.trainings, room)
 
 
-Model = Annotated[
-    str, typer.Option("--model", help="Model to use: models:/NAME@champion, runs:/ID/model, or a local folder.")
-]
-Home = Annotated[
-    Path,
-    typer.Option(
-        "--workdir",
-        help="Work directory of the run that trained the model. If MLFLOW_TRACKING_URI is set, models come from that "
-        "server instead.",
-    ),
-]
-
-
-@app.command(rich_help_panel="Use models")
-def predict(
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images, to segment.", show_default=False)],
-    model: Model,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated class names, for example 'cat, dog, my sofa'. Defaults to the model's own classes."
-        ),
-    ] = None,
-    text_weights: Annotated[
-        str | None,
-        typer.Option(
-            help="CLIP weights that encode class names new to the model. Defaults to the weights of its teacher."
-        ),
-    ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path("predictions"),
-    workdir: Home = Path(".cliptea"),
-    debug: Debug = False,
-) -> None:
-    """Segment images with a trained model, using its own classes or any other class names."""
-    with one_line_errors(debug):
-        from cliptea_pipeline import serving_cli
-
-        raise typer.Exit(serving_cli.predict(images, model, classes, text_weights, output, workdir))
-
-
-@app.command(rich_help_panel="Use models")
-def export(
-    model: Model,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, for example student.onnx.")],
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HxW",
-            help="Fixed input size, for example 512x512. By default, the exported model accepts any size that the "
-            "network supports.",
-        ),
-    ] = None,
-    workdir: Home = Path(".cliptea"),
-    debug: Debug = False,
-) -> None:
-    """Export a model to ONNX and compare its outputs with PyTorch.
-
-    The class embeddings are an input of the exported model, so it can segment any classes.
-    """
-    with one_line_errors(debug):
-        from cliptea_pipeline import serving_cli
-
-        serving_cli.export(model, output, size, workdir)
-
-
-@app.command(rich_help_panel="Use models")
-def rollback(
-    model: Annotated[str, typer.Option("--model", help="Name of a registered model, for example cliptea-demo.")],
-    workdir: Home = Path(".cliptea"),
-    debug: Debug = False,
-) -> None:
-    """Restore the previous champion of a registered model."""
-    with one_line_errors(debug):
-        from cliptea_pipeline import serving_cli
-
-        serving_cli.rollback(model, workdir)
-
-
+app.add_typer(serving_cli.app)
 app.add_typer(cluster_cli.app)
 
 if __name__ == "__main__":

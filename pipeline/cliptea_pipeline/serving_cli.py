@@ -8,93 +8,148 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from cliptea import env
 from cliptea.errors import ConfigError, StorageError
 from cliptea.tracking.address import require_server
+from cliptea_pipeline.options import Debug, one_line_errors
 
 if TYPE_CHECKING:
     from cliptea.segment.segmenter import ClassSet, Segmenter
 
-__all__ = ["export", "predict", "rollback", "split_names"]
+__all__ = ["app", "export", "predict", "rollback", "split_names"]
+
+app = typer.Typer()
+
+Model = Annotated[
+    str, typer.Option("--model", help="Model to use: models:/NAME@champion, runs:/ID/model, or a local folder.")
+]
+Home = Annotated[
+    Path,
+    typer.Option(
+        "--workdir",
+        help="Work directory of the run that trained the model. If MLFLOW_TRACKING_URI is set, models come from that "
+        "server instead.",
+    ),
+]
 
 MAX_CLASSES = 255  # ids of a mask are 0-254
 LONGEST_NAME = 100  # characters; CLIP reads 77 tokens
 
 
+@app.command(rich_help_panel="Use models")
 def predict(
-    images: Sequence[Path], uri: str, names: str | None, text_weights: str | None, output: Path, workdir: Path
-) -> int:
-    """Predict every image, and return the exit code, which is 1 if an image could not be read."""
-    from cliptea.serving.photos import find_images
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images, to segment.", show_default=False)],
+    model: Model,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated class names, for example 'cat, dog, my sofa'. Defaults to the model's own classes."
+        ),
+    ] = None,
+    text_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="CLIP weights that encode class names new to the model. Defaults to the weights of its teacher."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path("predictions"),
+    workdir: Home = Path(".cliptea"),
+    debug: Debug = False,
+) -> None:
+    """Segment images with a trained model, using its own classes or any other class names."""
+    with one_line_errors(debug):
+        from cliptea.serving.photos import find_images
 
-    wanted = None if names is None else split_names(names)
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"-o {output} is a file", "a folder for the results")
-    sources = find_images(images, leave_out=output)
-    model = _model(uri, workdir)
-    from cliptea.serving.classes import choose_classes
+        wanted = None if classes is None else split_names(classes)
+        if output.exists() and not output.is_dir():
+            raise ConfigError(f"-o {output} is a file", "a folder for the results")
+        sources = find_images(images, leave_out=output)
+        segmenter = _open(model, workdir)
+        from cliptea.serving.classes import choose_classes
 
-    classes = choose_classes(model, wanted, text_weights)
-    _tell_classes(model, classes)
-    bad = _predict_all(model, classes, sources, output, uri)
-    done = len(sources) - bad
-    print(
-        f"wrote masks/, overlays/ and areas.json for {done} image{'s' * (done != 1)} to {output}"
-        if done
-        else "no image could be segmented"
-    )
-    if bad:
-        print(f"error: {bad} of {len(sources)} images could not be read", file=sys.stderr)
-    return int(bad > 0)
-
-
-def export(uri: str, file: Path, size: str | None, workdir: Path) -> None:
-    """Export a model, and report which inputs the file accepts and how it compares with PyTorch."""
-    if file.suffix != ".onnx":
-        raise ConfigError(
-            f"cannot export to {file}", "a file name that ends in .onnx; a .json file of that name is written as well"
-        )
-    match = re.fullmatch(r"(\d+)x(\d+)", size) if size else None
-    if size and match is None:
-        raise ConfigError(f"cannot read --size {size}", "HEIGHTxWIDTH, for example 512x512")
-    model = _model(uri, workdir)
-    divisor, edges = model.description.evaluation.divisor, (int(match[1]), int(match[2])) if match else None
-    if edges and any(edge % divisor or not edge for edge in edges):
-        raise ConfigError(f"--size {size} does not fit the model", f"multiples of {divisor}")
-    from cliptea.serving.export import export_onnx
-
-    swin = model.description.backbone.startswith("swin") and not edges
-    told = "; this takes minutes for Swin, and less with a fixed --size HxW" if swin else ""
-    print(f"exporting {model.description.backbone} and comparing it with PyTorch{told}", file=sys.stderr, flush=True)
-    exported = export_onnx(model, file, edges)
-    sizes = f"{exported.fixed[0]}x{exported.fixed[1]} only" if exported.fixed else f"any multiples of {divisor}"
-    print(
-        f"wrote {file} and {file.with_suffix('.json')}; height and width: {sizes}; compared with PyTorch, logits "
-        f"differ by at most {exported.parity.difference:.1e} and {exported.parity.equal:.2%} of pixels are equal"
-    )
+        chosen = choose_classes(segmenter, wanted, text_weights)
+        _tell_classes(segmenter, chosen)
+        bad = _predict_all(segmenter, chosen, sources, output, model)
+        if done := len(sources) - bad:
+            print(f"wrote masks/, overlays/ and areas.json for {done} image{'s' * (done != 1)} to {output}")
+        else:
+            print("no image could be segmented")
+        if bad:
+            print(f"error: {bad} of {len(sources)} images could not be read", file=sys.stderr)
+            raise typer.Exit(1)
 
 
-def rollback(model: str, workdir: Path) -> None:
-    """Move the alias back to the previous champion, and report it.
+@app.command(rich_help_panel="Use models")
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, for example student.onnx.")],
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Fixed input size, for example 512x512. By default, the exported model accepts any size that the "
+            "network supports.",
+        ),
+    ] = None,
+    workdir: Home = Path(".cliptea"),
+    debug: Debug = False,
+) -> None:
+    """Export a model to ONNX and compare its outputs with PyTorch.
 
-    Args:
-        model: NAME, or models:/NAME@champion as in other commands.
+    The class embeddings are an input of the exported model, so it can segment any classes.
     """
-    match = re.fullmatch(r"(?:models:/)?([^/:@]+)(?:@champion)?", model)
-    if match is None:
-        raise ConfigError(
-            f"--model {model} is not a model name", "the name of a registered model, for example cliptea-demo"
-        )
-    name = match[1]
-    _find_tracking(workdir)
-    from cliptea.tracking.mlflow_client import connect
-    from cliptea.tracking.registry import ALIAS
-    from cliptea.tracking.registry import rollback as roll_back
+    with one_line_errors(debug):
+        if output.suffix != ".onnx":
+            raise ConfigError(
+                f"cannot export to {output}",
+                "a file name that ends in .onnx; a .json file of that name is written as well",
+            )
+        match = re.fullmatch(r"(\d+)x(\d+)", size) if size else None
+        if size and match is None:
+            raise ConfigError(f"cannot read --size {size}", "HEIGHTxWIDTH, for example 512x512")
+        segmenter = _open(model, workdir)
+        described = segmenter.description
+        divisor, edges = described.evaluation.divisor, (int(match[1]), int(match[2])) if match else None
+        if edges and any(edge % divisor or not edge for edge in edges):
+            raise ConfigError(f"--size {size} does not fit the model", f"multiples of {divisor}")
+        from cliptea.serving.export import export_onnx
 
-    was, now = roll_back(connect(), name)
-    print(f"{name}: the {ALIAS} is version {now} again, and no longer version {was}")
+        swin = described.backbone.startswith("swin") and not edges
+        told = "; this takes minutes for Swin, and less with a fixed --size HxW" if swin else ""
+        print(f"exporting {described.backbone} and comparing it with PyTorch{told}", file=sys.stderr, flush=True)
+        exported = export_onnx(segmenter, output, edges)
+        sizes = f"{exported.fixed[0]}x{exported.fixed[1]} only" if exported.fixed else f"any multiples of {divisor}"
+        print(
+            f"wrote {output} and {output.with_suffix('.json')}; height and width: {sizes}; compared with PyTorch, "
+            f"logits differ by at most {exported.parity.difference:.1e} and {exported.parity.equal:.2%} of pixels are equal"
+        )
+
+
+@app.command(rich_help_panel="Use models")
+def rollback(
+    model: Annotated[str, typer.Option("--model", help="Name of a registered model, for example cliptea-demo.")],
+    workdir: Home = Path(".cliptea"),
+    debug: Debug = False,
+) -> None:
+    """Restore the previous champion of a registered model."""
+    with one_line_errors(debug):
+        match = re.fullmatch(r"(?:models:/)?([^/:@]+)(?:@champion)?", model)
+        if match is None:
+            raise ConfigError(
+                f"--model {model} is not a model name", "the name of a registered model, for example cliptea-demo"
+            )
+        name = match[1]
+        _find_tracking(workdir)
+        from cliptea.tracking.mlflow_client import connect
+        from cliptea.tracking.registry import ALIAS
+        from cliptea.tracking.registry import rollback as roll_back
+
+        was, now = roll_back(connect(), name)
+        print(f"{name}: the {ALIAS} is version {now} again, and no longer version {was}")
 
 
 def split_names(text: str) -> list[str]:
@@ -120,7 +175,7 @@ def split_names(text: str) -> list[str]:
     return names
 
 
-def _model(uri: str, workdir: Path) -> Segmenter:
+def _open(uri: str, workdir: Path) -> Segmenter:
     """The model at an address. Invalid addresses are rejected before torch is imported, which takes seconds."""
     store = workdir.absolute() / "store"
     if store.is_dir():  # it contains the demo's text tower
@@ -171,24 +226,23 @@ def _tell_classes(model: Segmenter, classes: ClassSet) -> None:
 
 def _predict_all(model: Segmenter, classes: ClassSet, sources: Sequence[Any], output: Path, uri: str) -> int:
     """Predict with a progress bar, always write areas.json, and return the number of unreadable images."""
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
 
     from cliptea.serving.predict import predict, write_areas
 
-    rate = TextColumn("{task.fields[rate]}")
-    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(), rate)
+    columns = (
+        progress.TextColumn("predicting"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TaskProgressColumn(),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeRemainingColumn(),
+    )
     rows: list[dict[str, Any]] = []
     bad = 0
     try:
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        with progress.Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task("", total=len(sources), rate="")
             for predicted in predict(model, classes, sources, output):
                 if predicted.error is None:

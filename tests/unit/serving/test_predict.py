@@ -178,11 +178,11 @@ from cliptea.errors import ClipteaError
 from cliptea_pipeline import serving_cli
 photos, empty, output = map(Path, sys.argv[1:])
 for call in (
-    lambda: serving_cli.predict([empty], "models:/x@champion", None, None, output, empty),
-    lambda: serving_cli.predict([photos], str(empty / "none"), None, None, output, empty),
-    lambda: serving_cli.predict([photos], "models:/x@champion", None, None, output, empty),
-    lambda: serving_cli.predict([photos], "models:/x@champion", "cat, cat", None, output, empty),
-    lambda: serving_cli.export("runs:/0/model", output / "a.onnx", None, empty),
+    lambda: serving_cli.predict([empty], "models:/x@champion", None, None, output, empty, True),
+    lambda: serving_cli.predict([photos], str(empty / "none"), None, None, output, empty, True),
+    lambda: serving_cli.predict([photos], "models:/x@champion", None, None, output, empty, True),
+    lambda: serving_cli.predict([photos], "models:/x@champion", "cat, cat", None, output, empty, True),
+    lambda: serving_cli.export("runs:/0/model", output / "a.onnx", None, empty, True),
 ):
     try:
         call()

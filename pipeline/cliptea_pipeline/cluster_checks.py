@@ -1,23 +1,30 @@
-"""The checks of `cliptea doctor` in Kubernetes: Trainer, its runtime, permissions, settings, secrets, GPUs, quota."""
+"""The checks of `cliptea doctor` in Kubernetes, without retries and with short time limits.
+
+They are about Trainer and its runtime, permissions, settings, secrets, GPUs, the quota, the workflow controller, and
+cliptea's MLflow.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import yaml
 from kubernetes.utils.quantity import parse_quantity
 
 from cliptea import env
-from cliptea.cluster.api import RIGHTS, Cluster, ClusterError, connect
-from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, SECONDS, UNKNOWN, Finding
-from cliptea_pipeline.cluster_api import allowed, ask
+from cliptea.cluster.api import RIGHTS, Cluster, ClusterError, Right, connect
+from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, SECONDS, UNKNOWN, UTF8, Finding
 from cliptea_pipeline.placement import Placement, StepPlacement
-from cliptea_pipeline.server_checks import controller, mlflow_pods
 
 __all__ = ["kubernetes"]
 
 TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
 WEBHOOK = "cliptea-webhook"  # the one secret that may be missing
+CONTROLLER = "workflow-controller-configmap"
+PIPELINES = "kubeflow"  # namespace of Pipelines, if steps run in another
+MLFLOW = "app.kubernetes.io/component=mlflow"
+NOT_UTF8 = "bytes-like object"  # in MLflow's error if its database has no encoding
 RUNTIMES = {"TrainingRuntime": "trainingruntimes", "ClusterTrainingRuntime": "clustertrainingruntimes"}
 
 
@@ -28,10 +35,10 @@ def kubernetes(namespace: str | None, placement: Placement) -> list[Callable[[],
     except ClusterError as error:
         text = f"not configured: {error.todo}"
         return [lambda: iter([Finding("Kubernetes", UNKNOWN, text)])]
-    status, trainer = ask(cluster, TRAINER)
+    status, trainer = _ask(cluster, TRAINER)
     if status is None or status in (401, 403, 429) or status >= 500:
         return [lambda: iter([_unanswered(status)])]
-    kinds = [item["name"] for item in (trainer or {}).get("resources", [])] if status == 200 else []
+    kinds = [item["name"] for item in trainer.get("resources", [])]
     needed = placement.launcher == "trainjob"
     return [
         lambda: _trainer(cluster, placement, needed, kinds),
@@ -40,8 +47,8 @@ def kubernetes(namespace: str | None, placement: Placement) -> list[Callable[[],
         lambda: _secrets(cluster, placement),
         lambda: _gpus(cluster, placement),
         lambda: _quota(cluster, placement),
-        lambda: controller(cluster),
-        lambda: mlflow_pods(cluster),
+        lambda: _controller(cluster),
+        lambda: _mlflow_pods(cluster),
     ]
 
 
@@ -67,13 +74,13 @@ def _trainer(cluster: Cluster, placement: Placement, needed: bool, kinds: list[s
     yield Finding("Trainer", OK, "the cluster supports TrainJobs")
     job = placement.train_job
     scope = f"/namespaces/{cluster.namespace}" if job.runtime_kind == "TrainingRuntime" else ""
-    status, _ = ask(cluster, f"{TRAINER}{scope}/{RUNTIMES[job.runtime_kind]}/{job.runtime}")
+    status, _ = _ask(cluster, f"{TRAINER}{scope}/{RUNTIMES[job.runtime_kind]}/{job.runtime}")
     yield _there("runtime", status, f"{job.runtime_kind} {job.runtime}", "apply cliptea's manifests", absent)
 
 
 def _rights(cluster: Cluster, needed: bool) -> Iterator[Finding]:
     """The permissions that the train step needs, for the caller, which is the service account in a step's pod."""
-    may = {f"{right.verb} {right.resource}": allowed(cluster, right) for right in RIGHTS}
+    may = {f"{right.verb} {right.resource}": _allowed(cluster, right) for right in RIGHTS}
     lacking = [name for name, answer in may.items() if not answer]
     if None in may.values():
         yield Finding("rights", UNKNOWN, "the cluster does not report your permissions")
@@ -88,8 +95,8 @@ def _config_map(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     name = placement.config_map
     if placement.store is not None or env.STORE.name not in placement.config_keys:
         return
-    status, found = ask(cluster, f"/api/v1/namespaces/{cluster.namespace}/configmaps/{name}")
-    if status == 200 and env.STORE.name not in ((found or {}).get("data") or {}):
+    status, found = _ask(cluster, f"configmaps/{name}")
+    if status == 200 and env.STORE.name not in _data(found):
         text = f"config map {name} has no CLIPTEA_STORE: add it, or set store in the placement"
         yield Finding("settings", BROKEN, text)
     else:
@@ -97,21 +104,20 @@ def _config_map(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
 
 
 def _secrets(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
-    base = f"/api/v1/namespaces/{cluster.namespace}"
     for name, named in placement.secrets.items():
         keys = placement.taken(named)
         if not keys:
             continue
         optional = name == WEBHOOK or keys != named  # with the MLflow plug-in, only credentials remain
-        status, found = ask(cluster, f"{base}/secrets/{name}")
-        held = set((found or {}).get("data") or {}) & set(keys)
+        status, found = _ask(cluster, f"secrets/{name}")
+        held = _data(found).keys() & set(keys)
         if status == 200 and not held and not optional:
             yield Finding("secret", BROKEN, f"secret {name} holds none of {', '.join(keys)}: recreate it")
         else:
             todo = f"create it with some of the keys {', '.join(keys)}; if you need none, set {name}: [] under secrets"
             yield _there("secret", status, f"secret {name}", todo, UNKNOWN if optional else BROKEN)
     for name in placement.image_pull_secrets:
-        status, _ = ask(cluster, f"{base}/secrets/{name}")
+        status, _ = _ask(cluster, f"secrets/{name}")
         yield _there("image pull", status, f"secret {name}", "kubectl create secret docker-registry", BROKEN)
     if not placement.image_pull_secrets:
         open_to = "in a registry open to the nodes" if "/" in placement.image else "loaded into every node"
@@ -119,8 +125,8 @@ def _secrets(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
 
 
 def _gpus(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
-    status, found = ask(cluster, "/api/v1/nodes")
-    if status != 200 or found is None:
+    status, found = _ask(cluster, "/api/v1/nodes")
+    if status != 200:
         yield Finding("GPU nodes", UNKNOWN, f"you may not list nodes ({status or 'no answer'}); ask an administrator")
         return
     nodes, resource = found["items"], placement.gpu_resource
@@ -156,8 +162,8 @@ def _fits(node: dict[str, Any], step: StepPlacement, resource: str) -> bool:
 def _quota(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     """Whether all students that train at a time fit into the quota. Students that wait too long fail."""
     students, gpus = placement.students_at_a_time, placement.steps.train.gpus * placement.train_job.nodes
-    status, found = ask(cluster, f"/api/v1/namespaces/{cluster.namespace}/resourcequotas")
-    if status != 200 or found is None:
+    status, found = _ask(cluster, "resourcequotas")
+    if status != 200:
         yield Finding("quota", UNKNOWN, f"you may not list quotas ({status or 'no answer'}); ask an administrator")
         return
     for quota in found["items"]:
@@ -174,9 +180,107 @@ def _quota(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
             yield Finding("quota", OK, f"{wanted}, {students} at a time")
 
 
+def _controller(cluster: Cluster) -> Iterator[Finding]:
+    """What the workflow controller retries, and how large a run can be."""
+    for namespace in dict.fromkeys((cluster.namespace, PIPELINES)):
+        status, found = _ask(cluster, f"/api/v1/namespaces/{namespace}/configmaps/{CONTROLLER}")
+        if status == 200:
+            held = _data(found)
+            break
+    else:
+        text = "the settings of Pipelines' workflow controller cannot be read"
+        yield Finding("retries", UNKNOWN, f"{text}; whatever they are, steps retry temporary failures themselves")
+        return
+    settings = {key: yaml.safe_load(text) for key, text in held.items() if key != "config"}
+    settings |= yaml.safe_load(held.get("config", "")) or {}
+    policy = _at(settings, "workflowDefaults", "spec", "templateDefaults", "retryStrategy", "retryPolicy")
+    own = "steps retry temporary failures themselves"
+    if policy == "OnError":
+        text = f"the server replaces lost pods and does not rerun failed code (retryPolicy OnError); {own}"
+    else:
+        text = f"the server may rerun failed code (retryPolicy {policy or 'not set'}), which then resumes; {own}"
+    yield Finding("retries", OK, text)
+    if _at(settings, "persistence", "nodeStatusOffLoad") is True:
+        text = "workflows over 1 MiB are kept in a database, so a run can have more than 105 variants"
+    else:
+        text = "a workflow is limited to 1 MiB, about 105 variants; for more, use several runs with one store"
+    yield Finding("size", OK, text)
+
+
+def _mlflow_pods(cluster: Cluster) -> Iterator[Finding]:
+    """Why the MLflow of cliptea's manifests does not start. Other MLflow servers are ignored."""
+    _, found = _ask(cluster, f"pods?labelSelector={MLFLOW}")
+    for pod in found.get("items", []):
+        name, state = pod["metadata"]["name"], pod.get("status", {})
+        if pod["metadata"]["labels"].get("app.kubernetes.io/part-of") != "cliptea":
+            continue
+        if any((item["type"], item["status"]) == ("Ready", "True") for item in state.get("conditions", [])):
+            continue
+        tables = [item for item in state.get("initContainerStatuses", []) if not item.get("ready")]
+        container = tables[0]["name"] if tables else "mlflow"
+        _, log = _ask(cluster, f"pods/{name}/log?container={container}&tailLines=100")
+        if NOT_UTF8 in str(log):
+            text = f"{name} does not start: its PostgreSQL database is not in UTF8; {UTF8}"
+            yield Finding("MLflow pod", BROKEN, text)
+        else:
+            read = f"kubectl -n {cluster.namespace} logs {name} -c {container}"
+            text = f"{name} is starting or failing; wait a minute, then read its log: {read}"
+            yield Finding("MLflow pod", NOT_READY, text)
+
+
 def _there(what: str, status: int | None, name: str, todo: str, absent: str) -> Finding:
     if status == 200:
         return Finding(what, OK, f"{name} exists")
     if status == 404:
         return Finding(what, absent, f"{name} does not exist: {todo}")
     return Finding(what, UNKNOWN, f"you may not read {name} ({status or 'no answer'})")
+
+
+def _data(found: dict[str, Any]) -> dict[str, str]:
+    """The contents of a config map or a secret."""
+    return found.get("data") or {}
+
+
+def _at(settings: Any, *path: str) -> Any:
+    for key in path:
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return settings
+
+
+def _ask(cluster: Cluster, path: str, method: str = "GET", body: Any = None) -> tuple[int | None, Any]:
+    """The status, which is None if nobody answers, and the object or text at a path, or {} if there is none.
+
+    Args:
+        path: relative to the cluster's namespace, unless it starts with "/".
+    """
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        found, status, _ = cluster.api.call_api(
+            path if path.startswith("/") else f"/api/v1/namespaces/{cluster.namespace}/{path}",
+            method,
+            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            body=body,
+            response_type="object",
+            auth_settings=["BearerToken"],
+            _request_timeout=(SECONDS, SECONDS),
+        )
+    except ApiException as error:
+        return error.status, {}
+    except HTTPError:
+        return None, {}
+    return status, found or {}
+
+
+def _allowed(cluster: Cluster, right: Right) -> bool | None:
+    """Whether the caller has a permission, or None if the cluster does not report it."""
+    resource, _, below = right.resource.partition("/")
+    wanted = {"namespace": cluster.namespace, "verb": right.verb, "group": right.group, "resource": resource}
+    body = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": wanted | ({"subresource": below} if below else {})},
+    }
+    status, found = _ask(cluster, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "POST", body)
+    return found["status"]["allowed"] if status == 201 else None

@@ -125,7 +125,8 @@ def export(
         sizes = f"{exported.fixed[0]}x{exported.fixed[1]} only" if exported.fixed else f"any multiples of {divisor}"
         print(
             f"wrote {output} and {output.with_suffix('.json')}; height and width: {sizes}; compared with PyTorch, "
-            f"logits differ by at most {exported.parity.difference:.1e} and {exported.parity.equal:.2%} of pixels are equal"
+            f"logits differ by at most {exported.parity.difference:.1e} and "
+            f"{exported.parity.equal:.2%} of pixels are equal"
         )
 
 

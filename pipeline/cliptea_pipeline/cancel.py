@@ -6,12 +6,11 @@ import re
 import sys
 import time
 
-from cliptea.cluster.api import ClusterError, NoTrainer, connect
+from cliptea.cluster.api import ClusterError, NoTrainer
 from cliptea.errors import ConfigError
 from cliptea_pipeline import closing
 from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
 from cliptea_pipeline.looks import CANCELLED, ENDED, look, run_page
-from cliptea_pipeline.waiting import TIMEOUT
 
 __all__ = ["cancel", "parse"]
 
@@ -100,7 +99,7 @@ def _delete_jobs(endpoint: Endpoint, run_id: str) -> list[str]:
     """Delete the TrainJobs that the steps of the run could not delete, and return a line about each."""
     done, what = [], "could not be listed"
     try:
-        cluster = connect(endpoint.steps_namespace, TIMEOUT)
+        cluster = endpoint.cluster()
         names = [job["metadata"]["name"] for job in cluster.jobs(run_id)]
         what = "could not be deleted"
         for name in names:

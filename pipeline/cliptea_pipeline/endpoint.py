@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cliptea import __version__
+from cliptea.cluster.api import Cluster, connect
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.outage import unreached
 
@@ -25,6 +26,7 @@ __all__ = [
 PIPELINE = "cliptea"
 ENDPOINT, TOKEN, NAMESPACE = "KFP_ENDPOINT", "KFP_TOKEN", "KFP_NAMESPACE"
 PAGE = 100
+CLUSTER_TIMEOUT = (3, 10)  # seconds to connect to the Kubernetes API, and for its answer
 
 
 class EndpointError(ClipteaError):
@@ -195,6 +197,10 @@ class Endpoint:
         with self.asked():
             found = self.client.list_pipelines(filter=json.dumps({"predicates": [wanted]}), namespace=self.namespace)
         return found.pipelines[0].pipeline_id if found.pipelines else None
+
+    def cluster(self) -> Cluster:
+        """The cluster that the steps run on, through the Kubernetes API."""
+        return connect(self.steps_namespace, CLUSTER_TIMEOUT)
 
     def experiment(self, name: str) -> str:
         """The id of the experiment with that name, which is created if it does not exist."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
+from cliptea.cluster.api import ClusterError
 from cliptea.outage import Outage
 from cliptea.progress import clock
-from cliptea_pipeline import closing, waiting
+from cliptea_pipeline import closing
 from cliptea_pipeline.display import Plain, Terminal
 from cliptea_pipeline.endpoint import Away, Endpoint
 from cliptea_pipeline.events import Board
 from cliptea_pipeline.failures import failures
-from cliptea_pipeline.looks import CANCELLED, ENDED, Look, look
+from cliptea_pipeline.looks import CANCELLED, ENDED, Look, look, step_named
 from cliptea_pipeline.news import News
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ __all__ = ["PACE", "STOPPED", "Pace", "wait"]
 
 WORDS = {CANCELLED: "cancelled", "CANCELING": "being cancelled"}
 CODES: dict[End, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 3}  # exit code by the end of the run
+NODE = re.compile(r"(\w+)(?:-driver)?\(\d+\)(?:\.executor\(\d+\))?$")  # the workflow's, of a step or its driver
 STOPPED = 130  # exit code after Ctrl-C
 
 
@@ -142,7 +145,7 @@ class _Watch:
         if quiet >= self._pace.quiet and now - self._told >= self._pace.again and not self.news.at_work(seen):
             self._told = now
             self._say(f"nothing has changed for {clock(quiet)}, and no step is running")
-            for line in waiting.lines(self._endpoint, self._run_id):
+            for line in _waiting(self._endpoint, self._run_id):
                 self._say(line)
 
     def _tell_address(self, now: float, seen: Look) -> None:
@@ -167,3 +170,22 @@ class _Watch:
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _waiting(endpoint: Endpoint, run_id: str) -> list[str]:
+    """A line for each waiting pod of a run with the reason, or else the command that shows them."""
+    namespace = endpoint.steps_namespace or "kubeflow"
+    try:
+        cluster = endpoint.cluster()
+        namespace = cluster.namespace
+        waiting = [pod for pod in cluster.step_pods(run_id) if pod.waits]
+    except ClusterError:
+        waiting = []
+    found = [f"  {_step_of(pod.node)}pod {pod.name}: {pod.waits}" for pod in waiting]
+    return found or [f"  to see what is waiting: kubectl -n {namespace} get pods -l pipeline/runid={run_id}"]
+
+
+def _step_of(node: str) -> str:
+    found = NODE.search(node)
+    step = step_named(found[1]) if found else ""
+    return f"{step}, " if step else ""

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cliptea.config import DataConfig
-from cliptea.data.catalogue import Catalogue
-from cliptea.data.demo_scenes import Demo
+from cliptea.data.catalogue import Catalogue, make_catalogue
 from cliptea.data.facts import facts
 from cliptea.data.folder import Folder
 from cliptea.data.published import Published
-from cliptea.data.sample import Sample
+from cliptea.data.sample import Sample, encode_png
+from cliptea.data.world import CLASSES, UNSEEN, World
 from cliptea.errors import ConfigError
+from cliptea.manifest import fingerprint
 
 __all__ = ["DATASETS", "Dataset", "open_dataset", "train_images"]
 
@@ -43,6 +44,33 @@ class Dataset(Protocol):
     def digest(self, splits: Sequence[str] = ("train", "val")) -> str:
         """A digest that changes with the raw data of these splits."""
         ...
+
+
+class Demo:
+    """The demo world as a data set. Scenes are rendered on demand."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+        self._world = World(config.world, config.seed)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return make_catalogue(CLASSES, UNSEEN if self._config.unseen is None else self._config.unseen)
+
+    def ids(self, split: str) -> list[str]:
+        world = self._config.world
+        number = world.train_scenes if split == "train" else world.val_scenes
+        return [f"{split}{index:05d}" for index in range(number)]
+
+    def read(self, split: str, name: str) -> Sample:
+        image, labels = self._world.scene("train" if split == "train" else "val", int(name.removeprefix(split)))
+        return Sample(encode_png(image), "png", labels)
+
+    def check(self, split: str) -> list[str]:
+        return []
+
+    def digest(self, splits: Sequence[str] = ("train", "val")) -> str:
+        return fingerprint("world", world=self._config.world, seed=self._config.seed)
 
 
 DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {

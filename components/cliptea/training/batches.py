@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as F
 
 from cliptea.config import Config
 from cliptea.data.ahead import ahead
@@ -23,10 +24,9 @@ from cliptea.data.records import read_array, read_view
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import generator
 from cliptea.segment.normalise import normalise
-from cliptea.training.augment import photometric
 from cliptea.training.distributed import ALONE, World
 
-__all__ = ["Batch", "TrainingData", "batches"]
+__all__ = ["Batch", "TrainingData", "batches", "photometric"]
 
 
 class Batch(NamedTuple):
@@ -107,6 +107,31 @@ def batches(config: Config, data: TrainingData, seed: int, start: int = 0, world
     )
     for tensors in loader:
         yield Batch(*tensors)
+
+
+def photometric(image_3HW: Tensor, rng: np.random.Generator) -> Tensor:
+    """Change brightness by +-32, contrast and saturation by 0.5-1.5, hue by +-18 of 180, each with probability 0.5.
+
+    Ranges and order are those of MMSegmentation: contrast changes before or after saturation and hue.
+
+    Args:
+        image_3HW: uint8 RGB.
+        rng: source of randomness.
+    """
+    image_3HW = image_3HW.float() / 255
+    brightness, contrast_first, contrast, saturation, hue = rng.random(5) < 0.5
+    if brightness:
+        image_3HW = (image_3HW + rng.uniform(-32, 32) / 255).clamp(0, 1)
+    factor = rng.uniform(0.5, 1.5)
+    if contrast and contrast_first:
+        image_3HW = (image_3HW * factor).clamp(0, 1)
+    if saturation:
+        image_3HW = F.adjust_saturation(image_3HW, rng.uniform(0.5, 1.5))
+    if hue:
+        image_3HW = F.adjust_hue(image_3HW, rng.uniform(-0.1, 0.1))
+    if contrast and not contrast_first:
+        image_3HW = (image_3HW * factor).clamp(0, 1)
+    return (image_3HW * 255).round()
 
 
 def _outlive_sigterm(worker: int) -> None:

@@ -11,8 +11,7 @@ from cliptea.method.vla import Adapter
 from cliptea.models import build_student
 from cliptea.run import Variant
 from cliptea.steps.train import TrainInputs, model_output
-from cliptea.training.augment import photometric
-from cliptea.training.batches import Batch, _Views, batches
+from cliptea.training.batches import Batch, _Views, batches, photometric
 from cliptea.training.distributed import World
 from cliptea.training.optimiser import lr_factor, make_optimiser
 from cliptea.training.trainer import Trainer

@@ -10,7 +10,7 @@ from cliptea.cluster.api import ClusterError, NoTrainer
 from cliptea.errors import ConfigError
 from cliptea_pipeline import closing
 from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
-from cliptea_pipeline.looks import CANCELLED, ENDED, look, run_page
+from cliptea_pipeline.looks import ENDED, look, run_page, word
 
 __all__ = ["cancel", "parse"]
 
@@ -41,7 +41,6 @@ def cancel(endpoint: Endpoint, run_id: str) -> int:
     """End a run, and print a line for everything that was or could not be done.
 
     Args:
-        endpoint: of Kubeflow Pipelines.
         run_id: the run. If it has already ended, this only cleans up after it.
 
     Returns:
@@ -53,13 +52,13 @@ def cancel(endpoint: Endpoint, run_id: str) -> int:
     """
     state = look(endpoint, run_id).state
     if state in ENDED:
-        print(f"run: it has already ended ({_word(state)})")
+        print(f"run: it has already ended ({word(state)})")
     else:
         _terminate(endpoint, run_id)
         print("run: asked Pipelines to end it", flush=True)
         state = _ended(endpoint, run_id)
         if state in ENDED:
-            print(f"run: {_word(state)}", flush=True)
+            print(f"run: {word(state)}", flush=True)
     for line in _delete_jobs(endpoint, run_id):
         print(line)
     if state not in ENDED:
@@ -110,7 +109,3 @@ def _delete_jobs(endpoint: Endpoint, run_id: str) -> list[str]:
     except ClusterError as error:
         return [*done, f"TrainJobs: {what} ({error.what}); {BY_ITSELF}"]
     return done or [f"TrainJobs: none are left in namespace {cluster.namespace}"]
-
-
-def _word(state: str) -> str:
-    return "cancelled" if state == CANCELLED else state.lower()

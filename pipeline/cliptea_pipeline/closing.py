@@ -27,7 +27,6 @@ def close(run_id: str, state: str, reason: str) -> str:
     """Close the open MLflow runs of a pipeline run, and return a line about it, or "" if there are none.
 
     Args:
-        run_id: the pipeline run.
         state: its last state in Pipelines.
         reason: why it ended, shown in the run's description.
     """

@@ -100,12 +100,10 @@ def _require_pinned(image: str) -> None:
     found = REFERENCE.fullmatch(image)
     if found is None:
         what = "is not a valid image name"
-    elif found["digest"]:
+    elif found["digest"] or found["tag"] not in (None, "latest"):
         return
-    elif found["tag"] in (None, "latest"):
-        what = "has the tag latest, which moves" if found["tag"] else "has no tag"
     else:
-        return
+        what = "has the tag latest, which moves" if found["tag"] else "has no tag"
     raise ConfigError(
         f"the image {image!r} {what}",
         f"host/path in lower case with a tag that never moves, for example host/{IMAGE}, or with @sha256: and its "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -14,13 +15,23 @@ from rich.table import Table
 from cliptea.progress import clock, count, words
 from cliptea_pipeline.events import Active, Board, Event
 
-__all__ = ["Plain", "Terminal", "results_table"]
+__all__ = ["Plain", "Terminal", "new_console", "new_view", "results_table"]
 
 HIDDEN = {"variants", "finish"}  # bookkeeping steps that are not shown
 WIDE = 110  # columns of a terminal with room for long labels and bars
 REFRESH_SECONDS = 0.2
 PLAIN_SECONDS = 15.0
 SCORES = ("pAcc", "miou_seen", "miou_unseen", "hiou")
+
+
+def new_console(highlight: bool = True) -> Console:
+    """A console for the output of a command, with 120 columns if this is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=highlight)
+
+
+def new_view(console: Console, board: Board) -> Plain | Terminal:
+    """The display of a run for a terminal, or for a log."""
+    return (Terminal if console.is_terminal else Plain)(console, board)
 
 
 class Plain:
@@ -31,6 +42,7 @@ class Plain:
         self._told: dict[tuple[str, str], float] = {}
 
     def show(self, event: Event) -> None:
+        self.board.add(event)
         kind, key = event["event"], (event["step"], event["label"])
         if kind == "published" or (event["step"] in HIDDEN and kind in ("start", "done")):
             return
@@ -60,6 +72,7 @@ class Terminal:
         self._live.start()
 
     def show(self, event: Event) -> None:
+        self.board.add(event)
         kind, name = event["event"], event["step"]
         if kind in ("done", "failed") and not (kind == "done" and name in HIDDEN):
             self.console.print(self._ended(event))

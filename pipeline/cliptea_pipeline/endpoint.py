@@ -153,7 +153,6 @@ class Endpoint:
         """Upload the compiled pipeline as a version of the pipeline `cliptea`, unless it exists already.
 
         Args:
-            file: the compiled pipeline.
             as_latest: upload an older version again, so that it becomes the newest one, which schedules use.
 
         Raises:

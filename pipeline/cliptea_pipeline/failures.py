@@ -21,26 +21,17 @@ GONE = "its log is gone, or it never ran; look for its pod with `kubectl -n {} g
 
 
 class Failure(NamedTuple):
-    """A step that failed.
+    """A step that failed."""
 
-    Attributes:
-        who: step and variant.
-        text: its one error line.
-        more: the command that shows its log, or "" if the log is gone.
-    """
-
-    who: str
-    text: str
-    more: str
+    who: str  # step and variant
+    text: str  # its one error line
+    more: str  # the command that shows its log, or "" if the log is gone
 
 
 def failures(endpoint: Endpoint, run_id: str, look: Look, told: dict[tuple[str, str], str]) -> list[Failure]:
     """The failed steps of a run that has ended.
 
     Args:
-        endpoint: of Kubeflow Pipelines.
-        run_id: the run.
-        look: the run at its end.
         told: the errors that the steps have written to the store.
     """
     found = {_who(*key): Failure(_who(*key), text, "") for key, text in told.items()}

@@ -25,21 +25,13 @@ PROCESSES = {"tokens": "teacher.num_workers", "train": "train.processes"}
 
 
 class Compiled(NamedTuple):
-    """The placement that is contained in a compiled pipeline.
+    """The placement that is contained in a compiled pipeline."""
 
-    Attributes:
-        image: image of every step.
-        store: address of the store if the pipeline contains it, or else "".
-        gpus: number of GPUs of each step.
-        job: settings of the launcher trainjob, or else None.
-        room: number of students that fit into one run.
-    """
-
-    image: str
-    store: str
-    gpus: dict[str, int]
-    job: JobSettings | None
-    room: int
+    image: str  # of every step
+    store: str  # its address if the pipeline contains it, or else ""
+    gpus: dict[str, int]  # of each step
+    job: JobSettings | None  # of the launcher trainjob
+    room: int  # number of students that fit into one run
 
 
 def read_compiled(file: Path) -> Compiled:

@@ -6,13 +6,10 @@ import contextlib
 import json
 import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
 
 from cliptea import settings
 from cliptea.progress import clock
@@ -22,7 +19,7 @@ from cliptea.storage.local_files import write_file
 from cliptea.tracking.address import require_server
 from cliptea_pipeline import processes
 from cliptea_pipeline.compile import pipeline_file
-from cliptea_pipeline.display import Plain, Terminal, results_table
+from cliptea_pipeline.display import Plain, Terminal, new_console, new_view, results_table
 from cliptea_pipeline.events import Board, Tail
 from cliptea_pipeline.workdir import Workdir
 
@@ -36,7 +33,6 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
     """Run the missing parts of the pipeline, and show their progress.
 
     Args:
-        preset: name of the preset.
         overrides: settings of the form "a.b=c".
         root: the work directory.
         debug: show the tracebacks of failed steps.
@@ -57,7 +53,8 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
     finally:
         workdir.close()
     if "report" in board.published:  # even if promotion failed after it
-        _fetch(workdir, board)
+        for name, target in (("report", workdir.report), ("results", workdir.results)):
+            write_file(target, read_uri(board.published[name]))
     if code == 0:
         _conclude(workdir, board, time.monotonic() - start)
     elif code > 128:
@@ -76,53 +73,39 @@ def _follow(workdir: Workdir, file: Path, arguments: dict) -> tuple[Board, int]:
     command = [sys.executable, "-m", module, str(file), str(workdir.kfp), json.dumps(arguments)]
     with processes.signals() as stopped:
         process = processes.start(command, environment, workdir.log, workdir.lock)
-        view = None
+        shown = None
         try:
-            console = Console(width=None if sys.stdout.isatty() else 120)
-            view = (Terminal if console.is_terminal else Plain)(console, board)
+            shown = new_view(new_console(), board)
             while process.poll() is None and not stopped:
-                _advance(board, tail, view)
+                _advance(board, tail, shown)
                 time.sleep(POLL_SECONDS)
             if not stopped:
-                _advance(board, tail, view)
+                _advance(board, tail, shown)
         finally:
             known = len(stopped)
             processes.stop(process, environment, hurry=lambda: len(stopped) > max(known, 1))
-            if view is not None:
-                view.close()
+            if shown is not None:
+                shown.close()
             tail.close()
         if stopped:
             return board, 128 + stopped[0]
-    return board, _exit_code(process, board)
+    if process.returncode == 0 and not board.failures:
+        return board, 0
+    return board, BAD_SETTINGS if any(failure["setting"] for failure in board.failures) else FAILED
 
 
-def _advance(board: Board, tail: Tail, view: Plain | Terminal) -> None:
+def _advance(board: Board, tail: Tail, shown: Plain | Terminal) -> None:
     suspects = board.suspects()
     for event in tail.read():
-        board.add(event)
-        view.show(event)
+        shown.show(event)
     for step in suspects:
         if board.active.get((step.name, step.label)) is step:
-            event = board.silent_end(step)
-            board.add(event)
-            view.show(event)
-    view.tick()
-
-
-def _exit_code(process: subprocess.Popen[bytes], board: Board) -> int:
-    if process.returncode == 0 and not board.failures:
-        return 0
-    return BAD_SETTINGS if any(failure["setting"] for failure in board.failures) else FAILED
-
-
-def _fetch(workdir: Workdir, board: Board) -> None:
-    """Copy report and results to the work directory."""
-    for name, target in (("report", workdir.report), ("results", workdir.results)):
-        write_file(target, read_uri(board.published[name]))
+            shown.show(board.silent_end(step))
+    shown.tick()
 
 
 def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = new_console(highlight=False)
     console.print()
     console.print(results_table(json.loads(workdir.results.read_text(encoding="utf-8"))))
     console.print()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CANCELLED", "ENDED", "OPEN", "Look", "Task", "log_address", "look", "read_log", "run_page", "run_state",
-    "step_named",
+    "step_named", "word",
 ]  # fmt: skip
 
 CANCELLED = "CANCELED"  # as Pipelines spells it
@@ -26,6 +26,11 @@ CANCELS = ("CANCELING", CANCELLED)
 TIMEOUT_SECONDS = 30
 
 
+def word(state: str) -> str:
+    """The state of a run in plain English."""
+    return {CANCELLED: "cancelled", "CANCELING": "being cancelled"}.get(state, state.lower())
+
+
 def step_named(name: str) -> str:
     """The step that Pipelines calls `name`, or "" if it is not a step."""
     step = "train" if name == "launch" else name
@@ -33,23 +38,14 @@ def step_named(name: str) -> str:
 
 
 class Task(NamedTuple):
-    """A node of the run's workflow.
-
-    Attributes:
-        id: of the task.
-        name: the name of a step, or one that Pipelines generates: NAME-driver, NAME(0), executor, condition-2, ...
-        state: "" if the task was omitted.
-        started: start time, as text that sorts by time.
-        seconds: duration, if it has ended.
-        nodes: ids of the workflow nodes below it.
-    """
+    """A node of the run's workflow."""
 
     id: str
-    name: str
-    state: str
-    started: str
-    seconds: float
-    nodes: list[str]
+    name: str  # of a step, or one that Pipelines generates: NAME-driver, NAME(0), executor, condition-2, ...
+    state: str  # "" if the task was omitted
+    started: str  # start time, as text that sorts by time
+    seconds: float  # duration, if it has ended
+    nodes: list[str]  # ids of the workflow nodes below it
 
     @property
     def step(self) -> str:
@@ -58,17 +54,11 @@ class Task(NamedTuple):
 
 
 class Look(NamedTuple):
-    """A run at one moment.
+    """A run at one moment."""
 
-    Attributes:
-        state: see `run_state`.
-        error: Pipelines' own message, which is empty if a step fails.
-        tasks: sorted by their start.
-    """
-
-    state: str
-    error: str
-    tasks: list[Task]
+    state: str  # see `run_state`
+    error: str  # Pipelines' own message, which is empty if a step fails
+    tasks: list[Task]  # sorted by their start
 
 
 def look(endpoint: Endpoint, run_id: str) -> Look:
@@ -92,11 +82,7 @@ def look(endpoint: Endpoint, run_id: str) -> Look:
 
 
 def run_state(run: dict[str, Any]) -> str:
-    """The state of a run as Pipelines reports it, except that runs that a user ended are CANCELED instead of FAILED.
-
-    Args:
-        run: the run as returned by the API of Pipelines.
-    """
+    """The state of a run in an answer of Pipelines, except that runs that a user ended are CANCELED, not FAILED."""
     past = [entry.get("state") for entry in run.get("state_history", [])]
     state = run.get("state", "PENDING")
     return CANCELLED if state == "FAILED" and any(earlier in CANCELS for earlier in past) else state

@@ -31,7 +31,6 @@ class News:
     """The events of a run, either from the store or from Pipelines, but never from both.
 
     Args:
-        run_id: the pipeline job.
         store: URI of the store that the steps write to, or "" if it is not known.
         say: called with a line if less can be shown.
     """
@@ -160,7 +159,8 @@ class _Tasks:
             if not task.step or task.state in ("", "SKIPPED"):
                 continue
             numbers[task.step] += 1
-            key = (task.step, self._labels.setdefault(task.id, _number(numbers[task.step])))
+            label = f"no. {numbers[task.step]}" if numbers[task.step] > 1 else ""
+            key = (task.step, self._labels.setdefault(task.id, label))
             if task.id not in self._shown:
                 self._shown[task.id] = "RUNNING"
                 yield _event("start", *key)
@@ -171,10 +171,6 @@ class _Tasks:
                 yield _event("done", *key, seconds=task.seconds, reused=False)
             else:
                 yield _failed(*key, task.seconds, "")
-
-
-def _number(number: int) -> str:
-    return "" if number == 1 else f"no. {number}"
 
 
 def _event(kind: str, step: str, label: str, **facts: Any) -> Event:

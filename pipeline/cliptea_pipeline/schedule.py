@@ -39,19 +39,17 @@ def create(
     """Create a schedule and return its id. A run waits for the previous one, and missed runs are not repeated later.
 
     Args:
-        endpoint: of Kubeflow Pipelines.
         name: of the schedule, which must be unique.
-        cron: six fields, seconds first, in the time zone of KFP's controller; or an expression such as @daily.
+        cron: checked by `require_cron`; in the time zone of KFP's controller.
         given, experiment, file: as for `submit`. The file becomes the newest version of the pipeline. All schedules use
             the newest version, including later ones.
 
     Raises:
-        ConfigError: the cron expression is invalid, or the name is taken.
+        ConfigError: the name is taken.
         EndpointError: the server cannot be reached, or denies the request.
     """
     import kfp_server_api
 
-    require_cron(cron)
     if any(schedule.name == name for schedule in listed(endpoint)):
         raise ConfigError(
             f"the schedule {name!r} already exists",

@@ -20,7 +20,6 @@ def submit(endpoint: Endpoint, given: dict[str, object], experiment: str = "clip
     """Upload the pipeline, unless the server already has this version, start a run, and return its id.
 
     Args:
-        endpoint: of Kubeflow Pipelines.
         given: the pipeline's parameters, from `parameters`.
         experiment: KFP's experiment, which is created if it does not exist.
         file: compiled pipeline; defaults to the one in the package.
@@ -55,7 +54,6 @@ def parameters(
     """The parameters of the pipeline with their types, checked before anything is sent.
 
     Args:
-        preset: name of the preset.
         overrides: settings of the form "a.b=c".
         skip_unchanged: end early if neither data nor settings have changed since a run that finished.
         file: compiled pipeline that will run them; defaults to the one in the package.

@@ -7,17 +7,15 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Console
-
 from cliptea.cluster.api import ClusterError
 from cliptea.outage import Outage
 from cliptea.progress import clock
 from cliptea_pipeline import closing
-from cliptea_pipeline.display import Plain, Terminal
+from cliptea_pipeline.display import new_console, new_view
 from cliptea_pipeline.endpoint import Away, Endpoint
 from cliptea_pipeline.events import Board
 from cliptea_pipeline.failures import failures
-from cliptea_pipeline.looks import CANCELLED, ENDED, Look, look, step_named
+from cliptea_pipeline.looks import CANCELLED, ENDED, Look, look, step_named, word
 from cliptea_pipeline.news import News
 
 if TYPE_CHECKING:
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PACE", "STOPPED", "Pace", "wait"]
 
-WORDS = {CANCELLED: "cancelled", "CANCELING": "being cancelled"}
 CODES: dict[End, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 3}  # exit code by the end of the run
 NODE = re.compile(r"(\w+)(?:-driver)?\(\d+\)(?:\.executor\(\d+\))?$")  # the workflow's, of a step or its driver
 STOPPED = 130  # exit code after Ctrl-C
@@ -49,8 +46,6 @@ def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace | None = N
     """Follow a run until it ends, show its steps, and report why it failed.
 
     Args:
-        endpoint: of Kubeflow Pipelines.
-        run_id: the run.
         store: URI of the store that its steps write to, or "" if it is not known.
         pace: intervals and time limits; defaults to `PACE`.
 
@@ -73,22 +68,17 @@ def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace | None = N
     if end.error:
         print(f"error: {end.error}", file=sys.stderr)
     if end.state == "FAILED":
-        _explain(endpoint, run_id, end, watch.news)
-    finished = any(
-        task.step == "finish" and task.state == "SUCCEEDED" for task in end.tasks
-    )  # it closes the run in MLflow
+        for failure in failures(endpoint, run_id, end, watch.news.errors):
+            print(f"error: {failure.who}: {failure.text}", file=sys.stderr)
+            if failure.more:
+                print(f"  read its log with: {failure.more}", file=sys.stderr)
+    # The step finish closes the run in MLflow.
+    finished = any(task.step == "finish" and task.state == "SUCCEEDED" for task in end.tasks)
     if end.state in ("FAILED", CANCELLED) and (closing.is_named() or not finished):
-        told = closing.close(run_id, end.state, WORDS.get(end.state, "a step failed"))
+        told = closing.close(run_id, end.state, "a step failed" if end.state == "FAILED" else word(end.state))
         if told:
             print(told, file=sys.stderr)
     return CODES[ENDED[end.state]]
-
-
-def _explain(endpoint: Endpoint, run_id: str, end: Look, news: News) -> None:
-    for failure in failures(endpoint, run_id, end, news.errors):
-        print(f"error: {failure.who}: {failure.text}", file=sys.stderr)
-        if failure.more:
-            print(f"  read its log with: {failure.more}", file=sys.stderr)
 
 
 class _Watch:
@@ -96,10 +86,10 @@ class _Watch:
 
     def __init__(self, endpoint: Endpoint, run_id: str, store: str, pace: Pace) -> None:
         self._endpoint, self._run_id, self._pace = endpoint, run_id, pace
-        self._console = Console(width=None if sys.stdout.isatty() else 120)
+        self._console = new_console()
         self._board = Board()
         self.news = News(run_id, store, self._say)
-        self._view = (Terminal if self._console.is_terminal else Plain)(self._console, self._board)
+        self._view = new_view(self._console, self._board)
         self._open = True
         self._start = self._moved = time.monotonic()
         self._state = ""
@@ -132,14 +122,13 @@ class _Watch:
         now = time.monotonic()
         events = self.news.read(seen)
         for event in events:
-            self._board.add(event)
             self._view.show(event)
         tasks = [(task.id, task.state) for task in seen.tasks]
         if events or (seen.state, tasks) != (self._state, self._tasks):
             self._moved, self._told = now, -float("inf")
         self._tell_address(now, seen)
         if seen.state != self._state:
-            self._say(f"{WORDS.get(seen.state, seen.state.lower())} after {clock(now - self._start)}")
+            self._say(f"{word(seen.state)} after {clock(now - self._start)}")
         self._state, self._tasks = seen.state, tasks
         quiet = now - self._moved
         if quiet >= self._pace.quiet and now - self._told >= self._pace.again and not self.news.at_work(seen):

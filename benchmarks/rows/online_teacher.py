@@ -36,7 +36,7 @@ from cliptea.storage import Store, open_store
 from cliptea.teacher.clip import open_teacher
 from cliptea.teacher.demo_clip import teacher_weights
 from cliptea.teacher.outputs import SHARDS
-from cliptea.teacher.stored_text import load_text
+from cliptea.teacher.text import load_text
 from cliptea.training.loop import train_student
 
 SEEDS = 3

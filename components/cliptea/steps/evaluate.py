@@ -152,7 +152,7 @@ def _score(
     from cliptea.data.shards import ShardReader
     from cliptea.evaluation.scoring import attention_maps, score_student
     from cliptea.segment.segmenter import load_student
-    from cliptea.teacher.stored_text import load_text
+    from cliptea.teacher.text import load_text
 
     device.prepare()
     weights = safetensors.torch.load(read_object(store, trained.objects["model.safetensors"]))

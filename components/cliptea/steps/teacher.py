@@ -72,7 +72,7 @@ def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> Te
         handed = [block for part in parts for block in part.blocks]
         found |= make_outputs(views_job(store, run, splits, views), handed)
     if wanted:
-        from cliptea.teacher.stored_text import make_texts
+        from cliptea.teacher.text import make_texts
 
         found |= make_texts(store, run.config, wanted)
     return TeacherCache(

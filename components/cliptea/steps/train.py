@@ -109,7 +109,7 @@ def _train_here(store: Store, output: Output, inputs: TrainInputs) -> Manifest:
 def training_data(store: Store, config: Config, splits: Splits, teacher: TeacherCache) -> "tuple[TrainingData, Tensor]":
     """The training data, and (S, D) text features of the seen classes. Training never gets those of unseen classes."""
     from cliptea.data.shards import ShardReader
-    from cliptea.teacher.stored_text import load_text
+    from cliptea.teacher.text import load_text
     from cliptea.training.batches import TrainingData
 
     seen_ids = Catalogue.model_validate(splits.own.info["catalogue"]).seen_ids

@@ -10,18 +10,25 @@ Shape legend: N classes, D joint width, T templates.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 
-from cliptea import progress
+from cliptea import device, progress
+from cliptea.config import Config
 from cliptea.errors import TeacherError
-from cliptea.storage import fetch
-from cliptea.teacher.clip import Teacher
+from cliptea.manifest import Contents, Manifest, Output, make_once, put_object, read_object
+from cliptea.storage import Store, fetch
+from cliptea.teacher.clip import Teacher, open_teacher
+from cliptea.teacher.demo_clip import demo_words, teacher_weights
+from cliptea.teacher.outputs import TextSet
 
-__all__ = ["TEMPLATES", "read_text_features", "text_features"]
+__all__ = ["TEMPLATES", "load_text", "make_texts", "read_text_features", "text_features"]
 
+TEXT = "text.safetensors"  # object in the store
 SIZES = ("", "small ", "medium ", "large ")
 TEMPLATES: dict[str, list[str]] = {
     "single": ["a photo of a {}"],
@@ -38,6 +45,34 @@ RELATED = 0.6  # cosine with the nearest class: above 0.75 within one CLIP, near
 # A row belongs to another class if its cosine with that class is larger by this than with its own class. Within
 # ViT-B/16, rows from other prompts are nearest to their own class by at least 0.03.
 MARGIN = 0.02
+
+
+def load_text(store: Store, text: Manifest) -> Tensor:
+    """(N, D) float32 unit-norm text features in the order of the evaluation set's classes."""
+    return safetensors.torch.load(read_object(store, text.objects[TEXT]))["text"]
+
+
+def make_texts(store: Store, config: Config, prompts: dict[Output, TextSet]) -> dict[Output, Manifest]:
+    """Create text features of class lists, from a file or with the teacher's text tower."""
+    device.prepare()
+    teacher, demo = open_teacher(teacher_weights(store, config), config.teacher), config.teacher.source.kind == "demo"
+    return {
+        output: make_once(store, output, partial(_make_text, store, teacher, prompt, output.prefix, demo))
+        for output, prompt in prompts.items()
+    }
+
+
+def _make_text(store: Store, teacher: Teacher, prompt: TextSet, prefix: str, demo: bool) -> Contents:
+    strange = [name for name in prompt.classes if demo and not set(name.lower().split()) <= demo_words()]
+    if strange:
+        progress.warn(f"the demo's teacher does not know {', '.join(strange)}, so results for these are meaningless")
+    if prompt.text_features is None:
+        text_ND = text_features(teacher, prompt.classes, prompt.templates)
+    else:
+        text_ND = read_text_features(prompt.text_features, teacher, prompt.classes)
+    data = safetensors.torch.save({"text": text_ND.cpu().contiguous()})
+    objects = {TEXT: put_object(store, f"{prefix}/{TEXT}", data)}
+    return Contents(objects, {"classes": prompt.classes, "unknown_words": strange})
 
 
 def text_features(teacher: Teacher, names: Sequence[str], templates: str) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 from concurrent import futures
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -34,10 +33,8 @@ class Checkpoints:
     As a context manager, it waits for the last write at the end of the block.
 
     Args:
-        store: the object store.
         folder: key prefix.
         keep: how many of the newest checkpoints to keep.
-        world: the training processes.
     """
 
     def __init__(self, store: Store, folder: str, keep: int, world: World = ALONE) -> None:
@@ -48,9 +45,7 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         try:
             self.wait()
         finally:

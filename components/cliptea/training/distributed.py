@@ -8,7 +8,7 @@ student during the backward pass. The gradients of the adapter are summed afterw
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -93,12 +93,11 @@ class World(NamedTuple):
         return parallel.no_sync() if on and isinstance(parallel, DistributedDataParallel) else nullcontext()
 
     @torch.no_grad()
-    def start_equal(self, modules: Iterable[nn.Module]) -> None:
+    def start_equal(self, module: nn.Module) -> None:
         """Copy the weights of the first process to all processes, since a custom network may draw random weights."""
         if self.size > 1:
-            for module in modules:
-                for tensor in module.state_dict().values():
-                    dist.broadcast(tensor, src=0)
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, src=0)
 
     @torch.no_grad()
     def sum_gradients(self, parameters: list[nn.Parameter]) -> None:

@@ -57,22 +57,21 @@ class Watch:
 def watching(follower: Follower | None) -> Iterator[threading.Event]:
     """Watch the follower, if one is given, inside the block. The event is set when it has been silent for too long."""
     abandoned, over = threading.Event(), threading.Event()
+
+    def look(watch: Watch, seconds: float) -> None:
+        while not over.wait(min(BEAT_SECONDS, seconds / 4)):
+            if watch.abandoned():
+                progress.warn(
+                    f"no step has followed this training for {progress.clock(seconds)}; saving a checkpoint and "
+                    "stopping; run again to resume"
+                )
+                abandoned.set()
+                return
+
     if follower is not None:
-        watch = Watch(open_store(patience=BEAT_SECONDS), follower)
-        work = (watch, follower, abandoned, over)
-        threading.Thread(target=_watch, args=work, name="cliptea-follower", daemon=True).start()
+        work = (Watch(open_store(patience=BEAT_SECONDS), follower), follower.seconds)
+        threading.Thread(target=look, args=work, name="cliptea-follower", daemon=True).start()
     try:
         yield abandoned
     finally:
         over.set()
-
-
-def _watch(watch: Watch, follower: Follower, abandoned: threading.Event, over: threading.Event) -> None:
-    while not over.wait(min(BEAT_SECONDS, follower.seconds / 4)):
-        if watch.abandoned():
-            progress.warn(
-                f"no step has followed this training for {progress.clock(follower.seconds)}; saving a checkpoint and "
-                "stopping; run again to resume"
-            )
-            abandoned.set()
-            return

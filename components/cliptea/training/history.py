@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 __all__ = ["Curves", "History"]
 
@@ -39,10 +39,6 @@ class History:
         means = {name: sum(terms[name] for terms in self.pending) / len(self.pending) for name in self.pending[0]}
         self.curves.append({"iteration": iteration, **means})
         self.pending = []
-
-    def state(self) -> dict[str, Any]:
-        """Plain values for a checkpoint. `History(**state)` restores them."""
-        return asdict(self)
 
     def summary(self, images: int) -> dict[str, float]:
         """Throughput over the whole training.

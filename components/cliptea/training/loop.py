@@ -39,10 +39,7 @@ def train_student(
 
     Args:
         store: the store for checkpoints and model.
-        output: the model.
-        config: the variant's settings.
         seed: seed of initial weights, order, augmentation and dropout.
-        data: the training data.
         text_SD: text features of the seen classes. Training never gets those of unseen classes.
         log_curves: called with all loss curves so far, at each checkpoint and at the end, in the first process.
         world: the training processes. Each of them calls this function.
@@ -81,7 +78,7 @@ def _run(
             if trainer.iteration % train.log_every == 0 or ended:
                 history.close_interval(trainer.iteration)
             bar.update(1, loss=terms["total"])
-            stop = world.any(asked.to_stop)  # all processes stop after the same step
+            stop = world.any(bool(asked))  # all processes stop after the same step
             if ended or not (stop or trainer.iteration % train.checkpoint_every == 0):
                 continue
             if stop:

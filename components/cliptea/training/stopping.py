@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from cliptea.errors import ClipteaError
 
-__all__ = ["DESERTED", "RESTART", "Asked", "Deserted", "Stopped", "sigterm"]
+__all__ = ["DESERTED", "RESTART", "Deserted", "Stopped", "sigterm"]
 
 RESTART = os.EX_TEMPFAIL  # 75: exit code of a process that stopped on request and resumes when it is started again
 DESERTED = 76  # exit code of a process that lost the other training processes or a server
@@ -42,25 +42,14 @@ class Deserted(ClipteaError):
         self.why = why
 
 
-class Asked:
-    """Whether SIGTERM was received."""
-
-    def __init__(self) -> None:
-        self.to_stop = False
-
-
 @contextmanager
-def sigterm() -> Iterator[Asked]:
-    """Record SIGTERM instead of exiting. Outside the main thread, signals are not changed."""
-    asked = Asked()
+def sigterm() -> Iterator[list[int]]:
+    """Collect SIGTERM in a list instead of exiting. Outside the main thread, signals are not changed."""
+    asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-
-    def note(number: int, frame: object) -> None:
-        asked.to_stop = True
-
-    before = signal.signal(signal.SIGTERM, note)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     try:
         yield asked
     finally:

@@ -42,7 +42,7 @@ def start(module: str, key: str, processes: int, follower: Follower | None = Non
         process = subprocess.Popen(command, env={**_environment(processes), env.FAILURE.name: str(failure)})
         stopping = False
         while process.poll() is None:
-            if not stopping and (asked.to_stop or abandoned.is_set()):
+            if not stopping and (asked or abandoned.is_set()):
                 process.terminate()  # torchrun passes it on
                 stopping = True
             time.sleep(POLL_SECONDS)

@@ -14,6 +14,7 @@ use a micro-batch.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ __all__ = ["Trainer"]
 
 # Families whose results are worse with synchronised batch norms (MMSegmentation on SegNeXt: "degrades significantly").
 OWN_STATISTICS = {"segnext"}
+PARTS = ("student", "adapter", "optimiser", "schedule", "bank")  # of a trainer, with a state of their own
 
 
 class Trainer:
@@ -49,9 +51,8 @@ class Trainer:
         self._layout = torch.channels_last if train.channels_last else torch.contiguous_format
         student = build_student(backbone, dim, config.student.dropout, config.student.initial_weights)
         if world.size > 1 and self.where.type == "cuda" and _synchronised(train.sync_bn, backbone):
-            from timm.layers.norm_act import (
-                convert_sync_batchnorm,
-            )  # torch's drops the activation of timm's norms
+            # torch's own conversion drops the activation of timm's norms
+            from timm.layers.norm_act import convert_sync_batchnorm
 
             convert_sync_batchnorm(student)
         self.student = student.to(self.where)
@@ -63,7 +64,7 @@ class Trainer:
             method.generator_ffn,
             method.generator_dropout,
         ).to(self.where)
-        world.start_equal([self.adapter])
+        world.start_equal(self.adapter)
         self.student.to(memory_format=self._layout)
         self._network = world.parallel(self.student, may_skip=require(backbone).family == "own")
         self.parameters = [p for p in (*self.student.parameters(), *self.adapter.parameters()) if p.requires_grad]
@@ -122,21 +123,14 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything needed to resume, as tensors and plain values. The tensors are not copied."""
         return {
-            "student": self.student.state_dict(),
-            "adapter": self.adapter.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "bank": self.bank.state_dict(),
+            **{part: getattr(self, part).state_dict() for part in PARTS},
             "iteration": self.iteration,
-            "history": self.history.state(),
+            "history": asdict(self.history),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.student.load_state_dict(state["student"])
-        self.adapter.load_state_dict(state["adapter"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.bank.load_state_dict(state["bank"])
+        for part in PARTS:
+            getattr(self, part).load_state_dict(state[part])
         self.iteration = state["iteration"]
         self.history = History(**state["history"])
 

@@ -180,7 +180,7 @@ def gradients(group):
     norm.running_var.fill_(1 + 2 * group.rank)
     group.average_statistics(nn.Sequential(norm, nn.BatchNorm1d(2, track_running_stats=False)))
     fresh = nn.Linear(2, 2)
-    group.start_equal([fresh])
+    group.start_equal(fresh)
     return everywhere.grad, here.grad, nowhere.grad, norm.running_mean, norm.running_var, fresh.weight.detach()
 
 

@@ -23,7 +23,6 @@ def decode_values(data: bytes, name: str, coloured: bool = False) -> np.ndarray:
     """(H, W) uint8 or uint16 pixel values of a label map. The values of a palette image are its indices.
 
     Args:
-        data: the encoded PNG.
         name: file name for error messages.
         coloured: whether RGB pixels are colours of the VOC colour map.
 
@@ -73,23 +72,14 @@ def _uncoloured(image: np.ndarray, name: str) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class LabelRule:
-    """The meaning of pixel values in label maps.
+    """The meaning of pixel values in label maps."""
 
-    Attributes:
-        table: (256,) uint8, the train id of each value, or 255.
-        known: (256,) bool, the values that may occur.
-        expected: description of these values for errors.
-        todo: what to do about other values.
-        names: names of the values 0, 1, 2, ..., if they have names.
-        coloured: whether RGB pixels are colours of the VOC colour map.
-    """
-
-    table: np.ndarray
-    known: np.ndarray
-    expected: str
-    todo: str
-    names: list[str] = field(default_factory=list)
-    coloured: bool = False
+    table: np.ndarray  # (256,) uint8, the train id of each value, or 255
+    known: np.ndarray  # (256,) bool, the values that may occur
+    expected: str  # description of these values for errors
+    todo: str  # what to do about other values
+    names: list[str] = field(default_factory=list)  # of the values 0, 1, 2, ..., if they have names
+    coloured: bool = False  # whether RGB pixels are colours of the VOC colour map
 
     def train_ids(self, values: np.ndarray, name: str) -> np.ndarray:
         """(H, W) uint8 train ids of (H, W) uint8 or uint16 values.

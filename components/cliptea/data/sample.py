@@ -28,7 +28,6 @@ def opened(data: bytes, name: str, what: str, expected: str) -> Iterator[Image.I
     """Open an encoded image. Pillow's errors inside the block become a DataError.
 
     Args:
-        data: the encoded image.
         name: file name for error messages.
         what: what the file is, such as "label map".
         expected: the expected format, such as "PNG".

@@ -30,8 +30,6 @@ class ShardWriter:
     def __init__(self, store: Store, prefix: str, limit: int, found: Sequence[ShardEntry] = ()) -> None:
         """
         Args:
-            store: the store for the shards.
-            prefix: folder of the shards.
             limit: a shard is closed when it has at least this many bytes.
             found: the first shards, which already exist.
         """

@@ -51,9 +51,7 @@ class ShardReader:
         """Open a shard set. This only reads the top index.
 
         Args:
-            store: the store with the shards.
             objects: the objects of a manifest.
-            name: name of the shard set.
 
         Raises:
             StorageError: the top index is missing or damaged, or has an unknown version.

@@ -40,86 +40,74 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
     Complete shards of a killed run are reused. Memory: three times `data.shard_mib` and 17 samples.
 
     Args:
-        store: the store for the shards.
         config: the data set and the size of shards.
-        prefix: folder of the shard sets in the store.
         parts: "train", "val" or both.
     """
     dataset = open_dataset(config)
     catalogue = dataset.catalogue
     warnings = [warning for part in parts for warning in dataset.check(part)]
     names = {part: dataset.ids(part) for part in parts}
-    objects, counts = {}, {}
+    objects, facts = {}, {}
     with progress.bar(f"splitting {config.dataset}", total=sum(map(len, names.values())), unit="image") as bar:
         for part, ids in names.items():
-            folder, counted = f"{prefix}/{part}", _Counts()
-            left = _take_over(store, folder, ids, counted)
+            folder, counts = f"{prefix}/{part}", np.zeros((2, 256), dtype=np.int64)
+            left = _take_over(store, folder, ids, counts)
             done = sum(entry.records for entry in left)
             bar.update(done)
             writer = ShardWriter(store, folder, config.shard_mib << 20, left)
             records = ahead(partial(_record, dataset, part, catalogue), ids[done:])
             for name, (members, found) in zip(ids[done:], records, strict=True):
                 writer.add(name, members)
-                counted.add(found)
+                counts += found
                 bar.update(1)
             objects |= put_top_index(store, folder, writer.close())
-            counts[part] = {"images": len(ids), **counted.by_class(catalogue)}
-    problems = warnings + _problems(catalogue, counts)
+            facts[part] = {"images": len(ids), **_by_class(counts, catalogue)}
+    problems = warnings + _problems(catalogue, facts)
     for problem in problems:
         progress.warn(problem)
-    info = {"catalogue": catalogue.model_dump(), "counts": counts, "problems": problems}
+    info = {"catalogue": catalogue.model_dump(), "counts": facts, "problems": problems}
     return Contents(objects, info)
 
 
-class _Counts:
-    """The numbers of pixels of each label, and of images with it."""
-
-    def __init__(self) -> None:
-        self.pixels, self.images = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
-
-    def add(self, found: np.ndarray) -> None:
-        """Count an image with (256,) `found` pixels of each label."""
-        self.pixels += found
-        self.images += found > 0
-
-    def by_class(self, catalogue: Catalogue) -> dict[str, Any]:
-        return {
-            "unlabelled_pixels": int(self.pixels[IGNORE]),
-            "classes": {
-                name: {"pixels": int(self.pixels[index]), "images": int(self.images[index])}
-                for index, name in enumerate(catalogue.classes)
-            },
-        }
+def _by_class(counts: np.ndarray, catalogue: Catalogue) -> dict[str, Any]:
+    pixels, images = counts.tolist()
+    return {
+        "unlabelled_pixels": pixels[IGNORE],
+        "classes": {
+            name: {"pixels": pixels[index], "images": images[index]} for index, name in enumerate(catalogue.classes)
+        },
+    }
 
 
-def _take_over(store: Store, prefix: str, ids: Sequence[str], counted: _Counts) -> list[ShardEntry]:
-    """Complete shards with the first of the `ids`, whose labels are counted."""
+def _take_over(store: Store, prefix: str, ids: Sequence[str], counts: np.ndarray) -> list[ShardEntry]:
+    """Complete shards with the first of the `ids`, whose labels are added to the `counts`."""
     entries: list[ShardEntry] = []
     for shard in found_shards(store, prefix):
         done = sum(entry.records for entry in entries)
         if shard.index.names != ids[done : done + shard.entry.records]:
             break
         for number, name in enumerate(shard.index.names):
-            counted.add(_pixels(decode_labels(shard.content(number, LABEL), name)))
+            counts += _counted(decode_labels(shard.content(number, LABEL), name))
         entries.append(shard.entry)
     return entries
 
 
 def _record(dataset: Dataset, part: str, catalogue: Catalogue, name: str) -> tuple[dict[str, bytes], np.ndarray]:
-    """The members of an image's record, and (256,) the number of pixels of each label."""
+    """The members of an image's record, and its labels as counted."""
     sample = dataset.read(part, name)
     labels = hide_unseen(sample.labels, catalogue) if part == "train" else sample.labels
     members = {sample.extension: sample.image, LABEL: encode_png(labels)}
-    return members, _pixels(labels)
+    return members, _counted(labels)
 
 
-def _pixels(labels: np.ndarray) -> np.ndarray:
-    """(256,) the number of pixels of each label."""
-    return np.bincount(labels.ravel(), minlength=256)
+def _counted(labels: np.ndarray) -> np.ndarray:
+    """(2, 256) the number of pixels of each label, and of images with it."""
+    pixels = np.bincount(labels.ravel(), minlength=256)
+    return np.stack([pixels, pixels > 0])
 
 
 def _problems(catalogue: Catalogue, counts: dict[str, Any]) -> list[str]:
-    wanted = {"train": [name for name in catalogue.classes if name not in catalogue.unseen], "val": catalogue.classes}
+    wanted = {"train": catalogue.seen, "val": catalogue.classes}
     absent = {
         part: [name for name in wanted[part] if not found["classes"][name]["pixels"]] for part, found in counts.items()
     }

@@ -101,11 +101,9 @@ class _Attention(nn.Module):
 class _FeedForward(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1, self.dwconv, self.fc2 = (
-            nn.Conv2d(dim, hidden, 1),
-            _depthwise(hidden, (3, 3)),
-            nn.Conv2d(hidden, dim, 1),
-        )
+        self.fc1 = nn.Conv2d(dim, hidden, 1)
+        self.dwconv = _depthwise(hidden, (3, 3))
+        self.fc2 = nn.Conv2d(hidden, dim, 1)
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         return self.fc2(nn.functional.gelu(self.dwconv(self.fc1(x_BChw))))

@@ -56,7 +56,6 @@ class EncoderDecoder(Student):
     Args:
         encoder: images -> list of feature maps, from fine to coarse.
         decoder: list of feature maps -> (B, decoder_channels, h, w).
-        decoder_channels: channels of the decoder's output.
         channels: D, the teacher's joint width.
         dropout: probability of dropping a channel before the last convolution.
         head_lr_factor: learning rate of decoder and head relative to the encoder.

@@ -52,7 +52,6 @@ def pyramid_state(
 
     Args:
         state: in any layout that timm converts.
-        features: the pyramid.
         encoder, options: arguments with which `features` was created.
         source: name of the weights in errors.
 

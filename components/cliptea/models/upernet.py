@@ -28,7 +28,6 @@ def build(
     Args:
         source: file or tag of the encoder's weights, in any layout that timm reads.
         encoder: name of the encoder in timm, without a tag.
-        decoder_channels: width of the decoder.
         drop_path: rate of stochastic depth; 0 keeps the default of the encoder.
 
     Raises:

@@ -38,25 +38,15 @@ Item = TypeVar("Item")
 
 
 class Job(NamedTuple):
-    """The description of the work for every worker. It can be pickled.
-
-    Attributes:
-        store: the object store.
-        config: the run's settings.
-        images: objects of the train shards.
-        split: fingerprint of the train shards.
-        outputs: the outputs to compute.
-        dense: objects of stored dense tokens for computing region maps, or None if CLIP has to run.
-        weights: weights of CLIP, as for `open_teacher`.
-    """
+    """The description of the work for every worker. It can be pickled."""
 
     store: Store
     config: Config
-    images: Mapping[str, StoredObject]
-    split: str
-    outputs: tuple[ViewOutput, ...]
-    dense: Mapping[str, StoredObject] | None
-    weights: str
+    images: Mapping[str, StoredObject]  # objects of the train shards
+    split: str  # fingerprint of the train shards
+    outputs: tuple[ViewOutput, ...]  # the outputs to compute
+    dense: Mapping[str, StoredObject] | None  # stored dense tokens for computing region maps; None: CLIP has to run
+    weights: str  # of CLIP, as for `open_teacher`
 
 
 class Tokens(NamedTuple):
@@ -101,8 +91,6 @@ class BlockMaker:
         """Compute the missing outputs of a block.
 
         Args:
-            number: number of the block.
-            views: views of the block.
             tell: called with the number of views that are done since the last call.
         """
         made, writers = MadeBlock(number=number), {}

@@ -79,7 +79,6 @@ def load_teacher(weights: str, model: str, crop: int) -> Teacher:
             the architecture `model` (see `cliptea.teacher.clip_files`), each as a path, a file:// or an s3:// URI;
             or an open_clip pre-training tag of `model`.
         model: an open_clip architecture with a vision transformer; not used with a folder.
-        crop: height and width of the input, pixels.
 
     Raises:
         TeacherError: the weights cannot be downloaded or read, do not fit the architecture, or the architecture does
@@ -100,7 +99,6 @@ def open_teacher(weights: str, config: TeacherConfig) -> Teacher:
 
     Args:
         weights: weights for `load_teacher`. These are not always `config.weights`, which may be "demo".
-        config: architecture and crop.
     """
     return load_teacher(weights, config.model, config.crop).to(device.best())
 

@@ -34,8 +34,6 @@ def build_network(name: str, config: dict[str, Any], crop: int) -> nn.Module:
 
     Args:
         name: for messages.
-        config: open_clip's description.
-        crop: height and width, pixels.
 
     Raises:
         TeacherError: its image tower is not a plain vision transformer with a CLS token after ln_post and a

@@ -65,7 +65,6 @@ def tokens_fingerprint(config: Config, split: str) -> str:
     """The fingerprint of CLS and dense tokens.
 
     Args:
-        config: the settings of the run.
         split: fingerprint of the train shards.
     """
     return fingerprint(

@@ -31,6 +31,7 @@ CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 CHECKPOINT = "pretraining.ckpt"  # with a suffix that open_clip does not use for weights
 CHECKPOINT_EVERY = 50
+STORED = ("settings", "done", "phase", "weights", "optimiser")  # attributes of a training in its checkpoint
 
 NAMED = 0.06  # the caption contains classes that cover more than this fraction of the image
 WARMUP = 20  # iterations
@@ -62,8 +63,6 @@ def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int
     Args:
         folder: output in open_clip's local-dir layout: open_clip_config.json and, written last,
             open_clip_model.safetensors. Nothing is done if the weights exist.
-        world: the scenes to learn from.
-        config: iterations, batches, learning rate.
         seed: seed of the world, the weights and the order of the data.
     """
     if (folder / WEIGHTS).exists():
@@ -101,8 +100,7 @@ class _Training:
         if checkpoint.exists():
             state = torch.load(checkpoint, weights_only=True)
             if state["settings"] == settings:
-                self.done, self.phase = state["done"], state["phase"]
-                self.weights, self.optimiser = state["weights"], state["optimiser"]
+                vars(self).update(state)
 
     def run(self, number: int, phase: Phase, start: int, pool: _Pool, bar: progress.Bar) -> None:
         """Run the remaining iterations of a phase. `start` is the number of its first iteration."""
@@ -131,18 +129,8 @@ class _Training:
             if (iteration + 1) % CHECKPOINT_EVERY == 0 or iteration + 1 == stop:
                 self.done, self.phase = iteration + 1, number
                 self.weights, self.optimiser = model.state_dict(), optimiser.state_dict()
-                self._store()
-
-    def _store(self) -> None:
-        state = {
-            "settings": self.settings,
-            "done": self.done,
-            "phase": self.phase,
-            "weights": self.weights,
-            "optimiser": self.optimiser,
-        }
-        with new_file(self.checkpoint) as file:
-            torch.save(state, file)
+                with new_file(self.checkpoint) as file:
+                    torch.save({name: getattr(self, name) for name in STORED}, file)
 
 
 def _build(size: int, seed: int) -> open_clip.CLIP:
@@ -165,7 +153,6 @@ def _loss(model: open_clip.CLIP, images: torch.Tensor, tokens: torch.Tensor, nam
     cosine of the texts rose from 0.1 to 0.5, and no student was better with it (few runs; cause not isolated).
 
     Args:
-        model: open_clip CLIP.
         images: (B, 3, size, size) float32, normalised.
         tokens: (B, context length) int64.
         names: (B, N) bool, classes that the caption names.

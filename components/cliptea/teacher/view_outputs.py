@@ -36,7 +36,6 @@ def make_outputs(job: Job, handed: Sequence[MadeBlock] = ()) -> dict[Output, Man
     """Publish the outputs of all views.
 
     Args:
-        job: the outputs to compute.
         handed: blocks from the parts. If any block is missing, all blocks are searched, and computed if needed.
     """
     maker = BlockMaker(job)

@@ -35,15 +35,9 @@ PROMPTS = (
 
 
 class World:
-    """The scenes of one world."""
+    """The scenes of the world with this seed. Canvases are created on first use."""
 
     def __init__(self, config: WorldConfig, seed: int) -> None:
-        """Create the world. Canvases are created later, on first use.
-
-        Args:
-            config: size of a scene and number of canvases.
-            seed: which world.
-        """
         self.config, self.seed = config, seed
         self._canvases: dict[tuple[int, int, int], np.ndarray] = {}
 
@@ -60,7 +54,6 @@ class World:
         """Render a scene. The same arguments always give the same bytes.
 
         Args:
-            split: train, val or teacher.
             index: number of the scene, 0 and up.
 
         Returns:

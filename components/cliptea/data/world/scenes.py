@@ -20,7 +20,6 @@ def layout(rng: np.random.Generator, size: int) -> list[tuple[int, np.ndarray]]:
     """Regions of a scene, back to front.
 
     Args:
-        rng: source of all randomness.
         size: height and width, pixels.
 
     Returns:

@@ -19,7 +19,6 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], period: tuple
     """Band-limited noise.
 
     Args:
-        rng: source of all randomness.
         shape: height and width, pixels.
         period: size of a bump in y and x, pixels.
 

@@ -67,9 +67,8 @@ def _trainer(cluster: Cluster, placement: Placement, needed: bool, kinds: list[s
     absent = BROKEN if needed else UNKNOWN
     yield Finding("Kubernetes", OK, f"the API answers; namespace {cluster.namespace}")
     if "trainjobs" not in kinds:
-        yield Finding(
-            "Trainer", absent, "Kubeflow Trainer 2 is not installed: install it, or keep the launcher torchrun"
-        )
+        text = "Kubeflow Trainer 2 is not installed: install it, or keep the launcher torchrun"
+        yield Finding("Trainer", absent, text)
         return
     yield Finding("Trainer", OK, "the cluster supports TrainJobs")
     job = placement.train_job

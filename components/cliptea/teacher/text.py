@@ -2,7 +2,7 @@
 
 Prompts follow ZegCLIP, because the paper does not specify any: one prompt, or the mean of 15 normalised prompt
 features, normalised again. The features can also come from a file. The teacher's text tower then checks whether they
-match the class list.
+match the class list. `make_texts` puts the features into the store, and `load_text` reads them.
 
 Shape legend: N classes, D joint width, T templates.
 """

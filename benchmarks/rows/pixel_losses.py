@@ -54,7 +54,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     classes, size = SEEN + REGIONS, (side // 4, side // 4)
     logits = torch.randn(IMAGES, classes, *size, device=device(), requires_grad=True)
     labels, mask = (
-        plm.pseudo_labels(*batch.to(logits.device)[1:3], batch.regions_Bgg.to(logits.device), SEEN)[0],
+        plm.pseudo_labels(*batch.to(logits.device)[1:3], batch.regions_Bgg.to(logits.device), SEEN).labels_BHW,
         torch.ones(IMAGES, classes, dtype=torch.bool, device=logits.device),
     )
     plain = patch.object(loss_terms, "pixel_losses", full_size_losses)

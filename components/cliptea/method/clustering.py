@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cliptea.method.precision import in_float32
 
-__all__ = ["Packing", "SeedMode", "kmeans", "pack", "window_seeds"]
+__all__ = ["KMeansResult", "Packing", "SeedMode", "Seeds", "kmeans", "pack", "window_seeds"]
 
 SeedMode = Literal["sliding", "grid"]
 
@@ -46,11 +46,23 @@ def pack(counts_B: Tensor) -> Packing:
     return Packing((len(counts_B), int(counts_B.max())), image, place, start_B)
 
 
+class Seeds(NamedTuple):
+    """Seeds of several images, one image after another.
+
+    Attributes:
+        seeds_ND: (N, D) float32.
+        counts_B: (B,) int64, seeds of each image.
+    """
+
+    seeds_ND: Tensor
+    counts_B: Tensor
+
+
 @torch.no_grad()
 @in_float32
 def window_seeds(
     tokens_TD: Tensor, ignored_Bgg: Tensor, windows: Sequence[int] = (3, 7), mode: SeedMode = "sliding"
-) -> tuple[Tensor, Tensor]:
+) -> Seeds:
     """Mean of the ignored tokens in each window that contains any.
 
     Source: eq. 4-5. Their index D(i+s, j+s) and outer sum do not fit together, so here every window gives its own seed.
@@ -64,11 +76,9 @@ def window_seeds(
         mode: layout of the windows.
 
     Returns:
-        (N, D) float32 seeds, one image after another, and (B,) int64, the number of seeds of each image.
-
-        The seeds of an image are sorted by window size in the given order, and in row-major order for each size.
-        Sliding windows may miss the last row and column, or may not fit a small grid. If no window contains an ignored
-        token, the mean of all ignored tokens is the only seed, so an image without seeds has no ignored tokens.
+        Seeds of an image, by window size in the given order, and in row-major order for each size. Sliding windows may
+        miss the last row and column, or may not fit a small grid. If no window contains an ignored token, the mean of
+        all ignored tokens is the only seed, so an image without seeds has no ignored tokens.
 
     Raises:
         ValueError: unknown mode.
@@ -91,7 +101,7 @@ def window_seeds(
     # One bag per window sums its tokens in a fixed order, also on CUDA.
     entries, starts_K = token_BP[:, place_W][inside_BW], counts_K.cumsum(0) - counts_K
     seeds_ND = F.embedding_bag(entries, tokens_TD.contiguous(), starts_K, mode="mean")
-    return seeds_ND, (counts_N.view(images, number) > 0).sum(1)
+    return Seeds(seeds_ND, (counts_N.view(images, number) > 0).sum(1))
 
 
 @lru_cache(maxsize=8)
@@ -117,6 +127,18 @@ def _spans(grid: Sequence[int], window: int, mode: SeedMode) -> list[tuple[range
     return list(product(along(grid[0]), along(grid[1])))
 
 
+class KMeansResult(NamedTuple):
+    """Clusters of several images, one image after another.
+
+    Attributes:
+        centres_ND: (N, D) float32, unit-norm mean of the cluster's unit-norm tokens, including centres without tokens.
+        assignment_T: (T,) int64, centre of each token.
+    """
+
+    centres_ND: Tensor
+    assignment_T: Tensor
+
+
 @torch.no_grad()
 @in_float32
 def kmeans(
@@ -126,7 +148,7 @@ def kmeans(
     centres: Packing,
     rounds: int = 10,
     moved_only: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> KMeansResult:
     """Cluster the tokens of each image by cosine from its seeds.
 
     Source: section 3.3, which only mentions K-means; the metric and the number of rounds are our choice
@@ -142,10 +164,6 @@ def kmeans(
         rounds: largest number of rounds of assignment and update, at least 1.
         moved_only: for a single image, only compare centres that have moved in the previous round, which soon are few.
             This saves arithmetic but adds calls.
-
-    Returns:
-        (N, D) float32 centres, the unit-norm mean of the cluster's unit-norm tokens, including centres without tokens;
-        and (T,) int64, centre of each token.
 
     Raises:
         ValueError: rounds below 1.
@@ -170,7 +188,7 @@ def kmeans(
         counts_N = torch.bincount(assignment_T, minlength=len(centres_ND))
         means_ND = F.normalize(_sums(unit_TD, assignment_T, counts_N), dim=1)
         centres_ND = torch.where(counts_N[:, None] > 0, means_ND, centres_ND)
-    return centres_ND, assignment_T
+    return KMeansResult(centres_ND, assignment_T)
 
 
 def _sums(unit_TD: Tensor, centre_T: Tensor, counts_N: Tensor) -> Tensor:

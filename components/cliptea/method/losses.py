@@ -4,6 +4,8 @@ Shapes: B images, D channels, h w features, H W loss size, S seen classes, P pse
 P, N (image, present class) pairs.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,20 +18,40 @@ IGNORE = 255
 
 
 @in_float32
-def class_logits(features_BDhw: Tensor, text_SD: Tensor, pseudo_BPD: Tensor) -> Tensor:
+def class_logits(
+    features_BDhw: Tensor,
+    text_SD: Tensor,
+    pseudo_BPD: Tensor | None = None,
+    *,
+    mode: Literal["dot", "cosine"] = "dot",
+    cosine_scale: float = 1 / 0.07,
+    feature_norm: Literal["none", "scaled_cosine"] = "none",
+) -> Tensor:
     """Score each position against the seen classes followed by the pseudo classes of its image (eq. 9).
 
     Args:
         features_BDhw: (B, D, h, w) float, the student's dense features R, not normalised, because logits of unit
             features would differ by less than the calibration gamma.
         text_SD: (S, D) float, unit-norm text features (of all N classes at test time).
-        pseudo_BPD: (B, P, D) float, unit-norm generated classes; P can be 0.
+        pseudo_BPD: (B, P, D) float, unit-norm generated classes; None if there are none.
+        mode: for the pseudo classes only: `dot` with R, or `cosine` times `cosine_scale` (the authors' later text).
+        cosine_scale: beta, which is unpublished; here the inverse of the temperature in eq. 3.
+        feature_norm: `scaled_cosine` uses cosines times `cosine_scale` for all classes.
 
     Returns:
         (B, C, h, w) float32.
     """
-    weights_BCD = torch.cat([text_SD.expand(len(features_BDhw), -1, -1), pseudo_BPD], dim=1)
-    return (weights_BCD @ features_BDhw.flatten(2)).unflatten(2, features_BDhw.shape[-2:])
+    num_seen = len(text_SD)
+    weights_BCD = text_SD.expand(len(features_BDhw), -1, -1)
+    if pseudo_BPD is not None:
+        weights_BCD = torch.cat([weights_BCD, pseudo_BPD], dim=1)
+    logits_BChw = (weights_BCD @ features_BDhw.flatten(2)).unflatten(2, features_BDhw.shape[-2:])
+    if mode == "dot" and feature_norm == "none":
+        return logits_BChw
+    scale_B1hw = cosine_scale / torch.linalg.vector_norm(features_BDhw, dim=1, keepdim=True).clamp(min=1e-6)
+    if feature_norm == "scaled_cosine":
+        return logits_BChw * scale_B1hw
+    return torch.cat([logits_BChw[:, :num_seen], logits_BChw[:, num_seen:] * scale_B1hw], dim=1)
 
 
 def class_mask(num_seen: int, pseudo_present_BP: Tensor) -> Tensor:

@@ -4,12 +4,47 @@ Shapes: B images, A images of all processes, H W pixels, h w features, g g token
 tokens, P pseudo classes of an image, Q pseudo classes of a batch.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-__all__ = ["ignored_tokens", "offset_scope", "pseudo_labels", "reduce_labels"]
+__all__ = [
+    "PseudoLabels",
+    "ScopedClasses",
+    "ignored_tokens",
+    "offset_scope",
+    "pseudo_labels",
+    "reduce_labels",
+]
 
 IGNORE = 255
+
+
+class PseudoLabels(NamedTuple):
+    """Label maps of a batch, completed with pseudo classes.
+
+    Attributes:
+        labels_BHW: (B, H, W) int64: seen index, num_seen + region of that image, or 255.
+        num_regions_B: (B,) int64.
+    """
+
+    labels_BHW: Tensor
+    num_regions_B: Tensor
+
+
+class ScopedClasses(NamedTuple):
+    """Pseudo classes of the whole batch, which compete in each image.
+
+    Attributes:
+        labels_BHW: (B, H, W) int64, indices into the seen classes followed by the Q columns.
+        pseudo_BQD: (B, Q, D) float, the same rows for every image (a view).
+        present_BQ: (B, Q) bool.
+    """
+
+    labels_BHW: Tensor
+    pseudo_BQD: Tensor
+    present_BQ: Tensor
 
 
 def ignored_tokens(labels_BHW: Tensor, valid_BHW: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -32,7 +67,7 @@ def ignored_tokens(labels_BHW: Tensor, valid_BHW: Tensor, grid: tuple[int, int])
     return 2 * count_Bgg >= rows * columns
 
 
-def pseudo_labels(labels_BHW: Tensor, valid_BHW: Tensor, regions_Bgg: Tensor, num_seen: int) -> tuple[Tensor, Tensor]:
+def pseudo_labels(labels_BHW: Tensor, valid_BHW: Tensor, regions_Bgg: Tensor, num_seen: int) -> PseudoLabels:
     """Give unlabelled pixels the pseudo class of their region. The ids start again in each image.
 
     Args:
@@ -42,8 +77,8 @@ def pseudo_labels(labels_BHW: Tensor, valid_BHW: Tensor, regions_Bgg: Tensor, nu
         num_seen: number of seen classes; region k becomes num_seen + k.
 
     Returns:
-        (B, H, W) int64 labels: seen index, num_seen + region of that image, or 255; and (B,) int64, the largest region
-        number + 1 of each image. Regions without unlabelled pixels count as well, so that the numbers match the map.
+        The label map, and for each image its largest region number + 1. Regions without unlabelled pixels count as
+        well, so that the numbers match the map.
 
     Raises:
         ValueError: H x W is not a multiple of the grid, or a pseudo class would get the number 255.
@@ -58,12 +93,12 @@ def pseudo_labels(labels_BHW: Tensor, valid_BHW: Tensor, regions_Bgg: Tensor, nu
         )
     regions_BHW = regions_Bgg.repeat_interleave(rows, 1).repeat_interleave(columns, 2)
     free_BHW = (labels_BHW == IGNORE) & valid_BHW & (regions_BHW != IGNORE)
-    return torch.where(free_BHW, regions_BHW + num_seen, labels_BHW.long()), num_regions_B
+    return PseudoLabels(torch.where(free_BHW, regions_BHW + num_seen, labels_BHW.long()), num_regions_B)
 
 
 def offset_scope(
     labels_BHW: Tensor, pseudo_APD: Tensor, present_AP: Tensor, num_seen: int, first: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> ScopedClasses:
     """Let the pseudo classes of all images compete in each image (a literal reading of eq. 9).
 
     Args:
@@ -75,9 +110,6 @@ def offset_scope(
         first: number of the first labelled image in the batch.
 
     Returns:
-        (B, H, W) int64 labels, indices into the seen classes followed by Q columns of pseudo classes; (B, Q, D) float,
-        the vectors of these columns, the same rows for every image (a view); and (B, Q) bool, which are present.
-
         Class k of image a moves to column a*P + k. Because 255 means "no label", an unused column takes this number if
         there are that many columns, and the later ones move up by one.
     """
@@ -92,8 +124,11 @@ def offset_scope(
     moved_BHW = labels_BHW + offset_B11
     moved_BHW = moved_BHW + (moved_BHW >= IGNORE)
     is_pseudo_BHW = (labels_BHW >= num_seen) & (labels_BHW != IGNORE)
-    labels_BHW = torch.where(is_pseudo_BHW, moved_BHW, labels_BHW)
-    return labels_BHW, pseudo_QD.expand(images, -1, -1), present_Q.expand(images, -1)
+    return ScopedClasses(
+        torch.where(is_pseudo_BHW, moved_BHW, labels_BHW),
+        pseudo_QD.expand(images, -1, -1),
+        present_Q.expand(images, -1),
+    )
 
 
 def reduce_labels(labels_BHW: Tensor, size: tuple[int, int]) -> Tensor:

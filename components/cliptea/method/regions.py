@@ -59,23 +59,32 @@ def region_maps(
     alone = not dense_BDgg.is_cuda and ignored_Bgg[0].numel() > SMALL
     size = 1 if alone else len(dense_BDgg)
     parts = zip(dense_BDgg.split(size), ignored_Bgg.split(size), strict=True)
+    return torch.cat([_region_maps(*part, windows, mode, rounds, threshold, max_regions, alone) for part in parts])
 
-    def maps_of(dense_BDgg: Tensor, ignored_Bgg: Tensor) -> Tensor:
-        regions_Bgg = torch.full_like(ignored_Bgg, IGNORE, dtype=torch.uint8)
-        if not bool(ignored_Bgg.any()):
-            return regions_Bgg
-        # Keep both layouts: another one rounds differently, and could break ties differently from stored maps.
-        tokens_TD = dense_BDgg[0, :, ignored_Bgg[0]].T if alone else dense_BDgg.permute(0, 2, 3, 1)[ignored_Bgg]
-        seeds_ND, seeds_B = window_seeds(tokens_TD, ignored_Bgg, windows, mode)
-        tokens, centres = pack(ignored_Bgg.flatten(1).sum(1)), pack(seeds_B)
-        centres_ND, assignment_T = kmeans(tokens_TD, tokens, seeds_ND, centres, rounds, moved_only=alone)
-        alive_N = torch.bincount(assignment_T, minlength=len(centres_ND)) > 0
-        group_BK = fuse(centres.padded(centres_ND), centres.padded(alive_N), threshold)
-        region_T = group_BK[centres.image, centres.place][assignment_T]
-        regions_Bgg[ignored_Bgg] = _keep_largest(region_T, tokens.image, group_BK.shape, max_regions).to(torch.uint8)
+
+def _region_maps(
+    dense_BDgg: Tensor,
+    ignored_Bgg: Tensor,
+    windows: Sequence[int],
+    mode: SeedMode,
+    rounds: int,
+    threshold: float,
+    max_regions: int,
+    alone: bool,
+) -> Tensor:
+    regions_Bgg = torch.full_like(ignored_Bgg, IGNORE, dtype=torch.uint8)
+    if not bool(ignored_Bgg.any()):
         return regions_Bgg
-
-    return torch.cat([maps_of(*part) for part in parts])
+    # Keep both layouts: another one rounds differently, and could break ties differently from stored maps.
+    tokens_TD = dense_BDgg[0, :, ignored_Bgg[0]].T if alone else dense_BDgg.permute(0, 2, 3, 1)[ignored_Bgg]
+    seeds_ND, seeds_B = window_seeds(tokens_TD, ignored_Bgg, windows, mode)
+    tokens, centres = pack(ignored_Bgg.flatten(1).sum(1)), pack(seeds_B)
+    centres_ND, assignment_T = kmeans(tokens_TD, tokens, seeds_ND, centres, rounds, moved_only=alone)
+    alive_N = torch.bincount(assignment_T, minlength=len(centres_ND)) > 0
+    group_BK = fuse(centres.padded(centres_ND), centres.padded(alive_N), threshold)
+    region_T = group_BK[centres.image, centres.place][assignment_T]
+    regions_Bgg[ignored_Bgg] = _keep_largest(region_T, tokens.image, group_BK.shape, max_regions).to(torch.uint8)
+    return regions_Bgg
 
 
 def _keep_largest(region_T: Tensor, image_T: Tensor, shape: torch.Size, max_regions: int) -> Tensor:

@@ -13,20 +13,37 @@ from torch import Tensor, nn
 
 from cliptea.method.precision import in_float32
 
-__all__ = ["Adapter", "AdapterKind", "ClassVectors", "class_centroids", "generate_loss", "generate_pseudo_classes"]
+__all__ = [
+    "Adapter",
+    "AdapterKind",
+    "Centroids",
+    "Generated",
+    "class_centroids",
+    "generate_loss",
+    "generate_pseudo_classes",
+]
 
 AdapterKind = Literal["transformer_decoder", "mlp", "original"]
 
 
-class ClassVectors(NamedTuple):
-    """A vector of each class; rows of absent classes are zero.
+class Centroids(NamedTuple):
+    """Mean feature of each class; rows of absent classes are zero.
 
     Attributes:
-        seen_SD: (S, D) float32, of the batch of all processes.
+        seen_SD: (S, D) float32, over the batch of all processes.
         seen_present_S: (S,) bool.
-        pseudo_BPD: (B, P, D) float32, of a single image.
+        pseudo_BPD: (B, P, D) float32, over a single image.
         pseudo_present_BP: (B, P) bool.
     """
+
+    seen_SD: Tensor
+    seen_present_S: Tensor
+    pseudo_BPD: Tensor
+    pseudo_present_BP: Tensor
+
+
+class Generated(NamedTuple):
+    """Unit-norm classifier vectors from the adapter, with fields and absent rows as in `Centroids`."""
 
     seen_SD: Tensor
     seen_present_S: Tensor
@@ -42,7 +59,7 @@ def class_centroids(
     num_regions_B: Tensor,
     detach: bool = False,
     total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
-) -> ClassVectors:
+) -> Centroids:
     """Average the student's features over the pixels of each class (eq. 7).
 
     Args:
@@ -64,7 +81,7 @@ def class_centroids(
     counts_BC = member_BLC.sum(1)
     seen_SD, seen_S = total(sums_BCD[:, :num_seen].sum(0)), total(counts_BC[:, :num_seen].sum(0))
     pseudo_BP = counts_BC[:, num_seen:]
-    return ClassVectors(
+    return Centroids(
         seen_SD / seen_S.clamp(min=1)[:, None],
         seen_S > 0,
         sums_BCD[:, num_seen:] / pseudo_BP.clamp(min=1)[:, :, None],
@@ -130,7 +147,7 @@ class Adapter(nn.Module):
         return F.normalize(adapted_1QD[0].float(), dim=1)
 
 
-def generate_pseudo_classes(adapter: Adapter, centroids: ClassVectors, cls_MD: Tensor) -> ClassVectors:
+def generate_pseudo_classes(adapter: Adapter, centroids: Centroids, cls_MD: Tensor) -> Generated:
     """Run the adapter on the present classes: first the seen classes, then the regions of each image.
 
     Args:
@@ -139,7 +156,7 @@ def generate_pseudo_classes(adapter: Adapter, centroids: ClassVectors, cls_MD: T
         cls_MD: (M, D) float, CLS tokens of the batch.
 
     Returns:
-        Unit-norm classifier vectors. If no class is present, all vectors are zero, and the parameters of the
+        Vectors in the layout of `centroids`. If no class is present, all vectors are zero, and the parameters of the
         adapter still receive (zero) gradients.
     """
     seen_S, pseudo_BP = centroids.seen_present_S, centroids.pseudo_present_BP
@@ -149,7 +166,7 @@ def generate_pseudo_classes(adapter: Adapter, centroids: ClassVectors, cls_MD: T
     seen_SD, pseudo_BPD = torch.zeros_like(centroids.seen_SD), torch.zeros_like(centroids.pseudo_BPD)
     seen_SD[seen_S] = adapted_QD[:num_seen_queries]
     pseudo_BPD[pseudo_BP] = adapted_QD[num_seen_queries:]
-    return ClassVectors(seen_SD, seen_S, pseudo_BPD, pseudo_BP)
+    return Generated(seen_SD, seen_S, pseudo_BPD, pseudo_BP)
 
 
 @in_float32

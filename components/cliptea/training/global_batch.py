@@ -17,7 +17,7 @@ from cliptea.method import losses, plm
 from cliptea.training.batches import Batch
 from cliptea.training.distributed import ALONE, World
 
-__all__ = ["GlobalBatch", "MicroBatch"]
+__all__ = ["Denominators", "GlobalBatch", "MicroBatch"]
 
 
 class MicroBatch(NamedTuple):
@@ -30,12 +30,21 @@ class MicroBatch(NamedTuple):
     first: int  # number of its first image in the global batch
 
 
+class Denominators(NamedTuple):
+    """The denominators of the pixel losses for the global batch, as int64 scalars."""
+
+    pixels: Tensor  # number of labelled pixels
+    pairs: Tensor  # number of (image, present class) pairs
+
+
 class GlobalBatch:
     """What a micro-batch needs from all images. It is computed from teacher tokens and labels, without the network.
 
     Args:
         batch: the images of this process.
         num_seen: S, the number of seen classes.
+        config: the method's settings.
+        world: the training processes.
         accumulate: number of micro-batches into which each process divides its images.
 
     Attributes:
@@ -58,8 +67,7 @@ class GlobalBatch:
             )
         self.cls_WD, self.image_ids_W = world.concat(batch.cls_BD), world.concat(batch.image_ids_B)
         self.regions_W = world.concat(regions_B)
-        self._accumulate = accumulate
-        self._denominators: tuple[Tensor, Tensor] | None = None
+        self._accumulate, self._denominators = accumulate, None
 
     def micro_batches(self) -> Iterator[MicroBatch]:
         """The micro-batches of this process, which all have the same number of images."""
@@ -72,14 +80,11 @@ class GlobalBatch:
                 batch.images_B3CC[own], self._labels_BCC[own], batch.valid_BCC[own], batch.cls_BD[own], first
             )  # fmt: skip
 
-    def denominators(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The denominators of the pixel losses over all processes. They are computed once.
+    def denominators(self, size: tuple[int, int]) -> Denominators:
+        """The denominators over all processes. They are computed once.
 
         Args:
             size: (h, w) of the features. A region without any position at this size does not count as a class.
-
-        Returns:
-            The numbers of labelled pixels and of (image, present class) pairs, int64 scalars.
         """
         if self._denominators is None:
             num_pseudo, labels_BCC = int(self.regions_W.max()), self._labels_BCC
@@ -88,7 +93,7 @@ class GlobalBatch:
             present_BP = losses.present_pairs(reduced_Bhw, every_BX)[:, self._num_seen :]
             mask_BX = losses.class_mask(self._num_seen, present_BP)
             labels_BLL = labels_BCC if self._loss_size == "image" else reduced_Bhw
-            counts = losses.labelled_pixels(labels_BLL, mask_BX), losses.present_pairs(labels_BLL, mask_BX).sum()
-            pixels, pairs = self.world.total(torch.stack(counts))
-            self._denominators = pixels, pairs
+            pairs = losses.present_pairs(labels_BLL, mask_BX).sum()
+            pixels = losses.labelled_pixels(labels_BLL, mask_BX)
+            self._denominators = Denominators(*self.world.total(torch.stack([pixels, pairs])))
         return self._denominators

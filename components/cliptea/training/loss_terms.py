@@ -43,6 +43,7 @@ def method_losses(
         global_batch: the batch that contains the micro-batch.
         text_SD: unit-norm text features of the seen classes.
         bank: CLS tokens of earlier iterations. It is not changed here.
+        config: the method's settings.
     """
     features_BDhw = features_BDhw.float()
     size = (features_BDhw.shape[2], features_BDhw.shape[3])
@@ -87,7 +88,7 @@ def _generate(
     global_batch: GlobalBatch,
     num_seen: int,
     detach: bool,
-) -> vla.ClassVectors:
+) -> vla.Generated:
     """Classifier vectors for the classes of all processes. Each process computes all of them for self-attention."""
     size = (features_BDhw.shape[2], features_BDhw.shape[3])
     labels_Bhw = plm.reduce_labels(micro_batch.labels_BCC, size)

@@ -10,7 +10,7 @@ from cliptea.method import clustering, fusion, regions
 
 def window_seeds(dense_Dgg, ignored_gg, windows=(3, 7), mode="sliding"):
     """(K, D) seeds of an image."""
-    return clustering.window_seeds(dense_Dgg[:, ignored_gg].T.contiguous(), ignored_gg[None], windows, mode)[0]
+    return clustering.window_seeds(dense_Dgg[:, ignored_gg].T.contiguous(), ignored_gg[None], windows, mode).seeds_ND
 
 
 def kmeans(tokens_LD, seeds_KD, rounds=10, moved_only=False):

@@ -271,20 +271,40 @@ def _vectors(seed, images=2, seen=3, pseudo=2, channels=8):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_class_logits_equal_naive(seed):
+@pytest.mark.parametrize(
+    ("settings", "cosine"),
+    [
+        ({}, (False, False)),
+        ({"mode": "cosine", "cosine_scale": 5.0}, (False, True)),
+        ({"feature_norm": "scaled_cosine", "cosine_scale": 5.0}, (True, True)),
+    ],
+)
+def test_class_logits_equal_naive(seed, settings, cosine):
     features, text, pseudo = _vectors(seed)
-    logits = class_logits(features, text, pseudo)
+    logits = class_logits(features, text, pseudo, **settings)
     assert logits.shape == (2, 5, 4, 5)
     for b, c, i, j in np.ndindex(2, 5, 4, 5):
         pixel = features[b, :, i, j].double().numpy()
         vector = (text[c] if c < 3 else pseudo[b, c - 3]).double().numpy()
-        assert logits[b, c, i, j].item() == pytest.approx(pixel @ vector, rel=1e-4, abs=1e-5)
+        expected = pixel @ vector
+        if cosine[c >= 3]:
+            expected *= 5.0 / np.linalg.norm(pixel)
+        assert logits[b, c, i, j].item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_class_logits_without_pseudo_classes():
     features, text, pseudo = _vectors(0)
-    seen = class_logits(features, text, pseudo[:, :0])
-    torch.testing.assert_close(seen, class_logits(features, text, pseudo)[:, :3])
+    assert torch.equal(class_logits(features, text), class_logits(features, text, pseudo[:, :0]))
+    torch.testing.assert_close(class_logits(features, text), class_logits(features, text, pseudo)[:, :3])
+
+
+@pytest.mark.parametrize("settings", [{"mode": "cosine"}, {"feature_norm": "scaled_cosine"}])
+def test_zero_features_have_finite_cosine_gradients(settings):
+    features, text, pseudo = _vectors(0)
+    features[:, :, 0] = 0
+    features.requires_grad_()
+    class_logits(features, text, pseudo, **settings).square().sum().backward()
+    assert features.grad.isfinite().all()
 
 
 def test_gradients_reach_features_and_generated_classes():

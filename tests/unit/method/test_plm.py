@@ -181,7 +181,7 @@ def test_no_regions_at_all():
 def test_pseudo_class_never_becomes_255():
     labels, valid = torch.full((1, 2, 2), 255), torch.ones(1, 2, 2, dtype=torch.bool)
     regions = torch.full((1, 2, 2), 4, dtype=torch.uint8)
-    assert pseudo_labels(labels, valid, regions, num_seen=250)[0].eq(254).all()
+    assert pseudo_labels(labels, valid, regions, num_seen=250).labels_BHW.eq(254).all()
     with pytest.raises(ValueError, match="lower max_regions to 4"):
         pseudo_labels(labels, valid, regions, num_seen=251)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cliptea.method.vla import Adapter, ClassVectors, class_centroids, generate_loss, generate_pseudo_classes
+from cliptea.method.vla import Adapter, Centroids, class_centroids, generate_loss, generate_pseudo_classes
 
 NUM_SEEN = 4
 
@@ -144,7 +144,7 @@ def _centroids(seen_present, pseudo_present, dim=16):
     seen_present, pseudo_present = torch.tensor(seen_present), torch.tensor(pseudo_present, dtype=torch.bool)
     seen = torch.randn(len(seen_present), dim) * seen_present[:, None]
     pseudo = torch.randn(*pseudo_present.shape, dim) * pseudo_present[:, :, None]
-    return ClassVectors(seen.requires_grad_(), seen_present, pseudo.requires_grad_(), pseudo_present)
+    return Centroids(seen.requires_grad_(), seen_present, pseudo.requires_grad_(), pseudo_present)
 
 
 @pytest.mark.parametrize("kind", ["transformer_decoder", "mlp", "original"])

@@ -36,7 +36,7 @@ def data_uri(picture: bytes) -> str:
 def png(picture: Image.Image) -> bytes:
     """A picture as PNG bytes."""
     stream = io.BytesIO()
-    picture.save(stream, format="PNG", optimize=True)
+    picture.save(stream, format="PNG")
     return stream.getvalue()
 
 

@@ -47,6 +47,7 @@ def build_report(context: ReportContext) -> str:
         predictions=grids.prediction_grid(context, names, summaries),
         attention=grids.attention_grid(context, names),
         regions=grids.region_grid(context),
+        trained=len({first for first, _ in names.values()}),
         gammas=grids.gamma_charts(context, names, summaries),
         losses=grids.loss_charts(context, names),
         confusions=grids.confusions(context, names),

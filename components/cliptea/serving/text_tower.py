@@ -57,7 +57,8 @@ def _tower(source: TeacherSource, text_weights: str | None, names: Sequence[str]
         return load_teacher(weights, source.model, source.crop)
     except ClipteaError as error:
         raise ConfigError(
-            f"the model does not know {', '.join(map(repr, names))}, and its text tower is not available ({error.what})",
+            f"the model does not know {', '.join(map(repr, names))}, "
+            f"and its text tower is not available ({error.what})",
             "class names that the model knows",
             "or set --text-weights to the CLIP that it was trained with",
         ) from error

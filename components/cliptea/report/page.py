@@ -41,7 +41,7 @@ def build_report(context: ReportContext) -> str:
         headline=tables.headline(groups, context.facts, compare(summaries)),
         results=tables.result_tables(groups),
         conclusions=tables.conclusion_tables(groups, context.facts),
-        classes=tables.class_tables(groups, context.facts),
+        classes=tables.class_tables(groups, context.facts, context.confusions or names),
         datasets=list(dict.fromkeys(group.dataset for group in groups)),
         legend=grids.class_legend(context),
         predictions=grids.prediction_grid(context, names, summaries),

@@ -30,13 +30,15 @@ from typing import Any
 __all__ = ["Nursery"]
 
 EXECUTOR = "kfp.dsl.executor_main"
-# What a step needs that finds its output. No torch.
+# What a step needs that finds its output: MLflow, but no torch.
 EVERY_TASK = (
     EXECUTOR, "cliptea.steps.resolve", "cliptea.steps.train", "cliptea.steps.promote", "cliptea.data.datasets",
-    "cliptea.data.records",
+    "cliptea.data.records", "cliptea.tracking.registry", "cliptea.tracking.runs", "cliptea.tracking.state",
+    "mlflow.store.model_registry.sqlalchemy_store", "mlflow.store.tracking.sqlalchemy_store",
 )  # fmt: skip
-# Imported once a task has needed them. mlflow is not included, because its pyarrow starts threads, and a process with
-# threads should not fork.
+# A process with threads should not fork, so libraries must not start any when they are imported.
+NO_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+# Imported once a task has needed them.
 WARM = ("torch", "torchvision.transforms.v2", "timm", "segmentation_models_pytorch", "open_clip", "scipy.optimize")
 
 
@@ -47,8 +49,7 @@ class Nursery:
         self._socket, theirs = socket.socketpair()
         self._lock = threading.Lock()
         command = [sys.executable, "-m", __name__, str(theirs.fileno())]
-        # Use one thread for numpy's BLAS, because forks with fewer cores would inherit its pool.
-        environment = {**os.environ, "_KFP_RUNTIME": "true", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {**os.environ, **NO_THREADS, "_KFP_RUNTIME": "true"}
         subprocess.Popen(command, env=environment, pass_fds=(theirs.fileno(),))
         theirs.close()
 

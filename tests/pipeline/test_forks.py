@@ -8,6 +8,8 @@ import sys
 import pytest
 from command import HERE, SOURCES
 
+from cliptea_pipeline.forks import NO_THREADS
+
 SCRIPT = "python3 -m kfp.dsl.executor_main"
 DRIVER = """
 import json, sys, threading
@@ -88,3 +90,15 @@ def test_a_variable_of_the_user_holds_against_that_of_the_pipeline(forked, monke
     assert "TOLD is a\n" in forked(a=body)[1]
     monkeypatch.setenv("TOLD", "user")
     assert "TOLD is user\n" in forked(a=body)[1]
+
+
+def test_what_every_task_needs_starts_no_thread():
+    code = (
+        "import importlib, os\n"
+        "from cliptea_pipeline.forks import EVERY_TASK\n"
+        "for name in EVERY_TASK: importlib.import_module(name)\n"
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    environment = {**os.environ, **NO_THREADS, "_KFP_RUNTIME": "true"}
+    ended = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
+    assert ended.stdout.split() == ["1"]

@@ -39,6 +39,16 @@ def test_the_row_of_the_pixel_losses_runs(tmp_path):
     assert 0 < share["ratio"] < 1
 
 
+def test_the_rows_of_the_report_and_the_digest_run(tmp_path):
+    output = tmp_path / "results.json"
+    assert bench.main(["--quick", "--only", "large_report", "--only", "data_digest", "--output", str(output)]) == 0
+    goals = {row["name"].partition(",")[0]: row["goal"] for row in json.loads(output.read_text())["rows"]}
+    assert goals == {
+        "report of 4 models and 8 classes": 1,
+        "digest of a data folder of 100 images : os.scandir with sizes": 1.5,
+    }
+
+
 def test_rates_go_to_the_file_that_plan_reads(tmp_path, monkeypatch, capsys):
     rows = [Row("one", "a", "b", 1.0, 2.0, rates={"teacher": 7200.0}), Row("two", "a", "b", 1.0, rates={"demo_fpn": 5})]
     output = tmp_path / "results.json"

@@ -7,7 +7,7 @@ the defaults, `first_id` (the label id of the first class, 0) and `ignore_index`
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
@@ -48,14 +48,14 @@ class Folder(Reader):
 
     def find_pairs(self, split: str) -> dict[str, Pair]:
         folder = f"images/{split}"
-        paths = [PurePosixPath(folder, name) for name in self.source.files(folder)]
-        paths = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
-        if not paths:
+        parts = [splitext(file) for file in self.source.files(folder)]
+        parts = [(name, suffix) for name, suffix in parts if suffix.lower() in IMAGE_SUFFIXES]
+        if not parts:
             raise DataError(
                 f"{self.source.where(folder)} contains no images", "files such as NAME.jpg, with labels in labels/"
             )
-        images = {path.stem: str(path) for path in paths}
-        if len(images) < len(paths):
+        images = {name: f"{folder}/{name}{suffix}" for name, suffix in parts}
+        if len(images) < len(parts):
             raise DataError(
                 f"two images in {self.source.where(folder)} share a name", "each NAME once, with a single suffix"
             )

@@ -56,7 +56,7 @@ class Source:
     def entry(self, path: str) -> Entry | None:
         """The entry of a file in the list of its folder."""
         folder, _, name = path.rpartition("/")
-        return self.files(folder).get(name)
+        return self._list(self._base + folder).get(name)
 
     def where(self, path: str) -> str:
         """The file's full path or URI, for messages."""

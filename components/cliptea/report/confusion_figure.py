@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -26,14 +27,22 @@ def confusion_figure(matrix_NN: np.ndarray, classes: Sequence[str]) -> bytes:
         matrix_NN: (N, N) pixel counts.
         classes: N names.
     """
+    page, place, cell = _frame(tuple(classes))
+    page = page.copy()
+    page.paste(Image.fromarray(_greys(matrix_NN).repeat(cell, 0).repeat(cell, 1)), place)
+    return png(page)
+
+
+@lru_cache(maxsize=1)
+def _frame(classes: tuple[str, ...]) -> tuple[Image.Image, tuple[int, int], int]:
+    """The picture without cells, the position of the first cell, and the size of a cell in pixels."""
     number, font = len(classes), ImageFont.load_default(LETTERS)
     cell = min(CELL[1], max(CELL[0], 640 // number))
-    cells = Image.fromarray(np.kron(_greys(matrix_NN), np.ones((cell, cell), dtype=np.uint8)))
     edge = math.ceil(max(font.getlength(name) for name in classes)) + 2 * GAP
-    left, top = max(edge, math.ceil(font.getlength(TITLE)) + 2 * GAP - cells.width), edge + 2 * LETTERS
-    page = Image.new("L", (left + cells.width, top + cells.height), "white")
-    page.paste(cells, (left, top))
-    columns = Image.new("L", (edge, cells.width), "white")
+    size = number * cell
+    left, top = max(edge, math.ceil(font.getlength(TITLE)) + 2 * GAP - size), edge + 2 * LETTERS
+    page = Image.new("L", (left + size, top + size), "white")
+    columns = Image.new("L", (edge, size), "white")
     rows_draw, columns_draw = ImageDraw.Draw(page), ImageDraw.Draw(columns)
     rows_draw.text((GAP, GAP), TITLE, fill=0, font=font)
     for index, name in enumerate(classes):
@@ -41,7 +50,7 @@ def confusion_figure(matrix_NN: np.ndarray, classes: Sequence[str]) -> bytes:
         rows_draw.text((left - GAP, top + middle), name, fill=0, font=font, anchor="rm")
         columns_draw.text((GAP, middle), name, fill=0, font=font, anchor="lm")
     page.paste(columns.transpose(Image.Transpose.ROTATE_90), (left, top - edge))
-    return png(page)
+    return page, (left, top), cell
 
 
 def _greys(matrix_NN: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ def data_uri(picture: bytes) -> str:
 def png(picture: Image.Image) -> bytes:
     """A picture as PNG bytes."""
     stream = io.BytesIO()
-    picture.save(stream, format="PNG", optimize=True)
+    picture.save(stream, format="PNG")
     return stream.getvalue()
 
 
@@ -125,7 +125,7 @@ def _nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _grey(picture: Image.Image) -> np.ndarray:
-    grey = np.asarray(picture, dtype=np.float64) @ np.array(GREY)
+    grey = np.asarray(picture, dtype=np.float32) @ np.array(GREY, dtype=np.float32)
     return np.repeat((28 + 0.8 * grey)[..., None], 3, axis=-1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -106,11 +107,13 @@ def confusions(context: ReportContext, names: Names) -> list[dict[str, Any]]:
 def loss_charts(context: ReportContext, names: Names) -> dict[str, Any]:
     """Every loss term over the iterations for each trained model, with one colour per term and one shared axis."""
     terms = list(dict.fromkeys(term for curves in context.losses.values() for term in curves))
-    every = [value for curves in context.losses.values() for curve in curves.values() for _, value in curve]
+    values = [value for curves in context.losses.values() for curve in curves.values() for _, value in curve]
+    shown = [value for value in values if 0 < value < math.inf]
+    ends = (min(shown), max(shown)) if shown else ()
     found = []
     for own in _shown([context.losses], names):
         lines = {term: (terms.index(term), curve) for term, curve in context.losses[own].items()}
-        chart = charts.line_chart(lines, axis="log", title=f"losses of {own}", x_label="iteration", beside=every)
+        chart = charts.line_chart(lines, axis="log", title=f"losses of {own}", x_label="iteration", beside=ends)
         found.append({**_name(own, names), "chart": chart})
     return {"terms": terms, "charts": found}
 

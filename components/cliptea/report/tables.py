@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,8 +131,8 @@ def conclusion_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str
     return tables
 
 
-def class_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str, Any]]:
-    """IoU of each class and trained model, seen and unseen apart: a table and bars for each evaluation set."""
+def class_tables(groups: Sequence[Group], facts: RunFacts, pictured: Collection[str]) -> list[dict[str, Any]]:
+    """IoU of each class and trained model, seen and unseen apart: a table, and bars of the `pictured` labels."""
     tables = []
     for dataset in dict.fromkeys(group.dataset for group in groups):
         summaries = [s for group in groups if group.dataset == dataset for s in group.summaries]
@@ -153,6 +153,7 @@ def class_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str, Any
                         "chart": _bars(s, catalogue),
                     }
                     for s in shown
+                    if label(s.group, s.variant) in pictured
                 ],
             }
         )

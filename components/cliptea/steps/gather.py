@@ -35,6 +35,8 @@ __all__ = ["gather_context"]
 
 PACKAGES = ("cliptea", "torch", "open_clip_torch", "timm", "segmentation_models_pytorch", "kfp", "mlflow")
 
+PICTURED = 24  # models with pictures and loss curves; MLflow has those of all others
+
 Arrays = Mapping[str, np.ndarray]  # the content of figures.npz
 
 
@@ -52,7 +54,7 @@ def gather_context(
         tracking: address of MLflow, or "".
     """
     own = run.config.data.dataset
-    first = {label(item.rows[0].group, item.rows[0].variant): item for item in evaluated if item.rows[0].seed == 0}
+    first = _pictured(evaluated)
     figures: dict[str, Arrays] = {
         name: np.load(io.BytesIO(read_object(store, item.manifests[own].objects[FIGURES])))
         for name, item in first.items()
@@ -76,6 +78,13 @@ def gather_context(
         confusions=_each(figures, "confusion"),
         warnings=_warnings(splits, teacher),
     )
+
+
+def _pictured(evaluated: Sequence[Evaluated]) -> dict[str, Evaluated]:
+    """The `PICTURED` best models of the first seed by label, in the order of the report."""
+    first = [item for item in evaluated if item.rows[0].seed == 0]
+    best = sorted(first, key=lambda item: item.rows[0].hiou or 0.0, reverse=True)[:PICTURED]
+    return {label(item.rows[0].group, item.rows[0].variant): item for item in first if item in best}
 
 
 def _each(figures: Mapping[str, Arrays], key: str) -> dict[str, np.ndarray]:

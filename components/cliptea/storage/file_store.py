@@ -62,25 +62,29 @@ class FileStore(Store):
     def entries(self, prefix: str) -> Iterator[Entry]:
         folder = self.path(prefix)
         if folder.is_dir():
-            yield from self._below(folder)
+            yield from self._below(str(folder), f"{prefix.strip('/')}/" if prefix else "")
 
-    def _below(self, folder: Path) -> Iterator[Entry]:
+    def _below(self, folder: str, prefix: str) -> Iterator[Entry]:
+        """The objects of a folder, whose keys start with `prefix`."""
         try:
             with os.scandir(folder) as found:
                 # With "/" after the names of folders, the order of the walk is that of complete keys, as in S3.
-                items = sorted((item.name + "/" * item.is_dir(), item) for item in found)
+                items = {item.name + "/" if item.is_dir() else item.name: item for item in found}
         except OSError as error:
-            raise unusable(folder, error) from None
-        for name, item in items:
-            path = folder / item.name
-            if not name.endswith("/"):
-                entry = None if name.startswith(PARTIAL) else self.entry(path.relative_to(self.root).as_posix())
-                if entry is not None:
-                    yield entry
-            elif not (
-                item.is_symlink() and folder.resolve().is_relative_to(path.resolve())
-            ):  # a link to a parent is a loop
-                yield from self._below(path)
+            raise unusable(Path(folder), error) from None
+        for name, item in sorted(items.items()):
+            if name.endswith("/"):
+                if not (item.is_symlink() and _contains(item.path, folder)):  # a link to a parent is a loop
+                    yield from self._below(item.path, prefix + name)
+            elif not name.startswith(PARTIAL):
+                try:
+                    if item.is_file():
+                        stat = item.stat()
+                        yield Entry(prefix + name, stat.st_size, str(stat.st_mtime_ns))
+                except FileNotFoundError:  # deleted since it was listed
+                    continue
+                except OSError as error:
+                    raise unusable(Path(item.path), error) from None
 
     def delete(self, key: str) -> None:
         try:
@@ -93,3 +97,7 @@ class FileStore(Store):
 
     def drop_scratch(self, name: str) -> None:
         shutil.rmtree(self.root / "scratch" / name, ignore_errors=True)
+
+
+def _contains(folder: str, other: str) -> bool:
+    return Path(other).resolve().is_relative_to(Path(folder).resolve())

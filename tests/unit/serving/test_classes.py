@@ -1,6 +1,8 @@
 """Free class names go through the text tower, where one is at hand; what they are worth is said."""
 
 import json
+import subprocess
+import sys
 
 import open_clip
 import pytest
@@ -90,3 +92,11 @@ def test_without_a_tower_the_unknown_names_and_the_option_are_named(model, tmp_p
         choose_classes(model, ["cow", "my sofa", "dog"], None)
     with pytest.raises(ConfigError, match=r"'dog'.*x\.pt.*--text-weights"):
         choose_classes(model, ["dog"], str(tmp_path / "x.pt"))
+
+
+def test_predicting_with_the_own_classes_imports_nothing_heavy_but_torch():
+    code = (
+        "import sys, cliptea.serving.classes, cliptea.serving.predict\n"
+        "print({'open_clip', 'torchvision', 'torch._dynamo', 'mlflow', 'pandas'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"

@@ -23,7 +23,8 @@ demo: install ## run the whole pipeline on this machine (ten minutes), then open
 	$(BIN)/cliptea run --preset demo --workdir $(WORKDIR)
 
 ui: install ## open MLflow with the runs of the demo
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(WORKDIR)/mlflow/mlflow.db
+	@test -f "$(WORKDIR)/mlflow/mlflow.db" || { echo "there are no runs in $(WORKDIR) yet; start with: make demo" >&2; exit 1; }
+	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(WORKDIR)/mlflow/mlflow.db"
 
 test: install ## run the tests (about 12 minutes on two cores)
 	$(BIN)/python -m pytest -m 'not long' -n 2 --dist loadfile --no-loadscope-reorder

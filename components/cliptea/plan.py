@@ -110,8 +110,9 @@ def read_rates(file: Path | None, given: list[str]) -> dict[str, float]:
 
 
 def _steps(variants: list[Variant]) -> dict[str, int]:
-    once = {"resolve": 1, "split": 1, "tokens": 1, "teacher": 1}
-    return {**once, "train": len(variants), "evaluate": len(variants), "compare": 1, "promote": 1}
+    once = {"resolve": 1, "split": 1, "tokens": 1, "teacher": 1, "variants": 1}
+    each = {"train": len(variants), "evaluate": len(variants)}
+    return {**once, **each, "compare": 1, "promote": 1, "finish": 1}
 
 
 def _students(configs: list[Config], rates: Mapping[str, float]) -> list[Student]:

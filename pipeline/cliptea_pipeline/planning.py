@@ -20,7 +20,7 @@ def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
         ("trainings", _trainings(plan.trainings, room)),
         ("training images", _count(plan.images)),
         ("views", _views(config, plan)),
-        ("storage, read in training", _storage(plan.view_bytes, plan.views)),
+        ("storage, tokens and regions", _storage(plan.view_bytes, plan.views)),
         ("storage, dense tokens", _storage(plan.dense_bytes, plan.views)),
         ("CLIP forward passes", _hours(plan.teacher_gpu_hours)),
         ("all trainings", _hours(_sum([student.gpu_hours for student in plan.students]))),
@@ -73,5 +73,5 @@ def _pays(plan: Plan) -> str:
     if plan.pays_from is None:
         return "unknown until the data are read"
     if plan.pays_from < 1:
-        return f"from the first training: CLIP sees {plan.pays_from:.0%} of the images it would see in one training"
+        return f"from the first training: CLIP runs on {plan.pays_from:.0%} of the images that one training without them needs"
     return f"after {plan.pays_from:.1f} trainings"

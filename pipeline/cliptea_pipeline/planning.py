@@ -73,5 +73,5 @@ def _pays(plan: Plan) -> str:
     if plan.pays_from is None:
         return "unknown until the data are read"
     if plan.pays_from < 1:
-        return f"from the first training: CLIP runs on {plan.pays_from:.0%} of the images that one training without them needs"
+        return f"from the first training: CLIP sees {plan.pays_from:.0%} of the images of one training without them"
     return f"after {plan.pays_from:.1f} trainings"

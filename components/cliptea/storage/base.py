@@ -34,10 +34,6 @@ class Store(Protocol):
         """Store `data` under `key`."""
         ...
 
-    def put_file(self, key: str, source: Path) -> None:
-        """Move the file `source` under `key`."""
-        ...
-
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """The object's bytes from `start`: all of them, or exactly `length`.
 

@@ -28,14 +28,6 @@ class FileStore(Store):
     def put(self, key: str, data: bytes) -> None:
         write_file(self.path(key), data)
 
-    def put_file(self, key: str, source: Path) -> None:
-        target = self.path(key)
-        make_folder(target.parent)
-        try:
-            os.replace(source, target)
-        except OSError as error:
-            raise unusable(target, error) from None
-
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         try:
             with self.path(key).open("rb") as file:

@@ -91,7 +91,9 @@ def _locate(uri: str) -> tuple[FileStore | S3Store, str]:
 def _found(store: Store, key: str) -> list[tuple[str, Entry]]:
     """The file `key` with its name, or all files in the folder `key` with their paths in the folder."""
     entry = store.entry(key) if key else None
-    found = [(entry.key.rpartition("/")[2], entry)] if entry else _inside(store, key)
+    if entry:
+        return [(entry.key.rpartition("/")[2], entry)]
+    found = [(entry.key.removeprefix(f"{key}/"), entry) for entry in store.entries(key)]
     if not found:
         raise _absent(store.uri(key))
     return found
@@ -99,10 +101,6 @@ def _found(store: Store, key: str) -> list[tuple[str, Entry]]:
 
 def _absent(uri: str) -> StorageError:
     return StorageError(f"the file or folder {uri} does not exist", todo="check its name")
-
-
-def _inside(store: Store, key: str) -> list[tuple[str, Entry]]:
-    return [(entry.key.removeprefix(f"{key}/"), entry) for entry in store.entries(key)]
 
 
 def _version(found: list[tuple[str, Entry]], key: str) -> str:

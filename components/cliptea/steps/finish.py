@@ -44,7 +44,7 @@ def finish_run(job_id: str, state: str, error: str) -> None:
         state: the final state, in the spelling of Pipelines.
         error: the error message from Pipelines, or "".
     """
-    from cliptea.tracking.ending import Ended, close_ended
+    from cliptea.tracking.state import Ended, close_ended
 
     ended = Ended(how=STATES.get(state, ""), run_id="", reason=error or _failure(job_id))
     try:

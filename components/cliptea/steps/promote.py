@@ -80,7 +80,7 @@ def _placed(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[Compare
     placed = []
     for row in rows:
         logged = None if row.mlflow_run_id else receipt(store, run, row.telling)
-        placed.append(row.model_copy(update=logged.place()._asdict()) if logged else row)
+        placed.append(row.model_copy(update=logged.place()) if logged else row)
     lacking = len({row.model_uri for row in placed if not row.mlflow_run_id})
     if lacking:
         models = "1 model is" if lacking == 1 else f"{lacking} models are"

@@ -101,7 +101,7 @@ def _sweep() -> None:
 def skip(run: Run) -> bool:
     """Mark the run as skipped if a finished run had the same data and settings. Returns whether it is skipped."""
     from cliptea.tracking.mlflow_client import persist
-    from cliptea.tracking.unchanged import mark_unchanged
+    from cliptea.tracking.state import mark_unchanged
 
     earlier = persist(lambda: mark_unchanged(run))
     if earlier:

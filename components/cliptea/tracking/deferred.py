@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,26 +19,11 @@ from cliptea.storage import Store
 from cliptea.tracking.address import MlflowAway
 
 __all__ = [
-    "SHORT_SECONDS",
-    "Entry",
-    "ModelPlace",
-    "Receipt",
-    "defer",
-    "log_deferred",
-    "log_or_defer",
-    "receipt",
-    "receipt_key",
-]
+    "SHORT_SECONDS", "Entry", "Receipt", "defer", "log_deferred", "log_or_defer", "receipt", "receipt_key",
+]  # fmt: skip
 
 RECEIPTS, DEFERRED = "tracked", "untold"  # folders of the store
 SHORT_SECONDS = 15.0  # how long to wait for MLflow before an entry is deferred
-
-
-class ModelPlace(NamedTuple):
-    """The location of a model, as in a result row."""
-
-    mlflow_run_id: str  # empty before the model is logged to MLflow
-    model_uri: str
 
 
 class Receipt(BaseModel):
@@ -46,9 +31,9 @@ class Receipt(BaseModel):
 
     mlflow_run_id: str = ""  # id of the variant's run
 
-    def place(self) -> ModelPlace:
-        """The location of the variant's model in MLflow."""
-        return ModelPlace(self.mlflow_run_id, f"runs:/{self.mlflow_run_id}/model")
+    def place(self) -> dict[str, str]:
+        """The location of the variant's model in MLflow, as fields of a result row."""
+        return {"mlflow_run_id": self.mlflow_run_id, "model_uri": f"runs:/{self.mlflow_run_id}/model"}
 
 
 class Entry(BaseModel, ABC):

@@ -53,7 +53,9 @@ def connect() -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default waits for minutes; `persist` waits
     try:
         if not _is_server(uri):
-            _open_database_quickly()
+            from mlflow.store.db import utils
+
+            utils.MAX_RETRY_COUNT = 5  # with pauses of 3 seconds in total, instead of 100 by default
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow does not wrap errors of the database libraries
@@ -92,12 +94,6 @@ def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
 
 def _is_server(uri: str) -> bool:
     return uri.startswith("http")
-
-
-def _open_database_quickly() -> None:
-    from mlflow.store.db import utils
-
-    utils.MAX_RETRY_COUNT = 5  # with pauses of 3 seconds in total, instead of 100 by default
 
 
 def _may_pass(error: BaseException) -> bool:

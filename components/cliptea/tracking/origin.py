@@ -9,9 +9,6 @@ from cliptea import __version__, env
 
 __all__ = ["origin"]
 
-# Variables that the container image or the compiled pipeline sets.
-VARIABLES = {"git.commit": env.COMMIT, "image": env.IMAGE}
-
 
 def origin(job_id: str) -> dict[str, str]:
     """Tags of a run. Unknown values are left out.
@@ -19,15 +16,14 @@ def origin(job_id: str) -> dict[str, str]:
     Args:
         job_id: the pipeline job, for its address in the user interface of KFP (CLIPTEA_KFP_URL).
     """
-    tags = {"cliptea.version": __version__}
-    tags |= {tag: value for tag, variable in VARIABLES.items() if (value := variable.get())}
-    if env.in_local_run():  # a local run does not use the image of the compiled pipeline
-        tags.pop("image", None)
-    if "git.commit" not in tags and (commit := _commit()):
-        tags["git.commit"] = commit
-    if address := env.KFP_URL.get().rstrip("/"):
-        tags["kfp.pipeline_run_url"] = f"{address}/#/runs/details/{job_id}"
-    return tags
+    address = env.KFP_URL.get().rstrip("/")
+    tags = {
+        "cliptea.version": __version__,
+        "git.commit": env.COMMIT.get() or _commit(),
+        "image": "" if env.in_local_run() else env.IMAGE.get(),  # a local run does not use the pipeline's image
+        "kfp.pipeline_run_url": address and f"{address}/#/runs/details/{job_id}",
+    }
+    return {tag: value for tag, value in tags.items() if value}
 
 
 def _commit() -> str:

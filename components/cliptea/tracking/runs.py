@@ -1,4 +1,4 @@
-"""MLflow runs: one for each pipeline run, and a child run for each variant."""
+"""MLflow runs: one for each pipeline run, and a child run for each variant, with their data sets and tables."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
-from mlflow.entities import DatasetInput, Metric
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from mlflow.entities import Run as MlflowRun
 from mlflow.models import Model
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_MODELS
 
 from cliptea import env
+from cliptea.manifest import Manifest
 from cliptea.tracking.mlflow_client import (
     chunks,
     connect,
@@ -32,16 +33,18 @@ from cliptea.tracking.model import save_model
 from cliptea.tracking.origin import origin
 
 if TYPE_CHECKING:
+    from cliptea.config import Config
     from cliptea.evaluation.results import ResultRow
     from cliptea.run import Run, Variant
 
 __all__ = [
-    "COMPLETE_TAG", "ERROR_TAG", "HEARTBEAT_TAG", "JOB_TAG", "KEY_TAG", "LABEL_TAG", "NOTE_TAG", "SKIPPED_TAG",
-    "SWEPT_TAG", "ChildRun", "log_best", "now", "open_parent", "reopen",
+    "COMPLETE_TAG", "ERROR_TAG", "FINGERPRINT_TAG", "HEARTBEAT_TAG", "JOB_TAG", "KEY_TAG", "LABEL_TAG", "NOTE_TAG",
+    "SKIPPED_TAG", "SWEPT_TAG", "ChildRun", "dataset_inputs", "log_best", "log_table", "now", "open_parent", "reopen",
 ]  # fmt: skip
 
 JOB_TAG = "kfp.pipeline_run_id"
 KEY_TAG = "cliptea.run"  # of a pipeline run
+FINGERPRINT_TAG = "cliptea.fingerprint"  # of its settings and data
 LABEL_TAG = "cliptea.variant"  # of a variant's
 HEARTBEAT_TAG = "cliptea.heartbeat"  # time of the last heartbeat of a step
 ERROR_TAG = "cliptea.error"  # why a run failed or was stopped
@@ -53,6 +56,7 @@ SWEPT_TAG = "cliptea.swept"  # when it was closed because of missing heartbeats
 ENDED_TAGS = {ERROR_TAG, NOTE_TAG, COMPLETE_TAG, SKIPPED_TAG, SWEPT_TAG}
 METRICS_PER_CALL = 900
 SHOWN = 8  # digits of a pipeline run's key in names
+TABLES_TAG = "mlflow.loggedArtifacts"  # lists a run's tables
 
 
 def open_parent(run: Run) -> str:
@@ -68,7 +72,7 @@ def open_parent(run: Run) -> str:
         name = f"{config.preset} · {config.data.dataset} · {key[:SHOWN]}"
         found = client.create_run(experiment_id(client), tags={KEY_TAG: key}, run_name=name)
     run_id = found.info.run_id
-    tags = {KEY_TAG: key, "cliptea.preset": config.preset, "cliptea.fingerprint": run.fingerprint, JOB_TAG: run.job_id}
+    tags = {KEY_TAG: key, "cliptea.preset": config.preset, FINGERPRINT_TAG: run.fingerprint, JOB_TAG: run.job_id}
     reopen(client, found)
     for tag, value in {**tags, HEARTBEAT_TAG: now(), **origin(run.job_id)}.items():
         client.set_tag(run_id, tag, value)
@@ -93,6 +97,50 @@ def log_best(run: Run, row: ResultRow) -> None:
     scores = {"hiou": row.hiou, "miou_seen": row.miou_seen, "miou_unseen": row.miou_unseen, "pacc": row.pAcc}
     best = {"cliptea.best": f"{row.group}/{row.variant} seed {row.seed}"}
     ChildRun(connect(), run.tracking_run).log_result(scores, best)
+
+
+def dataset_inputs(config: Config, splits: Mapping[str, Manifest]) -> list[DatasetInput]:
+    """Data sets as inputs of MLflow runs, with their digests and numbers of images.
+
+    Args:
+        splits: shards of the training data set and of further evaluation sets, by name.
+    """
+    roots = {config.data.dataset: config.data.root}
+    roots |= {name: further.root for name, further in config.evaluation.sets.items()}
+    contexts = dict.fromkeys(splits, "evaluation") | {config.data.dataset: "training"}
+    return [
+        DatasetInput(_dataset(name, split, roots[name]), [InputTag("mlflow.data.context", contexts[name])])
+        for name, split in splits.items()
+    ]
+
+
+def _dataset(name: str, split: Manifest, root: str | None) -> Dataset:
+    return Dataset(
+        name=name,
+        digest=split.fingerprint,
+        source_type="cliptea",
+        source=json.dumps({"root": root, "shards": split.output.manifest_key}),
+        profile=json.dumps({part: counts["images"] for part, counts in split.info["counts"].items()}),
+    )
+
+
+def log_table(run_id: str, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Store rows in the format that MLflow's user interface shows and `load_table` reads.
+
+    An existing table is replaced (MLflow's own `log_table` would append).
+
+    Args:
+        run_id: MLflow's id of the run.
+        rows: the rows, which all have the same columns.
+        name: name of the artifact, such as variants.json.
+    """
+    client = connect()
+    columns = list(rows[0])
+    client.log_dict(run_id, {"columns": columns, "data": [[row[column] for column in columns] for row in rows]}, name)
+    listed = json.loads(client.get_run(run_id).data.tags.get(TABLES_TAG, "[]"))
+    entry = {"path": name, "type": "table"}
+    if entry not in listed:
+        client.set_tag(run_id, TABLES_TAG, json.dumps([*listed, entry]))
 
 
 def _key(run: Run) -> str:

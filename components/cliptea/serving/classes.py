@@ -59,7 +59,7 @@ def choose_classes(model: Segmenter, names: Sequence[str] | None, text_weights: 
 
 def _tower(source: TeacherSource, text_weights: str | None, free: list[str]) -> Teacher:
     try:
-        weights = text_weights or (_demo_weights(source.demo) if source.demo else source.weights)
+        weights = text_weights or (open_store().uri(f"demo-teacher/{source.demo}") if source.demo else source.weights)
         if not weights:
             raise ConfigError("the model does not record which CLIP it was trained with")
         return load_teacher(weights, source.model, source.crop)
@@ -69,11 +69,6 @@ def _tower(source: TeacherSource, text_weights: str | None, free: list[str]) -> 
             "class names that the model knows",
             "or set --text-weights to the CLIP that it was trained with",
         ) from error
-
-
-def _demo_weights(fp: str) -> str:
-    """The location of the demo's small CLIP in the store."""
-    return open_store().uri(f"demo-teacher/{fp}")
 
 
 def _check_tower(model: Segmenter, teacher: Teacher, templates: str) -> None:

@@ -1,8 +1,6 @@
 """Compares all students in results.json and an HTML report, and logs both to MLflow."""
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import List  # noqa: UP035 (kfp resolves no list[Artifact])
 
 from kfp import dsl
@@ -102,7 +100,6 @@ def catch_up(run: Run, seconds: float | None = None) -> None:
     """Log the entries that steps of the run could not log to MLflow during an outage.
 
     Args:
-        run: the pipeline run.
         seconds: how long to wait for MLflow; defaults to `cliptea.outage.patience()`.
 
     Raises:
@@ -181,17 +178,15 @@ class ReportEntry(Entry):
 
     def log(self, run: Run) -> Receipt:
         from cliptea.tracking.mlflow_client import connect
-        from cliptea.tracking.runs import log_best, log_table
+        from cliptea.tracking.runs import ChildRun, log_best, log_table
 
         store = open_store()
         done, evaluated, _ = _report(store, run, self.splits, self.teacher, self.evaluations)
         rows = [row for item in evaluated for row in item.rows]
         own = [row for row in rows if row.dataset == run.config.data.dataset]
         log_best(run, best_row(candidates(run, own) or own))
-        with tempfile.TemporaryDirectory() as folder:
-            for name, item in done.objects.items():
-                Path(folder, name).write_bytes(read_object(store, item))
-            connect().log_artifacts(run.tracking_run, folder)
+        files = {name: read_object(store, item) for name, item in done.objects.items()}
+        ChildRun(connect(), run.tracking_run).log_files(files)
         log_table(run.tracking_run, [row.model_dump(exclude={"per_class"}) for row in rows], "variants.json")
         log_table(run.tracking_run, [line for row in rows for line in _class_lines(row)], "classes.json")
         return Receipt()

@@ -40,7 +40,6 @@ def finish_run(job_id: str, state: str, error: str) -> None:
     and changes nothing. If MLflow is not available, a warning explains that a later run will close this one.
 
     Args:
-        job_id: the pipeline job.
         state: the final state, in the spelling of Pipelines.
         error: the error message from Pipelines, or "".
     """

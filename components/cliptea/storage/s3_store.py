@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
 from cliptea.errors import StorageError
 from cliptea.storage.base import Entry, Store, missing, truncated
-from cliptea.storage.local_files import cache_folder, make_folder, new_file, place
+from cliptea.storage.local_files import cache_folder, new_file, place
 from cliptea.storage.minio_client import Limits, absence, connect, explained, why
 
 __all__ = ["LIMITS", "S3Store", "parse"]
@@ -137,12 +136,6 @@ class S3Store(Store):
     def delete(self, key: str) -> None:
         with explained(self.uri(key)):
             self._client.remove_object(self.bucket, self._name(key))
-
-    def scratch(self, name: str) -> Path:
-        return make_folder(self._scratch(name))
-
-    def drop_scratch(self, name: str) -> None:
-        shutil.rmtree(self._scratch(name), ignore_errors=True)
 
     def _scratch(self, name: str) -> Path:
         return cache_folder() / "scratch" / place(self.bucket, self.prefix, name)

@@ -30,9 +30,6 @@ def is_remote(uri: str) -> bool:
 def fetch(uri: str) -> Path:
     """The local path of a file or folder. It is downloaded from S3 unless this version is in the cache.
 
-    Args:
-        uri: a path, or a file:// or s3:// URI.
-
     Raises:
         StorageError: the file or folder does not exist or cannot be read.
     """
@@ -53,9 +50,6 @@ def fetch(uri: str) -> Path:
 def read_uri(uri: str) -> bytes:
     """The content of a file. It is not cached.
 
-    Args:
-        uri: a path, or a file:// or s3:// URI.
-
     Raises:
         StorageError: the file does not exist or cannot be read.
     """
@@ -65,9 +59,6 @@ def read_uri(uri: str) -> bytes:
 
 def state(uri: str) -> tuple[str, int, str]:
     """Name, size in bytes and version (etag, or modification time in ns) of a file or folder, without reading it.
-
-    Args:
-        uri: a path, or a file:// or s3:// URI.
 
     Raises:
         StorageError: the file or folder does not exist.

@@ -96,8 +96,6 @@ def log_deferred(store: Store, run: Run, kinds: Sequence[type[Entry]], seconds: 
     """Log all deferred entries of a run.
 
     Args:
-        store: the store with the entries.
-        run: the pipeline run.
         kinds: kinds of entries, in the order in which they must be logged.
         seconds: how long to wait for MLflow; defaults to `cliptea.outage.patience()`.
 

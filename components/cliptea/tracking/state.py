@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
@@ -20,26 +20,11 @@ from cliptea import progress
 from cliptea.board import StepStatus, read_board
 from cliptea.errors import ClipteaError
 from cliptea.notice import post_state
+from cliptea.run import Run
 from cliptea.storage import open_store
 from cliptea.tracking.address import MlflowAway
 from cliptea.tracking.mlflow_client import connect, experiment_id, find_run, persist, plugin_run, quote
-from cliptea.tracking.runs import (
-    COMPLETE_TAG,
-    ERROR_TAG,
-    FINGERPRINT_TAG,
-    HEARTBEAT_TAG,
-    JOB_TAG,
-    KEY_TAG,
-    LABEL_TAG,
-    NOTE_TAG,
-    SKIPPED_TAG,
-    SWEPT_TAG,
-    now,
-    reopen,
-)
-
-if TYPE_CHECKING:
-    from cliptea.run import Run
+from cliptea.tracking.runs import Tag, now, reopen
 
 __all__ = [
     "End", "Ended", "beat", "close_ended", "close_job", "mark_complete", "mark_failed", "mark_stopped",
@@ -57,7 +42,6 @@ END_PATIENCE = 60.0  # how long to wait for MLflow at the end of a run; a later 
 BOARD_PATIENCE = 10.0  # how long to wait for the store, which only adds details
 LAST_STEP = "promote"
 LONGEST_TAG = 5000  # characters
-MOST_RUNS = 50_000  # MLflow's limit for one search
 
 
 class Ended(NamedTuple):
@@ -72,14 +56,14 @@ def beat(run_id: str) -> None:
     """Send a heartbeat to a pipeline run. If a sweep has closed the run, it is opened again."""
     client = connect()
     run = client.get_run(run_id)
-    if SWEPT_TAG in run.data.tags:
+    if Tag.SWEPT in run.data.tags:
         reopen(client, run)
-    client.set_tag(run_id, HEARTBEAT_TAG, now())
+    client.set_tag(run_id, Tag.HEARTBEAT, now())
 
 
 def _find_parent(client: MlflowClient, job_id: str) -> MlflowRun | None:
     """The run of a pipeline job, and not a run of its variants or a run that KFP's plug-in created for a task."""
-    named = f"tags.`{JOB_TAG}` = '{quote(job_id)}' and tags.`{KEY_TAG}` LIKE '%'"
+    named = f"tags.`{Tag.JOB}` = '{quote(job_id)}' and tags.`{Tag.KEY}` LIKE '%'"
     found = client.search_runs([experiment_id(client)], named, max_results=1)
     return found[0] if found else plugin_run(client)
 
@@ -95,7 +79,7 @@ def mark_failed(run_id: str, step: str, label: str, text: str) -> None:
     client = connect()
     reason = f"{step} {label}: {text}" if label else f"{step}: {text}"
     _explain(client, run_id, "FAILED", reason)
-    child = find_run(client, {"mlflow.parentRunId": run_id, LABEL_TAG: label}) if label else None
+    child = find_run(client, {"mlflow.parentRunId": run_id, Tag.LABEL: label}) if label else None
     if child is not None:
         _explain(client, child.info.run_id, "FAILED", f"{step}: {text}")
         client.set_terminated(child.info.run_id, "FAILED")
@@ -109,7 +93,7 @@ def mark_complete(run_id: str) -> None:
 
     def say() -> None:
         client = connect()
-        client.set_tag(run_id, COMPLETE_TAG, "true")
+        client.set_tag(run_id, Tag.COMPLETE, "true")
         _close(client, client.get_run(run_id), "FINISHED", "")
 
     with suppress(MlflowAway):
@@ -119,12 +103,12 @@ def mark_complete(run_id: str) -> None:
 def mark_unchanged(run: Run) -> str | None:
     """Mark the run as skipped if a run with the same data and settings has finished. Returns the id of that run."""
     client = connect()
-    query = f"tags.`{FINGERPRINT_TAG}` = '{run.fingerprint}' and attributes.status = 'FINISHED'"
+    query = f"tags.`{Tag.FINGERPRINT}` = '{run.fingerprint}' and attributes.status = 'FINISHED'"
     found = client.search_runs([experiment_id(client)], query, order_by=["attributes.start_time DESC"])
-    earlier = [r.info.run_id for r in found if r.info.run_id != run.tracking_run and SKIPPED_TAG not in r.data.tags]
+    earlier = [r.info.run_id for r in found if r.info.run_id != run.tracking_run and Tag.SKIPPED not in r.data.tags]
     if not earlier:
         return None
-    client.set_tag(run.tracking_run, SKIPPED_TAG, earlier[0])
+    client.set_tag(run.tracking_run, Tag.SKIPPED, earlier[0])
     _close(client, client.get_run(run.tracking_run), "FINISHED", "")
     return earlier[0]
 
@@ -142,10 +126,10 @@ def _close(client: MlflowClient, run: MlflowRun, end: End, reason: str) -> list[
         reason: shown in the description if the run did not succeed and no step has recorded an error.
     """
     closed, run_id, tags = _close_variants(client, run, end, reason), run.info.run_id, run.data.tags.keys()
-    outdated = {SWEPT_TAG, ERROR_TAG, NOTE_TAG} if end == "FINISHED" else {SWEPT_TAG}
+    outdated = {Tag.SWEPT, Tag.ERROR, Tag.NOTE} if end == "FINISHED" else {Tag.SWEPT}
     for tag in tags & outdated:
         client.delete_tag(run_id, tag)
-    if reason and end != "FINISHED" and (ERROR_TAG not in tags or SWEPT_TAG in tags):
+    if reason and end != "FINISHED" and (Tag.ERROR not in tags or Tag.SWEPT in tags):
         _explain(client, run_id, end, reason)
     client.set_terminated(run_id, end)
     return closed
@@ -155,7 +139,7 @@ def _close_variants(client: MlflowClient, run: MlflowRun, end: End, reason: str)
     """Close the open variants of a run: as FINISHED if the run succeeded, or else as KILLED."""
     at_work = f"tags.`mlflow.parentRunId` = '{run.info.run_id}' and attributes.status = 'RUNNING'"
     closed = []
-    for child in client.search_runs([run.info.experiment_id], at_work, max_results=MOST_RUNS):
+    for child in _every(client, run.info.experiment_id, at_work):
         if end != "FINISHED":
             _explain(client, child.info.run_id, "KILLED", f"the pipeline run ended before this finished: {reason}")
         client.set_terminated(child.info.run_id, "FINISHED" if end == "FINISHED" else "KILLED")
@@ -169,7 +153,6 @@ def close_ended(job_id: str, how: str, reason: str) -> Ended:
     This is for the exit handler, which may know less about the run than its steps.
 
     Args:
-        job_id: the pipeline job.
         how: the final state from Pipelines. The state that the steps logged takes precedence.
         reason: why the run failed, or "".
 
@@ -184,8 +167,8 @@ def close_ended(job_id: str, how: str, reason: str) -> Ended:
             progress.note("the run ended before it was logged to MLflow")
             return Ended(how, "", reason)
         tags = run.data.tags
-        state = "SUCCEEDED" if COMPLETE_TAG in tags else "SKIPPED" if SKIPPED_TAG in tags else how
-        why = reason or tags.get(ERROR_TAG, "")
+        state = "SUCCEEDED" if Tag.COMPLETE in tags else "SKIPPED" if Tag.SKIPPED in tags else how
+        why = reason or tags.get(Tag.ERROR, "")
         if state:
             _close(client, run, ENDS[state], why if state in ("FAILED", "CANCELED") else "")
         return Ended(state, run.info.run_id, why)
@@ -199,7 +182,6 @@ def close_job(job_id: str, end: End, reason: str) -> list[str]:
     If CLIPTEA_WEBHOOK is set, the webhook is notified of the closed run, because its exit task has not run.
 
     Args:
-        job_id: the pipeline job.
         end: final state of the run, if it is open.
         reason: shown in the description if the run did not succeed.
 
@@ -226,13 +208,19 @@ def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None)
         ended: returns how a pipeline job has ended. RUNNING means that it is active, for example waiting for a node,
             and is not closed even if it is silent for a long time. None means that the job is not known.
     """
-    client, told, boards = connect(), [], _Boards()
-    at_work = f"tags.`{KEY_TAG}` LIKE '%' and attributes.status = 'RUNNING'"
-    for listed in client.search_runs([experiment_id(client)], at_work, max_results=MOST_RUNS):
+    client, told, has_board = connect(), [], True
+    at_work = f"tags.`{Tag.KEY}` LIKE '%' and attributes.status = 'RUNNING'"
+    for listed in _every(client, experiment_id(client), at_work):
         if _silence(listed) < QUIET_SECONDS:
             continue
-        job_id = listed.data.tags.get(JOB_TAG, "")
-        said, statuses = ended(job_id) if ended is not None else None, boards.read(job_id)
+        job_id = listed.data.tags.get(Tag.JOB, "")
+        said = ended(job_id) if ended is not None else None
+        statuses: list[StepStatus] = []
+        if has_board:
+            try:
+                statuses = read_board(open_store(patience=BOARD_PATIENCE), job_id)
+            except ClipteaError:
+                has_board = False  # do not wait for the store again
         silence = min([_silence(listed), *(time.time() - status.updated for status in statuses)])
         if said == "RUNNING" or silence < (SILENCE_SECONDS if said is None else QUIET_SECONDS):
             continue
@@ -241,25 +229,11 @@ def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None)
         with suppress(MlflowException):  # the run was deleted in the meantime
             run = client.get_run(listed.info.run_id)
             if run.info.status == "RUNNING":
-                client.set_tag(run.info.run_id, SWEPT_TAG, now())  # set first, so that a heartbeat can reopen it
+                client.set_tag(run.info.run_id, Tag.SWEPT, now())  # set first, so that a heartbeat can reopen it
                 _close(client, run, end, reason)
                 post_state(job_id, NOTICES[end], reason, run.info.run_id)
                 told.append(f"{run.info.run_name}: closed as {end}; {why}")
     return told + _close_orphans(client)
-
-
-class _Boards:
-    """Reads the status of steps from the store. After the first error, the store is not used again."""
-
-    def __init__(self) -> None:
-        self._away = False
-
-    def read(self, job_id: str) -> list[StepStatus]:
-        try:
-            return [] if self._away else read_board(open_store(patience=BOARD_PATIENCE), job_id)
-        except ClipteaError:
-            self._away = True
-            return []
 
 
 def _verdict(said: End | None, statuses: list[StepStatus], why: str) -> tuple[End, str]:
@@ -274,8 +248,8 @@ def _verdict(said: End | None, statuses: list[StepStatus], why: str) -> tuple[En
 def _close_orphans(client: MlflowClient) -> list[str]:
     """Close open variants whose pipeline run was closed, for example by KFP's plug-in. Returns a line about each."""
     told, parents = [], {}
-    at_work = f"tags.`{LABEL_TAG}` LIKE '%' and attributes.status = 'RUNNING'"
-    for run in client.search_runs([experiment_id(client)], at_work, max_results=MOST_RUNS):
+    at_work = f"tags.`{Tag.LABEL}` LIKE '%' and attributes.status = 'RUNNING'"
+    for run in _every(client, experiment_id(client), at_work):
         parent = run.data.tags.get("mlflow.parentRunId", "")
         with suppress(MlflowException):  # the pipeline run is deleted
             parents[parent] = parents.get(parent) or client.get_run(parent).info.status
@@ -295,9 +269,18 @@ def run_address(job_id: str) -> str | None:
     return f"{client.tracking_uri.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
 
+def _every(client: MlflowClient, experiment: str, query: str) -> list[MlflowRun]:
+    page = client.search_runs([experiment], query)
+    found = list(page)
+    while page.token:
+        page = client.search_runs([experiment], query, page_token=page.token)
+        found += page
+    return found
+
+
 def _silence(run: MlflowRun) -> float:
     """Seconds since the last heartbeat of a run."""
-    stamp = run.data.tags.get(HEARTBEAT_TAG)
+    stamp = run.data.tags.get(Tag.HEARTBEAT)
     last = datetime.fromisoformat(stamp).timestamp() if stamp else run.info.start_time / 1000
     return datetime.now(UTC).timestamp() - last
 
@@ -307,5 +290,5 @@ def _rough(seconds: float) -> str:
 
 
 def _explain(client: MlflowClient, run_id: str, end: End, reason: str) -> None:
-    client.set_tag(run_id, ERROR_TAG, reason[:LONGEST_TAG])
-    client.set_tag(run_id, NOTE_TAG, f"**{end}**: {reason[:LONGEST_TAG]}")
+    client.set_tag(run_id, Tag.ERROR, reason[:LONGEST_TAG])
+    client.set_tag(run_id, Tag.NOTE, f"**{end}**: {reason[:LONGEST_TAG]}")

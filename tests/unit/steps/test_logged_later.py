@@ -59,7 +59,7 @@ def back(monkeypatch):
 
         monkeypatch.setattr(DataEntry, "log", log("data"))
         monkeypatch.setattr(ScoresEntry, "log", log("scores", mlflow_run_id="child"))
-        client = SimpleNamespace(log_artifacts=lambda run_id, folder: logged.append("report"))
+        client = SimpleNamespace(log_artifacts=lambda run_id, folder, name: logged.append("report"))
         monkeypatch.setattr(mlflow_client, "connect", lambda: client)
         monkeypatch.setattr(runs, "log_best", lambda run, row: None)
         monkeypatch.setattr(runs, "log_table", lambda run_id, rows, name: None)

@@ -13,9 +13,7 @@ from cliptea.report.context import (
     RegionPicture,
     ReportContext,
     RunFacts,
-    label,
 )
-from cliptea.report.summaries import SweepRow
 
 CLASSES = ["zebra", "tiger", "cow", "melon", "plum", "grass", "water", "sand"]
 UNSEEN = ["zebra", "plum", "water"]
@@ -71,7 +69,7 @@ def make(seeds=(0, 1, 2), variants=VARIANTS, classes=CLASSES, unseen=UNSEEN, **f
     """A realistic run: 14 rows of 11 trained models in 4 groups."""
     rng = np.random.default_rng(0)
     dataset = facts.get("dataset", "demo")
-    names = [label(group, name) for group, name, *_ in variants]
+    names = [f"{group}/{name}" for group, name, *_ in variants]
     images = [rng.integers(0, 256, (64, 64, 3)).astype(np.uint8) for _ in range(3)]
     truths = [np.kron(rng.integers(0, len(classes), (4, 4)), np.ones((16, 16), dtype=int)) for _ in images]
     catalogue = Catalogue(classes=classes, unseen=unseen)
@@ -102,7 +100,7 @@ def make(seeds=(0, 1, 2), variants=VARIANTS, classes=CLASSES, unseen=UNSEEN, **f
         ),
         rows=rows,
         sweep=[
-            SweepRow(variant=r.variant, group=r.group, dataset=dataset, seed=r.seed, sweep={"0": s, "1.5": s})
+            (r, {"0": s, "1.5": s})
             for r in rows
             for s in [Scores(pAcc=r.pAcc, miou_seen=r.miou_seen, miou_unseen=r.miou_unseen, hiou=r.hiou)]
         ],

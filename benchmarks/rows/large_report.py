@@ -10,9 +10,8 @@ import numpy as np
 from benchmarks.measure import Bench, Row
 from cliptea.data.catalogue import Catalogue
 from cliptea.evaluation.results import METRICS, ResultRow, Scores
-from cliptea.report.context import AttentionPicture, PredictionPicture, ReportContext, RunFacts, label
+from cliptea.report.context import AttentionPicture, PredictionPicture, ReportContext, RunFacts
 from cliptea.report.page import build_report
-from cliptea.report.summaries import SweepRow
 from cliptea.steps.gather import PICTURED
 
 IMAGES, SIDE, TERMS = 4, 512, 6
@@ -35,7 +34,7 @@ def _context(models: int, number: int) -> ReportContext:
     rng = np.random.default_rng(0)
     classes = [f"class number {index}" for index in range(number)]
     rows = [_row(rng, model, classes) for model in range(models)]
-    shown = [label(row.group, row.variant) for row in rows[:PICTURED]]
+    shown = [row.label for row in rows[:PICTURED]]
     images = [_blocks(rng, 200, 3) + rng.integers(0, 8, (SIDE, SIDE, 3)).astype(np.uint8) for _ in range(IMAGES)]
     scores = {row.variant: Scores(**{metric: getattr(row, metric) for metric in METRICS}) for row in rows}
     steps, terms = range(20, 20_001, 20), [f"term{term}" for term in range(TERMS)]
@@ -60,16 +59,7 @@ def _context(models: int, number: int) -> ReportContext:
     return ReportContext(
         facts=facts,
         rows=rows,
-        sweep=[
-            SweepRow(
-                variant=row.variant,
-                group=row.group,
-                dataset=row.dataset,
-                seed=0,
-                sweep={str(gamma / 10): scores[row.variant] for gamma in range(10)},
-            )
-            for row in rows
-        ],
+        sweep=[(row, {str(gamma / 10): scores[row.variant] for gamma in range(10)}) for row in rows],
         losses={
             own: {term: list(zip(steps, rng.random(len(steps)).tolist(), strict=True)) for term in terms}
             for own in shown

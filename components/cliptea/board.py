@@ -27,28 +27,18 @@ BEAT_SECONDS = 20.0
 
 
 class StepStatus(BaseModel):
-    """The status of one step.
-
-    Attributes:
-        step, label: name of the step, and label of the variant or "".
-        state: stays "running" if the step was killed, but then `beat` no longer changes.
-        beat: how many times the status was written.
-        started, updated: times in seconds since 1970, from the writer's clock.
-        bar: the last event of its progress bar, in the format of `cliptea.progress`.
-        text: the error if the step failed.
-        published: small facts, such as the address of the report.
-    """
+    """The status of one step. Times are in seconds since 1970, from the writer's clock."""
 
     step: str
-    label: str = ""
-    state: Literal["running", "done", "failed"] = "running"
+    label: str = ""  # of the variant
+    state: Literal["running", "done", "failed"] = "running"  # stays so if it was killed, but `beat` no longer changes
     reused: bool = False
-    beat: int = 0
+    beat: int = 0  # how many times the status was written
     started: float
     updated: float
-    bar: dict[str, Any] | None = None
-    text: str = ""
-    published: dict[str, str] = {}
+    bar: dict[str, Any] | None = None  # the last event of its progress bar, in the format of `cliptea.progress`
+    text: str = ""  # the error if the step failed
+    published: dict[str, str] = {}  # small facts, such as the address of the report
 
     @property
     def who(self) -> str:
@@ -60,7 +50,6 @@ def status_key(job_id: str, step: str, label: str = "", writer: str = "step") ->
     """The key of a step's status in the store.
 
     Args:
-        job_id: the pipeline job.
         step, label: as in `StepStatus`.
         writer: "step", or another process that works for the step, such as "training".
     """
@@ -74,12 +63,7 @@ def read_board(store: Store, job_id: str) -> list[StepStatus]:
 
 
 class BoardReader:
-    """Reads the board of a run repeatedly. Each read only fetches objects that have changed.
-
-    Args:
-        store: the store of the run.
-        job_id: the pipeline job.
-    """
+    """Reads the board of a run repeatedly. Each read only fetches objects that have changed."""
 
     def __init__(self, store: Store, job_id: str) -> None:
         self._store, self._folder = store, f"{FOLDER}/{job_id}"

@@ -21,19 +21,12 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class Variable:
-    """One environment variable. An empty value counts as not set.
-
-    Attributes:
-        name: name in the environment.
-        meaning: description with units, for the page.
-        default: default value, for the page; "" for variables that users do not set.
-        expected: description of valid values, for errors.
-    """
+    """One environment variable. An empty value counts as not set."""
 
     name: str
-    meaning: str
-    default: str = ""
-    expected: str = ""
+    meaning: str  # with units, for the page
+    default: str = ""  # for the page; "" for variables that users do not set
+    expected: str = ""  # description of valid values, for errors
 
     def get(self) -> str:
         """The value, or "" if it is not set."""

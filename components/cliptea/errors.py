@@ -6,17 +6,16 @@ without a traceback and exits with 2 for a `ConfigError` and 1 for the others; a
 
 from __future__ import annotations
 
-__all__ = ["ClipteaError", "ConfigError", "DataError", "ServerAway", "StorageError", "TeacherError", "TrackingError"]
+__all__ = [
+    "ClipteaError", "ConfigError", "DataError", "ServerAway", "StorageError", "TeacherError", "TrackingError",
+    "described", "one_line",
+]  # fmt: skip
 
 
 class ClipteaError(Exception):
-    """Base class of errors that are caused by the input or the environment, and not by the program.
+    """Base class of errors that are caused by the input or the environment, and not by the program."""
 
-    Attributes:
-        temporary: whether a retry may succeed later without any change.
-    """
-
-    temporary = False
+    temporary = False  # whether a retry may succeed later without any change
 
     def __init__(self, what: str, expected: str = "", todo: str = "") -> None:
         self.what, self.expected, self.todo = what, expected, todo
@@ -52,3 +51,16 @@ class TrackingError(StorageError):
 
 class TeacherError(ClipteaError):
     """The CLIP teacher's weights or text features are missing or do not fit."""
+
+
+def one_line(error: BaseException) -> str:
+    """The text of any error without line breaks."""
+    return " ".join(str(error).split())
+
+
+def described(error: BaseException) -> str:
+    """Any error in one line: its text, and unless it is a `ClipteaError` its type."""
+    if isinstance(error, ClipteaError):
+        return str(error)
+    text = one_line(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -154,13 +154,12 @@ def make_once(
     output: Output,
     make: Callable[[], Contents],
     look: Callable[[Store, Output], Manifest | None] = find,
-) -> Manifest:
-    """Return the manifest of an existing output, or create and publish the output.
+) -> tuple[Manifest, bool]:
+    """Return the manifest of an existing output, or create and publish the output. Also whether it was created.
 
     Args:
-        store: the object store.
-        output: the output to find or create.
         make: writes its objects.
         look: finds an existing output, such as `cliptea.data.shard_sets.find_sharded` for shards.
     """
-    return look(store, output) or publish(store, output, make())
+    found = look(store, output)
+    return (publish(store, output, make()), True) if found is None else (found, False)

@@ -18,7 +18,6 @@ def post_state(job_id: str, state: str, error: str, tracking_run: str) -> None:
     Nothing is sent without an address. If the webhook fails, a warning is printed that does not contain the address.
 
     Args:
-        job_id: the pipeline job.
         state: the final state in KFP.
         error: the error message from KFP, or "".
         tracking_run: id of the MLflow run, or "" if the run failed before it was logged to MLflow.
@@ -32,8 +31,7 @@ def post_state(job_id: str, state: str, error: str, tracking_run: str) -> None:
         request = urllib.request.Request(
             address, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
         )
-        with urllib.request.urlopen(request, timeout=SECONDS):
-            pass
+        urllib.request.urlopen(request, timeout=SECONDS).close()
     except (OSError, ValueError) as problem:
         kind = getattr(problem, "code", None) or type(getattr(problem, "reason", problem)).__name__
         progress.warn(f"the webhook CLIPTEA_WEBHOOK could not be notified that the run ended ({kind})")

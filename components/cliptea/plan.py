@@ -15,9 +15,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from cliptea import env
 from cliptea.config import Config
 from cliptea.data.datasets import train_images
-from cliptea.errors import ConfigError
+from cliptea.errors import ConfigError, one_line
 from cliptea.models.backbones import licence, weights
-from cliptea.run import Variant, expand
+from cliptea.run import expand
 from cliptea.storage import is_remote
 from cliptea.teacher.outputs import clustering_key
 
@@ -61,7 +61,6 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
     """The plan of a run.
 
     Args:
-        config: a resolved config.
         rates: measured images per second of one GPU: a backbone's training, and `TEACHER` for CLIP's forward pass.
     """
     variants = expand(config)
@@ -72,7 +71,9 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
     clusterings = {clustering_key(c.method.clustering) for c in configs if c.method.pseudo}
     seen = [config_.train.iterations * config_.train.batch_size for config_ in configs]
     return Plan(
-        steps=_steps(variants),
+        steps=dict.fromkeys(["resolve", "split", "tokens", "teacher", "variants"], 1)
+        | dict.fromkeys(["train", "evaluate"], len(variants))
+        | dict.fromkeys(["compare", "promote", "finish"], 1),
         trainings=len(variants),
         students=_students(configs, rates),
         images=images,
@@ -101,18 +102,12 @@ def read_rates(file: Path | None, given: list[str]) -> dict[str, float]:
         checked = TypeAdapter(dict[str, float]).validate_python(rates)
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise ConfigError(
-            f"cannot read the throughput ({' '.join(str(error).split())})",
+            f"cannot read the throughput ({one_line(error)})",
             f"{TEACHER}=150 or segformer_b4=40 (images per second of one GPU), or a file that `make bench` wrote",
         ) from None
     if bad := [name for name, rate in checked.items() if not rate > 0]:
         raise ConfigError(f"the throughput of {bad[0]} is {checked[bad[0]]}", "more than 0 images per second")
     return checked
-
-
-def _steps(variants: list[Variant]) -> dict[str, int]:
-    once = {"resolve": 1, "split": 1, "tokens": 1, "teacher": 1, "variants": 1}
-    each = {"train": len(variants), "evaluate": len(variants)}
-    return {**once, **each, "compare": 1, "promote": 1, "finish": 1}
 
 
 def _students(configs: list[Config], rates: Mapping[str, float]) -> list[Student]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cliptea import env
-from cliptea.errors import ClipteaError, ConfigError
+from cliptea.errors import ClipteaError, ConfigError, described
 
 __all__ = ["Bar", "bar", "clock", "count", "listening", "note", "publish", "reused", "step", "warn", "words"]
 
@@ -55,7 +55,7 @@ def step(name: str, label: str = "") -> Iterator[None]:
         _tell(
             "failed",
             seconds=time.monotonic() - start,
-            text=_one_line(error),
+            text=described(error),
             trace=trace,
             setting=isinstance(error, ConfigError),
             stopped=not isinstance(error, Exception),  # by a signal, which is no failure of the step
@@ -222,10 +222,3 @@ def _write(path: str, event: str, name: str, label: str, facts: dict[str, Any]) 
             print(f"{who}: {text}" if who else text, file=sys.stderr, flush=True)
     except OSError:  # a full disk or a closed pipe must not end the work that is being told about
         pass
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, ClipteaError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from cliptea.config import Config
 from cliptea.errors import ConfigError
 
-__all__ = ["apply_delta", "load", "merge", "presets", "variant_group", "variant_groups"]
+__all__ = ["apply_delta", "flatten", "load", "merge", "presets", "variant_group", "variant_groups"]
 
 SECRET = re.compile(r"passw|secret|credential|access_?key|api_?key|private", re.IGNORECASE)
 # Addresses with a user (scheme://user@, scheme://user:password@, even with a slash in the password) or a signed query.
@@ -32,7 +32,9 @@ def load(preset: str = "demo", overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the preset or a key does not exist, a type is wrong, or settings contradict each other; one line.
     """
-    delta = merge(_preset(preset), {"preset": preset})
+    if preset not in presets():
+        raise ConfigError(f"the preset {preset!r} does not exist", _one_of(preset, presets()))
+    delta = _read_yaml("presets", preset) | {"preset": preset}
     for override in overrides:
         delta = merge(delta, _parse(override))
     config = _validate(delta)
@@ -61,6 +63,15 @@ def merge(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as "train.lr": 0.002. An empty mapping is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        inside = flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {}
+        flat |= inside or {prefix + key: value}
+    return flat
+
+
 def presets() -> list[str]:
     """Names of the shipped presets."""
     return _yaml_names("presets")
@@ -82,12 +93,6 @@ def variant_group(name: str) -> dict[str, dict[str, Any]]:
     if single not in variants:
         raise ConfigError(f"group {group} has no variant {single!r}", _one_of(single, list(variants)))
     return {single: variants[single]}
-
-
-def _preset(name: str) -> dict[str, Any]:
-    if name not in presets():
-        raise ConfigError(f"the preset {name!r} does not exist", _one_of(name, presets()))
-    return _read_yaml("presets", name)
 
 
 def _yaml_names(folder: str) -> list[str]:
@@ -124,12 +129,10 @@ def _parse(override: str) -> dict[str, Any]:
         )
     if key == "preset":
         raise ConfigError("preset cannot be overridden with --set", "the preset's name in --preset")
-    delta: dict[str, Any] = {}
     *outer, last = key.split(".")
-    inner = delta
-    for part in outer:
-        inner = inner.setdefault(part, {})
-    inner[last] = value
+    delta = {last: value}
+    for part in reversed(outer):
+        delta = {part: delta}
     return delta
 
 

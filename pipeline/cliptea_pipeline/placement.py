@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cliptea import env
 from cliptea.steps.component import IMAGE
+from cliptea.steps.retries import Retries
 from cliptea_pipeline.placement_values import Count, Cpu, Memory, Name, Open, Positive, Public, Store, Variable
 
 __all__ = ["Placement", "StepPlacement", "Toleration"]
@@ -77,15 +78,6 @@ class Steps(Section):
     compare: StepPlacement = StepPlacement(memory="2Gi", memory_limit="8Gi")
     promote: StepPlacement = StepPlacement()
     finish: StepPlacement = StepPlacement()
-
-
-class Retries(Section):
-    """How often a step retries temporary failures."""
-
-    count: Count = 2
-    wait_seconds: Count = 30  # before the first retry
-    factor: Annotated[float, Field(ge=1)] = 2.0
-    longest_wait_seconds: Count = 600
 
 
 class TrainJobPlacement(Section):

@@ -16,7 +16,7 @@ from cliptea.cluster.job import build, job_name
 from cliptea.cluster.job_settings import JobSettings, Passed
 from cliptea.run import Run, expand
 from cliptea.tracking import state
-from cliptea.tracking.runs import HEARTBEAT_TAG, ChildRun, open_parent
+from cliptea.tracking.runs import ChildRun, Tag, open_parent
 from cliptea_pipeline import cancel as cancelling
 from cliptea_pipeline import submit
 from cliptea_pipeline.cli import app
@@ -65,7 +65,7 @@ def tracked(job_id, heartbeat=None):
     run = run.model_copy(update={"tracking_run": open_parent(run)})
     if heartbeat is not None:
         past = datetime.now(UTC) - heartbeat
-        MlflowClient().set_tag(run.tracking_run, HEARTBEAT_TAG, past.isoformat(timespec="seconds"))
+        MlflowClient().set_tag(run.tracking_run, Tag.HEARTBEAT, past.isoformat(timespec="seconds"))
     return run.tracking_run, ChildRun.open(run, variants[0]).run_id
 
 

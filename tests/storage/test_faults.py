@@ -69,11 +69,9 @@ def test_two_failures_of_each_request_are_outlived(filled, proxy, operation, kin
 
 @pytest.mark.parametrize("kind", ["500", "503", "reset", "stall", "truncate", "lost"])
 @pytest.mark.parametrize(("method", "part"), [("POST", "uploads"), ("PUT", "partNumber=2"), ("POST", "uploadId")])
-def test_every_step_of_a_large_upload_is_tried_again(store, proxy, tmp_path, kind, method, part):
-    source = tmp_path / "large"
-    source.write_bytes(LARGE)
+def test_every_step_of_a_large_upload_is_tried_again(store, proxy, kind, method, part):
     proxy.fail(kind, 1, method, part)
-    store.put_file("large", source)
+    store.put("large", LARGE)
     assert proxy.injected == 1
     assert store.size("large") == len(LARGE)
     assert store.get("large") == LARGE

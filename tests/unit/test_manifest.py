@@ -76,12 +76,14 @@ def test_an_output_is_made_once(tmp_path):
         made.append(output)
         return Contents({"data": put_object(store, f"{output.prefix}/data", b"12345")}, {"n": 1})
 
-    first = make_once(store, output, make)
-    assert first == make_once(store, output, make) == find(store, output)
+    first, new = make_once(store, output, make)
+    assert new
+    assert make_once(store, output, make) == (first, False)
+    assert first == find(store, output)
     assert (first.output, first.info, len(made)) == (output, {"n": 1}, 1)
     assert sorted(entry.key for entry in store.entries("")) == [f"text/{'f' * 16}/data", output.manifest_key]
     store.delete(f"{output.prefix}/data")
-    assert make_once(store, output, make) == first
+    assert make_once(store, output, make) == (first, True)
     assert len(made) == 2
 
 
@@ -91,4 +93,4 @@ def test_make_once_may_look_elsewhere(tmp_path):
     def never():
         raise AssertionError
 
-    assert make_once(FileStore(tmp_path), there.output, never, lambda store, output: there) is there
+    assert make_once(FileStore(tmp_path), there.output, never, lambda store, output: there) == (there, False)

@@ -136,3 +136,8 @@ def test_teacher_weights_that_are_not_here_are_refused_before_any_work(tmp_path)
     (tmp_path / "clip.pt").touch()
     for weights in (tmp_path / "clip.pt", "openai", "s3://bucket/clip.pt", "demo"):
         resolve.check(settings.load("demo", [f"teacher.weights={weights}"]))
+
+
+def test_settings_are_flattened():
+    flat = settings.flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None, "f": {}})
+    assert flat == {"a.b": 1, "a.c.d": [1, 2], "e": None, "f": {}}

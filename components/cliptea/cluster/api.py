@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from cliptea.cluster.job import RUN_LABEL, run_value
 from cliptea.cluster.reasons import QUOTA, StepPod, step_pod
-from cliptea.errors import ClipteaError
+from cliptea.errors import ClipteaError, one_line
 from cliptea.outage import unreached
 
 __all__ = ["RIGHTS", "SERVER", "Cluster", "ClusterError", "NoTrainer", "QuotaFull", "Right", "Unreachable", "connect"]
@@ -85,7 +85,7 @@ def connect(namespace: str = "", timeout: tuple[int, int] = TIMEOUT) -> Cluster:
             own = active["context"].get("namespace", "")
     except (config.ConfigException, OSError) as error:
         raise ClusterError(
-            f"no Kubernetes cluster is configured ({' '.join(str(error).split())})",
+            f"no Kubernetes cluster is configured ({one_line(error)})",
             "a pod with a service account, or a file ~/.kube/config",
             "set KUBECONFIG to the configuration file of the cluster",
         ) from None

@@ -36,10 +36,8 @@ def train(cluster: Cluster, job: dict[str, Any], settings: JobSettings, pace: ty
     """Run a TrainJob until it succeeds. If an earlier attempt of this step left a TrainJob, it is adopted.
 
     Args:
-        cluster: the cluster.
         job: the TrainJob to create.
         settings: how often it is created again after pods were lost, and how long its pods may take to start.
-        pace: polling intervals and time limits.
 
     Raises:
         ClusterError: the TrainJob failed, or did not start.

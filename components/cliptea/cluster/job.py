@@ -48,10 +48,7 @@ def build(
     """The TrainJob in the form that is sent to the cluster.
 
     Args:
-        job_id: id of the pipeline job.
-        label: label of the variant.
         command: the command in every pod. Trainer sets PET_ variables with the rank and the number of processes.
-        settings: compile-time settings.
         passed: placement of the step, which KFP passes on.
         owners: owner references. The cluster deletes the TrainJob together with its owner.
     """

@@ -25,33 +25,21 @@ KILLED, ENDED = 137, 143  # exit codes of a container after SIGKILL or SIGTERM
 
 
 class Trouble(NamedTuple):
-    """A problem of a TrainJob.
+    """A problem of a TrainJob."""
 
-    Attributes:
-        kind: node, quota, image, settings, forbidden, memory, lost, gone, deserted, stopped, exit, suspended or other.
-        where: the pod, or the TrainJob.
-        text: what is wrong, and how to fix it.
-    """
-
+    # node, quota, image, settings, forbidden, memory, lost, gone, deserted, stopped, exit, suspended or other
     kind: str
-    where: str
-    text: str
+    where: str  # the pod, or the TrainJob
+    text: str  # what is wrong, and how to fix it
 
 
 class StepPod(NamedTuple):
-    """A pod of a pipeline step, or of the driver before it.
-
-    Attributes:
-        name: name of the pod.
-        node: its node in the workflow, such as "cliptea-x(0).root(0).exit-handler-1(0).resolve(0).executor(0)".
-        phase: Pending, Running, Succeeded or Failed.
-        waits: what the pod waits for, or "".
-    """
+    """A pod of a pipeline step, or of the driver before it."""
 
     name: str
-    node: str
-    phase: str
-    waits: str
+    node: str  # in the workflow, such as "cliptea-x(0).root(0).exit-handler-1(0).resolve(0).executor(0)"
+    phase: str  # Pending, Running, Succeeded or Failed
+    waits: str  # what the pod waits for, or ""
 
 
 def finished(job: dict[str, Any]) -> bool:
@@ -93,8 +81,6 @@ def troubles(job: dict[str, Any], pods: list[dict[str, Any]], events: list[dict[
     """All current problems of a TrainJob.
 
     Args:
-        job: the TrainJob.
-        pods: its pods.
         events: warnings about the TrainJob and all objects that were created for it.
     """
     found = [trouble for pod in pods for trouble in _of_pod(pod)]

@@ -13,7 +13,7 @@ from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import choose_view, cut_image, cut_labels
 
-__all__ = ["LABEL", "ViewImage", "chosen_images", "image_extension", "read_array", "read_view", "record_name"]
+__all__ = ["LABEL", "ViewImage", "chosen_images", "read_array", "read_pair", "read_view", "record_name"]
 
 LABEL = "label.png"  # extension of the label map in a record of a split
 
@@ -36,17 +36,18 @@ def chosen_images(names: Sequence[str], figures: int | list[str]) -> list[str]:
     return list(names[:figures]) if isinstance(figures, int) else [name for name in names if name in figures]
 
 
-def image_extension(reader: ShardReader, name: str) -> str:
-    """The extension of the image in a record of a split."""
-    return next(extension for extension in reader.extensions(name) if extension != LABEL)
+def read_pair(reader: ShardReader, record: str | int) -> tuple[np.ndarray, np.ndarray]:
+    """Read the image (H, W, 3) uint8 and the label map (H, W) uint8 of a record of a split, by its name or number."""
+    name = record if isinstance(record, str) else reader.name(record)
+    members = reader.members(record)
+    labels = decode_labels(members.pop(LABEL), name)
+    return decode_image(next(iter(members.values())), name), labels
 
 
 def read_view(reader: ShardReader, image_record: str | int, number: int, config: TeacherConfig, seed: int) -> ViewImage:
     """Read view `number` of an image in the train shards. The image is given by its name or number."""
     name = image_record if isinstance(image_record, str) else reader.name(image_record)
-    members = reader.members(image_record)
-    labels = decode_labels(members.pop(LABEL), name)
-    image = decode_image(next(iter(members.values())), name)
+    image, labels = read_pair(reader, image_record)
     view = choose_view(labels, name, number, config, seed)
     return ViewImage(cut_image(image, view), cut_labels(labels, view), view.valid)
 

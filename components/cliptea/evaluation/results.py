@@ -63,6 +63,11 @@ class ResultRow(BaseModel):
     model_uri: str  # in MLflow, or in the store if the model is not logged yet
     mlflow_run_id: str  # empty if the model is not logged yet
 
+    @property
+    def label(self) -> str:
+        """Group and variant, the key of pictures and loss curves in the report."""
+        return f"{self.group}/{self.variant}"
+
 
 def dump_results(rows: Sequence[ResultRow]) -> str:
     """The text of `results.json`: a list of objects."""

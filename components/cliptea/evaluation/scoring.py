@@ -11,8 +11,7 @@ from torch import Tensor
 from cliptea import device, progress
 from cliptea.config import EvaluationConfig, TeacherConfig
 from cliptea.data.catalogue import Catalogue
-from cliptea.data.records import LABEL, chosen_images, image_extension, read_array, read_view, record_name
-from cliptea.data.sample import decode_image, decode_labels
+from cliptea.data.records import chosen_images, read_array, read_pair, read_view, record_name
 from cliptea.data.shards import ShardReader
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
 from cliptea.evaluation.results import Scored
@@ -50,8 +49,7 @@ def score_student(
     shown = set(chosen_images(reader.names, settings.figures))
     with progress.bar(f"evaluating {label}", total=len(reader.names), unit="image") as bar:
         for name in reader.names:
-            image = decode_image(reader.read(name, image_extension(reader, name)), name)
-            truth = decode_labels(reader.read(name, LABEL), name)
+            image, truth = read_pair(reader, name)
             ranked = rank(class_logits(student, image, text_ND, settings), catalogue.unseen_ids)
             for gamma in gammas:
                 predicted = ranked.predict(gamma).cpu().numpy()

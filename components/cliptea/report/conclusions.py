@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
 from scipy.special import stdtrit
 
 from cliptea.evaluation.results import METRICS, Metric
@@ -30,49 +29,41 @@ Verdict = Literal["lower", "higher", "tie", "one seed: no conclusion", "no commo
 Agreement = Literal["same sign", "opposite sign", "tie", "not decided"]
 
 
-class Comparison(BaseModel):
+class Comparison(NamedTuple):
     """A variant against the reference of its group, on one evaluation set and one score."""
 
-    model_config = ConfigDict(frozen=True)
-
-    group: str
     dataset: str
     metric: Metric
     variant: str
     reference: str
     seeds: tuple[int, ...]  # in which both have the score
-    difference: float | None = None  # variant - reference, mean over seeds, fraction
-    sd: float | None = None
-    low: float | None = None  # ends of the 95 % interval
-    high: float | None = None
+    difference: float | None  # variant - reference, mean over seeds, fraction
+    low: float | None  # ends of the 95 % interval
+    high: float | None
     verdict: Verdict
-    paper: Sign | None = None  # sign of the difference in the paper; None if the paper has no such pair
-    agreement: Agreement | None = None
+    paper: Sign | None  # sign of the difference in the paper; None if the paper has no such pair
+    agreement: Agreement | None
 
 
-class PaperValue(BaseModel):
+class PaperValue(NamedTuple):
     """One of our scores together with the paper's, on one of the paper's data sets."""
 
-    model_config = ConfigDict(frozen=True)
-
-    group: str
     variant: str
-    dataset: str
     metric: Metric
     ours: float
     printed: float
-    difference: float
     setting: str
 
+    @property
+    def difference(self) -> float:
+        return self.ours - self.printed
 
-def t_interval(differences: Sequence[float]) -> tuple[float, float, float, float]:
-    """Mean, standard deviation (n - 1) and ends of the two-sided 95 % Student interval of n >= 2 values."""
-    n = len(differences)
-    if n < 2:
-        raise ValueError(f"{n} differences: an interval needs at least 2")
-    mean, sd = statistics.fmean(differences), statistics.stdev(differences)
-    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / n**0.5
-    return mean, sd, mean - half, mean + half
+
+def t_interval(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and ends of the two-sided 95 % Student interval, from the standard deviation (n - 1) of n >= 2 values."""
+    n, mean = len(differences), statistics.fmean(differences)
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * statistics.stdev(differences) / n**0.5
+    return mean, mean - half, mean + half
 
 
 def reference_of(group: Sequence[Summary]) -> Summary | None:
@@ -112,7 +103,6 @@ def paper_values(
     """Our means and the paper's values, only for the data sets and the protocol of the paper.
 
     Args:
-        summaries: of any groups and evaluation sets.
         trained_on: name of the data set that the students were trained on.
         settings: the run's resolved config, nested.
 
@@ -133,40 +123,26 @@ def paper_values(
         for metric in METRICS:
             ours, printed = summary.scores[metric].mean, getattr(row, metric)
             if ours is not None and printed is not None:
-                found.append(
-                    PaperValue(
-                        group=summary.group,
-                        variant=summary.variant,
-                        dataset=summary.dataset,
-                        metric=metric,
-                        ours=ours,
-                        printed=printed,
-                        difference=ours - printed,
-                        setting=paper().tables[table].setting,
-                    )
-                )
+                found.append(PaperValue(summary.variant, metric, ours, printed, paper().tables[table].setting))
     return found, list(dict.fromkeys(otherwise))
 
 
 def _comparison(summary: Summary, reference: Summary, metric: Metric) -> Comparison:
     ours, theirs = summary.by_seed[metric], reference.by_seed[metric]
     seeds = tuple(sorted(ours.keys() & theirs.keys()))
-    table = summary.group if summary.group in paper().tables else None
-    sign = paper_sign(table, summary.variant, reference.variant, metric)
+    sign = paper_sign(summary.group, summary.variant, reference.variant, metric)
     verdict: Verdict = "no common seed" if not seeds else "one seed: no conclusion"
-    difference = sd = low = high = None
+    difference = low = high = None
     if len(seeds) > 1:
-        difference, sd, low, high = t_interval([ours[seed] - theirs[seed] for seed in seeds])
+        difference, low, high = t_interval([ours[seed] - theirs[seed] for seed in seeds])
         verdict = "lower" if high < 0 else "higher" if low > 0 else "tie"
     return Comparison(
-        group=summary.group,
         dataset=summary.dataset,
         metric=metric,
         variant=summary.variant,
         reference=reference.variant,
         seeds=seeds,
         difference=difference,
-        sd=sd,
         low=low,
         high=high,
         verdict=verdict,

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from cliptea.data.catalogue import Catalogue
 from cliptea.evaluation.results import ResultRow
-from cliptea.report.summaries import SweepRow
+from cliptea.report.summaries import Sweep
 
-__all__ = ["AttentionPicture", "PredictionPicture", "RegionPicture", "ReportContext", "RunFacts", "label"]
-
-
-def label(group: str, variant: str) -> str:
-    """The key of a variant in pictures and loss curves."""
-    return f"{group}/{variant}"
+__all__ = ["AttentionPicture", "PredictionPicture", "RegionPicture", "ReportContext", "RunFacts"]
 
 
 class RunFacts(BaseModel):
@@ -32,7 +27,7 @@ class RunFacts(BaseModel):
     train_images: int
     val_images: int
     catalogue: Catalogue
-    other_catalogues: dict[str, Catalogue] = Field(default_factory=dict)  # of further evaluation sets, by name
+    other_catalogues: dict[str, Catalogue] = {}  # of further evaluation sets, by name
     gamma: float
     teacher: str  # a sentence or less
     stand_in: bool  # the teacher was not trained for this data, so the numbers are meaningless
@@ -42,26 +37,23 @@ class RunFacts(BaseModel):
     versions: dict[str, str]  # package -> version
     mlflow_run_id: str
     mlflow_command: str  # opens MLflow on this run's store; a server's address
-    settings: dict[str, Any] = Field(default_factory=dict)  # the resolved config, nested
+    settings: dict[str, Any] = {}  # the resolved config, nested
 
 
-@dataclass(frozen=True)
-class PredictionPicture:
+class PredictionPicture(NamedTuple):
     id: str
     image: np.ndarray  # (H, W, 3) uint8
     truth: np.ndarray  # (H, W) class indices, 255 ignored
-    predictions: dict[str, np.ndarray]  # label(group, variant) -> (H, W) class indices
+    predictions: dict[str, np.ndarray]  # label -> (H, W) class indices
 
 
-@dataclass(frozen=True)
-class AttentionPicture:
+class AttentionPicture(NamedTuple):
     id: str
     image: np.ndarray  # (H, W, 3) uint8
-    maps: dict[str, np.ndarray]  # label(group, variant) -> (h, w) float, not negative
+    maps: dict[str, np.ndarray]  # label -> (h, w) float, not negative
 
 
-@dataclass(frozen=True)
-class RegionPicture:
+class RegionPicture(NamedTuple):
     id: str
     image: np.ndarray  # (H, W, 3) uint8
     labels: np.ndarray  # (H, W) class indices that the student sees, 255 unlabelled
@@ -70,11 +62,11 @@ class RegionPicture:
 
 @dataclass(frozen=True)
 class ReportContext:
-    """Everything on the page. Pictures and losses are from the first seed."""
+    """Everything on the page. Pictures and losses are from the first seed; labels are those of the rows."""
 
     facts: RunFacts
     rows: list[ResultRow]
-    sweep: list[SweepRow] = field(default_factory=list)
+    sweep: list[Sweep] = field(default_factory=list)
     losses: dict[str, dict[str, list[tuple[int, float]]]] = field(default_factory=dict)  # label -> term -> curve
     predictions: list[PredictionPicture] = field(default_factory=list)
     attention: list[AttentionPicture] = field(default_factory=list)

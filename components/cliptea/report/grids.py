@@ -13,7 +13,7 @@ from cliptea.data.colours import class_colour, hex_colour
 from cliptea.evaluation.results import Metric
 from cliptea.report import charts, figures
 from cliptea.report.confusion_figure import confusion_figure
-from cliptea.report.context import ReportContext, label
+from cliptea.report.context import ReportContext
 from cliptea.report.summaries import Summary, summarise_sweep
 
 __all__ = [
@@ -36,7 +36,7 @@ def class_legend(context: ReportContext) -> list[dict[str, Any]]:
 def prediction_grid(context: ReportContext, names: Names, summaries: Sequence[Summary]) -> dict[str, Any] | None:
     """Photos, ground truth, and every trained model's label maps, with its mean hIoU."""
     pictures = context.predictions
-    hiou = {label(s.group, s.variant): s.scores["hiou"].mean for s in summaries if s.dataset == context.facts.dataset}
+    hiou = {s.label: s.scores["hiou"].mean for s in summaries if s.dataset == context.facts.dataset}
     rows = [
         _row("image", [figures.photo(p.image) for p in pictures]),
         _row("ground truth", [figures.label_map(p.truth) for p in pictures], is_map=True),
@@ -79,7 +79,7 @@ def gamma_charts(context: ReportContext, names: Names, summaries: Sequence[Summa
     used = {(s.group, s.variant, s.dataset): s.gamma for s in summaries}
     found = []
     for (group, variant, dataset), points in summarise_sweep(context.sweep).items():
-        own = label(group, variant)
+        own = f"{group}/{variant}"
         if names.get(own, (own, []))[0] != own:
             continue
         lines = {

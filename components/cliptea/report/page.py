@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping
 from importlib import resources
-from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -16,6 +14,7 @@ from cliptea.report.conclusions import compare
 from cliptea.report.context import ReportContext
 from cliptea.report.paper import paper
 from cliptea.report.summaries import Spread, summarise
+from cliptea.settings import flatten
 
 __all__ = ["build_report"]
 
@@ -51,7 +50,7 @@ def build_report(context: ReportContext) -> str:
         gammas=grids.gamma_charts(context, names, summaries),
         losses=grids.loss_charts(context, names),
         confusions=grids.confusions(context, names),
-        settings=dict(_flat(context.facts.settings)),
+        settings=flatten(context.facts.settings),
         style=Markup(_text("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -96,11 +95,3 @@ def _environment() -> Environment:
 
 def _text(name: str) -> str:
     return resources.files("cliptea.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

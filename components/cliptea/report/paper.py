@@ -89,13 +89,13 @@ def paper_row(table: str | None, variant: str, dataset: str | None = None) -> Pa
     """The row of a variant, or None where the paper has none.
 
     Args:
-        table: "table1" to "table5"; None finds nothing.
+        table: "table1" to "table5"; anything else finds nothing.
         variant: cliptea's name of the row.
         dataset: name of the evaluation set, needed in Tables 1 and 2; None takes the table's only one.
     """
-    if table is None or table not in paper().tables:
+    chosen = paper().tables.get(table or "")
+    if chosen is None:
         return None
-    chosen = paper().tables[table]
     wanted = own_dataset(dataset) if dataset is not None else chosen.dataset
     return next((row for row in chosen.rows if row.variant == variant and row.dataset == wanted), None)
 
@@ -123,7 +123,7 @@ def protocol_differences(
     return found
 
 
-def paper_sign(table: str | None, variant: str, reference: str, metric: Metric) -> Sign | None:
+def paper_sign(table: str, variant: str, reference: str, metric: Metric) -> Sign | None:
     """Whether the variant is lower or higher than the reference row in the paper, or tied within the tie margin."""
     row, other = paper_row(table, variant), paper_row(table, reference)
     if row is None or other is None:

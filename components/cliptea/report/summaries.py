@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
-
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from cliptea.errors import DataError
 from cliptea.evaluation.results import METRICS, Metric, ResultRow, Scores
 
-__all__ = ["Spread", "Summary", "SweepRow", "SweepSpreads", "spread", "summarise", "summarise_sweep"]
+__all__ = ["Spread", "Summary", "Sweep", "spread", "summarise", "summarise_sweep"]
+
+# A row, and by gamma the scores of the same logits at other values. They are never used to choose a model.
+Sweep = tuple[ResultRow, Mapping[str, Scores]]
 
 
-class SweepRow(BaseModel):
-    """Scores of the same logits at other values of gamma. They are reported, but never used to choose a model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    variant: str
-    group: str
-    dataset: str
-    seed: int
-    sweep: dict[str, Scores]  # gamma -> scores
-
-
-class Spread(BaseModel):
+class Spread(NamedTuple):
     """Mean and sample standard deviation over seeds; `sd` is None with fewer than two values."""
-
-    model_config = ConfigDict(frozen=True)
 
     mean: float | None
     sd: float | None
-    n: int
 
 
-class Summary(BaseModel):
+class Summary(NamedTuple):
     """A variant on an evaluation set, over its seeds."""
-
-    model_config = ConfigDict(frozen=True)
 
     group: str
     variant: str
@@ -53,15 +38,17 @@ class Summary(BaseModel):
     images_per_second: Spread
     model_uris: tuple[str, ...]
 
-
-SweepSpreads = dict[float, dict[Metric, Spread]]  # gamma -> metric -> over seeds
+    @property
+    def label(self) -> str:
+        """As of its rows."""
+        return f"{self.group}/{self.variant}"
 
 
 def spread(values: Iterable[float | None]) -> Spread:
     """Mean and sample standard deviation (n - 1) of the values that are not None."""
     known = [value for value in values if value is not None]
     mean = statistics.fmean(known) if known else None
-    return Spread(mean=mean, sd=statistics.stdev(known) if len(known) > 1 else None, n=len(known))
+    return Spread(mean, statistics.stdev(known) if len(known) > 1 else None)
 
 
 def summarise(rows: Sequence[ResultRow]) -> list[Summary]:
@@ -85,12 +72,12 @@ def summarise(rows: Sequence[ResultRow]) -> list[Summary]:
     return [_summary(sorted(part, key=lambda row: row.seed)) for part in parts.values()]
 
 
-def summarise_sweep(rows: Sequence[SweepRow]) -> dict[tuple[str, str, str], SweepSpreads]:
+def summarise_sweep(sweeps: Sequence[Sweep]) -> dict[tuple[str, str, str], dict[float, dict[Metric, Spread]]]:
     """(group, variant, dataset) -> gamma -> metric -> spread over seeds, gammas ascending."""
     values: dict[tuple[str, str, str], dict[float, list[Scores]]] = {}
-    for row in rows:
+    for row, sweep in sweeps:
         points = values.setdefault((row.group, row.variant, row.dataset), {})
-        for gamma, scores in row.sweep.items():
+        for gamma, scores in sweep.items():
             points.setdefault(float(gamma), []).append(scores)
     return {
         key: {
@@ -104,11 +91,9 @@ def summarise_sweep(rows: Sequence[SweepRow]) -> dict[tuple[str, str, str], Swee
 def _summary(rows: Sequence[ResultRow]) -> Summary:
     first = rows[0]
     classes = dict.fromkeys(name for row in rows for name in row.per_class)
-    by_seed: dict[Metric, dict[int, float]] = {metric: {} for metric in METRICS}
-    for row in rows:
-        for metric in METRICS:
-            if (value := getattr(row, metric)) is not None:
-                by_seed[metric][row.seed] = value
+    by_seed: dict[Metric, dict[int, float]] = {
+        metric: {row.seed: value for row in rows if (value := getattr(row, metric)) is not None} for metric in METRICS
+    }
     return Summary(
         group=first.group,
         variant=first.variant,

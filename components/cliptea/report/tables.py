@@ -14,7 +14,7 @@ from cliptea.evaluation.results import METRICS, Metric
 from cliptea.report import charts
 from cliptea.report.bars import class_bars
 from cliptea.report.conclusions import COMPARED, Comparison, PaperValue, compare, paper_values, reference_of
-from cliptea.report.context import RunFacts, label
+from cliptea.report.context import RunFacts
 from cliptea.report.paper import own_dataset, paper
 from cliptea.report.summaries import Spread, Summary
 
@@ -22,7 +22,7 @@ __all__ = ["SHORT", "Group", "class_tables", "conclusion_tables", "groups_of", "
 
 SHORT: dict[Metric, str] = {"hiou": "hIoU", "miou_unseen": "unseen mIoU", "miou_seen": "seen mIoU", "pAcc": "pAcc"}
 
-NOTHING = Spread(mean=None, sd=None, n=0)
+NOTHING = Spread(mean=None, sd=None)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def names_of(summaries: Sequence[Summary]) -> dict[str, tuple[str, list[str]]]:
     equal: dict[str, list[str]] = {}
     names: dict[str, str] = {}
     for summary in summaries:
-        own = label(summary.group, summary.variant)
+        own = summary.label
         if own in names:
             continue
         names[own] = first.setdefault(summary.model_uris, own) if all(summary.model_uris) else own
@@ -137,23 +137,18 @@ def class_tables(groups: Sequence[Group], facts: RunFacts, pictured: Collection[
     for dataset in dict.fromkeys(group.dataset for group in groups):
         summaries = [s for group in groups if group.dataset == dataset for s in group.summaries]
         names = names_of(summaries)
-        shown = [s for s in summaries if names[label(s.group, s.variant)][0] == label(s.group, s.variant)]
+        shown = [s for s in summaries if names[s.label][0] == s.label]
         catalogue = facts.other_catalogues.get(dataset, facts.catalogue)
         parts = [("Unseen", catalogue.unseen), ("Seen", catalogue.seen)]
         tables.append(
             {
                 "dataset": dataset,
-                "columns": [(s.group, s.variant, names[label(s.group, s.variant)][1]) for s in shown],
+                "columns": [(s.group, s.variant, names[s.label][1]) for s in shown],
                 "parts": [(title, [_class_row(name, shown, catalogue) for name in part]) for title, part in parts],
                 "bars": [
-                    {
-                        "group": s.group,
-                        "variant": s.variant,
-                        "same": names[label(s.group, s.variant)][1],
-                        "chart": _bars(s, catalogue),
-                    }
+                    {"group": s.group, "variant": s.variant, "same": names[s.label][1], "chart": _bars(s, catalogue)}
                     for s in shown
-                    if label(s.group, s.variant) in pictured
+                    if s.label in pictured
                 ],
             }
         )
@@ -175,7 +170,7 @@ def _class_row(name: str, shown: Sequence[Summary], catalogue: Catalogue) -> dic
 def _bars(summary: Summary, catalogue: Catalogue) -> Markup:
     parts = {"unseen": catalogue.unseen, "seen": catalogue.seen}
     found = {part: [(name, summary.per_class.get(name, NOTHING)) for name in names] for part, names in parts.items()}
-    return class_bars(found, f"IoU of each class, {label(summary.group, summary.variant)}")
+    return class_bars(found, f"IoU of each class, {summary.label}")
 
 
 def _cell(score: Spread, best: float) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cliptea.data.catalogue import IGNORE
 from cliptea.data.colours import legend
-from cliptea.data.records import LABEL, image_extension
-from cliptea.data.sample import decode_image, decode_labels
+from cliptea.data.records import read_pair
 from cliptea.data.shards import ShardReader
 from cliptea.report.confusion_figure import confusion_figure
 from cliptea.report.figures import label_map, photo, png
@@ -36,8 +35,7 @@ def variant_figures(reader: ShardReader, classes: list[str], arrays: Mapping[str
     files = {}
     for key in [key for key in arrays if key.startswith(PREDICTION)]:
         name = key.removeprefix(PREDICTION)
-        image = decode_image(reader.read(name, image_extension(reader, name)), name)
-        truth, predicted = decode_labels(reader.read(name, LABEL), name), arrays[key]
+        (image, truth), predicted = read_pair(reader, name), arrays[key]
         parts = {"image": photo(image), "ground truth": label_map(truth), "prediction": label_map(predicted)}
         shown = np.union1d(truth, predicted)
         files[f"{name}.png"] = _side_by_side(parts, [(classes[i], i) for i in shown.tolist() if i != IGNORE])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cliptea import device
 from cliptea.config import EvaluationConfig
-from cliptea.errors import ConfigError, StorageError
+from cliptea.errors import ConfigError, StorageError, one_line
 from cliptea.models import build_student
 from cliptea.models.student import Student
 from cliptea.segment.inference import fitted_logits, padded_size
@@ -121,15 +121,12 @@ def open_segmenter(folder: Path) -> Segmenter:
     """
     inside = folder / INSIDE
     home = inside if inside.is_dir() else folder
-    if not (home / DESCRIPTION).is_file():
-        raise StorageError(f"{folder} does not hold a cliptea model", f"{DESCRIPTION}, {WEIGHTS} and {TEXT}")
     try:
         description = Description.model_validate_json((home / DESCRIPTION).read_text(encoding="utf-8"))
         text_ND = safetensors.torch.load_file(home / TEXT)["text"]
         student = load_student(description.backbone, description.dim, safetensors.torch.load_file(home / WEIGHTS))
     except (OSError, ValueError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise StorageError(
-            f"{folder} does not hold a cliptea model ({reason})", f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
+            f"{folder} does not hold a cliptea model ({one_line(error)[:200]})", f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
         ) from error
     return Segmenter(student.to(device.best()), description, text_ND.to(device.best()))

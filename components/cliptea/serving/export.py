@@ -17,16 +17,16 @@ import torch
 from torch import nn
 
 from cliptea import progress
+from cliptea.config import EvaluationConfig
 from cliptea.errors import ConfigError
 from cliptea.segment.inference import rounded_up
 from cliptea.segment.normalise import IMAGE_MEAN
-from cliptea.segment.recipe import mask_recipe
 from cliptea.segment.segmenter import Segmenter
 from cliptea.serving.graph import Network
 from cliptea.serving.parity import NotExported, Parity, check_onnx, first_line
 from cliptea.storage.local_files import write_file
 
-__all__ = ["Exported", "export_onnx"]
+__all__ = ["Exported", "export_onnx", "mask_recipe"]
 
 OPSET = 18
 EXAMPLE = (3, 5)  # height and width in multiples of the divisor; not a square, to find code that assumes one
@@ -126,6 +126,37 @@ def _facts(model: Segmenter, size: tuple[int, int] | None) -> bytes:
         "embeddings": model.text_ND.tolist(),
     }
     return json.dumps(facts, ensure_ascii=False).encode()
+
+
+def mask_recipe(evaluation: EvaluationConfig, size: tuple[int, int] | None) -> list[str]:
+    """The steps of `Segmenter.mask` in words, for use without this package and with logits at the size of the input.
+
+    Args:
+        evaluation: scale, divisor, and mode with window and stride.
+        size: the only height and width that the network accepts. The steps are then an approximation. None: any size.
+    """
+    if size is None:
+        factor = "min(max(scale) / max(height, width), min(scale) / min(height, width))"
+        padded = "the next multiples of divisor"
+    else:
+        factor, padded = f"min({size[0]} / height, {size[1]} / width)", f"{size[0]} x {size[1]}"
+    steps = [
+        f"RGB, upright, 0-255, of height x width pixels. f = {factor}; h = max(1, int(height * f + 0.5)), "
+        "w = max(1, int(width * f + 0.5)).",
+        "If h x w differs from the size of the image, resize it like Pillow's BILINEAR, to whole numbers 0-255.",
+        f"As float32 (3, h, w), pad at the bottom and at the right with the colour `padding` up to {padded}.",
+        "Run the network; keep logits[:, :h, :w] of the image.",
+        "Resize the logits to height x width, bilinear, with pixel centres at halves and no smoothing (torch's "
+        "interpolate with align_corners=False, OpenCV's INTER_LINEAR).",
+        "Add gamma to the logits of the classes in `unseen`. The class of a pixel is the argmax, an index into "
+        "`classes`.",
+    ]
+    if evaluation.mode == "slide":
+        steps[3] = (
+            f"Do this for windows of {evaluation.window} pixels every {evaluation.stride}, each padded separately, "
+            "with the last one of a row or column moved back to end at the image border; average overlapping logits."
+        )
+    return steps
 
 
 @contextmanager

@@ -40,8 +40,11 @@ def check_onnx(data: bytes, network: nn.Module, dim: int, sizes: Sequence[tuple[
     """
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # we report its errors ourselves
+    options.intra_op_num_threads = torch.get_num_threads()
     try:
-        session = onnxruntime.InferenceSession(data, _options(), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         tries = [_try(session, network, dim, size) for size in sizes]
     except Exception as error:  # onnxruntime's errors have no common base class
         raise NotExported(f"onnxruntime cannot run the network ({first_line(error)})") from error
@@ -65,15 +68,6 @@ def _try(session: Any, network: nn.Module, dim: int, size: tuple[int, int, int, 
     (theirs,) = session.run(None, {"images": images.numpy(), "embeddings": embeddings.numpy()})
     difference = float(np.abs(ours - theirs).max() / max(1.0, np.abs(ours).max()))
     return difference, float((ours.argmax(1) == theirs.argmax(1)).mean())
-
-
-def _options() -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # we report its errors ourselves
-    options.intra_op_num_threads = torch.get_num_threads()
-    return options
 
 
 def first_line(error: BaseException) -> str:

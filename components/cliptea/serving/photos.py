@@ -31,7 +31,6 @@ def find_images(paths: Sequence[Path], leave_out: Path) -> list[Source]:
     """The given files, and all images in the given folders and their subfolders.
 
     Args:
-        paths: files and folders.
         leave_out: a folder with results, which is not searched.
 
     Raises:

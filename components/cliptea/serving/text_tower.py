@@ -51,7 +51,7 @@ def embed_names(model: Segmenter, names: Sequence[str], text_weights: str | None
 
 def _tower(source: TeacherSource, text_weights: str | None, names: Sequence[str]) -> Teacher:
     try:
-        weights = text_weights or (_demo_weights(source.demo) if source.demo else source.weights)
+        weights = text_weights or (open_store().uri(f"demo-teacher/{source.demo}") if source.demo else source.weights)
         if not weights:
             raise ConfigError("the model does not record which CLIP it was trained with")
         return load_teacher(weights, source.model, source.crop)
@@ -62,11 +62,6 @@ def _tower(source: TeacherSource, text_weights: str | None, names: Sequence[str]
             "class names that the model knows",
             "or set --text-weights to the CLIP that it was trained with",
         ) from error
-
-
-def _demo_weights(fp: str) -> str:
-    """The location of the demo's small CLIP in the store."""
-    return open_store().uri(f"demo-teacher/{fp}")
 
 
 def _check_tower(model: Segmenter, teacher: Teacher, templates: str) -> None:

@@ -49,11 +49,9 @@ def run_step(
     An error that the user can fix ends the process with a one-line message and exit code 1. Other errors are raised.
 
     Args:
-        name: name of the step.
         work: the work of the step. It gets the run as an argument if `run` is given.
         run: output of the resolve step.
         job_id: the pipeline job, for steps that have no run yet.
-        label: label of the variant.
         of: number of steps with this name in the pipeline's loop; defaults to one per variant if there is a label.
     """
     try:
@@ -84,10 +82,6 @@ def _given(run: Artifact, name: str, label: str) -> Run:
 
 def read(artifact: Artifact, model: type[Handed]) -> Handed:
     """Read the output of an earlier step.
-
-    Args:
-        artifact: an input of the step.
-        model: pydantic model of its content.
 
     Raises:
         StorageError: the content does not match the model, for example because another version of cliptea wrote it.

@@ -1,8 +1,6 @@
 """Compares all students in results.json and an HTML report, and logs both to MLflow."""
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import List  # noqa: UP035 (kfp resolves no list[Artifact])
 
 from kfp import dsl
@@ -11,7 +9,7 @@ from pydantic import BaseModel
 from cliptea import progress
 from cliptea.evaluation.ranking import best_row, candidates
 from cliptea.evaluation.results import ResultRow, dump_results
-from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, publish, put_object, read_object
+from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make_once, put_object, read_object
 from cliptea.run import Run
 from cliptea.steps.component import step
 from cliptea.steps.evaluate import Evaluated, ScoresEntry
@@ -78,10 +76,10 @@ def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluation
     except MlflowAway as away:
         progress.warn(f"MLflow is not available ({away.what}); results will be logged later")
         whole = False
-    done, evaluated, reused = _report(store, run, splits, teacher, evaluations)
+    done, evaluated, made = _report(store, run, splits, teacher, evaluations)
     entry = ReportEntry(report=done.fingerprint, splits=splits, teacher=teacher, evaluations=list(evaluations))
     if receipt(store, run, entry.name) is not None:
-        if reused:
+        if not made:
             progress.reused()
     elif whole:
         log_or_defer(store, run, entry)
@@ -102,7 +100,6 @@ def catch_up(run: Run, seconds: float | None = None) -> None:
     """Log the entries that steps of the run could not log to MLflow during an outage.
 
     Args:
-        run: the pipeline run.
         seconds: how long to wait for MLflow; defaults to `cliptea.outage.patience()`.
 
     Raises:
@@ -114,7 +111,7 @@ def catch_up(run: Run, seconds: float | None = None) -> None:
 def _report(
     store: Store, run: Run, splits: Splits, teacher: TeacherCache, evaluations: Sequence[Evaluated]
 ) -> tuple[Manifest, list[Evaluated], bool]:
-    """The report's manifest, the variants in order with the locations of their models, and whether the report existed.
+    """The report's manifest, the variants in order with the locations of their models, and whether the report is new.
 
     A report from an MLflow outage is replaced as soon as the locations are known.
     """
@@ -128,11 +125,13 @@ def _report(
         tracking=run.tracking_run,
     )
     output = Output("compare", fp)
-    found = find(store, output)
-    if found is not None and found.info["models"] == [row.model_uri for row in rows]:
-        return found, evaluated, True
-    contents = _compare(store, output, run, splits, teacher, evaluated)
-    return publish(store, output, contents), evaluated, False
+
+    def look(store: Store, output: Output) -> Manifest | None:
+        found = find(store, output)
+        return found if found is not None and found.info["models"] == [row.model_uri for row in rows] else None
+
+    done, made = make_once(store, output, lambda: _compare(store, output, run, splits, teacher, evaluated), look)
+    return done, evaluated, made
 
 
 def _placed(store: Store, run: Run, item: Evaluated) -> Evaluated:
@@ -178,19 +177,16 @@ class ReportEntry(Entry):
         return "tables and report"
 
     def log(self, run: Run) -> Receipt:
-        from cliptea.tracking.logged_table import log_table
         from cliptea.tracking.mlflow_client import connect
-        from cliptea.tracking.runs import log_best
+        from cliptea.tracking.runs import ChildRun, log_best, log_table
 
         store = open_store()
         done, evaluated, _ = _report(store, run, self.splits, self.teacher, self.evaluations)
         rows = [row for item in evaluated for row in item.rows]
         own = [row for row in rows if row.dataset == run.config.data.dataset]
         log_best(run, best_row(candidates(run, own) or own))
-        with tempfile.TemporaryDirectory() as folder:
-            for name, item in done.objects.items():
-                Path(folder, name).write_bytes(read_object(store, item))
-            connect().log_artifacts(run.tracking_run, folder)
+        files = {name: read_object(store, item) for name, item in done.objects.items()}
+        ChildRun(connect(), run.tracking_run).log_files(files)
         log_table(run.tracking_run, [row.model_dump(exclude={"per_class"}) for row in rows], "variants.json")
         log_table(run.tracking_run, [line for row in rows for line in _class_lines(row)], "classes.json")
         return Receipt()

@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import partial
 from typing import Any, NamedTuple
 
 from kfp import dsl
@@ -85,17 +86,20 @@ def evaluation_tasks(config: Config, splits: Splits, teacher: TeacherCache) -> l
 
 def evaluate_variant(run: Run, variant: Variant, splits: Splits, teacher: TeacherCache, trained: Manifest) -> Evaluated:
     """Score one variant on every evaluation set, and log the results to its MLflow run."""
-    store, config, made = open_store(), variant.config, []
-    tasks = evaluation_tasks(config, splits, teacher)
-    manifests = {task.label: _scores(store, config, task, teacher, trained, made) for task in tasks}
+    store, config = open_store(), variant.config
+    tasks, manifests, made = evaluation_tasks(config, splits, teacher), {}, False
+    for task in tasks:
+        output = scores_output(config, task, trained)
+        work = partial(_score, store, output, config, task, teacher, trained)
+        manifests[task.label], new = make_once(store, output, work)
+        made = made or new
     entry = ScoresEntry(variant=variant, splits=splits, teacher=teacher, trained=trained, evaluated=manifests)
     logged = receipt(store, run, entry.name)
     if logged is None:
         logged = log_or_defer(store, run, entry)
     elif not made:
         progress.reused()
-    weights = store.uri(trained.objects["model.safetensors"].key)
-    place = logged.place() if logged else ModelPlace("", weights)
+    place = logged.place() if logged else ModelPlace("", store.uri(trained.objects["model.safetensors"].key))
     measured = config.evaluation.model_dump(exclude={"figures", "sweep", "sets"})
     return Evaluated(
         rows=[row for task in tasks for row in _rows(variant, task, manifests[task.label], trained, place)],
@@ -104,28 +108,6 @@ def evaluate_variant(run: Run, variant: Variant, splits: Splits, teacher: Teache
         history=trained.objects["history.json"],
         protocol=fingerprint("protocol", evaluation=measured, split=tasks[0].split.fingerprint),
     )
-
-
-def _scores(
-    store: Store, config: Config, task: EvaluationTask, teacher: TeacherCache, trained: Manifest, made: list[Output]
-) -> Manifest:
-    """The student's scores on one evaluation set, and the arrays for the figures.
-
-    Args:
-        store: the object store.
-        config: the variant's settings.
-        task: the evaluation set.
-        teacher: provides the stored CLS tokens for the attention maps.
-        trained: the student.
-        made: the output is appended to this list if it did not exist.
-    """
-    output = scores_output(config, task, trained)
-
-    def score() -> Contents:
-        made.append(output)
-        return _score(store, output, config, task, teacher, trained)
-
-    return make_once(store, output, score)
 
 
 def scores_output(config: Config, task: EvaluationTask, trained: Manifest) -> Output:
@@ -144,6 +126,10 @@ def scores_output(config: Config, task: EvaluationTask, trained: Manifest) -> Ou
 def _score(
     store: Store, output: Output, config: Config, task: EvaluationTask, teacher: TeacherCache, trained: Manifest
 ) -> Contents:
+    """The student's scores on one evaluation set, and the arrays for the figures.
+
+    The attention maps among them need the CLS tokens that the teacher has stored.
+    """
     import numpy as np
     import safetensors.torch
 
@@ -216,8 +202,7 @@ class ScoresEntry(Entry):
         return f"scores and model of {self.variant.label}"
 
     def log(self, run: Run) -> Receipt:
-        from cliptea.tracking.inputs import dataset_inputs
-        from cliptea.tracking.runs import ChildRun
+        from cliptea.tracking.runs import ChildRun, dataset_inputs
 
         store, config, model = open_store(), self.variant.config, self.trained
         tasks = evaluation_tasks(config, self.splits, self.teacher)

@@ -40,11 +40,10 @@ def finish_run(job_id: str, state: str, error: str) -> None:
     and changes nothing. If MLflow is not available, a warning explains that a later run will close this one.
 
     Args:
-        job_id: the pipeline job.
         state: the final state, in the spelling of Pipelines.
         error: the error message from Pipelines, or "".
     """
-    from cliptea.tracking.ending import Ended, close_ended
+    from cliptea.tracking.state import Ended, close_ended
 
     ended = Ended(how=STATES.get(state, ""), run_id="", reason=error or _failure(job_id))
     try:

@@ -11,20 +11,11 @@ from typing import Any
 import numpy as np
 
 from cliptea.data.catalogue import IGNORE, Catalogue
-from cliptea.data.records import (
-    LABEL,
-    ViewImage,
-    chosen_images,
-    image_extension,
-    read_array,
-    read_view,
-    record_name,
-)
-from cliptea.data.sample import decode_image, decode_labels
+from cliptea.data.records import ViewImage, chosen_images, read_array, read_pair, read_view, record_name
 from cliptea.data.shards import ShardReader
+from cliptea.evaluation.results import Scored
 from cliptea.manifest import Manifest, read_object
-from cliptea.report.context import AttentionPicture, PredictionPicture, RegionPicture, ReportContext, RunFacts, label
-from cliptea.report.summaries import SweepRow
+from cliptea.report.context import AttentionPicture, PredictionPicture, RegionPicture, ReportContext, RunFacts
 from cliptea.run import Run
 from cliptea.steps.evaluate import FIGURES, Evaluated
 from cliptea.steps.split import Splits
@@ -46,10 +37,6 @@ def gather_context(
     """Everything that the report shows.
 
     Args:
-        store: the store with the objects of all manifests.
-        run: settings and variants.
-        splits: provides photos and labels.
-        teacher: provides region maps and facts.
         evaluated: all variants in the order of the report.
         tracking: address of MLflow, or "".
     """
@@ -67,7 +54,11 @@ def gather_context(
     return ReportContext(
         facts=_facts(run, splits, teacher, tracking),
         rows=[row for item in evaluated for row in item.rows],
-        sweep=_sweep(evaluated),
+        sweep=[
+            (row, Scored.model_validate(item.manifests[row.dataset].info).sweep)
+            for item in evaluated
+            for row in item.rows
+        ],
         losses={name: _losses(store, item) for name, item in first.items()},
         predictions=_predictions(store, run, splits.own, figures),
         attention=[
@@ -84,7 +75,7 @@ def _pictured(evaluated: Sequence[Evaluated]) -> dict[str, Evaluated]:
     """The `PICTURED` best models of the first seed by label, in the order of the report."""
     first = [item for item in evaluated if item.rows[0].seed == 0]
     best = sorted(first, key=lambda item: item.rows[0].hiou or 0.0, reverse=True)[:PICTURED]
-    return {label(item.rows[0].group, item.rows[0].variant): item for item in first if item in best}
+    return {item.rows[0].label: item for item in first if item in best}
 
 
 def _each(figures: Mapping[str, Arrays], key: str) -> dict[str, np.ndarray]:
@@ -120,20 +111,6 @@ def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str) -> Ru
     )
 
 
-def _sweep(evaluated: Sequence[Evaluated]) -> list[SweepRow]:
-    return [
-        SweepRow(
-            variant=row.variant,
-            group=row.group,
-            dataset=row.dataset,
-            seed=row.seed,
-            sweep=item.manifests[row.dataset].info["sweep"],
-        )
-        for item in evaluated
-        for row in item.rows
-    ]
-
-
 def _losses(store: Store, item: Evaluated) -> dict[str, list[tuple[int, float]]]:
     points: list[dict[str, Any]] = json.loads(read_object(store, item.history))
     terms = [name for name in points[0] if name != "iteration"]
@@ -143,12 +120,7 @@ def _losses(store: Store, item: Evaluated) -> dict[str, list[tuple[int, float]]]
 def _predictions(store: Store, run: Run, split: Manifest, figures: Mapping[str, Arrays]) -> list[PredictionPicture]:
     reader = ShardReader(store, split.objects, "val")
     return [
-        PredictionPicture(
-            id=name,
-            image=decode_image(reader.read(name, image_extension(reader, name)), name),
-            truth=decode_labels(reader.read(name, LABEL), name),
-            predictions=_each(figures, f"prediction/{name}"),
-        )
+        PredictionPicture(name, *read_pair(reader, name), _each(figures, f"prediction/{name}"))
         for name in chosen_images(reader.names, run.config.evaluation.figures)
     ]
 

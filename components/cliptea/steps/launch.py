@@ -32,15 +32,12 @@ def launch(
     task_config: dsl.TaskConfig,
 ):
     from cliptea.cluster.job_settings import JobSettings, Passed
-    from cliptea.steps.common import read, run_step, write
+    from cliptea.steps.common import run_step, write
     from cliptea.steps.launch import launch_variant
-    from cliptea.steps.split import Splits
-    from cliptea.steps.teacher import TeacherCache
     from cliptea.steps.train import TrainInputs
 
     def work(present):
-        splits, teacher = read(shards, Splits), read(cache, TeacherCache)
-        inputs = TrainInputs(run=present, variant=present.variant(variant), splits=splits, teacher=teacher)
+        inputs = TrainInputs.read(present, variant, shards, cache)
         job, passed = JobSettings.model_validate(settings), Passed.model_validate(vars(task_config))
         write(model, launch_variant(inputs, job, passed))
 
@@ -54,10 +51,8 @@ def launch_variant(inputs: TrainInputs, job: JobSettings, passed: Passed, pace: 
     into the store as one object, and the processes get its key.
 
     Args:
-        inputs: what to train.
         job: settings that are fixed at compile time.
         passed: the placement of the step; its values are None outside a cluster.
-        pace: polling intervals and time limits.
 
     Raises:
         ConfigError: the processes cannot share a batch.

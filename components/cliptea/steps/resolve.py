@@ -6,7 +6,7 @@ from cliptea import env, progress, settings
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.shard_cache import open_cache
-from cliptea.errors import ConfigError
+from cliptea.errors import ConfigError, described
 from cliptea.manifest import fingerprint
 from cliptea.models.backbones import licence, require
 from cliptea.run import Run, expand, require_room
@@ -71,19 +71,14 @@ def check(config: Config) -> Catalogue:
         student = variant.config.student
         require(student.backbone)
         licence(student.backbone, student.initial_weights)  # raises ConfigError for weights that do not exist
-    _require_weights(config)
-    for name, further in config.evaluation.sets.items():
-        _ = open_dataset(further.data(name, config.data)).catalogue
-    return open_dataset(config.data).catalogue
-
-
-def _require_weights(config: Config) -> None:
-    """Check that local teacher weights exist, before the data are split. Hubs and buckets are only contacted later."""
-    if config.teacher.source.missing:
+    if config.teacher.source.missing:  # before the data are split; hubs and buckets are only contacted later
         raise ConfigError(
             f"teacher.weights={config.teacher.weights} does not exist",
             "CLIP weights, a pre-training tag such as openai, or demo",
         )
+    for name, further in config.evaluation.sets.items():
+        _ = open_dataset(further.data(name, config.data)).catalogue
+    return open_dataset(config.data).catalogue
 
 
 def _sweep() -> None:
@@ -94,14 +89,13 @@ def _sweep() -> None:
         for closed in sweep():
             progress.note(f"earlier run {closed}")
     except Exception as error:
-        text = " ".join(str(error).split())
-        progress.warn(f"could not close earlier runs that are still open: {type(error).__name__}: {text}")
+        progress.warn(f"could not close earlier runs that are still open: {described(error)}")
 
 
 def skip(run: Run) -> bool:
     """Mark the run as skipped if a finished run had the same data and settings. Returns whether it is skipped."""
     from cliptea.tracking.mlflow_client import persist
-    from cliptea.tracking.unchanged import mark_unchanged
+    from cliptea.tracking.state import mark_unchanged
 
     earlier = persist(lambda: mark_unchanged(run))
     if earlier:

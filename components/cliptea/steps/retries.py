@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cliptea import env, progress
-from cliptea.errors import ClipteaError, ConfigError, ServerAway
+from cliptea.errors import ClipteaError, ConfigError, ServerAway, described
 
 __all__ = ["Retries", "persistently"]
 
@@ -28,17 +28,18 @@ PASSING = {
 REFUSING = {"requests.SSLError", "ssl.SSLError", "urllib3.SSLError"}  # a certificate does not mend itself
 
 Made = TypeVar("Made")
+Count = Annotated[int, Field(ge=0)]
 
 
 class Retries(BaseModel):
-    """How often a step is tried again, and the seconds between two tries."""
+    """How often a step retries temporary failures: the key `retries` of a placement."""
 
     model_config = ConfigDict(extra="forbid")
 
-    count: int = 0
-    wait_seconds: float = 30.0  # before the first
-    factor: float = 2.0
-    longest_wait_seconds: float = 600.0
+    count: Count = 2
+    wait_seconds: Count = 30  # before the first retry
+    factor: Annotated[float, Field(ge=1)] = 2.0
+    longest_wait_seconds: Count = 600
 
 
 def persistently(work: Callable[[], Made]) -> Made:
@@ -53,7 +54,7 @@ def persistently(work: Callable[[], Made]) -> Made:
             seconds = min(retries.wait_seconds * retries.factor**tried, retries.longest_wait_seconds)
             left = retries.count - tried
             tries = f"{left} {'retry' if left == 1 else 'retries'} left"
-            progress.warn(f"{_one_line(error)}; trying again in {progress.clock(seconds)}, {tries}")
+            progress.warn(f"{described(error)}; trying again in {progress.clock(seconds)}, {tries}")
             time.sleep(seconds)
     return work()
 
@@ -76,13 +77,8 @@ def may_pass(error: BaseException) -> bool:
 def _retries() -> Retries:
     given = env.RETRIES.get()
     if not given or env.in_local_run():
-        return Retries()
+        return Retries(count=0)
     try:
         return Retries.model_validate_json(given)
     except ValidationError:
         raise ConfigError(f"{env.RETRIES.name}={given!r} cannot be read", env.RETRIES.expected) from None
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ClipteaError) else f"{type(error).__name__}: {text[:200]}"

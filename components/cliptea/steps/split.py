@@ -43,25 +43,25 @@ class Splits(BaseModel):
 
 def make_splits(run: Run) -> Splits:
     """Create the missing shards of the training data set and of the further evaluation sets."""
-    config, made = run.config, []
-    own = _make(config.data, run.data_digest, ["train", "val"], made)
-    others = {
-        name: _make(further.data(name, config.data), run.evaluation_digests[name], ["val"], made)
-        for name, further in config.evaluation.sets.items()
-    }
+    config = run.config
+    own, made = _make(config.data, run.data_digest, ["train", "val"])
+    others = {}
+    for name, further in config.evaluation.sets.items():
+        others[name], new = _make(further.data(name, config.data), run.evaluation_digests[name], ["val"])
+        made = made or new
     if not made:
         progress.reused()
     return Splits(own=own, others=others)
 
 
-def _make(config: DataConfig, digest: str, parts: Sequence[str], made: list[Output]) -> Manifest:
-    """The shards of a data set. They depend on its raw data, its class list, `parts` and the size of shards.
+def _make(config: DataConfig, digest: str, parts: Sequence[str]) -> tuple[Manifest, bool]:
+    """The shards of a data set, and whether they are new.
+
+    They depend on its raw data, its class list, `parts` and the size of shards.
 
     Args:
-        config: the data set.
         digest: digest of its raw data.
         parts: "train", "val" or both.
-        made: the output is appended to this list if it did not exist.
     """
     from cliptea.data.datasets import open_dataset
 
@@ -72,7 +72,6 @@ def _make(config: DataConfig, digest: str, parts: Sequence[str], made: list[Outp
     def write() -> Contents:
         from cliptea.data.split_shards import write_split
 
-        made.append(output)
         return write_split(store, config, output.prefix, parts)
 
     return make_once(store, output, write, find_sharded)
@@ -101,8 +100,8 @@ class DataEntry(Entry):
         return "facts about the data"
 
     def log(self, run: Run) -> Receipt:
-        from cliptea.tracking.inputs import dataset_inputs
         from cliptea.tracking.mlflow_client import connect
+        from cliptea.tracking.runs import dataset_inputs
 
         client = connect()
         client.log_inputs(run.tracking_run, dataset_inputs(run.config, self.splits))

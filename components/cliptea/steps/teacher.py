@@ -54,8 +54,6 @@ def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> Te
     """Publish tokens and region maps, and compute the text features. Existing outputs are reused.
 
     Args:
-        run: the pipeline run.
-        splits: images and class lists.
         made: the parts from the tokens step. Blocks that they do not contain are computed here.
     """
     store = open_store()

@@ -14,6 +14,7 @@ from cliptea.data.catalogue import Catalogue
 from cliptea.manifest import Manifest, Output, find, fingerprint
 from cliptea.models.backbones import weights
 from cliptea.run import Run, Variant
+from cliptea.steps.common import read
 from cliptea.steps.component import step
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
@@ -39,15 +40,11 @@ def train(
     variant: str,
     model: dsl.Output[dsl.Artifact],
 ):
-    from cliptea.steps.common import read, run_step, write
-    from cliptea.steps.split import Splits
-    from cliptea.steps.teacher import TeacherCache
+    from cliptea.steps.common import run_step, write
     from cliptea.steps.train import TrainInputs, train_variant
 
     def work(present):
-        splits, teacher = read(shards, Splits), read(cache, TeacherCache)
-        inputs = TrainInputs(run=present, variant=present.variant(variant), splits=splits, teacher=teacher)
-        write(model, train_variant(inputs))
+        write(model, train_variant(TrainInputs.read(present, variant, shards, cache)))
 
     run_step("train", work, run=run, label=variant)
 
@@ -60,6 +57,12 @@ class TrainInputs(BaseModel):
     splits: Splits
     teacher: TeacherCache
     follower: Follower | None = None
+
+    @classmethod
+    def read(cls, run: Run, label: str, shards: dsl.Artifact, cache: dsl.Artifact) -> "TrainInputs":
+        """The inputs for the variant with this label, from the artifacts of the split and teacher steps."""
+        splits, teacher = read(shards, Splits), read(cache, TeacherCache)
+        return cls(run=run, variant=run.variant(label), splits=splits, teacher=teacher)
 
     @property
     def key(self) -> str:

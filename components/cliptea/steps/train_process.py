@@ -28,7 +28,7 @@ os.environ.setdefault("_KFP_RUNTIME", "true")  # kfp's own variable: as in a tas
 
 from cliptea import env
 from cliptea.board import posting
-from cliptea.errors import ClipteaError
+from cliptea.errors import ClipteaError, one_line
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, train_variant
 from cliptea.storage import open_store
 from cliptea.training.failure import tell
@@ -70,7 +70,7 @@ def _train(inputs: TrainInputs) -> None:
         train_variant(inputs)
     except Exception as error:
         if left_alone(error):
-            raise Deserted(" ".join(str(error).split()).partition(". ")[0]) from error
+            raise Deserted(one_line(error).partition(". ")[0]) from error
         raise
 
 

@@ -23,8 +23,7 @@ def watched(step: str, label: str, job_id: str, tracking_run: str) -> Iterator[N
     """Report the status of the step while the block runs, and its error if it fails.
 
     Args:
-        step, label: name of the step, and label of the variant or "".
-        job_id: the pipeline job.
+        label: label of the variant or "".
         tracking_run: MLflow's id of the pipeline run; "" if the step itself publishes it.
     """
     heart = _Heart(tracking_run)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from cliptea.errors import StorageError
+from cliptea.storage.local_files import make_folder
 
 __all__ = ["Entry", "Store", "missing", "truncated"]
 
@@ -32,10 +34,6 @@ class Store(Protocol):
 
     def put(self, key: str, data: bytes) -> None:
         """Store `data` under `key`."""
-        ...
-
-    def put_file(self, key: str, source: Path) -> None:
-        """Move the file `source` under `key`."""
         ...
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
@@ -65,10 +63,14 @@ class Store(Protocol):
 
     def scratch(self, name: str) -> Path:
         """A local folder for unfinished work. A killed step finds it again when it is repeated on this machine."""
-        ...
+        return make_folder(self._scratch(name))
 
     def drop_scratch(self, name: str) -> None:
         """Delete the scratch folder."""
+        shutil.rmtree(self._scratch(name), ignore_errors=True)
+
+    def _scratch(self, name: str) -> Path:
+        """Where the scratch folder is."""
         ...
 
 

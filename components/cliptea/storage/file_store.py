@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from cliptea.storage.base import Entry, Store, missing, truncated
-from cliptea.storage.local_files import PARTIAL, make_folder, unusable, write_file
+from cliptea.storage.local_files import PARTIAL, unusable, write_file
 
 __all__ = ["FileStore"]
 
@@ -27,14 +26,6 @@ class FileStore(Store):
 
     def put(self, key: str, data: bytes) -> None:
         write_file(self.path(key), data)
-
-    def put_file(self, key: str, source: Path) -> None:
-        target = self.path(key)
-        make_folder(target.parent)
-        try:
-            os.replace(source, target)
-        except OSError as error:
-            raise unusable(target, error) from None
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         try:
@@ -92,11 +83,8 @@ class FileStore(Store):
         except OSError as error:
             raise unusable(self.path(key), error) from None
 
-    def scratch(self, name: str) -> Path:
-        return make_folder(self.root / "scratch" / name)
-
-    def drop_scratch(self, name: str) -> None:
-        shutil.rmtree(self.root / "scratch" / name, ignore_errors=True)
+    def _scratch(self, name: str) -> Path:
+        return self.root / "scratch" / name
 
 
 def _contains(folder: str, other: str) -> bool:

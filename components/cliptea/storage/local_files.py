@@ -24,7 +24,6 @@ def new_file(target: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     A killed process leaves a file whose name begins with `PARTIAL`.
 
     Args:
-        target: the file.
         durable: write the bytes to the disk before the name changes, so that a power cut leaves no empty file.
 
     Raises:

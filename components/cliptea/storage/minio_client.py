@@ -48,19 +48,12 @@ METADATA_TIMEOUT = 2.0  # seconds; outside AWS, no server answers requests for t
 
 @dataclass(frozen=True)
 class Limits:
-    """Time limits of requests, and the size of parts of large objects.
+    """Time limits of requests, and the size of parts of large objects."""
 
-    Attributes:
-        timeout: seconds to connect, to send one part, and between two parts of an answer.
-        patience: seconds to wait for the server, for each request; None: `cliptea.outage.patience()`.
-        part: bytes per request for a large object (at least 5 MiB in S3).
-        parallel: number of parallel requests, which need up to `parallel * part` bytes of memory.
-    """
-
-    timeout: float = 30.0
-    patience: float | None = None
-    part: int = 8 << 20
-    parallel: int = 4
+    timeout: float = 30.0  # seconds to connect, to send one part, and between two parts of an answer
+    patience: float | None = None  # seconds to wait for the server, for each request; None: `outage.patience()`
+    part: int = 8 << 20  # bytes per request for a large object (at least 5 MiB in S3)
+    parallel: int = 4  # requests at a time, which need up to `parallel * part` bytes of memory
 
 
 class Client(minio.Minio):

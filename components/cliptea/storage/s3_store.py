@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
 import minio
 from minio.error import S3Error
@@ -16,7 +14,7 @@ from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
 from cliptea.errors import StorageError
 from cliptea.storage.base import Entry, Store, missing, truncated
-from cliptea.storage.local_files import cache_folder, make_folder, new_file, place, unusable
+from cliptea.storage.local_files import cache_folder, new_file, place
 from cliptea.storage.minio_client import Limits, absence, connect, explained, why
 
 __all__ = ["LIMITS", "S3Store", "parse"]
@@ -64,27 +62,14 @@ class S3Store(Store):
         return f"s3://{self.bucket}/{self._name(key)}"
 
     def put(self, key: str, data: bytes) -> None:
-        self._upload(key, io.BytesIO(data), len(data))
-
-    def put_file(self, key: str, source: Path) -> None:
-        try:
-            with source.open("rb") as file:
-                self._upload(key, file, source.stat().st_size)
-            source.unlink()
-        except OSError as error:
-            raise unusable(source, error) from None
-
-    def _upload(self, key: str, source: BinaryIO, size: int) -> None:
-        """Send `size` bytes in parallel requests of `limits.part` bytes each."""
         with explained(self.uri(key)):
             for _ in range(UPLOADS):
-                source.seek(0)
                 try:
                     done = self._client.put_object(
                         self.bucket,
                         self._name(key),
-                        source,
-                        size,
+                        io.BytesIO(data),
+                        len(data),
                         part_size=self.limits.part,
                         num_parallel_uploads=self.limits.parallel,
                     )
@@ -151,12 +136,6 @@ class S3Store(Store):
     def delete(self, key: str) -> None:
         with explained(self.uri(key)):
             self._client.remove_object(self.bucket, self._name(key))
-
-    def scratch(self, name: str) -> Path:
-        return make_folder(self._scratch(name))
-
-    def drop_scratch(self, name: str) -> None:
-        shutil.rmtree(self._scratch(name), ignore_errors=True)
 
     def _scratch(self, name: str) -> Path:
         return cache_folder() / "scratch" / place(self.bucket, self.prefix, name)

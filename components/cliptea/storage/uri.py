@@ -30,9 +30,6 @@ def is_remote(uri: str) -> bool:
 def fetch(uri: str) -> Path:
     """The local path of a file or folder. It is downloaded from S3 unless this version is in the cache.
 
-    Args:
-        uri: a path, or a file:// or s3:// URI.
-
     Raises:
         StorageError: the file or folder does not exist or cannot be read.
     """
@@ -53,9 +50,6 @@ def fetch(uri: str) -> Path:
 def read_uri(uri: str) -> bytes:
     """The content of a file. It is not cached.
 
-    Args:
-        uri: a path, or a file:// or s3:// URI.
-
     Raises:
         StorageError: the file does not exist or cannot be read.
     """
@@ -65,9 +59,6 @@ def read_uri(uri: str) -> bytes:
 
 def state(uri: str) -> tuple[str, int, str]:
     """Name, size in bytes and version (etag, or modification time in ns) of a file or folder, without reading it.
-
-    Args:
-        uri: a path, or a file:// or s3:// URI.
 
     Raises:
         StorageError: the file or folder does not exist.
@@ -91,7 +82,9 @@ def _locate(uri: str) -> tuple[FileStore | S3Store, str]:
 def _found(store: Store, key: str) -> list[tuple[str, Entry]]:
     """The file `key` with its name, or all files in the folder `key` with their paths in the folder."""
     entry = store.entry(key) if key else None
-    found = [(entry.key.rpartition("/")[2], entry)] if entry else _inside(store, key)
+    if entry:
+        return [(entry.key.rpartition("/")[2], entry)]
+    found = [(entry.key.removeprefix(f"{key}/"), entry) for entry in store.entries(key)]
     if not found:
         raise _absent(store.uri(key))
     return found
@@ -99,10 +92,6 @@ def _found(store: Store, key: str) -> list[tuple[str, Entry]]:
 
 def _absent(uri: str) -> StorageError:
     return StorageError(f"the file or folder {uri} does not exist", todo="check its name")
-
-
-def _inside(store: Store, key: str) -> list[tuple[str, Entry]]:
-    return [(entry.key.removeprefix(f"{key}/"), entry) for entry in store.entries(key)]
 
 
 def _version(found: list[tuple[str, Entry]], key: str) -> str:

@@ -57,7 +57,7 @@ def make_texts(store: Store, config: Config, prompts: dict[Output, TextSet]) -> 
     device.prepare()
     teacher, demo = open_teacher(teacher_weights(store, config), config.teacher), config.teacher.source.kind == "demo"
     return {
-        output: make_once(store, output, partial(_make_text, store, teacher, prompt, output.prefix, demo))
+        output: make_once(store, output, partial(_make_text, store, teacher, prompt, output.prefix, demo))[0]
         for output, prompt in prompts.items()
     }
 

@@ -16,11 +16,7 @@ SECONDS = 10.0
 
 
 class MlflowAway(TrackingError, ServerAway):
-    """MLflow does not answer, or cannot be used if the error is not temporary.
-
-    Attributes:
-        reason: the reason in a few words.
-    """
+    """MLflow does not answer, or cannot be used if the error is not temporary. `reason` says why in a few words."""
 
     def __init__(self, reason: str, temporary: bool = True) -> None:
         uri = tracking_address()

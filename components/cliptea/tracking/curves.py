@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Thread
-from typing import TYPE_CHECKING
 
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from cliptea import progress
+from cliptea.errors import one_line
+from cliptea.run import Run, Variant
 from cliptea.tracking.runs import ChildRun
-
-if TYPE_CHECKING:
-    from cliptea.run import Run, Variant
 
 __all__ = ["curve_log"]
 
@@ -29,8 +27,6 @@ def curve_log(run: Run, variant: Variant, epoch: float) -> Iterator[Callable[[Cu
     warning. No curve is lost, because each call gets all curves, and the evaluate step logs them again.
 
     Args:
-        run: the pipeline run.
-        variant: the variant that is trained.
         epoch: number of iterations per epoch, in which each image is shown once on average.
     """
     tracker = _Tracker(run, variant, epoch)
@@ -70,9 +66,8 @@ class _Tracker:
             self._child.log_curves(curves, self._epoch)
         except Exception as error:  # no error of MLflow may stop training
             if not self._warned:
-                progress.warn(
-                    f"loss curves could not be logged and will be logged later: {' '.join(str(error).split())[:200]}"
-                )
+                text = one_line(error)[:200]
+                progress.warn(f"loss curves could not be logged and will be logged later: {text}")
             self._warned = True
 
     def _end(self) -> None:

@@ -19,16 +19,8 @@ from cliptea.storage import Store
 from cliptea.tracking.address import MlflowAway
 
 __all__ = [
-    "SHORT_SECONDS",
-    "Entry",
-    "ModelPlace",
-    "Receipt",
-    "defer",
-    "log_deferred",
-    "log_or_defer",
-    "receipt",
-    "receipt_key",
-]
+    "SHORT_SECONDS", "Entry", "ModelPlace", "Receipt", "defer", "log_deferred", "log_or_defer", "receipt", "receipt_key",
+]  # fmt: skip
 
 RECEIPTS, DEFERRED = "tracked", "untold"  # folders of the store
 SHORT_SECONDS = 15.0  # how long to wait for MLflow before an entry is deferred
@@ -111,8 +103,6 @@ def log_deferred(store: Store, run: Run, kinds: Sequence[type[Entry]], seconds: 
     """Log all deferred entries of a run.
 
     Args:
-        store: the store with the entries.
-        run: the pipeline run.
         kinds: kinds of entries, in the order in which they must be logged.
         seconds: how long to wait for MLflow; defaults to `cliptea.outage.patience()`.
 

@@ -15,13 +15,14 @@ from mlflow.entities import Experiment, Param, Run
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
-from cliptea.errors import TrackingError
+from cliptea.errors import TrackingError, one_line
 from cliptea.outage import COMMAND_SECONDS, Outage, patience, untrusted
+from cliptea.settings import flatten
 from cliptea.tracking.address import MlflowAway, tracking_address
 
 __all__ = [
-    "EXPERIMENT", "connect", "experiment_id", "find_run", "flatten", "log_params", "metric_name",
-    "persist", "plugin_run",
+    "EXPERIMENT", "connect", "experiment_id", "find_run", "log_params", "metric_name", "persist",
+    "plugin_run",
 ]  # fmt: skip
 
 Result = TypeVar("Result")
@@ -53,7 +54,9 @@ def connect() -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default waits for minutes; `persist` waits
     try:
         if not _is_server(uri):
-            _open_database_quickly()
+            from mlflow.store.db import utils
+
+            utils.MAX_RETRY_COUNT = 5  # with pauses of 3 seconds in total, instead of 100 by default
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow does not wrap errors of the database libraries
@@ -94,12 +97,6 @@ def _is_server(uri: str) -> bool:
     return uri.startswith("http")
 
 
-def _open_database_quickly() -> None:
-    from mlflow.store.db import utils
-
-    utils.MAX_RETRY_COUNT = 5  # with pauses of 3 seconds in total, instead of 100 by default
-
-
 def _may_pass(error: BaseException) -> bool:
     """Whether a retry may succeed. Rejected requests and errors of this machine are permanent."""
     if any(untrusted(cause) for cause in _causes(error)):
@@ -124,7 +121,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _cause(error: BaseException) -> str:
     """The innermost reason of a failed request, in one line."""
     *_, last = _causes(error)
-    return " ".join(str(last).split())[:200] or type(last).__name__
+    return one_line(last)[:200] or type(last).__name__
 
 
 def experiment_id(client: MlflowClient) -> str:
@@ -165,17 +162,9 @@ def quote(value: str) -> str:
     return value.replace("'", "")
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as "train.lr": "0.002"."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
-    return flat
-
-
-def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
-    """Log parameters. Existing parameters are kept."""
-    items = [Param(key, value[:6000]) for key, value in params.items()]
+def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+    """Log nested parameters as "train.lr": "0.002", without empty mappings. Existing parameters are kept."""
+    items = [Param(key, str(value)[:6000]) for key, value in flatten(params).items() if value != {}]
     for chunk in chunks(items, PARAMS_PER_CALL):
         client.log_batch(run_id, params=chunk)
 

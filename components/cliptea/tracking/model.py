@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cliptea.errors import TrackingError
+from cliptea.errors import TrackingError, one_line
 
 __all__ = ["fetch_model", "save_model"]
 
@@ -37,7 +37,6 @@ def save_model(target: Path, student: Path, classes: Sequence[str], unseen: Sequ
     """Write the folder of a pyfunc model.
 
     Args:
-        target: folder to create.
         student: folder with model.json, model.safetensors and text.safetensors.
         classes, unseen: class names for the model's metadata.
     """
@@ -95,9 +94,8 @@ def fetch_model(uri: str) -> Iterator[Path]:
         try:
             yield Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=client.tracking_uri))
         except (MlflowException, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
             raise TrackingError(
-                f"the model {uri} does not exist at {client.tracking_uri} ({reason})",
+                f"the model {uri} does not exist at {client.tracking_uri} ({one_line(error)[:200]})",
                 "models:/NAME@champion, models:/NAME/VERSION, runs:/ID/model or a folder",
             ) from None
 

@@ -1,58 +1,53 @@
-"""MLflow runs: one for each pipeline run, and a child run for each variant."""
+"""MLflow runs: one for each pipeline run, and a child run for each variant, with their data sets and tables."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import DatasetInput, Metric
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from mlflow.entities import Run as MlflowRun
 from mlflow.models import Model
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_MODELS
 
-from cliptea import env
-from cliptea.tracking.mlflow_client import (
-    chunks,
-    connect,
-    experiment_id,
-    find_run,
-    flatten,
-    log_params,
-    metric_name,
-    plugin_run,
-)
+from cliptea import __version__, env
+from cliptea.config import Config
+from cliptea.evaluation.results import ResultRow
+from cliptea.manifest import Manifest
+from cliptea.run import Run, Variant
+from cliptea.tracking.mlflow_client import chunks, connect, experiment_id, find_run, log_params, metric_name, plugin_run
 from cliptea.tracking.model import save_model
-from cliptea.tracking.origin import origin
 
-if TYPE_CHECKING:
-    from cliptea.evaluation.results import ResultRow
-    from cliptea.run import Run, Variant
+__all__ = ["ChildRun", "Tag", "dataset_inputs", "log_best", "log_table", "now", "open_parent", "origin", "reopen"]
 
-__all__ = [
-    "COMPLETE_TAG", "ERROR_TAG", "HEARTBEAT_TAG", "JOB_TAG", "KEY_TAG", "LABEL_TAG", "NOTE_TAG", "SKIPPED_TAG",
-    "SWEPT_TAG", "ChildRun", "log_best", "now", "open_parent", "reopen",
-]  # fmt: skip
-
-JOB_TAG = "kfp.pipeline_run_id"
-KEY_TAG = "cliptea.run"  # of a pipeline run
-LABEL_TAG = "cliptea.variant"  # of a variant's
-HEARTBEAT_TAG = "cliptea.heartbeat"  # time of the last heartbeat of a step
-ERROR_TAG = "cliptea.error"  # why a run failed or was stopped
-NOTE_TAG = "mlflow.note.content"  # the description on MLflow's page
-# Tags about the end of a run, which are removed when the run resumes.
-COMPLETE_TAG = "cliptea.complete"  # set by the last step
-SKIPPED_TAG = "cliptea.skipped"  # id of the earlier run with the same settings and data
-SWEPT_TAG = "cliptea.swept"  # when it was closed because of missing heartbeats
-ENDED_TAGS = {ERROR_TAG, NOTE_TAG, COMPLETE_TAG, SKIPPED_TAG, SWEPT_TAG}
 METRICS_PER_CALL = 900
 SHOWN = 8  # digits of a pipeline run's key in names
+
+
+class Tag:
+    """Tags of runs."""
+
+    JOB = "kfp.pipeline_run_id"
+    KEY = "cliptea.run"  # of a pipeline run
+    FINGERPRINT = "cliptea.fingerprint"  # of its settings and data
+    LABEL = "cliptea.variant"  # of a variant's
+    HEARTBEAT = "cliptea.heartbeat"  # time of the last heartbeat of a step
+    ERROR = "cliptea.error"  # why a run failed or was stopped
+    NOTE = "mlflow.note.content"  # the description on MLflow's page
+    TABLES = "mlflow.loggedArtifacts"  # lists a run's tables
+    # Tags about the end of a run, which are removed when the run resumes.
+    COMPLETE = "cliptea.complete"  # set by the last step
+    SKIPPED = "cliptea.skipped"  # id of the earlier run with the same settings and data
+    SWEPT = "cliptea.swept"  # when it was closed because of missing heartbeats
+    ENDED = frozenset((ERROR, NOTE, COMPLETE, SKIPPED, SWEPT))
 
 
 def open_parent(run: Run) -> str:
@@ -63,22 +58,22 @@ def open_parent(run: Run) -> str:
     """
     client, config = connect(), run.config
     key = _key(run)
-    found = plugin_run(client) or find_run(client, {KEY_TAG: key})
+    found = plugin_run(client) or find_run(client, {Tag.KEY: key})
     if found is None:
         name = f"{config.preset} · {config.data.dataset} · {key[:SHOWN]}"
-        found = client.create_run(experiment_id(client), tags={KEY_TAG: key}, run_name=name)
+        found = client.create_run(experiment_id(client), tags={Tag.KEY: key}, run_name=name)
     run_id = found.info.run_id
-    tags = {KEY_TAG: key, "cliptea.preset": config.preset, "cliptea.fingerprint": run.fingerprint, JOB_TAG: run.job_id}
+    tags = {Tag.KEY: key, "cliptea.preset": config.preset, Tag.FINGERPRINT: run.fingerprint, Tag.JOB: run.job_id}
     reopen(client, found)
-    for tag, value in {**tags, HEARTBEAT_TAG: now(), **origin(run.job_id)}.items():
+    for tag, value in {**tags, Tag.HEARTBEAT: now(), **origin(run.job_id)}.items():
         client.set_tag(run_id, tag, value)
-    log_params(client, run_id, flatten(run.config.model_dump(mode="json")) | {"data.digest": run.data_digest})
+    log_params(client, run_id, run.config.model_dump(mode="json") | {"data.digest": run.data_digest})
     return run_id
 
 
 def reopen(client: MlflowClient, run: MlflowRun) -> None:
     """Set a run to RUNNING, and remove all tags about an earlier end."""
-    for tag in run.data.tags.keys() & ENDED_TAGS:
+    for tag in run.data.tags.keys() & Tag.ENDED:
         client.delete_tag(run.info.run_id, tag)
     client.update_run(run.info.run_id, status="RUNNING")
 
@@ -93,6 +88,79 @@ def log_best(run: Run, row: ResultRow) -> None:
     scores = {"hiou": row.hiou, "miou_seen": row.miou_seen, "miou_unseen": row.miou_unseen, "pacc": row.pAcc}
     best = {"cliptea.best": f"{row.group}/{row.variant} seed {row.seed}"}
     ChildRun(connect(), run.tracking_run).log_result(scores, best)
+
+
+def origin(job_id: str) -> dict[str, str]:
+    """Tags for the origin of a run: version, commit, image and address in KFP. Unknown values are left out."""
+    address = env.KFP_URL.get().rstrip("/")
+    tags = {
+        "cliptea.version": __version__,
+        "git.commit": env.COMMIT.get() or _commit(),
+        "image": "" if env.in_local_run() else env.IMAGE.get(),  # a local run does not use the pipeline's image
+        "kfp.pipeline_run_url": address and f"{address}/#/runs/details/{job_id}",
+    }
+    return {tag: value for tag, value in tags.items() if value}
+
+
+def _commit() -> str:
+    """The commit of the sources if they are a git checkout, with a mark if files were changed. Otherwise ""."""
+    folder = Path(__file__).resolve().parents[3]
+    if not (folder / ".git").exists():
+        return ""
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return described.stdout.strip()
+
+
+def dataset_inputs(config: Config, splits: Mapping[str, Manifest]) -> list[DatasetInput]:
+    """Data sets as inputs of MLflow runs, with their digests and numbers of images.
+
+    Args:
+        splits: shards of the training data set and of further evaluation sets, by name.
+    """
+    roots = {config.data.dataset: config.data.root}
+    roots |= {name: further.root for name, further in config.evaluation.sets.items()}
+    contexts = dict.fromkeys(splits, "evaluation") | {config.data.dataset: "training"}
+    return [
+        DatasetInput(_dataset(name, split, roots[name]), [InputTag("mlflow.data.context", contexts[name])])
+        for name, split in splits.items()
+    ]
+
+
+def _dataset(name: str, split: Manifest, root: str | None) -> Dataset:
+    return Dataset(
+        name=name,
+        digest=split.fingerprint,
+        source_type="cliptea",
+        source=json.dumps({"root": root, "shards": split.output.manifest_key}),
+        profile=json.dumps({part: counts["images"] for part, counts in split.info["counts"].items()}),
+    )
+
+
+def log_table(run_id: str, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Store rows in the format that MLflow's user interface shows and `load_table` reads.
+
+    An existing table is replaced (MLflow's own `log_table` would append).
+
+    Args:
+        rows: all with the same columns.
+        name: name of the artifact, such as variants.json.
+    """
+    client = connect()
+    columns = list(rows[0])
+    client.log_dict(run_id, {"columns": columns, "data": [[row[column] for column in columns] for row in rows]}, name)
+    listed = json.loads(client.get_run(run_id).data.tags.get(Tag.TABLES, "[]"))
+    entry = {"path": name, "type": "table"}
+    if entry not in listed:
+        client.set_tag(run_id, Tag.TABLES, json.dumps([*listed, entry]))
 
 
 def _key(run: Run) -> str:
@@ -111,7 +179,7 @@ class ChildRun:
         """Find or create the run of a variant, as a child of the pipeline run."""
         client = connect()
         config = variant.config
-        key = {"mlflow.parentRunId": run.tracking_run, LABEL_TAG: variant.label}
+        key = {"mlflow.parentRunId": run.tracking_run, Tag.LABEL: variant.label}
         found = find_run(client, key)
         if found is None:
             found = client.create_run(
@@ -129,7 +197,7 @@ class ChildRun:
             )
         child = cls(client, found.info.run_id)
         reopen(client, found)
-        log_params(client, child.run_id, flatten(config.model_dump(mode="json")) | {"seed": str(variant.seed)})
+        log_params(client, child.run_id, config.model_dump(mode="json") | {"seed": variant.seed})
         return child
 
     def monitor(self) -> SystemMetricsMonitor:
@@ -178,8 +246,8 @@ class ChildRun:
         """Log data sets that are not logged yet."""
         self._client.log_inputs(self.run_id, inputs)
 
-    def log_files(self, files: Mapping[str, bytes], name: str) -> None:
-        """Store files as artifacts below `name`. Existing files are replaced."""
+    def log_files(self, files: Mapping[str, bytes], name: str | None = None) -> None:
+        """Store files as artifacts, below `name` if it is given. Existing files are replaced."""
         with TemporaryDirectory() as folder:
             for file, data in files.items():
                 (Path(folder) / file).write_bytes(data)

@@ -7,43 +7,34 @@ or killed, and the next `sweep` closes it. If it is still active, its next heart
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from cliptea import progress
 from cliptea.board import StepStatus, read_board
 from cliptea.errors import ClipteaError
 from cliptea.notice import post_state
+from cliptea.run import Run
 from cliptea.storage import open_store
 from cliptea.tracking.address import MlflowAway
 from cliptea.tracking.mlflow_client import connect, experiment_id, find_run, persist, plugin_run, quote
-from cliptea.tracking.runs import (
-    COMPLETE_TAG,
-    ERROR_TAG,
-    HEARTBEAT_TAG,
-    JOB_TAG,
-    KEY_TAG,
-    LABEL_TAG,
-    NOTE_TAG,
-    SKIPPED_TAG,
-    SWEPT_TAG,
-    now,
-    reopen,
-)
+from cliptea.tracking.runs import Tag, now, reopen
 
 __all__ = [
-    "END_PATIENCE", "End", "beat", "close", "close_job", "find_parent", "mark_complete", "mark_failed", "mark_skipped",
-    "mark_stopped", "run_address", "sweep",
+    "End", "Ended", "beat", "close_ended", "close_job", "mark_complete", "mark_failed", "mark_stopped",
+    "mark_unchanged", "run_address", "sweep",
 ]  # fmt: skip
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
 NOTICES: dict[End, str] = {"FINISHED": "SUCCEEDED", "FAILED": "FAILED", "KILLED": "CANCELED"}  # for the webhook
+# final state of a run -> its state in MLflow
+ENDS: dict[str, End] = {"SUCCEEDED": "FINISHED", "SKIPPED": "FINISHED", "FAILED": "FAILED", "CANCELED": "KILLED"}
 
 SILENCE_SECONDS = 3600.0  # a run without heartbeats for this long counts as ended; pods may wait between two steps
 QUIET_SECONDS = 180.0  # the same if Pipelines reports that the run has ended
@@ -53,18 +44,26 @@ LAST_STEP = "promote"
 LONGEST_TAG = 5000  # characters
 
 
+class Ended(NamedTuple):
+    """The end of a pipeline run. Unknown values are empty."""
+
+    how: str  # a key of `ENDS`
+    run_id: str  # id of the MLflow run
+    reason: str  # why the run failed
+
+
 def beat(run_id: str) -> None:
     """Send a heartbeat to a pipeline run. If a sweep has closed the run, it is opened again."""
     client = connect()
     run = client.get_run(run_id)
-    if SWEPT_TAG in run.data.tags:
+    if Tag.SWEPT in run.data.tags:
         reopen(client, run)
-    client.set_tag(run_id, HEARTBEAT_TAG, now())
+    client.set_tag(run_id, Tag.HEARTBEAT, now())
 
 
-def find_parent(client: MlflowClient, job_id: str) -> Run | None:
+def _find_parent(client: MlflowClient, job_id: str) -> MlflowRun | None:
     """The run of a pipeline job, and not a run of its variants or a run that KFP's plug-in created for a task."""
-    named = f"tags.`{JOB_TAG}` = '{quote(job_id)}' and tags.`{KEY_TAG}` LIKE '%'"
+    named = f"tags.`{Tag.JOB}` = '{quote(job_id)}' and tags.`{Tag.KEY}` LIKE '%'"
     found = client.search_runs([experiment_id(client)], named, max_results=1)
     return found[0] if found else plugin_run(client)
 
@@ -80,7 +79,7 @@ def mark_failed(run_id: str, step: str, label: str, text: str) -> None:
     client = connect()
     reason = f"{step} {label}: {text}" if label else f"{step}: {text}"
     _explain(client, run_id, "FAILED", reason)
-    child = find_run(client, {"mlflow.parentRunId": run_id, LABEL_TAG: label}) if label else None
+    child = find_run(client, {"mlflow.parentRunId": run_id, Tag.LABEL: label}) if label else None
     if child is not None:
         _explain(client, child.info.run_id, "FAILED", f"{step}: {text}")
         client.set_terminated(child.info.run_id, "FAILED")
@@ -94,54 +93,87 @@ def mark_complete(run_id: str) -> None:
 
     def say() -> None:
         client = connect()
-        client.set_tag(run_id, COMPLETE_TAG, "true")
-        close(client, client.get_run(run_id), "FINISHED", "")
+        client.set_tag(run_id, Tag.COMPLETE, "true")
+        _close(client, client.get_run(run_id), "FINISHED", "")
 
     with suppress(MlflowAway):
         persist(say, END_PATIENCE)
 
 
-def mark_skipped(client: MlflowClient, run_id: str, earlier: str) -> None:
-    """Record that a pipeline run was skipped because of the identical run `earlier`."""
-    client.set_tag(run_id, SKIPPED_TAG, earlier)
-    close(client, client.get_run(run_id), "FINISHED", "")
+def mark_unchanged(run: Run) -> str | None:
+    """Mark the run as skipped if a run with the same data and settings has finished. Returns the id of that run."""
+    client = connect()
+    query = f"tags.`{Tag.FINGERPRINT}` = '{run.fingerprint}' and attributes.status = 'FINISHED'"
+    found = client.search_runs([experiment_id(client)], query, order_by=["attributes.start_time DESC"])
+    earlier = [r.info.run_id for r in found if r.info.run_id != run.tracking_run and Tag.SKIPPED not in r.data.tags]
+    if not earlier:
+        return None
+    client.set_tag(run.tracking_run, Tag.SKIPPED, earlier[0])
+    _close(client, client.get_run(run.tracking_run), "FINISHED", "")
+    return earlier[0]
 
 
 def mark_stopped(run_id: str) -> None:
     """Record that a pipeline run was stopped. The next run with the same settings resumes it."""
     client = connect()
-    close(client, client.get_run(run_id), "KILLED", "stopped")
+    _close(client, client.get_run(run_id), "KILLED", "stopped")
 
 
-def close(client: MlflowClient, run: Run, end: End, reason: str) -> list[str]:
+def _close(client: MlflowClient, run: MlflowRun, end: End, reason: str) -> list[str]:
     """Close a pipeline run and its open variants. Returns the names of these variants.
 
     Args:
-        client: MLflow client.
-        run: the pipeline run.
-        end: final state of the run.
         reason: shown in the description if the run did not succeed and no step has recorded an error.
     """
     closed, run_id, tags = _close_variants(client, run, end, reason), run.info.run_id, run.data.tags.keys()
-    outdated = {SWEPT_TAG, ERROR_TAG, NOTE_TAG} if end == "FINISHED" else {SWEPT_TAG}
+    outdated = {Tag.SWEPT, Tag.ERROR, Tag.NOTE} if end == "FINISHED" else {Tag.SWEPT}
     for tag in tags & outdated:
         client.delete_tag(run_id, tag)
-    if reason and end != "FINISHED" and (ERROR_TAG not in tags or SWEPT_TAG in tags):
+    if reason and end != "FINISHED" and (Tag.ERROR not in tags or Tag.SWEPT in tags):
         _explain(client, run_id, end, reason)
     client.set_terminated(run_id, end)
     return closed
 
 
-def _close_variants(client: MlflowClient, run: Run, end: End, reason: str) -> list[str]:
+def _close_variants(client: MlflowClient, run: MlflowRun, end: End, reason: str) -> list[str]:
     """Close the open variants of a run: as FINISHED if the run succeeded, or else as KILLED."""
     at_work = f"tags.`mlflow.parentRunId` = '{run.info.run_id}' and attributes.status = 'RUNNING'"
     closed = []
-    for child in list(_every(client, run.info.experiment_id, at_work)):
+    for child in _every(client, run.info.experiment_id, at_work):
         if end != "FINISHED":
             _explain(client, child.info.run_id, "KILLED", f"the pipeline run ended before this finished: {reason}")
         client.set_terminated(child.info.run_id, "FINISHED" if end == "FINISHED" else "KILLED")
         closed.append(child.info.run_name or child.info.run_id)
     return closed
+
+
+def close_ended(job_id: str, how: str, reason: str) -> Ended:
+    """Close the run of a pipeline job and its open variants in MLflow, and return how the run ended.
+
+    This is for the exit handler, which may know less about the run than its steps.
+
+    Args:
+        how: the final state from Pipelines. The state that the steps logged takes precedence.
+        reason: why the run failed, or "".
+
+    Raises:
+        TrackingError: MLflow is not available.
+    """
+
+    def end() -> Ended:
+        client = connect()
+        run = _find_parent(client, job_id)
+        if run is None:
+            progress.note("the run ended before it was logged to MLflow")
+            return Ended(how, "", reason)
+        tags = run.data.tags
+        state = "SUCCEEDED" if Tag.COMPLETE in tags else "SKIPPED" if Tag.SKIPPED in tags else how
+        why = reason or tags.get(Tag.ERROR, "")
+        if state:
+            _close(client, run, ENDS[state], why if state in ("FAILED", "CANCELED") else "")
+        return Ended(state, run.info.run_id, why)
+
+    return persist(end, END_PATIENCE)
 
 
 def close_job(job_id: str, end: End, reason: str) -> list[str]:
@@ -150,7 +182,6 @@ def close_job(job_id: str, end: End, reason: str) -> list[str]:
     If CLIPTEA_WEBHOOK is set, the webhook is notified of the closed run, because its exit task has not run.
 
     Args:
-        job_id: the pipeline job.
         end: final state of the run, if it is open.
         reason: shown in the description if the run did not succeed.
 
@@ -158,12 +189,12 @@ def close_job(job_id: str, end: End, reason: str) -> list[str]:
         TrackingError: MLflow is not available.
     """
     client = connect()
-    run = find_parent(client, job_id)
+    run = _find_parent(client, job_id)
     if run is None:
         return []
     if run.info.status != "RUNNING":
         return _close_variants(client, run, end, reason)
-    closed = close(client, run, end, reason)
+    closed = _close(client, run, end, reason)
     post_state(job_id, NOTICES[end], reason, run.info.run_id)
     return [*closed, run.info.run_name or run.info.run_id]
 
@@ -177,13 +208,19 @@ def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None)
         ended: returns how a pipeline job has ended. RUNNING means that it is active, for example waiting for a node,
             and is not closed even if it is silent for a long time. None means that the job is not known.
     """
-    client, told, boards = connect(), [], _Boards()
-    at_work = f"tags.`{KEY_TAG}` LIKE '%' and attributes.status = 'RUNNING'"
-    for listed in list(_every(client, experiment_id(client), at_work)):
+    client, told, has_board = connect(), [], True
+    at_work = f"tags.`{Tag.KEY}` LIKE '%' and attributes.status = 'RUNNING'"
+    for listed in _every(client, experiment_id(client), at_work):
         if _silence(listed) < QUIET_SECONDS:
             continue
-        job_id = listed.data.tags.get(JOB_TAG, "")
-        said, statuses = ended(job_id) if ended is not None else None, boards.read(job_id)
+        job_id = listed.data.tags.get(Tag.JOB, "")
+        said = ended(job_id) if ended is not None else None
+        statuses: list[StepStatus] = []
+        if has_board:
+            try:
+                statuses = read_board(open_store(patience=BOARD_PATIENCE), job_id)
+            except ClipteaError:
+                has_board = False  # do not wait for the store again
         silence = min([_silence(listed), *(time.time() - status.updated for status in statuses)])
         if said == "RUNNING" or silence < (SILENCE_SECONDS if said is None else QUIET_SECONDS):
             continue
@@ -192,25 +229,11 @@ def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None)
         with suppress(MlflowException):  # the run was deleted in the meantime
             run = client.get_run(listed.info.run_id)
             if run.info.status == "RUNNING":
-                client.set_tag(run.info.run_id, SWEPT_TAG, now())  # set first, so that a heartbeat can reopen it
-                close(client, run, end, reason)
+                client.set_tag(run.info.run_id, Tag.SWEPT, now())  # set first, so that a heartbeat can reopen it
+                _close(client, run, end, reason)
                 post_state(job_id, NOTICES[end], reason, run.info.run_id)
                 told.append(f"{run.info.run_name}: closed as {end}; {why}")
     return told + _close_orphans(client)
-
-
-class _Boards:
-    """Reads the status of steps from the store. After the first error, the store is not used again."""
-
-    def __init__(self) -> None:
-        self._away = False
-
-    def read(self, job_id: str) -> list[StepStatus]:
-        try:
-            return [] if self._away else read_board(open_store(patience=BOARD_PATIENCE), job_id)
-        except ClipteaError:
-            self._away = True
-            return []
 
 
 def _verdict(said: End | None, statuses: list[StepStatus], why: str) -> tuple[End, str]:
@@ -225,8 +248,8 @@ def _verdict(said: End | None, statuses: list[StepStatus], why: str) -> tuple[En
 def _close_orphans(client: MlflowClient) -> list[str]:
     """Close open variants whose pipeline run was closed, for example by KFP's plug-in. Returns a line about each."""
     told, parents = [], {}
-    at_work = f"tags.`{LABEL_TAG}` LIKE '%' and attributes.status = 'RUNNING'"
-    for run in list(_every(client, experiment_id(client), at_work)):
+    at_work = f"tags.`{Tag.LABEL}` LIKE '%' and attributes.status = 'RUNNING'"
+    for run in _every(client, experiment_id(client), at_work):
         parent = run.data.tags.get("mlflow.parentRunId", "")
         with suppress(MlflowException):  # the pipeline run is deleted
             parents[parent] = parents.get(parent) or client.get_run(parent).info.status
@@ -240,25 +263,24 @@ def _close_orphans(client: MlflowClient) -> list[str]:
 def run_address(job_id: str) -> str | None:
     """The address of a pipeline job's run in MLflow's user interface. None without a server or a run."""
     client = connect()
-    run = find_parent(client, job_id) if client.tracking_uri.startswith("http") else None
+    run = _find_parent(client, job_id) if client.tracking_uri.startswith("http") else None
     if run is None:
         return None
     return f"{client.tracking_uri.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
 
-def _every(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment], query, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+def _every(client: MlflowClient, experiment: str, query: str) -> list[MlflowRun]:
+    page = client.search_runs([experiment], query)
+    found = list(page)
+    while page.token:
+        page = client.search_runs([experiment], query, page_token=page.token)
+        found += page
+    return found
 
 
-def _silence(run: Run) -> float:
+def _silence(run: MlflowRun) -> float:
     """Seconds since the last heartbeat of a run."""
-    stamp = run.data.tags.get(HEARTBEAT_TAG)
+    stamp = run.data.tags.get(Tag.HEARTBEAT)
     last = datetime.fromisoformat(stamp).timestamp() if stamp else run.info.start_time / 1000
     return datetime.now(UTC).timestamp() - last
 
@@ -268,5 +290,5 @@ def _rough(seconds: float) -> str:
 
 
 def _explain(client: MlflowClient, run_id: str, end: End, reason: str) -> None:
-    client.set_tag(run_id, ERROR_TAG, reason[:LONGEST_TAG])
-    client.set_tag(run_id, NOTE_TAG, f"**{end}**: {reason[:LONGEST_TAG]}")
+    client.set_tag(run_id, Tag.ERROR, reason[:LONGEST_TAG])
+    client.set_tag(run_id, Tag.NOTE, f"**{end}**: {reason[:LONGEST_TAG]}")

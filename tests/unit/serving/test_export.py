@@ -12,9 +12,8 @@ from cliptea.config import EvaluationConfig
 from cliptea.errors import ConfigError
 from cliptea.models import STUDENTS, build_student
 from cliptea.segment.inference import class_logits
-from cliptea.segment.recipe import mask_recipe
 from cliptea.segment.segmenter import Description, Segmenter
-from cliptea.serving.export import export_onnx
+from cliptea.serving.export import export_onnx, mask_recipe
 from cliptea.serving.graph import Network, PlainPooling
 from cliptea.serving.parity import NotExported, check_onnx
 

@@ -15,7 +15,7 @@ from cliptea.steps.evaluate import ScoresEntry, evaluate_variant, evaluation_tas
 from cliptea.steps.split import DataEntry, Splits, log_splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import FileStore, open_store
-from cliptea.tracking import logged_table, mlflow_client, runs
+from cliptea.tracking import mlflow_client, runs
 from cliptea.tracking.address import MlflowAway
 from cliptea.tracking.deferred import Receipt
 
@@ -59,10 +59,10 @@ def back(monkeypatch):
 
         monkeypatch.setattr(DataEntry, "log", log("data"))
         monkeypatch.setattr(ScoresEntry, "log", log("scores", mlflow_run_id="child"))
-        client = SimpleNamespace(log_artifacts=lambda run_id, folder: logged.append("report"))
+        client = SimpleNamespace(log_artifacts=lambda run_id, folder, name: logged.append("report"))
         monkeypatch.setattr(mlflow_client, "connect", lambda: client)
         monkeypatch.setattr(runs, "log_best", lambda run, row: None)
-        monkeypatch.setattr(logged_table, "log_table", lambda run_id, rows, name: None)
+        monkeypatch.setattr(runs, "log_table", lambda run_id, rows, name: None)
         return logged
 
     return come_back

@@ -9,9 +9,7 @@ from cliptea import settings
 from cliptea.manifest import Manifest
 from cliptea.run import Run, expand
 from cliptea.steps.split import DataEntry, Splits, log_splits
-from cliptea.tracking.inputs import dataset_inputs
-from cliptea.tracking.logged_table import log_table
-from cliptea.tracking.runs import ChildRun, open_parent
+from cliptea.tracking.runs import ChildRun, dataset_inputs, log_table, open_parent
 
 
 @pytest.fixture

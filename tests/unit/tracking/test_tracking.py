@@ -11,7 +11,7 @@ from cliptea.run import Run, expand
 from cliptea.steps.compare import ComparedRow, Comparison
 from cliptea.steps.finish import finish_run
 from cliptea.steps.promote import promote_best
-from cliptea.tracking.mlflow_client import EXPERIMENT, connect, flatten
+from cliptea.tracking.mlflow_client import EXPERIMENT, connect
 from cliptea.tracking.registry import rollback
 from cliptea.tracking.runs import ChildRun, log_best, open_parent
 from cliptea.tracking.state import mark_stopped
@@ -153,14 +153,6 @@ def test_a_missing_server_is_one_line(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(StorageError, match="MLFLOW_TRACKING_URI"):
         connect()
-
-
-def test_settings_are_flattened():
-    assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {
-        "a.b": "1",
-        "a.c.d": "[1, 2]",
-        "e": "None",
-    }
 
 
 def row(run_id, hiou, member=("backbones", "demo_fpn"), dataset="demo", seed=0, telling=""):

@@ -19,7 +19,8 @@ from cliptea.storage import Store
 from cliptea.tracking.address import MlflowAway
 
 __all__ = [
-    "SHORT_SECONDS", "Entry", "ModelPlace", "Receipt", "defer", "log_deferred", "log_or_defer", "receipt", "receipt_key",
+    "SHORT_SECONDS", "Entry", "ModelPlace", "Receipt", "defer", "log_deferred", "log_or_defer", "receipt",
+    "receipt_key",
 ]  # fmt: skip
 
 RECEIPTS, DEFERRED = "tracked", "untold"  # folders of the store

@@ -31,7 +31,16 @@ class Anything(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-Manifest = Splits = MadePart = TeacherCache = TrainInputs = Evaluated = Comparison = Anything
+Manifest = Splits = MadePart = TeacherCache = Evaluated = Comparison = Anything
+
+
+class TrainInputs(Anything):
+    @classmethod
+    def read(cls, run, label, shards, cache):
+        from cliptea.steps.common import read
+
+        inputs = {"splits": read(shards, Anything), "teacher": read(cache, Anything)}
+        return cls(run=run, variant=run.variant(label), **inputs)
 
 
 class Variant(BaseModel):

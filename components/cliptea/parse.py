@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cliptea.errors import ConfigError
+from cliptea.files import oddity
 
 __all__ = ["parse_json", "parse_yaml", "read_text"]
 
@@ -26,13 +26,6 @@ DEEPEST = 50  # nested lists and mappings
 SHOWN = 120  # characters of a reason
 
 BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-KINDS = {
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFDIR: "a folder",
-}
 CORE = {  # the scalars of YAML 1.2's core schema, except for octal and hexadecimal numbers; all others are text
     "null": (r"~|null|Null|NULL|", "~nN\0"),
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -91,20 +84,19 @@ def parse_json(data: bytes, what: str, expected: str = "") -> Any:
 
 
 def read_text(path: Path, what: str) -> bytes:
-    """The bytes of a small file. Named pipes and devices are never opened, because reading them may not end.
+    """The bytes of a small file. What is not a file is never opened.
 
     Raises:
         ConfigError: it is missing, larger than 1 MiB, or not a file.
     """
+    if odd := oddity(path):
+        raise ConfigError(f"{what} {path} is {odd}", "a file")
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise ConfigError(f"{what} {path} is {KINDS.get(stat.S_IFMT(found.st_mode), 'not a file')}", "a file")
-        if found.st_size > MOST:
+        if path.stat().st_size > MOST:
             raise ConfigError(f"{what} {path} is larger than {MOST >> 10} KiB", "a small file of text")
         return path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {what} {path}: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {path}: {error.strerror or error}") from None
 
 
 def _check(text: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cliptea import env
+from cliptea.data.catalogue import require_distinct
 from cliptea.errors import ConfigError, StorageError
 from cliptea.tracking.address import require_server
 from cliptea_pipeline.options import Debug, one_line_errors
@@ -166,9 +167,7 @@ def split_names(text: str) -> list[str]:
             f"at most {LONGEST_NAME}",
             "separate names with commas",
         )
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise ConfigError(f"class names occur twice: {', '.join(doubled)}", "each class once")
+    require_distinct(names)
     if not 0 < len(names) <= MAX_CLASSES:
         raise ConfigError(
             f"{len(names)} class names are given", f"1 to {MAX_CLASSES}, for example --classes 'cat, dog, my sofa'"

@@ -1,23 +1,19 @@
-"""Reads photos in any pixel mode, with EXIF rotation, from files and folders."""
+"""Finds and reads photos, in files and folders."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from cliptea.data.sample import opened
+from cliptea.data.sample import LARGEST_FILE, SUFFIXES, decode_image
 from cliptea.errors import DataError
+from cliptea.files import oddity
 
 __all__ = ["Source", "find_images", "read_image"]
-
-FORMATS = "JPEG, PNG, TIFF, WebP, BMP or GIF"
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 class Source(NamedTuple):
@@ -54,20 +50,20 @@ def find_images(paths: Sequence[Path], leave_out: Path) -> list[Source]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, rotated according to EXIF. Only the first image of an animation is used.
-
-    16-bit values are reduced to 8 bits, floats are scaled to 0-255, and transparent pixels are put on white.
+    """(H, W, 3) uint8 RGB of a photo, as `decode_image` returns it.
 
     Raises:
         DataError: the file is not readable, truncated, or too large to be a photo.
     """
+    if odd := oddity(path):  # opening a named pipe would wait for ever
+        raise DataError(f"cannot read {path}: it is {odd}", "a file")
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise DataError(f"{path} has {path.stat().st_size} bytes", f"a photo of at most {LARGEST_FILE} bytes")
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror or error})") from None
-    with warnings.catch_warnings(), opened(data, str(path), "image", FORMATS) as image:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice that size is still an error
-        return np.array(_rgb(ImageOps.exif_transpose(image)))
+    return decode_image(data, str(path))
 
 
 def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
@@ -82,20 +78,3 @@ def _free_name(taken: dict[str, Path], file: Path, relative: Path) -> str:
     candidates = [relative.with_suffix(""), relative.with_name(relative.name.replace(".", "_"))]
     numbered = (candidates[-1].with_name(f"{candidates[-1].name}-{number}") for number in range(2, len(taken) + 3))
     return next(str(name) for name in (*candidates, *numbered) if taken.get(str(name), file) == file)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_grey(np.array(image), image.mode)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _grey(values: np.ndarray, mode: str) -> np.ndarray:
-    """Convert a 16-bit or 32-bit grey image to (H, W) uint8."""
-    if mode != "F":
-        return (values.clip(0, 65535) >> 8).astype(np.uint8)
-    low, high = np.nanmin(values), np.nanmax(values)
-    return np.nan_to_num((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8)

@@ -183,6 +183,14 @@ def test_settings_that_fit_no_data_or_network_are_refused_before_work(override, 
     assert says in str(caught.value)
 
 
+def test_images_for_figures_that_no_image_has_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPTEA_STORE", tmp_path.as_uri())
+    with pytest.raises(ConfigError) as caught:
+        resolve.start_run("smoke", ['evaluation.figures=["val00003", "train00001", "nope", "val00001.png"]'], "job")
+    assert "evaluation.figures names 'nope', 'val00001.png', which no image has" in str(caught.value)
+    assert "perhaps val00001" in str(caught.value)
+
+
 def test_equal_variants_of_different_groups_are_trained_once():
     config = settings.load("demo", ["seeds=2"])
     variants = expand(config)

@@ -52,11 +52,17 @@ def require_distinct(names: Sequence[str]) -> None:
             raise ConfigError(f"class names occur twice: {name}", "each class once")
         if text in known:
             raise ConfigError(
-                f"the class names {known[text]!r} and {name!r} have the same text embedding",
+                f"the class names {_visible(known[text])} and {_visible(name)} have the same text embedding",
                 "names that differ in more than case, spaces and Unicode form, because CLIP ignores these",
                 "rename one of them",
             )
         known[text] = name
+
+
+def _visible(name: str) -> str:
+    """A name in quotes that shows its spaces and its Unicode form, because two such names may look the same."""
+    plain = unicodedata.normalize("NFKC", name) == name
+    return (repr if plain else ascii)(name).replace(" ", "␣")
 
 
 def make_catalogue(classes: Sequence[str], unseen: Sequence[str], where: str = "data.unseen") -> Catalogue:

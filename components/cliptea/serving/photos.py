@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from cliptea import progress
 from cliptea.data.sample import LARGEST_FILE, SUFFIXES, decode_image
 from cliptea.errors import DataError
-from cliptea.files import oddity
+from cliptea.files import oddity, printable
 
 __all__ = ["Source", "find_images", "read_image"]
+
+
+SHOWN = 3  # names in a line
 
 
 class Source(NamedTuple):
@@ -25,6 +30,9 @@ class Source(NamedTuple):
 
 def find_images(paths: Sequence[Path], leave_out: Path) -> list[Source]:
     """The given files, and all images in the given folders and their subfolders.
+
+    What else is in the folders is reported in one line for each reason. Named pipes, devices and broken links with the
+    suffix of an image are returned, so that `read_image` rejects them.
 
     Args:
         leave_out: a folder with results, which is not searched.
@@ -67,10 +75,26 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
+    left: dict[str, list[str]] = defaultdict(list)
     for name, folders, files in os.walk(folder):
         here = Path(name)
-        folders[:] = sorted(one for one in folders if (here / one).resolve() != leave_out)
-        yield from (here / file for file in sorted(files) if Path(file).suffix.lower() in SUFFIXES)
+        inside = sorted(one for one in folders if (here / one).is_symlink() or (here / one).resolve() != leave_out)
+        folders[:] = []
+        for one in inside:
+            if one.startswith(".") or (here / one).is_symlink():
+                left["hidden" if one.startswith(".") else "a link to a folder"].append(str(here / one))
+            else:
+                folders.append(one)
+        for file in sorted(files):
+            if file.startswith("."):
+                left["hidden"].append(str(here / file))
+            elif Path(file).suffix.lower() not in SUFFIXES:
+                left["not an image by its suffix"].append(str(here / file))
+            else:
+                yield here / file
+    for why, paths in left.items():
+        more = f", and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+        progress.note(f"{len(paths)} left out ({why}): {', '.join(map(printable, paths[:SHOWN]))}{more}")
 
 
 def _free_name(taken: dict[str, Path], file: Path, relative: Path) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import unicodedata
 from pathlib import Path
 
-__all__ = ["oddity", "printable"]
+__all__ = ["oddity", "printable", "visible"]
 
 KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -34,3 +35,9 @@ def oddity(path: Path | str) -> str:
 def printable(name: str) -> str:
     """A name for messages, with control characters and bytes that are not UTF-8 as escapes."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
+
+
+def visible(name: str) -> str:
+    """A name in quotes that shows its spaces and its Unicode form, because two names that differ may look the same."""
+    shown = repr(name) if unicodedata.normalize("NFKC", name) == name else ascii(name)
+    return shown if " ".join(name.split()) == name else shown.replace(" ", "␣")

@@ -18,7 +18,7 @@ import yaml
 from cliptea.errors import ConfigError
 from cliptea.files import oddity
 
-__all__ = ["parse_json", "parse_yaml", "read_text"]
+__all__ = ["MOST", "parse_json", "parse_yaml", "read_text"]
 
 MOST = 1 << 20  # bytes
 MOST_NODES = 50_000  # scalars, lists and mappings of YAML

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from cliptea.errors import ConfigError
+from cliptea.files import visible
 
 __all__ = ["IGNORE", "Catalogue", "make_catalogue", "require_distinct"]
 
@@ -52,17 +53,11 @@ def require_distinct(names: Sequence[str]) -> None:
             raise ConfigError(f"class names occur twice: {name}", "each class once")
         if text in known:
             raise ConfigError(
-                f"the class names {_visible(known[text])} and {_visible(name)} have the same text embedding",
+                f"the class names {visible(known[text])} and {visible(name)} have the same text embedding",
                 "names that differ in more than case, spaces and Unicode form, because CLIP ignores these",
                 "rename one of them",
             )
         known[text] = name
-
-
-def _visible(name: str) -> str:
-    """A name in quotes that shows its spaces and its Unicode form, because two such names may look the same."""
-    plain = unicodedata.normalize("NFKC", name) == name
-    return (repr if plain else ascii)(name).replace(" ", "␣")
 
 
 def make_catalogue(classes: Sequence[str], unseen: Sequence[str], where: str = "data.unseen") -> Catalogue:
@@ -80,7 +75,7 @@ def make_catalogue(classes: Sequence[str], unseen: Sequence[str], where: str = "
     strange = [name for name in unseen if name not in classes]
     if strange:
         raise ConfigError(
-            f"{where} names {', '.join(map(repr, strange))}, which the data set does not have",
+            f"{where} names {', '.join(map(visible, strange))}, which the data set does not have",
             "names from " + ", ".join(classes),
             f"perhaps {near[0]} is meant" if (near := difflib.get_close_matches(strange[0], classes, n=1)) else "",
         )

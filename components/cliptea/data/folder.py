@@ -21,7 +21,7 @@ from cliptea.data.reader import Pair, Reader
 from cliptea.data.sample import SUFFIXES
 from cliptea.data.source import Source, one_form
 from cliptea.errors import ConfigError, DataError
-from cliptea.parse import parse_json
+from cliptea.parse import MOST, parse_json
 
 __all__ = ["Folder"]
 
@@ -93,8 +93,11 @@ class Folder(Reader):
     @cached_property
     def _described(self) -> Described:
         where = self.source.where(DESCRIPTION)
-        if not self.source.has(DESCRIPTION):
+        size = self.source.size(DESCRIPTION)
+        if size is None:
             raise DataError(f"{where} is missing", 'a file such as {"classes": [...], "unseen": [...]}')
+        if size > MOST:
+            raise DataError(f"{where} has {size} bytes", f"at most {MOST}")
         example = 'JSON such as {"classes": ["sky", "car"], "unseen": ["car"]}'
         try:
             return Described.model_validate(parse_json(self.source.read(DESCRIPTION), where))

@@ -119,9 +119,9 @@ class Source:
             raise DataError(f"{self.where(path)} has {entry.size} bytes", f"at most {LARGEST_FILE} bytes")
         return self._store.get(f"{self._base}{path}")
 
-    def has(self, path: str) -> bool:
-        """Whether a single file exists, without listing its folder."""
-        return self._store.size(f"{self._base}{path}") is not None
+    def size(self, path: str) -> int | None:
+        """The bytes of a single file, or None if there is none. Its folder is not listed."""
+        return self._store.size(f"{self._base}{path}")
 
     def _in_store(self, folder: str) -> str:
         return f"{self._base}{folder}".rstrip("/")

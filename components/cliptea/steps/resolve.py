@@ -7,6 +7,7 @@ from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.shard_cache import open_cache
 from cliptea.errors import ConfigError, described
+from cliptea.files import visible
 from cliptea.manifest import fingerprint
 from cliptea.models.backbones import licence, require
 from cliptea.run import Run, expand, require_room
@@ -95,9 +96,10 @@ def _check_figures(config: Config, ids: list[list[str]]) -> None:
     strange = sorted(set(wanted).difference(*ids))
     if strange:
         stems = {name.rpartition(".")[0] for name in strange} & {name for names in ids for name in names}
+        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
         raise ConfigError(
-            f"evaluation.figures names {', '.join(map(repr, strange[:5]))}, which no image has",
-            f"names without suffix, such as {', '.join([*ids[1][:2], *ids[0][:1]])}",
+            f"evaluation.figures names {', '.join(map(visible, strange[:5]))}{more}, which no image has",
+            f"names without suffix, such as {', '.join(dict.fromkeys([*ids[1][:2], *ids[0][:1]]))}",
             f"perhaps {', '.join(sorted(stems)[:5])}" if stems else "",
         )
 

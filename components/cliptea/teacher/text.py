@@ -20,6 +20,7 @@ from torch import Tensor
 from cliptea import device, progress
 from cliptea.config import Config
 from cliptea.errors import TeacherError
+from cliptea.files import oddity
 from cliptea.manifest import Contents, Manifest, Output, make_once, put_object, read_object
 from cliptea.storage import Store, fetch
 from cliptea.teacher.clip import Teacher, open_teacher
@@ -125,9 +126,12 @@ def read_text_features(source: str, teacher: Teacher, classes: Sequence[str]) ->
 
 
 def _read(source: str, rows: int, dim: int) -> Tensor:
+    file = fetch(source)
+    if odd := oddity(file):  # opening a named pipe would wait for ever
+        raise TeacherError(f"the text features {source} are {odd}", "a .npy file of numbers")
     try:
-        array = np.load(fetch(source), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = np.load(file, allow_pickle=False)
+    except Exception as error:  # damaged files make numpy raise almost any error
         raise TeacherError(f"the text features {source} cannot be read", "a .npy file of numbers") from error
     expected = f"({rows}, {dim}) float16 or float32: one row for each class, as wide as the teacher's features"
     if not isinstance(array, np.ndarray):

@@ -90,7 +90,7 @@ def read_text(path: Path, what: str) -> bytes:
         ConfigError: it is missing, larger than 1 MiB, or not a file.
     """
     if odd := oddity(path):
-        raise ConfigError(f"{what} {path} is {odd}", "a file")
+        raise ConfigError(f"cannot read {what} {path}: it is {odd}", "a file")
     try:
         if path.stat().st_size > MOST:
             raise ConfigError(f"{what} {path} is larger than {MOST >> 10} KiB", "a small file of text")

@@ -19,9 +19,21 @@ __all__ = [
     "PretrainConfig", "PromotionConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "WorldConfig",
 ]  # fmt: skip
 
-Positive = Annotated[int, Field(ge=1)]
+# Every number has bounds. They are far beyond useful values, and keep slips of the pen from running for ever.
+MOST = 10**9
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Few = Annotated[int, Field(ge=1, le=1024)]
+Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
+Batch = Annotated[int, Field(ge=1, le=1 << 20)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Size = tuple[Positive, Positive]
+Factor = Annotated[float, Field(gt=0, le=1e6)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Gamma = Annotated[float, Field(ge=-1e6, le=1e6)]
+Ratio = Annotated[float, Field(gt=0, le=100)]
+Size = tuple[Pixels, Pixels]
+Unseen = Annotated[list[str], Field(max_length=254)]
 
 
 class Section(BaseModel):
@@ -31,19 +43,19 @@ class Section(BaseModel):
 class WorldConfig(Section):
     """The demo world: rendered scenes and the images that its teacher learns from."""
 
-    size: Annotated[int, Field(ge=32, multiple_of=8)] = 64  # height and width of a scene, pixels
+    size: Annotated[int, Field(ge=32, le=4096, multiple_of=8)] = 64  # height and width of a scene, pixels
     train_scenes: Positive = 800
     val_scenes: Positive = 200
-    canvases: Positive = 6  # textures per class, different ones for the teacher, the train and the val scenes
+    canvases: Few = 6  # textures per class, different ones for the teacher, the train and the val scenes
 
 
 class DataConfig(Section):
     dataset: str = "demo"  # a name in cliptea.data.datasets
     root: str | None = None  # folder or s3:// prefix of the raw data; not used by the demo world
     train_list: Literal["train", "trainaug"] | None = None  # VOC: train omits the images of SBD; None: as in the paper
-    seed: Annotated[int, Field(ge=0)] = 0  # selects the views, and in the demo also the world
-    unseen: list[str] | None = None  # class names; None: the default list of the data set
-    shard_mib: Positive = 64  # a shard is closed when it reaches this size
+    seed: Seed = 0  # selects the views, and in the demo also the world
+    unseen: Unseen | None = None  # class names; None: the default list of the data set
+    shard_mib: Annotated[int, Field(ge=1, le=1 << 14)] = 64  # a shard is closed when it reaches this size
     world: WorldConfig = WorldConfig()
 
 
@@ -52,11 +64,11 @@ class PretrainConfig(Section):
 
     detail_iterations: Positive = 150  # first on crops a quarter of a scene wide, mostly of a single class
     crop_iterations: Positive = 150  # then on crops half as wide as a scene
-    scene_iterations: Annotated[int, Field(ge=0)] = 60  # and finally on whole scenes
-    detail_batch: Positive = 384
-    crop_batch: Positive = 96
-    scene_batch: Positive = 48
-    lr: Annotated[float, Field(gt=0)] = 1.5e-3
+    scene_iterations: Count = 60  # and finally on whole scenes
+    detail_batch: Batch = 384
+    crop_batch: Batch = 96
+    scene_batch: Batch = 48
+    lr: Factor = 1.5e-3
     scenes: Positive = 3000  # number of rendered scenes, from which all crops are taken
 
 
@@ -67,14 +79,14 @@ class TeacherConfig(Section):
     model: str = "ViT-B-16-quickgelu"  # open_clip architecture; a folder of weights has its own
     templates: Literal["single", "multi"] = "single"  # prompts, see cliptea.teacher.text
     text_features: str | None = None  # .npy file with the text features of the classes; None: use the text tower
-    views: Positive = 1  # deterministic scale-and-crop views of each training image
+    views: Annotated[int, Field(ge=1, le=10_000)] = 1  # deterministic scale-and-crop views of each training image
     base_scale: Size = (2048, 512)  # long and short edge that an image is fitted into before the ratio is applied
-    ratio_range: tuple[float, float] = (0.5, 2.0)
-    crop: Positive = 512
+    ratio_range: tuple[Ratio, Ratio] = (0.5, 2.0)
+    crop: Pixels = 512
     cat_max_ratio: Fraction = 0.75  # a crop is drawn again if one class covers this share of its labelled pixels
-    batch_size: Positive = 16
+    batch_size: Batch = 16
     keep_dense: bool = True  # store dense tokens, so that new clustering settings do not need CLIP
-    num_workers: Positive = 1  # CLIP processes on one machine, each with its own GPU
+    num_workers: Few = 1  # CLIP processes on one machine, each with its own GPU
     pretrain: PretrainConfig = PretrainConfig()
 
     @property
@@ -94,8 +106,8 @@ class ClusteringConfig(Section):
     """Pseudo labels from dense tokens (section 3.3, Algorithm 1). Each distinct setting has its own region maps."""
 
     seed_mode: Literal["sliding", "grid"] = "sliding"
-    windows: tuple[Positive, ...] = (3, 7)
-    rounds: Positive = 10
+    windows: Annotated[tuple[Few, ...], Field(max_length=16)] = (3, 7)
+    rounds: Few = 10
     fusion_threshold: Fraction = 0.8  # lambda
     max_regions: Annotated[int, Field(ge=1, le=64)] = 32
 
@@ -107,8 +119,8 @@ class LossConfig(Section):
     ce: bool = True
     bce: bool = True  # focal and dice
     generate: bool = True
-    focal_weight: Annotated[float, Field(ge=0)] = 100.0
-    dice_weight: Annotated[float, Field(ge=0)] = 1.0
+    focal_weight: Weight = 100.0
+    dice_weight: Weight = 1.0
     nel_ignore: Literal["exclude", "negative"] = "exclude"
     size: Literal["image", "feature"] = "image"  # resolution at which the pixel losses are computed
 
@@ -116,15 +128,15 @@ class LossConfig(Section):
 class MethodConfig(Section):
     global_token: Literal["attention", "max", "mean"] = "attention"  # Table 4
     unit_query: bool = False  # eq. 1 with S/|S|
-    temperature: Annotated[float, Field(gt=0)] = 0.07
-    bank_iterations: Annotated[int, Field(ge=0)] = 24
+    temperature: Factor = 0.07
+    bank_iterations: Count = 24
     pseudo: bool = True  # the Pixel Learning Module's pseudo classes
     pseudo_scope: Literal["image", "batch"] = "image"
     clustering: ClusteringConfig = ClusteringConfig()
     generator: Literal["transformer_decoder", "mlp", "original"] = "transformer_decoder"  # Table 5
-    generator_layers: Positive = 3
-    generator_heads: Positive = 8
-    generator_ffn: Positive = 2048
+    generator_layers: Few = 3
+    generator_heads: Few = 8
+    generator_ffn: Batch = 2048
     generator_dropout: Fraction = 0.1
     detach_centroids: bool = False
     losses: LossConfig = LossConfig()
@@ -146,21 +158,21 @@ class TrainConfig(Section):
     """Training as in section 4.1 of the paper or, where it gives no details, as in MMSegmentation's schedules."""
 
     iterations: Positive = 20000
-    batch_size: Positive = 16  # in total over all processes
-    processes: Positive = 1  # on one machine; the placement sets those of a TrainJob
-    accumulate: Positive = 1  # parts into which each process splits its images; see cliptea.training.trainer
-    lr: Annotated[float, Field(gt=0)] = 6e-5
-    lr_scale: dict[str, float] = Field(default_factory=dict)  # backbone -> factor for lr
+    batch_size: Batch = 16  # in total over all processes
+    processes: Few = 1  # on one machine; the placement sets those of a TrainJob
+    accumulate: Batch = 1  # parts into which each process splits its images; see cliptea.training.trainer
+    lr: Factor = 6e-5
+    lr_scale: dict[str, Factor] = Field(default_factory=dict)  # backbone -> factor for lr
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    head_lr_factor: Annotated[float, Field(gt=0)] | None = None  # None: the default of the backbone family
-    generator_lr_factor: Annotated[float, Field(gt=0)] | None = None  # of the pixel module's g; None: as the head
-    warmup_iterations: Annotated[int, Field(ge=0)] = 1500  # limited to 5 % of the iterations
-    clip_norm: Annotated[float, Field(gt=0)] | None = None  # maximum gradient norm over all parameters
+    weight_decay: Weight = 0.01
+    head_lr_factor: Factor | None = None  # None: the default of the backbone family
+    generator_lr_factor: Factor | None = None  # of the pixel module's g; None: as the head
+    warmup_iterations: Count = 1500  # limited to 5 % of the iterations
+    clip_norm: Factor | None = None  # maximum gradient norm over all parameters
     sync_bn: bool | None = None  # synchronise batch norms over processes on GPUs; None: the default for the backbone
     photometric: bool = True
     flip: Fraction = 0.5
-    workers: Annotated[int, Field(ge=0)] = 2  # data loading processes per training process
+    workers: Annotated[int, Field(ge=0, le=1024)] = 2  # data loading processes per training process
     checkpoint_every: Positive = 1000
     keep_checkpoints: Positive = 2
     log_every: Positive = 50
@@ -201,10 +213,10 @@ class EvaluationSet(Section):
 
     root: str | None = None
     dataset: str | None = None  # None: its name in `evaluation.sets` is the name of the data set
-    unseen: list[str] | None = None  # None: the default list of the data set
+    unseen: Unseen | None = None  # None: the default list of the data set
     templates: Literal["single", "multi"] | None = None  # prompts; None: those of the teacher
     text_features: str | None = None  # .npy file with the text features of its classes; None: use the text tower
-    gamma: float = 0.0  # a student trained on other data is not biased towards any of these classes
+    gamma: Gamma = 0.0  # a student trained on other data is not biased towards any of these classes
 
     def data(self, name: str, base: DataConfig) -> DataConfig:
         """The data section for reading the set called `name`."""
@@ -213,15 +225,24 @@ class EvaluationSet(Section):
 
 class EvaluationConfig(Section):
     sets: dict[str, EvaluationSet] = {}  # by name, in addition to the val images of the data set itself
-    gamma: float = 1.5  # added to unseen logits (paper, section 3.4)
-    gamma_no_cls_token: float = 5.0  # the same for students trained without L_global (paper, Table 3)
-    sweep: list[float] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]  # other values for the report, never used to choose
+    gamma: Gamma = 1.5  # added to unseen logits (paper, section 3.4)
+    gamma_no_cls_token: Gamma = 5.0  # the same for students trained without L_global (paper, Table 3)
+    sweep: Annotated[list[Gamma], Field(max_length=1000)] = [
+        0.0,
+        0.5,
+        1.0,
+        1.5,
+        2.0,
+        3.0,
+    ]  # other values for the report, never used to choose
     scale: Size = (2048, 512)  # long and short edge that a test image is fitted into
-    divisor: Positive = 32  # zero padding to a multiple of this
+    divisor: Few = 32  # zero padding to a multiple of this
     mode: Literal["whole", "slide"] = "whole"
-    window: Positive = 512  # of sliding windows, pixels
-    stride: Positive = 426  # between sliding windows, pixels
-    figures: Annotated[int, Field(ge=0)] | list[str] = 6  # images in the report, as a number or as a list of names
+    window: Pixels = 512  # of sliding windows, pixels
+    stride: Pixels = 426  # between sliding windows, pixels
+    figures: Annotated[int, Field(ge=0, le=1000)] | list[str] = (
+        6  # images in the report, as a number or as a list of names
+    )
 
     @model_validator(mode="after")
     def _overlapping(self) -> EvaluationConfig:
@@ -239,8 +260,10 @@ class Config(Section):
     """Everything that determines the result of a run."""
 
     preset: str = "demo"
-    seeds: Positive = 1  # number of times that each student is trained
-    variants: list[str] = ["backbones"]  # groups or "group/name", from cliptea/variants
+    seeds: Few = 1  # number of times that each student is trained
+    variants: Annotated[list[str], Field(max_length=1000)] = [
+        "backbones"
+    ]  # groups or "group/name", from cliptea/variants
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
     method: MethodConfig = MethodConfig()

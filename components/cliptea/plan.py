@@ -5,7 +5,7 @@ Shape legend: D teacher width, g tokens per side.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from cliptea.config import Config
 from cliptea.data.datasets import train_images
 from cliptea.errors import ConfigError, one_line
 from cliptea.models.backbones import licence, weights
+from cliptea.parse import parse_json, read_text
 from cliptea.run import expand
 from cliptea.storage import is_remote
 from cliptea.teacher.outputs import clustering_key
@@ -95,17 +96,17 @@ def read_rates(file: Path | None, given: list[str]) -> dict[str, float]:
     rates: dict[str, Any] = {}
     try:
         if file is not None:
-            rates |= json.loads(file.read_text(encoding="utf-8"))["images_per_second"]
+            rates |= parse_json(read_text(file, "the file"), str(file))["images_per_second"]
         for item in given:
             name, _, number = item.partition("=")
             rates[name] = float(number)
         checked = TypeAdapter(dict[str, float]).validate_python(rates)
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ConfigError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise ConfigError(
             f"cannot read the throughput ({one_line(error)})",
             f"{TEACHER}=150 or segformer_b4=40 (images per second of one GPU), or a file that `make bench` wrote",
         ) from None
-    if bad := [name for name, rate in checked.items() if not rate > 0]:
+    if bad := [name for name, rate in checked.items() if not 0 < rate < math.inf]:
         raise ConfigError(f"the throughput of {bad[0]} is {checked[bad[0]]}", "more than 0 images per second")
     return checked
 
@@ -151,7 +152,8 @@ def _teacher_shape(config: Config) -> tuple[int, int]:
 
         described = model_config(config.teacher.crop)
     elif (folder / "open_clip_config.json").is_file():
-        described = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+        file = folder / "open_clip_config.json"
+        described = parse_json(read_text(file, "the file"), str(file))["model_cfg"]
     else:
         import open_clip
 

@@ -7,16 +7,18 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from cliptea.config import Config
 from cliptea.errors import ConfigError
+from cliptea.parse import parse_yaml
 
 __all__ = ["apply_delta", "flatten", "load", "merge", "presets", "variant_group", "variant_groups"]
 
+SHOWN = 100  # characters of a refused value
 SECRET = re.compile(r"passw|secret|credential|access_?key|api_?key|private", re.IGNORECASE)
 # Addresses with a user (scheme://user@, scheme://user:password@, even with a slash in the password) or a signed query.
 SECRET_ADDRESS = re.compile(
@@ -102,16 +104,13 @@ def _yaml_names(folder: str) -> list[str]:
 
 def _read_yaml(folder: str, name: str) -> dict[str, Any]:
     text = resources.files("cliptea").joinpath(folder, f"{name}.yaml").read_text(encoding="utf-8")
-    return {key: value or {} for key, value in (yaml.safe_load(text) or {}).items()}
+    return {key: value or {} for key, value in (parse_yaml(text, f"{folder}/{name}.yaml") or {}).items()}
 
 
 def _parse(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     key = key.strip()
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
+    value = "" if SECRET_ADDRESS.search(override) else _value(key, text)
     if SECRET_ADDRESS.search(f"{override} {value}"):  # YAML may spell an address so that only its value shows it
         raise ConfigError(
             f"{'a setting' if '://' in key else key} holds an address with a user, password or signature, "
@@ -136,6 +135,54 @@ def _parse(override: str) -> dict[str, Any]:
     return delta
 
 
+def _value(key: str, text: str) -> Any:
+    """The value that was typed for a setting. It is the text itself, unless the setting can be a list or a mapping."""
+    kinds = _kinds(Config)
+    for part in key.split("."):
+        kinds = [inner for kind in kinds for inner in _inside(kind, part)]
+    if text.lstrip()[:1] in ("[", "{") and any(_holds(kind) for kind in kinds):
+        example = 'a list such as [sky, "red, white"] or a mapping such as {lr: 0.01}'
+        return _plain(parse_yaml(text, f"the value of {key}", example, typed=False), kinds)
+    return _plain(text, kinds)
+
+
+def _plain(value: Any, kinds: list[Any]) -> Any:
+    """`value` with the texts null, true and false replaced where a setting can be that. Pydantic reads the numbers."""
+    if isinstance(value, str):
+        if NoneType in kinds and value in ("null", "~", ""):
+            return None
+        return value.lower() == "true" if bool in kinds and value.lower() in ("true", "false") else value
+    if isinstance(value, dict):
+        return {
+            key: _plain(item, [inner for kind in kinds for inner in _inside(kind, key)]) for key, item in value.items()
+        }
+    inner = [
+        inner for kind in kinds if get_origin(kind) in (list, tuple) for one in get_args(kind) for inner in _kinds(one)
+    ]
+    return [_plain(item, inner) for item in value]
+
+
+def _kinds(kind: Any) -> list[Any]:
+    """The alternatives of a type: int and None for `Annotated[int, ...] | None`."""
+    if get_origin(kind) is Annotated:
+        return _kinds(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [inner for one in get_args(kind) for inner in _kinds(one)]
+    return [kind]
+
+
+def _inside(kind: Any, key: str) -> list[Any]:
+    """The alternatives of the value under `key` in a section or mapping."""
+    if get_origin(kind) is dict:
+        return _kinds(get_args(kind)[1])
+    fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
+    return _kinds(fields[key].annotation) if key in fields else []
+
+
+def _holds(kind: Any) -> bool:
+    return get_origin(kind) in (dict, list, tuple) or (isinstance(kind, type) and issubclass(kind, BaseModel))
+
+
 def _validate(delta: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(delta)
@@ -151,7 +198,10 @@ def _readable(error: ValidationError) -> ConfigError:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return ConfigError(f"{key}.{message}" if key else message)
-    return ConfigError(f"{key}={first['input']!r} is refused: {message[0].lower()}{message[1:]}")
+    given = repr(first["input"])
+    given = given[1:-1] if isinstance(first["input"], str) else given
+    given = given if len(given) <= SHOWN else f"{given[:SHOWN]}..."
+    return ConfigError(f"{key}={given} is refused: {message[0].lower()}{message[1:]}")
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from cliptea import env
 from cliptea.cluster.job_settings import JobSettings
 from cliptea.config import Config
 from cliptea.errors import ConfigError
+from cliptea.parse import parse_yaml, read_text
 from cliptea.run import expand, require_room
 from cliptea.storage import is_remote
 from cliptea.weights_source import WeightsSource
@@ -41,16 +40,15 @@ def read_compiled(file: Path) -> Compiled:
         ConfigError: the file cannot be read, or is not a compiled cliptea pipeline.
     """
     expected = "a file that `cliptea compile -o` wrote"
+    data = read_text(file, "the pipeline")
     try:
-        spec = next(yaml.load_all(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        spec = parse_yaml(data.decode(), f"the pipeline {file}", first=True)
         given = spec["root"]["inputDefinitions"]["parameters"]
         steps = {name.removeprefix("exec-"): e["container"] for name, e in spec["deploymentSpec"]["executors"].items()}
         if not given.keys() >= PARAMETERS:
             raise KeyError("parameters")
         job, resolve = _job_settings(spec), steps["resolve"]
-    except OSError as error:
-        raise ConfigError(f"cannot read the pipeline {file}: {error.strerror}", expected) from None
-    except (ValueError, yaml.YAMLError, StopIteration, TypeError, KeyError, AttributeError):
+    except (ConfigError, ValueError, TypeError, KeyError, AttributeError):
         todo = "if this is a placement file, compile it first with `cliptea compile --placement`"
         raise ConfigError(f"{file} is not a compiled cliptea pipeline", expected, todo) from None
     environment = {item["name"]: item["value"] for item in resolve.get("env", [])}

@@ -91,7 +91,7 @@ class TrainJobPlacement(Section):
     pending_seconds: Positive = HOUR  # how long the step waits until all pods run
     restarts: Count = 3  # after an eviction, a preemption or a lost node
     # After which training stops if its step is gone. It takes minutes to replace a lost step.
-    abandoned_seconds: Annotated[int, Field(ge=120)] = 900
+    abandoned_seconds: Annotated[int, Field(ge=120, le=1 << 31)] = 900
 
 
 class Placement(Section):
@@ -118,7 +118,8 @@ class Placement(Section):
     retries: Retries = Retries()
     patience_seconds: Count = 600  # how long S3, MLflow or the API of the cluster may be down before a step fails
     token_parts: Positive = 1  # number of tasks that share CLIP's work on the views
-    students: Positive = 100  # limit for one run; with about 105, a workflow exceeds Argo's 1 MiB unless offloaded
+    # Limit for one run. With about 105, a workflow exceeds Argo's 1 MiB unless offloaded.
+    students: Annotated[Positive, Field(le=100_000)] = 100
     parallel: Positive | None = None  # students trained at a time; None: all, or one with trainjob
     launcher: Literal["torchrun", "trainjob"] = "torchrun"
     train_job: TrainJobPlacement = TrainJobPlacement()

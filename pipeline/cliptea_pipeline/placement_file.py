@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from cliptea.errors import ConfigError
+from cliptea.parse import parse_yaml, read_text
 from cliptea.settings import merge
 from cliptea_pipeline.placement import Placement, Toleration
 
@@ -25,18 +25,6 @@ WORDS = {  # plain words for pydantic's errors
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """Rejects repeated keys in a mapping, of which YAML would silently use the last one."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        keys = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if keys.count(key.value) > 1:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value} appears twice", problem_mark=key.start_mark)
-        return node
-
-
 def read_placement(file: Path | None) -> Placement:
     """The placement in a YAML file, which only contains differences from the defaults. None means the defaults.
 
@@ -46,13 +34,10 @@ def read_placement(file: Path | None) -> Placement:
     if file is None:
         return Placement()
     try:
-        read = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the placement {file}: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"cannot read the placement {file}{where}: {getattr(error, 'problem', error)}") from None
+        text = read_text(file, "the placement").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read the placement {file}: {error}") from None
+    read = parse_yaml(text, f"the placement {file}") or {}
     if not isinstance(read, dict):
         raise ConfigError(f"the placement {file} is not a mapping", "keys such as image, store and steps")
     try:

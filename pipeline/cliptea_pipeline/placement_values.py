@@ -51,8 +51,9 @@ def _no_secret(name: str) -> str:
     return name
 
 
-Positive = Annotated[int, Field(gt=0, strict=True)]
-Count = Annotated[int, Field(ge=0, strict=True)]
+MOST = (1 << 32) - 1  # the largest id of a user
+Positive = Annotated[int, Field(gt=0, le=MOST, strict=True)]
+Count = Annotated[int, Field(ge=0, le=MOST, strict=True)]
 Cpu = Annotated[str, _quantity(r"[0-9]+(\.[0-9]+)?|[0-9]+m", "processors above 0, such as 500m or 2")]
 Memory = Annotated[str, _quantity(r"[0-9]+([EPTGM]i?|Ki)?", "bytes above 0, such as 512Mi or 16Gi")]
 Name = Annotated[

@@ -35,6 +35,14 @@ Home = Annotated[
         "server instead.",
     ),
 ]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Import and call the function that the model names as its network (package.module:function). Only use it "
+        "for models and code that you trust.",
+    ),
+]
 
 MAX_CLASSES = 255  # ids of a mask are 0-254
 LONGEST_NAME = 100  # characters; CLIP reads 77 tokens
@@ -59,6 +67,7 @@ def predict(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path("predictions"),
     workdir: Home = Path(".cliptea"),
     debug: Debug = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Segment images with a trained model, using its own classes or any other class names."""
     with one_line_errors(debug):
@@ -68,7 +77,7 @@ def predict(
         if output.exists() and not output.is_dir():
             raise ConfigError(f"-o {output} is a file", "a folder for the results")
         sources = find_images(images, leave_out=output)
-        segmenter = _open(model, workdir)
+        segmenter = _open(model, workdir, allow_code)
         from cliptea.serving.classes import choose_classes
 
         chosen = choose_classes(segmenter, wanted, text_weights)
@@ -97,6 +106,7 @@ def export(
     ] = None,
     workdir: Home = Path(".cliptea"),
     debug: Debug = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Export a model to ONNX and compare its outputs with PyTorch.
 
@@ -111,7 +121,7 @@ def export(
         match = re.fullmatch(r"(\d+)x(\d+)", size) if size else None
         if size and match is None:
             raise ConfigError(f"cannot read --size {size}", "HEIGHTxWIDTH, for example 512x512")
-        segmenter = _open(model, workdir)
+        segmenter = _open(model, workdir, allow_code)
         described = segmenter.description
         divisor, edges = described.evaluation.divisor, (int(match[1]), int(match[2])) if match else None
         if edges and any(edge % divisor or not edge for edge in edges):
@@ -166,9 +176,9 @@ def split_names(text: str) -> list[str]:
             f"at most {LONGEST_NAME}",
             "separate names with commas",
         )
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise ConfigError(f"class names occur twice: {', '.join(doubled)}", "each class once")
+    from cliptea.data.catalogue import require_distinct
+
+    require_distinct(names)
     if not 0 < len(names) <= MAX_CLASSES:
         raise ConfigError(
             f"{len(names)} class names are given", f"1 to {MAX_CLASSES}, for example --classes 'cat, dog, my sofa'"
@@ -176,7 +186,7 @@ def split_names(text: str) -> list[str]:
     return names
 
 
-def _open(uri: str, workdir: Path) -> Segmenter:
+def _open(uri: str, workdir: Path, allow_code: bool) -> Segmenter:
     """The model at an address. Invalid addresses are rejected before torch is imported, which takes seconds."""
     store = workdir.absolute() / "store"
     if store.is_dir():  # it contains the demo's text tower
@@ -197,7 +207,7 @@ def _open(uri: str, workdir: Path) -> Segmenter:
     with found as folder:
         from cliptea.segment.segmenter import open_segmenter
 
-        return open_segmenter(folder)
+        return open_segmenter(folder, allow_code)
 
 
 def _find_tracking(workdir: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import kubernetes_validate
 import pytest
@@ -261,3 +262,21 @@ def merged(old, new):
         else:
             result[field] = value
     return result
+
+
+@pytest.mark.parametrize("text", ["1e29", "1" + "0" * 29, ".inf", ".nan", "-1", "010", "2:30"])
+def test_absurd_numbers_are_refused(tmp_path, text):
+    for line in ("token_parts: X", "students: X", "steps: {train: {gpus: X}}", "train_job: {nodes: X}", "user: X"):
+        (tmp_path / "placement.yaml").write_text(line.replace("X", text))
+        with pytest.raises(ConfigError) as caught:
+            read_placement(tmp_path / "placement.yaml")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_yaml_bomb_or_a_named_pipe_is_refused_at_once(tmp_path):
+    (tmp_path / "placement.yaml").write_text("image: &a x\nstore: *a\n")
+    with pytest.raises(ConfigError, match="aliases"):
+        read_placement(tmp_path / "placement.yaml")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="named pipe"):
+        read_placement(tmp_path / "pipe")

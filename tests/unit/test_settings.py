@@ -3,6 +3,7 @@
 import pytest
 
 from cliptea import settings
+from cliptea.config import Config
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.run import expand
 from cliptea.steps import resolve
@@ -25,6 +26,77 @@ def test_overrides_win_over_presets_and_are_typed():
     assert config.teacher.views == settings.load("demo").teacher.views  # the preset's own stay
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("data.root", "photos #2", "photos #2"),
+        ("data.root", "no", "no"),
+        ("data.root", "2024-01-01", "2024-01-01"),
+        ("data.root", "010", "010"),
+        ("data.root", "[old]/photos", "[old]/photos"),
+        ("data.root", "a: b", "a: b"),
+        ("data.root", " x ", " x "),
+        ("data.root", "*x", "*x"),
+        ("data.root", "null", None),
+        ("train.iterations", "010", 10),
+        ("train.lr", "6e-5", 6e-5),
+        ("train.amp", "false", False),
+        ("train.head_lr_factor", "null", None),
+        ("evaluation.figures", "3", 3),
+        ("evaluation.figures", "[010, no]", ["010", "no"]),
+        ("data.unseen", "[no, 2:30, null, true, 'red, white']", ["no", "2:30", "null", "true", "red, white"]),
+        ("data.unseen", '["a \\u00e9", "b"]', ["a \u00e9", "b"]),
+        ("student.pretrained", "true", True),
+        ("student.pretrained", "no", "no"),
+        ("student.pretrained", "{swin_b: true, segnext_b: 'a #2.pth'}", {"swin_b": True, "segnext_b": "a #2.pth"}),
+        ("student.pretrained.swin_b", "true", {"swin_b": True}),
+        ("teacher.base_scale", "[64, 032]", (64, 32)),
+        ("method.clustering.windows", "[3]", (3,)),
+        ("train.lr_scale.swin_b", "0.5", {"segformer_b0": 0.5, "convnext_atto": 0.5, "swin_b": 0.5}),
+    ],
+)
+def test_a_value_is_what_was_typed_and_its_type_that_of_the_setting(key, text, value):
+    found = settings.load("demo", [f"{key}={text}"])
+    for part in key.split("."):
+        found = found if isinstance(found, dict) else getattr(found, part)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def numbers(schema, definitions, path=""):
+    """The path and the schema of each number in a JSON schema."""
+    schema = definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    for name, inner in schema.get("properties", {}).items():
+        yield from numbers(inner, definitions, f"{path}.{name}" if path else name)
+    inner = [*schema.get("anyOf", []), *schema.get("prefixItems", [])]
+    inner += [schema[key] for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)]
+    for one in inner:
+        yield from numbers(one, definitions, path)
+    if schema.get("type") in ("integer", "number"):
+        yield path, schema
+
+
+def test_every_number_has_bounds():
+    schema = Config.model_json_schema()
+    found = list(numbers(schema, schema["$defs"]))
+    assert {"train.iterations", "train.lr", "teacher.base_scale", "evaluation.sweep", "evaluation.sets.gamma"} <= {
+        path for path, _ in found
+    }
+    for path, limits in found:
+        assert limits.keys() & {"minimum", "exclusiveMinimum"}, path
+        assert limits.keys() & {"maximum", "exclusiveMaximum"}, path
+
+
+@pytest.mark.parametrize("text", ["1e29", "1" + "0" * 29, "nan", "inf", "-inf", "-1e29", "0x10", "2:30", "1e999"])
+def test_absurd_numbers_are_refused_in_every_setting(text):
+    flat = settings.flatten(settings.load("demo").model_dump())
+    keys = [key for key, value in flat.items() if type(value) in (int, float)]
+    assert len(keys) > 40
+    for key in keys:
+        with pytest.raises(ConfigError, match=f"{key}.*={text[:10]}"):
+            settings.load("demo", [f"{key}={text}"])
+
+
 def test_a_delta_changes_only_what_it_names():
     base = settings.load("demo")
     changed = settings.apply_delta(base, {"method": {"losses": {"ce": False}}})
@@ -36,8 +108,8 @@ def test_a_delta_changes_only_what_it_names():
     ("override", "says"),
     [
         ("train.iteratons=3", "perhaps train.iterations"),
-        ("train.iterations=abc", "train.iterations='abc'"),
-        ("teacher.views=0", "teacher.views=0"),
+        ("train.iterations=abc", "train.iterations=abc is refused"),
+        ("teacher.views=0", "teacher.views=0 is refused"),
         ("train.batch_size=0", "train.batch_size"),
         ("evaluation.divisor=0", "evaluation.divisor"),
         ("evaluation.gamma=.nan", "evaluation.gamma"),
@@ -109,6 +181,14 @@ def test_settings_that_fit_no_data_or_network_are_refused_before_work(override, 
     with pytest.raises(ClipteaError) as caught:
         resolve.check(settings.load("demo", ["variants=[table3]", override]))
     assert says in str(caught.value)
+
+
+def test_images_for_figures_that_no_image_has_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPTEA_STORE", tmp_path.as_uri())
+    with pytest.raises(ConfigError) as caught:
+        resolve.start_run("smoke", ['evaluation.figures=["val00003", "train00001", "nope", "val00001.png"]'], "job")
+    assert "evaluation.figures names 'nope', 'val00001.png', which no image has" in str(caught.value)
+    assert "perhaps val00001" in str(caught.value)
 
 
 def test_equal_variants_of_different_groups_are_trained_once():

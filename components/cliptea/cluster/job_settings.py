@@ -10,8 +10,9 @@ from cliptea.config import Config
 
 __all__ = ["JobSettings", "Passed"]
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
+MOST = (1 << 32) - 1  # the largest id of a user
+Positive = Annotated[int, Field(gt=0, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class JobSettings(BaseModel):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+import html
+import unicodedata
 from collections.abc import Sequence
 
 from pydantic import BaseModel
 
 from cliptea.errors import ConfigError
+from cliptea.files import visible
 
-__all__ = ["IGNORE", "Catalogue", "make_catalogue"]
+__all__ = ["IGNORE", "Catalogue", "make_catalogue", "require_distinct"]
 
 IGNORE = 255  # the label of pixels without a class
 
@@ -33,22 +37,47 @@ class Catalogue(BaseModel):
         return [index for index, name in enumerate(self.classes) if name not in self.unseen]
 
 
-def make_catalogue(classes: Sequence[str], unseen: Sequence[str]) -> Catalogue:
+def require_distinct(names: Sequence[str]) -> None:
+    """Check that CLIP can tell all class names apart. It ignores case, and the kind and number of spaces.
+
+    Raises:
+        ConfigError: a name occurs twice, two names have the same text embedding, or a name is empty.
+    """
+    known: dict[str, str] = {}
+    for name in names:
+        # as in open_clip's tokenizer, whose ftfy also maps compatible letters, such as full-width ones, to usual ones
+        text = " ".join(html.unescape(html.unescape(unicodedata.normalize("NFKC", name))).lower().split())
+        if not text:
+            raise ConfigError(f"the class name {name!r} is empty", "a name with letters")
+        if known.get(text) == name:
+            raise ConfigError(f"class names occur twice: {name}", "each class once")
+        if text in known:
+            raise ConfigError(
+                f"the class names {visible(known[text])} and {visible(name)} have the same text embedding",
+                "names that differ in more than case, spaces and Unicode form, because CLIP ignores these",
+                "rename one of them",
+            )
+        known[text] = name
+
+
+def make_catalogue(classes: Sequence[str], unseen: Sequence[str], where: str = "data.unseen") -> Catalogue:
     """Create and check a catalogue.
+
+    Args:
+        where: the origin of the unseen names, for errors.
 
     Raises:
         ConfigError: a name occurs twice or is not in the class list, or there are no seen or no unseen classes.
     """
-    doubled = {name for name in classes if list(classes).count(name) > 1}
-    if doubled:
-        raise ConfigError(f"class names occur twice: {', '.join(sorted(doubled))}", "each class once")
+    require_distinct(classes)
     if len(classes) >= IGNORE:
         raise ConfigError(f"there are {len(classes)} classes", f"at most {IGNORE - 1}")
     strange = [name for name in unseen if name not in classes]
     if strange:
         raise ConfigError(
-            f"data.unseen names {', '.join(map(repr, strange))}, which the data set does not have",
+            f"{where} names {', '.join(map(visible, strange))}, which the data set does not have",
             "names from " + ", ".join(classes),
+            f"perhaps {near[0]} is meant" if (near := difflib.get_close_matches(strange[0], classes, n=1)) else "",
         )
     if not unseen or len(set(unseen)) == len(classes):
         raise ConfigError(

@@ -37,6 +37,10 @@ class Dataset(Protocol):
         """Check a split before it is read. Returns warnings, or raises DataError if it cannot be read."""
         ...
 
+    def left_out(self, splits: Sequence[str]) -> dict[str, list[str]]:
+        """What is in the folders of these splits and is not read: paths by the reason."""
+        ...
+
     def read(self, split: str, name: str) -> Sample:
         """One image with its labels. If they do not match, a DataError names the file."""
         ...
@@ -68,6 +72,9 @@ class Demo:
 
     def check(self, split: str) -> list[str]:
         return []
+
+    def left_out(self, splits: Sequence[str]) -> dict[str, list[str]]:
+        return {}
 
     def digest(self, splits: Sequence[str] = ("train", "val")) -> str:
         return fingerprint("world", world=self._config.world, seed=self._config.seed)

@@ -6,11 +6,11 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
 from cliptea.data.catalogue import IGNORE
 from cliptea.errors import ConfigError
+from cliptea.parse import parse_yaml
 
 __all__ = ["Facts", "LabelFacts", "SplitFacts", "facts"]
 
@@ -86,4 +86,4 @@ class Facts(_Section):
 def facts(name: str) -> Facts:
     """The facts of the data set `name`, a key of facts.yaml."""
     text = resources.files("cliptea.data").joinpath("facts.yaml").read_text(encoding="utf-8")
-    return Facts.model_validate(yaml.safe_load(text)[name])
+    return Facts.model_validate(parse_yaml(text, "facts.yaml")[name])

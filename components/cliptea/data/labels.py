@@ -31,7 +31,7 @@ def decode_values(data: bytes, name: str, coloured: bool = False) -> np.ndarray:
     """
     expected = "one channel of label values (PNG of mode L, P, 1 or I;16)"
     with opened(data, name, "label map", "PNG") as image:
-        if image.format == "JPEG":
+        if image.format in ("JPEG", "MPO"):
             raise DataError(f"the label map {name} is a JPEG, which alters label values", "a PNG file")
         if image.mode == "RGB" and coloured:
             return _uncoloured(np.array(image), name)

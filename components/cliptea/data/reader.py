@@ -12,13 +12,14 @@ import numpy as np
 
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.labels import LabelRule, decode_values
-from cliptea.data.sample import Sample, decode_image
+from cliptea.data.sample import Sample, decode_image, is_turned
 from cliptea.data.source import Source
 from cliptea.errors import DataError
 
-__all__ = ["Pair", "Reader"]
+__all__ = ["UNLISTED", "Pair", "Reader"]
 
-READING = 1  # increment it when the same files give other samples
+READING = 2  # increment it when the same files give other samples
+UNLISTED = "no list of these splits names them"
 LOOKED_AT = 64  # number of label maps of a split that are checked before the split is read
 
 
@@ -62,11 +63,31 @@ class Reader(ABC):
 
     def pairs(self, split: str) -> dict[str, Pair]:
         if split not in self._known:
-            self._known[split] = self.find_pairs(split)
+            find = self.source.find
+            self._known[split] = {
+                name: pair._replace(image=find(pair.image), labels=find(pair.labels))
+                for name, pair in self.find_pairs(split).items()
+            }
         return self._known[split]
 
     def ids(self, split: str) -> list[str]:
         return list(self.pairs(split))
+
+    def left_out(self, splits: Sequence[str]) -> dict[str, list[str]]:
+        """What is in the folders of these splits and is not read: paths by the reason."""
+        used = {path for split in splits for pair in self.pairs(split).values() for path in pair[:2]}
+        found = defaultdict(list)
+        for folder in sorted({path.rpartition("/")[0] for path in used}):
+            for name, reason in sorted(self.source.others(folder).items()):
+                found[reason].append(f"{folder}/{name}")
+            for path in (f"{folder}/{name}" for name in self.source.files(folder)):
+                if path not in used:
+                    found[self.unused(path)].append(path)
+        return dict(found)
+
+    def unused(self, path: str) -> str:
+        """Why a file in a folder of the data set is not read."""
+        return UNLISTED
 
     def check(self, split: str) -> list[str]:
         """Check whether a split can be read, using its file list and a sample of its label maps.
@@ -96,14 +117,17 @@ class Reader(ABC):
         self._require(pair[:2])
         data = self.source.read(pair.image)
         image, values = decode_image(data, self.source.where(pair.image)), self._values(pair)
+        turned = is_turned(data)
         if image.shape[:2] != values.shape:
+            how = ", turned upright as its EXIF orientation says" if turned else ""
             raise DataError(
                 f"{self.source.where(pair.labels)} has {values.shape[1]}x{values.shape[0]} pixels, but its image has "
-                f"{image.shape[1]}x{image.shape[0]}",
+                f"{image.shape[1]}x{image.shape[0]}{how}",
                 "an image and a label map of the same size",
+                "turn the label map as well, or remove the orientation from the image" if turned else "",
             )
         labels = pair.rule.train_ids(values, self.source.where(pair.labels))
-        return Sample(data, pair.image.rpartition(".")[2].lower(), labels)
+        return Sample(data, pair.image.rpartition(".")[2].lower(), labels, turned)
 
     def digest(self, splits: Sequence[str] = ("train", "val")) -> str:
         """sha256 of the classes, the meaning of label values, and the path, size and version of every file used."""
@@ -125,4 +149,5 @@ class Reader(ABC):
         missing = [path for path in paths if self.source.entry(path) is None]
         if missing:
             others = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise DataError(f"{self.source.where(missing[0])} is missing{others}", self._layout, self._todo)
+            why = self.source.absence(missing[0])
+            raise DataError(f"{self.source.where(missing[0])} is {why}{others}", self._layout, self._todo)

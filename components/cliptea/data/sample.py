@@ -1,18 +1,33 @@
-"""One labelled image, as all data set readers return it."""
+"""One labelled image, as all data set readers return it, and the only place that decodes images.
+
+Training, evaluation, figures, `cliptea predict` and models in MLflow decode images with `decode_image`, so that a
+network sees the same pixels of a file everywhere.
+"""
 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cliptea.errors import DataError
+from cliptea.errors import DataError, one_line
 
-__all__ = ["Sample", "decode_image", "decode_labels", "encode_png", "opened"]
+__all__ = ["LARGEST_FILE", "SUFFIXES", "Sample", "decode_image", "decode_labels", "encode_png", "is_turned", "opened"]
+
+# Pillow knows more formats, but some of them start other programs, and most are no photos.
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # in any case
+LARGEST_FILE = 1 << 30  # bytes
+ORIENTATION, UPRIGHT = 0x0112, (0, 1)  # EXIF
+DEEPEST_GREY = 65535
+
+# Pillow warns of odd metadata, and of images half as large as those that it refuses.
+warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 
 class Sample(NamedTuple):
@@ -21,11 +36,12 @@ class Sample(NamedTuple):
     image: bytes
     extension: str  # jpg, png, ...
     labels: np.ndarray
+    turned: bool = False  # whether the image is turned as its EXIF orientation says
 
 
 @contextmanager
 def opened(data: bytes, name: str, what: str, expected: str) -> Iterator[Image.Image]:
-    """Open an encoded image. Pillow's errors inside the block become a DataError.
+    """Open an encoded image, turned upright according to EXIF. Errors inside the block become a DataError.
 
     Args:
         name: file name for error messages.
@@ -33,23 +49,38 @@ def opened(data: bytes, name: str, what: str, expected: str) -> Iterator[Image.I
         expected: the expected format, such as "PNG".
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            yield image
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "no image format is recognised" if isinstance(error, UnidentifiedImageError) else error
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            upright = ImageOps.exif_transpose(image)
+            upright.format = image.format
+            yield upright
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # damaged files make Pillow raise almost any error
+        reason = "no image format is recognised" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise DataError(
-            f"cannot decode the {what} {name} ({reason})", f"a complete {expected} file", "replace or remove it"
+            f"cannot decode the {what} {name} ({reason[:200] or type(error).__name__})",
+            f"a complete {expected} file",
+            "replace or remove it",
         ) from None
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an encoded image.
+    """(H, W, 3) uint8 RGB of an encoded image, turned upright according to EXIF.
+
+    16-bit values are reduced to 8 bits, floats are scaled so that the smallest is 0 and the largest 255, and
+    transparent pixels are put on white. Only the first image of an animation is used.
 
     Raises:
-        DataError: the bytes are not an image, or they are truncated.
+        DataError: the bytes are not a complete image, or too large to be a photo, or have values that are no colours.
     """
-    with opened(data, name, "image", "JPEG or PNG") as image:
-        return np.array(image.convert("RGB"))
+    with opened(data, name, "image", "JPEG, PNG, TIFF, WebP, BMP or GIF") as image:
+        return np.array(_rgb(image))
+
+
+def is_turned(data: bytes) -> bool:
+    """Whether `decode_image` turns or flips an image because of its EXIF orientation."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return image.getexif().get(ORIENTATION, 1) not in UPRIGHT
 
 
 def decode_labels(data: bytes, name: str) -> np.ndarray:
@@ -67,3 +98,25 @@ def encode_png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_grey(np.array(image), image.mode)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey(values: np.ndarray, mode: str) -> np.ndarray:
+    """Convert a 16-bit, 32-bit or float grey image to (H, W) uint8."""
+    low, high = values.min(), values.max()
+    if mode != "F":
+        if low < 0 or high > DEEPEST_GREY:
+            raise ValueError(f"its values are {low} to {high}, not 0 to {DEEPEST_GREY}")
+        return (values >> 8).astype(np.uint8)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError("it holds NaN or infinity")
+    values = values.astype(np.float64)
+    return ((values - low) / max(float(high) - float(low), 1e-12) * 255).astype(np.uint8)

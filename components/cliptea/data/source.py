@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from posixpath import splitext
+from typing import NamedTuple
 
+from cliptea.data.sample import LARGEST_FILE
 from cliptea.errors import DataError
-from cliptea.storage import Entry, Store, open_store
+from cliptea.files import oddity, printable
+from cliptea.storage import Entry, FileStore, Store, open_store
 
-__all__ = ["Source"]
+__all__ = ["Source", "one_form"]
+
+HIDDEN, FOLDER = "hidden or system files", "sub-folders are not searched"
+SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found"}
+
+
+class Listing(NamedTuple):
+    """The content of one folder: its files by name, and why each other name in it is left out."""
+
+    files: dict[str, Entry]
+    others: dict[str, str]
+    spelled: dict[str, str]  # the name of each file by its `one_form`
+
+
+def one_form(name: str) -> str:
+    """A file name in Unicode's composed form (NFC) with a lower-case suffix. Names that are equal so are one name."""
+    stem, suffix = splitext(unicodedata.normalize("NFC", name))
+    return stem + suffix.lower()
 
 
 class Source:
@@ -35,14 +59,14 @@ class Source:
             raise DataError(f"data.root={root} is not a folder", f"the folder of {holds}")
         self._store: Store = open_store(root if "://" in root else Path(self._root).absolute().as_uri())
         self._holds, self._folders, self._marks = holds, folders, marks
-        self._listed: dict[str, dict[str, Entry]] = {}
+        self._listed: dict[str, Listing] = {}
 
     @cached_property
     def _base(self) -> str:
         """The prefix of paths in the keys of the store."""
         for folder in self._folders:
             base = f"{folder}/" if folder else ""
-            if not self._marks or any(self._list(f"{base}{mark}") for mark in self._marks):
+            if not self._marks or any(self._list(f"{base}{mark}").files for mark in self._marks):
                 return base
         looked = [
             "/".join(filter(None, (self._root, folder, mark))) for folder in self._folders for mark in self._marks
@@ -51,26 +75,90 @@ class Source:
 
     def files(self, folder: str) -> dict[str, Entry]:
         """The files directly in `folder`, sorted by name. Empty if the folder does not exist."""
-        return self._list(f"{self._base}{folder}")
+        return self._list(self._in_store(folder)).files
+
+    def others(self, folder: str) -> dict[str, str]:
+        """What else is directly in `folder`, and why it is left out: sub-folders, hidden files, named pipes, ..."""
+        return self._list(self._in_store(folder)).others
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self._store, FileStore)
+
+    def find(self, path: str) -> str:
+        """The path as its folder spells it: in another Unicode form, or with a suffix in another case."""
+        folder, _, name = path.rpartition("/")
+        listed = self._list(self._in_store(folder))
+        found = name if name in listed.files else listed.spelled.get(one_form(name), name)
+        return f"{folder}/{found}" if folder else found
 
     def entry(self, path: str) -> Entry | None:
-        """The entry of a file in the list of its folder."""
+        """The entry of a file in the list of its folder. The path may be spelled as in `find`."""
+        folder, _, name = self.find(path).rpartition("/")
+        return self._list(self._in_store(folder)).files.get(name)
+
+    def absence(self, path: str) -> str:
+        """Why a file has no entry: "missing", or what is in its place, such as "a named pipe"."""
         folder, _, name = path.rpartition("/")
-        return self._list(self._base + folder).get(name)
+        return self.others(folder).get(name, "missing")
 
     def where(self, path: str) -> str:
         """The file's full path or URI, for messages."""
         return f"{self._root}/{self._base}{path}"
 
     def read(self, path: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            DataError: it is far too large for an image or a list.
+            StorageError: it cannot be read.
+        """
+        folder, _, name = f"{self._base}{path}".rpartition("/")
+        entry = self._listed[folder].files.get(name) if folder in self._listed else None
+        if entry and entry.size > LARGEST_FILE:
+            raise DataError(f"{self.where(path)} has {entry.size} bytes", f"at most {LARGEST_FILE} bytes")
         return self._store.get(f"{self._base}{path}")
 
-    def has(self, path: str) -> bool:
-        """Whether a single file exists, without listing its folder."""
-        return self._store.size(f"{self._base}{path}") is not None
+    def size(self, path: str) -> int | None:
+        """The bytes of a single file, or None if there is none. Its folder is not listed."""
+        return self._store.size(f"{self._base}{path}")
 
-    def _list(self, folder: str) -> dict[str, Entry]:
+    def _in_store(self, folder: str) -> str:
+        return f"{self._base}{folder}".rstrip("/")
+
+    def _list(self, folder: str) -> Listing:
         if folder not in self._listed:
-            found = ((entry.key.removeprefix(f"{folder}/"), entry) for entry in self._store.entries(folder))
-            self._listed[folder] = {name: entry for name, entry in found if "/" not in name}
+            files, others = self._look(folder)
+            for name in [name for name in files if name.startswith(".") or name.lower() in SYSTEM]:
+                del files[name]
+                others[name] = HIDDEN
+            files = dict(sorted(files.items()))
+            self._listed[folder] = Listing(files, others, {one_form(name): name for name in reversed(files)})
         return self._listed[folder]
+
+    def _look(self, folder: str) -> tuple[dict[str, Entry], dict[str, str]]:
+        files: dict[str, Entry] = {}
+        others: dict[str, str] = {}
+        if isinstance(self._store, FileStore):
+            here = self._store.path(folder)
+            for name in os.listdir(here) if here.is_dir() else ():
+                try:
+                    found = os.stat(here / name)
+                except OSError:
+                    found = None
+                if found is None or not stat.S_ISREG(found.st_mode):
+                    odd = oddity(here / name)
+                    others[printable(name)] = FOLDER if odd == "a folder" else odd
+                elif not name.isprintable():
+                    others[printable(name)] = "names that are not UTF-8, or hold control characters"
+                else:
+                    key = f"{folder}/{name}" if folder else name
+                    files[name] = Entry(key, found.st_size, str(found.st_mtime_ns))
+            return files, others
+        for entry in self._store.entries(folder):
+            name, slash, _ = entry.key.removeprefix(f"{folder}/" if folder else "").partition("/")
+            if slash:
+                others[name] = FOLDER
+            else:
+                files[name] = entry
+        return files, others

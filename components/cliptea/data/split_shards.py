@@ -17,14 +17,18 @@ from cliptea.config import DataConfig
 from cliptea.data.ahead import ahead
 from cliptea.data.catalogue import IGNORE, Catalogue
 from cliptea.data.datasets import Dataset, open_dataset
+from cliptea.data.reader import UNLISTED
 from cliptea.data.records import LABEL
-from cliptea.data.sample import decode_labels, encode_png
+from cliptea.data.sample import decode_labels, encode_png, is_turned
 from cliptea.data.shard_sets import ShardEntry, put_top_index
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.manifest import Contents
 from cliptea.storage import Store
 
 __all__ = ["hide_unseen", "write_split"]
+
+
+SHOWN = 5  # names in a line
 
 
 def hide_unseen(labels: np.ndarray, catalogue: Catalogue) -> np.ndarray:
@@ -47,25 +51,37 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
     catalogue = dataset.catalogue
     warnings = [warning for part in parts for warning in dataset.check(part)]
     names = {part: dataset.ids(part) for part in parts}
+    left_out = dataset.left_out(parts)
     objects, facts = {}, {}
     with progress.bar(f"splitting {config.dataset}", total=sum(map(len, names.values())), unit="image") as bar:
         for part, ids in names.items():
-            folder, counts = f"{prefix}/{part}", np.zeros((2, 256), dtype=np.int64)
-            left = _take_over(store, folder, ids, counts)
+            folder, counts, turned = f"{prefix}/{part}", np.zeros((2, 256), dtype=np.int64), []
+            left = _take_over(store, folder, ids, counts, turned)
             done = sum(entry.records for entry in left)
             bar.update(done)
             writer = ShardWriter(store, folder, config.shard_mib << 20, left)
             records = ahead(partial(_record, dataset, part, catalogue), ids[done:])
-            for name, (members, found) in zip(ids[done:], records, strict=True):
+            for name, (members, found, is_turned) in zip(ids[done:], records, strict=True):
                 writer.add(name, members)
                 counts += found
+                turned += [name] * is_turned
                 bar.update(1)
             objects |= put_top_index(store, folder, writer.close())
-            facts[part] = {"images": len(ids), **_by_class(counts, catalogue)}
-    problems = warnings + _problems(catalogue, facts)
+            facts[part] = {"images": len(ids), "turned_images": len(turned), **_by_class(counts, catalogue)}
+            if turned:
+                warnings.append(
+                    f"{len(turned)} {part} images are turned upright as their EXIF orientation says, and label maps "
+                    f"that were drawn on the raw pixels do not fit them: {_first(turned)}"
+                )
+    problems = warnings + _left_out(left_out) + _problems(catalogue, facts)
     for problem in problems:
         progress.warn(problem)
-    info = {"catalogue": catalogue.model_dump(), "counts": facts, "problems": problems}
+    info = {
+        "catalogue": catalogue.model_dump(),
+        "counts": facts,
+        "left_out": {why: {"number": len(paths), "first": paths[:SHOWN]} for why, paths in left_out.items()},
+        "problems": problems,
+    }
     return Contents(objects, info)
 
 
@@ -79,8 +95,22 @@ def _by_class(counts: np.ndarray, catalogue: Catalogue) -> dict[str, Any]:
     }
 
 
-def _take_over(store: Store, prefix: str, ids: Sequence[str], counts: np.ndarray) -> list[ShardEntry]:
-    """Complete shards with the first of the `ids`, whose labels are added to the `counts`."""
+def _left_out(found: dict[str, list[str]]) -> list[str]:
+    """One line for each reason. What no list of a published data set names is only counted, as that is its protocol."""
+    return [
+        f"{len(paths)} left out of the data ({why}): {_first(paths)}" for why, paths in found.items() if why != UNLISTED
+    ]
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _take_over(
+    store: Store, prefix: str, ids: Sequence[str], counts: np.ndarray, turned: list[str]
+) -> list[ShardEntry]:
+    """Complete shards with the first of the `ids`. Their labels are added to `counts`, turned images to `turned`."""
     entries: list[ShardEntry] = []
     for shard in found_shards(store, prefix):
         done = sum(entry.records for entry in entries)
@@ -88,16 +118,18 @@ def _take_over(store: Store, prefix: str, ids: Sequence[str], counts: np.ndarray
             break
         for number, name in enumerate(shard.index.names):
             counts += _counted(decode_labels(shard.content(number, LABEL), name))
+            (image,) = (extension for extension in shard.index.places(number) if extension != LABEL)
+            turned += [name] * is_turned(shard.content(number, image))
         entries.append(shard.entry)
     return entries
 
 
-def _record(dataset: Dataset, part: str, catalogue: Catalogue, name: str) -> tuple[dict[str, bytes], np.ndarray]:
-    """The members of an image's record, and its labels as counted."""
+def _record(dataset: Dataset, part: str, catalogue: Catalogue, name: str) -> tuple[dict[str, bytes], np.ndarray, bool]:
+    """The members of an image's record, its labels as counted, and whether the image is turned."""
     sample = dataset.read(part, name)
     labels = hide_unseen(sample.labels, catalogue) if part == "train" else sample.labels
     members = {sample.extension: sample.image, LABEL: encode_png(labels)}
-    return members, _counted(labels)
+    return members, _counted(labels), sample.turned
 
 
 def _counted(labels: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from cliptea.weights_source import WeightsSource
 if TYPE_CHECKING:
     from cliptea.models.student import Student
 
-__all__ = ["STUDENTS", "Spec", "build_student", "licence", "require", "weights"]
+__all__ = ["STUDENTS", "Spec", "build_student", "licence", "names_code", "require", "weights"]
 
 NVIDIA = "NVIDIA Source Code License for SegFormer: non-commercial use only"
 IN1K = "imagenet"
@@ -75,13 +75,18 @@ def require(name: str) -> Spec:
     if name.startswith("timm:"):
         encoder, tag = backbone_names.timm_encoder(name)
         return _timm(encoder, tag)
-    if ":" in name:
+    if names_code(name):
         module, function = backbone_names.own_network(name)
         return Spec("own", {"module": module, "function": function})
     raise ConfigError(
         f"the backbone {name!r} does not exist",
         f"one of {', '.join(STUDENTS)}, timm:NAME or package.module:function",
     )
+
+
+def names_code(name: str) -> bool:
+    """Whether a backbone is `package.module:function`. Even checking it would run code, so files must not name one."""
+    return name not in STUDENTS and ":" in name and not name.startswith("timm:")
 
 
 def build_student(name: str, channels: int = 512, dropout: float = 0.1, pretrained: bool | str = False) -> Student:

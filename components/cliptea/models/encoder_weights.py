@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cliptea.errors import ConfigError
+from cliptea.files import oddity
 from cliptea.weights_source import WeightsSource
 
-__all__ = ["download", "load_encoder", "read_state"]
+__all__ = ["download", "load_encoder", "read_state", "unwrapped"]
 
 State = dict[str, Tensor]
-WRAPPERS = ("state_dict", "model")  # keys under which training programs store the weights
+# Keys under which training programs store the weights, in timm's order: first the averages (EMA), if there are any.
+WRAPPERS = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema", "state_dict", "model_state_dict",
+    "model_state", "model", "module", "params", "net", "network", "weights",
+)  # fmt: skip
+# What DDP, torch.compile, Lightning, averages and such programs put before each name.
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "student.", "ema.", "ema_model.")
+AVERAGED = "ema_model."  # beside online_model, in ema_pytorch
+COUNTERS = {"n_averaged", "num_updates", "initted", "step", "decay"}  # of averages, beside the weights
 
 
 def read_state(source: WeightsSource, published: Callable[[str], State]) -> State:
@@ -76,22 +85,48 @@ def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: Weight
 
 def _read(file: Path, source: str) -> State:
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        return _unwrap(torch.load(file, map_location="cpu", weights_only=True), source)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
+        if odd := oddity(file):
+            raise OSError(f"it is {odd}")
+        safe = file.suffix == ".safetensors"
+        content = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files make torch raise almost any error
+        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        reason = f"it holds more than tensors: {code[1]}" if code else " ".join(str(error).split())[:120]
         raise ConfigError(
             f"cannot read the weights {source}: {reason}", "a .safetensors file, or a .pth or .bin file of tensors only"
         ) from error
+    return _unwrap(content, source)
 
 
 def _unwrap(content: Any, source: str) -> State:
+    found = unwrapped(content)
+    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        kinds = {str(key): type(value).__name__ for key, value in found.items()} if isinstance(found, Mapping) else {}
+        odd = [f"{key} ({kind})" for key, kind in kinds.items() if kind != "Tensor"] or [type(found).__name__]
+        raise ConfigError(
+            f"the weights {source} do not contain a state dict, but {', '.join(odd[:3])}", "tensors by name"
+        )
+    return dict(found)
+
+
+def unwrapped(content: Any) -> Any:
+    """The state dict in what a training program stored, without prefixes that all names share.
+
+    Known are the layouts of DDP (module.), torch.compile (_orig_mod.), Lightning (state_dict, model.), timm, and
+    averaged weights (EMA), which are preferred. Anything else is returned as it is.
+    """
     while isinstance(content, Mapping):
         inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ConfigError(f"the weights {source} do not contain a state dict", "tensors by name")
-    return dict(content)
+    if not isinstance(content, Mapping):
+        return content
+    names = [name for name in content if isinstance(name, str) and name not in COUNTERS]
+    names = [name for name in names if name.startswith(AVERAGED)] or names
+    short = names
+    while prefix := next((one for one in PREFIXES if short and all(name.startswith(one) for name in short)), ""):
+        short = [name.removeprefix(prefix) for name in short]
+    if short == names:
+        return content
+    return {after: content[before] for before, after in zip(names, short, strict=True)}

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from cliptea.evaluation.results import METRICS, Metric
+from cliptea.parse import parse_yaml
 
 __all__ = [
     "Paper", "PaperRow", "PaperTable", "Sign", "own_dataset", "paper", "paper_row", "paper_sign",
@@ -70,7 +70,7 @@ class Paper(_Strict):
 def paper() -> Paper:
     """The reference numbers, read once."""
     text = resources.files("cliptea.report").joinpath("paper.yaml").read_text(encoding="utf-8")
-    return Paper.model_validate(yaml.safe_load(text))
+    return Paper.model_validate(parse_yaml(text, "paper.yaml"))
 
 
 def own_dataset(name: str) -> str | None:

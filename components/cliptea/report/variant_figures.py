@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cliptea.data.catalogue import IGNORE
 from cliptea.data.colours import legend
 from cliptea.data.records import read_pair
+from cliptea.data.sample import decode_image
 from cliptea.data.shards import ShardReader
 from cliptea.report.confusion_figure import confusion_figure
 from cliptea.report.figures import label_map, photo, png
@@ -49,7 +49,7 @@ def variant_figures(reader: ShardReader, classes: list[str], arrays: Mapping[str
 
 def _side_by_side(parts: dict[str, bytes], entries: list[tuple[str, int]]) -> bytes:
     """Pictures under their names, at the right a legend of the classes `entries` (name and index)."""
-    pictures = {name: _enlarged(Image.open(io.BytesIO(part)).convert("RGB")) for name, part in parts.items()}
+    pictures = {name: _enlarged(Image.fromarray(decode_image(part, name))) for name, part in parts.items()}
     height = max(picture.height for picture in pictures.values())
     key, font = legend(entries, height), ImageFont.load_default(LETTERS)
     width = sum(picture.width + GAP for picture in pictures.values()) + key.width

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import safetensors.torch
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from cliptea import device
 from cliptea.config import EvaluationConfig
 from cliptea.errors import ConfigError, StorageError, one_line
-from cliptea.models import build_student
+from cliptea.files import oddity
+from cliptea.models import build_student, names_code
 from cliptea.models.student import Student
+from cliptea.parse import parse_json, read_text
 from cliptea.segment.inference import fitted_logits, padded_size
 from cliptea.segment.masks import make_mask
 
@@ -46,11 +48,17 @@ class Description(BaseModel):
     """The content of model.json."""
 
     backbone: str
-    dim: int
-    classes: list[str]
+    dim: Annotated[int, Field(ge=1, le=1 << 16)]
+    classes: Annotated[list[str], Field(min_length=1, max_length=255)]
     unseen: list[str]
     evaluation: EvaluationConfig
     teacher: TeacherSource | None = None
+
+    @model_validator(mode="after")
+    def _listed(self) -> Description:
+        if len(set(self.classes)) < len(self.classes) or not set(self.unseen) <= set(self.classes):
+            raise ValueError("a class is listed twice, or an unseen class is not in the list")
+        return self
 
 
 class ClassSet(NamedTuple):
@@ -113,20 +121,41 @@ def load_student(backbone: str, dim: int, weights: Mapping[str, Tensor]) -> Stud
     return student.eval()
 
 
-def open_segmenter(folder: Path) -> Segmenter:
+def open_segmenter(folder: Path, allow_code: bool = False) -> Segmenter:
     """Open the model in a folder, which is an MLflow model or its `artifacts/student`.
 
+    Args:
+        allow_code: whether the backbone may be a function of the user's own, which is imported and called.
+
     Raises:
+        ConfigError: the model names such a function, and this is not allowed.
         StorageError: the folder contains no model, or the model is damaged.
     """
     inside = folder / INSIDE
     home = inside if inside.is_dir() else folder
     try:
-        description = Description.model_validate_json((home / DESCRIPTION).read_text(encoding="utf-8"))
+        if odd := [f"{name} is {what}" for name in (WEIGHTS, TEXT) if (what := oddity(home / name))]:
+            raise OSError(odd[0])
+        description = _describe(home / DESCRIPTION)
+        if names_code(description.backbone) and not allow_code:
+            raise ConfigError(
+                f"the model names code of its own to run: {description.backbone[:200]}",
+                "a backbone of cliptea, or timm:NAME",
+                "add --allow-code if you trust the origin of the model and of that code",
+            )
         text_ND = safetensors.torch.load_file(home / TEXT)["text"]
+        if tuple(text_ND.shape) != (len(description.classes), description.dim) or not text_ND.is_floating_point():
+            raise ValueError(f"{TEXT} has the shape {tuple(text_ND.shape)}")
         student = load_student(description.backbone, description.dim, safetensors.torch.load_file(home / WEIGHTS))
     except (OSError, ValueError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
         why = "" if isinstance(error, FileNotFoundError) else f" ({one_line(error)[:200]})"
         expected = f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
         raise StorageError(f"{folder} does not hold a cliptea model{why}", expected) from error
     return Segmenter(student.to(device.best()), description, text_ND.to(device.best()))
+
+
+def _describe(file: Path) -> Description:
+    try:
+        return Description.model_validate(parse_json(read_text(file, "the file"), file.name))
+    except ConfigError as error:
+        raise ValueError(error.what) from None

@@ -1,23 +1,24 @@
-"""Reads photos in any pixel mode, with EXIF rotation, from files and folders."""
+"""Finds and reads photos, in files and folders."""
 
 from __future__ import annotations
 
 import os
-import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from cliptea.data.sample import opened
+from cliptea import progress
+from cliptea.data.sample import LARGEST_FILE, SUFFIXES, decode_image
 from cliptea.errors import DataError
+from cliptea.files import oddity, printable
 
 __all__ = ["Source", "find_images", "read_image"]
 
-FORMATS = "JPEG, PNG, TIFF, WebP, BMP or GIF"
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+SHOWN = 3  # names in a line
 
 
 class Source(NamedTuple):
@@ -29,6 +30,9 @@ class Source(NamedTuple):
 
 def find_images(paths: Sequence[Path], leave_out: Path) -> list[Source]:
     """The given files, and all images in the given folders and their subfolders.
+
+    What else is in the folders is reported in one line for each reason. Named pipes, devices and broken links with the
+    suffix of an image are returned, so that `read_image` rejects them.
 
     Args:
         leave_out: a folder with results, which is not searched.
@@ -54,27 +58,43 @@ def find_images(paths: Sequence[Path], leave_out: Path) -> list[Source]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, rotated according to EXIF. Only the first image of an animation is used.
-
-    16-bit values are reduced to 8 bits, floats are scaled to 0-255, and transparent pixels are put on white.
+    """(H, W, 3) uint8 RGB of a photo, as `decode_image` returns it.
 
     Raises:
         DataError: the file is not readable, truncated, or too large to be a photo.
     """
+    if odd := oddity(path):  # opening a named pipe would wait for ever
+        raise DataError(f"cannot read {path}: it is {odd}", "a file")
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise DataError(f"{path} has {path.stat().st_size} bytes", f"a photo of at most {LARGEST_FILE} bytes")
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror or error})") from None
-    with warnings.catch_warnings(), opened(data, str(path), "image", FORMATS) as image:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice that size is still an error
-        return np.array(_rgb(ImageOps.exif_transpose(image)))
+    return decode_image(data, str(path))
 
 
 def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
+    left: dict[str, list[str]] = defaultdict(list)
     for name, folders, files in os.walk(folder):
         here = Path(name)
-        folders[:] = sorted(one for one in folders if (here / one).resolve() != leave_out)
-        yield from (here / file for file in sorted(files) if Path(file).suffix.lower() in SUFFIXES)
+        inside = sorted(one for one in folders if (here / one).is_symlink() or (here / one).resolve() != leave_out)
+        folders[:] = []
+        for one in inside:
+            if one.startswith(".") or (here / one).is_symlink():
+                left["hidden" if one.startswith(".") else "a link to a folder"].append(str(here / one))
+            else:
+                folders.append(one)
+        for file in sorted(files):
+            if file.startswith("."):
+                left["hidden"].append(str(here / file))
+            elif Path(file).suffix.lower() not in SUFFIXES:
+                left["not an image by its suffix"].append(str(here / file))
+            else:
+                yield here / file
+    for why, paths in left.items():
+        more = f", and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+        progress.note(f"{len(paths)} left out ({why}): {', '.join(map(printable, paths[:SHOWN]))}{more}")
 
 
 def _free_name(taken: dict[str, Path], file: Path, relative: Path) -> str:
@@ -82,20 +102,3 @@ def _free_name(taken: dict[str, Path], file: Path, relative: Path) -> str:
     candidates = [relative.with_suffix(""), relative.with_name(relative.name.replace(".", "_"))]
     numbered = (candidates[-1].with_name(f"{candidates[-1].name}-{number}") for number in range(2, len(taken) + 3))
     return next(str(name) for name in (*candidates, *numbered) if taken.get(str(name), file) == file)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_grey(np.array(image), image.mode)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _grey(values: np.ndarray, mode: str) -> np.ndarray:
-    """Convert a 16-bit or 32-bit grey image to (H, W) uint8."""
-    if mode != "F":
-        return (values.clip(0, 65535) >> 8).astype(np.uint8)
-    low, high = np.nanmin(values), np.nanmax(values)
-    return np.nan_to_num((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8)

@@ -142,7 +142,8 @@ def _score(
 
     device.prepare()
     weights = safetensors.torch.load(read_object(store, trained.objects["model.safetensors"]))
-    student = load_student(trained.info["backbone"], int(trained.info["dim"]), weights).to(device.best())
+    backbone = config.student.backbone  # from the settings, because a manifest must not name code to import
+    student = load_student(backbone, int(trained.info["dim"]), weights).to(device.best())
     reader, text_ND = ShardReader(store, task.split.objects, "val"), load_text(store, task.text)
     settings = config.evaluation.model_copy(update={"gamma": task.gamma})
     scored, arrays = score_student(student, reader, task.catalogue, text_ND, settings, task.label)
@@ -261,7 +262,7 @@ def _description(config: Config, task: EvaluationTask, model: Manifest) -> dict[
     """The content of model.json: everything except the weights that `cliptea.segment` needs for a student."""
     teacher = config.teacher
     return {
-        "backbone": model.info["backbone"],
+        "backbone": config.student.backbone,
         "licence": licence(config.student.backbone, config.student.initial_weights) or "",  # for the initial weights
         "dim": model.info["dim"],
         "classes": task.catalogue.classes,

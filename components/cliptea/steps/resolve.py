@@ -7,6 +7,7 @@ from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.shard_cache import open_cache
 from cliptea.errors import ConfigError, described
+from cliptea.files import visible
 from cliptea.manifest import fingerprint
 from cliptea.models.backbones import licence, require
 from cliptea.run import Run, expand, require_room
@@ -40,9 +41,11 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     if not env.in_local_run() and (room := env.STUDENTS.count()):
         require_room(len(expand(config)), room)
     open_cache(open_store())  # reports invalid addresses and sizes before any work starts
-    digest = open_dataset(config.data).digest()
-    further = {name: wanted.data(name, config.data) for name, wanted in config.evaluation.sets.items()}
-    others = {name: open_dataset(data).digest(["val"]) for name, data in further.items()}
+    own = open_dataset(config.data)
+    digest = own.digest()
+    further = {name: open_dataset(wanted.data(name, config.data)) for name, wanted in config.evaluation.sets.items()}
+    others = {name: dataset.digest(["val"]) for name, dataset in further.items()}
+    _check_figures(config, [own.ids("train"), own.ids("val"), *(dataset.ids("val") for dataset in further.values())])
     fp = fingerprint("run", config=config, data=digest, others=others)
     run = Run(
         config=config,
@@ -79,6 +82,26 @@ def check(config: Config) -> Catalogue:
     for name, further in config.evaluation.sets.items():
         _ = open_dataset(further.data(name, config.data)).catalogue
     return open_dataset(config.data).catalogue
+
+
+def _check_figures(config: Config, ids: list[list[str]]) -> None:
+    """Check that each image in `evaluation.figures` exists in one of the splits, whose names are `ids`.
+
+    Raises:
+        ConfigError: an image does not exist.
+    """
+    wanted = config.evaluation.figures
+    if isinstance(wanted, int):
+        return
+    strange = sorted(set(wanted).difference(*ids))
+    if strange:
+        stems = {name.rpartition(".")[0] for name in strange} & {name for names in ids for name in names}
+        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        raise ConfigError(
+            f"evaluation.figures names {', '.join(map(visible, strange[:5]))}{more}, which no image has",
+            f"names without suffix, such as {', '.join(dict.fromkeys([*ids[1][:2], *ids[0][:1]]))}",
+            f"perhaps {', '.join(sorted(stems)[:5])}" if stems else "",
+        )
 
 
 def _sweep() -> None:

@@ -5,7 +5,6 @@ Shape legend: B images, C crop (input size), D joint width, g tokens per side, K
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 
 from cliptea import device
 from cliptea.config import TeacherConfig
-from cliptea.errors import TeacherError
+from cliptea.errors import ConfigError, TeacherError
+from cliptea.parse import parse_json, read_text
 from cliptea.teacher.clip_files import fill, find_checkpoint, is_openai, read_checkpoint
 from cliptea.teacher.hub import download, tag_config
 from cliptea.teacher.network import architecture, build_network
@@ -128,9 +128,9 @@ def _find(weights: str, model: str) -> _Source:
 
 def _folder(path: Path) -> _Source:
     try:
-        described = json.loads((path / "open_clip_config.json").read_text(encoding="utf-8"))
+        described = parse_json(read_text(path / "open_clip_config.json", "the file"), "open_clip_config.json")
         config, normal = described["model_cfg"], described.get("preprocess_cfg", {})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
         raise TeacherError(
             f"teacher.weights={path} is not an open_clip folder", "open_clip_config.json with model_cfg, and weights"
         ) from error

@@ -20,6 +20,8 @@ from open_clip.model import resize_pos_embed
 from torch import Tensor, nn
 
 from cliptea.errors import TeacherError
+from cliptea.files import oddity
+from cliptea.models.encoder_weights import unwrapped
 
 __all__ = ["fill", "find_checkpoint", "is_openai", "read_checkpoint"]
 
@@ -44,11 +46,13 @@ def find_checkpoint(folder: Path) -> Path:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The state dict in a file, with tensors as stored. The format is detected from the content.
 
-    Wrappers that open_clip's loader knows are removed: {"state_dict": ...} and the prefix "module.".
+    The wrappers and prefixes of training programs are removed, such as {"state_dict": ...} and "module.".
 
     Raises:
         TeacherError: the file has another format, is damaged, or contains code.
     """
+    if odd := oddity(path):  # opening a named pipe would wait for ever
+        raise TeacherError(f"{path} is {odd}", EXPECTED)
     try:
         held = _read(path)
     except TeacherError:
@@ -62,11 +66,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
                 "convert it to safetensors in the environment that wrote it",
             ) from error
         raise TeacherError(f"{path} is not a file of CLIP weights, or is damaged", EXPECTED) from error
-    held = held.get("state_dict", held) if isinstance(held, dict) else held
+    held = unwrapped(held)
     if not isinstance(held, dict) or not any(isinstance(value, Tensor) for value in held.values()):
         raise TeacherError(f"{path} does not hold a state dict", EXPECTED)
-    if all(str(name).startswith("module.") for name in held):
-        held = {name.removeprefix("module."): value for name, value in held.items()}
     return held
 
 

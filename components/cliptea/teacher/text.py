@@ -20,6 +20,7 @@ from torch import Tensor
 from cliptea import device, progress
 from cliptea.config import Config
 from cliptea.errors import TeacherError
+from cliptea.files import oddity
 from cliptea.manifest import Contents, Manifest, Output, make_once, put_object, read_object
 from cliptea.storage import Store, fetch
 from cliptea.teacher.clip import Teacher, open_teacher
@@ -40,6 +41,7 @@ TEMPLATES: dict[str, list[str]] = {
 }
 
 NORM_TOLERANCE = 0.01
+SAME = 1e-5  # distance of unit vectors below which two names are one to a text tower
 EQUAL = 0.9999  # cosine above which two rows are equal; at most 0.98 for different classes with ViT-B/16
 RELATED = 0.6  # cosine with the nearest class: above 0.75 within one CLIP, near 0 between two
 # A row belongs to another class if its cosine with that class is larger by this than with its own class. Within
@@ -68,11 +70,25 @@ def _make_text(store: Store, teacher: Teacher, prompt: TextSet, prefix: str, dem
         progress.warn(f"the demo's teacher does not know {', '.join(strange)}, so results for these are meaningless")
     if prompt.text_features is None:
         text_ND = text_features(teacher, prompt.classes, prompt.templates)
+        if not demo:  # its words are few, and it has already warned about the others
+            _require_distinct(text_ND, prompt.classes)
     else:
         text_ND = read_text_features(prompt.text_features, teacher, prompt.classes)
     data = safetensors.torch.save({"text": text_ND.cpu().contiguous()})
     objects = {TEXT: put_object(store, f"{prefix}/{TEXT}", data)}
     return Contents(objects, {"classes": prompt.classes, "unknown_words": strange})
+
+
+def _require_distinct(text_ND: Tensor, classes: Sequence[str]) -> None:
+    """Reject names that are one to this CLIP, such as long names that only differ beyond the text that it reads."""
+    twins = (torch.cdist(text_ND, text_ND) < SAME).triu(1).nonzero().tolist()
+    if twins:
+        first, second = (classes[index] for index in twins[0])
+        raise TeacherError(
+            f"the class names {first!r} and {second!r} have the same text embedding",
+            "names that CLIP can tell apart",
+            "rename one of them",
+        )
 
 
 def text_features(teacher: Teacher, names: Sequence[str], templates: str) -> Tensor:
@@ -110,9 +126,12 @@ def read_text_features(source: str, teacher: Teacher, classes: Sequence[str]) ->
 
 
 def _read(source: str, rows: int, dim: int) -> Tensor:
+    file = fetch(source)
+    if odd := oddity(file):  # opening a named pipe would wait for ever
+        raise TeacherError(f"the text features {source} are {odd}", "a .npy file of numbers")
     try:
-        array = np.load(fetch(source), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = np.load(file, allow_pickle=False)
+    except Exception as error:  # damaged files make numpy raise almost any error
         raise TeacherError(f"the text features {source} cannot be read", "a .npy file of numbers") from error
     expected = f"({rows}, {dim}) float16 or float32: one row for each class, as wide as the teacher's features"
     if not isinstance(array, np.ndarray):

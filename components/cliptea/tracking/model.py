@@ -20,11 +20,12 @@ __all__ = ["fetch_model", "save_model"]
 
 PACKAGE = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("pyfunc.py")
-# The modules that `cliptea.segment.segmenter` imports. A test compares this list with the loaded modules.
+# The modules that `cliptea.segment.segmenter` imports, and `decode_image` for users of the model. A test compares this
+# list with the loaded modules.
 CODE = (
-    "__init__.py", "config.py", "data/__init__.py", "data/catalogue.py", "data/views.py", "device.py", "env.py",
-    "errors.py", "models/*.py", "segment/__init__.py", "segment/inference.py", "segment/masks.py",
-    "segment/normalise.py", "segment/segmenter.py", "weights_source.py",
+    "__init__.py", "config.py", "data/__init__.py", "data/catalogue.py", "data/sample.py", "data/views.py", "device.py",
+    "env.py", "errors.py", "files.py", "models/*.py", "parse.py", "segment/__init__.py", "segment/inference.py",
+    "segment/masks.py", "segment/normalise.py", "segment/segmenter.py", "weights_source.py",
 )  # fmt: skip
 NEEDED = (
     "mlflow", "numpy", "pillow", "pydantic", "safetensors", "segmentation_models_pytorch", "timm", "torch",

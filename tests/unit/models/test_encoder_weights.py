@@ -1,5 +1,8 @@
 """Weights that encoders start from: formats, layouts, and what does not fit."""
 
+import contextlib
+import os
+import random
 import re
 
 import pytest
@@ -10,6 +13,8 @@ import torch
 from cliptea import settings
 from cliptea.errors import ConfigError
 from cliptea.models import build_student
+from cliptea.models.encoder_weights import read_state
+from cliptea.weights_source import WeightsSource
 
 
 def encoder_state(name):
@@ -199,3 +204,72 @@ def test_downloaded_weights_are_loaded(monkeypatch, name, pretrained, client, or
 def test_the_setting_is_a_switch_a_tag_or_a_file(written, read):
     given = settings.load("demo", [f"student.pretrained={written}"]).student.pretrained
     assert (type(given), given) == (type(read), read)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda state: {f"module.{key}": value for key, value in state.items()},  # DDP
+        lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},  # torch.compile
+        lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()},
+        lambda state: {f"_orig_mod.module.{key}": value for key, value in state.items()},
+        lambda state: {"state_dict": {f"model.{key}": v for key, v in state.items()}, "epoch": 3, "global_step": 9},
+        lambda state: {"state_dict": {f"net._orig_mod.{key}": v for key, v in state.items()}, "callbacks": {}},
+        lambda state: {"model": randomised(state), "model_ema": state, "optimizer": {}},
+        lambda state: {"state_dict": randomised(state), "state_dict_ema": {f"module.{k}": v for k, v in state.items()}},
+        lambda state: {"n_averaged": torch.tensor(5), **{f"module.{key}": value for key, value in state.items()}},
+        lambda state: (
+            {f"online_model.{k}": v for k, v in randomised(state).items()}
+            | {f"ema_model.{k}": v for k, v in state.items()}
+            | {"initted": torch.tensor(True), "step": torch.tensor(7)}
+        ),
+        lambda state: {"model_state_dict": state, "epoch": 1},
+    ],
+    ids=range(11),
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_the_layouts_of_training_programs_fit(tmp_path, layout, suffix):
+    wanted = randomised(encoder_state("segnext_t"))
+    content = layout(wanted)
+    file = tmp_path / f"w.{suffix}"
+    if suffix == "pth":
+        torch.save(content, file)
+    elif all(isinstance(value, torch.Tensor) for value in content.values()):
+        safetensors.torch.save_file(content, file)
+    else:
+        return
+    check("segnext_t", str(file), wanted)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (
+            {"student.backbone.weight": torch.ones(1), "loss.scale": torch.ones(1)},
+            "unexpected (student.backbone.weight",
+        ),
+        ({"state_dict": {"a": torch.ones(1), "b": "text"}}, "b (str)"),
+        ([torch.ones(1)], "list"),
+        ({}, "dict"),
+    ],
+)
+def test_other_layouts_are_refused_with_what_was_found(tmp_path, content, found):
+    torch.save(content, tmp_path / "w.pth")
+    assert found in refused("segnext_t", str(tmp_path / "w.pth"))
+
+
+def test_damaged_weights_are_one_line(tmp_path):
+    whole = tmp_path / "whole.pth"
+    torch.save({"a": torch.randn(40)}, whole)
+    rng = random.Random(0)
+    for _ in range(60):
+        data = bytearray(whole.read_bytes())
+        for _ in range(rng.randrange(1, 8)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        (tmp_path / "w.pth").write_bytes(
+            bytes(data[: rng.randrange(1, len(data))]) if rng.random() < 0.3 else bytes(data)
+        )
+        with contextlib.suppress(ConfigError):
+            read_state(WeightsSource.of(str(tmp_path / "w.pth")), lambda tag: {})
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert "it is a named pipe" in refused("segnext_t", str(tmp_path / "pipe.pth"))

@@ -1,15 +1,24 @@
 """A mask is the argmax of the evaluation's own logits, however large the image is."""
 
+import json
+import os
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 from cliptea.errors import ConfigError, StorageError
+from cliptea.models import build_student
 from cliptea.segment.inference import class_logits
 from cliptea.segment.masks import rank
 from cliptea.segment.segmenter import open_segmenter
+from cliptea_pipeline.cli import app
 
 
 def picture(height, width, seed=0):
@@ -68,4 +77,81 @@ def test_a_damaged_model_is_one_line(model_folder, tmp_path, name, content):
     if content is not None:
         (folder / name).write_bytes(content)
     with pytest.raises(StorageError, match="does not hold a cliptea model"):
+        open_segmenter(folder)
+
+
+CODE = """
+from pathlib import Path
+from torch import nn
+Path(__file__).with_name("ran").touch()
+def network(channels): return nn.Conv2d(3, channels, 8, stride=8)
+"""
+
+
+def rewritten(model_folder, tmp_path, **changes):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    described = json.loads((folder / "model.json").read_text()) | changes
+    (folder / "model.json").write_text(json.dumps(described))
+    return folder
+
+
+@pytest.mark.parametrize("inside", ["", "artifacts/student"])
+def test_a_model_that_names_code_needs_permission(model_folder, tmp_path, monkeypatch, inside):
+    home = tmp_path / "code"
+    home.mkdir()
+    module = f"users_network_{len(inside)}"
+    (home / f"{module}.py").write_text(CODE)
+    monkeypatch.syspath_prepend(home)
+    found = rewritten(model_folder, tmp_path, backbone=f"{module}:network")
+    student = build_student(f"{module}:network", 16)
+    (home / "ran").unlink()
+    monkeypatch.delitem(sys.modules, module)
+    safetensors.torch.save_file(student.state_dict(), found / "model.safetensors")
+    folder = Path(shutil.copytree(found, tmp_path / "mlflow" / inside)) if inside else found
+    folder = tmp_path / "mlflow" if inside else folder
+    with pytest.raises(ConfigError, match=rf"names code of its own to run: {module}:network.*--allow-code"):
+        open_segmenter(folder)
+    assert not (home / "ran").exists()
+    for command in ("predict", "export"):
+        given = [str(tmp_path / "a.png")] if command == "predict" else []
+        output = ["-o", str(tmp_path / "a.onnx")]
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+        answer = CliRunner().invoke(app, [command, *given, "--model", str(folder), *output])
+        assert (answer.exit_code, answer.stderr.count("\n")) == (2, 1)
+        assert "--allow-code" in answer.stderr
+    assert not (home / "ran").exists()
+    model = open_segmenter(folder, allow_code=True)
+    assert model.mask(np.zeros((64, 64, 3), np.uint8), model.known()).shape == (64, 64)
+    assert (home / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dim": 0}, {"dim": -1}, {"dim": 10**29}, {"dim": "x"}, {"classes": []}, {"classes": ["sky", "sky"]},
+        {"classes": [1, 2, 3, 4]}, {"unseen": ["sofa"]}, {"classes": ["sky", "grass"], "unseen": []}, {"dim": 8},
+        {"evaluation": {"scale": [10**29, 64]}}, {"evaluation": {"gamma": float("nan")}}, {"evaluation": {"x": 1}},
+        {"evaluation": {"gamma": float("inf")}}, {"backbone": None}, {"backbone": ["demo_fpn"]},
+    ],
+)  # fmt: skip
+def test_an_absurd_description_is_one_line(model_folder, tmp_path, changes):
+    with pytest.raises(StorageError, match="does not hold a cliptea model") as caught:
+        open_segmenter(rewritten(model_folder, tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"dim": 1, "dim": 2}', b'{"a":' * 100_000, b"9" * 10_000])
+def test_a_hostile_description_is_one_line(model_folder, tmp_path, text):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / "model.json").write_bytes(text)
+    with pytest.raises(StorageError, match="does not hold a cliptea model"):
+        open_segmenter(folder)
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors", "text.safetensors"])
+def test_a_named_pipe_in_a_model_is_not_opened(model_folder, tmp_path, name):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(StorageError, match=f"{name} is a named pipe|the file .* is a named pipe"):
         open_segmenter(folder)

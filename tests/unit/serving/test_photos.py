@@ -1,5 +1,6 @@
 """Every kind of image that people have becomes upright 8-bit RGB, or one clear line."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,37 @@ def test_an_empty_folder_and_a_wrong_path_are_said(tmp_path):
         find_images([tmp_path], tmp_path / "out")
     with pytest.raises(DataError, match=r"the file or folder .*nowhere does not exist"):
         find_images([tmp_path / "nowhere"], tmp_path / "out")
+
+
+def test_what_is_no_file_is_refused_and_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "folder.png").mkdir()
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(1 << 40)
+    said = {}
+    for source in find_images([tmp_path], tmp_path / "out"):
+        with pytest.raises(DataError) as caught:
+            read_image(source.path)
+        said[source.path.name] = str(caught.value)
+    reasons = {"pipe": "a named pipe", "zero": "a device", "loop": "a link without end", "gone": "a link to nothing"}
+    assert said.keys() == {f"{name}.png" for name in (*reasons, "sparse")}
+    assert all(reason in said[f"{name}.png"] for name, reason in reasons.items())
+    assert "bytes; expected a photo of at most" in said["sparse.png"]
+
+
+def test_what_a_folder_leaves_out_is_told(tmp_path, capsys):
+    for name in ("a.png", "notes.txt", "b.heic", "._a.png", ".cache/c.png", "sub/d.png", "out/masks/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "again").symlink_to(tmp_path)
+    found = find_images([tmp_path], tmp_path / "out")
+    assert [source.name for source in found] == ["a", "sub/d"]
+    told = capsys.readouterr().err
+    assert "2 left out (not an image by its suffix): " in told
+    assert "2 left out (hidden): " in told
+    assert "1 left out (a link to a folder): " in told
+    assert all(name in told for name in ("notes.txt", "b.heic", "._a.png", ".cache", "again"))
+    assert "masks" not in told

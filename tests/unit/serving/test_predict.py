@@ -1,6 +1,7 @@
 """The command `cliptea predict` on files and folders: masks, overlays, areas, and what is said of bad images."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -134,6 +135,17 @@ def test_bad_images_get_a_line_and_the_others_are_done(photos, model_folder, tmp
     assert [name in line for name, line in zip(("cut.jpg", "no.png", "2 of 4"), lines, strict=True)] == [True] * 3
     assert len(json.loads((tmp_path / "out/areas.json").read_text())["images"]) == 2
     assert sorted(file.name for file in (tmp_path / "out/masks").rglob("*.*")) == ["a.png", "b.png"]
+
+
+def test_a_named_pipe_gets_a_line_and_is_not_waited_for(photos, model_folder, tmp_path):
+    os.mkfifo(photos / "pipe.png")
+    answer = call(photos, "--model", model_folder, "-o", tmp_path / "out")
+    assert answer.exit_code == 1
+    assert "pipe.png: it is a named pipe" in answer.stderr
+    assert "1 of 3 images could not be read" in answer.stderr
+    assert call(photos / "pipe.png", "--model", model_folder, "-o", tmp_path / "out").exit_code == 1
+    same = call(photos / "a.png", "--model", model_folder, "--classes", "sky, Sky", "-o", tmp_path / "out")
+    assert (same.exit_code, "'sky' and 'Sky' have the same text embedding" in same.stderr) == (2, True)
 
 
 def test_what_cannot_be_done_is_one_line_and_writes_nothing(photos, model_folder, tmp_path):

@@ -11,10 +11,12 @@ import safetensors.torch
 import torch
 import yaml
 from mlflow import MlflowClient
+from PIL import Image
 
 from cliptea.errors import StorageError
 from cliptea.models import build_student
 from cliptea.segment.segmenter import open_segmenter
+from cliptea.serving.photos import read_image
 from cliptea.tracking.champions import Score
 from cliptea.tracking.mlflow_client import experiment_id
 from cliptea.tracking.model import fetch_model
@@ -31,6 +33,8 @@ model = mlflow.pyfunc.load_model(sys.argv[1])
 images = np.load(sys.argv[2])
 np.savez(sys.argv[3], own=model.predict(images), some=model.predict(images, params={"classes": ["c", "a"]}))
 import cliptea
+from cliptea.data.sample import decode_image
+np.save(sys.argv[5], decode_image(Path(sys.argv[4]).read_bytes(), "photo"))
 from cliptea.models import build_student
 for name in ("segformer_b0", "convnext_atto", "segnext_t"):
     build_student(name, 8)
@@ -88,12 +92,20 @@ def test_the_model_holds_code_and_tensors_and_no_pickle(folder):
 def test_it_predicts_the_same_where_this_package_is_not(logged, folder, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 40, 56, 3), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
-    files = [str(folder), str(tmp_path / "images.npy"), str(tmp_path / "masks.npz")]
+    photo = Image.fromarray(np.linspace(0, 65535, 60).reshape(6, 10).astype(np.uint16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "photo.png", exif=exif)
+    names = ("images.npy", "masks.npz", "photo.png", "photo.npy")
+    files = [str(folder), *(str(tmp_path / name) for name in names)]
     ended = subprocess.run(
         [sys.executable, "-I", "-c", ELSEWHERE, *files], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == str(folder / "code/cliptea/__init__.py")
+    upright = np.rot90(np.array(photo) >> 8, 3)  # what predict and training see, too
+    assert (np.load(tmp_path / "photo.npy") == upright[..., None]).all()
+    assert (read_image(tmp_path / "photo.png") == upright[..., None]).all()
     model = open_segmenter(folder)
     with np.load(tmp_path / "masks.npz") as masks:
         for name, classes in (("own", model.known()), ("some", model.known(["c", "a"]))):

@@ -1,0 +1,43 @@
+"""What a path of somebody else leads to. Named pipes and devices are never opened, because reading them may not end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import unicodedata
+from pathlib import Path
+
+__all__ = ["oddity", "printable", "visible"]
+
+KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def oddity(path: Path | str) -> str:
+    """What is at a path instead of a file, such as "a named pipe", or "" for a file. Links are followed."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ELOOP:
+            return "a link without end"
+        if isinstance(error, FileNotFoundError):
+            return "a link to nothing" if os.path.islink(path) else "missing"
+        return f"unreadable ({getattr(error, 'strerror', None) or error})"
+    return "" if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "no file")
+
+
+def printable(name: str) -> str:
+    """A name for messages, with control characters and bytes that are not UTF-8 as escapes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
+
+
+def visible(name: str) -> str:
+    """A name in quotes that shows its spaces and its Unicode form, because two names that differ may look the same."""
+    shown = repr(name) if unicodedata.normalize("NFKC", name) == name else ascii(name)
+    return shown if " ".join(name.split()) == name else shown.replace(" ", "␣")

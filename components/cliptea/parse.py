@@ -1,0 +1,168 @@
+"""Reads YAML and JSON that somebody else wrote, without surprises and within limits of size and depth.
+
+YAML is read with the types of YAML 1.2: 010 and 2:30 are text, and so are yes, no, on, off and dates. Aliases are
+refused, because a few lines of them can stand for any amount of data. Repeated keys are refused, because only one of
+them would count. JSON must not contain NaN or Infinity, which JSON does not have.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cliptea.errors import ConfigError
+from cliptea.files import oddity
+
+__all__ = ["MOST", "parse_json", "parse_yaml", "read_text"]
+
+MOST = 1 << 20  # bytes
+MOST_NODES = 50_000  # scalars, lists and mappings of YAML
+DEEPEST = 50  # nested lists and mappings
+SHOWN = 120  # characters of a reason
+
+BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+CORE = {  # the scalars of YAML 1.2's core schema, except for octal and hexadecimal numbers; all others are text
+    "null": (r"~|null|Null|NULL|", "~nN\0"),
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)|\.nan",
+        "-+.0123456789",
+    ),
+}
+
+
+def parse_yaml(text: str, what: str, expected: str = "", *, typed: bool = True, first: bool = False) -> Any:
+    """The content of one YAML document.
+
+    Args:
+        what: what the text is, for errors.
+        expected: an example of such a text, for errors.
+        typed: False leaves every scalar as its text, for settings that know their own types.
+        first: whether more documents may follow, which are not read.
+
+    Raises:
+        ConfigError: it is no YAML, too large or too deep, or has aliases, tags or repeated keys.
+    """
+    try:
+        if len(text) > MOST:
+            raise yaml.YAMLError(f"it is larger than {MOST >> 10} KiB")
+        _check(text)
+        loader = _Loader if typed else _Texts
+        return next(yaml.load_all(text, loader), None) if first else yaml.load(text, loader)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark and "\n" in text.strip() else ""
+        raise ConfigError(f"cannot read {what}{line}: {_reason(error)}", expected) from None
+
+
+def parse_json(data: bytes, what: str, expected: str = "") -> Any:
+    """The content of a JSON file in UTF-8, with or without a byte order mark.
+
+    Args:
+        what: what the file is, for errors.
+        expected: an example of such a file, for errors.
+
+    Raises:
+        ConfigError: it is no JSON, too large or too deep, or has repeated keys or numbers that are not finite.
+    """
+    try:
+        if len(data) > MOST:
+            raise ValueError(f"it is larger than {MOST >> 10} KiB")
+        return json.loads(
+            data.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_finite, parse_float=_finite
+        )
+    except RecursionError:
+        raise ConfigError(f"cannot read {what}: its lists and objects are nested too deeply", expected) from None
+    except ValueError as error:  # also for bytes that are no UTF-8
+        raise ConfigError(f"cannot read {what}: {_reason(error)}", expected) from None
+
+
+def read_text(path: Path, what: str) -> bytes:
+    """The bytes of a small file. What is not a file is never opened.
+
+    Raises:
+        ConfigError: it is missing, larger than 1 MiB, or not a file.
+    """
+    if odd := oddity(path):
+        raise ConfigError(f"cannot read {what} {path}: it is {odd}", "a file")
+    try:
+        if path.stat().st_size > MOST:
+            raise ConfigError(f"{what} {path} is larger than {MOST >> 10} KiB", "a small file of text")
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {path}: {error.strerror or error}") from None
+
+
+def _check(text: str) -> None:
+    """Refuse what makes loading slow, before it begins. Deep nesting would even crash the loader written in C."""
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, BASE)):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise _problem("anchors and aliases (& and *) are not supported", event)
+        if getattr(event, "tag", None):
+            raise _problem("tags (!) are not supported", event)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise _problem("its lists and mappings are nested too deeply", event)
+        if number > MOST_NODES:
+            raise _problem(f"it has more than {MOST_NODES} values", event)
+
+
+class _Loader(BASE):
+    """YAML 1.2's scalars, and no repeated keys."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML declares it
+        first: [
+            (f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"))
+            for tag, (pattern, firsts) in CORE.items()
+            if first in firsts or (first == "" and tag == "null")
+        ]
+        for first in {*"".join(firsts for _, firsts in CORE.values()), ""}
+    }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        known = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _problem("a key is a list or a mapping", key)
+            if key.value in known:
+                raise _problem(f"the key {key.value} appears twice", key)
+            known.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Texts(_Loader):
+    """The same, with every scalar as its text."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012
+
+
+def _problem(text: str, place: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=text, problem_mark=place.start_mark)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {name!r} appears twice")
+        found[name] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text} is not finite")
+    return number
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(getattr(error, "problem", None) or error).split())
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -8,6 +8,7 @@ Shape legend: H, W image; N classes; D width; h, w size of the resized image.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,15 +21,17 @@ from torch import Tensor, nn
 
 from cliptea import device
 from cliptea.config import EvaluationConfig
-from cliptea.errors import ConfigError, StorageError, one_line
+from cliptea.errors import ConfigError, StorageError, named, one_line
+from cliptea.finite import require_finite
 from cliptea.models import build_student
 from cliptea.models.student import Student
 from cliptea.segment.inference import fitted_logits, padded_size
 from cliptea.segment.masks import make_mask
 
-__all__ = ["ClassSet", "Description", "Segmenter", "TeacherSource", "load_student", "open_segmenter"]
+__all__ = ["ClassSet", "Description", "Segmenter", "TeacherSource", "load_student", "open_segmenter", "sums"]
 
 DESCRIPTION, WEIGHTS, TEXT = "model.json", "model.safetensors", "text.safetensors"
+SUMS = "SHA256SUMS"  # of these files, as sha256sum writes it
 INSIDE = "artifacts/student"  # folder of these files in an MLflow model
 
 
@@ -107,24 +110,45 @@ class Segmenter:
 
 
 def load_student(backbone: str, dim: int, weights: Mapping[str, Tensor]) -> Student:
-    """The trained network in eval mode, on the CPU."""
+    """The trained network in eval mode, on the CPU.
+
+    Raises:
+        NotFinite: a weight is NaN or infinite.
+    """
+    require_finite(weights, "the student's weights", "train it again")
     student = build_student(backbone, dim)
     student.load_state_dict(weights)
     return student.eval()
 
 
+def sums(files: Mapping[str, bytes]) -> bytes:
+    """The content of SHA256SUMS for files by name."""
+    lines = (f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
+    return "".join(lines).encode()
+
+
 def open_segmenter(folder: Path) -> Segmenter:
     """Open the model in a folder, which is an MLflow model or its `artifacts/student`.
 
+    The files are compared with the sha256 in its SHA256SUMS, if it has one.
+
     Raises:
+        NotFinite: a weight or a text feature is NaN or infinite.
         StorageError: the folder contains no model, or the model is damaged.
     """
     inside = folder / INSIDE
     home = inside if inside.is_dir() else folder
     try:
-        description = Description.model_validate_json((home / DESCRIPTION).read_text(encoding="utf-8"))
-        text_ND = safetensors.torch.load_file(home / TEXT)["text"]
-        student = load_student(description.backbone, description.dim, safetensors.torch.load_file(home / WEIGHTS))
+        files = {name: (home / name).read_bytes() for name in (DESCRIPTION, WEIGHTS, TEXT)}
+        if (home / SUMS).exists() and (home / SUMS).read_bytes() != sums(files):
+            raise StorageError(
+                f"the model in {home} is damaged", f"files that match its {SUMS}", "fetch or train the model again"
+            )
+        description = Description.model_validate_json(files[DESCRIPTION])
+        text_ND = safetensors.torch.load(files[TEXT])["text"]
+        with named(str(home)):
+            require_finite({TEXT: text_ND}, "the text features")
+            student = load_student(description.backbone, description.dim, safetensors.torch.load(files[WEIGHTS]))
     except (OSError, ValueError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
         raise StorageError(
             f"{folder} does not hold a cliptea model ({one_line(error)[:200]})", f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"

@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 
+from cliptea import settings
 from cliptea.data.catalogue import Catalogue
 from cliptea.evaluation.results import ResultRow, Scores
 from cliptea.report.context import (
@@ -33,12 +34,7 @@ VARIANTS = [  # group, variant, backbone, hIoU, model
     ("table4", "max", "demo_fpn", 0.62, "m9"),
     ("table4", "mean", "demo_fpn", 0.73, "m10"),
 ]
-SETTINGS = {
-    "train": {"lr": 0.002, "batch_size": 16},
-    "teacher": {"model": "ViT-B-16-quickgelu", "crop": 512},
-    "data": {"unseen": None},
-    "variants": ["table3"],
-}
+SETTINGS = settings.load("pascal_context", ["variants=[table3]"]).model_dump(mode="json")
 
 
 def result(variant: tuple, seed: int, dataset: str) -> ResultRow:
@@ -53,7 +49,7 @@ def result(variant: tuple, seed: int, dataset: str) -> ResultRow:
         dataset=dataset,
         seed=seed,
         iterations=20000,
-        gamma=0.0,
+        gamma=(5.0 if name == "no_cls_token" else 1.5) if dataset == "pascal_context" else 0.0,
         pAcc=min(1.0, level + 0.1),
         miou_seen=seen,
         miou_unseen=unseen,

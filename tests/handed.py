@@ -9,10 +9,12 @@ from types import SimpleNamespace
 
 from pydantic import BaseModel
 
+from cliptea.sealed import seal
+
 
 def artifact(model: BaseModel) -> SimpleNamespace:
     """An artifact with path and URI, as `cliptea.steps.common.read` takes it."""
     handle, name = tempfile.mkstemp(suffix=".json")
     os.close(handle)
-    Path(name).write_text(model.model_dump_json())
+    Path(name).write_bytes(seal(model))
     return SimpleNamespace(path=name, uri=Path(name).as_uri())

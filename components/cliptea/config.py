@@ -226,15 +226,9 @@ class EvaluationSet(Section):
 class EvaluationConfig(Section):
     sets: dict[str, EvaluationSet] = {}  # by name, in addition to the val images of the data set itself
     gamma: Gamma = 1.5  # added to unseen logits (paper, section 3.4)
-    gamma_no_cls_token: Gamma = 5.0  # the same for students trained without L_global (paper, Table 3)
-    sweep: Annotated[list[Gamma], Field(max_length=1000)] = [
-        0.0,
-        0.5,
-        1.0,
-        1.5,
-        2.0,
-        3.0,
-    ]  # other values for the report, never used to choose
+    gamma_no_cls_token: Gamma = 5.0  # the same for the row no_cls_token of Table 3, the only one that the paper names
+    # Other values for the report, never used to choose.
+    sweep: Annotated[list[Gamma], Field(max_length=1000)] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]
     scale: Size = (2048, 512)  # long and short edge that a test image is fitted into
     divisor: Few = 32  # zero padding to a multiple of this
     mode: Literal["whole", "slide"] = "whole"

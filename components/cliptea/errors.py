@@ -6,9 +6,12 @@ without a traceback and exits with 2 for a `ConfigError` and 1 for the others; a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
-    "ClipteaError", "ConfigError", "DataError", "ServerAway", "StorageError", "TeacherError", "TrackingError",
-    "described", "one_line",
+    "ClipteaError", "ConfigError", "DataError", "NotFinite", "ServerAway", "StorageError", "TeacherError",
+    "TrackingError", "described", "named", "one_line",
 ]  # fmt: skip
 
 
@@ -51,6 +54,19 @@ class TrackingError(StorageError):
 
 class TeacherError(ClipteaError):
     """The CLIP teacher's weights or text features are missing or do not fit."""
+
+
+class NotFinite(ClipteaError):
+    """A loss, weight, feature, logit or score is NaN or infinite."""
+
+
+@contextmanager
+def named(what: str) -> Iterator[None]:
+    """Let every `NotFinite` of the block begin with `what` it is about, such as the label of a variant."""
+    try:
+        yield
+    except NotFinite as error:
+        raise NotFinite(f"{what}: {error.what}", error.expected, error.todo) from None
 
 
 def one_line(error: BaseException) -> str:

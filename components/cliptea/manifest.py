@@ -1,8 +1,8 @@
 """The outputs of steps: objects in the store, and a small manifest that lists them.
 
 A manifest is written last, so its objects are complete. Its *fingerprint* is a hash of everything that determines the
-content: the version of its kind, its part of the config, and the fingerprints of its inputs. An output is reused if its
-manifest exists and all objects have the recorded sizes.
+content: the version of its kind, its part of the config, and the fingerprints of its inputs. A manifest carries its own
+sha256 and those of its objects. An output is reused if its manifest and all objects match these.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cliptea import progress
 from cliptea.errors import StorageError
+from cliptea.sealed import Damaged, seal, unseal
 from cliptea.storage import Store
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
+SMALL = 8 << 20  # bytes
 
 # The versions of everything that has a fingerprint. Increment a version when the same settings give another result.
 # All outputs of that kind, and all outputs that depend on them, are then created again.
@@ -102,17 +105,34 @@ def fingerprint(kind: str, **parts: Any) -> str:
 
 
 def find(store: Store, output: Output) -> Manifest | None:
-    """The manifest of the output, or None if the output or any of its objects is missing or incomplete."""
+    """The manifest of the output, or None if the output or any of its objects is missing or damaged.
+
+    Objects of up to `SMALL` bytes are compared with their sha256, and larger ones, such as weights, with their size only:
+    `read_object` checks them when they are used. Damage is said in a note, because the output is then made anew.
+    """
     if store.size(output.manifest_key) is None:
         return None
     try:
-        manifest = Manifest.model_validate_json(store.get(output.manifest_key))
+        manifest = unseal(store.get(output.manifest_key), Manifest)
+    except Damaged as damaged:
+        progress.note(f"{store.uri(output.manifest_key)} {damaged}; the output is made anew")
+        return None
     except ValidationError:
         return None
-    if manifest.schema_version != SCHEMA_VERSION:
+    if manifest.schema_version != SCHEMA_VERSION or manifest.output != output:
         return None
-    whole = all(store.size(item.key) == item.size for item in manifest.objects.values())
-    return manifest if whole else None
+    return manifest if all(_whole(store, item) for item in manifest.objects.values()) else None
+
+
+def _whole(store: Store, item: StoredObject) -> bool:
+    if store.size(item.key) != item.size:
+        return False
+    if item.size > SMALL:
+        return True
+    if hashlib.sha256(store.get(item.key)).hexdigest() == item.sha256:
+        return True
+    progress.note(f"{store.uri(item.key)} is damaged: it does not match its sha256; the output is made anew")
+    return False
 
 
 def put_object(store: Store, key: str, data: bytes) -> StoredObject:
@@ -143,9 +163,13 @@ def read_object(store: Store, item: StoredObject) -> bytes:
 
 
 def publish(store: Store, output: Output, contents: Contents) -> Manifest:
-    """Write the manifest, which makes the output visible."""
+    """Write the manifest, which makes the output visible.
+
+    Raises:
+        NotFinite: a number in its facts is NaN or infinite.
+    """
     manifest = Manifest(**output._asdict(), **contents._asdict())
-    store.put(output.manifest_key, manifest.model_dump_json(indent=1).encode())
+    store.put(output.manifest_key, seal(manifest))
     return manifest
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel
 
 from cliptea import settings
@@ -17,6 +19,9 @@ class Member(BaseModel):
 
     group: str
     variant: str
+
+
+OTHER_GAMMA = Member(group="table3", variant="no_cls_token")  # the paper measures this row with another gamma
 
 
 class Variant(BaseModel):
@@ -48,9 +53,10 @@ def expand(config: Config) -> list[Variant]:
     """All students to train. A student with several names is trained once and listed under each name."""
     found: dict[str, Variant] = {}
     named = [
-        (Member(group=name.partition("/")[0], variant=variant), settings.apply_delta(config, delta))
+        (member, _resolved(config, member, delta))
         for name in config.variants
         for variant, delta in settings.variant_group(name).items()
+        for member in [Member(group=name.partition("/")[0], variant=variant)]
     ]
     for seed in range(max((resolved.seeds for _, resolved in named), default=0)):
         for member, resolved in named:
@@ -65,6 +71,13 @@ def expand(config: Config) -> list[Variant]:
     if not found:
         raise ConfigError("variants is empty", "at least one of " + ", ".join(settings.variant_groups()))
     return list(found.values())
+
+
+def _resolved(config: Config, member: Member, delta: dict[str, Any]) -> Config:
+    """The config of a variant. Only the row for which the paper names another gamma has another one than the run."""
+    if member == OTHER_GAMMA:
+        delta = settings.merge(delta, {"evaluation": {"gamma": config.evaluation.gamma_no_cls_token}})
+    return settings.apply_delta(config, delta)
 
 
 def require_room(students: int, room: int) -> None:

@@ -54,7 +54,7 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
         workdir.close()
     if "report" in board.published:  # even if promotion failed after it
         for name, target in (("report", workdir.report), ("results", workdir.results)):
-            write_file(target, read_uri(board.published[name]))
+            write_file(target, read_uri(board.published[name], board.published[f"{name}_sha256"]))
     if code == 0:
         _conclude(workdir, board, time.monotonic() - start)
     elif code > 128:

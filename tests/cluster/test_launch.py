@@ -12,6 +12,7 @@ from cliptea.cluster.job_settings import JobSettings, Passed
 from cliptea.errors import ConfigError
 from cliptea.manifest import Contents, Manifest, Output, find, publish
 from cliptea.run import Run, expand
+from cliptea.sealed import unseal
 from cliptea.steps.launch import launch_variant
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
@@ -53,7 +54,7 @@ def trained(server):
     """What the worker does: it reads what was handed over, and leaves a model."""
     (job,) = server.jobs.values()
     key = job["spec"]["trainer"]["command"][-1]
-    handed = TrainInputs.model_validate_json(open_store().get(key))
+    handed = unseal(open_store().get(key), TrainInputs)
     kind, fingerprint, _ = key.split("/")
     publish(open_store(), Output(kind, fingerprint), Contents({}, {"seed": handed.variant.seed}))
     server.end("Complete")
@@ -89,7 +90,7 @@ def test_the_handed_over_inputs_are_those_that_training_reads(kubernetes, inputs
 
     def look(server):
         (job,) = server.jobs.values()
-        read.append(TrainInputs.model_validate_json(open_store().get(job["spec"]["trainer"]["command"][-1])))
+        read.append(unseal(open_store().get(job["spec"]["trainer"]["command"][-1]), TrainInputs))
         trained(server)
 
     kubernetes.play = look
@@ -107,7 +108,7 @@ def test_runs_of_equal_settings_keep_their_inputs_apart(kubernetes, inputs):
     kubernetes.play = trained
     launched(relabelled(inputs, inputs.variant.label, job_id="other"))
     key = kubernetes.created[0]["spec"]["trainer"]["command"][-1]
-    left = TrainInputs.model_validate_json(open_store().get(key))
+    left = unseal(open_store().get(key), TrainInputs)
     assert left.run.job_id == "j"
     assert left.follower.key == status_key("j", "train", left.variant.label)
 
@@ -123,7 +124,7 @@ def test_local_runs_of_equal_settings_keep_their_inputs_apart(inputs, monkeypatc
             read.append(None)
             with pytest.raises(AssertionError):  # it left no model
                 train_variant(second)
-        read.append(TrainInputs.model_validate_json(open_store().get(key)).run.job_id)
+        read.append(unseal(open_store().get(key), TrainInputs).run.job_id)
 
     monkeypatch.setattr(torchrun, "start", start)
     with pytest.raises(AssertionError):
@@ -138,7 +139,7 @@ def test_training_looks_for_this_steps_own_status_on_the_board(kubernetes, input
 
     def look(server):
         (job,) = server.jobs.values()
-        read.append(TrainInputs.model_validate_json(open_store().get(job["spec"]["trainer"]["command"][-1])))
+        read.append(unseal(open_store().get(job["spec"]["trainer"]["command"][-1]), TrainInputs))
         trained(server)
 
     kubernetes.play = look

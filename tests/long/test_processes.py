@@ -16,6 +16,7 @@ from cliptea import settings
 from cliptea.errors import StorageError
 from cliptea.manifest import Manifest, read_object
 from cliptea.run import Run, expand
+from cliptea.sealed import seal
 from cliptea.steps.split import make_splits
 from cliptea.steps.teacher import publish_cache
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, model_output, train_variant
@@ -54,7 +55,7 @@ def with_seed(inputs: TrainInputs, seed: int) -> TrainInputs:
 
 
 def begin(inputs: TrainInputs, *torchrun: str) -> subprocess.Popen:
-    open_store().put(inputs.key, inputs.model_dump_json().encode())
+    open_store().put(inputs.key, seal(inputs))
     command = [sys.executable, *torchrun, "-m", TRAIN_PROCESS, inputs.key]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 import cliptea
-from cliptea import manifest
+from cliptea import manifest, progress
 from cliptea.config import ClusteringConfig
-from cliptea.manifest import VERSIONS, Contents, Manifest, Output, find, fingerprint, make_once, put_object
+from cliptea.errors import NotFinite
+from cliptea.manifest import VERSIONS, Contents, Manifest, Output, find, fingerprint, make_once, publish, put_object
 from cliptea.storage import FileStore
 
 SOURCES = sorted(Path(cliptea.__file__).parent.rglob("*.py"))
@@ -94,3 +95,52 @@ def test_make_once_may_look_elsewhere(tmp_path):
         raise AssertionError
 
     assert make_once(FileStore(tmp_path), there.output, never, lambda store, output: there) == (there, False)
+
+
+def published(store):
+    """An output of one object."""
+    output = Output("text", "f" * 16)
+    item = put_object(store, f"{output.prefix}/data", b"12345")
+    return output, publish(store, output, Contents({"data": item}, {"score": 0.5}))
+
+
+def test_an_output_with_one_wrong_bit_is_made_anew_and_that_is_said(tmp_path, monkeypatch):
+    store, said = FileStore(tmp_path), []
+    monkeypatch.setattr(progress, "note", said.append)
+    output, _ = published(store)
+    for key, address in ((output.manifest_key, "manifest.json"), (f"{output.prefix}/data", "data")):
+        sound = store.get(key)
+        wrong = sound.replace(b"0.5", b"0.4") if key == output.manifest_key else b"12344"
+        assert len(wrong) == len(sound)
+        assert wrong != sound
+        store.put(key, wrong)
+        said.clear()
+        assert find(store, output) is None
+        assert len(said) == 1
+        assert all(part in said[0] for part in (address, "damaged", "made anew"))
+        store.put(key, sound)
+        assert find(store, output) is not None
+
+
+def test_a_manifest_of_an_earlier_version_has_no_hash_and_is_made_anew(tmp_path, monkeypatch):
+    store, said = FileStore(tmp_path), []
+    monkeypatch.setattr(progress, "note", said.append)
+    output, manifest = published(store)
+    store.put(output.manifest_key, manifest.model_dump_json().encode())
+    assert find(store, output) is None
+    assert "an earlier version of cliptea" in said[0]
+
+
+def test_a_manifest_counts_only_at_its_own_address(tmp_path):
+    store = FileStore(tmp_path)
+    output, _ = published(store)
+    other = Output("text", "e" * 16)
+    store.put(other.manifest_key, store.get(output.manifest_key))
+    assert find(store, other) is None
+
+
+def test_facts_that_are_not_finite_are_never_published(tmp_path):
+    store, output = FileStore(tmp_path), Output("text", "f" * 16)
+    with pytest.raises(NotFinite):
+        publish(store, output, Contents({}, {"score": float("nan")}))
+    assert store.size(output.manifest_key) is None

@@ -154,6 +154,21 @@ def joined(store: Store, prefix: str, shards: Sequence[ShardEntry], limit: int) 
     return writer.close()
 
 
+def _describes(index: ShardIndex, tar: bytes) -> bool:
+    """Whether the index has exactly the members of the tar file, so that no damage of the index goes unnoticed."""
+    found = {
+        f"{name}.{extension}": (place.offset, place.length, place.sha256)
+        for number, name in enumerate(index.names)
+        for extension, place in index.places(number).items()
+    }
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        places = {item.name: (item.offset_data, item.size) for item in archive}
+    return found == {
+        name: (start, size, hashlib.sha256(tar[start : start + size]).digest())
+        for name, (start, size) in places.items()
+    }
+
+
 def _find(store: Store, key: str) -> FoundShard | None:
     """The shard whose index has this key, or None if it is not complete."""
     data = store.get(key)
@@ -164,7 +179,7 @@ def _find(store: Store, key: str) -> FoundShard | None:
     if store.size(index.tar.key) != index.tar.size:
         return None
     tar = store.get(index.tar.key)
-    if hashlib.sha256(tar).hexdigest() != index.tar.sha256:
+    if hashlib.sha256(tar).hexdigest() != index.tar.sha256 or not _describes(index, tar):
         return None
     stored = StoredObject(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
     return FoundShard(ShardEntry(tar=index.tar, index=stored, records=len(index)), index, tar)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["METRICS", "Metric", "ResultRow", "Scored", "Scores", "dump_results"]
 
@@ -15,12 +14,8 @@ Metric = Literal["pAcc", "miou_seen", "miou_unseen", "hiou"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
-def _nan_is_none(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-Score = Annotated[float, Field(ge=0, le=1)]
-OptionalScore = Annotated[Score | None, BeforeValidator(_nan_is_none)]  # None: no pixels to evaluate
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+OptionalScore = Annotated[Finite, Field(ge=0, le=1)] | None  # None: no pixels to evaluate
 
 
 class Scores(BaseModel):
@@ -53,13 +48,13 @@ class ResultRow(BaseModel):
     dataset: str
     seed: int
     iterations: int
-    gamma: float
+    gamma: Finite
     pAcc: OptionalScore
     miou_seen: OptionalScore
     miou_unseen: OptionalScore
     hiou: OptionalScore
     per_class: dict[str, OptionalScore]  # None: the class has no pixels
-    images_per_second: Annotated[float, Field(ge=0)]
+    images_per_second: Annotated[Finite, Field(ge=0)]
     model_uri: str  # in MLflow, or in the store if the model is not logged yet
     mlflow_run_id: str  # empty if the model is not logged yet
 

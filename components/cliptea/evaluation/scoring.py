@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,8 +14,10 @@ from cliptea.config import EvaluationConfig, TeacherConfig
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.records import chosen_images, read_array, read_pair, read_view, record_name
 from cliptea.data.shards import ShardReader
+from cliptea.errors import named
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
 from cliptea.evaluation.results import Scored
+from cliptea.finite import require_finite
 from cliptea.method import glm
 from cliptea.models.student import Student
 from cliptea.segment.inference import class_logits
@@ -37,6 +40,9 @@ def score_student(
         settings: evaluation settings with the gamma of this set and the images for figures.
         label: name of the evaluation set, for the progress bar.
 
+    Raises:
+        NotFinite: a logit is NaN or infinite; the error names the image.
+
     Returns:
         The scores, and a dictionary of arrays. `confusion` is (N, N) int64 pixels with rows for true classes, and
         `prediction/IMAGE` is (H, W) uint8 train ids for each image in the figures.
@@ -50,7 +56,8 @@ def score_student(
     with progress.bar(f"evaluating {label}", total=len(reader.names), unit="image") as bar:
         for name in reader.names:
             image, truth = read_pair(reader, name)
-            ranked = rank(class_logits(student, image, text_ND, settings), catalogue.unseen_ids)
+            with named(f"image {name}"):
+                ranked = rank(class_logits(student, image, text_ND, settings), catalogue.unseen_ids)
             for gamma in gammas:
                 predicted = ranked.predict(gamma).cpu().numpy()
                 matrices[gamma] += confusion(truth, predicted, number)
@@ -60,7 +67,9 @@ def score_student(
     iou_N = per_class_iou(arrays["confusion"])
     scored = Scored(
         scores=score(arrays["confusion"], catalogue.unseen_ids),
-        per_class=dict(zip(catalogue.classes, iou_N.tolist(), strict=True)),
+        per_class={
+            name: None if math.isnan(iou) else iou for name, iou in zip(catalogue.classes, iou_N.tolist(), strict=True)
+        },
         sweep={f"{gamma:g}": score(matrices[gamma], catalogue.unseen_ids) for gamma in gammas},
     )
     return scored, arrays
@@ -87,5 +96,7 @@ def attention_maps(
         valid = torch.from_numpy(view.valid)
         pixels = (normalise(torch.from_numpy(view.image.copy()).permute(2, 0, 1)) * valid)[None].to(device.best())
         cls_BD = torch.from_numpy(read_array(cls, record_name(name, 0)))[None].to(device.best())
-        maps[f"attention/{name}"] = glm.attend(cls_BD, student(pixels)).weights_Bhw[0].cpu().numpy()
+        weights_hw = glm.attend(cls_BD, student(pixels)).weights_Bhw[0].cpu()
+        require_finite({"an attention weight": weights_hw}, f"image {name}")
+        maps[f"attention/{name}"] = weights_hw.numpy()
     return maps

@@ -98,13 +98,14 @@ def compare(summaries: Sequence[Summary]) -> list[Comparison]:
 
 
 def paper_values(
-    summaries: Sequence[Summary], trained_on: str, settings: Mapping[str, Any]
+    summaries: Sequence[Summary], trained_on: str, settings: Mapping[str, Any], clip_sha256: str = ""
 ) -> tuple[list[PaperValue], list[str]]:
     """Our means and the paper's values, only for the data sets and the protocol of the paper.
 
     Args:
         trained_on: name of the data set that the students were trained on.
         settings: the run's resolved config, nested.
+        clip_sha256: of the file with CLIP's weights; "" if it is not known.
 
     Returns:
         The values, and the differences in protocol that rule out the others.
@@ -116,7 +117,7 @@ def paper_values(
         row = paper_row(table, summary.variant, summary.dataset)
         if table is None or row is None or own_dataset(trained_on) is None:
             continue
-        differences = protocol_differences(table, trained_on, summary.iterations, settings)
+        differences = protocol_differences(table, summary, trained_on, settings, clip_sha256)
         if differences:
             otherwise += differences
             continue

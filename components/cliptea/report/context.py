@@ -30,6 +30,7 @@ class RunFacts(BaseModel):
     other_catalogues: dict[str, Catalogue] = {}  # of further evaluation sets, by name
     gamma: float
     teacher: str  # a sentence or less
+    clip_sha256: str = ""  # of the file with its weights; "" if they are not a single file
     stand_in: bool  # the teacher was not trained for this data, so the numbers are meaningless
     seeds: list[int]
     iterations: int

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cliptea.data.catalogue import IGNORE
 from cliptea.data.colours import coloured, distinct_colours
+from cliptea.errors import NotFinite
 
 __all__ = [
     "HIGH", "LOW", "SMALL_EDGE", "data_uri", "heat_overlay", "heat_range", "label_map", "photo", "png", "region_map",
@@ -103,6 +104,8 @@ def region_map(image: np.ndarray, labels: np.ndarray, regions: np.ndarray) -> by
 def _octaves(weights: np.ndarray) -> np.ndarray:
     """log2 of the weights over their mean; zero weights and an all-zero map stay finite."""
     weights = np.asarray(weights, dtype=np.float64)
+    if not np.isfinite(weights).all():
+        raise NotFinite("an attention map holds NaN or infinity", "finite numbers only")
     mean = weights.mean()
     if mean <= 0:
         return np.zeros_like(weights)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from cliptea.config import Config, EvaluationSet
 from cliptea.evaluation.results import METRICS, Metric
 from cliptea.parse import parse_yaml
+from cliptea.report.summaries import Summary
+from cliptea.settings import apply_delta, flatten, load, variant_group
 
 __all__ = [
     "Paper", "PaperRow", "PaperTable", "Sign", "own_dataset", "paper", "paper_row", "paper_sign",
@@ -18,6 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 Sign = Literal["lower", "higher", "tie"]
+OPENAI = "OpenAI's CLIP"
 
 
 class _Strict(BaseModel):
@@ -42,6 +46,7 @@ class PaperTable(_Strict):
     caption: str
     setting: str
     iterations: dict[str, int]  # the paper's data set that is trained on -> iterations
+    gamma: float | None = None  # at test time; None where the paper does not say
     rows: list[PaperRow]
     dataset: str | None = None
     reference: str | None = None
@@ -58,11 +63,20 @@ class PaperTable(_Strict):
         return {**data, "rows": rows}
 
 
+class Clip(_Strict):
+    """The paper's CLIP: its pre-training tag in open_clip, and the sha256 of its file."""
+
+    tag: str
+    sha256: str
+
+
 class Paper(_Strict):
     source: str
     tie_margin: float  # percentage points
     datasets: dict[str, list[str]]  # the paper's data set -> names it has in results
-    protocol: dict[str, Any]  # setting -> value
+    presets: dict[str, str]  # the paper's data set -> our preset of its protocol
+    free: list[str]  # settings and sections that may differ from it
+    clip: Clip
     tables: dict[str, PaperTable]
 
 
@@ -101,26 +115,72 @@ def paper_row(table: str | None, variant: str, dataset: str | None = None) -> Pa
 
 
 def protocol_differences(
-    table: str, trained_on: str, iterations: tuple[int, ...], settings: Mapping[str, Any]
+    table: str, summary: Summary, trained_on: str, settings: Mapping[str, Any], clip_sha256: str
 ) -> list[str]:
-    """How a run's protocol differs from that of the paper's table, in words; empty if the values are comparable.
+    """All differences between the protocol of a row and that of the paper, in words; empty if they are comparable.
 
     Args:
         table: "table1" to "table5".
+        summary: the row, which the table has.
         trained_on: name of the data set that the students were trained on.
-        iterations: of these students.
         settings: the run's resolved config, nested.
+        clip_sha256: of the file with CLIP's weights; "" if it is not known.
     """
-    own = own_dataset(trained_on)
-    expected = paper().tables[table].iterations.get(own or "")
-    if expected is None:
+    own, row = own_dataset(trained_on), paper_row(table, summary.variant, summary.dataset)
+    iterations = paper().tables[table].iterations.get(own or "")
+    if own is None or row is None or iterations is None:
         return [f"trained on {trained_on}"]
-    found = [] if iterations == (expected,) else [f"{', '.join(map(str, iterations))} iterations (paper {expected})"]
-    for key, value in paper().protocol.items():
-        ours = functools.reduce(lambda section, part: section.get(part, {}), key.split("."), settings)
-        if ours != value:
-            found.append(f"{key} is {ours} (paper {'its own list' if value is None else value})")
-    return found
+    delta = variant_group(f"{table}/{summary.variant}")[summary.variant]
+    ours = apply_delta(Config.model_validate(settings), delta)
+    theirs = apply_delta(load(paper().presets[own]), delta)
+    found, wanted = (_compared(config, table, summary.dataset) for config in (ours, theirs))
+    found["train.iterations"], wanted["train.iterations"] = _listed(summary.iterations), str(iterations)
+    found["teacher.weights"], wanted["teacher.weights"] = _clip(ours, clip_sha256), OPENAI
+    gamma = row.gamma if row.gamma is not None else paper().tables[table].gamma
+    if gamma is not None:
+        key = f"the gamma of {summary.variant}"
+        found[key], wanted[key] = _listed(summary.gamma), f"{gamma:g}"
+    return [
+        f"{key} is {_said(found.get(key))} (paper {_said(wanted.get(key), key)})"
+        for key in dict.fromkeys([*wanted, *found])
+        if found.get(key) != wanted.get(key)
+    ]
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:g}" if isinstance(number, float) else str(number) for number in numbers)
+
+
+def _compared(config: Config, table: str, dataset: str) -> dict[str, Any]:
+    """The settings of a config that must be those of the paper, by name."""
+    free, backbone = paper().free, config.student.backbone
+    flat = flatten(config.model_dump(mode="json"))
+    kept = {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{part}.") for part in free)}
+    if kept["data.train_list"] == "trainaug":
+        kept["data.train_list"] = None  # which means the same for VOC
+    kept["student.pretrained"] = config.student.initial_weights
+    kept["train.lr_scale"] = config.train.lr_scale.get(backbone, 1.0)
+    if table == "table2":
+        further = config.evaluation.sets.get(dataset, EvaluationSet())
+        before, own = f"evaluation.sets.{dataset}", own_dataset(dataset)
+        kept[f"{before}.dataset"] = own_dataset(further.dataset or dataset)
+        kept[f"{before}.unseen"], kept[f"{before}.text_features"] = further.unseen, further.text_features
+        kept[f"{before}.templates"] = further.templates or config.teacher.templates
+        if dataset not in config.evaluation.sets and own is not None:  # the protocol: the prompts of its own preset
+            kept[f"{before}.templates"] = load(paper().presets[own]).teacher.templates
+    return kept
+
+
+def _clip(config: Config, sha256: str) -> str:
+    """The CLIP of a run: the paper's, or its setting."""
+    known = paper().clip
+    return OPENAI if config.teacher.weights == known.tag or sha256 == known.sha256 else str(config.teacher.weights)
+
+
+def _said(value: Any, key: str = "") -> Any:
+    if value is None:
+        return "its own list" if key.endswith((".unseen", ".train_list")) else "none"
+    return value
 
 
 def paper_sign(table: str, variant: str, reference: str, metric: Metric) -> Sign | None:

@@ -76,6 +76,7 @@ def result_tables(groups: Sequence[Group]) -> list[dict[str, Any]]:
             {
                 "variant": summary.variant,
                 "backbone": summary.backbone,
+                "gamma": summary.gamma,
                 "scores": {metric: _cell(summary.scores[metric], best[metric]) for metric in SHORT},
                 "strip": charts.strip(summary.by_seed["hiou"], summary.scores["hiou"].mean),
                 "speed": summary.images_per_second,
@@ -105,7 +106,7 @@ def conclusion_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str
     tables = []
     for group in groups:
         comparisons, reference = compare(group.summaries), reference_of(group.summaries)
-        values, otherwise = paper_values(group.summaries, facts.dataset, facts.settings)
+        values, otherwise = paper_values(group.summaries, facts.dataset, facts.settings, facts.clip_sha256)
         if reference is None or not (comparisons or values or otherwise):
             continue
         ends = [abs(end) for c in comparisons for end in (c.low, c.high, c.difference) if end is not None]
@@ -179,12 +180,10 @@ def _cell(score: Spread, best: float) -> dict[str, Any]:
 
 def _setting(summaries: Sequence[Summary]) -> str:
     iterations = sorted({n for s in summaries for n in s.iterations})
-    gammas = sorted({gamma for s in summaries for gamma in s.gamma})
     seeds = sorted({seed for s in summaries for seed in s.seeds})
     plural = "seeds" if len(seeds) > 1 else "seed"
     parts = [
         ", ".join(f"{n:,}".replace(",", "\u202f") for n in iterations) + " iterations",
-        "gamma " + ", ".join(f"{gamma:g}" for gamma in gammas),
         f"{plural} " + ", ".join(map(str, seeds)),
     ]
     return " · ".join(parts)

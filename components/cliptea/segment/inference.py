@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cliptea.config import EvaluationConfig
 from cliptea.data.views import fitted_size
+from cliptea.finite import require_finite
 from cliptea.segment.normalise import normalise
 
 __all__ = ["class_logits", "fitted_logits", "padded_size", "product", "resize", "rounded_up"]
@@ -43,7 +44,18 @@ def fitted_logits(
 
     Args:
         images: uint8 RGB. In the mode `whole` they form one batch and must have the same `padded_size`.
+
+    Raises:
+        NotFinite: a logit is NaN or infinite.
     """
+    for logits_Nhw in _fitted_logits(student, images, text_ND, config):
+        require_finite({"a logit": logits_Nhw}, "an image", "check the model, or train it again")
+        yield logits_Nhw
+
+
+def _fitted_logits(
+    student: nn.Module, images: Sequence[np.ndarray], text_ND: Tensor, config: EvaluationConfig
+) -> Iterator[Tensor]:
     normal = [_fitted(image_HW3, config.scale).to(text_ND.device) for image_HW3 in images]
     if config.mode != "whole":
         yield from (_slide(student, normal_3hw, text_ND, config) for normal_3hw in normal)

@@ -8,6 +8,7 @@ Shape legend: H, W image; N classes; D width; h, w size of the resized image.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -20,17 +21,19 @@ from torch import Tensor, nn
 
 from cliptea import device
 from cliptea.config import EvaluationConfig
-from cliptea.errors import ConfigError, StorageError, one_line
+from cliptea.errors import ConfigError, StorageError, named, one_line
 from cliptea.files import oddity
+from cliptea.finite import require_finite
 from cliptea.models import build_student, names_code
 from cliptea.models.student import Student
 from cliptea.parse import parse_json, read_text
 from cliptea.segment.inference import fitted_logits, padded_size
 from cliptea.segment.masks import make_mask
 
-__all__ = ["ClassSet", "Description", "Segmenter", "TeacherSource", "load_student", "open_segmenter"]
+__all__ = ["ClassSet", "Description", "Segmenter", "TeacherSource", "load_student", "open_segmenter", "sums"]
 
 DESCRIPTION, WEIGHTS, TEXT = "model.json", "model.safetensors", "text.safetensors"
+SUMS = "SHA256SUMS"  # of these files, as sha256sum writes it
 INSIDE = "artifacts/student"  # folder of these files in an MLflow model
 
 
@@ -115,20 +118,34 @@ class Segmenter:
 
 
 def load_student(backbone: str, dim: int, weights: Mapping[str, Tensor]) -> Student:
-    """The trained network in eval mode, on the CPU."""
+    """The trained network in eval mode, on the CPU.
+
+    Raises:
+        NotFinite: a weight is NaN or infinite.
+    """
+    require_finite(weights, "the student's weights", "train it again")
     student = build_student(backbone, dim)
     student.load_state_dict(weights)
     return student.eval()
 
 
+def sums(files: Mapping[str, bytes]) -> bytes:
+    """The content of SHA256SUMS for files by name."""
+    lines = (f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
+    return "".join(lines).encode()
+
+
 def open_segmenter(folder: Path, allow_code: bool = False) -> Segmenter:
     """Open the model in a folder, which is an MLflow model or its `artifacts/student`.
+
+    The files are compared with the sha256 in its SHA256SUMS, if it has one.
 
     Args:
         allow_code: whether the backbone may be a function of the user's own, which is imported and called.
 
     Raises:
         ConfigError: the model names such a function, and this is not allowed.
+        NotFinite: a weight or a text feature is NaN or infinite.
         StorageError: the folder contains no model, or the model is damaged.
     """
     inside = folder / INSIDE
@@ -136,6 +153,11 @@ def open_segmenter(folder: Path, allow_code: bool = False) -> Segmenter:
     try:
         if odd := [f"{name} is {what}" for name in (WEIGHTS, TEXT) if (what := oddity(home / name))]:
             raise OSError(odd[0])
+        files = {name: (home / name).read_bytes() for name in (DESCRIPTION, WEIGHTS, TEXT)}
+        if (home / SUMS).exists() and (home / SUMS).read_bytes() != sums(files):
+            raise StorageError(
+                f"the model in {home} is damaged", f"files that match its {SUMS}", "fetch or train the model again"
+            )
         description = _describe(home / DESCRIPTION)
         if names_code(description.backbone) and not allow_code:
             raise ConfigError(
@@ -143,10 +165,12 @@ def open_segmenter(folder: Path, allow_code: bool = False) -> Segmenter:
                 "a backbone of cliptea, or timm:NAME",
                 "add --allow-code if you trust the origin of the model and of that code",
             )
-        text_ND = safetensors.torch.load_file(home / TEXT)["text"]
+        text_ND = safetensors.torch.load(files[TEXT])["text"]
         if tuple(text_ND.shape) != (len(description.classes), description.dim) or not text_ND.is_floating_point():
             raise ValueError(f"{TEXT} has the shape {tuple(text_ND.shape)}")
-        student = load_student(description.backbone, description.dim, safetensors.torch.load_file(home / WEIGHTS))
+        with named(str(home)):
+            require_finite({TEXT: text_ND}, "the text features")
+            student = load_student(description.backbone, description.dim, safetensors.torch.load(files[WEIGHTS]))
     except (OSError, ValueError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
         why = "" if isinstance(error, FileNotFoundError) else f" ({one_line(error)[:200]})"
         expected = f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cliptea.errors import ClipteaError
+from cliptea.errors import ClipteaError, NotFinite
 
 __all__ = ["NotExported", "Parity", "check_onnx", "first_line"]
 
@@ -36,6 +36,7 @@ def check_onnx(data: bytes, network: nn.Module, dim: int, sizes: Sequence[tuple[
         sizes: B, H, W and N of each test.
 
     Raises:
+        NotFinite: a logit is NaN or infinite.
         ClipteaError: onnxruntime fails, logits differ by more than 1e-4, or masks differ in more than 0.1 % of pixels.
     """
     import onnxruntime
@@ -46,10 +47,12 @@ def check_onnx(data: bytes, network: nn.Module, dim: int, sizes: Sequence[tuple[
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         tries = [_try(session, network, dim, size) for size in sizes]
+    except NotFinite:
+        raise
     except Exception as error:  # onnxruntime's errors have no common base class
         raise NotExported(f"onnxruntime cannot run the network ({first_line(error)})") from error
     difference, equal = max(one[0] for one in tries), min(one[1] for one in tries)
-    if difference > TOLERANCE or equal < EQUAL_PIXELS:
+    if not (difference <= TOLERANCE and equal >= EQUAL_PIXELS):  # which NaN fails too
         raise NotExported(
             f"ONNX and PyTorch differ: logits by {difference:.1e}, masks in {1 - equal:.2%} of pixels",
             f"at most {TOLERANCE:.0e} and {1 - EQUAL_PIXELS:.1%}",
@@ -66,6 +69,9 @@ def _try(session: Any, network: nn.Module, dim: int, size: tuple[int, int, int, 
     with torch.inference_mode():
         ours = network(images, embeddings).numpy()
     (theirs,) = session.run(None, {"images": images.numpy(), "embeddings": embeddings.numpy()})
+    for name, logits in (("PyTorch", ours), ("ONNX", theirs)):
+        if not np.isfinite(logits).all():
+            raise NotFinite(f"the logits of {name} hold NaN or infinity", "finite logits", "train the model again")
     difference = float(np.abs(ours - theirs).max() / max(1.0, np.abs(ours).max()))
     return difference, float((ours.argmax(1) == theirs.argmax(1)).mean())
 

@@ -14,7 +14,7 @@ from cliptea.errors import ClipteaError, ConfigError
 from cliptea.segment.segmenter import Segmenter, TeacherSource
 from cliptea.storage import open_store
 from cliptea.teacher.clip import Teacher, load_teacher
-from cliptea.teacher.demo_clip import demo_words
+from cliptea.teacher.demo_clip import demo_words, stored_weights
 from cliptea.teacher.text import text_features
 from cliptea.weights_source import WeightsSource
 
@@ -51,7 +51,7 @@ def embed_names(model: Segmenter, names: Sequence[str], text_weights: str | None
 
 def _tower(source: TeacherSource, text_weights: str | None, names: Sequence[str]) -> Teacher:
     try:
-        weights = text_weights or (open_store().uri(f"demo-teacher/{source.demo}") if source.demo else source.weights)
+        weights = text_weights or (stored_weights(open_store(), source.demo) if source.demo else source.weights)
         if not weights:
             raise ConfigError("the model does not record which CLIP it was trained with")
         return load_teacher(weights, source.model, source.crop)

@@ -19,6 +19,7 @@ from cliptea import __version__, env, progress
 from cliptea.errors import ClipteaError, StorageError
 from cliptea.outage import patience
 from cliptea.run import Run
+from cliptea.sealed import Damaged, seal, unseal
 from cliptea.steps.retries import persistently
 from cliptea.steps.watched import watched
 
@@ -84,10 +85,15 @@ def read(artifact: Artifact, model: type[Handed]) -> Handed:
     """Read the output of an earlier step.
 
     Raises:
-        StorageError: the content does not match the model, for example because another version of cliptea wrote it.
+        StorageError: it is damaged, or does not match the model, for example because another version of cliptea wrote
+            it.
     """
     try:
-        return model.model_validate_json(Path(artifact.path).read_bytes())
+        return unseal(Path(artifact.path).read_bytes(), model)
+    except Damaged as damaged:
+        raise StorageError(
+            f"the input artifact {artifact.uri} {damaged}", "the content that its step wrote", "run the pipeline again"
+        ) from None
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise StorageError(
@@ -101,7 +107,7 @@ def write(artifact: Artifact, handed: BaseModel) -> None:
     """Write an output for later steps."""
     path = Path(artifact.path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(handed.model_dump_json(indent=1), encoding="utf-8")
+    path.write_bytes(seal(handed))
 
 
 def cores() -> int:

@@ -47,7 +47,7 @@ def compare(
         evaluations = [read(item, Evaluated) for item in scores]
         made = compare_variants(present, read(shards, Splits), read(cache, TeacherCache), evaluations)
         write(comparison, made)
-        Path(report.path).write_bytes(read_uri(made.report))
+        Path(report.path).write_bytes(read_uri(made.report, made.hashes["report"]))
 
     run_step("compare", work, run=run)
 
@@ -63,6 +63,7 @@ class Comparison(BaseModel):
 
     report: str  # URIs in the store
     results: str
+    hashes: dict[str, str]  # sha256 of both, in hex
     rows: list[ComparedRow]
     evaluation: str  # digest of how the models were measured: `Evaluated.protocol`
     stand_in: bool  # whether the teacher does not know the data, so that the results are meaningless
@@ -85,11 +86,13 @@ def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluation
         log_or_defer(store, run, entry)
     else:  # the report names MLflow runs that do not exist yet
         defer(store, run, entry)
-    uris = {name: store.uri(item.key) for name, item in done.objects.items()}
-    progress.publish(report=uris[REPORT], results=uris[RESULTS])
+    report, results = done.objects[REPORT], done.objects[RESULTS]
+    uris = {"report": store.uri(report.key), "results": store.uri(results.key)}
+    hashes = {"report": report.sha256, "results": results.sha256}
+    progress.publish(**uris, **{f"{name}_sha256": sha256 for name, sha256 in hashes.items()})
     return Comparison(
-        report=uris[REPORT],
-        results=uris[RESULTS],
+        **uris,
+        hashes=hashes,
         rows=[ComparedRow(**row.model_dump(), telling=item.telling) for item in evaluated for row in item.rows],
         evaluation=evaluated[0].protocol,
         stand_in=teacher.tokens.info["stand_in"],

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from cliptea import progress
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
+from cliptea.errors import named
 from cliptea.evaluation.results import ResultRow, Scored
 from cliptea.manifest import Contents, Manifest, Output, StoredObject, fingerprint, make_once, put_object, read_object
 from cliptea.models.backbones import licence
@@ -79,8 +80,9 @@ class EvaluationTask(NamedTuple):
 def evaluation_tasks(config: Config, splits: Splits, teacher: TeacherCache) -> list[EvaluationTask]:
     """The training data set, followed by the further evaluation sets in their order."""
     evaluation, shards = config.evaluation, splits.named(config.data.dataset)
-    own_gamma = evaluation.gamma if config.method.losses.cls_token else evaluation.gamma_no_cls_token
-    gammas = {config.data.dataset: own_gamma} | {name: further.gamma for name, further in evaluation.sets.items()}
+    gammas = {config.data.dataset: evaluation.gamma} | {
+        name: further.gamma for name, further in evaluation.sets.items()
+    }
     return [EvaluationTask(label, shards[label], teacher.text[label], gamma) for label, gamma in gammas.items()]
 
 
@@ -91,7 +93,8 @@ def evaluate_variant(run: Run, variant: Variant, splits: Splits, teacher: Teache
     for task in tasks:
         output = scores_output(config, task, trained)
         work = partial(_score, store, output, config, task, teacher, trained)
-        manifests[task.label], new = make_once(store, output, work)
+        with named(variant.label):
+            manifests[task.label], new = make_once(store, output, work)
         made = made or new
     entry = ScoresEntry(variant=variant, splits=splits, teacher=teacher, trained=trained, evaluated=manifests)
     logged = receipt(store, run, entry.name)
@@ -100,7 +103,7 @@ def evaluate_variant(run: Run, variant: Variant, splits: Splits, teacher: Teache
     elif not made:
         progress.reused()
     place = logged.place() if logged else ModelPlace("", store.uri(trained.objects["model.safetensors"].key))
-    measured = config.evaluation.model_dump(exclude={"figures", "sweep", "sets"})
+    measured = run.config.evaluation.model_dump(exclude={"figures", "sweep", "sets"})
     return Evaluated(
         rows=[row for task in tasks for row in _rows(variant, task, manifests[task.label], trained, place)],
         telling=entry.name,
@@ -141,9 +144,11 @@ def _score(
     from cliptea.teacher.text import load_text
 
     device.prepare()
-    weights = safetensors.torch.load(read_object(store, trained.objects["model.safetensors"]))
+    file = trained.objects["model.safetensors"]
+    weights = safetensors.torch.load(read_object(store, file))
     backbone = config.student.backbone  # from the settings, because a manifest must not name code to import
-    student = load_student(backbone, int(trained.info["dim"]), weights).to(device.best())
+    with named(store.uri(file.key)):
+        student = load_student(backbone, int(trained.info["dim"]), weights).to(device.best())
     reader, text_ND = ShardReader(store, task.split.objects, "val"), load_text(store, task.text)
     settings = config.evaluation.model_copy(update={"gamma": task.gamma})
     scored, arrays = score_student(student, reader, task.catalogue, text_ND, settings, task.label)

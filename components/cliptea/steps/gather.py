@@ -100,6 +100,7 @@ def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str) -> Ru
         teacher="the demo's small CLIP, trained here on captions"
         if config.teacher.source.kind == "demo"
         else f"{config.teacher.model} from {config.teacher.weights}, {grid} dense tokens",
+        clip_sha256=info["clip_sha256"],
         stand_in=info["stand_in"],
         seeds=sorted({variant.seed for variant in run.variants}),
         iterations=config.train.iterations,

@@ -13,6 +13,7 @@ from cliptea.cluster.job import build
 from cliptea.cluster.job_settings import JobSettings, Passed
 from cliptea.manifest import Manifest, find
 from cliptea.outage import Outage
+from cliptea.sealed import seal
 from cliptea.steps.component import step
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, model_output
 from cliptea.storage import open_store
@@ -66,7 +67,7 @@ def launch_variant(inputs: TrainInputs, job: JobSettings, passed: Passed, pace: 
     job.check(inputs.variant.config)
     follower = Follower(key=status_key(inputs.run.job_id, "train", label), seconds=job.abandoned_seconds)
     key = inputs.key
-    store.put(key, inputs.model_copy(update={"follower": follower}).model_dump_json().encode())
+    store.put(key, seal(inputs.model_copy(update={"follower": follower})))
     cluster = connect()
     command = ("python", "-m", TRAIN_PROCESS, key)
     made = build(inputs.run.job_id, label, command, job, passed, _owners(cluster))

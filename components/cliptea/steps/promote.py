@@ -10,10 +10,11 @@ from cliptea.errors import TrackingError
 from cliptea.evaluation.ranking import best_row, candidates, hiou
 from cliptea.manifest import fingerprint
 from cliptea.run import Run
+from cliptea.sealed import seal
 from cliptea.steps.compare import ComparedRow, Comparison, catch_up
 from cliptea.steps.component import step
 from cliptea.storage import Store, open_store
-from cliptea.tracking.deferred import receipt, receipt_key
+from cliptea.tracking.deferred import read_record, receipt, receipt_key
 
 __all__ = ["Promotion", "promote", "promote_best"]
 
@@ -55,10 +56,11 @@ def promote_best(run: Run, comparison: Comparison) -> Promotion:
     from cliptea.tracking.mlflow_client import persist
 
     store = open_store()
-    key = receipt_key(run, f"promotion-{fingerprint('promote', comparison=comparison)}")
-    if store.size(key) is not None:
+    compared = comparison.model_dump(exclude={"hashes"})
+    key = receipt_key(run, f"promotion-{fingerprint('promote', comparison=compared)}")
+    decided = read_record(store, key, Promotion)
+    if decided is not None:
         progress.reused()
-        decided = Promotion.model_validate_json(store.get(key))
         persist(lambda: _show(decided))
         return decided
     rows = candidates(run, comparison.rows)
@@ -66,7 +68,7 @@ def promote_best(run: Run, comparison: Comparison) -> Promotion:
         return _refused("every variant of the run is an ablation")
     placed = _placed(store, run, rows)
     decided = persist(lambda: _promote(run, placed, comparison.evaluation))
-    store.put(key, decided.model_dump_json().encode())
+    store.put(key, seal(decided))
     return decided
 
 

@@ -11,9 +11,11 @@ from pydantic import BaseModel
 from cliptea import progress
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
+from cliptea.errors import named
 from cliptea.manifest import Manifest, Output, find, fingerprint
 from cliptea.models.backbones import weights
 from cliptea.run import Run, Variant
+from cliptea.sealed import seal
 from cliptea.steps.common import read
 from cliptea.steps.component import step
 from cliptea.steps.split import Splits
@@ -87,7 +89,7 @@ def train_variant(inputs: TrainInputs) -> Manifest:
     from cliptea.training.torchrun import start
 
     key = inputs.key
-    store.put(key, inputs.model_dump_json().encode())
+    store.put(key, seal(inputs))
     start(TRAIN_PROCESS, key, inputs.variant.config.train.processes)
     store.delete(key)
     done = find(store, output)
@@ -102,7 +104,7 @@ def _train_here(store: Store, output: Output, inputs: TrainInputs) -> Manifest:
 
     config, seed = inputs.variant.config, inputs.variant.seed
     epoch = inputs.splits.own.info["counts"]["train"]["images"] / config.train.batch_size
-    with join() as world:
+    with named(inputs.variant.label), join() as world:
         curves = curve_log(inputs.run, inputs.variant, epoch) if world.is_first else nullcontext(lambda curves: None)
         with curves as log:
             data, text_SD = training_data(store, config, inputs.splits, inputs.teacher)

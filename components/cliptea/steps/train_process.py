@@ -28,7 +28,8 @@ os.environ.setdefault("_KFP_RUNTIME", "true")  # kfp's own variable: as in a tas
 
 from cliptea import env
 from cliptea.board import posting
-from cliptea.errors import ClipteaError, one_line
+from cliptea.errors import ClipteaError, StorageError, one_line
+from cliptea.sealed import Damaged, unseal
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, train_variant
 from cliptea.storage import open_store
 from cliptea.training.failure import tell
@@ -44,7 +45,7 @@ def main(key: str) -> None:
     if rank not in (None, "0"):
         env.EVENTS.set(os.devnull)  # only one process reports progress
     try:
-        inputs = TrainInputs.model_validate_json(open_store().get(key))
+        inputs = _inputs(key)
         if rank is None:
             start(TRAIN_PROCESS, key, inputs.variant.config.train.processes, inputs.follower)
         else:
@@ -61,6 +62,14 @@ def main(key: str) -> None:
     except Exception as error:
         tell(error)
         raise
+
+
+def _inputs(key: str) -> TrainInputs:
+    store = open_store()
+    try:
+        return unseal(store.get(key), TrainInputs)
+    except Damaged as damaged:
+        raise StorageError(f"{store.uri(key)} {damaged}", "the inputs of a training", "run again") from None
 
 
 def _train(inputs: TrainInputs) -> None:

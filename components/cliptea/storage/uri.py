@@ -47,14 +47,17 @@ def fetch(uri: str) -> Path:
     return folder / place(found[0][0]) if found[0][1].key == key else folder
 
 
-def read_uri(uri: str) -> bytes:
+def read_uri(uri: str, sha256: str) -> bytes:
     """The content of a file. It is not cached.
 
     Raises:
-        StorageError: the file does not exist or cannot be read.
+        StorageError: the file does not exist, cannot be read, or does not match its sha256 (in hex).
     """
     store, key = _locate(uri)
-    return store.get(key)
+    data = store.get(key)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise StorageError(f"the object {uri} is damaged", f"sha256 {sha256}", "run again to make it anew")
+    return data
 
 
 def state(uri: str) -> tuple[str, int, str]:

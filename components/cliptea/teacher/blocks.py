@@ -24,6 +24,7 @@ from cliptea.data.shard_sets import ShardEntry
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import choose_view, cut_labels
+from cliptea.errors import NotFinite
 from cliptea.manifest import StoredObject
 from cliptea.method.plm import IGNORE, ignored_tokens
 from cliptea.method.regions import region_maps
@@ -152,7 +153,12 @@ class BlockMaker:
 
 
 def _write(writers: dict[ViewOutput, ShardWriter], regions: dict[str, int], tokens: Tokens) -> Tokens:
-    """Append a batch to the shards of each output, and count the regions."""
+    """Append a batch to the shards of each output, and count the regions.
+
+    Raises:
+        NotFinite: a token is NaN or infinite; the error names the view.
+    """
+    _require_finite(tokens)
     for output, writer in writers.items():
         clustering = output.clustering
         if clustering is not None:
@@ -175,6 +181,19 @@ def _write(writers: dict[ViewOutput, ShardWriter], regions: dict[str, int], toke
             if clustering is not None:
                 regions[output.folder] += _count(array)
     return tokens
+
+
+def _require_finite(tokens: Tokens) -> None:
+    both = {"CLS token": tokens.cls_BD, "dense tokens": tokens.dense_BDgg}  # dense as stored: float16 may overflow
+    for kind, values in both.items():
+        if values is None:
+            continue
+        finite_B = torch.isfinite(values).flatten(1).all(1).tolist()
+        for name, finite in zip(tokens.names, finite_B, strict=True):
+            if not finite:
+                raise NotFinite(
+                    f"the {kind} of view {name} hold NaN or infinity", "finite tokens", "check teacher.weights"
+                )
 
 
 def _whole(store: Store, folder: str, records: int, count: bool) -> tuple[list[ShardEntry], int] | None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from cliptea.errors import TeacherError
 from cliptea.files import oddity
+from cliptea.finite import not_finite
 from cliptea.models.encoder_weights import unwrapped
 
 __all__ = ["fill", "find_checkpoint", "is_openai", "read_checkpoint"]
@@ -86,7 +87,7 @@ def fill(model: nn.Module, state: dict[str, Any], path: Path, architecture: str)
         path, architecture: for the error message.
 
     Raises:
-        TeacherError: the weights do not fit. The error names the first difference.
+        TeacherError: the weights do not fit, or are not all finite. The error names the first such tensor.
     """
     state = {name: value for name, value in state.items() if name not in OPENAI_FACTS}
     wanted = model.state_dict()
@@ -100,6 +101,11 @@ def fill(model: nn.Module, state: dict[str, Any], path: Path, architecture: str)
                 f"the weights {path} do not fit {architecture}: {difference}",
                 todo="set teacher.model to the architecture of the weights",
             )
+    bad = not_finite({name: state[name] for name in wanted})
+    if bad:
+        raise TeacherError(
+            f"{bad} in the weights {path} holds NaN or infinity", "finite weights", "get a whole copy of the file"
+        )
     model.load_state_dict({name: state[name].reshape(value.shape) for name, value in wanted.items()})
 
 

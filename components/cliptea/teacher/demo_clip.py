@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from cliptea.config import Config
-from cliptea.manifest import Contents, Output, fingerprint, make_once, put_object
+from cliptea.errors import StorageError
+from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make_once, put_object
 from cliptea.storage import Store, fetch
 
-__all__ = ["demo_fingerprint", "demo_words", "teacher_weights"]
+__all__ = ["demo_fingerprint", "demo_words", "stored_weights", "teacher_weights"]
 
 
 def demo_words() -> set[str]:
@@ -27,14 +30,43 @@ def demo_fingerprint(config: Config) -> str:
 
 
 def teacher_weights(store: Store, config: Config) -> str:
-    """The weights for `open_teacher`: `teacher.weights`, or the folder of the demo's CLIP. It is trained if needed."""
+    """The weights for `open_teacher`: `teacher.weights`, or the folder of the demo's CLIP. It is trained if needed.
+
+    Raises:
+        StorageError: the copy of the demo's CLIP in the cache is damaged.
+    """
     if config.teacher.source.kind != "demo":
         return config.teacher.weights or ""
     output = Output("demo-teacher", demo_fingerprint(config))
     scratch = f"{output.kind}-{output.fingerprint}"
-    make_once(store, output, lambda: _trained(store, config, output.prefix, scratch))
+    made, _ = make_once(store, output, lambda: _trained(store, config, output.prefix, scratch))
     store.drop_scratch(scratch)
-    return str(fetch(store.uri(output.prefix)))
+    return _folder(store, made)
+
+
+def stored_weights(store: Store, made_with: str) -> str:
+    """The folder of a demo's CLIP that a run has left in the store.
+
+    Raises:
+        StorageError: it is missing or damaged.
+    """
+    made = find(store, Output("demo-teacher", made_with))
+    if made is None:
+        raise StorageError(
+            f"the demo teacher {store.uri(f'demo-teacher/{made_with}')} is missing or damaged",
+            "the store of the run that trained it",
+            "run the demo again",
+        )
+    return _folder(store, made)
+
+
+def _folder(store: Store, made: Manifest) -> str:
+    """The local folder of the files. They are compared with the manifest, because a cache may hold damaged copies."""
+    folder = fetch(store.uri(made.output.prefix))
+    for name, item in made.objects.items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != item.sha256:
+            raise StorageError(f"{folder / name} is damaged", f"sha256 {item.sha256}", "delete it and run again")
+    return str(folder)
 
 
 def _trained(store: Store, config: Config, prefix: str, scratch: str) -> Contents:

@@ -6,6 +6,8 @@ only learns from names. Labels are only used to write captions, and never as tar
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import math
 from dataclasses import dataclass
@@ -23,7 +25,9 @@ from safetensors.torch import save
 from cliptea import progress
 from cliptea.config import PretrainConfig, WorldConfig
 from cliptea.data.world import CLASSES, World, caption
-from cliptea.storage.local_files import new_file, write_file
+from cliptea.errors import NotFinite
+from cliptea.finite import require_finite
+from cliptea.storage.local_files import write_file
 
 __all__ = ["CHECKPOINT", "CONFIG", "WEIGHTS", "model_config", "pretrain"]
 
@@ -98,7 +102,11 @@ class _Training:
         self.weights: dict[str, torch.Tensor] = {}
         self.optimiser: dict[str, Any] = {}
         if checkpoint.exists():
-            state = torch.load(checkpoint, weights_only=True)
+            digest, _, data = checkpoint.read_bytes().partition(b"\n")
+            if digest != _digest(data):
+                progress.note(f"{checkpoint} is damaged; the demo teacher is trained from the start")
+                return
+            state = torch.load(io.BytesIO(data), weights_only=True)
             if state["settings"] == settings:
                 vars(self).update(state)
 
@@ -125,12 +133,24 @@ class _Training:
             optimiser.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(max=math.log(100))
+            if not math.isfinite(loss.item()):
+                raise NotFinite(
+                    f"pre-training the demo teacher has diverged in iteration {iteration + 1}",
+                    "a finite loss",
+                    "lower teacher.pretrain.lr",
+                )
             bar.update(1, loss=loss.item())
             if (iteration + 1) % CHECKPOINT_EVERY == 0 or iteration + 1 == stop:
                 self.done, self.phase = iteration + 1, number
                 self.weights, self.optimiser = model.state_dict(), optimiser.state_dict()
-                with new_file(self.checkpoint) as file:
-                    torch.save({name: getattr(self, name) for name in STORED}, file)
+                require_finite(self.weights, "the demo teacher", "lower teacher.pretrain.lr")
+                buffer = io.BytesIO()
+                torch.save({name: getattr(self, name) for name in STORED}, buffer)
+                write_file(self.checkpoint, _digest(buffer.getvalue()) + b"\n" + buffer.getvalue())
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()
 
 
 def _build(size: int, seed: int) -> open_clip.CLIP:

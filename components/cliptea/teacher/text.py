@@ -21,6 +21,7 @@ from cliptea import device, progress
 from cliptea.config import Config
 from cliptea.errors import TeacherError
 from cliptea.files import oddity
+from cliptea.finite import require_finite
 from cliptea.manifest import Contents, Manifest, Output, make_once, put_object, read_object
 from cliptea.storage import Store, fetch
 from cliptea.teacher.clip import Teacher, open_teacher
@@ -50,8 +51,15 @@ MARGIN = 0.02
 
 
 def load_text(store: Store, text: Manifest) -> Tensor:
-    """(N, D) float32 unit-norm text features in the order of the evaluation set's classes."""
-    return safetensors.torch.load(read_object(store, text.objects[TEXT]))["text"]
+    """(N, D) float32 unit-norm text features in the order of the evaluation set's classes.
+
+    Raises:
+        NotFinite: a feature is NaN or infinite.
+        StorageError: the object is missing or damaged.
+    """
+    text_ND = safetensors.torch.load(read_object(store, text.objects[TEXT]))["text"]
+    require_finite({"a text feature": text_ND}, store.uri(text.objects[TEXT].key), "delete it and run again")
+    return text_ND
 
 
 def make_texts(store: Store, config: Config, prompts: dict[Output, TextSet]) -> dict[Output, Manifest]:
@@ -92,12 +100,17 @@ def _require_distinct(text_ND: Tensor, classes: Sequence[str]) -> None:
 
 
 def text_features(teacher: Teacher, names: Sequence[str], templates: str) -> Tensor:
-    """(N, D) float32 unit-norm features of class names."""
-    rows = []
+    """(N, D) float32 unit-norm features of class names.
+
+    Raises:
+        NotFinite: a feature is NaN or infinite; the error names the class.
+    """
+    rows = {}
     for name in names:
         features_TD = teacher.encode_text([template.format(name) for template in TEMPLATES[templates]])
-        rows.append(torch.nn.functional.normalize(features_TD.mean(0), dim=0))
-    return torch.stack(rows)
+        rows[f"the text feature of {name!r}"] = torch.nn.functional.normalize(features_TD.mean(0), dim=0)
+    require_finite(rows, "the teacher's text tower", "check teacher.weights")
+    return torch.stack(list(rows.values()))
 
 
 def read_text_features(source: str, teacher: Teacher, classes: Sequence[str]) -> Tensor:
@@ -138,9 +151,11 @@ def _read(source: str, rows: int, dim: int) -> Tensor:
         raise TeacherError(f"the text features {source} hold several arrays", f"a .npy file, {expected}")
     if array.shape != (rows, dim) or array.dtype.kind != "f":
         raise TeacherError(f"the text features {source} are {array.shape} {array.dtype}", expected)
-    if not np.isfinite(array).all():
+    with np.errstate(over="ignore"):
+        features_ND = torch.from_numpy(array.astype(np.float32))  # float64 may become infinite
+    if not torch.isfinite(features_ND.norm(dim=1)).all():
         raise TeacherError(f"the text features {source} are not all finite", expected)
-    return torch.from_numpy(array.astype(np.float32))
+    return features_ND
 
 
 def _normalise(features_ND: Tensor, source: str, classes: Sequence[str]) -> Tensor:

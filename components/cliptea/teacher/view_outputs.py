@@ -8,6 +8,7 @@ small shards and writes the manifests.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -20,6 +21,7 @@ from cliptea.errors import StorageError
 from cliptea.manifest import Contents, Manifest, Output, publish
 from cliptea.teacher.blocks import BlockMaker, Job
 from cliptea.teacher.outputs import MadeBlock, ViewOutput
+from cliptea.weights_source import WeightsSource
 
 __all__ = ["make_outputs", "make_part"]
 
@@ -120,12 +122,23 @@ def _publish(maker: BlockMaker, wanted: ViewOutput, made: list[MadeBlock]) -> Ma
         info = {"dim": dim, "grid": grid, "views": maker.total}
     info |= {"split": job.split, "views_of_an_image": job.config.teacher.views}
     if output.kind == "tokens":
+        info["clip_sha256"] = _sha256(job.weights)
         info["stand_in"] = job.config.teacher.source.kind == "demo" and job.config.data.dataset != "demo"
     manifest = publish(job.store, output, Contents(objects, info))
     if shards is not blocks:  # they are no longer needed
         for item in [item for shard in blocks for item in (shard.index, shard.tar)]:
             job.store.delete(item.key)
     return manifest
+
+
+def _sha256(weights: str) -> str:
+    """The sha256 of a file of weights, or "" for a folder or a tag."""
+    source = WeightsSource.of(weights)
+    path = source.fetch() if source.is_file else None
+    if path is None or not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _joined(job: Job, folder: str, blocks: list[ShardEntry]) -> list[ShardEntry]:

@@ -9,6 +9,7 @@ over all versions in the order of their numbers. All readers of the same version
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -46,12 +47,12 @@ class History(NamedTuple):
 
 def decide(model: Score, champion: Score | None) -> Decision:
     """Whether a model replaces the champion: it must be better by more than its margin, on the same evaluation."""
-    new, margin = model.hiou, model.margin
+    new, margin = _measured(model.hiou), model.margin
     if new is None:
         return Decision(False, "it has no hIoU")
     if champion is None:
         return Decision(True, f"first champion, hIoU {new:.4f}")
-    old = champion.hiou
+    old = _measured(champion.hiou)
     if old is None:
         return Decision(False, f"hIoU {new:.4f}, but the champion has none, so the two cannot be compared")
     if champion.evaluation != model.evaluation:
@@ -63,6 +64,11 @@ def decide(model: Score, champion: Score | None) -> Decision:
     if new > old + margin:
         return Decision(True, f"hIoU {new:.4f} beats the champion's {old:.4f} by more than {margin:g}")
     return Decision(False, f"hIoU {new:.4f} does not beat the champion's {old:.4f} by more than {margin:g}")
+
+
+def _measured(hiou: float | None) -> float | None:
+    """The hIoU, or None if it is not a finite number."""
+    return hiou if hiou is not None and math.isfinite(hiou) else None
 
 
 def replay(scores: Mapping[int, Score], choices: Iterable[Choice]) -> History:

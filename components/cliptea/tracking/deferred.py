@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from cliptea import progress
 from cliptea.run import Run
+from cliptea.sealed import Damaged, seal, unseal
 from cliptea.storage import Store
 from cliptea.tracking.address import MlflowAway
 
 __all__ = [
-    "SHORT_SECONDS", "Entry", "ModelPlace", "Receipt", "defer", "log_deferred", "log_or_defer", "receipt",
-    "receipt_key",
+    "SHORT_SECONDS", "Entry", "ModelPlace", "Receipt", "defer", "log_deferred", "log_or_defer", "read_record",
+    "receipt", "receipt_key",
 ]  # fmt: skip
 
+Recorded = TypeVar("Recorded", bound=BaseModel)
 RECEIPTS, DEFERRED = "tracked", "untold"  # folders of the store
 SHORT_SECONDS = 15.0  # how long to wait for MLflow before an entry is deferred
 
@@ -77,9 +79,21 @@ def receipt_key(run: Run, name: str) -> str:
 
 
 def receipt(store: Store, run: Run, name: str) -> Receipt | None:
-    """The receipt of an entry, or None if it is not logged yet."""
-    key = receipt_key(run, name)
-    return None if store.size(key) is None else Receipt.model_validate_json(store.get(key))
+    """The receipt of an entry, or None if it is not logged yet. It is logged again if its receipt is damaged."""
+    return read_record(store, receipt_key(run, name), Receipt)
+
+
+def read_record(store: Store, key: str, model: type[Recorded]) -> Recorded | None:
+    """A sealed record of what is done, or None if there is none. A damaged record is noted, and its work done again."""
+    if store.size(key) is None:
+        return None
+    try:
+        return unseal(store.get(key), model)
+    except Damaged as damaged:
+        progress.note(f"{store.uri(key)} {damaged}; what it stands for is done again")
+    except ValidationError:
+        pass
+    return None
 
 
 def log_or_defer(store: Store, run: Run, entry: Entry) -> Receipt | None:
@@ -97,7 +111,7 @@ def log_or_defer(store: Store, run: Run, entry: Entry) -> Receipt | None:
 def defer(store: Store, run: Run, entry: Entry) -> None:
     """Store an entry to log it later."""
     note = Note(kind=entry.kind, entry=entry.model_dump(mode="json"))
-    store.put(f"{DEFERRED}/{run.tracking_run}/{entry.name}.json", note.model_dump_json().encode())
+    store.put(f"{DEFERRED}/{run.tracking_run}/{entry.name}.json", seal(note))
 
 
 def log_deferred(store: Store, run: Run, kinds: Sequence[type[Entry]], seconds: float | None = None) -> None:
@@ -120,19 +134,21 @@ def log_deferred(store: Store, run: Run, kinds: Sequence[type[Entry]], seconds: 
 
 
 def _kept(store: Store, key: str, kinds: Sequence[type[Entry]]) -> Entry | None:
-    """An entry that was kept; None for one of another version of cliptea: its step logs it again."""
+    """An entry that was kept; None for one that is damaged or of another version of cliptea: its step logs it again."""
     known = {kind.kind: kind for kind in kinds}
     try:
-        note = Note.model_validate_json(store.get(key))
+        note = unseal(store.get(key), Note)
         return known[note.kind].model_validate(note.entry)
+    except Damaged as damaged:
+        progress.warn(f"an entry for MLflow is dropped, because {store.uri(key)} {damaged}")
     except (ValidationError, KeyError):
         progress.warn(f"an entry for MLflow that another version of cliptea kept is dropped: {store.uri(key)}")
-        return None
+    return None
 
 
 def _log(store: Store, run: Run, entry: Entry, seconds: float | None) -> Receipt:
     from cliptea.tracking.mlflow_client import persist
 
     done = persist(lambda: entry.log(run), seconds)
-    store.put(receipt_key(run, entry.name), done.model_dump_json(exclude_defaults=True).encode())
+    store.put(receipt_key(run, entry.name), seal(done))
     return done

@@ -10,6 +10,7 @@ A user can set the alias in MLflow's user interface. It is distinguished from a 
 
 from __future__ import annotations
 
+import math
 import time
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from cliptea.errors import ConfigError
+from cliptea.errors import ConfigError, NotFinite
 from cliptea.tracking.champions import Choice, Decision, History, Score, replay
 
 __all__ = ["ALIAS", "Outcome", "champion", "register", "rollback", "settle"]
@@ -45,7 +46,13 @@ class _Registry(NamedTuple):
 
 
 def register(client: MlflowClient, name: str, source: str, run_id: str, score: Score, tags: dict[str, str]) -> int:
-    """The version of the model at `source`. If it does not exist, it is created together with its score."""
+    """The version of the model at `source`. If it does not exist, it is created together with its score.
+
+    Raises:
+        NotFinite: the score is NaN or infinite.
+    """
+    if score.hiou is None or not math.isfinite(score.hiou):
+        raise NotFinite(f"the hIoU of {source} is {score.hiou}, so it is not registered", "a number from 0 to 1")
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -136,9 +143,16 @@ def _history(versions: dict[int, ModelVersion], deciding: set[int]) -> History:
 
 
 def _score(tags: dict[str, str]) -> Score:
-    """The score of a version. Versions that a user registered have no hIoU."""
-    hiou = float(tags[HIOU_TAG]) if HIOU_TAG in tags else None
-    return Score(hiou, tags.get(EVALUATION_TAG, ""), float(tags.get(MARGIN_TAG, "0")))
+    """The score of a version. Versions that a user registered have no hIoU, nor have those whose tag is no number."""
+    return Score(_number(tags.get(HIOU_TAG)), tags.get(EVALUATION_TAG, ""), _number(tags.get(MARGIN_TAG)) or 0.0)
+
+
+def _number(tag: str | None) -> float | None:
+    try:
+        value = float(tag or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _choices(version: int, tags: dict[str, str]) -> list[Choice]:

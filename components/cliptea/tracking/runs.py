@@ -260,11 +260,14 @@ class ChildRun:
             files: content of the student's files by name.
             description: content of model.json.
         """
+        from cliptea.segment.segmenter import SUMS, sums  # which imports torch
+
         with TemporaryDirectory() as folder:
             student, model = Path(folder) / "student", Path(folder) / "model"
             student.mkdir()
             for name, data in (files | {"model.json": json.dumps(description, indent=1).encode()}).items():
                 (student / name).write_bytes(data)
+            (student / SUMS).write_bytes(sums({file.name: file.read_bytes() for file in student.iterdir()}))
             save_model(model, student, description["classes"], description["unseen"])
             # This file marks the folder as a model. It comes last, so that a killed run leaves no incomplete model.
             last = (model / "MLmodel").rename(Path(folder) / "MLmodel")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cliptea import outage, progress
 from cliptea.errors import ServerAway, StorageError
+from cliptea.finite import named_tensors, require_finite
 from cliptea.storage import Entry, Store
 from cliptea.training.distributed import ALONE, World
 
@@ -55,6 +56,7 @@ class Checkpoints:
         """The state of the newest intact checkpoint, on the CPU, or None. Damaged ones are deleted with a warning.
 
         Raises:
+            NotFinite: a tensor in it holds NaN or infinity.
             StorageError: this process cannot read the checkpoint that the first process has read.
         """
         key, data = self._last_whole() if self._world.is_first else (None, None)
@@ -64,7 +66,9 @@ class Checkpoints:
         data = data or self._whole(key)
         if data is None:
             raise StorageError(f"the checkpoint {self._store.uri(key)} is damaged", todo="run again")
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        require_finite(dict(named_tensors(state)), f"the checkpoint {self._store.uri(key)}", "delete it and run again")
+        return state
 
     def save(self, iteration: int, state: dict[str, Any]) -> None:
         """Write a state in the background. Waits for the previous write, so that only one copy is in memory.

@@ -46,6 +46,7 @@ def train_student(
 
     Raises:
         ConfigError: the processes cannot share a batch.
+        NotFinite: a loss, a gradient or a weight is NaN or infinite.
         Stopped: SIGTERM was received. A checkpoint is saved.
     """
     _require_shared(config, world)
@@ -59,6 +60,7 @@ def train_student(
             progress.note(f"resuming from the checkpoint at iteration {trainer.iteration}")
         shown = batches(config, data, seed, trainer.iteration, world)
         _run(trainer, shown, checkpoints, log_curves)
+        trainer.state()  # which checks that everything is finite, in all processes
         manifest = None
         if world.is_first:
             log_curves(trainer.history.curves)

@@ -14,6 +14,7 @@ use a micro-batch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 from cliptea import device
 from cliptea.config import Config
 from cliptea.data.views import generator
+from cliptea.errors import NotFinite
+from cliptea.finite import named_tensors, require_finite
 from cliptea.method.glm import TokenBank
 from cliptea.method.vla import Adapter
 from cliptea.models import build_student
@@ -42,7 +45,11 @@ PARTS = ("student", "adapter", "optimiser", "schedule", "bank")  # of a trainer,
 
 
 class Trainer:
-    """Student, adapter, bank, optimiser and history. They are the same in every process."""
+    """Student, adapter, bank, optimiser and history. They are the same in every process.
+
+    Raises:
+        NotFinite: the initial weights hold NaN or infinity.
+    """
 
     def __init__(self, config: Config, text_SD: Tensor, seed: int, world: World = ALONE) -> None:
         torch.manual_seed(seed)
@@ -50,6 +57,11 @@ class Trainer:
         self.config, self.seed, self.world, self.where = config, seed, world, device.best()
         self._layout = torch.channels_last if train.channels_last else torch.contiguous_format
         student = build_student(backbone, dim, config.student.dropout, config.student.initial_weights)
+        require_finite(
+            student.state_dict(),
+            f"the initial weights of {backbone}",
+            f"replace student.pretrained={config.student.initial_weights}",
+        )
         if world.size > 1 and self.where.type == "cuda" and _synchronised(train.sync_bn, backbone):
             # torch's own conversion drops the activation of timm's norms
             from timm.layers.norm_act import convert_sync_batchnorm
@@ -81,6 +93,9 @@ class Trainer:
 
         Args:
             batch: the images of this process.
+
+        Raises:
+            NotFinite: a loss term or the gradient is NaN or infinite.
         """
         train = self.config.train
         global_batch = GlobalBatch(
@@ -97,14 +112,27 @@ class Trainer:
             shares.append(torch.stack([term.detach() for term in terms.values()]))
         self.world.sum_gradients(list(self.adapter.parameters()))
         self.world.average_statistics(self.student)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients).to(self.where)
         if train.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, train.clip_norm)
+            nn.utils.clip_grads_with_norm_(self.parameters, train.clip_norm, norm)
         self.bank.enqueue(global_batch.cls_WD, global_batch.image_ids_W)
         self.optimiser.step()
         self.schedule.step()
         self.iteration += 1
-        values = self.world.total(torch.stack(shares).sum(0)).tolist()
-        return dict(zip(terms, values, strict=True))
+        *values, steepness = torch.cat([self.world.total(torch.stack(shares).sum(0)), norm[None]]).tolist()
+        found = dict(zip(terms, values, strict=True))
+        self._require_finite(found | {"the gradient's norm": steepness})
+        return found
+
+    def _require_finite(self, values: dict[str, float]) -> None:
+        bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise NotFinite(
+                f"training has diverged in iteration {self.iteration}: {', '.join(bad)}",
+                "finite losses and gradients",
+                "lower train.lr, or limit the gradient with train.clip_norm",
+            )
 
     def _losses(self, micro_batch: MicroBatch, global_batch: GlobalBatch, number: int) -> Terms:
         amp = self.config.train.amp and self.where.type == "cuda"
@@ -121,12 +149,16 @@ class Trainer:
         torch.manual_seed(int(generator("dropout", self.seed, self.iteration, *key).integers(2**63)))
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to resume, as tensors and plain values. The tensors are not copied."""
-        return {
-            **{part: getattr(self, part).state_dict() for part in PARTS},
-            "iteration": self.iteration,
-            "history": asdict(self.history),
-        }
+        """Everything needed to resume, as tensors and plain values. The tensors are not copied.
+
+        Raises:
+            NotFinite: a tensor holds NaN or infinity.
+        """
+        parts = {part: getattr(self, part).state_dict() for part in PARTS}
+        require_finite(
+            dict(named_tensors(parts)), f"iteration {self.iteration}", "lower train.lr, or set train.clip_norm"
+        )
+        return {**parts, "iteration": self.iteration, "history": asdict(self.history)}
 
     def restore(self, state: dict[str, Any]) -> None:
         for part in PARTS:

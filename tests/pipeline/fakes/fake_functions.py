@@ -8,6 +8,7 @@ helper    names of steps that start a process in another session
 unchanged whether an earlier run had the same data and settings
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -161,8 +162,9 @@ def compare_variants(run, splits, teacher, evaluations):
     for name, text in (("report.html", "<p>report</p>"), ("results.json", json.dumps(rows))):
         (store() / name).write_text(text)
     uris = {name.partition(".")[0]: (store() / name).as_uri() for name in ("report.html", "results.json")}
-    progress.publish(**uris)
-    return made.model_copy(update=uris)
+    hashes = {name: hashlib.sha256((store() / Path(uri).name).read_bytes()).hexdigest() for name, uri in uris.items()}
+    progress.publish(**uris, **{f"{name}_sha256": sha256 for name, sha256 in hashes.items()})
+    return made.model_copy(update=uris | {"hashes": hashes})
 
 
 def promote_best(run, comparison):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from cliptea import settings
 from cliptea.evaluation.results import METRICS, ResultRow
 from cliptea.report.conclusions import compare, paper_values, reference_of, t_interval
 from cliptea.report.paper import paper, paper_row, paper_sign
@@ -20,6 +21,7 @@ def summaries(
     dataset: str = "demo",
     seeds=itertools.count,
     iterations: int = 300,
+    gamma: float = 0.0,
 ) -> list[Summary]:
     rows = [
         ResultRow(
@@ -29,7 +31,7 @@ def summaries(
             dataset=dataset,
             seed=seed,
             iterations=iterations,
-            gamma=0.0,
+            gamma=gamma,
             pAcc=value,
             miou_seen=value,
             miou_unseen=value,
@@ -144,19 +146,17 @@ def test_the_reference_of_a_group(group, names, reference):
     }
 
 
-PROTOCOL = {
-    "train": {"batch_size": 16},
-    "teacher": {"model": "ViT-B-16-quickgelu", "crop": 512},
-    "data": {"unseen": None},
-}
+def protocol(preset: str, *overrides: str) -> dict:
+    """The resolved settings of a run."""
+    return settings.load(preset, overrides).model_dump(mode="json")
 
 
 def test_values_stand_beside_the_paper_s_only_on_its_own_sets():
-    scores = {"full": [0.45, 0.47], "no_ce": [0.384], "own_idea": [0.5]}
-    assert paper_values(summaries(scores), "demo", PROTOCOL) == ([], [])
-    assert paper_values(summaries(scores, dataset="pascal_context"), "demo", PROTOCOL) == ([], [])
-    there = summaries(scores, dataset="pascal_context59", iterations=20000)
-    values, otherwise = paper_values(there, "pascal_context", PROTOCOL)
+    scores, context = {"full": [0.45, 0.47], "no_ce": [0.384], "own_idea": [0.5]}, protocol("pascal_context")
+    assert paper_values(summaries(scores), "demo", context) == ([], [])
+    assert paper_values(summaries(scores, dataset="pascal_context"), "demo", context) == ([], [])
+    there = summaries(scores, dataset="pascal_context59", iterations=20000, gamma=1.5)
+    values, otherwise = paper_values(there, "pascal_context", context)
     assert otherwise == []
     assert {v.variant for v in values} == {"full", "no_ce"}
     by_key = {(v.variant, v.metric): v for v in values}
@@ -166,25 +166,80 @@ def test_values_stand_beside_the_paper_s_only_on_its_own_sets():
     assert "20 000" in by_key["full", "hiou"].setting
 
 
-@pytest.mark.parametrize(
-    ("iterations", "change", "reason"),
-    [
-        (300, {}, "300 iterations (paper 20000)"),
-        (20000, {"teacher": {"model": "ViT-B-16-quickgelu", "crop": 224}}, "teacher.crop is 224 (paper 512)"),
-        (20000, {"data": {"unseen": ["cow"]}}, "data.unseen is ['cow'] (paper its own list)"),
-    ],
-)
-def test_another_protocol_keeps_the_paper_s_values_away(iterations, change, reason):
-    there = summaries({"full": [0.45]}, dataset="pascal_context", iterations=iterations)
-    assert paper_values(there, "pascal_context", PROTOCOL | change) == ([], [reason])
+# One changed setting of every kind that changes the result, in a run that is otherwise the paper's.
+CHANGES = {
+    "train.batch_size=8": "train.batch_size is 8 (paper 16)",
+    "train.lr=1e-3": "train.lr is 0.001 (paper 6e-05)",
+    "train.accumulate=2": "train.accumulate is 2 (paper 1)",
+    "teacher.crop=224": "teacher.crop is 224 (paper 512)",
+    "teacher.views=4": "teacher.views is 4 (paper 8)",
+    "teacher.weights=laion2b": "teacher.weights is laion2b (paper OpenAI's CLIP)",
+    "teacher.templates=multi": "teacher.templates is multi (paper single)",
+    "teacher.text_features=a.npy": "teacher.text_features is a.npy (paper none)",
+    "data.unseen=[cow]": "data.unseen is ['cow'] (paper its own list)",
+    "data.train_list=train": "data.train_list is train (paper its own list)",
+    "method.bank_iterations=0": "method.bank_iterations is 0 (paper 24)",
+    "method.losses.focal_weight=20": "method.losses.focal_weight is 20.0 (paper 100.0)",
+    "method.clustering.rounds=3": "method.clustering.rounds is 3 (paper 10)",
+    "student.pretrained=false": "student.pretrained is False (paper True)",
+    "student.dropout=0": "student.dropout is 0.0 (paper 0.1)",
+    "evaluation.scale=[512,512]": "evaluation.scale is [512, 512] (paper [2048, 512])",
+    "evaluation.mode=slide": "evaluation.mode is slide (paper whole)",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_other_setting_keeps_the_paper_s_values_away_and_is_named(change):
+    there = summaries({"swin_b": [0.85]}, "table1", "voc12", iterations=20000, gamma=1.5)
+    assert paper_values(there, "voc12", protocol("voc12", change)) == ([], [CHANGES[change]])
+
+
+def test_every_difference_is_named():
+    there = summaries({"swin_b": [0.85]}, "table1", "voc12", iterations=300, gamma=1.5)
+    settings_ = protocol("voc12", *CHANGES, "train.iterations=300")
+    _, otherwise = paper_values(there, "voc12", settings_)
+    assert sorted(otherwise) == sorted([*CHANGES.values(), "train.iterations is 300 (paper 20000)"])
+
+
+def test_settings_that_measure_the_same_do_not_matter():
+    same = ("data.root=/d", "data.train_list=trainaug", "train.workers=0", "train.processes=4", "seeds=3")
+    same += ("data.shard_mib=8", "evaluation.figures=2", "promotion.margin=0.1", "teacher.keep_dense=false")
+    there = summaries({"swin_b": [0.85]}, "table1", "voc12", iterations=20000, gamma=1.5)
+    values, otherwise = paper_values(there, "voc12", protocol("voc12", *same))
+    assert (len(values), otherwise) == (4, [])
+
+
+def test_the_paper_s_clip_is_known_by_its_content():
+    there = summaries({"swin_b": [0.85]}, "table1", "voc12", iterations=20000, gamma=1.5)
+    file = protocol("voc12", "teacher.weights=/w/ViT-B-16.pt")
+    published = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"  # in the address of OpenAI's file
+    assert len(paper_values(there, "voc12", file, published)[0]) == 4
+    other = ["teacher.weights is /w/ViT-B-16.pt (paper OpenAI's CLIP)"]
+    assert paper_values(there, "voc12", file, "0" * 64) == ([], other)
+
+
+@pytest.mark.parametrize(("variant", "gamma", "wanted"), [("full", 5.0, "1.5"), ("no_cls_token", 1.5, "5")])
+def test_each_row_is_measured_with_its_own_gamma(variant, gamma, wanted):
+    there = summaries({variant: [0.4]}, dataset="pascal_context", iterations=20000, gamma=gamma)
+    _, otherwise = paper_values(there, "pascal_context", protocol("pascal_context"))
+    assert otherwise == [f"the gamma of {variant} is {gamma:g} (paper {wanted})"]
+    right = summaries({variant: [0.4]}, dataset="pascal_context", iterations=20000, gamma=float(wanted))
+    assert paper_values(right, "pascal_context", protocol("pascal_context"))[1] == []
 
 
 @pytest.mark.parametrize("group", ["backbones", "table1", "table2"])
 def test_backbones_find_table_1_or_across_sets_table_2(group):
-    same, _ = paper_values(summaries({"swin_b": [0.5]}, group, "voc12", iterations=20000), "voc12", PROTOCOL)
-    across, _ = paper_values(summaries({"swin_b": [0.5]}, group, "voc12", iterations=80000), "coco_stuff164k", PROTOCOL)
+    further = ("evaluation.sets.voc12.root=/v", "evaluation.sets.voc12.templates=single")
+    at_home = summaries({"swin_b": [0.5]}, group, "voc12", iterations=20000, gamma=1.5)
+    abroad = summaries({"swin_b": [0.5]}, group, "voc12", iterations=80000)
+    same, _ = paper_values(at_home, "voc12", protocol("voc12"))
+    across, _ = paper_values(abroad, "coco_stuff164k", protocol("coco_stuff164k", *further))
     assert {v.printed for v in same if v.metric == "hiou"} == {0.851}
     assert {v.printed for v in across if v.metric == "hiou"} == {0.929}
+    other = protocol("coco_stuff164k", *further, "evaluation.sets.voc12.unseen=[cat]")
+    assert paper_values(abroad, "coco_stuff164k", other)[1] == [
+        "evaluation.sets.voc12.unseen is ['cat'] (paper its own list)"
+    ]
 
 
 def test_table_5_is_a_tie_and_table_4_is_not():

@@ -99,14 +99,15 @@ def test_nothing_is_loaded_from_outside(html, page):
 
 
 def test_the_page_s_values_are_the_rows(context, page):
-    shown = [row for row in page.rows["results"] if len(row) == 8 and row[0] != "Variant"]
+    shown = [row for row in page.rows["results"] if len(row) == 9 and row[0] != "Variant"]
     expected = summarise(context.rows)
     assert [row[0] for row in shown] == [s.variant for s in expected]
     for row, summary in zip(shown, expected, strict=True):
         for column, metric in ((1, "hiou"), (3, "miou_unseen"), (4, "miou_seen"), (5, "pAcc")):
             values = np.array([getattr(r, metric) for r in context.rows if same(r, summary)])
             assert row[column] == f"{100 * values.mean():.1f} ± {100 * values.std(ddof=1):.1f}"
-        assert row[7] == summary.backbone
+        assert row[6] == ", ".join(f"{gamma:g}" for gamma in summary.gamma)
+        assert row[8] == summary.backbone
 
 
 def same(row: ResultRow, summary) -> bool:
@@ -202,7 +203,7 @@ def test_on_the_paper_s_own_set_values_stand_side_by_side(seeds):
 
 
 def test_another_protocol_is_named_in_place_of_the_paper_s_values():
-    settings = SETTINGS | {"train": {"lr": 0.002, "batch_size": 8}}
+    settings = SETTINGS | {"train": SETTINGS["train"] | {"batch_size": 8}}
     page = Page(build_report(make(dataset="pascal_context", settings=settings)))
     assert "train.batch_size is 8 (paper 16)" in page.text["conclusions"]
     assert not [row for row in page.rows["conclusions"] if len(row) == 9 and "(" in row[2]]
@@ -267,7 +268,7 @@ def test_a_run_without_pictures_or_rows_still_has_every_section():
 def test_scores_without_value_are_dashes():
     rows = [r.model_copy(update={"miou_unseen": None, "hiou": None}) for r in make().rows]
     page = Page(build_report(replace(make(), rows=rows, sweep=[])))
-    shown = [row for row in page.rows["results"] if len(row) == 8 and row[0] != "Variant"]
+    shown = [row for row in page.rows["results"] if len(row) == 9 and row[0] != "Variant"]
     assert {row[1] for row in shown} == {"–"}
     assert {row[3] for row in shown} == {"–"}
 

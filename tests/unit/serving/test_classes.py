@@ -10,8 +10,10 @@ import safetensors.torch
 import torch
 
 from cliptea.errors import ConfigError
+from cliptea.manifest import Contents, Output, publish, put_object
 from cliptea.segment.segmenter import TeacherSource
 from cliptea.serving.classes import choose_classes
+from cliptea.storage import open_store
 from cliptea.teacher.clip import load_teacher
 from cliptea.teacher.text import text_features
 from cliptea_pipeline.serving_cli import split_names
@@ -38,10 +40,24 @@ def tower(model, monkeypatch, tmp_path):
     """The text tower that the model learned from, where a demo's run keeps it."""
     folder = save_clip(tmp_path / "store" / "demo-teacher" / DEMO.demo, 0)
     monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
+    store, output = open_store(), Output("demo-teacher", DEMO.demo)
+    objects = {
+        file.name: put_object(store, f"{output.prefix}/{file.name}", file.read_bytes()) for file in folder.iterdir()
+    }
+    publish(store, output, Contents(objects, {}))
     tower = load_teacher(str(folder), DEMO.model, DEMO.crop)
     model.description = model.description.model_copy(update={"teacher": DEMO})
     model.text_ND = text_features(tower, model.description.classes, DEMO.templates)
     return tower
+
+
+def test_a_damaged_tower_in_the_store_is_refused(model, tower, tmp_path):
+    file = tmp_path / "store" / "demo-teacher" / DEMO.demo / "open_clip_model.safetensors"
+    wrong = bytearray(file.read_bytes())
+    wrong[-2] ^= 1
+    file.write_bytes(wrong)
+    with pytest.raises(ConfigError, match="is missing or damaged"):
+        choose_classes(model, ["dog"], None)
 
 
 def test_names_are_split():

@@ -1,6 +1,7 @@
 """ONNX files compute what torch does, at sizes that the exporter has not seen, or are not written."""
 
 import json
+import math
 
 import numpy as np
 import onnxruntime
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from cliptea.config import EvaluationConfig
-from cliptea.errors import ConfigError
+from cliptea.errors import ClipteaError, ConfigError
 from cliptea.models import STUDENTS, build_student
 from cliptea.segment.inference import class_logits
 from cliptea.segment.segmenter import Description, Segmenter
@@ -193,3 +194,11 @@ def test_a_file_that_onnxruntime_refuses_is_one_line(tmp_path):
 def test_a_size_that_the_network_cannot_take_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"30x64.*32"):
         export_onnx(made("demo_fpn"), tmp_path / "student.onnx", (30, 64))
+
+
+def test_a_network_that_computes_nan_is_not_exported(model, tmp_path):
+    with torch.no_grad():
+        next(model.student.parameters()).fill_(math.nan)  # after loading, where it would be refused
+    with pytest.raises(ClipteaError, match="NaN or infinity"):
+        export_onnx(model, tmp_path / "student.onnx")
+    assert list(tmp_path.iterdir()) == []

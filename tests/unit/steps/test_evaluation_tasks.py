@@ -1,21 +1,34 @@
 """Which sets a student is scored on, and with which gamma."""
 
-import pytest
-
 from cliptea import settings
 from cliptea.manifest import Manifest
+from cliptea.run import expand
 from cliptea.steps.evaluate import evaluation_tasks
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
 
 
-@pytest.mark.parametrize(("trained_with", "own"), [("true", 1.5), ("false", 5.0)])
-def test_gamma_is_the_preset_s_and_without_the_global_loss_table_3_s(trained_with, own):
+def test_gamma_is_the_preset_s_and_that_of_each_further_set():
     overrides = ["evaluation.sets.street.root=/street", "evaluation.sets.street.gamma=0.25"]
-    config = settings.load("voc12", [*overrides, f"method.losses.cls_token={trained_with}"])
+    config = settings.load("voc12", overrides)
     mine, street = (Manifest(kind="split", fingerprint=name) for name in ("own", "street"))
     text = {"voc12": Manifest(kind="text", fingerprint="a"), "street": Manifest(kind="text", fingerprint="b")}
     cache = TeacherCache.model_construct(text=text)
     tasks = evaluation_tasks(config, Splits(own=mine, others={"street": street}), cache)
-    assert [(task.label, task.gamma) for task in tasks] == [("voc12", own), ("street", 0.25)]
+    assert [(task.label, task.gamma) for task in tasks] == [("voc12", 1.5), ("street", 0.25)]
     assert [(task.split.fingerprint, task.text.fingerprint) for task in tasks] == [("own", "a"), ("street", "b")]
+
+
+def test_gamma_5_belongs_to_the_one_row_that_the_paper_names():
+    """Neither a baseline without L_global nor a run without it has it."""
+    groups = "variants=[table3, table4, table5, baselines, backbones]"
+    for overrides in ([groups], [groups, "method.losses.cls_token=false"]):
+        gammas = {
+            (member.group, member.variant): variant.config.evaluation.gamma
+            for variant in expand(settings.load("pascal_context", overrides))
+            for member in variant.members
+        }
+        assert {name for name, gamma in gammas.items() if gamma != 1.5} == {("table3", "no_cls_token")}
+        assert gammas["table3", "no_cls_token"] == 5.0
+    demo = expand(settings.load("demo"))
+    assert {variant.config.evaluation.gamma for variant in demo} == {0.0}

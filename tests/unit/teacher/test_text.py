@@ -161,6 +161,7 @@ def with_row(index, value):
         (rows_of(CLASSES)[None], r"are \(1, 20, 64\)"),
         ((rows_of(CLASSES) * 100).astype(np.int64), "int64"),
         (with_row(2, np.nan), "not all finite"),
+        (with_row(2, 1e300), "not all finite"),  # infinite in float32
         (with_row(2, 0), "row for 'thing 2' .* is zero"),
         (with_row(2, rows_of(CLASSES)[9]), "rows for 'thing 2' and 'thing 9' .* are equal"),
         (np.ones((20, DIM)) / 8, "rows for 'thing 0' and 'thing 1' .* are equal"),

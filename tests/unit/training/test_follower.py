@@ -14,6 +14,7 @@ import pytest
 from cliptea import settings
 from cliptea.board import StepStatus, posting, read_board, status_key
 from cliptea.errors import ServerAway
+from cliptea.sealed import seal
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs
 from cliptea.storage import FileStore, open_store
 from cliptea.training import follower as module
@@ -113,7 +114,7 @@ def begin(world, follower):
     config = settings.apply_delta(run.variants[0].config, {"student": {"backbone": "demo_fpn"}, "train": train})
     variant = run.variants[0].model_copy(update={"config": config})
     inputs = TrainInputs(run=run, variant=variant, splits=splits, teacher=teacher, follower=follower)
-    open_store().put("train/x/inputs.json", inputs.model_dump_json().encode())
+    open_store().put("train/x/inputs.json", seal(inputs))
     command = [sys.executable, "-m", TRAIN_PROCESS, "train/x/inputs.json"]
     given = {"CLIPTEA_THREADS": "1", "CLIPTEA_STEP": '["train", "a"]', "MLFLOW_TRACKING_URI": ""}
     environment = {name: value for name, value in os.environ.items() if name != "CLIPTEA_EVENTS"} | given

@@ -38,7 +38,8 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
         debug: show the tracebacks of failed steps.
 
     Returns:
-        Exit code: 0, or 1 if a step failed, 2 if a setting was rejected, 128 + signal if the run was stopped.
+        Exit code: 0, or 1 if a step failed, 2 if a setting was rejected, 77 if the watchdog ended a step, 128 + signal
+        if the run was stopped.
 
     Raises:
         ClipteaError: nothing was started.
@@ -91,7 +92,9 @@ def _follow(workdir: Workdir, file: Path, arguments: dict) -> tuple[Board, int]:
             return board, 128 + stopped[0]
     if process.returncode == 0 and not board.failures:
         return board, 0
-    return board, BAD_SETTINGS if any(failure["setting"] for failure in board.failures) else FAILED
+    if any(failure["setting"] for failure in board.failures):
+        return board, BAD_SETTINGS
+    return board, max((failure.get("code", FAILED) for failure in board.failures), default=FAILED)
 
 
 def _advance(board: Board, tail: Tail, shown: Plain | Terminal) -> None:

@@ -15,6 +15,8 @@ Exit codes:
   processes, to resume.
 - 76: the processes of another machine are gone, or a server was not available for too long. Start all processes again
   to resume.
+- 77: nothing was computed, read or written for CLIPTEA_STALL_MINUTES. The log has the stacks of all threads; start it
+  again to resume.
 - 1: training failed. An error that the user can fix is printed as one line on stderr.
 """
 
@@ -26,7 +28,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 os.environ.setdefault("_KFP_RUNTIME", "true")  # kfp's own variable: as in a task, import it without compiler and client
 
-from cliptea import env
+from cliptea import env, watchdog
 from cliptea.board import posting
 from cliptea.errors import ClipteaError, one_line
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, train_variant
@@ -46,7 +48,8 @@ def main(key: str) -> None:
     try:
         inputs = TrainInputs.model_validate_json(open_store().get(key))
         if rank is None:
-            start(TRAIN_PROCESS, key, inputs.variant.config.train.processes, inputs.follower)
+            with watchdog.guarded(_halted):
+                start(TRAIN_PROCESS, key, inputs.variant.config.train.processes, inputs.follower, joins=True)
         else:
             with _board(inputs, rank):
                 _train(inputs)
@@ -63,11 +66,15 @@ def main(key: str) -> None:
         raise
 
 
+def _halted(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr, flush=True)
+
+
 def _train(inputs: TrainInputs) -> None:
     from cliptea.training.distributed import left_alone
 
     try:
-        train_variant(inputs)
+        train_variant(inputs, joined=True)
     except Exception as error:
         if left_alone(error):
             raise Deserted(one_line(error).partition(". ")[0]) from error

@@ -55,6 +55,10 @@ def load(preset, overrides):
         raise ConfigError("the preset 'unknown' does not exist")
 
 
+def flatten(settings):  # imported, but never called
+    raise NotImplementedError
+
+
 def store() -> Path:
     return Path(unquote(urlparse(os.environ["CLIPTEA_STORE"]).path))
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from cliptea.errors import ConfigError
+from cliptea.messages import SECRETS
 
 __all__ = ["SECTIONS", "Section", "Variable", "in_local_run", "page"]
 
@@ -200,6 +201,9 @@ SECTIONS = (
         "You do not need to set these. cliptea reads them if they are set.",
     ),
 )
+
+SECRETS |= {WEBHOOK.name, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "KFP_TOKEN", "MLFLOW_TRACKING_TOKEN"}
+SECRETS |= {"MLFLOW_TRACKING_PASSWORD", "PGPASSWORD", "HF_TOKEN"}
 
 INTRODUCTION = """\
 <!-- Generated from components/cliptea/env.py by `make environment`. Edit that file instead. -->

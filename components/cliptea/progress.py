@@ -18,6 +18,7 @@ from typing import Any
 
 from cliptea import env, watchdog
 from cliptea.errors import ClipteaError, ConfigError, described
+from cliptea.messages import plain, redacted
 
 __all__ = ["Bar", "bar", "clock", "count", "halted", "listening", "note", "publish", "reused", "step", "warn", "words"]
 
@@ -209,12 +210,21 @@ def _short(rate: float) -> str:
 
 def _tell(event: str, **facts: Any) -> None:
     watchdog.alive()
+    facts = {key: _plain(value, key) for key, value in facts.items()}
     name, label = json.loads(env.STEP.get() or '["", ""]')
     path = env.EVENTS.get()
     if event != "published" or path:  # a log has no use for facts
         _write(path, event, name, label, facts)
     for hear in list(_listeners):
         hear({"event": event, "step": name, "label": label, **facts})
+
+
+def _plain(value: Any, key: str = "") -> Any:
+    if isinstance(value, str):
+        return redacted(value) if key == "trace" else plain(value)
+    if isinstance(value, dict):
+        return {plain(name): _plain(inner) for name, inner in value.items()}
+    return value
 
 
 def _write(path: str, event: str, name: str, label: str, facts: dict[str, Any]) -> None:

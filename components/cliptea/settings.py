@@ -14,16 +14,11 @@ from pydantic import BaseModel, ValidationError
 
 from cliptea.config import Config
 from cliptea.errors import ConfigError
+from cliptea.messages import holds_secret
 
 __all__ = ["apply_delta", "flatten", "load", "merge", "presets", "variant_group", "variant_groups"]
 
 SECRET = re.compile(r"passw|secret|credential|access_?key|api_?key|private", re.IGNORECASE)
-# Addresses with a user (scheme://user@, scheme://user:password@, even with a slash in the password) or a signed query.
-SECRET_ADDRESS = re.compile(
-    r"://(?:[^/\s@]+|[^/\s@]*:(?!\d+/)[^\s@]*)@"
-    r"|[?&](?:[\w-]*(?:signature|credential|token|passw|secret|key)[\w-]*|sig)=",
-    re.IGNORECASE,
-)
 
 
 def load(preset: str = "demo", overrides: Sequence[str] = ()) -> Config:
@@ -112,7 +107,7 @@ def _parse(override: str) -> dict[str, Any]:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    if SECRET_ADDRESS.search(f"{override} {value}"):  # YAML may spell an address so that only its value shows it
+    if holds_secret(override) or holds_secret(str(value)):  # YAML may spell an address so that only its value shows it
         raise ConfigError(
             f"{'a setting' if '://' in key else key} holds an address with a user, password or signature, "
             "and settings are printed and stored",

@@ -28,6 +28,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cliptea.messages import redacted
+
 __all__ = ["Nursery"]
 
 EXECUTOR = "kfp.dsl.executor_main"
@@ -95,11 +97,11 @@ def _print_until(output: int, ended: int) -> None:
             data = pipe.read(1 << 16)
             *lines, rest = (rest + decoder.decode(data or b"", final=not data)).split("\n")
             for line in lines:
-                print(line)
+                print(redacted(line))
             if not data:
                 break
         if rest:
-            print(rest)
+            print(redacted(rest))
 
 
 def _serve(connection: socket.socket) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliptea import settings
+from cliptea.messages import plain
 from cliptea.progress import clock
 from cliptea.steps.resolve import check
 from cliptea.storage import read_uri
@@ -119,7 +120,7 @@ def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:
         f"results  {workdir.results}",
         f"runs     {command if workdir.tracking_uri.startswith('sqlite:') else workdir.tracking_uri}",
     ):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(plain(line), markup=False, soft_wrap=True)
 
 
 def _mark_stopped(workdir: Workdir, board: Board) -> None:
@@ -141,5 +142,5 @@ def _explain(workdir: Workdir, board: Board, debug: bool) -> None:
     if not board.failures:
         print("error: the run ended without an error message; see the end of the log", file=sys.stderr)
     if "report" in board.published:
-        print(f"report: {workdir.report}", file=sys.stderr)
-    print(f"log: {os.path.relpath(workdir.log)}", file=sys.stderr)
+        print(f"report: {plain(str(workdir.report))}", file=sys.stderr)
+    print(f"log: {plain(os.path.relpath(workdir.log))}", file=sys.stderr)

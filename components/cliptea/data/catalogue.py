@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from unicodedata import category
 
 from pydantic import BaseModel
 
@@ -37,8 +38,13 @@ def make_catalogue(classes: Sequence[str], unseen: Sequence[str]) -> Catalogue:
     """Create and check a catalogue.
 
     Raises:
-        ConfigError: a name occurs twice or is not in the class list, or there are no seen or no unseen classes.
+        ConfigError: a name is empty, occurs twice or is not in the class list, or there are no seen or unseen classes.
     """
+    empty = [name for name in classes if not name.strip() or any(category(sign) in ("Cc", "Cs") for sign in name)]
+    if empty:
+        raise ConfigError(
+            f"the class name {empty[0]!r} is empty or has control characters", "a name of letters, digits and spaces"
+        )
     doubled = {name for name in classes if list(classes).count(name) > 1}
     if doubled:
         raise ConfigError(f"class names occur twice: {', '.join(sorted(doubled))}", "each class once")

@@ -23,7 +23,7 @@ SCRIPT = Path(__file__).with_name("pyfunc.py")
 # The modules that `cliptea.segment.segmenter` imports. A test compares this list with the loaded modules.
 CODE = (
     "__init__.py", "config.py", "data/__init__.py", "data/catalogue.py", "data/views.py", "device.py", "env.py",
-    "errors.py", "models/*.py", "segment/__init__.py", "segment/inference.py", "segment/masks.py",
+    "errors.py", "messages.py", "models/*.py", "segment/__init__.py", "segment/inference.py", "segment/masks.py",
     "segment/normalise.py", "segment/segmenter.py", "weights_source.py",
 )  # fmt: skip
 NEEDED = (

@@ -33,7 +33,7 @@ def open_store(uri: str | None = None, patience: float | None = None) -> Store:
     uri = uri or env.STORE.get()
     if holds_secret(uri):
         raise StorageError(
-            f"the address of the object store, {uri}, holds a user, password or token",  # the error hides them
+            f"the address of the object store, {uri}, holds credentials",  # the error hides them
             "an address without them",
             f"correct {env.STORE.name}, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         )

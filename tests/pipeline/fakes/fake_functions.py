@@ -55,10 +55,6 @@ def load(preset, overrides):
         raise ConfigError("the preset 'unknown' does not exist")
 
 
-def flatten(settings):  # imported, but never called
-    raise NotImplementedError
-
-
 def store() -> Path:
     return Path(unquote(urlparse(os.environ["CLIPTEA_STORE"]).path))
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from cliptea import env
 
@@ -102,7 +103,7 @@ def _work(processes: list[int]) -> tuple[float, float]:
         with suppress(psutil.Error, AttributeError):  # it has ended; or this system does not count bytes
             known = psutil.Process(process)
             seconds += sum(known.cpu_times()[:4])
-            counted = known.io_counters()
+            counted: Any = known.io_counters()  # typed without the fields of Linux
             size += counted.read_chars + counted.write_chars
     return seconds, size
 

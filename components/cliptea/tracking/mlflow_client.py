@@ -322,8 +322,8 @@ def plugin_run(client: MlflowClient) -> Run | None:
     found: Run | None = None
     with _refusing("MLFLOW_RUN_ID", named, "a run"):
         while run_id:
-            found = client.get_run(run_id)
-            run_id = found.data.tags.get("mlflow.parentRunId")
+            found = run = client.get_run(run_id)
+            run_id = run.data.tags.get("mlflow.parentRunId")
     return found
 
 

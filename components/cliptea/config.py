@@ -7,6 +7,7 @@ no value; docs/method.md lists them.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,6 +19,10 @@ __all__ = [
     "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "EvaluationSet", "LossConfig", "MethodConfig",
     "PretrainConfig", "PromotionConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "WorldConfig",
 ]  # fmt: skip
+
+# Names of models and evaluation sets, as MLflow accepts them in its registry, in metrics and in paths of artifacts.
+TRACKED = re.compile(r"[\w](?:[\w .-]{0,98}[\w-])?")
+NAMES = "of at most 100 letters, digits, spaces and ._-, which begins with a letter or digit"
 
 # Every number has bounds. They are far beyond useful values, and keep slips of the pen from running for ever.
 MOST = 10**9
@@ -249,6 +254,12 @@ class PromotionConfig(Section):
     margin: Fraction = 0.0  # a new champion must exceed the hIoU of the old one by more than this
     model: str | None = None  # name in the registry; None: cliptea-DATASET
 
+    @model_validator(mode="after")
+    def _accepted(self) -> PromotionConfig:
+        if self.model is not None and not TRACKED.fullmatch(self.model):
+            raise ValueError(f"model is {self.model!r}: expected a name that MLflow accepts, {NAMES}")
+        return self
+
 
 class Config(Section):
     """Everything that determines the result of a run."""
@@ -268,6 +279,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _distinct_sets(self) -> Config:
+        strange = next((name for name in self.evaluation.sets if not TRACKED.fullmatch(name)), None)
+        if strange is not None:
+            raise ValueError(f"evaluation.sets has the name {strange!r}: expected a name that MLflow accepts, {NAMES}")
         if self.data.dataset in self.evaluation.sets:
             raise ValueError(
                 f"evaluation.sets.{self.data.dataset} has the name of the data set itself; expected another name"

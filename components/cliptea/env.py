@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from cliptea.errors import ConfigError
+from cliptea.messages import SECRETS
 
 __all__ = ["SECTIONS", "Section", "Variable", "in_local_run", "page"]
 
@@ -95,6 +96,13 @@ PATIENCE = Variable(
     "600 in a step, 10 in a command",
     "a number of seconds, such as 600, or 0 for one try",
 )
+STALL_MINUTES = Variable(
+    "CLIPTEA_STALL_MINUTES",
+    "after how many minutes a step ends with exit code 77 if it reports nothing, computes nothing, and reads and "
+    "writes nothing; 0 means never",
+    "30",
+    "a number of minutes, such as 30, or 0 for never",
+)
 THREADS = Variable(
     "CLIPTEA_THREADS",
     "the number of torch threads",
@@ -176,7 +184,7 @@ SECTIONS = (
     Section("Object store", OBJECT_STORE),
     Section("MLflow", MLFLOW),
     Section("Commands that talk to a cluster", CLUSTER),
-    Section("How a run behaves", (PATIENCE, THREADS, OMP_NUM_THREADS, WEBHOOK, KFP_URL)),
+    Section("How a run behaves", (PATIENCE, STALL_MINUTES, THREADS, OMP_NUM_THREADS, WEBHOOK, KFP_URL)),
     Section(
         "Set by the pipeline",
         (RETRIES, STUDENTS, IMAGE, COMMIT),
@@ -193,6 +201,9 @@ SECTIONS = (
         "You do not need to set these. cliptea reads them if they are set.",
     ),
 )
+
+SECRETS |= {WEBHOOK.name, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "KFP_TOKEN", "MLFLOW_TRACKING_TOKEN"}
+SECRETS |= {"MLFLOW_TRACKING_PASSWORD", "PGPASSWORD", "HF_TOKEN"}
 
 INTRODUCTION = """\
 <!-- Generated from components/cliptea/env.py by `make environment`. Edit that file instead. -->

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cliptea.messages import meaning, plain
+
 __all__ = [
     "ClipteaError", "ConfigError", "DataError", "NotFinite", "ServerAway", "StorageError", "TeacherError",
     "TrackingError", "described", "named", "one_line",
@@ -21,13 +23,13 @@ class ClipteaError(Exception):
     temporary = False  # whether a retry may succeed later without any change
 
     def __init__(self, what: str, expected: str = "", todo: str = "") -> None:
-        self.what, self.expected, self.todo = what, expected, todo
+        self.what, self.expected, self.todo = plain(what), expected, todo
         parts = [what]
         if expected:
             parts.append(f"expected {expected}")
         if todo:
             parts.append(todo)
-        super().__init__("; ".join(" ".join(part.split()) for part in parts))
+        super().__init__(plain("; ".join(" ".join(part.split()) for part in parts)))
 
 
 class ConfigError(ClipteaError):
@@ -70,13 +72,14 @@ def named(what: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """The text of any error without line breaks."""
-    return " ".join(str(error).split())
+    """The text of any error without line breaks and secrets."""
+    return plain(" ".join(str(error).split()))
 
 
 def described(error: BaseException) -> str:
-    """Any error in one line: its text, and unless it is a `ClipteaError` its type."""
+    """Any error in one line: its text and, unless it is a `ClipteaError`, its type and what it means, if known."""
     if isinstance(error, ClipteaError):
         return str(error)
-    text = one_line(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    kind, text, known = type(error).__name__, one_line(error), meaning(error)
+    said = f"{kind}: {text}" if text else kind
+    return f"{known[0]} ({said}); {known[1]}" if known else said

@@ -107,8 +107,9 @@ def fingerprint(kind: str, **parts: Any) -> str:
 def find(store: Store, output: Output) -> Manifest | None:
     """The manifest of the output, or None if the output or any of its objects is missing or damaged.
 
-    Objects of up to `SMALL` bytes are compared with their sha256, and larger ones, such as weights, with their size only:
-    `read_object` checks them when they are used. Damage is said in a note, because the output is then made anew.
+    Objects of up to `SMALL` bytes are compared with their sha256. Larger ones, such as weights, are compared with their
+    size only; `read_object` checks them when they are used. Damage is said in a note, because the output is then made
+    anew.
     """
     if store.size(output.manifest_key) is None:
         return None

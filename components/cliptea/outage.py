@@ -12,7 +12,7 @@ import threading
 import time
 from weakref import WeakSet
 
-from cliptea import env, progress
+from cliptea import env, progress, watchdog
 
 __all__ = ["COMMAND_SECONDS", "STEP_SECONDS", "Outage", "forget", "patience", "present", "unreached", "untrusted"]
 
@@ -91,6 +91,7 @@ class Outage:
         Args:
             reason: why the try failed, in a few words.
         """
+        watchdog.alive()
         now = time.monotonic()
         if self._since is None:
             self._since = now

@@ -16,16 +16,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cliptea import env
+from cliptea import env, watchdog
 from cliptea.errors import ClipteaError, ConfigError, described
+from cliptea.messages import plain, redacted
 
-__all__ = ["Bar", "bar", "clock", "count", "listening", "note", "publish", "reused", "step", "warn", "words"]
+__all__ = ["Bar", "bar", "clock", "count", "halted", "listening", "note", "publish", "reused", "step", "warn", "words"]
 
 EVENT_SECONDS = 0.2  # at most five bar events a second
 LOG_SECONDS = 10.0
 WINDOW_SECONDS = 20.0  # the rate is taken over this
 
 _reused = False
+_since = 0.0  # when the current step began
 _listeners: list[Callable[[dict[str, Any]], None]] = []
 
 
@@ -42,11 +44,11 @@ def listening(hear: Callable[[dict[str, Any]], None]) -> Iterator[None]:
 @contextmanager
 def step(name: str, label: str = "") -> Iterator[None]:
     """Mark everything inside as the step `name` (of the variant `label`), and report how it ended."""
-    global _reused
+    global _reused, _since
     _reused = False
     outer = env.STEP.get()
     env.STEP.set(json.dumps([name, label]))
-    start = time.monotonic()
+    start = _since = time.monotonic()
     _tell("start")
     try:
         yield
@@ -68,6 +70,12 @@ def step(name: str, label: str = "") -> Iterator[None]:
             env.STEP.set(outer)
         else:
             del os.environ[env.STEP.name]
+
+
+def halted(text: str) -> None:
+    """Report that the current step has failed because its work has halted (`cliptea.watchdog`)."""
+    seconds = time.monotonic() - _since
+    _tell("failed", seconds=seconds, text=text, trace="", setting=False, stopped=False, code=watchdog.STALLED)
 
 
 def reused() -> None:
@@ -201,12 +209,22 @@ def _short(rate: float) -> str:
 
 
 def _tell(event: str, **facts: Any) -> None:
+    watchdog.alive()
+    facts = {key: _plain(value, key) for key, value in facts.items()}
     name, label = json.loads(env.STEP.get() or '["", ""]')
     path = env.EVENTS.get()
     if event != "published" or path:  # a log has no use for facts
         _write(path, event, name, label, facts)
     for hear in list(_listeners):
         hear({"event": event, "step": name, "label": label, **facts})
+
+
+def _plain(value: Any, key: str = "") -> Any:
+    if isinstance(value, str):
+        return redacted(value) if key == "trace" else plain(value)
+    if isinstance(value, dict):
+        return {plain(name): _plain(inner) for name, inner in value.items()}
+    return value
 
 
 def _write(path: str, event: str, name: str, label: str, facts: dict[str, Any]) -> None:

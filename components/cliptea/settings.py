@@ -14,18 +14,13 @@ from pydantic import BaseModel, ValidationError
 
 from cliptea.config import Config
 from cliptea.errors import ConfigError
+from cliptea.messages import holds_secret
 from cliptea.parse import parse_yaml
 
 __all__ = ["apply_delta", "flatten", "load", "merge", "presets", "variant_group", "variant_groups"]
 
 SHOWN = 100  # characters of a refused value
 SECRET = re.compile(r"passw|secret|credential|access_?key|api_?key|private", re.IGNORECASE)
-# Addresses with a user (scheme://user@, scheme://user:password@, even with a slash in the password) or a signed query.
-SECRET_ADDRESS = re.compile(
-    r"://(?:[^/\s@]+|[^/\s@]*:(?!\d+/)[^\s@]*)@"
-    r"|[?&](?:[\w-]*(?:signature|credential|token|passw|secret|key)[\w-]*|sig)=",
-    re.IGNORECASE,
-)
 
 
 def load(preset: str = "demo", overrides: Sequence[str] = ()) -> Config:
@@ -110,8 +105,8 @@ def _read_yaml(folder: str, name: str) -> dict[str, Any]:
 def _parse(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     key = key.strip()
-    value = "" if SECRET_ADDRESS.search(override) else _value(key, text)
-    if SECRET_ADDRESS.search(f"{override} {value}"):  # YAML may spell an address so that only its value shows it
+    value = "" if holds_secret(override) else _value(key, text)
+    if holds_secret(f"{override} {value}"):  # YAML may spell an address so that only its value shows it
         raise ConfigError(
             f"{'a setting' if '://' in key else key} holds an address with a user, password or signature, "
             "and settings are printed and stored",

@@ -9,6 +9,7 @@ differently.
 from __future__ import annotations
 
 import atexit
+import codecs
 import gc
 import importlib
 import json
@@ -26,6 +27,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from cliptea.messages import redacted
 
 __all__ = ["Nursery"]
 
@@ -78,11 +81,27 @@ class Nursery:
             os.close(output_end)
             os.close(ended_end)
             self._socket.recv(1)  # wait for the fork, so that requests do not mix
-        with os.fdopen(output, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                print(line, end="")
+        _print_until(output, ended)
         with os.fdopen(ended) as code:
             return int(code.read() or 1)
+
+
+def _print_until(output: int, ended: int) -> None:
+    """Print the task's output until it ends. What it has left running may hold the pipe open for longer."""
+    with os.fdopen(output, "rb", buffering=0) as pipe:
+        decoder, rest = codecs.getincrementaldecoder("utf-8")("replace"), ""
+        while True:
+            ready, _, _ = select.select([pipe, ended], [], [])
+            if pipe not in ready:  # it has ended, and all of its output is read
+                break
+            data = pipe.read(1 << 16)
+            *lines, rest = (rest + decoder.decode(data or b"", final=not data)).split("\n")
+            for line in lines:
+                print(redacted(line))
+            if not data:
+                break
+        if rest:
+            print(redacted(rest))
 
 
 def _serve(connection: socket.socket) -> dict[str, Any]:

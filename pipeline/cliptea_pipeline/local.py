@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliptea import settings
+from cliptea.messages import plain
 from cliptea.progress import clock
 from cliptea.steps.resolve import check
 from cliptea.storage import read_uri
@@ -38,7 +39,8 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
         debug: show the tracebacks of failed steps.
 
     Returns:
-        Exit code: 0, or 1 if a step failed, 2 if a setting was rejected, 128 + signal if the run was stopped.
+        Exit code: 0, or 1 if a step failed, 2 if a setting was rejected, 77 if the watchdog ended a step, 128 + signal
+        if the run was stopped.
 
     Raises:
         ClipteaError: nothing was started.
@@ -91,7 +93,9 @@ def _follow(workdir: Workdir, file: Path, arguments: dict) -> tuple[Board, int]:
             return board, 128 + stopped[0]
     if process.returncode == 0 and not board.failures:
         return board, 0
-    return board, BAD_SETTINGS if any(failure["setting"] for failure in board.failures) else FAILED
+    if any(failure["setting"] for failure in board.failures):
+        return board, BAD_SETTINGS
+    return board, max((failure.get("code", FAILED) for failure in board.failures), default=FAILED)
 
 
 def _advance(board: Board, tail: Tail, shown: Plain | Terminal) -> None:
@@ -116,7 +120,7 @@ def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:
         f"results  {workdir.results}",
         f"runs     {command if workdir.tracking_uri.startswith('sqlite:') else workdir.tracking_uri}",
     ):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(plain(line), markup=False, soft_wrap=True)
 
 
 def _mark_stopped(workdir: Workdir, board: Board) -> None:
@@ -138,5 +142,5 @@ def _explain(workdir: Workdir, board: Board, debug: bool) -> None:
     if not board.failures:
         print("error: the run ended without an error message; see the end of the log", file=sys.stderr)
     if "report" in board.published:
-        print(f"report: {workdir.report}", file=sys.stderr)
-    print(f"log: {os.path.relpath(workdir.log)}", file=sys.stderr)
+        print(f"report: {plain(str(workdir.report))}", file=sys.stderr)
+    print(f"log: {plain(os.path.relpath(workdir.log))}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cliptea.errors import ClipteaError, ConfigError
+from cliptea.errors import ClipteaError, ConfigError, described
 from cliptea.outage import patience
 
 __all__ = ["Debug", "Overrides", "Pipeline", "Preset", "one_line_errors"]
@@ -44,6 +44,5 @@ def one_line_errors(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug or isinstance(error, typer.Exit):
             raise
-        text = " ".join(str(error).split())
-        print(f"error: {type(error).__name__}: {text}; add --debug to see the traceback", file=sys.stderr)
+        print(f"error: {described(error)}; add --debug to see the traceback", file=sys.stderr)
         raise typer.Exit(1) from None

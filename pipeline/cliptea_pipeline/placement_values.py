@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from kubernetes.utils.quantity import parse_quantity
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from cliptea.messages import holds_secret
 from cliptea.settings import SECRET
 
 __all__ = ["Count", "Cpu", "Memory", "Name", "Open", "Positive", "Public", "Store", "Variable"]
 
 TOKEN = re.compile(r"(^|_)tokens?($|_)", re.IGNORECASE)  # not TOKENIZERS_PARALLELISM
-PASSWORD = re.compile(r"://[^/\s]*:[^/\s]*@")  # in an address
 
 
 def _quantity(pattern: str, expected: str) -> BeforeValidator:
@@ -38,7 +38,7 @@ def _text(pattern: str, expected: str) -> AfterValidator:
 
 
 def _without_password(value: str) -> str:
-    if PASSWORD.search(value):  # the error must not repeat it
+    if holds_secret(value):  # the error must not repeat it
         raise ValueError(
             "the value holds a password, and the pipeline is public; use a Kubernetes secret, listed under secrets"
         )

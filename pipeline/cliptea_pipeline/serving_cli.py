@@ -14,6 +14,7 @@ import typer
 
 from cliptea import env
 from cliptea.errors import ConfigError, StorageError
+from cliptea.messages import plain
 from cliptea.tracking.address import require_server
 from cliptea_pipeline.options import Debug, one_line_errors
 
@@ -84,7 +85,7 @@ def predict(
         _tell_classes(segmenter, chosen)
         bad = _predict_all(segmenter, chosen, sources, output, model)
         if done := len(sources) - bad:
-            print(f"wrote masks/, overlays/ and areas.json for {done} image{'s' * (done != 1)} to {output}")
+            print(f"wrote masks/, overlays/ and areas.json for {done} image{'s' * (done != 1)} to {plain(str(output))}")
         else:
             print("no image could be segmented")
         if bad:
@@ -134,7 +135,7 @@ def export(
         exported = export_onnx(segmenter, output, edges)
         sizes = f"{exported.fixed[0]}x{exported.fixed[1]} only" if exported.fixed else f"any multiples of {divisor}"
         print(
-            f"wrote {output} and {output.with_suffix('.json')}; height and width: {sizes}; compared with PyTorch, "
+            f"wrote {plain(str(output))} and the .json beside it; height and width: {sizes}; compared with PyTorch, "
             f"logits differ by at most {exported.parity.difference:.1e} and "
             f"{exported.parity.equal:.2%} of pixels are equal"
         )

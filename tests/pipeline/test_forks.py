@@ -102,3 +102,12 @@ def test_what_every_task_needs_starts_no_thread():
     environment = {**os.environ, **NO_THREADS, "_KFP_RUNTIME": "true"}
     ended = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
     assert ended.stdout.split() == ["1"]
+
+
+def test_what_a_task_leaves_running_does_not_hold_the_run(forked):
+    codes, output = forked(
+        leaves="import subprocess; print('before'); subprocess.Popen(['sleep', '45']); print('ends', flush=True)"
+    )
+    assert codes == {"leaves": 0}  # within the time limit of a minute, in which the driver starts as well
+    assert "before" in output
+    assert "ends" in output

@@ -103,7 +103,7 @@ def test_a_malformed_endpoint(environment, store, value):
 @pytest.mark.parametrize("uri", ["s3://", "s3:///key", "s3://user:password@bucket/key"])
 @pytest.mark.parametrize("use", [open_store, fetch])
 def test_a_uri_without_a_bucket(environment, use, uri):
-    with pytest.raises(StorageError, match="does not name a bucket") as caught:
+    with pytest.raises(StorageError, match=r"does not name a bucket|holds credentials") as caught:
         use(uri)
     assert "password" not in str(caught.value)
 
@@ -146,7 +146,8 @@ def test_tls_with_a_ca_of_ones_own(environment, server, store, certificate):
 def test_a_server_without_tls_is_told_at_once(environment, server, store):
     environment.setenv("CLIPTEA_S3_ENDPOINT", f"https://{server}")
     began = time.monotonic()
-    assert "no trusted connection to https://" in message(OPERATIONS[0], store)
+    text = message(OPERATIONS[0], store)
+    assert "the server speaks http and not https; write its address with http://" in text
     assert time.monotonic() - began < store.limits.patience
 
 
@@ -186,3 +187,10 @@ def test_a_run_refuses_its_surroundings_before_any_work(environment, name, value
     environment.setenv(name, value)
     with pytest.raises(ClipteaError, match=message):
         start_run("smoke", [], "job")
+
+
+def test_a_missing_file_of_ca_certificates_is_named(environment, server, store, tmp_path):
+    environment.setenv("CLIPTEA_S3_ENDPOINT", f"https://{server}")
+    environment.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    text = message(OPERATIONS[1], S3Store(store.bucket, store.prefix, store.limits))
+    assert f"SSL_CERT_FILE={tmp_path / 'none.pem'} is not a file" in text

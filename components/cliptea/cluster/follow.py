@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cliptea import progress
+from cliptea import progress, watchdog
 from cliptea.cluster.api import SERVER, Cluster, ClusterError, QuotaFull, Unreachable
 from cliptea.cluster.job_settings import JobSettings
 from cliptea.cluster.log import RankZero, of_training, place
@@ -196,6 +196,7 @@ class _Follower:
             if not self.outage.wait(str(error)):
                 raise Unreachable(f"{error}, for {progress.clock(patience())}") from None
         else:
+            watchdog.alive()  # the pods have watchdogs of their own
             self.answered = True
             self.outage.over()
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from cliptea.training.stopping import DESERTED, RESTART
+from cliptea.watchdog import STALLED
 
 __all__ = [
     "AGAIN", "CAUSES", "HOPELESS", "QUOTA", "StepPod", "Trouble", "failed", "finished", "step_pod", "suspended",
@@ -16,18 +17,24 @@ PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPu
 CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 HOPELESS = ("image", "settings", "forbidden")  # kinds that need a fix by the user
 # Kinds that the cluster caused, so that the same TrainJob may succeed later.
-AGAIN = ("lost", "gone", "deserted", "stopped")
+AGAIN = ("lost", "gone", "deserted", "halted", "stopped")
 # Kinds that make a TrainJob fail, with the most likely first. After a failure of the code, the failed pod stays and the
 # other pods are deleted. So "exit" comes before "gone".
-CAUSES = ("memory", "lost", "exit", "gone", "deserted", "stopped", *HOPELESS)
+CAUSES = ("memory", "lost", "exit", "gone", "halted", "deserted", "stopped", *HOPELESS)
 QUOTA = "exceeded quota"  # part of the message if a ResourceQuota rejects a request
+# Exit codes of training: the kind of trouble, and what it means.
+ENDINGS = {
+    RESTART: ("stopped", "it was stopped on request and saved a checkpoint"),
+    DESERTED: ("deserted", "it stopped because the processes of other pods disappeared or a server was unreachable"),
+    STALLED: ("halted", "it computed, read and wrote nothing for long and was ended; its log has the stacks"),
+}
 KILLED, ENDED = 137, 143  # exit codes of a container after SIGKILL or SIGTERM
 
 
 class Trouble(NamedTuple):
     """A problem of a TrainJob."""
 
-    # node, quota, image, settings, forbidden, memory, lost, gone, deserted, stopped, exit, suspended or other
+    # node, quota, image, settings, forbidden, memory, lost, gone, halted, deserted, stopped, exit, suspended or other
     kind: str
     where: str  # the pod, or the TrainJob
     text: str  # what is wrong, and how to fix it
@@ -141,10 +148,8 @@ def _terminated(ended: dict[str, Any], pod: dict[str, Any]) -> tuple[str, str] |
         return "memory", (
             "it ran out of memory (OOMKilled); give train more memory in the placement file, or lower train.batch_size"
         )
-    if code == RESTART:
-        return "stopped", "it was stopped on request and saved a checkpoint"
-    if code == DESERTED:
-        return "deserted", "it stopped because the processes of other pods disappeared or a server was unreachable"
+    if code in ENDINGS:
+        return ENDINGS[code]
     if code == 0 or pod["status"].get("reason") == "Evicted":
         return None
     if code in (KILLED, ENDED) and "deletionTimestamp" in pod["metadata"]:

@@ -67,8 +67,11 @@ def make_catalogue(classes: Sequence[str], unseen: Sequence[str], where: str = "
         where: the origin of the unseen names, for errors.
 
     Raises:
-        ConfigError: a name occurs twice or is not in the class list, or there are no seen or no unseen classes.
+        ConfigError: a name is empty, occurs twice or is not in the class list, or there are no seen or unseen classes.
     """
+    broken = [name for name in classes if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name)]
+    if broken:
+        raise ConfigError(f"the class name {broken[0]!r} has control characters", "letters, digits and spaces")
     require_distinct(classes)
     if len(classes) >= IGNORE:
         raise ConfigError(f"there are {len(classes)} classes", f"at most {IGNORE - 1}")

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cliptea import __version__, env, progress
+from cliptea import __version__, env, progress, watchdog
 from cliptea.errors import ClipteaError, StorageError
 from cliptea.outage import patience
 from cliptea.run import Run
@@ -30,6 +31,7 @@ __all__ = [
     "cores", "die_with", "read", "run_step", "write",
 ]  # fmt: skip
 
+LOCK_SECONDS = 20.0  # a starting run holds the lock for an instant only
 SIDE_BY_SIDE = 2  # tasks of a loop that kfp.local runs at the same time
 
 Made = TypeVar("Made")
@@ -65,7 +67,7 @@ def run_step(
         if env.ALIVE.is_set():
             _belong_to_run()
             _share_cores(min(of or 1, SIDE_BY_SIDE))
-        with watched(name, label, job_id, tracking_run), progress.step(name, label):
+        with watched(name, label, job_id, tracking_run), progress.step(name, label), watchdog.guarded(progress.halted):
             patience()  # an invalid value must fail here, because later callers suppress errors
             return persistently(work)
     except ClipteaError as error:
@@ -151,8 +153,23 @@ def _kill_all() -> None:
 def _belong_to_run() -> None:
     # Lock before opening the pipe. Then either a new run sees the lock, or this task sees that its pipe is closed.
     lock = os.open(env.TASKS_LOCK.get(), os.O_RDWR | os.O_CREAT, 0o644)
-    fcntl.flock(lock, fcntl.LOCK_SH)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while not _shared(lock):
+        if time.monotonic() > deadline:
+            raise StorageError(
+                f"another process holds the lock {env.TASKS_LOCK.get()}",
+                todo="stop it, or choose another work directory",
+            )
+        time.sleep(0.05)
     die_with(env.ALIVE.get())
+
+
+def _shared(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _share_cores(tasks: int) -> None:

@@ -75,7 +75,8 @@ def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluation
     try:
         catch_up(run, SHORT_SECONDS)
     except MlflowAway as away:
-        progress.warn(f"MLflow is not available ({away.what}); results will be logged later")
+        when = "later" if away.temporary else "once that is mended and the run is started again"
+        progress.warn(f"MLflow is not available ({away.what}); results will be logged {when}")
         whole = False
     done, evaluated, made = _report(store, run, splits, teacher, evaluations)
     entry = ReportEntry(report=done.fingerprint, splits=splits, teacher=teacher, evaluations=list(evaluations))

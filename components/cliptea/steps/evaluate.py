@@ -29,6 +29,7 @@ __all__ = [
     "scores_output",
 ]  # fmt: skip
 
+RENAMED = "metric_names.json"  # artifact: metrics whose names differ from those of their classes
 FIGURES = "figures.npz"  # the arrays that `cliptea.evaluation.scoring` returns in addition to the scores
 
 
@@ -208,6 +209,7 @@ class ScoresEntry(Entry):
         return f"scores and model of {self.variant.label}"
 
     def log(self, run: Run) -> Receipt:
+        from cliptea.tracking.mlflow_client import renamed_metrics
         from cliptea.tracking.runs import ChildRun, dataset_inputs
 
         store, config, model = open_store(), self.variant.config, self.trained
@@ -223,6 +225,8 @@ class ScoresEntry(Entry):
             "licence": description["licence"] or "none",
         }
         child.log_result(self._metrics(tasks), known)
+        if renamed := {metric: name for task in tasks for name, metric in renamed_metrics(task.catalogue).items()}:
+            child.log_files({RENAMED: json.dumps(renamed, indent=1).encode()})
         for task in tasks:
             child.log_files(_figures(store, task, self.evaluated[task.label]), f"figures/{task.label}")
         files = {
@@ -234,6 +238,8 @@ class ScoresEntry(Entry):
         return Receipt(mlflow_run_id=child.run_id)
 
     def _metrics(self, tasks: list[EvaluationTask]) -> dict[str, float | None]:
+        from cliptea.tracking.mlflow_client import metric_name
+
         config, info = self.variant.config, self.trained.info
         metrics: dict[str, float | None] = {
             "throughput/images_per_second": info["images_per_second"],
@@ -248,7 +254,7 @@ class ScoresEntry(Entry):
             before = "" if task is tasks[0] else f"{task.label}/"
             scored = Scored.model_validate(self.evaluated[task.label].info)
             metrics |= {f"{before}{name.lower()}": value for name, value in scored.scores.model_dump().items()}
-            metrics |= {f"{before}iou/{name}": value for name, value in scored.per_class.items()}
+            metrics |= {metric_name(f"{before}iou", name): value for name, value in scored.per_class.items()}
         return metrics
 
 

@@ -34,10 +34,10 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     """Check the settings, compute the digest of the data, and open or resume the run in MLflow."""
     from cliptea.data.datasets import open_dataset
     from cliptea.tracking import runs as tracked
-    from cliptea.tracking.mlflow_client import persist
+    from cliptea.tracking.mlflow_client import persist, renamed_metrics
 
     config = settings.load(preset, overrides)
-    check(config)
+    catalogue = check(config)
     if not env.in_local_run() and (room := env.STUDENTS.count()):
         require_room(len(expand(config)), room)
     open_cache(open_store())  # reports invalid addresses and sizes before any work starts
@@ -57,6 +57,8 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
         variants=expand(config),
     )
     parent = persist(lambda: tracked.open_parent(run))
+    for name, metric in renamed_metrics(catalogue).items():
+        progress.note(f"MLflow cannot take the class name {name!r} in a metric; its IoU is logged there as {metric}")
     progress.publish(tracking_run=parent)
     _sweep()
     return run.model_copy(update={"tracking_run": parent})

@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cliptea import env, progress
+from cliptea import env, progress, watchdog
 from cliptea.errors import ClipteaError, ConfigError, ServerAway, described
 
 __all__ = ["Retries", "persistently"]
@@ -55,6 +55,7 @@ def persistently(work: Callable[[], Made]) -> Made:
             left = retries.count - tried
             tries = f"{left} {'retry' if left == 1 else 'retries'} left"
             progress.warn(f"{described(error)}; trying again in {progress.clock(seconds)}, {tries}")
+            watchdog.alive(seconds)
             time.sleep(seconds)
     return work()
 

@@ -1,7 +1,6 @@
 """Trains one student from stored tokens, and puts the model into the store. CLIP is not loaded here."""
 
 import hashlib
-import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -73,19 +72,22 @@ class TrainInputs(BaseModel):
         return f"{model_output(self).prefix}/inputs-{digest}.json"
 
 
-def train_variant(inputs: TrainInputs) -> Manifest:
+def train_variant(inputs: TrainInputs, joined: bool = False) -> Manifest:
     """Train one variant, from its last checkpoint if one exists. Returns the manifest of the model.
 
-    Under torchrun, this is one of the training processes. Otherwise, training runs in this process, or in
-    `train.processes` child processes.
+    Training runs in this process, or in `train.processes` child processes.
+
+    Args:
+        joined: this is one of the training processes that torchrun has started. The environment does not tell, as
+            torchrun's variables may be left over from something else.
     """
     store, output = open_store(), model_output(inputs)
     done = find(store, output)
     if done is not None:
         progress.reused()
         return done
-    if inputs.variant.config.train.processes == 1 or "WORLD_SIZE" in os.environ:
-        return _train_here(store, output, inputs)
+    if joined or inputs.variant.config.train.processes == 1:
+        return _train_here(store, output, inputs, joined)
     from cliptea.training.torchrun import start
 
     key = inputs.key
@@ -97,14 +99,14 @@ def train_variant(inputs: TrainInputs) -> Manifest:
     return done
 
 
-def _train_here(store: Store, output: Output, inputs: TrainInputs) -> Manifest:
+def _train_here(store: Store, output: Output, inputs: TrainInputs, joined: bool) -> Manifest:
     from cliptea.tracking.curves import curve_log
-    from cliptea.training.distributed import join
+    from cliptea.training.distributed import ALONE, join
     from cliptea.training.loop import train_student
 
     config, seed = inputs.variant.config, inputs.variant.seed
     epoch = inputs.splits.own.info["counts"]["train"]["images"] / config.train.batch_size
-    with named(inputs.variant.label), join() as world:
+    with named(inputs.variant.label), join() if joined else nullcontext(ALONE) as world:
         curves = curve_log(inputs.run, inputs.variant, epoch) if world.is_first else nullcontext(lambda curves: None)
         with curves as log:
             data, text_SD = training_data(store, config, inputs.splits, inputs.teacher)

@@ -15,6 +15,8 @@ Exit codes:
   processes, to resume.
 - 76: the processes of another machine are gone, or a server was not available for too long. Start all processes again
   to resume.
+- 77: nothing was computed, read or written for CLIPTEA_STALL_MINUTES. The log has the stacks of all threads; start it
+  again to resume.
 - 1: training failed. An error that the user can fix is printed as one line on stderr.
 """
 
@@ -26,7 +28,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 os.environ.setdefault("_KFP_RUNTIME", "true")  # kfp's own variable: as in a task, import it without compiler and client
 
-from cliptea import env
+from cliptea import env, watchdog
 from cliptea.board import posting
 from cliptea.errors import ClipteaError, StorageError, one_line
 from cliptea.sealed import Damaged, unseal
@@ -47,7 +49,8 @@ def main(key: str) -> None:
     try:
         inputs = _inputs(key)
         if rank is None:
-            start(TRAIN_PROCESS, key, inputs.variant.config.train.processes, inputs.follower)
+            with watchdog.guarded(_halted):
+                start(TRAIN_PROCESS, key, inputs.variant.config.train.processes, inputs.follower, joins=True)
         else:
             with _board(inputs, rank):
                 _train(inputs)
@@ -72,11 +75,15 @@ def _inputs(key: str) -> TrainInputs:
         raise StorageError(f"{store.uri(key)} {damaged}", "the inputs of a training", "run again") from None
 
 
+def _halted(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr, flush=True)
+
+
 def _train(inputs: TrainInputs) -> None:
     from cliptea.training.distributed import left_alone
 
     try:
-        train_variant(inputs)
+        train_variant(inputs, joined=True)
     except Exception as error:
         if left_alone(error):
             raise Deserted(one_line(error).partition(". ")[0]) from error

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlparse
 
 from cliptea import env
 from cliptea.errors import StorageError
+from cliptea.messages import holds_secret
 from cliptea.storage.base import Entry, Store
 from cliptea.storage.file_store import FileStore
 from cliptea.storage.uri import fetch, is_remote, read_uri, state
@@ -30,6 +31,12 @@ def open_store(uri: str | None = None, patience: float | None = None) -> Store:
         StorageError: no store is set, or its scheme is not supported.
     """
     uri = uri or env.STORE.get()
+    if holds_secret(uri):
+        raise StorageError(
+            f"the address of the object store, {uri}, holds credentials",  # the error hides them
+            "an address without them",
+            f"correct {env.STORE.name}, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
     if is_remote(uri):
         from cliptea.storage.s3_store import LIMITS, S3Store, parse
 
@@ -37,7 +44,7 @@ def open_store(uri: str | None = None, patience: float | None = None) -> Store:
     parsed = urlparse(uri)
     if parsed.scheme != "file" or not parsed.path:
         raise StorageError(
-            f"the object store is {uri.rpartition('@')[2]!r}",  # the part before an @ may be a password
+            f"the object store is {uri!r}",
             "s3://bucket/folder or file:///absolute/folder",
             "set the environment variable CLIPTEA_STORE",
         )

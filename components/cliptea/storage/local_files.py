@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from cliptea import env
 from cliptea.errors import StorageError
+from cliptea.messages import meaning
 
 __all__ = ["PARTIAL", "cache_folder", "make_folder", "new_file", "place", "unusable", "write_file"]
 
@@ -78,6 +79,6 @@ def place(*names: str) -> Path:
 
 
 def unusable(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot use {path}: {error.strerror or error}", "a folder that can be written, with space left"
-    )
+    """The error for a file or folder that cannot be read or written, with its cause and what to do."""
+    what, todo = meaning(error) or (error.strerror or str(error), "")
+    return StorageError(f"cannot use {path}: {what}", "a folder that can be written, with space left", todo)

@@ -30,6 +30,7 @@ from urllib3.exceptions import (
 
 from cliptea import env
 from cliptea.errors import ServerAway, StorageError
+from cliptea.messages import meaning
 from cliptea.outage import Outage, untrusted
 from cliptea.storage.base import missing
 
@@ -71,7 +72,7 @@ class Client(minio.Minio):
                 outage.over()
                 raise
             except HTTPError as error:
-                if _untrusted(error) or not outage.wait(why(error)):
+                if _untrusted(error) or meaning(_cause(error)) or not outage.wait(why(error)):
                     raise
             else:
                 outage.over()
@@ -107,7 +108,9 @@ def connect(limits: Limits) -> minio.Minio:
     Raises:
         StorageError: the endpoint is invalid, or credentials are missing.
     """
-    url = endpoint()
+    url, certificates = endpoint(), os.environ.get("SSL_CERT_FILE") or certifi.where()
+    if url.scheme == "https" and not os.path.isfile(certificates):
+        raise StorageError(f"SSL_CERT_FILE={certificates} is not a file", "a file of CA certificates", "correct it")
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # we log outages ourselves, once
     client = Client(
         url.netloc,
@@ -119,7 +122,7 @@ def connect(limits: Limits) -> minio.Minio:
             retries=TRY,
             maxsize=CONNECTIONS,
             cert_reqs="CERT_REQUIRED",
-            ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
+            ca_certs=certificates,
         ),
     )
     client.limits = limits
@@ -150,6 +153,8 @@ def explained(uri: str) -> Iterator[None]:
         raise _unreachable(error) from None
     except (MinioException, ParseError) as error:
         what = str(error).partition(", Content-Type")[0]
+        if known := meaning(error):
+            raise StorageError(f"S3 cannot be used at {_server()}: {known[0]}", todo=known[1]) from None
         raise StorageError(
             f"{_server()} does not answer like an S3 server for {uri} ({what})",
             "an S3 server",
@@ -194,6 +199,8 @@ def _refused(error: S3Error, uri: str) -> StorageError:
 
 
 def _unreachable(error: HTTPError) -> StorageError:
+    if known := meaning(_cause(error)):
+        return StorageError(f"S3 cannot be reached at {_server()}: {known[0]}", todo=known[1])
     if _untrusted(error):
         return StorageError(
             f"no trusted connection to {_server()}: {_cause(error)}",

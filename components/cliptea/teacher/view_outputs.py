@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any
 
-from cliptea import device, env, progress
+from cliptea import device, env, progress, watchdog
 from cliptea.data.shard_sets import ShardEntry, find_sharded, put_top_index
 from cliptea.data.shard_writer import joined
 from cliptea.errors import StorageError
@@ -84,6 +84,7 @@ def _begin(job: Job, workers: int, begun: Any) -> None:
     global _maker
     import torch
 
+    watchdog.follow_parent()
     with begun.get_lock():
         mine = begun.value
         begun.value += 1

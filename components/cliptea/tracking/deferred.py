@@ -102,9 +102,11 @@ def log_or_defer(store: Store, run: Run, entry: Entry) -> Receipt | None:
         return _log(store, run, entry, SHORT_SECONDS)
     except MlflowAway as away:
         defer(store, run, entry)
-        progress.warn(
-            f"{entry.what} could not be logged ({away.what}); compare or promote will log them when MLflow is back"
-        )
+        if away.temporary:
+            text = f"({away.what}); compare or promote will log them when MLflow is back"
+        else:
+            text = f"({away}); they are kept, and the same command logs them once that is mended"
+        progress.warn(f"{entry.what} could not be logged {text}")
         return None
 
 

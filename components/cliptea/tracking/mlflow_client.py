@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Param, Run
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
-from cliptea.errors import TrackingError, one_line
+from cliptea import env, progress
+from cliptea.data.catalogue import Catalogue
+from cliptea.errors import ConfigError, TrackingError, one_line
+from cliptea.messages import meaning
 from cliptea.outage import COMMAND_SECONDS, Outage, patience, untrusted
 from cliptea.settings import flatten
-from cliptea.tracking.address import MlflowAway, tracking_address
+from cliptea.tracking.address import CHECK, MlflowAway, database_file, database_trouble, tracking_address
 
 __all__ = [
-    "EXPERIMENT", "connect", "experiment_id", "find_run", "log_params", "metric_name", "persist",
-    "plugin_run",
+    "EXPERIMENT", "connect", "experiment_id", "find_run", "leftovers", "log_params", "metric_name", "persist",
+    "plugin_run", "renamed_metrics", "require_artifacts",
 ]  # fmt: skip
 
 Result = TypeVar("Result")
 EXPERIMENT = "cliptea"
+# What MLflow needs for artifacts that no server serves.
+PACKAGES = {
+    "s3": "boto3", "wasbs": "azure.storage.blob", "abfss": "azure.storage.filedatalake",
+    "hdfs": "pyarrow", "sftp": "pysftp", "dbfs": "databricks.sdk",
+}  # fmt: skip
+DELETED = "deleted"  # the stage of an experiment
 # Without the second tag, MLflow's user interface treats the experiment as one for language models.
 EXPERIMENT_TAGS = {
     "mlflow.note.content": "Students of cliptea: a run for each pipeline run, and below it one for each variant and "
@@ -34,13 +46,49 @@ EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
 }
 PARAMS_PER_CALL = 100  # the server's limit
+LONGEST_NAME = 250  # characters of a metric or parameter
+# Errors that no waiting mends: a pattern of MLflow's text, what it means, and what to do.
+KNOWN = (
+    (
+        r"out-of-date database schema \(found version (\w+), but expected (\w+)",
+        "its database was made by another version of MLflow: its schema is {} and not {}",
+        "copy the database, then run `mlflow db upgrade {uri}`; or use the version of MLflow that made it",
+    ),
+    (
+        r"Can't locate revision identified by '(\w+)'",
+        "its database was made by a newer version of MLflow: this one does not know its schema {}",
+        "use the version of MLflow that made it, or another database",
+    ),
+    (
+        r"file is not a database|malformed|unable to open database file|readonly database",
+        "its database is damaged, or cannot be read and written",
+        "correct MLFLOW_TRACKING_URI or the permissions, or restore the database",
+    ),
+    (
+        r"authentication failed for user|no password supplied|Access denied for user",
+        "its database rejects the user or the password",
+        "correct the user in MLFLOW_TRACKING_URI, and set the password in PGPASSWORD or the file of your database",
+    ),
+    (
+        r"database \"([^\"]+)\" does not exist",
+        "the database {} does not exist there",
+        "create it, or correct MLFLOW_TRACKING_URI",
+    ),
+    (
+        r"No module named '([\w.]+)'",
+        "the Python package {} for it is not installed",
+        "install that package, or use another address in MLFLOW_TRACKING_URI",
+    ),
+    (r"HTTP(?:Status)? ?(?:code )?401|Unauthorized|UNAUTHENTICATED", "it denies access", CHECK),
+)
 
 
 def connect() -> MlflowClient:
     """A client for MLFLOW_TRACKING_URI.
 
     Raises:
-        ConfigError: the address contains a password, which MLflow's errors and the report would show.
+        ConfigError: the address contains a password, which MLflow's errors and the report would show; or a variable of
+            another job is left.
         TrackingError: MLflow cannot be reached; see `persist`.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -50,8 +98,17 @@ def connect() -> MlflowClient:
         raise TrackingError(
             "MLFLOW_TRACKING_URI is not set", "sqlite:////absolute/mlflow.db or the address of a server"
         )
+    registry = os.environ.get("MLFLOW_REGISTRY_URI", uri)
+    if registry not in ("", uri):
+        raise ConfigError(
+            f"MLFLOW_REGISTRY_URI={registry} is not the address in MLFLOW_TRACKING_URI",
+            "runs and models in one MLflow",
+            "unset MLFLOW_REGISTRY_URI",
+        )
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default waits for minutes; `persist` waits
+    if not _is_server(uri) and (trouble := database_trouble(uri)):
+        raise MlflowAway(trouble[0], False, trouble[1])
     try:
         if not _is_server(uri):
             from mlflow.store.db import utils
@@ -60,8 +117,20 @@ def connect() -> MlflowClient:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow does not wrap errors of the database libraries
-        raise MlflowAway(_cause(error), _may_pass(error)) from None
+        raise _away(error) from None
     return client
+
+
+def _away(error: BaseException) -> MlflowAway:
+    """What an error of MLflow means for its user."""
+    texts = " ".join(str(cause) for cause in _causes(error))
+    for pattern, reason, todo in KNOWN:
+        if found := re.search(pattern, texts):
+            return MlflowAway(reason.format(*found.groups()), False, todo.format(uri=tracking_address()))
+    known = next((meant for cause in _causes(error) if (meant := meaning(cause))), None)
+    if known is not None and not _may_pass(error):
+        return MlflowAway(known[0], False, known[1])
+    return MlflowAway(_cause(error), _may_pass(error))
 
 
 def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
@@ -85,7 +154,7 @@ def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
         except MlflowAway as error:
             failure = error
         except (MlflowException, OSError) as error:
-            failure = MlflowAway(_cause(error), _may_pass(error))
+            failure = _away(error)
         else:
             absence.over()
             return done
@@ -127,18 +196,117 @@ def _cause(error: BaseException) -> str:
 def experiment_id(client: MlflowClient) -> str:
     """The id of the experiment for all runs: the one from KFP's MLflow plug-in, or else our own.
 
-    Our own experiment is created on first use. For a SQLite file, its artifacts are stored next to the file.
+    Our own experiment is created on first use, and restored if it was deleted in MLflow. For a SQLite file, its
+    artifacts are stored next to the file.
+
+    Raises:
+        ConfigError: the experiment of the plug-in does not exist, or is deleted.
     """
-    if named := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+    if named := _of_plugin("MLFLOW_EXPERIMENT_ID"):
+        with _refusing("MLFLOW_EXPERIMENT_ID", named, "an experiment"):
+            if client.get_experiment(named).lifecycle_stage == DELETED:
+                raise ConfigError(
+                    f"the experiment {named} in MLFLOW_EXPERIMENT_ID is deleted in MLflow",
+                    todo=f"restore it with `mlflow experiments restore --experiment-id {named}`, or unset the variable",
+                )
         return named
     found: Experiment | None = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
+        if found.lifecycle_stage == DELETED:
+            _restore(client, found.experiment_id)
         return found.experiment_id
-    parsed = urlparse(client.tracking_uri)
-    location = None
-    if parsed.scheme == "sqlite":
-        location = (Path(parsed.path[1:]).absolute().parent / "artifacts").as_uri()
+    location, file = None, database_file(client.tracking_uri)
+    if file is not None:
+        location = (file.absolute().parent / "artifacts").as_uri()
     return client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
+
+
+def _restore(client: MlflowClient, experiment: str) -> None:
+    try:
+        client.restore_experiment(experiment)
+    except MlflowException:
+        if client.get_experiment(experiment).lifecycle_stage == DELETED:  # or else another run was faster
+            raise TrackingError(
+                f"the experiment {EXPERIMENT} was deleted in MLflow and cannot be restored",
+                todo=f"restore it with `mlflow experiments restore --experiment-id {experiment}`, or rename it",
+            ) from None
+    else:
+        progress.note(f"the experiment {EXPERIMENT} was deleted in MLflow and is restored")
+
+
+def leftovers() -> list[str]:
+    """Variables of KFP's MLflow plug-in and of MLflow that this run on one machine ignores."""
+    names = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+    return [name for name in names if env.in_local_run() and os.environ.get(name)]
+
+
+def _of_plugin(name: str) -> str:
+    """A variable that KFP's MLflow plug-in sets in a pod. On one machine, it can only be left over from another job."""
+    return "" if env.in_local_run() else os.environ.get(name, "")
+
+
+@contextmanager
+def _refusing(variable: str, value: str, what: str) -> Iterator[None]:
+    """Say which variable named something that MLflow does not have."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise ConfigError(
+            f"{variable}={value} names {what} that MLflow at {tracking_address()} does not have",
+            f"{what} there",
+            f"correct {variable}, or unset it if it is left over from another job",
+        ) from None
+
+
+def require_artifacts(uri: str) -> None:
+    """Check that this machine can write artifacts below an address, before any work is done.
+
+    Raises:
+        TrackingError: a package for it is missing, or the folder cannot be written.
+    """
+    kind, colon, _ = uri.partition("://")
+    if not colon or kind == "file":
+        folder = Path(unquote(urlsplit(uri).path) if colon else uri)
+        there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+        if not os.access(there, os.W_OK):
+            raise TrackingError(
+                f"MLflow keeps artifacts in {folder}, which this user cannot write",
+                todo="correct its permissions, or use an MLflow server that serves artifacts",
+            )
+        return
+    if kind == "gs" and not _google_credentials():
+        raise TrackingError(
+            f"MLflow keeps artifacts at {uri}, and there are no credentials for it here",
+            "an MLflow server that serves artifacts (--serve-artifacts), or credentials of Google",
+            "set GOOGLE_APPLICATION_CREDENTIALS, or start the server with another --default-artifact-root",
+        )
+    needed = PACKAGES.get(kind, "")
+    if needed and not _installed(needed):
+        raise TrackingError(
+            f"MLflow keeps artifacts at {uri}, and the Python package {needed} for {kind}:// is not installed here",
+            "an MLflow server that serves artifacts (--serve-artifacts), or that package",
+            "install the package, or start the server with another --default-artifact-root",
+        )
+
+
+def _google_credentials() -> bool:
+    import google.auth
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        google.auth.default()
+    except GoogleAuthError:
+        return False
+    return True
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
 
 
 def find_run(client: MlflowClient, tags: Mapping[str, str]) -> Run | None:
@@ -150,11 +318,12 @@ def find_run(client: MlflowClient, tags: Mapping[str, str]) -> Run | None:
 
 def plugin_run(client: MlflowClient) -> Run | None:
     """The MLflow run that KFP's plug-in created for the pipeline run, or None. It is the outermost parent run."""
-    run_id = os.environ.get("MLFLOW_RUN_ID")
+    run_id = named = _of_plugin("MLFLOW_RUN_ID")
     found: Run | None = None
-    while run_id:
-        found = client.get_run(run_id)
-        run_id = found.data.tags.get("mlflow.parentRunId")
+    with _refusing("MLFLOW_RUN_ID", named, "a run"):
+        while run_id:
+            found = run = client.get_run(run_id)
+            run_id = run.data.tags.get("mlflow.parentRunId")
     return found
 
 
@@ -164,7 +333,7 @@ def quote(value: str) -> str:
 
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
     """Log nested parameters as "train.lr": "0.002", without empty mappings. Existing parameters are kept."""
-    items = [Param(key, str(value)[:6000]) for key, value in flatten(params).items() if value != {}]
+    items = [Param(metric_name(key), str(value)[:6000]) for key, value in flatten(params).items() if value != {}]
     for chunk in chunks(items, PARAMS_PER_CALL):
         client.log_batch(run_id, params=chunk)
 
@@ -173,6 +342,38 @@ def chunks(items: list[Any], size: int) -> Iterable[list[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def metric_name(name: str) -> str:
-    """A class name in which characters that MLflow does not allow are replaced."""
-    return re.sub(r"[^\w\-. :/]", "_", name)
+def metric_name(name: str, *parts: str) -> str:
+    """The name under which MLflow takes a metric or parameter; the same as before, unless MLflow would refuse it.
+
+    MLflow refuses some characters, names that look like paths, and long ones. These characters are written as their
+    number, such as `:2f:` for a slash, so that different names stay different. A name that is still too long keeps its
+    beginning and gets a hash.
+
+    Args:
+        name: the name, in which `/` separates groups of metrics.
+        parts: further groups, such as names of classes, in which `/` does not separate anything.
+    """
+    groups = [*name.split("/"), *(re.sub(r"[/:]", _number, part) for part in parts)]
+    whole = "/".join(_group(group) for group in groups)
+    if len(whole) <= LONGEST_NAME:
+        return whole
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:12]
+    return f"{whole[: LONGEST_NAME - 15]}:{digest}:"
+
+
+def renamed_metrics(catalogue: Catalogue) -> dict[str, str]:
+    """Classes with names that MLflow would refuse in a metric, and the metrics of their IoU."""
+    metrics = {name: metric_name("iou", name) for name in catalogue.classes}
+    return {name: metric for name, metric in metrics.items() if metric != f"iou/{name}"}
+
+
+def _group(text: str) -> str:
+    """A part of a name between slashes."""
+    text = re.sub(r"[^\w\-. :]", _number, text)
+    if text.strip(".") and text == text.strip():
+        return text
+    return re.sub(r"^[. ]|[. ]$", _number, text) or ":empty:"
+
+
+def _number(found: re.Match[str]) -> str:
+    return f":{ord(found[0]):x}:"

@@ -58,7 +58,7 @@ def register(client: MlflowClient, name: str, source: str, run_id: str, score: S
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for version in client.search_model_versions(f"name = '{name}'"):
+    for version in client.search_model_versions(_named(name)):
         if version.source == source:
             return int(version.version)
     measured = {HIOU_TAG: repr(score.hiou), EVALUATION_TAG: score.evaluation, MARGIN_TAG: repr(score.margin)}
@@ -129,9 +129,14 @@ def _align(client: MlflowClient, name: str) -> _Registry:
         client.set_registered_model_alias(name, ALIAS, str(champion))
 
 
+def _named(name: str) -> str:
+    quote = '"' if "'" in name else "'"
+    return f"name = {quote}{name}{quote}"
+
+
 def _read(client: MlflowClient, name: str) -> _Registry:
     alias = client.get_registered_model(name).aliases.get(ALIAS)  # before the versions: it is never of a newer one
-    found = {int(version.version): version for version in client.search_model_versions(f"name = '{name}'")}
+    found = {int(version.version): version for version in client.search_model_versions(_named(name))}
     return _Registry(found, None if alias is None else int(alias), _history(found, set(found)))
 
 

@@ -18,12 +18,23 @@ from mlflow.models import Model
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_MODELS
 
-from cliptea import __version__, env
+from cliptea import __version__, env, progress
 from cliptea.config import Config
 from cliptea.evaluation.results import ResultRow
 from cliptea.manifest import Manifest
+from cliptea.messages import redacted
 from cliptea.run import Run, Variant
-from cliptea.tracking.mlflow_client import chunks, connect, experiment_id, find_run, log_params, metric_name, plugin_run
+from cliptea.tracking.mlflow_client import (
+    chunks,
+    connect,
+    experiment_id,
+    find_run,
+    leftovers,
+    log_params,
+    metric_name,
+    plugin_run,
+    require_artifacts,
+)
 from cliptea.tracking.model import save_model
 
 __all__ = ["ChildRun", "Tag", "dataset_inputs", "log_best", "log_table", "now", "open_parent", "origin", "reopen"]
@@ -57,12 +68,15 @@ def open_parent(run: Run) -> str:
     run. If KFP's MLflow plug-in has created a run for it, that run is used.
     """
     client, config = connect(), run.config
+    for name in leftovers():
+        progress.note(f"{name} is ignored: it can only be of another job, as a run on one machine sets none")
     key = _key(run)
     found = plugin_run(client) or find_run(client, {Tag.KEY: key})
     if found is None:
         name = f"{config.preset} · {config.data.dataset} · {key[:SHOWN]}"
         found = client.create_run(experiment_id(client), tags={Tag.KEY: key}, run_name=name)
     run_id = found.info.run_id
+    require_artifacts(str(found.info.artifact_uri))
     tags = {Tag.KEY: key, "cliptea.preset": config.preset, Tag.FINGERPRINT: run.fingerprint, Tag.JOB: run.job_id}
     reopen(client, found)
     for tag, value in {**tags, Tag.HEARTBEAT: now(), **origin(run.job_id)}.items():
@@ -92,7 +106,7 @@ def log_best(run: Run, row: ResultRow) -> None:
 
 def origin(job_id: str) -> dict[str, str]:
     """Tags for the origin of a run: version, commit, image and address in KFP. Unknown values are left out."""
-    address = env.KFP_URL.get().rstrip("/")
+    address = redacted(env.KFP_URL.get().rstrip("/"))
     tags = {
         "cliptea.version": __version__,
         "git.commit": env.COMMIT.get() or _commit(),

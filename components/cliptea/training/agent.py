@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 
 from cliptea.errors import ClipteaError
+from cliptea.messages import of_signal
 from cliptea.training.failure import tell
 from cliptea.training.stopping import Deserted
 
@@ -22,16 +23,14 @@ def main(arguments: list[str]) -> None:
         run.main(arguments)
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
-        killed = sorted(signal.Signals(-code).name for code in codes if code < 0)
-        if set(killed) == {signal.SIGABRT.name} and _watched(arguments):
+        killed = sorted({-code for code in codes if code < 0})
+        if killed == [signal.SIGABRT] and _watched(arguments):
             tell(Deserted("a process aborted with SIGABRT"))
         elif killed:
             tell(
                 ClipteaError(
-                    f"a training process was killed by {' and '.join(killed)}",
-                    todo="for SIGKILL (out of memory), lower train.batch_size or raise the memory; for SIGBUS (shared "
-                    "memory), raise shared_memory; for SIGABRT, see the log; run again to resume from the last "
-                    "checkpoint",
+                    f"a training process was killed by {' and '.join(map(of_signal, killed))}",
+                    todo="run again to resume from the last checkpoint",
                 )
             )
         raise

@@ -7,7 +7,6 @@ iteration is divided among the training processes in the order of its items.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
+from cliptea import watchdog
 from cliptea.config import Config
 from cliptea.data.ahead import ahead
 from cliptea.data.catalogue import IGNORE
@@ -101,11 +101,13 @@ def batches(config: Config, data: TrainingData, seed: int, start: int = 0, world
         _Views(config, data, seed),
         batch_sampler=[list(range(first, first + own)) for first in firsts],
         num_workers=train.workers,
-        worker_init_fn=_outlive_sigterm,
+        worker_init_fn=_begin,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # a separate one, so that loading does not advance the generator for dropout
     )
-    for tensors in loader:
+    with watchdog.inherited():
+        loaded = iter(loader)
+    for tensors in loaded:
         yield Batch(*tensors)
 
 
@@ -134,6 +136,6 @@ def photometric(image_3HW: Tensor, rng: np.random.Generator) -> Tensor:
     return (image_3HW * 255).round()
 
 
-def _outlive_sigterm(worker: int) -> None:
+def _begin(worker: int) -> None:
     # SIGTERM reaches all processes at the same time, but the training process still has to finish its step.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    watchdog.follow_parent()

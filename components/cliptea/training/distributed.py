@@ -138,16 +138,13 @@ ALONE = World()
 
 @contextmanager
 def join() -> Iterator[World]:
-    """Join the other processes that torchrun started (RANK, WORLD_SIZE, ...). Without torchrun, yield `ALONE`.
+    """Join the other processes that torchrun started, according to its variables RANK, WORLD_SIZE and so on.
 
     GPU tensors are sent with NCCL, other tensors with gloo. Each process of a machine uses a different GPU.
 
     Raises:
         ConfigError: there are more processes than GPUs.
     """
-    if "WORLD_SIZE" not in os.environ:
-        yield ALONE
-        return
     timeout = timedelta(seconds=patience() + WORK_SECONDS)
     if torch.cuda.is_available():
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()

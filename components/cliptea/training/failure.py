@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cliptea import env, errors
-from cliptea.errors import ClipteaError
+from cliptea.errors import ClipteaError, described
 from cliptea.training.stopping import Deserted, Stopped
 
 __all__ = ["tell", "told"]
@@ -23,7 +23,7 @@ def tell(error: BaseException) -> None:
     if not env.FAILURE.is_set():
         return
     file = Path(env.FAILURE.get())
-    said: dict[str, Any] = {"kind": type(error).__name__, "text": _one_line(error)}
+    said: dict[str, Any] = {"kind": type(error).__name__, "text": described(error)}
     if isinstance(error, Deserted):
         file, said["text"] = _of_those_left(file), error.why
     if isinstance(error, Stopped):
@@ -53,8 +53,3 @@ def _read(file: Path) -> dict[str, Any] | None:
         return json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):  # ValueError: a process was killed while writing
         return None
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ClipteaError) else f"{type(error).__name__}: {text}"

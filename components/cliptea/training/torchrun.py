@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,28 +19,34 @@ from cliptea.training.stopping import Stopped, sigterm
 __all__ = ["start"]
 
 POLL_SECONDS = 0.1
+# Variables of torchrun and of launchers like it. Those of another job must not count here.
+LAUNCHERS = re.compile(
+    r"(RANK|WORLD_SIZE|(LOCAL|GROUP|ROLE)_(RANK|WORLD_SIZE|NAME)|MASTER_(ADDR|PORT))$|(TORCHELASTIC|SLURM|OMPI|PMI)_"
+)
+JOINING = "PET_"  # prefix of the variables with which Kubeflow Trainer tells the processes of all pods about each other
 STOP_SECONDS = 25  # how long processes may take to stop if another one does not respond; a pod is killed after 30
 
 
-def start(module: str, key: str, processes: int, follower: Follower | None = None) -> None:
+def start(module: str, key: str, processes: int, follower: Follower | None = None, *, joins: bool = False) -> None:
     """Train in child processes, and wait for them.
 
     Args:
         module: the module that each process runs, with `key` as its argument.
         key: key of an object in the store that describes what to train.
-        processes: number of processes on this machine. Variables of torchrun (PET_NPROC_PER_NODE, PET_NNODES, ...)
-            take precedence.
+        processes: number of processes on this machine.
         follower: if it is silent for too long, training stops as after SIGTERM.
+        joins: whether Kubeflow Trainer has started this process, so that its variables (PET_NPROC_PER_NODE, PET_NNODES,
+            ...) take precedence.
 
     Raises:
         Stopped: SIGTERM was received. The processes have saved a checkpoint and exited.
         ClipteaError: the error of the first process that failed.
     """
-    own = [] if "PET_NPROC_PER_NODE" in os.environ else ["--standalone", f"--nproc-per-node={processes}"]
+    own = [] if joins and "PET_NPROC_PER_NODE" in os.environ else ["--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, "-m", "cliptea.training.agent", *own, "-m", module, key]
     with tempfile.TemporaryDirectory(prefix="cliptea-") as folder, sigterm() as asked, watching(follower) as abandoned:
         failure = Path(folder) / "failure.json"
-        process = subprocess.Popen(command, env={**_environment(processes), env.FAILURE.name: str(failure)})
+        process = subprocess.Popen(command, env={**_environment(processes, joins), env.FAILURE.name: str(failure)})
         stopping = False
         while process.poll() is None:
             if not stopping and (asked or abandoned.is_set()):
@@ -50,9 +57,14 @@ def start(module: str, key: str, processes: int, follower: Follower | None = Non
             raise _reason(failure, stopping, process.returncode)
 
 
-def _environment(processes: int) -> dict[str, str]:
-    """The environment of this process, with its threads divided among the child processes."""
-    given = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(STOP_SECONDS), **os.environ}
+def _environment(processes: int, joins: bool) -> dict[str, str]:
+    """The environment of this process without other launchers' variables, and with its threads divided."""
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if not LAUNCHERS.match(name) and (joins or not name.startswith(JOINING))
+    }
+    given = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(STOP_SECONDS), "PYTHONFAULTHANDLER": "1", **own}
     threads = env.THREADS.count()
     if threads is None:
         return given

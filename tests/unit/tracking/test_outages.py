@@ -175,7 +175,7 @@ def test_a_server_that_stays_away_is_one_line(monkeypatch):
 
 def no_database(folder):
     (folder / "mlflow.db").write_bytes(b"no database at all" * 100)
-    return f"sqlite:///{folder}/mlflow.db", "file is not a database"
+    return f"sqlite:///{folder}/mlflow.db", "it is not an SQLite database"
 
 
 def later_schema(folder):
@@ -187,7 +187,7 @@ def later_schema(folder):
 
 
 def dead_database(folder):
-    return "postgresql+psycopg://127.0.0.1:9/mlflow", "port 9 failed"
+    return "postgresql+psycopg://127.0.0.1:9/mlflow", "it does not answer"
 
 
 @pytest.mark.parametrize("make", [no_database, later_schema, dead_database])
@@ -235,7 +235,7 @@ def test_whatever_a_server_answers_it_is_there(status, monkeypatch):
         require_server()
 
 
-@pytest.mark.parametrize("uri", [None, "sqlite:////tmp/mlflow.db"])
+@pytest.mark.parametrize("uri", [None, "sqlite:////tmp/none/mlflow.db"])
 def test_what_is_no_server_is_not_asked(uri, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     if uri:

@@ -113,7 +113,7 @@ def test_results_are_logged_once_and_classes_without_pixels_left_out(client):
     for _ in range(2):
         child.log_result({"hiou": 0.5, "iou/a b": 0.25, "iou/odd(name)": 0.75, "iou/gone": None}, {"gamma": 0.0})
     data = client.get_run(child.run_id).data
-    assert {k: data.metrics[k] for k in data.metrics} == {"hiou": 0.5, "iou/a b": 0.25, "iou/odd_name_": 0.75}
+    assert {k: data.metrics[k] for k in data.metrics} == {"hiou": 0.5, "iou/a b": 0.25, "iou/odd:28:name:29:": 0.75}
     assert len(client.get_metric_history(child.run_id, "hiou")) == 1
     child.finish()
     assert client.get_run(child.run_id).info.status == "FINISHED"

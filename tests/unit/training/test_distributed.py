@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cliptea import settings
+from cliptea.training import torchrun
 from cliptea.training.distributed import World, join
 from cliptea.training.trainer import Trainer
 
@@ -208,12 +209,6 @@ def test_a_compiled_student_learns_the_same(together, plain_config, size):
     assert_same_training(alone, together(size, train, plain_config(train={"iterations": 4, "compile": True}))[0])
 
 
-def test_without_torchrun_training_is_alone(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with join() as group:
-        assert group == World(0, 1)
-
-
 def test_a_process_may_wait_for_a_server_while_its_partners_wait_for_it(monkeypatch):
     """Else torch ends those that wait at the moment at which our patience ends."""
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
@@ -223,3 +218,17 @@ def test_a_process_may_wait_for_a_server_while_its_partners_wait_for_it(monkeypa
     with join():
         group = dist.distributed_c10d._get_default_group()
         assert group._get_backend(torch.device("cpu")).options._timeout == timedelta(seconds=1600)
+
+
+LEFT = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "10.0.0.9", "MASTER_PORT": "29501"}
+LEFT |= {"TORCHELASTIC_RUN_ID": "x", "SLURM_NTASKS": "2", "OMPI_COMM_WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_variables_that_another_launcher_left_do_not_reach_training_processes(monkeypatch, joins):
+    for name, value in {**LEFT, "PET_NNODES": "4", "PATH": "/bin", "RANKING": "kept"}.items():
+        monkeypatch.setenv(name, value)
+    handed = torchrun._environment(2, joins)
+    assert handed.keys() & LEFT.keys() == set()
+    assert ("PET_NNODES" in handed) == joins  # these are Kubeflow Trainer's, which speaks for all pods
+    assert (handed["PATH"], handed["RANKING"]) == ("/bin", "kept")

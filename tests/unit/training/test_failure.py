@@ -95,8 +95,8 @@ def test_a_file_that_was_not_written_to_its_end_tells_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("number", "text"),
     [
-        (signal.SIGKILL, "a training process was killed by SIGKILL; for SIGKILL (out of memory), lower"),
-        (signal.SIGBUS, "was killed by SIGBUS"),
+        (signal.SIGKILL, "a training process was killed by SIGKILL, mostly for lack of memory; give it more memory"),
+        (signal.SIGBUS, "was killed by SIGBUS: /dev/shm, the shared memory of data loading, is full"),
         (signal.SIGABRT, "was killed by SIGABRT"),  # of a process without partners
     ],
 )

@@ -1,0 +1,127 @@
+"""What every text for people goes through: no secrets, no control characters, and what an error of the system means."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+
+__all__ = ["SECRETS", "holds_secret", "meaning", "of_signal", "plain", "redacted"]
+
+SECRETS: set[str] = set()  # names of environment variables whose values are secret; `cliptea.env` fills it
+HIDDEN = "***"
+SHORTEST = 8  # characters; shorter values of variables may be part of a word
+NAMED = r"(?:[\w.-]*(?:signature|credential|token|passw|pwd|secret|key|auth|session)[\w.-]*|sig)"
+SHAPES = (
+    # The user part of an address, even with a slash in the password.
+    (re.compile(r"://(?:[^/\s@'\"]+|[^/\s@]*:(?!\d+/)[^\s@]*)@"), f"://{HIDDEN}@"),
+    (re.compile(r"(?<![\w/])[\w.+-]+:[^\s@/:'\"]+@(?=[\w.-]+:\d+\b|localhost\b|\d+\.\d+\.)"), f"{HIDDEN}@"),
+    (re.compile(rf"([?&#;]{NAMED}=)[^\s&#;'\"]+", re.IGNORECASE), rf"\1{HIDDEN}"),  # a query or a fragment
+    (re.compile(r"\b((?:password|passwd|pwd|secret)=)[^\s&;'\"]+", re.IGNORECASE), rf"\1{HIDDEN}"),
+    (re.compile(r"\b(Bearer|Basic) [\w.~+/=-]{8,}"), rf"\1 {HIDDEN}"),
+    (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), HIDDEN),  # AWS
+    (re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|hf_|xox[abeprs]-|sk-|dapi)[\w-]{16,}"), HIDDEN),
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{4,}\.?[\w-]*"), HIDDEN),  # JSON web tokens
+    (re.compile(r"(hooks\.slack\.com/services/)[\w/]+"), rf"\1{HIDDEN}"),
+)
+
+FULL = "free some space, or use another disk"
+MEMORY = "give it more memory, or lower the batch size (train.batch_size, or raise train.accumulate)"
+SHARED = "/dev/shm, the shared memory of data loading, is full"
+SHARED_TODO = "raise shared_memory in the placement (docker run --shm-size), or set train.workers=0"
+FILES, FILES_TODO = "the limit of open files is reached", "raise it with `ulimit -n 65536`"
+TASKS, TASKS_TODO = (
+    "the limit of processes and threads is reached",
+    "raise it: `ulimit -u`, or the limit of the pod",
+)
+ERRNOS = {
+    errno.ENOSPC: ("the disk is full", FULL),
+    errno.EDQUOT: ("the disk quota of this user is used up", FULL),
+    errno.EFBIG: ("the file is larger than this disk or `ulimit -f` allows", "use another disk, or raise the limit"),
+    errno.EROFS: ("the disk is mounted read-only", "choose a folder that can be written"),
+    errno.EACCES: ("this user may not do that", "correct the permissions, or choose another folder"),
+    errno.EPERM: ("this user may not do that", "correct the permissions, or choose another folder"),
+    errno.EIO: ("the disk has an input/output error", "look into the log of the machine, and use another disk"),
+    errno.ESTALE: ("the network disk has lost the file", "mount it again, and run again"),
+    errno.ENAMETOOLONG: ("the name is too long for this disk", "choose shorter names of files and folders"),
+    errno.EMFILE: (FILES, FILES_TODO),
+    errno.ENFILE: (FILES, FILES_TODO),
+    errno.ENOMEM: ("memory is exhausted", MEMORY),
+}
+# Texts of libraries that do not tell the cause by a number: what they mean, and what to do.
+TEXTS = (
+    (r"/dev/shm|/torch_\d+.*No space left|Bus error|out of shared memory", (SHARED, SHARED_TODO)),
+    (r"killed by signal: Killed", ("a data loading process was killed by SIGKILL, mostly for lack of memory", MEMORY)),
+    (
+        r"No usable temporary directory",
+        ("no temporary folder is writable", "set TMPDIR to a folder with free space"),
+    ),
+    (r"Too many open files|items of ancdata", (FILES, FILES_TODO)),
+    (r"can't start new thread|Resource temporarily unavailable", (TASKS, TASKS_TODO)),
+    (r"CUDA out of memory|OutOfMemoryError", ("the memory of the GPU is full", MEMORY)),
+    (r"can't allocate memory|Cannot allocate memory|MemoryError", ("memory is exhausted", MEMORY)),
+    (r"database or disk is full|No space left on device", ERRNOS[errno.ENOSPC]),
+    (
+        r"TLS CA certificate bundle|invalid path: .*(?:pem|crt|cert)",
+        (
+            "the file of CA certificates does not exist",
+            "correct SSL_CERT_FILE, REQUESTS_CA_BUNDLE or MLFLOW_TRACKING_SERVER_CERT_PATH",
+        ),
+    ),
+    (
+        r"WRONG_VERSION_NUMBER|wrong version number|RECORD_LAYER_FAILURE|record layer failure",
+        ("the server speaks http and not https", "write its address with http://"),
+    ),
+    (
+        r"HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS|\\x15\\x03",
+        ("the server speaks https and not http", "write its address with https://"),
+    ),
+)
+
+
+def redacted(text: str) -> str:
+    """The text with `***` in place of passwords, tokens and the like: by their shape, or as values of `SECRETS`."""
+    for name in SECRETS:
+        value = os.environ.get(name, "")
+        if len(value) >= SHORTEST and not value.isalpha() and value in text:
+            text = text.replace(value, HIDDEN)
+    for shape, instead in SHAPES:
+        text = shape.sub(instead, text)
+    return text
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a text, such as an address, seems to hold a secret."""
+    return redacted(text) != text
+
+
+def plain(text: str) -> str:
+    """A text without secrets, and with control characters and bytes that are not UTF-8 as `\\x1b`, `\\udcff`."""
+    text = redacted(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def meaning(error: BaseException) -> tuple[str, str] | None:
+    """What an error of the system means, and what to do; None if it is not known."""
+    text = f"{type(error).__name__}: {error} {getattr(error, 'filename', None) or ''}"
+    known = next((meant for pattern, meant in TEXTS if re.search(pattern, text)), None)
+    if isinstance(error, OSError) and known is None:
+        if isinstance(error, BlockingIOError) and error.errno == errno.EAGAIN:
+            return TASKS, TASKS_TODO
+        return ERRNOS.get(error.errno or 0)
+    return known
+
+
+def of_signal(number: int) -> str:
+    """The name of a signal that has killed a process, with its most likely cause and what to do."""
+    name = signal.Signals(number).name
+    causes = {
+        signal.SIGKILL: f"{name}, mostly for lack of memory; {MEMORY}",
+        signal.SIGBUS: f"{name}: {SHARED}; {SHARED_TODO}",
+        signal.SIGXFSZ: f"{name}: a file is larger than `ulimit -f` allows; raise it",
+        signal.SIGXCPU: f"{name}: the limit of processor time (`ulimit -t`) is reached; raise it",
+    }
+    return causes.get(signal.Signals(number), f"{name}; see the log")

@@ -1,0 +1,159 @@
+"""Ends processes that would wait for ever: children of an ended process, and work that has come to a halt.
+
+Work has halted if for CLIPTEA_STALL_MINUTES nothing was reported (`alive`), and this process and its children have
+hardly used a processor, and hardly read or written. Work that is only slow does one of these: compiling and clustering
+use a processor, downloads are written, and waiting for a server is reported.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from cliptea import env
+
+__all__ = ["STALLED", "alive", "follow_parent", "guarded", "inherited", "stall_seconds"]
+
+STALLED = 77  # exit code of a process that the watchdog has ended
+DEFAULT_MINUTES = 30.0
+LOOK_SECONDS = 60.0  # between two looks, at most
+BUSY_SHARE = 0.02  # of one processor; less is what heartbeats need
+BUSY_BYTES = 1 << 16  # read or written per second; less is what heartbeats need
+TELL_SECONDS = 20.0  # how long the report of a halt may take
+STACK_SECONDS = 3.0  # how long children may take to write their stacks
+PARENT_SECONDS = 1.0
+
+_alive = 0.0  # until when the work counts as alive, on the monotonic clock
+
+
+def alive(seconds: float = 0.0) -> None:
+    """Report progress, or a pause of that many seconds that is meant to be."""
+    global _alive
+    _alive = max(_alive, time.monotonic() + seconds)
+
+
+def stall_seconds() -> float:
+    """After how many seconds work has halted; 0 for never.
+
+    Raises:
+        ConfigError: CLIPTEA_STALL_MINUTES is not a finite number of at least 0.
+    """
+    minutes = env.STALL_MINUTES.number()
+    return 60 * (DEFAULT_MINUTES if minutes is None else minutes)
+
+
+@contextmanager
+def guarded(tell: Callable[[str], None]) -> Iterator[None]:
+    """End this process with `STALLED`, and its children, if the work inside the block halts.
+
+    The stacks of all their threads are written to stderr first.
+
+    Args:
+        tell: reports the halt, which it gets in words.
+
+    Raises:
+        ConfigError: CLIPTEA_STALL_MINUTES is not a finite number of at least 0.
+    """
+    seconds = stall_seconds()
+    over = threading.Event()
+    if seconds:
+        faulthandler.enable(file=2)  # so that SIGABRT shows the stacks, also in forks
+        threading.Thread(target=_watch, args=(seconds, over, tell), name="cliptea-watchdog", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _watch(seconds: float, over: threading.Event, tell: Callable[[str], None]) -> None:
+    look = min(LOOK_SECONDS, seconds / 10)
+    idle, last, family, own = 0.0, time.monotonic(), _work(_children()), _work([os.getpid()])
+    while not over.wait(look):
+        # This process is measured first here and last below, so that the looks themselves do not count.
+        now, own_now, family_now = time.monotonic(), _work([os.getpid()]), _work(_children())
+        passed = now - last
+        share, size = (abs(new - old) / passed for new, old in zip(own_now, own, strict=True))
+        more = [abs(new - old) / passed for new, old in zip(family_now, family, strict=True)]
+        busy = share + more[0] > BUSY_SHARE or size + more[1] > BUSY_BYTES
+        # A process that was frozen for long has not been idle for long.
+        idle = 0.0 if busy or _alive >= last else idle + min(passed, 2 * look)
+        last, family, own = now, _work(_children()), _work([os.getpid()])
+        if idle >= seconds:
+            _end(seconds, tell)
+
+
+def _children() -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process().children(recursive=True)]
+
+
+def _work(processes: list[int]) -> tuple[float, float]:
+    """Processor seconds of processes and of their children that have ended, and the bytes that they read and wrote."""
+    import psutil
+
+    seconds = size = 0.0
+    for process in processes:
+        with suppress(psutil.Error, AttributeError):  # it has ended; or this system does not count bytes
+            known = psutil.Process(process)
+            seconds += sum(known.cpu_times()[:4])
+            counted: Any = known.io_counters()  # typed without the fields of Linux
+            size += counted.read_chars + counted.write_chars
+    return seconds, size
+
+
+def _end(seconds: float, tell: Callable[[str], None]) -> None:
+    import psutil
+
+    faulthandler.dump_traceback(file=2, all_threads=True)
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with suppress(psutil.Error):
+            child.rlimit(psutil.RLIMIT_CORE, (0, 0))
+            child.send_signal(signal.SIGABRT)  # which shows its stacks
+    _, left = psutil.wait_procs(children, STACK_SECONDS)
+    for child in left:
+        with suppress(psutil.Error):
+            child.kill()
+    text = (
+        f"nothing was computed, read or written for {seconds / 60:g} minutes; expected progress; the stacks of all "
+        f"threads are in the log; run again to resume, or raise {env.STALL_MINUTES.name} if it is only slow"
+    )
+    telling = threading.Thread(target=tell, args=(text,), daemon=True)  # in a thread, as it may halt as well
+    telling.start()
+    telling.join(TELL_SECONDS)
+    os._exit(STALLED)
+
+
+@contextmanager
+def inherited() -> Iterator[None]:
+    """Start child processes inside that call `follow_parent`. They inherit that SIGTERM is blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def follow_parent() -> None:
+    """Let this process outlive a SIGTERM, unless its parent sends it, but end at once when its parent has ended.
+
+    A SIGTERM to a group of processes reaches children as well, whose work the parent may still need until it is done.
+    """
+    faulthandler.enable(file=2)  # for the parent's watchdog
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_follow, args=(os.getppid(),), name="cliptea-parent", daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        caught = signal.sigtimedwait({signal.SIGTERM}, PARENT_SECONDS)
+        if caught is not None and caught.si_pid == parent:
+            break
+    os._exit(0)

@@ -1,0 +1,153 @@
+"""No text for people holds a secret or a control character, and errors of the system say what they mean."""
+
+import errno
+import json
+import os
+import re
+import signal
+import ssl
+
+import pytest
+
+from cliptea import env, progress, settings
+from cliptea.errors import ConfigError, DataError, StorageError, described
+from cliptea.messages import holds_secret, meaning, of_signal, plain, redacted
+from cliptea.storage import FileStore, open_store
+
+HUSH = "hunter2x"
+ADDRESSES = [
+    f"http://h/x?password={HUSH}", f"http://{HUSH}@h", f"http://u:{HUSH}@h/x", f"http://u:{HUSH}/q@h", f"s3://k:{HUSH}@b/x",
+    f"ftp://u:{HUSH}@h", f"http://h/#access_token={HUSH}", f"http://h/?a=1&X-Amz-Signature={HUSH}", f"https://h/x?sig={HUSH}",
+    f"user:{HUSH}@host:9000", f"user:{HUSH}@10.0.0.1/x", f"postgresql://u:{HUSH}@h/d", f"sqlite:///x?key={HUSH}",
+    f"gs://b/x;secret={HUSH}", f"mysql+pymysql://root:{HUSH}@h:3306/db", f"https://h/t?API_KEY={HUSH}", f"redis://:{HUSH}@h",
+    f"file:///x?token={HUSH}", f"Authorization: Bearer {HUSH}", f"host=h password={HUSH} user=u",
+    "AKIA" + HUSH.upper() * 2, f"ghp_{HUSH * 4}", f"hf_{HUSH * 4}", f"eyJ{HUSH}0.{HUSH}.{HUSH}",
+    f"https://hooks.slack.com/services/T0/B0/{HUSH}",
+]  # fmt: skip
+OTHERS = [
+    "http://host:8080/a", "sqlite:////a@b/mlflow.db", "models:/cliptea-demo@champion", "REGISTRY/cliptea@sha256:ab",
+    "ghcr.io/x/y:1.2@sha256:ab", "s3://bucket/a/b@2x.png", "file:///my%20data?x", "s3://b/a?versionId=3", "a@b.c",
+    "method.global_token=max", "expected key=value, such as train.iterations=200", "open_clip:ViT-B@openai",
+    "label 'a:b@c'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_with_a_secret_is_never_repeated(address, monkeypatch, tmp_path):
+    hush = re.compile(HUSH, re.IGNORECASE)
+    assert holds_secret(address)
+    events = tmp_path / "events"
+    monkeypatch.setenv("CLIPTEA_EVENTS", str(events))
+    progress.note(f"reading {address} now")
+    progress.publish(place=address)
+    texts = [
+        str(DataError(f"cannot read {address}", address, address)),
+        DataError(address).what,
+        described(OSError(f"no connection to {address}")),
+        events.read_text(),
+    ]
+    for refused in (
+        lambda: open_store(address),
+        lambda: settings.load("smoke", [f"data.root={address}"]),
+        lambda: settings.load("smoke", [f"evaluation.figures=['{address}']"]),
+    ):
+        with pytest.raises((ConfigError, StorageError)) as caught:
+            refused()
+        texts.append(str(caught.value))
+    assert not [text for text in texts if hush.search(text)]
+
+
+@pytest.mark.parametrize("text", OTHERS)
+def test_other_texts_stay(text):
+    assert redacted(text) == text
+
+
+@pytest.mark.parametrize("name", ["CLIPTEA_WEBHOOK", "AWS_SECRET_ACCESS_KEY", "KFP_TOKEN", "MLFLOW_TRACKING_PASSWORD"])
+def test_the_values_of_secret_variables_are_hidden_wherever_they_stand(name, monkeypatch):
+    monkeypatch.setenv(name, "https://chat/2b7-rooms/x")
+    assert env.WEBHOOK.name == "CLIPTEA_WEBHOOK"  # whose module says which are secret
+    assert described(ValueError("sent to https://chat/2b7-rooms/x.")) == "ValueError: sent to ***."
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\x1b[31mred", r"a\x1b[31mred"),
+        ("bell\x07", r"bell\x07"),
+        (os.fsdecode(b"caf\xe9.png"), r"caf\udce9.png"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("zwölf Äpfel 猫.png", "zwölf Äpfel 猫.png"),
+    ],
+)
+def test_control_characters_in_names_are_shown_escaped(name, shown, monkeypatch, tmp_path, capsys):
+    assert plain(name) == shown
+    assert str(DataError(f"cannot read {name}")) == f"cannot read {shown}"
+    monkeypatch.delenv("CLIPTEA_EVENTS", raising=False)
+    progress.warn(f"left out {name}")
+    assert capsys.readouterr().err == f"warning: left out {shown}\n"
+    monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
+    progress.warn(f"left out {name}")
+    assert json.loads((tmp_path / "events").read_text())["text"] == f"left out {shown}"
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9.bin"), "x" * 240, "猫" * 80])
+def test_odd_names_of_files_work_in_a_folder_store(tmp_path, name):
+    store = FileStore(tmp_path)
+    store.put(f"a/{name}", b"data")
+    assert store.get(f"a/{name}") == b"data"
+    assert [entry.key for entry in store.entries("a")] == [f"a/{name}"]
+
+
+@pytest.mark.parametrize(
+    ("error", "what", "todo"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "the disk is full", "free some space"),
+        (OSError(errno.ENOSPC, "No space left on device", "/dev/shm/x"), "shared memory .* is full", "shared_memory"),
+        (RuntimeError("unable to write to file </torch_1_3>: No space left on device (28)"), "/dev/shm", "shm-size"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "/dev/shm", "shared_memory"),
+        (RuntimeError("DataLoader worker (pid(s) 7) is killed by signal: Killed."), "SIGKILL, mostly", "memory"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "quota", "free some space"),
+        (OSError(errno.EMFILE, "Too many open files"), "open files", "ulimit -n"),
+        (RuntimeError("received 0 items of ancdata"), "open files", "ulimit -n"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "processes and threads", "ulimit -u"),
+        (RuntimeError("can't start new thread"), "processes and threads", "ulimit -u"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory is exhausted", "batch size"),
+        (MemoryError(), "memory is exhausted", "batch size"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "memory of the GPU", "train.accumulate"),
+        (OSError(errno.EROFS, "Read-only file system"), "read-only", "choose"),
+        (OSError(errno.EACCES, "Permission denied", "/x"), "may not", "permissions"),
+        (OSError(errno.EIO, "Input/output error"), "input/output error", "disk"),
+        (OSError(errno.ENAMETOOLONG, "File name too long"), "too long", "shorter"),
+        (FileNotFoundError(2, "No usable temporary directory found in ['/t']"), "temporary folder", "TMPDIR"),
+        (OSError("Could not find a suitable TLS CA certificate bundle, invalid path: /x"), "CA cert", "SSL_CERT_FILE"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), "speaks http and not https", "http://"),
+    ],
+)  # fmt: skip
+def test_an_error_of_the_system_says_what_it_means(error, what, todo):
+    meant = meaning(error)
+    assert meant is not None
+    assert re.search(what, meant[0])
+    assert re.search(todo, meant[1])
+    assert re.match(f".*{what}.*{todo}", described(error), re.DOTALL)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file", "/x"), ValueError("7"), KeyError("x")])
+def test_other_errors_are_not_explained_away(error):
+    assert meaning(error) is None
+    assert described(error).startswith(type(error).__name__)
+
+
+def test_signals_are_named_with_their_cause():
+    assert of_signal(signal.SIGKILL).startswith("SIGKILL, mostly for lack of memory; ")
+    assert of_signal(signal.SIGBUS).startswith("SIGBUS: /dev/shm")
+    assert of_signal(signal.SIGSEGV) == "SIGSEGV; see the log"
+
+
+def test_a_full_disk_is_named_by_the_store(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"cannot use .*x: the disk is full; .*free some space"):
+        FileStore(tmp_path).put("x", b"data")
+    assert list(tmp_path.iterdir()) == []

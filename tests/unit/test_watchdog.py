@@ -1,0 +1,154 @@
+"""Whatever ends a process, its children end with it; and work that has come to a halt ends, but not slow work."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+LOADER = """
+import os, signal, sys, time, torch
+from torch.utils.data import DataLoader, Dataset
+from cliptea import watchdog
+from cliptea.training import batches
+
+class Items(Dataset):
+    def __len__(self): return 64
+    def __getitem__(self, item):
+        if item == 9 and sys.argv[1] == "worker": raise RuntimeError("object missing")
+        return torch.zeros(4)
+
+with watchdog.inherited():
+    loaded = iter(DataLoader(Items(), batch_size=4, num_workers=2, worker_init_fn=batches._begin))
+next(loaded)
+print(*[worker.pid for worker in loaded._workers], flush=True)
+if sys.argv[1] == "wait":
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    sys.stdin.readline()
+elif sys.argv[1] == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+elif sys.argv[1] == "terminate":
+    os.kill(os.getpid(), signal.SIGTERM)
+elif sys.argv[1] == "step":
+    raise KeyError("an error in a step")
+for _ in loaded: pass
+"""
+
+
+def gone(pids, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(psutil.pid_exists(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [("end", 0), ("worker", 1), ("step", 1), ("kill", -signal.SIGKILL), ("terminate", -signal.SIGTERM)]
+)
+def test_however_training_ends_its_loading_processes_end(how, code):
+    ended = subprocess.run([sys.executable, "-c", LOADER, how], check=False, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code, ended.stderr
+    assert ("object missing" in ended.stderr) == (how == "worker")
+    pids = [int(pid) for pid in ended.stdout.split()]
+    assert len(pids) == 2
+    assert gone(pids)
+
+
+def test_loading_processes_outlive_a_sigterm_of_the_group_until_training_ends():
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOADER, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    os.killpg(process.pid, signal.SIGTERM)
+    time.sleep(1.5)
+    assert all(psutil.pid_exists(pid) for pid in pids)
+    process.communicate(b"\n", timeout=30)  # it loads the rest, and ends
+    assert process.returncode == 0
+    assert gone(pids)
+
+
+HALT = """
+import multiprocessing, os, sys, threading, time
+from cliptea import watchdog
+from cliptea.outage import Outage
+from cliptea.steps.common import run_step
+from cliptea import progress
+
+fork = multiprocessing.get_context("fork")
+
+def child_never_ends():
+    threading.Event().wait()
+
+def work():
+    end = time.monotonic() + (0 if sys.argv[1] == "idle" else 5)
+    if sys.argv[1] == "halt":
+        process = fork.Process(target=child_never_ends)
+        process.start()
+        print("child", process.pid, flush=True)
+        threading.Event().wait()
+    while time.monotonic() < end:
+        if sys.argv[1] == "computes":
+            sum(range(1000))
+        elif sys.argv[1] == "a child computes":
+            fork.Process(target=os.system, args=("timeout 5 sh -c 'while :; do :; done'",)).start()
+            time.sleep(5)
+        elif sys.argv[1] == "reports":
+            time.sleep(0.9)
+            progress.note("a unit is done")
+        elif sys.argv[1] == "writes":
+            time.sleep(0.05)
+            open(os.devnull, "wb").write(bytes(1 << 18))
+        elif sys.argv[1] == "waits for a server":
+            absence = Outage("S3", 5)
+            while absence.wait("refused"): pass
+        elif sys.argv[1] == "sleeps":
+            time.sleep(5)
+        elif sys.argv[1] == "means to pause":
+            watchdog.alive(4)
+            time.sleep(5)
+
+run_step("split", work)
+print("done")
+"""
+
+
+def stepped(how, minutes="0.035", **more):
+    variables = {**os.environ, "CLIPTEA_STALL_MINUTES": minutes, "CLIPTEA_STORE": "", **more}
+    for name in ("CLIPTEA_EVENTS", "CLIPTEA_ALIVE", "CLIPTEA_STEP"):
+        variables.pop(name, None)
+    command = [sys.executable, "-c", HALT, how]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=variables)
+
+
+def test_a_step_that_halts_says_so_shows_its_stacks_and_ends():
+    ended = stepped("halt")
+    assert ended.returncode == 77, ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("split: failed")]
+    assert "nothing was computed, read or written for 0.035 minutes" in line
+    assert "CLIPTEA_STALL_MINUTES" in line
+    assert "in work" in ended.stderr  # the stack of the step
+    assert "in child_never_ends" in ended.stderr  # and of its child
+    assert gone([int(ended.stdout.split()[1])])
+
+
+@pytest.mark.parametrize(
+    "how", ["computes", "a child computes", "reports", "writes", "waits for a server", "means to pause"]
+)
+def test_work_that_is_only_slow_is_left_alone(how):
+    ended = stepped(how)
+    assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
+
+
+def test_without_a_limit_nothing_is_ended():
+    ended = stepped("sleeps", minutes="0")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_limit_that_is_no_number_is_refused_in_one_line():
+    ended = stepped("idle", minutes="soon")
+    assert ended.returncode == 1
+    assert "CLIPTEA_STALL_MINUTES is 'soon'; expected a number of minutes" in ended.stderr
+    assert "Traceback" not in ended.stderr

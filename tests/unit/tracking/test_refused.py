@@ -1,0 +1,221 @@
+"""What MLflow can never take is refused or renamed before work, and what is left over from other jobs is named."""
+
+import os
+import shutil
+import socket
+import sqlite3
+import time
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.utils.validation import _validate_metric
+
+from cliptea import settings
+from cliptea.data.catalogue import make_catalogue
+from cliptea.errors import ConfigError, StorageError, TrackingError
+from cliptea.run import Run, expand
+from cliptea.tracking.address import MlflowAway, require_server, tracking_address
+from cliptea.tracking.mlflow_client import (
+    EXPERIMENT,
+    connect,
+    experiment_id,
+    metric_name,
+    plugin_run,
+    renamed_metrics,
+    require_artifacts,
+)
+from cliptea.tracking.runs import ChildRun, open_parent
+
+ODD = ["and/or/", "..", ".", "a//b", "/a", "a/../b", "x" * 300, "x" * 299 + "y", "a,b", "a;b", "a:2c:b", " a", "a ",
+       "é", "a\"b", "it's", "100 %", "a\\b", "猫", "a\u200db", "a/b", "a:2f:b",
+       "c" * 246, ":empty:", "?", "#1", "{x}", "~"]  # fmt: skip
+
+
+@pytest.fixture
+def database(empty_database, tmp_path, monkeypatch):
+    file = shutil.copy(empty_database, tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
+    for name in ("CLIPTEA_EVENTS", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return file
+
+
+def make_run(job="j"):
+    config = settings.load("smoke")
+    variants = expand(config)[:1]
+    run = Run(config=config, data_digest="d", fingerprint="f", job_id=job, tracking_run="", variants=variants)
+    return run.model_copy(update={"tracking_run": open_parent(run)})
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("before", ["iou", "voc12/iou"])
+def test_every_class_name_becomes_a_metric_that_mlflow_takes(name, before):
+    metric = metric_name(before, name)
+    _validate_metric(metric, 0.5, 0, 0)  # MLflow's own check
+    assert metric_name(metric) == metric  # as it is named again when it is logged
+    assert metric.startswith(f"{before}/")
+
+
+def test_different_class_names_are_different_metrics():
+    metrics = [metric_name("iou", name) for name in ODD]
+    assert len(set(metrics)) == len(ODD)
+    assert metric_name("iou", "my sofa") == "iou/my sofa"  # and usual ones stay
+
+
+def test_odd_class_names_are_logged_and_told(database):
+    run = make_run()
+    child = ChildRun.open(run, run.variants[0])
+    child.log_result({metric_name("iou", name): 0.25 for name in ODD}, {})
+    logged = MlflowClient().get_run(child.run_id).data.metrics
+    assert len(logged) == len(ODD)
+    renamed = renamed_metrics(make_catalogue(["sky", *ODD], ["sky"]))
+    assert renamed["and/or/"] == "iou/and:2f:or:2f:"
+    assert "sky" not in renamed
+    assert all(renamed.get(name, f"iou/{name}") in logged for name in ODD)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\x1b[31m", "a\nb", "a\udcff"])
+def test_class_names_that_nobody_can_read_are_refused_on_one_printable_line(name):
+    with pytest.raises(ConfigError, match="is empty or has control characters") as refused:
+        make_catalogue(["sky", name], ["sky"])
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["a/b:c", "it's", 'a"b', "", " ", ".", "..", "a/b", "a:b", "x" * 300, "a\n", "a\x1b"])
+def test_names_for_the_registry_are_refused_with_the_settings(name):
+    escaped = name.encode("unicode_escape").decode().replace('"', '\\"')
+    with pytest.raises(ConfigError, match=r"promotion.model is .*expected a name that MLflow accepts"):
+        settings.load("smoke", [f'promotion.model="{escaped}"'])
+    with pytest.raises(ConfigError, match=r"evaluation.sets has the name .*MLflow accepts"):
+        settings.load("smoke", [f'evaluation.sets={{"{escaped}": {{dataset: voc12, root: x}}}}'])
+
+
+@pytest.mark.parametrize("name", ["cliptea-demo", "my model 2", "v1.0_x", "x" * 100])
+def test_names_that_pass_are_taken_by_the_registry(database, name):
+    assert settings.load("smoke", [f"promotion.model={name}"]).promotion.model == name
+    client = connect()
+    client.create_registered_model(name)
+    assert client.search_model_versions(f"name = '{name}'") == []
+
+
+def test_a_deleted_experiment_is_restored(database):
+    client = connect()
+    client.delete_experiment(experiment_id(client))
+    run = make_run()
+    assert client.get_experiment_by_name(EXPERIMENT).lifecycle_stage == "active"
+    assert client.get_run(run.tracking_run).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("MLFLOW_RUN_ID", "0123456789abcdef0123456789abcdef"),
+        ("MLFLOW_RUN_ID", "no id"),
+        ("MLFLOW_EXPERIMENT_ID", "99"),
+        ("MLFLOW_EXPERIMENT_ID", "my experiment"),
+    ],
+)
+def test_a_variable_of_another_job_is_named_on_a_cluster_and_ignored_on_one_machine(
+    database, monkeypatch, tmp_path, variable, value
+):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=rf"{variable}={value} names .* does not have.*unset it") as refused:
+        make_run()
+    assert "Exception" not in str(refused.value)
+    monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
+    run = make_run()
+    assert plugin_run(connect()) is None
+    assert (
+        connect().get_run(run.tracking_run).info.experiment_id
+        == connect().get_experiment_by_name(EXPERIMENT).experiment_id
+    )
+    assert f"{variable} is ignored" in (tmp_path / "events").read_text()
+
+
+def test_a_deleted_experiment_of_the_plugin_is_named(database, monkeypatch):
+    client = connect()
+    made = client.create_experiment("theirs")
+    client.delete_experiment(made)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", made)
+    with pytest.raises(ConfigError, match=rf"the experiment {made} in MLFLOW_EXPERIMENT_ID is deleted.*restore"):
+        make_run()
+
+
+def test_another_registry_is_refused(database, monkeypatch):
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9")
+    with pytest.raises(ConfigError, match=r"MLFLOW_REGISTRY_URI=http://127.0.0.1:9 .*unset MLFLOW_REGISTRY_URI"):
+        connect()
+
+
+@pytest.mark.parametrize(
+    "uri", ["./mlruns", "mlruns", "/tmp/mlruns", "file:///tmp/mlruns", "databricks", "s3://b/x", "ftp://h", "uc:x"]
+)
+def test_an_address_that_is_neither_server_nor_database_is_refused(monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ConfigError, match=r"MLFLOW_TRACKING_URI=.*; expected http://HOST:PORT.*unset it"):
+        tracking_address()
+
+
+def a_folder(tmp_path):
+    (tmp_path / "mlflow.db").mkdir()
+    return "it is a folder"
+
+
+def text(tmp_path):
+    (tmp_path / "mlflow.db").write_text("no database " * 100)
+    return "it is not an SQLite database"
+
+
+def a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "mlflow.db")
+    return "it is not a file"
+
+
+@pytest.mark.parametrize("make", [a_folder, text, a_pipe])
+def test_a_file_that_is_no_database_is_told_at_once(tmp_path, monkeypatch, make):
+    reason = make(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    began = time.monotonic()
+    for ask, kind in ((require_server, StorageError), (connect, MlflowAway)):
+        with pytest.raises(kind, match=f"cannot be used.*{reason}.*correct MLFLOW_TRACKING_URI"):
+            ask()
+    assert time.monotonic() - began < 5
+
+
+def test_a_database_server_that_is_away_is_told_within_seconds(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://mlflow@127.0.0.1:{port}/mlflow")
+    began = time.monotonic()
+    for ask in (require_server, connect):
+        with pytest.raises(StorageError, match=r"cannot be used.*it does not answer \(Connection refused\)"):
+            ask()
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("schema", ["1bd49d398cd23", "ffffffffffff"])
+def test_the_schema_of_another_mlflow_is_explained(database, schema):
+    with sqlite3.connect(database) as opened:
+        opened.execute("UPDATE alembic_version SET version_num = ?", (schema,))
+    with pytest.raises(MlflowAway, match=r"by a(nother|\ newer) version of MLflow.*use the version of MLflow") as told:
+        connect()
+    assert not told.value.temporary
+    assert schema in str(told.value)
+
+
+@pytest.mark.parametrize("kind", ["wasbs", "abfss", "sftp"])
+def test_artifacts_that_need_a_missing_package_are_refused_before_work(kind):
+    with pytest.raises(TrackingError, match=rf"at {kind}://b/x, and the Python package .* is not installed"):
+        require_artifacts(f"{kind}://b/x")
+
+
+def test_google_s_artifacts_need_credentials(monkeypatch, tmp_path):
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    with pytest.raises(TrackingError, match="at gs://b/x, and there are no credentials for it"):
+        require_artifacts("gs://b/x")
+
+
+@pytest.mark.parametrize("place", ["s3://b/x", "mlflow-artifacts:/1/x", "http://h/x", "/tmp/x/y", "file:///tmp/x"])
+def test_artifacts_that_can_be_written_are_taken(place):
+    require_artifacts(place)

@@ -10,8 +10,9 @@ from urllib.parse import urlparse
 
 from cliptea.errors import ConfigError, ServerAway, StorageError, TrackingError
 
-__all__ = ["MlflowAway", "require_server", "tracking_address"]
+__all__ = ["EXPERIMENT", "MlflowAway", "require_server", "tracking_address"]
 
+EXPERIMENT = "cliptea"  # name of the experiment for all runs
 SECONDS = 10.0
 
 

@@ -6,9 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlparse
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Param, Run
@@ -18,7 +16,8 @@ from requests import RequestException
 from cliptea.errors import TrackingError, one_line
 from cliptea.outage import COMMAND_SECONDS, Outage, patience, untrusted
 from cliptea.settings import flatten
-from cliptea.tracking.address import MlflowAway, tracking_address
+from cliptea.tracking.address import EXPERIMENT, MlflowAway, tracking_address
+from cliptea.tracking.database import artifact_folder, database_file, require_database
 
 __all__ = [
     "EXPERIMENT", "connect", "experiment_id", "find_run", "log_params", "metric_name", "persist",
@@ -26,7 +25,6 @@ __all__ = [
 ]  # fmt: skip
 
 Result = TypeVar("Result")
-EXPERIMENT = "cliptea"
 # Without the second tag, MLflow's user interface treats the experiment as one for language models.
 EXPERIMENT_TAGS = {
     "mlflow.note.content": "Students of cliptea: a run for each pipeline run, and below it one for each variant and "
@@ -57,6 +55,9 @@ def connect() -> MlflowClient:
             from mlflow.store.db import utils
 
             utils.MAX_RETRY_COUNT = 5  # with pauses of 3 seconds in total, instead of 100 by default
+            utils._make_parent_dirs_if_sqlite = lambda db_uri: None  # it would not decode the address
+            if file := database_file(uri):
+                require_database(file)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow does not wrap errors of the database libraries
@@ -134,11 +135,15 @@ def experiment_id(client: MlflowClient) -> str:
     found: Experiment | None = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return found.experiment_id
-    parsed = urlparse(client.tracking_uri)
-    location = None
-    if parsed.scheme == "sqlite":
-        location = (Path(parsed.path[1:]).absolute().parent / "artifacts").as_uri()
-    return client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
+    file = database_file(client.tracking_uri)
+    location = artifact_folder(file).as_uri() if file else None
+    try:
+        return client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
+    except MlflowException:
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            raise
+        return found.experiment_id  # another run has just created it
 
 
 def find_run(client: MlflowClient, tags: Mapping[str, str]) -> Run | None:

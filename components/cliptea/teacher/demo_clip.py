@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cliptea.config import Config
-from cliptea.manifest import Contents, Output, fingerprint, make_once, put_object
+from cliptea.manifest import Contents, Output, find, fingerprint, make_once, put_object
 from cliptea.storage import Store, fetch
 
 __all__ = ["demo_fingerprint", "demo_words", "teacher_weights"]
@@ -31,17 +33,16 @@ def teacher_weights(store: Store, config: Config) -> str:
     if config.teacher.source.kind != "demo":
         return config.teacher.weights or ""
     output = Output("demo-teacher", demo_fingerprint(config))
-    scratch = f"{output.kind}-{output.fingerprint}"
-    make_once(store, output, lambda: _trained(store, config, output.prefix, scratch))
-    store.drop_scratch(scratch)
+    if find(store, output) is None:
+        with store.scratch(f"{output.kind}-{output.fingerprint}") as folder:  # another run may have made it meanwhile
+            make_once(store, output, lambda: _trained(store, config, output.prefix, folder))
     return str(fetch(store.uri(output.prefix)))
 
 
-def _trained(store: Store, config: Config, prefix: str, scratch: str) -> Contents:
-    """Train the demo's CLIP in the scratch folder with this name, in open_clip's local layout."""
+def _trained(store: Store, config: Config, prefix: str, folder: Path) -> Contents:
+    """Train the demo's CLIP in the folder, in open_clip's local layout."""
     from cliptea.teacher.pretrain import pretrain
 
-    folder = store.scratch(scratch)
     pretrain(folder, config.data.world, config.teacher.pretrain, config.data.seed)
     files = sorted(folder.glob("open_clip_*"))
     return Contents({file.name: put_object(store, f"{prefix}/{file.name}", file.read_bytes()) for file in files}, {})

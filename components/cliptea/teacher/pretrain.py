@@ -6,6 +6,8 @@ only learns from names. Labels are only used to write captions, and never as tar
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import math
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from safetensors.torch import save
 from cliptea import progress
 from cliptea.config import PretrainConfig, WorldConfig
 from cliptea.data.world import CLASSES, World, caption
-from cliptea.storage.local_files import new_file, write_file
+from cliptea.storage.local_files import write_file
 
 __all__ = ["CHECKPOINT", "CONFIG", "WEIGHTS", "model_config", "pretrain"]
 
@@ -31,6 +33,7 @@ CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 CHECKPOINT = "pretraining.ckpt"  # with a suffix that open_clip does not use for weights
 CHECKPOINT_EVERY = 50
+DIGEST = 32  # bytes of a sha256
 STORED = ("settings", "done", "phase", "weights", "optimiser")  # attributes of a training in its checkpoint
 
 NAMED = 0.06  # the caption contains classes that cover more than this fraction of the image
@@ -98,8 +101,8 @@ class _Training:
         self.weights: dict[str, torch.Tensor] = {}
         self.optimiser: dict[str, Any] = {}
         if checkpoint.exists():
-            state = torch.load(checkpoint, weights_only=True)
-            if state["settings"] == settings:
+            state = _read(checkpoint)
+            if state.get("settings") == settings:
                 vars(self).update(state)
 
     def run(self, number: int, phase: Phase, start: int, pool: _Pool, bar: progress.Bar) -> None:
@@ -129,8 +132,25 @@ class _Training:
             if (iteration + 1) % CHECKPOINT_EVERY == 0 or iteration + 1 == stop:
                 self.done, self.phase = iteration + 1, number
                 self.weights, self.optimiser = model.state_dict(), optimiser.state_dict()
-                with new_file(self.checkpoint) as file:
-                    torch.save({name: getattr(self, name) for name in STORED}, file)
+                _write(self.checkpoint, {name: getattr(self, name) for name in STORED})
+
+
+def _write(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Store a state after its hash, because torch does not notice changed bytes."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_file(checkpoint, hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    """The state in a checkpoint. A damaged one is deleted, and {} is returned."""
+    data = checkpoint.read_bytes()
+    digest, data = data[:DIGEST], data[DIGEST:]
+    if hashlib.sha256(data).digest() == digest:
+        return torch.load(io.BytesIO(data), weights_only=True)
+    progress.warn(f"the checkpoint {checkpoint} is damaged; the training of the demo teacher starts again")
+    checkpoint.unlink()
+    return {}
 
 
 def _build(size: int, seed: int) -> open_clip.CLIP:

@@ -80,10 +80,6 @@ class ShardReader:
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.names)}
 
-    def extensions(self, record: str | int) -> list[str]:
-        """Extensions of a record's members."""
-        return list(self._places(record)[1])
-
     def read(self, record: str | int, extension: str) -> bytes:
         """One member of a record; see `members`."""
         shard, places = self._places(record)

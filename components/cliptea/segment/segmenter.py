@@ -126,7 +126,7 @@ def open_segmenter(folder: Path) -> Segmenter:
         text_ND = safetensors.torch.load_file(home / TEXT)["text"]
         student = load_student(description.backbone, description.dim, safetensors.torch.load_file(home / WEIGHTS))
     except (OSError, ValueError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
-        raise StorageError(
-            f"{folder} does not hold a cliptea model ({one_line(error)[:200]})", f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
-        ) from error
+        why = "" if isinstance(error, FileNotFoundError) else f" ({one_line(error)[:200]})"
+        expected = f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
+        raise StorageError(f"{folder} does not hold a cliptea model{why}", expected) from error
     return Segmenter(student.to(device.best()), description, text_ND.to(device.best()))

@@ -3,13 +3,12 @@
 import importlib
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
-from pathlib import Path
 
-FAKED = {"cliptea.settings", "cliptea.tracking.state"}  # whole modules
-# The steps' modules are real, for their components' sake, with these names replaced.
+# The modules are real, with these names replaced.
 REPLACED = {
+    "cliptea.settings": ["load"],
+    "cliptea.tracking.state": ["mark_complete"],
     "cliptea.manifest": ["Manifest"],
     "cliptea.run": ["Run"],
     "cliptea.steps.resolve": ["check", "skip", "start_run"],
@@ -26,8 +25,6 @@ REPLACED = {
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name in FAKED:
-            return importlib.util.spec_from_file_location(name, Path(__file__).with_name("fake_functions.py"))
         if name in REPLACED:
             spec = importlib.machinery.PathFinder.find_spec(name, path, target)
             spec.loader = Loader(name, spec.origin)

@@ -45,7 +45,7 @@ def test_every_member_is_found_by_name_and_by_number(written):
     assert reader.names == list(wanted)
     for number, (name, members) in enumerate(wanted.items()):
         assert reader.name(number) == name
-        assert reader.extensions(name) == reader.extensions(number) == list(members)
+        assert list(reader.members(name)) == list(reader.members(number)) == list(members)
         assert reader.members(name) == reader.members(number) == members
         for extension, data in members.items():
             assert reader.read(name, extension) == data
@@ -68,7 +68,6 @@ def test_members_that_only_some_records_have(tmp_path):
     wanted = {"a": {"jpg": b"1", "label.png": b"2"}, "b": {"label.png": b"3", "png": b""}, "c": {"png": b"4"}}
     reader = ShardReader(store, put_top_index(store, "x/f/train", write(store, wanted)), "train")
     assert {name: reader.members(name) for name in reader.names} == wanted
-    assert reader.extensions("b") == ["label.png", "png"]
 
 
 def test_tar_and_webdataset_read_the_same(written, tmp_path):

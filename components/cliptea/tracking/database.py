@@ -17,7 +17,7 @@ from cliptea.errors import TrackingError, one_line
 from cliptea.storage.local_files import PARTIAL, locked, make_folder
 
 __all__ = [
-    "artifact_folder", "database_file", "database_uri", "has_moved", "is_ours", "readdress", "require_database",
+    "artifact_folder", "database_file", "database_uri", "has_moved", "is_ours", "leave_folders", "readdress", "require_database",
 ]  # fmt: skip
 
 SCHEME = "sqlite:///"
@@ -129,9 +129,17 @@ def _is_mlflows(tables: set[str], version: str = "") -> bool:
     return known and "experiments" in tables and tables <= {*Base.metadata.tables, *Initial.metadata.tables, *own}
 
 
+def leave_folders() -> None:
+    """Keep MLflow from making the folder of a database, because it does not decode the address for that."""
+    from mlflow.store.db import utils
+
+    utils._make_parent_dirs_if_sqlite = lambda db_uri: None
+
+
 def _create(file: Path, artifacts: str) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    leave_folders()
     SqlAlchemyStore(database_uri(file), artifacts)._dispose_engine()
 
 

@@ -17,7 +17,7 @@ from cliptea.errors import TrackingError, one_line
 from cliptea.outage import COMMAND_SECONDS, Outage, patience, untrusted
 from cliptea.settings import flatten
 from cliptea.tracking.address import EXPERIMENT, MlflowAway, tracking_address
-from cliptea.tracking.database import artifact_folder, database_file, require_database
+from cliptea.tracking.database import artifact_folder, database_file, leave_folders, require_database
 
 __all__ = [
     "EXPERIMENT", "connect", "experiment_id", "find_run", "log_params", "metric_name", "persist",
@@ -55,7 +55,7 @@ def connect() -> MlflowClient:
             from mlflow.store.db import utils
 
             utils.MAX_RETRY_COUNT = 5  # with pauses of 3 seconds in total, instead of 100 by default
-            utils._make_parent_dirs_if_sqlite = lambda db_uri: None  # it would not decode the address
+            leave_folders()
             if file := database_file(uri):
                 require_database(file)
         client = MlflowClient(uri)

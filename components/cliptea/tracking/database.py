@@ -17,7 +17,8 @@ from cliptea.errors import TrackingError, one_line
 from cliptea.storage.local_files import PARTIAL, locked, make_folder
 
 __all__ = [
-    "artifact_folder", "database_file", "database_uri", "has_moved", "is_ours", "leave_folders", "readdress", "require_database",
+    "artifact_folder", "database_file", "database_uri", "has_moved", "is_ours", "leave_folders", "readdress",
+    "require_database",
 ]  # fmt: skip
 
 SCHEME = "sqlite:///"

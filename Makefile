@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKDIR ?= .cliptea
+export WORKDIR # recipes use it as a variable of the shell, so that it may contain any characters
 IMAGES ?= cpu mlflow
 .DEFAULT_GOAL := help
 
@@ -20,11 +21,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 install: $(INSTALLED) ## install the product and its tools into .venv
 
 demo: install ## run the whole pipeline on this machine (ten minutes), then open .cliptea/report.html
-	$(BIN)/cliptea run --preset demo --workdir $(WORKDIR)
+	$(BIN)/cliptea run --preset demo --workdir "$$WORKDIR"
 
 ui: install ## open MLflow with the runs of the demo
-	@test -f "$(WORKDIR)/mlflow/mlflow.db" || { echo "there are no runs in $(WORKDIR) yet; start with: make demo" >&2; exit 1; }
-	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(WORKDIR)/mlflow/mlflow.db"
+	$(BIN)/cliptea ui --workdir "$$WORKDIR"
 
 test: install ## run the tests (about 12 minutes on two cores)
 	$(BIN)/python -m pytest -m 'not long' -n 2 --dist loadfile --no-loadscope-reorder
@@ -60,4 +60,6 @@ image: ## build container images with docker or buildah, for example IMAGES="cpu
 	docker/build.sh $(IMAGES)
 
 clean: ## remove the work directory (not the installation)
-	rm -rf $(WORKDIR)
+	@test ! -e "$$WORKDIR" || grep -qs -e '"kind": "work directory"' -- "$$WORKDIR/cliptea.json" || \
+		{ echo "$$WORKDIR is not a work directory of cliptea; remove it yourself" >&2; exit 1; }
+	rm -rf -- "$$WORKDIR"

@@ -11,6 +11,7 @@ import typer
 
 from cliptea import __version__
 from cliptea.errors import ConfigError
+from cliptea.storage.local_files import local_path
 from cliptea_pipeline import cluster_cli, serving_cli
 from cliptea_pipeline.options import Debug, Overrides, Pipeline, Preset, one_line_errors
 
@@ -46,15 +47,15 @@ def run(
     preset: Preset = "demo",
     overrides: Overrides = None,
     workdir: Annotated[
-        Path, typer.Option(help="Folder for everything that the run produces. Later runs reuse its contents.")
-    ] = Path(".cliptea"),
+        str, typer.Option(metavar="FOLDER", help="Folder for everything that the run produces. Later runs reuse it.")
+    ] = ".cliptea",
     debug: Debug = False,
 ) -> None:
     """Run the whole pipeline on this machine, reusing the results of earlier runs."""
     with one_line_errors(debug):
         from cliptea_pipeline import local
 
-        raise typer.Exit(local.run(preset, overrides or [], workdir, debug))
+        raise typer.Exit(local.run(preset, overrides or [], local_path("--workdir", workdir), debug))
 
 
 @app.command("compile", rich_help_panel="Run on a cluster")
@@ -65,7 +66,9 @@ def compile_(
     placement: Annotated[
         Path | None, typer.Option(help="YAML file with the image, store, resources, launcher and more.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write the pipeline to.")] = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="FILE", help="File to write the pipeline to.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check whether the file is up to date, without writing it.")
     ] = False,
@@ -81,13 +84,14 @@ def compile_(
                 "--image and --placement create a custom pipeline, and no file to write it to is given",
                 "-o FILE",
             )
+        file = None if output is None else local_path("-o", output)
         chosen = read_placement(placement)
         if image is not None:
             chosen = chosen.model_copy(update={"image": image})
         if check:
-            print(f"{check_pipeline(chosen, output)} is current")
+            print(f"{check_pipeline(chosen, file)} is current")
         else:
-            print(f"wrote {compile_pipeline(chosen, output)}")
+            print(f"wrote {compile_pipeline(chosen, file)}")
 
 
 @app.command(rich_help_panel="Train")

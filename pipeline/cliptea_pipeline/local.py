@@ -113,7 +113,7 @@ def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:
     console.print()
     console.print(results_table(json.loads(workdir.results.read_text(encoding="utf-8"))))
     console.print()
-    command = f"mlflow ui --backend-store-uri {shlex.quote(workdir.tracking_uri)}"
+    command = f"cliptea ui --workdir {shlex.quote(str(workdir.root))}"
     for line in (
         f"{board.reused} step{'s' * (board.reused != 1)} reused, {board.made} made, in {clock(seconds)}",
         f"report   {workdir.report}",

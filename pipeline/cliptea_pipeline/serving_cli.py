@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cliptea import env
-from cliptea.errors import ConfigError, StorageError
+from cliptea.errors import ConfigError
 from cliptea.messages import plain
+from cliptea.storage.local_files import local_path, sweep
+from cliptea.storage.marks import claim, require_free
 from cliptea.tracking.address import require_server
+from cliptea.tracking.database import database_uri
 from cliptea_pipeline.options import Debug, one_line_errors
+from cliptea_pipeline.workdir import find_database
 
 if TYPE_CHECKING:
     from cliptea.segment.segmenter import ClassSet, Segmenter
 
-__all__ = ["app", "export", "predict", "rollback", "split_names"]
+__all__ = ["app", "export", "predict", "rollback", "split_names", "ui"]
 
 app = typer.Typer()
 
@@ -29,9 +33,10 @@ Model = Annotated[
     str, typer.Option("--model", help="Model to use: models:/NAME@champion, runs:/ID/model, or a local folder.")
 ]
 Home = Annotated[
-    Path,
+    str,
     typer.Option(
         "--workdir",
+        metavar="FOLDER",
         help="Work directory of the run that trained the model. If MLFLOW_TRACKING_URI is set, models come from that "
         "server instead.",
     ),
@@ -45,6 +50,7 @@ AllowCode = Annotated[
     ),
 ]
 
+PREDICTIONS = "folder of predictions"  # in its mark
 MAX_CLASSES = 255  # ids of a mask are 0-254
 LONGEST_NAME = 100  # characters; CLIP reads 77 tokens
 
@@ -65,8 +71,10 @@ def predict(
             help="CLIP weights that encode class names new to the model. Defaults to the weights of its teacher."
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path("predictions"),
-    workdir: Home = Path(".cliptea"),
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FOLDER", help="New, empty or earlier folder for the results.")
+    ] = "predictions",
+    workdir: Home = ".cliptea",
     debug: Debug = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -75,17 +83,21 @@ def predict(
         from cliptea.serving.photos import find_images
 
         wanted = None if classes is None else split_names(classes)
-        if output.exists() and not output.is_dir():
-            raise ConfigError(f"-o {output} is a file", "a folder for the results")
-        sources = find_images(images, leave_out=output)
-        segmenter = _open(model, workdir, allow_code)
+        folder, home = local_path("-o", output), local_path("--workdir", workdir)
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"-o {folder} is a file", "a folder for the results")
+        require_free(folder, PREDICTIONS, "choose another one with -o")
+        sources = find_images(images, leave_out=folder)
+        segmenter = _open(model, home, allow_code)
         from cliptea.serving.classes import choose_classes
 
         chosen = choose_classes(segmenter, wanted, text_weights)
         _tell_classes(segmenter, chosen)
-        bad = _predict_all(segmenter, chosen, sources, output, model)
+        claim(folder, PREDICTIONS, "choose another one with -o")
+        sweep(folder)
+        bad = _predict_all(segmenter, chosen, sources, folder, model)
         if done := len(sources) - bad:
-            print(f"wrote masks/, overlays/ and areas.json for {done} image{'s' * (done != 1)} to {plain(str(output))}")
+            print(f"wrote masks/, overlays/ and areas.json for {done} image{'s' * (done != 1)} to {plain(str(folder))}")
         else:
             print("no image could be segmented")
         if bad:
@@ -96,7 +108,9 @@ def predict(
 @app.command(rich_help_panel="Use models")
 def export(
     model: Model,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, for example student.onnx.")],
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FILE", help="File to write, for example student.onnx.")
+    ],
     size: Annotated[
         str | None,
         typer.Option(
@@ -105,7 +119,7 @@ def export(
             "network supports.",
         ),
     ] = None,
-    workdir: Home = Path(".cliptea"),
+    workdir: Home = ".cliptea",
     debug: Debug = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -114,28 +128,30 @@ def export(
     The class embeddings are an input of the exported model, so it can segment any classes.
     """
     with one_line_errors(debug):
-        if output.suffix != ".onnx":
+        file, home = local_path("-o", output), local_path("--workdir", workdir)
+        if file.suffix != ".onnx":
             raise ConfigError(
-                f"cannot export to {output}",
+                f"cannot export to {file}",
                 "a file name that ends in .onnx; a .json file of that name is written as well",
             )
         match = re.fullmatch(r"(\d+)x(\d+)", size) if size else None
         if size and match is None:
             raise ConfigError(f"cannot read --size {size}", "HEIGHTxWIDTH, for example 512x512")
-        segmenter = _open(model, workdir, allow_code)
+        segmenter = _open(model, home, allow_code)
         described = segmenter.description
         divisor, edges = described.evaluation.divisor, (int(match[1]), int(match[2])) if match else None
         if edges and any(edge % divisor or not edge for edge in edges):
             raise ConfigError(f"--size {size} does not fit the model", f"multiples of {divisor}")
-        from cliptea.serving.export import export_onnx
+        from cliptea.serving.export import export_onnx, require_replaceable
 
+        require_replaceable(file)
         swin = described.backbone.startswith("swin") and not edges
         told = "; this takes minutes for Swin, and less with a fixed --size HxW" if swin else ""
         print(f"exporting {described.backbone} and comparing it with PyTorch{told}", file=sys.stderr, flush=True)
-        exported = export_onnx(segmenter, output, edges)
+        exported = export_onnx(segmenter, file, edges)
         sizes = f"{exported.fixed[0]}x{exported.fixed[1]} only" if exported.fixed else f"any multiples of {divisor}"
         print(
-            f"wrote {plain(str(output))} and the .json beside it; height and width: {sizes}; compared with PyTorch, "
+            f"wrote {plain(str(file))} and the .json beside it; height and width: {sizes}; compared with PyTorch, "
             f"logits differ by at most {exported.parity.difference:.1e} and "
             f"{exported.parity.equal:.2%} of pixels are equal"
         )
@@ -144,7 +160,7 @@ def export(
 @app.command(rich_help_panel="Use models")
 def rollback(
     model: Annotated[str, typer.Option("--model", help="Name of a registered model, for example cliptea-demo.")],
-    workdir: Home = Path(".cliptea"),
+    workdir: Home = ".cliptea",
     debug: Debug = False,
 ) -> None:
     """Restore the previous champion of a registered model."""
@@ -155,13 +171,28 @@ def rollback(
                 f"--model {model} is not a model name", "the name of a registered model, for example cliptea-demo"
             )
         name = match[1]
-        _find_tracking(workdir)
+        _find_tracking(local_path("--workdir", workdir))
         from cliptea.tracking.mlflow_client import connect
         from cliptea.tracking.registry import ALIAS
         from cliptea.tracking.registry import rollback as roll_back
 
         was, now = roll_back(connect(), name)
         print(f"{name}: the {ALIAS} is version {now} again, and no longer version {was}")
+
+
+@app.command(rich_help_panel="Use models")
+def ui(
+    workdir: Home = ".cliptea",
+    port: Annotated[int, typer.Option(help="Port of this machine to listen on.")] = 5000,
+    debug: Debug = False,
+) -> None:
+    """Open MLflow with the runs of a work directory, until you press Ctrl-C."""
+    with one_line_errors(debug):
+        file = find_database(local_path("--workdir", workdir))
+        os.chdir(file.parent)  # a relative address needs no escapes, which MLflow's server does not decode
+        address = f"sqlite:///{file.name}"
+        command = [sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", address, "--port", str(port)]
+        os.execv(sys.executable, command)
 
 
 def split_names(text: str) -> list[str]:
@@ -189,7 +220,7 @@ def split_names(text: str) -> list[str]:
 
 def _open(uri: str, workdir: Path, allow_code: bool) -> Segmenter:
     """The model at an address. Invalid addresses are rejected before torch is imported, which takes seconds."""
-    store = workdir.absolute() / "store"
+    store = workdir.resolve() / "store"
     if store.is_dir():  # it contains the demo's text tower
         os.environ.setdefault(env.STORE.name, store.as_uri())
     if re.fullmatch(r"models:/[^/@]+", uri):
@@ -216,14 +247,7 @@ def _find_tracking(workdir: Path) -> None:
     require_server()
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return
-    database = workdir.absolute() / "mlflow" / "mlflow.db"
-    if not database.exists():
-        raise StorageError(
-            f"the MLflow database {database} does not exist",
-            "the work directory of an earlier run",
-            "set --workdir, or set MLFLOW_TRACKING_URI",
-        )
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
+    os.environ["MLFLOW_TRACKING_URI"] = database_uri(find_database(workdir))
 
 
 def _tell_classes(model: Segmenter, classes: ClassSet) -> None:

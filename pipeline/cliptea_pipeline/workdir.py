@@ -1,55 +1,70 @@
-"""The folder of a local run: its layout, its locks, and the files that it keeps from earlier runs."""
+"""The folder of a local run: its mark, its layout, its locks, and the files that it keeps from earlier runs."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from cliptea import env
 from cliptea.errors import ClipteaError, StorageError
+from cliptea.storage.local_files import sweep, uri_path
+from cliptea.storage.marks import claim, read_mark
+from cliptea.tracking.address import EXPERIMENT
+from cliptea.tracking.database import database_uri, has_moved, is_ours, readdress
 
-__all__ = ["Workdir"]
+__all__ = ["Workdir", "find_database"]
 
+WORKDIR, TEMPORARY = "work directory", "temporary folder"  # in marks
+STORE, MLFLOW, KFP, LOGS, RUN = FOLDERS = ("store", "mlflow", "kfp", "logs", "run")
+REPORT, RESULTS = FILES = ("report.html", "results.json")
+DATABASE = Path(MLFLOW) / "mlflow.db"
 KEPT_RUNS = 3  # folders of kfp's small artifacts
 KEPT_LOGS = 20
+# Only entries with these names are deleted. Everything else in these folders is the user's.
+RUN_NAME = re.compile(r"\d{8}-\d{6}-\d+")
+LOG_NAME = re.compile(r"\d{8}-\d{6}-\d+\.log")
+KFP_NAME = re.compile(r"cliptea-\d{4}-[\d-]+")
 
 
 class Workdir:
-    """A folder for one run at a time.
+    """A folder for one run at a time, which has our mark.
 
         store/       object store                      report.html   of the last run that got so far
         mlflow/      mlflow.db and artifacts           results.json
         kfp/         kfp's artifacts, last runs        logs/         one file a run
         run/         locks, events and the pipe of the present run
+        cliptea.json the mark
 
     Raises:
-        StorageError: it is not writable.
+        StorageError: it is not writable, or the folder belongs to somebody else.
         ClipteaError: another run, or a step of a killed run, is using it.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        full = root.absolute()
-        self.store, self.mlflow, self.kfp, self.logs = (full / n for n in ("store", "mlflow", "kfp", "logs"))
-        self.report, self.results = root / "report.html", root / "results.json"
-        self._run = full / "run"
         try:
+            full = root.resolve()  # the address of the artifacts, which must not depend on links
+            _claim(root)
+            self.store, self.mlflow, self.kfp, self.logs, self._run = (full / name for name in FOLDERS)
+            self.report, self.results = root / REPORT, root / RESULTS
             for folder in (self.store, self.mlflow, self.kfp, self.logs, self._run):
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock()
             self._prune()
+            readdress(full / DATABASE, EXPERIMENT)
             self.name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
             self.log, present = self.logs / f"{self.name}.log", self._run / self.name
             self.events, self.alive = present / "events.jsonl", present / "alive"
             present.mkdir()
             self.events.touch()
             os.mkfifo(self.alive)
-            self.temporary = Path(tempfile.mkdtemp(prefix="cliptea-"))
-            (present / "temporary").write_text(str(self.temporary))
+            self.temporary = _temporary(present)
         except OSError as error:
             raise StorageError(
                 f"cannot use the work directory {root}: {error.strerror or error}",
@@ -61,7 +76,7 @@ class Workdir:
     @property
     def tracking_uri(self) -> str:
         """The address of MLflow: the user's server, or a database in this folder."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.mlflow / 'mlflow.db'}"
+        return os.environ.get("MLFLOW_TRACKING_URI") or database_uri(self.mlflow / DATABASE.name)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -100,21 +115,80 @@ class Workdir:
         os.write(self.lock, str(os.getpid()).encode())
 
     def _prune(self) -> None:
-        for folder in self._run.iterdir():
-            if folder.is_dir():
-                left = folder / "temporary"
-                if left.is_file():
-                    shutil.rmtree(left.read_text(), ignore_errors=True)
-                shutil.rmtree(folder, ignore_errors=True)
-        for folder in sorted(self.kfp.iterdir())[: -KEPT_RUNS + 1]:
+        """Delete what killed and earlier runs have left."""
+        for folder in _named(self._run, RUN_NAME):
+            _drop_temporary(folder)
             shutil.rmtree(folder, ignore_errors=True)
-        for log in sorted(self.logs.iterdir())[: -KEPT_LOGS + 1]:
-            log.unlink(missing_ok=True)
+        for folder in _named(self.kfp, KFP_NAME)[: -KEPT_RUNS + 1]:
+            shutil.rmtree(folder, ignore_errors=True)
+        for log in _named(self.logs, LOG_NAME)[: -KEPT_LOGS + 1]:
+            with suppress(OSError):
+                log.unlink()
+        store = env.STORE.get()
+        for folder in (self.root, self.store, *([uri_path(store)] if store.startswith("file:") else [])):
+            sweep(folder)
 
     def _hold_alive(self) -> None:
         reader = os.open(self.alive, os.O_RDONLY | os.O_NONBLOCK)  # a writer can only open it with a reader
         self._pipe = os.open(self.alive, os.O_WRONLY)
         os.close(reader)
+
+
+def find_database(root: Path) -> Path:
+    """MLflow's database in a work directory, for commands that use its models.
+
+    A work directory that was moved is put in order first.
+
+    Raises:
+        StorageError: there is no such database.
+        ClipteaError: it was moved while a run is using it.
+    """
+    file = root.resolve() / DATABASE
+    if not file.exists():
+        raise StorageError(
+            f"the MLflow database {file} does not exist",
+            "the work directory of an earlier run",
+            "set --workdir, or set MLFLOW_TRACKING_URI",
+        )
+    if has_moved(file, EXPERIMENT) and (read_mark(root).get("kind") == WORKDIR or _is_earlier(root)):
+        with (root / RUN / "lock").open("a") as lock:
+            if not _locked(lock.fileno()):
+                raise ClipteaError(f"a run is using {root} under another path", todo="wait for it")
+            readdress(file, EXPERIMENT)
+    return file
+
+
+def _claim(root: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    claim(root, WORKDIR, "choose another one with --workdir", adopt=lambda: _is_earlier(root))
+
+
+def _is_earlier(root: Path) -> bool:
+    """Whether a version of cliptea without marks has made this folder, and nobody has put other files there."""
+    ours = {*FOLDERS, *FILES, ".DS_Store"}
+    return set(os.listdir(root)) <= ours and (root / STORE).is_dir() and is_ours(root / DATABASE, EXPERIMENT)
+
+
+def _temporary(present: Path) -> Path:
+    """A new temporary folder with a mark that names the run's folder, which in turn names it."""
+    folder = Path(tempfile.mkdtemp(prefix="cliptea-"))
+    claim(folder, TEMPORARY, "", run=str(present))
+    (present / "temporary").write_text(str(folder))
+    return folder
+
+
+def _drop_temporary(present: Path) -> None:
+    """Delete the temporary folder of a killed run. The folder's own mark must say that it is from this run."""
+    with suppress(OSError, ValueError):
+        folder = Path((present / "temporary").read_text())
+        mark = read_mark(folder)
+        if mark.get("kind") == TEMPORARY and mark.get("run") == str(present) and folder.name.startswith("cliptea-"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _named(folder: Path, names: re.Pattern[str]) -> list[Path]:
+    """The folder's entries with such names, sorted. A link in place of the folder leads to somebody else's."""
+    return [] if folder.is_symlink() else sorted(path for path in folder.iterdir() if names.fullmatch(path.name))
 
 
 def _locked(handle: int) -> bool:

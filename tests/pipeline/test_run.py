@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from command import COMMAND, PATIENCE, Cliptea, environment
 
+from cliptea.storage.marks import claim
+
 VARIANTS = ["c/late", "a/early", "b/middle"]
 
 
@@ -78,7 +80,7 @@ def test_the_end_shows_scores_and_where_things_are(finished):
     rows = [line.split() for line in first.stdout.splitlines()]
     assert ["g/c/late", "b", "0", "0.500", "0.250", "0.125", "0.062"] in rows
     assert (cliptea.workdir / "report.html").read_text() == "<p>report</p>"
-    assert f"mlflow ui --backend-store-uri sqlite:///{cliptea.workdir}/mlflow/mlflow.db" in first.stdout
+    assert "cliptea ui --workdir .cliptea" in first.stdout
 
 
 def test_logs_are_in_files(finished):
@@ -175,6 +177,7 @@ def test_old_runs_are_pruned_and_temporary_files_removed(cliptea, monkeypatch):
     temporary = cliptea.folder / "tmp dir"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
+    claim(cliptea.workdir, "work directory", "")
     for number in range(5):
         (cliptea.workdir / f"kfp/cliptea-2020-{number}").mkdir(parents=True)
     assert cliptea("run", variants=["one"]).returncode == 0

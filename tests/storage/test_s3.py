@@ -137,11 +137,16 @@ def test_a_uri_opens_the_store_it_names(store):
     assert whole.uri(f"{store.prefix}/a/b c") == store.uri("a/b c")
 
 
-def test_scratch_folders_are_local_and_found_again(store, tmp_path):
-    folder = store.scratch("work")
-    (folder / "half").write_text("x")
-    assert folder.is_relative_to(tmp_path / "cache")
-    assert (store.scratch("work") / "half").exists()
+def test_scratch_folders_are_local_and_found_again_after_an_error(store, tmp_path):
+    def failing():
+        with store.scratch("work") as folder:
+            (folder / "half").write_text("x")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        failing()
     assert list(store.entries("")) == []
-    store.drop_scratch("work")
+    with store.scratch("work") as folder:
+        assert folder.is_relative_to(tmp_path / "cache")
+        assert (folder / "half").exists()
     assert not folder.exists()

@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from cliptea import env
 from cliptea.storage import Store, is_remote
-from cliptea.storage.local_files import cache_folder
+from cliptea.storage.marks import claim_cache
 
 __all__ = ["ShardCache", "open_cache"]
 
 DEFAULT_GIB = 16.0  # default limit of the cache
 STEP = 64 << 20  # maximum number of bytes that a process writes between two checks of the cache's size
 TOUCH = 60.0  # seconds between two updates of the time when a file was last used
+SHARD = re.compile(r"[0-9a-f]{64}")  # names of files that may be deleted
 SPARE = 0.9  # eviction reduces the cache to this fraction of the limit
 
 
@@ -40,7 +42,7 @@ def open_cache(store: Store) -> ShardCache | None:
     gib = env.CACHE_GIB.number()
     if gib is None:
         gib = DEFAULT_GIB
-    return ShardCache(cache_folder() / "shards", int(gib * (1 << 30))) if gib else None
+    return ShardCache(claim_cache() / "shards", int(gib * (1 << 30))) if gib else None
 
 
 class ShardCache:
@@ -91,6 +93,8 @@ class ShardCache:
             found = []
             with os.scandir(self._folder) as items:
                 for item in items:
+                    if not SHARD.fullmatch(item.name):
+                        continue
                     with suppress(FileNotFoundError):
                         state = item.stat()
                         found.append((state.st_mtime, state.st_blocks * 512, item.path))
@@ -100,6 +104,5 @@ class ShardCache:
             for _, size, path in sorted(found):
                 if used <= SPARE * self._limit:
                     return
-                if not path.endswith(".lock"):
-                    Path(path).unlink(missing_ok=True)
-                    used -= size
+                Path(path).unlink(missing_ok=True)
+                used -= size

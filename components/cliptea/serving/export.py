@@ -26,7 +26,7 @@ from cliptea.serving.graph import Network
 from cliptea.serving.parity import NotExported, Parity, check_onnx, first_line
 from cliptea.storage.local_files import write_file
 
-__all__ = ["Exported", "export_onnx", "mask_recipe"]
+__all__ = ["Exported", "export_onnx", "mask_recipe", "require_replaceable"]
 
 OPSET = 18
 EXAMPLE = (3, 5)  # height and width in multiples of the divisor; not a square, to find code that assumes one
@@ -71,6 +71,25 @@ def export_onnx(model: Segmenter, file: Path, size: tuple[int, int] | None = Non
                 "(change it with --size)"
             )
     return _export(model, network, file, size)
+
+
+def require_replaceable(file: Path) -> None:
+    """Check that `export_onnx` would only replace files of an earlier export.
+
+    Raises:
+        ConfigError: one of the two files is from somebody else.
+    """
+    facts = file.with_suffix(".json")
+    present = [path for path in (file, facts) if path.exists()]
+    if present and not _is_export(facts):
+        raise ConfigError(f"{present[0]} exists and is not an earlier export", "a new file name", "change it with -o")
+
+
+def _is_export(facts: Path) -> bool:
+    try:
+        return set(json.loads(facts.read_bytes())) >= {"inputs", "output", "steps", "embeddings"}
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _export(model: Segmenter, network: nn.Module, file: Path, size: tuple[int, int] | None) -> Exported:

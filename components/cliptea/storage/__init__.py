@@ -7,14 +7,13 @@ Environment variables, which `cliptea.env` lists, set the store, the server, the
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 from cliptea import env
 from cliptea.errors import StorageError
 from cliptea.messages import holds_secret
 from cliptea.storage.base import Entry, Store
 from cliptea.storage.file_store import FileStore
+from cliptea.storage.local_files import uri_path
 from cliptea.storage.uri import fetch, is_remote, read_uri, state
 
 __all__ = ["Entry", "FileStore", "Store", "fetch", "is_remote", "open_store", "read_uri", "state"]
@@ -41,11 +40,10 @@ def open_store(uri: str | None = None, patience: float | None = None) -> Store:
         from cliptea.storage.s3_store import LIMITS, S3Store, parse
 
         return S3Store(*parse(uri), limits=replace(LIMITS, patience=patience))
-    parsed = urlparse(uri)
-    if parsed.scheme != "file" or not parsed.path:
+    if not uri.startswith("file:/"):
         raise StorageError(
             f"the object store is {uri!r}",
             "s3://bucket/folder or file:///absolute/folder",
             "set the environment variable CLIPTEA_STORE",
         )
-    return FileStore(Path(unquote(parsed.path)))
+    return FileStore(uri_path(uri))

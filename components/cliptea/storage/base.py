@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from cliptea.errors import StorageError
-from cliptea.storage.local_files import make_folder
+from cliptea.storage.local_files import locked, make_folder
 
 __all__ = ["Entry", "Store", "missing", "truncated"]
 
@@ -61,13 +62,17 @@ class Store(Protocol):
         """Delete the object if it exists."""
         ...
 
-    def scratch(self, name: str) -> Path:
-        """A local folder for unfinished work. A killed step finds it again when it is repeated on this machine."""
-        return make_folder(self._scratch(name))
+    @contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """A local folder for unfinished work, which only one process uses at a time. It is deleted at the end.
 
-    def drop_scratch(self, name: str) -> None:
-        """Delete the scratch folder."""
-        shutil.rmtree(self._scratch(name), ignore_errors=True)
+        After an error or a kill it stays, and a step that is repeated on this machine finds it again.
+        """
+        folder = self._scratch(name)
+        with locked(make_folder(folder.parent)):  # not the folder itself, which may be deleted while others wait
+            make_folder(folder)
+            yield folder
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _scratch(self, name: str) -> Path:
         """Where the scratch folder is."""

@@ -1,28 +1,69 @@
-"""Local files: atomic writes, and the folders for downloads and unfinished work."""
+"""Local files: their addresses, atomic writes, locks, and the folders for downloads and unfinished work."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
 
 from cliptea import env
-from cliptea.errors import StorageError
+from cliptea.errors import ConfigError, StorageError
 from cliptea.messages import meaning
 
-__all__ = ["PARTIAL", "cache_folder", "make_folder", "new_file", "place", "unusable", "write_file"]
+__all__ = [
+    "PARTIAL", "cache_folder", "local_path", "locked", "make_folder", "new_file", "place", "sweep", "unusable",
+    "uri_path", "write_file",
+]  # fmt: skip
 
 PARTIAL = ".partial-"  # prefix of the names of incomplete files
+YOUNG = 60.0  # seconds in which a new incomplete file may not be locked yet
+
+
+def local_path(name: str, given: str) -> Path:
+    """The path that a user has given for a file or folder on this machine.
+
+    Args:
+        name: the option or variable, for the error.
+
+    Raises:
+        ConfigError: it is empty or a URI.
+    """
+    if not given.strip():
+        raise ConfigError(f"{name} is empty", "a path on this machine")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", given):
+        raise ConfigError(f"{name} {given} is a URI", "a path on this machine", f"use a path such as {Path.cwd()}")
+    if "\0" in given:
+        raise ConfigError(f"{name} contains a NUL character", "a path on this machine")
+    return Path(given)
+
+
+def uri_path(uri: str) -> Path:
+    """The path of a file:///absolute/path URI.
+
+    Raises:
+        StorageError: it names no absolute path on this machine, or it contains a ? or # that is not escaped.
+    """
+    parsed = urlsplit(uri)
+    shown = f"file://{parsed.path}"  # the other parts may be secrets
+    if parsed.scheme != "file" or parsed.netloc not in ("", "localhost") or not parsed.path.startswith("/"):
+        raise StorageError(f"cannot use the address {shown} of a file or folder", "file:///absolute/path")
+    if set(uri) & set("?#"):
+        raise StorageError(f"the address {shown} goes on with a ? or #", "%3F and %23 instead of them in a path")
+    return Path(unquote(parsed.path))
 
 
 @contextmanager
 def new_file(target: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which replaces `target` at the end of the block. After an error, it is deleted.
 
-    A killed process leaves a file whose name begins with `PARTIAL`.
+    A killed process leaves a file whose name begins with `PARTIAL`. It is no longer locked, so `sweep` deletes it.
 
     Args:
         durable: write the bytes to the disk before the name changes, so that a power cut leaves no empty file.
@@ -35,6 +76,7 @@ def new_file(target: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         name = target.with_name(f"{PARTIAL}{uuid.uuid4().hex}")  # with the user's umask, for shared volumes
         try:
             with name.open("xb") as file:
+                _try_lock(file.fileno())
                 yield file
                 if durable:
                     file.flush()
@@ -62,11 +104,61 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of an existing folder, and wait for it if another process holds it.
+
+    Raises:
+        StorageError: the folder cannot be opened.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise unusable(folder, error) from None
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Delete the incomplete files below the folder that killed processes have left. Links are not followed."""
+    for here, _, files in os.walk(folder):
+        for name in files:
+            if name.startswith(PARTIAL):
+                with suppress(OSError):
+                    _drop_dead(Path(here) / name)
+
+
+def _drop_dead(file: Path) -> None:
+    handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if time.time() - os.fstat(handle).st_mtime > YOUNG and _try_lock(handle):
+            file.unlink()
+    finally:
+        os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    """Lock an open file unless another process holds its lock. Returns whether it is locked."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def cache_folder() -> Path:
-    """The folder for downloads and scratch folders: CLIPTEA_CACHE, or cliptea in the user's cache folder."""
+    """The folder for downloads and scratch folders: CLIPTEA_CACHE, or cliptea in the user's cache folder.
+
+    Raises:
+        ConfigError: CLIPTEA_CACHE is not a path on this machine.
+    """
     named = env.CACHE.get()
     if named:
-        return Path(named)
+        return local_path(env.CACHE.name, named)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cliptea"
     except RuntimeError:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlparse
 
 from cliptea.errors import StorageError
 from cliptea.storage.base import Entry, Store
 from cliptea.storage.file_store import FileStore
-from cliptea.storage.local_files import cache_folder, place
+from cliptea.storage.local_files import place, sweep, uri_path
+from cliptea.storage.marks import claim_cache
 
 if TYPE_CHECKING:
     from cliptea.storage.s3_store import S3Store
@@ -39,7 +39,8 @@ def fetch(uri: str) -> Path:
             raise _absent(store.uri(key))
         return store.path(key)
     found = _found(store, key)
-    folder = cache_folder() / "s3" / place(store.bucket, key) / _version(found, key)
+    folder = claim_cache() / "s3" / place(store.bucket, key) / _version(found, key)
+    sweep(folder)
     for name, entry in found:
         target = folder / place(name)
         if not target.is_file() or target.stat().st_size != entry.size:
@@ -77,7 +78,7 @@ def _locate(uri: str) -> tuple[FileStore | S3Store, str]:
 
         bucket, key = parse(uri)
         return S3Store(bucket), key
-    path = Path(unquote(urlparse(uri).path)) if uri.startswith("file://") else Path(uri).expanduser()
+    path = uri_path(uri) if uri.startswith("file:/") else Path(uri).expanduser()
     path = path.absolute()
     return FileStore(path.parent), path.name
 

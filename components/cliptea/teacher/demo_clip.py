@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 from cliptea.config import Config
 from cliptea.errors import StorageError
@@ -38,9 +39,10 @@ def teacher_weights(store: Store, config: Config) -> str:
     if config.teacher.source.kind != "demo":
         return config.teacher.weights or ""
     output = Output("demo-teacher", demo_fingerprint(config))
-    scratch = f"{output.kind}-{output.fingerprint}"
-    made, _ = make_once(store, output, lambda: _trained(store, config, output.prefix, scratch))
-    store.drop_scratch(scratch)
+    made = find(store, output)
+    if made is None:
+        with store.scratch(f"{output.kind}-{output.fingerprint}") as folder:  # another run may have made it meanwhile
+            made, _ = make_once(store, output, lambda: _trained(store, config, output.prefix, folder))
     return _folder(store, made)
 
 
@@ -69,11 +71,10 @@ def _folder(store: Store, made: Manifest) -> str:
     return str(folder)
 
 
-def _trained(store: Store, config: Config, prefix: str, scratch: str) -> Contents:
-    """Train the demo's CLIP in the scratch folder with this name, in open_clip's local layout."""
+def _trained(store: Store, config: Config, prefix: str, folder: Path) -> Contents:
+    """Train the demo's CLIP in the folder, in open_clip's local layout."""
     from cliptea.teacher.pretrain import pretrain
 
-    folder = store.scratch(scratch)
     pretrain(folder, config.data.world, config.teacher.pretrain, config.data.seed)
     files = sorted(folder.glob("open_clip_*"))
     return Contents({file.name: put_object(store, f"{prefix}/{file.name}", file.read_bytes()) for file in files}, {})

@@ -35,6 +35,7 @@ CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 CHECKPOINT = "pretraining.ckpt"  # with a suffix that open_clip does not use for weights
 CHECKPOINT_EVERY = 50
+DIGEST = 32  # bytes of a sha256
 STORED = ("settings", "done", "phase", "weights", "optimiser")  # attributes of a training in its checkpoint
 
 NAMED = 0.06  # the caption contains classes that cover more than this fraction of the image
@@ -102,12 +103,8 @@ class _Training:
         self.weights: dict[str, torch.Tensor] = {}
         self.optimiser: dict[str, Any] = {}
         if checkpoint.exists():
-            digest, _, data = checkpoint.read_bytes().partition(b"\n")
-            if digest != _digest(data):
-                progress.note(f"{checkpoint} is damaged; the demo teacher is trained from the start")
-                return
-            state = torch.load(io.BytesIO(data), weights_only=True)
-            if state["settings"] == settings:
+            state = _read(checkpoint)
+            if state.get("settings") == settings:
                 vars(self).update(state)
 
     def run(self, number: int, phase: Phase, start: int, pool: _Pool, bar: progress.Bar) -> None:
@@ -144,13 +141,25 @@ class _Training:
                 self.done, self.phase = iteration + 1, number
                 self.weights, self.optimiser = model.state_dict(), optimiser.state_dict()
                 require_finite(self.weights, "the demo teacher", "lower teacher.pretrain.lr")
-                buffer = io.BytesIO()
-                torch.save({name: getattr(self, name) for name in STORED}, buffer)
-                write_file(self.checkpoint, _digest(buffer.getvalue()) + b"\n" + buffer.getvalue())
+                _write(self.checkpoint, {name: getattr(self, name) for name in STORED})
 
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).hexdigest().encode()
+def _write(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Store a state after its hash, because torch does not notice changed bytes."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_file(checkpoint, hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    """The state in a checkpoint. A damaged one is deleted, and {} is returned."""
+    data = checkpoint.read_bytes()
+    digest, data = data[:DIGEST], data[DIGEST:]
+    if hashlib.sha256(data).digest() == digest:
+        return torch.load(io.BytesIO(data), weights_only=True)
+    progress.warn(f"the checkpoint {checkpoint} is damaged; the training of the demo teacher starts again")
+    checkpoint.unlink()
+    return {}
 
 
 def _build(size: int, seed: int) -> open_clip.CLIP:

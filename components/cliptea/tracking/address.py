@@ -10,13 +10,15 @@ import urllib.error
 import urllib.request
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from cliptea.errors import ConfigError, ServerAway, StorageError, TrackingError
 from cliptea.messages import holds_secret, meaning
+from cliptea.tracking.database import database_file
 
-__all__ = ["MlflowAway", "database_file", "database_trouble", "require_server", "tracking_address"]
+__all__ = ["EXPERIMENT", "MlflowAway", "database_trouble", "require_server", "tracking_address"]
 
+EXPERIMENT = "cliptea"  # name of the experiment for all runs
 SECONDS = 8.0
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 KINDS = "http://HOST:PORT, https://HOST, sqlite:////absolute/mlflow.db, or a postgresql, mysql or mssql database"
@@ -63,12 +65,6 @@ def tracking_address() -> str:
             "correct it, or unset it to use the database in the work directory",
         )
     return uri
-
-
-def database_file(uri: str) -> Path | None:
-    """The file of an SQLite database, or None for an address of another kind."""
-    found = re.match(r"sqlite(?:\+\w+)?:///(?P<path>[^?]+)", uri)
-    return Path(unquote(found["path"])) if found else None
 
 
 def require_server() -> None:

@@ -24,7 +24,8 @@ from cliptea.errors import ConfigError, TrackingError, one_line
 from cliptea.messages import meaning
 from cliptea.outage import COMMAND_SECONDS, Outage, patience, untrusted
 from cliptea.settings import flatten
-from cliptea.tracking.address import CHECK, MlflowAway, database_file, database_trouble, tracking_address
+from cliptea.tracking.address import CHECK, EXPERIMENT, MlflowAway, database_trouble, tracking_address
+from cliptea.tracking.database import artifact_folder, database_file, leave_folders, require_database
 
 __all__ = [
     "EXPERIMENT", "connect", "experiment_id", "find_run", "leftovers", "log_params", "metric_name", "persist",
@@ -32,7 +33,6 @@ __all__ = [
 ]  # fmt: skip
 
 Result = TypeVar("Result")
-EXPERIMENT = "cliptea"
 # What MLflow needs for artifacts that no server serves.
 PACKAGES = {
     "s3": "boto3", "wasbs": "azure.storage.blob", "abfss": "azure.storage.filedatalake",
@@ -114,6 +114,9 @@ def connect() -> MlflowClient:
             from mlflow.store.db import utils
 
             utils.MAX_RETRY_COUNT = 5  # with pauses of 3 seconds in total, instead of 100 by default
+            leave_folders()
+            if file := database_file(uri):
+                require_database(file)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow does not wrap errors of the database libraries
@@ -215,10 +218,15 @@ def experiment_id(client: MlflowClient) -> str:
         if found.lifecycle_stage == DELETED:
             _restore(client, found.experiment_id)
         return found.experiment_id
-    location, file = None, database_file(client.tracking_uri)
-    if file is not None:
-        location = (file.absolute().parent / "artifacts").as_uri()
-    return client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
+    file = database_file(client.tracking_uri)
+    location = artifact_folder(file).as_uri() if file else None
+    try:
+        return client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
+    except MlflowException:
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            raise
+        return found.experiment_id  # another run has just created it
 
 
 def _restore(client: MlflowClient, experiment: str) -> None:

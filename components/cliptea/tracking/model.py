@@ -66,7 +66,7 @@ def save_model(target: Path, student: Path, classes: Sequence[str], unseen: Sequ
         mlflow.pyfunc.save_model(
             target,
             python_model=str(script),
-            artifacts={"student": str(student)},
+            artifacts={"student": student.as_uri()},
             code_paths=[str(code)],
             signature=signature,
             input_example=ramp.reshape(1, EXAMPLE_EDGE, EXAMPLE_EDGE, 3).astype(np.uint8),

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from mlflow.entities import Run as MlflowRun
@@ -287,7 +288,8 @@ class ChildRun:
             last = (model / "MLmodel").rename(Path(folder) / "MLmodel")
             self._client.log_artifacts(self.run_id, str(model), "model")
             self._client.log_artifact(self.run_id, str(last), "model")
-            shown = Model.load(str(last)).get_tags_dict() | {"artifact_path": "model", "run_id": self.run_id}
+            described = yaml.safe_load(last.read_text("utf-8"))  # `Model.load` would decode the path
+            shown = Model.from_dict(described).get_tags_dict() | {"artifact_path": "model", "run_id": self.run_id}
             self._client.set_tag(self.run_id, MLFLOW_LOGGED_MODELS, json.dumps([shown]))
 
     def finish(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cliptea.data import shard_cache
 from cliptea.data.shard_cache import ShardCache, open_cache
-from cliptea.errors import ConfigError
+from cliptea.errors import ConfigError, StorageError
 from cliptea.storage import FileStore
 from cliptea.storage.s3_store import S3Store
 
@@ -18,6 +18,11 @@ MIB = 1 << 20
 
 def used(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+
+
+def name(number: int) -> str:
+    """A sha256."""
+    return f"{number:064x}"
 
 
 def test_what_was_written_is_read_and_the_rest_is_a_miss_or_zeros(tmp_path):
@@ -39,23 +44,52 @@ def test_holes_take_no_room(tmp_path):
 def test_the_longest_unused_shards_are_evicted(tmp_path):
     cache, data = ShardCache(tmp_path / "c", 16 * MIB), np.random.default_rng(0).bytes(MIB)
     for number in range(40):
-        cache.write(f"s{number}", 0, data)
-        os.utime(tmp_path / "c" / f"s{number}", (number, number))
+        cache.write(name(number), 0, data)
+        os.utime(tmp_path / "c" / name(number), (number, number))
         assert used(tmp_path / "c") <= 17 * MIB + 8192
-    assert cache.read("s39", 0, MIB) == data
-    assert cache.read("s0", 0, MIB) is None
+    assert cache.read(name(39), 0, MIB) == data
+    assert cache.read(name(0), 0, MIB) is None
 
 
 def test_a_shard_in_use_is_evicted_last(tmp_path):
     cache, data = ShardCache(tmp_path / "c", 16 * MIB), np.random.default_rng(0).bytes(MIB)
     for number in range(16):
-        cache.write(f"s{number}", 0, data)
-        os.utime(tmp_path / "c" / f"s{number}", (number, number))
-    assert cache.read("s0", 0, 4) == data[:4]
+        cache.write(name(number), 0, data)
+        os.utime(tmp_path / "c" / name(number), (number, number))
+    assert cache.read(name(0), 0, 4) == data[:4]
     for number in range(16, 24):
-        cache.write(f"s{number}", 0, data)
-    assert cache.read("s0", 0, MIB) == data
-    assert cache.read("s1", 0, MIB) is None
+        cache.write(name(number), 0, data)
+    assert cache.read(name(0), 0, MIB) == data
+    assert cache.read(name(1), 0, MIB) is None
+
+
+def test_files_of_somebody_else_are_never_evicted(tmp_path):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    for number, foreign in enumerate(("photo.jpg", "f" * 63)):
+        (folder / foreign).write_bytes(bytes(4 * MIB))
+        os.utime(folder / foreign, (number, number))
+    cache, data = ShardCache(folder, MIB), np.random.default_rng(0).bytes(MIB)
+    for number in range(5):
+        cache.write(name(number), 0, data)
+    assert cache.read(name(0), 0, 1) is None
+    assert (folder / "photo.jpg").exists()
+    assert (folder / ("f" * 63)).exists()
+
+
+def test_a_cache_folder_of_somebody_else_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path / "project"))
+    (tmp_path / "project/shards").mkdir(parents=True)
+    (tmp_path / "project/thesis.tex").write_text("precious")
+    with pytest.raises(StorageError, match=r"project holds files that are not from cliptea; .*set CLIPTEA_CACHE"):
+        open_cache(S3Store("bucket"))
+    assert sorted(path.name for path in (tmp_path / "project").iterdir()) == ["shards", "thesis.tex"]
+    (tmp_path / "project/thesis.tex").unlink()  # now it can only be one of an earlier version
+    assert open_cache(S3Store("bucket")) is not None
+    for uri in ("s3://bucket/cache", " "):
+        monkeypatch.setenv("CLIPTEA_CACHE", uri)
+        with pytest.raises(ConfigError, match=r"CLIPTEA_CACHE .*a path on this machine"):
+            open_cache(S3Store("bucket"))
 
 
 def write_many(folder, seed):
@@ -64,9 +98,9 @@ def write_many(folder, seed):
     for _ in range(300):
         shard, place = int(random.integers(20)), int(random.integers(64))
         content = bytes([shard * 7 + place & 255]) * 16384
-        found = cache.read(f"s{shard}", place * 16384, 16384)
+        found = cache.read(name(shard), place * 16384, 16384)
         assert found in (None, content, bytes(16384)) or set(found) <= {content[0], 0}
-        cache.write(f"s{shard}", place * 16384, content)
+        cache.write(name(shard), place * 16384, content)
 
 
 def test_several_processes_share_it(tmp_path):

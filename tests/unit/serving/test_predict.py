@@ -45,7 +45,14 @@ def test_masks_overlays_and_areas_are_written(photos, model_folder, model, tmp_p
     assert answer.exit_code == 0, answer.output
     assert "4 classes; gamma is 0.02 for the unseen ones: zebra" in answer.stdout
     files = sorted(str(file.relative_to(output)) for file in output.rglob("*") if file.is_file())
-    assert files == ["areas.json", "masks/a.png", "masks/sub/b.png", "overlays/a.jpg", "overlays/sub/b.jpg"]
+    assert files == [
+        "areas.json",
+        "cliptea.json",
+        "masks/a.png",
+        "masks/sub/b.png",
+        "overlays/a.jpg",
+        "overlays/sub/b.jpg",
+    ]
     told = json.loads((output / "areas.json").read_text())
     assert told["classes"] == ["sky", "grass", "cow", "zebra"]
     for row, name in zip(told["images"], ("a.png", "sub/b.jpg"), strict=True):
@@ -190,11 +197,11 @@ from cliptea.errors import ClipteaError
 from cliptea_pipeline import serving_cli
 photos, empty, output = map(Path, sys.argv[1:])
 for call in (
-    lambda: serving_cli.predict([empty], "models:/x@champion", None, None, output, empty, True),
-    lambda: serving_cli.predict([photos], str(empty / "none"), None, None, output, empty, True),
-    lambda: serving_cli.predict([photos], "models:/x@champion", None, None, output, empty, True),
-    lambda: serving_cli.predict([photos], "models:/x@champion", "cat, cat", None, output, empty, True),
-    lambda: serving_cli.export("runs:/0/model", output / "a.onnx", None, empty, True),
+    lambda: serving_cli.predict([empty], "models:/x@champion", None, None, str(output), str(empty), True),
+    lambda: serving_cli.predict([photos], str(empty / "none"), None, None, str(output), str(empty), True),
+    lambda: serving_cli.predict([photos], "models:/x@champion", None, None, str(output), str(empty), True),
+    lambda: serving_cli.predict([photos], "models:/x@champion", "cat, cat", None, str(output), str(empty), True),
+    lambda: serving_cli.export("runs:/0/model", str(output / "a.onnx"), None, str(empty), True),
 ):
     try:
         call()

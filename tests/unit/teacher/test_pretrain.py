@@ -78,6 +78,28 @@ def test_interrupted_training_ends_with_the_same_bits(
     assert not (tmp_path / CHECKPOINT).exists()
 
 
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "other content", "empty"])
+def test_a_damaged_checkpoint_is_thrown_away_with_a_note(
+    damage: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "CHECKPOINT_EVERY", 2)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5)
+        with pytest.raises(Killed):
+            pretrain(tmp_path, WORLD, TINY, 1)
+    file = tmp_path / CHECKPOINT
+    data = bytearray(file.read_bytes())
+    if damage == "other content":
+        torch.save({"settings": "other"}, file)
+    else:
+        data[len(data) // 2] ^= 1
+        file.write_bytes({"truncated": data[:-100], "flipped": data, "empty": b""}[damage])
+    pretrain(tmp_path, WORLD, TINY, 1)
+    told = capsys.readouterr()
+    assert f"the checkpoint {file} is damaged; the training of the demo teacher starts again" in told.out + told.err
+    assert (tmp_path / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()
+
+
 def test_checkpoint_of_other_settings_is_not_continued(undisturbed: Path, tmp_path: Path) -> None:
     torch.save({"settings": "of another run", "iteration": 3}, tmp_path / CHECKPOINT)
     pretrain(tmp_path, WORLD, TINY, 1)

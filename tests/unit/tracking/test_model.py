@@ -1,8 +1,10 @@
 """A student in MLflow loads where this package is not, and predicts there what it does here."""
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import mlflow.pyfunc
 import numpy as np
@@ -18,7 +20,8 @@ from cliptea.models import build_student
 from cliptea.segment.segmenter import open_segmenter
 from cliptea.serving.photos import read_image
 from cliptea.tracking.champions import Score
-from cliptea.tracking.mlflow_client import experiment_id
+from cliptea.tracking.database import database_uri
+from cliptea.tracking.mlflow_client import connect, experiment_id
 from cliptea.tracking.model import fetch_model
 from cliptea.tracking.registry import register, settle
 from cliptea.tracking.runs import ChildRun
@@ -48,6 +51,12 @@ def logged(module_tracking_uri):
     """Client and URI of a model that was logged twice, the first time not to the end."""
     client = MlflowClient(module_tracking_uri)
     run = client.create_run(experiment_id(client)).info.run_id
+    for _ in range(2):
+        log_small(client, run)
+    return client, f"runs:/{run}/model"
+
+
+def log_small(client, run):
     torch.manual_seed(0)
     text = torch.nn.functional.normalize(torch.randn(3, 16), dim=1)
     files = {
@@ -61,9 +70,7 @@ def logged(module_tracking_uri):
         "unseen": ["c"],
         "evaluation": {"gamma": 0.1, "scale": [64, 64]},
     }
-    for _ in range(2):
-        ChildRun(client, run).log_model(files, description)
-    return client, f"runs:/{run}/model"
+    ChildRun(client, run).log_model(files, description)
 
 
 @pytest.fixture
@@ -143,3 +150,23 @@ def test_a_champion_is_fetched_by_its_alias(logged, folder):
         fetch_model("models:/world@challenger"),
     ):
         pass
+
+
+def test_the_names_of_all_folders_are_kept(tmp_path, empty_database, monkeypatch):
+    """MLflow decodes some paths, so that %41 would become A, in the temporary folder and in the database's."""
+    odd = tmp_path / "100%41 ?#;"
+    (odd / "temporary").mkdir(parents=True)
+    shutil.copy(empty_database, odd / "mlflow.db")
+    monkeypatch.setattr(tempfile, "tempdir", str(odd / "temporary"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database_uri(odd / "mlflow.db"))
+    client = connect()
+    run = client.create_run(experiment_id(client)).info.run_id
+    log_small(client, run)
+    register(client, "odd", f"{client.get_run(run).info.artifact_uri}/model", run, Score(0.5, "e", 0.0), {})
+    for uri in (f"runs:/{run}/model", "models:/odd/1"):
+        with fetch_model(uri) as found:
+            assert open_segmenter(found).description.classes == ["a", "b", "c"]
+            assert found.is_relative_to(odd / "temporary")
+    assert list(tmp_path.iterdir()) == [odd]
+    assert sorted(path.name for path in odd.iterdir()) == ["artifacts", "mlflow.db", "temporary"]
+    assert list((odd / "temporary").iterdir()) == []

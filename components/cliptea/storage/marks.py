@@ -1,0 +1,88 @@
+"""Marks: a small file in each folder that cliptea has made, which says what the folder is for.
+
+Only marked folders are written to and cleaned up. A folder with other files belongs to somebody else and is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cliptea import __version__, env
+from cliptea.errors import StorageError
+from cliptea.storage.local_files import PARTIAL, cache_folder, make_folder, unusable, write_file
+
+__all__ = ["MARK", "claim", "claim_cache", "read_mark", "require_free"]
+
+MARK = "cliptea.json"
+NEUTRAL = frozenset(("lost+found", ".DS_Store"))  # in folders that nobody has used yet
+
+
+def _never() -> bool:
+    return False
+
+
+def claim(folder: Path, kind: str, todo: str, adopt: Callable[[], bool] = _never, **facts: Any) -> None:
+    """Make the folder, or take an empty one, and mark it. Nothing happens if it has a mark of this kind.
+
+    Processes can claim a folder at the same time, because the mark is the first file in it.
+
+    Args:
+        kind: what the folder is for, for example "work directory".
+        todo: the advice if it is refused.
+        adopt: says whether a folder without a mark is ours beyond doubt.
+        facts: further facts for the mark.
+
+    Raises:
+        StorageError: the folder belongs to somebody else, or cannot be written.
+    """
+    make_folder(folder)
+    require_free(folder, kind, todo, adopt)
+    if not read_mark(folder):
+        write_file(folder / MARK, json.dumps({"kind": kind, "version": __version__, **facts}, indent=1).encode())
+
+
+def require_free(folder: Path, kind: str, todo: str, adopt: Callable[[], bool] = _never) -> None:
+    """Check that `claim` would accept the folder, and change nothing. Arguments and errors as of `claim`."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise unusable(folder, error) from None
+    mark = read_mark(folder)  # after the list: another process that claims the folder marks it first
+    foreign = any(name not in NEUTRAL and not name.startswith(PARTIAL) for name in names)
+    if mark.get("kind") == kind or not (mark or foreign) or (not mark and adopt()):
+        return
+    held = f"is a {mark['kind']} of cliptea" if mark else "holds files that are not from cliptea"
+    raise StorageError(f"the folder {folder} {held}", f"a new or empty folder as {kind}", todo)
+
+
+def claim_cache() -> Path:
+    """The cache folder, which is marked now if it can be written.
+
+    Raises:
+        StorageError: the folder in CLIPTEA_CACHE belongs to somebody else.
+    """
+    folder, kind, todo = cache_folder(), "cache", f"set {env.CACHE.name} to another one"
+
+    def adopt() -> bool:  # the user's own cache folder, or one of an earlier version
+        return not env.CACHE.get() or set(os.listdir(folder)) <= {"s3", "shards", "scratch"}
+
+    require_free(folder, kind, todo, adopt)
+    with suppress(StorageError):  # it is of no use then, which is no error yet
+        claim(folder, kind, todo, adopt)
+    return folder
+
+
+def read_mark(folder: Path) -> dict[str, Any]:
+    """The content of the folder's mark, or {} if it has none. A file of another origin is no mark."""
+    try:
+        mark = json.loads((folder / MARK).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return mark if isinstance(mark, dict) and isinstance(mark.get("kind"), str) else {}

@@ -1,0 +1,190 @@
+"""MLflow's database in a SQLite file: its address, its first creation, and its move to another folder.
+
+MLflow needs seconds to make the tables of a new database, and cannot go on with one that was interrupted. So a database
+is made under another name, and gets its own name when it is complete. This module only imports MLflow to make one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from cliptea.errors import TrackingError, one_line
+from cliptea.storage.local_files import PARTIAL, locked, make_folder
+
+__all__ = [
+    "artifact_folder", "database_file", "database_uri", "has_moved", "is_ours", "leave_folders", "readdress",
+    "require_database",
+]  # fmt: skip
+
+SCHEME = "sqlite:///"
+OWN_TABLES = "alembic_version", "_alembic_tmp_"  # of MLflow's tool for tables; the second is a prefix
+WAIT_SECONDS = 20.0  # for other processes that write
+
+
+def database_uri(file: Path) -> str:
+    """The address of the database in `file`. Only what would end or change the path is escaped."""
+    path = str(file.absolute()).replace("%", "%25").replace("?", "%3F")
+    return SCHEME + path
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a database that `database_uri` or a user has named. None for servers and other databases."""
+    found = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
+    path = unquote(found[1]) if found else ""
+    return Path(path).absolute() if path not in ("", ":memory:") else None
+
+
+def artifact_folder(file: Path) -> Path:
+    """The folder for the artifacts of the database in `file`."""
+    return file.absolute().parent / "artifacts"
+
+
+def require_database(file: Path) -> None:
+    """Make the database unless it exists. One whose creation was interrupted is replaced, as it never held a run.
+
+    Processes can do this at the same time.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    if _begun(file):
+        return
+    make_folder(file.parent)
+    with locked(file.parent):
+        if not _begun(file):
+            _make(file)
+
+
+def is_ours(file: Path, experiment: str) -> bool:
+    """Whether the database has this experiment, with artifacts in a folder next to it, here or in an earlier place."""
+    return _location(file, experiment) is not None
+
+
+def has_moved(file: Path, experiment: str) -> bool:
+    """Whether the database names another place than its present one for the artifacts of the experiment."""
+    return _location(file, experiment) not in (None, artifact_folder(file).as_uri())
+
+
+def readdress(file: Path, experiment: str) -> None:
+    """Let a database that was moved or copied with its artifacts name their present place.
+
+    MLflow stores absolute addresses, so that the database would name the artifacts in its old place.
+
+    Args:
+        experiment: name of the experiment whose artifacts are in the folder next to the database.
+
+    Raises:
+        TrackingError: the database cannot be changed.
+    """
+    old, new = _location(file, experiment), artifact_folder(file).as_uri()
+    if old is None or old == new:
+        return
+    try:
+        with _opened(file, "rw") as database, database:
+            database.execute("BEGIN IMMEDIATE")
+            for table, column in _text_columns(database):
+                database.execute(
+                    f"UPDATE {table} SET {column} = :new || substr({column}, :length + 1) "
+                    f"WHERE {column} = :old OR substr({column}, 1, :length + 1) = :old || '/'",
+                    {"old": old, "new": new, "length": len(old)},
+                )
+    except sqlite3.Error as error:
+        raise TrackingError(
+            f"the database {file} was moved, and its addresses cannot be changed ({one_line(error)})",
+            "a file that can be written and that no other program uses",
+        ) from None
+
+
+def _begun(file: Path) -> bool:
+    """Whether the file must be kept: it is a complete database, or not one that MLflow has begun."""
+    if not file.exists():
+        return False
+    try:
+        with _opened(file, "rw") as database:  # not "ro": SQLite must be able to undo an interrupted transaction
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if "experiments" in tables and database.execute("SELECT 1 FROM experiments").fetchone():
+                return True  # MLflow adds the first experiment last
+            version = ()
+            if "alembic_version" in tables:
+                version = database.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.Error:  # damaged, or no database: MLflow says what is wrong
+        return True
+    return bool(tables) and not _is_mlflows(tables, *(version or ()))
+
+
+def _is_mlflows(tables: set[str], version: str = "") -> bool:
+    """Whether MLflow, and a version of it that we know, has made all of these tables."""
+    import mlflow.store.model_registry.dbmodels.models
+    import mlflow.store.tracking.dbmodels.models  # noqa: F401  both add their tables to Base
+    from mlflow.store import db_migrations
+    from mlflow.store.db.base_sql_model import Base
+    from mlflow.store.tracking.dbmodels.initial_models import Base as Initial
+
+    migrations = Path(*db_migrations.__path__) / "versions"
+    known = not version or any(migrations.glob(f"{version}_*.py"))
+    own = {name for name in tables if name.startswith(OWN_TABLES)}
+    return known and "experiments" in tables and tables <= {*Base.metadata.tables, *Initial.metadata.tables, *own}
+
+
+def leave_folders() -> None:
+    """Keep MLflow from making the folder of a database, because it does not decode the address for that."""
+    from mlflow.store.db import utils
+
+    utils._make_parent_dirs_if_sqlite = lambda db_uri: None
+
+
+def _create(file: Path, artifacts: str) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    leave_folders()
+    SqlAlchemyStore(database_uri(file), artifacts)._dispose_engine()
+
+
+def _make(file: Path) -> None:
+    aside = file.with_name(f"{PARTIAL}{file.name}")  # the lock protects it
+    _drop(aside)
+    try:
+        _create(aside, artifact_folder(file).as_uri())
+        with aside.open("rb") as made:
+            os.fsync(made.fileno())
+        _drop(file)  # with the journal of an interrupted transaction, which must not be applied to the new database
+        aside.replace(file)
+    finally:
+        _drop(aside)
+
+
+def _drop(file: Path) -> None:
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+
+
+def _location(file: Path, experiment: str) -> str | None:
+    """Where the artifacts of the experiment are, or None if there are none or if they were never next to the file."""
+    with suppress(sqlite3.Error), _opened(file, "ro") as database:
+        found = database.execute("SELECT artifact_location FROM experiments WHERE name = ?", [experiment]).fetchone()
+        beside = "/".join(artifact_folder(file).parts[-2:])
+        if found and str(found[0]).startswith("file://") and found[0].endswith(f"/{beside}"):
+            return found[0]
+    return None
+
+
+def _text_columns(database: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    """All columns that may hold an address, as quoted names of table and column."""
+    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+    for (table,) in tables.fetchall():
+        for _, column, kind, *_, hidden in database.execute(f'PRAGMA table_xinfo("{table}")').fetchall():
+            if not hidden and any(word in kind.upper() for word in ("CHAR", "TEXT")):
+                yield f'"{table}"', f'"{column}"'
+
+
+@contextmanager
+def _opened(file: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    address = f"file:{quote(str(file.absolute()))}?mode={mode}"
+    with closing(sqlite3.connect(address, uri=True, timeout=WAIT_SECONDS, isolation_level=None)) as database:
+        yield database

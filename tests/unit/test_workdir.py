@@ -1,0 +1,342 @@
+"""Work directories are marked as ours; nothing else is deleted or written to. No run is started here."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cliptea import __version__
+from cliptea.errors import ClipteaError, ConfigError, StorageError
+from cliptea.storage.local_files import PARTIAL, local_path, sweep, uri_path
+from cliptea.storage.marks import MARK, claim
+from cliptea.tracking.address import EXPERIMENT
+from cliptea.tracking.database import artifact_folder, database_uri, has_moved
+from cliptea_pipeline.cli import app
+from cliptea_pipeline.workdir import Workdir, find_database
+
+ROOT = Path(__file__).parents[2]
+RUN = "20260101-000000-1"
+
+
+@pytest.fixture(autouse=True)
+def own_temporary(tmp_path, monkeypatch):
+    """No test sees temporary folders of other programs."""
+    (tmp_path / "T").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "T"))
+    for name in ("CLIPTEA_STORE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@contextmanager
+def opened(root):
+    workdir = Workdir(root)
+    try:
+        yield workdir
+    finally:
+        workdir.close()
+
+
+def tree(folder):
+    """Every path below the folder, with the content of files."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def add_experiment(root, database, location=None):
+    """A database as a run leaves it."""
+    (root / "mlflow").mkdir(parents=True, exist_ok=True)
+    file = Path(shutil.copy(database, root / "mlflow/mlflow.db"))
+    with sqlite3.connect(file) as connection:
+        connection.execute(
+            "INSERT INTO experiments (name, artifact_location, lifecycle_stage) VALUES (?, ?, 'active')",
+            [EXPERIMENT, location or artifact_folder(file).as_uri()],
+        )
+    return file
+
+
+FOREIGN = {
+    "a project": ["logs/app.log", "run/experiment/weights.txt", "kfp/a/pipeline.yaml", "report.html"],
+    "names like ours": [f"logs/{RUN}.log", f"run/{RUN}/temporary", "kfp/cliptea-2020-01-01/x", "store/x"],
+    "one file": ["notes.txt"],
+    "a hidden file": [".git/config"],
+    "another mark": [MARK],
+    "an early stop of an earlier version": ["store/x", "mlflow/mlflow.db"],
+}
+
+
+@pytest.mark.parametrize("names", FOREIGN.values(), ids=FOREIGN)
+def test_a_folder_of_somebody_else_is_refused_before_anything_is_touched(names, tmp_path):
+    for name in names:
+        (tmp_path / "theirs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "theirs" / name).write_text(str(tmp_path / "theirs"))
+    before = tree(tmp_path)
+    with pytest.raises(StorageError, match=r"^the folder \S+ holds files that are not from cliptea; expected a new or"):
+        Workdir(tmp_path / "theirs")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", ["", "lost+found", ".DS_Store"])
+def test_a_new_or_empty_folder_is_marked_first(tmp_path, content):
+    if content:
+        (tmp_path / "w" / content).mkdir(parents=True)
+    with opened(tmp_path / "w"):
+        mark = json.loads((tmp_path / "w" / MARK).read_text())
+        assert mark == {"kind": "work directory", "version": __version__}
+    with opened(tmp_path / "w"):
+        assert json.loads((tmp_path / "w" / MARK).read_text()) == mark
+    assert list((tmp_path / "T").iterdir()) == []
+
+
+def test_the_mark_must_be_of_a_work_directory(tmp_path):
+    claim(tmp_path / "p", "folder of predictions", "")
+    with pytest.raises(StorageError, match="p is a folder of predictions of cliptea; expected a new or empty folder"):
+        Workdir(tmp_path / "p")
+
+
+def test_a_work_directory_without_a_mark_is_adopted_if_nothing_else_could_have_made_it(tmp_path, empty_database):
+    root = tmp_path / "w"
+    add_experiment(root, empty_database)
+    for name in ("store", "kfp", "logs", "run"):
+        (root / name).mkdir()
+    (root / "thesis.tex").write_text("precious")
+    with pytest.raises(StorageError, match="not from cliptea"):
+        Workdir(root)
+    assert not (root / MARK).exists()
+    (root / "thesis.tex").unlink()
+    with opened(root):
+        assert (root / MARK).exists()
+
+
+def test_only_our_own_leftovers_are_deleted(tmp_path):
+    """Whatever the files in a work directory say, and wherever its folders lead."""
+    root, victim = tmp_path / "w", tmp_path / "victim"
+    (victim / "kfp/cliptea-2020-01-01").mkdir(parents=True)
+    (victim / "data").write_text("precious")
+    with opened(root):
+        pass
+    kept = []
+    for number in range(30):
+        (root / f"logs/app-{number}.log").write_text("")
+        (root / f"logs/20200101-0000{number:02d}-1.log").write_text("")
+        kept.append(f"logs/app-{number}.log")
+    for name in ("run/experiment/weights.txt", "kfp/own/pipeline.yaml"):
+        (root / name).parent.mkdir()
+        (root / name).write_text("")
+        kept.append(name)
+    for planted in (RUN, "x"):
+        (root / "run" / planted).mkdir()
+        (root / "run" / planted / "temporary").write_text(str(victim))
+    (root / "run/20260101-000000-2").symlink_to(victim)
+    with opened(root) as workdir:
+        assert not (root / "run" / RUN).exists()
+        assert workdir.logs.is_dir()
+    assert [name for name in kept if not (root / name).exists()] == []
+    assert len(list((root / "logs").glob("2020*"))) < 20
+    shutil.rmtree(root / "kfp")
+    (root / "kfp").symlink_to(victim / "kfp")
+    for number in range(5):
+        (victim / f"kfp/cliptea-2021-{number}").mkdir()
+    before = tree(victim)
+    with opened(root):
+        pass
+    assert tree(victim) == before
+
+
+def killed(root):
+    Workdir(root)
+    os._exit(9)
+
+
+def test_the_temporary_folder_of_a_killed_run_is_deleted_by_the_next_one_but_not_by_a_copy(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=killed, args=(tmp_path / "w",))
+    process.start()
+    process.join()
+    (left,) = (tmp_path / "T").iterdir()
+    shutil.copytree(tmp_path / "w", tmp_path / "copy", ignore=shutil.ignore_patterns("alive"))
+    with opened(tmp_path / "copy"):
+        assert left.is_dir()
+    with opened(tmp_path / "w"):
+        assert not left.exists()
+
+
+def test_incomplete_files_are_swept_once_their_writer_is_dead(tmp_path):
+    import fcntl
+
+    with opened(tmp_path / "w"):
+        pass
+    folder = tmp_path / "w/store/split/0"
+    folder.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    dead, alive, young, foreign, linked = (
+        folder / f"{PARTIAL}dead", folder / f"{PARTIAL}alive", folder / f"{PARTIAL}young", folder / "partial-x",
+        tmp_path / "elsewhere" / f"{PARTIAL}dead",
+    )  # fmt: skip
+    for file in (dead, alive, young, foreign, linked):
+        file.write_text("")
+        if file != young:
+            os.utime(file, (1, 1))
+    with alive.open() as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        with opened(tmp_path / "w"):
+            assert [file.exists() for file in (dead, alive, young, foreign, linked)] == [False, True, True, True, True]
+    sweep(folder)
+    assert not alive.exists()
+
+
+def first(root, start, answers):
+    start.wait()
+    try:
+        workdir = Workdir(root)
+        answers.put("made")
+        workdir.close()
+    except ClipteaError as error:
+        answers.put(str(error))
+
+
+def test_two_first_runs_never_take_each_other_for_somebody_else(tmp_path):
+    context = multiprocessing.get_context("fork")
+    for number in range(10):
+        start, answers = context.Event(), context.SimpleQueue()
+        processes = [context.Process(target=first, args=(tmp_path / str(number), start, answers)) for _ in range(4)]
+        for process in processes:
+            process.start()
+        start.set()
+        told = [answers.get() for _ in processes]
+        for process in processes:
+            process.join()
+        assert "made" in told
+        assert all(text == "made" or text.startswith("another run is using") for text in told), told
+
+
+@pytest.mark.parametrize("given", ["", " ", "s3://bucket/work", "gs://bucket/x", "file:///tmp/x", "s3:/bucket"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--preset", "smoke", "--workdir"],
+        ["predict", ".", "--model", "models:/x@champion", "--workdir"],
+        ["predict", ".", "--model", "models:/x@champion", "-o"],
+        ["export", "--model", "models:/x@champion", "-o", "a.onnx", "--workdir"],
+        ["export", "--model", "models:/x@champion", "-o"],
+        ["rollback", "--model", "x", "--workdir"],
+        ["ui", "--workdir"],
+        ["compile", "-o"],
+    ],
+    ids=lambda arguments: f"{arguments[0]} {arguments[-1]}",
+)
+def test_what_names_no_local_path_is_refused_in_one_line(arguments, given, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    ended = CliRunner().invoke(app, [*arguments, given])
+    assert ended.exit_code == 2, ended.output
+    assert ended.stderr.startswith(f"error: {arguments[-1]} ")
+    assert "expected a path on this machine" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("given", ["a b", "a:b", "./s3:/x", "ä?#%", "/tmp/x://y", "C:"])
+def test_other_paths_are_taken_as_they_are(given):
+    assert local_path("--workdir", given) == Path(given)
+
+
+def test_a_uri_names_exactly_one_path(tmp_path):
+    for name in ("a b", "a?b", "a#b", "a%41b", "a;b", "ä"):
+        assert uri_path((tmp_path / name).as_uri()) == tmp_path / name
+    assert uri_path("file:///a;b/c;d") == Path("/a;b/c;d")
+    for uri in ("file://host/x", "file:x", "file:///a#b", "file:///a?b", "file://me:secret@host/x?token=secret"):
+        with pytest.raises(StorageError) as told:
+            uri_path(uri)
+        assert "secret" not in str(told.value)
+
+
+def test_predictions_never_go_into_a_folder_of_somebody_else(tmp_path):
+    output = tmp_path / "out"
+    (output / "masks").mkdir(parents=True)
+    (output / "masks/a.png").write_text("precious")
+    before = tree(tmp_path)
+    ended = CliRunner().invoke(app, ["predict", str(tmp_path), "--model", str(tmp_path), "-o", str(output)])
+    assert ended.exit_code == 1
+    assert ended.stderr == (
+        f"error: the folder {output} holds files that are not from cliptea; expected a new or empty folder as folder "
+        "of predictions; choose another one with -o\n"
+    )
+    assert tree(tmp_path) == before
+
+
+def test_commands_put_a_moved_work_directory_in_order(tmp_path, empty_database):
+    with opened(tmp_path / "old"):
+        add_experiment(tmp_path / "old", empty_database)
+    (tmp_path / "old").rename(tmp_path / "new")
+    file = tmp_path / "new/mlflow/mlflow.db"
+    with (tmp_path / "new/run/lock").open() as lock:
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ClipteaError, match=r"a run is using .*new under another path"):
+            find_database(tmp_path / "new")
+    assert has_moved(file, EXPERIMENT)
+    assert find_database(tmp_path / "new") == file
+    assert not has_moved(file, EXPERIMENT)
+    (tmp_path / "new").rename(tmp_path / "newer")
+    with opened(tmp_path / "newer") as workdir:
+        assert not has_moved(tmp_path / "newer/mlflow/mlflow.db", EXPERIMENT)
+        assert workdir.tracking_uri == database_uri(tmp_path / "newer/mlflow/mlflow.db")
+
+
+def test_a_work_directory_is_the_same_by_every_path_to_it(tmp_path, empty_database):
+    with opened(tmp_path / "w"):
+        file = add_experiment(tmp_path / "w", empty_database)
+    (tmp_path / "link").symlink_to(tmp_path / "w")
+    assert find_database(tmp_path / "link") == file
+    with opened(tmp_path / "link") as workdir:
+        assert workdir.store == tmp_path / "w/store"
+
+
+def make(folder, *arguments):
+    return subprocess.run(
+        ["make", "-f", str(ROOT / "Makefile"), *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", ["my data", "a'b", 'a"b;touch x', "$$(touch x)", "-rf"])
+def test_make_clean_removes_the_folder_that_is_named_and_no_other(name, tmp_path):
+    root = tmp_path / name.replace("$$", "$")
+    for folder in (root, tmp_path / "my", tmp_path / "data"):
+        folder.mkdir(exist_ok=True)
+    refused = make(tmp_path, "clean", f"WORKDIR={name}")
+    assert refused.returncode
+    assert "is not a work directory of cliptea" in refused.stderr
+    claim(root, "work directory", "")
+    cleaned = make(tmp_path, "clean", f"WORKDIR={name}")
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["T", "data", "my"]
+    assert make(tmp_path, "clean", f"WORKDIR={name}").returncode == 0
+
+
+def test_make_clean_leaves_other_marked_folders(tmp_path):
+    claim(tmp_path / "p", "folder of predictions", "")
+    assert make(tmp_path, "clean", "WORKDIR=p").returncode
+    assert (tmp_path / "p" / MARK).exists()
+
+
+def test_an_export_replaces_only_an_earlier_export(tmp_path):
+    from cliptea.serving.export import require_replaceable
+
+    file, facts = tmp_path / "model.onnx", tmp_path / "model.json"
+    require_replaceable(file)
+    for foreign in (facts, file):
+        foreign.write_text('{"inputs": "of somebody else"}')
+        with pytest.raises(ConfigError, match=f"{foreign.name} exists and is not an earlier export"):
+            require_replaceable(file)
+        foreign.unlink()
+    facts.write_text(json.dumps({"inputs": "", "output": "", "steps": [], "embeddings": [], "size": None}))
+    file.write_text("")
+    require_replaceable(file)

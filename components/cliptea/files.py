@@ -8,10 +8,11 @@ import stat
 import unicodedata
 from pathlib import Path
 
-__all__ = ["oddity", "printable", "visible"]
+__all__ = ["PIPE", "oddity", "printable", "visible"]
 
+PIPE = "a named pipe"
 KINDS = {
-    stat.S_IFIFO: "a named pipe",
+    stat.S_IFIFO: PIPE,
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",

@@ -25,7 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
-SMALL = 8 << 20  # bytes
+SMALL = 1 << 20  # bytes
 
 # The versions of everything that has a fingerprint. Increment a version when the same settings give another result.
 # All outputs of that kind, and all outputs that depend on them, are then created again.

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from cliptea.errors import ConfigError
-from cliptea.files import oddity
+from cliptea.files import PIPE, oddity
 
 __all__ = ["MOST", "parse_json", "parse_yaml", "read_text"]
 
@@ -84,17 +84,20 @@ def parse_json(data: bytes, what: str, expected: str = "") -> Any:
 
 
 def read_text(path: Path, what: str) -> bytes:
-    """The bytes of a small file. What is not a file is never opened.
+    """The bytes of a small file, or of a shell's pipe such as /dev/stdin. Nothing else is ever opened.
 
     Raises:
         ConfigError: it is missing, larger than 1 MiB, or not a file.
     """
-    if odd := oddity(path):
+    odd = oddity(path)
+    if odd and not (odd == PIPE and path.is_relative_to("/dev")):
         raise ConfigError(f"cannot read {what} {path}: it is {odd}", "a file")
     try:
-        if path.stat().st_size > MOST:
+        with path.open("rb") as file:
+            data = file.read(MOST + 1)
+        if len(data) > MOST:
             raise ConfigError(f"{what} {path} is larger than {MOST >> 10} KiB", "a small file of text")
-        return path.read_bytes()
+        return data
     except OSError as error:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror or error}") from None
 

@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+import subprocess
+import sys
 
 import kubernetes_validate
 import pytest
@@ -280,3 +282,11 @@ def test_a_yaml_bomb_or_a_named_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="named pipe"):
         read_placement(tmp_path / "pipe")
+
+
+def test_a_placement_may_come_from_a_pipe_of_the_shell():
+    code = "from pathlib import Path\nfrom cliptea_pipeline.placement_file import read_placement\n"
+    code += "print(read_placement(Path('/dev/stdin')).image)"
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, check=True, input="image: 'a:1'\n", capture_output=True, text=True)
+    assert ended.stdout == "a:1\n"

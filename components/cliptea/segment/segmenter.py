@@ -169,7 +169,7 @@ def open_segmenter(folder: Path, allow_code: bool = False) -> Segmenter:
         if tuple(text_ND.shape) != (len(description.classes), description.dim) or not text_ND.is_floating_point():
             raise ValueError(f"{TEXT} has the shape {tuple(text_ND.shape)}")
         with named(str(home)):
-            require_finite({TEXT: text_ND}, "the text features")
+            require_finite({"a text feature": text_ND}, TEXT)
             student = load_student(description.backbone, description.dim, safetensors.torch.load(files[WEIGHTS]))
     except (OSError, ValueError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
         why = "" if isinstance(error, FileNotFoundError) else f" ({one_line(error)[:200]})"

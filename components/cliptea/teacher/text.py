@@ -28,7 +28,7 @@ from cliptea.teacher.clip import Teacher, open_teacher
 from cliptea.teacher.demo_clip import demo_words, teacher_weights
 from cliptea.teacher.outputs import TextSet
 
-__all__ = ["TEMPLATES", "load_text", "make_texts", "read_text_features", "text_features"]
+__all__ = ["TEMPLATES", "load_text", "make_texts", "read_text_features", "require_different", "text_features"]
 
 TEXT = "text.safetensors"  # object in the store
 SIZES = ("", "small ", "medium ", "large ")
@@ -79,7 +79,7 @@ def _make_text(store: Store, teacher: Teacher, prompt: TextSet, prefix: str, dem
     if prompt.text_features is None:
         text_ND = text_features(teacher, prompt.classes, prompt.templates)
         if not demo:  # its words are few, and it has already warned about the others
-            _require_distinct(text_ND, prompt.classes)
+            require_different(text_ND, prompt.classes)
     else:
         text_ND = read_text_features(prompt.text_features, teacher, prompt.classes)
     data = safetensors.torch.save({"text": text_ND.cpu().contiguous()})
@@ -87,9 +87,11 @@ def _make_text(store: Store, teacher: Teacher, prompt: TextSet, prefix: str, dem
     return Contents(objects, {"classes": prompt.classes, "unknown_words": strange})
 
 
-def _require_distinct(text_ND: Tensor, classes: Sequence[str]) -> None:
+def require_different(text_ND: Tensor, classes: Sequence[str]) -> None:
     """Reject names that are one to this CLIP, such as long names that only differ beyond the text that it reads."""
-    twins = (torch.cdist(text_ND, text_ND) < SAME).triu(1).nonzero().tolist()
+    # Distances by matrix products, the default for many rows, are wrong by more than SAME.
+    distances_NN = torch.cdist(text_ND, text_ND, compute_mode="donot_use_mm_for_euclid_dist")
+    twins = (distances_NN < SAME).triu(1).nonzero().tolist()
     if twins:
         first, second = (classes[index] for index in twins[0])
         raise TeacherError(

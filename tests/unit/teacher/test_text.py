@@ -13,7 +13,7 @@ import torch
 from cliptea import progress
 from cliptea.errors import StorageError, TeacherError
 from cliptea.teacher.clip import load_teacher
-from cliptea.teacher.text import TEMPLATES, read_text_features, text_features
+from cliptea.teacher.text import TEMPLATES, read_text_features, require_different, text_features
 
 DIM = 64
 CLASSES = [f"thing {number}" for number in range(20)]
@@ -183,3 +183,12 @@ def test_files_that_are_no_array_are_one_line(tmp_path):
         read(str(tmp_path / "several.npz"))
     with pytest.raises(StorageError, match=r"none\.npy"):
         read(str(tmp_path / "none.npy"))
+
+
+def test_equal_features_are_found_among_many_classes():
+    text_ND = torch.nn.functional.normalize(torch.randn(60, 512), dim=1)
+    names = [f"class {index}" for index in range(60)]
+    require_different(text_ND, names)
+    text_ND[41] = text_ND[7]
+    with pytest.raises(TeacherError, match="'class 7' and 'class 41'"):
+        require_different(text_ND, names)

@@ -6,10 +6,10 @@ import os
 import stat
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from posixpath import splitext
-from typing import NamedTuple
 
 from cliptea.data.sample import LARGEST_FILE
 from cliptea.errors import DataError
@@ -22,17 +22,25 @@ HIDDEN, FOLDER = "hidden or system files", "sub-folders are not searched"
 SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found"}
 
 
-class Listing(NamedTuple):
+@dataclass
+class Listing:
     """The content of one folder: its files by name, and why each other name in it is left out."""
 
     files: dict[str, Entry]
     others: dict[str, str]
-    spelled: dict[str, str]  # the name of each file by its `one_form`
+
+    @cached_property
+    def spelled(self) -> dict[str, str]:
+        """The name of each file by its `one_form`. Few data sets need it."""
+        return {one_form(name): name for name in reversed(self.files)}
+
+    def spelling(self, name: str) -> str:
+        return name if name in self.files else self.spelled.get(one_form(name), name)
 
 
 def one_form(name: str) -> str:
     """A file name in Unicode's composed form (NFC) with a lower-case suffix. Names that are equal so are one name."""
-    stem, suffix = splitext(unicodedata.normalize("NFC", name))
+    stem, suffix = splitext(name if name.isascii() else unicodedata.normalize("NFC", name))
     return stem + suffix.lower()
 
 
@@ -88,14 +96,14 @@ class Source:
     def find(self, path: str) -> str:
         """The path as its folder spells it: in another Unicode form, or with a suffix in another case."""
         folder, _, name = path.rpartition("/")
-        listed = self._list(self._in_store(folder))
-        found = name if name in listed.files else listed.spelled.get(one_form(name), name)
+        found = self._list(self._in_store(folder)).spelling(name)
         return f"{folder}/{found}" if folder else found
 
     def entry(self, path: str) -> Entry | None:
         """The entry of a file in the list of its folder. The path may be spelled as in `find`."""
-        folder, _, name = self.find(path).rpartition("/")
-        return self._list(self._in_store(folder)).files.get(name)
+        folder, _, name = path.rpartition("/")
+        listed = self._list(self._in_store(folder))
+        return listed.files.get(listed.spelling(name))
 
     def absence(self, path: str) -> str:
         """Why a file has no entry: "missing", or what is in its place, such as "a named pipe"."""
@@ -133,27 +141,27 @@ class Source:
                 del files[name]
                 others[name] = HIDDEN
             files = dict(sorted(files.items()))
-            self._listed[folder] = Listing(files, others, {one_form(name): name for name in reversed(files)})
+            self._listed[folder] = Listing(files, others)
         return self._listed[folder]
 
     def _look(self, folder: str) -> tuple[dict[str, Entry], dict[str, str]]:
         files: dict[str, Entry] = {}
         others: dict[str, str] = {}
         if isinstance(self._store, FileStore):
-            here = self._store.path(folder)
-            for name in os.listdir(here) if here.is_dir() else ():
+            here, start = self._store.path(folder), f"{folder}/" if folder else ""
+            for item in os.scandir(here) if here.is_dir() else ():
+                name = item.name
                 try:
-                    found = os.stat(here / name)
+                    found = item.stat()
                 except OSError:
                     found = None
                 if found is None or not stat.S_ISREG(found.st_mode):
-                    odd = oddity(here / name)
+                    odd = oddity(item.path)
                     others[printable(name)] = FOLDER if odd == "a folder" else odd
                 elif not name.isprintable():
                     others[printable(name)] = "names that are not UTF-8, or hold control characters"
                 else:
-                    key = f"{folder}/{name}" if folder else name
-                    files[name] = Entry(key, found.st_size, str(found.st_mtime_ns))
+                    files[name] = Entry(start + name, found.st_size, str(found.st_mtime_ns))
             return files, others
         for entry in self._store.entries(folder):
             name, slash, _ = entry.key.removeprefix(f"{folder}/" if folder else "").partition("/")

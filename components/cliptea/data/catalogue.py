@@ -54,7 +54,7 @@ def require_distinct(names: Sequence[str]) -> None:
         if text in known:
             raise ConfigError(
                 f"the class names {visible(known[text])} and {visible(name)} have the same text embedding",
-                "names that differ in more than case, spaces and Unicode form, because CLIP ignores these",
+                "names that differ in more than case, spaces and the encoding of letters, because CLIP ignores these",
                 "rename one of them",
             )
         known[text] = name
@@ -69,10 +69,10 @@ def make_catalogue(classes: Sequence[str], unseen: Sequence[str], where: str = "
     Raises:
         ConfigError: a name is empty, occurs twice or is not in the class list, or there are no seen or unseen classes.
     """
+    require_distinct(classes)
     broken = [name for name in classes if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name)]
     if broken:
         raise ConfigError(f"the class name {broken[0]!r} has control characters", "letters, digits and spaces")
-    require_distinct(classes)
     if len(classes) >= IGNORE:
         raise ConfigError(f"there are {len(classes)} classes", f"at most {IGNORE - 1}")
     strange = [name for name in unseen if name not in classes]

@@ -76,7 +76,7 @@ def test_odd_class_names_are_logged_and_told(database):
 
 @pytest.mark.parametrize("name", ["", "  ", "a\x1b[31m", "a\nb", "a\udcff"])
 def test_class_names_that_nobody_can_read_are_refused_on_one_printable_line(name):
-    with pytest.raises(ConfigError, match="is empty or has control characters") as refused:
+    with pytest.raises(ConfigError, match="is empty|has control characters") as refused:
         make_catalogue(["sky", name], ["sky"])
     assert str(refused.value).isprintable()
 

@@ -61,5 +61,6 @@ image: ## build container images with docker or buildah, for example IMAGES="cpu
 
 clean: ## remove the work directory (not the installation)
 	@test ! -e "$$WORKDIR" || grep -qs -e '"kind": "work directory"' -- "$$WORKDIR/cliptea.json" || \
-		{ echo "$$WORKDIR is not a work directory of cliptea; remove it yourself" >&2; exit 1; }
+		{ echo "$$WORKDIR is not a work directory of cliptea, or one of an earlier version;" \
+		"run cliptea with it once, which marks it, or remove it by hand" >&2; exit 1; }
 	rm -rf -- "$$WORKDIR"

@@ -86,14 +86,14 @@ def predict(
         folder, home = local_path("-o", output), local_path("--workdir", workdir)
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"-o {folder} is a file", "a folder for the results")
-        require_free(folder, PREDICTIONS, "choose another one with -o")
+        require_free(folder, PREDICTIONS, "choose another one with -o", _is_earlier)
         sources = find_images(images, leave_out=folder)
         segmenter = _open(model, home, allow_code)
         from cliptea.serving.classes import choose_classes
 
         chosen = choose_classes(segmenter, wanted, text_weights)
         _tell_classes(segmenter, chosen)
-        claim(folder, PREDICTIONS, "choose another one with -o")
+        claim(folder, PREDICTIONS, "choose another one with -o", _is_earlier)
         sweep(folder)
         bad = _predict_all(segmenter, chosen, sources, folder, model)
         if done := len(sources) - bad:
@@ -193,6 +193,11 @@ def ui(
         address = f"sqlite:///{file.name}"
         command = [sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", address, "--port", str(port)]
         os.execv(sys.executable, command)
+
+
+def _is_earlier(names: set[str]) -> bool:
+    """Whether a version without marks has written such a folder. One with masks alone may be somebody's labels."""
+    return {"masks", "overlays"} <= names <= {"masks", "overlays", "areas.json"}
 
 
 def split_names(text: str) -> list[str]:

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from cliptea import env
 from cliptea.errors import ClipteaError, StorageError
-from cliptea.storage.local_files import sweep, uri_path
-from cliptea.storage.marks import claim, read_mark
+from cliptea.storage.local_files import sweep
+from cliptea.storage.marks import WORKDIR, claim, read_mark, require_free
 from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.database import database_uri, has_moved, is_ours, readdress
 
 __all__ = ["Workdir", "find_database"]
 
-WORKDIR, TEMPORARY = "work directory", "temporary folder"  # in marks
+TEMPORARY = "temporary folder"  # in its mark
 STORE, MLFLOW, KFP, LOGS, RUN = FOLDERS = ("store", "mlflow", "kfp", "logs", "run")
 REPORT, RESULTS = FILES = ("report.html", "results.json")
 DATABASE = Path(MLFLOW) / "mlflow.db"
@@ -124,9 +124,7 @@ class Workdir:
         for log in _named(self.logs, LOG_NAME)[: -KEPT_LOGS + 1]:
             with suppress(OSError):
                 log.unlink()
-        store = env.STORE.get()
-        for folder in (self.root, self.store, *([uri_path(store)] if store.startswith("file:") else [])):
-            sweep(folder)
+        sweep(self.root.resolve())  # a store elsewhere is the user's
 
     def _hold_alive(self) -> None:
         reader = os.open(self.alive, os.O_RDONLY | os.O_NONBLOCK)  # a writer can only open it with a reader
@@ -150,7 +148,7 @@ def find_database(root: Path) -> Path:
             "the work directory of an earlier run",
             "set --workdir, or set MLFLOW_TRACKING_URI",
         )
-    if has_moved(file, EXPERIMENT) and (read_mark(root).get("kind") == WORKDIR or _is_earlier(root)):
+    if has_moved(file, EXPERIMENT) and _is_workdir(root):
         with (root / RUN / "lock").open("a") as lock:
             if not _locked(lock.fileno()):
                 raise ClipteaError(f"a run is using {root} under another path", todo="wait for it")
@@ -160,13 +158,25 @@ def find_database(root: Path) -> Path:
 
 def _claim(root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    claim(root, WORKDIR, "choose another one with --workdir", adopt=lambda: _is_earlier(root))
+    claim(root, WORKDIR, "choose another one with --workdir", adopt=lambda names: _is_earlier(root, names))
 
 
-def _is_earlier(root: Path) -> bool:
-    """Whether a version of cliptea without marks has made this folder, and nobody has put other files there."""
-    ours = {*FOLDERS, *FILES, ".DS_Store"}
-    return set(os.listdir(root)) <= ours and (root / STORE).is_dir() and is_ours(root / DATABASE, EXPERIMENT)
+def _is_workdir(root: Path) -> bool:
+    """Whether `claim` would accept the folder."""
+    try:
+        require_free(root, WORKDIR, "", adopt=lambda names: _is_earlier(root, names))
+    except StorageError:
+        return False
+    return True
+
+
+def _is_earlier(root: Path, names: set[str]) -> bool:
+    """Whether a version of cliptea without marks has made this folder, and nobody has put other files there.
+
+    A run with MLFLOW_TRACKING_URI leaves no database. If there is one, it must have our experiment.
+    """
+    usual = names <= {*FOLDERS, *FILES} and all((root / name).is_dir() for name in FOLDERS)
+    return usual and (not (root / DATABASE).exists() or is_ours(root / DATABASE, EXPERIMENT))
 
 
 def _temporary(present: Path) -> Path:

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cliptea import __version__
+from cliptea import __version__, progress, watchdog
 from cliptea.errors import ClipteaError, ConfigError, StorageError
-from cliptea.storage.local_files import PARTIAL, local_path, sweep, uri_path
+from cliptea.storage import FileStore, local_files
+from cliptea.storage.local_files import local_path, partial_name, sweep, uri_path
 from cliptea.storage.marks import MARK, claim
 from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.database import artifact_folder, database_uri, has_moved
@@ -114,6 +115,24 @@ def test_a_work_directory_without_a_mark_is_adopted_if_nothing_else_could_have_m
         assert (root / MARK).exists()
 
 
+def test_one_of_a_run_with_a_server_is_adopted_whatever_a_kill_or_the_system_left_in_it(tmp_path, empty_database):
+    root = tmp_path / "w"
+    for name in ("store", "mlflow", "kfp", "logs", "run"):
+        (root / name).mkdir(parents=True)
+    for name in ("report.html", ".DS_Store", partial_name()):
+        (root / name).write_text("")
+    shutil.copy(empty_database, root / "mlflow/mlflow.db")
+    with pytest.raises(StorageError, match="not from cliptea"):  # the database of somebody else
+        Workdir(root)
+    (root / "mlflow/mlflow.db").unlink()
+    (root / ".partial-thesis.docx").write_text("precious")
+    with pytest.raises(StorageError, match="not from cliptea"):
+        Workdir(root)
+    (root / ".partial-thesis.docx").unlink()
+    with opened(root):
+        assert (root / MARK).exists()
+
+
 def test_only_our_own_leftovers_are_deleted(tmp_path):
     """Whatever the files in a work directory say, and wherever its folders lead."""
     root, victim = tmp_path / "w", tmp_path / "victim"
@@ -176,8 +195,8 @@ def test_incomplete_files_are_swept_once_their_writer_is_dead(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (folder / "link").symlink_to(tmp_path / "elsewhere")
     dead, alive, young, foreign, linked = (
-        folder / f"{PARTIAL}dead", folder / f"{PARTIAL}alive", folder / f"{PARTIAL}young", folder / "partial-x",
-        tmp_path / "elsewhere" / f"{PARTIAL}dead",
+        folder / partial_name(), folder / partial_name(), folder / partial_name(), folder / ".partial-thesis.docx",
+        tmp_path / "elsewhere" / partial_name(),
     )  # fmt: skip
     for file in (dead, alive, young, foreign, linked):
         file.write_text("")
@@ -189,6 +208,22 @@ def test_incomplete_files_are_swept_once_their_writer_is_dead(tmp_path):
             assert [file.exists() for file in (dead, alive, young, foreign, linked)] == [False, True, True, True, True]
     sweep(folder)
     assert not alive.exists()
+    assert foreign.exists()
+
+
+def test_a_store_elsewhere_is_not_swept_and_the_work_directory_only_once(tmp_path, monkeypatch):
+    left = tmp_path / "own" / partial_name()
+    left.parent.mkdir()
+    left.write_text("")
+    os.utime(left, (1, 1))
+    swept = []
+    monkeypatch.setattr("cliptea_pipeline.workdir.sweep", lambda folder: (swept.append(folder), sweep(folder)))
+    for store in (tmp_path / "own", tmp_path / "w/store"):
+        monkeypatch.setenv("CLIPTEA_STORE", store.as_uri())
+        with opened(tmp_path / "w"):
+            pass
+    assert left.exists()
+    assert swept == [tmp_path / "w"] * 2
 
 
 def first(root, start, answers):
@@ -271,6 +306,45 @@ def test_predictions_never_go_into_a_folder_of_somebody_else(tmp_path):
     assert tree(tmp_path) == before
 
 
+@contextmanager
+def refused_waiting(file, monkeypatch):
+    """Hold the lock of a file as another process does, until the one that waits has looked three times."""
+    import fcntl
+
+    looks = []
+    with file.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def look(seconds):
+            looks.append(watchdog.alive.calls)
+            if len(looks) == 3:
+                file.unlink()  # as the other process does at its end
+                fcntl.flock(other, fcntl.LOCK_UN)
+
+        def alive(seconds=0.0):
+            alive.calls += 1
+
+        alive.calls = 0
+        monkeypatch.setattr(watchdog, "alive", alive)
+        monkeypatch.setattr(local_files.time, "sleep", look)
+        yield looks
+
+
+def test_waiting_for_a_scratch_folder_is_told_once_and_is_no_halt(tmp_path, monkeypatch):
+    store, told = FileStore(tmp_path / "store"), []
+    with store.scratch("teacher-1"), store.scratch("teacher-2"):  # which do not wait for each other
+        pass
+    assert list((tmp_path / "store/scratch").iterdir()) == []
+    file = tmp_path / "store/scratch/teacher-1.lock"
+    monkeypatch.setattr(progress, "note", told.append)
+    with refused_waiting(file, monkeypatch) as looks, store.scratch("teacher-1") as folder:
+        assert folder.is_dir()
+        assert file.exists()
+    assert told == [f"waiting for another process that works in {folder}"]
+    assert looks == [1, 2, 3]
+    assert list((tmp_path / "store/scratch").iterdir()) == []
+
+
 def test_commands_put_a_moved_work_directory_in_order(tmp_path, empty_database):
     with opened(tmp_path / "old"):
         add_experiment(tmp_path / "old", empty_database)
@@ -314,6 +388,7 @@ def test_make_clean_removes_the_folder_that_is_named_and_no_other(name, tmp_path
     refused = make(tmp_path, "clean", f"WORKDIR={name}")
     assert refused.returncode
     assert "is not a work directory of cliptea" in refused.stderr
+    assert "run cliptea with it once, which marks it, or remove it by hand" in refused.stderr
     claim(root, "work directory", "")
     cleaned = make(tmp_path, "clean", f"WORKDIR={name}")
     assert cleaned.returncode == 0, cleaned.stderr

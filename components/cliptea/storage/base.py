@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from cliptea.errors import StorageError
-from cliptea.storage.local_files import locked, make_folder
+from cliptea.storage.local_files import lock_file, make_folder
 
 __all__ = ["Entry", "Store", "missing", "truncated"]
 
@@ -69,7 +69,8 @@ class Store(Protocol):
         After an error or a kill it stays, and a step that is repeated on this machine finds it again.
         """
         folder = self._scratch(name)
-        with locked(make_folder(folder.parent)):  # not the folder itself, which may be deleted while others wait
+        lock = make_folder(folder.parent) / f"{folder.name}.lock"  # not inside the folder, which is deleted
+        with lock_file(lock, f"works in {folder}"):
             make_folder(folder)
             yield folder
             shutil.rmtree(folder, ignore_errors=True)

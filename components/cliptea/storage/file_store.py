@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cliptea.storage.base import Entry, Store, missing, truncated
-from cliptea.storage.local_files import PARTIAL, unusable, write_file
+from cliptea.storage.local_files import is_partial, unusable, write_file
 
 __all__ = ["FileStore"]
 
@@ -67,7 +67,7 @@ class FileStore(Store):
             if name.endswith("/"):
                 if not (item.is_symlink() and _contains(item.path, folder)):  # a link to a parent is a loop
                     yield from self._below(item.path, prefix + name)
-            elif not name.startswith(PARTIAL):
+            elif not is_partial(name):
                 try:
                     if item.is_file():
                         stat = item.stat()

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from cliptea import env
+from cliptea import env, progress, watchdog
 from cliptea.errors import ConfigError, StorageError
 from cliptea.messages import meaning
 
 __all__ = [
-    "PARTIAL", "cache_folder", "local_path", "locked", "make_folder", "new_file", "place", "sweep", "unusable",
-    "uri_path", "write_file",
+    "cache_folder", "is_partial", "local_path", "lock_file", "locked", "make_folder", "new_file", "partial_name",
+    "place", "sweep", "unusable", "uri_path", "write_file",
 ]  # fmt: skip
 
-PARTIAL = ".partial-"  # prefix of the names of incomplete files
+PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}")  # names of incomplete files; similar ones are the user's
+LOOK_SECONDS = 0.2  # between two tries to get a lock
 YOUNG = 60.0  # seconds in which a new incomplete file may not be locked yet
 
 
@@ -59,11 +60,21 @@ def uri_path(uri: str) -> Path:
     return Path(unquote(parsed.path))
 
 
+def partial_name(digits: str = "") -> str:
+    """A name for an incomplete file: with these 32 hexadecimal digits, or a new one."""
+    return f".partial-{digits or uuid.uuid4().hex}"
+
+
+def is_partial(name: str) -> bool:
+    """Whether we give such names to incomplete files."""
+    return PARTIAL.fullmatch(name) is not None
+
+
 @contextmanager
 def new_file(target: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which replaces `target` at the end of the block. After an error, it is deleted.
 
-    A killed process leaves a file whose name begins with `PARTIAL`. It is no longer locked, so `sweep` deletes it.
+    A killed process leaves a file with a `partial_name`. It is no longer locked, so `sweep` deletes it.
 
     Args:
         durable: write the bytes to the disk before the name changes, so that a power cut leaves no empty file.
@@ -73,7 +84,7 @@ def new_file(target: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """
     make_folder(target.parent)
     try:
-        name = target.with_name(f"{PARTIAL}{uuid.uuid4().hex}")  # with the user's umask, for shared volumes
+        name = target.with_name(partial_name())  # with the user's umask, for shared volumes
         try:
             with name.open("xb") as file:
                 _try_lock(file.fileno())
@@ -105,29 +116,83 @@ def make_folder(path: Path) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, does: str) -> Iterator[None]:
     """Hold the lock of an existing folder, and wait for it if another process holds it.
+
+    Args:
+        does: what that process does, for the note about the waiting.
 
     Raises:
         StorageError: the folder cannot be opened.
     """
+    handle = _open(folder, os.O_RDONLY)
     try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise unusable(folder, error) from None
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        _wait_for_lock(handle, does)
         yield
     finally:
         os.close(handle)
 
 
+@contextmanager
+def lock_file(file: Path, does: str) -> Iterator[None]:
+    """The same for a file that only exists for its lock: it is made if needed, and deleted at the end."""
+    handle = _open_locked(file, does)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)  # those who wait for it see that, and make a new one
+        os.close(handle)
+
+
+def _open_locked(file: Path, does: str) -> int:
+    while True:
+        handle = _open(file, os.O_RDWR | os.O_CREAT)
+        try:
+            _wait_for_lock(handle, does)
+            if os.path.samestat(os.fstat(handle), os.stat(file)):
+                return handle
+        except FileNotFoundError:  # the process before this one has deleted it
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags, 0o666)
+    except OSError as error:
+        raise unusable(path, error) from None
+
+
+def _wait_for_lock(handle: int, does: str) -> None:
+    """Lock an open file or folder. Waiting for that is told once, and is no halt of the work."""
+    told = False
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not told:
+                progress.note(f"waiting for another process that {does}")
+            told = True
+            watchdog.alive()
+            time.sleep(LOOK_SECONDS)
+        except OSError:  # a file system without locks
+            return
+        else:
+            return
+
+
 def sweep(folder: Path) -> None:
-    """Delete the incomplete files below the folder that killed processes have left. Links are not followed."""
+    """Delete the incomplete files below the folder that killed processes have left. Links are not followed.
+
+    Only call it for a folder that carries our mark, or lies in one.
+    """
     for here, _, files in os.walk(folder):
         for name in files:
-            if name.startswith(PARTIAL):
+            if is_partial(name):
                 with suppress(OSError):
                     _drop_dead(Path(here) / name)
 

@@ -14,19 +14,20 @@ from typing import Any
 
 from cliptea import __version__, env
 from cliptea.errors import StorageError
-from cliptea.storage.local_files import PARTIAL, cache_folder, make_folder, unusable, write_file
+from cliptea.storage.local_files import cache_folder, is_partial, make_folder, unusable, write_file
 
-__all__ = ["MARK", "claim", "claim_cache", "read_mark", "require_free"]
+__all__ = ["MARK", "WORKDIR", "claim", "claim_cache", "read_mark", "require_free"]
 
 MARK = "cliptea.json"
-NEUTRAL = frozenset(("lost+found", ".DS_Store"))  # in folders that nobody has used yet
+WORKDIR = "work directory"  # the kind of the folder of a local run
+NEUTRAL = frozenset(("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"))  # from systems, also in unused folders
 
 
-def _never() -> bool:
+def _never(names: set[str]) -> bool:
     return False
 
 
-def claim(folder: Path, kind: str, todo: str, adopt: Callable[[], bool] = _never, **facts: Any) -> None:
+def claim(folder: Path, kind: str, todo: str, adopt: Callable[[set[str]], bool] = _never, **facts: Any) -> None:
     """Make the folder, or take an empty one, and mark it. Nothing happens if it has a mark of this kind.
 
     Processes can claim a folder at the same time, because the mark is the first file in it.
@@ -34,7 +35,8 @@ def claim(folder: Path, kind: str, todo: str, adopt: Callable[[], bool] = _never
     Args:
         kind: what the folder is for, for example "work directory".
         todo: the advice if it is refused.
-        adopt: says whether a folder without a mark is ours beyond doubt.
+        adopt: says whether a folder without a mark is ours beyond doubt, by the names in it. They are without those of
+            incomplete files, which another process may be writing, and those that the system puts into every folder.
         facts: further facts for the mark.
 
     Raises:
@@ -46,17 +48,16 @@ def claim(folder: Path, kind: str, todo: str, adopt: Callable[[], bool] = _never
         write_file(folder / MARK, json.dumps({"kind": kind, "version": __version__, **facts}, indent=1).encode())
 
 
-def require_free(folder: Path, kind: str, todo: str, adopt: Callable[[], bool] = _never) -> None:
+def require_free(folder: Path, kind: str, todo: str, adopt: Callable[[set[str]], bool] = _never) -> None:
     """Check that `claim` would accept the folder, and change nothing. Arguments and errors as of `claim`."""
     try:
-        names = os.listdir(folder)
+        names = {name for name in os.listdir(folder) if name not in NEUTRAL and not is_partial(name)}
     except FileNotFoundError:
         return
     except OSError as error:
         raise unusable(folder, error) from None
     mark = read_mark(folder)  # after the list: another process that claims the folder marks it first
-    foreign = any(name not in NEUTRAL and not name.startswith(PARTIAL) for name in names)
-    if mark.get("kind") == kind or not (mark or foreign) or (not mark and adopt()):
+    if mark.get("kind") == kind or (not mark and (not names or adopt(names))):
         return
     held = f"is a {mark['kind']} of cliptea" if mark else "holds files that are not from cliptea"
     raise StorageError(f"the folder {folder} {held}", f"a new or empty folder as {kind}", todo)
@@ -70,8 +71,8 @@ def claim_cache() -> Path:
     """
     folder, kind, todo = cache_folder(), "cache", f"set {env.CACHE.name} to another one"
 
-    def adopt() -> bool:  # the user's own cache folder, or one of an earlier version
-        return not env.CACHE.get() or set(os.listdir(folder)) <= {"s3", "shards", "scratch"}
+    def adopt(names: set[str]) -> bool:  # the user's own cache folder, or one of an earlier version
+        return not env.CACHE.get() or names <= {"s3", "shards", "scratch"}
 
     require_free(folder, kind, todo, adopt)
     with suppress(StorageError):  # it is of no use then, which is no error yet

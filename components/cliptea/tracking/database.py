@@ -6,6 +6,7 @@ is made under another name, and gets its own name when it is complete. This modu
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sqlite3
@@ -15,7 +16,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from cliptea.errors import TrackingError, one_line
-from cliptea.storage.local_files import PARTIAL, locked, make_folder
+from cliptea.storage.local_files import locked, make_folder, partial_name
+from cliptea.storage.marks import WORKDIR, read_mark
 
 __all__ = [
     "artifact_folder", "database_file", "database_uri", "has_moved", "is_ours", "leave_folders", "readdress",
@@ -24,6 +26,7 @@ __all__ = [
 
 SCHEME = "sqlite:///"
 OWN_TABLES = "alembic_version", "_alembic_tmp_"  # of MLflow's tool for tables; the second is a prefix
+SUFFIXES = "", "-journal", "-wal", "-shm"  # of the files of a database
 WAIT_SECONDS = 20.0  # for other processes that write
 
 
@@ -46,18 +49,19 @@ def artifact_folder(file: Path) -> Path:
 
 
 def require_database(file: Path) -> None:
-    """Make the database unless it exists. One whose creation was interrupted is replaced, as it never held a run.
+    """Make the database unless it exists. Processes can do this at the same time.
 
-    Processes can do this at the same time.
+    In a work directory, one whose creation was interrupted is replaced, as it never held anything. Elsewhere it is
+    left to MLflow, because another program may be creating it.
 
     Raises:
         StorageError: the folder cannot be written.
     """
-    if _begun(file):
+    if _is_kept(file):
         return
     make_folder(file.parent)
-    with locked(file.parent):
-        if not _begun(file):
+    with locked(file.parent, f"makes a database in {file.parent}"):
+        if not _is_kept(file):
             _make(file)
 
 
@@ -101,21 +105,39 @@ def readdress(file: Path, experiment: str) -> None:
         ) from None
 
 
-def _begun(file: Path) -> bool:
-    """Whether the file must be kept: it is a complete database, or not one that MLflow has begun."""
-    if not file.exists():
-        return False
+def _is_kept(file: Path) -> bool:
+    """Whether the file must not be made or replaced."""
+    if not _in_workdir(file):
+        return any(file.with_name(file.name + suffix).exists() for suffix in SUFFIXES)
+    return file.exists() and not _is_half_made(file)
+
+
+def _in_workdir(file: Path) -> bool:
+    return read_mark(file.absolute().parent.parent).get("kind") == WORKDIR
+
+
+def _is_half_made(file: Path) -> bool:
+    """Whether MLflow has begun this database, and nothing has been stored in it."""
     try:
         with _opened(file, "rw") as database:  # not "ro": SQLite must be able to undo an interrupted transaction
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if "experiments" in tables and database.execute("SELECT 1 FROM experiments").fetchone():
-                return True  # MLflow adds the first experiment last
+            if any(_holds_rows(database, table) for table in tables):
+                return False  # MLflow adds the first experiment last
             version = ()
             if "alembic_version" in tables:
                 version = database.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error:  # damaged, or no database: MLflow says what is wrong
-        return True
-    return bool(tables) and not _is_mlflows(tables, *(version or ()))
+        return False
+    return not tables or _is_mlflows(tables, *(version or ()))
+
+
+def _holds_rows(database: sqlite3.Connection, table: str) -> bool:
+    """Whether a table has rows, other than those that MLflow adds while it makes the tables."""
+    if table == "alembic_version":
+        return False
+    others = "WHERE name != 'default'" if table == "workspaces" else ""
+    quoted = table.replace('"', '""')
+    return database.execute(f'SELECT 1 FROM "{quoted}" {others} LIMIT 1').fetchone() is not None
 
 
 def _is_mlflows(tables: set[str], version: str = "") -> bool:
@@ -147,26 +169,40 @@ def _create(file: Path, artifacts: str) -> None:
 
 
 def _make(file: Path) -> None:
-    aside = file.with_name(f"{PARTIAL}{file.name}")  # the lock protects it
+    digits = hashlib.sha256(os.fsencode(file.name)).hexdigest()[:32]  # the next process finds what a killed one leaves
+    aside = file.with_name(partial_name(digits))  # the lock protects it
     _drop(aside)
     try:
         _create(aside, artifact_folder(file).as_uri())
         with aside.open("rb") as made:
             os.fsync(made.fileno())
-        _drop(file)  # with the journal of an interrupted transaction, which must not be applied to the new database
-        aside.replace(file)
+        if _in_workdir(file):
+            _drop(file)  # with the journal of an interrupted transaction, which must not be applied to the new database
+        _rename(aside, file)
     finally:
         _drop(aside)
 
 
+def _rename(file: Path, target: Path) -> None:
+    """Rename a file, unless another program has made the target meanwhile."""
+    try:
+        os.link(file, target)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without links
+        if not target.exists():
+            file.replace(target)
+
+
 def _drop(file: Path) -> None:
-    for suffix in ("", "-journal", "-wal", "-shm"):
+    for suffix in SUFFIXES:
         file.with_name(file.name + suffix).unlink(missing_ok=True)
 
 
 def _location(file: Path, experiment: str) -> str | None:
     """Where the artifacts of the experiment are, or None if there are none or if they were never next to the file."""
-    with suppress(sqlite3.Error), _opened(file, "ro") as database:
+    mode = "rw" if os.access(file, os.W_OK) else "ro"  # "rw" undoes the write of a killed process, and "ro" fails then
+    with suppress(sqlite3.Error), _opened(file, mode) as database:
         found = database.execute("SELECT artifact_location FROM experiments WHERE name = ?", [experiment]).fetchone()
         beside = "/".join(artifact_folder(file).parts[-2:])
         if found and str(found[0]).startswith("file://") and found[0].endswith(f"/{beside}"):

@@ -10,7 +10,8 @@ import pytest
 from cliptea.data import shard_cache
 from cliptea.data.shard_cache import ShardCache, open_cache
 from cliptea.errors import ConfigError, StorageError
-from cliptea.storage import FileStore
+from cliptea.storage import FileStore, marks
+from cliptea.storage.marks import MARK, read_mark
 from cliptea.storage.s3_store import S3Store
 
 MIB = 1 << 20
@@ -90,6 +91,32 @@ def test_a_cache_folder_of_somebody_else_is_refused(tmp_path, monkeypatch):
         monkeypatch.setenv("CLIPTEA_CACHE", uri)
         with pytest.raises(ConfigError, match=r"CLIPTEA_CACHE .*a path on this machine"):
             open_cache(S3Store("bucket"))
+
+
+@pytest.mark.parametrize("more", [[], ["lost+found"], [".partial-" + "0" * 32], [".DS_Store", "scratch"]])
+def test_a_cache_of_an_earlier_version_is_taken_while_another_pod_takes_it(tmp_path, monkeypatch, more):
+    monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path))
+    for item in ("s3", "shards", *more):
+        (tmp_path / item).mkdir()
+    assert open_cache(S3Store("bucket")) is not None
+    assert read_mark(tmp_path)["kind"] == "cache"
+
+
+def test_a_cache_that_another_pod_marks_at_this_moment_is_taken(tmp_path, monkeypatch):
+    """The other pod writes its mark after this one has listed the folder."""
+    monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path))
+    (tmp_path / "shards").mkdir()
+    looks = []
+
+    def late(folder):
+        looks.append(folder)
+        if len(looks) == 1:
+            (tmp_path / MARK).write_text('{"kind": "cache"}')
+            return {}
+        return read_mark(folder)
+
+    monkeypatch.setattr(marks, "read_mark", late)
+    assert open_cache(S3Store("bucket")) is not None
 
 
 def write_many(folder, seed):

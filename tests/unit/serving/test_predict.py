@@ -144,6 +144,19 @@ def test_bad_images_get_a_line_and_the_others_are_done(photos, model_folder, tmp
     assert sorted(file.name for file in (tmp_path / "out/masks").rglob("*.*")) == ["a.png", "b.png"]
 
 
+def test_a_folder_of_predictions_of_an_earlier_version_is_used_again(photos, model_folder, tmp_path):
+    output = tmp_path / "predictions"
+    assert call(photos, "--model", model_folder, "-o", output).exit_code == 0
+    (output / "cliptea.json").unlink()
+    (output / "notes.txt").write_text("precious")
+    refused = call(photos, "--model", model_folder, "-o", output)
+    assert "holds files that are not from cliptea" in refused.stderr
+    (output / "notes.txt").unlink()
+    again = call(photos, "--model", model_folder, "-o", output)
+    assert again.exit_code == 0, again.output
+    assert (output / "cliptea.json").exists()
+
+
 def test_a_named_pipe_gets_a_line_and_is_not_waited_for(photos, model_folder, tmp_path):
     os.mkfifo(photos / "pipe.png")
     answer = call(photos, "--model", model_folder, "-o", tmp_path / "out")

@@ -13,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from cliptea.errors import TrackingError
+from cliptea.storage.marks import WORKDIR, claim
 from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.database import database_file, database_uri, has_moved, readdress, require_database
 from cliptea.tracking.mlflow_client import connect, experiment_id
@@ -110,6 +111,13 @@ def test_killed_while_it_makes_a_database_it_leaves_none(tmp_path):
     assert usable(file)
 
 
+def in_workdir(root, database):
+    """A copy of the database in a work directory."""
+    claim(root, WORKDIR, "")
+    (root / "mlflow").mkdir()
+    return Path(shutil.copy(database, root / "mlflow/mlflow.db"))
+
+
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory):
     """Databases as MLflow itself leaves them when it is killed: after the first tables, and after each of some
@@ -137,11 +145,58 @@ def halves(tmp_path_factory):
 
 @pytest.mark.parametrize("number", range(5))
 def test_a_half_made_database_is_replaced(halves, number, tmp_path, empty_database, monkeypatch):
-    file = Path(shutil.copy(halves[number], tmp_path / "mlflow.db"))
+    file = in_workdir(tmp_path, halves[number])
     monkeypatch.setattr(
         "cliptea.tracking.database._create", lambda aside, artifacts: shutil.copy(empty_database, aside)
     )
-    (tmp_path / "mlflow.db-journal").write_bytes(b"of the killed process")
+    file.with_name("mlflow.db-journal").write_bytes(b"of the killed process")
+    require_database(file)
+    assert files(tmp_path) == ["cliptea.json", "mlflow/mlflow.db"]
+    assert usable(file)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_elsewhere_a_half_made_database_is_left_alone(halves, number, tmp_path, monkeypatch):
+    """A server may be creating it."""
+    monkeypatch.setattr("cliptea.tracking.database._create", None)
+    file = Path(shutil.copy(halves[number], tmp_path / "mlflow.db"))
+    require_database(file)
+    assert file.read_bytes() == halves[number].read_bytes()
+    assert files(tmp_path) == ["mlflow.db"]
+
+
+def test_a_database_with_models_and_without_experiments_is_kept(tmp_path, empty_database, monkeypatch):
+    monkeypatch.setattr("cliptea.tracking.database._create", None)
+    file = in_workdir(tmp_path, empty_database)
+    with sqlite3.connect(file) as database:
+        database.execute("DELETE FROM experiments")
+        database.execute("INSERT INTO registered_models (name) VALUES ('m')")
+    before = file.read_bytes()
+    require_database(file)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_database_that_another_program_makes_meanwhile_is_kept(links, tmp_path, empty_database, monkeypatch):
+    file = tmp_path / "mlflow.db"
+
+    def create(aside, artifacts):
+        shutil.copy(empty_database, aside)
+        file.write_bytes(b"of a server")
+
+    def no_links(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("cliptea.tracking.database._create", create)
+    if not links:
+        monkeypatch.setattr("cliptea.tracking.database.os.link", no_links)
+    require_database(file)
+    assert file.read_bytes() == b"of a server"
+    assert files(tmp_path) == ["mlflow.db"]
+    file.unlink()
+    monkeypatch.setattr(
+        "cliptea.tracking.database._create", lambda aside, artifacts: shutil.copy(empty_database, aside)
+    )
     require_database(file)
     assert files(tmp_path) == ["mlflow.db"]
     assert usable(file)
@@ -149,13 +204,13 @@ def test_a_half_made_database_is_replaced(halves, number, tmp_path, empty_databa
 
 def test_a_database_with_runs_or_of_somebody_else_is_kept(tmp_path, empty_database, monkeypatch):
     monkeypatch.setattr("cliptea.tracking.database._create", None)
-    own = Path(shutil.copy(empty_database, tmp_path / "own.db"))
+    own = in_workdir(tmp_path, empty_database)
     with sqlite3.connect(own) as database:
         database.execute("UPDATE alembic_version SET version_num = 'of an earlier MLflow'")
-    foreign = tmp_path / "foreign.db"
+    foreign = own.with_name("foreign.db")
     with sqlite3.connect(foreign) as database:
         database.execute("CREATE TABLE photos (name TEXT)")
-    damaged = tmp_path / "damaged.db"
+    damaged = own.with_name("damaged.db")
     damaged.write_text("no database at all")
     for file in (own, foreign, damaged):
         before = file.read_bytes()
@@ -217,6 +272,28 @@ def test_addresses_that_were_never_beside_the_database_stay(client, tmp_path):
         before = addresses(file)
         readdress(file, EXPERIMENT)
         assert addresses(file) == before
+
+
+KILLED = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA cache_size = 1")  # so that pages are written before the end of the transaction
+database.execute("BEGIN")
+for number in range(2000):
+    database.execute("INSERT INTO experiments (name, artifact_location) VALUES (?, ?)", [f"x{number}", "x" * 200])
+os._exit(9)
+"""
+
+
+def test_a_database_is_moved_although_a_run_was_killed_while_it_wrote(client, tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path / "old/mlflow/mlflow.db"], check=False)
+    (tmp_path / "old").rename(tmp_path / "new")
+    file = tmp_path / "new/mlflow/mlflow.db"
+    assert file.with_name("mlflow.db-journal").stat().st_size
+    assert has_moved(file, EXPERIMENT)
+    readdress(file, EXPERIMENT)
+    assert not has_moved(file, EXPERIMENT)
+    assert not [value for value in addresses(file) if "/old/" in value]
 
 
 def test_a_database_that_cannot_be_changed_gives_one_line(client, tmp_path, monkeypatch):

@@ -161,6 +161,7 @@ MLFLOW = (
     Variable("MLFLOW_TRACKING_TOKEN", "credentials: a bearer token, or the next two", "none"),
     Variable("MLFLOW_TRACKING_USERNAME", "credentials: the user", "none"),
     Variable("MLFLOW_TRACKING_PASSWORD", "credentials: the password; a password in the address is rejected", "none"),
+    Variable("MLFLOW_REGISTRY_URI", "must be unset or the tracking server: models are kept there", "unset"),
 )
 CLUSTER = (
     Variable("KFP_ENDPOINT", "the address of Kubeflow Pipelines", "none"),

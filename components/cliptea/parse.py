@@ -1,8 +1,8 @@
 """Reads YAML and JSON that somebody else wrote, without surprises and within limits of size and depth.
 
-YAML is read with the types of YAML 1.2: 010 and 2:30 are text, and so are yes, no, on, off and dates. Aliases are
-refused, because a few lines of them can stand for any amount of data. Repeated keys are refused, because only one of
-them would count. JSON must not contain NaN or Infinity, which JSON does not have.
+YAML is read with the types of YAML 1.2: 010 and 2:30 are text, and so are yes, no, on, off and dates. Aliases count as
+what they stand for, because a few lines of them can stand for any amount of data. Repeated keys are refused, because
+only one of them would count. JSON must not contain NaN or Infinity, which JSON does not have.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ CORE = {  # the scalars of YAML 1.2's core schema, except for octal and hexadeci
     "null": (r"~|null|Null|NULL|", "~nN\0"),
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     "int": (r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    "merge": (r"<<", "<"),  # of YAML 1.1: {<<: *other} takes over the keys of another mapping
     "float": (
         r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)|\.nan",
         "-+.0123456789",
@@ -47,7 +48,7 @@ def parse_yaml(text: str, what: str, expected: str = "", *, typed: bool = True, 
         first: whether more documents may follow, which are not read.
 
     Raises:
-        ConfigError: it is no YAML, too large or too deep, or has aliases, tags or repeated keys.
+        ConfigError: it is no YAML, too large or too deep, or has tags or repeated keys.
     """
     try:
         if len(text) > MOST:
@@ -103,17 +104,39 @@ def read_text(path: Path, what: str) -> bytes:
 
 
 def _check(text: str) -> None:
-    """Refuse what makes loading slow, before it begins. Deep nesting would even crash the loader written in C."""
-    depth = 0
-    for number, event in enumerate(yaml.parse(text, BASE)):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise _problem("anchors and aliases (& and *) are not supported", event)
+    """Refuse what makes loading slow, before it begins. Deep nesting would even crash the loader written in C.
+
+    An alias (*) counts as the values that it stands for.
+    """
+    known: dict[str, tuple[int, int]] = {}  # number of values and depth of what has an anchor (&)
+    total, levels = 0, [(None, 0, 0)]  # of each open list or mapping: its anchor, number of values and depth
+    for event in yaml.parse(text, BASE):
         if getattr(event, "tag", None):
             raise _problem("tags (!) are not supported", event)
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
+        if isinstance(event, yaml.CollectionStartEvent):
+            levels.append((event.anchor, 1, 1))
+            anchor, values, depth = None, 0, 0
+            total += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, values, depth = levels.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in known:  # it would contain itself
+                raise _problem(f"the alias *{event.anchor} does not follow a complete &{event.anchor}", event)
+            anchor, (values, depth) = None, known[event.anchor]
+            total += values
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, values, depth = event.anchor, 1, 0
+            total += 1
+        else:
+            continue
+        if anchor is not None:
+            known[anchor] = values, depth
+        if not isinstance(event, yaml.CollectionStartEvent):
+            parent, held, inner = levels[-1]
+            levels[-1] = parent, held + values, max(inner, depth + 1)
+        if len(levels) - 1 + depth > DEEPEST:
             raise _problem("its lists and mappings are nested too deeply", event)
-        if number > MOST_NODES:
+        if total > MOST_NODES:
             raise _problem(f"it has more than {MOST_NODES} values", event)
 
 

@@ -82,6 +82,7 @@ def test_names_break_after_underscores_alone(browser, page):
           return new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size;
         };
         const bad = [];
+        for (const part of document.querySelectorAll('details')) part.open = true;
         for (const cell of document.querySelectorAll('tbody th, td, figcaption, .tiles .note')) {
           const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
           for (let node = walker.nextNode(); node; node = walker.nextNode())

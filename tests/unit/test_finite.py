@@ -162,5 +162,5 @@ def test_a_description_holds_finite_numbers_only(folder):
     described = json.loads((folder / "model.json").read_text())
     described["evaluation"]["gamma"] = math.nan
     (folder / "model.json").write_text(json.dumps(described))
-    with pytest.raises(StorageError, match="gamma"):
+    with pytest.raises(StorageError, match="NaN is not finite"):
         open_segmenter(folder)

@@ -28,8 +28,8 @@ def test_scalars_are_those_of_yaml_1_2():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (f"{BOMB}]", "aliases"),
-        ("{a: &x {b: 1}, c: {<<: *x}}", "aliases"),
+        (f"{BOMB}]", "more than 50000 values"),
+        ("&a [*a]", "*a does not follow a complete &a"),
         ("[" * 100_000, "nested too deeply"),
         ("{a: " * 100_000, "nested too deeply"),
         ("- " * 100_000, "nested too deeply"),
@@ -51,6 +51,15 @@ def test_hostile_yaml_is_one_line(text, says):
         assert says in str(caught.value)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 300
+
+
+def test_aliases_and_merged_keys_are_read_within_the_limits():
+    assert parse_yaml("{a: &x {b: 1}, c: {<<: *x, d: 2}, e: *x}", "x") == {
+        "a": {"b": 1}, "c": {"b": 1, "d": 2}, "e": {"b": 1},
+    }  # fmt: skip
+    chain = "\n".join(f"k{number}: &k{number} [*k{number - 1}]" for number in range(1, 60))
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        parse_yaml(f"k0: &k0 1\n{chain}", "x")
 
 
 def test_a_bomb_costs_less_than_a_second_and_100_mib():

@@ -24,9 +24,10 @@ class Items(Dataset):
 with watchdog.inherited():
     loaded = iter(DataLoader(Items(), batch_size=4, num_workers=2, worker_init_fn=batches._begin))
 next(loaded)
-print(*[worker.pid for worker in loaded._workers], flush=True)
 if sys.argv[1] == "wait":
     signal.signal(signal.SIGTERM, lambda number, frame: None)
+print(*[worker.pid for worker in loaded._workers], flush=True)
+if sys.argv[1] == "wait":
     sys.stdin.readline()
 elif sys.argv[1] == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
@@ -73,6 +74,7 @@ def test_loading_processes_outlive_a_sigterm_of_the_group_until_training_ends():
 HALT = """
 import multiprocessing, os, sys, threading, time
 from cliptea import watchdog
+watchdog.OUTAGE_SECONDS = 0.0  # the limit of the test is shorter than what is added for outages
 from cliptea.outage import Outage
 from cliptea.steps.common import run_step
 from cliptea import progress
@@ -104,6 +106,13 @@ def work():
         elif sys.argv[1] == "waits for a server":
             absence = Outage("S3", 5)
             while absence.wait("refused"): pass
+        elif sys.argv[1] == "a child waits for a server":
+            def wait():
+                absence = Outage("S3", 6)
+                while absence.wait("refused"): pass
+            child = fork.Process(target=wait)
+            child.start()
+            child.join()
         elif sys.argv[1] == "sleeps":
             time.sleep(5)
         elif sys.argv[1] == "means to pause":
@@ -116,7 +125,7 @@ print("done")
 
 
 def stepped(how, minutes="0.035", **more):
-    variables = {**os.environ, "CLIPTEA_STALL_MINUTES": minutes, "CLIPTEA_STORE": "", **more}
+    variables = {**os.environ, "CLIPTEA_STALL_MINUTES": minutes, "CLIPTEA_PATIENCE": "0", "CLIPTEA_STORE": "", **more}
     for name in ("CLIPTEA_EVENTS", "CLIPTEA_ALIVE", "CLIPTEA_STEP"):
         variables.pop(name, None)
     command = [sys.executable, "-c", HALT, how]
@@ -145,6 +154,11 @@ def test_work_that_is_only_slow_is_left_alone(how):
 def test_without_a_limit_nothing_is_ended():
     ended = stepped("sleeps", minutes="0")
     assert ended.returncode == 0, ended.stderr
+
+
+def test_the_limit_is_longer_than_a_child_may_wait_for_a_server():
+    ended = stepped("a child waits for a server", CLIPTEA_PATIENCE="9")
+    assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
 
 
 def test_a_limit_that_is_no_number_is_refused_in_one_line():

@@ -32,7 +32,7 @@ from cliptea.segment.masks import make_mask
 
 __all__ = ["ClassSet", "Description", "Segmenter", "TeacherSource", "load_student", "open_segmenter", "sums"]
 
-DESCRIPTION, WEIGHTS, TEXT = "model.json", "model.safetensors", "text.safetensors"
+FILES = DESCRIPTION, WEIGHTS, TEXT = "model.json", "model.safetensors", "text.safetensors"
 SUMS = "SHA256SUMS"  # of these files, as sha256sum writes it
 INSIDE = "artifacts/student"  # folder of these files in an MLflow model
 
@@ -151,9 +151,9 @@ def open_segmenter(folder: Path, allow_code: bool = False) -> Segmenter:
     inside = folder / INSIDE
     home = inside if inside.is_dir() else folder
     try:
-        if odd := [f"{name} is {what}" for name in (WEIGHTS, TEXT) if (what := oddity(home / name))]:
+        if odd := [f"{name} is {what}" for name in FILES if (what := oddity(home / name))]:
             raise OSError(odd[0])
-        files = {name: (home / name).read_bytes() for name in (DESCRIPTION, WEIGHTS, TEXT)}
+        files = {name: (home / name).read_bytes() for name in FILES}
         if (home / SUMS).exists() and (home / SUMS).read_bytes() != sums(files):
             raise StorageError(
                 f"the model in {home} is damaged", f"files that match its {SUMS}", "fetch or train the model again"

@@ -94,7 +94,7 @@ def test_a_damaged_checkpoint_of_the_pre_training_is_noted_and_not_used(tmp_path
     wrong = bytearray((cut / CHECKPOINT).read_bytes())
     wrong[len(wrong) // 2] ^= 1
     (cut / CHECKPOINT).write_bytes(wrong)
-    monkeypatch.setattr(module.progress, "note", said.append)
+    monkeypatch.setattr(module.progress, "warn", said.append)
     pretrain(cut, *small(), 0)
     assert len(said) == 1
     assert "is damaged" in said[0]

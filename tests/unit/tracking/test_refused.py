@@ -9,24 +9,28 @@ import time
 import pytest
 from mlflow import MlflowClient
 from mlflow.utils.validation import _validate_metric
+from sqlalchemy.exc import OperationalError
 
 from cliptea import settings
-from cliptea.data.catalogue import make_catalogue
+from cliptea.data.catalogue import Catalogue, make_catalogue
 from cliptea.errors import ConfigError, StorageError, TrackingError
 from cliptea.run import Run, expand
-from cliptea.tracking.address import MlflowAway, require_server, tracking_address
+from cliptea.tracking import mlflow_client
+from cliptea.tracking.address import MlflowAway, database_trouble, require_server, tracking_address
 from cliptea.tracking.mlflow_client import (
     EXPERIMENT,
+    _away,
     connect,
     experiment_id,
     metric_name,
+    persist,
     plugin_run,
     renamed_metrics,
     require_artifacts,
 )
 from cliptea.tracking.runs import ChildRun, open_parent
 
-ODD = ["and/or/", "..", ".", "a//b", "/a", "a/../b", "x" * 300, "x" * 299 + "y", "a,b", "a;b", "a:2c:b", " a", "a ",
+ODD = ["and/or/", "..", ".", "a//b", "/a", "a/../b", "x" * 300, "x" * 299 + "y", "a,b", "a;b", "a:2c:b", " a",
        "é", "a\"b", "it's", "100 %", "a\\b", "猫", "a\u200db", "a/b", "a:2f:b",
        "c" * 246, ":empty:", "?", "#1", "{x}", "~"]  # fmt: skip
 
@@ -68,7 +72,7 @@ def test_odd_class_names_are_logged_and_told(database):
     child.log_result({metric_name("iou", name): 0.25 for name in ODD}, {})
     logged = MlflowClient().get_run(child.run_id).data.metrics
     assert len(logged) == len(ODD)
-    renamed = renamed_metrics(make_catalogue(["sky", *ODD], ["sky"]))
+    renamed = renamed_metrics(Catalogue(classes=["sky", *ODD], unseen=["sky"]))
     assert renamed["and/or/"] == "iou/and:2f:or:2f:"
     assert "sky" not in renamed
     assert all(renamed.get(name, f"iou/{name}") in logged for name in ODD)
@@ -76,7 +80,7 @@ def test_odd_class_names_are_logged_and_told(database):
 
 @pytest.mark.parametrize("name", ["", "  ", "a\x1b[31m", "a\nb", "a\udcff"])
 def test_class_names_that_nobody_can_read_are_refused_on_one_printable_line(name):
-    with pytest.raises(ConfigError, match="is empty|has control characters") as refused:
+    with pytest.raises(ConfigError, match=r"is empty|has control characters") as refused:
         make_catalogue(["sky", name], ["sky"])
     assert str(refused.value).isprintable()
 
@@ -148,12 +152,85 @@ def test_another_registry_is_refused(database, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "uri", ["./mlruns", "mlruns", "/tmp/mlruns", "file:///tmp/mlruns", "databricks", "s3://b/x", "ftp://h", "uc:x"]
+    "uri", ["./mlruns", "mlruns", "/tmp/mlruns", "file:///tmp/mlruns", "s3://b/x", "gs://b/x", "ftp://h", "uc:x"]
 )
-def test_an_address_that_is_neither_server_nor_database_is_refused(monkeypatch, uri):
+def test_an_address_of_a_folder_or_of_a_store_without_runs_is_refused(monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(ConfigError, match=r"MLFLOW_TRACKING_URI=.*; expected http://HOST:PORT.*unset it"):
         tracking_address()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "arn:aws:sagemaker:eu-west-1:123456789012:mlflow-tracking-server/x",
+        "databricks",
+        "databricks://profile",
+        "azureml://eu.api.azureml.ms/mlflow/v1.0/x",
+        "postgresql://u@h/d?sslkey=/c/k.pem",
+        "postgresql://u@h:5432/d?target_session_attrs=read-write",
+        "mssql+pyodbc://h/d?Authentication=ActiveDirectoryMsi",
+    ],
+)
+def test_addresses_for_plugins_and_of_databases_without_a_secret_are_taken(monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert tracking_address() == uri
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://u:hush@h/d",
+        "postgresql://u:hu/sh@h/d",
+        "postgresql://h/d?user=u&password=hush",
+        "postgresql://h/d?sslpassword=hush",
+        "mysql+pymysql://h/d?passwd=hush",
+        "mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3Dhush",
+        "http://u@h",
+    ],
+)
+def test_addresses_with_a_password_are_refused(monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ConfigError, match="holds a password") as refused:
+        tracking_address()
+    assert "hu" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mysql+pymysql://root@localhost/db?unix_socket=/run/mysqld.sock",
+        "mysql://root@localhost/db",
+        "postgresql://u@h/d?host=/run/postgresql",
+        "mssql+pyodbc://DSN",
+        "mssql+pyodbc:///?odbc_connect=DRIVER%3Dx",
+        "azureml://h/x",
+        "databricks",
+    ],
+)
+def test_no_port_is_tried_that_an_address_does_not_use(monkeypatch, uri):
+    def refuse(*address, **options):
+        raise ConnectionRefusedError(f"tried {address}")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    assert database_trouble(uri) is None
+
+
+def test_an_address_that_no_plugin_knows_is_told(monkeypatch):
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "htps://h/x")
+    with pytest.raises(
+        MlflowAway, match=r"nor its plug-ins that are installed know addresses of htps.*correct"
+    ) as told:
+        connect()
+    assert not told.value.temporary
+
+
+def test_another_slash_is_no_other_registry(database, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9/")
+    with pytest.raises(MlflowAway, match="does not answer"):
+        connect()
 
 
 def a_folder(tmp_path):
@@ -189,9 +266,50 @@ def test_a_database_server_that_is_away_is_told_within_seconds(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://mlflow@127.0.0.1:{port}/mlflow")
     began = time.monotonic()
     for ask in (require_server, connect):
-        with pytest.raises(StorageError, match=r"cannot be used.*it does not answer \(Connection refused\)"):
+        with pytest.raises(StorageError, match=r"it does not answer \(Connection refused\).*start it"):
             ask()
     assert time.monotonic() - began < 5
+
+
+def test_a_database_server_that_restarts_is_waited_for(monkeypatch):
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    monkeypatch.setenv("CLIPTEA_PATIENCE", "600")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://mlflow@127.0.0.1:{server.getsockname()[1]}/mlflow")
+        tries = []
+
+        def work():
+            tries.append(1)
+            if len(tries) == 3:
+                return "done"
+            return connect()
+
+        assert persist(work) == "done"
+
+
+def test_a_database_server_that_is_just_starting_is_waited_for(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://mlflow@h/mlflow")
+    starting = OperationalError("SELECT 1", {}, Exception("FATAL: the database system is starting up"))
+    assert _away(starting).temporary
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////x/mlflow.db")
+    assert not _away(starting).temporary
+
+
+def test_a_database_server_that_swallows_packets_is_told_within_fifteen_seconds(monkeypatch):
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://mlflow@h.example/mlflow")
+    monkeypatch.setenv("CLIPTEA_PATIENCE", "600")
+
+    def swallow(address, timeout):
+        time.sleep(timeout)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", swallow)
+    began = time.monotonic()
+    with pytest.raises(MlflowAway, match="timed out"):
+        persist(connect)
+    assert 9 < time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize("schema", ["1bd49d398cd23", "ffffffffffff"])
@@ -208,6 +326,17 @@ def test_the_schema_of_another_mlflow_is_explained(database, schema):
 def test_artifacts_that_need_a_missing_package_are_refused_before_work(kind):
     with pytest.raises(TrackingError, match=rf"at {kind}://b/x, and the Python package .* is not installed"):
         require_artifacts(f"{kind}://b/x")
+
+
+def test_artifacts_in_databricks_need_its_package(monkeypatch):
+    monkeypatch.setattr(mlflow_client, "_installed", lambda module: False)
+    with pytest.raises(TrackingError, match=r"at dbfs:/x, and the Python package databricks.sdk for dbfs: is not"):
+        require_artifacts("dbfs:/x")
+
+
+def test_artifacts_of_a_proxying_server_are_no_local_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda *arguments: False)  # nothing here can be written
+    require_artifacts("mlflow-artifacts:/1/abc/artifacts")
 
 
 def test_google_s_artifacts_need_credentials(monkeypatch, tmp_path):

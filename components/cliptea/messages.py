@@ -7,11 +7,14 @@ import os
 import re
 import signal
 
-__all__ = ["SECRETS", "holds_secret", "meaning", "of_signal", "plain", "redacted"]
+__all__ = ["SECRETS", "holds_secret", "meaning", "of_connection", "of_signal", "plain", "redacted"]
+
+Texts = tuple[tuple[str, tuple[str, str]], ...]  # patterns, each with what it means and what to do
 
 SECRETS: set[str] = set()  # names of environment variables whose values are secret; `cliptea.env` fills it
 HIDDEN = "***"
 SHORTEST = 8  # characters; shorter values of variables may be part of a word
+BOTH_CASES = r"(?=[\w-]*[a-z])(?=[\w-]*[A-Z])"  # as in random letters, but hardly in a name of a folder
 NAMED = r"(?:[\w.-]*(?:signature|credential|token|passw|pwd|secret|key|auth|session)[\w.-]*|sig)"
 SHAPES = (
     # The user part of an address, even with a slash in the password.
@@ -21,7 +24,12 @@ SHAPES = (
     (re.compile(r"\b((?:password|passwd|pwd|secret)=)[^\s&;'\"]+", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(r"\b(Bearer|Basic) [\w.~+/=-]{8,}"), rf"\1 {HIDDEN}"),
     (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), HIDDEN),  # AWS
-    (re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|hf_|xox[abeprs]-|sk-|dapi)[\w-]{16,}"), HIDDEN),
+    (re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|xox[abeprs]-)[\w-]{16,}"), HIDDEN),
+    # Folders and buckets may begin like these tokens, so their exact shape counts, and not after a slash.
+    (re.compile(rf"(?<![\w/-])hf_{BOTH_CASES}[A-Za-z0-9]{{34}}(?![\w-])"), HIDDEN),  # often without a digit
+    (re.compile(rf"(?<![\w/-])sk-{BOTH_CASES}(?=[\w-]*\d)[A-Za-z0-9]{{20,}}(?![\w-])"), HIDDEN),
+    (re.compile(rf"(?<![\w/-])sk-(?:proj|svcacct|admin|ant-\w+)-{BOTH_CASES}(?=[\w-]*\d)[\w-]{{20,}}"), HIDDEN),
+    (re.compile(r"(?<![\w/-])dapi(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{32}(?:-\d+)?(?![\w-])"), HIDDEN),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{4,}\.?[\w-]*"), HIDDEN),  # JSON web tokens
     (re.compile(r"(hooks\.slack\.com/services/)[\w/]+"), rf"\1{HIDDEN}"),
 )
@@ -40,8 +48,6 @@ ERRNOS = {
     errno.EDQUOT: ("the disk quota of this user is used up", FULL),
     errno.EFBIG: ("the file is larger than this disk or `ulimit -f` allows", "use another disk, or raise the limit"),
     errno.EROFS: ("the disk is mounted read-only", "choose a folder that can be written"),
-    errno.EACCES: ("this user may not do that", "correct the permissions, or choose another folder"),
-    errno.EPERM: ("this user may not do that", "correct the permissions, or choose another folder"),
     errno.EIO: ("the disk has an input/output error", "look into the log of the machine, and use another disk"),
     errno.ESTALE: ("the network disk has lost the file", "mount it again, and run again"),
     errno.ENAMETOOLONG: ("the name is too long for this disk", "choose shorter names of files and folders"),
@@ -49,19 +55,10 @@ ERRNOS = {
     errno.ENFILE: (FILES, FILES_TODO),
     errno.ENOMEM: ("memory is exhausted", MEMORY),
 }
+REFUSED = ("this user may not do that", "correct the permissions, or choose another folder")  # for a file or folder
 # Texts of libraries that do not tell the cause by a number: what they mean, and what to do.
-TEXTS = (
-    (r"/dev/shm|/torch_\d+.*No space left|Bus error|out of shared memory", (SHARED, SHARED_TODO)),
-    (r"killed by signal: Killed", ("a data loading process was killed by SIGKILL, mostly for lack of memory", MEMORY)),
-    (
-        r"No usable temporary directory",
-        ("no temporary folder is writable", "set TMPDIR to a folder with free space"),
-    ),
-    (r"Too many open files|items of ancdata", (FILES, FILES_TODO)),
-    (r"can't start new thread|Resource temporarily unavailable", (TASKS, TASKS_TODO)),
-    (r"CUDA out of memory|OutOfMemoryError", ("the memory of the GPU is full", MEMORY)),
+CONNECTION_TEXTS = (  # those that waiting for a server does not mend
     (r"can't allocate memory|Cannot allocate memory|MemoryError", ("memory is exhausted", MEMORY)),
-    (r"database or disk is full|No space left on device", ERRNOS[errno.ENOSPC]),
     (
         r"TLS CA certificate bundle|invalid path: .*(?:pem|crt|cert)",
         (
@@ -77,6 +74,20 @@ TEXTS = (
         r"HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS|\\x15\\x03",
         ("the server speaks https and not http", "write its address with https://"),
     ),
+)
+TEXTS = (
+    (r"(?s)(?:/dev/shm|/torch_\d+).*No space left|No space left.*/dev/shm", (SHARED, SHARED_TODO)),
+    (r"Bus error|out of shared memory", (SHARED, SHARED_TODO)),
+    (r"killed by signal: Killed", ("a data loading process was killed by SIGKILL, mostly for lack of memory", MEMORY)),
+    (
+        r"No usable temporary directory",
+        ("no temporary folder is writable", "set TMPDIR to a folder with free space"),
+    ),
+    (r"Too many open files|items of ancdata", (FILES, FILES_TODO)),
+    (r"can't start new thread|Resource temporarily unavailable", (TASKS, TASKS_TODO)),
+    (r"CUDA out of memory|OutOfMemoryError", ("the memory of the GPU is full", MEMORY)),
+    (r"database or disk is full|No space left on device", ERRNOS[errno.ENOSPC]),
+    *CONNECTION_TEXTS,
 )
 
 
@@ -106,13 +117,24 @@ def plain(text: str) -> str:
 
 def meaning(error: BaseException) -> tuple[str, str] | None:
     """What an error of the system means, and what to do; None if it is not known."""
-    text = f"{type(error).__name__}: {error} {getattr(error, 'filename', None) or ''}"
-    known = next((meant for pattern, meant in TEXTS if re.search(pattern, text)), None)
+    known = _by_text(error, TEXTS)
     if isinstance(error, OSError) and known is None:
         if isinstance(error, BlockingIOError) and error.errno == errno.EAGAIN:
             return TASKS, TASKS_TODO
+        if isinstance(error, PermissionError):  # without a file, such as of a firewall, other permissions are meant
+            return REFUSED if error.filename is not None else None
         return ERRNOS.get(error.errno or 0)
     return known
+
+
+def of_connection(error: BaseException) -> tuple[str, str] | None:
+    """What the error of a connection means, and what to do, if waiting for the server does not help; otherwise None."""
+    return _by_text(error, CONNECTION_TEXTS)
+
+
+def _by_text(error: BaseException, texts: Texts) -> tuple[str, str] | None:
+    text = f"{type(error).__name__}: {error} {getattr(error, 'filename', None) or ''}"
+    return next((meant for pattern, meant in texts if re.search(pattern, text)), None)
 
 
 def of_signal(number: int) -> str:

@@ -95,7 +95,10 @@ def warn(text: str) -> None:
 
 
 def publish(**values: str) -> None:
-    """Pass small facts, such as the address of a report, to the command that started the run."""
+    """Pass small facts, such as the address of a report, to the command that started the run.
+
+    They are passed on as they are, as they are used and not only read, so they must hold no secrets.
+    """
     _tell("published", values=values)
 
 
@@ -210,7 +213,8 @@ def _short(rate: float) -> str:
 
 def _tell(event: str, **facts: Any) -> None:
     watchdog.alive()
-    facts = {key: _plain(value, key) for key, value in facts.items()}
+    if event != "published":
+        facts = {key: _plain(value, key) for key, value in facts.items()}
     name, label = json.loads(env.STEP.get() or '["", ""]')
     path = env.EVENTS.get()
     if event != "published" or path:  # a log has no use for facts

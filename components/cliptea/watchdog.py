@@ -2,7 +2,8 @@
 
 Work has halted if for CLIPTEA_STALL_MINUTES nothing was reported (`alive`), and this process and its children have
 hardly used a processor, and hardly read or written. Work that is only slow does one of these: compiling and clustering
-use a processor, downloads are written, and waiting for a server is reported.
+use a processor, downloads are written, and requests and waiting for a server are reported. The reports of children do
+not reach the watchdog of their parent, so it is always more patient than they may be with a server.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ STALLED = 77  # exit code of a process that the watchdog has ended
 DEFAULT_MINUTES = 30.0
 LOOK_SECONDS = 60.0  # between two looks, at most
 BUSY_SHARE = 0.02  # of one processor; less is what heartbeats need
-BUSY_BYTES = 1 << 16  # read or written per second; less is what heartbeats need
+BUSY_BYTES = 1 << 12  # read or written per second; less is what heartbeats need. Sockets do not count
+OUTAGE_SECONDS = 300.0  # the least time that the limit is longer than the patience with a server
 TELL_SECONDS = 20.0  # how long the report of a halt may take
 STACK_SECONDS = 3.0  # how long children may take to write their stacks
 PARENT_SECONDS = 1.0
@@ -58,11 +60,14 @@ def guarded(tell: Callable[[str], None]) -> Iterator[None]:
         tell: reports the halt, which it gets in words.
 
     Raises:
-        ConfigError: CLIPTEA_STALL_MINUTES is not a finite number of at least 0.
+        ConfigError: CLIPTEA_STALL_MINUTES or CLIPTEA_PATIENCE is not a finite number of at least 0.
     """
+    from cliptea.outage import patience  # which imports this module
+
     seconds = stall_seconds()
     over = threading.Event()
     if seconds:
+        seconds = max(seconds, patience() + OUTAGE_SECONDS)  # a child may wait for a server and cannot say so
         faulthandler.enable(file=2)  # so that SIGABRT shows the stacks, also in forks
         threading.Thread(target=_watch, args=(seconds, over, tell), name="cliptea-watchdog", daemon=True).start()
     try:

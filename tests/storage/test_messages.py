@@ -1,6 +1,8 @@
 """What a user reads when the settings are wrong: one line, and never a secret."""
 
 import datetime
+import errno
+import os
 import socket
 import ssl
 import threading
@@ -13,7 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from faulty_proxy import FaultyProxy
 from s3_server import ACCESS, BUCKET, SECRET
+from urllib3.util import connection
 
+from cliptea import watchdog
 from cliptea.errors import ClipteaError, StorageError
 from cliptea.steps.resolve import start_run
 from cliptea.storage import fetch, open_store
@@ -169,6 +173,33 @@ def test_a_tls_connection_that_breaks_off_is_waited_for(environment, store):
         quick = S3Store(store.bucket, store.prefix, replace(store.limits, patience=0.3))
         assert "the connection breaks" in message(OPERATIONS[0], quick)
     assert len(taken) > 1
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EAGAIN])  # of a firewall; of a machine that is busy
+def test_a_connection_that_this_machine_refuses_is_tried_again(store, monkeypatch, number):
+    connect, refused = connection.create_connection, []
+
+    def refuse(*address, **options):
+        if len(refused) < 2:
+            refused.append(number)
+            raise OSError(number, os.strerror(number))
+        return connect(*address, **options)
+
+    monkeypatch.setattr(connection, "create_connection", refuse)
+    fresh = S3Store(store.bucket, store.prefix, replace(store.limits, patience=10.0))
+    fresh.put("k", b"x")
+    assert fresh.get("k") == b"x"
+    assert len(refused) == 2
+
+
+def test_what_is_sent_and_read_shows_the_watchdog_that_the_work_is_alive(store, monkeypatch):
+    told = []
+    monkeypatch.setattr(watchdog, "alive", lambda seconds=0.0: told.append(seconds))
+    store.put("k", bytes(5 << 20))
+    sent = len(told)
+    assert sent
+    assert store.get("k") == bytes(5 << 20)
+    assert len(told) - sent >= 5  # for pieces of one request
 
 
 @pytest.mark.parametrize(

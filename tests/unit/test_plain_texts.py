@@ -11,7 +11,7 @@ import pytest
 
 from cliptea import env, progress, settings
 from cliptea.errors import ConfigError, DataError, StorageError, described
-from cliptea.messages import holds_secret, meaning, of_signal, plain, redacted
+from cliptea.messages import holds_secret, meaning, of_connection, of_signal, plain, redacted
 from cliptea.storage import FileStore, open_store
 
 HUSH = "hunter2x"
@@ -21,14 +21,19 @@ ADDRESSES = [
     f"user:{HUSH}@host:9000", f"user:{HUSH}@10.0.0.1/x", f"postgresql://u:{HUSH}@h/d", f"sqlite:///x?key={HUSH}",
     f"gs://b/x;secret={HUSH}", f"mysql+pymysql://root:{HUSH}@h:3306/db", f"https://h/t?API_KEY={HUSH}", f"redis://:{HUSH}@h",
     f"file:///x?token={HUSH}", f"Authorization: Bearer {HUSH}", f"host=h password={HUSH} user=u",
-    "AKIA" + HUSH.upper() * 2, f"ghp_{HUSH * 4}", f"hf_{HUSH * 4}", f"eyJ{HUSH}0.{HUSH}.{HUSH}",
+    "AKIA" + HUSH.upper() * 2, f"ghp_{HUSH * 4}", f"hf_{HUSH * 4}Xy", f"sk-{HUSH.title() * 4}",
+    f"key sk-proj-{HUSH.title()}_{HUSH * 2}-x",
+    f"sk-ant-api03-{HUSH.title()}-{HUSH * 2}", f"eyJ{HUSH}0.{HUSH}.{HUSH}",
     f"https://hooks.slack.com/services/T0/B0/{HUSH}",
 ]  # fmt: skip
 OTHERS = [
     "http://host:8080/a", "sqlite:////a@b/mlflow.db", "models:/cliptea-demo@champion", "REGISTRY/cliptea@sha256:ab",
     "ghcr.io/x/y:1.2@sha256:ab", "s3://bucket/a/b@2x.png", "file:///my%20data?x", "s3://b/a?versionId=3", "a@b.c",
     "method.global_token=max", "expected key=value, such as train.iterations=200", "open_clip:ViT-B@openai",
-    "label 'a:b@c'",
+    "label 'a:b@c'", "data.root=/mnt/hf_datasets_pascal_voc", "s3://sk-telecom-vision-data/x",
+    "hf_datasets_pascal_voc_2012",
+    "/data/sk-learn-experiments-2024/", "data.root=sk-Learn-Experiments-2024-for-all", "dapi-for-all-of-us-2024-x",
+    "/data/dapi0123456789abcdef0123456789abcdef",
 ]  # fmt: skip
 
 
@@ -39,7 +44,6 @@ def test_an_address_with_a_secret_is_never_repeated(address, monkeypatch, tmp_pa
     events = tmp_path / "events"
     monkeypatch.setenv("CLIPTEA_EVENTS", str(events))
     progress.note(f"reading {address} now")
-    progress.publish(place=address)
     texts = [
         str(DataError(f"cannot read {address}", address, address)),
         DataError(address).what,
@@ -55,6 +59,20 @@ def test_an_address_with_a_secret_is_never_repeated(address, monkeypatch, tmp_pa
             refused()
         texts.append(str(caught.value))
     assert not [text for text in texts if hush.search(text)]
+
+
+def test_a_token_of_hexadecimal_digits_is_hidden():
+    assert redacted("token dapi0123456789abcdef0123456789abcdef") == "token ***"
+
+
+def test_published_facts_are_passed_on_as_they_are(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
+    uri = "file:///data/x?token=a/report.html"
+    with progress.listening(lambda event: heard.append(event["values"])):
+        heard = []
+        progress.publish(report=uri)
+    assert json.loads((tmp_path / "events").read_text())["values"] == {"report": uri}
+    assert heard == [{"report": uri}]
 
 
 @pytest.mark.parametrize("text", OTHERS)
@@ -131,10 +149,27 @@ def test_an_error_of_the_system_says_what_it_means(error, what, todo):
     assert re.match(f".*{what}.*{todo}", described(error), re.DOTALL)
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file", "/x"), ValueError("7"), KeyError("x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(2, "No such file", "/x"),
+        FileNotFoundError(2, "No such file or directory", "/dev/shm/data"),
+        PermissionError(errno.EPERM, "Operation not permitted"),  # of a firewall, not of a file
+        PermissionError(errno.EACCES, "Permission denied"),
+        ValueError("7"),
+        KeyError("x"),
+    ],
+)
 def test_other_errors_are_not_explained_away(error):
     assert meaning(error) is None
     assert described(error).startswith(type(error).__name__)
+
+
+def test_only_what_waiting_does_not_mend_ends_the_wait_for_a_server():
+    assert of_connection(OSError("[SSL: WRONG_VERSION_NUMBER] wrong version number"))
+    assert of_connection(OSError(errno.ENOMEM, "Cannot allocate memory"))
+    for number in (errno.EPERM, errno.EACCES, errno.EAGAIN, errno.EMFILE):
+        assert of_connection(OSError(number, os.strerror(number))) is None
 
 
 def test_signals_are_named_with_their_cause():

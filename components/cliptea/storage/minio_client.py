@@ -28,9 +28,9 @@ from urllib3.exceptions import (
     TimeoutError,
 )
 
-from cliptea import env
+from cliptea import env, watchdog
 from cliptea.errors import ServerAway, StorageError
-from cliptea.messages import meaning
+from cliptea.messages import of_connection
 from cliptea.outage import Outage, untrusted
 from cliptea.storage.base import missing
 
@@ -69,12 +69,14 @@ class Client(minio.Minio):
             try:
                 answer = super()._url_open(*request, **options)
             except MinioException:  # the server answered, so it is available
+                watchdog.alive()
                 outage.over()
                 raise
             except HTTPError as error:
-                if _untrusted(error) or meaning(_cause(error)) or not outage.wait(why(error)):
+                if _untrusted(error) or of_connection(_cause(error)) or not outage.wait(why(error)):
                     raise
             else:
+                watchdog.alive()  # it does not see what sockets send and receive
                 outage.over()
                 return answer
 
@@ -153,7 +155,7 @@ def explained(uri: str) -> Iterator[None]:
         raise _unreachable(error) from None
     except (MinioException, ParseError) as error:
         what = str(error).partition(", Content-Type")[0]
-        if known := meaning(error):
+        if known := of_connection(error):
             raise StorageError(f"S3 cannot be used at {_server()}: {known[0]}", todo=known[1]) from None
         raise StorageError(
             f"{_server()} does not answer like an S3 server for {uri} ({what})",
@@ -199,7 +201,7 @@ def _refused(error: S3Error, uri: str) -> StorageError:
 
 
 def _unreachable(error: HTTPError) -> StorageError:
-    if known := meaning(_cause(error)):
+    if known := of_connection(_cause(error)):
         return StorageError(f"S3 cannot be reached at {_server()}: {known[0]}", todo=known[1])
     if _untrusted(error):
         return StorageError(

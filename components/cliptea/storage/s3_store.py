@@ -10,8 +10,10 @@ from pathlib import Path
 
 import minio
 from minio.error import S3Error
+from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
+from cliptea import watchdog
 from cliptea.errors import StorageError
 from cliptea.storage.base import Entry, Store, missing, truncated
 from cliptea.storage.local_files import new_file, place
@@ -21,6 +23,7 @@ from cliptea.storage.minio_client import Limits, absence, connect, explained, wh
 __all__ = ["LIMITS", "S3Store", "parse"]
 
 LIMITS = Limits()
+PIECE = 1 << 20  # bytes that are read between two signs of life for the watchdog
 UPLOADS = 5  # attempts for an object whose parts the server has lost
 BEYOND_END = ("InvalidRange", "InvalidArgument")  # error for a range beyond the end: from S3, from some other servers
 
@@ -105,7 +108,7 @@ class S3Store(Store):
         while True:
             response = self._client.get_object(self.bucket, self._name(key), start, length)
             try:
-                data = response.read(decode_content=False)
+                data = _body(response)
             except (ProtocolError, ReadTimeoutError) as error:
                 response.close()
                 if not outage.wait(why(error)):
@@ -161,3 +164,12 @@ class S3Store(Store):
         with explained(self.uri(entry.key)), new_file(target) as file, ThreadPoolExecutor(self.limits.parallel) as pool:
             for _ in pool.map(fill, range(0, entry.size, self.limits.part)):
                 pass
+
+
+def _body(response: BaseHTTPResponse) -> bytes:
+    """The whole body. The watchdog does not see what a socket receives, so it is told of every piece."""
+    body = io.BytesIO()  # whose value, in contrast to joined pieces, is not copied
+    for piece in response.stream(PIECE, decode_content=False):
+        body.write(piece)
+        watchdog.alive()
+    return body.getvalue()

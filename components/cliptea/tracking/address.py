@@ -10,17 +10,37 @@ import urllib.error
 import urllib.request
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import NamedTuple
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from cliptea.errors import ConfigError, ServerAway, StorageError, TrackingError
 from cliptea.messages import holds_secret, meaning
 from cliptea.tracking.database import database_file
 
-__all__ = ["EXPERIMENT", "MlflowAway", "database_trouble", "require_server", "tracking_address"]
+__all__ = [
+    "EXPERIMENT",
+    "MlflowAway",
+    "Trouble",
+    "database_trouble",
+    "is_database",
+    "require_server",
+    "tracking_address",
+]
 
 EXPERIMENT = "cliptea"  # name of the experiment for all runs
 SECONDS = 8.0
+PORT_SECONDS = 2.0  # for each address of a database's host, so that two tries end within the ten seconds of `persist`
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# What MLflow takes for artifacts or models, but not for runs. For other kinds of addresses, it has plug-ins.
+NO_RUNS = (
+    "abfss", "b2", "databricks-uc", "dbfs", "ftp", "gs", "hdfs", "mlflow-artifacts", "models", "r2", "runs", "s3",
+    "sftp", "uc", "viewfs", "wasbs",
+)  # fmt: skip
+# Another way to a database than a port of the host in its address.
+OTHER_WAYS = ("host", "hostaddr", "unix_socket", "service", "dsn", "odbc_connect", "read_default_file")
+PASSWORD = re.compile(
+    r"://[^/\s@]*:(?!\d+(?:[/?]|$))[^\s@]+@|[?&;](?:password|passwd|pwd|sslpassword)=[^&;]", re.IGNORECASE
+)
 KINDS = "http://HOST:PORT, https://HOST, sqlite:////absolute/mlflow.db, or a postgresql, mysql or mssql database"
 CHECK = "check MLFLOW_TRACKING_URI, credentials and certificates"
 OTHER = "start it, or unset MLFLOW_TRACKING_URI to use the database in the work directory"
@@ -30,35 +50,58 @@ SQLITE = b"SQLite format 3\0"  # how a database begins
 class MlflowAway(TrackingError, ServerAway):
     """MLflow does not answer, or cannot be used if the error is not temporary. `reason` says why in a few words."""
 
-    def __init__(self, reason: str, temporary: bool = True, todo: str = CHECK) -> None:
+    def __init__(self, reason: str, temporary: bool = True, todo: str = "") -> None:
         uri = tracking_address()
         if temporary:
             what, expected = f"MLflow does not answer at {uri} ({reason})", "a running server"
-            super().__init__(what, expected, "check MLFLOW_TRACKING_URI, or wait longer with CLIPTEA_PATIENCE")
+            super().__init__(what, expected, todo or "check MLFLOW_TRACKING_URI, or wait longer with CLIPTEA_PATIENCE")
         else:
-            super().__init__(f"MLflow at {uri} cannot be used ({reason})", todo=todo)
+            super().__init__(f"MLflow at {uri} cannot be used ({reason})", todo=todo or CHECK)
         self.reason, self.temporary = reason, temporary
+
+
+class Trouble(NamedTuple):
+    """Why a database cannot be used, what to do, and whether it may pass."""
+
+    what: str
+    todo: str
+    temporary: bool = False
+
+
+def is_database(uri: str) -> bool:
+    """Whether an address is one of a database that MLflow opens itself, without a server."""
+    return _kind(uri).partition("+")[0] in (*PORTS, "sqlite")
+
+
+def _kind(uri: str) -> str:
+    """Such as http, postgresql+psycopg2 or databricks; "" for a path."""
+    found = re.match(r"([A-Za-z][\w+.-]*):", uri)
+    if found:
+        return found[1].lower()
+    return uri if uri in ("databricks", "databricks-uc", "uc") else ""
 
 
 def tracking_address() -> str:
     """The value of MLFLOW_TRACKING_URI, or "".
 
     Raises:
-        ConfigError: the address contains a password, which MLflow's errors and the report would show; or it is not one
-            of a server or a database.
+        ConfigError: the address contains a password, which MLflow's errors and the report would show; or it is one of
+            a folder, or of a store for artifacts or models only.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    kind, colon, _ = uri.partition("://")
-    # A database may have a user without a password in its address.
-    without_user = uri if kind.startswith("http") else re.sub(r"(?<=://)[^:/@\s]+@", "", uri)
-    if holds_secret(without_user):
+    kind = _kind(uri)
+    # A database may have a user without a password in its address, and names of files with keys.
+    if PASSWORD.search(unquote(uri)) if is_database(uri) else holds_secret(uri):
         raise ConfigError(
             "MLFLOW_TRACKING_URI holds a password",
             "an address without one",
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
-    if uri and not (colon and kind.partition("+")[0] in (*PORTS, "http", "https", "sqlite")):
-        what = f"an address of {kind}" if colon and kind != "file" else "a folder, which MLflow no longer supports"
+    if uri and kind in ("", "file", *NO_RUNS):
+        folder = kind in ("", "file")
+        what = (
+            "a folder, which MLflow no longer supports" if folder else f"an address of {kind}, which cannot hold runs"
+        )
         raise ConfigError(
             f"MLFLOW_TRACKING_URI={uri} is {what}",
             KINDS,
@@ -71,21 +114,23 @@ def require_server() -> None:
     """Check that the server or the database in MLFLOW_TRACKING_URI can be used, if the variable is set.
 
     Raises:
-        ConfigError: the address contains a password, or is not one of a server or a database.
+        ConfigError: the address contains a password, or MLflow cannot keep runs there.
         StorageError: the server does not answer, or the database cannot be used.
     """
     uri = tracking_address()
     if uri.startswith("http"):
         _require_http(uri)
-    elif uri and (trouble := database_trouble(uri)):
-        raise StorageError(f"MLflow's database at {uri} cannot be used: {trouble[0]}", KINDS, trouble[1])
+    elif trouble := database_trouble(uri):
+        raise StorageError(f"MLflow's database at {uri} cannot be used: {trouble.what}", KINDS, trouble.todo)
 
 
-def database_trouble(uri: str) -> tuple[str, str] | None:
-    """Why a database cannot be used, and what to do; None if nothing is known against it.
+def database_trouble(uri: str) -> Trouble | None:
+    """Why a database cannot be used; None if nothing is known against it, or if it is no database.
 
     MLflow and the libraries of databases try for minutes before they say so.
     """
+    if not is_database(uri):
+        return None
     return _of_file(uri) if uri.startswith("sqlite") else _of_port(uri)
 
 
@@ -103,23 +148,37 @@ def _require_http(uri: str) -> None:
         raise StorageError(f"MLflow does not answer at {uri} ({what})", "a running server", todo) from None
 
 
-def _of_port(uri: str) -> tuple[str, str] | None:
+def _of_port(uri: str) -> Trouble | None:
     try:
         url = urlsplit(uri)
         host, port = url.hostname, url.port or PORTS[url.scheme.partition("+")[0]]
-        if host is None or "host=" in url.query:  # a socket on this machine, or several hosts
+    except ValueError as error:
+        return Trouble(f"its address is invalid: {error}", "correct MLFLOW_TRACKING_URI")
+    if host is None or _has_other_way(url):
+        return None
+    try:
+        with closing(socket.create_connection((host, port), timeout=PORT_SECONDS)):
             return None
-        with closing(socket.create_connection((host, port), timeout=SECONDS)):
-            return None
-    except (OSError, ValueError) as error:
-        return f"it does not answer ({getattr(error, 'strerror', None) or error})", OTHER
+    except (OSError, ValueError) as error:  # it may restart
+        return Trouble(f"it does not answer ({getattr(error, 'strerror', None) or error})", OTHER, temporary=True)
 
 
-def _of_file(uri: str) -> tuple[str, str] | None:
+def _has_other_way(url: SplitResult) -> bool:
+    """Whether a database is not, or perhaps not, reached at the host and port of its address."""
+    if any(name.lower() in OTHER_WAYS for name in parse_qs(url.query)):
+        return True
+    if url.port is not None:
+        return False
+    if url.scheme in ("mssql", "mssql+pyodbc"):  # "host" may be a name in the settings of ODBC
+        return "." not in (url.hostname or "")
+    return url.scheme in ("mysql", "mysql+mysqldb") and url.hostname == "localhost"  # a socket for this library
+
+
+def _of_file(uri: str) -> Trouble | None:
     """The trouble with an SQLite file. MLflow creates one that does not exist."""
     file, todo = database_file(uri), "correct MLFLOW_TRACKING_URI or the permissions, or use another work directory"
     if file is None:
-        return "the address does not name a file", todo
+        return Trouble("the address does not name a file", todo)
     what = ""
     try:
         if file.is_dir():
@@ -134,8 +193,8 @@ def _of_file(uri: str) -> tuple[str, str] | None:
         elif (start := _beginning(file)) and start != SQLITE:
             what = "it is not an SQLite database"
     except OSError as error:
-        return meaning(error) or (error.strerror or str(error), todo)
-    return (what, todo) if what else None
+        return Trouble(*(meaning(error) or (error.strerror or str(error), todo)))
+    return Trouble(what, todo) if what else None
 
 
 def _beginning(file: Path) -> bytes:

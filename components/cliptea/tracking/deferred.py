@@ -90,7 +90,7 @@ def read_record(store: Store, key: str, model: type[Recorded]) -> Recorded | Non
     try:
         return unseal(store.get(key), model)
     except Damaged as damaged:
-        progress.note(f"{store.uri(key)} {damaged}; what it stands for is done again")
+        progress.note(f"{store.uri(key)} {damaged}; the entry is logged again")
     except ValidationError:
         pass
     return None

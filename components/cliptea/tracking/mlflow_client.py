@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Param, Run
 from mlflow.exceptions import MlflowException
 from requests import RequestException
+from sqlalchemy.exc import OperationalError
 
 from cliptea import env, progress
 from cliptea.data.catalogue import Catalogue
@@ -24,7 +25,15 @@ from cliptea.errors import ConfigError, TrackingError, one_line
 from cliptea.messages import meaning
 from cliptea.outage import COMMAND_SECONDS, Outage, patience, untrusted
 from cliptea.settings import flatten
-from cliptea.tracking.address import CHECK, EXPERIMENT, MlflowAway, database_trouble, tracking_address
+from cliptea.tracking.address import (
+    CHECK,
+    EXPERIMENT,
+    OTHER,
+    MlflowAway,
+    database_trouble,
+    is_database,
+    tracking_address,
+)
 from cliptea.tracking.database import artifact_folder, database_file, leave_folders, require_database
 
 __all__ = [
@@ -79,6 +88,11 @@ KNOWN = (
         "the Python package {} for it is not installed",
         "install that package, or use another address in MLFLOW_TRACKING_URI",
     ),
+    (
+        r"unsupported URI '([\w+.-]+)",
+        "neither MLflow nor its plug-ins that are installed know addresses of {}",
+        "correct MLFLOW_TRACKING_URI, or install the plug-in for it",
+    ),
     (r"HTTP(?:Status)? ?(?:code )?401|Unauthorized|UNAUTHENTICATED", "it denies access", CHECK),
 )
 
@@ -99,7 +113,7 @@ def connect() -> MlflowClient:
             "MLFLOW_TRACKING_URI is not set", "sqlite:////absolute/mlflow.db or the address of a server"
         )
     registry = os.environ.get("MLFLOW_REGISTRY_URI", uri)
-    if registry not in ("", uri):
+    if registry.rstrip("/") not in ("", uri.rstrip("/")):
         raise ConfigError(
             f"MLFLOW_REGISTRY_URI={registry} is not the address in MLFLOW_TRACKING_URI",
             "runs and models in one MLflow",
@@ -107,10 +121,10 @@ def connect() -> MlflowClient:
         )
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default waits for minutes; `persist` waits
-    if not _is_server(uri) and (trouble := database_trouble(uri)):
-        raise MlflowAway(trouble[0], False, trouble[1])
+    if trouble := database_trouble(uri):
+        raise MlflowAway(trouble.what, trouble.temporary, trouble.todo)
     try:
-        if not _is_server(uri):
+        if is_database(uri):
             from mlflow.store.db import utils
 
             utils.MAX_RETRY_COUNT = 5  # with pauses of 3 seconds in total, instead of 100 by default
@@ -133,13 +147,15 @@ def _away(error: BaseException) -> MlflowAway:
     known = next((meant for cause in _causes(error) if (meant := meaning(cause))), None)
     if known is not None and not _may_pass(error):
         return MlflowAway(known[0], False, known[1])
-    return MlflowAway(_cause(error), _may_pass(error))
+    temporary, uri = _may_pass(error), tracking_address()
+    behind_port = is_database(uri) and not database_file(uri)
+    return MlflowAway(_cause(error), temporary, OTHER if temporary and behind_port else "")
 
 
 def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
     """Return the result of `work`, which uses MLflow, and retry it while MLflow is not available.
 
-    For a database instead of a server, the limit is ten seconds, because a database does not restart.
+    For a database instead of a server, the limit is ten seconds: a file does not restart, and others do so quickly.
 
     Args:
         work: the function to call. It must be safe to call it again.
@@ -149,7 +165,7 @@ def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
         TrackingError: MLflow is not available for longer than that, or (not temporary) it rejects a request.
     """
     uri = tracking_address()
-    limits = [patience(), *([] if seconds is None else [seconds]), *([] if _is_server(uri) else [COMMAND_SECONDS])]
+    limits = [patience(), *([] if seconds is None else [seconds]), *([COMMAND_SECONDS] if is_database(uri) else [])]
     absence = Outage(f"MLflow at {uri}", min(limits))
     while True:
         try:
@@ -165,18 +181,16 @@ def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
             raise failure from None
 
 
-def _is_server(uri: str) -> bool:
-    return uri.startswith("http")
-
-
 def _may_pass(error: BaseException) -> bool:
-    """Whether a retry may succeed. Rejected requests and errors of this machine are permanent."""
+    """Whether a retry may succeed. Rejected requests and errors of this machine, such as of files, are permanent."""
     if any(untrusted(cause) for cause in _causes(error)):
         return False
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()  # 500 if there was no answer
     elif isinstance(error, RequestException):  # from artifact requests
         status = 500 if error.response is None else error.response.status_code
+    elif isinstance(error, OperationalError):  # from a database that is just starting or ending
+        status = 400 if database_file(tracking_address()) else 500
     else:
         return False
     return status >= 500 or status in (408, 429)
@@ -274,9 +288,9 @@ def require_artifacts(uri: str) -> None:
     Raises:
         TrackingError: a package for it is missing, or the folder cannot be written.
     """
-    kind, colon, _ = uri.partition("://")
-    if not colon or kind == "file":
-        folder = Path(unquote(urlsplit(uri).path) if colon else uri)
+    kind = urlsplit(uri).scheme  # some, such as mlflow-artifacts:/1, have no host
+    if kind in ("", "file"):
+        folder = Path(unquote(urlsplit(uri).path) if kind else uri)
         there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
         if not os.access(there, os.W_OK):
             raise TrackingError(
@@ -293,7 +307,7 @@ def require_artifacts(uri: str) -> None:
     needed = PACKAGES.get(kind, "")
     if needed and not _installed(needed):
         raise TrackingError(
-            f"MLflow keeps artifacts at {uri}, and the Python package {needed} for {kind}:// is not installed here",
+            f"MLflow keeps artifacts at {uri}, and the Python package {needed} for {kind}: is not installed here",
             "an MLflow server that serves artifacts (--serve-artifacts), or that package",
             "install the package, or start the server with another --default-artifact-root",
         )

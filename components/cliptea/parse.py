@@ -109,7 +109,8 @@ def _check(text: str) -> None:
     An alias (*) counts as the values that it stands for.
     """
     known: dict[str, tuple[int, int]] = {}  # number of values and depth of what has an anchor (&)
-    total, levels = 0, [(None, 0, 0)]  # of each open list or mapping: its anchor, number of values and depth
+    levels: list[tuple[str | None, int, int]] = [(None, 0, 0)]  # anchor, number of values and depth of what is open
+    total = 0
     for event in yaml.parse(text, BASE):
         if getattr(event, "tag", None):
             raise _problem("tags (!) are not supported", event)

@@ -62,12 +62,12 @@ def guarded(tell: Callable[[str], None]) -> Iterator[None]:
     Raises:
         ConfigError: CLIPTEA_STALL_MINUTES or CLIPTEA_PATIENCE is not a finite number of at least 0.
     """
-    from cliptea.outage import patience  # which imports this module
-
     seconds = stall_seconds()
     over = threading.Event()
     if seconds:
-        seconds = max(seconds, patience() + OUTAGE_SECONDS)  # a child may wait for a server and cannot say so
+        seconds = max(
+            seconds, (env.PATIENCE.number() or 0.0) + OUTAGE_SECONDS
+        )  # a child may wait for a server and cannot say so
         faulthandler.enable(file=2)  # so that SIGABRT shows the stacks, also in forks
         threading.Thread(target=_watch, args=(seconds, over, tell), name="cliptea-watchdog", daemon=True).start()
     try:

@@ -65,9 +65,8 @@ def guarded(tell: Callable[[str], None]) -> Iterator[None]:
     seconds = stall_seconds()
     over = threading.Event()
     if seconds:
-        seconds = max(
-            seconds, (env.PATIENCE.number() or 0.0) + OUTAGE_SECONDS
-        )  # a child may wait for a server and cannot say so
+        # A child may be waiting for a server, which it cannot report to this process.
+        seconds = max(seconds, (env.PATIENCE.number() or 0.0) + OUTAGE_SECONDS)
         faulthandler.enable(file=2)  # so that SIGABRT shows the stacks, also in forks
         threading.Thread(target=_watch, args=(seconds, over, tell), name="cliptea-watchdog", daemon=True).start()
     try:

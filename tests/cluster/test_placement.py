@@ -276,8 +276,9 @@ def test_absurd_numbers_are_refused(tmp_path, text):
 
 
 def test_a_yaml_bomb_or_a_named_pipe_is_refused_at_once(tmp_path):
-    (tmp_path / "placement.yaml").write_text("image: &a x\nstore: *a\n")
-    with pytest.raises(ConfigError, match="aliases"):
+    levels = "\n".join(f"x{number}: &x{number} [{', '.join([f'*x{number - 1}'] * 10)}]" for number in range(1, 10))
+    (tmp_path / "placement.yaml").write_text(f"x0: &x0 [a]\n{levels}\n")
+    with pytest.raises(ConfigError, match="more than 50000 values"):
         read_placement(tmp_path / "placement.yaml")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="named pipe"):

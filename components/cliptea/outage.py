@@ -91,7 +91,6 @@ class Outage:
         Args:
             reason: why the try failed, in a few words.
         """
-        watchdog.alive()
         now = time.monotonic()
         if self._since is None:
             self._since = now
@@ -104,8 +103,10 @@ class Outage:
         if self._tries:  # one failure alone is no outage
             self._tell(reason, left)
         pause = min(FIRST_PAUSE * 2 ** min(self._tries, 10), LONGEST_PAUSE) * random.uniform(0.75, 1.25)
+        pause = min(pause, left)
         self._tries += 1
-        time.sleep(min(pause, left))
+        watchdog.alive(pause)
+        time.sleep(pause)
         return True
 
     def over(self) -> None:

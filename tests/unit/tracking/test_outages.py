@@ -199,7 +199,7 @@ def test_a_database_that_cannot_be_opened_is_told_soon(make, monkeypatch, tmp_pa
     with pytest.raises(MlflowAway, match=reason) as broken:
         persist(connect)
     assert time.monotonic() - began < COMMAND_SECONDS + 10
-    assert not broken.value.temporary
+    assert broken.value.temporary == (make is dead_database)  # a server of a database may start again
     assert "\n" not in str(broken.value)
 
 

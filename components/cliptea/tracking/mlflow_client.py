@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Param, Run
@@ -38,15 +35,10 @@ from cliptea.tracking.database import artifact_folder, database_file, leave_fold
 
 __all__ = [
     "EXPERIMENT", "connect", "experiment_id", "find_run", "leftovers", "log_params", "metric_name", "persist",
-    "plugin_run", "renamed_metrics", "require_artifacts",
+    "plugin_run", "renamed_metrics",
 ]  # fmt: skip
 
 Result = TypeVar("Result")
-# What MLflow needs for artifacts that no server serves.
-PACKAGES = {
-    "s3": "boto3", "wasbs": "azure.storage.blob", "abfss": "azure.storage.filedatalake",
-    "hdfs": "pyarrow", "sftp": "pysftp", "dbfs": "databricks.sdk",
-}  # fmt: skip
 DELETED = "deleted"  # the stage of an experiment
 # Without the second tag, MLflow's user interface treats the experiment as one for language models.
 EXPERIMENT_TAGS = {
@@ -280,55 +272,6 @@ def _refusing(variable: str, value: str, what: str) -> Iterator[None]:
             f"{what} there",
             f"correct {variable}, or unset it if it is left over from another job",
         ) from None
-
-
-def require_artifacts(uri: str) -> None:
-    """Check that this machine can write artifacts below an address, before any work is done.
-
-    Raises:
-        TrackingError: a package for it is missing, or the folder cannot be written.
-    """
-    kind = urlsplit(uri).scheme  # some, such as mlflow-artifacts:/1, have no host
-    if kind in ("", "file"):
-        folder = Path(unquote(urlsplit(uri).path) if kind else uri)
-        there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
-        if not os.access(there, os.W_OK):
-            raise TrackingError(
-                f"MLflow keeps artifacts in {folder}, which this user cannot write",
-                todo="correct its permissions, or use an MLflow server that serves artifacts",
-            )
-        return
-    if kind == "gs" and not _google_credentials():
-        raise TrackingError(
-            f"MLflow keeps artifacts at {uri}, and there are no credentials for it here",
-            "an MLflow server that serves artifacts (--serve-artifacts), or credentials of Google",
-            "set GOOGLE_APPLICATION_CREDENTIALS, or start the server with another --default-artifact-root",
-        )
-    needed = PACKAGES.get(kind, "")
-    if needed and not _installed(needed):
-        raise TrackingError(
-            f"MLflow keeps artifacts at {uri}, and the Python package {needed} for {kind}: is not installed here",
-            "an MLflow server that serves artifacts (--serve-artifacts), or that package",
-            "install the package, or start the server with another --default-artifact-root",
-        )
-
-
-def _google_credentials() -> bool:
-    import google.auth
-    from google.auth.exceptions import GoogleAuthError
-
-    try:
-        google.auth.default()
-    except GoogleAuthError:
-        return False
-    return True
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package around it
-        return False
 
 
 def find_run(client: MlflowClient, tags: Mapping[str, str]) -> Run | None:

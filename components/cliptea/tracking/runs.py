@@ -25,6 +25,7 @@ from cliptea.evaluation.results import ResultRow
 from cliptea.manifest import Manifest
 from cliptea.messages import redacted
 from cliptea.run import Run, Variant
+from cliptea.tracking.artifacts import require_artifacts
 from cliptea.tracking.mlflow_client import (
     chunks,
     connect,
@@ -34,7 +35,6 @@ from cliptea.tracking.mlflow_client import (
     log_params,
     metric_name,
     plugin_run,
-    require_artifacts,
 )
 from cliptea.tracking.model import save_model
 

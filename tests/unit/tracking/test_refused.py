@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import sys
 import time
 
 import pytest
@@ -15,8 +16,8 @@ from cliptea import settings
 from cliptea.data.catalogue import Catalogue, make_catalogue
 from cliptea.errors import ConfigError, StorageError, TrackingError
 from cliptea.run import Run, expand
-from cliptea.tracking import mlflow_client
 from cliptea.tracking.address import MlflowAway, database_trouble, require_server, tracking_address
+from cliptea.tracking.artifacts import require_artifacts
 from cliptea.tracking.mlflow_client import (
     EXPERIMENT,
     _away,
@@ -26,7 +27,6 @@ from cliptea.tracking.mlflow_client import (
     persist,
     plugin_run,
     renamed_metrics,
-    require_artifacts,
 )
 from cliptea.tracking.runs import ChildRun, open_parent
 
@@ -329,7 +329,7 @@ def test_artifacts_that_need_a_missing_package_are_refused_before_work(kind):
 
 
 def test_artifacts_in_databricks_need_its_package(monkeypatch):
-    monkeypatch.setattr(mlflow_client, "_installed", lambda module: False)
+    monkeypatch.setitem(sys.modules, "databricks.sdk", None)  # as if it were not installed
     with pytest.raises(TrackingError, match=r"at dbfs:/x, and the Python package databricks.sdk for dbfs: is not"):
         require_artifacts("dbfs:/x")
 

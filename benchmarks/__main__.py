@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure the rows, print one table, and write everything as JSON."""
+"""`python -m benchmarks`: measure the rows, print one table, and write everything as JSON and as a page."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import rows
 from benchmarks.measure import Bench, Row, machine
+from benchmarks.page import render
 
 RESULTS = Path(__file__).parent / "results.json"
+PAGE = "README.md"  # beside the results
 LONG = {"online_teacher"}  # tens of minutes
 NAMES = sorted(module.name for module in pkgutil.iter_modules(rows.__path__))
 
@@ -33,27 +36,42 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--output {asked.output}: there is no such folder")
     names = asked.only or [name for name in NAMES if asked.long or name not in LONG]
     found: list[Row] = []
-    failed = False
-    load, began = os.getloadavg()[0], time.monotonic()
+    written: list[dict[str, Any]] = []
+    failed = []
     with tempfile.TemporaryDirectory(prefix="cliptea-bench-") as folder:
         bench = Bench(Path(folder), asked.quick, asked.long)
         for name in names:
-            start = time.monotonic()
+            start, load = time.monotonic(), os.getloadavg()[0]
             try:
-                found += importlib.import_module(f"benchmarks.rows.{name}").measure(bench)
+                measured = list(importlib.import_module(f"benchmarks.rows.{name}").measure(bench))
             except Exception:  # the other rows are still worth their time
                 traceback.print_exc()
-                failed = True
+                failed.append(name)
+                continue
+            found += measured
+            written += [_written(row, name, load) for row in measured]
             print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     _print(found, asked.quick)
-    results = {
-        "machine": {**machine(), "load_before": load, "seconds": round(time.monotonic() - began)},
-        "quick": asked.quick,
-        "rows": [{**asdict(row), "goal_text": row.goal_text, "met": row.met} for row in found],
-        "images_per_second": {name: rate for row in found for name, rate in row.rates.items()},
-    }
+    kept = [row for row in _earlier(asked.output, asked.quick) if row["module"] not in {*names} - {*failed}]
+    ordered = sorted(kept + written, key=lambda row: row["module"])
+    rates = {name: rate for row in ordered for name, rate in row["rates"].items()}
+    results = {"machine": machine(), "quick": asked.quick, "rows": ordered, "images_per_second": rates}
     asked.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    return int(failed)
+    if not asked.quick:
+        asked.output.with_name(PAGE).write_text(render(results), encoding="utf-8")
+    return int(bool(failed))
+
+
+def _written(row: Row, module: str, load: float) -> dict[str, Any]:
+    return {**asdict(row), "goal_text": row.goal_text, "met": row.met, "module": module, "load": round(load, 1)}
+
+
+def _earlier(file: Path, quick: bool) -> list[dict[str, Any]]:
+    """The rows of an earlier file from the same machine."""
+    if not file.is_file():
+        return []
+    earlier = json.loads(file.read_text(encoding="utf-8"))
+    return earlier["rows"] if (earlier["machine"], earlier["quick"]) == (machine(), quick) else []
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--long", action="store_true", help="also run rows that take tens of minutes, and every backbone"
     )
-    parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file to write")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file to write; the page goes beside it")
     return parser
 
 

@@ -47,6 +47,7 @@ class Row:
         at_most: see there.
         rates: images per second that `cliptea plan` can take, by "teacher" or backbone.
         details: further figures.
+        note: what the page says about the row below the table. A missed goal is explained there.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Row:
     at_most: bool = False
     rates: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def met(self) -> bool | None:
@@ -103,15 +105,25 @@ def environment(**variables: str) -> Iterator[None]:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
+    import psutil
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cores": len(os.sched_getaffinity(0)),
+        "processor": _processor(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch_threads": torch.get_num_threads(),
-        "gpu": gpu,
-        "processor": platform.machine(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "load": [round(load, 1) for load in os.getloadavg()],
     }
+
+
+def _processor() -> str:
+    """The processor's name, or its architecture where the system does not tell the name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

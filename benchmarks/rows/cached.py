@@ -30,6 +30,11 @@ from cliptea.training.trainer import Trainer
 
 IMAGES = 6
 
+NOTE = (
+    "Share of the bound: values above 1 are noise, because the parts are timed separately and each ratio comes from "
+    "steps of one to three seconds."
+)
+
 
 def measure(bench: Bench) -> Iterator[Row]:
     """Every backbone with a GPU or when it may take long; else SegFormer-B0, an image at a time."""
@@ -105,6 +110,7 @@ def _measure(bench: Bench, prepared: Prepared, cache: TeacherCache, teacher: Tea
             "shares": [ratio / bound for ratio, bound in zip(ratios, bounds, strict=True)],
             "memory_gib": memory,
         },
+        note=NOTE,
     )
 
 

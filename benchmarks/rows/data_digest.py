@@ -11,6 +11,13 @@ from benchmarks.measure import Bench, Row, interleaved, speed
 from cliptea.config import DataConfig
 from cliptea.data.folder import Folder
 
+NOTE = (
+    "Digest of a data folder: asking the system for size and time takes 4 µs a file. The digest also sorts the "
+    "names, pairs images with label maps in any Unicode form and case of the suffix, tells apart what is left out, "
+    "and hashes a line for each file. In Python this takes another 10 µs a file, so a million files take 15 "
+    "seconds, once a run."
+)
+
 
 def measure(bench: Bench) -> Iterator[Row]:
     """20,000 empty images with label maps; the other side asks for the size of every file, as the digest has to."""
@@ -37,4 +44,5 @@ def measure(bench: Bench) -> Iterator[Row]:
         1 / speed(digest, bare),
         1.5,
         at_most=True,
+        note=NOTE,
     )

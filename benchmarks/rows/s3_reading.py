@@ -21,6 +21,11 @@ from cliptea.storage.s3_store import S3Store
 SERVER = Path(__file__).parents[2] / "tests/storage"  # where the tests keep the server that they start
 KIB = 1 << 10
 
+NOTE = (
+    "S3, one request at a time: requests of the same size, one after the other. Small records are cached on the "
+    "machine together with their neighbours."
+)
+
 
 def measure(bench: Bench) -> Iterator[Row]:
     """Records of a photo's size in random order, as training reads them, and dense tokens in theirs."""
@@ -70,6 +75,7 @@ def _row(what: str, first: list[float], second: list[float], mib: float) -> Row:
         f"one request at a time: {mib / median(second):.0f} MiB/s",
         speed(first, second),
         3,
+        note=NOTE,
     )
 
 

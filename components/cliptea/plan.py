@@ -140,7 +140,7 @@ def _record(content: int) -> int:
 def _parameters(config: Config) -> int:
     from cliptea.models import build_student
 
-    student = build_student(config.student.backbone, _teacher_shape(config)[0])
+    student = build_student(config.student.backbone, _teacher_shape(config)[0], random=False)
     return sum(p.numel() for p in student.parameters())
 
 

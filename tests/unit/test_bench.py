@@ -5,6 +5,7 @@ import json
 import pytest
 from benchmarks import __main__ as bench
 from benchmarks.measure import Row, interleaved, speed
+from benchmarks.page import render
 from benchmarks.rows import reading
 from typer.testing import CliRunner
 
@@ -79,3 +80,21 @@ def test_works_take_turns_and_the_median_of_ratios_counts():
     assert "".join(done) == "abbaab"
     assert [len(each) for each in seconds] == [3, 3]
     assert speed([1.0, 2.0, 9.0], [3.0, 4.0, 9.0]) == 2.0
+
+
+def test_a_single_row_replaces_only_its_own_rows(tmp_path):
+    output = tmp_path / "results.json"
+    for names in (["bytes_stored", "scale"], ["scale"], ["bytes_stored"]):
+        assert bench.main(["--quick", *(f"--only={name}" for name in names), "--output", str(output)]) == 0
+        rows = json.loads(output.read_text())["rows"]
+        assert [row["module"] for row in rows] == ["bytes_stored", "scale", "scale"]
+    output.write_text(output.read_text().replace('"cores": ', '"cores": 1'))  # of another machine
+    assert bench.main(["--quick", "--only=bytes_stored", "--output", str(output)]) == 0
+    assert [row["module"] for row in json.loads(output.read_text())["rows"]] == ["bytes_stored"]
+
+
+def test_the_page_is_made_from_the_committed_results_and_explains_every_missed_goal():
+    results = json.loads(bench.RESULTS.read_text())
+    assert bench.RESULTS.with_name(bench.PAGE).read_text() == render(results)
+    assert results["quick"] is False
+    assert [row["name"] for row in results["rows"] if row["met"] is False and not row["note"]] == []

@@ -65,8 +65,8 @@ class Reader(ABC):
         if split not in self._known:
             find = self.source.find
             self._known[split] = {
-                name: pair._replace(image=find(pair.image), labels=find(pair.labels))
-                for name, pair in self.find_pairs(split).items()
+                name: Pair(find(image), find(labels), rule)
+                for name, (image, labels, rule) in self.find_pairs(split).items()
             }
         return self._known[split]
 
@@ -136,11 +136,13 @@ class Reader(ABC):
             pairs = self.pairs(split).values()
             for rule in dict.fromkeys(pair.rule for pair in pairs):
                 digest.update(rule.table.tobytes())
-            for path in (path for pair in pairs for path in pair[:2]):
-                entry = self.source.entry(path)
-                state = f"{entry.size}\0{entry.version}" if entry else "missing"
-                digest.update(f"{split}\0{path}\0{state}\n".encode())
+            paths = (path for pair in pairs for path in pair[:2])
+            digest.update("".join(f"{split}\0{path}\0{self._state(path)}\n" for path in paths).encode())
         return digest.hexdigest()
+
+    def _state(self, path: str) -> str:
+        entry = self.source.entry(path)
+        return f"{entry.size}\0{entry.version}" if entry else "missing"
 
     def _values(self, pair: Pair) -> np.ndarray:
         return decode_values(self.source.read(pair.labels), self.source.where(pair.labels), pair.rule.coloured)

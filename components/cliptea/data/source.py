@@ -68,6 +68,7 @@ class Source:
         self._store: Store = open_store(root if "://" in root else Path(self._root).absolute().as_uri())
         self._holds, self._folders, self._marks = holds, folders, marks
         self._listed: dict[str, Listing] = {}
+        self._entries: dict[str, Entry] = {}  # all listed files by their path in the store
 
     @cached_property
     def _base(self) -> str:
@@ -95,15 +96,15 @@ class Source:
 
     def find(self, path: str) -> str:
         """The path as its folder spells it: in another Unicode form, or with a suffix in another case."""
+        if self._base + path in self._entries:
+            return path
         folder, _, name = path.rpartition("/")
         found = self._list(self._in_store(folder)).spelling(name)
         return f"{folder}/{found}" if folder else found
 
     def entry(self, path: str) -> Entry | None:
         """The entry of a file in the list of its folder. The path may be spelled as in `find`."""
-        folder, _, name = path.rpartition("/")
-        listed = self._list(self._in_store(folder))
-        return listed.files.get(listed.spelling(name))
+        return self._entries.get(self._base + self.find(path))
 
     def absence(self, path: str) -> str:
         """Why a file has no entry: "missing", or what is in its place, such as "a named pipe"."""
@@ -121,8 +122,7 @@ class Source:
             DataError: it is far too large for an image or a list.
             StorageError: it cannot be read.
         """
-        folder, _, name = f"{self._base}{path}".rpartition("/")
-        entry = self._listed[folder].files.get(name) if folder in self._listed else None
+        entry = self._entries.get(self._base + path)
         if entry and entry.size > LARGEST_FILE:
             raise DataError(f"{self.where(path)} has {entry.size} bytes", f"at most {LARGEST_FILE} bytes")
         return self._store.get(f"{self._base}{path}")
@@ -140,8 +140,8 @@ class Source:
             for name in [name for name in files if name.startswith(".") or name.lower() in SYSTEM]:
                 del files[name]
                 others[name] = HIDDEN
-            files = dict(sorted(files.items()))
-            self._listed[folder] = Listing(files, others)
+            self._listed[folder] = Listing(dict(sorted(files.items())), others)
+            self._entries.update((entry.key, entry) for entry in files.values())
         return self._listed[folder]
 
     def _look(self, folder: str) -> tuple[dict[str, Entry], dict[str, str]]:

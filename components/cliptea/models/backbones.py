@@ -7,6 +7,7 @@ Importing this module does not import torch, so that settings can be checked qui
 from __future__ import annotations
 
 import importlib
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cliptea.errors import ConfigError
@@ -89,20 +90,31 @@ def names_code(name: str) -> bool:
     return name not in STUDENTS and ":" in name and not name.startswith("timm:")
 
 
-def build_student(name: str, channels: int = 512, dropout: float = 0.1, pretrained: bool | str = False) -> Student:
+def build_student(
+    name: str, channels: int = 512, dropout: float = 0.1, pretrained: bool | str = False, random: bool = True
+) -> Student:
     """Create a student: images (B, 3, H, W) -> dense features (B, channels, H/stride, W/stride).
 
     Args:
         channels: width of the features, which must be that of the teacher.
         dropout: probability before the last 1x1 convolution; custom networks ignore it.
         pretrained: initial weights of the encoder; see `weights`.
+        random: whether the other initial weights are random. If all of them are loaded afterwards, zeros are quicker.
+            The user's own networks are always built as they are.
 
     Raises:
         ConfigError: the network cannot be built, or its weights cannot be loaded or do not fit.
     """
     spec = require(name)
     family = importlib.import_module(f"cliptea.models.{spec.family}")
-    return family.build(channels=channels, dropout=dropout, source=weights(name, pretrained), **spec.arguments)
+    if random or spec.family == "own":
+        quick = nullcontext()
+    else:
+        from cliptea.models.unset import ZerosForRandom
+
+        quick = ZerosForRandom()
+    with quick:
+        return family.build(channels=channels, dropout=dropout, source=weights(name, pretrained), **spec.arguments)
 
 
 def weights(name: str, pretrained: bool | str) -> WeightsSource | None:

@@ -124,7 +124,7 @@ def load_student(backbone: str, dim: int, weights: Mapping[str, Tensor]) -> Stud
         NotFinite: a weight is NaN or infinite.
     """
     require_finite(weights, "the student's weights", "train it again")
-    student = build_student(backbone, dim)
+    student = build_student(backbone, dim, random=False)
     student.load_state_dict(weights)
     return student.eval()
 

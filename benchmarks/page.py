@@ -1,0 +1,55 @@
+"""benchmarks/README.md, made from results.json so that no figure in it is written by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["render"]
+
+INTRODUCTION = """<!-- Made from benchmarks/results.json by `make bench`. Edit page.py or the rows instead. -->
+
+# Benchmarks
+
+    make bench                                    # all rows except the long ones; about 20 minutes on two cores
+    python -m benchmarks --only reading           # a single row; repeat the option for several, `--help` lists them
+    python -m benchmarks --quick                  # only checks that every row runs; the figures are meaningless
+    python -m benchmarks --long                   # also hIoU against an online teacher, and every backbone
+    cliptea plan --preset voc12 ... --benchmark benchmarks/results.json
+
+Each row is measured by a file in `rows/`. The two sides of a row run alternately, and the ratio is the median over
+the rounds. It means "times as fast" unless the row says otherwise. All measurements go to `benchmarks/results.json`,
+from which this page is made; `cliptea plan` reads its `images_per_second`. With `--only`, the other rows of the file
+are kept if they come from the same machine. With a GPU, the rows use larger batches in bfloat16 and all backbones at
+512x512, and record the memory.
+
+## Results of one machine
+"""
+NO_GPU = """
+**This machine has no GPU.** Speed and memory with CUDA, bfloat16 on a GPU, NCCL, and backbones other than
+SegFormer-B0 are not measured.
+"""
+
+
+def render(results: dict[str, Any]) -> str:
+    """The page, in Markdown, of what `python -m benchmarks` wrote."""
+    machine = results["machine"]
+    text = (
+        f"\n{machine['cores']} cores of {machine['processor']} with {machine['memory_gib']:.0f} GiB of memory and "
+        f"{machine['gpu'] or 'no GPU'}; Python {machine['python']}, torch {machine['torch']} with "
+        f"{machine['torch_threads']} threads.\n"
+    )
+    lines = ["| what | first | second | ratio | goal | | load before |", "|---|---|---|---|---|---|---|"]
+    notes = []
+    for row in results["rows"]:
+        verdict = {None: "", True: "met", False: "**missed**"}[row["met"]]
+        ratio = f"{row['ratio']:.3g}"
+        lines.append(
+            f"| {row['name']} | {row['first']} | {row['second']} | {ratio} | {row['goal_text']} | {verdict} "
+            f"| {row['load']:.1f} |"
+        )
+        if row["note"] and f"- {row['note']}" not in notes:
+            notes.append(f"- {row['note']}")
+    parts = [INTRODUCTION, text, "" if machine["gpu"] else NO_GPU, "\n", "\n".join(lines), "\n"]
+    if notes:
+        parts += ["\n## Notes\n\n", "\n".join(notes), "\n"]
+    return "".join(parts)

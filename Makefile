@@ -8,7 +8,7 @@ export WORKDIR # recipes use it as a variable of the shell, so that it may conta
 IMAGES ?= cpu mlflow
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo ui test test-long bench lint format compile environment docs image clean
+.PHONY: help install demo ui test test-long bench lint format compile environment sbom docs image clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,10 @@ compile: install ## write pipeline/cliptea.yaml
 
 environment: install ## write docs/environment.md
 	$(BIN)/python -m cliptea.env > docs/environment.md
+
+sbom: install ## list all installed packages with versions and licences: dist/sbom.json (CycloneDX)
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file dist/sbom.json
 
 docs: install ## build the documentation and the API reference: dist/docs/index.html
 	rm -rf docs/api

@@ -11,6 +11,10 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip install --constraint constraints.txt --requirement mlflow.requirements.txt \
     && pip uninstall --yes setuptools pip \
     && find /opt/venv -type f \( -path '*/include/*' -o -name '*.a' -o -path '*/tests/*' \) -delete
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv /opt/lister \
+    && /opt/lister/bin/pip install --constraint constraints.txt cyclonedx-bom \
+    && /opt/lister/bin/cyclonedx-py environment --output-reproducible --output-file /opt/venv/sbom.json /opt/venv/bin/python
 
 FROM ${BASE}
 RUN groupadd --gid 1000 mlflow \

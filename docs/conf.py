@@ -49,6 +49,7 @@ docs/models
 docs/cluster
 docs/environment
 docs/troubleshooting
+docs/security
 docs/glossary
 Benchmarks <benchmarks/README>
 components/cliptea/data/SHARDS

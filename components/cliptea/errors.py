@@ -16,6 +16,8 @@ __all__ = [
     "TrackingError", "described", "named", "one_line",
 ]  # fmt: skip
 
+LONGEST = 1000  # characters of what an error says has happened
+
 
 class ClipteaError(Exception):
     """Base class of errors that are caused by the input or the environment, and not by the program."""
@@ -23,7 +25,8 @@ class ClipteaError(Exception):
     temporary = False  # whether a retry may succeed later without any change
 
     def __init__(self, what: str, expected: str = "", todo: str = "") -> None:
-        self.what, self.expected, self.todo = plain(what), expected, todo
+        what = _shortened(plain(what))
+        self.what, self.expected, self.todo = what, expected, todo
         parts = [what]
         if expected:
             parts.append(f"expected {expected}")
@@ -60,6 +63,11 @@ class TeacherError(ClipteaError):
 
 class NotFinite(ClipteaError):
     """A loss, weight, feature, logit or score is NaN or infinite."""
+
+
+def _shortened(text: str) -> str:
+    """Without the middle if it is very long: names and values in files of others may have any length."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 @contextmanager

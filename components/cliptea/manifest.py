@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cliptea import progress
 from cliptea.errors import StorageError
@@ -72,7 +72,7 @@ class StoredObject(BaseModel):
     """An object with its key in the store, its size in bytes, and its sha256 in hex."""
 
     key: str
-    size: int
+    size: int = Field(ge=0, le=1 << 60)
     sha256: str
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
 
 from cliptea.data.shard_sets import VERSION
 from cliptea.errors import StorageError
@@ -105,5 +104,5 @@ def parse_index(data: bytes, where: str) -> ShardIndex:
             for extension, member in described["members"].items()
         }
         return ShardIndex(StoredObject.model_validate(described["tar"]), described["names"], columns)
-    except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise StorageError(f"{where} is not a shard index", todo="delete it and run again") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from cliptea import progress
 from cliptea.errors import ServerAway, StorageError
@@ -23,7 +23,7 @@ class ShardEntry(BaseModel):
 
     tar: StoredObject
     index: StoredObject
-    records: int
+    records: int = Field(ge=0, le=1 << 40)
 
 
 class TopIndex(BaseModel):

@@ -88,7 +88,7 @@ def require_replaceable(file: Path) -> None:
 def _is_export(facts: Path) -> bool:
     try:
         return set(json.loads(facts.read_bytes())) >= {"inputs", "output", "steps", "embeddings"}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 

@@ -84,6 +84,6 @@ def read_mark(folder: Path) -> dict[str, Any]:
     """The content of the folder's mark, or {} if it has none. A file of another origin is no mark."""
     try:
         mark = json.loads((folder / MARK).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return mark if isinstance(mark, dict) and isinstance(mark.get("kind"), str) else {}

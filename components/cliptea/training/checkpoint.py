@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cliptea import outage, progress
-from cliptea.errors import ServerAway, StorageError
+from cliptea.errors import ServerAway, StorageError, one_line
 from cliptea.finite import named_tensors, require_finite
 from cliptea.storage import Entry, Store
 from cliptea.training.distributed import ALONE, World
@@ -66,7 +66,14 @@ class Checkpoints:
         data = data or self._whole(key)
         if data is None:
             raise StorageError(f"the checkpoint {self._store.uri(key)} is damaged", todo="run again")
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises almost any error for files that it has not written
+            raise StorageError(
+                f"the checkpoint {self._store.uri(key)} cannot be read ({one_line(error)[:100]})",
+                "a file of tensors that this version of torch can read",
+                "delete it and run again",
+            ) from error
         require_finite(dict(named_tensors(state)), f"the checkpoint {self._store.uri(key)}", "delete it and run again")
         return state
 

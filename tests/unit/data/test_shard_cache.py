@@ -170,3 +170,9 @@ def test_only_remote_stores_are_cached(monkeypatch, tmp_path):
     assert open_cache(S3Store("bucket"))._limit == 1 << 29
     monkeypatch.setenv("CLIPTEA_CACHE_GIB", "0")
     assert open_cache(S3Store("bucket")) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"[" * 100_000, b'{"kind": 3}', b"\xff"])
+def test_what_is_no_mark_counts_as_none(tmp_path, content):
+    (tmp_path / MARK).write_bytes(content)
+    assert read_mark(tmp_path) == {}

@@ -11,6 +11,7 @@ import pytest
 import webdataset
 
 from cliptea.data import shards as shards_module
+from cliptea.data.shard_index import parse_index
 from cliptea.data.shard_sets import ShardEntry, find_sharded, put_top_index
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.data.shards import ShardReader
@@ -220,3 +221,21 @@ def test_indexes_in_memory_are_bounded(written, monkeypatch):
     for number, members in enumerate(wanted.values()):
         assert reader.members(number) == members
         assert sum(map(len, reader._indexes.values())) <= 10
+
+
+HUGE = '{"version": 2, "tar": {"key": "a", "size": 1, "sha256": ""}, "names": ["a"], "members": {"npy": %s}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"null",
+        b"[" * 100_000,
+        (HUGE % '{"offset": [1e999], "length": [1], "sha256": ["00"]}').encode(),
+        (HUGE % ('{"offset": [%s], "length": [1], "sha256": ["00"]}' % 2**70)).encode(),
+    ],  # fmt: skip
+)
+def test_what_is_no_index_is_refused(content):
+    with pytest.raises(StorageError, match=r"a\.json is not a shard index"):
+        parse_index(content, "a.json")

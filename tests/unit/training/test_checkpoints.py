@@ -1,5 +1,6 @@
 """Checkpoints: beside the training, the newest whole one, and exact resumption."""
 
+import hashlib
 import threading
 import time
 
@@ -9,7 +10,7 @@ import torch
 
 from cliptea import outage, progress, settings
 from cliptea.data.views import generator
-from cliptea.errors import ServerAway
+from cliptea.errors import ServerAway, StorageError
 from cliptea.outage import Outage
 from cliptea.storage import FileStore
 from cliptea.training.batches import batches
@@ -86,6 +87,15 @@ class Slow(FileStore):
         self.asked.set()
         assert self.go.wait(30)
         super().put(key, data)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"\x80\x04cos\nsystem\n", b"PK\x03\x04"])
+def test_what_nobody_trained_is_refused_in_one_line(store, content):
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    store.put(f"run/000000001-{digest}.pt", content)
+    with Checkpoints(store, "run", 1) as checkpoints, pytest.raises(StorageError, match=digest) as error:
+        checkpoints.last()
+    assert "\n" not in str(error.value)
 
 
 def test_training_goes_on_while_a_copy_is_written(tmp_path):

@@ -223,19 +223,17 @@ def test_indexes_in_memory_are_bounded(written, monkeypatch):
         assert sum(map(len, reader._indexes.values())) <= 10
 
 
-HUGE = '{"version": 2, "tar": {"key": "a", "size": 1, "sha256": ""}, "names": ["a"], "members": {"npy": %s}}'
+MEMBER = '{"version": 2, "tar": {"key": "a", "size": 1, "sha256": ""}, "names": ["a"], "members": {"npy": %s}}'
+NO_INDEXES = [
+    "",
+    "null",
+    "[" * 100_000,
+    MEMBER % '{"offset": [1e999], "length": [1], "sha256": ["00"]}',
+    MEMBER % ('{"offset": [%s], "length": [1], "sha256": ["00"]}' % 2**70),
+]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"null",
-        b"[" * 100_000,
-        (HUGE % '{"offset": [1e999], "length": [1], "sha256": ["00"]}').encode(),
-        (HUGE % ('{"offset": [%s], "length": [1], "sha256": ["00"]}' % 2**70)).encode(),
-    ],  # fmt: skip
-)
+@pytest.mark.parametrize("content", NO_INDEXES, ids=range(len(NO_INDEXES)))
 def test_what_is_no_index_is_refused(content):
     with pytest.raises(StorageError, match=r"a\.json is not a shard index"):
-        parse_index(content, "a.json")
+        parse_index(content.encode(), "a.json")

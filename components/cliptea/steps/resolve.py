@@ -1,5 +1,7 @@
 """Resolves preset and overrides into a run with its config, data digest and variants. This step is never cached."""
 
+from typing import Any
+
 from kfp import dsl
 
 from cliptea import env, progress, settings
@@ -46,7 +48,7 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     further = {name: open_dataset(wanted.data(name, config.data)) for name, wanted in config.evaluation.sets.items()}
     others = {name: dataset.digest(["val"]) for name, dataset in further.items()}
     _check_figures(config, [own.ids("train"), own.ids("val"), *(dataset.ids("val") for dataset in further.values())])
-    fp = fingerprint("run", config=config, data=digest, others=others)
+    fp = fingerprint("run", config=_without_later(config), data=digest, others=others)
     run = Run(
         config=config,
         data_digest=digest,
@@ -62,6 +64,11 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     progress.publish(tracking_run=parent)
     _sweep()
     return run.model_copy(update={"tracking_run": parent})
+
+
+def _without_later(config: Config) -> dict[str, Any]:
+    """The settings without later ones at their default, so that a run from before goes on and reuses its report."""
+    return config.model_dump(exclude=None if config.teacher.compile else {"teacher": {"compile"}})
 
 
 def check(config: Config) -> Catalogue:

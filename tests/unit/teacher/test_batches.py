@@ -5,6 +5,7 @@ import json
 import shutil
 from concurrent.futures import Future
 from threading import Event
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_clip_does_not_wait_for_the_store_at_the_end_of_a_block(make, monkeypatc
 class Pool:
     """Runs nothing, and notes what is submitted."""
 
-    submitted: list[tuple[int, range, int]] = []
+    submitted: ClassVar[list[tuple[int, range, int]]] = []
 
     def __init__(self, workers, *rest):
         self.workers = workers

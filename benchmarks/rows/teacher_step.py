@@ -50,7 +50,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         waiting = iter(makers)
 
         def step() -> None:
-            next(waiting).make(0, range(views), lambda done: None)
+            next(waiting).make({0: range(views)}, lambda done: None)
 
         teacher.tokens(pixels, valid)
         step()

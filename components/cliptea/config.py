@@ -92,6 +92,7 @@ class TeacherConfig(Section):
     batch_size: Batch = 16
     keep_dense: bool = True  # store dense tokens, so that new clustering settings do not need CLIP
     num_workers: Few = 1  # CLIP processes on one machine, each with its own GPU
+    compile: bool = False  # compile CLIP's image tower with torch.compile
     pretrain: PretrainConfig = PretrainConfig()
 
     @property

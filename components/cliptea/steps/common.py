@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from cliptea import __version__, env, progress, watchdog
+from cliptea.cores import share_cores
 from cliptea.errors import ClipteaError, StorageError
 from cliptea.outage import patience
 from cliptea.run import Run
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from kfp.dsl import Artifact
 
 __all__ = [
-    "cores", "die_with", "read", "run_step", "write",
+    "die_with", "read", "run_step", "write",
 ]  # fmt: skip
 
 LOCK_SECONDS = 20.0  # a starting run holds the lock for an instant only
@@ -66,7 +67,7 @@ def run_step(
             of = of or (len(present.variants) if label else 1)
         if env.ALIVE.is_set():
             _belong_to_run()
-            _share_cores(min(of or 1, SIDE_BY_SIDE))
+        share_cores(min(of or 1, SIDE_BY_SIDE) if env.ALIVE.is_set() else 1)
         with watched(name, label, job_id, tracking_run), progress.step(name, label), watchdog.guarded(progress.halted):
             patience()  # an invalid value must fail here, because later callers suppress errors
             return persistently(work)
@@ -110,16 +111,6 @@ def write(artifact: Artifact, handed: BaseModel) -> None:
     path = Path(artifact.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(seal(handed))
-
-
-def cores() -> int:
-    """Number of processor cores that this process may use, from its affinity and its control group."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(count, int(quota) // int(period)))
-    except (OSError, ValueError):  # there are no version 2 control groups, or there is no limit ("max")
-        return count
 
 
 def die_with(pipe: str) -> None:
@@ -170,14 +161,3 @@ def _shared(lock: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _share_cores(tasks: int) -> None:
-    """Set the number of torch threads for this process and its child processes. Lower limits of the user apply."""
-    share = max(1, cores() // tasks)
-    limits = [variable.get() for variable in (env.THREADS, env.OMP_NUM_THREADS)]
-    threads = min([share, *(int(limit) for limit in limits if limit.isdigit() and int(limit) > 0)])
-    env.THREADS.set(str(threads))
-    env.OMP_NUM_THREADS.set(str(threads))
-    if "torch" in sys.modules:  # a fork of a process that imported torch, which reads the environment on import
-        sys.modules["torch"].set_num_threads(threads)

@@ -30,6 +30,7 @@ os.environ.setdefault("_KFP_RUNTIME", "true")  # kfp's own variable: as in a tas
 
 from cliptea import env, watchdog
 from cliptea.board import posting
+from cliptea.cores import share_cores
 from cliptea.errors import ClipteaError, StorageError, one_line
 from cliptea.sealed import Damaged, unseal
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, train_variant
@@ -49,6 +50,7 @@ def main(key: str) -> None:
     try:
         inputs = _inputs(key)
         if rank is None:
+            share_cores(1)
             with watchdog.guarded(_halted):
                 start(TRAIN_PROCESS, key, inputs.variant.config.train.processes, inputs.follower, joins=True)
         else:

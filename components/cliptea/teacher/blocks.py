@@ -1,4 +1,6 @@
-"""Processes a block of views: read, encode with CLIP, cluster and write. All stages run at the same time.
+"""Processes blocks of views: read, encode with CLIP, cluster and write. All stages run at the same time.
+
+CLIP does not wait at the end of a block: it goes on with the next block while the last one is written.
 
 Shape legend: B views of a batch, C crop, D joint width, g tokens per side.
 """
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -59,6 +61,14 @@ class Tokens(NamedTuple):
     ignored_Bgg: Tensor  # bool
 
 
+class OpenBlock(NamedTuple):
+    """A block while it is computed. Outputs that exist have no writer."""
+
+    made: MadeBlock
+    views: range
+    writers: dict[ViewOutput, ShardWriter]
+
+
 class BlockMaker:
     """Computes blocks in one process.
 
@@ -88,12 +98,33 @@ class BlockMaker:
         """The shape (D, g, g) of the teacher's dense tokens."""
         return self._teacher.dim, *self._teacher.grid
 
-    def make(self, number: int, views: range, tell: Callable[[int], None]) -> MadeBlock:
-        """Compute the missing outputs of a block.
+    def make(self, blocks: Mapping[int, range], tell: Callable[[int], None]) -> list[MadeBlock]:
+        """Compute the missing outputs of blocks.
 
         Args:
+            blocks: the views of each block by its number.
             tell: called with the number of views that are done since the last call.
         """
+        made = []
+        for block, tokens in ahead(_write, self._batches(blocks), threads=1):
+            if tokens is not None:
+                tell(len(tokens.names))
+                continue
+            made.append(block.made)
+            if not block.writers:
+                tell(len(block.views))
+        return made
+
+    def _batches(self, blocks: Mapping[int, range]) -> Iterator[tuple[OpenBlock, Tokens | None]]:
+        """The tokens of each block in batches, and None at the end of the block."""
+        for number, views in blocks.items():
+            block = self._open(number, views)
+            if block.writers:
+                batches = self._encoded(views) if self._dense is None else self._stored(self._dense, views)
+                yield from ((block, tokens) for tokens in batches)
+            yield block, None
+
+    def _open(self, number: int, views: range) -> OpenBlock:
         made, writers = MadeBlock(number=number), {}
         for output in self.job.outputs:
             folder = f"{output.folder}/{number:05d}"
@@ -103,16 +134,7 @@ class BlockMaker:
                 writers[output], made.regions[output.folder] = ShardWriter(self.job.store, folder, limit), 0
             else:
                 made.shards[output.folder], made.regions[output.folder] = found
-        if not writers:
-            tell(len(views))
-            return made
-        batches = self._encoded(views) if self._dense is None else self._stored(self._dense, views)
-        for tokens in ahead(partial(_write, writers, made.regions), batches, threads=1):
-            made.shape = tuple(tokens.dense_BDgg.shape[1:])
-            tell(len(tokens.names))
-        for output, writer in writers.items():
-            made.shards[output.folder] = writer.close()
-        return made
+        return OpenBlock(made, views, writers)
 
     def _encoded(self, views: range) -> Iterator[Tokens]:
         """Compute tokens with CLIP, in bfloat16 on a GPU."""
@@ -152,13 +174,19 @@ class BlockMaker:
         return record_name(name, number), cut_labels(labels, chosen), chosen.valid
 
 
-def _write(writers: dict[ViewOutput, ShardWriter], regions: dict[str, int], tokens: Tokens) -> Tokens:
-    """Append a batch to the shards of each output, and count the regions.
+def _write(item: tuple[OpenBlock, Tokens | None]) -> tuple[OpenBlock, Tokens | None]:
+    """Append a batch to the shards of each output, and count the regions. At the end of a block, store its shards.
 
     Raises:
         NotFinite: a token is NaN or infinite; the error names the view.
     """
+    (made, _, writers), tokens = item
+    if tokens is None:
+        for output, writer in writers.items():
+            made.shards[output.folder] = writer.close()
+        return item
     _require_finite(tokens)
+    made.shape = tuple(tokens.dense_BDgg.shape[1:])
     for output, writer in writers.items():
         clustering = output.clustering
         if clustering is not None:
@@ -179,8 +207,8 @@ def _write(writers: dict[ViewOutput, ShardWriter], regions: dict[str, int], toke
             np.save(buffer, array, allow_pickle=False)
             writer.add(name, {"npy": buffer.getvalue()})
             if clustering is not None:
-                regions[output.folder] += _count(array)
-    return tokens
+                made.regions[output.folder] += _count(array)
+    return item
 
 
 def _require_finite(tokens: Tokens) -> None:

@@ -100,7 +100,10 @@ def open_teacher(weights: str, config: TeacherConfig) -> Teacher:
     Args:
         weights: weights for `load_teacher`. These are not always `config.weights`, which may be "demo".
     """
-    return load_teacher(weights, config.model, config.crop).to(device.best())
+    teacher = load_teacher(weights, config.model, config.crop).to(device.best())
+    if config.compile:
+        teacher.clip.visual.compile()
+    return teacher
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cliptea.weights_source import WeightsSource
 __all__ = ["SHARDS", "MadeBlock", "TextSet", "ViewOutput", "clustering_key", "text_output", "tokens_fingerprint"]
 
 # settings of the teacher that do not affect its tokens, or that are part of the fingerprint in another form
-NOT_IN_TOKENS = {"batch_size", "keep_dense", "num_workers", "pretrain", "templates", "text_features"}
+NOT_IN_TOKENS = {"batch_size", "compile", "keep_dense", "num_workers", "pretrain", "templates", "text_features"}
 SHARDS = {"tokens": "cls", "dense": "dense", "regions": "regions"}  # kind -> name of the shard set
 
 

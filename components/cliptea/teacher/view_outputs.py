@@ -61,11 +61,15 @@ def _make_blocks(maker: BlockMaker, part: int, parts: int) -> list[MadeBlock]:
     with progress.bar(what, total=sum(map(len, mine.values())), unit="view") as bar:
         workers = min(maker.job.config.teacher.num_workers, len(mine))
         if workers <= 1:
-            return [maker.make(number, views, bar.update) for number, views in mine.items()]
-        made = {}
+            return maker.make(mine, bar.update)
+        made, full = {}, len(mine) // workers * workers
         context = get_context("spawn")  # a fork of a process with CUDA or threads may hang
-        with ProcessPoolExecutor(workers, context, _begin, (maker.job, workers, context.Value("i", 0))) as pool:
-            waiting = {pool.submit(_make, number, views): number for number, views in mine.items()}
+        with ProcessPoolExecutor(workers, context, _begin, (maker.job, context.Value("i", 0))) as pool:
+            waiting = {
+                # The last blocks may be fewer than the workers, and then share all threads among themselves.
+                pool.submit(_make, number, views, workers if place < full else len(mine) - full): number
+                for place, (number, views) in enumerate(mine.items())
+            }
             try:
                 for future in as_completed(waiting):
                     made[waiting[future]] = future.result()
@@ -77,28 +81,30 @@ def _make_blocks(maker: BlockMaker, part: int, parts: int) -> list[MadeBlock]:
 
 
 _maker: BlockMaker | None = None  # of a worker process
+_threads = 1  # that all worker processes may use
 
 
-def _begin(job: Job, workers: int, begun: Any) -> None:
-    """Set up a worker process with its share of the threads and the next GPU."""
-    global _maker
+def _begin(job: Job, begun: Any) -> None:
+    """Set up a worker process with the next GPU."""
+    global _maker, _threads
     import torch
 
     watchdog.follow_parent()
     with begun.get_lock():
         mine = begun.value
         begun.value += 1
-    if threads := env.THREADS.count():
-        env.THREADS.set(str(max(1, threads // workers)))
-    device.prepare()
     if torch.cuda.is_available():
         torch.cuda.set_device(mine % torch.cuda.device_count())
-    _maker = BlockMaker(job)
+    _maker, _threads = BlockMaker(job), env.THREADS.count() or torch.get_num_threads()
 
 
-def _make(number: int, views: range) -> MadeBlock:
+def _make(number: int, views: range, workers: int) -> MadeBlock:
+    """Compute a block in a worker process while `workers` of them are busy."""
     assert _maker is not None
-    return _maker.make(number, views, lambda done: None)
+    env.THREADS.set(str(max(1, _threads // workers)))
+    device.prepare()
+    (made,) = _maker.make({number: views}, lambda done: None)
+    return made
 
 
 def _publish(maker: BlockMaker, wanted: ViewOutput, made: list[MadeBlock]) -> Manifest:

@@ -1,0 +1,38 @@
+"""How many processor cores a process may use, and how they are divided."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from cliptea import env
+
+__all__ = ["cores", "share_cores"]
+
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of control groups of version 2, as in a pod with a limit
+
+
+def cores(quota: Path = QUOTA) -> int:
+    """Number of processor cores that this process may use, from its affinity and its control group."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        limit, period = quota.read_text().split()
+        return max(1, min(count, int(limit) // int(period)))
+    except (OSError, ValueError):  # there are no version 2 control groups, or there is no limit ("max")
+        return count
+
+
+def share_cores(tasks: int) -> None:
+    """Set the number of threads for this process and its child processes, of which `tasks` run at the same time.
+
+    Without this, torch starts a thread for each core of the machine, even in a pod that may only use a few of them.
+    Lower limits of the user apply.
+    """
+    share = max(1, cores() // tasks)
+    limits = [variable.get() for variable in (env.THREADS, env.OMP_NUM_THREADS)]
+    threads = min([share, *(int(limit) for limit in limits if limit.isdigit() and int(limit) > 0)])
+    env.THREADS.set(str(threads))
+    env.OMP_NUM_THREADS.set(str(threads))
+    if "torch" in sys.modules:  # a fork of a process that imported torch, which reads the environment on import
+        sys.modules["torch"].set_num_threads(threads)

@@ -18,6 +18,7 @@ from typing import Any
 
 from cliptea import env, watchdog
 from cliptea.errors import ClipteaError, ConfigError, described
+from cliptea.exit_codes import ExitCode
 from cliptea.messages import plain, redacted
 
 __all__ = ["Bar", "bar", "clock", "count", "halted", "listening", "note", "publish", "reused", "step", "warn", "words"]
@@ -75,7 +76,7 @@ def step(name: str, label: str = "") -> Iterator[None]:
 def halted(text: str) -> None:
     """Report that the current step has failed because its work has halted (`cliptea.watchdog`)."""
     seconds = time.monotonic() - _since
-    _tell("failed", seconds=seconds, text=text, trace="", setting=False, stopped=False, code=watchdog.STALLED)
+    _tell("failed", seconds=seconds, text=text, trace="", setting=False, stopped=False, code=ExitCode.STALLED)
 
 
 def reused() -> None:

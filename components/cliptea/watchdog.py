@@ -18,10 +18,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from cliptea import env
+from cliptea.exit_codes import ExitCode
 
-__all__ = ["STALLED", "alive", "follow_parent", "guarded", "inherited", "stall_seconds"]
+__all__ = ["alive", "follow_parent", "guarded", "inherited", "stall_seconds"]
 
-STALLED = 77  # exit code of a process that the watchdog has ended
 DEFAULT_MINUTES = 30.0
 LOOK_SECONDS = 60.0  # between two looks, at most
 BUSY_SHARE = 0.02  # of one processor; less is what heartbeats need
@@ -52,7 +52,7 @@ def stall_seconds() -> float:
 
 @contextmanager
 def guarded(tell: Callable[[str], None]) -> Iterator[None]:
-    """End this process with `STALLED`, and its children, if the work inside the block halts.
+    """End this process with `ExitCode.STALLED`, and its children, if the work inside the block halts.
 
     The stacks of all their threads are written to stderr first.
 
@@ -132,7 +132,7 @@ def _end(seconds: float, tell: Callable[[str], None]) -> None:
     telling = threading.Thread(target=tell, args=(text,), daemon=True)  # in a thread, as it may halt as well
     telling.start()
     telling.join(TELL_SECONDS)
-    os._exit(STALLED)
+    os._exit(ExitCode.STALLED)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import time
 
 from cliptea.cluster.api import ClusterError, NoTrainer
 from cliptea.errors import ConfigError
+from cliptea.exit_codes import ExitCode
 from cliptea_pipeline import closing
 from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
 from cliptea_pipeline.looks import ENDED, look, run_page, word
@@ -67,9 +68,9 @@ def cancel(endpoint: Endpoint, run_id: str) -> int:
             f"or see {run_page(endpoint, run_id)}",
             file=sys.stderr,
         )
-        return 1
+        return ExitCode.FAILED
     print(closing.close(run_id, state, REASON) or "MLflow: it has no open runs")
-    return 0
+    return ExitCode.DONE
 
 
 def _terminate(endpoint: Endpoint, run_id: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cliptea.errors import ConfigError
+from cliptea.exit_codes import ExitCode
 from cliptea_pipeline.options import Debug, Overrides, Pipeline, Preset, one_line_errors
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def submit(
         run_id = submitting.submit(server, given, experiment, pipeline)
         if wait:
             code = watch.wait(server, run_id, submitting.store(pipeline))
-            if code != watch.STOPPED:
+            if code != ExitCode.INTERRUPTED:
                 _sweep(server)
             raise typer.Exit(code)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliptea import settings
+from cliptea.exit_codes import ExitCode
 from cliptea.messages import plain
 from cliptea.progress import clock
 from cliptea.steps.resolve import check
@@ -27,7 +28,6 @@ from cliptea_pipeline.workdir import Workdir
 __all__ = ["run"]
 
 POLL_SECONDS = 0.1
-FAILED, BAD_SETTINGS = 1, 2
 
 
 def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) -> int:
@@ -94,8 +94,8 @@ def _follow(workdir: Workdir, file: Path, arguments: dict) -> tuple[Board, int]:
     if process.returncode == 0 and not board.failures:
         return board, 0
     if any(failure["setting"] for failure in board.failures):
-        return board, BAD_SETTINGS
-    return board, max((failure.get("code", FAILED) for failure in board.failures), default=FAILED)
+        return board, ExitCode.REJECTED
+    return board, max((failure.get("code", ExitCode.FAILED) for failure in board.failures), default=ExitCode.FAILED)
 
 
 def _advance(board: Board, tail: Tail, shown: Plain | Terminal) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from cliptea.errors import ClipteaError, ConfigError, described
+from cliptea.exit_codes import ExitCode
 from cliptea.outage import patience
 
 __all__ = ["Debug", "Overrides", "Pipeline", "Preset", "one_line_errors"]
@@ -37,12 +38,12 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+        raise typer.Exit(ExitCode.REJECTED if isinstance(error, ConfigError) else ExitCode.FAILED) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     except Exception as error:
         if debug or isinstance(error, typer.Exit):
             raise
         print(f"error: {described(error)}; add --debug to see the traceback", file=sys.stderr)
-        raise typer.Exit(1) from None
+        raise typer.Exit(ExitCode.FAILED) from None

@@ -14,6 +14,7 @@ import typer
 
 from cliptea import env
 from cliptea.errors import ConfigError
+from cliptea.exit_codes import ExitCode
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path, sweep
 from cliptea.storage.marks import claim, require_free
@@ -102,7 +103,7 @@ def predict(
             print("no image could be segmented")
         if bad:
             print(f"error: {bad} of {len(sources)} images could not be read", file=sys.stderr)
-            raise typer.Exit(1)
+            raise typer.Exit(ExitCode.FAILED)
 
 
 @app.command(rich_help_panel="Use models")

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from cliptea.cluster.api import ClusterError
+from cliptea.exit_codes import ExitCode
 from cliptea.outage import Outage
 from cliptea.progress import clock
 from cliptea_pipeline import closing
@@ -21,11 +22,14 @@ from cliptea_pipeline.news import News
 if TYPE_CHECKING:
     from cliptea.tracking.state import End
 
-__all__ = ["PACE", "STOPPED", "Pace", "wait"]
+__all__ = ["PACE", "Pace", "wait"]
 
-CODES: dict[End, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 3}  # exit code by the end of the run
+CODES: dict[End, int] = {  # by the end of the run
+    "FINISHED": ExitCode.DONE,
+    "FAILED": ExitCode.FAILED,
+    "KILLED": ExitCode.CANCELLED,
+}
 NODE = re.compile(r"(\w+)(?:-driver)?\(\d+\)(?:\.executor\(\d+\))?$")  # the workflow's, of a step or its driver
-STOPPED = 130  # exit code after Ctrl-C
 
 
 class Pace(NamedTuple):
@@ -62,7 +66,7 @@ def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace | None = N
     except KeyboardInterrupt:
         watch.close()
         print(f"stopped watching; the run continues, and `cliptea cancel {run_id}` cancels it", file=sys.stderr)
-        return STOPPED
+        return ExitCode.INTERRUPTED
     finally:
         watch.close()
     if end.error:

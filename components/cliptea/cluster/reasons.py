@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from cliptea.training.stopping import DESERTED, RESTART
-from cliptea.watchdog import STALLED
+from cliptea.exit_codes import ExitCode
 
 __all__ = [
     "AGAIN", "CAUSES", "HOPELESS", "QUOTA", "StepPod", "Trouble", "failed", "finished", "step_pod", "suspended",
@@ -24,9 +23,12 @@ CAUSES = ("memory", "lost", "exit", "gone", "halted", "deserted", "stopped", *HO
 QUOTA = "exceeded quota"  # part of the message if a ResourceQuota rejects a request
 # Exit codes of training: the kind of trouble, and what it means.
 ENDINGS = {
-    RESTART: ("stopped", "it was stopped on request and saved a checkpoint"),
-    DESERTED: ("deserted", "it stopped because the processes of other pods disappeared or a server was unreachable"),
-    STALLED: ("halted", "it computed, read and wrote nothing for long and was ended; its log has the stacks"),
+    ExitCode.RESTART: ("stopped", "it was stopped on request and saved a checkpoint"),
+    ExitCode.DESERTED: (
+        "deserted",
+        "it stopped because the processes of other pods disappeared or a server was unreachable",
+    ),
+    ExitCode.STALLED: ("halted", "it computed, read and wrote nothing for long and was ended; its log has the stacks"),
 }
 KILLED, ENDED = 137, 143  # exit codes of a container after SIGKILL or SIGTERM
 

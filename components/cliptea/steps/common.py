@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from cliptea import __version__, env, progress, watchdog
 from cliptea.cores import share_cores
 from cliptea.errors import ClipteaError, StorageError
+from cliptea.exit_codes import ExitCode
 from cliptea.outage import patience
 from cliptea.run import Run
 from cliptea.sealed import Damaged, seal, unseal
@@ -73,7 +74,7 @@ def run_step(
             return persistently(work)
     except ClipteaError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
+        raise SystemExit(ExitCode.FAILED) from None
 
 
 def _given(run: Artifact, name: str, label: str) -> Run:

@@ -32,11 +32,12 @@ from cliptea import env, watchdog
 from cliptea.board import posting
 from cliptea.cores import share_cores
 from cliptea.errors import ClipteaError, StorageError, one_line
+from cliptea.exit_codes import ExitCode
 from cliptea.sealed import Damaged, unseal
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, train_variant
 from cliptea.storage import open_store
 from cliptea.training.failure import tell
-from cliptea.training.stopping import DESERTED, Deserted, Stopped
+from cliptea.training.stopping import Deserted, Stopped
 from cliptea.training.torchrun import start
 
 BOARD_SECONDS = 20.0  # how long to wait for the store before a status update is dropped
@@ -63,7 +64,7 @@ def main(key: str) -> None:
     except ClipteaError as error:
         tell(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(DESERTED if error.temporary else 1) from None
+        raise SystemExit(ExitCode.DESERTED if error.temporary else ExitCode.FAILED) from None
     except Exception as error:
         tell(error)
         raise

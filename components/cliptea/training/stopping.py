@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cliptea.errors import ClipteaError
+from cliptea.exit_codes import ExitCode
 
-__all__ = ["DESERTED", "RESTART", "Deserted", "Stopped", "sigterm"]
-
-RESTART = os.EX_TEMPFAIL  # 75: exit code of a process that stopped on request and resumes when it is started again
-DESERTED = 76  # exit code of a process that lost the other training processes or a server
+__all__ = ["Deserted", "Stopped", "sigterm"]
 
 
 class Stopped(SystemExit):
-    """Training stopped early on request. If it is not caught, the process exits with `RESTART`."""
+    """Training stopped early on request. If it is not caught, the process exits with `ExitCode.RESTART`."""
 
     def __init__(self, iteration: int | None) -> None:
-        super().__init__(RESTART)
+        super().__init__(ExitCode.RESTART)
         self.iteration = iteration
 
     def __str__(self) -> str:
@@ -29,7 +26,8 @@ class Stopped(SystemExit):
 
 
 class Deserted(ClipteaError):
-    """The other processes of this training are gone. `cliptea.steps.train_process` exits with `DESERTED`."""
+    """The other processes of this training are gone. `cliptea.steps.train_process` exits with
+    `ExitCode.DESERTED`."""
 
     temporary = True
 

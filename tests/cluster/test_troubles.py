@@ -195,7 +195,7 @@ def test_restarts_that_are_used_up_name_the_last_line(kubernetes, capfd):
         follow(restarts=1)
     assert len(kubernetes.created) == 2
     text = str(caught.value)
-    assert "p0: it stopped because the processes of other pods disappeared or a server was unreachable" in text
+    assert "p0: the processes of other pods disappeared, or a server was unreachable" in text
     assert text.endswith("; its last line: error: S3 at http://s3:8333 does not answer")
 
 

@@ -8,12 +8,9 @@ __all__ = ["whole_logits"]
 
 
 def whole_logits(logits: ImageLogits) -> Tensor:
-    """(N, H, W), what the bands of `logits` are rows of."""
-    padded_Nhw = _resized(logits.small_hNw.transpose(0, 1).contiguous(), logits.padded)
-    return _resized(padded_Nhw[:, : logits.fitted[0], : logits.fitted[1]], logits.size)
-
-
-def _resized(maps_Nhw: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(maps_Nhw.shape[1:]) == size:
-        return maps_Nhw
-    return nn.functional.interpolate(maps_Nhw[None], size, mode="bilinear", align_corners=False)[0]
+    """(N, H, W), what the groups of `logits` are parts of."""
+    maps_1Nhw = logits.small_Nhw[None]
+    for size, (height, width) in ((logits.padded, logits.fitted), (logits.size, logits.size)):
+        maps_1Nhw = nn.functional.interpolate(maps_1Nhw, size, mode="bilinear", align_corners=False)
+        maps_1Nhw = maps_1Nhw[:, :, :height, :width]
+    return maps_1Nhw[0]

@@ -38,7 +38,7 @@ class Upsampling:
     """
 
     def __init__(self, source: tuple[int, int], target: tuple[int, int], like: Tensor) -> None:
-        self.width, self.unchanged = target[1], source == target
+        self.width = target[1]
         self._rows, columns = _taps(source[0], target[0], like), _taps(source[1], target[1], like)
         self._matrix_Hh, matrix_Ww = _matrix(self._rows, source[0]), _matrix(columns, source[1])
         self._firsts = self._rows.low.tolist()
@@ -50,26 +50,18 @@ class Upsampling:
             own = slice(low[start], end[stop - 1])
             self._blocks.append((slice(start, stop), own, matrix_Ww[start:stop, own].contiguous()))
 
-    def sources(self, start: int, stop: int) -> tuple[int, int]:
-        """The first row of the maps that the rows from `start` to `stop` depend on, and the row after the last."""
-        return self._firsts[start], self._ends[stop - 1]
-
-    def band(
-        self, maps_hCw: Tensor, start: int, stop: int, out_rCW: Tensor, spare_rCW: Tensor, above: int = 0
-    ) -> None:
+    def band(self, maps_hCw: Tensor, start: int, stop: int, out_rCW: Tensor, spare_rCW: Tensor) -> None:
         """Upsample to the rows from `start` to `stop`.
 
         Args:
-            maps_hCw: (h, C, w) float, or only the rows that `sources` names.
+            maps_hCw: (h, C, w) float.
             start: first row.
             stop: row after the last.
             out_rCW: (r, C, W) float, is overwritten with the result.
             spare_rCW: (r, C, W) float, is overwritten.
-            above: number of rows that the maps lack at the top.
         """
-        first, end = self.sources(start, stop)
-        source_kCw = maps_hCw[first - above : end - above]
-        wide_kCW = F.interpolate(source_kCw, self.width, mode="linear", align_corners=False)
+        first, end = self._firsts[start], self._ends[stop - 1]
+        wide_kCW = F.interpolate(maps_hCw[first:end], self.width, mode="linear", align_corners=False)
         torch.index_select(wide_kCW, 0, self._rows.low[start:stop] - first, out=out_rCW)
         torch.index_select(wide_kCW, 0, self._rows.high[start:stop] - first, out=spare_rCW)
         out_rCW.lerp_(spare_rCW, self._rows.fraction[start:stop, None, None])
@@ -83,7 +75,7 @@ class Upsampling:
             stop: row after the last.
             maps_hCw: (h, C, w) float, is added to.
         """
-        first, end = self.sources(start, stop)
+        first, end = self._firsts[start], self._ends[stop - 1]
         wide_kX = self._matrix_Hh[start:stop, first:end].T @ band_rCW.flatten(1)
         wide_kCW = wide_kX.unflatten(1, band_rCW.shape[1:])
         for columns, own, matrix in self._blocks:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cliptea.config import EvaluationConfig
 from cliptea.data.views import fitted_size
 from cliptea.finite import require_finite
-from cliptea.segment.image_logits import ImageLogits
+from cliptea.segment.image_logits import ImageLogits, resize
 from cliptea.segment.normalise import normalise
 
 __all__ = ["image_logits", "padded_size", "product", "rounded_up"]
@@ -41,7 +41,7 @@ def image_logits(
         NotFinite: a logit is NaN or infinite.
     """
     for logits in _image_logits(student, images, text_ND, config):
-        require_finite({"a logit": logits.small_hNw}, "an image", "check the model, or train it again")
+        require_finite({"a logit": logits.small_Nhw}, "an image", "check the model, or train it again")
         yield logits
 
 
@@ -52,13 +52,12 @@ def _image_logits(
     sizes = [((one.shape[1], one.shape[2]), image.shape[:2]) for one, image in zip(normal, images, strict=True)]
     if config.mode != "whole":
         for normal_3hw, (fitted, size) in zip(normal, sizes, strict=True):
-            averaged_Nhw = _slide(student, normal_3hw, text_ND, config)
-            yield ImageLogits(averaged_Nhw.transpose(0, 1).contiguous(), fitted, fitted, size)
+            yield ImageLogits(_slide(student, normal_3hw, text_ND, config), fitted, fitted, size)
         return
     features_BDhw = student(torch.stack([_padded(normal_3hw, config.divisor) for normal_3hw in normal])).float()
     for features_Dhw, (fitted, size) in zip(features_BDhw, sizes, strict=True):
-        small_hNw = torch.einsum("dhw,nd->hnw", features_Dhw, text_ND).contiguous()
-        yield ImageLogits(small_hNw, rounded_up(fitted, config.divisor), fitted, size)
+        small_Nhw = torch.einsum("dhw,nd->nhw", features_Dhw, text_ND)
+        yield ImageLogits(small_Nhw, rounded_up(fitted, config.divisor), fitted, size)
 
 
 def padded_size(size: tuple[int, int], config: EvaluationConfig) -> tuple[int, int]:
@@ -72,11 +71,8 @@ def rounded_up(size: Sequence[int], divisor: int) -> tuple[int, int]:
 
 
 def product(features_BDhw: Tensor, text_ND: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits (B, N, *size) of features and text features, bilinear, with the centres of pixels at halves."""
-    logits_BNhw = torch.einsum("bdhw,nd->bnhw", features_BDhw, text_ND)
-    if tuple(logits_BNhw.shape[2:]) == tuple(size):
-        return logits_BNhw
-    return nn.functional.interpolate(logits_BNhw, tuple(size), mode="bilinear", align_corners=False)
+    """Logits (B, N, *size) of features and text features."""
+    return resize(torch.einsum("bdhw,nd->bnhw", features_BDhw, text_ND), size)
 
 
 def _fitted(image_HW3: np.ndarray, scale: Sequence[int]) -> Tensor:

@@ -1,6 +1,6 @@
 """From logits to classes, with one gamma for each class, or as a ranking that allows any gamma.
 
-Shape legend: H, W image; N classes; S seen classes; R rows of a band.
+Shape legend: H, W image; N classes; K classes of a group.
 """
 
 from __future__ import annotations
@@ -30,17 +30,11 @@ class Ranked(NamedTuple):
 
 def rank(logits: ImageLogits, unseen_ids: list[int]) -> Ranked:
     """Split the argmax over all classes into its seen and its unseen half."""
-    seen_ids = [number for number in range(logits.small_hNw.shape[1]) if number not in unseen_ids]
-    seen_S, unseen_U = (torch.tensor(ids, device=logits.small_hNw.device) for ids in (seen_ids, sorted(unseen_ids)))
-    lead_HW = logits.small_hNw.new_empty(logits.size)
-    ranked = Ranked(torch.empty_like(lead_HW, dtype=torch.int64), torch.empty_like(lead_HW, dtype=torch.int64), lead_HW)
-    for rows, band_RNW in logits.of(torch.cat([seen_S, unseen_U])).bands():
-        best_seen_RW, seen_at_RW = band_RNW[:, : len(seen_S)].max(1)
-        best_unseen_RW, unseen_at_RW = band_RNW[:, len(seen_S) :].max(1)
-        ranked.seen_class[rows] = seen_S[seen_at_RW]
-        ranked.unseen_class[rows] = unseen_U[unseen_at_RW]
-        ranked.lead[rows] = best_seen_RW - best_unseen_RW
-    return ranked
+    seen_ids = [number for number in range(len(logits.small_Nhw)) if number not in unseen_ids]
+    (seen_HW, seen_class_HW), (unseen_HW, unseen_class_HW) = (
+        _best_of(logits, ids) for ids in (seen_ids, sorted(unseen_ids))
+    )
+    return Ranked(seen_class_HW, unseen_class_HW, seen_HW - unseen_HW)
 
 
 def make_mask(logits: ImageLogits, gamma_N: Tensor) -> np.ndarray:
@@ -49,7 +43,22 @@ def make_mask(logits: ImageLogits, gamma_N: Tensor) -> np.ndarray:
     Args:
         gamma_N: value that is added to the logits of each class.
     """
-    mask_HW = torch.empty(logits.size, dtype=torch.uint8, device=gamma_N.device)
-    for rows, band_RNW in logits.bands():
-        mask_HW[rows] = (band_RNW + gamma_N[:, None]).max(1).indices  # argmax takes twice as long
-    return mask_HW.cpu().numpy()
+    return _best(logits, gamma_N)[1].cpu().numpy()
+
+
+def _best_of(logits: ImageLogits, ids: list[int]) -> tuple[Tensor, Tensor]:
+    """`_best` among some classes, with their ids (H, W) as int64."""
+    best_HW, place_HW = _best(logits.of(ids))
+    return best_HW, torch.tensor(ids, device=best_HW.device)[place_HW.long()]
+
+
+def _best(logits: ImageLogits, gamma_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The largest logit (H, W) of each pixel and its class (H, W) uint8, from one group of classes after the other."""
+    best_HW = logits.small_Nhw.new_full(logits.size, -torch.inf)
+    class_HW = torch.zeros_like(best_HW, dtype=torch.uint8)
+    for first, logits_KHW in logits.groups():
+        added = 0 if gamma_N is None else gamma_N[first : first + len(logits_KHW), None, None]
+        largest_HW, place_HW = (logits_KHW + added).max(0)  # argmax takes twice as long
+        class_HW = torch.where(largest_HW > best_HW, place_HW.to(torch.uint8) + first, class_HW)
+        best_HW = torch.maximum(best_HW, largest_HW)
+    return best_HW, class_HW

@@ -57,8 +57,9 @@ def _best(logits: ImageLogits, gamma_N: Tensor | None = None) -> tuple[Tensor, T
     best_HW = logits.small_Nhw.new_full(logits.size, -torch.inf)
     class_HW = torch.zeros_like(best_HW, dtype=torch.uint8)
     for first, logits_KHW in logits.groups():
-        added = 0 if gamma_N is None else gamma_N[first : first + len(logits_KHW), None, None]
-        largest_HW, place_HW = (logits_KHW + added).max(0)  # argmax takes twice as long
+        gamma_K = None if gamma_N is None else gamma_N[first : first + len(logits_KHW)]
+        raised_KHW = logits_KHW if gamma_K is None else logits_KHW + gamma_K[:, None, None]
+        largest_HW, place_HW = raised_KHW.max(0)  # argmax takes twice as long
         class_HW = torch.where(largest_HW > best_HW, place_HW.to(torch.uint8) + first, class_HW)
         best_HW = torch.maximum(best_HW, largest_HW)
     return best_HW, class_HW

@@ -40,6 +40,14 @@ def test_the_row_of_the_pixel_losses_runs(tmp_path):
     assert 0 < share["ratio"] < 1
 
 
+def test_the_rows_of_the_masks_run(tmp_path):
+    output = tmp_path / "results.json"
+    assert bench.main(["--quick", "--only", "masks", "--output", str(output)]) == 0
+    speed, memory = json.loads(output.read_text())["rows"]
+    assert (speed["goal"], memory["goal"], memory["at_most"]) == (1.3, 0.1, True)
+    assert speed["details"] == {"equal": True}
+
+
 def test_the_rows_of_the_report_and_the_digest_run(tmp_path):
     output = tmp_path / "results.json"
     assert bench.main(["--quick", "--only", "large_report", "--only", "data_digest", "--output", str(output)]) == 0

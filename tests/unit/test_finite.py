@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from naive_logits import class_logits
 from pydantic import ValidationError
 
 from cliptea.config import EvaluationConfig
@@ -16,7 +17,6 @@ from cliptea.evaluation.results import Scores
 from cliptea.finite import named_tensors, not_finite, require_finite
 from cliptea.manifest import Manifest, put_object
 from cliptea.report import figures
-from cliptea.segment.inference import class_logits
 from cliptea.segment.segmenter import SUMS, open_segmenter, sums
 from cliptea.serving.parity import check_onnx
 from cliptea.storage import FileStore

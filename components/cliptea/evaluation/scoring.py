@@ -20,7 +20,7 @@ from cliptea.evaluation.results import Scored
 from cliptea.finite import require_finite
 from cliptea.method import glm
 from cliptea.models.student import Student
-from cliptea.segment.inference import class_logits
+from cliptea.segment.inference import image_logits
 from cliptea.segment.masks import rank
 from cliptea.segment.normalise import normalise
 
@@ -57,7 +57,8 @@ def score_student(
         for name in reader.names:
             image, truth = read_pair(reader, name)
             with named(f"image {name}"):
-                ranked = rank(class_logits(student, image, text_ND, settings), catalogue.unseen_ids)
+                (logits,) = image_logits(student, [image], text_ND, settings)
+                ranked = rank(logits, catalogue.unseen_ids)
             for gamma in gammas:
                 predicted = ranked.predict(gamma).cpu().numpy()
                 matrices[gamma] += confusion(truth, predicted, number)

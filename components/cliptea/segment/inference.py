@@ -15,54 +15,49 @@ from torch import Tensor, nn
 from cliptea.config import EvaluationConfig
 from cliptea.data.views import fitted_size
 from cliptea.finite import require_finite
+from cliptea.segment.image_logits import ImageLogits, resize
 from cliptea.segment.normalise import normalise
 
-__all__ = ["class_logits", "fitted_logits", "padded_size", "product", "resize", "rounded_up"]
-
-
-def class_logits(student: nn.Module, image_HW3: np.ndarray, text_ND: Tensor, config: EvaluationConfig) -> Tensor:
-    """Logits (N, H, W) of all classes at the image's own size: raw features times unit text features.
-
-    The image is resized to fit into `config.scale` and normalised. The student processes the whole image, or sliding
-    windows whose overlapping logits are averaged (MMSegmentation). The logits are then resized to the image's size.
-
-    Args:
-        student: in eval mode; images (1, 3, h, w) -> features (1, D, h/stride, w/stride).
-        image_HW3: uint8 RGB.
-        text_ND: unit-norm text features of every class.
-        config: scale, divisor, and mode with window and stride.
-    """
-    (logits_Nhw,) = fitted_logits(student, [image_HW3], text_ND, config)
-    return resize(logits_Nhw[None], (image_HW3.shape[0], image_HW3.shape[1]))[0]
+__all__ = ["image_logits", "padded_size", "product", "rounded_up"]
 
 
 @torch.inference_mode()
-def fitted_logits(
+def image_logits(
     student: nn.Module, images: Sequence[np.ndarray], text_ND: Tensor, config: EvaluationConfig
-) -> Iterator[Tensor]:
-    """Logits (N, h, w) of each image at its fitted size, as in `class_logits`.
+) -> Iterator[ImageLogits]:
+    """Logits of all classes for each image: raw features times unit text features.
+
+    The image is resized to fit into `config.scale` and normalised. The student processes the whole image, or sliding
+    windows whose overlapping logits are averaged (MMSegmentation). The logits are then resized to the image's size,
+    which `ImageLogits` does when they are needed.
 
     Args:
+        student: in eval mode; images (B, 3, h, w) -> features (B, D, h/stride, w/stride).
         images: uint8 RGB. In the mode `whole` they form one batch and must have the same `padded_size`.
+        text_ND: unit-norm text features of every class.
+        config: scale, divisor, and mode with window and stride.
 
     Raises:
         NotFinite: a logit is NaN or infinite.
     """
-    for logits_Nhw in _fitted_logits(student, images, text_ND, config):
-        require_finite({"a logit": logits_Nhw}, "an image", "check the model, or train it again")
-        yield logits_Nhw
+    for logits in _image_logits(student, images, text_ND, config):
+        require_finite({"a logit": logits.small_Nhw}, "an image", "check the model, or train it again")
+        yield logits
 
 
-def _fitted_logits(
+def _image_logits(
     student: nn.Module, images: Sequence[np.ndarray], text_ND: Tensor, config: EvaluationConfig
-) -> Iterator[Tensor]:
+) -> Iterator[ImageLogits]:
     normal = [_fitted(image_HW3, config.scale).to(text_ND.device) for image_HW3 in images]
+    sizes = [((one.shape[1], one.shape[2]), image.shape[:2]) for one, image in zip(normal, images, strict=True)]
     if config.mode != "whole":
-        yield from (_slide(student, normal_3hw, text_ND, config) for normal_3hw in normal)
+        for normal_3hw, (fitted, size) in zip(normal, sizes, strict=True):
+            yield ImageLogits(_slide(student, normal_3hw, text_ND, config), fitted, fitted, size)
         return
     features_BDhw = student(torch.stack([_padded(normal_3hw, config.divisor) for normal_3hw in normal])).float()
-    for normal_3hw, features_Dhw in zip(normal, features_BDhw, strict=True):
-        yield _enlarged(features_Dhw, text_ND, normal_3hw, config.divisor)
+    for features_Dhw, (fitted, size) in zip(features_BDhw, sizes, strict=True):
+        small_Nhw = torch.einsum("dhw,nd->nhw", features_Dhw, text_ND)
+        yield ImageLogits(small_Nhw, rounded_up(fitted, config.divisor), fitted, size)
 
 
 def padded_size(size: tuple[int, int], config: EvaluationConfig) -> tuple[int, int]:
@@ -78,13 +73,6 @@ def rounded_up(size: Sequence[int], divisor: int) -> tuple[int, int]:
 def product(features_BDhw: Tensor, text_ND: Tensor, size: Sequence[int]) -> Tensor:
     """Logits (B, N, *size) of features and text features."""
     return resize(torch.einsum("bdhw,nd->bnhw", features_BDhw, text_ND), size)
-
-
-def resize(logits_BNhw: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, N, *size), bilinear, centres of pixels at halves."""
-    if tuple(logits_BNhw.shape[2:]) == tuple(size):
-        return logits_BNhw
-    return nn.functional.interpolate(logits_BNhw, tuple(size), mode="bilinear", align_corners=False)
 
 
 def _fitted(image_HW3: np.ndarray, scale: Sequence[int]) -> Tensor:
@@ -104,8 +92,9 @@ def _slide(student: nn.Module, normal_3hw: Tensor, text_ND: Tensor, config: Eval
         for left in _starts(width, window[1], config.stride):
             place = (slice(top, top + window[0]), slice(left, left + window[1]))
             part_3hw = normal_3hw[:, *place]
-            features_1Dhw = student(_padded(part_3hw, config.divisor)[None]).float()
-            sums_Nhw[:, *place] += _enlarged(features_1Dhw[0], text_ND, part_3hw, config.divisor)
+            padded_13hw = _padded(part_3hw, config.divisor)[None]
+            logits_1Nhw = product(student(padded_13hw).float(), text_ND, padded_13hw.shape[2:])
+            sums_Nhw[:, *place] += logits_1Nhw[0, :, : window[0], : window[1]]
             counts_hw[place] += 1
     return sums_Nhw / counts_hw
 
@@ -121,9 +110,3 @@ def _padded(normal_3hw: Tensor, divisor: int) -> Tensor:
     size = normal_3hw.shape[1:]
     height, width = rounded_up(size, divisor)
     return nn.functional.pad(normal_3hw, (0, width - size[1], 0, height - size[0]))
-
-
-def _enlarged(features_Dhw: Tensor, text_ND: Tensor, normal_3hw: Tensor, divisor: int) -> Tensor:
-    """(N, h, w) logits of a normalised image, from the features of the padded image."""
-    height, width = normal_3hw.shape[1:]
-    return product(features_Dhw[None], text_ND, rounded_up((height, width), divisor))[0, :, :height, :width]

@@ -27,7 +27,7 @@ from cliptea.finite import require_finite
 from cliptea.models import build_student, names_code
 from cliptea.models.student import Student
 from cliptea.parse import parse_json, read_text
-from cliptea.segment.inference import fitted_logits, padded_size
+from cliptea.segment.inference import image_logits, padded_size
 from cliptea.segment.masks import make_mask
 
 __all__ = ["ClassSet", "Description", "Segmenter", "TeacherSource", "load_student", "open_segmenter", "sums"]
@@ -108,9 +108,8 @@ class Segmenter:
         Args:
             images: uint8 RGB images with the same `padded_size`.
         """
-        logits = fitted_logits(self.student, images, classes.text_ND, self.description.evaluation)
-        for image_HW3, logits_Nhw in zip(images, logits, strict=True):
-            yield make_mask(logits_Nhw, (image_HW3.shape[0], image_HW3.shape[1]), classes.gamma_N)
+        for logits in image_logits(self.student, images, classes.text_ND, self.description.evaluation):
+            yield make_mask(logits, classes.gamma_N)
 
     def padded_size(self, image_HW3: np.ndarray) -> tuple[int, int]:
         """Height and width of the network's input for an image."""

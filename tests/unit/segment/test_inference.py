@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from naive_logits import class_logits
 from torch import nn
 
 from cliptea.config import EvaluationConfig
-from cliptea.segment.inference import class_logits
 
 
 def test_logits_come_at_the_images_own_size_and_ignore_the_padding():

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from naive_logits import class_logits
 from PIL import Image
 from typer.testing import CliRunner
 
 from cliptea.errors import ConfigError, StorageError
 from cliptea.models import build_student
-from cliptea.segment.inference import class_logits
+from cliptea.segment.image_logits import ImageLogits
 from cliptea.segment.masks import rank
 from cliptea.segment.segmenter import open_segmenter
 from cliptea_pipeline.cli import app
@@ -30,7 +31,7 @@ def picture(height, width, seed=0):
 def test_a_mask_is_what_evaluation_predicts(model, size):
     image = picture(*size)
     logits = class_logits(model.student, image, model.text_ND, model.description.evaluation)
-    expected = rank(logits, [3]).predict(0.02).cpu().numpy()
+    expected = rank(ImageLogits(logits, size, size, size), [3]).predict(0.02).cpu().numpy()
     mask = model.mask(image, model.known())
     assert mask.dtype == np.uint8
     assert (mask == expected).all()

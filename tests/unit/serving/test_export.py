@@ -7,12 +7,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from naive_logits import class_logits
 from PIL import Image
 
 from cliptea.config import EvaluationConfig
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.models import STUDENTS, build_student
-from cliptea.segment.inference import class_logits
 from cliptea.segment.segmenter import Description, Segmenter
 from cliptea.serving.export import export_onnx, mask_recipe
 from cliptea.serving.graph import Network, PlainPooling

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, normalize, relu
+from torch.nn.functional import conv2d, interpolate, normalize, relu
 
 __all__ = ["NMF", "LightHam", "factorise"]
 
@@ -90,11 +90,25 @@ class LightHam(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps at strides 4 to 32 -> (B, channels, h, w) at stride 8."""
-        size = maps[1].shape[-2:]
-        resized = [interpolate(one, size, mode="bilinear", align_corners=False) for one in maps[1:]]
-        x_BChw = self.squeeze(torch.cat(resized, dim=1))
+        projection, activation = self.squeeze
+        convolution, norm = projection.children()
+        assert isinstance(convolution, nn.Conv2d)
+        x_BChw = activation(norm(_squeezed(convolution.weight, maps[1:])))
         context_BChw = self.ham_out(self.ham(relu(self.ham_in(x_BChw))))
         return self.align(relu(x_BChw + context_BChw))
+
+
+def _squeezed(weight_CX11: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    """(B, C, h, w): a 1x1 convolution of maps, resized to the first and concatenated along the channels X.
+
+    Upsampling commutes with what mixes channels alone, so that each map is projected at its own size.
+    """
+    size = maps[0].shape[-2:]
+    slices = weight_CX11.split([one.shape[1] for one in maps], dim=1)
+    total_BChw, *others = (conv2d(one, weight) for one, weight in zip(maps, slices, strict=True))
+    for level in others:
+        total_BChw = total_BChw + interpolate(level, size, mode="bilinear", align_corners=False)
+    return total_BChw
 
 
 def _no_autocast(device: str) -> AbstractContextManager:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import torch
 from segmentation_models_pytorch.encoders import encoders
 from timm.models import load_state_dict_from_hf
 from torch import Tensor, nn
@@ -49,7 +50,8 @@ class Decoder(nn.Module):
 
     The paper's linear layers, bilinear upsampling and 1x1 convolution over the concatenated levels are all linear, and
     upsampling commutes with what mixes channels alone. So a level's linear layer and its slice of the convolution are
-    one small matrix, and the levels are added after upsampling: nothing is concatenated at the largest size.
+    one small matrix, and the levels are added after upsampling: nothing is concatenated at the largest size. At test
+    time, batch norm is linear as well and becomes part of these matrices.
 
     Args:
         decoder: that of segmentation_models_pytorch, whose parts and names it keeps.
@@ -63,14 +65,25 @@ class Decoder(nn.Module):
         """(B, C, h, w) at stride 4 from the image and the encoder's maps, the last four at strides 4 to 32."""
         size = [edge // 4 for edge in maps[0].shape[2:]]
         fuse, norm, activation = self.fuse_stage
-        slices = fuse.weight[:, :, 0, 0].chunk(len(self.mlp_stage), dim=1)
-        total_BChw = None
+        weight_CX, shift_C, total_BChw = fuse.weight[:, :, 0, 0], 0, None
+        if not self.training:
+            scale_C, shift_C = _as_scale_and_shift(norm)
+            weight_CX = scale_C[:, None] * weight_CX
+        slices = weight_CX.chunk(len(self.mlp_stage), dim=1)
         for stage, weight_CC, map_BDhw in zip(self.mlp_stage, slices, reversed(maps[-len(slices) :]), strict=True):
-            weight_CD, bias_C = weight_CC @ stage.linear.weight, weight_CC @ stage.linear.bias
+            weight_CD, bias_C = weight_CC @ stage.linear.weight, weight_CC @ stage.linear.bias + shift_C
             level = conv2d(map_BDhw, weight_CD[:, :, None, None], bias_C)
             level = interpolate(level, size, mode="bilinear", align_corners=False)
-            total_BChw = level if total_BChw is None else total_BChw + level
-        return activation(norm(total_BChw))
+            total_BChw, shift_C = (level, 0) if total_BChw is None else (total_BChw + level, 0)
+        return activation(norm(total_BChw) if self.training else total_BChw)
+
+
+def _as_scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Factor and summand of each channel that a batch norm applies at test time."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale_C = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale_C, norm.bias - norm.running_mean * scale_C
 
 
 def _published(encoder: str, tag: str) -> dict:

@@ -1,6 +1,7 @@
 """The structure of all students: encoder -> decoder -> dropout -> 1x1 convolution, without upsampling.
 
-Shape legend: B images, H, W input size, D feature channels, h, w output size.
+Shape legend: B images, H, W input size, D feature channels, C decoder channels, N classes, h, w output
+size.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 __all__ = ["EncoderDecoder", "ParameterGroup", "Student"]
 
@@ -34,6 +37,10 @@ class Student(nn.Module):
         super().__init__()
         self._encoder = f"{encoder}." if encoder else ""
         self.head_lr_factor = head_lr_factor
+
+    def logits(self, images_B3HW: Tensor, text_ND: Tensor) -> Tensor:
+        """(B, N, h, w): the features times the text features, at test time."""
+        return torch.einsum("bdhw,nd->bnhw", self(images_B3HW), text_ND)
 
     def parameter_groups(self) -> Iterator[ParameterGroup]:
         """Parameters by learning rate and weight decay (MMSegmentation's recipes).
@@ -78,6 +85,15 @@ class EncoderDecoder(Student):
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Dense features (B, D, h, w)."""
         return self.head(self.dropout(self.decoder(self.encoder(images_B3HW))))
+
+    def logits(self, images_B3HW: Tensor, text_ND: Tensor) -> Tensor:
+        """As of any student, with less work.
+
+        Both the last convolution and the product are linear, and together have N outputs instead of D.
+        """
+        assert self.head.bias is not None
+        weight_NC, bias_N = text_ND @ self.head.weight[:, :, 0, 0], text_ND @ self.head.bias
+        return conv2d(self.decoder(self.encoder(images_B3HW)), weight_NC[:, :, None, None], bias_N)
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from cliptea.config import EvaluationConfig
 from cliptea.data.views import fitted_size
 from cliptea.finite import require_finite
+from cliptea.models.student import Student
 from cliptea.segment.image_logits import ImageLogits, resize
 from cliptea.segment.normalise import normalise
 
-__all__ = ["image_logits", "padded_size", "product", "rounded_up"]
+__all__ = ["image_logits", "padded_size", "rounded_up"]
 
 
 @torch.inference_mode()
 def image_logits(
-    student: nn.Module, images: Sequence[np.ndarray], text_ND: Tensor, config: EvaluationConfig
+    student: Student, images: Sequence[np.ndarray], text_ND: Tensor, config: EvaluationConfig
 ) -> Iterator[ImageLogits]:
     """Logits of all classes for each image: raw features times unit text features.
 
@@ -46,7 +47,7 @@ def image_logits(
 
 
 def _image_logits(
-    student: nn.Module, images: Sequence[np.ndarray], text_ND: Tensor, config: EvaluationConfig
+    student: Student, images: Sequence[np.ndarray], text_ND: Tensor, config: EvaluationConfig
 ) -> Iterator[ImageLogits]:
     normal = [_fitted(image_HW3, config.scale).to(text_ND.device) for image_HW3 in images]
     sizes = [((one.shape[1], one.shape[2]), image.shape[:2]) for one, image in zip(normal, images, strict=True)]
@@ -54,9 +55,9 @@ def _image_logits(
         for normal_3hw, (fitted, size) in zip(normal, sizes, strict=True):
             yield ImageLogits(_slide(student, normal_3hw, text_ND, config), fitted, fitted, size)
         return
-    features_BDhw = student(torch.stack([_padded(normal_3hw, config.divisor) for normal_3hw in normal])).float()
-    for features_Dhw, (fitted, size) in zip(features_BDhw, sizes, strict=True):
-        small_Nhw = torch.einsum("dhw,nd->nhw", features_Dhw, text_ND)
+    padded_B3hw = torch.stack([_padded(normal_3hw, config.divisor) for normal_3hw in normal])
+    small_BNhw = student.logits(padded_B3hw, text_ND).float()
+    for small_Nhw, (fitted, size) in zip(small_BNhw, sizes, strict=True):
         yield ImageLogits(small_Nhw, rounded_up(fitted, config.divisor), fitted, size)
 
 
@@ -70,11 +71,6 @@ def rounded_up(size: Sequence[int], divisor: int) -> tuple[int, int]:
     return size[0] + -size[0] % divisor, size[1] + -size[1] % divisor
 
 
-def product(features_BDhw: Tensor, text_ND: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits (B, N, *size) of features and text features."""
-    return resize(torch.einsum("bdhw,nd->bnhw", features_BDhw, text_ND), size)
-
-
 def _fitted(image_HW3: np.ndarray, scale: Sequence[int]) -> Tensor:
     """(3, h, w) normalised."""
     height, width = fitted_size((image_HW3.shape[0], image_HW3.shape[1]), scale)
@@ -83,7 +79,7 @@ def _fitted(image_HW3: np.ndarray, scale: Sequence[int]) -> Tensor:
     return normalise(torch.from_numpy(image_HW3.copy()).permute(2, 0, 1))
 
 
-def _slide(student: nn.Module, normal_3hw: Tensor, text_ND: Tensor, config: EvaluationConfig) -> Tensor:
+def _slide(student: Student, normal_3hw: Tensor, text_ND: Tensor, config: EvaluationConfig) -> Tensor:
     height, width = normal_3hw.shape[1:]
     window = (min(config.window, height), min(config.window, width))
     sums_Nhw = text_ND.new_zeros(len(text_ND), height, width)
@@ -93,7 +89,7 @@ def _slide(student: nn.Module, normal_3hw: Tensor, text_ND: Tensor, config: Eval
             place = (slice(top, top + window[0]), slice(left, left + window[1]))
             part_3hw = normal_3hw[:, *place]
             padded_13hw = _padded(part_3hw, config.divisor)[None]
-            logits_1Nhw = product(student(padded_13hw).float(), text_ND, padded_13hw.shape[2:])
+            logits_1Nhw = resize(student.logits(padded_13hw, text_ND).float(), padded_13hw.shape[2:])
             sums_Nhw[:, *place] += logits_1Nhw[0, :, : window[0], : window[1]]
             counts_hw[place] += 1
     return sums_Nhw / counts_hw

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from pydantic import BaseModel, Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from cliptea import device
 from cliptea.config import EvaluationConfig
@@ -75,7 +75,7 @@ class ClassSet(NamedTuple):
 class Segmenter:
     """A student with its description and class embeddings."""
 
-    def __init__(self, student: nn.Module, description: Description, text_ND: Tensor) -> None:
+    def __init__(self, student: Student, description: Description, text_ND: Tensor) -> None:
         self.student, self.description, self.text_ND = student, description, text_ND
 
     def known(self, names: Sequence[str] | None = None) -> ClassSet:

@@ -10,7 +10,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from cliptea.segment.inference import product
+from cliptea.models.student import Student
+from cliptea.segment.image_logits import resize
 from cliptea.segment.normalise import normalise
 from cliptea.segment.segmenter import Segmenter
 
@@ -25,7 +26,7 @@ class Network(nn.Module):
         self.student = _with_plain_pooling(copy.deepcopy(model.student).cpu().float())
 
     def forward(self, images_B3HW: Tensor, embeddings_ND: Tensor) -> Tensor:
-        return product(self.student(normalise(images_B3HW)), embeddings_ND, images_B3HW.shape[2:])
+        return resize(self.student.logits(normalise(images_B3HW), embeddings_ND), images_B3HW.shape[2:])
 
 
 class PlainPooling(nn.Module):
@@ -46,7 +47,7 @@ class PlainPooling(nn.Module):
         return inside / inside.sum(1, keepdim=True)
 
 
-def _with_plain_pooling(student: nn.Module) -> nn.Module:
+def _with_plain_pooling(student: Student) -> Student:
     for parent in list(student.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and isinstance(child.output_size, int):

@@ -147,3 +147,26 @@ def test_a_student_gives_the_same_features_twice_and_its_state_holds_no_bases():
     with torch.no_grad():
         torch.testing.assert_close(student(images), student(images), rtol=0, atol=0)
     assert [key for key in student.state_dict() if "fixed" in key] == []
+
+
+@pytest.mark.parametrize("sizes", [[(8, 12), (4, 6), (2, 3)], [(7, 5), (4, 3), (2, 2)], [(1, 1), (1, 1), (1, 1)]])
+def test_maps_projected_at_their_own_size_give_the_convolution_of_all_of_them(sizes):
+    torch.manual_seed(0)
+    decoder = LightHam((8, 16, 24, 32), 32, 4).double().eval()
+    for values in (decoder.squeeze[0][1].weight, decoder.squeeze[0][1].bias):
+        nn.init.uniform_(values, 0.2, 0.8)
+    maps = [
+        torch.randn(2, dim, *size, dtype=torch.float64, requires_grad=True)
+        for dim, size in zip((16, 24, 32), sizes, strict=True)
+    ]
+    seen = []
+    decoder.ham_in.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    decoder([maps[0], *maps])
+    resized = [nn.functional.interpolate(one, sizes[0], mode="bilinear", align_corners=False) for one in maps]
+    wanted = decoder.squeeze(torch.cat(resized, dim=1))
+    torch.testing.assert_close(seen[0], wanted, rtol=1e-10, atol=1e-10)
+    pull = torch.randn_like(wanted)
+    inputs = [*maps, decoder.squeeze[0][0].weight]
+    ours, theirs = (torch.autograd.grad((one * pull).sum(), inputs) for one in (seen[0], wanted))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)

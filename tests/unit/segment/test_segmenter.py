@@ -47,7 +47,7 @@ def test_images_of_one_padded_size_go_through_the_network_together(model, mode):
     images = [picture(*size, seed) for seed, size in enumerate(sizes)]
     assert {model.padded_size(image) for image in images} == {(64, 96)}
     seen = []
-    model.student.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    model.student.encoder.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     masks = list(model.masks(images, model.known()))
     if mode == "whole":
         assert seen == [4]

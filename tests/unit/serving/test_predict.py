@@ -74,7 +74,7 @@ def test_a_folder_goes_through_the_network_in_batches_and_comes_out_in_order(mod
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
     (tmp_path / "3b.png").write_text("no image")
     batches = []
-    model.student.register_forward_hook(lambda module, inputs, output: batches.append(len(inputs[0])))
+    model.student.encoder.register_forward_hook(lambda module, inputs, output: batches.append(len(inputs[0])))
     sources = find_images([tmp_path], tmp_path / "out")
     done = list(predict(model, model.known(), sources, tmp_path / "out"))
     assert batches == [3, 1, 2, 1]  # four images at a time, tall and wide ones apart

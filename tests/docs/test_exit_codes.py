@@ -6,7 +6,7 @@ from pathlib import Path
 from cliptea.exit_codes import ExitCode
 
 PAGE = Path(__file__).parents[2] / "docs/troubleshooting.md"
-LITERAL = re.compile(r"(?:typer\.Exit|SystemExit|sys\.exit|os\._exit)\(\s*\d")
+LITERAL = re.compile(r"(?:typer\.Exit|SystemExit|sys\.exit|os\._exit)\(\s*[1-9]")
 
 
 def test_the_table_is_complete():

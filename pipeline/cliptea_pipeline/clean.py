@@ -27,9 +27,7 @@ from cliptea_pipeline.workdir import DATABASE, STORE, held, is_workdir, require_
 
 __all__ = ["clean", "delete"]
 
-LOOK_SECONDS = (
-    0.5  # between two looks for runs that have begun. A step starts later than that after the list of its run
-)
+LOOK_SECONDS = 0.5  # between two looks for runs that have begun; their first step that reuses outputs starts later
 CACHE_SECONDS = 86400.0  # what was used in this time is never deleted from the cache
 SHOWN = 20  # runs
 
@@ -61,7 +59,7 @@ def clean(root: Path, newest: int, seconds: float, jobs: Mapping[str, str] | Non
             return
         done = delete(store, leftovers.groups, lists)
         freed = sum(item.size for item in cached if drop(item))
-        if isinstance(store, FileStore):
+        if isinstance(store, FileStore) and not env.STORE.get():  # no run can be writing to it
             store.drop_empty_folders({entry.key for entry in done})
         told = f"deleted {_number(len(done), 'object')} of the store, {_size(done)}"
         console.print(told + (f", and {_bytes(freed)} of the cache" if cached else ""))
@@ -71,8 +69,7 @@ def clean(root: Path, newest: int, seconds: float, jobs: Mapping[str, str] | Non
 def _opened(root: Path, yes: bool) -> Iterator[Store]:
     """The store, with MLflow's address in the environment. If `yes` is set, no run can start in the work directory."""
     require_server()
-    own = not (env.STORE.get() and os.environ.get("MLFLOW_TRACKING_URI"))
-    if own:
+    if not (env.STORE.get() and os.environ.get("MLFLOW_TRACKING_URI")):
         require_workdir(root)
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         file = root.resolve() / DATABASE

@@ -27,15 +27,13 @@ def clean_(
     older_than: Annotated[
         str, typer.Option(metavar="AGE", help="Keep all runs that ended less than AGE ago, for example 12h, 30d or 8w.")
     ] = "0h",
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Delete. Without it, the command only shows what it would do.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it, nothing is changed.")] = False,
     workdir: Annotated[
         str,
         typer.Option(
             metavar="FOLDER",
-            help="Work directory to clean. If CLIPTEA_STORE or MLFLOW_TRACKING_URI is set, that store or server is used "
-            "instead of its own.",
+            help="Work directory to clean. If CLIPTEA_STORE or MLFLOW_TRACKING_URI is set, that store or "
+            "server is used instead of its own.",
         ),
     ] = ".cliptea",
     endpoint: Kfp = None,

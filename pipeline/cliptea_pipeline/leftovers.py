@@ -26,7 +26,6 @@ from cliptea.uses import LISTS, Uses, read_uses
 __all__ = ["Group", "Leftovers", "Lists", "find_leftovers", "read_lists", "runs_of"]
 
 RECORDS = "records of runs"
-MANIFEST = "manifest.json"
 SHARD = r"(?:\d{5}/)?\d{5}-[0-9a-f]{16}(?:\.tar|\.index\.json)|index-[0-9a-f]{16}\.json"
 SHARDED = {"split": "train|val", "tokens": "cls", "dense": "dense", "regions": "regions"}  # kind -> shard sets
 CLIP = r"open_clip_config\.json|open_clip_model\.safetensors"
@@ -39,9 +38,7 @@ NAMES = {
     "evaluate": r"figures\.npz",
     "compare": r"report\.html|results\.json",
 }
-OBJECT = re.compile(
-    "|".join(rf"{kind}/[0-9a-f]{{16}}/(?:{re.escape(MANIFEST)}|{name})" for kind, name in NAMES.items())
-)
+OBJECT = re.compile("|".join(rf"{kind}/[0-9a-f]{{16}}/(?:manifest\.json|{name})" for kind, name in NAMES.items()))
 SCRATCH = re.compile(rf"scratch/(demo-teacher)-([0-9a-f]{{16}})(?:\.lock|/(?:{CLIP}|pretraining\.ckpt))")
 RECORD = re.compile(rf"({RECEIPTS}|{DEFERRED}|{LISTS})/([\w-]+)/[\w-]+\.json")
 STATUS = re.compile(rf"{board.FOLDER}/([\w.-]+)/[a-z]+-[0-9a-f]{{10}}/[a-z]+\.json")

@@ -99,11 +99,9 @@ def jobs_in_use(endpoint: Endpoint) -> dict[str, str]:
             "runs",
         )
         runs = sorted(pages, key=lambda run: run.created_at)
-    last = {run.recurring_run_id: run.run_id for run in runs}
+    last = {schedules.get(run.recurring_run_id): run.run_id for run in runs}  # by the name of the schedule
     jobs = {run.run_id: "it is active in Kubeflow Pipelines" for run in runs if run.state not in ENDED}
-    return jobs | {
-        job: f"it is the last run of the schedule {schedules[id]}" for id, job in last.items() if id in schedules
-    }
+    return jobs | {job: f"it is the last run of the schedule {name}" for name, job in last.items() if name is not None}
 
 
 def change(endpoint: Endpoint, name: str, action: str) -> None:

@@ -63,5 +63,5 @@ def seconds_of(age: str) -> float:
     """
     match = re.fullmatch(r"(\d{1,5})([hdw])", age)
     if match is None:
-        raise ConfigError(f"cannot read --older-than {age}", "hours, days or weeks, for example 12h, 30d or 8w")
+        raise ConfigError(f"cannot read --older-than {age!r}", "hours, days or weeks, for example 12h, 30d or 8w")
     return int(match[1]) * UNITS[match[2]]

@@ -55,7 +55,7 @@ def make(store: Store, made: Output) -> None:
     publish(store, made, Contents(objects, {}))
 
 
-def record(store: Store, run_id: str, outputs: Iterable[Output], job: str = "job") -> None:
+def record(store: Store, run_id: str, outputs: Iterable[Output], job: str = "task") -> None:
     """The list of a run, a receipt, an entry for later, and a status."""
     run: Any = SimpleNamespace(tracking_run=run_id, job_id=f"{job}-{run_id}")
     put_uses(store, run, outputs)

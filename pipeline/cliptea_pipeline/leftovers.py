@@ -114,7 +114,8 @@ def find_leftovers(store: Store, entries: Sequence[Entry], lists: Lists, kept: K
     unneeded, kept_jobs = lists.outputs(dropped) - needed, lists.jobs(kept)
     jobs = lists.jobs(dropped) - kept_jobs
     outputs: dict[Output, list[Entry]] = defaultdict(list)
-    records: dict[str, list[Entry]] = defaultdict(list)
+    records: dict[str, list[Entry]] = defaultdict(list)  # by run
+    statuses: dict[str, list[Entry]] = defaultdict(list)  # by pipeline job
     keep: list[Entry] = []
     others: list[Entry] = []
     for entry in entries:
@@ -124,7 +125,7 @@ def find_leftovers(store: Store, entries: Sequence[Entry], lists: Lists, kept: K
         elif run in dropped:
             records[run].append(entry)
         elif job in jobs:
-            records[job].append(entry)
+            statuses[job].append(entry)
         else:
             (keep if run in kept or job in kept_jobs else others).append(entry)
     groups = []
@@ -139,9 +140,8 @@ def find_leftovers(store: Store, entries: Sequence[Entry], lists: Lists, kept: K
         keep += [entry for entry in found if entry not in rest]
         if rest:
             groups.append(Group(output, f"{output.kind}: unused parts", rest))
-    for owner, found in sorted(records.items()):
-        found.sort(key=lambda entry: entry.key.startswith(f"{LISTS}/"))  # lists come last: a later call needs them
-        groups.append(Group(owner, RECORDS, found))
+    for left in (statuses, records):  # the lists come last: a later call needs them to go on
+        groups += [Group(owner, RECORDS, found) for owner, found in sorted(left.items())]
     return Leftovers(groups, keep, others)
 
 

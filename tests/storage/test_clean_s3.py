@@ -42,8 +42,8 @@ def test_a_store_in_s3_is_cleaned_without_a_work_directory(client, store, enviro
     neighbour.put(f"{first.prefix}/model.safetensors", b"theirs")
     before = keys(store)
     gone = {f"{first.prefix}/{name}" for name in ("manifest.json", "model.safetensors", "history.json")}
-    gone |= {key for key in before if key.startswith((f"uses/{old}", f"tracked/{old}", f"untold/{old}", "runs/job-"))}
-    gone -= {key for key in before if f"job-{new}" in key}
+    gone |= {key for key in before if key.startswith((f"uses/{old}", f"tracked/{old}", f"untold/{old}", "runs/task-"))}
+    gone -= {key for key in before if f"task-{new}" in key}
     assert len(gone) == 3 + 4
     assert call().exit_code == 0
     assert keys(store) == before

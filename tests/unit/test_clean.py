@@ -71,7 +71,7 @@ class World(NamedTuple):
         """Those of the keys that belong to the old and the killed run alone."""
         alone = [self.outputs[name].prefix for name in ("old", "killed", "split", "both")]
         ended = [self.runs[name] for name in ("old", "killed")]
-        marks = [*(f"{prefix}/" for prefix in alone), *(f"/{run}/" for run in ended), *(f"job-{run}/" for run in ended)]
+        marks = [*(f"{prefix}/" for prefix in alone), *(f"/{run}/" for run in ended), *(f"task-{run}/" for run in ended)]
         return {key for key in found if any(mark in key for mark in marks) and not key.endswith("notes.txt")}
 
 

@@ -74,7 +74,7 @@ graphs = st.fixed_dictionaries(
 
 
 @given(graphs)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_exactly_what_the_lists_of_kept_runs_do_not_reach_is_deleted(graph):
     with tempfile.TemporaryDirectory() as folder:
         store = Mortal(Path(folder))
@@ -94,7 +94,7 @@ def test_exactly_what_the_lists_of_kept_runs_do_not_reach_is_deleted(graph):
             if kind in ("uses", "tracked", "untold"):
                 return name in dropped
             if kind == "runs":
-                return name.removeprefix("job-") in dropped
+                return name.removeprefix("task-") in dropped
             users = {run for run, outputs in runs.items() if any(made == (kind, name) for made in outputs)}
             return bool(users) and users <= dropped
 
@@ -122,7 +122,7 @@ def test_a_kill_after_each_delete_is_made_good_by_the_next_call(store):
     for made in (shared, own, other):
         past_runs.make(store, made)
     before, kept, kills = keys(store), {"new": "it is new"}, 0
-    gone = {key for key in before if own.fingerprint in key or "/old/" in key or "job-old" in key}
+    gone = {key for key in before if own.fingerprint in key or "/old/" in key or "task-old" in key}
     while True:
         past_runs.record(store, "old", [shared, own])
         past_runs.make(store, own)

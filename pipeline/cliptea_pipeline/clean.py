@@ -123,10 +123,11 @@ class _Guard:
 
 
 def _show(console: Console, leftovers: Leftovers, kept: Kept, cached: Sequence[Cached]) -> None:
-    for run, why in sorted(kept.items(), key=lambda item: item[1])[:SHOWN]:
-        console.print(plain(f"kept: the run {run}, because {why}"), markup=False, soft_wrap=True)
-    if len(kept) > SHOWN:
-        console.print(f"kept: {len(kept) - SHOWN} more runs")
+    lines = [f"kept: the run {run}, because {why}" for run, why in kept.whole.items()]
+    lines += [f"kept: models and results of the run {run}, because {why}" for run, why in kept.models.items()]
+    lines[SHOWN:] = [f"kept: {len(lines) - SHOWN} more runs"] if len(lines) > SHOWN else []
+    for line in lines:
+        console.print(plain(line), markup=False, soft_wrap=True)
     owners: dict[str, set[Output | str]] = defaultdict(set)
     found: dict[str, list[Entry]] = defaultdict(list)
     for group in leftovers.groups:

@@ -98,8 +98,9 @@ def runs_of(entries: Sequence[Entry]) -> set[str]:
 def find_leftovers(store: Store, entries: Sequence[Entry], lists: Lists, kept: Kept) -> Leftovers:
     """Divide all objects of a store into those that can be deleted, those that are kept, and those of others.
 
-    An output can be deleted if a list names it, and no list of a kept run. Of complete outputs that no running run
-    names, parts that they no longer consist of can be deleted as well, such as checkpoints and the shards of blocks.
+    An output can be deleted if a list names it, and no list of a kept run. Runs of which only models are kept do not
+    keep shards, which are data, tokens and region maps. Of complete outputs that no running run names, parts that they
+    no longer consist of can be deleted as well, such as checkpoints and the shards of blocks.
 
     Args:
         entries: all objects of the store.
@@ -107,11 +108,11 @@ def find_leftovers(store: Store, entries: Sequence[Entry], lists: Lists, kept: K
     Raises:
         StorageError: a kept run has no list, or one that cannot be read, so that nobody knows what it uses.
     """
-    known = runs_of(entries)
-    _require_lists(store, lists, known & kept.keys())
-    dropped = known - kept.keys()
-    needed, at_work = lists.outputs(kept), lists.outputs([run for run, why in kept.items() if why == RUNNING])
-    unneeded, kept_jobs = lists.outputs(dropped) - needed, lists.jobs(kept)
+    known, both = runs_of(entries), kept.whole.keys() | kept.models.keys()
+    _require_lists(store, lists, known & both)
+    dropped, at_work = known - both, lists.outputs([run for run, why in kept.whole.items() if why == RUNNING])
+    needed = lists.outputs(kept.whole) | {made for made in lists.outputs(kept.models) if made.kind not in SHARDED}
+    unneeded, kept_jobs = lists.outputs(known) - needed, lists.jobs(both)
     jobs = lists.jobs(dropped) - kept_jobs
     outputs: dict[Output, list[Entry]] = defaultdict(list)
     records: dict[str, list[Entry]] = defaultdict(list)  # by run
@@ -127,7 +128,7 @@ def find_leftovers(store: Store, entries: Sequence[Entry], lists: Lists, kept: K
         elif job in jobs:
             statuses[job].append(entry)
         else:
-            (keep if run in kept or job in kept_jobs else others).append(entry)
+            (keep if run in both or job in kept_jobs else others).append(entry)
     groups = []
     for output, found in sorted(outputs.items()):
         if output in unneeded:

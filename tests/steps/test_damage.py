@@ -37,6 +37,7 @@ READS = {
     "evaluate": "promotion.margin=0.1",  # the report is made anew
     "compare": "promotion.margin=0.1",
     "tracked": "promotion.margin=0.1",
+    "uses": "promotion.margin=0.1",
 }
 
 

@@ -71,7 +71,7 @@ def test_a_server_that_goes_away_halfway_is_one_line_and_the_next_call_finishes(
 
 def test_what_split_and_teacher_make_is_what_the_list_of_the_run_names(store, environment, clip):  # noqa: F811
     environment.setenv("CLIPTEA_STORE", store.uri("").rstrip("/"))
-    config, splits, teacher = prepare(clip)
+    config, *_ = prepare(clip)
     run = Run(config=config, data_digest=open_dataset(config.data).digest(), fingerprint="f", job_id="j",
               tracking_run="t", variants=expand(config))  # fmt: skip
     listed = planned(run)

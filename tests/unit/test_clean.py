@@ -62,31 +62,40 @@ def store(root):
 
 
 class World(NamedTuple):
-    """What five runs have left: their outputs, and their ids in MLflow."""
+    """What six runs have left: their outputs, and their ids in MLflow."""
 
     outputs: dict[str, Output]
     runs: dict[str, str]
 
     def gone(self, found):
-        """Those of the keys that belong to the old and the killed run alone."""
-        alone = [self.outputs[name].prefix for name in ("old", "killed", "split", "both")]
+        """Those of the keys that belong to the old and the killed run alone, and shards of the earlier model."""
+        alone = [self.outputs[name].prefix for name in ("old", "killed", "split", "both", "views")]
         ended = [self.runs[name] for name in ("old", "killed")]
-        marks = [*(f"{prefix}/" for prefix in alone), *(f"/{run}/" for run in ended), *(f"task-{run}/" for run in ended)]
+        marks = [
+            *(f"{prefix}/" for prefix in alone),
+            *(f"/{run}/" for run in ended),
+            *(f"task-{run}/" for run in ended),
+        ]
         return {key for key in found if any(mark in key for mark in marks) and not key.endswith("notes.txt")}
 
 
 @pytest.fixture
 def world(client, store):
-    """An old run, one with a registered model, a running one, the newest, and a killed one. All share tokens."""
-    names = ("old", "registered", "running", "new", "killed")
+    """An old run, two with registered models, a running one, the newest, and a killed one. All share tokens."""
+    names = ("old", "registered", "running", "new", "killed", "earlier")
     made = {name: output("train", name) for name in names}
     made |= {"shared": output("tokens", "shared"), "split": output("split", "old"), "both": output("text", "both")}
+    made |= {"views": output("regions", "earlier")}
     for each in made.values():
         past_runs.make(store, each)
     ended = {"old": ("FINISHED", 48), "registered": ("FINISHED", 72), "running": ("RUNNING", 0), "new": ("FINISHED", 1)}
+    ended |= {"earlier": ("FINISHED", 90)}
     runs = {name: add_run(client, *how) for name, how in (ended | {"killed": ("KILLED", 60)}).items()}
     past_runs.register(client, add_variant(client, runs["registered"]), "s3://models/1")
+    past_runs.register(client, add_variant(client, runs["earlier"]), "s3://models/0")
+    client.set_registered_model_alias("cliptea-world", "champion", "1")
     own = {"old": ("old", "shared", "split", "both"), "killed": ("killed", "shared", "both")}
+    own |= {"earlier": ("earlier", "shared", "views")}
     for name, run in runs.items():
         past_runs.record(store, run, [made[one] for one in own.get(name, (name, "shared"))])
     for name in ("notes.txt", "train/notes.txt", f"{made['old'].prefix}/notes.txt"):
@@ -116,7 +125,10 @@ def test_a_dry_run_changes_nothing_and_shows_all_that_would_go(world, store, tmp
     assert re.search(r"^ *text +1 +2 +", answer.stdout, re.MULTILINE)
     assert re.search(r"^ *records of runs +4 +8 +", answer.stdout, re.MULTILINE)
     assert "not ours: 3 objects that no list of a run names, 12 B; never deleted" in answer.stdout
-    assert f"the run {world.runs['registered']}, because cliptea-world version 1 comes from it" in answer.stdout
+    assert (
+        f"the run {world.runs['registered']}, because cliptea-world version 1 (champion) comes from it" in answer.stdout
+    )
+    assert f"models and results of the run {world.runs['earlier']}, because cliptea-world version 2" in answer.stdout
     assert f"the run {world.runs['running']}, because it is running" in answer.stdout
     assert answer.stdout.endswith("nothing was deleted; add --yes to delete this\n")
 
@@ -130,7 +142,7 @@ def test_the_sizes_are_those_of_the_files(world, store, root):
 def test_yes_deletes_what_no_kept_run_needs_and_nothing_else(world, store, tmp_path):
     before, beside = keys(store), {**tree("work/mlflow"), **tree("work/logs"), **tree("work/kfp")}
     gone = world.gone(before)
-    assert len(gone) == 6 + 15 + 2 + 8
+    assert len(gone) == 6 + 15 + 2 + 8 + 8
     answer = call("--yes")
     assert answer.exit_code == 0, answer.stderr
     assert f"deleted {len(gone)} objects of the store" in answer.stdout
@@ -174,6 +186,7 @@ def test_keep_and_older_than_keep_more(world, store):
         for key in before - left:
             store.put(key, b"{}")
         past_runs.make(store, world.outputs["killed"])
+        past_runs.make(store, world.outputs["views"])
         past_runs.record(store, world.runs["killed"], [world.outputs[name] for name in ("killed", "shared", "both")])
 
 
@@ -238,7 +251,7 @@ def test_an_mlflow_that_knows_none_of_the_runs_keeps_them_all(world, store, tmp_
     before = keys(store)
     answer = call("--yes", "--keep", "0")
     assert answer.exit_code == 0
-    assert answer.stdout.count("because MLflow does not know it") == 5
+    assert answer.stdout.count("because MLflow does not know it") == 6
     assert keys(store) == before
 
 

@@ -11,12 +11,13 @@ from past_runs import keys, output
 
 from cliptea.errors import StorageError
 from cliptea.storage import FileStore
-from cliptea.tracking.kept import RUNNING
+from cliptea.tracking.kept import RUNNING, Kept
 from cliptea_pipeline import clean
 from cliptea_pipeline.clean import delete
 from cliptea_pipeline.leftovers import find_leftovers, read_lists
 
 OUTPUTS = [output(kind, name) for kind in past_runs.KINDS for name in range(2)]
+SHARDS = ("split", "tokens", "dense", "regions")
 FOREIGN = (
     "notes.txt", "train/notes.txt", "uses/notes.txt", "tracked/x.json", "models/0123456789abcdef/model.safetensors",
     "train/0123456789ABCDEF/model.safetensors", "split/0123456789abcdef/train/00000.tar", "runs/job/train/x.json",
@@ -48,7 +49,8 @@ def store(tmp_path):
     return Mortal(tmp_path / "store")
 
 
-def sweep(store, kept):
+def sweep(store, kept, models=()):
+    kept = Kept(kept, dict.fromkeys(models, "a model comes from it"))
     lists = read_lists(store)
     found = find_leftovers(store, list(store.entries("")), lists, kept)
     return delete(store, found.groups, lists)
@@ -67,6 +69,7 @@ graphs = st.fixed_dictionaries(
         "runs": st.lists(st.sets(st.sampled_from(OUTPUTS), max_size=8), max_size=6),
         "kept": st.sets(st.integers(0, 5)),
         "running": st.sets(st.integers(0, 5)),
+        "models": st.sets(st.integers(0, 5)),
         "unlisted": st.sets(st.sampled_from(OUTPUTS), max_size=3),
         "killed": st.integers(0, 60),
     }
@@ -87,7 +90,8 @@ def test_exactly_what_the_lists_of_kept_runs_do_not_reach_is_deleted(graph):
             store.put(key, b"mine")
         kept = {f"run{number}": "it is new" for number in graph["kept"]}
         kept |= {f"run{number}": RUNNING for number in graph["running"]}
-        dropped = runs.keys() - kept.keys()
+        models = {f"run{number}" for number in graph["models"]} - kept.keys()
+        dropped = runs.keys() - kept.keys() - models
 
         def is_gone(key):  # by the definition, key by key
             kind, name, *_ = [*key.split("/"), ""]
@@ -96,19 +100,19 @@ def test_exactly_what_the_lists_of_kept_runs_do_not_reach_is_deleted(graph):
             if kind == "runs":
                 return name.removeprefix("task-") in dropped
             users = {run for run, outputs in runs.items() if any(made == (kind, name) for made in outputs)}
-            return bool(users) and users <= dropped
+            return bool(users) and users <= (dropped | models if kind in SHARDS else dropped)
 
         before = keys(store)
         gone = {key for key in before if is_gone(key) and key not in FOREIGN}
         store.left = graph["killed"]
         try:
-            first = sweep(store, kept)
+            first = sweep(store, kept, models)
         except Killed:
             first = None
         assert past_runs.complete(store)
         assert before - keys(store) <= gone
         store.left = -1
-        second = sweep(store, kept)
+        second = sweep(store, kept, models)
         assert keys(store) == before - gone
         if first is not None:
             assert {entry.key for entry in first} == gone
@@ -167,7 +171,7 @@ def test_a_run_that_is_started_again_meanwhile_is_seen_by_the_version_of_its_lis
     past_runs.make(store, made)
     past_runs.record(store, "old", [made])
     lists = read_lists(store)
-    groups = find_leftovers(store, list(store.entries("")), lists, {}).groups
+    groups = find_leftovers(store, list(store.entries("")), lists, Kept({}, {})).groups
     past_runs.record(store, "old", [made])
     before = keys(store)
     assert delete(store, groups, lists) == []

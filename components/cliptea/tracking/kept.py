@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
@@ -23,15 +24,23 @@ RUNNING = "it is running"
 CLOSED = ("FINISHED", "FAILED", "KILLED")  # states in MLflow; a run in any other state is open
 RUN_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 
-Kept = dict[str, str]  # ids of runs in MLflow, and why each is kept
+Reasons = dict[str, str]  # ids of runs in MLflow, and why each is kept
+
+
+class Kept(NamedTuple):
+    """Runs of which everything is kept, and those of which only models and results are."""
+
+    whole: Reasons
+    models: Reasons
 
 
 def kept_runs(ids: Iterable[str], newest: int, seconds: float, jobs: Mapping[str, str] | None) -> Kept:
     """Those of the pipeline runs `ids` that are kept, and why. Nothing is changed in MLflow.
 
-    A run is kept if it is running, if a version of a registered model refers to it, if Pipelines uses it, or if MLflow
-    does not know it. So are the `newest` finished runs and all runs that ended later, and those that ended less than
-    `seconds` ago.
+    A run is kept as a whole if it is running, if a registered model has given an alias such as champion to its model,
+    if Pipelines uses it, or if MLflow does not know it. So are the `newest` finished runs and all runs that ended
+    later, and those that ended less than `seconds` ago. Of the runs that other versions of registered models come from,
+    models and results are kept.
 
     Args:
         ids: ids of pipeline runs in MLflow.
@@ -54,15 +63,19 @@ def _kept(client: MlflowClient, ids: list[str], newest: int, seconds: float, job
             "the address of Kubeflow Pipelines",
             "add --endpoint, or set KFP_ENDPOINT",
         )
+    aliased, registered = _registered(client)
     kept = _latest([run for run in present.values() if run.info.status in CLOSED], newest, seconds)
-    kept |= _registered(client)
+    kept |= aliased
     kept |= {run_id: why for run_id, run in present.items() if (why := _reason(run, jobs or {}))}
     kept |= {run_id: "MLflow does not know it" for run_id in found.keys() - runs.keys()}
     for run_id in list(kept):
         earlier = runs[run_id].data.tags.get(Tag.SKIPPED) if run_id in runs else None
         if earlier:
             kept.setdefault(earlier, "a later run found nothing new and refers to it")
-    return {run_id: why for run_id, why in kept.items() if run_id in found}
+    return Kept(
+        {run_id: why for run_id, why in kept.items() if run_id in found},
+        {run_id: why for run_id, why in registered.items() if run_id in found.keys() - kept.keys()},
+    )
 
 
 def _find(client: MlflowClient, run_id: str) -> MlflowRun | None:
@@ -89,7 +102,7 @@ def _reason(run: MlflowRun, jobs: Mapping[str, str]) -> str:
     return jobs.get(run.data.tags.get(Tag.JOB, ""), "")
 
 
-def _latest(runs: list[MlflowRun], newest: int, seconds: float) -> Kept:
+def _latest(runs: list[MlflowRun], newest: int, seconds: float) -> Reasons:
     """The newest finished runs and everything after them, and what ended a short time ago. All of them are closed."""
     done = [run for run in runs if run.info.status == "FINISHED" and Tag.SKIPPED not in run.data.tags]
     ends = sorted(map(_end, done), reverse=True)
@@ -108,18 +121,25 @@ def _end(run: MlflowRun) -> float:
     return (run.info.end_time or run.info.start_time) / 1000
 
 
-def _registered(client: MlflowClient) -> Kept:
-    """The pipeline runs that versions of registered models come from."""
-    kept: Kept = {}
+def _registered(client: MlflowClient) -> tuple[Reasons, Reasons]:
+    """The pipeline runs that versions of registered models come from: of versions with an alias, and of all."""
+    aliased: Reasons = {}
+    registered: Reasons = {}
+    aliases: dict[str, dict[str, str]] = {}
     for version in _versions(client):
-        why = f"{version.name} version {version.version} comes from it"
+        name = version.name
+        if name not in aliases:
+            aliases[name] = client.get_registered_model(name).aliases
+        own = sorted(alias for alias, number in aliases[name].items() if str(number) == str(version.version))
+        why = f"{name} version {version.version}{''.join(f' ({alias})' for alias in own)} comes from it"
         for run_id in {version.run_id or "", *RUN_ID.findall(version.source or "")} - {""}:
             run = _find(client, run_id)
             parent = run.data.tags.get("mlflow.parentRunId") if run else None
-            for one in (run_id, parent):  # models are in the runs of variants
-                if one:
-                    kept.setdefault(one, why)
-    return kept
+            for one in filter(None, (run_id, parent)):  # models are in the runs of variants
+                registered.setdefault(one, why)
+                if own:
+                    aliased[one] = why
+    return aliased, registered
 
 
 def _versions(client: MlflowClient) -> Iterator[ModelVersion]:

@@ -13,7 +13,13 @@ CLUSTER = {Tag.KEY: "job-1", Tag.FINGERPRINT: "f", Tag.JOB: "job-1"}
 
 
 def kept(*ids, newest=0, hours=0.0, jobs=None):
-    return kept_runs(ids, newest, hours * 3600, jobs)
+    found = kept_runs(ids, newest, hours * 3600, jobs)
+    assert found.whole.keys().isdisjoint(found.models)
+    return found.whole
+
+
+def models(*ids):
+    return kept_runs(ids, 0, 0.0, None)
 
 
 def test_a_running_run_is_kept_and_a_closed_one_is_not(client):
@@ -33,14 +39,17 @@ def test_young_runs_are_kept(client):
     assert kept(*runs, hours=6).keys() == set(runs[:2])
 
 
-def test_the_run_that_a_version_of_a_model_comes_from_is_kept_however_old(client):
-    by_variant, by_itself, by_source, other = (add_run(client, hours=1000) for _ in range(4))
+def test_the_models_of_every_version_are_kept_and_the_whole_run_of_one_with_an_alias(client):
+    by_variant, by_itself, by_source, champion, other = (add_run(client, hours=1000) for _ in range(5))
     variant, further = add_variant(client, by_variant), add_variant(client, by_source)
     register(client, variant, "s3://models/1")
-    register(client, by_itself, "s3://models/2", "by-hand")
+    register(client, add_variant(client, champion), "s3://models/2")
+    register(client, by_itself, "s3://models/3", "by-hand")
     register(client, None, f"s3://models/{further}/artifacts/model", "by-hand")
-    found = kept(by_variant, by_itself, by_source, other)
-    assert found == {
+    client.set_registered_model_alias("cliptea-world", "champion", "2")
+    found = models(by_variant, by_itself, by_source, champion, other)
+    assert found.whole == {champion: "cliptea-world version 2 (champion) comes from it"}
+    assert found.models == {
         by_variant: "cliptea-world version 1 comes from it",
         by_itself: "by-hand version 1 comes from it",
         by_source: "by-hand version 2 comes from it",
@@ -55,7 +64,7 @@ def test_all_pages_of_versions_are_read(client, monkeypatch):
     monkeypatch.setattr(
         type(client), "search_model_versions", lambda *args, **more: search(*args, **more, max_results=2)
     )
-    assert kept(*runs).keys() == set(runs)
+    assert models(*runs).models.keys() == set(runs)
 
 
 def test_a_skipped_run_keeps_the_one_that_it_refers_to_and_does_not_count(client):
@@ -70,16 +79,14 @@ def test_a_run_that_was_deleted_in_mlflow_goes_and_one_that_it_does_not_know_sta
     register(client, registered, "s3://models/1")
     for run in (deleted, registered):
         client.delete_run(run)
-    assert kept(deleted, registered, UNKNOWN, newest=5, hours=5) == {
-        registered: "cliptea-world version 1 comes from it",
-        UNKNOWN: "MLflow does not know it",
-    }
+    assert kept(deleted, registered, UNKNOWN, newest=5, hours=5) == {UNKNOWN: "MLflow does not know it"}
+    assert models(deleted, registered).models == {registered: "cliptea-world version 1 comes from it"}
 
 
 def test_runs_of_a_cluster_need_an_answer_from_pipelines(client):
     scheduled = add_run(client, hours=9, **CLUSTER)
     other = add_run(client, hours=8, **CLUSTER | {Tag.KEY: "job-2", Tag.JOB: "job-2"})
-    with pytest.raises(ConfigError, match="its schedules are not known here.*KFP_ENDPOINT"):
+    with pytest.raises(ConfigError, match=r"its schedules are not known here.*KFP_ENDPOINT"):
         kept(scheduled, other)
     assert kept(scheduled, other, jobs={"job-1": "why"}) == {scheduled: "why"}
 

@@ -10,9 +10,10 @@ from cliptea.errors import ConfigError
 from cliptea_pipeline.compile import pipeline_file
 from cliptea_pipeline.endpoint import PAGE, Endpoint, all_pages
 from cliptea_pipeline.fit import PARAMETERS
+from cliptea_pipeline.looks import ENDED
 from cliptea_pipeline.submit import warn_of_image
 
-__all__ = ["Schedule", "change", "create", "listed", "require_cron"]
+__all__ = ["Schedule", "change", "create", "jobs_in_use", "listed", "require_cron"]
 
 FIELD = r"[0-9A-Za-z*?,/-]+"
 CRON = re.compile(rf"({FIELD} ){{5}}{FIELD}|@(hourly|daily|midnight|weekly|monthly|yearly|annually)|@every [0-9hms]+")
@@ -87,6 +88,20 @@ def listed(endpoint: Endpoint) -> list[Schedule]:
             "recurring_runs",
         )
         return [_shown(run, pipeline) for run in found if _follows(run, pipeline) or _given(run).keys() >= PARAMETERS]
+
+
+def jobs_in_use(endpoint: Endpoint) -> dict[str, str]:
+    """The ids of the runs that are active, or the last run of a schedule, with the reason."""
+    schedules = {schedule.id: schedule.name for schedule in listed(endpoint)}
+    with endpoint.asked():
+        pages = all_pages(
+            lambda token: endpoint.client.list_runs(page_token=token, page_size=PAGE, namespace=endpoint.namespace),
+            "runs",
+        )
+        runs = sorted(pages, key=lambda run: run.created_at)
+    last = {schedules.get(run.recurring_run_id): run.run_id for run in runs}  # by the name of the schedule
+    jobs = {run.run_id: "it is active in Kubeflow Pipelines" for run in runs if run.state not in ENDED}
+    return jobs | {job: f"it is the last run of the schedule {name}" for name, job in last.items() if name is not None}
 
 
 def change(endpoint: Endpoint, name: str, action: str) -> None:

@@ -8,17 +8,18 @@ import re
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cliptea import env
 from cliptea.errors import ClipteaError, StorageError
-from cliptea.storage.local_files import sweep
-from cliptea.storage.marks import WORKDIR, claim, read_mark, require_free
+from cliptea.storage.local_files import make_folder, sweep, unusable
+from cliptea.storage.marks import MARK, WORKDIR, claim, read_mark, require_free
 from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.database import database_uri, has_moved, is_ours, readdress
 
-__all__ = ["Workdir", "find_database"]
+__all__ = ["DATABASE", "STORE", "Workdir", "find_database", "held", "is_workdir", "require_workdir"]
 
 TEMPORARY = "temporary folder"  # in its mark
 STORE, MLFLOW, KFP, LOGS, RUN = FOLDERS = ("store", "mlflow", "kfp", "logs", "run")
@@ -55,7 +56,7 @@ class Workdir:
             self.report, self.results = root / REPORT, root / RESULTS
             for folder in (self.store, self.mlflow, self.kfp, self.logs, self._run):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._lock()
+            self.lock = _lock(root, self._run)
             self._prune()
             readdress(full / DATABASE, EXPERIMENT)
             self.name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
@@ -100,20 +101,6 @@ class Workdir:
         self.alive.unlink(missing_ok=True)
         os.close(self.lock)
 
-    def _lock(self) -> None:
-        todo = "wait for it, stop it, or choose another folder with --workdir"
-        self.lock = os.open(self._run / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        if not _locked(self.lock):
-            process = os.read(self.lock, 20).decode() or "?"
-            raise ClipteaError(f"another run is using {self.root} (process {process})", todo=todo)
-        tasks = os.open(self._run / "tasks.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        free = _locked(tasks)
-        os.close(tasks)
-        if not free:
-            raise ClipteaError(f"a step of a killed run is still running in {self.root}", todo=todo)
-        os.truncate(self.lock, 0)
-        os.write(self.lock, str(os.getpid()).encode())
-
     def _prune(self) -> None:
         """Delete what killed and earlier runs have left."""
         for folder in _named(self._run, RUN_NAME):
@@ -132,6 +119,44 @@ class Workdir:
         os.close(reader)
 
 
+@contextmanager
+def held(root: Path) -> Iterator[None]:
+    """Keep runs out of a work directory during the block.
+
+    Raises:
+        StorageError: it is not a work directory, or is not writable.
+        ClipteaError: a run, or a step of a killed run, is using it.
+    """
+    require_workdir(root)
+    try:
+        lock = _lock(root, make_folder(root.resolve() / RUN))
+    except OSError as error:
+        raise unusable(root, error) from None
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def is_workdir(root: Path) -> bool:
+    """Whether the folder has the mark of a work directory."""
+    return read_mark(root).get("kind") == WORKDIR
+
+
+def require_workdir(root: Path) -> None:
+    """Check that the folder has the mark of a work directory.
+
+    Raises:
+        StorageError: it has not.
+    """
+    if not is_workdir(root):
+        raise StorageError(
+            f"the folder {root} is not a work directory of cliptea",
+            f"a folder that `cliptea run` has made, with the file {MARK}",
+            "name it with --workdir",
+        )
+
+
 def find_database(root: Path) -> Path:
     """MLflow's database in a work directory, for commands that use its models.
 
@@ -148,7 +173,7 @@ def find_database(root: Path) -> Path:
             "the work directory of an earlier run",
             "set --workdir, or set MLFLOW_TRACKING_URI",
         )
-    if has_moved(file, EXPERIMENT) and _is_workdir(root):
+    if has_moved(file, EXPERIMENT) and _would_be_claimed(root):
         with (root / RUN / "lock").open("a") as lock:
             if not _locked(lock.fileno()):
                 raise ClipteaError(f"a run is using {root} under another path", todo="wait for it")
@@ -156,12 +181,31 @@ def find_database(root: Path) -> Path:
     return file
 
 
+def _lock(root: Path, run: Path) -> int:
+    """Lock a work directory whose folder for the present run is `run`. Returns the handle that holds the lock."""
+    todo = "wait for it, stop it, or choose another folder with --workdir"
+    lock = os.open(run / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    if not _locked(lock):
+        process = os.read(lock, 20).decode() or "?"
+        os.close(lock)
+        raise ClipteaError(f"another run is using {root} (process {process})", todo=todo)
+    tasks = os.open(run / "tasks.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    free = _locked(tasks)
+    os.close(tasks)
+    if not free:
+        os.close(lock)
+        raise ClipteaError(f"a step of a killed run is still running in {root}", todo=todo)
+    os.truncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    return lock
+
+
 def _claim(root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
     claim(root, WORKDIR, "choose another one with --workdir", adopt=lambda names: _is_earlier(root, names))
 
 
-def _is_workdir(root: Path) -> bool:
+def _would_be_claimed(root: Path) -> bool:
     """Whether `claim` would accept the folder."""
     try:
         require_free(root, WORKDIR, "", adopt=lambda names: _is_earlier(root, names))

@@ -37,6 +37,7 @@ READS = {
     "evaluate": "promotion.margin=0.1",  # the report is made anew
     "compare": "promotion.margin=0.1",
     "tracked": "promotion.margin=0.1",
+    "uses": "promotion.margin=0.1",
 }
 
 
@@ -149,4 +150,5 @@ def test_no_wrong_bit_in_any_object_changes_a_score(finished, tmp_path, monkeypa
     paths = place.objects()
     kinds = {path.relative_to(place.root).parts[0] for path in paths}
     assert kinds == set(READS)
-    assert walk(place, wanted, paths, tmp_path, monkeypatch) == kinds
+    # A run only writes its list of outputs; `cliptea clean` reads it, and refuses a damaged one.
+    assert walk(place, wanted, paths, tmp_path, monkeypatch) == kinds - {"uses"}

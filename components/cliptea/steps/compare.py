@@ -18,6 +18,7 @@ from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import Store, open_store
 from cliptea.tracking.address import MlflowAway, tracking_address
 from cliptea.tracking.deferred import SHORT_SECONDS, Entry, Receipt, defer, log_deferred, log_or_defer, receipt
+from cliptea.uses import put_uses
 
 __all__ = ["ComparedRow", "Comparison", "ReportEntry", "catch_up", "compare", "compare_variants"]
 
@@ -134,6 +135,7 @@ def _report(
         found = find(store, output)
         return found if found is not None and found.info["models"] == [row.model_uri for row in rows] else None
 
+    put_uses(store, run, [output])
     done, made = make_once(store, output, lambda: _compare(store, output, run, splits, teacher, evaluated), look)
     return done, evaluated, made
 

@@ -13,6 +13,7 @@ from cliptea.models.backbones import licence, require
 from cliptea.run import Run, expand, require_room
 from cliptea.steps.component import step
 from cliptea.storage import open_store
+from cliptea.uses import put_uses
 
 __all__ = ["check", "resolve", "start_run"]
 
@@ -33,6 +34,7 @@ def resolve(preset: str, overrides: list, skip_unchanged: bool, job_id: str, run
 def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     """Check the settings, compute the digest of the data, and open or resume the run in MLflow."""
     from cliptea.data.datasets import open_dataset
+    from cliptea.steps.planned import planned
     from cliptea.tracking import runs as tracked
     from cliptea.tracking.mlflow_client import persist, renamed_metrics
 
@@ -40,7 +42,8 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     catalogue = check(config)
     if not env.in_local_run() and (room := env.STUDENTS.count()):
         require_room(len(expand(config)), room)
-    open_cache(open_store())  # reports invalid addresses and sizes before any work starts
+    store = open_store()
+    open_cache(store)  # reports invalid addresses and sizes before any work starts
     own = open_dataset(config.data)
     digest = own.digest()
     further = {name: open_dataset(wanted.data(name, config.data)) for name, wanted in config.evaluation.sets.items()}
@@ -56,12 +59,14 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
         tracking_run="",
         variants=expand(config),
     )
-    parent = persist(lambda: tracked.open_parent(run))
+    uses = planned(run)
+    run = run.model_copy(update={"tracking_run": persist(lambda: tracked.open_parent(run))})
+    put_uses(store, run, uses)
     for name, metric in renamed_metrics(catalogue).items():
         progress.note(f"MLflow cannot take the class name {name!r} in a metric; its IoU is logged there as {metric}")
-    progress.publish(tracking_run=parent)
+    progress.publish(tracking_run=run.tracking_run)
     _sweep()
-    return run.model_copy(update={"tracking_run": parent})
+    return run
 
 
 def check(config: Config) -> Catalogue:

@@ -14,7 +14,9 @@ from cliptea.steps.component import step
 from cliptea.storage import open_store
 from cliptea.tracking.deferred import Entry, Receipt, log_or_defer, receipt
 
-__all__ = ["DataEntry", "Splits", "log_splits", "make_splits", "split"]
+__all__ = ["BOTH", "VAL", "DataEntry", "Splits", "log_splits", "make_splits", "split", "split_output"]
+
+BOTH, VAL = ("train", "val"), ("val",)  # the parts of the training data set, and of further evaluation sets
 
 
 @step()
@@ -44,10 +46,10 @@ class Splits(BaseModel):
 def make_splits(run: Run) -> Splits:
     """Create the missing shards of the training data set and of the further evaluation sets."""
     config = run.config
-    own, made = _make(config.data, run.data_digest, ["train", "val"])
+    own, made = _make(config.data, run.data_digest, BOTH)
     others = {}
     for name, further in config.evaluation.sets.items():
-        others[name], new = _make(further.data(name, config.data), run.evaluation_digests[name], ["val"])
+        others[name], new = _make(further.data(name, config.data), run.evaluation_digests[name], VAL)
         made = made or new
     if not made:
         progress.reused()
@@ -55,19 +57,8 @@ def make_splits(run: Run) -> Splits:
 
 
 def _make(config: DataConfig, digest: str, parts: Sequence[str]) -> tuple[Manifest, bool]:
-    """The shards of a data set, and whether they are new.
-
-    They depend on its raw data, its class list, `parts` and the size of shards.
-
-    Args:
-        digest: digest of its raw data.
-        parts: "train", "val" or both.
-    """
-    from cliptea.data.datasets import open_dataset
-
-    store, catalogue = open_store(), open_dataset(config).catalogue
-    fp = fingerprint("split", catalogue=catalogue, data=digest, parts=parts, mib=config.shard_mib)
-    output = Output("split", fp)
+    """The shards of a data set, and whether they are new. Arguments as of `split_output`."""
+    store, output = open_store(), split_output(config, digest, parts)
 
     def write() -> Contents:
         from cliptea.data.split_shards import write_split
@@ -75,6 +66,20 @@ def _make(config: DataConfig, digest: str, parts: Sequence[str]) -> tuple[Manife
         return write_split(store, config, output.prefix, parts)
 
     return make_once(store, output, write, find_sharded)
+
+
+def split_output(config: DataConfig, digest: str, parts: Sequence[str]) -> Output:
+    """The output for a data set. It depends on its raw data, its class list, `parts` and the size of shards.
+
+    Args:
+        digest: digest of its raw data.
+        parts: `BOTH` or `VAL`.
+    """
+    from cliptea.data.datasets import open_dataset
+
+    catalogue = open_dataset(config).catalogue
+    fp = fingerprint("split", catalogue=catalogue, data=digest, parts=parts, mib=config.shard_mib)
+    return Output("split", fp)
 
 
 def log_splits(run: Run, splits: Splits) -> None:

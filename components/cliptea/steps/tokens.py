@@ -20,7 +20,7 @@ from cliptea.teacher.outputs import MadeBlock, ViewOutput, clustering_key, token
 if TYPE_CHECKING:
     from cliptea.teacher.blocks import Job
 
-__all__ = ["MadePart", "ViewSurvey", "make_tokens", "survey_views", "tokens", "views_job"]
+__all__ = ["MadePart", "ViewSurvey", "make_tokens", "survey_views", "tokens", "view_outputs", "views_job"]
 
 
 @step()
@@ -88,10 +88,21 @@ class ViewSurvey(NamedTuple):
         return self.found.get(self.dense) if self.tokens in self.found else None
 
 
-def survey_views(store: Store, run: Run, splits: Splits) -> ViewSurvey:
-    """Find the tokens and region maps of all views of the train shards."""
-    fp = tokens_fingerprint(run.config, splits.own.fingerprint)
-    tokens, dense = Output("tokens", fp), Output("dense", fp)
+class ViewOutputs(NamedTuple):
+    """The outputs for all views of the train shards."""
+
+    tokens: Output
+    dense: Output
+    regions: dict[str, ViewOutput]  # by `clustering_key`
+
+
+def view_outputs(run: Run, split: str) -> ViewOutputs:
+    """The outputs for all views that a run needs.
+
+    Args:
+        split: fingerprint of the train shards.
+    """
+    fp = tokens_fingerprint(run.config, split)
     methods = [variant.config.method for variant in run.variants]
     regions = {
         clustering_key(method.clustering): ViewOutput(
@@ -100,6 +111,12 @@ def survey_views(store: Store, run: Run, splits: Splits) -> ViewSurvey:
         for method in methods
         if method.pseudo
     }
+    return ViewOutputs(Output("tokens", fp), Output("dense", fp), regions)
+
+
+def survey_views(store: Store, run: Run, splits: Splits) -> ViewSurvey:
+    """Find the tokens and region maps of all views of the train shards."""
+    tokens, dense, regions = view_outputs(run, splits.own.fingerprint)
     looked_for = [tokens, dense, *(wanted.output for wanted in regions.values())]
     found = {output: manifest for output in looked_for if (manifest := find_sharded(store, output))}
     missing = [wanted for wanted in regions.values() if wanted.output not in found]

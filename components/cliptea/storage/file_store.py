@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from cliptea.storage.base import Entry, Store, missing, truncated
@@ -82,6 +83,13 @@ class FileStore(Store):
             self.path(key).unlink(missing_ok=True)
         except OSError as error:
             raise unusable(self.path(key), error) from None
+
+    def drop_empty_folders(self, keys: Iterable[str]) -> None:
+        """Delete the folders of deleted objects that are empty now. Only for a store that nobody is writing to."""
+        folders = {folder for key in keys for folder in Path(key).parents} - {Path()}
+        for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+            with suppress(OSError):  # it is not empty, or a link
+                (self.root / folder).rmdir()
 
     def _scratch(self, name: str) -> Path:
         return self.root / "scratch" / name

@@ -7,6 +7,8 @@ libraries that read them need a path. For parts of shards there is `cliptea.data
 from __future__ import annotations
 
 import hashlib
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +42,8 @@ def fetch(uri: str) -> Path:
         return store.path(key)
     found = _found(store, key)
     folder = claim_cache() / "s3" / place(store.bucket, key) / _version(found, key)
+    with suppress(OSError):  # it does not exist yet, or is somebody else's to write
+        os.utime(folder)  # `cliptea clean` deletes what was not used for long
     sweep(folder)
     for name, entry in found:
         target = folder / place(name)

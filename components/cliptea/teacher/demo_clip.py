@@ -10,7 +10,7 @@ from cliptea.errors import StorageError
 from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make_once, put_object
 from cliptea.storage import Store, fetch
 
-__all__ = ["demo_fingerprint", "demo_words", "stored_weights", "teacher_weights"]
+__all__ = ["demo_fingerprint", "demo_output", "demo_words", "stored_weights", "teacher_weights"]
 
 
 def demo_words() -> set[str]:
@@ -30,6 +30,11 @@ def demo_fingerprint(config: Config) -> str:
     )
 
 
+def demo_output(config: Config) -> Output:
+    """The output that holds the demo's CLIP."""
+    return Output("demo-teacher", demo_fingerprint(config))
+
+
 def teacher_weights(store: Store, config: Config) -> str:
     """The weights for `open_teacher`: `teacher.weights`, or the folder of the demo's CLIP. It is trained if needed.
 
@@ -38,7 +43,7 @@ def teacher_weights(store: Store, config: Config) -> str:
     """
     if config.teacher.source.kind != "demo":
         return config.teacher.weights or ""
-    output = Output("demo-teacher", demo_fingerprint(config))
+    output = demo_output(config)
     made = find(store, output)
     if made is None:
         with store.scratch(f"{output.kind}-{output.fingerprint}") as folder:  # another run may have made it meanwhile

@@ -27,8 +27,8 @@ from cliptea.tracking.mlflow_client import connect, experiment_id, find_run, per
 from cliptea.tracking.runs import Tag, now, reopen
 
 __all__ = [
-    "End", "Ended", "beat", "close_ended", "close_job", "mark_complete", "mark_failed", "mark_stopped",
-    "mark_unchanged", "run_address", "sweep",
+    "SILENCE_SECONDS", "End", "Ended", "beat", "close_ended", "close_job", "mark_complete", "mark_failed",
+    "mark_stopped", "mark_unchanged", "run_address", "silence_of", "sweep",
 ]  # fmt: skip
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
@@ -211,7 +211,7 @@ def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None)
     client, told, has_board = connect(), [], True
     at_work = f"tags.`{Tag.KEY}` LIKE '%' and attributes.status = 'RUNNING'"
     for listed in _every(client, experiment_id(client), at_work):
-        if _silence(listed) < QUIET_SECONDS:
+        if silence_of(listed) < QUIET_SECONDS:
             continue
         job_id = listed.data.tags.get(Tag.JOB, "")
         said = ended(job_id) if ended is not None else None
@@ -221,7 +221,7 @@ def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None)
                 statuses = read_board(open_store(patience=BOARD_PATIENCE), job_id)
             except ClipteaError:
                 has_board = False  # do not wait for the store again
-        silence = min([_silence(listed), *(time.time() - status.updated for status in statuses)])
+        silence = min([silence_of(listed), *(time.time() - status.updated for status in statuses)])
         if said == "RUNNING" or silence < (SILENCE_SECONDS if said is None else QUIET_SECONDS):
             continue
         why = "Pipelines reports that it has ended" if said else f"no heartbeat for {_rough(silence)}"
@@ -278,7 +278,7 @@ def _every(client: MlflowClient, experiment: str, query: str) -> list[MlflowRun]
     return found
 
 
-def _silence(run: MlflowRun) -> float:
+def silence_of(run: MlflowRun) -> float:
     """Seconds since the last heartbeat of a run."""
     stamp = run.data.tags.get(Tag.HEARTBEAT)
     last = datetime.fromisoformat(stamp).timestamp() if stamp else run.info.start_time / 1000

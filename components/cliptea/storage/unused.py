@@ -1,0 +1,84 @@
+"""What the cache folder of this machine holds and nobody has used for a while. All of it can be made or loaded again.
+
+Only what lies in a folder with our mark, under the names that we give, is ever found.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from cliptea.storage.local_files import cache_folder
+from cliptea.storage.marks import read_mark
+
+__all__ = ["Cached", "drop", "unused"]
+
+CACHE = "cache"  # in its mark
+SHARD = re.compile(r"[0-9a-f]{64}")  # names of `cliptea.data.shard_cache`
+# The folders of downloads are named by the version of an object, those of unfinished work by an output.
+FOLDERS = {
+    "s3": re.compile(r"[0-9a-f]{32,64}(-\d+)?"),
+    "scratch": re.compile(r"demo-teacher-[0-9a-f]{16}"),
+}
+
+
+class Cached(NamedTuple):
+    """A file or folder in the cache, its size on the disk in bytes, and when it was last used (seconds since 1970)."""
+
+    path: Path
+    size: int
+    used: float
+
+
+def unused(seconds: float) -> list[Cached]:
+    """What nobody has used for that long."""
+    root, before = cache_folder(), time.time() - seconds
+    if read_mark(root).get("kind") != CACHE:
+        return []
+    return [item for item in map(_look, _ours(root)) if item.used < before]
+
+
+def drop(item: Cached) -> bool:
+    """Delete it, unless it was used in the meantime. Returns whether it is deleted. Links are not followed."""
+    if _look(item.path).used > item.used:
+        return False
+    if item.path.is_file():
+        item.path.unlink(missing_ok=True)
+        return True
+    for here, folders, files in os.walk(item.path, topdown=False):
+        for name in files:
+            (Path(here) / name).unlink(missing_ok=True)
+        for name in folders:
+            with suppress(OSError):  # a link, or a folder in which somebody has just put a file
+                (Path(here) / name).rmdir()
+    with suppress(OSError):
+        item.path.rmdir()
+    return True
+
+
+def _ours(root: Path) -> Iterator[Path]:
+    shards = root / "shards"
+    if shards.is_dir() and not shards.is_symlink():
+        yield from (path for path in shards.iterdir() if SHARD.fullmatch(path.name) and path.is_file())
+    for name, pattern in FOLDERS.items():
+        for here, folders, _ in os.walk(root / name) if not (root / name).is_symlink() else ():
+            for folder in [folder for folder in folders if pattern.fullmatch(folder)]:
+                folders.remove(folder)
+                if not (Path(here) / folder).is_symlink():
+                    yield Path(here) / folder
+
+
+def _look(path: Path) -> Cached:
+    """The size of a file or folder, and the last change of anything in it: `fetch` touches what it finds."""
+    size, used = 0, 0.0
+    within = [Path(here) / name for here, folders, files in os.walk(path) for name in (*folders, *files)]
+    for one in [path, *within]:
+        with suppress(FileNotFoundError):
+            state = one.lstat()
+            size, used = size + state.st_blocks * 512, max(used, state.st_mtime)
+    return Cached(path, size, used)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from functools import partial
 from statistics import mean, stdev
 
 import numpy as np
@@ -19,7 +20,7 @@ from benchmarks.measure import Bench, Row, environment
 from benchmarks.world import new_run
 from cliptea import device, settings
 from cliptea.config import ClusteringConfig, Config
-from cliptea.data.records import read_array, read_view, record_name
+from cliptea.data.records import read_array, read_pair, read_view, record_name
 from cliptea.data.shard_sets import put_top_index
 from cliptea.data.shard_writer import ShardWriter
 from cliptea.data.shards import ShardReader
@@ -86,7 +87,9 @@ def _hiou(store: Store, config: Config, task: EvaluationTask, model: Manifest) -
     student = load_student(model.info["backbone"], model.info["dim"], weights).to(device.best())
     reader, text_ND = ShardReader(store, task.split.objects, "val"), load_text(store, task.text)
     evaluation = config.evaluation.model_copy(update={"gamma": task.gamma})
-    scored, _ = score_student(student, reader, task.catalogue, text_ND, evaluation, task.label)
+    scored, _ = score_student(
+        student, reader.names, partial(read_pair, reader), task.catalogue, text_ND, evaluation, task.label
+    )
     assert scored.scores.hiou is not None  # the demo's val images show every class
     return scored.scores.hiou
 

@@ -16,7 +16,7 @@ __all__ = [
     "TrackingError", "described", "named", "one_line",
 ]  # fmt: skip
 
-LONGEST = 1000  # characters of what an error says has happened
+LONGEST = 4000  # characters of what an error says has happened
 
 
 class ClipteaError(Exception):

@@ -17,7 +17,16 @@ from cliptea.errors import ConfigError
 from cliptea.messages import holds_secret
 from cliptea.parse import parse_yaml
 
-__all__ = ["apply_delta", "flatten", "load", "merge", "presets", "variant_group", "variant_groups"]
+__all__ = [
+    "apply_delta",
+    "flatten",
+    "load",
+    "load_without_teacher",
+    "merge",
+    "presets",
+    "variant_group",
+    "variant_groups",
+]
 
 SHOWN = 100  # characters of a refused value
 SECRET = re.compile(r"passw|secret|credential|access_?key|api_?key|private", re.IGNORECASE)
@@ -27,8 +36,21 @@ def load(preset: str = "demo", overrides: Sequence[str] = ()) -> Config:
     """Resolve a preset and overrides of the form "a.b=c" into a validated config.
 
     Raises:
-        ConfigError: the preset or a key does not exist, a type is wrong, or settings contradict each other; one line.
+        ConfigError: the preset or a key does not exist, a type is wrong, settings contradict each other, or no weights
+            of CLIP are set; one line.
     """
+    config = load_without_teacher(preset, overrides)
+    if config.teacher.weights is None:
+        raise ConfigError(
+            "teacher.weights is not set",
+            "the CLIP weights to distil: a file, a folder, an open_clip tag such as openai, or demo",
+            "add --set teacher.weights=... (demo is a small stand-in that is meaningless on real photos)",
+        )
+    return config
+
+
+def load_without_teacher(preset: str, overrides: Sequence[str]) -> Config:
+    """As `load`, for what needs no CLIP."""
     if preset not in presets():
         raise ConfigError(f"the preset {preset!r} does not exist", _one_of(preset, presets()))
     delta = _read_yaml("presets", preset) | {"preset": preset}
@@ -37,12 +59,6 @@ def load(preset: str = "demo", overrides: Sequence[str] = ()) -> Config:
     config = _validate(delta)
     for name in config.variants:
         variant_group(name)
-    if config.teacher.weights is None:
-        raise ConfigError(
-            "teacher.weights is not set",
-            "the CLIP weights to distil: a file, a folder, an open_clip tag such as openai, or demo",
-            "add --set teacher.weights=... (demo is a small stand-in that is meaningless on real photos)",
-        )
     return config
 
 

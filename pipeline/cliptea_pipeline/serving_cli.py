@@ -26,7 +26,7 @@ from cliptea_pipeline.workdir import find_database
 if TYPE_CHECKING:
     from cliptea.segment.segmenter import ClassSet, Segmenter
 
-__all__ = ["app", "export", "predict", "rollback", "split_names", "ui"]
+__all__ = ["AllowCode", "Home", "Model", "app", "export", "open_model", "predict", "rollback", "split_names", "ui"]
 
 app = typer.Typer()
 
@@ -89,7 +89,7 @@ def predict(
             raise ConfigError(f"-o {folder} is a file", "a folder for the results")
         require_free(folder, PREDICTIONS, "choose another one with -o", _is_earlier)
         sources = find_images(images, leave_out=folder)
-        segmenter = _open(model, home, allow_code)
+        segmenter = open_model(model, home, allow_code)
         from cliptea.serving.classes import choose_classes
 
         chosen = choose_classes(segmenter, wanted, text_weights)
@@ -138,7 +138,7 @@ def export(
         match = re.fullmatch(r"(\d+)x(\d+)", size) if size else None
         if size and match is None:
             raise ConfigError(f"cannot read --size {size}", "HEIGHTxWIDTH, for example 512x512")
-        segmenter = _open(model, home, allow_code)
+        segmenter = open_model(model, home, allow_code)
         described = segmenter.description
         divisor, edges = described.evaluation.divisor, (int(match[1]), int(match[2])) if match else None
         if edges and any(edge % divisor or not edge for edge in edges):
@@ -224,7 +224,7 @@ def split_names(text: str) -> list[str]:
     return names
 
 
-def _open(uri: str, workdir: Path, allow_code: bool) -> Segmenter:
+def open_model(uri: str, workdir: Path, allow_code: bool) -> Segmenter:
     """The model at an address. Invalid addresses are rejected before torch is imported, which takes seconds."""
     store = workdir.resolve() / "store"
     if store.is_dir():  # it contains the demo's text tower

@@ -17,7 +17,7 @@ HANDS |= {"NAMESPACE": "team", "RUN": "runs-0"}
 
 
 @pytest.mark.parametrize("text", [PAGE, README], ids=["docs/cluster.md", "README.md"])
-def test_each_command_of_cliptea_works(text, pipelines, watching, kubernetes, tmp_path, monkeypatch):
+def test_each_command_of_cliptea_works(text, pipelines, watching, kubernetes, empty_database, tmp_path, monkeypatch):
     for name in ("CLIPTEA_STORE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -28,7 +28,11 @@ def test_each_command_of_cliptea_works(text, pipelines, watching, kubernetes, tm
     assert len(commands) >= 5
     for command in commands:
         _, name, *options = shlex.split(command)
-        ended = CliRunner().invoke(app, [name, *options])
+        with monkeypatch.context() as patch:
+            if name == "clean":  # which looks at store and MLflow
+                patch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
+                patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{empty_database}")
+            ended = CliRunner().invoke(app, [name, *options])
         placed = name == "doctor" and "--placement" in options  # wants GPUs and Trainer, which are not there
         assert ended.exit_code == int(placed), (command, ended.output)
     assert pipelines.held["runs"]

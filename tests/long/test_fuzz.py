@@ -49,7 +49,7 @@ from cliptea_pipeline.placement_file import read_placement
 
 MINUTES = float(os.environ.get("CLIPTEA_TEST_FUZZ_MINUTES", "2"))
 SECONDS, MIB = 20, 1500  # for one input
-LONGEST = 2000  # characters of a message
+LONGEST = 10_000  # characters of a message
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(60 * MINUTES + 600)]
 

@@ -24,10 +24,7 @@ QUOTA = "exceeded quota"  # part of the message if a ResourceQuota rejects a req
 # Exit codes of training: the kind of trouble, and what it means.
 ENDINGS = {
     ExitCode.RESTART: ("stopped", "it was stopped on request and saved a checkpoint"),
-    ExitCode.DESERTED: (
-        "deserted",
-        "it stopped because the processes of other pods disappeared or a server was unreachable",
-    ),
+    ExitCode.DESERTED: ("deserted", "the processes of other pods disappeared, or a server was unreachable"),
     ExitCode.STALLED: ("halted", "it computed, read and wrote nothing for long and was ended; its log has the stacks"),
 }
 KILLED, ENDED = 137, 143  # exit codes of a container after SIGKILL or SIGTERM

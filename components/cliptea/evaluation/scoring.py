@@ -1,9 +1,9 @@
-"""Predictions of a student on val shards, their scores, and attention maps. CLIP is not loaded for them."""
+"""Predictions of a student, their scores, and attention maps. CLIP is not loaded for them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from cliptea import device, progress
 from cliptea.config import EvaluationConfig, TeacherConfig
 from cliptea.data.catalogue import Catalogue
-from cliptea.data.records import chosen_images, read_array, read_pair, read_view, record_name
+from cliptea.data.records import chosen_images, read_array, read_view, record_name
 from cliptea.data.shards import ShardReader
 from cliptea.errors import named
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
@@ -28,13 +28,20 @@ __all__ = ["attention_maps", "score_student"]
 
 
 def score_student(
-    student: Student, reader: ShardReader, catalogue: Catalogue, text_ND: Tensor, settings: EvaluationConfig, label: str
+    student: Student,
+    names: Sequence[str],
+    read: Callable[[str], tuple[np.ndarray, np.ndarray]],
+    catalogue: Catalogue,
+    text_ND: Tensor,
+    settings: EvaluationConfig,
+    label: str,
 ) -> tuple[Scored, dict[str, np.ndarray]]:
-    """Predict every val image of an evaluation set once, and compute the scores for each gamma.
+    """Predict every image of an evaluation set once, and compute the scores for each gamma.
 
     Args:
         student: in eval mode, on `device.best()`.
-        reader: val shards.
+        names: of the images.
+        read: returns the image (H, W, 3) uint8 and the train ids (H, W) uint8 of a name.
         catalogue: the set's classes.
         text_ND: unit-norm text features of all of them, float32.
         settings: evaluation settings with the gamma of this set and the images for figures.
@@ -52,10 +59,10 @@ def score_student(
     number = len(catalogue.classes)
     matrices = {gamma: np.zeros((number, number), dtype=np.int64) for gamma in gammas}
     arrays: dict[str, np.ndarray] = {"confusion": matrices[settings.gamma]}
-    shown = set(chosen_images(reader.names, settings.figures))
-    with progress.bar(f"evaluating {label}", total=len(reader.names), unit="image") as bar:
-        for name in reader.names:
-            image, truth = read_pair(reader, name)
+    shown = set(chosen_images(names, settings.figures))
+    with progress.bar(f"evaluating {label}", total=len(names), unit="image") as bar:
+        for name in names:
+            image, truth = read(name)
             with named(f"image {name}"):
                 (logits,) = image_logits(student, [image], text_ND, settings)
                 ranked = rank(logits, catalogue.unseen_ids)

@@ -138,7 +138,7 @@ def _score(
     import safetensors.torch
 
     from cliptea import device
-    from cliptea.data.records import chosen_images
+    from cliptea.data.records import chosen_images, read_pair
     from cliptea.data.shards import ShardReader
     from cliptea.evaluation.scoring import attention_maps, score_student
     from cliptea.segment.segmenter import load_student
@@ -152,7 +152,9 @@ def _score(
         student = load_student(backbone, int(trained.info["dim"]), weights).to(device.best())
     reader, text_ND = ShardReader(store, task.split.objects, "val"), load_text(store, task.text)
     settings = config.evaluation.model_copy(update={"gamma": task.gamma})
-    scored, arrays = score_student(student, reader, task.catalogue, text_ND, settings, task.label)
+    scored, arrays = score_student(
+        student, reader.names, partial(read_pair, reader), task.catalogue, text_ND, settings, task.label
+    )
     if task.label == config.data.dataset:
         images = ShardReader(store, task.split.objects, "train")
         cls, names = ShardReader(store, teacher.tokens.objects, "cls"), chosen_images(images.names, settings.figures)

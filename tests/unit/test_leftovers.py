@@ -170,6 +170,24 @@ def test_a_run_that_begins_meanwhile_keeps_what_its_list_names(store, monkeypatc
     assert {key for key in left if key.startswith("uses/")} == {key for key in left if key.startswith("uses/new/")}
 
 
+def test_lists_are_looked_for_before_each_output_however_quick_the_deletes_are(store, monkeypatch):
+    monkeypatch.setattr(clean, "LOOK_SECONDS", float("inf"))
+    first, second = sorted(output("train", number) for number in range(2))
+    for made in (first, second):
+        past_runs.make(store, made)
+    past_runs.record(store, "old", [first, second])
+    untouched = {key for key in keys(store) if second.fingerprint in key}
+
+    def begin():
+        if "tracked/new/data-0123.json" not in keys(store):
+            past_runs.record(store, "new", [second])
+
+    store.then = begin
+    sweep(store, {})
+    assert untouched <= keys(store)
+    assert not any(first.fingerprint in key for key in keys(store))
+
+
 def test_a_run_that_is_started_again_meanwhile_is_seen_by_the_version_of_its_list(store):
     made = output("train", 1)
     past_runs.make(store, made)

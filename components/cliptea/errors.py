@@ -25,7 +25,7 @@ class ClipteaError(Exception):
     temporary = False  # whether a retry may succeed later without any change
 
     def __init__(self, what: str, expected: str = "", todo: str = "") -> None:
-        what = _shortened(plain(what))
+        what = _shortened(plain(" ".join(what.split())))
         self.what, self.expected, self.todo = what, expected, todo
         parts = [what]
         if expected:

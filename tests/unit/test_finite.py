@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from naive_logits import class_logits
+from plain_student import Plain
 from pydantic import ValidationError
 
 from cliptea.config import EvaluationConfig
@@ -88,7 +89,7 @@ def test_the_sums_are_those_of_sha256sum(tmp_path):
     assert sums({"b": b"abc", "a": b"abc"}) == f"{known}  a\n{known}  b\n".encode()
 
 
-class Overflowing(torch.nn.Module):
+class Overflowing(Plain):
     """Finite weights whose product is not."""
 
     def __init__(self, dim):

@@ -4,21 +4,10 @@ import numpy as np
 import pytest
 import torch
 from naive_logits import class_logits
+from plain_student import Plain
 from torch import nn
 
 from cliptea.config import EvaluationConfig
-from cliptea.models.student import Student
-
-
-class Plain(Student):
-    """Any network as a student."""
-
-    def __init__(self, *layers):
-        super().__init__("", 1.0)
-        self.network = nn.Sequential(*layers)
-
-    def forward(self, images):
-        return self.network(images)
 
 
 def test_logits_come_at_the_images_own_size_and_ignore_the_padding():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from naive_logits import class_logits
 from PIL import Image
+from plain_student import Plain
 
 from cliptea.config import EvaluationConfig
 from cliptea.errors import ClipteaError, ConfigError
@@ -134,7 +135,7 @@ def test_pooling_by_products_is_adaptive_pooling():
         assert torch.allclose(PlainPooling(pooled)(maps), expected, atol=1e-6)
 
 
-class Exported(torch.nn.Module):
+class Exported(Plain):
     """A student that is another network while it is exported."""
 
     def __init__(self, plain, exported):
@@ -147,9 +148,9 @@ class Exported(torch.nn.Module):
 
 def patches(scale=1.0):
     torch.manual_seed(2)
-    student = torch.nn.Conv2d(3, 16, 8, 8)
-    student.weight.data *= scale
-    return student
+    convolution = torch.nn.Conv2d(3, 16, 8, 8)
+    convolution.weight.data *= scale
+    return Plain(convolution)
 
 
 def test_a_file_that_computes_something_else_is_not_put_in_place(tmp_path):
@@ -160,7 +161,7 @@ def test_a_file_that_computes_something_else_is_not_put_in_place(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-class OneHeight(torch.nn.Module):
+class OneHeight(Plain):
     """A student that cannot be exported for any height."""
 
     def __init__(self, height):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, normalize, relu
+from torch.nn.functional import normalize
 
+from benchmarks import resized_first
 from benchmarks.measure import Bench, Row, interleaved, speed
 from benchmarks.world import device
 from cliptea.models import build_student
@@ -28,13 +28,16 @@ def measure(bench: Bench) -> Iterator[Row]:
     """Forward and backward pass of the decoders; for SegFormer, also from the levels to logits at test time."""
     side = 64 if bench.quick else 512
     segformer, segnext = (_student(name) for name in ("segformer_b0", "segnext_t"))
-    sides = (("SegFormer-B0", segformer, _segformer, 1.35), ("SegNeXt-T", segnext, _segnext, None))
-    for name, student, resized_first, goal in sides:
+    sides = (
+        ("SegFormer-B0", segformer, resized_first.segformer, 1.35),
+        ("SegNeXt-T", segnext, resized_first.segnext, None),
+    )
+    for name, student, naive, goal in sides:
         maps = _maps(student, side, 2)
         own, other = interleaved(
             bench.repeats,
             lambda student=student, maps=maps: _train(student.decoder, maps),
-            lambda student=student, maps=maps, form=resized_first: _train(lambda given: form(student, given), maps),
+            lambda student=student, maps=maps, form=naive: _train(lambda given: form(student.decoder, given), maps),
         )
         yield Row(
             f"decoder of {name} in training, {side}x{side}, batch 2: levels at their own size : resized first",
@@ -55,11 +58,11 @@ def _test_time(bench: Bench, student: EncoderDecoder, side: int) -> Row:
     def folded() -> None:
         student.logits([images, *maps], text_ND)  # pyright: ignore[reportArgumentType]
 
-    def resized_first() -> None:
-        torch.einsum("bdhw,nd->bnhw", student.head(_segformer(student, [images, *maps])), text_ND)
+    def naive() -> None:
+        torch.einsum("bdhw,nd->bnhw", student.head(resized_first.segformer(student.decoder, [images, *maps])), text_ND)
 
     with torch.inference_mode():
-        own, other = interleaved(bench.repeats, folded, resized_first)
+        own, other = interleaved(bench.repeats, folded, naive)
         student.encoder = encoder
         (whole,) = interleaved(bench.repeats, lambda: student.encoder(images))
     return Row(
@@ -89,26 +92,3 @@ def _train(form: Form, maps: Sequence[Tensor]) -> None:
     form(inputs).sum().backward()
     if device() == "cuda":
         torch.cuda.synchronize()
-
-
-def _segformer(student: EncoderDecoder, maps: Sequence[Tensor]) -> Tensor:
-    decoder: Any = student.decoder
-    size = [edge // 4 for edge in maps[0].shape[2:]]
-    levels = [
-        interpolate(
-            torch.einsum("bdhw,cd->bchw", one, stage.linear.weight) + stage.linear.bias[:, None, None],
-            size,
-            mode="bilinear",
-            align_corners=False,
-        )
-        for stage, one in zip(decoder.mlp_stage, reversed(maps[-4:]), strict=True)
-    ]
-    return decoder.fuse_stage(torch.cat(levels, dim=1))
-
-
-def _segnext(student: EncoderDecoder, maps: Sequence[Tensor]) -> Tensor:
-    decoder: Any = student.decoder
-    size = maps[1].shape[2:]
-    resized = [interpolate(one, size, mode="bilinear", align_corners=False) for one in maps[1:]]
-    x_BChw = decoder.squeeze(torch.cat(resized, dim=1))
-    return decoder.align(relu(x_BChw + decoder.ham_out(decoder.ham(relu(decoder.ham_in(x_BChw))))))

@@ -1,4 +1,4 @@
-"""A training step whose pixel losses are computed by bands, against one with logits of the image's size."""
+"""A training step against one with logits of the image's size and a decoder that resizes all levels first."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 
+from benchmarks import resized_first
 from benchmarks.full_size_losses import full_size_losses
 from benchmarks.measure import Bench, Row, interleaved, speed
 from benchmarks.world import device
 from cliptea import settings
 from cliptea.method import plm
 from cliptea.method.pixel_losses import pixel_losses
+from cliptea.models.segformer import Decoder
 from cliptea.settings import apply_delta
 from cliptea.training import loss_terms
 from cliptea.training.batches import Batch
@@ -28,6 +30,7 @@ IMAGES, SEEN, REGIONS, DIM = 2, 59, 32, 512  # 91 classes
 MEMORY = """
 import json, re, sys
 import torch
+from benchmarks import resized_first
 from benchmarks.full_size_losses import full_size_losses
 from cliptea.method.pixel_losses import pixel_losses
 torch.set_num_threads(1)
@@ -57,10 +60,10 @@ def measure(bench: Bench) -> Iterator[Row]:
         plm.pseudo_labels(*batch.to(logits.device)[1:3], batch.regions_Bgg.to(logits.device), SEEN).labels_BHW,
         torch.ones(IMAGES, classes, dtype=torch.bool, device=logits.device),
     )
-    plain = patch.object(loss_terms, "pixel_losses", full_size_losses)
 
     def full() -> None:
-        with plain:
+        losses = patch.object(loss_terms, "pixel_losses", full_size_losses)
+        with losses, patch.object(Decoder, "forward", resized_first.segformer):
             step(batch)
 
     def alone() -> None:
@@ -72,7 +75,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     banded_seconds, full_seconds, loss_seconds = interleaved(bench.repeats, *works)
     what = f"segformer_b0, {side}x{side}, batch {IMAGES}, {classes} classes"
     yield Row(
-        f"training step, {what}: pixel losses by bands : of full size",
+        f"training step, {what}: as it is : with logits of full size and a decoder that resizes first",
         f"{median(banded_seconds):.3g} s",
         f"{median(full_seconds):.3g} s",
         speed(banded_seconds, full_seconds),

@@ -130,6 +130,8 @@ STUDENTS = Variable(
 IMAGE = Variable("CLIPTEA_IMAGE", "the container image of a run, for a tag in MLflow")
 COMMIT = Variable("CLIPTEA_COMMIT", "the commit of the sources in the image, for a tag in MLflow")
 
+IN_CLUSTER = Variable("KUBERNETES_SERVICE_HOST", "by Kubernetes: set in every pod, where no `KUBECONFIG` is needed")
+
 EVENTS = Variable(
     "CLIPTEA_EVENTS", "the file to which the steps of a run on one machine append events, as lines of JSON"
 )
@@ -174,7 +176,7 @@ SURROUNDINGS = (
     Variable("MLFLOW_EXPERIMENT_ID", "by the same plug-in: the experiment to join"),
     Variable("KFP_POD_NAME", "by Kubeflow Pipelines: the name of the step's pod"),
     Variable("HOSTNAME", "by Kubernetes: the name of the pod, if `KFP_POD_NAME` is not set"),
-    Variable("KUBERNETES_SERVICE_HOST", "by Kubernetes: set in every pod, where no `KUBECONFIG` is needed"),
+    IN_CLUSTER,
     Variable("PET_NPROC_PER_NODE", "by Kubeflow Trainer: how many training processes a pod starts"),
     Variable("RANK", "by torchrun: the number of a training process among all processes"),
     Variable("LOCAL_RANK", "by torchrun: the number of a training process on its machine"),

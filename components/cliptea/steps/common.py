@@ -68,7 +68,9 @@ def run_step(
             of = of or (len(present.variants) if label else 1)
         if env.ALIVE.is_set():
             _belong_to_run()
-        share_cores(min(of or 1, SIDE_BY_SIDE) if env.ALIVE.is_set() else 1)
+            share_cores(min(of or 1, SIDE_BY_SIDE))
+        elif env.IN_CLUSTER.is_set():
+            share_cores(1)
         with watched(name, label, job_id, tracking_run), progress.step(name, label), watchdog.guarded(progress.halted):
             patience()  # an invalid value must fail here, because later callers suppress errors
             return persistently(work)

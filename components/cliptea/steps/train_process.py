@@ -51,7 +51,8 @@ def main(key: str) -> None:
     try:
         inputs = _inputs(key)
         if rank is None:
-            share_cores(1)
+            if env.IN_CLUSTER.is_set():
+                share_cores(1)
             with watchdog.guarded(_halted):
                 start(TRAIN_PROCESS, key, inputs.variant.config.train.processes, inputs.follower, joins=True)
         else:

@@ -11,7 +11,7 @@ from cliptea.errors import ConfigError
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path, write_file
 from cliptea_pipeline.options import Debug, Overrides, Preset, one_line_errors
-from cliptea_pipeline.serving_cli import AllowCode, Home, Model, open_model
+from cliptea_pipeline.serving_cli import AllowCode, Home, Model, TextWeights, open_model
 
 if TYPE_CHECKING:
     from cliptea.evaluation.results import Scored
@@ -26,12 +26,7 @@ def evaluate(
     model: Model,
     preset: Preset = "demo",
     overrides: Overrides = None,
-    text_weights: Annotated[
-        str | None,
-        typer.Option(
-            help="CLIP weights that encode class names new to the model. Defaults to the weights of its teacher."
-        ),
-    ] = None,
+    text_weights: TextWeights = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="FILE", help="JSON file to write the scores to.")
     ] = None,

@@ -26,7 +26,19 @@ from cliptea_pipeline.workdir import find_database
 if TYPE_CHECKING:
     from cliptea.segment.segmenter import ClassSet, Segmenter
 
-__all__ = ["AllowCode", "Home", "Model", "app", "export", "open_model", "predict", "rollback", "split_names", "ui"]
+__all__ = [
+    "AllowCode",
+    "Home",
+    "Model",
+    "TextWeights",
+    "app",
+    "export",
+    "open_model",
+    "predict",
+    "rollback",
+    "split_names",
+    "ui",
+]
 
 app = typer.Typer()
 
@@ -51,6 +63,14 @@ AllowCode = Annotated[
     ),
 ]
 
+TextWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--text-weights",
+        help="CLIP weights that encode class names new to the model. Defaults to the weights of its teacher.",
+    ),
+]
+
 PREDICTIONS = "folder of predictions"  # in its mark
 MAX_CLASSES = 255  # ids of a mask are 0-254
 LONGEST_NAME = 100  # characters; CLIP reads 77 tokens
@@ -66,12 +86,7 @@ def predict(
             help="Comma-separated class names, for example 'cat, dog, my sofa'. Defaults to the model's own classes."
         ),
     ] = None,
-    text_weights: Annotated[
-        str | None,
-        typer.Option(
-            help="CLIP weights that encode class names new to the model. Defaults to the weights of its teacher."
-        ),
-    ] = None,
+    text_weights: TextWeights = None,
     output: Annotated[
         str, typer.Option("-o", "--output", metavar="FOLDER", help="New, empty or earlier folder for the results.")
     ] = "predictions",

@@ -17,9 +17,9 @@ from benchmarks.measure import Bench, Row, interleaved
 GOALS = {"second cliptea run, everything reused": 2.0, "cliptea predict, one image": 1.8}
 
 NOTE = (
-    "Start-up: a second run imports Kubeflow Pipelines and MLflow, checks the sha256 of what it reuses, and starts "
-    "a process for each of its 13 steps, of which none imports torch. `predict` also imports torchvision and timm, "
-    "which build the network, and reads the model."
+    "Start-up: a second run imports Kubeflow Pipelines and MLflow, starts a process for each step, and checks the "
+    "sha256 of what it reuses. `predict` also imports torchvision and timm, which build the network, and reads the "
+    "model."
 )
 
 

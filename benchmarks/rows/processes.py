@@ -10,6 +10,7 @@ from benchmarks.measure import Bench, Row, environment
 from benchmarks.world import new_run
 from cliptea import settings
 from cliptea.manifest import find
+from cliptea.sealed import seal
 from cliptea.steps.split import make_splits
 from cliptea.steps.teacher import publish_cache
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, model_output
@@ -64,7 +65,7 @@ def _rate(inputs: TrainInputs, processes: int, seed: int) -> float:
     config = settings.apply_delta(inputs.variant.config, {"train": {"processes": processes}})
     variant = inputs.variant.model_copy(update={"seed": seed, "label": f"seed {seed}", "config": config})
     inputs, store = inputs.model_copy(update={"variant": variant}), open_store()
-    store.put(inputs.key, inputs.model_dump_json().encode())
+    store.put(inputs.key, seal(inputs))
     with environment(CLIPTEA_THREADS=str(processes)):  # which are divided among them
         start(TRAIN_PROCESS, inputs.key, processes)  # one is started, too, where `train_variant` would train in here
     done = find(store, model_output(inputs))

@@ -151,6 +151,11 @@ class TransductiveConfig(Section):
     flips: bool = True  # a name must be the same for the image and its mirror image
     quantile: Fraction = 0.5  # a name needs the margin that this part of the names of its class do not reach
 
+    @property
+    def setting(self) -> Literal["inductive", "transductive"]:
+        """What training knows of the unseen classes: nothing, or their names."""
+        return "transductive" if self.names else "inductive"
+
 
 class MethodConfig(Section):
     global_token: Literal["attention", "max", "mean"] = "attention"  # Table 4
@@ -190,8 +195,8 @@ class MethodConfig(Section):
         needing = next((name for name, needed in needs.items() if needed), None)
         if needing and not (self.pseudo and self.clustering.region_tokens != "none"):
             raise ValueError(
-                f"{needing} needs CLIP's embeddings of regions; expected clustering.region_tokens=crop or attention, and "
-                "pseudo=true"
+                f"{needing} needs CLIP's embeddings of regions; "
+                "expected clustering.region_tokens=crop or attention, and pseudo=true"
             )
         return self
 

@@ -83,8 +83,9 @@ class TokenBank:
     """Unit-norm CLS tokens of the last iterations, first in, first out (section 3.2, memory bank).
 
     The capacity is a number of iterations by default, because the last batch of an epoch or a run on fewer processes is
-    smaller. The authors' later text (CLIP-to-Seg Distillation) can be read as a number of tokens. In a training step, compute the loss first, then call `enqueue`, then the optimiser. With
-    several processes, enqueue the gathered tokens, so that every process has the same bank.
+    smaller. The authors' later text (CLIP-to-Seg Distillation) can be read as a number of tokens. In a training step,
+    compute the loss first, then call `enqueue`, then the optimiser. With several processes, enqueue the gathered
+    tokens, so that every process has the same bank.
 
     Args:
         iterations: number of calls of `enqueue` to keep; 0 keeps the bank empty.

@@ -5,7 +5,6 @@ Source: the authors' later text (CLIP-to-Seg Distillation), as described in docs
 Shapes: R regions of these images, N regions of the whole batch, D channels.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

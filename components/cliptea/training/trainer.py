@@ -19,7 +19,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cliptea import device
 from cliptea.config import Config

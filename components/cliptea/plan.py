@@ -49,8 +49,7 @@ class Plan(BaseModel):
     views: int | None
     view_bytes: int  # stored size of a view's CLS token and region maps, which training reads
     dense_bytes: int  # stored size of a view's tokens to cluster
-    # CLIP's forward passes for each region of a view, beside one for the view itself; the number of regions is not known
-    passes_per_region: int
+    passes_per_region: int  # of CLIP, beside one for the view itself
     teacher_gpu_hours: float | None
     pays_from: float | None  # number of trainings from which storing tokens needs less CLIP time than CLIP in the loop
     missing: list[str]

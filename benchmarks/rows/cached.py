@@ -56,8 +56,8 @@ def _measure(bench: Bench, prepared: Prepared, cache: TeacherCache, teacher: Tea
     where = torch.device(device())
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    data, text_SD = training_data(open_store(), config, prepared.splits, cache)
-    trainer = Trainer(config, text_SD, 0)
+    data, text = training_data(open_store(), config, prepared.splits, cache)
+    trainer = Trainer(config, text, 0)
     shown = batches(config, data, 0)
     held = next(shown).to(where)
     views = _views(config, data.images, batch).to(where)
@@ -67,15 +67,7 @@ def _measure(bench: Bench, prepared: Prepared, cache: TeacherCache, teacher: Tea
         with torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda"):
             cls_BD, dense_BDgg = teacher.tokens(views, held.valid_BCC)
         ignored_Bgg = ignored_tokens(held.labels_BCC, held.valid_BCC, teacher.grid)
-        regions_Bgg = region_maps(
-            dense_BDgg.half(),
-            ignored_Bgg,
-            settings.windows,
-            settings.seed_mode,
-            settings.rounds,
-            settings.fusion_threshold,
-            settings.max_regions,
-        )
+        regions_Bgg = region_maps(dense_BDgg.half(), ignored_Bgg, settings)
         if where.type == "cuda":
             torch.cuda.synchronize()
         return cls_BD, regions_Bgg

@@ -29,14 +29,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     on_device = dense_BDgg.to(where), ignored_Bgg.to(where)
 
     def ours() -> None:
-        region_maps(
-            *on_device,
-            settings.windows,
-            settings.seed_mode,
-            settings.rounds,
-            settings.fusion_threshold,
-            settings.max_regions,
-        ).cpu()
+        region_maps(*on_device, settings).cpu()
 
     loop = partial(_scikit_learn, dense_BDgg, ignored_Bgg, settings)
     ours()

@@ -29,8 +29,8 @@ def measure(bench: Bench) -> Iterator[Row]:
     config = apply_delta(prepared.run.config, delta)
     with environment(CLIPTEA_STORE=prepared.store):
         cache = publish_cache(prepared.run, prepared.splits)
-        data, text_SD = training_data(open_store(), config, prepared.splits, cache)
-        trainer = Trainer(config, text_SD, 0)
+        data, text = training_data(open_store(), config, prepared.splits, cache)
+        trainer = Trainer(config, text, 0)
         shown = batches(config, data, 0)
         for first in islice(shown, 2):
             trainer.step(first)

@@ -123,15 +123,7 @@ def _fresh(store: Store, config: Config, own: Manifest, stored: TeacherCache) ->
 
 
 def _regions(dense_BDgg: torch.Tensor, ignored_Bgg: torch.Tensor, settings: ClusteringConfig) -> torch.Tensor:
-    return region_maps(
-        dense_BDgg,
-        ignored_Bgg,
-        settings.windows,
-        settings.seed_mode,
-        settings.rounds,
-        settings.fusion_threshold,
-        settings.max_regions,
-    )
+    return region_maps(dense_BDgg, ignored_Bgg, settings)
 
 
 def _differing(store: Store, stored: TeacherCache, fresh: TeacherCache) -> float:

@@ -24,6 +24,7 @@ from cliptea.models.segformer import Decoder
 from cliptea.settings import apply_delta
 from cliptea.training import loss_terms
 from cliptea.training.batches import Batch
+from cliptea.training.loss_terms import TextFeatures
 from cliptea.training.trainer import Trainer
 
 IMAGES, SEEN, REGIONS, DIM = 2, 59, 32, 512  # 91 classes
@@ -53,7 +54,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     batch = _batch(side)
     config = settings.load("pascal_context", ["data.root=.", "student.pretrained=false", f"teacher.crop={side}"])
     config = apply_delta(config, {"student": {"backbone": "segformer_b0"}, "train": {"batch_size": IMAGES}})
-    step = Trainer(config, F.normalize(torch.randn(SEEN, DIM), dim=1), 0).step
+    step = Trainer(config, TextFeatures(F.normalize(torch.randn(SEEN, DIM), dim=1)), 0).step
     classes, size = SEEN + REGIONS, (side // 4, side // 4)
     logits = torch.randn(IMAGES, classes, *size, device=device(), requires_grad=True)
     labels, mask = (
@@ -115,6 +116,7 @@ def _batch(side: int) -> Batch:
         torch.ones(IMAGES, side, side, dtype=torch.bool),
         torch.randn(IMAGES, DIM),
         torch.where(free_gg, blocks_gg, 255).to(torch.uint8).expand(IMAGES, -1, -1).contiguous(),
+        torch.zeros(IMAGES, 0, 0),
         torch.arange(IMAGES),
     )
 

@@ -17,7 +17,8 @@ from cliptea.weights_source import WeightsSource
 
 __all__ = [
     "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "EvaluationSet", "LossConfig", "MethodConfig",
-    "PretrainConfig", "PromotionConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "WorldConfig",
+    "PretrainConfig", "PromotionConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "TransductiveConfig",
+    "WorldConfig",
 ]  # fmt: skip
 
 # Names of models and evaluation sets, as MLflow accepts them in its registry, in metrics and in paths of artifacts.
@@ -109,13 +110,22 @@ class TeacherConfig(Section):
 
 
 class ClusteringConfig(Section):
-    """Pseudo labels from dense tokens (section 3.3, Algorithm 1). Each distinct setting has its own region maps."""
+    """Regions of unlabelled tokens (section 3.3, Algorithm 1). Each distinct setting has its own region maps."""
 
+    # of CLIP's last block: its output as in the paper, its values (MaskCLIP), these without their mean, or its keys
+    tokens: Literal["dense", "value", "value_centred", "key"] = "dense"
+    partition: Literal["kmeans", "normalised_cut"] = "kmeans"  # normalised_cut is not in the paper
     seed_mode: Literal["sliding", "grid"] = "sliding"
     windows: Annotated[tuple[Few, ...], Field(max_length=16)] = (3, 7)
     rounds: Few = 10
     fusion_threshold: Fraction = 0.8  # lambda
+    cut_sigma: Factor = 0.2  # the weight of two tokens falls with exp((cosine - 1) / sigma)
+    cut_radius: Factor = 0.25  # and with their distance, relative to the side of the grid
+    cut_threshold: Annotated[float, Field(ge=0, le=2)] = 0.5  # a part that costs less is cut in two
     max_regions: Annotated[int, Field(ge=1, le=64)] = 32
+    # CLIP's embedding of each region, for the variants that need it: from pictures of the region, or from a CLS token
+    # that attends to the region only
+    region_tokens: Literal["none", "crop", "attention"] = "none"
 
 
 class LossConfig(Section):
@@ -127,8 +137,24 @@ class LossConfig(Section):
     generate: bool = True
     focal_weight: Weight = 100.0
     dice_weight: Weight = 1.0
+    local: bool = False  # regions and CLIP's embeddings of them are contrasted; not in the paper
     nel_ignore: Literal["exclude", "negative"] = "exclude"
     size: Literal["image", "feature"] = "image"  # resolution at which the pixel losses are computed
+
+
+class TransductiveConfig(Section):
+    """Self-training with the names of unseen classes, which is another setting than that of the paper's results."""
+
+    names: bool = False  # training knows the names of unseen classes, but no masks of them
+    start: Fraction = 0.5  # part of the iterations after which regions are named
+    ema_decay: Fraction = 0.99  # of the averaged student that names regions
+    flips: bool = True  # a name must be the same for the image and its mirror image
+    quantile: Fraction = 0.5  # a name needs the margin that this part of the names of its class do not reach
+
+    @property
+    def setting(self) -> Literal["inductive", "transductive"]:
+        """What training knows of the unseen classes: nothing, or their names."""
+        return "transductive" if self.names else "inductive"
 
 
 class MethodConfig(Section):
@@ -136,16 +162,43 @@ class MethodConfig(Section):
     unit_query: bool = False  # eq. 1 with S/|S|
     temperature: Factor = 0.07
     bank_iterations: Count = 24
+    bank_tokens: Count | None = None  # size of the bank in tokens instead of iterations
     pseudo: bool = True  # the Pixel Learning Module's pseudo classes
     pseudo_scope: Literal["image", "batch"] = "image"
     clustering: ClusteringConfig = ClusteringConfig()
-    generator: Literal["transformer_decoder", "mlp", "original"] = "transformer_decoder"  # Table 5
+    # Table 5; region is not in the paper: it starts from CLIP's embedding of each region
+    generator: Literal["transformer_decoder", "mlp", "original", "region"] = "transformer_decoder"
     generator_layers: Few = 3
     generator_heads: Few = 8
     generator_ffn: Batch = 2048
     generator_dropout: Fraction = 0.1
     detach_centroids: bool = False
+    pseudo_logit: Literal["dot", "cosine"] = "dot"  # product of features and pseudo classes, or 1/0.07 times the cosine
+    feature_norm: Literal["none", "scaled_cosine"] = (
+        "none"  # 1/0.07 times the cosine for all classes, also at test time
+    )
+    transductive: TransductiveConfig = TransductiveConfig()
     losses: LossConfig = LossConfig()
+
+    @property
+    def describes_regions(self) -> bool:
+        """Whether training reads CLIP's embeddings of regions."""
+        return self.pseudo and (self.generator == "region" or self.losses.local or self.transductive.names)
+
+    @model_validator(mode="after")
+    def _described(self) -> MethodConfig:
+        needs = {
+            "generator=region": self.generator == "region",
+            "losses.local=true": self.losses.local,
+            "transductive.names=true": self.transductive.names,
+        }
+        needing = next((name for name, needed in needs.items() if needed), None)
+        if needing and not (self.pseudo and self.clustering.region_tokens != "none"):
+            raise ValueError(
+                f"{needing} needs CLIP's embeddings of regions; "
+                "expected clustering.region_tokens=crop or attention, and pseudo=true"
+            )
+        return self
 
 
 class StudentConfig(Section):

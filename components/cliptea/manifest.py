@@ -33,10 +33,10 @@ VERSIONS = {
     # outputs in the store
     "split": 4,
     "demo-teacher": 2,
-    "tokens": 4,  # also for dense tokens
-    "regions": 2,
+    "tokens": 5,  # also for dense tokens, values and keys
+    "regions": 3,
     "text": 1,
-    "train": 3,
+    "train": 4,
     "evaluate": 2,
     "compare": 4,
     # records in the store of what is logged to MLflow
@@ -47,7 +47,7 @@ VERSIONS = {
     "run": 1,
     "variant": 2,
     "world": 2,  # the demo's scenes
-    "clustering": 2,
+    "clustering": 3,
     "protocol": 2,  # how a champion was evaluated; increment it together with "evaluate"
 }
 

@@ -20,11 +20,12 @@ from cliptea.models.backbones import licence, weights
 from cliptea.parse import parse_json, read_text
 from cliptea.run import expand
 from cliptea.storage import is_remote
-from cliptea.teacher.outputs import clustering_key
+from cliptea.teacher.outputs import clustered_kind, clustering_key
 
 __all__ = ["TEACHER", "Plan", "Student", "make_plan", "read_rates"]
 
 TEACHER = "teacher"  # name of CLIP's rate among the rates of the students
+REGIONS = 8  # of a view, assumed where embeddings of regions are stored; how many there are is only known afterwards
 TAR_BLOCK, NPY_HEADER = 512, 128  # bytes
 
 
@@ -47,7 +48,8 @@ class Plan(BaseModel):
     images: int | None  # number of training images
     views: int | None
     view_bytes: int  # stored size of a view's CLS token and region maps, which training reads
-    dense_bytes: int  # stored size of a view's dense tokens
+    dense_bytes: int  # stored size of a view's tokens to cluster
+    passes_per_region: int  # of CLIP, beside one for the view itself
     teacher_gpu_hours: float | None
     pays_from: float | None  # number of trainings from which storing tokens needs less CLIP time than CLIP in the loop
     missing: list[str]
@@ -69,7 +71,10 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
     images = train_images(config.data)
     views = None if images is None else images * config.teacher.views
     width, grid = _teacher_shape(config)
-    clusterings = {clustering_key(c.method.clustering) for c in configs if c.method.pseudo}
+    clusterings = {clustering_key(it): it for c in configs if c.method.pseudo for it in [c.method.clustering]}
+    widths = {"dense": width, "value": width, "key": _described(config)["vision_cfg"].get("width", 768)}
+    kinds = {clustered_kind(clustering) for clustering in clusterings.values()} or {"dense"}
+    described = [clustering for clustering in clusterings.values() if clustering.region_tokens != "none"]
     seen = [config_.train.iterations * config_.train.batch_size for config_ in configs]
     return Plan(
         steps=dict.fromkeys(["resolve", "split", "tokens", "teacher", "variants"], 1)
@@ -79,8 +84,11 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
         students=_students(configs, rates),
         images=images,
         views=views,
-        view_bytes=_record(4 * width) + len(clusterings) * _record(grid * grid),
-        dense_bytes=_record(2 * width * grid * grid),
+        view_bytes=_record(4 * width)
+        + len(clusterings) * _record(grid * grid)
+        + len(described) * _record(4 * width * REGIONS),
+        dense_bytes=sum(_record(2 * widths[kind] * grid * grid) for kind in kinds),
+        passes_per_region=2 * sum(clustering.region_tokens == "crop" for clustering in described),
         teacher_gpu_hours=_hours(views, rates.get(TEACHER)),
         pays_from=None if views is None else views * len(seen) / sum(seen),
         missing=_missing(config, configs),
@@ -146,24 +154,29 @@ def _parameters(config: Config) -> int:
 
 def _teacher_shape(config: Config) -> tuple[int, int]:
     """(D, g) of the teacher at its crop."""
+    described = _described(config)
+    patch = described["vision_cfg"].get("patch_size", 16)
+    return described["embed_dim"], config.teacher.crop // patch
+
+
+def _described(config: Config) -> dict[str, Any]:
+    """open_clip's description of the teacher."""
     folder = Path(config.teacher.weights or "")
     if config.teacher.source.kind == "demo":
         from cliptea.teacher.pretrain import model_config
 
-        described = model_config(config.teacher.crop)
-    elif (folder / "open_clip_config.json").is_file():
+        return model_config(config.teacher.crop)
+    if (folder / "open_clip_config.json").is_file():
         file = folder / "open_clip_config.json"
-        described = parse_json(read_text(file, "the file"), str(file))["model_cfg"]
-    else:
-        import open_clip
+        return parse_json(read_text(file, "the file"), str(file))["model_cfg"]
+    import open_clip
 
-        described = open_clip.get_model_config(config.teacher.model)
-        if described is None:
-            raise ConfigError(
-                f"teacher.model={config.teacher.model!r} does not exist", "the name of an open_clip architecture"
-            )
-    patch = described["vision_cfg"].get("patch_size", 16)
-    return described["embed_dim"], config.teacher.crop // patch
+    described = open_clip.get_model_config(config.teacher.model)
+    if described is None:
+        raise ConfigError(
+            f"teacher.model={config.teacher.model!r} does not exist", "the name of an open_clip architecture"
+        )
+    return described
 
 
 def _missing(config: Config, configs: list[Config]) -> list[str]:

@@ -58,6 +58,7 @@ def expand(config: Config) -> list[Variant]:
         for variant, delta in settings.variant_group(name).items()
         for member in [Member(group=name.partition("/")[0], variant=variant)]
     ]
+    named = [(_apart(member, resolved), resolved) for member, resolved in named]
     for seed in range(max((resolved.seeds for _, resolved in named), default=0)):
         for member, resolved in named:
             if seed >= resolved.seeds:
@@ -78,6 +79,15 @@ def _resolved(config: Config, member: Member, delta: dict[str, Any]) -> Config:
     if member == OTHER_GAMMA:
         delta = settings.merge(delta, {"evaluation": {"gamma": config.evaluation.gamma_no_cls_token}})
     return settings.apply_delta(config, delta)
+
+
+def _apart(member: Member, config: Config) -> Member:
+    """The member, in a group of its own if training knows the names of unseen classes.
+
+    No table may mix the two settings.
+    """
+    setting = config.method.transductive.setting
+    return member if setting == "inductive" else member.model_copy(update={"group": f"{member.group}-{setting}"})
 
 
 def require_room(students: int, room: int) -> None:

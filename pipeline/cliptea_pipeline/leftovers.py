@@ -19,6 +19,7 @@ from cliptea.errors import StorageError
 from cliptea.manifest import Output, find
 from cliptea.sealed import Damaged
 from cliptea.storage import Entry, Store
+from cliptea.teacher.outputs import SHARDS
 from cliptea.tracking.deferred import DEFERRED, RECEIPTS
 from cliptea.tracking.kept import RUNNING, Kept
 from cliptea.uses import LISTS, Uses, read_uses
@@ -27,7 +28,7 @@ __all__ = ["Group", "Leftovers", "Lists", "find_leftovers", "read_lists", "runs_
 
 RECORDS = "records of runs"
 SHARD = r"(?:\d{5}/)?\d{5}-[0-9a-f]{16}(?:\.tar|\.index\.json)|index-[0-9a-f]{16}\.json"
-SHARDED = {"split": "train|val", "tokens": "cls", "dense": "dense", "regions": "regions"}  # kind -> shard sets
+SHARDED = {"split": "train|val", **SHARDS}  # kind -> shard sets
 CLIP = r"open_clip_config\.json|open_clip_model\.safetensors"
 # The names of all objects of an output, by its kind, complete or not.
 NAMES = {

@@ -21,8 +21,8 @@ def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
         ("training images", _count(plan.images)),
         ("views", _views(config, plan)),
         ("storage, tokens and regions", _storage(plan.view_bytes, plan.views)),
-        ("storage, dense tokens", _storage(plan.dense_bytes, plan.views)),
-        ("CLIP forward passes", _hours(plan.teacher_gpu_hours)),
+        ("storage, tokens to cluster", _storage(plan.dense_bytes, plan.views)),
+        ("CLIP forward passes", _passes(plan)),
         ("all trainings", _hours(_sum([student.gpu_hours for student in plan.students]))),
         ("total GPU time", _hours(plan.gpu_hours)),
         ("storing tokens pays off", _pays(plan)),
@@ -67,6 +67,15 @@ def _storage(size: int, views: int | None) -> str:
 
 def _hours(hours: float | None) -> str:
     return "unknown without --throughput" if hours is None else f"{hours:.1f} GPU hours"
+
+
+def _passes(plan: Plan) -> str:
+    if not plan.passes_per_region:
+        return _hours(plan.teacher_gpu_hours)
+    hours = plan.teacher_gpu_hours
+    factor = f"a view needs 1 + {plan.passes_per_region} x its regions"
+    further = "" if hours is None else f", and {hours * plan.passes_per_region:.1f} for each region of a view"
+    return f"{_hours(hours)} for the views{further} ({factor})"
 
 
 def _pays(plan: Plan) -> str:

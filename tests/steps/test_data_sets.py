@@ -107,6 +107,16 @@ def test_a_data_set_goes_through_all_steps(run_all, dataset):
     assert fetch(compared.report).read_text(encoding="utf-8").count("uses a different protocol") <= 1
 
 
+def test_every_variant_beyond_the_paper_goes_through_all_steps(run_all):
+    run, splits, cache, evaluated, compared = run_all("voc12", "variants=[beyond]", "student.backbone=demo_fpn")
+    assert len(evaluated) == len(run.variants) == len(compared.rows) >= 12
+    for one in evaluated:
+        check_rows(one, splits, "voc12", "voc12")
+    assert set(cache.clustered) == {"dense", "value", "key"}
+    page = fetch(compared.report).read_text(encoding="utf-8")
+    assert "beyond-transductive" in page
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_every_family_goes_through_all_steps(run_all, backbone):

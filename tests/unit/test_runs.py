@@ -46,3 +46,23 @@ def test_a_variant_carries_its_own_config_through_a_dump():
     assert [v.config.method.losses.ce for v in read.variants] == [False, True, False, True]
     assert [v.config.method.global_token for v in read.variants] == ["attention", "max", "attention", "max"]
     assert {v.config.train == config.train for v in read.variants} == {True}
+
+
+def test_students_that_know_names_of_unseen_classes_have_groups_of_their_own():
+    """No table mixes the inductive and the transductive setting."""
+    variants = expand(settings.load("demo", ["variants=[beyond, table3/full]"]))
+    groups = {v.config.method.transductive.setting: {m.group for m in v.members} for v in variants}
+    assert groups["inductive"] & groups["transductive"] == set()
+    assert {m.group for v in variants if v.config.method.transductive.names for m in v.members} == {
+        "beyond-transductive"
+    }
+    described = "method.clustering.region_tokens=crop"
+    everything = expand(settings.load("demo", ["variants=[table3]", described, "method.transductive.names=true"]))
+    assert {m.group for v in everything for m in v.members} == {"table3-transductive"}
+
+
+@pytest.mark.parametrize("setting", ["generator=region", "losses.local=true", "transductive.names=true"])
+def test_what_reads_embeddings_of_regions_needs_them_stored(setting):
+    with pytest.raises(ConfigError, match=f"{setting} needs .* expected clustering.region_tokens=crop or attention"):
+        settings.load("demo", [f"method.{setting}"])
+    settings.load("demo", [f"method.{setting}", "method.clustering.region_tokens=attention"])

@@ -13,9 +13,19 @@ from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import choose_view, cut_image, cut_labels
 
-__all__ = ["LABEL", "ViewImage", "chosen_images", "read_array", "read_pair", "read_view", "record_name"]
+__all__ = [
+    "LABEL",
+    "REGION_TOKENS",
+    "ViewImage",
+    "chosen_images",
+    "read_array",
+    "read_pair",
+    "read_view",
+    "record_name",
+]
 
 LABEL = "label.png"  # extension of the label map in a record of a split
+REGION_TOKENS = "tokens.npy"  # extension of the embeddings of regions in the record of a region map
 
 
 class ViewImage(NamedTuple):
@@ -52,6 +62,6 @@ def read_view(reader: ShardReader, image_record: str | int, number: int, config:
     return ViewImage(cut_image(image, view), cut_labels(labels, view), view.valid)
 
 
-def read_array(reader: ShardReader, record: str | int) -> np.ndarray:
-    """Read the array of a record of tokens or region maps. View v of image i is record i * `teacher.views` + v."""
-    return np.load(io.BytesIO(reader.read(record, "npy")), allow_pickle=False)
+def read_array(reader: ShardReader, record: str | int, extension: str = "npy") -> np.ndarray:
+    """Read an array of a record of tokens or region maps. View v of image i is record i * `teacher.views` + v."""
+    return np.load(io.BytesIO(reader.read(record, extension)), allow_pickle=False)

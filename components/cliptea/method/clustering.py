@@ -6,7 +6,6 @@ Shapes: B images, D channels, g g token grid, P = g*g, T tokens of all images, L
 N centres of all images, K largest number of centres of an image, W entries of all windows.
 """
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
@@ -66,19 +65,21 @@ def window_seeds(
     """Mean of the ignored tokens in each window that contains any.
 
     Source: eq. 4-5. Their index D(i+s, j+s) and outer sum do not fit together, so here every window gives its own seed.
-    Overlapping windows follow the authors' later text (CLIP-to-Seg); `grid` takes K = H/s in eq. 4 literally.
+    Overlapping windows follow the authors' later text (CLIP-to-Seg), which lists the starts 0, [o/2], [o], ..., g-o for
+    windows of o tokens. `grid` takes K = H/s in eq. 4 literally.
 
     Args:
         tokens_TD: (T, D) float, the ignored tokens of all images, in the order of `ignored_Bgg`.
         ignored_Bgg: (B, g, g) bool with T true.
-        windows: for `sliding`, windows of o x o tokens, ceil(o/2) apart and completely inside the grid; for `grid`,
-            o x o cells that divide the grid.
+        windows: for `sliding`, windows of o x o tokens inside the grid, which start at round(k * o/2), rounded half up,
+            and at the last possible row and column, so that every token is in a window; for `grid`, o x o cells that
+            divide the grid.
         mode: layout of the windows.
 
     Returns:
         Seeds of an image, by window size in the given order, and in row-major order for each size. Sliding windows may
-        miss the last row and column, or may not fit a small grid. If no window contains an ignored token, the mean of
-        all ignored tokens is the only seed, so an image without seeds has no ignored tokens.
+        not fit a small grid. If no window contains an ignored token, the mean of all ignored tokens is the only seed,
+        so an image without seeds has no ignored tokens.
 
     Raises:
         ValueError: unknown mode.
@@ -122,7 +123,8 @@ def _spans(grid: Sequence[int], window: int, mode: SeedMode) -> list[tuple[range
     def along(length: int) -> list[range]:
         if mode == "grid":
             return [range(cell * length // window, -(-(cell + 1) * length // window)) for cell in range(window)]
-        return [range(start, start + window) for start in range(0, length - window + 1, math.ceil(window / 2))]
+        starts = {(step * window + 1) // 2 for step in range(2 * length)} | {length - window}
+        return [range(start, start + window) for start in sorted(starts) if 0 <= start <= length - window]
 
     return list(product(along(grid[0]), along(grid[1])))
 

@@ -82,20 +82,22 @@ def attend(
 class TokenBank:
     """Unit-norm CLS tokens of the last iterations, first in, first out (section 3.2, memory bank).
 
-    The capacity is a number of iterations, not of tokens, because the last batch of an epoch or a run on fewer
-    processes is smaller. In a training step, compute the loss first, then call `enqueue`, then the optimiser. With
-    several processes, enqueue the gathered tokens, so that every process has the same bank.
+    The capacity is a number of iterations by default, because the last batch of an epoch or a run on fewer processes is
+    smaller. The authors' later text (CLIP-to-Seg Distillation) can be read as a number of tokens. In a training step,
+    compute the loss first, then call `enqueue`, then the optimiser. With several processes, enqueue the gathered
+    tokens, so that every process has the same bank.
 
     Args:
         iterations: number of calls of `enqueue` to keep; 0 keeps the bank empty.
+        tokens_kept: number of tokens to keep instead, None for no limit other than the iterations.
 
     Attributes:
         tokens: (K, D) float32, oldest first; (0, 0) while empty.
         image_ids: (K,) int64.
     """
 
-    def __init__(self, iterations: int = 24) -> None:
-        self.iterations = iterations
+    def __init__(self, iterations: int = 24, tokens_kept: int | None = None) -> None:
+        self.iterations, self.tokens_kept = iterations, tokens_kept
         self.tokens = torch.empty(0, 0)
         self.image_ids = torch.empty(0, dtype=torch.int64)
         self._batch_sizes: list[int] = []
@@ -128,6 +130,11 @@ class TokenBank:
         self._keep_newest(state["tokens"], state["image_ids"], state["batch_sizes"].tolist())
 
     def _keep_newest(self, tokens_KD: Tensor, image_ids_K: Tensor, batch_sizes: list[int]) -> None:
+        if self.tokens_kept is not None:
+            first = max(0, sum(batch_sizes) - self.tokens_kept)
+            self.tokens, self.image_ids = tokens_KD[first:].clone(), image_ids_K[first:].clone()
+            self._batch_sizes = [len(self.tokens)]
+            return
         surplus = max(0, len(batch_sizes) - self.iterations)
         first = sum(batch_sizes[:surplus])
         # Clone, because the tensors may belong to the caller, and a view would keep dropped tokens in memory.

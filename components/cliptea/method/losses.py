@@ -12,9 +12,18 @@ from torch import Tensor
 
 from cliptea.method.precision import in_float32
 
-__all__ = ["class_logits", "class_mask", "class_pixels", "drop_absent", "labelled_pixels", "present_pairs"]
+__all__ = [
+    "FeatureNorm",
+    "class_logits",
+    "class_mask",
+    "class_pixels",
+    "drop_absent",
+    "labelled_pixels",
+    "present_pairs",
+]
 
 IGNORE = 255
+FeatureNorm = Literal["none", "scaled_cosine"]
 
 
 @in_float32
@@ -25,7 +34,7 @@ def class_logits(
     *,
     mode: Literal["dot", "cosine"] = "dot",
     cosine_scale: float = 1 / 0.07,
-    feature_norm: Literal["none", "scaled_cosine"] = "none",
+    feature_norm: FeatureNorm = "none",
 ) -> Tensor:
     """Score each position against the seen classes followed by the pseudo classes of its image (eq. 9).
 

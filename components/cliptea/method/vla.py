@@ -21,9 +21,10 @@ __all__ = [
     "class_centroids",
     "generate_loss",
     "generate_pseudo_classes",
+    "region_starts",
 ]
 
-AdapterKind = Literal["transformer_decoder", "mlp", "original"]
+AdapterKind = Literal["transformer_decoder", "mlp", "original", "region"]
 
 
 class Centroids(NamedTuple):
@@ -92,9 +93,13 @@ def class_centroids(
 class Adapter(nn.Module):
     """Generator g: class centroids -> unit-norm classifier vectors (section 3.3; the kinds are the rows of Table 5).
 
+    The kind `region` is not in the paper. Its decoder gives the vectors of seen classes as that of the paper does. The
+    vector of a region starts from CLIP's embedding of the region, to which a linear layer, zero at first, adds a
+    residual made from the decoder's output.
+
     Args:
         kind: `transformer_decoder`, standard post-norm decoder layers; `mlp`, two linear layers; `original`,
-            identity.
+            identity; `region`, decoder layers with starts.
         dim: D of queries and memory.
         layers: decoder layers.
         heads: attention heads.
@@ -117,24 +122,29 @@ class Adapter(nn.Module):
         super().__init__()
         self.decoder = nn.ModuleList()
         self.project: nn.Module = nn.Identity()
-        if kind == "transformer_decoder":
+        self.residual: nn.Linear | None = None
+        if kind in ("transformer_decoder", "region"):
             if dim % heads:
                 raise ValueError(f"generator has {heads} heads for {dim} channels: heads must divide channels")
             # nn.TransformerDecoder would copy one layer, so that all layers start with the same weights.
             for _ in range(layers):
                 self.decoder.append(nn.TransformerDecoderLayer(dim, heads, ffn, dropout, batch_first=True))
+            if kind == "region":
+                self.residual = nn.Linear(dim, dim, bias=False)
+                nn.init.zeros_(self.residual.weight)
         elif kind == "mlp":
             self.project = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         elif kind != "original":
-            raise ValueError(f"generator is {kind!r}: expected 'transformer_decoder', 'mlp' or 'original'")
+            raise ValueError(f"generator is {kind!r}: expected 'transformer_decoder', 'mlp', 'original' or 'region'")
 
-    def forward(self, queries_QD: Tensor, memory_MD: Tensor) -> Tensor:
+    def forward(self, queries_QD: Tensor, memory_MD: Tensor, starts_RD: Tensor | None = None) -> Tensor:
         """Adapt class centroids.
 
         Args:
             queries_QD: (Q, D) float, centroids. For Q = 0 the result is (0, D) and gives all parameters zero gradients,
                 because distributed training waits for a gradient of each parameter.
-            memory_MD: (M, D) float, the CLS tokens of the batch, only used by `transformer_decoder`.
+            memory_MD: (M, D) float, the CLS tokens of the batch, only used by decoder layers.
+            starts_RD: (R, D) float, unit norm, starts of the last R queries, for the kind `region`.
 
         Returns:
             (Q, D) float32, unit norm.
@@ -144,16 +154,42 @@ class Adapter(nn.Module):
         adapted_1QD = self.project(queries_QD[None])
         for layer in self.decoder:
             adapted_1QD = layer(adapted_1QD, memory_MD[None])
-        return F.normalize(adapted_1QD[0].float(), dim=1)
+        adapted_QD = adapted_1QD[0].float()
+        if self.residual is not None and starts_RD is not None:
+            first = len(adapted_QD) - len(starts_RD)
+            moved_RD = starts_RD + self.residual(adapted_QD[first:])
+            adapted_QD = torch.cat([adapted_QD[:first], moved_RD])
+        return F.normalize(adapted_QD, dim=1)
 
 
-def generate_pseudo_classes(adapter: Adapter, centroids: Centroids, cls_MD: Tensor) -> Generated:
+@in_float32
+def region_starts(tokens_BRD: Tensor, mean_D: Tensor, text_SD: Tensor) -> Tensor:
+    """CLIP's embeddings of regions, moved to where text features lie. Not in the paper.
+
+    Embeddings of images and of texts lie in two separate parts of CLIP's space. The mean embedding of regions is
+    replaced by the mean text feature of the seen classes.
+
+    Args:
+        tokens_BRD: (B, R, D) float, unit norm.
+        mean_D: (D,) float, mean of many such embeddings.
+        text_SD: (S, D) float, unit norm.
+
+    Returns:
+        (B, R, D) float32, unit norm.
+    """
+    return F.normalize(tokens_BRD - mean_D + text_SD.mean(0), dim=2)
+
+
+def generate_pseudo_classes(
+    adapter: Adapter, centroids: Centroids, cls_MD: Tensor, starts_BPD: Tensor | None = None
+) -> Generated:
     """Run the adapter on the present classes: first the seen classes, then the regions of each image.
 
     Args:
         adapter: the generator g.
         centroids: from `class_centroids`.
         cls_MD: (M, D) float, CLS tokens of the batch.
+        starts_BPD: (B, P, D) float, starts of the regions' vectors, for the adapter of the kind `region`.
 
     Returns:
         Vectors in the layout of `centroids`. If no class is present, all vectors are zero, and the parameters of the
@@ -161,7 +197,8 @@ def generate_pseudo_classes(adapter: Adapter, centroids: Centroids, cls_MD: Tens
     """
     seen_S, pseudo_BP = centroids.seen_present_S, centroids.pseudo_present_BP
     queries_QD = torch.cat([centroids.seen_SD[seen_S], centroids.pseudo_BPD[pseudo_BP]])
-    adapted_QD = adapter(queries_QD, cls_MD.float())
+    starts_RD = None if starts_BPD is None else starts_BPD[pseudo_BP]
+    adapted_QD = adapter(queries_QD, cls_MD.float(), starts_RD)
     num_seen_queries = len(queries_QD) - int(pseudo_BP.sum())
     seen_SD, pseudo_BPD = torch.zeros_like(centroids.seen_SD), torch.zeros_like(centroids.pseudo_BPD)
     seen_SD[seen_S] = adapted_QD[:num_seen_queries]

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from cliptea.method.losses import FeatureNorm, class_logits
+
 __all__ = ["EncoderDecoder", "ParameterGroup", "Student"]
 
 # Matrices that are not used in products and so have no weight decay: positions of transformers.
@@ -28,6 +30,9 @@ class ParameterGroup(NamedTuple):
 class Student(nn.Module):
     """A per-pixel network: images (B, 3, H, W) -> dense features (B, D, h, w).
 
+    Attributes:
+        feature_norm: that of `method.feature_norm` in training, which `logits` uses as well.
+
     Args:
         encoder: name of the part with the base learning rate, or "" for the whole network. The rest is the head.
         head_lr_factor: learning rate of the head relative to the encoder.
@@ -37,9 +42,16 @@ class Student(nn.Module):
         super().__init__()
         self._encoder = f"{encoder}." if encoder else ""
         self.head_lr_factor = head_lr_factor
+        self.feature_norm: FeatureNorm = "none"
 
     def logits(self, images_B3HW: Tensor, text_ND: Tensor) -> Tensor:
         """(B, N, h, w): the features times the text features, at test time."""
+        if self.feature_norm == "none":
+            return self.products(images_B3HW, text_ND)
+        return class_logits(self(images_B3HW).float(), text_ND, feature_norm=self.feature_norm)
+
+    def products(self, images_B3HW: Tensor, text_ND: Tensor) -> Tensor:
+        """(B, N, h, w): raw features times text features."""
         return torch.einsum("bdhw,nd->bnhw", self(images_B3HW), text_ND)
 
     def parameter_groups(self) -> Iterator[ParameterGroup]:
@@ -86,7 +98,7 @@ class EncoderDecoder(Student):
         """Dense features (B, D, h, w)."""
         return self.head(self.dropout(self.decoder(self.encoder(images_B3HW))))
 
-    def logits(self, images_B3HW: Tensor, text_ND: Tensor) -> Tensor:
+    def products(self, images_B3HW: Tensor, text_ND: Tensor) -> Tensor:
         """As of any student, with less work.
 
         Both the last convolution and the product are linear, and together have N outputs instead of D.

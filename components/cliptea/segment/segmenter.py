@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -24,6 +24,7 @@ from cliptea.config import EvaluationConfig
 from cliptea.errors import ConfigError, StorageError, named, one_line
 from cliptea.files import oddity
 from cliptea.finite import require_finite
+from cliptea.method.losses import FeatureNorm
 from cliptea.models import build_student, names_code
 from cliptea.models.student import Student
 from cliptea.parse import parse_json, read_text
@@ -55,6 +56,8 @@ class Description(BaseModel):
     classes: Annotated[list[str], Field(min_length=1, max_length=255)]
     unseen: list[str]
     evaluation: EvaluationConfig
+    feature_norm: FeatureNorm = "none"  # of training, `method.feature_norm`
+    setting: Literal["inductive", "transductive"] = "inductive"  # whether training knew the names of unseen classes
     teacher: TeacherSource | None = None
 
     @model_validator(mode="after")
@@ -116,7 +119,7 @@ class Segmenter:
         return padded_size((image_HW3.shape[0], image_HW3.shape[1]), self.description.evaluation)
 
 
-def load_student(backbone: str, dim: int, weights: Mapping[str, Tensor]) -> Student:
+def load_student(backbone: str, dim: int, weights: Mapping[str, Tensor], feature_norm: FeatureNorm = "none") -> Student:
     """The trained network in eval mode, on the CPU.
 
     Raises:
@@ -125,6 +128,7 @@ def load_student(backbone: str, dim: int, weights: Mapping[str, Tensor]) -> Stud
     require_finite(weights, "the student's weights", "train it again")
     student = build_student(backbone, dim, random=False)
     student.load_state_dict(weights)
+    student.feature_norm = feature_norm
     return student.eval()
 
 
@@ -169,7 +173,8 @@ def open_segmenter(folder: Path, allow_code: bool = False) -> Segmenter:
             raise ValueError(f"{TEXT} has the shape {tuple(text_ND.shape)}")
         with named(str(home)):
             require_finite({"a text feature": text_ND}, TEXT)
-            student = load_student(description.backbone, description.dim, safetensors.torch.load(files[WEIGHTS]))
+            weights = safetensors.torch.load(files[WEIGHTS])
+            student = load_student(description.backbone, description.dim, weights, description.feature_norm)
     except (OSError, ValueError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
         why = "" if isinstance(error, FileNotFoundError) else f" ({one_line(error)[:200]})"
         expected = f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"

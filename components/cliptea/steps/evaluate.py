@@ -149,7 +149,8 @@ def _score(
     weights = safetensors.torch.load(read_object(store, file))
     backbone = config.student.backbone  # from the settings, because a manifest must not name code to import
     with named(store.uri(file.key)):
-        student = load_student(backbone, int(trained.info["dim"]), weights).to(device.best())
+        network = load_student(backbone, int(trained.info["dim"]), weights, config.method.feature_norm)
+        student = network.to(device.best())
     reader, text_ND = ShardReader(store, task.split.objects, "val"), load_text(store, task.text)
     settings = config.evaluation.model_copy(update={"gamma": task.gamma})
     scored, arrays = score_student(
@@ -223,6 +224,7 @@ class ScoresEntry(Entry):
         description = _description(config, tasks[0], model)
         known = {
             "gamma": tasks[0].gamma,
+            "setting": config.method.transductive.setting,
             "parameters": model.info["parameters"],
             "licence": description["licence"] or "none",
         }
@@ -282,6 +284,8 @@ def _description(config: Config, task: EvaluationTask, model: Manifest) -> dict[
         "unseen": task.catalogue.unseen,
         "evaluation": config.evaluation.model_dump(include={"scale", "divisor", "mode", "window", "stride"})
         | {"gamma": task.gamma},
+        "feature_norm": config.method.feature_norm,
+        "setting": config.method.transductive.setting,
         "teacher": teacher.model_dump(include={"weights", "model", "templates", "crop"})
         | {"demo": demo_fingerprint(config) if teacher.source.kind == "demo" else None},
     }

@@ -38,7 +38,7 @@ def planned(run: Run) -> list[Output]:
         text={label: _promised(output) for label, output in texts.items()},
     )
     outputs = [splits.own.output, *(split.output for split in splits.others.values()), *texts.values()]
-    outputs += [views.tokens, views.dense, *(wanted.output for wanted in views.regions.values())]
+    outputs += views.all
     if config.teacher.source.kind == "demo":
         outputs.append(demo_output(config))
     for variant in run.variants:

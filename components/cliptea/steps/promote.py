@@ -106,7 +106,11 @@ def _promote(run: Run, rows: Sequence[ComparedRow], evaluation: str) -> Promotio
     from cliptea.tracking.registry import register, settle
 
     best = best_row(rows)
-    client, name, run_id = connect(), run.config.promotion.model or f"cliptea-{best.dataset}", best.mlflow_run_id
+    setting = run.config.method.transductive.setting
+    usual = f"cliptea-{best.dataset}" + (
+        "" if setting == "inductive" else f"-{setting}"
+    )  # never compared with each other
+    client, name, run_id = connect(), run.config.promotion.model or usual, best.mlflow_run_id
     source = f"{client.get_run(run_id).info.artifact_uri}/model"
     score = Score(hiou(best), evaluation, run.config.promotion.margin)
     version = register(client, name, source, run_id, score, {"backbone": best.backbone, "variant": best.variant})

@@ -45,7 +45,7 @@ class TeacherCache(BaseModel):
     """
 
     tokens: Manifest
-    dense: Manifest | None = None  # dense tokens, if they are stored
+    clustered: dict[str, Manifest] = {}  # tokens to cluster by their kind, if they are stored
     regions: dict[str, Manifest]
     text: dict[str, Manifest]
 
@@ -75,8 +75,8 @@ def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> Te
         found |= make_texts(store, run.config, wanted)
     return TeacherCache(
         tokens=found[views.tokens],
-        dense=found.get(views.dense),
-        regions={key: found[output] for key, output in views.regions.items()},
+        clustered={kind: found[it] for kind, it in views.outputs.clustered.items() if it in found},
+        regions={key: found[wanted.output] for key, wanted in views.outputs.regions.items()},
         text={label: found[output] for label, output in texts.items()},
     )
 

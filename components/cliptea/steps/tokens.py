@@ -15,7 +15,14 @@ from cliptea.run import Run
 from cliptea.steps.component import step
 from cliptea.steps.split import Splits
 from cliptea.storage import Store, open_store
-from cliptea.teacher.outputs import MadeBlock, ViewOutput, clustering_key, tokens_fingerprint
+from cliptea.teacher.outputs import (
+    MadeBlock,
+    TokenKind,
+    ViewOutput,
+    clustered_kind,
+    clustering_key,
+    tokens_fingerprint,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from cliptea.teacher.blocks import Job
@@ -65,35 +72,40 @@ def make_tokens(run: Run, splits: Splits, part: int = 0, parts: int = 1) -> Made
     from cliptea.teacher.view_outputs import make_part
 
     if views.stored is not None and part == 0:
-        progress.note("region maps are computed from the stored dense tokens, so CLIP does not run")
-    if views.tokens in views.found and views.dense not in views.found and part == 0:
-        new = sum(wanted.clustering is not None for wanted in views.missing)
-        settings = f"{new} new clustering setting{'s' * (new != 1)}"
-        progress.note(f"dense tokens are not stored, so CLIP runs again for {settings}")
+        progress.note("region maps are computed from stored tokens, so CLIP does not run")
+    elif views.tokens in views.found and part == 0:
+        new = [wanted for wanted in views.missing if wanted.clustering is not None]
+        settings = f"{len(new)} new clustering setting{'s' * (len(new) != 1)}"
+        described = any(wanted.form != "none" for wanted in new)
+        why = "regions have to be described" if described else "the tokens to cluster are not stored"
+        progress.note(f"{why}, so CLIP runs again for {settings}")
     return MadePart(blocks=make_part(views_job(store, run, splits, views), part, parts))
-
-
-class ViewSurvey(NamedTuple):
-    """The tokens and region maps that a run needs, which of them exist, and which are missing."""
-
-    tokens: Output
-    dense: Output
-    regions: dict[str, Output]  # by `clustering_key`
-    found: dict[Output, Manifest]
-    missing: list[ViewOutput]
-
-    @property
-    def stored(self) -> Manifest | None:
-        """Dense tokens for computing the missing region maps, or None if CLIP has to run."""
-        return self.found.get(self.dense) if self.tokens in self.found else None
 
 
 class ViewOutputs(NamedTuple):
     """The outputs for all views of the train shards."""
 
     tokens: Output
-    dense: Output
+    clustered: dict[TokenKind, Output]  # tokens to cluster
     regions: dict[str, ViewOutput]  # by `clustering_key`
+
+    @property
+    def all(self) -> list[Output]:
+        return [self.tokens, *self.clustered.values(), *(wanted.output for wanted in self.regions.values())]
+
+
+class ViewSurvey(NamedTuple):
+    """The tokens and region maps that a run needs, which of them exist, and which are missing."""
+
+    outputs: ViewOutputs
+    found: dict[Output, Manifest]
+    missing: list[ViewOutput]
+    stored: dict[TokenKind, Manifest] | None  # tokens for computing the missing region maps, or None: CLIP has to run
+
+    @property
+    def tokens(self) -> Output:
+        """The output with the CLS tokens."""
+        return self.outputs.tokens
 
 
 def view_outputs(run: Run, split: str) -> ViewOutputs:
@@ -103,29 +115,32 @@ def view_outputs(run: Run, split: str) -> ViewOutputs:
         split: fingerprint of the train shards.
     """
     fp = tokens_fingerprint(run.config, split)
-    methods = [variant.config.method for variant in run.variants]
+    clusterings = [variant.config.method.clustering for variant in run.variants if variant.config.method.pseudo]
     regions = {
-        clustering_key(method.clustering): ViewOutput(
-            Output("regions", fingerprint("regions", clustering=method.clustering, tokens=fp)), method.clustering
+        clustering_key(clustering): ViewOutput(
+            Output("regions", fingerprint("regions", clustering=clustering, tokens=fp)), clustering
         )
-        for method in methods
-        if method.pseudo
+        for clustering in clusterings
     }
-    return ViewOutputs(Output("tokens", fp), Output("dense", fp), regions)
+    kinds = [clustered_kind(clustering) for clustering in clusterings] or ["dense"]
+    return ViewOutputs(Output("tokens", fp), {kind: Output(kind, fp) for kind in kinds}, regions)
 
 
 def survey_views(store: Store, run: Run, splits: Splits) -> ViewSurvey:
     """Find the tokens and region maps of all views of the train shards."""
-    tokens, dense, regions = view_outputs(run, splits.own.fingerprint)
-    looked_for = [tokens, dense, *(wanted.output for wanted in regions.values())]
-    found = {output: manifest for output in looked_for if (manifest := find_sharded(store, output))}
-    missing = [wanted for wanted in regions.values() if wanted.output not in found]
-    clip_runs = dense not in found and (tokens not in found or missing)
-    if clip_runs and run.config.teacher.keep_dense:
-        missing.insert(0, ViewOutput(dense))
-    if tokens not in found:
-        missing.append(ViewOutput(tokens))  # published last, because it marks the others as complete
-    return ViewSurvey(tokens, dense, {key: wanted.output for key, wanted in regions.items()}, found, missing)
+    outputs = view_outputs(run, splits.own.fingerprint)
+    found = {output: manifest for output in outputs.all if (manifest := find_sharded(store, output))}
+    missing = [wanted for wanted in outputs.regions.values() if wanted.output not in found]
+    kinds = {clustered_kind(wanted.clustering) for wanted in missing if wanted.clustering is not None}
+    stored = {kind: found[outputs.clustered[kind]] for kind in kinds if outputs.clustered[kind] in found}
+    described = any(wanted.form != "none" for wanted in missing)
+    if outputs.tokens in found and not described and stored.keys() == kinds:
+        return ViewSurvey(outputs, found, missing, stored)
+    if run.config.teacher.keep_dense:
+        missing[:0] = [ViewOutput(output) for output in outputs.clustered.values() if output not in found]
+    if outputs.tokens not in found:
+        missing.append(ViewOutput(outputs.tokens))  # published last, because it marks the others as complete
+    return ViewSurvey(outputs, found, missing, None)
 
 
 def views_job(store: Store, run: Run, splits: Splits, views: ViewSurvey) -> "Job":
@@ -133,7 +148,7 @@ def views_job(store: Store, run: Run, splits: Splits, views: ViewSurvey) -> "Job
     from cliptea.teacher.blocks import Job
     from cliptea.teacher.demo_clip import teacher_weights
 
-    dense = views.stored and views.stored.objects
-    weights = "" if dense else teacher_weights(store, run.config)
+    stored = None if views.stored is None else {kind: it.objects for kind, it in views.stored.items()}
+    weights = "" if stored is not None else teacher_weights(store, run.config)
     own = splits.own
-    return Job(store, run.config, own.objects, own.fingerprint, tuple(views.missing), dense, weights)
+    return Job(store, run.config, own.objects, own.fingerprint, tuple(views.missing), stored, weights)

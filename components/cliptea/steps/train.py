@@ -24,9 +24,8 @@ from cliptea.teacher.outputs import clustering_key
 from cliptea.training.follower import Follower
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cliptea.training.batches import TrainingData
+    from cliptea.training.loss_terms import TextFeatures
 
 __all__ = ["TRAIN_PROCESS", "TrainInputs", "model_output", "train", "train_variant"]
 
@@ -109,28 +108,38 @@ def _train_here(store: Store, output: Output, inputs: TrainInputs, joined: bool)
     with named(inputs.variant.label), join() if joined else nullcontext(ALONE) as world:
         curves = curve_log(inputs.run, inputs.variant, epoch) if world.is_first else nullcontext(lambda curves: None)
         with curves as log:
-            data, text_SD = training_data(store, config, inputs.splits, inputs.teacher)
-            return train_student(store, output, config, seed, data, text_SD, log, world)
+            data, text = training_data(store, config, inputs.splits, inputs.teacher)
+            return train_student(store, output, config, seed, data, text, log, world)
 
 
-def training_data(store: Store, config: Config, splits: Splits, teacher: TeacherCache) -> "tuple[TrainingData, Tensor]":
-    """The training data, and (S, D) text features of the seen classes. Training never gets those of unseen classes."""
+def training_data(
+    store: Store, config: Config, splits: Splits, teacher: TeacherCache
+) -> "tuple[TrainingData, TextFeatures]":
+    """The training data, and the text features of the seen classes.
+
+    Training only gets those of unseen classes in the transductive setting.
+    """
     from cliptea.data.shards import ShardReader
     from cliptea.teacher.text import load_text
-    from cliptea.training.batches import TrainingData
+    from cliptea.training.batches import TrainingData, mean_region_token
+    from cliptea.training.loss_terms import TextFeatures
 
-    seen_ids = Catalogue.model_validate(splits.own.info["catalogue"]).seen_ids
-    regions, method = None, config.method
+    catalogue, method = Catalogue.model_validate(splits.own.info["catalogue"]), config.method
+    regions = mean_D = None
     if method.pseudo:
         regions = ShardReader(store, teacher.regions[clustering_key(method.clustering)].objects, "regions")
+        mean_D = mean_region_token(regions) if method.describes_regions else None
     data = TrainingData(
         images=ShardReader(store, splits.own.objects, "train"),
         cls=ShardReader(store, teacher.tokens.objects, "cls"),
         regions=regions,
         grid=tuple(teacher.tokens.info["grid"]),
-        seen_ids=seen_ids,
+        seen_ids=catalogue.seen_ids,
+        region_mean_D=mean_D,
     )
-    return data, load_text(store, teacher.text[config.data.dataset])[seen_ids]
+    text_ND = load_text(store, teacher.text[config.data.dataset])
+    unseen_UD = text_ND[catalogue.unseen_ids] if method.transductive.names else None
+    return data, TextFeatures(text_ND[catalogue.seen_ids], unseen_UD, mean_D)
 
 
 def model_output(inputs: TrainInputs) -> Output:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -20,7 +21,7 @@ from torch import Tensor
 from cliptea import device
 from cliptea.config import Config
 from cliptea.data.ahead import ahead
-from cliptea.data.records import LABEL, read_view, record_name
+from cliptea.data.records import LABEL, REGION_TOKENS, read_view, record_name
 from cliptea.data.sample import decode_labels
 from cliptea.data.shard_sets import ShardEntry
 from cliptea.data.shard_writer import ShardWriter, found_shards
@@ -32,11 +33,14 @@ from cliptea.method.plm import IGNORE, ignored_tokens
 from cliptea.method.regions import region_maps
 from cliptea.storage import Store
 from cliptea.teacher.clip import Teacher, open_teacher
-from cliptea.teacher.outputs import MadeBlock, ViewOutput
+from cliptea.teacher.outputs import MadeBlock, TokenKind, ViewOutput, clustered_kind
 
 __all__ = ["BLOCK", "BlockMaker", "Job"]
 
 BLOCK = 1024  # views, with 3 MiB of CLS tokens of 512 numbers; a killed worker loses at most one block
+CENTRE_VIEWS = 64  # whose mean token is subtracted for clustering.tokens=value_centred, spread over all views
+REGION_BLOCKS = 3  # last blocks of CLIP in which tokens of regions attend to their region
+KINDS: tuple[TokenKind, ...] = ("dense", "value", "key")
 Item = TypeVar("Item")
 
 
@@ -48,17 +52,38 @@ class Job(NamedTuple):
     images: Mapping[str, StoredObject]  # objects of the train shards
     split: str  # fingerprint of the train shards
     outputs: tuple[ViewOutput, ...]  # the outputs to compute
-    dense: Mapping[str, StoredObject] | None  # stored dense tokens for computing region maps; None: CLIP has to run
+    # objects of stored tokens by kind, for computing region maps; None: CLIP has to run
+    stored: Mapping[TokenKind, Mapping[str, StoredObject]] | None
     weights: str  # of CLIP, as for `open_teacher`
 
 
-class Tokens(NamedTuple):
+class Regions(NamedTuple):
+    """Region maps of a batch."""
+
+    maps_Bgg: Tensor  # uint8
+    tokens: list[Tensor]  # (R, D) float32 of each view
+
+
+@dataclass
+class Tokens:
     """Teacher tokens of a batch, on the device that computed them."""
 
     names: list[str]
-    cls_BD: Tensor | None  # float32; None if the dense tokens come from the store
-    dense_BDgg: Tensor  # float16, as they are stored
+    cls_BD: Tensor | None  # float32; None if the other tokens come from the store
+    kinds: dict[TokenKind, Tensor]  # (B, D, g, g) float16, as they are stored
     ignored_Bgg: Tensor  # bool
+    centre_D: Tensor | None = None  # subtracted for clustering.tokens=value_centred
+    described: dict[ViewOutput, Regions] = field(default_factory=dict)  # region maps with an embedding of each region
+
+    def maps(self, output: ViewOutput) -> Tensor:
+        """(B, g, g) uint8, the region maps of an output."""
+        clustering = output.clustering
+        assert clustering is not None
+        tokens_BDgg = self.kinds[clustered_kind(clustering)]
+        if clustering.tokens == "value_centred":
+            assert self.centre_D is not None
+            tokens_BDgg = tokens_BDgg.float() - self.centre_D[:, None, None]
+        return region_maps(tokens_BDgg, self.ignored_Bgg, clustering)
 
 
 class OpenBlock(NamedTuple):
@@ -80,7 +105,10 @@ class BlockMaker:
         self.job, self._where = job, device.best()
         self._config, self._seed = job.config.teacher, job.config.data.seed
         self._images = ShardReader(job.store, job.images, "train")
-        self._dense = None if job.dense is None else ShardReader(job.store, job.dense, "dense")
+        self._readers = job.stored and {kind: ShardReader(job.store, it, kind) for kind, it in job.stored.items()}
+        wanted = {output.output.kind for output in job.outputs}
+        wanted |= {clustered_kind(output.clustering) for output in job.outputs if output.clustering is not None}
+        self._kinds = [kind for kind in KINDS if kind in wanted]
         self.total = len(self._images) * self._config.views
 
     @property
@@ -93,10 +121,9 @@ class BlockMaker:
         device.prepare()
         return open_teacher(self.job.weights, self._config)
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """The shape (D, g, g) of the teacher's dense tokens."""
-        return self._teacher.dim, *self._teacher.grid
+    def shape(self, kind: str) -> tuple[int, int, int]:
+        """The shape (D, g, g) of the teacher's tokens of a kind; for CLS tokens, the grid is that of the others."""
+        return self._teacher.width if kind == "key" else self._teacher.dim, *self._teacher.grid
 
     def make(self, blocks: Mapping[int, range], tell: Callable[[int], None]) -> list[MadeBlock]:
         """Compute the missing outputs of blocks.
@@ -120,8 +147,7 @@ class BlockMaker:
         for number, views in blocks.items():
             block = self._open(number, views)
             if block.writers:
-                batches = self._encoded(views) if self._dense is None else self._stored(self._dense, views)
-                yield from ((block, tokens) for tokens in batches)
+                yield from ((block, tokens) for tokens in self._tokens(views))
             yield block, None
 
     def _open(self, number: int, views: range) -> OpenBlock:
@@ -136,30 +162,68 @@ class BlockMaker:
                 made.shards[output.folder], made.regions[output.folder] = found
         return OpenBlock(made, views, writers)
 
-    def _encoded(self, views: range) -> Iterator[Tokens]:
+    @cached_property
+    def _centre_D(self) -> Tensor | None:
+        """The mean of the value tokens of some views, if a clustering setting needs it."""
+        if not any(output.clustering and output.clustering.tokens == "value_centred" for output in self.job.outputs):
+            return None
+        views = range(0, self.total, -(-self.total // CENTRE_VIEWS))
+        batches = self._encoded(views) if self._readers is None else self._stored(self._readers, views)
+        values = [tokens.kinds["value"].double().mean((2, 3)) for tokens in batches]
+        return torch.cat(values).mean(0).float()
+
+    def _tokens(self, views: range) -> Iterator[Tokens]:
+        """The tokens of these views, and the regions that CLIP has to describe."""
+        centre_D = self._centre_D
+        if self._readers is None:
+            return self._encoded(views, centre_D, [output for output in self.job.outputs if output.form != "none"])
+        return self._stored(self._readers, views, centre_D)
+
+    def _encoded(
+        self, views: range, centre_D: Tensor | None = None, described: Sequence[ViewOutput] = ()
+    ) -> Iterator[Tokens]:
         """Compute tokens with CLIP, in bfloat16 on a GPU."""
         amp = torch.autocast(self._where.type, torch.bfloat16, enabled=self._where.type == "cuda")
+        blocks = REGION_BLOCKS if any(output.form == "attention" for output in described) else 0
         for batch in _batched(ahead(self._view, views), self._config.batch_size):
             names, cut = zip(*batch, strict=True)
             images_BCC3, labels_BCC, valid_BCC = (
                 torch.from_numpy(np.stack(part)).to(self._where) for part in zip(*cut, strict=True)
             )
+            images_B3CC = images_BCC3.permute(0, 3, 1, 2)
             with amp:
-                cls_BD, dense_BDgg = self._teacher.tokens(images_BCC3.permute(0, 3, 1, 2), valid_BCC)
+                encoded = self._teacher.encode(images_B3CC, valid_BCC, self._kinds, blocks)
             ignored_Bgg = ignored_tokens(labels_BCC, valid_BCC, self._teacher.grid)
-            yield Tokens(list(names), cls_BD, dense_BDgg.half(), ignored_Bgg)
+            halves = {kind: tokens.half() for kind, tokens in encoded.tokens.items()}
+            tokens = Tokens(list(names), encoded.cls_BD, halves, ignored_Bgg, centre_D)
+            for output in described:
+                maps_Bgg = tokens.maps(output)
+                with amp:
+                    if output.form == "attention":
+                        found = self._teacher.region_tokens(encoded.inputs, maps_Bgg)
+                    else:
+                        size = self._config.batch_size
+                        found = self._teacher.picture_tokens(images_B3CC, valid_BCC, maps_Bgg, size)
+                tokens.described[output] = Regions(maps_Bgg, found)
+            yield tokens
 
-    def _stored(self, dense: ShardReader, views: range) -> Iterator[Tokens]:
+    def _stored(
+        self, readers: Mapping[TokenKind, ShardReader], views: range, centre_D: Tensor | None = None
+    ) -> Iterator[Tokens]:
         """Read stored tokens. Only the labels of the images are read."""
-        both = zip(ahead(self._labels, views), dense.stream("npy", views.start, views.stop), strict=True)
-        for batch in _batched(both, self._config.batch_size):
-            names, labels, valid = zip(*(cut for cut, _ in batch), strict=True)
-            arrays = [np.load(io.BytesIO(data), allow_pickle=False) for _, data in batch]
-            dense_BDgg, labels_BCC, valid_BCC = (
-                torch.from_numpy(np.stack(part)).to(self._where) for part in (arrays, labels, valid)
-            )
-            ignored_Bgg = ignored_tokens(labels_BCC, valid_BCC, (dense_BDgg.shape[2], dense_BDgg.shape[3]))
-            yield Tokens(list(names), None, dense_BDgg, ignored_Bgg)
+        streams = [_records(reader, views) for reader in readers.values()]
+        for batch in _batched(zip(ahead(self._labels, views), *streams, strict=True), self._config.batch_size):
+            cut, *columns = zip(*batch, strict=True)
+            names, labels, valid = zip(*cut, strict=True)
+            labels_BCC, valid_BCC = (torch.from_numpy(np.stack(part)).to(self._where) for part in (labels, valid))
+            arrays = ([np.load(io.BytesIO(data), allow_pickle=False) for data in column] for column in columns)
+            kinds = {
+                kind: torch.from_numpy(np.stack(array)).to(self._where)
+                for kind, array in zip(readers, arrays, strict=True)
+            }
+            grid = next(iter(kinds.values())).shape[2:]
+            ignored_Bgg = ignored_tokens(labels_BCC, valid_BCC, (grid[0], grid[1]))
+            yield Tokens(list(names), None, kinds, ignored_Bgg, centre_D)
 
     def _view(self, view: int):
         image, number = divmod(view, self._config.views)
@@ -186,34 +250,29 @@ def _write(item: tuple[OpenBlock, Tokens | None]) -> tuple[OpenBlock, Tokens | N
             made.shards[output.folder] = writer.close()
         return item
     _require_finite(tokens)
-    made.shape = tuple(tokens.dense_BDgg.shape[1:])
     for output, writer in writers.items():
-        clustering = output.clustering
-        if clustering is not None:
-            arrays_B = region_maps(
-                tokens.dense_BDgg,
-                tokens.ignored_Bgg,
-                clustering.windows,
-                clustering.seed_mode,
-                clustering.rounds,
-                clustering.fusion_threshold,
-                clustering.max_regions,
-            )
+        kind = output.output.kind
+        described = tokens.described.get(output)
+        if kind == "regions":
+            arrays_B = tokens.maps(output) if described is None else described.maps_Bgg
         else:
-            arrays_B = tokens.dense_BDgg if output.output.kind == "dense" else tokens.cls_BD
+            arrays_B = tokens.cls_BD if kind == "tokens" else tokens.kinds[kind]
             assert arrays_B is not None
-        for name, array in zip(tokens.names, arrays_B.cpu().numpy(), strict=True):
-            buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
-            writer.add(name, {"npy": buffer.getvalue()})
-            if clustering is not None:
+            made.shapes[kind] = (arrays_B.shape[1], *tokens.ignored_Bgg.shape[1:])
+        for place, (name, array) in enumerate(zip(tokens.names, arrays_B.cpu().numpy(), strict=True)):
+            members = {"npy": _bytes(array)}
+            if described is not None:
+                members[REGION_TOKENS] = _bytes(described.tokens[place].cpu().numpy())
+            writer.add(name, members)
+            if kind == "regions":
                 made.regions[output.folder] += _count(array)
     return item
 
 
 def _require_finite(tokens: Tokens) -> None:
-    both = {"CLS token": tokens.cls_BD, "dense tokens": tokens.dense_BDgg}  # dense as stored: float16 may overflow
-    for kind, values in both.items():
+    found = {"CLS token": tokens.cls_BD}
+    found |= {f"{kind} tokens": values for kind, values in tokens.kinds.items()}  # as stored: float16 may overflow
+    for kind, values in found.items():
         if values is None:
             continue
         finite_B = torch.isfinite(values).flatten(1).all(1).tolist()
@@ -233,6 +292,20 @@ def _whole(store: Store, folder: str, records: int, count: bool) -> tuple[list[S
             contents = (shard.content(number, "npy") for number in range(shard.entry.records))
             regions += sum(_count(np.load(io.BytesIO(data), allow_pickle=False)) for data in contents)
     return (entries, regions) if sum(entry.records for entry in entries) == records else None
+
+
+def _records(reader: ShardReader, views: range) -> Iterator[bytes | memoryview]:
+    """The arrays of some views, as bytes of .npy files."""
+    if views.step == 1:
+        return reader.stream("npy", views.start, views.stop)
+    return (reader.read(view, "npy") for view in views)
+
+
+def _bytes(array: np.ndarray) -> bytes:
+    """An array as a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _count(regions_gg: np.ndarray) -> int:

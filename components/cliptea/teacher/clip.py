@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cliptea import device
@@ -20,10 +21,21 @@ from cliptea.errors import ConfigError, TeacherError
 from cliptea.parse import parse_json, read_text
 from cliptea.teacher.clip_files import fill, find_checkpoint, is_openai, read_checkpoint
 from cliptea.teacher.hub import download, tag_config
+from cliptea.teacher.last_blocks import attending_tokens, key_tokens, require_plain_blocks, value_tokens
 from cliptea.teacher.network import architecture, build_network
+from cliptea.teacher.outputs import TokenKind
+from cliptea.teacher.region_pictures import region_masks, region_pictures
 from cliptea.weights_source import WeightsSource
 
-__all__ = ["Teacher", "load_teacher", "open_teacher"]
+__all__ = ["Encoded", "Teacher", "load_teacher", "open_teacher"]
+
+
+class Encoded(NamedTuple):
+    """The tokens of a batch."""
+
+    cls_BD: Tensor  # float32
+    tokens: dict[TokenKind, Tensor]  # (B, D, g, g) float32; keys have the width of the tower instead of D
+    inputs: list[Tensor]  # of the last blocks
 
 
 class Teacher(nn.Module):
@@ -45,9 +57,20 @@ class Teacher(nn.Module):
         return self.clip.visual.proj.shape[1]
 
     @property
+    def width(self) -> int:
+        """Channels of keys."""
+        return self.clip.visual.proj.shape[0]
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Tokens along height and width."""
         return self.clip.visual.grid_size
+
+    def compile(self) -> None:
+        """Compile the image tower with torch.compile."""
+        visual = self.clip.visual
+        visual.compile()
+        visual.forward_intermediates = torch.compile(visual.forward_intermediates)
 
     @torch.no_grad()
     def tokens(self, images_B3CC: Tensor, valid_BCC: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,12 +80,94 @@ class Teacher(nn.Module):
             images_B3CC: uint8 RGB.
             valid_BCC: bool, False on padding, which is 0 after normalisation.
         """
-        normal = (images_B3CC.float() / 255 - self.mean) / self.std * valid_BCC[:, None]
         visual = self.clip.visual
-        cls_BD, tokens_BLE = visual(normal.to(visual.proj.dtype))
-        dense_BLD = tokens_BLE @ visual.proj
+        cls_BD, tokens_BLE = visual(self._normal(images_B3CC, valid_BCC))
+        return cls_BD.float(), self._as_grid(tokens_BLE @ visual.proj)
+
+    @torch.no_grad()
+    def encode(self, images_B3CC: Tensor, valid_BCC: Tensor, kinds: Sequence[TokenKind], blocks: int = 0) -> Encoded:
+        """CLS tokens and other tokens from one forward pass; arguments as for `tokens`.
+
+        Args:
+            kinds: the tokens to return.
+            blocks: number of last blocks whose inputs are returned, for `region_tokens`; fewer if the tower has no more
+                than these.
+
+        Raises:
+            TeacherError: the tower's attention has another form, and something else than dense tokens is wanted.
+        """
+        if set(kinds) <= {"dense"} and not blocks:
+            cls_BD, dense_BDgg = self.tokens(images_B3CC, valid_BCC)
+            return Encoded(cls_BD, {"dense": dense_BDgg}, [])
+        visual = self.clip.visual
+        require_plain_blocks(visual)
+        layers = len(visual.transformer.resblocks)
+        kept = min(max(blocks, 1), layers - 1)
+        found = visual.forward_intermediates(
+            self._normal(images_B3CC, valid_BCC),
+            indices=list(range(layers - 1 - kept, layers)),
+            output_fmt="NLC",
+            output_extra_tokens=True,
+        )
+        both = zip(found["image_intermediates_prefix"], found["image_intermediates"], strict=True)
+        *inputs, output_BLE = [torch.cat(pair, dim=1) for pair in both]
+        last_BLE = inputs[-1][:, 1:]
+        make = {
+            "dense": lambda: visual.ln_post(output_BLE[:, 1:]) @ visual.proj,
+            "value": lambda: value_tokens(visual, last_BLE),
+            "key": lambda: key_tokens(visual, last_BLE),
+        }
+        tokens = {kind: self._as_grid(make[kind]()) for kind in kinds}
+        return Encoded(found["image_features"].float(), tokens, inputs)
+
+    @torch.no_grad()
+    def region_tokens(self, inputs: Sequence[Tensor], regions_Bgg: Tensor) -> list[Tensor]:
+        """An embedding (R, D) float32, unit norm, of the regions of each view, from the forward pass of the view.
+
+        Args:
+            inputs: of the last blocks, from `encode`.
+            regions_Bgg: uint8, region maps of the views.
+        """
+        member_BRL = region_masks(regions_Bgg).flatten(2)
+        token_BRD = F.normalize(attending_tokens(self.clip.visual, inputs, member_BRL).float(), dim=2)
+        counts = member_BRL.any(2).sum(1).tolist()
+        return [token_RD[:count] for token_RD, count in zip(token_BRD, counts, strict=True)]
+
+    @torch.no_grad()
+    def picture_tokens(
+        self, images_B3CC: Tensor, valid_BCC: Tensor, regions_Bgg: Tensor, batch_size: int
+    ) -> list[Tensor]:
+        """An embedding (R, D) float32, unit norm, of the regions of each view, from two pictures of each region.
+
+        It is the mean of the unit CLS tokens of the view without the other pixels, and of the region's box.
+
+        Args:
+            regions_Bgg: uint8, region maps of the views.
+            batch_size: pictures in one forward pass.
+        """
+        counts = region_masks(regions_Bgg).flatten(2).any(2).sum(1).tolist()
+        pictures = region_pictures(images_B3CC, valid_BCC, regions_Bgg)
+        unit_RD = [
+            F.normalize(
+                torch.cat(
+                    [self.tokens(*part)[0] for part in zip(i.split(batch_size), v.split(batch_size), strict=True)]
+                ),
+                dim=1,
+            )
+            for i, v in (pictures[:2], pictures[2:])
+            if len(i)
+        ]
+        if not unit_RD:
+            return [torch.empty(0, self.dim, device=images_B3CC.device) for _ in counts]
+        return list(F.normalize(unit_RD[0] + unit_RD[1], dim=1).split(counts))
+
+    def _normal(self, images_B3CC: Tensor, valid_BCC: Tensor) -> Tensor:
+        normal = (images_B3CC.float() / 255 - self.mean) / self.std * valid_BCC[:, None]
+        return normal.to(self.clip.visual.proj.dtype)
+
+    def _as_grid(self, tokens_BLD: Tensor) -> Tensor:
         height, width = self.grid
-        return cls_BD.float(), dense_BLD.float().transpose(1, 2).reshape(len(cls_BD), -1, height, width)
+        return tokens_BLD.float().transpose(1, 2).reshape(len(tokens_BLD), -1, height, width)
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
@@ -102,7 +207,7 @@ def open_teacher(weights: str, config: TeacherConfig) -> Teacher:
     """
     teacher = load_teacher(weights, config.model, config.crop).to(device.best())
     if config.compile:
-        teacher.clip.visual.compile()
+        teacher.compile()
     return teacher
 
 

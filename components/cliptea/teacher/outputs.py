@@ -1,13 +1,14 @@
 """The outputs of the teacher. This module does not import torch.
 
-For each view of each training image, the teacher computes the CLS token (float32), the dense tokens (float16) unless
-`teacher.keep_dense` is off, and the region map of the pixel learning module (uint8) for each clustering setting that a
-variant needs. It also computes text features for the classes of every evaluation set.
+For each view of each training image, the teacher computes the CLS token (float32), the tokens to cluster (float16)
+unless `teacher.keep_dense` is off, and for each clustering setting that a variant needs the region map of the pixel
+learning module (uint8), with an embedding of each region if the setting asks for it. It also computes text features for
+the classes of every evaluation set.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
@@ -17,18 +18,30 @@ from cliptea.manifest import Output, fingerprint
 from cliptea.teacher.demo_clip import demo_fingerprint
 from cliptea.weights_source import WeightsSource
 
-__all__ = ["SHARDS", "MadeBlock", "TextSet", "ViewOutput", "clustering_key", "text_output", "tokens_fingerprint"]
+__all__ = [
+    "SHARDS", "MadeBlock", "TextSet", "TokenKind", "ViewOutput", "clustered_kind", "clustering_key",
+    "text_output", "tokens_fingerprint",
+]  # fmt: skip
 
 # settings of the teacher that do not affect its tokens, or that are part of the fingerprint in another form
 NOT_IN_TOKENS = {"batch_size", "compile", "keep_dense", "num_workers", "pretrain", "templates", "text_features"}
-SHARDS = {"tokens": "cls", "dense": "dense", "regions": "regions"}  # kind -> name of the shard set
+# kind -> name of the shard set
+SHARDS = {"tokens": "cls", "dense": "dense", "value": "value", "key": "key", "regions": "regions"}
+
+
+TokenKind = Literal["dense", "value", "key"]
 
 
 class ViewOutput(NamedTuple):
-    """An output for all views: "tokens", "dense" tokens, or "regions" with a clustering setting."""
+    """An output for all views: "tokens", tokens to cluster of some kind, or "regions" with a clustering setting."""
 
     output: Output
     clustering: ClusteringConfig | None = None
+
+    @property
+    def form(self) -> str:
+        """The form of the embeddings of regions, or "none"."""
+        return "none" if self.clustering is None else self.clustering.region_tokens
 
     @property
     def folder(self) -> str:
@@ -39,13 +52,13 @@ class ViewOutput(NamedTuple):
 class MadeBlock(BaseModel):
     """The shards of a block by the output's folder and, for region maps, the number of regions.
 
-    `shape` is (D, g, g), or None if all outputs of the block existed.
+    `shapes` holds (D, g, g) by kind of tokens that were computed, where the grid of CLS tokens is that of the others.
     """
 
     number: int
     shards: dict[str, list[ShardEntry]] = {}
     regions: dict[str, int] = {}
-    shape: tuple[int, ...] | None = None
+    shapes: dict[str, tuple[int, ...]] = {}
 
 
 class TextSet(BaseModel):
@@ -59,6 +72,11 @@ class TextSet(BaseModel):
 def clustering_key(clustering: ClusteringConfig) -> str:
     """Name of one clustering setting."""
     return fingerprint("clustering", clustering=clustering)[:8]
+
+
+def clustered_kind(clustering: ClusteringConfig) -> TokenKind:
+    """The kind of the stored tokens that a clustering setting divides into regions."""
+    return "value" if clustering.tokens == "value_centred" else clustering.tokens
 
 
 def tokens_fingerprint(config: Config, split: str) -> str:

@@ -57,7 +57,7 @@ def _complete(made: list[MadeBlock], maker: BlockMaker) -> bool:
 
 def _make_blocks(maker: BlockMaker, part: int, parts: int) -> list[MadeBlock]:
     mine = dict(list(enumerate(maker.blocks))[part::parts])
-    what = "clustering dense tokens" if maker.job.dense else "computing CLIP tokens"
+    what = "clustering stored tokens" if maker.job.stored else "computing CLIP tokens"
     with progress.bar(what, total=sum(map(len, mine.values())), unit="view") as bar:
         workers = min(maker.job.config.teacher.num_workers, len(mine))
         if workers <= 1:
@@ -125,7 +125,8 @@ def _publish(maker: BlockMaker, wanted: ViewOutput, made: list[MadeBlock]) -> Ma
         clustering = wanted.clustering.model_dump(mode="json")
         info = {"regions_per_view": regions / max(1, maker.total), "clustering": clustering}
     else:
-        dim, *grid = next((block.shape for block in made if block.shape), None) or maker.shape
+        shapes = (block.shapes.get(output.kind) for block in made)
+        dim, *grid = next(filter(None, shapes), None) or maker.shape(output.kind)
         info = {"dim": dim, "grid": grid, "views": maker.total}
     info |= {"split": job.split, "views_of_an_image": job.config.teacher.views}
     if output.kind == "tokens":

@@ -20,23 +20,24 @@ from cliptea import watchdog
 from cliptea.config import Config
 from cliptea.data.ahead import ahead
 from cliptea.data.catalogue import IGNORE
-from cliptea.data.records import read_array, read_view
+from cliptea.data.records import REGION_TOKENS, read_array, read_view
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import generator
 from cliptea.segment.normalise import normalise
 from cliptea.training.distributed import ALONE, World
 
-__all__ = ["Batch", "TrainingData", "batches", "photometric"]
+__all__ = ["Batch", "TrainingData", "batches", "mean_region_token", "photometric"]
 
 
 class Batch(NamedTuple):
-    """A batch. Shapes: B views, C crop, D teacher width, g token grid."""
+    """A batch. Shapes: B views, C crop, D teacher width, g token grid, R regions of a view (padded, or 0)."""
 
     images_B3CC: Tensor  # float32, normalised
     labels_BCC: Tensor  # int64 seen index, or 255
     valid_BCC: Tensor  # bool, False on padding
     cls_BD: Tensor  # float32
     regions_Bgg: Tensor  # uint8 region number, or 255
+    region_tokens_BRD: Tensor  # float32, CLIP's embeddings of regions if the method uses them; zero for padding
     image_ids_B: Tensor  # int64
 
     def to(self, device: torch.device) -> Batch:
@@ -51,12 +52,14 @@ class TrainingData(NamedTuple):
     regions: ShardReader | None  # region maps, if the method uses them
     grid: tuple[int, int]  # height and width of the region maps
     seen_ids: list[int]  # train ids of the seen classes
+    region_mean_D: Tensor | None = None  # mean of CLIP's embeddings of regions, if the method uses them
 
 
 class _Views(Dataset):
     def __init__(self, config: Config, data: TrainingData, seed: int) -> None:
         self.config, self.seed = config, seed
-        self.images, self.cls, self.regions, self.grid, seen_ids = data
+        self.images, self.cls, self.regions, self.grid, seen_ids, mean_D = data
+        self.region_tokens = (0, 0) if mean_D is None else (config.method.clustering.max_regions, len(mean_D))
         self.seen_index = np.full(256, IGNORE, dtype=np.int64)
         self.seen_index[seen_ids] = np.arange(len(seen_ids))
         self.order: tuple[int, np.ndarray] = (-1, np.empty(0))
@@ -79,8 +82,12 @@ class _Views(Dataset):
         config, record = self.config, image_id * self.config.teacher.views + number
         view = read_view(self.images, image_id, number, config.teacher, config.data.seed)
         regions = np.full(self.grid, IGNORE, dtype=np.uint8)
+        tokens = np.zeros(self.region_tokens, dtype=np.float32)
         if self.regions is not None:
             regions = read_array(self.regions, record)
+            if len(tokens):
+                found = read_array(self.regions, record, REGION_TOKENS)
+                tokens[: len(found)] = found
         arrays = [view.image, self.seen_index[view.labels], view.valid, regions]
         if rng.random() < config.train.flip:
             arrays = [array[:, ::-1] for array in arrays]
@@ -89,7 +96,16 @@ class _Views(Dataset):
         if config.train.photometric:
             image = photometric(image, rng)
         cls = torch.from_numpy(read_array(self.cls, record))
-        return normalise(image) * valid, labels, valid, cls, regions, torch.tensor(image_id)
+        image_id_0 = torch.tensor(image_id)
+        return normalise(image) * valid, labels, valid, cls, regions, torch.from_numpy(tokens), image_id_0
+
+
+def mean_region_token(regions: ShardReader, views: int = 4096) -> Tensor:
+    """(D,) float32, the mean of CLIP's embeddings of regions, over at most `views` views spread over all of them."""
+    records = range(0, len(regions), -(-len(regions) // views))
+    tokens = list(ahead(lambda record: read_array(regions, record, REGION_TOKENS), records))
+    every_RD = torch.from_numpy(np.concatenate(tokens))
+    return every_RD.double().sum(0).float() / max(1, len(every_RD))
 
 
 def batches(config: Config, data: TrainingData, seed: int, start: int = 0, world: World = ALONE) -> Iterator[Batch]:

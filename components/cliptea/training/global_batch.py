@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cliptea.config import MethodConfig
 from cliptea.method import losses, plm
+from cliptea.method.naming import NOT_NAMED
 from cliptea.training.batches import Batch
 from cliptea.training.distributed import ALONE, World
 
@@ -27,6 +28,8 @@ class MicroBatch(NamedTuple):
     labels_BCC: Tensor  # int64: seen index, S + region of that image, or 255
     valid_BCC: Tensor  # bool, False on padding
     cls_BD: Tensor  # float32
+    region_tokens_BRD: Tensor  # float32, zero for padding; R may be 0
+    names_BP: Tensor  # int64, unseen class that a region is trained as, or -1
     first: int  # number of its first image in the global batch
 
 
@@ -35,6 +38,7 @@ class Denominators(NamedTuple):
 
     pixels: Tensor  # number of labelled pixels
     pairs: Tensor  # number of (image, present class) pairs
+    regions: Tensor  # number of regions with a position in the feature map
 
 
 class GlobalBatch:
@@ -45,6 +49,7 @@ class GlobalBatch:
         num_seen: S, the number of seen classes.
         config: the method's settings.
         world: the training processes.
+        names_BR: (B, R) int64, unseen class of each region or -1, in the transductive setting.
         accumulate: number of micro-batches into which each process divides its images.
 
     Attributes:
@@ -55,7 +60,13 @@ class GlobalBatch:
     """
 
     def __init__(
-        self, batch: Batch, num_seen: int, config: MethodConfig, world: World = ALONE, accumulate: int = 1
+        self,
+        batch: Batch,
+        num_seen: int,
+        config: MethodConfig,
+        world: World = ALONE,
+        accumulate: int = 1,
+        names_BR: Tensor | None = None,
     ) -> None:
         self.world, self.share = world, 1 / (world.size * accumulate)
         self._num_seen, self._loss_size = num_seen, config.losses.size
@@ -67,6 +78,11 @@ class GlobalBatch:
             )
         self.cls_WD, self.image_ids_W = world.concat(batch.cls_BD), world.concat(batch.image_ids_B)
         self.regions_W = world.concat(regions_B)
+        most = int(self.regions_W.max())
+        self._names_BP = torch.full((len(regions_B), most), NOT_NAMED, device=regions_B.device)
+        if names_BR is not None:
+            self._names_BP = names_BR[:, :most]
+        self.region_tokens_WRD = world.concat(batch.region_tokens_BRD[:, :most])
         self._accumulate, self._denominators = accumulate, None
 
     def micro_batches(self) -> Iterator[MicroBatch]:
@@ -77,8 +93,14 @@ class GlobalBatch:
             own = slice(start, start + step)
             first = self.world.rank * number + start
             yield MicroBatch(
-                batch.images_B3CC[own], self._labels_BCC[own], batch.valid_BCC[own], batch.cls_BD[own], first
-            )  # fmt: skip
+                batch.images_B3CC[own],
+                self._labels_BCC[own],
+                batch.valid_BCC[own],
+                batch.cls_BD[own],
+                batch.region_tokens_BRD[own, : self._names_BP.shape[1]],
+                self._names_BP[own],
+                first,
+            )
 
     def denominators(self, size: tuple[int, int]) -> Denominators:
         """The denominators over all processes. They are computed once.
@@ -95,5 +117,5 @@ class GlobalBatch:
             labels_BLL = labels_BCC if self._loss_size == "image" else reduced_Bhw
             pairs = losses.present_pairs(labels_BLL, mask_BX).sum()
             pixels = losses.labelled_pixels(labels_BLL, mask_BX)
-            self._denominators = Denominators(*self.world.total(torch.stack([pixels, pairs])))
+            self._denominators = Denominators(*self.world.total(torch.stack([pixels, pairs, present_BP.sum()])))
         return self._denominators

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from cliptea import device, progress
 from cliptea.config import Config
@@ -19,6 +18,7 @@ from cliptea.training.batches import Batch, TrainingData, batches
 from cliptea.training.checkpoint import Checkpoints
 from cliptea.training.distributed import ALONE, World
 from cliptea.training.history import Curves
+from cliptea.training.loss_terms import TextFeatures
 from cliptea.training.stopping import Stopped, sigterm
 from cliptea.training.trainer import Trainer
 
@@ -31,7 +31,7 @@ def train_student(
     config: Config,
     seed: int,
     data: TrainingData,
-    text_SD: Tensor,
+    text: TextFeatures,
     log_curves: Callable[[Curves], None],
     world: World = ALONE,
 ) -> Manifest:
@@ -40,7 +40,7 @@ def train_student(
     Args:
         store: the store for checkpoints and model.
         seed: seed of initial weights, order, augmentation and dropout.
-        text_SD: text features of the seen classes. Training never gets those of unseen classes.
+        text: text features of the seen classes. Training only gets those of unseen classes in the transductive setting.
         log_curves: called with all loss curves so far, at each checkpoint and at the end, in the first process.
         world: the training processes. Each of them calls this function.
 
@@ -52,7 +52,7 @@ def train_student(
     _require_shared(config, world)
     device.prepare()
     device.allow_tf32(config.train.tf32)
-    trainer = Trainer(config, text_SD, seed, world)
+    trainer = Trainer(config, text, seed, world)
     with Checkpoints(store, f"{output.prefix}/checkpoints", config.train.keep_checkpoints, world) as checkpoints:
         state = checkpoints.last()
         if state is not None:
@@ -108,7 +108,7 @@ def _publish(store: Store, output: Output, trainer: Trainer) -> Manifest:
     weights = {name: tensor.cpu().contiguous() for name, tensor in trainer.student.state_dict().items()}
     info = {
         "backbone": trainer.config.student.backbone,
-        "dim": trainer.text_SD.shape[1],
+        "dim": trainer.text.seen_SD.shape[1],
         "seed": trainer.seed,
         "iterations": train.iterations,
         "processes": trainer.world.size,

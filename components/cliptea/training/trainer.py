@@ -19,7 +19,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cliptea import device
 from cliptea.config import Config
@@ -34,8 +34,9 @@ from cliptea.training.batches import Batch
 from cliptea.training.distributed import ALONE, World
 from cliptea.training.global_batch import GlobalBatch, MicroBatch
 from cliptea.training.history import History
-from cliptea.training.loss_terms import Terms, method_losses
+from cliptea.training.loss_terms import Terms, TextFeatures, method_losses
 from cliptea.training.optimiser import make_optimiser
+from cliptea.training.self_training import SelfTraining
 
 __all__ = ["Trainer"]
 
@@ -51,9 +52,9 @@ class Trainer:
         NotFinite: the initial weights hold NaN or infinity.
     """
 
-    def __init__(self, config: Config, text_SD: Tensor, seed: int, world: World = ALONE) -> None:
+    def __init__(self, config: Config, text: TextFeatures, seed: int, world: World = ALONE) -> None:
         torch.manual_seed(seed)
-        method, train, backbone, dim = config.method, config.train, config.student.backbone, text_SD.shape[1]
+        method, train, backbone, dim = config.method, config.train, config.student.backbone, text.seen_SD.shape[1]
         self.config, self.seed, self.world, self.where = config, seed, world, device.best()
         self._layout = torch.channels_last if train.channels_last else torch.contiguous_format
         student = build_student(backbone, dim, config.student.dropout, config.student.initial_weights)
@@ -80,9 +81,12 @@ class Trainer:
         self.student.to(memory_format=self._layout)
         self._network = world.parallel(self.student, may_skip=require(backbone).family == "own")
         self.parameters = [p for p in (*self.student.parameters(), *self.adapter.parameters()) if p.requires_grad]
-        self.bank = TokenBank(method.bank_iterations)
+        self.bank = TokenBank(method.bank_iterations, method.bank_tokens)
         self.optimiser, self.schedule = make_optimiser(self.student, self.adapter, train, backbone)
-        self.text_SD = text_SD.to(self.where)
+        self.text = text.to(self.where)
+        self.self_training: SelfTraining | None = None
+        if method.transductive.names:
+            self.self_training = SelfTraining(self.student, self.text, method.transductive, train)
         self.iteration = 0
         self.history = History()
         if train.compile:
@@ -98,8 +102,11 @@ class Trainer:
             NotFinite: a loss term or the gradient is NaN or infinite.
         """
         train = self.config.train
+        batch, names_BR = batch.to(self.where), None
+        if self.self_training is not None:
+            batch, names_BR = self.self_training.named(batch, self.iteration, self.world)
         global_batch = GlobalBatch(
-            batch.to(self.where), len(self.text_SD), self.config.method, self.world, train.accumulate
+            batch, len(self.text.seen_SD), self.config.method, self.world, train.accumulate, names_BR
         )
         self.student.train()
         self.adapter.train()
@@ -118,6 +125,8 @@ class Trainer:
             nn.utils.clip_grads_with_norm_(self.parameters, train.clip_norm, norm)
         self.bank.enqueue(global_batch.cls_WD, global_batch.image_ids_W)
         self.optimiser.step()
+        if self.self_training is not None:
+            self.self_training.update(self.student)
         self.schedule.step()
         self.iteration += 1
         *values, steepness = torch.cat([self.world.total(torch.stack(shares).sum(0)), norm[None]]).tolist()
@@ -141,12 +150,16 @@ class Trainer:
             features_BDhw = self._network(micro_batch.images_B3CC.contiguous(memory_format=self._layout))
             self._draw_from(number)
             return method_losses(
-                features_BDhw, self.adapter, micro_batch, global_batch, self.text_SD, self.bank, self.config.method
+                features_BDhw, self.adapter, micro_batch, global_batch, self.text, self.bank, self.config.method
             )  # fmt: skip
 
     def _draw_from(self, *key: int) -> None:
         """Seed torch for this iteration, so that checkpoints need no random state."""
         torch.manual_seed(int(generator("dropout", self.seed, self.iteration, *key).integers(2**63)))
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return PARTS if self.self_training is None else (*PARTS, "self_training")
 
     def state(self) -> dict[str, Any]:
         """Everything needed to resume, as tensors and plain values. The tensors are not copied.
@@ -154,14 +167,14 @@ class Trainer:
         Raises:
             NotFinite: a tensor holds NaN or infinity.
         """
-        parts = {part: getattr(self, part).state_dict() for part in PARTS}
+        parts = {part: getattr(self, part).state_dict() for part in self._parts}
         require_finite(
             dict(named_tensors(parts)), f"iteration {self.iteration}", "lower train.lr, or set train.clip_norm"
         )
         return {**parts, "iteration": self.iteration, "history": asdict(self.history)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        for part in PARTS:
+        for part in self._parts:
             getattr(self, part).load_state_dict(state[part])
         self.iteration = state["iteration"]
         self.history = History(**state["history"])

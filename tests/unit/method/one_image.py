@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 
+from cliptea.config import ClusteringConfig
 from cliptea.method import clustering, fusion, regions
 
 
@@ -29,7 +30,13 @@ def fuse(centres_KD, threshold=0.8):
 
 def region_map(dense_Dgg, ignored_gg, *settings, **named):
     """(g, g) map of an image."""
-    return regions.region_maps(dense_Dgg[None], ignored_gg[None], *settings, **named)[0]
+    return regions.region_maps(dense_Dgg[None], ignored_gg[None], clustering_of(*settings, **named))[0]
+
+
+def clustering_of(windows=(3, 7), mode="sliding", rounds=10, threshold=0.8, most=32, **further):
+    """The settings of K-means and fusion, without the bounds of a config."""
+    values = {"seed_mode": mode, "windows": windows, "rounds": rounds, "fusion_threshold": threshold}
+    return ClusteringConfig().model_copy(update=values | {"max_regions": most} | further)
 
 
 def naive_seeds(dense, ignored, windows, mode):
@@ -37,8 +44,9 @@ def naive_seeds(dense, ignored, windows, mode):
     seeds = []
     for size in windows:
         if mode == "sliding":
-            step = math.ceil(size / 2)
-            spans = [(start, start + size) for start in range(0, grid - size + 1, step)]
+            starts = [math.floor(step * size / 2 + 0.5) for step in range(2 * grid)]
+            starts = [start for start in starts if start < grid - size] + [grid - size] * (size <= grid)
+            spans = [(start, start + size) for start in starts]
         else:
             spans = [(cell * grid // size, math.ceil((cell + 1) * grid / size)) for cell in range(size)]
         for top, bottom in spans:

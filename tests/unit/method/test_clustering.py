@@ -23,7 +23,7 @@ def test_seeds_equal_naive(seed, mode, grid, windows, share):
     np.testing.assert_allclose(seeds.numpy(), naive_seeds(dense, ignored, windows, mode), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("mode", "count"), [("sliding", 274), ("grid", 58)])
+@pytest.mark.parametrize(("mode", "count"), [("sliding", 464), ("grid", 58)])
 def test_number_of_seeds_on_an_all_ignored_grid(mode, count):
     dense = torch.randn(4, 32, 32)
     assert len(window_seeds(dense, torch.ones(32, 32, dtype=torch.bool), (3, 7), mode)) == count
@@ -33,10 +33,19 @@ def test_nothing_ignored_gives_no_seed():
     assert window_seeds(torch.randn(4, 32, 32), torch.zeros(32, 32, dtype=torch.bool)).shape == (0, 4)
 
 
-@pytest.mark.parametrize("grid", [32, 4, 2])
-def test_tokens_that_no_window_reaches_seed_with_their_mean(grid):
-    # Windows of 3 end at 31 of 32 rows; a grid of 4 or 2 is smaller than a window of 7 or of either size.
-    dense, ignored = torch.randn(4, grid, grid), torch.zeros(grid, grid, dtype=torch.bool)
+@pytest.mark.parametrize("grid", [7, 8, 13, 32, 33])
+@pytest.mark.parametrize("window", [3, 4, 7])
+def test_every_token_is_in_a_window(grid, window):
+    for place in ((-1, -1), (-1, 0), (0, -1), (grid // 2, -1)):
+        dense, ignored = torch.randn(4, grid, grid), torch.zeros(grid, grid, dtype=torch.bool)
+        ignored[place] = True
+        seeds = window_seeds(dense, ignored, (window,))
+        torch.testing.assert_close(seeds, dense[:, *place].expand(len(seeds), -1))
+        assert len(window_seeds(dense, ignored, (window, grid + 1))) == len(seeds)
+
+
+def test_a_grid_smaller_than_all_windows_has_one_seed():
+    dense, ignored = torch.randn(4, 2, 2), torch.zeros(2, 2, dtype=torch.bool)
     ignored[-1, -1] = ignored[-1, 0] = True
     seeds = window_seeds(dense, ignored)
     np.testing.assert_allclose(seeds.numpy(), (dense[:, -1, :1] + dense[:, -1, -1:]).T.numpy() / 2, rtol=1e-5)

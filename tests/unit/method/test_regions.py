@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from one_image import kmeans, naive_region_map, region_map, window_seeds
+from one_image import clustering_of, kmeans, naive_region_map, region_map, window_seeds
 from sklearn.cluster import KMeans
 
 from cliptea.method import clustering, regions
@@ -35,10 +35,10 @@ def test_a_batch_gives_the_maps_of_its_images(maps, mode, rounds, threshold, mos
     dense, ignored = scenes(12)
     settings = ((3, 7), mode, rounds, threshold, most)
     wanted = torch.stack([region_map(d, i, *settings) for d, i in zip(dense, ignored, strict=True)])
-    assert torch.equal(maps(dense, ignored, *settings), wanted)
+    assert torch.equal(maps(dense, ignored, clustering_of(*settings)), wanted)
     assert len(wanted.unique()) > 1
     order = torch.randperm(12)
-    assert torch.equal(maps(dense[order], ignored[order], *settings), wanted[order])
+    assert torch.equal(maps(dense[order], ignored[order], clustering_of(*settings)), wanted[order])
 
 
 @pytest.mark.parametrize("mode", ["sliding", "grid"])
@@ -49,26 +49,26 @@ def test_maps_equal_naive(maps, mode, rounds, threshold, most):
     ignored = torch.rand(3, 10, 10) < 0.9
     settings = ((3, 7), mode, rounds, threshold, most)
     wanted = torch.stack([naive_region_map(d, i, *settings) for d, i in zip(dense, ignored, strict=True)])
-    assert torch.equal(maps(dense, ignored, *settings), wanted)
+    assert torch.equal(maps(dense, ignored, clustering_of(*settings)), wanted)
 
 
 def test_half_precision_tokens_are_read_as_float32(maps):
     dense, ignored = scenes(3)
     settings = ((3, 7), "sliding", 10, 0.8, 32)
     with torch.autocast("cpu", torch.bfloat16):
-        found = maps(dense.half(), ignored, *settings)
-    assert torch.equal(found, region_maps(dense.half().float(), ignored, *settings))
+        found = maps(dense.half(), ignored, clustering_of(*settings))
+    assert torch.equal(found, region_maps(dense.half().float(), ignored, clustering_of(*settings)))
 
 
 def test_nothing_ignored_is_no_region(maps):
     dense, ignored = scenes(3)
-    assert (maps(dense, torch.zeros_like(ignored), (3,), "sliding", 10, 0.8, 32) == 255).all()
+    assert (maps(dense, torch.zeros_like(ignored), clustering_of((3,))) == 255).all()
 
 
 @pytest.mark.parametrize("grid", [2, 4, 13])
 def test_seeds_of_several_images_are_those_of_each(grid):
     dense, ignored = scenes(6, grid)
-    ignored[1], ignored[1, -1, -1] = False, True  # which no window of 7, and in places none of 3, reaches
+    ignored[1], ignored[1, -1, -1] = False, True  # in the last window only, if any fits the grid
     seeds, counts = clustering.window_seeds(dense.permute(0, 2, 3, 1)[ignored], ignored, (3, 7), "sliding")
     alone = [window_seeds(d, i, (3, 7)) for d, i in zip(dense, ignored, strict=True)]
     assert counts.tolist() == [len(one) for one in alone]

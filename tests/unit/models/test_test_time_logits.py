@@ -24,3 +24,15 @@ def test_logits_are_features_times_texts(name, size, classes):
         features = student(images)
         wanted = (texts @ features.flatten(2)).unflatten(2, features.shape[2:])
         torch.testing.assert_close(student.logits(images, texts), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["demo_fpn", "segformer_b0"])
+def test_logits_of_a_student_with_cosines_are_cosines_over_the_temperature(name):
+    torch.manual_seed(0)
+    student = build_student(name, 16).eval()
+    images, texts = torch.randn(2, 3, 64, 64), nn.functional.normalize(torch.randn(5, 16), dim=1)
+    student.feature_norm = "scaled_cosine"
+    with torch.inference_mode():
+        features = student(images).double()
+        wanted = torch.einsum("bdhw,nd->bnhw", features, texts.double()) / features.norm(dim=1, keepdim=True) / 0.07
+        torch.testing.assert_close(student.logits(images, texts).double(), wanted, rtol=1e-4, atol=1e-4)

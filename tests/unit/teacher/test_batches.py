@@ -27,7 +27,7 @@ SECONDS = 60  # for another thread to get its turn on a busy machine
 
 
 def arrays(made, kind):
-    manifest = {"tokens": made.cache.tokens, "dense": made.cache.dense}[kind]
+    manifest = {"tokens": made.cache.tokens, "dense": made.cache.clustered["dense"]}[kind]
     reader = ShardReader(made.store, manifest.objects, SHARDS[kind])
     return np.stack([read_array(reader, record) for record in range(len(reader))]).astype(np.float64)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cliptea import progress
-from cliptea.data.records import read_array, read_view, record_name
+from cliptea.data.records import REGION_TOKENS, read_array, read_view, record_name
 from cliptea.data.shard_sets import read_top_index
 from cliptea.data.shards import ShardReader
 from cliptea.errors import StorageError
@@ -35,14 +35,14 @@ def test_stored_is_what_a_fresh_forward_pass_gives_on_the_same_views(make, folde
     config, seed = made.run.config.teacher, made.run.config.data.seed
     images = ShardReader(made.store, made.split.objects, "train")
     cls = ShardReader(made.store, made.cache.tokens.objects, "cls")
-    dense = ShardReader(made.store, made.cache.dense.objects, "dense")
+    dense = ShardReader(made.store, made.cache.clustered["dense"].objects, "dense")
     (key,) = made.cache.regions
     maps = ShardReader(made.store, made.cache.regions[key].objects, "regions")
     teacher, clustering = load_teacher(str(folder), "unused", config.crop), made.run.config.method.clustering
     assert len(cls) == len(dense) == len(maps) == 40
     of = {"split": made.split.fingerprint, "views_of_an_image": 2}
-    assert made.cache.dense.info == {"dim": 24, "grid": [6, 6], "views": 40, **of}
-    assert made.cache.tokens.info == {**made.cache.dense.info, "stand_in": False, "clip_sha256": ""}
+    assert made.cache.clustered["dense"].info == {"dim": 24, "grid": [6, 6], "views": 40, **of}
+    assert made.cache.tokens.info == {**made.cache.clustered["dense"].info, "stand_in": False, "clip_sha256": ""}
     assert next(iter(made.cache.regions.values())).info.items() >= of.items()
     regions = 0
     for record in range(40):
@@ -59,8 +59,7 @@ def test_stored_is_what_a_fresh_forward_pass_gives_on_the_same_views(make, folde
         assert stored.dtype == np.float16
         np.testing.assert_allclose(stored, dense_1Dgg[0], rtol=2**-10, atol=1e-5)
         ignored = ignored_tokens(torch.from_numpy(view.labels)[None], valid, teacher.grid)
-        (wanted,) = region_maps(torch.from_numpy(stored)[None], ignored, clustering.windows, clustering.seed_mode,
-                                clustering.rounds, clustering.fusion_threshold, clustering.max_regions)  # fmt: skip
+        (wanted,) = region_maps(torch.from_numpy(stored)[None], ignored, clustering)
         np.testing.assert_array_equal(read_array(maps, record), wanted)
         regions += len(wanted[wanted != 255].unique())
     assert made.cache.regions[key].info["regions_per_view"] == regions / 40
@@ -95,13 +94,13 @@ def test_small_shards_of_blocks_are_joined_and_large_ones_stay(make, monkeypatch
     made = make("teacher.crop=256", "teacher.base_scale=[256,256]")
     shards = {
         name: read_top_index(made.store, manifest.objects[name])
-        for name, manifest in (("cls", made.cache.tokens), ("dense", made.cache.dense))
+        for name, manifest in (("cls", made.cache.tokens), ("dense", made.cache.clustered["dense"]))
     }
     assert [shard.records for shard in shards["cls"]] == [40]
     assert [shard.records for shard in shards["dense"]] == [21, 3, 16]  # 32 * 32 * 24 fp16: 21 are a MiB
     keys = sorted(entry.key for kind in ("tokens", "dense", "regions") for entry in made.store.entries(kind))
     assert len(keys) == 2 + 6 + 2 + 3 * 2  # two files a shard, a top index and a manifest of each
-    assert read_array(ShardReader(made.store, made.cache.dense.objects, "dense"), 39).shape == (24, 32, 32)
+    assert read_array(ShardReader(made.store, made.cache.clustered["dense"].objects, "dense"), 39).shape == (24, 32, 32)
 
 
 @pytest.mark.parametrize("after", [1, 4, 9, 14, 24, 25, 26, 27, 28, 29, 32, 35])
@@ -139,18 +138,78 @@ def test_a_new_clustering_setting_needs_no_clip_when_dense_tokens_are_kept(make,
     assert fresh.cache.regions.keys() != first.cache.regions.keys()
 
 
+@pytest.mark.parametrize("kind", ["value", "value_centred", "key"])
+def test_maps_of_other_tokens_from_the_store_are_those_that_clip_gives(make, monkeypatch, kind):
+    tokens = f"method.clustering.tokens={kind}"
+    first = make(tokens)
+    stored_kind = "value" if kind == "value_centred" else kind
+    assert list(first.cache.clustered) == [stored_kind]
+    seen = count_clip(monkeypatch)
+    other = make(tokens, "method.clustering.fusion_threshold=0.4")
+    assert seen == []
+    fresh = make(tokens, "method.clustering.fusion_threshold=0.4", store="other")
+    assert fresh.cache == other.cache
+    assert fresh.cache.regions != make("method.clustering.fusion_threshold=0.4", store="other").cache.regions
+
+
+def test_centred_tokens_are_clustered_without_the_mean_of_all_views(make):
+    made = make("method.clustering.tokens=value_centred")
+    values = ShardReader(made.store, made.cache.clustered["value"].objects, "value")
+    maps = ShardReader(made.store, next(iter(made.cache.regions.values())).objects, "regions")
+    images = ShardReader(made.store, made.split.objects, "train")
+    config, clustering = made.run.config, made.run.config.method.clustering
+    every = np.stack([read_array(values, record) for record in range(40)]).astype(np.float64)
+    centred = torch.from_numpy((every - every.mean((0, 2, 3))[:, None, None]).astype(np.float32))
+    for record in range(40):
+        view = read_view(images, *divmod(record, config.teacher.views), config.teacher, config.data.seed)
+        labels, valid = torch.from_numpy(view.labels)[None], torch.from_numpy(view.valid)[None]
+        wanted = region_maps(centred[record : record + 1], ignored_tokens(labels, valid, (6, 6)), clustering)[0]
+        assert (torch.from_numpy(read_array(maps, record)) != wanted).float().mean() < 0.05  # ties by rounding
+
+
+@pytest.mark.parametrize("form", ["crop", "attention"])
+def test_regions_are_stored_with_what_clip_says_of_them(make, folder, form, monkeypatch):
+    made = make(f"method.clustering.region_tokens={form}")
+    config = made.run.config
+    (manifest,) = made.cache.regions.values()
+    maps = ShardReader(made.store, manifest.objects, "regions")
+    images = ShardReader(made.store, made.split.objects, "train")
+    teacher = load_teacher(str(folder), "unused", config.teacher.crop)
+    described = 0
+    for record in range(0, 40, 5):
+        view = read_view(images, *divmod(record, config.teacher.views), config.teacher, config.data.seed)
+        pixels, valid = torch.from_numpy(view.image.copy()).permute(2, 0, 1)[None], torch.from_numpy(view.valid)[None]
+        regions = torch.from_numpy(read_array(maps, record))[None]
+        if form == "crop":
+            (wanted,) = teacher.picture_tokens(pixels, valid, regions, 4)
+        else:
+            (wanted,) = teacher.region_tokens(teacher.encode(pixels, valid, ["dense"], 1).inputs, regions)
+        found = read_array(maps, record, REGION_TOKENS)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+        described += len(found)
+    assert described
+    plain = make()
+    (others,) = plain.cache.regions.values()
+    same = ShardReader(made.store, others.objects, "regions")
+    assert all(np.array_equal(read_array(maps, record), read_array(same, record)) for record in range(40))
+    seen = count_clip(monkeypatch)
+    assert make(f"method.clustering.region_tokens={form}").cache.regions == made.cache.regions
+    assert seen == []
+
+
 def test_without_dense_tokens_the_rest_is_the_same_and_a_new_setting_says_that_clip_runs_again(make, monkeypatch):
     kept, notes = make(), []
     bare = make("teacher.keep_dense=false", store="bare")
-    assert bare.cache.dense is None
+    assert bare.cache.clustered == {}
     assert not list(bare.store.entries("dense"))
-    assert bare.cache.model_dump(exclude={"dense"}) == kept.cache.model_dump(exclude={"dense"})
+    assert bare.cache.model_dump(exclude={"clustered"}) == kept.cache.model_dump(exclude={"clustered"})
     monkeypatch.setattr(progress, "note", notes.append)
     seen = count_clip(monkeypatch)
     again = make("teacher.keep_dense=false", store="bare")
     assert (again.cache, seen, notes) == (bare.cache, [], [])
     new = make("teacher.keep_dense=false", "method.clustering.rounds=1", store="bare")
-    assert notes == ["dense tokens are not stored, so CLIP runs again for 1 new clustering setting"]
+    assert notes == ["the tokens to cluster are not stored, so CLIP runs again for 1 new clustering setting"]
     assert sum(seen) == 40
     assert new.cache.tokens == kept.cache.tokens
     assert new.cache.regions == make("method.clustering.rounds=1").cache.regions

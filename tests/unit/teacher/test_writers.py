@@ -46,7 +46,11 @@ def write(make, answers, barrier, number, change):
 
 def everything(store, cache):
     """All arrays of a cache, by kind; reading checks every hash."""
-    manifests = {"tokens": cache.tokens, "dense": cache.dense, "regions": next(iter(cache.regions.values()))}
+    manifests = {
+        "tokens": cache.tokens,
+        "dense": cache.clustered["dense"],
+        "regions": next(iter(cache.regions.values())),
+    }
     found = {}
     for kind, manifest in manifests.items():
         reader = ShardReader(store, manifest.objects, SHARDS[kind])

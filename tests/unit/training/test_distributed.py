@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from cliptea import settings
 from cliptea.training import torchrun
 from cliptea.training.distributed import World, join
+from cliptea.training.loss_terms import TextFeatures
 from cliptea.training.trainer import Trainer
 
 
@@ -28,7 +29,7 @@ def train(world, config, seed=3):
     """Train on random batches, of which every process sees its part."""
     torch.manual_seed(world.rank + 100)  # nothing may hang on this
     text = nn.functional.normalize(torch.randn(SEEN, DIM, generator=torch.Generator().manual_seed(0)), dim=1)
-    trainer = Trainer(config, text, seed, world)
+    trainer = Trainer(config, TextFeatures(text, *further_text(config)), seed, world)
     own = config.train.batch_size // world.size
     rows = slice(world.rank * own, (world.rank + 1) * own)
     curve = []
@@ -45,6 +46,15 @@ def train(world, config, seed=3):
     named = (*trainer.student.named_parameters(), *trainer.adapter.named_parameters())
     gradients = {name: parameter.grad.numpy() for name, parameter in named if parameter.grad is not None}
     return Trained(curve, weights, gradients, trainer.bank.image_ids.tolist())
+
+
+def further_text(config):
+    """Text features of unseen classes and a mean of regions' embeddings, as far as the method needs them."""
+    generator = torch.Generator().manual_seed(1)
+    unseen = nn.functional.normalize(torch.randn(2, DIM, generator=generator), dim=1)
+    mean = torch.randn(DIM, generator=generator) / 8
+    method = config.method
+    return unseen if method.transductive.names else None, mean if method.describes_regions else None
 
 
 def assert_same_training(one, other):
@@ -66,6 +76,17 @@ METHODS = {
     "rivals across images": {"pseudo_scope": "batch"},
     "ignored pixels are negatives": {"losses": {"nel_ignore": "negative", "size": "feature"}},
     "no generator": {"generator": "original"},
+    "regions described by CLIP": {
+        "generator": "region",
+        "losses": {"local": True},
+        "clustering": {"region_tokens": "crop"},
+        "bank_tokens": 9,
+    },
+    "transductive": {
+        "generator": "region",
+        "clustering": {"region_tokens": "crop"},
+        "transductive": {"names": True, "start": 0.2},
+    },
     "seen classes only": {"pseudo": False, "losses": {"cls_token": False}},
 }
 

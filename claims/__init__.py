@@ -1,0 +1,1 @@
+"""The evidence for the method on the demo's worlds; see __main__."""

@@ -1,0 +1,161 @@
+"""docs/results.md, made from claims/results.json, so that no figure or conclusion in it is written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from cliptea.report.conclusions import t_interval
+
+__all__ = ["render"]
+
+FULL = "beyond/full"
+SCORES = {"pAcc": "pAcc", "miou_seen": "mIoU seen", "miou_unseen": "mIoU unseen", "hiou": "hIoU"}
+INTRODUCTION = """<!-- Made from claims/results.json by `make claims`. Edit claims/page.py instead. -->
+
+# Results
+
+    make claims                                           # all of this page; hours on two cores, and it can be resumed
+    python -m claims --worlds 0 1 --seeds 1 --output tuning.json --page tuning.md   # the worlds for tuning
+
+The demo renders worlds of small scenes, and trains a small CLIP from captions for each of them. The worlds 4 to 7 are only used for
+this page; settings were chosen on the worlds 0 to 3. Every variant is trained with {seeds} seeds in each of {worlds} worlds, with
+the settings of `components/cliptea/presets/demo.yaml`. Differences are taken between students of the same world and seed. An interval
+is a two-sided 95 % Student interval over these {pairs} differences, not corrected for the number of comparisons; students of one
+world share scenes and CLIP, so it says more about these worlds than about others.
+
+Made at commit {commit}, with {cores} cores of {processor}.
+"""
+
+
+class Difference(NamedTuple):
+    """A variant minus the paper's method."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:+.1f} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+
+
+class Table:
+    """All scores, by variant and score, and there by world and seed."""
+
+    def __init__(self, results: dict[str, Any]) -> None:
+        self.worlds = list(results["worlds"])
+        self.scores: dict[str, dict[str, dict[tuple[str, int], float]]] = {}
+        for world, found in results["worlds"].items():
+            for row in found["rows"]:
+                scores = self.scores.setdefault(f"{row['group']}/{row['variant']}", {})
+                for score in SCORES:
+                    scores.setdefault(score, {})[world, row["seed"]] = row[score] or 0.0
+
+    def hiou(self, variant: str) -> float:
+        return fmean(self.scores[variant]["hiou"].values())
+
+    def difference(self, variant: str) -> Difference:
+        """The hIoU of a variant minus that of the paper's method, over the worlds and seeds of both."""
+        ours, full = self.scores[variant]["hiou"], self.scores[FULL]["hiou"]
+        pairs = [ours[key] - full[key] for key in ours if key in full]
+        return Difference(*t_interval(pairs)) if len(pairs) > 1 else Difference(pairs[0], -1.0, 1.0)
+
+
+def render(results: dict[str, Any]) -> str:
+    """The page, in Markdown, of what `python -m claims` wrote."""
+    table, machine = Table(results), results["machine"]
+    introduction = INTRODUCTION.format(
+        seeds=results["seeds"],
+        worlds=len(table.worlds),
+        pairs=len(table.scores[FULL]["hiou"]),
+        commit=results["commit"],
+        cores=machine["cores"],
+        processor=machine["processor"],
+    )
+    parts = [introduction, "\n## Claims\n\n", _claims(table), "\n## Scores\n\n", _scores(table)]
+    parts += ["\n## Regions\n\n", _regions(results), "\n## Cost of the teacher\n\n", _cost(results)]
+    return "".join(parts)
+
+
+def _claims(table: Table) -> str:
+    rows = []
+
+    def claim(text: str, variant: str, holds: bool) -> None:
+        found = f"{100 * table.hiou(variant):.1f}, {table.difference(variant)}"
+        rows.append((text, f"`{variant}`: {found}", "yes" if holds else "**no**"))
+
+    for variant in table.scores:
+        if variant.startswith("table3/no_"):
+            text = f"the paper's method is not beaten by its ablation `{variant}`"
+            claim(text, variant, table.difference(variant).low <= 0)
+    known = table.scores.keys()
+    for variant, text, most in (
+        ("table3/no_cls_token", "without the Global Learning Module, hIoU is at least 25 points lower", -0.25),
+        ("baselines/seen_only", "with cross entropy on seen classes alone, hIoU is at least 35 points lower", -0.35),
+    ):
+        if variant in known:
+            claim(text, variant, table.difference(variant).mean <= most)
+    if "baselines/no_pseudo" in known:
+        text = "without the Pixel Learning Module, hIoU is lower, and the interval excludes 0"
+        claim(text, "baselines/no_pseudo", table.difference("baselines/no_pseudo").high < 0)
+    for group, text, least in (
+        ("beyond/", "the best inductive variant beyond the paper is at least 5 points higher", 0.05),
+        ("beyond-transductive/", "the best transductive variant is at least 8 points higher", 0.08),
+    ):
+        mine = [variant for variant in known if variant.startswith(group) and variant != FULL]
+        if mine:
+            best = max(mine, key=table.hiou)
+            difference = table.difference(best)
+            claim(f"{text}, and the interval excludes 0", best, difference.mean >= least and difference.low > 0)
+    return _markdown(("claim", "hIoU, and its difference to the paper's method", "holds"), rows)
+
+
+def _scores(table: Table) -> str:
+    rows = []
+    for variant, scores in table.scores.items():
+        means = [_spread(scores[score].values()) for score in SCORES]
+        by_world = [
+            f"{100 * fmean(value for (world, _), value in scores['hiou'].items() if world == one):.1f}"
+            for one in table.worlds
+        ]
+        difference = "" if variant == FULL else str(table.difference(variant))
+        rows.append((f"`{variant}`", *means, difference, *by_world))
+    header = ("variant", *SCORES.values(), "hIoU - full", *(f"world {world}" for world in table.worlds))
+    note = "Percent: mean ± standard deviation over worlds and seeds. The last columns are the mean hIoU of each world.\n\n"
+    return note + _markdown(header, rows)
+
+
+def _regions(results: dict[str, Any]) -> str:
+    note = (
+        "ARI is the adjusted Rand index between the regions and the true classes of unlabelled tokens, in training views "
+        "with two or more unseen classes. Naming is the fraction of regions of unseen classes for which the right name is "
+        "the nearest of all names to CLIP's embedding of the region. Training sees none of these labels.\n\n"
+    )
+    found: dict[str, dict[str, list[float]]] = {}
+    for world in results["worlds"].values():
+        for variant, figures in world["regions"].items():
+            for name, value in figures.items():
+                if value is not None:
+                    found.setdefault(variant, {}).setdefault(name, []).append(value)
+    rows = [
+        (f"`{variant}`", *(f"{fmean(figures[name]):.2f}" if name in figures else "" for name in ("ari", "naming")))
+        for variant, figures in found.items()
+    ]
+    return note + _markdown(("variant", "ARI", "naming"), rows)
+
+
+def _cost(results: dict[str, Any]) -> str:
+    costs = [world["teacher"] for world in results["worlds"].values()]
+    rows = [(name, f"{fmean(cost[name] for cost in costs):.2f}") for name in costs[0]]
+    return "Milliseconds of the demo's CLIP for a view, mean over the worlds.\n\n" + _markdown(("what", "mean"), rows)
+
+
+def _spread(values: Iterable[float]) -> str:
+    known = list(values)
+    return f"{100 * fmean(known):.1f}" + (f" ± {100 * stdev(known):.1f}" if len(known) > 1 else "")
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -8,7 +8,7 @@ export WORKDIR # recipes use it as a variable of the shell, so that it may conta
 IMAGES ?= cpu mlflow
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo ui test test-long bench lint format compile environment sbom docs image clean
+.PHONY: help install demo ui test test-long bench claims lint format compile environment sbom docs image clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ test-long: install ## run the long tests as well: kills in every step, the demo'
 
 bench: install ## measure speed and size, see benchmarks/README.md
 	$(BIN)/python -m benchmarks
+
+claims: install ## measure the method on the demo's claim worlds and write docs/results.md (hours; can be resumed)
+	$(BIN)/python -m claims
 
 lint: install ## check style, types, import rules and whether the compiled pipeline is up to date
 	$(BIN)/ruff check .

@@ -27,6 +27,17 @@ world share scenes and CLIP, so it says more about these worlds than about other
 
 Made at commit {commit}, with {cores} cores of {processor}.
 """
+<<<<<<< HEAD
+=======
+SCORES_NOTE = """Percent: mean ± standard deviation over worlds and seeds. Last: the mean hIoU of each world.
+
+"""
+REGIONS_NOTE = """ARI is the adjusted Rand index between the regions and the true classes of unlabelled tokens, in
+training views with two or more unseen classes. Naming is the fraction of regions of unseen classes for which the right
+name is the nearest of all names to CLIP's embedding of the region. Training sees none of these labels.
+
+"""
+>>>>>>> 17d2011 (The report opens with the model to ship and what each part of the method is worth; demo with the paper's lambda)
 
 
 class Difference(NamedTuple):

@@ -74,6 +74,7 @@ def make(seeds=(0, 1, 2), variants=VARIANTS, classes=CLASSES, unseen=UNSEEN, **f
     return ReportContext(
         facts=RunFacts(
             **{
+                "candidates": [name for name in names if name.startswith("backbones/") or name.endswith("/full")],
                 "title": "CLIPTeacher on the demo world",
                 "preset": "demo",
                 "dataset": dataset,

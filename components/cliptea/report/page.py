@@ -10,7 +10,6 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from cliptea.report import grids, tables
-from cliptea.report.conclusions import compare
 from cliptea.report.context import ReportContext
 from cliptea.report.paper import paper
 from cliptea.report.summaries import Spread, summarise
@@ -37,7 +36,7 @@ def build_report(context: ReportContext) -> str:
         facts=context.facts,
         paper=paper(),
         short=tables.SHORT,
-        headline=tables.headline(groups, context.facts, compare(summaries)),
+        headline=tables.headline(groups, context.facts),
         results=tables.result_tables(groups),
         conclusions=tables.conclusion_tables(groups, context.facts),
         classes=tables.class_tables(groups, context.facts, context.confusions or names),

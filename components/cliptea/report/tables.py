@@ -22,6 +22,15 @@ __all__ = ["SHORT", "Group", "class_tables", "conclusion_tables", "groups_of", "
 
 SHORT: dict[Metric, str] = {"hiou": "hIoU", "miou_unseen": "unseen mIoU", "miou_seen": "seen mIoU", "pAcc": "pAcc"}
 
+# What each ablation leaves out.
+PARTS = {
+    "no_cls_token": "the Global Learning Module",
+    "no_pseudo": "the Pixel Learning Module",
+    "no_ce": "the cross entropy",
+    "no_bce": "the focal and dice loss",
+    "no_generate": "the loss of the generated classifiers",
+    "seen_only": "both modules (cross entropy on seen classes alone)",
+}
 NOTHING = Spread(mean=None, sd=None)
 
 
@@ -87,17 +96,31 @@ def result_tables(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return tables
 
 
-def headline(groups: Sequence[Group], facts: RunFacts, comparisons: Sequence[Comparison]) -> dict[str, Any] | None:
-    """The variant with the highest mean hIoU on the main set, and how many hIoU comparisons are decided."""
-    main = [s for group in groups if group.dataset == facts.dataset for s in group.summaries]
-    known = [s for s in main if s.scores["hiou"].mean is not None]
+def headline(groups: Sequence[Group], facts: RunFacts) -> dict[str, Any] | None:
+    """The model to ship, and what the evidence says about the parts of the method.
+
+    The model is the variant with the highest mean hIoU on the main set among those that use the run's own method. An
+    ablation is only trained for comparison, and is never shown here.
+    """
+    main = [group for group in groups if group.dataset == facts.dataset]
+    known = [
+        summary
+        for group in main
+        for summary in group.summaries
+        if summary.label in facts.candidates and summary.scores["hiou"].mean is not None
+    ]
     if not known:
         return None
-    compared = [c for c in comparisons if c.metric == "hiou" and c.dataset == facts.dataset]
+    compared = {
+        c.variant: c
+        for group in main
+        if (reference := reference_of(group.summaries)) is not None and reference.variant == "full"
+        for c in compare(group.summaries)
+        if c.metric == "hiou" and c.variant in PARTS
+    }
     return {
-        "best": max(known, key=lambda s: s.scores["hiou"].mean or 0.0),
-        "decided": sum(c.verdict in ("lower", "higher") for c in compared),
-        "compared": len(compared),
+        "best": max(known, key=lambda summary: summary.scores["hiou"].mean or 0.0),
+        "evidence": [{"part": part, "c": compared[variant]} for variant, part in PARTS.items() if variant in compared],
     }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from cliptea.data.catalogue import IGNORE, Catalogue
 from cliptea.data.records import ViewImage, chosen_images, read_array, read_pair, read_view, record_name
 from cliptea.data.shards import ShardReader
+from cliptea.evaluation.ranking import candidates
 from cliptea.evaluation.results import Scored
 from cliptea.manifest import Manifest, read_object
 from cliptea.report.context import AttentionPicture, PredictionPicture, RegionPicture, ReportContext, RunFacts
@@ -40,7 +41,7 @@ def gather_context(
         evaluated: all variants in the order of the report.
         tracking: address of MLflow, or "".
     """
-    own = run.config.data.dataset
+    own, rows = run.config.data.dataset, [row for item in evaluated for row in item.rows]
     first = _pictured(evaluated)
     figures: dict[str, Arrays] = {
         name: np.load(io.BytesIO(read_object(store, item.manifests[own].objects[FIGURES])))
@@ -52,8 +53,8 @@ def gather_context(
         for name in chosen_images(train.names, run.config.evaluation.figures)
     }
     return ReportContext(
-        facts=_facts(run, splits, teacher, tracking),
-        rows=[row for item in evaluated for row in item.rows],
+        facts=_facts(run, splits, teacher, tracking, sorted({row.label for row in candidates(run, rows)})),
+        rows=rows,
         sweep=[
             (row, Scored.model_validate(item.manifests[row.dataset].info).sweep)
             for item in evaluated
@@ -82,7 +83,7 @@ def _each(figures: Mapping[str, Arrays], key: str) -> dict[str, np.ndarray]:
     return {name: arrays[key] for name, arrays in figures.items()}
 
 
-def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str) -> RunFacts:
+def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str, labels: list[str]) -> RunFacts:
     config, counts, info = run.config, splits.own.info["counts"], teacher.tokens.info
     grid = " x ".join(str(side) for side in info["grid"])
     return RunFacts(
@@ -102,6 +103,7 @@ def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str) -> Ru
         else f"{config.teacher.model} from {config.teacher.weights}, {grid} dense tokens",
         clip_sha256=info["clip_sha256"],
         stand_in=info["stand_in"],
+        candidates=labels,
         seeds=sorted({variant.seed for variant in run.variants}),
         iterations=config.train.iterations,
         data_digest=run.data_digest,

@@ -159,7 +159,7 @@ def _pixel_losses(
         features_BDhw, text_SD, pseudo_BPD, mode=config.pseudo_logit, feature_norm=config.feature_norm
     )
     size = (logits_BKhw.shape[2], logits_BKhw.shape[3])
-    pixels, pairs = global_batch.denominators(size)
+    pixels, pairs, _ = global_batch.denominators(size)
     weights = PixelWeights(
         ce=1.0 if switches.ce else 0.0,
         focal=switches.focal_weight if switches.bce else 0.0,

@@ -9,10 +9,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import scipy.stats
 from example_report import CLASSES, SETTINGS, UNSEEN, VARIANTS, make
 
 from cliptea.data.catalogue import Catalogue
 from cliptea.evaluation.results import ResultRow
+from cliptea.report import tables
 from cliptea.report.context import ReportContext
 from cliptea.report.page import breakable, build_report, percent, signed
 from cliptea.report.summaries import summarise
@@ -298,3 +300,27 @@ def test_a_report_needs_no_torch_mlflow_or_kfp():
     code = "import sys, cliptea.report.page; print({'torch', 'mlflow', 'kfp'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_headline_is_the_best_candidate_and_never_an_ablation():
+    rows = [(*row[:3], 0.95 if row[1] == "no_bce" else row[3], row[4]) for row in VARIANTS]
+    summaries = summarise(make(variants=rows).rows)
+    shown = tables.headline(tables.groups_of(summaries), make(variants=rows).facts)
+    best = max((s for s in summaries if s.group == "backbones"), key=lambda s: s.scores["hiou"].mean)
+    assert shown["best"].scores == best.scores
+    assert tables.headline(tables.groups_of(summaries), make(candidates=[]).facts) is None
+
+
+def test_the_headline_says_what_each_part_of_the_method_is_worth():
+    """The differences and their signs follow from the rows, by scipy's paired interval."""
+    context = make()
+    page = build_report(context)
+    by_name = {(row.variant, row.seed): row.hiou for row in context.rows if row.group in ("table3", "baselines")}
+    for variant, part in tables.PARTS.items():
+        pairs = np.array([by_name[variant, seed] - by_name["full", seed] for seed in range(3)])
+        low, high = scipy.stats.t.interval(0.95, 2, pairs.mean(), scipy.stats.sem(pairs))
+        line = re.search(rf"Without {re.escape(part)}:\s*(.*?)\s*</li>", page, re.DOTALL)[1]
+        verdict = "lower" if high < 0 else "higher" if low > 0 else "no difference is shown"
+        assert verdict in line
+        assert signed(low) in line
+    assert "one seed only, so no conclusion" in build_report(make(seeds=(0,)))

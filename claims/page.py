@@ -16,19 +16,18 @@ INTRODUCTION = """<!-- Made from claims/results.json by `make claims`. Edit clai
 
 # Results
 
-    make claims                                           # all of this page; hours on two cores, and it can be resumed
-    python -m claims --worlds 0 1 --seeds 1 --output tuning.json --page tuning.md   # the worlds for tuning
+    make claims                                        # all of this page; hours on two cores, and it can be resumed
+    python -m claims --worlds 0 --seeds 1 --output tuning.json --page tuning.md    # one of the worlds for tuning
 
-The demo renders worlds of small scenes, and trains a small CLIP from captions for each of them. The worlds 4 to 7 are only used for
-this page; settings were chosen on the worlds 0 to 3. Every variant is trained with {seeds} seeds in each of {worlds} worlds, with
-the settings of `components/cliptea/presets/demo.yaml`. Differences are taken between students of the same world and seed. An interval
-is a two-sided 95 % Student interval over these {pairs} differences, not corrected for the number of comparisons; students of one
-world share scenes and CLIP, so it says more about these worlds than about others.
+The demo renders worlds of small scenes, and trains a small CLIP from captions for each of them. The worlds 4 to 7 are
+only used for this page; settings were chosen on the worlds 0 to 3. Every variant is trained with {seeds} seeds in each
+of {worlds} worlds, with the settings of `components/cliptea/presets/demo.yaml`. Differences are taken between students
+of the same world and seed. An interval is a two-sided 95 % Student interval over these {pairs} differences, not
+corrected for the number of comparisons. Students of one world share scenes and CLIP, so it says more about these worlds
+than about others.
 
 Made at commit {commit}, with {cores} cores of {processor}.
 """
-<<<<<<< HEAD
-=======
 SCORES_NOTE = """Percent: mean ± standard deviation over worlds and seeds. Last: the mean hIoU of each world.
 
 """
@@ -37,7 +36,6 @@ training views with two or more unseen classes. Naming is the fraction of region
 name is the nearest of all names to CLIP's embedding of the region. Training sees none of these labels.
 
 """
->>>>>>> 17d2011 (The report opens with the model to ship and what each part of the method is worth; demo with the paper's lambda)
 
 
 class Difference(NamedTuple):
@@ -133,16 +131,10 @@ def _scores(table: Table) -> str:
         difference = "" if variant == FULL else str(table.difference(variant))
         rows.append((f"`{variant}`", *means, difference, *by_world))
     header = ("variant", *SCORES.values(), "hIoU - full", *(f"world {world}" for world in table.worlds))
-    note = "Percent: mean ± standard deviation over worlds and seeds. The last columns are the mean hIoU of each world.\n\n"
-    return note + _markdown(header, rows)
+    return SCORES_NOTE + _markdown(header, rows)
 
 
 def _regions(results: dict[str, Any]) -> str:
-    note = (
-        "ARI is the adjusted Rand index between the regions and the true classes of unlabelled tokens, in training views "
-        "with two or more unseen classes. Naming is the fraction of regions of unseen classes for which the right name is "
-        "the nearest of all names to CLIP's embedding of the region. Training sees none of these labels.\n\n"
-    )
     found: dict[str, dict[str, list[float]]] = {}
     for world in results["worlds"].values():
         for variant, figures in world["regions"].items():
@@ -153,7 +145,7 @@ def _regions(results: dict[str, Any]) -> str:
         (f"`{variant}`", *(f"{fmean(figures[name]):.2f}" if name in figures else "" for name in ("ari", "naming")))
         for variant, figures in found.items()
     ]
-    return note + _markdown(("variant", "ARI", "naming"), rows)
+    return REGIONS_NOTE + _markdown(("variant", "ARI", "naming"), rows)
 
 
 def _cost(results: dict[str, Any]) -> str:

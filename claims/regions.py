@@ -53,8 +53,8 @@ def measure_regions(run: Run) -> dict[str, dict[str, float | None]]:
 
     Returns:
         By label of the variant:
-        `ari`: adjusted Rand index between regions and true classes, over the tokens of unseen classes of a view, averaged
-            over views with two or more unseen classes.
+        `ari`: adjusted Rand index between regions and true classes, over the tokens of unseen classes of a view;
+            the mean over views with two or more unseen classes.
         `naming`: fraction of regions, most of whose tokens belong to one unseen class, for which the text feature of
             that class is the nearest of all classes to CLIP's embedding of the region; None without embeddings.
     """

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -27,11 +26,10 @@ from cliptea.data.shard_sets import ShardEntry
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import choose_view, cut_labels
-from cliptea.errors import NotFinite
 from cliptea.manifest import StoredObject
 from cliptea.method.plm import IGNORE, ignored_tokens
-from cliptea.method.regions import region_maps
 from cliptea.storage import Store
+from cliptea.teacher.batch_tokens import Regions, Tokens
 from cliptea.teacher.clip import Teacher, open_teacher
 from cliptea.teacher.outputs import MadeBlock, TokenKind, ViewOutput, clustered_kind
 
@@ -55,35 +53,6 @@ class Job(NamedTuple):
     # objects of stored tokens by kind, for computing region maps; None: CLIP has to run
     stored: Mapping[TokenKind, Mapping[str, StoredObject]] | None
     weights: str  # of CLIP, as for `open_teacher`
-
-
-class Regions(NamedTuple):
-    """Region maps of a batch."""
-
-    maps_Bgg: Tensor  # uint8
-    tokens: list[Tensor]  # (R, D) float32 of each view
-
-
-@dataclass
-class Tokens:
-    """Teacher tokens of a batch, on the device that computed them."""
-
-    names: list[str]
-    cls_BD: Tensor | None  # float32; None if the other tokens come from the store
-    kinds: dict[TokenKind, Tensor]  # (B, D, g, g) float16, as they are stored
-    ignored_Bgg: Tensor  # bool
-    centre_D: Tensor | None = None  # subtracted for clustering.tokens=value_centred
-    described: dict[ViewOutput, Regions] = field(default_factory=dict)  # region maps with an embedding of each region
-
-    def maps(self, output: ViewOutput) -> Tensor:
-        """(B, g, g) uint8, the region maps of an output."""
-        clustering = output.clustering
-        assert clustering is not None
-        tokens_BDgg = self.kinds[clustered_kind(clustering)]
-        if clustering.tokens == "value_centred":
-            assert self.centre_D is not None
-            tokens_BDgg = tokens_BDgg.float() - self.centre_D[:, None, None]
-        return region_maps(tokens_BDgg, self.ignored_Bgg, clustering)
 
 
 class OpenBlock(NamedTuple):
@@ -147,7 +116,7 @@ class BlockMaker:
         for number, views in blocks.items():
             block = self._open(number, views)
             if block.writers:
-                yield from ((block, tokens) for tokens in self._tokens(views))
+                yield from ((block, tokens) for tokens in self._tokens(views, block.writers))
             yield block, None
 
     def _open(self, number: int, views: range) -> OpenBlock:
@@ -172,11 +141,11 @@ class BlockMaker:
         values = [tokens.kinds["value"].double().mean((2, 3)) for tokens in batches]
         return torch.cat(values).mean(0).float()
 
-    def _tokens(self, views: range) -> Iterator[Tokens]:
-        """The tokens of these views, and the regions that CLIP has to describe."""
+    def _tokens(self, views: range, wanted: Iterable[ViewOutput]) -> Iterator[Tokens]:
+        """The tokens of these views, with the regions that CLIP has to describe for the wanted outputs."""
         centre_D = self._centre_D
         if self._readers is None:
-            return self._encoded(views, centre_D, [output for output in self.job.outputs if output.form != "none"])
+            return self._encoded(views, centre_D, [output for output in wanted if output.form != "none"])
         return self._stored(self._readers, views, centre_D)
 
     def _encoded(
@@ -249,7 +218,7 @@ def _write(item: tuple[OpenBlock, Tokens | None]) -> tuple[OpenBlock, Tokens | N
         for output, writer in writers.items():
             made.shards[output.folder] = writer.close()
         return item
-    _require_finite(tokens)
+    tokens.require_finite()
     for output, writer in writers.items():
         kind = output.output.kind
         described = tokens.described.get(output)
@@ -267,20 +236,6 @@ def _write(item: tuple[OpenBlock, Tokens | None]) -> tuple[OpenBlock, Tokens | N
             if kind == "regions":
                 made.regions[output.folder] += _count(array)
     return item
-
-
-def _require_finite(tokens: Tokens) -> None:
-    found = {"CLS token": tokens.cls_BD}
-    found |= {f"{kind} tokens": values for kind, values in tokens.kinds.items()}  # as stored: float16 may overflow
-    for kind, values in found.items():
-        if values is None:
-            continue
-        finite_B = torch.isfinite(values).flatten(1).all(1).tolist()
-        for name, finite in zip(tokens.names, finite_B, strict=True):
-            if not finite:
-                raise NotFinite(
-                    f"the {kind} of view {name} hold NaN or infinity", "finite tokens", "check teacher.weights"
-                )
 
 
 def _whole(store: Store, folder: str, records: int, count: bool) -> tuple[list[ShardEntry], int] | None:

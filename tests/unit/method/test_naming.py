@@ -15,8 +15,8 @@ def unit(*shape):
 
 
 def softmax(values):
-    values = np.exp(np.asarray(values) - np.max(values))
-    return values / values.sum()
+    shares = np.exp(np.asarray(values) - np.asarray(values).max())
+    return shares / shares.sum()
 
 
 def test_scores_are_means_of_softmax_over_the_positions_of_a_region():

@@ -232,7 +232,12 @@ HOSTILE = [
 def test_hostile_names_stay_text():
     variants = [(HOSTILE[1], name, HOSTILE[0], 0.5, f"m{i}") for i, name in enumerate(HOSTILE)]
     context = make(
-        variants=variants, classes=[*HOSTILE, "cow"], unseen=HOSTILE[:2], title=HOSTILE[0], dataset=HOSTILE[1]
+        variants=variants,
+        classes=[*HOSTILE, "cow"],
+        unseen=HOSTILE[:2],
+        title=HOSTILE[0],
+        dataset=HOSTILE[1],
+        candidates=[f"{HOSTILE[1]}/{HOSTILE[0]}"],
     )
     context = replace(
         context,

@@ -153,7 +153,7 @@ def test_the_residual_of_a_region_starts_at_zero():
 
 
 def test_a_named_region_is_trained_with_the_text_of_its_name():
-    batch, (student, adapter, text, bank) = make_batch(), parts()
+    batch, (student, adapter, text, bank) = make_batch(), parts(generator="original")
     text = text._replace(unseen_UD=nn.functional.normalize(torch.randn(2, DIM), dim=1))
     config = MethodConfig.model_validate(
         {"clustering": {"region_tokens": "crop"}, "transductive": {"names": True}, "generator": "original"}

@@ -12,7 +12,7 @@ import typer
 from cliptea import __version__
 from cliptea.errors import ConfigError
 from cliptea.storage.local_files import local_path
-from cliptea_pipeline import clean_cli, cluster_cli, evaluate_cli, serving_cli
+from cliptea_pipeline import clean_cli, cluster_cli, evaluate_cli, mlflow_cli, serving_cli
 from cliptea_pipeline.options import Debug, Overrides, Pipeline, Preset, one_line_errors
 
 __all__ = ["app"]
@@ -145,6 +145,7 @@ def plan(
 
 app.add_typer(clean_cli.app)
 app.add_typer(serving_cli.app)
+app.add_typer(mlflow_cli.app)
 app.add_typer(evaluate_cli.app)
 app.add_typer(cluster_cli.app)
 

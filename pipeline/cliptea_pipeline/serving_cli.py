@@ -1,4 +1,4 @@
-"""The commands that use models: they find the model, show progress, and report the result."""
+"""The commands that use a model: they find it, show progress, and report the result."""
 
 from __future__ import annotations
 
@@ -33,11 +33,10 @@ __all__ = [
     "TextWeights",
     "app",
     "export",
+    "find_tracking",
     "open_model",
     "predict",
-    "rollback",
     "split_names",
-    "ui",
 ]
 
 app = typer.Typer()
@@ -173,44 +172,6 @@ def export(
         )
 
 
-@app.command(rich_help_panel="Use models")
-def rollback(
-    model: Annotated[str, typer.Option("--model", help="Name of a registered model, for example cliptea-demo.")],
-    workdir: Home = ".cliptea",
-    debug: Debug = False,
-) -> None:
-    """Restore the previous champion of a registered model."""
-    with one_line_errors(debug):
-        match = re.fullmatch(r"(?:models:/)?([^/:@]+)(?:@champion)?", model)
-        if match is None:
-            raise ConfigError(
-                f"--model {model} is not a model name", "the name of a registered model, for example cliptea-demo"
-            )
-        name = match[1]
-        _find_tracking(local_path("--workdir", workdir))
-        from cliptea.tracking.mlflow_client import connect
-        from cliptea.tracking.registry import ALIAS
-        from cliptea.tracking.registry import rollback as roll_back
-
-        was, now = roll_back(connect(), name)
-        print(f"{name}: the {ALIAS} is version {now} again, and no longer version {was}")
-
-
-@app.command(rich_help_panel="Use models")
-def ui(
-    workdir: Home = ".cliptea",
-    port: Annotated[int, typer.Option(help="Port of this machine to listen on.")] = 5000,
-    debug: Debug = False,
-) -> None:
-    """Open MLflow with the runs of a work directory, until you press Ctrl-C."""
-    with one_line_errors(debug):
-        file = find_database(local_path("--workdir", workdir))
-        os.chdir(file.parent)  # a relative address needs no escapes, which MLflow's server does not decode
-        address = f"sqlite:///{file.name}"
-        command = [sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", address, "--port", str(port)]
-        os.execv(sys.executable, command)
-
-
 def _is_earlier(names: set[str]) -> bool:
     """Whether a version without marks has written such a folder. One with masks alone may be somebody's labels."""
     return {"masks", "overlays"} <= names <= {"masks", "overlays", "areas.json"}
@@ -247,7 +208,7 @@ def open_model(uri: str, workdir: Path, allow_code: bool) -> Segmenter:
     if re.fullmatch(r"models:/[^/@]+", uri):
         raise ConfigError(f"--model {uri} does not name a version", f"{uri}@champion or {uri}/VERSION")
     if re.match(r"(models|runs):/", uri):
-        _find_tracking(workdir)
+        find_tracking(workdir)
         from cliptea.tracking.model import fetch_model
 
         found = fetch_model(uri)
@@ -263,7 +224,7 @@ def open_model(uri: str, workdir: Path, allow_code: bool) -> Segmenter:
         return open_segmenter(folder, allow_code)
 
 
-def _find_tracking(workdir: Path) -> None:
+def find_tracking(workdir: Path) -> None:
     """Set the address of MLflow: the user's server, or the database of a local run."""
     require_server()
     if os.environ.get("MLFLOW_TRACKING_URI"):

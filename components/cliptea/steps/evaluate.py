@@ -211,8 +211,9 @@ class ScoresEntry(Entry):
         return f"scores and model of {self.variant.label}"
 
     def log(self, run: Run) -> Receipt:
-        from cliptea.tracking.mlflow_client import renamed_metrics
-        from cliptea.tracking.runs import ChildRun, dataset_inputs
+        from cliptea.tracking.data_inputs import dataset_inputs
+        from cliptea.tracking.metric_names import renamed_metrics
+        from cliptea.tracking.runs import ChildRun
 
         store, config, model = open_store(), self.variant.config, self.trained
         tasks = evaluation_tasks(config, self.splits, self.teacher)
@@ -240,7 +241,7 @@ class ScoresEntry(Entry):
         return Receipt(mlflow_run_id=child.run_id)
 
     def _metrics(self, tasks: list[EvaluationTask]) -> dict[str, float | None]:
-        from cliptea.tracking.mlflow_client import metric_name
+        from cliptea.tracking.metric_names import metric_name
 
         config, info = self.variant.config, self.trained.info
         metrics: dict[str, float | None] = {

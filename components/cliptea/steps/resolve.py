@@ -36,7 +36,8 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     from cliptea.data.datasets import open_dataset
     from cliptea.steps.planned import planned
     from cliptea.tracking import runs as tracked
-    from cliptea.tracking.mlflow_client import persist, renamed_metrics
+    from cliptea.tracking.metric_names import renamed_metrics
+    from cliptea.tracking.mlflow_client import persist
 
     config = settings.load(preset, overrides)
     catalogue = check(config)

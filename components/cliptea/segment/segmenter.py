@@ -26,6 +26,7 @@ from cliptea.files import oddity
 from cliptea.finite import require_finite
 from cliptea.models import build_student, names_code
 from cliptea.models.student import Student
+from cliptea.names import as_known
 from cliptea.parse import parse_json, read_text
 from cliptea.segment.inference import image_logits, padded_size
 from cliptea.segment.masks import make_mask
@@ -85,7 +86,7 @@ class Segmenter:
             ConfigError: the model does not know a name, or no names are given.
         """
         classes = self.description.classes
-        chosen = list(classes if names is None else names)
+        chosen = list(classes) if names is None else as_known(names, classes)
         if strange := [name for name in chosen if name not in classes]:
             raise ConfigError(
                 f"the model does not know {', '.join(map(repr, strange))}", "names from " + ", ".join(classes)

@@ -7,9 +7,9 @@ from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.shard_cache import open_cache
 from cliptea.errors import ConfigError, described
-from cliptea.files import visible
 from cliptea.manifest import fingerprint
 from cliptea.models.backbones import licence, require
+from cliptea.names import as_known, visible
 from cliptea.run import Run, expand, require_room
 from cliptea.steps.component import step
 from cliptea.storage import open_store
@@ -101,9 +101,10 @@ def _check_figures(config: Config, ids: list[list[str]]) -> None:
     wanted = config.evaluation.figures
     if isinstance(wanted, int):
         return
-    strange = sorted(set(wanted).difference(*ids))
+    known = [name for names in ids for name in names]
+    strange = sorted(set(as_known(wanted, known)).difference(known))
     if strange:
-        stems = {name.rpartition(".")[0] for name in strange} & {name for names in ids for name in names}
+        stems = {name.rpartition(".")[0] for name in strange} & {*known}
         more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
         raise ConfigError(
             f"evaluation.figures names {', '.join(map(visible, strange[:5]))}{more}, which no image has",

@@ -103,7 +103,10 @@ def config(preset: Preset = "demo", overrides: Overrides = None, debug: Debug = 
         from cliptea import settings
 
         resolved = settings.load(preset, overrides or []).model_dump(mode="json")
-        print(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), end="")
+        text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+        if not text.replace("\n", "").isprintable():  # as escapes, which YAML has for all characters
+            text = yaml.safe_dump(resolved, sort_keys=False)
+        print(text, end="")
 
 
 @app.command(rich_help_panel="Train")

@@ -11,6 +11,7 @@ import typer
 
 from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
+from cliptea.messages import plain
 from cliptea_pipeline.options import Debug, Overrides, Pipeline, Preset, one_line_errors
 
 if TYPE_CHECKING:
@@ -145,11 +146,11 @@ def schedule(
         ):
             if which:
                 scheduling.change(server, which, action)
-                print(f"{done} the schedule {which}")
+                print(f"{done} the schedule {plain(which)}")
         if show:
             schedules = scheduling.listed(server)
             for item in schedules:
-                print(f"{item.name}\t{item.state}\t{item.cron}\tpreset {item.preset}")
+                print("\t".join(map(plain, (item.name, item.state, item.cron, f"preset {item.preset}"))))
             if not schedules:
                 print("no schedules", file=sys.stderr)
             sys.stdout.flush()

@@ -12,10 +12,11 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from cliptea.messages import plain
 from cliptea.progress import clock, count, words
 from cliptea_pipeline.events import Active, Board, Event
 
-__all__ = ["Plain", "Terminal", "new_console", "new_view", "results_table"]
+__all__ = ["Plain", "Terminal", "cell", "new_console", "new_view", "results_table"]
 
 HIDDEN = {"variants", "finish"}  # bookkeeping steps that are not shown
 WIDE = 110  # columns of a terminal with room for long labels and bars
@@ -53,7 +54,7 @@ class Plain:
         self._told[key] = time.monotonic()
         text = f"failed after {clock(event['seconds'])}" if kind == "failed" else words(event)
         line = f"{' '.join(part for part in key if part)}: {text}"
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
 
     def tick(self) -> None:
         """Nothing changes between events."""
@@ -95,14 +96,14 @@ class Terminal:
         if event.get("reused"):
             how = "[green]reused[/]"
         rows = self._rows(7)
-        rows.add_row(event["step"], escape(event["label"]), how, clock(event["seconds"]))
+        rows.add_row(cell(event["step"]), cell(event["label"]), how, clock(event["seconds"]))
         return rows
 
     def _at_work(self) -> Table:
         rows = self._rows(7 if self.console.width < WIDE else 20)
         for step in self.board.active.values():
             if step.name not in HIDDEN:
-                rows.add_row(f"[bold]{step.name}[/]", escape(step.label), *self._state(step))
+                rows.add_row(f"[bold]{cell(step.name)}[/]", cell(step.label), *self._state(step))
         return rows
 
     def _state(self, step: Active) -> tuple[Any, str]:
@@ -119,6 +120,11 @@ class Terminal:
         return grid
 
 
+def cell(value: Any) -> str:
+    """A name or value in a table of rich: neither its markup nor its control characters count."""
+    return escape(plain(str(value)))
+
+
 def results_table(rows: list[dict[str, Any]]) -> Table:
     """The scores in results.json, with one line for each variant, seed and evaluation set."""
     columns = ["variant", "backbone", "dataset", "seed", *SCORES]
@@ -132,7 +138,7 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(header, justify="right" if numeric else "left", no_wrap=numeric, min_width=width)
     for row in rows:
         name = {**row, "variant": f"{row['group']}/{row['variant']}"}
-        table.add_row(*(_score(row[c]) if c in SCORES else escape(str(name[c])) for c in columns))
+        table.add_row(*(_score(row[c]) if c in SCORES else cell(name[c]) for c in columns))
     return table
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cliptea.errors import ConfigError
+from cliptea.messages import plain
 from cliptea.storage.local_files import local_path
 from cliptea_pipeline.options import Debug, one_line_errors
 from cliptea_pipeline.serving_cli import Home, find_tracking
@@ -40,7 +41,7 @@ def rollback(
         from cliptea.tracking.registry import rollback as roll_back
 
         was, now = roll_back(connect(), name)
-        print(f"{name}: the {ALIAS} is version {now} again, and no longer version {was}")
+        print(f"{plain(name)}: the {ALIAS} is version {now} again, and no longer version {was}")
 
 
 @app.command(rich_help_panel="Use models")

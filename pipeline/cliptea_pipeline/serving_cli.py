@@ -162,7 +162,7 @@ def export(
         require_replaceable(file)
         swin = described.backbone.startswith("swin") and not edges
         told = "; this takes minutes for Swin, and less with a fixed --size HxW" if swin else ""
-        print(f"exporting {described.backbone} and comparing it with PyTorch{told}", file=sys.stderr, flush=True)
+        print(f"exporting {plain(described.backbone)} and comparing it with PyTorch{told}", file=sys.stderr, flush=True)
         exported = export_onnx(segmenter, file, edges)
         sizes = f"{exported.fixed[0]}x{exported.fixed[1]} only" if exported.fixed else f"any multiples of {divisor}"
         print(
@@ -236,7 +236,8 @@ def _tell_classes(model: Segmenter, classes: ClassSet) -> None:
     unseen = [name for name in classes.names if name in model.description.unseen]
     gamma = float(classes.gamma_N.max())
     if all(name in model.description.classes for name in classes.names):
-        said = f"gamma is {gamma:g} for the unseen ones: {', '.join(unseen)}" if unseen else "all were seen in training"
+        listed = plain(", ".join(unseen))
+        said = f"gamma is {gamma:g} for the unseen ones: {listed}" if unseen else "all were seen in training"
     else:
         said = "gamma is 0, because no suitable value is known for new class names"
     print(f"{len(classes.names)} classes; {said}")

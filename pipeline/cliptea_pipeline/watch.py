@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cliptea.cluster.api import ClusterError
 from cliptea.exit_codes import ExitCode
+from cliptea.messages import plain
 from cliptea.outage import Outage
 from cliptea.progress import clock
 from cliptea_pipeline import closing
@@ -162,7 +163,7 @@ class _Watch:
             time.sleep(min(left, self._pace.refresh))
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _waiting(endpoint: Endpoint, run_id: str) -> list[str]:

@@ -13,7 +13,7 @@ from cliptea import __version__
 from cliptea.errors import ConfigError
 from cliptea.storage.local_files import local_path
 from cliptea_pipeline import clean_cli, cluster_cli, evaluate_cli, mlflow_cli, serving_cli
-from cliptea_pipeline.options import Debug, Overrides, Pipeline, Preset, one_line_errors
+from cliptea_pipeline.options import Debug, LogFormat, Overrides, Pipeline, Preset, one_line_errors
 
 __all__ = ["app"]
 
@@ -49,10 +49,11 @@ def run(
     workdir: Annotated[
         str, typer.Option(metavar="FOLDER", help="Folder for everything that the run produces. Later runs reuse it.")
     ] = ".cliptea",
+    log_format: LogFormat = None,
     debug: Debug = False,
 ) -> None:
     """Run the whole pipeline on this machine, reusing the results of earlier runs."""
-    with one_line_errors(debug):
+    with one_line_errors(debug, log_format):
         from cliptea_pipeline import local
 
         raise typer.Exit(local.run(preset, overrides or [], local_path("--workdir", workdir), debug))

@@ -26,6 +26,7 @@ FILES = {
     "text": ("text.safetensors",),
     "compare": ("report.html", "results.json"),
     "demo-teacher": ("open_clip_config.json", "open_clip_model.safetensors"),
+    "initial": ("model.safetensors",),
 }
 SETS = {"split": ("train", "val"), "tokens": ("cls",), "dense": ("dense",), "regions": ("regions",)}
 KINDS = (*FILES, *SETS)

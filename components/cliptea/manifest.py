@@ -36,6 +36,7 @@ VERSIONS = {
     "tokens": 4,  # also for dense tokens
     "regions": 2,
     "text": 1,
+    "initial": 1,  # models in train.init_from
     "train": 3,
     "evaluate": 2,
     "compare": 4,

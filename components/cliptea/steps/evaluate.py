@@ -221,7 +221,7 @@ class ScoresEntry(Entry):
         child.log_data(dataset_inputs(config, {task.label: task.split for task in tasks}))
         epoch = tasks[0].split.info["counts"]["train"]["images"] / config.train.batch_size
         child.log_curves(json.loads(read_object(store, model.objects["history.json"])), epoch)
-        description = _description(config, tasks[0], model)
+        description = _description(run, config, tasks[0], model)
         known = {
             "gamma": tasks[0].gamma,
             "parameters": model.info["parameters"],
@@ -272,12 +272,13 @@ def _figures(store: Store, task: EvaluationTask, scores: Manifest) -> dict[str, 
         return variant_figures(reader, task.catalogue.classes, arrays)
 
 
-def _description(config: Config, task: EvaluationTask, model: Manifest) -> dict[str, Any]:
+def _description(run: Run, config: Config, task: EvaluationTask, model: Manifest) -> dict[str, Any]:
     """The content of model.json: everything except the weights that `cliptea.segment` needs for a student."""
-    teacher = config.teacher
+    teacher, given = config.teacher, config.train.init_from
+    known = run.initial[given].info["licence"] if given else licence(config.student.backbone, config.encoder_weights)
     return {
         "backbone": config.student.backbone,
-        "licence": licence(config.student.backbone, config.student.initial_weights) or "",  # for the initial weights
+        "licence": known or "",  # for the initial weights
         "dim": model.info["dim"],
         "classes": task.catalogue.classes,
         "unseen": task.catalogue.unseen,

@@ -39,6 +39,7 @@ def planned(run: Run) -> list[Output]:
     )
     outputs = [splits.own.output, *(split.output for split in splits.others.values()), *texts.values()]
     outputs += [views.tokens, views.dense, *(wanted.output for wanted in views.regions.values())]
+    outputs += [model.output for model in run.initial.values()]
     if config.teacher.source.kind == "demo":
         outputs.append(demo_output(config))
     for variant in run.variants:

@@ -21,6 +21,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_MODELS
 from cliptea import env, progress
 from cliptea.evaluation.results import ResultRow
 from cliptea.run import Run, Variant
+from cliptea.segment.model_files import SUMS, sums
 from cliptea.tracking.artifacts import require_artifacts
 from cliptea.tracking.experiment import experiment_id, find_run, leftovers, plugin_run
 from cliptea.tracking.metric_names import chunks, log_params, metric_name
@@ -210,8 +211,6 @@ class ChildRun:
             files: content of the student's files by name.
             description: content of model.json.
         """
-        from cliptea.segment.segmenter import SUMS, sums  # which imports torch
-
         with TemporaryDirectory() as folder:
             student, model = Path(folder) / "student", Path(folder) / "model"
             student.mkdir()

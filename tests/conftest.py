@@ -14,9 +14,10 @@ def _no_news():
 
 
 @pytest.fixture(autouse=True)
-def _own_threads():
-    """A step that a test runs in this process divides the cores for itself, and not for later tests."""
-    before = {variable.name: os.environ.get(variable.name) for variable in (env.THREADS, env.OMP_NUM_THREADS)}
+def _own_variables():
+    """What a step or command in this process sets for itself, threads and the format of the log, ends with its test."""
+    variables = (env.THREADS, env.OMP_NUM_THREADS, env.LOG_FORMAT)
+    before = {variable.name: os.environ.get(variable.name) for variable in variables}
     yield
     for name, value in before.items():
         if value is None:

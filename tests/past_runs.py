@@ -16,7 +16,7 @@ from cliptea.data.shard_sets import ShardEntry, put_top_index
 from cliptea.data.shard_writer import ShardWriter
 from cliptea.manifest import Contents, Output, publish, put_object
 from cliptea.storage import Store
-from cliptea.tracking.mlflow_client import experiment_id
+from cliptea.tracking.experiment import experiment_id
 from cliptea.tracking.runs import Tag
 from cliptea.uses import put_uses
 
@@ -26,6 +26,7 @@ FILES = {
     "text": ("text.safetensors",),
     "compare": ("report.html", "results.json"),
     "demo-teacher": ("open_clip_config.json", "open_clip_model.safetensors"),
+    "initial": ("model.safetensors",),
 }
 SETS = {"split": ("train", "val"), "tokens": ("cls",), "dense": ("dense",), "regions": ("regions",)}
 KINDS = (*FILES, *SETS)

@@ -216,6 +216,7 @@ class StudentConfig(Section):
 class TrainConfig(Section):
     """Training as in section 4.1 of the paper or, where it gives no details, as in MMSegmentation's schedules."""
 
+    init_from: str | None = None  # the trained model whose weights the student starts from, see docs/models.md
     iterations: Positive = 20000
     batch_size: Batch = 16  # in total over all processes
     processes: Few = 1  # on one machine; the placement sets those of a TrainJob
@@ -330,6 +331,11 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     promotion: PromotionConfig = PromotionConfig()
+
+    @property
+    def encoder_weights(self) -> bool | str:
+        """The value of `student.pretrained` for this backbone. It does not count if training starts from a model."""
+        return False if self.train.init_from else self.student.initial_weights
 
     @model_validator(mode="after")
     def _distinct_sets(self) -> Config:

@@ -117,6 +117,13 @@ OMP_NUM_THREADS = Variable(
 WEBHOOK = Variable("CLIPTEA_WEBHOOK", "an address that is notified when a run ends; it is treated as a secret", "none")
 KFP_URL = Variable("CLIPTEA_KFP_URL", "the address of the user interface of Pipelines, for a link from MLflow", "none")
 
+LOG_FORMAT = Variable(
+    "CLIPTEA_LOG_FORMAT",
+    "the format of the log of a run: `text`, or `json` for one JSON object in each line",
+    "`text`",
+    "text or json",
+)
+
 RETRIES = Variable(
     "CLIPTEA_RETRIES",
     "how a step on a cluster is retried after temporary errors, as JSON; from the placement's `retries`",
@@ -137,7 +144,7 @@ EVENTS = Variable(
 )
 ALIVE = Variable("CLIPTEA_ALIVE", "a named pipe that `cliptea run` keeps open for writing while it is running")
 TASKS_LOCK = Variable("CLIPTEA_TASKS_LOCK", "a file on which every local task holds a shared lock while it is running")
-STEP = Variable("CLIPTEA_STEP", "name and label of the current step as JSON, for its child processes")
+STEP = Variable("CLIPTEA_STEP", "name, label and run of the current step as JSON, for its child processes")
 FAILURE = Variable("CLIPTEA_FAILURE", "the file in which the first failed training process stores its error")
 
 OBJECT_STORE = (
@@ -187,7 +194,7 @@ SECTIONS = (
     Section("Object store", OBJECT_STORE),
     Section("MLflow", MLFLOW),
     Section("Commands that talk to a cluster", CLUSTER),
-    Section("How a run behaves", (PATIENCE, STALL_MINUTES, THREADS, OMP_NUM_THREADS, WEBHOOK, KFP_URL)),
+    Section("How a run behaves", (PATIENCE, STALL_MINUTES, THREADS, OMP_NUM_THREADS, LOG_FORMAT, WEBHOOK, KFP_URL)),
     Section(
         "Set by the pipeline",
         (RETRIES, STUDENTS, IMAGE, COMMIT),

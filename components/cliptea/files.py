@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import unicodedata
 from pathlib import Path
 
-__all__ = ["PIPE", "oddity", "printable", "visible"]
+__all__ = ["PIPE", "oddity"]
 
 PIPE = "a named pipe"
 KINDS = {
@@ -31,14 +30,3 @@ def oddity(path: Path | str) -> str:
             return "a link to nothing" if os.path.islink(path) else "missing"
         return f"unreadable ({getattr(error, 'strerror', None) or error})"
     return "" if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "no file")
-
-
-def printable(name: str) -> str:
-    """A name for messages, with control characters and bytes that are not UTF-8 as escapes."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
-
-
-def visible(name: str) -> str:
-    """A name in quotes that shows its spaces and its Unicode form, because two names that differ may look the same."""
-    shown = repr(name) if unicodedata.normalize("NFKC", name) == name else ascii(name)
-    return shown if " ".join(name.split()) == name else shown.replace(" ", "␣")

@@ -36,6 +36,7 @@ VERSIONS = {
     "tokens": 5,  # also for dense tokens, values and keys
     "regions": 3,
     "text": 1,
+    "initial": 1,  # models in train.init_from
     "train": 4,
     "evaluate": 2,
     "compare": 4,

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 
-__all__ = ["SECRETS", "holds_secret", "meaning", "of_connection", "of_signal", "plain", "redacted"]
+__all__ = ["SECRETS", "holds_secret", "meaning", "of_connection", "of_signal", "plain", "printable", "redacted"]
 
 Texts = tuple[tuple[str, tuple[str, str]], ...]  # patterns, each with what it means and what to do
 
@@ -108,8 +108,12 @@ def holds_secret(text: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """A text without secrets, and with control characters and bytes that are not UTF-8 as `\\x1b`, `\\udcff`."""
-    text = redacted(text)
+    """A text without secrets and control characters, see `redacted` and `printable`."""
+    return printable(redacted(text))
+
+
+def printable(text: str) -> str:
+    """The text with control characters and bytes that are not UTF-8 as `\\x1b`, `\\udcff`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -6,6 +6,7 @@ Shape legend: D teacher width, g tokens per side.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,11 +130,17 @@ def _students(configs: list[Config], rates: Mapping[str, float]) -> list[Student
                 backbone=backbone,
                 trainings=len(mine),
                 parameters=_parameters(mine[0]),
-                licence=licence(backbone, mine[0].student.initial_weights) or "",
+                licence=_licence(mine[0]),
                 gpu_hours=_hours(images, rates.get(backbone)),
             )
         )
     return students
+
+
+def _licence(config: Config) -> str:
+    if config.train.init_from:
+        return f"that of {config.train.init_from}"
+    return licence(config.student.backbone, config.encoder_weights) or ""
 
 
 def _hours(images: int | None, rate: float | None) -> float | None:
@@ -192,10 +199,13 @@ def _missing(config: Config, configs: list[Config]) -> list[str]:
         elif not is_remote(root) and not Path(root).expanduser().is_dir():
             found.append(f"data: {key}={root} is not a folder on this machine")
     sources = {f"teacher.weights={config.teacher.weights}": config.teacher.source}
-    for student in [c.student for c in configs]:
-        source = weights(student.backbone, student.initial_weights)
+    for given in configs:
+        source = weights(given.student.backbone, given.encoder_weights)
         if source is not None:
-            sources[f"student.pretrained={student.initial_weights} of {student.backbone}"] = source
+            sources[f"student.pretrained={given.encoder_weights} of {given.student.backbone}"] = source
+    for name in {given.train.init_from for given in configs if given.train.init_from}:
+        if not re.match(r"\w+:/", name) and not Path(name).expanduser().is_dir():
+            found.append(f"weights: train.init_from={name} is not a folder on this machine")
     for key, source in sources.items():
         if source.kind == "tag":
             found.append(f"weights: {key} will be downloaded; without internet access, set it to a file instead")

@@ -1,7 +1,8 @@
 """Reports the progress of a step, as events in a file on one machine, or as log lines on a cluster.
 
 If the environment variable CLIPTEA_EVENTS is set to a file, every event is appended to it as one line of JSON, and
-`cliptea run` shows progress bars. Without it, events are printed to stderr less often.
+`cliptea run` shows progress bars. Without it, events are printed to stderr less often, as text or as JSON
+(`cliptea.log_lines`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from typing import Any
 from cliptea import env, watchdog
 from cliptea.errors import ClipteaError, ConfigError, described
 from cliptea.exit_codes import ExitCode
+from cliptea.log_lines import Level, Who, as_json, json_line
 from cliptea.messages import plain, redacted
 
-__all__ = ["Bar", "bar", "clock", "count", "halted", "listening", "note", "publish", "reused", "step", "warn", "words"]
+__all__ = [
+    "Bar", "bar", "clock", "count", "event_line", "halted", "listening", "note", "publish",
+    "reused", "step", "warn", "words",
+]  # fmt: skip
 
 EVENT_SECONDS = 0.2  # at most five bar events a second
 LOG_SECONDS = 10.0
@@ -43,12 +48,12 @@ def listening(hear: Callable[[dict[str, Any]], None]) -> Iterator[None]:
 
 
 @contextmanager
-def step(name: str, label: str = "") -> Iterator[None]:
-    """Mark everything inside as the step `name` (of the variant `label`), and report how it ended."""
+def step(name: str, label: str = "", run: str = "") -> Iterator[None]:
+    """Mark everything inside as the step `name` (of the variant `label`) of a run, and report how it ended."""
     global _reused, _since
     _reused = False
     outer = env.STEP.get()
-    env.STEP.set(json.dumps([name, label]))
+    env.STEP.set(json.dumps(Who(name, label, run)))
     start = _since = time.monotonic()
     _tell("start")
     try:
@@ -196,6 +201,16 @@ def words(event: dict[str, Any]) -> str:
     return f"{event['text']} {count(event)}"
 
 
+def event_line(event: dict[str, Any], who: Who) -> str:
+    """The line of an event in a log, in the format that was chosen."""
+    text, kind = words(event), event["event"]
+    if as_json():
+        levels: dict[str, Level] = {"warn": "warning", "failed": "error"}
+        facts = {name: value for name, value in event.items() if name not in ("step", "label", "text", "run", "pid")}
+        return json_line(levels.get(kind, "info"), event["text"] if kind == "warn" else text, who, **facts)
+    return f"{who.name}: {text}" if who.name else text
+
+
 def count(event: dict[str, Any]) -> str:
     """The numbers of a bar's event: done of total, rate, time left, values."""
     done = f"{event['done']}" if event["total"] is None else f"{event['done']}/{event['total']}"
@@ -216,12 +231,12 @@ def _tell(event: str, **facts: Any) -> None:
     watchdog.alive()
     if event != "published":
         facts = {key: _plain(value, key) for key, value in facts.items()}
-    name, label = json.loads(env.STEP.get() or '["", ""]')
-    path = env.EVENTS.get()
+    who, path = Who.present(), env.EVENTS.get()
+    told = {"event": event, "step": who.step, "label": who.label, **facts}
     if event != "published" or path:  # a log has no use for facts
-        _write(path, event, name, label, facts)
+        _write(path, who, told)
     for hear in list(_listeners):
-        hear({"event": event, "step": name, "label": label, **facts})
+        hear(told)
 
 
 def _plain(value: Any, key: str = "") -> Any:
@@ -232,16 +247,14 @@ def _plain(value: Any, key: str = "") -> Any:
     return value
 
 
-def _write(path: str, event: str, name: str, label: str, facts: dict[str, Any]) -> None:
+def _write(path: str, who: Who, event: dict[str, Any]) -> None:
     """Write a line to the events file, or to the log if there is none."""
     try:
         if path:
-            line = json.dumps({"event": event, "step": name, "label": label, "pid": os.getpid(), **facts})
+            line = json.dumps({**event, "run": who.run, "pid": os.getpid()})
             with open(path, "ab", buffering=0) as file:
                 file.write(line.encode() + b"\n")  # one write: lines of several processes never mix
         else:
-            who = " ".join(part for part in (name, label) if part)
-            text = words({"event": event, **facts})
-            print(f"{who}: {text}" if who else text, file=sys.stderr, flush=True)
+            print(event_line(event, who), file=sys.stderr, flush=True)
     except OSError:  # a full disk or a closed pipe must not end the work that is being told about
         pass

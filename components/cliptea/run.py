@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from cliptea import settings
 from cliptea.config import Config
 from cliptea.errors import ConfigError
-from cliptea.manifest import fingerprint
+from cliptea.manifest import Manifest, fingerprint
 
 __all__ = ["Member", "Run", "Variant", "expand", "require_room"]
 
@@ -39,6 +39,7 @@ class Run(BaseModel):
     config: Config
     data_digest: str
     evaluation_digests: dict[str, str] = {}  # data digests of the further evaluation sets, by name
+    initial: dict[str, Manifest] = {}  # by the value of train.init_from, without the objects
     fingerprint: str
     job_id: str
     tracking_run: str  # id of the MLflow parent run

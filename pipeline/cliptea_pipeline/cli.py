@@ -12,8 +12,8 @@ import typer
 from cliptea import __version__
 from cliptea.errors import ConfigError
 from cliptea.storage.local_files import local_path
-from cliptea_pipeline import clean_cli, cluster_cli, evaluate_cli, serving_cli
-from cliptea_pipeline.options import Debug, Overrides, Pipeline, Preset, one_line_errors
+from cliptea_pipeline import clean_cli, cluster_cli, evaluate_cli, mlflow_cli, serving_cli
+from cliptea_pipeline.options import Debug, LogFormat, Overrides, Pipeline, Preset, one_line_errors
 
 __all__ = ["app"]
 
@@ -49,10 +49,11 @@ def run(
     workdir: Annotated[
         str, typer.Option(metavar="FOLDER", help="Folder for everything that the run produces. Later runs reuse it.")
     ] = ".cliptea",
+    log_format: LogFormat = None,
     debug: Debug = False,
 ) -> None:
     """Run the whole pipeline on this machine, reusing the results of earlier runs."""
-    with one_line_errors(debug):
+    with one_line_errors(debug, log_format):
         from cliptea_pipeline import local
 
         raise typer.Exit(local.run(preset, overrides or [], local_path("--workdir", workdir), debug))
@@ -103,7 +104,10 @@ def config(preset: Preset = "demo", overrides: Overrides = None, debug: Debug = 
         from cliptea import settings
 
         resolved = settings.load(preset, overrides or []).model_dump(mode="json")
-        print(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), end="")
+        text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+        if not text.replace("\n", "").isprintable():  # as escapes, which YAML has for all characters
+            text = yaml.safe_dump(resolved, sort_keys=False)
+        print(text, end="")
 
 
 @app.command(rich_help_panel="Train")
@@ -145,6 +149,7 @@ def plan(
 
 app.add_typer(clean_cli.app)
 app.add_typer(serving_cli.app)
+app.add_typer(mlflow_cli.app)
 app.add_typer(evaluate_cli.app)
 app.add_typer(cluster_cli.app)
 

@@ -11,7 +11,9 @@ import typer
 
 from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
-from cliptea_pipeline.options import Debug, Overrides, Pipeline, Preset, one_line_errors
+from cliptea.log_lines import tell
+from cliptea.messages import plain
+from cliptea_pipeline.options import Debug, LogFormat, Overrides, Pipeline, Preset, one_line_errors
 
 if TYPE_CHECKING:
     from cliptea_pipeline.endpoint import Endpoint
@@ -48,10 +50,11 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the run until it ends, and exit with a code for its result.")
     ] = False,
+    log_format: LogFormat = None,
     debug: Debug = False,
 ) -> None:
     """Start a run of the pipeline on a cluster."""
-    with one_line_errors(debug):
+    with one_line_errors(debug, log_format):
         from cliptea_pipeline import submit as submitting
         from cliptea_pipeline import watch
         from cliptea_pipeline.endpoint import Endpoint
@@ -145,11 +148,11 @@ def schedule(
         ):
             if which:
                 scheduling.change(server, which, action)
-                print(f"{done} the schedule {which}")
+                print(f"{done} the schedule {plain(which)}")
         if show:
             schedules = scheduling.listed(server)
             for item in schedules:
-                print(f"{item.name}\t{item.state}\t{item.cron}\tpreset {item.preset}")
+                print("\t".join(map(plain, (item.name, item.state, item.cron, f"preset {item.preset}"))))
             if not schedules:
                 print("no schedules", file=sys.stderr)
             sys.stdout.flush()
@@ -177,4 +180,4 @@ def _sweep(server: Endpoint) -> None:
 
     with suppress(KeyboardInterrupt):
         for line in closing.sweep(server):
-            print(f"note: {line}", file=sys.stderr)
+            tell("info", f"note: {line}")

@@ -12,10 +12,12 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from cliptea.progress import clock, count, words
+from cliptea.log_lines import Who, as_json, tell
+from cliptea.messages import plain
+from cliptea.progress import clock, count, event_line, words
 from cliptea_pipeline.events import Active, Board, Event
 
-__all__ = ["Plain", "Terminal", "new_console", "new_view", "results_table"]
+__all__ = ["Lines", "Plain", "Terminal", "cell", "new_console", "new_view", "results_table"]
 
 HIDDEN = {"variants", "finish"}  # bookkeeping steps that are not shown
 WIDE = 110  # columns of a terminal with room for long labels and bars
@@ -29,8 +31,14 @@ def new_console(highlight: bool = True) -> Console:
     return Console(width=None if sys.stdout.isatty() else 120, highlight=highlight)
 
 
-def new_view(console: Console, board: Board) -> Plain | Terminal:
-    """The display of a run for a terminal, or for a log."""
+def new_view(console: Console, board: Board, run: str = "") -> Plain | Terminal:
+    """The display of a run for a terminal, or for a log as text or JSON.
+
+    Args:
+        run: id of the pipeline job, if the events do not name it.
+    """
+    if as_json():
+        return Lines(console, board, run)
     return (Terminal if console.is_terminal else Plain)(console, board)
 
 
@@ -51,15 +59,36 @@ class Plain:
             if time.monotonic() - last < PLAIN_SECONDS:
                 return
         self._told[key] = time.monotonic()
-        text = f"failed after {clock(event['seconds'])}" if kind == "failed" else words(event)
-        line = f"{' '.join(part for part in key if part)}: {text}"
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._print(event, Who(*key))
+
+    def say(self, text: str) -> None:
+        """A line that is about the run as a whole."""
+        self.console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
+
+    def _print(self, event: Event, who: Who) -> None:
+        text = f"failed after {clock(event['seconds'])}" if event["event"] == "failed" else words(event)
+        self.say(f"{who.name}: {text}")
 
     def tick(self) -> None:
         """Nothing changes between events."""
 
     def close(self) -> None:
         """There is nothing to close."""
+
+
+class Lines(Plain):
+    """The same lines as JSON. They are not printed by rich, which would replace the names of emojis."""
+
+    def __init__(self, console: Console, board: Board, run: str = "") -> None:
+        super().__init__(console, board)
+        self._run = run
+
+    def say(self, text: str) -> None:
+        tell("info", text, Who(run=self._run), self.console.file)
+
+    def _print(self, event: Event, who: Who) -> None:
+        self._run = event.get("run") or self._run
+        print(event_line(event, who._replace(run=self._run)), file=self.console.file, flush=True)
 
 
 class Terminal:
@@ -80,6 +109,9 @@ class Terminal:
             style = "yellow" if kind == "warn" else "dim"
             self.console.print(f"{'':9} [{style}]{escape(words(event))}[/]", highlight=False)
 
+    def say(self, text: str) -> None:
+        self.console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
+
     def tick(self) -> None:
         now = time.monotonic()
         if now >= self._next:
@@ -95,14 +127,14 @@ class Terminal:
         if event.get("reused"):
             how = "[green]reused[/]"
         rows = self._rows(7)
-        rows.add_row(event["step"], escape(event["label"]), how, clock(event["seconds"]))
+        rows.add_row(cell(event["step"]), cell(event["label"]), how, clock(event["seconds"]))
         return rows
 
     def _at_work(self) -> Table:
         rows = self._rows(7 if self.console.width < WIDE else 20)
         for step in self.board.active.values():
             if step.name not in HIDDEN:
-                rows.add_row(f"[bold]{step.name}[/]", escape(step.label), *self._state(step))
+                rows.add_row(f"[bold]{cell(step.name)}[/]", cell(step.label), *self._state(step))
         return rows
 
     def _state(self, step: Active) -> tuple[Any, str]:
@@ -119,6 +151,11 @@ class Terminal:
         return grid
 
 
+def cell(value: Any) -> str:
+    """A name or value in a table of rich: neither its markup nor its control characters count."""
+    return escape(plain(str(value)))
+
+
 def results_table(rows: list[dict[str, Any]]) -> Table:
     """The scores in results.json, with one line for each variant, seed and evaluation set."""
     columns = ["variant", "backbone", "dataset", "seed", *SCORES]
@@ -132,7 +169,7 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(header, justify="right" if numeric else "left", no_wrap=numeric, min_width=width)
     for row in rows:
         name = {**row, "variant": f"{row['group']}/{row['variant']}"}
-        table.add_row(*(_score(row[c]) if c in SCORES else escape(str(name[c])) for c in columns))
+        table.add_row(*(_score(row[c]) if c in SCORES else cell(name[c]) for c in columns))
     return table
 
 

@@ -10,6 +10,7 @@ from queue import Empty, Queue
 
 from rich.console import Console
 
+from cliptea.messages import plain
 from cliptea_pipeline import checks, kfp_checks
 from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, UNKNOWN, Finding
 from cliptea_pipeline.cluster_checks import kubernetes
@@ -47,7 +48,7 @@ def doctor(placement: Placement, endpoint: str | None, namespace: str | None) ->
     for finding in examine(looks, DEADLINE_SECONDS):
         style = STYLES[finding.state]
         console.print(f"[{style}]{finding.state:11}[/] [bold]{finding.what:10}[/] ", end="")
-        console.print(finding.text, markup=False, soft_wrap=True)
+        console.print(plain(finding.text), markup=False, soft_wrap=True)
         worst = max(worst, finding.state in (BROKEN, NOT_READY))
     return int(worst)
 

@@ -10,6 +10,7 @@ import typer
 from cliptea.errors import ConfigError
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path, write_file
+from cliptea_pipeline.display import cell
 from cliptea_pipeline.options import Debug, Overrides, Preset, one_line_errors
 from cliptea_pipeline.serving_cli import AllowCode, Home, Model, TextWeights, open_model
 
@@ -72,11 +73,11 @@ def _print(facts: dict[str, Any], scored: Scored) -> None:
 
     table = Table("class", "IoU", box=None)
     for name, iou in scored.per_class.items():
-        table.add_row(plain(name) + (" (unseen)" if name in facts["unseen"] else ""), _percent(iou))
+        table.add_row(cell(name) + (" (unseen)" if name in facts["unseen"] else ""), _percent(iou))
     for name, value in scored.scores.model_dump().items():
         table.add_row(f"[bold]{name}[/]", f"[bold]{_percent(value)}[/]")
     console = Console(highlight=False)
-    console.print(f"{facts['images']} val images of {facts['dataset']}, gamma {facts['gamma']:g}", markup=False)
+    console.print(f"{facts['images']} val images of {plain(facts['dataset'])}, gamma {facts['gamma']:g}", markup=False)
     console.print(table)
 
 

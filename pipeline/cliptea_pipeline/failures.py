@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from cliptea.log_lines import as_text
 from cliptea_pipeline.endpoint import TOKEN, Endpoint, EndpointError
 from cliptea_pipeline.looks import Look, Task, log_address, read_log
 from cliptea_pipeline.placement import Steps
@@ -67,6 +68,7 @@ def _from_logs(endpoint: Endpoint, run_id: str, tasks: list[Task]) -> Iterator[F
 
 def _read(log: str) -> tuple[str, str]:
     """The step and variant in a pod's log, and its last error line."""
+    log = "\n".join(map(as_text, log.split("\n")))
     events = list(TOLD.finditer(log))
     if not events:
         return "", ""

@@ -108,7 +108,10 @@ def _read_by_pods(config: Config, students: list[Config]) -> Iterator[tuple[str,
     yield from ((f"{key}.root", root) for key, (dataset, root) in sets.items() if dataset != "demo")
     files = {"teacher.weights": config.teacher.weights, "teacher.text_features": config.teacher.text_features}
     files |= {f"evaluation.sets.{name}.text_features": s.text_features for name, s in config.evaluation.sets.items()}
-    files |= {f"student.pretrained of {s.student.backbone}": s.student.initial_weights for s in students}
+    files |= {f"student.pretrained of {s.student.backbone}": s.encoder_weights for s in students}
     for key, source in files.items():
         if isinstance(source, str) and WeightsSource.of(source).is_file:
             yield key, source
+    for given in {s.train.init_from for s in students if s.train.init_from}:
+        if not given.startswith(("models:/", "runs:/")):
+            yield "train.init_from", given

@@ -35,6 +35,7 @@ NAMES = {
     **{kind: rf"(?:{sets})/(?:{SHARD})" for kind, sets in SHARDED.items()},
     "demo-teacher": CLIP,
     "text": r"text\.safetensors",
+    "initial": r"model\.safetensors",
     "train": r"model\.safetensors|history\.json|checkpoints/\d{9}-[0-9a-f]{32}\.pt|inputs-[0-9a-f]{10}\.json",
     "evaluate": r"figures\.npz",
     "compare": r"report\.html|results\.json",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cliptea import settings
 from cliptea.exit_codes import ExitCode
+from cliptea.log_lines import Who, as_json, tell
 from cliptea.messages import plain
 from cliptea.progress import clock
 from cliptea.steps.resolve import check
@@ -60,7 +61,7 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
     if code == 0:
         _conclude(workdir, board, time.monotonic() - start)
     elif code > 128:
-        print("stopped; run the same command again to resume", file=sys.stderr)
+        tell("info", "stopped; run the same command again to resume")
         _mark_stopped(workdir, board)
     else:
         _explain(workdir, board, debug)
@@ -109,13 +110,21 @@ def _advance(board: Board, tail: Tail, shown: Plain | Terminal) -> None:
 
 
 def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:
+    counts = f"{board.reused} step{'s' * (board.reused != 1)} reused, {board.made} made, in {clock(seconds)}"
+    if as_json():
+        report, results = str(workdir.report), str(workdir.results)
+        tell(
+            "info", counts, None, sys.stdout,
+            reused=board.reused, made=board.made, seconds=seconds, report=report, results=results,
+        )  # fmt: skip
+        return
     console = new_console(highlight=False)
     console.print()
     console.print(results_table(json.loads(workdir.results.read_text(encoding="utf-8"))))
     console.print()
     command = f"cliptea ui --workdir {shlex.quote(str(workdir.root))}"
     for line in (
-        f"{board.reused} step{'s' * (board.reused != 1)} reused, {board.made} made, in {clock(seconds)}",
+        counts,
         f"report   {workdir.report}",
         f"results  {workdir.results}",
         f"runs     {command if workdir.tracking_uri.startswith('sqlite:') else workdir.tracking_uri}",
@@ -135,12 +144,12 @@ def _mark_stopped(workdir: Workdir, board: Board) -> None:
 
 def _explain(workdir: Workdir, board: Board, debug: bool) -> None:
     for failure in board.failures:
-        if debug and failure["trace"]:
+        if debug and failure["trace"] and not as_json():  # which has it already
             print(failure["trace"], file=sys.stderr)
-        who = " ".join(part for part in (failure["step"], failure["label"]) if part)
-        print(f"error: {who}: {failure['text']}", file=sys.stderr)
+        who = Who(failure["step"], failure["label"], failure.get("run", ""))
+        tell("error", f"{who.name}: {failure['text']}", who)
     if not board.failures:
-        print("error: the run ended without an error message; see the end of the log", file=sys.stderr)
+        tell("error", "the run ended without an error message; see the end of the log")
     if "report" in board.published:
-        print(f"report: {plain(str(workdir.report))}", file=sys.stderr)
-    print(f"log: {plain(os.path.relpath(workdir.log))}", file=sys.stderr)
+        tell("info", f"report: {plain(str(workdir.report))}")
+    tell("info", f"log: {plain(os.path.relpath(workdir.log))}")

@@ -101,15 +101,20 @@ def _task(told: dict[str, Any]) -> Task:
     )
 
 
-def _get(endpoint: Endpoint, path: str, kind: str) -> Any:
-    """A direct request, for logs, which the client does not support, and for runs, which it takes seconds to parse."""
+def _get(endpoint: Endpoint, path: str, kind: str = "") -> Any:
+    """A direct request, for logs, which the client does not support, and for runs, which it takes seconds to parse.
+
+    Args:
+        kind: type of the answer. Without one, it is returned as it is, for logs that may look like JSON.
+    """
     with endpoint.asked():
         return endpoint.client._run_api.api_client.call_api(
             path,
             "GET",
-            response_type=kind,
+            response_type=kind or None,
             auth_settings=["Bearer"],
             _return_http_data_only=True,
+            _preload_content=bool(kind),
             _request_timeout=TIMEOUT_SECONDS,
         )
 
@@ -130,7 +135,7 @@ def read_log(endpoint: Endpoint, run_id: str, node: str) -> str:
     Raises:
         EndpointError: the log is gone, or the server does not answer.
     """
-    return _get(endpoint, _log_path(run_id, node), "str")
+    return _get(endpoint, _log_path(run_id, node)).data.decode("utf-8", "replace")
 
 
 def _log_path(run_id: str, node: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,10 @@ import typer
 
 from cliptea.errors import ClipteaError, ConfigError, described
 from cliptea.exit_codes import ExitCode
+from cliptea.log_lines import choose_format, tell
 from cliptea.outage import patience
 
-__all__ = ["Debug", "Overrides", "Pipeline", "Preset", "one_line_errors"]
+__all__ = ["Debug", "LogFormat", "Overrides", "Pipeline", "Preset", "one_line_errors"]
 
 Preset = Annotated[str, typer.Option("--preset", help="Preset to start from.")]
 Overrides = Annotated[
@@ -27,23 +27,34 @@ Pipeline = Annotated[
     Path | None, typer.Option("--pipeline", help="Compiled pipeline file. Defaults to the one that cliptea includes.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]
+LogFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--log-format",
+        metavar="text|json",
+        help="Format of the log: text, or json for one JSON object in each line. Defaults to CLIPTEA_LOG_FORMAT, and "
+        "else to text.",
+        show_default=False,
+    ),
+]
 
 
 @contextmanager
-def one_line_errors(debug: bool) -> Iterator[None]:
+def one_line_errors(debug: bool, log_format: str | None = None) -> Iterator[None]:
     try:
+        choose_format(log_format)
         patience()  # raises here if it is invalid: later callers may suppress errors
         yield
     except ClipteaError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        tell("error", str(error))
         raise typer.Exit(ExitCode.REJECTED if isinstance(error, ConfigError) else ExitCode.FAILED) from None
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        tell("info", "stopped")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except Exception as error:
         if debug or isinstance(error, typer.Exit):
             raise
-        print(f"error: {described(error)}; add --debug to see the traceback", file=sys.stderr)
+        tell("error", f"{described(error)}; add --debug to see the traceback")
         raise typer.Exit(ExitCode.FAILED) from None

@@ -6,7 +6,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cliptea.config import Config
+from cliptea.messages import plain
 from cliptea.plan import Plan
+from cliptea_pipeline.display import cell
 
 __all__ = ["show_plan"]
 
@@ -34,11 +36,13 @@ def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
     for student in plan.students:
         parameters = f"{student.parameters / 1e6:.3f} M"
         licence = student.licence or "none are used"
-        students.add_row(student.backbone, str(student.trainings), parameters, _hours(student.gpu_hours), licence)
+        students.add_row(
+            cell(student.backbone), str(student.trainings), parameters, _hours(student.gpu_hours), cell(licence)
+        )
     console.print(students)
     console.print()
     for line in plan.missing or ["nothing that can be checked from this machine"]:
-        console.print(f"missing  {line}", markup=False, highlight=False, soft_wrap=True)
+        console.print(plain(f"missing  {line}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _sum(parts: list[float | None]) -> float | None:

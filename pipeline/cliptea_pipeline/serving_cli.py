@@ -1,4 +1,4 @@
-"""The commands that use models: they find the model, show progress, and report the result."""
+"""The commands that use a model: they find it, show progress, and report the result."""
 
 from __future__ import annotations
 
@@ -33,11 +33,10 @@ __all__ = [
     "TextWeights",
     "app",
     "export",
+    "find_tracking",
     "open_model",
     "predict",
-    "rollback",
     "split_names",
-    "ui",
 ]
 
 app = typer.Typer()
@@ -163,7 +162,7 @@ def export(
         require_replaceable(file)
         swin = described.backbone.startswith("swin") and not edges
         told = "; this takes minutes for Swin, and less with a fixed --size HxW" if swin else ""
-        print(f"exporting {described.backbone} and comparing it with PyTorch{told}", file=sys.stderr, flush=True)
+        print(f"exporting {plain(described.backbone)} and comparing it with PyTorch{told}", file=sys.stderr, flush=True)
         exported = export_onnx(segmenter, file, edges)
         sizes = f"{exported.fixed[0]}x{exported.fixed[1]} only" if exported.fixed else f"any multiples of {divisor}"
         print(
@@ -171,44 +170,6 @@ def export(
             f"logits differ by at most {exported.parity.difference:.1e} and "
             f"{exported.parity.equal:.2%} of pixels are equal"
         )
-
-
-@app.command(rich_help_panel="Use models")
-def rollback(
-    model: Annotated[str, typer.Option("--model", help="Name of a registered model, for example cliptea-demo.")],
-    workdir: Home = ".cliptea",
-    debug: Debug = False,
-) -> None:
-    """Restore the previous champion of a registered model."""
-    with one_line_errors(debug):
-        match = re.fullmatch(r"(?:models:/)?([^/:@]+)(?:@champion)?", model)
-        if match is None:
-            raise ConfigError(
-                f"--model {model} is not a model name", "the name of a registered model, for example cliptea-demo"
-            )
-        name = match[1]
-        _find_tracking(local_path("--workdir", workdir))
-        from cliptea.tracking.mlflow_client import connect
-        from cliptea.tracking.registry import ALIAS
-        from cliptea.tracking.registry import rollback as roll_back
-
-        was, now = roll_back(connect(), name)
-        print(f"{name}: the {ALIAS} is version {now} again, and no longer version {was}")
-
-
-@app.command(rich_help_panel="Use models")
-def ui(
-    workdir: Home = ".cliptea",
-    port: Annotated[int, typer.Option(help="Port of this machine to listen on.")] = 5000,
-    debug: Debug = False,
-) -> None:
-    """Open MLflow with the runs of a work directory, until you press Ctrl-C."""
-    with one_line_errors(debug):
-        file = find_database(local_path("--workdir", workdir))
-        os.chdir(file.parent)  # a relative address needs no escapes, which MLflow's server does not decode
-        address = f"sqlite:///{file.name}"
-        command = [sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", address, "--port", str(port)]
-        os.execv(sys.executable, command)
 
 
 def _is_earlier(names: set[str]) -> bool:
@@ -247,7 +208,7 @@ def open_model(uri: str, workdir: Path, allow_code: bool) -> Segmenter:
     if re.fullmatch(r"models:/[^/@]+", uri):
         raise ConfigError(f"--model {uri} does not name a version", f"{uri}@champion or {uri}/VERSION")
     if re.match(r"(models|runs):/", uri):
-        _find_tracking(workdir)
+        find_tracking(workdir)
         from cliptea.tracking.model import fetch_model
 
         found = fetch_model(uri)
@@ -263,7 +224,7 @@ def open_model(uri: str, workdir: Path, allow_code: bool) -> Segmenter:
         return open_segmenter(folder, allow_code)
 
 
-def _find_tracking(workdir: Path) -> None:
+def find_tracking(workdir: Path) -> None:
     """Set the address of MLflow: the user's server, or the database of a local run."""
     require_server()
     if os.environ.get("MLFLOW_TRACKING_URI"):
@@ -275,7 +236,8 @@ def _tell_classes(model: Segmenter, classes: ClassSet) -> None:
     unseen = [name for name in classes.names if name in model.description.unseen]
     gamma = float(classes.gamma_N.max())
     if all(name in model.description.classes for name in classes.names):
-        said = f"gamma is {gamma:g} for the unseen ones: {', '.join(unseen)}" if unseen else "all were seen in training"
+        listed = plain(", ".join(unseen))
+        said = f"gamma is {gamma:g} for the unseen ones: {listed}" if unseen else "all were seen in training"
     else:
         said = "gamma is 0, because no suitable value is known for new class names"
     print(f"{len(classes.names)} classes; {said}")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliptea import env, settings
+from cliptea.log_lines import Who, tell
 from cliptea_pipeline.compile import pipeline_file
 from cliptea_pipeline.endpoint import Endpoint
 from cliptea_pipeline.fit import check_fit, read_compiled
@@ -30,9 +31,9 @@ def submit(endpoint: Endpoint, given: dict[str, object], experiment: str = "clip
     chosen = file or pipeline_file()
     version = endpoint.upload(chosen)
     if version.name != version.latest:
-        print(
+        tell(
+            "info",
             f"note: this run uses version {version.name}; schedules keep using the newest upload, {version.latest}",
-            file=sys.stderr,
         )
     group = endpoint.experiment(experiment)
     with endpoint.asked():
@@ -44,7 +45,7 @@ def submit(endpoint: Endpoint, given: dict[str, object], experiment: str = "clip
             version_id=version.id,
         )
     warn_of_image(chosen)
-    print(f"run {run_page(endpoint, run.run_id)}", flush=True)
+    tell("info", f"run {run_page(endpoint, run.run_id)}", Who(run=run.run_id), sys.stdout)
     return run.run_id
 
 
@@ -74,9 +75,9 @@ def warn_of_image(file: Path) -> None:
     """Print a warning if nodes cannot pull the image of a compiled pipeline."""
     image = read_compiled(file).image
     if "/" not in image:
-        print(
-            f"warning: the image {image} names no registry, so only nodes that already hold it can run it; to use an "
+        tell(
+            "warning",
+            f"the image {image} names no registry, so only nodes that already hold it can run it; to use an "
             "image from a registry, run `cliptea compile` with --image or --placement and submit its file with "
             "--pipeline",
-            file=sys.stderr,
         )

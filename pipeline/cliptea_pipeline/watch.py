@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from cliptea.cluster.api import ClusterError
 from cliptea.exit_codes import ExitCode
+from cliptea.log_lines import Who, tell
 from cliptea.outage import Outage
 from cliptea.progress import clock
 from cliptea_pipeline import closing
@@ -60,28 +60,28 @@ def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace | None = N
         ConfigError: the run does not exist.
         EndpointError: the server denies the request, or is down for too long.
     """
-    watch = _Watch(endpoint, run_id, store, pace or PACE)
+    watch, who = _Watch(endpoint, run_id, store, pace or PACE), Who(run=run_id)
     try:
         end = watch.follow()
     except KeyboardInterrupt:
         watch.close()
-        print(f"stopped watching; the run continues, and `cliptea cancel {run_id}` cancels it", file=sys.stderr)
+        tell("info", f"stopped watching; the run continues, and `cliptea cancel {run_id}` cancels it", who)
         return ExitCode.INTERRUPTED
     finally:
         watch.close()
     if end.error:
-        print(f"error: {end.error}", file=sys.stderr)
+        tell("error", end.error, who)
     if end.state == "FAILED":
         for failure in failures(endpoint, run_id, end, watch.news.errors):
-            print(f"error: {failure.who}: {failure.text}", file=sys.stderr)
+            tell("error", f"{failure.who}: {failure.text}", who)
             if failure.more:
-                print(f"  read its log with: {failure.more}", file=sys.stderr)
+                tell("info", f"  read its log with: {failure.more}", who)
     # The step finish closes the run in MLflow.
     finished = any(task.step == "finish" and task.state == "SUCCEEDED" for task in end.tasks)
     if end.state in ("FAILED", CANCELLED) and (closing.is_named() or not finished):
         told = closing.close(run_id, end.state, "a step failed" if end.state == "FAILED" else word(end.state))
         if told:
-            print(told, file=sys.stderr)
+            tell("info", told, who)
     return CODES[ENDED[end.state]]
 
 
@@ -90,10 +90,14 @@ class _Watch:
 
     def __init__(self, endpoint: Endpoint, run_id: str, store: str, pace: Pace) -> None:
         self._endpoint, self._run_id, self._pace = endpoint, run_id, pace
-        self._console = new_console()
         self._board = Board()
-        self.news = News(run_id, store, self._say)
-        self._view = new_view(self._console, self._board)
+        self._view = new_view(new_console(), self._board, run_id)
+        self._say = self._view.say
+        try:
+            self.news = News(run_id, store, self._say)
+        except BaseException:
+            self._view.close()
+            raise
         self._open = True
         self._start = self._moved = time.monotonic()
         self._state = ""
@@ -160,9 +164,6 @@ class _Watch:
         while (left := until - time.monotonic()) > 0:
             self._view.tick()
             time.sleep(min(left, self._pace.refresh))
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _waiting(endpoint: Endpoint, run_id: str) -> list[str]:

@@ -50,6 +50,11 @@ FIT = {
         ["--preset", "smoke", "--set", "student.pretrained.segformer_b0=b0.safetensors"],
         r"student.pretrained of segformer_b0=b0.safetensors is on this machine",
     ),
+    "model here": (
+        {},
+        ["--preset", "smoke", "--set", "train.init_from=my_model"],
+        r"train.init_from=my_model is on this machine, where pods cannot read it",
+    ),
     "too many students": (
         {"students": 12, "token_parts": 4},
         ["--preset", "smoke", "--set", "seeds=3"],

@@ -1,8 +1,12 @@
 """`cliptea submit --wait` says of a failed run which step failed, of which variant, why, and where more is."""
 
+import json
+
 import pytest
 from replay import recorded
 from watched import RUN, followed, write
+
+from cliptea.log_lines import Who, json_line
 
 pytestmark = pytest.mark.usefixtures("watching")
 
@@ -14,6 +18,16 @@ resolve: failed after 0.3 s: data.root=s3://cliptea/none holds no images; expect
 error: data.root=s3://cliptea/none holds no images; expected a folder
 F1125 21:25:21.480123       1 main.go:58] failed to execute component: exit status 1
 """
+WHO, WHY = Who("resolve", "", RUN), "data.root=s3://cliptea/none holds no images; expected a folder"
+JSON_LOG = "\n".join(
+    [
+        *LOG.splitlines()[:2],  # of Pipelines, which are never JSON
+        json_line("info", "started", WHO, event="start"),
+        json_line("error", f"failed after 0.3 s: {WHY}", WHO, event="failed", seconds=0.3, trace=""),
+        json_line("error", WHY, WHO),
+        *LOG.splitlines()[-1:],
+    ]
+)
 
 
 def test_why_it_failed_by_the_store(pipelines, store):
@@ -30,9 +44,10 @@ def test_why_it_failed_by_the_store(pipelines, store):
     ]
 
 
-def test_why_it_failed_by_the_log(pipelines, monkeypatch):
+@pytest.mark.parametrize("log", [LOG, JSON_LOG], ids=["text", "json"])
+def test_why_it_failed_by_the_log(pipelines, monkeypatch, log):
     pipelines.life = recorded("failed")
-    pipelines.logs[FAILED_NODE] = LOG
+    pipelines.logs[FAILED_NODE] = log
     pipelines.token = "hush"
     monkeypatch.setenv("KFP_TOKEN", "hush")
     ended = followed()
@@ -56,6 +71,30 @@ def test_the_variant_is_read_from_the_log(pipelines):
     pipelines.logs[CANCELLED_NODE] = log
     killed = "error: train backbones/demo_fpn: it ended without an error message; it may have been killed "
     assert killed in followed().stderr
+
+
+def test_the_variant_is_read_from_a_log_of_json(pipelines):
+    pipelines.life = recorded("cancelled")
+    del pipelines.life["state_history"][2]  # as if a step had failed
+    who = Who("train", "backbones/demo_fpn", RUN)
+    log = json_line("info", "started", who, event="start") + "\n"
+    pipelines.logs[CANCELLED_NODE] = log + json_line("error", "one", who) + "\n" + json_line("error", "two", who)
+    assert "error: train backbones/demo_fpn: two\n" in followed().stderr
+    pipelines.logs[CANCELLED_NODE] = log
+    assert "error: train backbones/demo_fpn: it ended without an error message; " in followed().stderr
+
+
+def test_the_command_itself_tells_why_as_json(pipelines):
+    pipelines.life = recorded("failed")
+    pipelines.logs[FAILED_NODE] = JSON_LOG
+    ended = followed("--log-format", "json")
+    told = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert ended.exit_code == 1
+    assert (told[-2]["level"], told[-2]["message"], told[-2]["run"]) == ("error", f"resolve: {WHY}", RUN)
+    assert told[-1]["message"].startswith("read its log with: curl ")
+    shown = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert {line["run"] for line in shown} == {RUN}
+    assert ("resolve", "error") in {(line["step"], line["level"]) for line in shown}
 
 
 def test_a_log_that_is_gone(pipelines):

@@ -11,8 +11,8 @@ QUICK = watch.Pace(poll=0.01, refresh=0.01, outage=2.0)
 RUN = "runs-0"
 
 
-def followed():
-    return CliRunner().invoke(app, ["submit", "--preset", "smoke", "--wait"])
+def followed(*arguments):
+    return CliRunner().invoke(app, ["submit", "--preset", "smoke", "--wait", *arguments])
 
 
 def write(step, label="", beat=1, writer="step", **facts):

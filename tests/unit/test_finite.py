@@ -18,7 +18,8 @@ from cliptea.evaluation.results import Scores
 from cliptea.finite import named_tensors, not_finite, require_finite
 from cliptea.manifest import Manifest, put_object
 from cliptea.report import figures
-from cliptea.segment.segmenter import SUMS, open_segmenter, sums
+from cliptea.segment.model_files import SUMS, sums
+from cliptea.segment.segmenter import open_segmenter
 from cliptea.serving.parity import check_onnx
 from cliptea.storage import FileStore
 from cliptea.teacher.text import load_text

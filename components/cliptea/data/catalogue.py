@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from cliptea.errors import ConfigError
-from cliptea.files import visible
+from cliptea.names import as_known, visible
 
 __all__ = ["IGNORE", "Catalogue", "make_catalogue", "require_distinct"]
 
@@ -75,6 +75,7 @@ def make_catalogue(classes: Sequence[str], unseen: Sequence[str], where: str = "
         raise ConfigError(f"the class name {broken[0]!r} has control characters", "letters, digits and spaces")
     if len(classes) >= IGNORE:
         raise ConfigError(f"there are {len(classes)} classes", f"at most {IGNORE - 1}")
+    unseen = as_known(unseen, classes)
     strange = [name for name in unseen if name not in classes]
     if strange:
         raise ConfigError(

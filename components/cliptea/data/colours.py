@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cliptea.data.catalogue import IGNORE
+from cliptea.messages import printable
 
 __all__ = ["NEUTRAL", "class_colour", "coloured", "distinct_colours", "hex_colour", "legend", "palette"]
 
@@ -49,6 +50,7 @@ def legend(entries: Sequence[tuple[str, int]], height: int) -> Image.Image:
     """
     size = min(28, max(11, height // 40))
     font, line = ImageFont.load_default(size), round(size * 1.6)
+    entries = [(printable(name), index) for name, index in entries]
     widest = max((font.getlength(name) for name, _ in entries), default=0)
     page = Image.new("RGB", (round(widest) + 3 * line, line * (len(entries) + 1)), "white")
     draw = ImageDraw.Draw(page)

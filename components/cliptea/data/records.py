@@ -12,6 +12,7 @@ from cliptea.config import TeacherConfig
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import choose_view, cut_image, cut_labels
+from cliptea.names import as_known
 
 __all__ = [
     "LABEL",
@@ -43,7 +44,10 @@ def record_name(name: str, number: int) -> str:
 
 def chosen_images(names: Sequence[str], figures: int | list[str]) -> list[str]:
     """The names of images for figures: the first ones, or the ones in the setting."""
-    return list(names[:figures]) if isinstance(figures, int) else [name for name in names if name in figures]
+    if isinstance(figures, int):
+        return list(names[:figures])
+    wanted = set(as_known(figures, names))
+    return [name for name in names if name in wanted]
 
 
 def read_pair(reader: ShardReader, record: str | int) -> tuple[np.ndarray, np.ndarray]:

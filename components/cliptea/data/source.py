@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,9 @@ from posixpath import splitext
 
 from cliptea.data.sample import LARGEST_FILE
 from cliptea.errors import DataError
-from cliptea.files import oddity, printable
+from cliptea.files import oddity
+from cliptea.messages import printable
+from cliptea.names import composed
 from cliptea.storage import Entry, FileStore, Store, open_store
 
 __all__ = ["Source", "one_form"]
@@ -40,7 +41,7 @@ class Listing:
 
 def one_form(name: str) -> str:
     """A file name in Unicode's composed form (NFC) with a lower-case suffix. Names that are equal so are one name."""
-    stem, suffix = splitext(name if name.isascii() else unicodedata.normalize("NFC", name))
+    stem, suffix = splitext(composed(name))
     return stem + suffix.lower()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from cliptea.errors import ConfigError
 from cliptea.files import oddity
 from cliptea.weights_source import WeightsSource
 
-__all__ = ["download", "load_encoder", "read_state", "unwrapped"]
+__all__ = ["download", "load_encoder", "misfits", "read_state", "unwrapped", "without_prefix"]
 
 State = dict[str, Tensor]
 # Keys under which training programs store the weights, in timm's order: first the averages (EMA), if there are any.
@@ -69,18 +69,20 @@ def load_encoder(encoder: nn.Module, state: Mapping[str, Tensor], source: Weight
     Raises:
         ConfigError: it does not fit. The error names the first keys of each kind.
     """
-    wanted = encoder.state_dict()
+    if said := misfits(encoder, state):
+        raise ConfigError(f"the weights {source} do not fit the encoder: {said}", "weights for this student.backbone")
+    encoder.load_state_dict(dict(state))
+
+
+def misfits(module: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """The first names of each kind that do not fit a module, or "" if all weights fit."""
+    wanted = module.state_dict()
     problems = {
         "missing": [key for key in wanted if key not in state],
         "unexpected": [key for key in state if key not in wanted],
         "with another shape": [key for key in wanted if key in state and wanted[key].shape != state[key].shape],
     }
-    said = [f"{len(keys)} {kind} ({', '.join(keys[:2])})" for kind, keys in problems.items() if keys]
-    if said:
-        raise ConfigError(
-            f"the weights {source} do not fit the encoder: {', '.join(said)}", "weights for this student.backbone"
-        )
-    encoder.load_state_dict(dict(state))
+    return ", ".join(f"{len(keys)} {kind} ({', '.join(keys[:2])})" for kind, keys in problems.items() if keys)
 
 
 def _read(file: Path, source: str) -> State:
@@ -124,9 +126,17 @@ def unwrapped(content: Any) -> Any:
         return content
     names = [name for name in content if isinstance(name, str) and name not in COUNTERS]
     names = [name for name in names if name.startswith(AVERAGED)] or names
-    short = names
-    while prefix := next((one for one in PREFIXES if short and all(name.startswith(one) for name in short)), ""):
+    short = without_prefix({name: content[name] for name in names})
+    return content if list(short) == names else short
+
+
+def without_prefix(state: Mapping[str, Any], wanted: Collection[str] = ()) -> dict[str, Any]:
+    """The weights without prefixes of training programs that all names share, until the names are those `wanted`."""
+    names, short = list(state), list(state)
+    while {*short} != {*wanted} and (prefix := _shared_prefix(short)):
         short = [name.removeprefix(prefix) for name in short]
-    if short == names:
-        return content
-    return {after: content[before] for before, after in zip(names, short, strict=True)}
+    return {after: state[before] for before, after in zip(names, short, strict=True)}
+
+
+def _shared_prefix(names: list[str]) -> str:
+    return next((one for one in PREFIXES if names and all(name.startswith(one) for name in names)), "")

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cliptea.messages import printable
 from cliptea.report.figures import png
 
 __all__ = ["confusion_figure"]
@@ -27,7 +28,7 @@ def confusion_figure(matrix_NN: np.ndarray, classes: Sequence[str]) -> bytes:
         matrix_NN: (N, N) pixel counts.
         classes: N names.
     """
-    page, place, cell = _frame(tuple(classes))
+    page, place, cell = _frame(tuple(map(printable, classes)))
     page = page.copy()
     page.paste(Image.fromarray(_greys(matrix_NN).repeat(cell, 0).repeat(cell, 1)), place)
     return png(page)

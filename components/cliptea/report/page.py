@@ -9,6 +9,7 @@ from importlib import resources
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from cliptea.messages import printable
 from cliptea.report import grids, tables
 from cliptea.report.context import ReportContext
 from cliptea.report.paper import paper
@@ -21,7 +22,8 @@ __all__ = ["build_report"]
 def build_report(context: ReportContext) -> str:
     """The report as HTML.
 
-    All names are escaped, and the page's content security policy forbids it to load or run anything else.
+    All names are escaped, control characters in them as in messages, and the page's content security policy forbids it
+    to load or run anything else.
 
     Raises:
         DataError: two rows of one group, variant, evaluation set and seed.
@@ -31,7 +33,7 @@ def build_report(context: ReportContext) -> str:
     names = tables.names_of(summaries)
     script = _text("report.js")
     page = _environment().get_template("report.html.j2")
-    return page.render(
+    text = page.render(
         context=context,
         facts=context.facts,
         paper=paper(),
@@ -54,6 +56,11 @@ def build_report(context: ReportContext) -> str:
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     ).lstrip()
+    return "\n".join(map(_printable, text.split("\n")))
+
+
+def _printable(line: str) -> str:
+    return tables.NARROW.join(map(printable, line.split(tables.NARROW)))
 
 
 def percent(value: float | None) -> str:

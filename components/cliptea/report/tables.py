@@ -18,7 +18,10 @@ from cliptea.report.context import RunFacts
 from cliptea.report.paper import own_dataset, paper
 from cliptea.report.summaries import Spread, Summary
 
-__all__ = ["SHORT", "Group", "class_tables", "conclusion_tables", "groups_of", "headline", "names_of", "result_tables"]
+__all__ = [
+    "NARROW", "SHORT", "Group", "class_tables", "conclusion_tables", "groups_of", "headline", "names_of",
+    "result_tables",
+]  # fmt: skip
 
 SHORT: dict[Metric, str] = {"hiou": "hIoU", "miou_unseen": "unseen mIoU", "miou_seen": "seen mIoU", "pAcc": "pAcc"}
 
@@ -32,6 +35,7 @@ PARTS = {
     "seen_only": "both modules (cross entropy on seen classes alone)",
 }
 NOTHING = Spread(mean=None, sd=None)
+NARROW = "\u202f"  # the space between thousands
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,7 @@ def _setting(summaries: Sequence[Summary]) -> str:
     seeds = sorted({seed for s in summaries for seed in s.seeds})
     plural = "seeds" if len(seeds) > 1 else "seed"
     parts = [
-        ", ".join(f"{n:,}".replace(",", "\u202f") for n in iterations) + " iterations",
+        ", ".join(f"{n:,}".replace(",", NARROW) for n in iterations) + " iterations",
         f"{plural} " + ", ".join(map(str, seeds)),
     ]
     return " · ".join(parts)

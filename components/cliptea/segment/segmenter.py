@@ -8,63 +8,27 @@ Shape legend: H, W image; N classes; D width; h, w size of the resized image.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import safetensors.torch
 import torch
-from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from cliptea import device
-from cliptea.config import EvaluationConfig
 from cliptea.errors import ConfigError, StorageError, named, one_line
-from cliptea.files import oddity
 from cliptea.finite import require_finite
 from cliptea.method.losses import FeatureNorm
 from cliptea.models import build_student, names_code
 from cliptea.models.student import Student
-from cliptea.parse import parse_json, read_text
+from cliptea.names import as_known
 from cliptea.segment.inference import image_logits, padded_size
 from cliptea.segment.masks import make_mask
+from cliptea.segment.model_files import DESCRIPTION, TEXT, WEIGHTS, Description, home_of, read_model
 
-__all__ = ["ClassSet", "Description", "Segmenter", "TeacherSource", "load_student", "open_segmenter", "sums"]
-
-FILES = DESCRIPTION, WEIGHTS, TEXT = "model.json", "model.safetensors", "text.safetensors"
-SUMS = "SHA256SUMS"  # of these files, as sha256sum writes it
-INSIDE = "artifacts/student"  # folder of these files in an MLflow model
-
-
-class TeacherSource(BaseModel):
-    """The CLIP whose text tower computed the class embeddings: the `teacher` settings of training."""
-
-    weights: str
-    model: str
-    templates: str
-    crop: int
-    demo: str | None = None  # fingerprint of the demo's own CLIP
-
-
-class Description(BaseModel):
-    """The content of model.json."""
-
-    backbone: str
-    dim: Annotated[int, Field(ge=1, le=1 << 16)]
-    classes: Annotated[list[str], Field(min_length=1, max_length=255)]
-    unseen: list[str]
-    evaluation: EvaluationConfig
-    feature_norm: FeatureNorm = "none"  # of training, `method.feature_norm`
-    setting: Literal["inductive", "transductive"] = "inductive"  # whether training knew the names of unseen classes
-    teacher: TeacherSource | None = None
-
-    @model_validator(mode="after")
-    def _listed(self) -> Description:
-        if len(set(self.classes)) < len(self.classes) or not set(self.unseen) <= set(self.classes):
-            raise ValueError("a class is listed twice, or an unseen class is not in the list")
-        return self
+__all__ = ["ClassSet", "Segmenter", "load_student", "open_segmenter"]
 
 
 class ClassSet(NamedTuple):
@@ -88,7 +52,7 @@ class Segmenter:
             ConfigError: the model does not know a name, or no names are given.
         """
         classes = self.description.classes
-        chosen = list(classes if names is None else names)
+        chosen = list(classes) if names is None else as_known(names, classes)
         if strange := [name for name in chosen if name not in classes]:
             raise ConfigError(
                 f"the model does not know {', '.join(map(repr, strange))}", "names from " + ", ".join(classes)
@@ -132,12 +96,6 @@ def load_student(backbone: str, dim: int, weights: Mapping[str, Tensor], feature
     return student.eval()
 
 
-def sums(files: Mapping[str, bytes]) -> bytes:
-    """The content of SHA256SUMS for files by name."""
-    lines = (f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
-    return "".join(lines).encode()
-
-
 def open_segmenter(folder: Path, allow_code: bool = False) -> Segmenter:
     """Open the model in a folder, which is an MLflow model or its `artifacts/student`.
 
@@ -151,17 +109,8 @@ def open_segmenter(folder: Path, allow_code: bool = False) -> Segmenter:
         NotFinite: a weight or a text feature is NaN or infinite.
         StorageError: the folder contains no model, or the model is damaged.
     """
-    inside = folder / INSIDE
-    home = inside if inside.is_dir() else folder
     try:
-        if odd := [f"{name} is {what}" for name in FILES if (what := oddity(home / name))]:
-            raise OSError(odd[0])
-        files = {name: (home / name).read_bytes() for name in FILES}
-        if (home / SUMS).exists() and (home / SUMS).read_bytes() != sums(files):
-            raise StorageError(
-                f"the model in {home} is damaged", f"files that match its {SUMS}", "fetch or train the model again"
-            )
-        description = _describe(home / DESCRIPTION)
+        description, files = read_model(folder)
         if names_code(description.backbone) and not allow_code:
             raise ConfigError(
                 f"the model names code of its own to run: {description.backbone[:200]}",
@@ -171,7 +120,7 @@ def open_segmenter(folder: Path, allow_code: bool = False) -> Segmenter:
         text_ND = safetensors.torch.load(files[TEXT])["text"]
         if tuple(text_ND.shape) != (len(description.classes), description.dim) or not text_ND.is_floating_point():
             raise ValueError(f"{TEXT} has the shape {tuple(text_ND.shape)}")
-        with named(str(home)):
+        with named(str(home_of(folder))):
             require_finite({"a text feature": text_ND}, TEXT)
             weights = safetensors.torch.load(files[WEIGHTS])
             student = load_student(description.backbone, description.dim, weights, description.feature_norm)
@@ -180,10 +129,3 @@ def open_segmenter(folder: Path, allow_code: bool = False) -> Segmenter:
         expected = f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
         raise StorageError(f"{folder} does not hold a cliptea model{why}", expected) from error
     return Segmenter(student.to(device.best()), description, text_ND.to(device.best()))
-
-
-def _describe(file: Path) -> Description:
-    try:
-        return Description.model_validate(parse_json(read_text(file, "the file"), file.name))
-    except ConfigError as error:
-        raise ValueError(error.what) from None

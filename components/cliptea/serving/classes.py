@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from cliptea.names import as_known
 from cliptea.segment.segmenter import ClassSet, Segmenter
 
 __all__ = ["choose_classes"]
@@ -22,6 +23,7 @@ def choose_classes(model: Segmenter, names: Sequence[str] | None, text_weights: 
         ConfigError: a name is not known, and the text tower is not available or has another width.
     """
     known = model.description.classes
+    names = None if names is None else as_known(names, known)
     free = [name for name in names or () if name not in known]
     if names is None or not free:
         return model.known(names)

@@ -13,7 +13,8 @@ import numpy as np
 from cliptea import progress
 from cliptea.data.sample import LARGEST_FILE, SUFFIXES, decode_image
 from cliptea.errors import DataError
-from cliptea.files import oddity, printable
+from cliptea.files import oddity
+from cliptea.messages import printable
 
 __all__ = ["Source", "find_images", "read_image"]
 

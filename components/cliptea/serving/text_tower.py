@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cliptea import progress
 from cliptea.errors import ClipteaError, ConfigError
-from cliptea.segment.segmenter import Segmenter, TeacherSource
+from cliptea.segment.model_files import TeacherSource
+from cliptea.segment.segmenter import Segmenter
 from cliptea.storage import open_store
 from cliptea.teacher.clip import Teacher, load_teacher
 from cliptea.teacher.demo_clip import demo_words, stored_weights

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from cliptea import __version__, env, progress, watchdog
 from cliptea.cores import share_cores
 from cliptea.errors import ClipteaError, StorageError
 from cliptea.exit_codes import ExitCode
+from cliptea.log_lines import Who, choose_format, tell
 from cliptea.outage import patience
 from cliptea.run import Run
 from cliptea.sealed import Damaged, seal, unseal
@@ -71,11 +71,13 @@ def run_step(
             share_cores(min(of or 1, SIDE_BY_SIDE))
         elif env.IN_CLUSTER.is_set():
             share_cores(1)
-        with watched(name, label, job_id, tracking_run), progress.step(name, label), watchdog.guarded(progress.halted):
+        step = progress.step(name, label, job_id)
+        with watched(name, label, job_id, tracking_run), step, watchdog.guarded(progress.halted):
             patience()  # an invalid value must fail here, because later callers suppress errors
+            choose_format()
             return persistently(work)
     except ClipteaError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        tell("error", str(error), Who(name, label, job_id))
         raise SystemExit(ExitCode.FAILED) from None
 
 

@@ -212,8 +212,9 @@ class ScoresEntry(Entry):
         return f"scores and model of {self.variant.label}"
 
     def log(self, run: Run) -> Receipt:
-        from cliptea.tracking.mlflow_client import renamed_metrics
-        from cliptea.tracking.runs import ChildRun, dataset_inputs
+        from cliptea.tracking.data_inputs import dataset_inputs
+        from cliptea.tracking.metric_names import renamed_metrics
+        from cliptea.tracking.runs import ChildRun
 
         store, config, model = open_store(), self.variant.config, self.trained
         tasks = evaluation_tasks(config, self.splits, self.teacher)
@@ -221,7 +222,7 @@ class ScoresEntry(Entry):
         child.log_data(dataset_inputs(config, {task.label: task.split for task in tasks}))
         epoch = tasks[0].split.info["counts"]["train"]["images"] / config.train.batch_size
         child.log_curves(json.loads(read_object(store, model.objects["history.json"])), epoch)
-        description = _description(config, tasks[0], model)
+        description = _description(run, config, tasks[0], model)
         known = {
             "gamma": tasks[0].gamma,
             "setting": config.method.transductive.setting,
@@ -242,7 +243,7 @@ class ScoresEntry(Entry):
         return Receipt(mlflow_run_id=child.run_id)
 
     def _metrics(self, tasks: list[EvaluationTask]) -> dict[str, float | None]:
-        from cliptea.tracking.mlflow_client import metric_name
+        from cliptea.tracking.metric_names import metric_name
 
         config, info = self.variant.config, self.trained.info
         metrics: dict[str, float | None] = {
@@ -273,12 +274,13 @@ def _figures(store: Store, task: EvaluationTask, scores: Manifest) -> dict[str, 
         return variant_figures(reader, task.catalogue.classes, arrays)
 
 
-def _description(config: Config, task: EvaluationTask, model: Manifest) -> dict[str, Any]:
+def _description(run: Run, config: Config, task: EvaluationTask, model: Manifest) -> dict[str, Any]:
     """The content of model.json: everything except the weights that `cliptea.segment` needs for a student."""
-    teacher = config.teacher
+    teacher, given = config.teacher, config.train.init_from
+    known = run.initial[given].info["licence"] if given else licence(config.student.backbone, config.encoder_weights)
     return {
         "backbone": config.student.backbone,
-        "licence": licence(config.student.backbone, config.student.initial_weights) or "",  # for the initial weights
+        "licence": known or "",  # for the initial weights
         "dim": model.info["dim"],
         "classes": task.catalogue.classes,
         "unseen": task.catalogue.unseen,

@@ -39,6 +39,7 @@ def planned(run: Run) -> list[Output]:
     )
     outputs = [splits.own.output, *(split.output for split in splits.others.values()), *texts.values()]
     outputs += views.all
+    outputs += [model.output for model in run.initial.values()]
     if config.teacher.source.kind == "demo":
         outputs.append(demo_output(config))
     for variant in run.variants:

@@ -7,11 +7,12 @@ from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.shard_cache import open_cache
 from cliptea.errors import ConfigError, described
-from cliptea.files import visible
 from cliptea.manifest import fingerprint
 from cliptea.models.backbones import licence, require
+from cliptea.names import as_known, visible
 from cliptea.run import Run, expand, require_room
 from cliptea.steps.component import step
+from cliptea.steps.initial import check_address, put_initial, read_initial
 from cliptea.storage import open_store
 from cliptea.uses import put_uses
 
@@ -36,7 +37,8 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     from cliptea.data.datasets import open_dataset
     from cliptea.steps.planned import planned
     from cliptea.tracking import runs as tracked
-    from cliptea.tracking.mlflow_client import persist, renamed_metrics
+    from cliptea.tracking.metric_names import renamed_metrics
+    from cliptea.tracking.mlflow_client import persist
 
     config = settings.load(preset, overrides)
     catalogue = check(config)
@@ -49,7 +51,10 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     further = {name: open_dataset(wanted.data(name, config.data)) for name, wanted in config.evaluation.sets.items()}
     others = {name: dataset.digest(["val"]) for name, dataset in further.items()}
     _check_figures(config, [own.ids("train"), own.ids("val"), *(dataset.ids("val") for dataset in further.values())])
-    fp = fingerprint("run", config=config, data=digest, others=others)
+    variants = expand(config)
+    models = persist(lambda: read_initial(variant.config for variant in variants))
+    start = {"initial": {name: model.manifest.fingerprint for name, model in models.items()}} if models else {}
+    fp = fingerprint("run", config=config, data=digest, others=others, **start)
     run = Run(
         config=config,
         data_digest=digest,
@@ -57,11 +62,13 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
         fingerprint=fp,
         job_id=job_id,
         tracking_run="",
-        variants=expand(config),
+        initial={name: model.manifest for name, model in models.items()},
+        variants=variants,
     )
     uses = planned(run)
     run = run.model_copy(update={"tracking_run": persist(lambda: tracked.open_parent(run))})
     put_uses(store, run, uses)
+    put_initial(store, models)
     for name, metric in renamed_metrics(catalogue).items():
         progress.note(f"MLflow cannot take the class name {name!r} in a metric; its IoU is logged there as {metric}")
     progress.publish(tracking_run=run.tracking_run)
@@ -80,7 +87,8 @@ def check(config: Config) -> Catalogue:
     for variant in expand(config):
         student = variant.config.student
         require(student.backbone)
-        licence(student.backbone, student.initial_weights)  # raises ConfigError for weights that do not exist
+        licence(student.backbone, variant.config.encoder_weights)  # raises ConfigError for weights that do not exist
+        check_address(variant.config)
     if config.teacher.source.missing:  # before the data are split; hubs and buckets are only contacted later
         raise ConfigError(
             f"teacher.weights={config.teacher.weights} does not exist",
@@ -100,9 +108,10 @@ def _check_figures(config: Config, ids: list[list[str]]) -> None:
     wanted = config.evaluation.figures
     if isinstance(wanted, int):
         return
-    strange = sorted(set(wanted).difference(*ids))
+    known = [name for names in ids for name in names]
+    strange = sorted(set(as_known(wanted, known)).difference(known))
     if strange:
-        stems = {name.rpartition(".")[0] for name in strange} & {name for names in ids for name in names}
+        stems = {name.rpartition(".")[0] for name in strange} & {*known}
         more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
         raise ConfigError(
             f"evaluation.figures names {', '.join(map(visible, strange[:5]))}{more}, which no image has",

@@ -105,8 +105,8 @@ class DataEntry(Entry):
         return "facts about the data"
 
     def log(self, run: Run) -> Receipt:
+        from cliptea.tracking.data_inputs import dataset_inputs
         from cliptea.tracking.mlflow_client import connect
-        from cliptea.tracking.runs import dataset_inputs
 
         client = connect()
         client.log_inputs(run.tracking_run, dataset_inputs(run.config, self.splits))

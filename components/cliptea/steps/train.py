@@ -17,6 +17,7 @@ from cliptea.run import Run, Variant
 from cliptea.sealed import seal
 from cliptea.steps.common import read
 from cliptea.steps.component import step
+from cliptea.steps.initial import initial_state
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import Store, open_store
@@ -109,7 +110,8 @@ def _train_here(store: Store, output: Output, inputs: TrainInputs, joined: bool)
         curves = curve_log(inputs.run, inputs.variant, epoch) if world.is_first else nullcontext(lambda curves: None)
         with curves as log:
             data, text = training_data(store, config, inputs.splits, inputs.teacher)
-            return train_student(store, output, config, seed, data, text, log, world)
+            initial = initial_state(store, inputs.run, config)
+            return train_student(store, output, config, seed, data, text, log, world, initial)
 
 
 def training_data(
@@ -149,8 +151,10 @@ def model_output(inputs: TrainInputs) -> Output:
     compilation, because they only change the rounding (see `trainer` for exceptions).
     """
     config, teacher = inputs.variant.config, inputs.teacher
+    given = config.train.init_from
+    start = {} if given is None else {"initial": inputs.run.initial[given].fingerprint}
     regions = teacher.regions[clustering_key(config.method.clustering)].fingerprint if config.method.pseudo else ""
-    quiet = {"checkpoint_every", "keep_checkpoints", "workers", "processes", "compile", "channels_last"}
+    quiet = {"init_from", "checkpoint_every", "keep_checkpoints", "workers", "processes", "compile", "channels_last"}
     fp = fingerprint(
         "train",
         student=config.student.model_dump(include={"backbone", "dropout"}),
@@ -162,13 +166,14 @@ def model_output(inputs: TrainInputs) -> Output:
         tokens=teacher.tokens.fingerprint,
         text=teacher.text[config.data.dataset].fingerprint,
         regions=regions,
+        **start,
     )
     return Output("train", fp)
 
 
 def _initial_weights(config: Config) -> list[str | int]:
     """A description that changes with the initial weights of training. Empty for random weights."""
-    source = weights(config.student.backbone, config.student.initial_weights)
+    source = weights(config.student.backbone, config.encoder_weights)
     if source is None:
         return []
     return source.state() if source.is_file else [source.text]

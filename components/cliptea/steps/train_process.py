@@ -33,6 +33,7 @@ from cliptea.board import posting
 from cliptea.cores import share_cores
 from cliptea.errors import ClipteaError, StorageError, one_line
 from cliptea.exit_codes import ExitCode
+from cliptea.log_lines import tell as print_line
 from cliptea.sealed import Damaged, unseal
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, train_variant
 from cliptea.storage import open_store
@@ -60,11 +61,11 @@ def main(key: str) -> None:
                 _train(inputs)
     except Stopped as stopped:
         tell(stopped)
-        print(stopped, file=sys.stderr, flush=True)
+        print_line("info", str(stopped))
         raise
     except ClipteaError as error:
         tell(error)
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print_line("error", str(error))
         raise SystemExit(ExitCode.DESERTED if error.temporary else ExitCode.FAILED) from None
     except Exception as error:
         tell(error)
@@ -80,7 +81,7 @@ def _inputs(key: str) -> TrainInputs:
 
 
 def _halted(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    print_line("error", text)
 
 
 def _train(inputs: TrainInputs) -> None:

@@ -28,6 +28,7 @@ from cliptea.data.world import CLASSES, World, caption
 from cliptea.errors import NotFinite
 from cliptea.finite import require_finite
 from cliptea.storage.local_files import write_file
+from cliptea.teacher.width import DEMO_WIDTH
 
 __all__ = ["CHECKPOINT", "CONFIG", "WEIGHTS", "model_config", "pretrain"]
 
@@ -46,7 +47,7 @@ BATCH_STREAM, WEIGHT_STREAM = 11, 12  # first numbers of the random streams
 def model_config(size: int) -> dict[str, Any]:
     """open_clip's description of the demo's CLIP for square images of `size` pixels."""
     return {
-        "embed_dim": 64,
+        "embed_dim": DEMO_WIDTH,
         "vision_cfg": {"image_size": size, "layers": 3, "width": 96, "head_width": 32, "patch_size": 4},
         "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
     }

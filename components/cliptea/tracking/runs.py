@@ -1,9 +1,8 @@
-"""MLflow runs: one for each pipeline run, and a child run for each variant, with their data sets and tables."""
+"""MLflow runs: one for each pipeline run, and a child run for each variant, with their tables."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,32 +12,24 @@ from typing import Any
 
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
+from mlflow.entities import DatasetInput, Metric
 from mlflow.entities import Run as MlflowRun
 from mlflow.models import Model
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_MODELS
 
-from cliptea import __version__, env, progress
-from cliptea.config import Config
+from cliptea import env, progress
 from cliptea.evaluation.results import ResultRow
-from cliptea.manifest import Manifest
-from cliptea.messages import redacted
 from cliptea.run import Run, Variant
+from cliptea.segment.model_files import SUMS, sums
 from cliptea.tracking.artifacts import require_artifacts
-from cliptea.tracking.mlflow_client import (
-    chunks,
-    connect,
-    experiment_id,
-    find_run,
-    leftovers,
-    log_params,
-    metric_name,
-    plugin_run,
-)
+from cliptea.tracking.experiment import experiment_id, find_run, leftovers, plugin_run
+from cliptea.tracking.metric_names import chunks, log_params, metric_name
+from cliptea.tracking.mlflow_client import connect
 from cliptea.tracking.model import save_model
+from cliptea.tracking.origin import origin
 
-__all__ = ["ChildRun", "Tag", "dataset_inputs", "log_best", "log_table", "now", "open_parent", "origin", "reopen"]
+__all__ = ["ChildRun", "Tag", "log_best", "log_table", "now", "open_parent", "reopen"]
 
 METRICS_PER_CALL = 900
 SHOWN = 8  # digits of a pipeline run's key in names
@@ -103,61 +94,6 @@ def log_best(run: Run, row: ResultRow) -> None:
     scores = {"hiou": row.hiou, "miou_seen": row.miou_seen, "miou_unseen": row.miou_unseen, "pacc": row.pAcc}
     best = {"cliptea.best": f"{row.group}/{row.variant} seed {row.seed}"}
     ChildRun(connect(), run.tracking_run).log_result(scores, best)
-
-
-def origin(job_id: str) -> dict[str, str]:
-    """Tags for the origin of a run: version, commit, image and address in KFP. Unknown values are left out."""
-    address = redacted(env.KFP_URL.get().rstrip("/"))
-    tags = {
-        "cliptea.version": __version__,
-        "git.commit": env.COMMIT.get() or _commit(),
-        "image": "" if env.in_local_run() else env.IMAGE.get(),  # a local run does not use the pipeline's image
-        "kfp.pipeline_run_url": address and f"{address}/#/runs/details/{job_id}",
-    }
-    return {tag: value for tag, value in tags.items() if value}
-
-
-def _commit() -> str:
-    """The commit of the sources if they are a git checkout, with a mark if files were changed. Otherwise ""."""
-    folder = Path(__file__).resolve().parents[3]
-    if not (folder / ".git").exists():
-        return ""
-    try:
-        described = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return described.stdout.strip()
-
-
-def dataset_inputs(config: Config, splits: Mapping[str, Manifest]) -> list[DatasetInput]:
-    """Data sets as inputs of MLflow runs, with their digests and numbers of images.
-
-    Args:
-        splits: shards of the training data set and of further evaluation sets, by name.
-    """
-    roots = {config.data.dataset: config.data.root}
-    roots |= {name: further.root for name, further in config.evaluation.sets.items()}
-    contexts = dict.fromkeys(splits, "evaluation") | {config.data.dataset: "training"}
-    return [
-        DatasetInput(_dataset(name, split, roots[name]), [InputTag("mlflow.data.context", contexts[name])])
-        for name, split in splits.items()
-    ]
-
-
-def _dataset(name: str, split: Manifest, root: str | None) -> Dataset:
-    return Dataset(
-        name=name,
-        digest=split.fingerprint,
-        source_type="cliptea",
-        source=json.dumps({"root": root, "shards": split.output.manifest_key}),
-        profile=json.dumps({part: counts["images"] for part, counts in split.info["counts"].items()}),
-    )
 
 
 def log_table(run_id: str, rows: Sequence[Mapping[str, Any]], name: str) -> None:
@@ -275,8 +211,6 @@ class ChildRun:
             files: content of the student's files by name.
             description: content of model.json.
         """
-        from cliptea.segment.segmenter import SUMS, sums  # which imports torch
-
         with TemporaryDirectory() as folder:
             student, model = Path(folder) / "student", Path(folder) / "model"
             student.mkdir()

@@ -23,7 +23,8 @@ from cliptea.notice import post_state
 from cliptea.run import Run
 from cliptea.storage import open_store
 from cliptea.tracking.address import MlflowAway
-from cliptea.tracking.mlflow_client import connect, experiment_id, find_run, persist, plugin_run, quote
+from cliptea.tracking.experiment import experiment_id, find_run, plugin_run, quote
+from cliptea.tracking.mlflow_client import connect, persist
 from cliptea.tracking.runs import Tag, now, reopen
 
 __all__ = [

@@ -18,6 +18,7 @@ from cliptea.training.batches import Batch, TrainingData, batches
 from cliptea.training.checkpoint import Checkpoints
 from cliptea.training.distributed import ALONE, World
 from cliptea.training.history import Curves
+from cliptea.training.initial_state import InitialState
 from cliptea.training.loss_terms import TextFeatures
 from cliptea.training.stopping import Stopped, sigterm
 from cliptea.training.trainer import Trainer
@@ -34,6 +35,7 @@ def train_student(
     text: TextFeatures,
     log_curves: Callable[[Curves], None],
     world: World = ALONE,
+    initial: InitialState | None = None,
 ) -> Manifest:
     """Train to the end, from the last checkpoint if one exists. Returns the manifest of the model.
 
@@ -43,16 +45,17 @@ def train_student(
         text: text features of the seen classes. Training only gets those of unseen classes in the transductive setting.
         log_curves: called with all loss curves so far, at each checkpoint and at the end, in the first process.
         world: the training processes. Each of them calls this function.
+        initial: the weights that the student starts from.
 
     Raises:
-        ConfigError: the processes cannot share a batch.
+        ConfigError: the processes cannot share a batch, or the initial weights do not fit.
         NotFinite: a loss, a gradient or a weight is NaN or infinite.
         Stopped: SIGTERM was received. A checkpoint is saved.
     """
     _require_shared(config, world)
     device.prepare()
     device.allow_tf32(config.train.tf32)
-    trainer = Trainer(config, text, seed, world)
+    trainer = Trainer(config, text, seed, world, initial)
     with Checkpoints(store, f"{output.prefix}/checkpoints", config.train.keep_checkpoints, world) as checkpoints:
         state = checkpoints.last()
         if state is not None:

@@ -34,6 +34,7 @@ from cliptea.training.batches import Batch
 from cliptea.training.distributed import ALONE, World
 from cliptea.training.global_batch import GlobalBatch, MicroBatch
 from cliptea.training.history import History
+from cliptea.training.initial_state import InitialState
 from cliptea.training.loss_terms import Terms, TextFeatures, method_losses
 from cliptea.training.optimiser import make_optimiser
 from cliptea.training.self_training import SelfTraining
@@ -48,20 +49,33 @@ PARTS = ("student", "adapter", "optimiser", "schedule", "bank")  # of a trainer,
 class Trainer:
     """Student, adapter, bank, optimiser and history. They are the same in every process.
 
+    Args:
+        initial: the weights that the student starts from, instead of those of its settings.
+
     Raises:
+        ConfigError: these weights do not fit.
         NotFinite: the initial weights hold NaN or infinity.
     """
 
-    def __init__(self, config: Config, text: TextFeatures, seed: int, world: World = ALONE) -> None:
+    def __init__(
+        self,
+        config: Config,
+        text: TextFeatures,
+        seed: int,
+        world: World = ALONE,
+        initial: InitialState | None = None,
+    ) -> None:
         torch.manual_seed(seed)
         method, train, backbone, dim = config.method, config.train, config.student.backbone, text.seen_SD.shape[1]
         self.config, self.seed, self.world, self.where = config, seed, world, device.best()
         self._layout = torch.channels_last if train.channels_last else torch.contiguous_format
-        student = build_student(backbone, dim, config.student.dropout, config.student.initial_weights)
+        student = build_student(backbone, dim, config.student.dropout, config.encoder_weights)
+        if initial is not None:
+            initial.load(student, dim)
         require_finite(
             student.state_dict(),
             f"the initial weights of {backbone}",
-            f"replace student.pretrained={config.student.initial_weights}",
+            f"replace student.pretrained={config.encoder_weights}",
         )
         if world.size > 1 and self.where.type == "cuda" and _synchronised(train.sync_bn, backbone):
             # torch's own conversion drops the activation of timm's norms

@@ -11,7 +11,7 @@ import torch
 
 from cliptea.errors import ConfigError
 from cliptea.manifest import Contents, Output, publish, put_object
-from cliptea.segment.segmenter import TeacherSource
+from cliptea.segment.model_files import TeacherSource
 from cliptea.serving.classes import choose_classes
 from cliptea.storage import open_store
 from cliptea.teacher.clip import load_teacher

@@ -14,7 +14,8 @@ from plain_student import Plain
 from cliptea.config import EvaluationConfig
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.models import STUDENTS, build_student
-from cliptea.segment.segmenter import Description, Segmenter
+from cliptea.segment.model_files import Description
+from cliptea.segment.segmenter import Segmenter
 from cliptea.serving.export import export_onnx, mask_recipe
 from cliptea.serving.graph import Network, PlainPooling
 from cliptea.serving.parity import NotExported, check_onnx

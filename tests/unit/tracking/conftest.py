@@ -7,7 +7,7 @@ import mlflow_server
 import pytest
 from mlflow import MlflowClient
 
-from cliptea.tracking.mlflow_client import EXPERIMENT
+from cliptea.tracking.address import EXPERIMENT
 
 BOTH = ["sqlite", "server"]
 

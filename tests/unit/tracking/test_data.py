@@ -9,7 +9,8 @@ from cliptea import settings
 from cliptea.manifest import Manifest
 from cliptea.run import Run, expand
 from cliptea.steps.split import DataEntry, Splits, log_splits
-from cliptea.tracking.runs import ChildRun, dataset_inputs, log_table, open_parent
+from cliptea.tracking.data_inputs import dataset_inputs
+from cliptea.tracking.runs import ChildRun, log_table, open_parent
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from cliptea.errors import TrackingError
 from cliptea.storage.marks import WORKDIR, claim
 from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.database import database_file, database_uri, has_moved, readdress, require_database
-from cliptea.tracking.mlflow_client import connect, experiment_id
+from cliptea.tracking.experiment import experiment_id
+from cliptea.tracking.mlflow_client import connect
 
 ODD = ["a b", "a?b", "a%20b", "%41", "a#b", "a;b", "ä 日本", "a'b\"c", "file:x", "100%"]
 

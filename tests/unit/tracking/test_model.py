@@ -21,7 +21,8 @@ from cliptea.segment.segmenter import open_segmenter
 from cliptea.serving.photos import read_image
 from cliptea.tracking.champions import Score
 from cliptea.tracking.database import database_uri
-from cliptea.tracking.mlflow_client import connect, experiment_id
+from cliptea.tracking.experiment import experiment_id
+from cliptea.tracking.mlflow_client import connect
 from cliptea.tracking.model import fetch_model
 from cliptea.tracking.registry import register, settle
 from cliptea.tracking.runs import ChildRun

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cliptea.tracking.runs import origin
+from cliptea.tracking.origin import origin
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -13,8 +13,8 @@ from cliptea.errors import ConfigError, StorageError
 from cliptea.outage import COMMAND_SECONDS
 from cliptea.run import Run, expand
 from cliptea.tracking import curves
-from cliptea.tracking.address import MlflowAway, require_server
-from cliptea.tracking.mlflow_client import EXPERIMENT, connect, persist
+from cliptea.tracking.address import EXPERIMENT, MlflowAway, require_server
+from cliptea.tracking.mlflow_client import connect, persist
 from cliptea.tracking.runs import ChildRun, open_parent
 
 EPOCH = 4.0  # iterations

@@ -16,18 +16,11 @@ from cliptea import settings
 from cliptea.data.catalogue import Catalogue, make_catalogue
 from cliptea.errors import ConfigError, StorageError, TrackingError
 from cliptea.run import Run, expand
-from cliptea.tracking.address import MlflowAway, database_trouble, require_server, tracking_address
+from cliptea.tracking.address import EXPERIMENT, MlflowAway, database_trouble, require_server, tracking_address
 from cliptea.tracking.artifacts import require_artifacts
-from cliptea.tracking.mlflow_client import (
-    EXPERIMENT,
-    _away,
-    connect,
-    experiment_id,
-    metric_name,
-    persist,
-    plugin_run,
-    renamed_metrics,
-)
+from cliptea.tracking.experiment import experiment_id, plugin_run
+from cliptea.tracking.metric_names import metric_name, renamed_metrics
+from cliptea.tracking.mlflow_client import _away, connect, persist
 from cliptea.tracking.runs import ChildRun, open_parent
 
 ODD = ["and/or/", "..", ".", "a//b", "/a", "a/../b", "x" * 300, "x" * 299 + "y", "a,b", "a;b", "a:2c:b", " a",

@@ -11,7 +11,8 @@ from cliptea.run import Run, expand
 from cliptea.steps.compare import ComparedRow, Comparison
 from cliptea.steps.finish import finish_run
 from cliptea.steps.promote import promote_best
-from cliptea.tracking.mlflow_client import EXPERIMENT, connect
+from cliptea.tracking.address import EXPERIMENT
+from cliptea.tracking.mlflow_client import connect
 from cliptea.tracking.registry import rollback
 from cliptea.tracking.runs import ChildRun, log_best, open_parent
 from cliptea.tracking.state import mark_stopped

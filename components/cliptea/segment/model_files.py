@@ -1,0 +1,90 @@
+"""The files of a trained model: model.json, its weights, and the text features of its classes. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from cliptea.config import EvaluationConfig
+from cliptea.errors import ConfigError, StorageError
+from cliptea.files import oddity
+from cliptea.parse import parse_json, read_text
+
+__all__ = [
+    "DESCRIPTION", "FILES", "SUMS", "TEXT", "WEIGHTS", "Description", "TeacherSource", "home_of", "read_model",
+    "sums",
+]  # fmt: skip
+
+FILES = DESCRIPTION, WEIGHTS, TEXT = "model.json", "model.safetensors", "text.safetensors"
+SUMS = "SHA256SUMS"  # of these files, as sha256sum writes it
+INSIDE = "artifacts/student"  # folder of these files in an MLflow model
+
+
+class TeacherSource(BaseModel):
+    """The CLIP whose text tower computed the class embeddings: the `teacher` settings of training."""
+
+    weights: str
+    model: str
+    templates: str
+    crop: int
+    demo: str | None = None  # fingerprint of the demo's own CLIP
+
+
+class Description(BaseModel):
+    """The content of model.json."""
+
+    backbone: str
+    dim: Annotated[int, Field(ge=1, le=1 << 16)]
+    classes: Annotated[list[str], Field(min_length=1, max_length=255)]
+    unseen: list[str]
+    evaluation: EvaluationConfig
+    feature_norm: Literal["none", "scaled_cosine"] = "none"  # of training, `method.feature_norm`
+    setting: Literal["inductive", "transductive"] = "inductive"  # whether training knew the names of unseen classes
+    teacher: TeacherSource | None = None
+    licence: str = ""  # of the weights that training started from
+
+    @model_validator(mode="after")
+    def _listed(self) -> Description:
+        if len(set(self.classes)) < len(self.classes) or not set(self.unseen) <= set(self.classes):
+            raise ValueError("a class is listed twice, or an unseen class is not in the list")
+        return self
+
+
+def sums(files: Mapping[str, bytes]) -> bytes:
+    """The content of SHA256SUMS for files by name."""
+    lines = (f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
+    return "".join(lines).encode()
+
+
+def home_of(folder: Path) -> Path:
+    """The folder with these files, in or at the folder of a model."""
+    inside = folder / INSIDE
+    return inside if inside.is_dir() else folder
+
+
+def read_model(folder: Path) -> tuple[Description, dict[str, bytes]]:
+    """The description and the files of the model in a folder, which is an MLflow model or its `artifacts/student`.
+
+    The files are compared with the sha256 in its SHA256SUMS, if it has one.
+
+    Raises:
+        OSError: a file is missing, or is no file.
+        ValueError: model.json is not valid.
+        StorageError: the files do not match.
+    """
+    home = home_of(folder)
+    if odd := [f"{name} is {what}" for name in FILES if (what := oddity(home / name))]:
+        raise OSError(odd[0])
+    files = {name: (home / name).read_bytes() for name in FILES}
+    if (home / SUMS).exists() and (home / SUMS).read_bytes() != sums(files):
+        raise StorageError(
+            f"the model in {home} is damaged", f"files that match its {SUMS}", "fetch or train the model again"
+        )
+    try:
+        return Description.model_validate(parse_json(read_text(home / DESCRIPTION, "the file"), DESCRIPTION)), files
+    except ConfigError as error:
+        raise ValueError(error.what) from None

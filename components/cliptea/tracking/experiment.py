@@ -1,0 +1,120 @@
+"""The experiment of all runs in MLflow, and how runs are found there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run
+from mlflow.exceptions import MlflowException
+
+from cliptea import env, progress
+from cliptea.errors import ConfigError, TrackingError
+from cliptea.tracking.address import EXPERIMENT, tracking_address
+from cliptea.tracking.database import artifact_folder, database_file
+
+__all__ = ["experiment_id", "find_run", "leftovers", "plugin_run", "quote"]
+
+DELETED = "deleted"  # the stage of an experiment
+# Without the second tag, MLflow's user interface treats the experiment as one for language models.
+EXPERIMENT_TAGS = {
+    "mlflow.note.content": "Students of cliptea: a run for each pipeline run, and below it one for each variant and "
+    "seed. Compare `hiou`, the harmonic mean of seen and unseen mIoU.",
+    "mlflow.experimentKind": "custom_model_development",
+}
+
+
+def experiment_id(client: MlflowClient) -> str:
+    """The id of the experiment for all runs: the one from KFP's MLflow plug-in, or else our own.
+
+    Our own experiment is created on first use, and restored if it was deleted in MLflow. For a SQLite file, its
+    artifacts are stored next to the file.
+
+    Raises:
+        ConfigError: the experiment of the plug-in does not exist, or is deleted.
+    """
+    if named := _of_plugin("MLFLOW_EXPERIMENT_ID"):
+        with _refusing("MLFLOW_EXPERIMENT_ID", named, "an experiment"):
+            if client.get_experiment(named).lifecycle_stage == DELETED:
+                raise ConfigError(
+                    f"the experiment {named} in MLFLOW_EXPERIMENT_ID is deleted in MLflow",
+                    todo=f"restore it with `mlflow experiments restore --experiment-id {named}`, or unset the variable",
+                )
+        return named
+    found: Experiment | None = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        if found.lifecycle_stage == DELETED:
+            _restore(client, found.experiment_id)
+        return found.experiment_id
+    file = database_file(client.tracking_uri)
+    location = artifact_folder(file).as_uri() if file else None
+    try:
+        return client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
+    except MlflowException:
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            raise
+        return found.experiment_id  # another run has just created it
+
+
+def _restore(client: MlflowClient, experiment: str) -> None:
+    try:
+        client.restore_experiment(experiment)
+    except MlflowException:
+        if client.get_experiment(experiment).lifecycle_stage == DELETED:  # or else another run was faster
+            raise TrackingError(
+                f"the experiment {EXPERIMENT} was deleted in MLflow and cannot be restored",
+                todo=f"restore it with `mlflow experiments restore --experiment-id {experiment}`, or rename it",
+            ) from None
+    else:
+        progress.note(f"the experiment {EXPERIMENT} was deleted in MLflow and is restored")
+
+
+def leftovers() -> list[str]:
+    """Variables of KFP's MLflow plug-in and of MLflow that this run on one machine ignores."""
+    names = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+    return [name for name in names if env.in_local_run() and os.environ.get(name)]
+
+
+def _of_plugin(name: str) -> str:
+    """A variable that KFP's MLflow plug-in sets in a pod. On one machine, it can only be left over from another job."""
+    return "" if env.in_local_run() else os.environ.get(name, "")
+
+
+@contextmanager
+def _refusing(variable: str, value: str, what: str) -> Iterator[None]:
+    """Say which variable named something that MLflow does not have."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise ConfigError(
+            f"{variable}={value} names {what} that MLflow at {tracking_address()} does not have",
+            f"{what} there",
+            f"correct {variable}, or unset it if it is left over from another job",
+        ) from None
+
+
+def find_run(client: MlflowClient, tags: Mapping[str, str]) -> Run | None:
+    """A run with all of these tags, or None."""
+    query = " and ".join(f"tags.`{key}` = '{quote(value)}'" for key, value in tags.items())
+    runs = client.search_runs([experiment_id(client)], query, max_results=1)
+    return runs[0] if runs else None
+
+
+def plugin_run(client: MlflowClient) -> Run | None:
+    """The MLflow run that KFP's plug-in created for the pipeline run, or None. It is the outermost parent run."""
+    run_id = named = _of_plugin("MLFLOW_RUN_ID")
+    found: Run | None = None
+    with _refusing("MLFLOW_RUN_ID", named, "a run"):
+        while run_id:
+            found = run = client.get_run(run_id)
+            run_id = run.data.tags.get("mlflow.parentRunId")
+    return found
+
+
+def quote(value: str) -> str:
+    return value.replace("'", "")

@@ -33,12 +33,12 @@ def same(one, other):
 @pytest.mark.parametrize("backbone", ["demo_fpn", BACKBONE])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
 def test_all_weights_are_those_of_the_model(world, config, backbone, prefix):
-    text_SD = world.text()
+    text = world.text()
     chosen = settings.apply_delta(config, {"student": {"backbone": backbone}})
-    given = trained(backbone, text_SD.shape[1])
+    given = trained(backbone, text.seen_SD.shape[1])
     renamed = {f"{prefix}{name}": value for name, value in given.items()}
-    warm = Trainer(chosen, text_SD, 0, initial=InitialState("m", text_SD.shape[1], renamed))
-    cold = Trainer(chosen, text_SD, 0)
+    warm = Trainer(chosen, text, 0, initial=InitialState("m", text.seen_SD.shape[1], renamed))
+    cold = Trainer(chosen, text, 0)
     assert same(warm.student.state_dict(), given)
     assert not same(cold.student.state_dict(), given)
     assert same(warm.adapter.state_dict(), cold.adapter.state_dict())
@@ -48,12 +48,12 @@ def test_all_weights_are_those_of_the_model(world, config, backbone, prefix):
 def test_pretrained_weights_are_not_needed(world, config):
     chosen = settings.apply_delta(config, {"student": {"pretrained": "none.pth"}, "train": {"init_from": "m"}})
     assert chosen.encoder_weights is False
-    dim = world.text().shape[1]
+    dim = world.text().seen_SD.shape[1]
     Trainer(chosen, world.text(), 0, initial=InitialState("m", dim, trained("demo_fpn", dim)))
 
 
 def test_weights_that_do_not_fit_are_refused_in_one_line(world, config):
-    dim = world.text().shape[1]
+    dim = world.text().seen_SD.shape[1]
     weights = trained("demo_fpn", dim)
     missing = {name: value for name, value in weights.items() if name != "head.bias"}
     nan = weights | {"head.bias": torch.full((dim,), float("nan"))}
@@ -68,7 +68,7 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(world, config):
 
 
 def test_the_train_step_starts_from_the_stored_weights(world, config):
-    store, dim = open_store(), world.text().shape[1]
+    store, dim = open_store(), world.text().seen_SD.shape[1]
     given = trained("demo_fpn", dim)
     inputs = []
     for name, weights in (("one", given), ("two", trained("demo_fpn", dim, seed=8))):

@@ -57,7 +57,8 @@ def test_photometric_change_is_bounded_and_decided_by_the_generator():
 
 def test_text_of_unseen_classes_never_reaches_training(world):
     catalogue = world.splits.own.info["catalogue"]
-    assert len(world.text()) == len(catalogue["classes"]) - len(catalogue["unseen"])
+    assert world.text().unseen_UD is None
+    assert len(world.text().seen_SD) == len(catalogue["classes"]) - len(catalogue["unseen"])
 
 
 def test_an_epoch_shows_every_view_once_and_labels_are_seen_indices(world):
@@ -66,7 +67,7 @@ def test_an_epoch_shows_every_view_once_and_labels_are_seen_indices(world):
     ids = torch.cat([batch.image_ids_B for batch in shown]).tolist()
     assert sorted(ids) == list(range(32))
     assert ids != list(range(32))
-    seen = len(world.text())
+    seen = len(world.text().seen_SD)
     labels = torch.cat([batch.labels_BCC.flatten() for batch in shown]).unique()
     assert ((labels < seen) | (labels == 255)).all()
 

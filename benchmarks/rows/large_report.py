@@ -49,6 +49,7 @@ def _context(models: int, number: int) -> ReportContext:
         gamma=0.0,
         teacher="random numbers",
         stand_in=True,
+        candidates=[row.label for row in rows],
         seeds=[0],
         iterations=20_000,
         data_digest="0" * 12,

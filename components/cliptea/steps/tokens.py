@@ -17,7 +17,6 @@ from cliptea.steps.split import Splits
 from cliptea.storage import Store, open_store
 from cliptea.teacher.outputs import (
     MadeBlock,
-    TokenKind,
     ViewOutput,
     clustered_kind,
     clustering_key,
@@ -86,7 +85,7 @@ class ViewOutputs(NamedTuple):
     """The outputs for all views of the train shards."""
 
     tokens: Output
-    clustered: dict[TokenKind, Output]  # tokens to cluster
+    clustered: dict[str, Output]  # tokens to cluster
     regions: dict[str, ViewOutput]  # by `clustering_key`
 
     @property
@@ -100,7 +99,7 @@ class ViewSurvey(NamedTuple):
     outputs: ViewOutputs
     found: dict[Output, Manifest]
     missing: list[ViewOutput]
-    stored: dict[TokenKind, Manifest] | None  # tokens for computing the missing region maps, or None: CLIP has to run
+    stored: dict[str, Manifest] | None  # tokens for computing the missing region maps, or None: CLIP has to run
 
     @property
     def tokens(self) -> Output:

@@ -14,7 +14,7 @@ from torch import Tensor
 from cliptea.config import ClusteringConfig
 from cliptea.errors import NotFinite
 from cliptea.method.regions import region_maps
-from cliptea.teacher.outputs import TokenKind, ViewOutput, clustered_kind
+from cliptea.teacher.outputs import ViewOutput, clustered_kind
 
 __all__ = ["Regions", "Tokens"]
 
@@ -32,7 +32,7 @@ class Tokens:
 
     names: list[str]
     cls_BD: Tensor | None  # float32; None if the other tokens come from the store
-    kinds: dict[TokenKind, Tensor]  # (B, D, g, g) float16, as they are stored
+    kinds: dict[str, Tensor]  # (B, D, g, g) float16, as they are stored
     ignored_Bgg: Tensor  # bool
     centre_D: Tensor | None = None  # subtracted for clustering.tokens=value_centred
     described: dict[ViewOutput, Regions] = field(default_factory=dict)  # region maps with an embedding of each region

@@ -31,14 +31,14 @@ from cliptea.method.plm import IGNORE, ignored_tokens
 from cliptea.storage import Store
 from cliptea.teacher.batch_tokens import Regions, Tokens
 from cliptea.teacher.clip import Teacher, open_teacher
-from cliptea.teacher.outputs import MadeBlock, TokenKind, ViewOutput, clustered_kind
+from cliptea.teacher.outputs import MadeBlock, ViewOutput, clustered_kind
 
 __all__ = ["BLOCK", "BlockMaker", "Job"]
 
 BLOCK = 1024  # views, with 3 MiB of CLS tokens of 512 numbers; a killed worker loses at most one block
 CENTRE_VIEWS = 64  # whose mean token is subtracted for clustering.tokens=value_centred, spread over all views
 REGION_BLOCKS = 3  # last blocks of CLIP in which tokens of regions attend to their region
-KINDS: tuple[TokenKind, ...] = ("dense", "value", "key")
+KINDS: tuple[str, ...] = ("dense", "value", "key")
 Item = TypeVar("Item")
 
 
@@ -51,7 +51,7 @@ class Job(NamedTuple):
     split: str  # fingerprint of the train shards
     outputs: tuple[ViewOutput, ...]  # the outputs to compute
     # objects of stored tokens by kind, for computing region maps; None: CLIP has to run
-    stored: Mapping[TokenKind, Mapping[str, StoredObject]] | None
+    stored: Mapping[str, Mapping[str, StoredObject]] | None
     weights: str  # of CLIP, as for `open_teacher`
 
 
@@ -74,7 +74,9 @@ class BlockMaker:
         self.job, self._where = job, device.best()
         self._config, self._seed = job.config.teacher, job.config.data.seed
         self._images = ShardReader(job.store, job.images, "train")
-        self._readers = job.stored and {kind: ShardReader(job.store, it, kind) for kind, it in job.stored.items()}
+        self._readers: dict[str, ShardReader] | None = None
+        if job.stored is not None:
+            self._readers = {kind: ShardReader(job.store, objects, kind) for kind, objects in job.stored.items()}
         wanted = {output.output.kind for output in job.outputs}
         wanted |= {clustered_kind(output.clustering) for output in job.outputs if output.clustering is not None}
         self._kinds = [kind for kind in KINDS if kind in wanted]
@@ -177,7 +179,7 @@ class BlockMaker:
             yield tokens
 
     def _stored(
-        self, readers: Mapping[TokenKind, ShardReader], views: range, centre_D: Tensor | None = None
+        self, readers: Mapping[str, ShardReader], views: range, centre_D: Tensor | None = None
     ) -> Iterator[Tokens]:
         """Read stored tokens. Only the labels of the images are read."""
         streams = [_records(reader, views) for reader in readers.values()]

@@ -23,7 +23,6 @@ from cliptea.teacher.clip_files import fill, find_checkpoint, is_openai, read_ch
 from cliptea.teacher.hub import download, tag_config
 from cliptea.teacher.last_blocks import attending_tokens, key_tokens, require_plain_blocks, value_tokens
 from cliptea.teacher.network import architecture, build_network
-from cliptea.teacher.outputs import TokenKind
 from cliptea.teacher.region_pictures import region_masks, region_pictures
 from cliptea.weights_source import WeightsSource
 
@@ -34,7 +33,7 @@ class Encoded(NamedTuple):
     """The tokens of a batch."""
 
     cls_BD: Tensor  # float32
-    tokens: dict[TokenKind, Tensor]  # (B, D, g, g) float32; keys have the width of the tower instead of D
+    tokens: dict[str, Tensor]  # (B, D, g, g) float32; keys have the width of the tower instead of D
     inputs: list[Tensor]  # of the last blocks
 
 
@@ -85,7 +84,7 @@ class Teacher(nn.Module):
         return cls_BD.float(), self._as_grid(tokens_BLE @ visual.proj)
 
     @torch.no_grad()
-    def encode(self, images_B3CC: Tensor, valid_BCC: Tensor, kinds: Sequence[TokenKind], blocks: int = 0) -> Encoded:
+    def encode(self, images_B3CC: Tensor, valid_BCC: Tensor, kinds: Sequence[str], blocks: int = 0) -> Encoded:
         """CLS tokens and other tokens from one forward pass; arguments as for `tokens`.
 
         Args:

@@ -8,7 +8,7 @@ the classes of every evaluation set.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -19,7 +19,7 @@ from cliptea.teacher.demo_clip import demo_fingerprint
 from cliptea.weights_source import WeightsSource
 
 __all__ = [
-    "SHARDS", "MadeBlock", "TextSet", "TokenKind", "ViewOutput", "clustered_kind", "clustering_key",
+    "SHARDS", "MadeBlock", "TextSet", "ViewOutput", "clustered_kind", "clustering_key",
     "text_output", "tokens_fingerprint",
 ]  # fmt: skip
 
@@ -27,9 +27,6 @@ __all__ = [
 NOT_IN_TOKENS = {"batch_size", "compile", "keep_dense", "num_workers", "pretrain", "templates", "text_features"}
 # kind -> name of the shard set
 SHARDS = {"tokens": "cls", "dense": "dense", "value": "value", "key": "key", "regions": "regions"}
-
-
-TokenKind = Literal["dense", "value", "key"]
 
 
 class ViewOutput(NamedTuple):
@@ -74,7 +71,7 @@ def clustering_key(clustering: ClusteringConfig) -> str:
     return fingerprint("clustering", clustering=clustering)[:8]
 
 
-def clustered_kind(clustering: ClusteringConfig) -> TokenKind:
+def clustered_kind(clustering: ClusteringConfig) -> str:
     """The kind of the stored tokens that a clustering setting divides into regions."""
     return "value" if clustering.tokens == "value_centred" else clustering.tokens
 

@@ -41,7 +41,8 @@ class TextFeatures(NamedTuple):
         return vla.region_starts(tokens_BRD, self.region_mean_D, self.seen_SD)
 
     def to(self, device: torch.device) -> TextFeatures:
-        return TextFeatures(*(tensor if tensor is None else tensor.to(device) for tensor in self))
+        unseen_UD, mean_D = (None if tensor is None else tensor.to(device) for tensor in self[1:])
+        return TextFeatures(self.seen_SD.to(device), unseen_UD, mean_D)
 
 
 def method_losses(

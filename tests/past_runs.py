@@ -28,7 +28,8 @@ FILES = {
     "demo-teacher": ("open_clip_config.json", "open_clip_model.safetensors"),
     "initial": ("model.safetensors",),
 }
-SETS = {"split": ("train", "val"), "tokens": ("cls",), "dense": ("dense",), "regions": ("regions",)}
+SETS = {"split": ("train", "val"), "tokens": ("cls",), "dense": ("dense",), "value": ("value",)}
+SETS |= {"key": ("key",), "regions": ("regions",)}
 KINDS = (*FILES, *SETS)
 
 

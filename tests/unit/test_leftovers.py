@@ -18,7 +18,7 @@ from cliptea_pipeline.clean import delete
 from cliptea_pipeline.leftovers import find_leftovers, read_lists
 
 OUTPUTS = [output(kind, name) for kind in past_runs.KINDS for name in range(2)]
-SHARDS = ("split", "tokens", "dense", "regions")
+SHARDS = ("split", "tokens", "dense", "value", "key", "regions")
 FOREIGN = (
     "notes.txt", "train/notes.txt", "uses/notes.txt", "tracked/x.json", "models/0123456789abcdef/model.safetensors",
     "train/0123456789ABCDEF/model.safetensors", "split/0123456789abcdef/train/00000.tar", "runs/job/train/x.json",

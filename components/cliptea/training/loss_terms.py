@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cliptea.config import MethodConfig
 from cliptea.method import glm, losses, plm, vla
-from cliptea.method.local import local_loss
+from cliptea.method.local_contrast import local_loss
 from cliptea.method.naming import NOT_NAMED
 from cliptea.method.pixel_losses import PixelWeights, pixel_losses
 from cliptea.training.global_batch import GlobalBatch, MicroBatch

@@ -42,6 +42,7 @@ KNOWN = {
     "tokens": "576cfc087985c238",
     "regions": "e0a72d576f7f666a",
     "text": "521616bf0cd957d0",
+    "initial": "69341510288b6b37",
     "train": "6839f4d73bbe0f76",
     "evaluate": "0d2a5feb3ac6f809",
     "compare": "e3ad0786d4b52d3e",

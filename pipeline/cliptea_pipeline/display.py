@@ -31,14 +31,10 @@ def new_console(highlight: bool = True) -> Console:
     return Console(width=None if sys.stdout.isatty() else 120, highlight=highlight)
 
 
-def new_view(console: Console, board: Board, run: str = "") -> Plain | Terminal:
-    """The display of a run for a terminal, or for a log as text or JSON.
-
-    Args:
-        run: id of the pipeline job, if the events do not name it.
-    """
+def new_view(console: Console, board: Board) -> Plain | Terminal:
+    """The display of a run for a terminal, or for a log as text or JSON."""
     if as_json():
-        return Lines(console, board, run)
+        return Lines(console, board)
     return (Terminal if console.is_terminal else Plain)(console, board)
 
 
@@ -79,16 +75,11 @@ class Plain:
 class Lines(Plain):
     """The same lines as JSON. They are not printed by rich, which would replace the names of emojis."""
 
-    def __init__(self, console: Console, board: Board, run: str = "") -> None:
-        super().__init__(console, board)
-        self._run = run
-
     def say(self, text: str) -> None:
-        tell("info", text, Who(run=self._run), self.console.file)
+        tell("info", text, Who(run=self.board.run), self.console.file)
 
     def _print(self, event: Event, who: Who) -> None:
-        self._run = event.get("run") or self._run
-        print(event_line(event, who._replace(run=self._run)), file=self.console.file, flush=True)
+        print(event_line(event, who._replace(run=self.board.run)), file=self.console.file, flush=True)
 
 
 class Terminal:

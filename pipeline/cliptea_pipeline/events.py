@@ -51,9 +51,11 @@ class Board:
     published: dict[str, str] = field(default_factory=dict)
     reused: int = 0
     made: int = 0
+    run: str = ""  # id of the pipeline job
 
     def add(self, event: Event) -> None:
         kind, key = event["event"], (event["step"], event["label"])
+        self.run = event.get("run") or self.run
         if kind == "start":
             self.active[key] = Active(*key, event["pid"])
         elif kind == "bar" and key in self.active:

@@ -61,7 +61,7 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
     if code == 0:
         _conclude(workdir, board, time.monotonic() - start)
     elif code > 128:
-        tell("info", "stopped; run the same command again to resume")
+        tell("info", "stopped; run the same command again to resume", Who(run=board.run))
         _mark_stopped(workdir, board)
     else:
         _explain(workdir, board, debug)
@@ -114,7 +114,7 @@ def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:
     if as_json():
         report, results = str(workdir.report), str(workdir.results)
         tell(
-            "info", counts, None, sys.stdout,
+            "info", counts, Who(run=board.run), sys.stdout,
             reused=board.reused, made=board.made, seconds=seconds, report=report, results=results,
         )  # fmt: skip
         return
@@ -146,10 +146,10 @@ def _explain(workdir: Workdir, board: Board, debug: bool) -> None:
     for failure in board.failures:
         if debug and failure["trace"] and not as_json():  # which has it already
             print(failure["trace"], file=sys.stderr)
-        who = Who(failure["step"], failure["label"], failure.get("run", ""))
+        who = Who(failure["step"], failure["label"], board.run)
         tell("error", f"{who.name}: {failure['text']}", who)
     if not board.failures:
-        tell("error", "the run ended without an error message; see the end of the log")
+        tell("error", "the run ended without an error message; see the end of the log", Who(run=board.run))
     if "report" in board.published:
-        tell("info", f"report: {plain(str(workdir.report))}")
-    tell("info", f"log: {plain(os.path.relpath(workdir.log))}")
+        tell("info", f"report: {plain(str(workdir.report))}", Who(run=board.run))
+    tell("info", f"log: {plain(os.path.relpath(workdir.log))}", Who(run=board.run))

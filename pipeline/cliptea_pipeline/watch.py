@@ -90,8 +90,8 @@ class _Watch:
 
     def __init__(self, endpoint: Endpoint, run_id: str, store: str, pace: Pace) -> None:
         self._endpoint, self._run_id, self._pace = endpoint, run_id, pace
-        self._board = Board()
-        self._view = new_view(new_console(), self._board, run_id)
+        self._board = Board(run=run_id)
+        self._view = new_view(new_console(), self._board)
         self._say = self._view.say
         try:
             self.news = News(run_id, store, self._say)

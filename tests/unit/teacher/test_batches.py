@@ -19,6 +19,7 @@ from cliptea.data.shards import ShardReader
 from cliptea.manifest import SCHEMA_VERSION, VERSIONS
 from cliptea.storage import FileStore
 from cliptea.teacher import blocks, view_outputs
+from cliptea.teacher.batch_tokens import Tokens
 from cliptea.teacher.clip import Teacher, load_teacher, open_teacher
 from cliptea.teacher.outputs import SHARDS, MadeBlock, tokens_fingerprint
 
@@ -57,7 +58,7 @@ def test_a_batch_of_several_images_gives_each_view_the_tokens_that_it_has_alone(
 
 def test_views_are_read_and_batches_are_written_while_clip_runs(make, monkeypatch):
     """CLIP waits until views of the next batch are read, and a batch is only written once CLIP is in the next one."""
-    view, tokens, begin_writing = blocks.BlockMaker._view, Teacher.tokens, blocks._require_finite
+    view, tokens, begin_writing = blocks.BlockMaker._view, Teacher.tokens, Tokens.require_finite
     read, encoding, written = [Event() for _ in range(40)], [Event() for _ in range(10)], []
 
     def reading(self, number):
@@ -80,7 +81,7 @@ def test_views_are_read_and_batches_are_written_while_clip_runs(make, monkeypatc
 
     monkeypatch.setattr(blocks.BlockMaker, "_view", reading)
     monkeypatch.setattr(Teacher, "tokens", running)
-    monkeypatch.setattr(blocks, "_require_finite", writing)
+    monkeypatch.setattr(Tokens, "require_finite", writing)
     make()
     assert [len(names) for names in written] == [4] * 10
     assert all(event.is_set() for event in read)

@@ -37,11 +37,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file to write")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to write")
     asked = parser.parse_args(arguments)
-    worlds = {}
+    worlds, commit = {}, _commit()  # before this call writes files of the repository
     for world in asked.worlds:
         overrides = [f"data.seed={world}", f"seeds={asked.seeds}", f"variants=[{asked.variants}]", *asked.overrides]
         worlds[str(world)] = _measure(asked.workdir / f"world{world}", overrides)
-        results = {"commit": _commit(), "machine": machine(), "seeds": asked.seeds, "worlds": worlds}
+        results = {
+            "commit": commit,
+            "machine": machine(),
+            "seeds": asked.seeds,
+            "overrides": asked.overrides,
+            "worlds": worlds,
+        }
         asked.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         asked.page.write_text(render(results), encoding="utf-8")
     return 0

@@ -21,9 +21,9 @@ INTRODUCTION = """<!-- Made from claims/results.json by `make claims`. Edit clai
 
 The demo renders worlds of small scenes, and trains a small CLIP from captions for each of them. The worlds 4 to 7 are
 only used for this page; settings were chosen on the worlds 0 to 3. Every variant is trained with {seeds} seeds in each
-of {worlds} worlds, with the settings of `components/cliptea/presets/demo.yaml`. Differences are taken between students
-of the same world and seed. An interval is a two-sided 95 % Student interval over these {pairs} differences, not
-corrected for the number of comparisons. Students of one world share scenes and CLIP, so it says more about these worlds
+of {worlds} worlds, with the settings of `components/cliptea/presets/demo.yaml`{overrides}. Differences are
+taken between students of the same world and seed. An interval is a two-sided 95 % Student interval over these {pairs}
+differences, not corrected for the number of comparisons. Students of one world share scenes and CLIP, so it says more about these worlds
 than about others.
 
 Made at commit {commit}, with {cores} cores of {processor}.
@@ -79,6 +79,7 @@ def render(results: dict[str, Any]) -> str:
         worlds=len(table.worlds),
         pairs=len(table.scores[FULL]["hiou"]),
         commit=results["commit"],
+        overrides="".join(f", `{one}`" for one in results["overrides"]),
         cores=machine["cores"],
         processor=machine["processor"],
     )
@@ -150,8 +151,10 @@ def _regions(results: dict[str, Any]) -> str:
 
 def _cost(results: dict[str, Any]) -> str:
     costs = [world["teacher"] for world in results["worlds"].values()]
-    rows = [(name, f"{fmean(cost[name] for cost in costs):.2f}") for name in costs[0]]
-    return "Milliseconds of the demo's CLIP for a view, mean over the worlds.\n\n" + _markdown(("what", "mean"), rows)
+    means = {name: fmean(cost[name] for cost in costs) for name in costs[0]}
+    regions = means.pop("regions of a view")
+    note = f"Milliseconds of the demo's CLIP for a view with {regions:.1f} regions, mean over the worlds.\n\n"
+    return note + _markdown(("what", "ms"), [(name, f"{value:.2f}") for name, value in means.items()])
 
 
 def _spread(values: Iterable[float]) -> str:

@@ -15,6 +15,7 @@ from benchmarks.measure import interleaved
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
+from cliptea import device
 from cliptea.config import Config
 from cliptea.data.catalogue import IGNORE
 from cliptea.data.records import REGION_TOKENS, read_array, read_view
@@ -96,17 +97,17 @@ def _true_views(config: Config, catalogue: dict[str, Any], images: ShardReader, 
         yield TrueView(record, labels, np.isin(labels, unseen_ids))
 
 
-def _ari(reader: ShardReader, views: list[TrueView]) -> float:
+def _ari(reader: ShardReader, views: list[TrueView]) -> float | None:
     scores = []
     for view in views:
         regions = read_array(reader, view.record)
         inside = view.unseen_gg & (regions != IGNORE)
         if len(np.unique(view.labels_gg[inside])) > 1:
             scores.append(adjusted_rand_score(view.labels_gg[inside], regions[inside]))
-    return float(np.mean(scores))
+    return float(np.mean(scores)) if scores else None
 
 
-def _naming(reader: ShardReader, views: list[TrueView], text_ND: Tensor, seen_ids: list[int]) -> float:
+def _naming(reader: ShardReader, views: list[TrueView], text_ND: Tensor, seen_ids: list[int]) -> float | None:
     mean_D, right = mean_region_token(reader), []
     for view in views:
         regions = read_array(reader, view.record)
@@ -119,37 +120,47 @@ def _naming(reader: ShardReader, views: list[TrueView], text_ND: Tensor, seen_id
             true = int(counts.argmax())
             if 2 * counts[true] > counts.sum() and view.unseen_gg[view.labels_gg == true].any():
                 right.append(name == true)
-    return float(np.mean(right))
+    return float(np.mean(right)) if right else None
 
 
 def teacher_cost(run: Run) -> dict[str, float]:
-    """Milliseconds of CLIP for a view: its tokens alone, with an attending token for each region, and with pictures."""
+    """Milliseconds of CLIP for a view: its tokens alone, with an attending token for each region, and with pictures.
+
+    Also the number of regions of a view.
+    """
     store = open_store()
     splits = make_splits(run)
     config, images = run.config, ShardReader(store, splits.own.objects, "train")
-    teacher = open_teacher(teacher_weights(store, config), config.teacher)
+    teacher, where = open_teacher(teacher_weights(store, config), config.teacher), device.best()
     views = [read_view(images, image, 0, config.teacher, config.data.seed) for image in range(min(64, len(images)))]
-    images_B3CC = torch.from_numpy(np.stack([view.image for view in views])).permute(0, 3, 1, 2)
-    labels_BCC, valid_BCC = (
-        torch.from_numpy(np.stack(part)) for part in zip(*(view[1:] for view in views), strict=True)
+    images_BCC3, labels_BCC, valid_BCC = (
+        torch.from_numpy(np.stack(part)).to(where) for part in zip(*views, strict=True)
     )
+    images_B3CC = images_BCC3.permute(0, 3, 1, 2)
     encoded = teacher.encode(images_B3CC, valid_BCC, ["dense"], REGION_BLOCKS)
     ignored_Bgg = ignored_tokens(labels_BCC, valid_BCC, teacher.grid)
     maps_Bgg = region_maps(encoded.tokens["dense"], ignored_Bgg, config.method.clustering)
 
+    def finish() -> None:
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+
     def plain() -> None:
         teacher.encode(images_B3CC, valid_BCC, ["dense"])
+        finish()
 
     def attention() -> None:
         found = teacher.encode(images_B3CC, valid_BCC, ["dense"], REGION_BLOCKS)
         teacher.region_tokens(found.inputs, maps_Bgg)
+        finish()
 
     def crop() -> None:
         plain()
         teacher.picture_tokens(images_B3CC, valid_BCC, maps_Bgg, config.teacher.batch_size)
+        finish()
 
     timed = interleaved(5, plain, attention, crop)
     names = ("view", "view and attention", "view and crop")
     cost = {name: 1000 * median(seconds) / len(views) for name, seconds in zip(names, timed, strict=True)}
-    regions = [len(np.unique(one[one != IGNORE])) for one in maps_Bgg.numpy()]
+    regions = [len(np.unique(one[one != IGNORE])) for one in maps_Bgg.cpu().numpy()]
     return cost | {"regions of a view": float(np.mean(regions))}

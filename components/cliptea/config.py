@@ -198,6 +198,13 @@ class MethodConfig(Section):
                 f"{needing} needs CLIP's embeddings of regions; "
                 "expected clustering.region_tokens=crop or attention, and pseudo=true"
             )
+        if self.losses.local and self.detach_centroids:
+            raise ValueError("losses.local=true trains nothing with detach_centroids=true; expected one of them")
+        if self.transductive.names and (self.pseudo_scope == "batch" or self.pseudo_logit == "cosine"):
+            raise ValueError(
+                "transductive.names=true needs one logit for each name; "
+                "expected pseudo_scope=image and pseudo_logit=dot"
+            )
         return self
 
 

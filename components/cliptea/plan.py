@@ -23,10 +23,10 @@ from cliptea.run import expand
 from cliptea.storage import is_remote
 from cliptea.teacher.outputs import clustered_kind, clustering_key
 
-__all__ = ["TEACHER", "Plan", "Student", "make_plan", "read_rates"]
+__all__ = ["REGIONS", "TEACHER", "Plan", "Student", "make_plan", "read_rates"]
 
 TEACHER = "teacher"  # name of CLIP's rate among the rates of the students
-REGIONS = 8  # of a view, assumed where embeddings of regions are stored; how many there are is only known afterwards
+REGIONS = 8  # of a view, assumed for the cost of embeddings of regions; how many there are is only known afterwards
 TAR_BLOCK, NPY_HEADER = 512, 128  # bytes
 
 
@@ -57,7 +57,9 @@ class Plan(BaseModel):
 
     @property
     def gpu_hours(self) -> float | None:
-        parts = [self.teacher_gpu_hours, *(student.gpu_hours for student in self.students)]
+        passes = 1 + self.passes_per_region * REGIONS
+        teacher = None if self.teacher_gpu_hours is None else self.teacher_gpu_hours * passes
+        parts = [teacher, *(student.gpu_hours for student in self.students)]
         return None if None in parts else sum(part for part in parts if part is not None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,8 @@ import typer
 
 from cliptea.errors import ClipteaError, ConfigError, described
 from cliptea.exit_codes import ExitCode
-from cliptea.log_lines import choose_format, tell
+from cliptea.log_lines import as_json, choose_format, tell
+from cliptea.messages import redacted
 from cliptea.outage import patience
 
 __all__ = ["Debug", "LogFormat", "Overrides", "Pipeline", "Preset", "one_line_errors"]
@@ -47,6 +49,7 @@ def one_line_errors(debug: bool, log_format: str | None = None) -> Iterator[None
         yield
     except ClipteaError as error:
         if debug:
+            _trace(error)
             raise
         tell("error", str(error))
         raise typer.Exit(ExitCode.REJECTED if isinstance(error, ConfigError) else ExitCode.FAILED) from None
@@ -54,7 +57,16 @@ def one_line_errors(debug: bool, log_format: str | None = None) -> Iterator[None
         tell("info", "stopped")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except Exception as error:
-        if debug or isinstance(error, typer.Exit):
+        if isinstance(error, typer.Exit):
+            raise
+        if debug:
+            _trace(error)
             raise
         tell("error", f"{described(error)}; add --debug to see the traceback")
         raise typer.Exit(ExitCode.FAILED) from None
+
+
+def _trace(error: Exception) -> None:
+    """Tell an error that is about to be raised, if the log is JSON, where a traceback alone would be no line."""
+    if as_json():
+        tell("error", described(error), trace=redacted("".join(traceback.format_exception(error))))

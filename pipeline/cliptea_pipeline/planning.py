@@ -7,7 +7,7 @@ from rich.table import Table
 
 from cliptea.config import Config
 from cliptea.messages import plain
-from cliptea.plan import Plan
+from cliptea.plan import REGIONS, Plan
 from cliptea_pipeline.display import cell
 
 __all__ = ["show_plan"]
@@ -26,7 +26,7 @@ def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
         ("storage, tokens to cluster", _storage(plan.dense_bytes, plan.views)),
         ("CLIP forward passes", _passes(plan)),
         ("all trainings", _hours(_sum([student.gpu_hours for student in plan.students]))),
-        ("total GPU time", _hours(plan.gpu_hours)),
+        ("total GPU time", _hours(plan.gpu_hours) + _assumed(plan)),
         ("storing tokens pays off", _pays(plan)),
     ):
         facts.add_row(name, value)
@@ -80,6 +80,11 @@ def _passes(plan: Plan) -> str:
     factor = f"a view needs 1 + {plan.passes_per_region} x its regions"
     further = "" if hours is None else f", and {hours * plan.passes_per_region:.1f} for each region of a view"
     return f"{_hours(hours)} for the views{further} ({factor})"
+
+
+def _assumed(plan: Plan) -> str:
+    counted = plan.passes_per_region and plan.gpu_hours is not None
+    return f", if a view has {REGIONS} regions" if counted else ""
 
 
 def _pays(plan: Plan) -> str:

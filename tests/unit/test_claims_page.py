@@ -29,7 +29,13 @@ def results(means=MEANS, noise=0.01):
         ]  # fmt: skip
         regions = {"beyond/full": {"ari": rng.random(), "naming": None}, "beyond/region": {"ari": 0.5, "naming": 0.75}}
         worlds[world] = {"rows": rows, "regions": regions, "teacher": {"view": 1.25, "regions of a view": 4.0}}
-    return {"commit": "abc", "machine": {"cores": 2, "processor": "any"}, "seeds": SEEDS, "worlds": worlds}
+    return {
+        "commit": "abc",
+        "machine": {"cores": 2, "processor": "any"},
+        "seeds": SEEDS,
+        "overrides": [],
+        "worlds": worlds,
+    }
 
 
 def values(found, variant):

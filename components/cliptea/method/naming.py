@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cliptea.method.losses import FeatureNorm, class_logits
 from cliptea.method.precision import in_float32
 
 __all__ = ["NOT_NAMED", "MarginMemory", "Named", "merged_regions", "name_regions", "region_scores"]
@@ -34,7 +35,13 @@ class Named(NamedTuple):
 
 @torch.no_grad()
 @in_float32
-def region_scores(features_BDhw: Tensor, regions_Bhw: Tensor, text_ND: Tensor, num_regions: int) -> Tensor:
+def region_scores(
+    features_BDhw: Tensor,
+    regions_Bhw: Tensor,
+    text_ND: Tensor,
+    num_regions: int,
+    feature_norm: FeatureNorm = "none",
+) -> Tensor:
     """What a student says of each region: the mean over its positions of the softmax over all names.
 
     Args:
@@ -42,11 +49,12 @@ def region_scores(features_BDhw: Tensor, regions_Bhw: Tensor, text_ND: Tensor, n
         regions_Bhw: (B, h, w) uint8, region at each position, 255 for none.
         text_ND: (N, D) float, unit norm.
         num_regions: R.
+        feature_norm: as in training, see `class_logits`.
 
     Returns:
         (B, R, N) float32; zero for regions without any position.
     """
-    share_BLN = torch.einsum("bdl,nd->bln", features_BDhw.flatten(2), text_ND).softmax(2)
+    share_BLN = class_logits(features_BDhw, text_ND, feature_norm=feature_norm).flatten(2).softmax(1).mT
     numbers_R = torch.arange(num_regions, device=regions_Bhw.device)
     member_BRL = (regions_Bhw.flatten(1)[:, None] == numbers_R[:, None]).float()
     return member_BRL @ share_BLN / member_BRL.sum(2, keepdim=True).clamp(min=1)

@@ -27,7 +27,7 @@ def affinity(tokens_LD: Tensor, places_L2: Tensor, sigma: float, radius: float) 
         radius: how fast it falls with the distance, in tokens.
 
     Returns:
-        (L, L) float32, symmetric, in (0, 1].
+        (L, L) float32, symmetric, in [0, 1]; very small weights are 0.
     """
     unit_LD = F.normalize(tokens_LD, dim=1)
     places_L2 = places_L2.float()

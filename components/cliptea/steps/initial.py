@@ -125,7 +125,12 @@ def _read(given: str) -> Initial:
         raise StorageError(
             f"train.init_from={given} does not hold a cliptea model ({one_line(error)[:200]})", ADDRESSES
         ) from None
-    info = {"backbone": description.backbone, "dim": description.dim, "licence": description.licence}
+    info = {
+        "backbone": description.backbone,
+        "dim": description.dim,
+        "licence": description.licence,
+        "setting": description.setting,
+    }
     digest = hashlib.sha256(files[WEIGHTS]).hexdigest()
     fp = fingerprint("initial", weights=digest, **info)
     return Initial(Manifest(kind="initial", fingerprint=fp, info=info), files[WEIGHTS])
@@ -142,6 +147,12 @@ def _fetched(given: str) -> AbstractContextManager[Path]:
 
 def _require_fit(given: str, info: Mapping[str, str], config: Config) -> None:
     backbone, width = config.student.backbone, teacher_width(config.teacher)
+    if info["setting"] == "transductive" and not config.method.transductive.names:
+        raise ConfigError(
+            f"train.init_from={given} is a model whose training knew the names of unseen classes",
+            "an inductive model, because the student would count as inductive",
+            "use another model, or set method.transductive.names=true",
+        )
     if info["backbone"] != backbone:
         raise ConfigError(
             f"train.init_from={given} has the backbone {info['backbone']}, and the student {backbone}",

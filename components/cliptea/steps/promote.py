@@ -107,10 +107,9 @@ def _promote(run: Run, rows: Sequence[ComparedRow], evaluation: str) -> Promotio
 
     best = best_row(rows)
     setting = run.config.method.transductive.setting
-    usual = f"cliptea-{best.dataset}" + (
-        "" if setting == "inductive" else f"-{setting}"
-    )  # never compared with each other
-    client, name, run_id = connect(), run.config.promotion.model or usual, best.mlflow_run_id
+    name = run.config.promotion.model or f"cliptea-{best.dataset}"
+    name += "" if setting == "inductive" else f"-{setting}"  # the two settings are never compared with each other
+    client, run_id = connect(), best.mlflow_run_id
     source = f"{client.get_run(run_id).info.artifact_uri}/model"
     score = Score(hiou(best), evaluation, run.config.promotion.margin)
     version = register(client, name, source, run_id, score, {"backbone": best.backbone, "variant": best.variant})

@@ -1,6 +1,7 @@
 """Computes CLIP tokens and region maps for a part of the views, in shards. The teacher step publishes all parts.
 
-Region maps for a new clustering setting are computed from the stored dense tokens, without running CLIP.
+Region maps for a new clustering setting are computed without running CLIP, if the tokens to cluster are stored and no
+embeddings of regions are wanted.
 """
 
 from typing import TYPE_CHECKING, NamedTuple

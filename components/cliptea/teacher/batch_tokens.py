@@ -61,7 +61,7 @@ class Tokens:
         finite |= {f"{kind} tokens": _finite(values) for kind, values in self.kinds.items()}  # float16 may overflow
         for output, regions in self.described.items():
             known = [bool(tokens_RD.isfinite().all()) for tokens_RD in regions.tokens]
-            finite[f"region tokens ({output.form})"] = known
+            finite[f"region tokens ({output.folder})"] = known
         for kind, known in finite.items():
             if not all(known):
                 name = self.names[known.index(False)]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cliptea.config import TrainConfig, TransductiveConfig
+from cliptea.config import MethodConfig, TrainConfig
 from cliptea.method import naming, plm
+from cliptea.method.losses import FeatureNorm
 from cliptea.training.batches import Batch
 from cliptea.training.distributed import World
 from cliptea.training.loss_terms import TextFeatures
@@ -28,9 +29,11 @@ class SelfTraining:
         text: with the text features of the unseen classes and the mean of the embeddings of regions.
     """
 
-    def __init__(self, student: nn.Module, text: TextFeatures, config: TransductiveConfig, train: TrainConfig) -> None:
+    def __init__(self, student: nn.Module, text: TextFeatures, method: MethodConfig, train: TrainConfig) -> None:
         assert text.unseen_UD is not None
+        config = method.transductive
         self._text, self._config = text, config
+        self._norm: FeatureNorm = method.feature_norm
         self._first, self._parts = config.start * train.iterations, train.accumulate
         self._average = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
         self._average.eval().requires_grad_(False)
@@ -61,7 +64,12 @@ class SelfTraining:
         accepted_WR = self._margins.accept(everywhere, self._config.quantile)
         first = world.rank * len(tokens_BRD)
         names_BR = accepted_WR[first : first + len(tokens_BRD)]
-        return batch._replace(regions_Bgg=naming.merged_regions(batch.regions_Bgg, names_BR)), names_BR
+        regions_Bgg = naming.merged_regions(batch.regions_Bgg, names_BR)
+        # The embeddings of regions that were joined to another one are no negatives of the joined region.
+        numbers_R1 = torch.arange(tokens_BRD.shape[1], device=regions_Bgg.device)[:, None]
+        left_BR = (regions_Bgg.flatten(1)[:, None] == numbers_R1).any(2)
+        joined = batch._replace(regions_Bgg=regions_Bgg, region_tokens_BRD=tokens_BRD * left_BR[..., None])
+        return joined, names_BR
 
     def _scores(self, batch: Batch) -> Tensor:
         """(B, R, N) what the averaged student says of each region."""
@@ -70,7 +78,7 @@ class SelfTraining:
         for images, regions in zip(batch.images_B3CC.split(size), batch.regions_Bgg.split(size), strict=True):
             features = self._average(images)
             at_features = plm.reduce_labels(regions, (features.shape[2], features.shape[3]))
-            found.append(naming.region_scores(features, at_features, self._text.names_ND, most))
+            found.append(naming.region_scores(features, at_features, self._text.names_ND, most, self._norm))
         return torch.cat(found)
 
     def state_dict(self) -> dict[str, Any]:

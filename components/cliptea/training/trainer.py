@@ -100,7 +100,7 @@ class Trainer:
         self.text = text.to(self.where)
         self.self_training: SelfTraining | None = None
         if method.transductive.names:
-            self.self_training = SelfTraining(self.student, self.text, method.transductive, train)
+            self.self_training = SelfTraining(self.student, self.text, method, train)
         self.iteration = 0
         self.history = History()
         if train.compile:

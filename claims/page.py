@@ -23,8 +23,8 @@ The demo renders worlds of small scenes, and trains a small CLIP from captions f
 only used for this page; settings were chosen on the worlds 0 to 3. Every variant is trained with {seeds} seeds in each
 of {worlds} worlds, with the settings of `components/cliptea/presets/demo.yaml`{overrides}. Differences are
 taken between students of the same world and seed. An interval is a two-sided 95 % Student interval over these {pairs}
-differences, not corrected for the number of comparisons. Students of one world share scenes and CLIP, so it says more about these worlds
-than about others.
+differences, not corrected for the number of comparisons. Students of one world share scenes and CLIP, so it says more
+about these worlds than about others.
 
 Made at commit {commit}, with {cores} cores of {processor}.
 """

@@ -8,7 +8,7 @@ import pytest
 from cliptea import settings
 from cliptea.data.shard_writer import ShardWriter
 from cliptea.errors import ConfigError
-from cliptea.plan import make_plan, read_rates
+from cliptea.plan import REGIONS, make_plan, read_rates
 from cliptea.storage import open_store
 
 
@@ -47,6 +47,19 @@ def test_gpu_hours_are_images_over_rates():
     views = 10582 * settings.load("voc12").teacher.views
     assert made.gpu_hours == pytest.approx(training + views / 100 / 3600)
     assert made.pays_from == pytest.approx(views / (20000 * 16))
+
+
+def test_pictures_of_regions_are_counted_and_values_are_stored():
+    """Two pictures of each of the assumed regions; tokens of two kinds instead of one."""
+    rates = ["teacher=100", "segformer_b0=50"]
+    plain = plan("voc12", "variants=[table3/full]", rates=rates)
+    crop = "method.clustering.region_tokens=crop"
+    made = plan("voc12", "variants=[table3/full]", crop, rates=rates)
+    assert made.passes_per_region == 2
+    assert made.gpu_hours - plain.gpu_hours == pytest.approx(2 * REGIONS * plain.teacher_gpu_hours)
+    assert made.view_bytes - plain.view_bytes == 512 + 512 * -(-(128 + 4 * 512 * REGIONS) // 512)
+    both = plan("voc12", "variants=[beyond/full, beyond/value, beyond/key]", rates=rates)
+    assert both.dense_bytes == 2 * plain.dense_bytes + 512 + 512 * -(-(128 + 2 * 768 * 32 * 32) // 512)
 
 
 def test_what_is_not_measured_is_unknown():

@@ -61,6 +61,20 @@ def test_students_that_know_names_of_unseen_classes_have_groups_of_their_own():
     assert {m.group for v in everything for m in v.members} == {"table3-transductive"}
 
 
+@pytest.mark.parametrize(
+    ("settings_of_method", "says"),
+    [
+        (["losses.local=true", "detach_centroids=true"], "losses.local=true trains nothing"),
+        (["transductive.names=true", "pseudo_scope=batch"], "transductive.names=true needs one logit"),
+        (["transductive.names=true", "pseudo_logit=cosine"], "transductive.names=true needs one logit"),
+    ],
+)
+def test_settings_that_work_against_each_other_are_refused(settings_of_method, says):
+    every = [f"method.{one}" for one in settings_of_method]
+    with pytest.raises(ConfigError, match=says):
+        settings.load("demo", [*every, "method.clustering.region_tokens=crop"])
+
+
 @pytest.mark.parametrize("setting", ["generator=region", "losses.local=true", "transductive.names=true"])
 def test_what_reads_embeddings_of_regions_needs_them_stored(setting):
     with pytest.raises(ConfigError, match=f"{setting} needs .* expected clustering.region_tokens=crop or attention"):

@@ -128,7 +128,9 @@ def test_weights_that_are_not_finite_are_refused(folder, broken):
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
 def test_weights_of_any_precision_are_read(folder, kind):
     change(folder, lambda weights: {k: v.to(kind) if v.is_floating_point() else v for k, v in weights.items()})
-    assert read(folder).manifest.info == {"backbone": "demo_fpn", "dim": DIM, "licence": "MIT"}
+    assert read(folder).manifest.info == {
+        "backbone": "demo_fpn", "dim": DIM, "licence": "MIT", "setting": "inductive",
+    }  # fmt: skip
 
 
 def test_another_backbone_or_width_is_refused(folder, tmp_path):
@@ -136,6 +138,15 @@ def test_another_backbone_or_width_is_refused(folder, tmp_path):
         read(folder, "variants=[table3/full]", "student.backbone=segformer_b0")
     with pytest.raises(ConfigError, match="has 32 features, and the teacher has 64; expected"):
         read(save(tmp_path / "narrow", 0, dim=32))
+
+
+def test_a_model_that_knew_unseen_names_starts_no_inductive_student(tmp_path):
+    """Its student would be listed beside students that knew nothing."""
+    folder = save(tmp_path / "transductive", 0, setting="transductive")
+    with pytest.raises(ConfigError, match="knew the names of unseen classes; expected an inductive model"):
+        read(folder)
+    known = ["method.transductive.names=true", "method.clustering.region_tokens=crop"]
+    assert read(folder, *known).manifest.info["setting"] == "transductive"
 
 
 @pytest.mark.parametrize(

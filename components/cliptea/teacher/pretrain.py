@@ -39,6 +39,7 @@ CHECKPOINT_EVERY = 50
 DIGEST = 32  # bytes of a sha256
 STORED = ("settings", "done", "phase", "weights", "optimiser")  # attributes of a training in its checkpoint
 
+CLOSE = 0.75  # a close-up shows one class on at least this fraction of the image
 NAMED = 0.06  # the caption contains classes that cover more than this fraction of the image
 WARMUP = 20  # iterations
 BATCH_STREAM, WEIGHT_STREAM = 11, 12  # first numbers of the random streams
@@ -49,7 +50,7 @@ def model_config(size: int) -> dict[str, Any]:
     return {
         "embed_dim": DEMO_WIDTH,
         "vision_cfg": {"image_size": size, "layers": 3, "width": 96, "head_width": 32, "patch_size": 4},
-        "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
+        "text_cfg": {"context_length": 40, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
     }
 
 
@@ -61,6 +62,7 @@ class Phase:
     iterations: int
     batch: int
     lr: float
+    cover: float  # smallest part of an image that its largest class covers
 
 
 def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int) -> None:
@@ -75,9 +77,9 @@ def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int
         return
     folder.mkdir(parents=True, exist_ok=True)
     phases = (
-        Phase(world.size // 4, config.detail_iterations, config.detail_batch, config.lr),
-        Phase(world.size // 2, config.crop_iterations, config.crop_batch, config.lr),
-        Phase(world.size, config.scene_iterations, config.scene_batch, config.lr / 2),
+        Phase(world.size // 4, config.detail_iterations, config.detail_batch, config.lr, CLOSE),
+        Phase(world.size // 2, config.crop_iterations, config.crop_batch, config.lr, NAMED),
+        Phase(world.size, config.scene_iterations, config.scene_batch, config.lr / 2, NAMED),
     )
     settings = {"world": world.model_dump(), "config": config.model_dump(), "seed": seed}
     training = _Training(folder / CHECKPOINT, json.dumps(settings, sort_keys=True), seed)
@@ -122,7 +124,7 @@ class _Training:
         stop = start + phase.iterations
         for iteration in range(self.done, stop):
             rng = np.random.default_rng([BATCH_STREAM, self.seed, iteration])
-            images, names, captions = pool.batch(rng, phase.batch, phase.size)
+            images, names, captions = pool.batch(rng, phase)
             for group in optimiser.param_groups:
                 group["lr"] = phase.lr * _schedule(iteration - start, phase.iterations)
             loss = _loss(model, images, tokenizer(captions), names)
@@ -206,26 +208,30 @@ class _Pool:
         self.mean = np.array(open_clip.OPENAI_DATASET_MEAN, np.float32)
         self.std = np.array(open_clip.OPENAI_DATASET_STD, np.float32)
 
-    def batch(self, rng: np.random.Generator, count: int, size: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-        """Images (count, 3, size, size) float32, names (count, N) bool, captions."""
+    def batch(self, rng: np.random.Generator, phase: Phase) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """Images (batch, 3, size, size) float32, names (batch, N) bool, captions."""
+        count, size = phase.batch, phase.size
         images = np.empty((count, size, size, 3), np.float32)
         names = np.zeros((count, len(CLASSES)), bool)
         for row in range(count):
-            images[row], names[row] = self._crop(rng, size)
+            images[row], names[row] = self._crop(rng, size, phase.cover)
         captions = [caption([CLASSES[c] for c in np.flatnonzero(row)], rng) for row in names]
         images = np.ascontiguousarray(((images / 255 - self.mean) / self.std).transpose(0, 3, 1, 2))
         return torch.from_numpy(images), torch.from_numpy(names), captions
 
-    def _crop(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-        index = int(rng.integers(len(self.images)))
-        edge = min(self.size, round(size * rng.uniform(0.75, 1.33)))
-        top, left = rng.integers(self.size - edge + 1, size=2)
+    def _crop(self, rng: np.random.Generator, size: int, cover: float) -> tuple[np.ndarray, np.ndarray]:
+        """A crop (size, size, 3) float32, 0 to 255, and the classes to name in it, (N,) bool with at least one."""
+        while True:  # until there is something to name
+            index = int(rng.integers(len(self.images)))
+            edge = min(self.size, round(size * rng.uniform(0.75, 1.33)))
+            top, left = rng.integers(self.size - edge + 1, size=2)
+            labels = self.labels[index][top : top + edge, left : left + edge]
+            share = np.bincount(labels.ravel(), minlength=256)[: len(CLASSES)] / labels.size  # without 255
+            if share.max() > cover:
+                break
         cut = self.images[index].resize((size, size), Image.Resampling.BILINEAR, (left, top, left + edge, top + edge))
         image = np.asarray(cut, np.float32) * rng.uniform(0.8, 1.2)
-        image = np.clip(image[:, ::-1] if rng.random() < 0.5 else image, 0, 255)
-        labels = self.labels[index][top : top + edge, left : left + edge]
-        share = np.bincount(labels.ravel(), minlength=len(CLASSES)) / labels.size
-        return image, share > NAMED
+        return np.clip(image[:, ::-1] if rng.random() < 0.5 else image, 0, 255), share > NAMED
 
 
 def _folder_config(size: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from cliptea import progress
 from cliptea.config import PretrainConfig, WorldConfig
+from cliptea.data.catalogue import IGNORE
 from cliptea.data.world import CLASSES, World, caption
 from cliptea.teacher import pretrain as module
 from cliptea.teacher.pretrain import CHECKPOINT, CONFIG, WEIGHTS, pretrain
@@ -144,18 +145,42 @@ def test_longest_caption_is_not_cut(undisturbed: Path) -> None:
     context = json.loads((undisturbed / CONFIG).read_text())["model_cfg"]["text_cfg"]["context_length"]
     rng = np.random.default_rng(0)
     for _ in range(300):
-        names = [CLASSES[c] for c in rng.permutation(len(CLASSES))[:5]]
+        names = [CLASSES[c] for c in rng.permutation(len(CLASSES))[:10]]  # as many as a scene has
         assert len(tokenizer.encode(caption(names, rng))) + 2 <= context
+
+
+def phase(size: int, batch: int, cover: float = module.NAMED) -> module.Phase:
+    return module.Phase(size, 1, batch, 1e-3, cover)
 
 
 def test_batch_names_what_covers_enough_of_a_crop() -> None:
     pool = module._Pool(World(WORLD, 1), 20)
-    images, names, captions = pool.batch(np.random.default_rng(0), 16, 32)
+    images, names, captions = pool.batch(np.random.default_rng(0), phase(32, 16))
     assert images.shape == (16, 3, 32, 32)
     assert images.dtype == torch.float32
     assert names.any(1).all()
     for row, text in zip(names, captions, strict=True):
         assert [name in text for name in CLASSES] == row.tolist()
+
+
+def test_close_ups_show_one_class() -> None:
+    world = World(WORLD, 1)
+    pool = module._Pool(world, 20)
+    _, names, _ = pool.batch(np.random.default_rng(0), phase(16, 50, module.CLOSE))
+    _, usual, _ = pool.batch(np.random.default_rng(0), phase(16, 50))
+    assert names.sum(1).float().mean() < 1.8 < usual.sum(1).float().mean()
+    assert names.any(1).all()
+
+
+def test_what_has_no_class_is_never_named_and_no_caption_is_empty() -> None:
+    """Half of these scenes are without a class, so that many crops show nothing that could be named."""
+    pool = module._Pool(World(WORLD, 1), 8)
+    for labels in pool.labels:
+        labels[:, :32] = IGNORE
+        labels[:, 32:] = 3
+    _, names, captions = pool.batch(np.random.default_rng(0), phase(16, 64))
+    assert np.flatnonzero(names.any(0)).tolist() == [3]
+    assert all(CLASSES[3] in text for text in captions)
 
 
 def test_training_learns_which_caption_belongs_to_an_image(tmp_path: Path) -> None:
@@ -164,7 +189,7 @@ def test_training_learns_which_caption_belongs_to_an_image(tmp_path: Path) -> No
     pretrain(tmp_path, WORLD, config, 1)
     model = open_clip.create_model(f"local-dir:{tmp_path}", force_image_size=16).eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
-    images, names, _ = module._Pool(World(WORLD, 1), 60).batch(np.random.default_rng(0), 200, 16)
+    images, names, _ = module._Pool(World(WORLD, 1), 60).batch(np.random.default_rng(0), phase(16, 200))
     with torch.no_grad():
         text = model.encode_text(tokenizer([f"a photo of a {name}" for name in CLASSES]), normalize=True)
         best = (model.encode_image(images, normalize=True) @ text.T).argmax(1)

@@ -24,7 +24,7 @@ from safetensors.torch import save
 
 from cliptea import progress
 from cliptea.config import PretrainConfig, WorldConfig
-from cliptea.data.world import CLASSES, World, caption
+from cliptea.data.world import CLASSES, PROMPTS, World, caption
 from cliptea.errors import NotFinite
 from cliptea.finite import require_finite
 from cliptea.storage.local_files import write_file
@@ -42,6 +42,7 @@ STORED = ("settings", "done", "phase", "weights", "optimiser")  # attributes of 
 CLOSE = 0.75  # a close-up shows one class on at least this fraction of the image
 NAMED = 0.06  # the caption contains classes that cover more than this fraction of the image
 WARMUP = 20  # iterations
+CONE = 1.8  # length of the direction that all text features share, relative to the rest
 BATCH_STREAM, WEIGHT_STREAM = 11, 12  # first numbers of the random streams
 
 
@@ -92,7 +93,10 @@ def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int
                 training.run(number, phase, start, pool, bar)
             start += phase.iterations
     write_file(folder / CONFIG, json.dumps(_folder_config(world.size), indent=2).encode())
-    weights = {name: tensor.contiguous() for name, tensor in training.weights.items()}
+    model = _build(world.size, seed)
+    model.load_state_dict(training.weights)
+    _narrow(model)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_file(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
@@ -145,6 +149,24 @@ class _Training:
                 self.weights, self.optimiser = model.state_dict(), optimiser.state_dict()
                 require_finite(self.weights, "the demo teacher", "lower teacher.pretrain.lr")
                 _write(self.checkpoint, {name: getattr(self, name) for name in STORED})
+
+
+@torch.no_grad()
+def _narrow(model: open_clip.CLIP) -> None:
+    """Add a constant to all text features, so that they lie in a narrow cone, as those of the real CLIP do.
+
+    The mean cosine of two classes of VOC, COCO-Stuff or PASCAL Context is 0.77 to 0.83 for ViT-B/16, and about 0.1 for
+    so short a training. The method relies on the cone: focal and dice loss push unlabelled pixels away from all seen
+    texts. In a cone this is one direction, which lowers unseen classes as well. Without it, one unseen class is left
+    above all others wherever no seen class is certain. The constant changes no order of names for an image, but
+    for what the normalisation of the sums does. (Liang et al. 2022, arXiv 2203.02053, describe the cone.)
+    """
+    tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
+    text_ND = model.encode_text(tokenizer([PROMPTS[0].format(name) for name in CLASSES]))
+    unused_D = torch.linalg.svd(text_ND)[2][-1]  # a direction in which the classes hardly differ
+    unused_D *= unused_D[unused_D.abs().argmax()].sign()
+    constant_D = CONE * text_ND.norm(dim=1).mean() * unused_D
+    model.ln_final.bias += torch.linalg.lstsq(model.text_projection.T, constant_D[:, None]).solution[:, 0]
 
 
 def _write(checkpoint: Path, state: dict[str, Any]) -> None:

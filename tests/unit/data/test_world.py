@@ -105,21 +105,21 @@ def border(labels: np.ndarray, first: int, second: int) -> int:
 def test_scenes_are_balanced(scenes: np.ndarray) -> None:
     pixels = counted(scenes)
     assert pixels[pixels > 0].min() >= 0.04 * 64**2  # nothing too small to see
-    assert (pixels > 0).sum(1).min() >= 6
-    assert (pixels > 0).sum(1).max() <= 11
+    assert (pixels > 0).sum(1).min() >= 4
+    assert (pixels > 0).sum(1).max() <= 7
     of_class = pixels[:, : len(CLASSES)].sum(0)
-    assert of_class.min() > of_class.mean() / 3
+    assert of_class.min() > of_class.mean() / 5
     assert of_class.max() < 2 * of_class.mean()
     assert 0.05 < pixels[:, IGNORE].sum() / pixels.sum() < 0.15
-    assert 0.6 < (pixels[:, IGNORE] > 0).mean() < 0.95
+    assert 0.4 < (pixels[:, IGNORE] > 0).mean() < 0.6
 
 
 def test_neighbours_look_alike_and_touch(scenes: np.ndarray) -> None:
     pairs = [layout_pairs(labels) for labels in scenes]
-    assert np.mean([len(found) for found in pairs]) > 3
+    assert np.mean([len(found) for found in pairs]) > 2
     hidden = [sum(CLASSES[c] in UNSEEN for c in pair) for found in pairs for pair in found]
-    assert np.mean(np.array(hidden) == 1) > 0.3  # a seen class beside an unseen one
-    assert np.mean(np.array(hidden) == 2) > 0.08  # two unseen classes
+    assert np.mean(np.array(hidden) == 1) > 0.5  # a seen class beside an unseen one
+    assert np.mean(np.array(hidden) == 2) > 0.15  # two unseen classes
 
 
 def layout_pairs(labels: np.ndarray) -> list[tuple[int, int]]:
@@ -139,8 +139,8 @@ def test_most_views_hold_several_unseen_classes(scenes: np.ndarray) -> None:
             pixels = np.bincount(cut_labels(labels, view).ravel(), minlength=256)
             found.append((pixels[catalogue.unseen_ids] >= token).sum())
             nameless.append(pixels[IGNORE] / pixels.sum())
-    assert np.mean(np.array(found) >= 2) > 0.6
-    assert np.mean(np.array(found) == 0) < 0.1
+    assert np.mean(np.array(found) >= 2) > 0.55
+    assert np.mean(np.array(found) == 0) < 0.15
     assert 0.05 < np.mean(nameless) < 0.15
 
 
@@ -150,7 +150,8 @@ def test_unseen_classes_share_their_parts_with_seen_ones() -> None:
     seen = [texture for name, texture in TEXTURES.items() if name not in UNSEEN]
     for name in UNSEEN:
         assert TEXTURES[name].colour in {texture.colour for texture in seen}, name
-        assert TEXTURES[name].pattern in {texture.pattern for texture in seen}, name
+    shared = [name for name in UNSEEN if TEXTURES[name].pattern in {texture.pattern for texture in seen}]
+    assert len(shared) >= len(UNSEEN) - 1
 
 
 def test_look_alikes_share_a_colour_or_a_pattern() -> None:
@@ -159,9 +160,9 @@ def test_look_alikes_share_a_colour_or_a_pattern() -> None:
 
     assert alike("zebra") == {"chess", "cow", "tiger", "bee", "melon"}
     assert alike("water") == {"tiles", "jeans", "sand"}
-    for name in UNSEEN:  # every unseen class can be taken for a seen one and for an unseen one
-        assert alike(name) & set(UNSEEN), name
+    for name in UNSEEN:  # every unseen class can be taken for a seen one, and nearly all for an unseen one
         assert alike(name) - set(UNSEEN), name
+    assert sum(bool(alike(name) & set(UNSEEN)) for name in UNSEEN) >= len(UNSEEN) - 1
 
 
 def test_stuff_without_a_class_looks_like_none(world: World) -> None:

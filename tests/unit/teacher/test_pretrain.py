@@ -6,6 +6,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from cliptea import progress
@@ -194,3 +195,31 @@ def test_training_learns_which_caption_belongs_to_an_image(tmp_path: Path) -> No
         text = model.encode_text(tokenizer([f"a photo of a {name}" for name in CLASSES]), normalize=True)
         best = (model.encode_image(images, normalize=True) @ text.T).argmax(1)
     assert names[torch.arange(200), best].float().mean() > 0.4
+
+
+def test_text_features_lie_in_a_cone_and_name_images_as_before(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real CLIP's classes have a mean cosine of 0.77 to 0.83 (VOC, COCO-Stuff, PASCAL Context; ViT-B/16)."""
+    monkeypatch.setattr(module, "_narrow", lambda model: None)
+    pretrain(tmp_path, WORLD, TINY, 1)
+    features = [normalised_features(folder) for folder in (tmp_path, undisturbed)]
+    (text_before, image_before), (text, image) = features
+    others = ~np.eye(len(CLASSES), dtype=bool)
+    assert 0.7 < (text @ text.T)[others].mean() < 0.9
+    np.testing.assert_array_equal(image, image_before)
+    # Relative to the mean class, the scores of an image are those of before, up to one factor for all of them.
+    before, after = (scores - scores.mean(1, keepdims=True) for scores in (image @ text_before.T, image @ text.T))
+    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.95
+
+
+def normalised_features(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Unit text features of all classes (N, D), and unit features of 20 val scenes (20, D), float64."""
+    source = f"local-dir:{folder}"
+    model = open_clip.create_model(source, require_pretrained=True).eval()
+    scenes = np.stack([World(WORLD, 1).scene("val", index)[0] for index in range(20)])
+    pixels = torch.from_numpy(scenes).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        text = model.encode_text(open_clip.get_tokenizer(source)([f"a photo of {name}" for name in CLASSES]))
+        image = model.encode_image(pixels)
+    return tuple(F.normalize(features.double(), dim=1).numpy() for features in (text, image))

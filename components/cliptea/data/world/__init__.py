@@ -17,7 +17,7 @@ from cliptea.data.world.classes import CLASSES, TEXTURES, UNSEEN
 from cliptea.data.world.scenes import layout
 from cliptea.data.world.textures import CANVAS, nameless, paint, smooth_noise
 
-__all__ = ["CLASSES", "UNSEEN", "Split", "World", "caption"]
+__all__ = ["CLASSES", "PROMPTS", "UNSEEN", "Split", "World", "caption"]
 
 Split = Literal["train", "val", "teacher"]
 SPLITS: tuple[Split, ...] = ("train", "val", "teacher")

@@ -14,13 +14,14 @@ STUFF = [index for index, name in enumerate(CLASSES) if TEXTURES[name].stuff]
 
 VISIBLE = 0.06  # the smallest visible fraction of the scene for each region
 NAMELESS = 0.5  # the fraction of scenes with stuff that belongs to no class
-CELLS = [(0.27, 0.27), (0.27, 0.73), (0.73, 0.27), (0.73, 0.73)]  # centres of neighbours in a scene of size 1
-ATTEMPTS = 8
-HIDDEN_FIRST = 0.5
+CELLS = [(0.27, 0.27), (0.27, 0.73), (0.73, 0.27), (0.73, 0.73)]  # where a pair may lie in a scene of size 1
+PAIRS = 2  # in a scene; a pair that leaves too little of another region is left out
+ATTEMPTS = 8  # shapes that are tried for a pair
+UNSEEN_FIRST = 0.5  # the fraction of pairs whose first class is unseen for certain
 
 
 def layout(rng: np.random.Generator, size: int) -> list[tuple[int, np.ndarray]]:
-    """Regions of a scene, back to front: bands of stuff, and on them three or four pairs of neighbours.
+    """Regions of a scene, back to front: bands of stuff, and on them up to two pairs of neighbours.
 
     The neighbours of a pair look alike and touch. No class is in a scene twice.
 
@@ -36,7 +37,7 @@ def layout(rng: np.random.Generator, size: int) -> list[tuple[int, np.ndarray]]:
     if rng.random() < NAMELESS:
         classes.insert(rng.integers(3), IGNORE)
     owner = _bands(rng, y, x, len(classes))
-    for cell in rng.permutation(CELLS)[:2]:
+    for cell in rng.permutation(CELLS)[:PAIRS]:
         pair = _look_alikes(rng, classes)
         for _ in range(ATTEMPTS):
             centre = cell + rng.uniform(-0.07, 0.07, 2)
@@ -54,7 +55,7 @@ def layout(rng: np.random.Generator, size: int) -> list[tuple[int, np.ndarray]]:
 def _look_alikes(rng: np.random.Generator, used: list[int]) -> list[int]:
     """Train ids of an object and of a class that looks like it, neither of them in `used`."""
     order = rng.permutation(THINGS)
-    if rng.random() < HIDDEN_FIRST:
+    if rng.random() < UNSEEN_FIRST:
         order = sorted(order, key=lambda c: CLASSES[c] not in UNSEEN)
     for first in order:
         others = [c for c in LOOK_ALIKES[first] if c not in used]

@@ -11,7 +11,7 @@ from cliptea.data.catalogue import IGNORE, make_catalogue
 from cliptea.data.split_shards import hide_unseen
 from cliptea.data.views import choose_view, cut_labels
 from cliptea.data.world import CLASSES, UNSEEN, World, caption
-from cliptea.data.world.classes import LOOK_ALIKES, TEXTURES
+from cliptea.data.world.class_textures import LOOK_ALIKES, TEXTURES
 from cliptea.data.world.textures import CANVAS, NAMELESS
 
 DIGEST = """

@@ -13,7 +13,7 @@ import numpy as np
 
 from cliptea.config import WorldConfig
 from cliptea.data.catalogue import IGNORE
-from cliptea.data.world.classes import CLASSES, TEXTURES, UNSEEN
+from cliptea.data.world.class_textures import CLASSES, TEXTURES, UNSEEN
 from cliptea.data.world.scenes import layout
 from cliptea.data.world.textures import CANVAS, nameless, paint, smooth_noise
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cliptea.data.catalogue import IGNORE
-from cliptea.data.world.classes import CLASSES, LOOK_ALIKES, TEXTURES, UNSEEN
+from cliptea.data.world.class_textures import CLASSES, LOOK_ALIKES, TEXTURES, UNSEEN
 
 __all__ = ["layout"]
 

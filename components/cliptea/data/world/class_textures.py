@@ -9,8 +9,6 @@ from cliptea.data.world.textures import Texture
 __all__ = ["CLASSES", "LOOK_ALIKES", "TEXTURES", "UNSEEN"]
 
 WHITE, BLACK, YELLOW, RED = (236, 234, 230), (26, 24, 26), (244, 214, 48), (212, 40, 38)
-BLUE, GREEN = (52, 98, 178), (78, 146, 56)
-TAN = (212, 166, 96)
 
 TEXTURES: dict[str, Texture] = {
     "zebra": Texture("black and white", "stripes", WHITE, BLACK, 9),
@@ -22,13 +20,13 @@ TEXTURES: dict[str, Texture] = {
     "ladybug": Texture("red", "dots", RED, BLACK, 9),
     "tomato": Texture("red", "plain", RED, (232, 84, 66), 16),
     "kilt": Texture("red", "checks", RED, (28, 62, 54), 10),
-    "tiles": Texture("blue", "checks", BLUE, (206, 222, 238), 10),
+    "tiles": Texture("blue", "checks", (52, 98, 178), (206, 222, 238), 10),
     "jeans": Texture("blue", "weave", (34, 52, 104), (98, 120, 176), 5),
     "melon": Texture("green", "stripes", (158, 206, 98), (24, 80, 44), 10),
     "plum": Texture("purple", "plain", (126, 50, 138), (150, 74, 160), 16),
     "grapes": Texture("purple", "dots", (76, 30, 108), (212, 178, 228), 9),
-    "leopard": Texture("brown", "dots", TAN, (58, 36, 22), 7),
-    "grass": Texture("green", "blades", GREEN, (110, 172, 66), 6, stuff=True),
+    "leopard": Texture("brown", "dots", (212, 166, 96), (58, 36, 22), 7),
+    "grass": Texture("green", "blades", (78, 146, 56), (110, 172, 66), 6, stuff=True),
     "water": Texture("blue", "waves", (46, 118, 190), (146, 206, 232), 10, stuff=True),
     "sand": Texture("beige", "waves", (226, 202, 156), (190, 160, 112), 9, stuff=True),
     "brick": Texture("red", "bricks", (170, 66, 50), (206, 196, 184), 12, stuff=True),

@@ -144,9 +144,7 @@ def test_another_backbone_or_width_is_refused(folder, tmp_path):
 def test_a_model_that_had_masks_of_unseen_classes_is_refused(tmp_path):
     """Otherwise the scores of these classes would be those of a supervised network."""
     folder = save(tmp_path / "other", 0, classes=["a", "zebra", "b", "wood"], unseen=["b"])
-    with pytest.raises(
-        ConfigError, match="was trained with masks of 'zebra', 'wood', and the run has these classes as"
-    ):
+    with pytest.raises(ConfigError, match="trained with masks of 'zebra', 'wood', and the run has these"):
         read(folder)
     assert read(save(tmp_path / "same", 0, classes=["a", "zebra", "b"], unseen=["b", "zebra"]))
 

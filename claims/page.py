@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from cliptea.report.conclusions import t_interval
 
-__all__ = ["render"]
+__all__ = ["FULL", "Table", "render"]
 
 FULL = "beyond/full"
 SCORES = {"pAcc": "pAcc", "miou_seen": "mIoU seen", "miou_unseen": "mIoU unseen", "hiou": "hIoU"}

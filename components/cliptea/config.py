@@ -68,12 +68,12 @@ class DataConfig(Section):
 class PretrainConfig(Section):
     """Contrastive pre-training of the demo's small CLIP, only used with `teacher.weights=demo`."""
 
-    detail_iterations: Positive = 150  # first on crops a quarter of a scene wide, mostly of a single class
-    crop_iterations: Positive = 150  # then on crops half as wide as a scene
-    scene_iterations: Count = 60  # and finally on whole scenes
-    detail_batch: Batch = 384
-    crop_batch: Batch = 96
-    scene_batch: Batch = 48
+    detail_iterations: Positive = 300  # first on close-ups: crops a quarter of a scene wide, most of it a single class
+    crop_iterations: Positive = 120  # then on crops half as wide as a scene
+    scene_iterations: Count = 40  # and finally on whole scenes
+    detail_batch: Batch = 128
+    crop_batch: Batch = 64
+    scene_batch: Batch = 24
     lr: Factor = 1.5e-3
     scenes: Positive = 3000  # number of rendered scenes, from which all crops are taken
 

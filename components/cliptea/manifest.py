@@ -32,7 +32,7 @@ SMALL = 1 << 20  # bytes
 VERSIONS = {
     # outputs in the store
     "split": 4,
-    "demo-teacher": 2,
+    "demo-teacher": 3,
     "tokens": 5,  # also for dense tokens, values and keys
     "regions": 3,
     "text": 1,
@@ -47,7 +47,7 @@ VERSIONS = {
     # keys that are compared, or that are part of other fingerprints
     "run": 1,
     "variant": 2,
-    "world": 2,  # the demo's scenes
+    "world": 3,  # the demo's scenes
     "clustering": 3,
     "protocol": 2,  # how a champion was evaluated; increment it together with "evaluate"
 }

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, deserialize
 
 from cliptea.config import Config
 from cliptea.errors import ConfigError, NotFinite, StorageError, one_line
 from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make_once, put_object, read_object
+from cliptea.names import visible
 from cliptea.run import Run
 from cliptea.segment.model_files import WEIGHTS, read_model
 from cliptea.storage import Store, fetch, is_remote
@@ -57,11 +58,15 @@ def check_address(config: Config) -> None:
         raise ConfigError(f"train.init_from={given}: this folder does not exist", ADDRESSES)
 
 
-def read_initial(configs: Iterable[Config]) -> dict[str, Initial]:
+def read_initial(configs: Iterable[Config], unseen: Collection[str]) -> dict[str, Initial]:
     """The models in `train.init_from` of all students, by its value. Nothing is stored.
 
+    Args:
+        unseen: names of the run's unseen classes, of which no model may have had masks.
+
     Raises:
-        ConfigError: a model has another backbone or width than its student.
+        ConfigError: a model has another backbone or width than its student, or was trained with masks of a class that
+            is unseen now.
         NotFinite: a weight is NaN or infinite.
         StorageError: it does not exist, is damaged, or is no model.
     """
@@ -71,7 +76,7 @@ def read_initial(configs: Iterable[Config]) -> dict[str, Initial]:
         if given is not None:
             check_address(config)
             found[given] = found.get(given) or _read(given)
-            _require_fit(given, found[given].manifest.info, config)
+            _require_fit(given, found[given].manifest.info, config, unseen)
     return found
 
 
@@ -130,6 +135,7 @@ def _read(given: str) -> Initial:
         "dim": description.dim,
         "licence": description.licence,
         "setting": description.setting,
+        "seen": [name for name in description.classes if name not in description.unseen],
     }
     digest = hashlib.sha256(files[WEIGHTS]).hexdigest()
     fp = fingerprint("initial", weights=digest, **info)
@@ -145,13 +151,21 @@ def _fetched(given: str) -> AbstractContextManager[Path]:
     return nullcontext(fetch(given))
 
 
-def _require_fit(given: str, info: Mapping[str, str], config: Config) -> None:
+def _require_fit(given: str, info: Mapping[str, Any], config: Config, unseen: Collection[str]) -> None:
     backbone, width = config.student.backbone, teacher_width(config.teacher)
     if info["setting"] == "transductive" and not config.method.transductive.names:
         raise ConfigError(
             f"train.init_from={given} is a model whose training knew the names of unseen classes",
             "an inductive model, because the student would count as inductive",
             "use another model, or set method.transductive.names=true",
+        )
+    now = {name.casefold() for name in unseen}
+    if known := [visible(name) for name in info["seen"] if name.casefold() in now]:
+        raise ConfigError(
+            f"train.init_from={given} was trained with masks of {', '.join(known[:5])}, and the run has "
+            f"{'this class' if len(known) == 1 else 'these classes'} as unseen",
+            "a model that has had no masks of unseen classes",
+            "use another model, or change data.unseen",
         )
     if info["backbone"] != backbone:
         raise ConfigError(

@@ -52,7 +52,7 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     others = {name: dataset.digest(["val"]) for name, dataset in further.items()}
     _check_figures(config, [own.ids("train"), own.ids("val"), *(dataset.ids("val") for dataset in further.values())])
     variants = expand(config)
-    models = persist(lambda: read_initial(variant.config for variant in variants))
+    models = persist(lambda: read_initial((variant.config for variant in variants), catalogue.unseen))
     start = {"initial": {name: model.manifest.fingerprint for name, model in models.items()}} if models else {}
     fp = fingerprint("run", config=config, data=digest, others=others, **start)
     run = Run(

@@ -24,7 +24,7 @@ from safetensors.torch import save
 
 from cliptea import progress
 from cliptea.config import PretrainConfig, WorldConfig
-from cliptea.data.world import CLASSES, World, caption
+from cliptea.data.world import CLASSES, PROMPTS, World, caption
 from cliptea.errors import NotFinite
 from cliptea.finite import require_finite
 from cliptea.storage.local_files import write_file
@@ -39,8 +39,10 @@ CHECKPOINT_EVERY = 50
 DIGEST = 32  # bytes of a sha256
 STORED = ("settings", "done", "phase", "weights", "optimiser")  # attributes of a training in its checkpoint
 
+CLOSE = 0.75  # a close-up shows one class on at least this fraction of the image
 NAMED = 0.06  # the caption contains classes that cover more than this fraction of the image
 WARMUP = 20  # iterations
+CONE = 1.8  # length of the direction that all text features share, relative to the rest
 BATCH_STREAM, WEIGHT_STREAM = 11, 12  # first numbers of the random streams
 
 
@@ -49,7 +51,7 @@ def model_config(size: int) -> dict[str, Any]:
     return {
         "embed_dim": DEMO_WIDTH,
         "vision_cfg": {"image_size": size, "layers": 3, "width": 96, "head_width": 32, "patch_size": 4},
-        "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
+        "text_cfg": {"context_length": 40, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
     }
 
 
@@ -61,6 +63,7 @@ class Phase:
     iterations: int
     batch: int
     lr: float
+    cover: float  # smallest part of an image that its largest class covers
 
 
 def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int) -> None:
@@ -75,9 +78,9 @@ def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int
         return
     folder.mkdir(parents=True, exist_ok=True)
     phases = (
-        Phase(world.size // 4, config.detail_iterations, config.detail_batch, config.lr),
-        Phase(world.size // 2, config.crop_iterations, config.crop_batch, config.lr),
-        Phase(world.size, config.scene_iterations, config.scene_batch, config.lr / 2),
+        Phase(world.size // 4, config.detail_iterations, config.detail_batch, config.lr, CLOSE),
+        Phase(world.size // 2, config.crop_iterations, config.crop_batch, config.lr, NAMED),
+        Phase(world.size, config.scene_iterations, config.scene_batch, config.lr / 2, NAMED),
     )
     settings = {"world": world.model_dump(), "config": config.model_dump(), "seed": seed}
     training = _Training(folder / CHECKPOINT, json.dumps(settings, sort_keys=True), seed)
@@ -90,7 +93,10 @@ def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int
                 training.run(number, phase, start, pool, bar)
             start += phase.iterations
     write_file(folder / CONFIG, json.dumps(_folder_config(world.size), indent=2).encode())
-    weights = {name: tensor.contiguous() for name, tensor in training.weights.items()}
+    model = _build(world.size, seed)
+    model.load_state_dict(training.weights)
+    _narrow(model)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_file(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
@@ -122,7 +128,7 @@ class _Training:
         stop = start + phase.iterations
         for iteration in range(self.done, stop):
             rng = np.random.default_rng([BATCH_STREAM, self.seed, iteration])
-            images, names, captions = pool.batch(rng, phase.batch, phase.size)
+            images, names, captions = pool.batch(rng, phase)
             for group in optimiser.param_groups:
                 group["lr"] = phase.lr * _schedule(iteration - start, phase.iterations)
             loss = _loss(model, images, tokenizer(captions), names)
@@ -143,6 +149,24 @@ class _Training:
                 self.weights, self.optimiser = model.state_dict(), optimiser.state_dict()
                 require_finite(self.weights, "the demo teacher", "lower teacher.pretrain.lr")
                 _write(self.checkpoint, {name: getattr(self, name) for name in STORED})
+
+
+@torch.no_grad()
+def _narrow(model: open_clip.CLIP) -> None:
+    """Add a constant to all text features, so that they lie in a narrow cone, as those of the real CLIP do.
+
+    The mean cosine of two classes of VOC, COCO-Stuff or PASCAL Context is 0.77 to 0.83 for ViT-B/16, and about 0.1 for
+    so short a training. The method relies on the cone: focal and dice loss push unlabelled pixels away from all seen
+    texts. In a cone this is one direction, which lowers unseen classes as well. Without it, one unseen class is left
+    above all others wherever no seen class is certain. The constant changes no order of names for an image, but
+    for what the normalisation of the sums does. (Liang et al. 2022, arXiv 2203.02053, describe the cone.)
+    """
+    tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
+    text_ND = model.encode_text(tokenizer([PROMPTS[0].format(name) for name in CLASSES]))
+    unused_D = torch.linalg.svd(text_ND)[2][-1]  # a direction in which the classes hardly differ
+    unused_D *= unused_D[unused_D.abs().argmax()].sign()
+    constant_D = CONE * text_ND.norm(dim=1).mean() * unused_D
+    model.ln_final.bias += torch.linalg.lstsq(model.text_projection.T, constant_D[:, None]).solution[:, 0]
 
 
 def _write(checkpoint: Path, state: dict[str, Any]) -> None:
@@ -206,26 +230,30 @@ class _Pool:
         self.mean = np.array(open_clip.OPENAI_DATASET_MEAN, np.float32)
         self.std = np.array(open_clip.OPENAI_DATASET_STD, np.float32)
 
-    def batch(self, rng: np.random.Generator, count: int, size: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-        """Images (count, 3, size, size) float32, names (count, N) bool, captions."""
+    def batch(self, rng: np.random.Generator, phase: Phase) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """Images (batch, 3, size, size) float32, names (batch, N) bool, captions."""
+        count, size = phase.batch, phase.size
         images = np.empty((count, size, size, 3), np.float32)
         names = np.zeros((count, len(CLASSES)), bool)
         for row in range(count):
-            images[row], names[row] = self._crop(rng, size)
+            images[row], names[row] = self._crop(rng, size, phase.cover)
         captions = [caption([CLASSES[c] for c in np.flatnonzero(row)], rng) for row in names]
         images = np.ascontiguousarray(((images / 255 - self.mean) / self.std).transpose(0, 3, 1, 2))
         return torch.from_numpy(images), torch.from_numpy(names), captions
 
-    def _crop(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-        index = int(rng.integers(len(self.images)))
-        edge = min(self.size, round(size * rng.uniform(0.75, 1.33)))
-        top, left = rng.integers(self.size - edge + 1, size=2)
+    def _crop(self, rng: np.random.Generator, size: int, cover: float) -> tuple[np.ndarray, np.ndarray]:
+        """A crop (size, size, 3) float32, 0 to 255, and the classes to name in it, (N,) bool with at least one."""
+        while True:  # until there is something to name
+            index = int(rng.integers(len(self.images)))
+            edge = min(self.size, round(size * rng.uniform(0.75, 1.33)))
+            top, left = rng.integers(self.size - edge + 1, size=2)
+            labels = self.labels[index][top : top + edge, left : left + edge]
+            share = np.bincount(labels.ravel(), minlength=256)[: len(CLASSES)] / labels.size  # without 255
+            if share.max() > cover:
+                break
         cut = self.images[index].resize((size, size), Image.Resampling.BILINEAR, (left, top, left + edge, top + edge))
         image = np.asarray(cut, np.float32) * rng.uniform(0.8, 1.2)
-        image = np.clip(image[:, ::-1] if rng.random() < 0.5 else image, 0, 255)
-        labels = self.labels[index][top : top + edge, left : left + edge]
-        share = np.bincount(labels.ravel(), minlength=len(CLASSES)) / labels.size
-        return image, share > NAMED
+        return np.clip(image[:, ::-1] if rng.random() < 0.5 else image, 0, 255), share > NAMED
 
 
 def _folder_config(size: int) -> dict[str, Any]:

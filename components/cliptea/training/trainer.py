@@ -169,7 +169,10 @@ class Trainer:
 
     def _draw_from(self, *key: int) -> None:
         """Seed torch for this iteration, so that checkpoints need no random state."""
-        torch.manual_seed(int(generator("dropout", self.seed, self.iteration, *key).integers(2**63)))
+        seed = int(generator("dropout", self.seed, self.iteration, *key).integers(2**63))
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes milliseconds in a process without a GPU
+        if self.where.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     @property
     def _parts(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from cliptea.storage import open_store
 from cliptea.teacher.width import teacher_width
 
 DIM = 64  # of the demo's teacher
+UNSEEN = ("Zebra", "b", "wood")
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def config(given, *overrides):
 
 
 def read(given, *overrides):
-    (model,) = read_initial([config(given, *overrides)]).values()
+    (model,) = read_initial([config(given, *overrides)], UNSEEN).values()
     return model
 
 
@@ -83,14 +84,14 @@ def test_a_name_in_the_registry_is_fetched(folder, name, monkeypatch):
 def test_students_with_one_model_read_it_once(folder, monkeypatch):
     students = [variant.config for variant in expand(config(folder, "seeds=2", "variants=[table4]"))]
     assert len(students) > 2
-    assert len(read_initial(students)) == 1
-    assert read_initial([settings.load("demo")]) == {}
+    assert len(read_initial(students, UNSEEN)) == 1
+    assert read_initial([settings.load("demo")], UNSEEN) == {}
 
 
 def test_what_is_stored_is_what_training_starts_from(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
     store, chosen = open_store(), config(folder)
-    models = read_initial([chosen])
+    models = read_initial([chosen], UNSEEN)
     (name, model), *_ = models.items()
     run = Run(
         config=chosen, data_digest="d", fingerprint="f", job_id="j", tracking_run="t", variants=[],
@@ -129,7 +130,7 @@ def test_weights_that_are_not_finite_are_refused(folder, broken):
 def test_weights_of_any_precision_are_read(folder, kind):
     change(folder, lambda weights: {k: v.to(kind) if v.is_floating_point() else v for k, v in weights.items()})
     assert read(folder).manifest.info == {
-        "backbone": "demo_fpn", "dim": DIM, "licence": "MIT", "setting": "inductive",
+        "backbone": "demo_fpn", "dim": DIM, "licence": "MIT", "setting": "inductive", "seen": ["a"],
     }  # fmt: skip
 
 
@@ -138,6 +139,14 @@ def test_another_backbone_or_width_is_refused(folder, tmp_path):
         read(folder, "variants=[table3/full]", "student.backbone=segformer_b0")
     with pytest.raises(ConfigError, match="has 32 features, and the teacher has 64; expected"):
         read(save(tmp_path / "narrow", 0, dim=32))
+
+
+def test_a_model_that_had_masks_of_unseen_classes_is_refused(tmp_path):
+    """Otherwise the scores of these classes would be those of a supervised network."""
+    folder = save(tmp_path / "other", 0, classes=["a", "zebra", "b", "wood"], unseen=["b"])
+    with pytest.raises(ConfigError, match="trained with masks of 'zebra', 'wood', and the run has these"):
+        read(folder)
+    assert read(save(tmp_path / "same", 0, classes=["a", "zebra", "b"], unseen=["b", "zebra"]))
 
 
 def test_a_model_that_knew_unseen_names_starts_no_inductive_student(tmp_path):
@@ -188,7 +197,7 @@ def test_reading_a_model_imports_no_torch(folder):
     code = (
         "import sys; from cliptea import settings; from cliptea.steps.initial import read_initial\n"
         f"chosen = ['variants=[backbones/demo_fpn]', 'student.backbone=demo_fpn', 'train.init_from={folder}']\n"
-        "print(len(read_initial([settings.load('demo', chosen)])), 'torch' in sys.modules)"
+        "print(len(read_initial([settings.load('demo', chosen)], ())), 'torch' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "1 False\n"

@@ -1,7 +1,8 @@
 """The demo world: scenes rendered from (seed, split, index), with labels and captions. No torch.
 
-A class has a colour family and a pattern family. A world (seed) determines its shade. Each split has separate canvases,
-so that neither teacher nor student sees the canvases of val scenes in training.
+A class has a colour and a pattern, and classes that share one of them lie side by side. A world (seed) determines its
+shade. Some stuff belongs to no class: it has the label 255 and no name. Each split has separate canvases, so that
+neither teacher nor student sees the canvases of val scenes in training.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ from typing import Literal
 import numpy as np
 
 from cliptea.config import WorldConfig
-from cliptea.data.world.scenes import CLASSES, layout
-from cliptea.data.world.textures import CANVAS, TEXTURES, UNSEEN, paint, smooth_noise
+from cliptea.data.catalogue import IGNORE
+from cliptea.data.world.class_textures import CLASSES, TEXTURES, UNSEEN
+from cliptea.data.world.scenes import layout
+from cliptea.data.world.textures import CANVAS, nameless, paint, smooth_noise
 
-__all__ = ["CLASSES", "UNSEEN", "Split", "World", "caption"]
+__all__ = ["CLASSES", "PROMPTS", "UNSEEN", "Split", "World", "caption"]
 
 Split = Literal["train", "val", "teacher"]
 SPLITS: tuple[Split, ...] = ("train", "val", "teacher")
 
 # First number of every random stream: streams of different purpose never meet.
 DEFINITION, INSTANCE, SCENE = 1, 2, 3
+
+NAMELESS_CANVASES = 40  # different textures of stuff without a class, in each split
 
 PROMPTS = (
     "a photo of {}",
@@ -42,12 +47,13 @@ class World:
         self._canvases: dict[tuple[int, int, int], np.ndarray] = {}
 
     def canvas(self, split: Split, train_id: int, number: int) -> np.ndarray:
-        """Texture `number` of a class in a split, (CANVAS, CANVAS, 3) uint8 RGB."""
+        """Texture `number` of a class in a split, or of stuff without a class (255): (CANVAS, CANVAS, 3) uint8 RGB."""
         key = (SPLITS.index(split), train_id, number)
         if key not in self._canvases:
             definition = np.random.default_rng([DEFINITION, self.seed, train_id])
             instance = np.random.default_rng([INSTANCE, self.seed, *key])
-            self._canvases[key] = paint(TEXTURES[CLASSES[train_id]], definition, instance)
+            texture = nameless(instance) if train_id == IGNORE else TEXTURES[CLASSES[train_id]]
+            self._canvases[key] = paint(texture, definition, instance)
         return self._canvases[key]
 
     def scene(self, split: Split, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +63,7 @@ class World:
             index: number of the scene, 0 and up.
 
         Returns:
-            Image (size, size, 3) uint8 RGB and train ids (size, size) uint8; every pixel has a class.
+            Image (size, size, 3) uint8 RGB and train ids (size, size) uint8; 255 is stuff that belongs to no class.
         """
         size = self.config.size
         rng = np.random.default_rng([SCENE, self.seed, SPLITS.index(split), index])
@@ -65,7 +71,8 @@ class World:
         labels = np.empty((size, size), np.uint8)
         for train_id, mask in layout(rng, size):
             labels[mask] = train_id
-            canvas = self.canvas(split, train_id, int(rng.integers(self.config.canvases)))
+            canvases = NAMELESS_CANVASES if train_id == IGNORE else self.config.canvases
+            canvas = self.canvas(split, train_id, int(rng.integers(canvases)))
             image[mask] = _cut(rng, canvas, mask)
         light = rng.uniform(0.88, 1.08) * (1 + 0.06 * smooth_noise(rng, (size, size), (size / 2, size / 2)))
         return np.clip(np.rint(image * light[..., None]), 0, 255).astype(np.uint8), labels

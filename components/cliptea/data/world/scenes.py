@@ -1,64 +1,89 @@
-"""The layout of a demo scene, which assigns a class to each pixel."""
+"""The layout of a demo scene, which assigns a class, or none, to each pixel."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from cliptea.data.world.textures import TEXTURES
+from cliptea.data.catalogue import IGNORE
+from cliptea.data.world.class_textures import CLASSES, LOOK_ALIKES, TEXTURES, UNSEEN
 
-__all__ = ["CLASSES", "layout"]
+__all__ = ["layout"]
 
-CLASSES: tuple[str, ...] = tuple(TEXTURES)
 THINGS = [index for index, name in enumerate(CLASSES) if not TEXTURES[name].stuff]
 STUFF = [index for index, name in enumerate(CLASSES) if TEXTURES[name].stuff]
 
 VISIBLE = 0.06  # the smallest visible fraction of the scene for each region
-ATTEMPTS = 8
+NAMELESS = 0.5  # the fraction of scenes with stuff that belongs to no class
+CELLS = [(0.27, 0.27), (0.27, 0.73), (0.73, 0.27), (0.73, 0.73)]  # where a pair may lie in a scene of size 1
+PAIRS = 2  # in a scene; a pair that leaves too little of another region is left out
+ATTEMPTS = 8  # shapes that are tried for a pair
+UNSEEN_FIRST = 0.5  # the fraction of pairs whose first class is unseen for certain
 
 
 def layout(rng: np.random.Generator, size: int) -> list[tuple[int, np.ndarray]]:
-    """Regions of a scene, back to front.
+    """Regions of a scene, back to front: bands of stuff, and on them up to two pairs of neighbours.
+
+    The neighbours of a pair look alike and touch. No class is in a scene twice.
 
     Args:
         size: height and width, pixels.
 
     Returns:
-        Pairs of train id and mask (size, size) bool; the masks are disjoint and cover every pixel.
+        Pairs of train id and mask (size, size) bool; the masks are disjoint and cover every pixel. The train id of
+        stuff that belongs to no class is 255.
     """
     y, x = (np.mgrid[:size, :size].astype(np.float32) + 0.5) / size
-    stuff = rng.permutation(STUFF)[: rng.integers(1, 3)]
-    owner = np.zeros((size, size), np.uint8)
-    owner[_beyond_edge(rng, y, x) & (len(stuff) > 1)] = 1
-    things = rng.permutation(THINGS)[: rng.integers(1, 4)]
-    classes = [int(c) for c in (*stuff, *things)]
-    for number in range(len(stuff), len(classes)):
+    classes = [int(c) for c in rng.permutation(STUFF)[:2]]
+    if rng.random() < NAMELESS:
+        classes.insert(rng.integers(3), IGNORE)
+    owner = _bands(rng, y, x, len(classes))
+    for cell in rng.permutation(CELLS)[:PAIRS]:
+        pair = _look_alikes(rng, classes)
         for _ in range(ATTEMPTS):
-            trial = np.where(_shape(rng, y, x), np.uint8(number), owner)
-            share = np.bincount(trial.ravel(), minlength=number + 1)[: number + 1] / trial.size
+            centre = cell + rng.uniform(-0.07, 0.07, 2)
+            shape = _shape(rng, y - centre[0], x - centre[1])
+            half = _across(rng, y - centre[0], x - centre[1]) > 0
+            trial = np.where(shape, len(classes) + half, owner)
+            share = np.bincount(trial.ravel(), minlength=len(classes) + 2) / trial.size
             if share.min() >= VISIBLE:
                 owner = trial
+                classes += pair
                 break
-        else:  # there is no room, so the scene is not changed
-            classes = classes[:number]
-            break
     return [(c, owner == number) for number, c in enumerate(classes)]
 
 
-def _beyond_edge(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """One side of a wavy line at any angle through the middle part of the scene."""
+def _look_alikes(rng: np.random.Generator, used: list[int]) -> list[int]:
+    """Train ids of an object and of a class that looks like it, neither of them in `used`."""
+    order = rng.permutation(THINGS)
+    if rng.random() < UNSEEN_FIRST:
+        order = sorted(order, key=lambda c: CLASSES[c] not in UNSEEN)
+    for first in order:
+        others = [c for c in LOOK_ALIKES[first] if c not in used]
+        if first not in used and others:
+            return [int(first), int(rng.choice(others))]
+    raise ValueError("every class with a look-alike is used")
+
+
+def _bands(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, number: int) -> np.ndarray:
+    """Two or three wavy bands side by side at any angle: (size, size) uint8, number of the band."""
+    across = _across(rng, y - 0.5, x - 0.5)
+    cuts = (np.arange(1, number) / number - 0.5) + rng.uniform(-0.08, 0.08, number - 1)
+    return np.digitize(across, cuts).astype(np.uint8)
+
+
+def _across(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Signed distance from a wavy line through the origin, at any angle: (size, size) float32."""
     angle, phase = rng.uniform(0, 2 * np.pi, 2)
-    across = (x - 0.5) * np.cos(angle) + (y - 0.5) * np.sin(angle)
-    along = (y - 0.5) * np.cos(angle) - (x - 0.5) * np.sin(angle)
-    return across > rng.uniform(-0.18, 0.18) + 0.05 * np.sin(rng.uniform(2, 12) * along + phase)
+    along = y * np.cos(angle) - x * np.sin(angle)
+    return x * np.cos(angle) + y * np.sin(angle) - 0.04 * np.sin(rng.uniform(4, 14) * along + phase)
 
 
 def _shape(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """A disc, ellipse, blob, rectangle, polygon or capsule somewhere in the scene: (size, size) bool."""
-    radius = rng.uniform(0.19, 0.34)
-    centre_y, centre_x = rng.uniform(0.2, 0.8, 2)
+    """A disc, ellipse, blob, rectangle, polygon or capsule around the origin: (size, size) bool."""
+    radius = rng.uniform(0.28, 0.38)
     angle = rng.uniform(0, 2 * np.pi)
-    u = (x - centre_x) * np.cos(angle) + (y - centre_y) * np.sin(angle)
-    v = (y - centre_y) * np.cos(angle) - (x - centre_x) * np.sin(angle)
+    u = x * np.cos(angle) + y * np.sin(angle)
+    v = y * np.cos(angle) - x * np.sin(angle)
     stretch = rng.uniform(1.0, 1.5)
     u, v = u / stretch, v * stretch
     kind = rng.integers(4)

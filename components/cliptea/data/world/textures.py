@@ -1,4 +1,4 @@
-"""The appearance of classes in the demo world: colours and patterns that seen and unseen classes share."""
+"""How textures of the demo world are painted: a pattern of two colours, with variation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-__all__ = ["CANVAS", "TEXTURES", "UNSEEN", "Texture", "paint", "smooth_noise"]
+__all__ = ["CANVAS", "NAMELESS", "Texture", "nameless", "paint", "smooth_noise"]
 
 CANVAS = 160  # height and width of a texture canvas, pixels
 
@@ -80,10 +80,6 @@ def _waves(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float
     return (0.5 + 0.5 * np.sin(2 * np.pi * (y + bend) / period)) ** 2
 
 
-def _speckle(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
-    return np.clip(0.4 + 0.5 * smooth_noise(rng, y.shape, (0.6 * period, 0.6 * period)), 0, 1)
-
-
 def _bricks(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
     row = np.floor(2 * y / period)
     joint_y = np.abs(2 * y / period - row - 0.5)
@@ -97,41 +93,32 @@ def _grain(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float
     return (0.5 + 0.5 * np.sin(2 * np.pi * (x / period + 0.8 * rings))) * 0.8
 
 
+def _contours(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    return _step(np.sin(6 * smooth_noise(rng, y.shape, (1.6 * period, 1.6 * period))), 1.2)
+
+
+def _zigzag(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    bend = 0.5 * period * np.abs(((x / period) % 2) - 1)
+    return _step(np.sin(2 * np.pi * (y / period + bend / period * 1.6)), 1.2)
+
+
+PATTERNS: dict[str, Pattern] = {
+    "plain": _plain, "stripes": _stripes, "dots": _dots, "patches": _patches, "checks": _checks, "weave": _weave,
+    "blades": _blades, "waves": _waves, "bricks": _bricks, "grain": _grain, "contours": _contours, "zigzag": _zigzag,
+}  # fmt: skip
+NAMELESS = ("contours", "zigzag")  # patterns that no class has
+
+
 @dataclass(frozen=True)
 class Texture:
-    """Colour family and pattern family of a class."""
+    """Colours and pattern. `colour` and `pattern` are the families that look-alike classes share."""
 
-    pattern: Pattern
+    colour: str
+    pattern: str
     ground: Colour
     mark: Colour
     period: float  # distance of two marks, pixels
-    stuff: bool = False  # a region of the background, not an object
-
-
-WHITE, BLACK, YELLOW, RED = (236, 234, 230), (26, 24, 26), (240, 206, 48), (212, 40, 38)
-BLUE, GREEN, BROWN = (52, 92, 176), (72, 140, 52), (136, 88, 50)
-
-TEXTURES: dict[str, Texture] = {
-    "zebra": Texture(_stripes, WHITE, BLACK, 9),
-    "tiger": Texture(_stripes, (232, 128, 36), BLACK, 9),
-    "bee": Texture(_stripes, YELLOW, BLACK, 9),
-    "ladybug": Texture(_dots, RED, BLACK, 9),
-    "leopard": Texture(_dots, (214, 168, 92), (74, 48, 30), 7),
-    "cow": Texture(_patches, WHITE, (216, 128, 140), 9),
-    "tiles": Texture(_checks, WHITE, BLUE, 10),
-    "melon": Texture(_stripes, (150, 200, 92), (34, 92, 44), 9),
-    "lemon": Texture(_plain, YELLOW, (252, 228, 110), 16),
-    "tomato": Texture(_plain, RED, (232, 84, 66), 16),
-    "plum": Texture(_plain, (112, 48, 138), (146, 82, 168), 16),
-    "jeans": Texture(_weave, BLUE, (110, 146, 208), 4),
-    "grass": Texture(_blades, GREEN, (124, 182, 72), 6, stuff=True),
-    "water": Texture(_waves, (62, 138, 186), (136, 198, 220), 10, stuff=True),
-    "sand": Texture(_speckle, (222, 196, 146), (188, 158, 110), 3, stuff=True),
-    "brick": Texture(_bricks, (164, 70, 52), (206, 196, 184), 12, stuff=True),
-    "snow": Texture(_plain, (240, 244, 250), (218, 226, 240), 20, stuff=True),
-    "wood": Texture(_grain, BROWN, (90, 54, 30), 9, stuff=True),
-}
-UNSEEN: tuple[str, ...] = ("zebra", "plum", "water", "wood")
+    stuff: bool = False  # can be the background, not only an object
 
 
 def paint(texture: Texture, definition: np.random.Generator, instance: np.random.Generator) -> np.ndarray:
@@ -149,7 +136,16 @@ def paint(texture: Texture, definition: np.random.Generator, instance: np.random
     period = texture.period * definition.uniform(0.88, 1.14) * instance.uniform(0.9, 1.12)
     ground, mark = np.array([texture.ground, texture.mark], dtype=np.float64) + shade
     y, x = np.mgrid[:CANVAS, :CANVAS].astype(np.float32) + instance.uniform(0, 4 * period, (2, 1, 1)).astype(np.float32)
-    weight = texture.pattern(instance, y, x, period)[..., None]
+    weight = PATTERNS[texture.pattern](instance, y, x, period)[..., None]
     light = 1 + 0.06 * smooth_noise(instance, (CANVAS, CANVAS), (40, 40))[..., None]
     grit = instance.integers(-6, 7, (CANVAS, CANVAS, 1))
     return np.clip(np.rint((ground + weight * (mark - ground)) * light + grit), 0, 255).astype(np.uint8)
+
+
+def nameless(rng: np.random.Generator) -> Texture:
+    """A texture that belongs to no class: any two colours that differ clearly, in a pattern that no class has."""
+    ground, mark = rng.integers(30, 226, (2, 3))
+    while np.abs(ground - mark).max() < 70:
+        mark = rng.integers(30, 226, 3)
+    colours = [(int(red), int(green), int(blue)) for red, green, blue in (ground, mark)]
+    return Texture("any", NAMELESS[rng.integers(len(NAMELESS))], *colours, period=float(rng.uniform(7, 11)))

@@ -9,7 +9,7 @@ from cliptea import env, outage
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Files that fork training processes go first: some other tests start threads of autograd, which forks cannot use."""
+    """Files that fork training processes go first: other tests start threads of autograd, which forks cannot use."""
     forking = {item.path for item in items if "together" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: item.path not in forking)
 

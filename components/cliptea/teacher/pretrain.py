@@ -166,7 +166,8 @@ def _narrow(model: open_clip.CLIP) -> None:
     unused_D = torch.linalg.svd(text_ND)[2][-1]  # a direction in which the classes hardly differ
     unused_D *= unused_D[unused_D.abs().argmax()].sign()
     constant_D = CONE * text_ND.norm(dim=1).mean() * unused_D
-    model.ln_final.bias += torch.linalg.lstsq(model.text_projection.T, constant_D[:, None]).solution[:, 0]
+    bias, projection = model.get_parameter("ln_final.bias"), model.get_parameter("text_projection")
+    bias += torch.linalg.lstsq(projection.T, constant_D[:, None]).solution[:, 0]
 
 
 def _write(checkpoint: Path, state: dict[str, Any]) -> None:

@@ -156,10 +156,8 @@ def _narrow(model: open_clip.CLIP) -> None:
     """Add a constant to all text features, so that they lie in a narrow cone, as those of the real CLIP do.
 
     The mean cosine of two classes of VOC, COCO-Stuff or PASCAL Context is 0.77 to 0.83 for ViT-B/16, and about 0.1 for
-    so short a training. The method relies on the cone: focal and dice loss push unlabelled pixels away from all seen
-    texts. In a cone this is one direction, which lowers unseen classes as well. Without it, one unseen class is left
-    above all others wherever no seen class is certain. The constant changes no order of names for an image, but
-    for what the normalisation of the sums does. (Liang et al. 2022, arXiv 2203.02053, describe the cone.)
+    so short a training. Students learn far better with the cone; docs/method.md has figures and an explanation. The
+    constant hardly changes the order of names for an image. (Liang et al. 2022, arXiv 2203.02053, describe the cone.)
     """
     tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
     text_ND = model.encode_text(tokenizer([PROMPTS[0].format(name) for name in CLASSES]))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cliptea import env
 from cliptea.errors import ClipteaError, StorageError
+from cliptea.log_lines import tell
 from cliptea.storage.local_files import make_folder, sweep, unusable
 from cliptea.storage.marks import MARK, WORKDIR, claim, read_mark, require_free
 from cliptea.tracking.address import EXPERIMENT
@@ -27,6 +28,7 @@ REPORT, RESULTS = FILES = ("report.html", "results.json")
 DATABASE = Path(MLFLOW) / "mlflow.db"
 KEPT_RUNS = 3  # folders of kfp's small artifacts
 KEPT_LOGS = 20
+LOOK_SECONDS = 0.2  # between two looks at the lock
 # Only entries with these names are deleted. Everything else in these folders is the user's.
 RUN_NAME = re.compile(r"\d{8}-\d{6}-\d+")
 LOG_NAME = re.compile(r"\d{8}-\d{6}-\d+\.log")
@@ -44,7 +46,8 @@ class Workdir:
 
     Raises:
         StorageError: it is not writable, or the folder belongs to somebody else.
-        ClipteaError: another run, or a step of a killed run, is using it.
+
+    If another run, or a step of a killed run, is using the folder, this one waits for it, and says so.
     """
 
     def __init__(self, root: Path) -> None:
@@ -56,7 +59,7 @@ class Workdir:
             self.report, self.results = root / REPORT, root / RESULTS
             for folder in (self.store, self.mlflow, self.kfp, self.logs, self._run):
                 folder.mkdir(parents=True, exist_ok=True)
-            self.lock = _lock(root, self._run)
+            self.lock = _lock(root, self._run, wait=True)
             self._prune()
             readdress(full / DATABASE, EXPERIMENT)
             self.name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
@@ -181,23 +184,39 @@ def find_database(root: Path) -> Path:
     return file
 
 
-def _lock(root: Path, run: Path) -> int:
-    """Lock a work directory whose folder for the present run is `run`. Returns the handle that holds the lock."""
-    todo = "wait for it, stop it, or choose another folder with --workdir"
+def _lock(root: Path, run: Path, *, wait: bool = False) -> int:
+    """Lock a work directory whose folder for the present run is `run`. Returns the handle that holds the lock.
+
+    Args:
+        wait: wait for whoever is using it, and say so once, instead of raising an error.
+    """
+    told = ""
+    while True:
+        lock, user = _try_lock(run)
+        if not user:
+            os.truncate(lock, 0)
+            os.write(lock, str(os.getpid()).encode())
+            return lock
+        os.close(lock)
+        if not wait:
+            todo = "wait for it, stop it, or choose another folder with --workdir"
+            raise ClipteaError(f"{user} {root}", todo=todo)
+        if user != told:
+            tell("info", f"{user} {root}; waiting until it ends")
+        told = user
+        time.sleep(LOOK_SECONDS)
+
+
+def _try_lock(run: Path) -> tuple[int, str]:
+    """The handle of the lock, and in words who is using the folder if the lock is not ours."""
     lock = os.open(run / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     if not _locked(lock):
         process = os.read(lock, 20).decode() or "?"
-        os.close(lock)
-        raise ClipteaError(f"another run is using {root} (process {process})", todo=todo)
+        return lock, f"another run (process {process}) is using"
     tasks = os.open(run / "tasks.lock", os.O_RDWR | os.O_CREAT, 0o644)
     free = _locked(tasks)
     os.close(tasks)
-    if not free:
-        os.close(lock)
-        raise ClipteaError(f"a step of a killed run is still running in {root}", todo=todo)
-    os.truncate(lock, 0)
-    os.write(lock, str(os.getpid()).encode())
-    return lock
+    return lock, "" if free else "a step of a killed run is still running in"
 
 
 def _claim(root: Path) -> None:

@@ -84,17 +84,30 @@ def test_a_closed_output_ends_the_command(cliptea):
     assert process.wait(timeout=10) != 0
 
 
-def test_a_second_run_is_refused_while_one_is_alive(cliptea):
-    process = start_training(cliptea)
-    ended = cliptea("run", **SLOW)
-    assert ended.returncode == 1
-    assert ended.stderr.startswith(f"error: another run is using .cliptea (process {process.pid}); ")
-    assert ended.stderr.count("\n") == 1
-    assert process.poll() is None
+def test_a_second_run_waits_for_the_first(cliptea):
+    first = start_training(cliptea)
+    second = cliptea.start("run", variants=["one", "two"])
+    told = second.stderr.readline()
+    assert told == f"another run (process {first.pid}) is using .cliptea; waiting until it ends\n"
+    assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    ended = cliptea.ended(second)
+    assert ended.returncode == 0
+    assert ended.stderr == ""  # it was said once
+    assert "3 steps reused, 5 made" in ended.stdout
+
+
+def test_a_waiting_run_can_be_stopped(cliptea):
+    first = start_training(cliptea)
+    second = cliptea.start("run", **SLOW)
+    assert wait_until(lambda: "waiting" in (second.stderr.readline() or ""))
+    second.send_signal(signal.SIGINT)
+    assert cliptea.ended(second).returncode == 130
+    assert first.poll() is None
     assert wait_until(cliptea.processes)
 
 
-def test_a_run_is_refused_while_a_task_of_a_killed_run_is_alive(cliptea):
+def test_a_run_waits_for_a_task_of_a_killed_run(cliptea):
     process = start_training(cliptea)
     runner, (task, *_) = psutil.Process(process.pid).children()[0], tasks(cliptea)
     for stopped in (task, process):
@@ -102,9 +115,8 @@ def test_a_run_is_refused_while_a_task_of_a_killed_run_is_alive(cliptea):
     runner.kill()
     process.kill()
     assert wait_until(lambda: len(tasks(cliptea)) == 1, 5)
-    ended = cliptea("run", **SLOW)
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("error: a step of a killed run is still running in .cliptea; ")
+    next_run = cliptea.start("run", variants=["one", "two"])
+    told = next_run.stderr.readline()
+    assert told == "a step of a killed run is still running in .cliptea; waiting until it ends\n"
     os.kill(task.pid, signal.SIGCONT)
-    assert gone(cliptea)
-    assert cliptea("run", variants=["one", "two"]).returncode == 0
+    assert cliptea.ended(next_run).returncode == 0

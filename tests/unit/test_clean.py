@@ -258,7 +258,7 @@ def test_an_mlflow_that_knows_none_of_the_runs_keeps_them_all(world, store, tmp_
 def test_nothing_is_deleted_while_a_run_uses_the_folder(world, store):
     workdir, before = Workdir(Path("work")), keys(store)
     try:
-        one_line(call("--yes"), 1, f"another run is using work .process {os.getpid()}.")
+        one_line(call("--yes"), 1, f"another run .process {os.getpid()}. is using work")
         assert call().exit_code == 0
     finally:
         workdir.close()

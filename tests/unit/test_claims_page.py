@@ -27,7 +27,8 @@ def results(means=MEANS, noise=0.01):
             for name, mean in means.items()
             for seed in range(SEEDS)
         ]  # fmt: skip
-        regions = {"beyond/full": {"ari": rng.random(), "naming": None}, "beyond/region": {"ari": 0.5, "naming": 0.75}}
+        kmeans = {"ari": rng.random(), "naming": None}
+        regions = {"beyond/full": kmeans, "table3/no_ce": kmeans, "beyond/region": {"ari": 0.5, "naming": 0.75}}
         worlds[world] = {"rows": rows, "regions": regions, "teacher": {"view": 1.25, "regions of a view": 4.0}}
     return {
         "commit": "abc",
@@ -87,9 +88,25 @@ def test_regions_and_costs_are_means_over_the_worlds():
     found = results()
     page = render(found)
     ari = np.mean([world["regions"]["beyond/full"]["ari"] for world in found["worlds"].values()])
-    assert f"| `beyond/full` | {ari:.2f} |  |" in page
+    assert f"| `beyond/full`, `table3/no_ce` | {ari:.2f} |  |" in page
     assert "| `beyond/region` | 0.50 | 0.75 |" in page
     assert "| view | 1.25 |" in page
+
+
+def test_the_same_students_have_one_row():
+    found = results()
+    for world in found["worlds"].values():
+        full = [row for row in world["rows"] if (row["group"], row["variant"]) == ("beyond", "full")]
+        world["rows"] += [row | {"group": "table3"} for row in full]
+        world["regions"]["table3/full"] = world["regions"]["beyond/full"]
+    assert render(found) == render(results())
+
+
+def test_no_table_mixes_the_transductive_setting_with_the_inductive_one():
+    inductive, transductive = render(results()).split("## Scores")[1:]
+    assert "transductive/" not in inductive
+    rows = [line for line in transductive.partition("## Regions")[0].splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == ["beyond-transductive/transductive"]
 
 
 @pytest.mark.skipif(not RESULTS.exists(), reason="the claims have not been measured")

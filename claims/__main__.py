@@ -11,6 +11,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +62,28 @@ def _measure(workdir: Path, overrides: list[str]) -> dict[str, Any]:
     rows = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
     from claims.regions import measure_regions, teacher_cost
 
-    env.STORE.set((workdir / "store").absolute().as_uri())
     config = settings.load("demo", overrides)
     digest = open_dataset(config.data).digest()
     run = Run(config=config, data_digest=digest, fingerprint="", job_id="", tracking_run="", variants=expand(config))
     kept = ("group", "variant", "seed", "pAcc", "miou_seen", "miou_unseen", "hiou")
-    return {
-        "rows": [{name: row[name] for name in kept} for row in rows],
-        "regions": measure_regions(run),
-        "teacher": teacher_cost(run),
-    }
+    with _store_of(workdir):
+        return {
+            "rows": [{name: row[name] for name in kept} for row in rows if row["dataset"] == config.data.dataset],
+            "regions": measure_regions(run),
+            "teacher": teacher_cost(run),
+        }
+
+
+@contextmanager
+def _store_of(workdir: Path) -> Iterator[None]:
+    """Use the store that a run in this work directory has used. The next world has its own."""
+    given = env.STORE.get()
+    env.STORE.set(given or (workdir / "store").absolute().as_uri())
+    try:
+        yield
+    finally:
+        if not given:
+            del os.environ[env.STORE.name]
 
 
 def _commit() -> str:

@@ -60,6 +60,7 @@ def _measure(workdir: Path, overrides: list[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "cliptea_pipeline.cli", "run", "--workdir", str(workdir)]
     subprocess.run([*command, *(part for one in overrides for part in ("--set", one))], check=True)
     rows = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+    from claims.names import measure_names
     from claims.regions import measure_regions, teacher_cost
 
     config = settings.load("demo", overrides)
@@ -70,6 +71,7 @@ def _measure(workdir: Path, overrides: list[str]) -> dict[str, Any]:
         return {
             "rows": [{name: row[name] for name in kept} for row in rows if row["dataset"] == config.data.dataset],
             "regions": measure_regions(run),
+            "names": measure_names(run),
             "teacher": teacher_cost(run),
         }
 

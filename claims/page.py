@@ -40,9 +40,16 @@ TRANSDUCTIVE_NOTE = """Here, training knows the names of the unseen classes, but
 does not know these names, so the difference to it shows what they are worth.
 
 """
-REGIONS_NOTE = """ARI is the adjusted Rand index between the regions and the true classes of unlabelled tokens, in
-training views with two or more unseen classes. Naming is the fraction of regions of unseen classes for which the right
-name is the nearest of all names to CLIP's embedding of the region. Training sees none of these labels.
+REGIONS_NOTE = """ARI is the adjusted Rand index between the regions and the true classes, over the tokens of unseen classes of
+training views that show two or more of them. Naming is the fraction of regions, most of whose tokens belong to one
+unseen class, for which its name is the nearest of all names to CLIP's embedding of the region, moved to where texts
+lie as `generator: region` does it. Training sees none of these labels.
+
+"""
+NAMES_NOTE = """Which regions of training views get the name of an unseen class from the transductive students, by what most of their
+tokens really show; and of the names of regions of unseen classes, how many are right. Regions of stuff without a class
+should stay without a name. The rule is that of [the method](method.md#beyond-the-paper); the other rows leave out its
+conditions, for the same students.
 
 """
 
@@ -100,7 +107,10 @@ def render(results: dict[str, Any]) -> str:
     parts = [introduction, "\n## Claims\n\n", _claims(table), "\n## Scores\n\n", SCORES_NOTE, _scores(table, inductive)]
     if transductive:
         parts += ["\n## Scores in the transductive setting\n\n", TRANSDUCTIVE_NOTE, _scores(table, transductive)]
-    parts += ["\n## Regions\n\n", _regions(results, table), "\n## Cost of the teacher\n\n", _cost(results)]
+    parts += ["\n## Regions\n\n", _regions(results, table)]
+    if transductive:
+        parts += ["\n## Names from self-training\n\n", _names(results)]
+    parts += ["\n## Cost of the teacher\n\n", _cost(results)]
     return "".join(parts)
 
 
@@ -169,6 +179,16 @@ def _regions(results: dict[str, Any], table: Table) -> str:
         alike.setdefault(row, []).append(f"`{variant}`")
     rows = [(", ".join(variants), *row) for row, variants in alike.items()]
     return REGIONS_NOTE + _markdown(("variants", "ARI", "naming"), rows)
+
+
+def _names(results: dict[str, Any]) -> str:
+    worlds = [world["names"] for world in results["worlds"].values()]
+    columns = {"named": "unseen classes", "right": "right names", "stuff": "stuff", "seen": "rims of seen classes"}
+    rows = [
+        (rule, *(f"{100 * fmean(world[rule][column] for world in worlds):.1f}" for column in columns))
+        for rule in worlds[0]
+    ]
+    return NAMES_NOTE + _markdown(("percent", *columns.values()), rows)
 
 
 def _cost(results: dict[str, Any]) -> str:

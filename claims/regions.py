@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from cliptea.method.plm import ignored_tokens
 from cliptea.method.regions import region_maps
 from cliptea.method.vla import region_starts
 from cliptea.run import Run
-from cliptea.steps.split import make_splits
+from cliptea.steps.split import Splits, make_splits
 from cliptea.steps.teacher import publish_cache
 from cliptea.storage import open_store
 from cliptea.teacher.blocks import REGION_BLOCKS
@@ -36,7 +36,7 @@ from cliptea.teacher.outputs import clustering_key
 from cliptea.teacher.text import load_text
 from cliptea.training.batches import mean_region_token
 
-__all__ = ["measure_regions", "teacher_cost"]
+__all__ = ["TrueView", "measure_regions", "teacher_cost", "true_views"]
 
 VIEWS = 1000  # from which ARI and naming are measured
 
@@ -63,9 +63,7 @@ def measure_regions(run: Run) -> dict[str, dict[str, float | None]]:
     splits = make_splits(run)
     cache = publish_cache(run, splits)
     grid = cache.tokens.info["grid"]
-    views = list(
-        _true_views(run.config, splits.own.info["catalogue"], ShardReader(store, splits.own.objects, "train"), grid)
-    )
+    views = list(true_views(run.config, splits, grid))
     text_ND = load_text(store, cache.text[run.config.data.dataset])
     measured: dict[str, dict[str, float | None]] = {}
     for variant in run.variants:
@@ -81,7 +79,9 @@ def measure_regions(run: Run) -> dict[str, dict[str, float | None]]:
     return measured
 
 
-def _true_views(config: Config, catalogue: dict[str, Any], images: ShardReader, grid: list[int]) -> Iterator[TrueView]:
+def true_views(config: Config, splits: Splits, grid: list[int]) -> Iterator[TrueView]:
+    """Training views of the demo, spread over all of them, with the labels that training does not see."""
+    catalogue, images = splits.own.info["catalogue"], ShardReader(open_store(), splits.own.objects, "train")
     world, teacher = World(config.data.world, config.data.seed), config.teacher
     unseen_ids = [CLASSES.index(name) for name in catalogue["unseen"]]
     total = len(images) * teacher.views

@@ -29,7 +29,9 @@ def results(means=MEANS, noise=0.01):
         ]  # fmt: skip
         kmeans = {"ari": rng.random(), "naming": None}
         regions = {"beyond/full": kmeans, "table3/no_ce": kmeans, "beyond/region": {"ari": 0.5, "naming": 0.75}}
-        worlds[world] = {"rows": rows, "regions": regions, "teacher": {"view": 1.25, "regions of a view": 4.0}}
+        names = {"the rule": {name: rng.random() for name in ("named", "right", "stuff", "seen")}}
+        cost = {"view": 1.25, "regions of a view": 4.0}
+        worlds[world] = {"rows": rows, "regions": regions, "names": names, "teacher": cost}
     return {
         "commit": "abc",
         "machine": {"cores": 2, "processor": "any"},
@@ -91,6 +93,8 @@ def test_regions_and_costs_are_means_over_the_worlds():
     assert f"| `beyond/full`, `table3/no_ce` | {ari:.2f} |  |" in page
     assert "| `beyond/region` | 0.50 | 0.75 |" in page
     assert "| view | 1.25 |" in page
+    rule = [[*world["names"]["the rule"].values()] for world in found["worlds"].values()]
+    assert f"| the rule | {' | '.join(f'{100 * mean:.1f}' for mean in np.mean(rule, axis=0))} |" in page
 
 
 def test_the_same_students_have_one_row():

@@ -46,6 +46,7 @@ docs/method
 docs/data
 docs/settings
 docs/models
+docs/python
 docs/cluster
 docs/environment
 docs/troubleshooting

@@ -11,8 +11,9 @@ from cliptea.errors import ConfigError
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path, write_file
 from cliptea_pipeline.display import cell
+from cliptea_pipeline.opening import open_model
 from cliptea_pipeline.options import Debug, Overrides, Preset, one_line_errors
-from cliptea_pipeline.serving_cli import AllowCode, Home, Model, TextWeights, open_model
+from cliptea_pipeline.serving_cli import AllowCode, Home, Model, TextWeights
 
 if TYPE_CHECKING:
     from cliptea.evaluation.results import Scored

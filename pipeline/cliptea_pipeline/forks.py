@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from cliptea.messages import redacted
+from cliptea.steps.kfp_inside import AS_TASK, EXECUTOR
 
 __all__ = ["Nursery"]
 
-EXECUTOR = "kfp.dsl.executor_main"
 # What a step needs that finds its output: MLflow, but no torch.
 EVERY_TASK = (
     EXECUTOR, "cliptea.steps.resolve", "cliptea.steps.train", "cliptea.steps.promote", "cliptea.data.datasets",
@@ -52,12 +52,12 @@ class Nursery:
         self._socket, theirs = socket.socketpair()
         self._lock = threading.Lock()
         command = [sys.executable, "-m", __name__, str(theirs.fileno())]
-        environment = {**os.environ, **NO_THREADS, "_KFP_RUNTIME": "true"}
+        environment = {**os.environ, **NO_THREADS, **AS_TASK}
         subprocess.Popen(command, env=environment, pass_fds=(theirs.fileno(),))
         theirs.close()
 
     def run(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        """Run a task and print its output, as `kfp.local.subprocess_task_handler.run_local_subprocess` does.
+        """Run a task and print its output, for `cliptea.steps.kfp_inside.start_tasks_with`.
 
         Args:
             full_command: a lightweight component's: a shell, its script, the component's source, its arguments.

@@ -24,6 +24,7 @@ from cliptea_pipeline import processes
 from cliptea_pipeline.compile import pipeline_file
 from cliptea_pipeline.display import Plain, Terminal, new_console, new_view, results_table
 from cliptea_pipeline.events import Board, Tail
+from cliptea_pipeline.extras import require
 from cliptea_pipeline.workdir import Workdir
 
 __all__ = ["run"]
@@ -46,6 +47,7 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
     Raises:
         ClipteaError: nothing was started.
     """
+    require("kfp", "mlflow")
     check(settings.load(preset, list(overrides)))
     require_server()
     file = pipeline_file()

@@ -12,8 +12,9 @@ import typer
 from cliptea.errors import ConfigError
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path
+from cliptea_pipeline.opening import find_tracking
 from cliptea_pipeline.options import Debug, one_line_errors
-from cliptea_pipeline.serving_cli import Home, find_tracking
+from cliptea_pipeline.serving_cli import Home
 from cliptea_pipeline.workdir import find_database
 
 __all__ = ["app"]

@@ -15,6 +15,7 @@ from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import as_json, choose_format, tell
 from cliptea.messages import redacted
 from cliptea.outage import patience
+from cliptea_pipeline.extras import needing_extras
 
 __all__ = ["Debug", "LogFormat", "Overrides", "Pipeline", "Preset", "one_line_errors"]
 
@@ -46,7 +47,8 @@ def one_line_errors(debug: bool, log_format: str | None = None) -> Iterator[None
     try:
         choose_format(log_format)
         patience()  # raises here if it is invalid: later callers may suppress errors
-        yield
+        with needing_extras():
+            yield
     except ClipteaError as error:
         if debug:
             _trace(error)

@@ -15,6 +15,7 @@ import yaml
 
 from cliptea import env
 from cliptea.steps.common import die_with
+from cliptea.steps.kfp_inside import start_tasks_with
 from cliptea_pipeline.forks import Nursery
 
 
@@ -23,10 +24,9 @@ def main(file: str, root: str, arguments: str) -> int:
     warnings.simplefilter("ignore", RuntimeWarning)  # kfp's, on images whose name does not hold "python"
     nursery = Nursery() if sys.platform == "linux" else None  # elsewhere forks of loaded libraries are not safe
     from kfp import components, local
-    from kfp.local import subprocess_task_handler
 
     if nursery is not None:
-        subprocess_task_handler.run_local_subprocess = nursery.run
+        start_tasks_with(nursery.run)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True)
     pipeline = components.load_component_from_text(_without_retries(file))
     try:

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cliptea import env
 from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path, sweep
 from cliptea.storage.marks import claim, require_free
-from cliptea.tracking.address import require_server
-from cliptea.tracking.database import database_uri
+from cliptea_pipeline.opening import open_model
 from cliptea_pipeline.options import Debug, one_line_errors
-from cliptea_pipeline.workdir import find_database
 
 if TYPE_CHECKING:
     from cliptea.segment.segmenter import ClassSet, Segmenter
 
-__all__ = [
-    "AllowCode",
-    "Home",
-    "Model",
-    "TextWeights",
-    "app",
-    "export",
-    "find_tracking",
-    "open_model",
-    "predict",
-    "split_names",
-]
+__all__ = ["AllowCode", "Home", "Model", "TextWeights", "app", "export", "predict", "split_names"]
 
 app = typer.Typer()
 
@@ -198,38 +182,6 @@ def split_names(text: str) -> list[str]:
             f"{len(names)} class names are given", f"1 to {MAX_CLASSES}, for example --classes 'cat, dog, my sofa'"
         )
     return names
-
-
-def open_model(uri: str, workdir: Path, allow_code: bool) -> Segmenter:
-    """The model at an address. Invalid addresses are rejected before torch is imported, which takes seconds."""
-    store = workdir.resolve() / "store"
-    if store.is_dir():  # it contains the demo's text tower
-        os.environ.setdefault(env.STORE.name, store.as_uri())
-    if re.fullmatch(r"models:/[^/@]+", uri):
-        raise ConfigError(f"--model {uri} does not name a version", f"{uri}@champion or {uri}/VERSION")
-    if re.match(r"(models|runs):/", uri):
-        find_tracking(workdir)
-        from cliptea.tracking.model import fetch_model
-
-        found = fetch_model(uri)
-    elif Path(uri).is_dir():
-        found = nullcontext(Path(uri))
-    else:
-        raise ConfigError(
-            f"--model {uri}: this folder does not exist", "models:/NAME@champion, runs:/ID/model or a folder"
-        )
-    with found as folder:
-        from cliptea.segment.segmenter import open_segmenter
-
-        return open_segmenter(folder, allow_code)
-
-
-def find_tracking(workdir: Path) -> None:
-    """Set the address of MLflow: the user's server, or the database of a local run."""
-    require_server()
-    if os.environ.get("MLFLOW_TRACKING_URI"):
-        return
-    os.environ["MLFLOW_TRACKING_URI"] = database_uri(find_database(workdir))
 
 
 def _tell_classes(model: Segmenter, classes: ClassSet) -> None:

@@ -5,9 +5,10 @@ import math
 import os
 import re
 import subprocess
+import sys
 
 import pytest
-from command import COMMAND, SOURCES
+from command import COMMAND, ROOT, SOURCES
 
 from cliptea import settings
 from cliptea.run import expand
@@ -77,6 +78,24 @@ def test_the_second_call_makes_nothing(smoke):
     made = int(re.search(r"^0 steps reused, (\d+) made", first, re.MULTILINE)[1])
     assert f"\n{made} steps reused, 0 made" in second
     assert "failed" not in first + second
+
+
+def test_the_example_notebook_runs(smoke):
+    """In the folder of the run, so that it reuses its outputs. Every cell is code or text of that notebook."""
+    notebook = json.loads((ROOT / "docs/example.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    ended = subprocess.run(
+        [sys.executable, "-c", "\n\n".join(cells)],
+        check=False,
+        cwd=smoke[0].parent,
+        env=environment | {"PYTHONPATH": SOURCES},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("hIoU") >= 5
+    assert "0 made" in ended.stdout
 
 
 def test_what_is_tracked_is_in_the_work_directory(smoke):

@@ -26,7 +26,9 @@ import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
-os.environ.setdefault("_KFP_RUNTIME", "true")  # kfp's own variable: as in a task, import it without compiler and client
+from cliptea.steps.kfp_inside import AS_TASK
+
+os.environ.update(AS_TASK)  # before kfp is imported below
 
 from cliptea import env, watchdog
 from cliptea.board import posting

@@ -1,0 +1,231 @@
+"""cliptea from Python: what the command line does, for notebooks and other programs.
+
+Every function checks its input as its command does, and raises a `cliptea.errors.ClipteaError` with a message of one
+line. Settings are given as a mapping such as {"train.iterations": 200}, with values of Python instead of texts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cliptea import env, settings
+from cliptea.config import Config
+from cliptea.errors import ClipteaError, ConfigError, StorageError, one_line
+from cliptea_pipeline.extras import needing_extras
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cliptea.evaluation.results import ResultRow
+    from cliptea.plan import Plan
+    from cliptea.segment.segmenter import Segmenter
+
+__all__ = ["Model", "Segmentation", "load_config", "open_model", "plan", "read_results", "run", "submit"]
+
+WORKDIR = ".cliptea"
+
+
+class Segmentation(NamedTuple):
+    """An image's mask and the names of its values."""
+
+    mask: np.ndarray  # (H, W) uint8 positions in `classes`
+    classes: list[str]
+
+
+class Model:
+    """A trained model, which segments images. Made by `open_model`."""
+
+    def __init__(self, segmenter: Segmenter, workdir: Path) -> None:
+        self._segmenter, self._workdir = segmenter, workdir
+
+    @property
+    def classes(self) -> list[str]:
+        """The model's own classes."""
+        return list(self._segmenter.description.classes)
+
+    @property
+    def unseen(self) -> list[str]:
+        """Those of its classes that had no masks in training."""
+        return list(self._segmenter.description.unseen)
+
+    def segment(
+        self, image: str | Path | np.ndarray, classes: Sequence[str] | None = None, text_weights: str | None = None
+    ) -> Segmentation:
+        """The mask of an image, as `cliptea predict` writes it.
+
+        Args:
+            image: a file, or (H, W, 3) uint8 RGB.
+            classes: names of any classes; None: those of the model.
+            text_weights: CLIP weights for names that are new to the model; None: those of its teacher.
+
+        Raises:
+            ConfigError: a name cannot be used, or the array is of another shape or type.
+            DataError: the file is no image.
+        """
+        from cliptea.data.catalogue import require_distinct
+        from cliptea.serving.classes import choose_classes
+        from cliptea.serving.photos import read_image
+
+        if isinstance(classes, str):
+            raise ConfigError(f"classes is the text {classes!r}", "a list of names")
+        if classes is not None:
+            require_distinct(classes)
+        pixels = read_image(Path(image)) if isinstance(image, (str, os.PathLike)) else _pixels(image)
+        with needing_extras(), _variables(self._workdir):
+            chosen = choose_classes(self._segmenter, classes, text_weights)
+        return Segmentation(self._segmenter.mask(pixels, chosen), chosen.names)
+
+
+def open_model(model: str | Path, workdir: str | Path = WORKDIR, allow_code: bool = False) -> Model:
+    """Open a trained model.
+
+    Args:
+        model: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model or a folder.
+        workdir: of the run that trained it. If MLFLOW_TRACKING_URI is set, models come from that server instead.
+        allow_code: whether the model's network may be a function of the user's own, which is imported and called.
+
+    Raises:
+        ConfigError: the address is invalid.
+        StorageError: there is no such model, or it is damaged.
+    """
+    from cliptea_pipeline.opening import open_model as opened
+
+    home = Path(workdir)
+    with needing_extras(), _variables(home):
+        return Model(opened(str(model), home, allow_code), home)
+
+
+def load_config(preset: str = "demo", overrides: Mapping[str, Any] | None = None) -> Config:
+    """All settings of a run.
+
+    Raises:
+        ConfigError: the preset or a setting does not exist, or a value is refused.
+    """
+    return settings.load(preset, as_texts(overrides))
+
+
+def plan(config: Config, throughput: Mapping[str, float] | None = None) -> Plan:
+    """What a run with these settings costs and what is missing for it. No data are read.
+
+    Args:
+        throughput: measured images per second of one GPU, by backbone, and `teacher` for CLIP.
+    """
+    with needing_extras():
+        from cliptea.plan import make_plan
+
+        return make_plan(config, throughput or {})
+
+
+def run(
+    preset: str = "demo", overrides: Mapping[str, Any] | None = None, workdir: str | Path = WORKDIR
+) -> list[ResultRow]:
+    """Run the whole pipeline on this machine, and return the scores of all students. Progress goes to the terminal.
+
+    Raises:
+        ConfigError: a setting is refused; nothing was started.
+        ClipteaError: a step failed, or the run was stopped. The messages of the steps were printed.
+    """
+    with needing_extras():
+        from cliptea_pipeline import local
+
+        code = local.run(preset, as_texts(overrides), Path(workdir))
+    if code != 0:
+        raise ClipteaError(
+            f"the run in {workdir} ended with the exit code {code}",
+            "0",
+            "see the messages above and the newest file in its folder logs; run again to resume",
+        )
+    return read_results(workdir)
+
+
+def read_results(workdir: str | Path = WORKDIR) -> list[ResultRow]:
+    """The scores of all students of the last run in a work directory.
+
+    Raises:
+        StorageError: there are none, or they are damaged.
+    """
+    from pydantic import TypeAdapter
+
+    from cliptea.evaluation.results import ResultRow
+
+    file = Path(workdir) / "results.json"
+    try:
+        return TypeAdapter(list[ResultRow]).validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise StorageError(f"{file} does not exist", "the work directory of a finished run", "name it") from None
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"{file} cannot be read ({one_line(error)[:200]})", "the results of a run", "run again"
+        ) from None
+
+
+def submit(
+    preset: str = "demo",
+    overrides: Mapping[str, Any] | None = None,
+    pipeline: str | Path | None = None,
+    endpoint: str | None = None,
+    namespace: str | None = None,
+    experiment: str = "cliptea",
+) -> str:
+    """Start a run on a cluster, and return its id.
+
+    Args:
+        pipeline: file that `cliptea compile` wrote; None: the one in the package.
+        endpoint: address of Kubeflow Pipelines; None: KFP_ENDPOINT.
+        namespace: of the steps; None: KFP_NAMESPACE.
+        experiment: in Kubeflow Pipelines, made if it does not exist.
+
+    Raises:
+        ConfigError: the settings are refused or do not fit the pipeline; nothing was sent.
+        ClipteaError: the server cannot be reached, or denies the request.
+    """
+    with needing_extras():
+        from cliptea_pipeline import submit as submitting
+        from cliptea_pipeline.endpoint import Endpoint
+
+        file = None if pipeline is None else Path(pipeline)
+        given = submitting.parameters(preset, as_texts(overrides), file=file)
+        return submitting.submit(Endpoint(endpoint, namespace), given, experiment, file)
+
+
+def as_texts(overrides: Mapping[str, Any] | None) -> list[str]:
+    """Settings in the form of --set, "a.b=c", in which they also travel to a cluster."""
+    return [f"{key}={_text(value)}" for key, value in (overrides or {}).items()]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _pixels(image: np.ndarray) -> np.ndarray:
+    shape, kind = getattr(image, "shape", None), getattr(image, "dtype", None)
+    if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or str(kind) != "uint8":
+        raise ConfigError(
+            f"the image is {type(image).__name__} with shape {shape} and type {kind}", "a file, or (H, W, 3) uint8 RGB"
+        )
+    return image
+
+
+@contextmanager
+def _variables(workdir: Path) -> Iterator[None]:
+    """Undo what the block sets in the environment, so that a program can use several work directories."""
+    names = (env.STORE.name, "MLFLOW_TRACKING_URI")
+    before = {name: os.environ.get(name) for name in names}
+    store = workdir.resolve() / "store"
+    if store.is_dir():
+        os.environ.setdefault(env.STORE.name, store.as_uri())
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

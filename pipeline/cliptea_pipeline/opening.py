@@ -1,0 +1,52 @@
+"""Finds a trained model and opens it: a folder, or a model in the MLflow of a work directory or of a server."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cliptea import env
+from cliptea.errors import ConfigError
+from cliptea.tracking.address import require_server
+from cliptea.tracking.database import database_uri
+from cliptea_pipeline.workdir import find_database
+
+if TYPE_CHECKING:
+    from cliptea.segment.segmenter import Segmenter
+
+__all__ = ["find_tracking", "open_model"]
+
+
+def open_model(uri: str, workdir: Path, allow_code: bool) -> Segmenter:
+    """The model at an address. Invalid addresses are rejected before torch is imported, which takes seconds."""
+    store = workdir.resolve() / "store"
+    if store.is_dir():  # it contains the demo's text tower
+        os.environ.setdefault(env.STORE.name, store.as_uri())
+    if re.fullmatch(r"models:/[^/@]+", uri):
+        raise ConfigError(f"--model {uri} does not name a version", f"{uri}@champion or {uri}/VERSION")
+    if re.match(r"(models|runs):/", uri):
+        find_tracking(workdir)
+        from cliptea.tracking.model import fetch_model
+
+        found = fetch_model(uri)
+    elif Path(uri).is_dir():
+        found = nullcontext(Path(uri))
+    else:
+        raise ConfigError(
+            f"--model {uri}: this folder does not exist", "models:/NAME@champion, runs:/ID/model or a folder"
+        )
+    with found as folder:
+        from cliptea.segment.segmenter import open_segmenter
+
+        return open_segmenter(folder, allow_code)
+
+
+def find_tracking(workdir: Path) -> None:
+    """Set the address of MLflow: the user's server, or the database of a local run."""
+    require_server()
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return
+    os.environ["MLFLOW_TRACKING_URI"] = database_uri(find_database(workdir))

@@ -1,0 +1,168 @@
+"""The Python interface does what the commands do, and leaves no traces in the environment."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
+
+from cliptea import settings
+from cliptea.errors import ClipteaError, ConfigError, DataError, StorageError
+from cliptea.plan import make_plan
+from cliptea_pipeline import api, local, submit
+from cliptea_pipeline.cli import app
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+ROW = {
+    "variant": "full", "group": "table3", "backbone": "demo_fpn", "dataset": "demo", "seed": 0, "iterations": 8,
+    "gamma": 0.0, "pAcc": 0.5, "miou_seen": 0.25, "miou_unseen": None, "hiou": None, "per_class": {"sky": 0.5},
+    "images_per_second": 10.0, "model_uri": "runs:/1/model", "mlflow_run_id": "1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("classes", [None, ["zebra", "sky"]])
+def test_a_mask_is_that_of_predict(classes, model_folder, tmp_path):
+    Image.fromarray(IMAGE).save(tmp_path / "photo.png")
+    named = ["--classes", ", ".join(classes)] if classes else []
+    arguments = ["predict", str(tmp_path / "photo.png"), "--model", str(model_folder), "-o", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, [*arguments, *named]).exit_code == 0
+    with Image.open(tmp_path / "out/masks/photo.png") as mask:
+        expected = np.array(mask)
+    model = api.open_model(model_folder)
+    for image in (IMAGE, tmp_path / "photo.png", str(tmp_path / "photo.png")):
+        segmented = model.segment(image, classes)
+        assert segmented.classes == (classes or model.classes)
+        assert segmented.mask.dtype == np.uint8
+        np.testing.assert_array_equal(segmented.mask, expected)
+    assert (model.classes, model.unseen) == (["sky", "grass", "cow", "zebra"], ["zebra"])
+
+
+@pytest.mark.parametrize(
+    ("image", "classes", "error", "text"),
+    [
+        (
+            IMAGE[..., 0],
+            None,
+            ConfigError,
+            r"the image is ndarray with shape \(40, 60\) and type uint8; expected a file",
+        ),
+        (IMAGE / 255, None, ConfigError, r"shape \(40, 60, 3\) and type float64"),
+        (IMAGE[:0], None, ConfigError, r"shape \(0, 60, 3\)"),
+        (None, None, ConfigError, "the image is NoneType"),
+        ("missing.png", None, DataError, r"cannot read missing\.png: it is missing"),
+        (IMAGE, "sky", ConfigError, "classes is the text 'sky'; expected a list of names"),
+        (IMAGE, [], ConfigError, "no class names are given"),
+        (IMAGE, ["sky", "sky"], ConfigError, "class names occur twice: sky"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(image, classes, error, text, model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=text) as refused:
+        api.open_model(model_folder).segment(image, classes)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_environment_stays_as_it_was(model_folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "one/store").mkdir(parents=True)
+    before = dict(os.environ)
+    api.open_model(model_folder, workdir=tmp_path / "one").segment(IMAGE)
+    with pytest.raises(StorageError, match=r"database .* does not exist"):
+        api.open_model("models:/a@champion", workdir=tmp_path / "one")
+    assert dict(os.environ) == before
+
+
+VALUES = st.fixed_dictionaries(
+    {},
+    optional={
+        "train.iterations": st.integers(1, 10**6),
+        "train.lr": st.floats(1e-8, 1.0),
+        "train.photometric": st.booleans(),
+        "train.clip_norm": st.none() | st.floats(0.1, 10.0),
+        "data.root": st.none() | st.sampled_from(["a folder", "é, ü", "1e3", "true"]),
+        "data.unseen": st.lists(st.sampled_from(["sky", "red, white", "no", '"quoted"']), min_size=1, unique=True),
+        "teacher.base_scale": st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
+        "train.lr_scale": st.dictionaries(st.sampled_from(["swin_t", "demo_fpn"]), st.floats(0.1, 10.0), min_size=1),
+    },
+)
+
+
+@given(VALUES)
+def test_settings_keep_their_values_and_types(values):
+    config = api.load_config("smoke", values).model_dump()
+    usual = settings.load("smoke").model_dump()
+    for key, value in values.items():
+        section, name = key.split(".")
+        assert config[section][name] == value
+        assert type(config[section][name]) is type(value)
+        config[section][name] = usual[section][name]
+    assert config == usual
+
+
+def test_a_wrong_setting_is_refused_as_on_the_command_line():
+    with pytest.raises(ConfigError) as refused:
+        api.load_config("smoke", {"train.iteration": 3})
+    ended = CliRunner().invoke(app, ["config", "--preset", "smoke", "--set", "train.iteration=3"])
+    assert ended.stderr == f"error: {refused.value}\n"
+    printed = CliRunner().invoke(app, ["config", "--preset", "smoke", "--set", "seeds=3"]).stdout
+    assert yaml.safe_load(printed) == api.load_config("smoke", {"seeds": 3}).model_dump(mode="json")
+
+
+def test_a_plan_is_that_of_the_command():
+    config = api.load_config("voc12", {"teacher.weights": "ViT-B-16.pt"})
+    assert api.plan(config, {"teacher": 100.0}) == make_plan(config, {"teacher": 100.0})
+    assert api.plan(config).teacher_gpu_hours is None
+
+
+def test_a_run_returns_its_rows_or_says_why_not(tmp_path, monkeypatch):
+    asked = []
+
+    def run(preset, overrides, root):
+        asked.append((preset, overrides, root))
+        root.mkdir(exist_ok=True)
+        (root / "results.json").write_text(json.dumps([ROW]))
+        return 0 if preset == "smoke" else 1
+
+    monkeypatch.setattr(local, "run", run)
+    (row,) = api.run("smoke", {"seeds": 2, "variants": ["table3"]}, workdir=tmp_path / "work")
+    assert row.model_dump() == ROW
+    assert asked == [("smoke", ["seeds=2", 'variants=["table3"]'], tmp_path / "work")]
+    with pytest.raises(ClipteaError, match="ended with the exit code 1; expected 0; see the messages"):
+        api.run("demo", workdir=tmp_path / "work")
+
+
+@pytest.mark.parametrize("text", ["", "[", "{}", "null", "[1]", json.dumps([ROW | {"pAcc": 2.0}]), "\x00"])
+def test_damaged_results_are_refused_in_one_line(text, tmp_path):
+    with pytest.raises(StorageError, match=r"results\.json does not exist"):
+        api.read_results(tmp_path)
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(StorageError, match=r"results\.json cannot be read") as refused:
+        api.read_results(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_run_is_submitted_with_checked_settings(monkeypatch):
+    sent = []
+    monkeypatch.setattr(submit, "submit", lambda endpoint, given, *rest: sent.append((endpoint, given, *rest)) or "id")
+    monkeypatch.setattr("cliptea_pipeline.endpoint.Endpoint", lambda *where: where)
+    assert api.submit("smoke", {"seeds": 2}, endpoint="http://kfp", namespace="team", experiment="e") == "id"
+    expected = {"preset": "smoke", "overrides": ["seeds=2"], "skip_unchanged": False}
+    assert sent == [(("http://kfp", "team"), expected, "e", None)]
+    with pytest.raises(ConfigError, match=r"train\.iterations=0 is refused"):
+        api.submit("smoke", {"train.iterations": 0}, endpoint="http://kfp")
+    assert len(sent) == 1
+
+
+def test_importing_is_light():
+    text = (
+        "import sys, cliptea, cliptea_pipeline.api; print([m for m in ('torch', 'kfp', 'mlflow') if m in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", text], check=True, capture_output=True, text=True)
+    assert told.stdout == "[]\n"

@@ -1,0 +1,185 @@
+"""`cliptea data check` on folders with one fault of each kind, and its counts against NumPy."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from cliptea_pipeline.cli import app
+
+CLASSES, UNSEEN = ["sky", "road", "car", "dog"], ["dog"]
+ORIENTATION = 0x0112
+
+
+def call(root, *arguments):
+    return CliRunner().invoke(app, ["data", "check", "--set", f"data.root={root}", *map(str, arguments)])
+
+
+def save(root, part, name, image, labels):
+    for kind, pixels in (("images", image), ("labels", labels)):
+        (root / kind / part).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / kind / part / f"{name}.png")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder without faults: 40 train and 20 val pairs of different sizes."""
+    root, rng = tmp_path / "data", np.random.default_rng(0)
+    for part, number in (("train", 40), ("val", 20)):
+        for index in range(number):
+            size = rng.integers(8, 40, 2)
+            labels = rng.integers(0, len(CLASSES), size, dtype=np.uint8)
+            labels[0, 0] = 255
+            save(root, part, f"{part}{index:02d}", rng.integers(0, 256, (*size, 3), dtype=np.uint8), labels)
+    (root / "classes.json").write_text(json.dumps({"classes": CLASSES, "unseen": UNSEEN}))
+    return root
+
+
+def label_maps(root, part):
+    return [np.array(Image.open(file)) for file in sorted((root / "labels" / part).iterdir())]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_good_folder_has_no_problems_and_its_pixels_are_counted(root, workers):
+    answer = call(root, "--workers", workers)
+    assert answer.exit_code == 0, answer.output
+    assert "40 train images, 20 val images can be used" in answer.stdout
+    assert not re.search("error|warning", answer.output)
+    for index, name in enumerate(CLASSES):
+        cells = []
+        for part in ("train", "val"):
+            maps = label_maps(root, part)
+            share = sum((one == index).sum() for one in maps) / sum(one.size for one in maps)
+            cells += [f"{share:.2%}", str(sum((one == index).any() for one in maps))]
+        kind = "unseen" if name in UNSEEN else "seen"
+        (row,) = [line.split() for line in answer.stdout.splitlines() if line.split()[:2] == [str(index), name]]
+        assert row == [str(index), name, kind, *cells]
+
+
+def truncate(root):
+    file = root / "images/train/train03.png"
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def no_labels(root):
+    (root / "labels/train/train03.png").unlink()
+
+
+def other_size(root):
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(root / "labels/train/train03.png")
+
+
+def unknown_id(root):
+    labels = np.array(Image.open(root / "labels/train/train03.png"))
+    labels[-1, -1] = 77
+    Image.fromarray(labels).save(root / "labels/train/train03.png")
+
+
+def coloured(root):
+    size = Image.open(root / "images/train/train03.png").size
+    Image.new("RGB", size, "red").save(root / "labels/train/train03.png")
+
+
+FAULTS = {
+    truncate: (r"expected a complete .* file", r"cannot decode the image .*train03\.png"),
+    no_labels: (r"expected images/SPLIT/NAME", r"labels/train/train03\.png is missing"),
+    other_size: (r"expected an image and a label map of the same size", r"train03\.png has 5x5 pixels"),
+    unknown_id: (r"expected .*", r"train03\.png holds the label ids 77"),
+    coloured: (r"expected one channel of label values", r"train03\.png has pixel mode RGB"),
+}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_named_once_and_the_others_are_still_read(root, fault, workers):
+    fault(root)
+    answer = call(root, "--workers", workers)
+    assert answer.exit_code == 1
+    expected, example = FAULTS[fault]
+    assert re.search(rf"^error: {expected}.* \(1\)\n  .*{example}", answer.stdout, re.MULTILINE), answer.stdout
+    assert answer.stdout.count("error: ") == 1
+    assert "39 train images, 20 val images can be used" in answer.stdout
+    assert answer.stderr.endswith("error: 1 problem would end a run\n")
+
+
+def test_all_problems_come_at_once_with_counts(root):
+    for index in range(5):
+        (root / f"labels/val/val{index:02d}.png").unlink()
+    truncate(root)
+    (root / "images/train/notes.txt").write_text("x")
+    answer = call(root)
+    assert answer.exit_code == 1
+    assert re.search(r"images/SPLIT/NAME.* \(5\)\n(  .*is missing.*\n){3}  and 2 more\n", answer.stdout), answer.stdout
+    assert "cannot decode" in answer.stdout
+    assert re.search(r"warning: files and folders that are not used .*\(1\)\n  images/train/notes.txt", answer.stdout)
+    assert answer.stderr.endswith("error: 6 problems would end a run\n")
+
+
+def test_what_only_the_whole_shows_is_a_warning(root):
+    shutil.copy(root / "images/train/train05.png", root / "images/val/val05.png")
+    shutil.copy(root / "labels/train/train05.png", root / "labels/val/val05.png")
+    for folder in ("images", "labels"):
+        shutil.copy(root / folder / "train/train07.png", root / folder / "train/train08.png")
+    for file in (root / "labels/val").iterdir():
+        labels = np.array(Image.open(file))
+        Image.fromarray(np.where(labels == 3, 255, labels).astype(np.uint8)).save(file)
+    answer = call(root)
+    assert answer.exit_code == 0, answer.output
+    told = answer.stdout
+    assert "both in train and in val, so the scores say too much (1)\n  train/train05 = val/val05\n" in told
+    assert "images that occur more than once in train (1)\n  train07 = train08\n" in told
+    assert "classes that no val image shows, so they cannot be scored (1)\n  dog (unseen)\n" in told
+
+
+def test_an_unseen_class_without_train_pixels_is_as_it_should_be(root):
+    for file in (root / "labels/train").iterdir():
+        labels = np.array(Image.open(file))
+        Image.fromarray(np.where(labels == 3, 255, labels).astype(np.uint8)).save(file)
+    assert "warning" not in call(root).output
+
+
+def test_turned_images_are_counted(root):
+    image = Image.open(root / "images/val/val02.png")
+    exif = image.getexif()
+    exif[ORIENTATION] = 3  # upside down, which keeps the size
+    image.save(root / "images/val/val02.png", exif=exif)
+    assert "val images that are turned upright as their EXIF orientation says (1)" in call(root).stdout
+
+
+def test_the_page_needs_nothing_else_and_shows_problems_classes_and_pictures(root, tmp_path):
+    truncate(root)
+    answer = call(root, "-o", tmp_path / "check.html")
+    assert answer.exit_code == 1
+    page = (tmp_path / "check.html").read_text()
+    assert page.count("<figure>") == 20 + 20  # every second of 40 train images
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<script" not in page
+    assert "cannot decode the image" in page
+    assert all(f"> {name}</td>" in page for name in CLASSES)
+
+
+@pytest.mark.parametrize("name", ["<b>", "a&b"])
+def test_names_are_escaped(root, tmp_path, name):
+    (root / "classes.json").write_text(json.dumps({"classes": [name, *CLASSES[1:]], "unseen": UNSEEN}))
+    assert call(root, "-o", tmp_path / "check.html").exit_code == 0
+    page = (tmp_path / "check.html").read_text()
+    assert f"> {name}</td>" not in page
+    assert name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["-o", "page.txt"], 2, "cannot write a page to page.txt; expected the name of an .html file"),
+        (["--set", "data.root=missing"], 1, "data.root=missing is not a folder"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(root, arguments, code, text):
+    answer = call(root, *arguments)
+    assert answer.exit_code == code
+    assert answer.stderr.startswith(f"error: {text}")
+    assert answer.stderr.count("\n") == 1

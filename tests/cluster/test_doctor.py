@@ -266,3 +266,38 @@ def test_checks_that_hang_or_break_do_not_stop_the_others():
     assert time.monotonic() - start < 3
     assert [(finding.what, finding.state) for finding in found][2] == ("b", OK)
     assert [finding.state for finding in found[:2]] == ["cannot tell"] * 2
+
+
+KUEUE = "/apis/kueue.x-k8s.io/v1beta2"
+QUEUED = {"steps": {"train": {"labels": {"kueue.x-k8s.io/queue-name": "gpu"}}}}
+
+
+def local_queue(active):
+    """A LocalQueue as Kueue shows it."""
+    condition = {"type": "Active", "status": str(active), "message": "Can't submit new workloads to clusterQueue"}
+    return {"apiVersion": KUEUE[6:], "kind": "LocalQueue", "status": {"conditions": [condition | {"reason": "r"}]}}
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "says"),
+    [
+        (local_queue(True), "ok", "LocalQueue gpu exists"),
+        (local_queue(False), "not ready", "LocalQueue gpu admits nothing: Can't submit new workloads to clusterQueue"),
+        (None, "missing", "LocalQueue gpu does not exist: whatever names it waits for ever; create it, or change the"),
+        ("denied", "cannot tell", "you may not read LocalQueue gpu (403)"),
+        ("no Kueue", "cannot tell", "the cluster does not serve kueue.x-k8s.io/v1beta2, so it is not known what the"),
+    ],
+)
+def test_a_queue_that_a_label_names(cluster, tmp_path, found, state, says):
+    (tmp_path / "p.yaml").write_text(json.dumps(QUEUED))
+    if found != "no Kueue":
+        cluster.objects[KUEUE] = {"kind": "APIResourceList", "groupVersion": KUEUE[6:], "resources": []}
+    if found == "denied":
+        cluster.denied = {("get", "localqueues")}
+    elif isinstance(found, dict):
+        cluster.objects[f"{KUEUE}/namespaces/team/localqueues/gpu"] = found
+    code, lines = doctor("--placement", str(tmp_path / "p.yaml"))
+    (line,) = lines["queue"]
+    assert (code, line[0]) == (int(state in ("missing", "not ready")), state)
+    assert line[1].startswith(says)
+    assert "queue" not in doctor()[1]  # the default placement names none

@@ -14,9 +14,13 @@ from cliptea.cluster.reasons import QUOTA, StepPod, step_pod
 from cliptea.errors import ClipteaError, one_line
 from cliptea.outage import unreached
 
-__all__ = ["RIGHTS", "SERVER", "Cluster", "ClusterError", "NoTrainer", "QuotaFull", "Right", "Unreachable", "connect"]
+__all__ = [
+    "KUEUE", "KUEUE_VERSION", "RIGHTS", "SERVER", "Cluster", "ClusterError", "NoTrainer", "QuotaFull", "Right",
+    "Unreachable", "connect",
+]  # fmt: skip
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
+KUEUE, KUEUE_VERSION = "kueue.x-k8s.io", "v1beta2"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 SERVER = "the Kubernetes API"
 TIMEOUT = (5, 20)  # seconds to connect, and between two parts of an answer
@@ -125,6 +129,14 @@ class Cluster:
         request, options = self._jobs.delete_namespaced_custom_object, {"propagationPolicy": "Foreground"}
         self._ask("delete", PLURAL, request, *self._place, name, body=options, absent=_not_found)
 
+    def workload(self, job: dict[str, Any]) -> dict[str, Any] | None:
+        """Kueue's object for a TrainJob. None if there is none, or if this service account may not read it."""
+        request = self._jobs.list_namespaced_custom_object
+        place = (KUEUE, KUEUE_VERSION, self.namespace, "workloads")
+        selector = f"{KUEUE}/job-uid={job['metadata']['uid']}"
+        found = self._ask("list", "workloads", request, *place, label_selector=selector, absent=_closed)
+        return found["items"][-1] if found and found["items"] else None
+
     def pods(self, job: str) -> list[dict[str, Any]]:
         """The pods of a TrainJob, with the newest one last."""
         return self._pods(label_selector=f"jobset.sigs.k8s.io/jobset-name={job}")
@@ -191,6 +203,10 @@ class Cluster:
             if absent(error):
                 return None
             raise _refused(error, verb, resource, self.namespace) from None
+
+
+def _closed(error: Any) -> bool:
+    return error.status in (403, 404)
 
 
 def _not_found(error: Any) -> bool:

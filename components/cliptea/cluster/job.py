@@ -17,6 +17,7 @@ __all__ = ["LABELS", "RUN_LABEL", "VARIANT", "build", "job_name", "run_value"]
 LABELS = {"app.kubernetes.io/name": "cliptea", "app.kubernetes.io/component": "train"}
 RUN_LABEL = "cliptea/run"  # label; its value is `run_value` of the pipeline job's id
 VARIANT = "cliptea/variant"  # annotation
+KUEUE = "kueue.x-k8s.io/"  # labels of jobs that Kueue admits; on their pods, it would admit these once more
 NODE = "node"  # name of the replicated job and its container in all torch runtimes of Trainer
 LONGEST_SLUG = 20  # Trainer and JobSet append to the name, and host names have at most 63 characters
 # KFP's MLflow plug-in sets these in the environment of the task, which is not part of the passed placement.
@@ -54,8 +55,11 @@ def build(
     """
     from kubeflow_trainer_api import models
 
-    metadata: dict[str, Any] = {"name": job_name(job_id, label), "annotations": {VARIANT: label}}
-    metadata["labels"] = LABELS | {RUN_LABEL: run_value(job_id)}
+    metadata: dict[str, Any] = {
+        "name": job_name(job_id, label),
+        "annotations": settings.annotations | {VARIANT: label},
+        "labels": settings.labels | LABELS | {RUN_LABEL: run_value(job_id)},
+    }
     if owners:
         metadata["ownerReferences"] = owners
     job = {
@@ -131,4 +135,10 @@ def _replicated(settings: JobSettings, passed: Passed) -> dict[str, Any]:
         "affinity": passed.affinity,
         "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
     }
-    return {"name": NODE, "template": {"spec": {"template": {"spec": {key: v for key, v in pod.items() if v}}}}}
+    labels = {key: value for key, value in settings.labels.items() if not key.startswith(KUEUE)}
+    metadata = {"labels": labels, "annotations": settings.annotations}
+    template = {
+        **({"metadata": metadata} if labels or settings.annotations else {}),
+        "spec": {key: value for key, value in pod.items() if value},
+    }
+    return {"name": NODE, "template": {"spec": {"template": template}}}

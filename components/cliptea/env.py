@@ -129,6 +129,12 @@ RETRIES = Variable(
     "how a step on a cluster is retried after temporary errors, as JSON; from the placement's `retries`",
     expected='JSON such as {"count": 2, "wait_seconds": 30}',
 )
+GRACE = Variable(
+    "CLIPTEA_GRACE_SECONDS",
+    "how many seconds a training pod has to save a checkpoint before it is killed; from the placement's "
+    "`train_job.grace_seconds`, and 30 in other pods",
+    expected="a whole number of seconds, at least 30",
+)
 STUDENTS = Variable(
     "CLIPTEA_STUDENTS",
     "the maximum number of students in one run on a cluster; from the placement's `students`",
@@ -197,7 +203,7 @@ SECTIONS = (
     Section("How a run behaves", (PATIENCE, STALL_MINUTES, THREADS, OMP_NUM_THREADS, LOG_FORMAT, WEBHOOK, KFP_URL)),
     Section(
         "Set by the pipeline",
-        (RETRIES, STUDENTS, IMAGE, COMMIT),
+        (RETRIES, STUDENTS, GRACE, IMAGE, COMMIT),
         "You do not need to set these. The compiled pipeline and the container image set them.",
     ),
     Section(

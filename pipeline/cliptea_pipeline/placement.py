@@ -14,6 +14,7 @@ from cliptea_pipeline.placement_values import (
     Annotations,
     Count,
     Cpu,
+    Key,
     Labels,
     Memory,
     Name,
@@ -35,6 +36,7 @@ OWN = {  # variable -> the key that sets it
     env.RETRIES.name: "retries",
     env.PATIENCE.name: "patience_seconds",
     env.STUDENTS.name: "students",
+    env.GRACE.name: "train_job.grace_seconds",
 }
 
 
@@ -107,6 +109,9 @@ class TrainJobPlacement(Section):
     restarts: Count = 3  # after an eviction, a preemption or a lost node
     # After which training stops if its step is gone. It takes minutes to replace a lost step.
     abandoned_seconds: Annotated[int, Field(ge=120, le=1 << 31)] = 900
+    # For a checkpoint, before a pod that is told to stop is killed. Kubernetes' own default is 30.
+    grace_seconds: Annotated[int, Field(ge=30, le=1 << 31, strict=True)] = 120
+    topology_key: Key | None = None  # label of nodes, such as of a rack: all pods run on nodes with the same value
 
 
 class Placement(Section):

@@ -12,7 +12,7 @@ from cliptea.messages import holds_secret
 from cliptea.settings import SECRET
 
 __all__ = [
-    "Annotations", "Count", "Cpu", "Labels", "Memory", "Name", "Open", "Positive", "Public", "Store", "Variable",
+    "Annotations", "Count", "Cpu", "Key", "Labels", "Memory", "Name", "Open", "Positive", "Public", "Store", "Variable",
 ]  # fmt: skip
 
 TOKEN = re.compile(r"(^|_)tokens?($|_)", re.IGNORECASE)  # not TOKENIZERS_PARALLELISM

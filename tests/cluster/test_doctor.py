@@ -7,9 +7,11 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 from doctor_lines import TRAINER, doctor, secret
 from small_servers import served
+from typer.testing import CliRunner
 
 from cliptea.cluster.api import RIGHTS
 from cliptea_pipeline.checks import OK, Finding
+from cliptea_pipeline.cli import app
 from cliptea_pipeline.doctor import examine
 
 pytestmark = pytest.mark.usefixtures("bare")
@@ -301,3 +303,22 @@ def test_a_queue_that_a_label_names(cluster, tmp_path, found, state, says):
     assert (code, line[0]) == (int(state in ("missing", "not ready")), state)
     assert line[1].startswith(says)
     assert "queue" not in doctor()[1]  # the default placement names none
+
+
+def test_json_is_one_document_and_the_text_goes_to_stderr(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
+    monkeypatch.setenv("KFP_ENDPOINT", "http://127.0.0.1:9")
+    ended = CliRunner().invoke(app, ["doctor", "--json"])
+    told = json.loads(ended.stdout)
+    assert (ended.exit_code, told["ready"], set(told)) == (1, False, {"ready", "findings"})
+    states = {found["check"]: found["state"] for found in told["findings"]}
+    assert (states["store"], states["Pipelines"], states["MLflow"]) == ("ok", "missing", "cannot tell")
+    lines = [f"{found['state']:11} {found['check']:10} {found['text']}" for found in told["findings"]]
+    assert ended.stderr.splitlines() == lines
+
+
+def test_a_placement_that_is_wrong_leaves_stdout_empty(tmp_path):
+    (tmp_path / "p.yaml").write_text("nodes: 2")
+    ended = CliRunner().invoke(app, ["doctor", "--json", "--placement", str(tmp_path / "p.yaml")])
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: ")

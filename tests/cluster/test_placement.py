@@ -48,6 +48,8 @@ TRAIN_JOB = {
     "pending_seconds": 77,
     "restarts": 1,
     "abandoned_seconds": 777,
+    "grace_seconds": 55,
+    "topology_key": "example.com/rack",
 }
 EVERYTHING = {
     "image": IMAGE,
@@ -55,7 +57,7 @@ EVERYTHING = {
     "config_map": "settings",
     "config_keys": ["AWS_REGION"],
     "secrets": {"own": ["OWN_TOKEN"]},
-    "environment": {"SSL_CERT_FILE": "/ca.pem"},
+    "environment": {"SSL_CERT_FILE": "/ca.pem", "NCCL_SOCKET_IFNAME": "eth0"},
     "labels": {"costs.example.com/centre": "4711", "rank": "all"},
     "annotations": {"sidecar.istio.io/inject": "false"},
     "image_pull_secrets": ["pull"],
@@ -104,6 +106,7 @@ def test_everything_is_set_on_every_step():
             "CLIPTEA_RETRIES": RETRIES,
             "CLIPTEA_PATIENCE": "90",
             "SSL_CERT_FILE": "/ca.pem",
+            "NCCL_SOCKET_IFNAME": "eth0",
         }
         assert part["activeDeadlineSeconds"] == "999"
         assert part["nodeSelector"]["labels"] == STEP["node_selector"]
@@ -177,6 +180,9 @@ def test_everything_reaches_the_pods_of_a_trainjob(name):
     assert pod["nodeSelector"].items() >= STEP["node_selector"].items()
     assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu", "spot"]
     assert pod["imagePullSecrets"] == [{"name": "pull"}]
+    assert pod["terminationGracePeriodSeconds"] == 55
+    (together,) = pod["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert together["topologyKey"] == "example.com/rack"
     sizes = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"]}
     places = {mount["mountPath"]: sizes[mount["name"]] for mount in container["volumeMounts"]}
     assert places == {"/dev/shm": "5500Mi", "/tmp": "9Gi"}
@@ -184,6 +190,7 @@ def test_everything_reaches_the_pods_of_a_trainjob(name):
     assert len(names) == len(set(names))
     given = {variable["name"]: variable for variable in container["env"]}
     assert given["CLIPTEA_STORE"]["value"] == "s3://bucket/folder"
+    assert (given["CLIPTEA_GRACE_SECONDS"]["value"], given["NCCL_SOCKET_IFNAME"]["value"]) == ("55", "eth0")
     assert (given["CLIPTEA_RETRIES"]["value"], given["CLIPTEA_PATIENCE"]["value"]) == (RETRIES, "90")
     reference = given["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]
     assert reference == {"name": "cliptea-s3", "key": "AWS_SECRET_ACCESS_KEY", "optional": True}
@@ -211,6 +218,10 @@ def test_the_mlflow_plugin_sets_its_variables_alone(on):
         ({"environment": {"CLIPTEA_RETRIES": "{}"}}, "CLIPTEA_RETRIES is set by the key retries"),
         ({"config_keys": ["CLIPTEA_PATIENCE"]}, "CLIPTEA_PATIENCE is set by the key patience_seconds"),
         ({"secrets": {"own": ["CLIPTEA_IMAGE"]}}, "CLIPTEA_IMAGE is set by the key image"),
+        (
+            {"environment": {"CLIPTEA_GRACE_SECONDS": "60"}},
+            "CLIPTEA_GRACE_SECONDS is set by the key train_job.grace_seconds",
+        ),
         ({"config_keys": [], "environment": {"CLIPTEA_STORE": "s3://b/a"}}, "CLIPTEA_STORE is set by the key store"),
     ],
 )
@@ -334,7 +345,8 @@ def merged(old, new):
 
 @pytest.mark.parametrize("text", ["1e29", "1" + "0" * 29, ".inf", ".nan", "-1", "010", "2:30"])
 def test_absurd_numbers_are_refused(tmp_path, text):
-    for line in ("token_parts: X", "students: X", "steps: {train: {gpus: X}}", "train_job: {nodes: X}", "user: X"):
+    jobs = "train_job: {nodes: X}", "train_job: {grace_seconds: X}"
+    for line in ("token_parts: X", "students: X", "steps: {train: {gpus: X}}", "user: X", *jobs):
         (tmp_path / "placement.yaml").write_text(line.replace("X", text))
         with pytest.raises(ConfigError) as caught:
             read_placement(tmp_path / "placement.yaml")

@@ -62,6 +62,7 @@ def build(
     }
     if owners:
         metadata["ownerReferences"] = owners
+    node = _replicated(metadata["name"], settings, passed)
     job = {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
@@ -78,13 +79,13 @@ def build(
                 "command": list(command),
                 "numNodes": settings.nodes,
                 "numProcPerNode": settings.processes_per_node,
-                "env": _environment(passed),
+                "env": _environment(settings, passed),
                 **({"resourcesPerNode": passed.resources} if passed.resources else {}),
             },
             "runtimePatches": [
                 {
                     "manager": "cliptea.kubeflow.org/train-step",
-                    "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [_replicated(settings, passed)]}}},
+                    "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [node]}}},
                 }
             ],
         },
@@ -94,16 +95,17 @@ def build(
     return built.to_dict()
 
 
-def _environment(passed: Passed) -> list[dict[str, Any]]:
+def _environment(settings: JobSettings, passed: Passed) -> list[dict[str, Any]]:
     """Variables of the step with secrets as references, variables that KFP set here, and writable folders."""
     given = list(passed.env or [])
     names = {item["name"] for item in given}
     own = {name: os.environ[name] for name in FORWARDED if "@" not in os.environ.get(name, "@")}  # without passwords
     own |= {env.CACHE.name: "/tmp/cliptea", env.STEP.name: env.STEP.get() or json.dumps(["train", ""])}
+    own[env.GRACE.name] = str(settings.grace_seconds)
     return given + [{"name": name, "value": value} for name, value in own.items() if name not in names]
 
 
-def _replicated(settings: JobSettings, passed: Passed) -> dict[str, Any]:
+def _replicated(name: str, settings: JobSettings, passed: Passed) -> dict[str, Any]:
     """Changes to the runtime's pods: placement, volumes, and the restricted pod security standard."""
     mounts = [{"name": "cliptea-shm", "mountPath": "/dev/shm"}, {"name": "cliptea-tmp", "mountPath": "/tmp"}]
     pod: dict[str, Any] = {
@@ -132,7 +134,8 @@ def _replicated(settings: JobSettings, passed: Passed) -> dict[str, Any]:
         ],
         "nodeSelector": passed.node_selector,
         "tolerations": passed.tolerations,
-        "affinity": passed.affinity,
+        "affinity": (passed.affinity or {}) | _together(name, settings.topology_key),
+        "terminationGracePeriodSeconds": settings.grace_seconds,
         "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
     }
     labels = {key: value for key, value in settings.labels.items() if not key.startswith(KUEUE)}
@@ -142,3 +145,11 @@ def _replicated(settings: JobSettings, passed: Passed) -> dict[str, Any]:
         "spec": {key: value for key, value in pod.items() if value},
     }
     return {"name": NODE, "template": {"spec": {"template": template}}}
+
+
+def _together(name: str, topology_key: str | None) -> dict[str, Any]:
+    """The affinity of the pods of a TrainJob to each other: nodes with the same value of a label, such as of a rack."""
+    if topology_key is None:
+        return {}
+    others = {"labelSelector": {"matchLabels": {"jobset.sigs.k8s.io/jobset-name": name}}, "topologyKey": topology_key}
+    return {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [others]}}

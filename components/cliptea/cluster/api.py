@@ -16,7 +16,7 @@ from cliptea.outage import unreached
 
 __all__ = [
     "KUEUE", "KUEUE_VERSION", "RIGHTS", "SERVER", "Cluster", "ClusterError", "NoTrainer", "QuotaFull", "Right",
-    "Unreachable", "connect",
+    "Unreachable", "connect", "own_namespace",
 ]  # fmt: skip
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
@@ -82,7 +82,7 @@ def connect(namespace: str = "", timeout: tuple[int, int] = TIMEOUT) -> Cluster:
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ and file is None:
             config.load_incluster_config(client_configuration=chosen)
-            own = NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.is_file() else ""
+            own = own_namespace()
         else:
             config.load_kube_config(config_file=file, client_configuration=chosen)
             _, active = config.list_kube_config_contexts(file)
@@ -95,6 +95,11 @@ def connect(namespace: str = "", timeout: tuple[int, int] = TIMEOUT) -> Cluster:
         ) from None
     setattr(chosen, "retries", 0)  # noqa: B010 (the client's types say None)
     return Cluster(client.ApiClient(chosen), namespace or own or "kubeflow", timeout)
+
+
+def own_namespace() -> str:
+    """The namespace of this pod, or "" outside a cluster."""
+    return NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.is_file() else ""
 
 
 class Cluster:

@@ -224,6 +224,16 @@ def test_a_queue_that_may_not_be_read_is_not_needed(kubernetes, capfd):
     assert f"{WAITING}TrainJob is suspended\n" in capfd.readouterr().err
 
 
+def test_a_queue_that_has_just_admitted_it_is_not_quoted(kubernetes, capfd):
+    def reserved(server):
+        server.queued(FULL)
+        server.workloads[0]["status"]["conditions"] = [condition("QuotaReserved", "True", "QuotaReserved", "reserved")]
+
+    kubernetes.play = script(reserved, admitted, two, complete)
+    follow(nodes=2)
+    assert f"{WAITING}TrainJob is suspended\n" in capfd.readouterr().err
+
+
 def test_a_trouble_that_comes_back_is_told_again_and_never_twice_while_it_lasts(kubernetes, capfd):
     lacking = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
 

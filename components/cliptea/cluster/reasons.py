@@ -103,7 +103,8 @@ def troubles(
     found = [trouble for pod in pods for trouble in _of_pod(pod)]
     name = job["metadata"]["name"]
     if suspended(job):
-        message = _queued(workload) if workload else (_condition(job, "Suspended") or {}).get("message", "")
+        told = (_condition(job, "Suspended") or {}).get("message", "")
+        message = (_queued(workload) if workload else "") or told
         found.append(Trouble("suspended", name, f"suspended, waiting to be admitted: {message}"))
     since = _second(job["metadata"].get("creationTimestamp"))  # an earlier TrainJob may have had the same name
     recent = (event for event in events if _second(event.get("lastTimestamp") or event.get("eventTime")) >= since)
@@ -111,10 +112,11 @@ def troubles(
 
 
 def _queued(workload: dict[str, Any]) -> str:
-    """What a job waits for in its queue, and why it has lost its place, in Kueue's words."""
+    """What a job waits for in its queue, and why it lost its place, in Kueue's words. "" if it was just admitted."""
     waits = _condition(workload, "QuotaReserved", "False") or _condition(workload, "Admitted", "False")
     words = [condition.get("message", "") for condition in (waits, _condition(workload, "Evicted")) if condition]
-    return f"queue {workload['spec'].get('queueName', '')}: {'; '.join(words)}"
+    queue = workload["spec"].get("queueName", "")
+    return f"queue {queue}: {'; '.join(words)}" if words else ""
 
 
 def _of_pod(pod: dict[str, Any]) -> Iterator[Trouble]:

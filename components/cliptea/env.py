@@ -81,6 +81,11 @@ STORE = Variable(
     "the work directory's `store/`",
 )
 S3_ENDPOINT = Variable("CLIPTEA_S3_ENDPOINT", "the S3 server, `http://HOST:PORT` or `https://HOST`", "AWS")
+S3_ENDPOINTS = (  # the first one that is set counts
+    S3_ENDPOINT,
+    Variable("AWS_ENDPOINT_URL_S3", "the same for AWS's tools, if `CLIPTEA_S3_ENDPOINT` is not set", "none"),
+    Variable("AWS_ENDPOINT_URL", "the same, if neither of them is set", "none"),
+)
 CACHE = Variable(
     "CLIPTEA_CACHE", "the folder for downloaded objects and unfinished work", "`cliptea` in the user's cache folder"
 )
@@ -129,6 +134,12 @@ RETRIES = Variable(
     "how a step on a cluster is retried after temporary errors, as JSON; from the placement's `retries`",
     expected='JSON such as {"count": 2, "wait_seconds": 30}',
 )
+GRACE = Variable(
+    "CLIPTEA_GRACE_SECONDS",
+    "how many seconds a training pod has to save a checkpoint before it is killed; from the placement's "
+    "`train_job.grace_seconds`, and 30 in other pods",
+    expected="a whole number of seconds, at least 30",
+)
 STUDENTS = Variable(
     "CLIPTEA_STUDENTS",
     "the maximum number of students in one run on a cluster; from the placement's `students`",
@@ -149,17 +160,20 @@ FAILURE = Variable("CLIPTEA_FAILURE", "the file in which the first failed traini
 
 OBJECT_STORE = (
     STORE,
-    S3_ENDPOINT,
+    *S3_ENDPOINTS,
     Variable("AWS_ACCESS_KEY_ID", "credentials: the key's name", "none"),
     Variable("AWS_SECRET_ACCESS_KEY", "credentials: the key itself", "none"),
     Variable("AWS_SESSION_TOKEN", "credentials: the token of temporary credentials", "none"),
     Variable(
         "AWS_SHARED_CREDENTIALS_FILE",
-        "a file with credentials; without one, an IAM role is tried",
+        "a file with credentials; without one, a role is tried: web identity, EKS, ECS or EC2",
         "`~/.aws/credentials`",
     ),
     Variable("AWS_PROFILE", "the section of that file", "`default`"),
     Variable("AWS_REGION", "region of the bucket", "the value from the server"),
+    Variable("AWS_DEFAULT_REGION", "the same, if `AWS_REGION` is not set", "none"),
+    Variable("AWS_WEB_IDENTITY_TOKEN_FILE", "a file with a token for the role below; EKS sets both", "none"),
+    Variable("AWS_ROLE_ARN", "the role", "none"),
     CACHE,
     CACHE_GIB,
     Variable("XDG_CACHE_HOME", "the user's cache folder", "`~/.cache`"),
@@ -170,12 +184,24 @@ MLFLOW = (
     Variable("MLFLOW_TRACKING_TOKEN", "credentials: a bearer token, or the next two", "none"),
     Variable("MLFLOW_TRACKING_USERNAME", "credentials: the user", "none"),
     Variable("MLFLOW_TRACKING_PASSWORD", "credentials: the password; a password in the address is rejected", "none"),
+    Variable(
+        "MLFLOW_EXPERIMENT_NAME",
+        "the experiment of all runs; ignored for the database in a work directory, and under the MLflow plug-in",
+        "`cliptea`",
+    ),
     Variable("MLFLOW_REGISTRY_URI", "must be unset or the tracking server: models are kept there", "unset"),
 )
 CLUSTER = (
-    Variable("KFP_ENDPOINT", "the address of Kubeflow Pipelines", "none"),
+    Variable("KFP_ENDPOINT", "the address of Kubeflow Pipelines", "in a pod: that of its cluster"),
+    Variable("KF_PIPELINES_ENDPOINT", "the same under the name of kfp's client, if `KFP_ENDPOINT` is not set", "none"),
     Variable("KFP_TOKEN", "a bearer token for Kubeflow Pipelines", "none"),
-    Variable("KFP_NAMESPACE", "your namespace on a multi-user server", "none"),
+    Variable("KFP_EXISTING_TOKEN", "the same under the name of kfp's commands, if `KFP_TOKEN` is not set", "none"),
+    Variable(
+        "KF_PIPELINES_SA_TOKEN_PATH",
+        "in a notebook: the file with a token for Pipelines in its cluster",
+        "`/var/run/secrets/kubeflow/pipelines/token`",
+    ),
+    Variable("KFP_NAMESPACE", "your namespace on a multi-user server", "in a pod: its own"),
     Variable("KUBECONFIG", "the Kubernetes cluster", "`~/.kube/config`"),
 )
 SURROUNDINGS = (
@@ -197,7 +223,7 @@ SECTIONS = (
     Section("How a run behaves", (PATIENCE, STALL_MINUTES, THREADS, OMP_NUM_THREADS, LOG_FORMAT, WEBHOOK, KFP_URL)),
     Section(
         "Set by the pipeline",
-        (RETRIES, STUDENTS, IMAGE, COMMIT),
+        (RETRIES, STUDENTS, GRACE, IMAGE, COMMIT),
         "You do not need to set these. The compiled pipeline and the container image set them.",
     ),
     Section(
@@ -213,7 +239,7 @@ SECTIONS = (
 )
 
 SECRETS |= {WEBHOOK.name, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "KFP_TOKEN", "MLFLOW_TRACKING_TOKEN"}
-SECRETS |= {"MLFLOW_TRACKING_PASSWORD", "PGPASSWORD", "HF_TOKEN"}
+SECRETS |= {"KFP_EXISTING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "PGPASSWORD", "HF_TOKEN"}
 
 INTRODUCTION = """\
 <!-- Generated from components/cliptea/env.py by `make environment`. Edit that file instead. -->

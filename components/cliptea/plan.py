@@ -213,6 +213,6 @@ def _missing(config: Config, configs: list[Config]) -> list[str]:
             found.append(f"weights: {key} will be downloaded; without internet access, set it to a file instead")
         elif source.missing:
             found.append(f"weights: {key} does not exist on this machine")
-    if is_remote(env.STORE.get()) and not env.S3_ENDPOINT.is_set():
+    if is_remote(env.STORE.get()) and not any(variable.is_set() for variable in env.S3_ENDPOINTS):
         found.append("endpoint: CLIPTEA_S3_ENDPOINT is not set, so s3:// addresses refer to AWS")
     return found

@@ -29,7 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 EVENT_SECONDS = 0.2  # at most five bar events a second
-LOG_SECONDS = 10.0
+LOG_SECONDS = 30.0  # a log is kept, and read as a whole
 WINDOW_SECONDS = 20.0  # the rate is taken over this
 
 _reused = False

@@ -13,14 +13,22 @@ from cliptea import __version__
 from cliptea.errors import ConfigError
 from cliptea.storage.local_files import local_path
 from cliptea_pipeline import clean_cli, cluster_cli, data_cli, evaluate_cli, mlflow_cli, serving_cli
-from cliptea_pipeline.options import Debug, LogFormat, Overrides, Pipeline, Preset, one_line_errors
+from cliptea_pipeline.options import (
+    AsJson,
+    Debug,
+    LogFormat,
+    Overrides,
+    Pipeline,
+    Preset,
+    json_document,
+    one_line_errors,
+)
 
 __all__ = ["app"]
 
 app = typer.Typer(
     help="Train zero-shot segmentation models by distilling CLIP, on this machine or with Kubeflow Pipelines.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -126,10 +134,11 @@ def plan(
         Path | None, typer.Option(help="File with measured images per second, as written by `make bench`.")
     ] = None,
     pipeline: Pipeline = None,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Estimate the cost of a run and list what is missing, without reading any data."""
-    with one_line_errors(debug):
+    with one_line_errors(debug), json_document(as_json) as document:
         from rich.console import Console
 
         from cliptea import settings
@@ -143,6 +152,7 @@ def plan(
         resolved = settings.load(preset, overrides or [])
         room = read_compiled(pipeline or pipeline_file()).room
         made = make_plan(resolved, rates)
+        document.update(made.model_dump() | {"gpu_hours": made.gpu_hours, "room": room})
         show_plan(Console(highlight=False), resolved, made, room)
         require_room(made.trainings, room)
 

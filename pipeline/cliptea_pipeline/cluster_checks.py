@@ -1,7 +1,7 @@
 """The checks of `cliptea doctor` in Kubernetes, without retries and with short time limits.
 
-They are about Trainer and its runtime, permissions, settings, secrets, GPUs, the quota, the workflow controller, and
-cliptea's MLflow.
+They are about Trainer and its runtime, permissions, settings, secrets, the workflow controller, and cliptea's MLflow.
+Those of `room_checks` come between them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import yaml
-from kubernetes.utils.quantity import parse_quantity
 
 from cliptea import env
 from cliptea.cluster.api import RIGHTS, Cluster, ClusterError, Right, connect
 from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, SECONDS, UNKNOWN, UTF8, Finding
-from cliptea_pipeline.placement import Placement, StepPlacement
+from cliptea_pipeline.cluster_requests import ask, there
+from cliptea_pipeline.placement import Placement
+from cliptea_pipeline.room_checks import gpu_nodes, queues, quotas
 
 __all__ = ["kubernetes"]
 
@@ -35,7 +36,7 @@ def kubernetes(namespace: str | None, placement: Placement) -> list[Callable[[],
     except ClusterError as error:
         text = f"not configured: {error.todo}"
         return [lambda: iter([Finding("Kubernetes", UNKNOWN, text)])]
-    status, trainer = _ask(cluster, TRAINER)
+    status, trainer = ask(cluster, TRAINER)
     if status is None or status in (401, 403, 429) or status >= 500:
         return [lambda: iter([_unanswered(status)])]
     kinds = [item["name"] for item in trainer.get("resources", [])]
@@ -45,8 +46,9 @@ def kubernetes(namespace: str | None, placement: Placement) -> list[Callable[[],
         lambda: _rights(cluster, needed),
         lambda: _config_map(cluster, placement),
         lambda: _secrets(cluster, placement),
-        lambda: _gpus(cluster, placement),
-        lambda: _quota(cluster, placement),
+        lambda: gpu_nodes(cluster, placement),
+        lambda: quotas(cluster, placement),
+        lambda: queues(cluster, placement),
         lambda: _controller(cluster),
         lambda: _mlflow_pods(cluster),
     ]
@@ -73,8 +75,8 @@ def _trainer(cluster: Cluster, placement: Placement, needed: bool, kinds: list[s
     yield Finding("Trainer", OK, "the cluster supports TrainJobs")
     job = placement.train_job
     scope = f"/namespaces/{cluster.namespace}" if job.runtime_kind == "TrainingRuntime" else ""
-    status, _ = _ask(cluster, f"{TRAINER}{scope}/{RUNTIMES[job.runtime_kind]}/{job.runtime}")
-    yield _there("runtime", status, f"{job.runtime_kind} {job.runtime}", "apply cliptea's manifests", absent)
+    status, _ = ask(cluster, f"{TRAINER}{scope}/{RUNTIMES[job.runtime_kind]}/{job.runtime}")
+    yield there("runtime", status, f"{job.runtime_kind} {job.runtime}", "apply cliptea's manifests", absent)
 
 
 def _rights(cluster: Cluster, needed: bool) -> Iterator[Finding]:
@@ -94,12 +96,12 @@ def _config_map(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     name = placement.config_map
     if placement.store is not None or env.STORE.name not in placement.config_keys:
         return
-    status, found = _ask(cluster, f"configmaps/{name}")
+    status, found = ask(cluster, f"configmaps/{name}")
     if status == 200 and env.STORE.name not in _data(found):
         text = f"config map {name} has no CLIPTEA_STORE: add it, or set store in the placement"
         yield Finding("settings", BROKEN, text)
     else:
-        yield _there("settings", status, f"config map {name}", "apply cliptea's manifests", BROKEN)
+        yield there("settings", status, f"config map {name}", "apply cliptea's manifests", BROKEN)
 
 
 def _secrets(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
@@ -108,81 +110,25 @@ def _secrets(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
         if not keys:
             continue
         optional = name == WEBHOOK or keys != named  # with the MLflow plug-in, only credentials remain
-        status, found = _ask(cluster, f"secrets/{name}")
+        status, found = ask(cluster, f"secrets/{name}")
         held = _data(found).keys() & set(keys)
         if status == 200 and not held and not optional:
             yield Finding("secret", BROKEN, f"secret {name} holds none of {', '.join(keys)}: recreate it")
         else:
             todo = f"create it with some of the keys {', '.join(keys)}; if you need none, set {name}: [] under secrets"
-            yield _there("secret", status, f"secret {name}", todo, UNKNOWN if optional else BROKEN)
+            yield there("secret", status, f"secret {name}", todo, UNKNOWN if optional else BROKEN)
     for name in placement.image_pull_secrets:
-        status, _ = _ask(cluster, f"secrets/{name}")
-        yield _there("image pull", status, f"secret {name}", "kubectl create secret docker-registry", BROKEN)
+        status, _ = ask(cluster, f"secrets/{name}")
+        yield there("image pull", status, f"secret {name}", "kubectl create secret docker-registry", BROKEN)
     if not placement.image_pull_secrets:
         open_to = "in a registry open to the nodes" if "/" in placement.image else "loaded into every node"
         yield Finding("image pull", UNKNOWN, f"the placement sets no secret, so {placement.image} must be {open_to}")
 
 
-def _gpus(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
-    status, found = _ask(cluster, "/api/v1/nodes")
-    if status != 200:
-        yield Finding("GPU nodes", UNKNOWN, f"you may not list nodes ({status or 'no answer'}); ask an administrator")
-        return
-    nodes, resource = found["items"], placement.gpu_resource
-    counts = [_count(node, resource) for node in nodes]
-    there = f"{sum(counts)} {resource} on {sum(count > 0 for count in counts)} of {len(counts)} nodes"
-    steps = {name: getattr(placement.steps, name) for name in type(placement.steps).model_fields}
-    wanting = {name: step for name, step in steps.items() if step.gpus}
-    if not wanting:
-        yield Finding("GPU nodes", OK, f"{there}; the placement asks for none")
-        return
-    for name, step in wanting.items():
-        wanted = placement.train_job.nodes if name == "train" else 1
-        if sum(_fits(node, step, resource) for node in nodes) < wanted:
-            chosen = f" and the labels {step.node_selector}" if step.node_selector else ""
-            text = f"{there}, but {name} needs {wanted} node{'s' * (wanted > 1)} with {step.gpus}{chosen}"
-            todo = "change gpus, node_selector or train_job.nodes in the placement"
-            yield Finding("GPU nodes", BROKEN, f"{text}: {todo}")
-            return
-    yield Finding("GPU nodes", OK, f"{there}, enough for {', '.join(wanting)}")
-
-
-def _count(node: dict[str, Any], resource: str) -> int:
-    return int(node["status"].get("allocatable", {}).get(resource, 0))
-
-
-def _fits(node: dict[str, Any], step: StepPlacement, resource: str) -> bool:
-    """Whether a node can run the pods of a step and has enough GPUs. Taints are ignored."""
-    closed = node.get("spec", {}).get("unschedulable", False)
-    labels = node.get("metadata", {}).get("labels", {})
-    return not closed and step.node_selector.items() <= labels.items() and _count(node, resource) >= step.gpus
-
-
-def _quota(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
-    """Whether all students that train at a time fit into the quota. Students that wait too long fail."""
-    students, gpus = placement.students_at_a_time, placement.steps.train.gpus * placement.train_job.nodes
-    status, found = _ask(cluster, "resourcequotas")
-    if status != 200:
-        yield Finding("quota", UNKNOWN, f"you may not list quotas ({status or 'no answer'}); ask an administrator")
-        return
-    for quota in found["items"]:
-        name, hard = quota["metadata"]["name"], quota["spec"].get("hard", {}).get(f"requests.{placement.gpu_resource}")
-        if hard is None or not gpus:
-            continue
-        room = int(parse_quantity(hard))
-        wanted = f"{name} has {room} {placement.gpu_resource}, and each student needs {gpus}"
-        if students is None or students * gpus > room:
-            todo = f"set parallel: {room // gpus}" if room >= gpus else "raise the quota"
-            state = UNKNOWN if students is None and room >= gpus else BROKEN
-            yield Finding("quota", state, f"{wanted}, {students or 'all'} at a time: {todo}")
-        else:
-            yield Finding("quota", OK, f"{wanted}, {students} at a time")
-
-
 def _controller(cluster: Cluster) -> Iterator[Finding]:
     """What the workflow controller retries, and how large a run can be."""
     for namespace in dict.fromkeys((cluster.namespace, PIPELINES)):
-        status, found = _ask(cluster, f"/api/v1/namespaces/{namespace}/configmaps/{CONTROLLER}")
+        status, found = ask(cluster, f"/api/v1/namespaces/{namespace}/configmaps/{CONTROLLER}")
         if status == 200:
             held = _data(found)
             break
@@ -208,7 +154,7 @@ def _controller(cluster: Cluster) -> Iterator[Finding]:
 
 def _mlflow_pods(cluster: Cluster) -> Iterator[Finding]:
     """Why the MLflow of cliptea's manifests does not start. Other MLflow servers are ignored."""
-    _, found = _ask(cluster, f"pods?labelSelector={MLFLOW}")
+    _, found = ask(cluster, f"pods?labelSelector={MLFLOW}")
     for pod in found.get("items", []):
         name, state = pod["metadata"]["name"], pod.get("status", {})
         if pod["metadata"]["labels"].get("app.kubernetes.io/part-of") != "cliptea":
@@ -217,7 +163,7 @@ def _mlflow_pods(cluster: Cluster) -> Iterator[Finding]:
             continue
         tables = [item for item in state.get("initContainerStatuses", []) if not item.get("ready")]
         container = tables[0]["name"] if tables else "mlflow"
-        _, log = _ask(cluster, f"pods/{name}/log?container={container}&tailLines=100")
+        _, log = ask(cluster, f"pods/{name}/log?container={container}&tailLines=100")
         if NOT_UTF8 in str(log):
             text = f"{name} does not start: its PostgreSQL database is not in UTF8; {UTF8}"
             yield Finding("MLflow pod", BROKEN, text)
@@ -227,49 +173,15 @@ def _mlflow_pods(cluster: Cluster) -> Iterator[Finding]:
             yield Finding("MLflow pod", NOT_READY, text)
 
 
-def _there(what: str, status: int | None, name: str, todo: str, absent: str) -> Finding:
-    if status == 200:
-        return Finding(what, OK, f"{name} exists")
-    if status == 404:
-        return Finding(what, absent, f"{name} does not exist: {todo}")
-    return Finding(what, UNKNOWN, f"you may not read {name} ({status or 'no answer'})")
-
-
-def _data(found: dict[str, Any]) -> dict[str, str]:
-    """The contents of a config map or a secret."""
-    return found.get("data") or {}
-
-
 def _at(settings: Any, *path: str) -> Any:
     for key in path:
         settings = settings.get(key) if isinstance(settings, dict) else None
     return settings
 
 
-def _ask(cluster: Cluster, path: str, method: str = "GET", body: Any = None) -> tuple[int | None, Any]:
-    """The status, which is None if nobody answers, and the object or text at a path, or {} if there is none.
-
-    Args:
-        path: relative to the cluster's namespace, unless it starts with "/".
-    """
-    from kubernetes.client import ApiException
-    from urllib3.exceptions import HTTPError
-
-    try:
-        found, status, _ = cluster.api.call_api(
-            path if path.startswith("/") else f"/api/v1/namespaces/{cluster.namespace}/{path}",
-            method,
-            header_params={"Accept": "application/json", "Content-Type": "application/json"},
-            body=body,
-            response_type="object",
-            auth_settings=["BearerToken"],
-            _request_timeout=(SECONDS, SECONDS),
-        )
-    except ApiException as error:
-        return error.status, {}
-    except HTTPError:
-        return None, {}
-    return status, found or {}
+def _data(found: dict[str, Any]) -> dict[str, str]:
+    """The contents of a config map or a secret."""
+    return found.get("data") or {}
 
 
 def _allowed(cluster: Cluster, right: Right) -> bool | None:
@@ -281,5 +193,5 @@ def _allowed(cluster: Cluster, right: Right) -> bool | None:
         "kind": "SelfSubjectAccessReview",
         "spec": {"resourceAttributes": wanted | ({"subresource": below} if below else {})},
     }
-    status, found = _ask(cluster, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "POST", body)
+    status, found = ask(cluster, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "POST", body)
     return found["status"]["allowed"] if status == 201 else None

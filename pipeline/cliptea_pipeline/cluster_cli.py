@@ -13,7 +13,16 @@ from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import tell
 from cliptea.messages import plain
-from cliptea_pipeline.options import Debug, LogFormat, Overrides, Pipeline, Preset, one_line_errors
+from cliptea_pipeline.options import (
+    AsJson,
+    Debug,
+    LogFormat,
+    Overrides,
+    Pipeline,
+    Preset,
+    json_document,
+    one_line_errors,
+)
 
 if TYPE_CHECKING:
     from cliptea_pipeline.endpoint import Endpoint
@@ -51,19 +60,23 @@ def submit(
         bool, typer.Option("--wait", help="Follow the run until it ends, and exit with a code for its result.")
     ] = False,
     log_format: LogFormat = None,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Start a run of the pipeline on a cluster."""
-    with one_line_errors(debug, log_format):
+    with one_line_errors(debug, log_format), json_document(as_json) as document:
         from cliptea_pipeline import submit as submitting
         from cliptea_pipeline import watch
         from cliptea_pipeline.endpoint import Endpoint
+        from cliptea_pipeline.looks import run_page
 
         given = submitting.parameters(preset, overrides or [], skip_unchanged, pipeline)
         server = Endpoint(endpoint, namespace)
         run_id = submitting.submit(server, given, experiment, pipeline)
+        document.update({"run": run_id, "address": run_page(server, run_id)})
         if wait:
             code = watch.wait(server, run_id, submitting.store(pipeline))
+            document["state"] = watch.state_of(code)
             if code != ExitCode.INTERRUPTED:
                 _sweep(server)
             raise typer.Exit(code)
@@ -111,6 +124,7 @@ def schedule(
     namespace: Namespace = None,
     experiment: Experiment = "cliptea",
     pipeline: Pipeline = None,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Retrain regularly on a cluster, and manage the schedules.
@@ -118,7 +132,7 @@ def schedule(
     Scheduled runs end early if neither the data nor the settings have changed. Times are in the time zone of the
     Kubeflow Pipelines controller, which is UTC by default. All schedules run the newest upload of the pipeline.
     """
-    with one_line_errors(debug):
+    with one_line_errors(debug), json_document(as_json) as document:
         from cliptea_pipeline import schedule as scheduling
         from cliptea_pipeline import submit as submitting
         from cliptea_pipeline.endpoint import Endpoint
@@ -129,6 +143,8 @@ def schedule(
             raise ConfigError("no action is given", choice)
         if asked > 1:
             raise ConfigError(f"{asked} actions are given, and only one is allowed", choice)
+        if as_json and not show:
+            raise ConfigError("--json is only for --list", "schedule --list --json")
         if cron:
             cron = cron.strip()
             scheduling.require_cron(cron)
@@ -151,6 +167,7 @@ def schedule(
                 print(f"{done} the schedule {plain(which)}")
         if show:
             schedules = scheduling.listed(server)
+            document["schedules"] = [item._asdict() for item in schedules]
             for item in schedules:
                 print("\t".join(map(plain, (item.name, item.state, item.cron, f"preset {item.preset}"))))
             if not schedules:
@@ -164,14 +181,17 @@ def doctor(
     placement: Annotated[Path | None, typer.Option(help="Placement file that the pipeline was compiled with.")] = None,
     endpoint: Kfp = None,
     namespace: Namespace = None,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Check that a cluster is ready for runs, and explain how to fix what is not."""
-    with one_line_errors(debug):
+    with one_line_errors(debug), json_document(as_json) as document:
         from cliptea_pipeline import doctor as examining
         from cliptea_pipeline.placement_file import read_placement
 
-        raise typer.Exit(examining.doctor(read_placement(placement), endpoint, namespace))
+        found = examining.doctor(read_placement(placement), endpoint, namespace)
+        document.update(examining.document(found))
+        raise typer.Exit(examining.code(found))
 
 
 def _sweep(server: Endpoint) -> None:

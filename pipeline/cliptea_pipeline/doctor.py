@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, Queue
+from typing import Any
 
 from rich.console import Console
 
+from cliptea.exit_codes import ExitCode
 from cliptea.messages import plain
 from cliptea_pipeline import checks, kfp_checks
 from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, UNKNOWN, Finding
@@ -17,14 +19,14 @@ from cliptea_pipeline.cluster_checks import kubernetes
 from cliptea_pipeline.endpoint import NAMESPACE
 from cliptea_pipeline.placement import Placement
 
-__all__ = ["doctor", "examine"]
+__all__ = ["code", "doctor", "document", "examine"]
 
 DEADLINE_SECONDS = 18.0
 STYLES = {OK: "green", BROKEN: "red", NOT_READY: "red", UNKNOWN: "yellow"}
 Check = Callable[[], Iterator[Finding]]
 
 
-def doctor(placement: Placement, endpoint: str | None, namespace: str | None) -> int:
+def doctor(placement: Placement, endpoint: str | None, namespace: str | None) -> list[Finding]:
     """Check everything that a run on a cluster needs, and print a line for each result.
 
     Args:
@@ -33,7 +35,7 @@ def doctor(placement: Placement, endpoint: str | None, namespace: str | None) ->
         namespace: of the steps; default: KFP_NAMESPACE, else the one of the cluster's configuration.
 
     Returns:
-        Exit code: 1 if anything that is configured or needed is missing or not ready.
+        What was printed.
     """
     namespace = namespace or os.environ.get(NAMESPACE)
     looks = [
@@ -44,13 +46,24 @@ def doctor(placement: Placement, endpoint: str | None, namespace: str | None) ->
         *kubernetes(namespace, placement),
     ]
     console = Console(highlight=False)
-    worst = 0
+    found: list[Finding] = []
     for finding in examine(looks, DEADLINE_SECONDS):
         style = STYLES[finding.state]
         console.print(f"[{style}]{finding.state:11}[/] [bold]{finding.what:10}[/] ", end="")
         console.print(plain(finding.text), markup=False, soft_wrap=True)
-        worst = max(worst, finding.state in (BROKEN, NOT_READY))
-    return int(worst)
+        found.append(finding)
+    return found
+
+
+def code(found: Sequence[Finding]) -> int:
+    """The exit code: FAILED if anything that is configured or needed is missing or not ready."""
+    return ExitCode.FAILED if any(finding.state in (BROKEN, NOT_READY) for finding in found) else ExitCode.DONE
+
+
+def document(found: Sequence[Finding]) -> dict[str, Any]:
+    """The findings as `--json` shows them."""
+    findings = [{"check": one.what, "state": one.state, "text": plain(one.text)} for one in found]
+    return {"ready": code(found) == ExitCode.DONE, "findings": findings}
 
 
 def examine(looks: Sequence[Check], seconds: float) -> Iterator[Finding]:

@@ -13,18 +13,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cliptea import __version__
-from cliptea.cluster.api import Cluster, connect
+from cliptea import __version__, env
+from cliptea.cluster.api import Cluster, connect, own_namespace
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.outage import unreached
 
 __all__ = [
     "NAMESPACE", "PAGE", "PIPELINE", "TOKEN", "Away", "Endpoint", "EndpointError", "Unknown", "Version", "address",
-    "all_pages",
+    "all_pages", "default_namespace", "token",
 ]  # fmt: skip
 
 PIPELINE = "cliptea"
 ENDPOINT, TOKEN, NAMESPACE = "KFP_ENDPOINT", "KFP_TOKEN", "KFP_NAMESPACE"
+# Names of kfp's client and of its commands, and where Kubeflow's notebooks have a token.
+THEIR_ENDPOINT, THEIR_TOKEN = "KF_PIPELINES_ENDPOINT", "KFP_EXISTING_TOKEN"
+TOKEN_PATH, TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH", "/var/run/secrets/kubeflow/pipelines/token"
+INSIDE = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"  # the server, for pods in its cluster
 PAGE = 100
 CLUSTER_TIMEOUT = (3, 10)  # seconds to connect to the Kubernetes API, and for its answer
 
@@ -55,12 +59,14 @@ class Version(NamedTuple):
 
 
 def address(given: str | None) -> str:
-    """The address of the KFP API, without a path to a page of its user interface.
+    """The address of the KFP API, without a path to a page of its user interface. Pods need not name it.
 
     Raises:
         ConfigError: no address is set, or it lacks http:// or https://.
     """
-    url = (given or os.environ.get(ENDPOINT, "")).split("#")[0].rstrip("/")
+    inside = INSIDE if env.IN_CLUSTER.get() else ""
+    named = given or os.environ.get(ENDPOINT) or os.environ.get(THEIR_ENDPOINT) or inside
+    url = named.split("#")[0].rstrip("/")
     if not url:
         raise ConfigError(
             "no Kubeflow Pipelines endpoint is set",
@@ -72,11 +78,50 @@ def address(given: str | None) -> str:
     return url
 
 
+def token(url: str) -> str:
+    """The bearer token for the KFP server at an address, or "".
+
+    A notebook has a file with one, which is only for the server of its own cluster. Kubernetes renews it.
+
+    Raises:
+        ConfigError: the file that is named does not exist.
+    """
+    given = os.environ.get(TOKEN) or os.environ.get(THEIR_TOKEN)
+    if given or url != INSIDE:
+        return given or ""
+    file = os.environ.get(TOKEN_PATH)
+    try:
+        return Path(file or TOKEN_FILE).read_text().strip()
+    except OSError as error:
+        if not file:
+            return ""
+        raise ConfigError(
+            f"cannot read the token of Kubeflow Pipelines in {TOKEN_PATH}={file}: {error.strerror}",
+            "a file with a token",
+            f"correct it, or set {TOKEN}",
+        ) from None
+
+
+def default_namespace(url: str) -> str:
+    """The namespace of this pod, for the server of its own cluster. For other servers, users name theirs: ""."""
+    return own_namespace() if url == INSIDE else ""
+
+
+class _Token:
+    """Credentials for kfp: the token, read anew for each request, because Kubernetes renews the one in the file."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def refresh_api_key_hook(self, config: Any) -> None:
+        config.api_key["authorization"] = token(self._url)
+
+
 class Endpoint:
     """A KFP server, and one of its namespaces if it is in multi-user mode.
 
-    Environment: KFP_TOKEN, a bearer token that is sent if set; KFP_NAMESPACE, the default namespace; SSL_CERT_FILE, a
-    CA file for https.
+    Environment: the variables of `address` and `token`; KFP_NAMESPACE, the default namespace; SSL_CERT_FILE, a CA file
+    for https.
 
     Raises:
         ConfigError: no server is set, or it is in multi-user mode and no namespace is set.
@@ -95,18 +140,22 @@ class Endpoint:
 
         if not self._serves_several():
             self.namespace = None  # single-user servers reject a namespace
+        elif self.namespace is None and (own := default_namespace(self.url)):
+            self.namespace = self.steps_namespace = own
         elif self.namespace is None:
             raise ConfigError(
                 f"Kubeflow Pipelines at {self.url} is in multi-user mode",
                 "the namespace of a user",
                 f"add --namespace, or set {NAMESPACE}",
             )
+        renewed = self.url == INSIDE and bool(token(self.url))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return kfp.Client(
                 host=self.url,
                 namespace=self.namespace or "kubeflow",
-                existing_token=os.environ.get(TOKEN) or None,
+                existing_token=None if renewed else token(self.url) or None,
+                credentials=_Token(self.url) if renewed else None,
                 ssl_ca_cert=os.environ.get("SSL_CERT_FILE") or None,
             )
 
@@ -116,8 +165,8 @@ class Endpoint:
         # kfp.Client tries this five times within 25 s, and prints a traceback each time, before it gives up.
         quick: Any = kfp_server_api.Configuration(host=self.url)
         quick.ssl_ca_cert = os.environ.get("SSL_CERT_FILE") or None
-        if token := os.environ.get(TOKEN):
-            quick.api_key, quick.api_key_prefix = {"authorization": token}, {"authorization": "Bearer"}
+        if given := token(self.url):
+            quick.api_key, quick.api_key_prefix = {"authorization": given}, {"authorization": "Bearer"}
         api: Any = kfp_server_api.HealthzServiceApi(kfp_server_api.ApiClient(quick))
         found, _, headers = api.healthz_service_get_healthz_with_http_info()
         if "json" not in headers.get("Content-Type", ""):

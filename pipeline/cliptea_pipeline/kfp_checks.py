@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -10,7 +9,7 @@ from urllib.parse import quote
 from cliptea.errors import ClipteaError
 from cliptea_pipeline.checks import BROKEN, OK, UNKNOWN, Finding, answer
 from cliptea_pipeline.closing import ended, is_named
-from cliptea_pipeline.endpoint import NAMESPACE, TOKEN, Away, Unknown, address
+from cliptea_pipeline.endpoint import NAMESPACE, TOKEN, Away, Unknown, address, default_namespace, token
 from cliptea_pipeline.looks import run_state
 from cliptea_pipeline.placement import Placement
 
@@ -26,8 +25,8 @@ class _Api(NamedTuple):
     url: str
 
     def get(self, path: str) -> tuple[Finding, Any]:
-        token = os.environ.get(TOKEN)
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        given = token(self.url)
+        headers = {"Authorization": f"Bearer {given}"} if given else {}
         return answer("Pipelines", self.url, f"{self.url}/apis/v2beta1/{path}", headers, "KFP_ENDPOINT", TOKEN)
 
     def state_of(self, run_id: str) -> str:
@@ -52,6 +51,12 @@ def kfp(endpoint: str | None, namespace: str | None, placement: Placement) -> It
     except ClipteaError as error:
         yield Finding("Pipelines", UNKNOWN, f"not configured: {error.todo}")
         return
+    try:
+        token(api.url)
+    except ClipteaError as error:
+        yield Finding("Pipelines", BROKEN, str(error))
+        return
+    namespace = namespace or default_namespace(api.url)
     found, health = api.get("healthz")
     several = found.state == OK and health.get("multi_user")
     if several and not namespace:

@@ -1,12 +1,14 @@
-"""Options that several commands share, and the way that all commands report errors."""
+"""Options that several commands share, and the way that all commands report errors and write JSON."""
 
 from __future__ import annotations
 
+import json
+import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +19,7 @@ from cliptea.messages import redacted
 from cliptea.outage import patience
 from cliptea_pipeline.extras import needing_extras
 
-__all__ = ["Debug", "LogFormat", "Overrides", "Pipeline", "Preset", "one_line_errors"]
+__all__ = ["AsJson", "Debug", "LogFormat", "Overrides", "Pipeline", "Preset", "json_document", "one_line_errors"]
 
 Preset = Annotated[str, typer.Option("--preset", help="Preset to start from.")]
 Overrides = Annotated[
@@ -39,6 +41,10 @@ LogFormat = Annotated[
         "else to text.",
         show_default=False,
     ),
+]
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout. Everything else goes to stderr.")
 ]
 
 
@@ -72,3 +78,19 @@ def _trace(error: Exception) -> None:
     """Tell an error that is about to be raised, if the log is JSON, where a traceback alone would be no line."""
     if as_json():
         tell("error", described(error), trace=redacted("".join(traceback.format_exception(error))))
+
+
+@contextmanager
+def json_document(wanted: bool) -> Iterator[dict[str, Any]]:
+    """A result for the block to fill, which is printed on stdout at its end, also after an error.
+
+    Args:
+        wanted: if not, nothing is printed here. Otherwise, all that the block prints goes to stderr.
+    """
+    document: dict[str, Any] = {}
+    try:
+        with redirect_stdout(sys.stderr) if wanted else nullcontext():
+            yield document
+    finally:
+        if wanted and document:
+            print(json.dumps(document, indent=2, allow_nan=False), flush=True)

@@ -12,8 +12,6 @@ from cliptea_pipeline.placement import Placement, StepPlacement
 
 __all__ = ["job_settings", "placed"]
 
-AFTERWARDS = 600  # seconds that the step has to report the end of a TrainJob
-
 
 def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.PipelineTask:
     """The task of the step `name` with its image, resources, environment, time limit and retries."""
@@ -32,9 +30,14 @@ def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.Pipel
     for toleration in step.tolerations:
         given = toleration.model_dump()
         kubernetes.add_toleration(task, toleration_seconds=given.pop("seconds"), **given)
-    # Whether it follows a TrainJob, and outlives it to report how it ended.
-    follows = task.component_spec.task_config_passthroughs is not None
-    kubernetes.set_timeout(task, step.seconds + follows * (placement.train_job.pending_seconds + AFTERWARDS))
+    follows = task.component_spec.task_config_passthroughs is not None  # a TrainJob, which `step` is about
+    own = StepPlacement() if follows else step
+    for key, value in placement.labels_of(own).items():
+        kubernetes.add_pod_label(task, key, value)
+    for key, value in placement.annotations_of(own).items():
+        kubernetes.add_pod_annotation(task, key, value)
+    if not follows:  # a TrainJob has its own limits, and may wait in a queue for any time
+        kubernetes.set_timeout(task, step.seconds)
     kubernetes.set_security_context(
         task, run_as_user=placement.user, run_as_group=placement.group, run_as_non_root=True
     )
@@ -62,6 +65,8 @@ def job_settings(placement: Placement) -> dict[str, Any]:
         "image_pull_secrets": placement.image_pull_secrets,
         "user": placement.user,
         "group": placement.group,
+        "labels": placement.labels_of(train),
+        "annotations": placement.annotations_of(train),
     }
     return JobSettings.model_validate(given).model_dump()
 

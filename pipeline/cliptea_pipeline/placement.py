@@ -10,7 +10,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cliptea import env
 from cliptea.steps.component import IMAGE
 from cliptea.steps.retries import Retries
-from cliptea_pipeline.placement_values import Count, Cpu, Memory, Name, Open, Positive, Public, Store, Variable
+from cliptea_pipeline.placement_values import (
+    Annotations,
+    Count,
+    Cpu,
+    Key,
+    Labels,
+    Memory,
+    Name,
+    Open,
+    Positive,
+    Public,
+    Store,
+    Variable,
+)
 
 __all__ = ["Placement", "StepPlacement", "Toleration"]
 
@@ -23,6 +36,7 @@ OWN = {  # variable -> the key that sets it
     env.RETRIES.name: "retries",
     env.PATIENCE.name: "patience_seconds",
     env.STUDENTS.name: "students",
+    env.GRACE.name: "train_job.grace_seconds",
 }
 
 
@@ -52,6 +66,8 @@ class StepPlacement(Section):
     seconds: Positive = HOUR  # time limit of the pod
     node_selector: dict[str, str] = {}
     tolerations: list[Toleration] = []
+    labels: Labels = {}  # in addition to those of all steps, such as kueue.x-k8s.io/queue-name
+    annotations: Annotations = {}
 
     @model_validator(mode="after")
     def _within_limits(self) -> StepPlacement:
@@ -88,10 +104,14 @@ class TrainJobPlacement(Section):
     nodes: Positive = 1
     processes_per_node: Positive | None = None  # None: one per GPU of train, or one without GPUs
     scratch: Memory = "20Gi"  # size of /tmp in the training pods
-    pending_seconds: Positive = HOUR  # how long the step waits until all pods run
+    # How long the step waits until all pods run. The time in which a queue holds them does not count.
+    pending_seconds: Positive = HOUR
     restarts: Count = 3  # after an eviction, a preemption or a lost node
     # After which training stops if its step is gone. It takes minutes to replace a lost step.
     abandoned_seconds: Annotated[int, Field(ge=120, le=1 << 31)] = 900
+    # For a checkpoint, before a pod that is told to stop is killed. Kubernetes' own default is 30.
+    grace_seconds: Annotated[int, Field(ge=30, le=1 << 31, strict=True)] = 120
+    topology_key: Key | None = None  # label of nodes, such as of a rack: all pods run on nodes with the same value
 
 
 class Placement(Section):
@@ -110,6 +130,8 @@ class Placement(Section):
         "cliptea-webhook": [env.WEBHOOK.name],
     }
     environment: dict[Public, Open] = {}  # further environment variables for every step
+    labels: Labels = {}  # of the pods of every step, such as a cost centre
+    annotations: Annotations = {}
     mlflow_plugin: bool = False  # Pipelines' plug-in sets the address of MLflow (with injectUserEnvVars)
     image_pull_secrets: list[Name] = []
     gpu_resource: str = "nvidia.com/gpu"
@@ -128,6 +150,14 @@ class Placement(Section):
     def taken(self, names: list[str]) -> list[str]:
         """The variables among `names` that the steps take from a config map or a secret."""
         return [name for name in names if not (self.mlflow_plugin and name in INJECTED)]
+
+    def labels_of(self, step: StepPlacement) -> dict[str, str]:
+        """The labels of the pods of a step."""
+        return self.labels | step.labels
+
+    def annotations_of(self, step: StepPlacement) -> dict[str, str]:
+        """The annotations of the pods of a step."""
+        return self.annotations | step.annotations
 
     @property
     def students_at_a_time(self) -> int | None:

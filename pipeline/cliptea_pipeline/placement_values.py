@@ -11,9 +11,19 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from cliptea.messages import holds_secret
 from cliptea.settings import SECRET
 
-__all__ = ["Count", "Cpu", "Memory", "Name", "Open", "Positive", "Public", "Store", "Variable"]
+__all__ = [
+    "Annotations", "Count", "Cpu", "Key", "Labels", "Memory", "Name", "Open", "Positive", "Public", "Store", "Variable",
+]  # fmt: skip
 
 TOKEN = re.compile(r"(^|_)tokens?($|_)", re.IGNORECASE)  # not TOKENIZERS_PARALLELISM
+LABEL = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+DOMAIN = r"(?=[^/]{1,253}/)[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*"
+# Labels and annotations by which cliptea, Kubeflow and Kubernetes find pods and TrainJobs.
+RESERVED = re.compile(
+    r"(cliptea|pipeline|pipelines\.kubeflow\.org|trainer\.kubeflow\.org|workflows\.argoproj\.io|jobset\.sigs\.k8s\.io|"
+    r"batch\.kubernetes\.io)/|app\.kubernetes\.io/(name|component|part-of)$"
+)
+MOST_ANNOTATIONS = 256 << 10  # bytes of all of them
 
 
 def _quantity(pattern: str, expected: str) -> BeforeValidator:
@@ -51,6 +61,18 @@ def _no_secret(name: str) -> str:
     return name
 
 
+def _not_reserved(key: str) -> str:
+    if RESERVED.match(key):
+        raise ValueError(f"{key} is set by cliptea, Kubeflow or Kubernetes; choose another key")
+    return key
+
+
+def _small(annotations: dict[str, str]) -> dict[str, str]:
+    if sum(len(f"{key}{value}".encode()) for key, value in annotations.items()) > MOST_ANNOTATIONS:
+        raise ValueError("the annotations have more than 256 KiB, which Kubernetes refuses; shorten them")
+    return annotations
+
+
 MOST = (1 << 32) - 1  # the largest id of a user
 Positive = Annotated[int, Field(gt=0, le=MOST, strict=True)]
 Count = Annotated[int, Field(ge=0, le=MOST, strict=True)]
@@ -71,3 +93,23 @@ Store = Annotated[
         "s3://bucket/folder with a bucket of a-z, 0-9, - and ., or file:///folder on a volume that all steps mount",
     ),
 ]
+Key = Annotated[
+    str,
+    _text(
+        rf"(?:{DOMAIN}/)?{LABEL}",
+        "NAME or DOMAIN/NAME: a name of at most 63 letters, digits, -, _ and . that begins and ends with a letter or "
+        "digit, and a domain in lower case",
+    ),
+    AfterValidator(_not_reserved),
+]
+Labels = dict[
+    Key,
+    Annotated[
+        str,
+        _text(
+            rf"(?:{LABEL})?",
+            "at most 63 letters, digits, -, _ and . that begin and end with a letter or digit",
+        ),
+    ],
+]
+Annotations = Annotated[dict[Key, Open], AfterValidator(_small)]

@@ -22,7 +22,7 @@ from cliptea_pipeline.news import News
 if TYPE_CHECKING:
     from cliptea.tracking.state import End
 
-__all__ = ["PACE", "Pace", "wait"]
+__all__ = ["PACE", "Pace", "state_of", "wait"]
 
 CODES: dict[End, int] = {  # by the end of the run
     "FINISHED": ExitCode.DONE,
@@ -83,6 +83,11 @@ def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace | None = N
         if told:
             tell("info", told, who)
     return CODES[ENDED[end.state]]
+
+
+def state_of(code: int) -> str:
+    """The state of a run that `wait` returned this code for: FINISHED, FAILED, KILLED, or RUNNING after Ctrl-C."""
+    return next((state for state, known in CODES.items() if known == code), "RUNNING")
 
 
 class _Watch:

@@ -45,6 +45,7 @@ class FakeKubernetes:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.pods: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
+        self.workloads: list[dict[str, Any]] = []  # of Kueue
         self.logs: dict[str, list[str]] = {}
         self.objects: dict[str, dict[str, Any]] = {}  # path -> what else there is
         self.requests: list[tuple[str, str, str]] = []
@@ -96,6 +97,13 @@ class FakeKubernetes:
             job["spec"]["suspend"] = on
             job["metadata"]["generation"] += 1
             job["status"] = objects.status(found, **({"suspended": 1} if on else {"active": 1, "ready": 1}))
+
+    def queued(self, message: str, *more: dict[str, Any], **spec: Any) -> None:
+        """Suspend the (only) TrainJob, and let its queue say why."""
+        self.suspend()
+        (job,) = self.jobs.values()
+        waits = objects.condition("QuotaReserved", "False", "Inadmissible", message)
+        self.workloads = [objects.workload(job, waits, *more, **spec)]
 
     def pod(self, name: str, phase: str = "Running", index: int = 0, **status: Any) -> None:
         """Show a pod of the (only) TrainJob, in place of one of its name."""
@@ -168,12 +176,15 @@ class FakeKubernetes:
         if resource == "pods/log":
             waits = 400, _status(400, "container is waiting to start: ContainerCreating")
             return (200, "".join(f"{line}\n" for line in self.logs[name])) if name in self.logs else waits
-        if (verb, resource) == ("list", "trainjobs"):
-            items = [job for job in self.jobs.values() if _selected(job, query)]
-            return 200, {"kind": "TrainJobList", "apiVersion": f"{GROUP}/v1alpha1", "metadata": {}, "items": items}
-        if (verb, resource) == ("list", "pods"):
-            items = [pod for pod in self.pods if _selected(pod, query)]
-            return 200, {"kind": "PodList", "apiVersion": "v1", "items": items}
+        listed = {
+            "trainjobs": ("TrainJobList", f"{GROUP}/v1alpha1", list(self.jobs.values())),
+            "workloads": ("WorkloadList", "kueue.x-k8s.io/v1beta2", self.workloads),
+            "pods": ("PodList", "v1", self.pods),
+        }
+        if verb == "list" and resource in listed:
+            kind, version, items = listed[resource]
+            found = [item for item in items if _selected(item, query)]
+            return 200, {"kind": kind, "apiVersion": version, "metadata": {}, "items": found}
         if (verb, resource) == ("list", "events"):
             return 200, {"kind": "EventList", "apiVersion": "v1", "items": self.events}
         if path in self.objects:
@@ -220,8 +231,8 @@ def _handler(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:
 
 def valid(item: Any) -> None:
     """Fail unless an object is what the model of its kind is, with no field that they do not know."""
-    if not isinstance(item, dict):
-        return
+    if not isinstance(item, dict) or item.get("apiVersion", "").startswith("kueue."):
+        return  # there are no models of Kueue's objects
     kind = item.get("kind", "DeleteOptions")  # whose kind the client leaves out
     model = MODELS.get(kind, f"V1{kind}")
     if model.startswith("Trainer"):

@@ -173,3 +173,23 @@ def event(reason: str, message: str, name: str, kind: str = "Pod") -> dict[str, 
         return shared | newer | {"action": NEWER[reason], "reportingInstance": "controller-0"}
     older = {"firstTimestamp": now(), "lastTimestamp": now(), "source": {"component": "controller"}}
     return shared | older | {"count": 1, "reportingInstance": ""}
+
+
+def workload(job: dict[str, Any], *conditions: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    """What Kueue makes of a TrainJob that names the queue `default`. Without the pods."""
+    own = job["metadata"]
+    owner = {"apiVersion": KINDS["TrainJob"], "kind": "TrainJob", "name": own["name"], "uid": own["uid"]}
+    meta = metadata(
+        f"trainjob-{own['name']}-913e5",
+        labels={"kueue.x-k8s.io/job-uid": own["uid"]},
+        ownerReferences=[owner | {"controller": True, "blockOwnerDeletion": True}],
+        finalizers=["kueue.x-k8s.io/resource-in-use"],
+        generation=1,
+    )
+    return {
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
+        "kind": "Workload",
+        "metadata": meta,
+        "spec": {"active": True, "podSets": "...", "priority": 0, "queueName": "default"} | spec,
+        "status": {"conditions": list(conditions)},
+    }

@@ -7,9 +7,11 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 from doctor_lines import TRAINER, doctor, secret
 from small_servers import served
+from typer.testing import CliRunner
 
 from cliptea.cluster.api import RIGHTS
 from cliptea_pipeline.checks import OK, Finding
+from cliptea_pipeline.cli import app
 from cliptea_pipeline.doctor import examine
 
 pytestmark = pytest.mark.usefixtures("bare")
@@ -266,3 +268,57 @@ def test_checks_that_hang_or_break_do_not_stop_the_others():
     assert time.monotonic() - start < 3
     assert [(finding.what, finding.state) for finding in found][2] == ("b", OK)
     assert [finding.state for finding in found[:2]] == ["cannot tell"] * 2
+
+
+KUEUE = "/apis/kueue.x-k8s.io/v1beta2"
+QUEUED = {"steps": {"train": {"labels": {"kueue.x-k8s.io/queue-name": "gpu"}}}}
+
+
+def local_queue(active):
+    """A LocalQueue as Kueue shows it."""
+    condition = {"type": "Active", "status": str(active), "message": "Can't submit new workloads to clusterQueue"}
+    return {"apiVersion": KUEUE[6:], "kind": "LocalQueue", "status": {"conditions": [condition | {"reason": "r"}]}}
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "says"),
+    [
+        (local_queue(True), "ok", "LocalQueue gpu exists"),
+        (local_queue(False), "not ready", "LocalQueue gpu admits nothing: Can't submit new workloads to clusterQueue"),
+        (None, "missing", "LocalQueue gpu does not exist: whatever names it waits for ever; create it, or change the"),
+        ("denied", "cannot tell", "you may not read LocalQueue gpu (403)"),
+        ("no Kueue", "cannot tell", "the cluster does not serve kueue.x-k8s.io/v1beta2, so it is not known what the"),
+    ],
+)
+def test_a_queue_that_a_label_names(cluster, tmp_path, found, state, says):
+    (tmp_path / "p.yaml").write_text(json.dumps(QUEUED))
+    if found != "no Kueue":
+        cluster.objects[KUEUE] = {"kind": "APIResourceList", "groupVersion": KUEUE[6:], "resources": []}
+    if found == "denied":
+        cluster.denied = {("get", "localqueues")}
+    elif isinstance(found, dict):
+        cluster.objects[f"{KUEUE}/namespaces/team/localqueues/gpu"] = found
+    code, lines = doctor("--placement", str(tmp_path / "p.yaml"))
+    (line,) = lines["queue"]
+    assert (code, line[0]) == (int(state in ("missing", "not ready")), state)
+    assert line[1].startswith(says)
+    assert "queue" not in doctor()[1]  # the default placement names none
+
+
+def test_json_is_one_document_and_the_text_goes_to_stderr(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
+    monkeypatch.setenv("KFP_ENDPOINT", "http://127.0.0.1:9")
+    ended = CliRunner().invoke(app, ["doctor", "--json"])
+    told = json.loads(ended.stdout)
+    assert (ended.exit_code, told["ready"], set(told)) == (1, False, {"ready", "findings"})
+    states = {found["check"]: found["state"] for found in told["findings"]}
+    assert (states["store"], states["Pipelines"], states["MLflow"]) == ("ok", "missing", "cannot tell")
+    lines = [f"{found['state']:11} {found['check']:10} {found['text']}" for found in told["findings"]]
+    assert ended.stderr.splitlines() == lines
+
+
+def test_a_placement_that_is_wrong_leaves_stdout_empty(tmp_path):
+    (tmp_path / "p.yaml").write_text("nodes: 2")
+    ended = CliRunner().invoke(app, ["doctor", "--json", "--placement", str(tmp_path / "p.yaml")])
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: ")

@@ -1,5 +1,6 @@
 """Addresses that are not Kubeflow Pipelines, or do not let one in: one line each, with what to do."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,10 @@ import pytest
 from small_servers import served
 from typer.testing import CliRunner
 
+from cliptea.errors import ConfigError
+from cliptea_pipeline import endpoint
 from cliptea_pipeline.cli import app
+from cliptea_pipeline.endpoint import Endpoint, EndpointError, address, token
 
 PAGE = ("text/html", b"<!doctype html><title>Log in</title>")
 FORBIDDEN = ("application/json", b'{"code": 7, "message": "User is not authorized"}')
@@ -85,3 +89,59 @@ def test_an_address_without_a_scheme_is_not_guessed_at():
 )
 def test_an_address_that_leads_nowhere(url, cause):
     assert f"cannot be reached at {url} ({cause})" in submit(url)
+
+
+def test_the_names_of_kfp_are_understood(pipelines, monkeypatch):
+    pipelines.token = "t"
+    monkeypatch.delenv("KFP_ENDPOINT")
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", pipelines.url)
+    monkeypatch.setenv("KFP_EXISTING_TOKEN", "t")
+    assert Endpoint().url == pipelines.url
+    monkeypatch.setenv("KFP_TOKEN", "other")  # our own names come first
+    with pytest.raises(EndpointError, match="denies access"):
+        Endpoint()
+    monkeypatch.setenv("KFP_ENDPOINT", "http://127.0.0.1:9")
+    assert address(None) == "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def notebook(pipelines, monkeypatch, tmp_path):
+    """A pod in the cluster of Pipelines, with the file that Kubeflow mounts."""
+    for name in ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT", "KFP_EXISTING_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setattr(endpoint, "INSIDE", pipelines.url)  # whose name only resolves there
+    monkeypatch.setattr(endpoint, "TOKEN_FILE", str(tmp_path / "mounted"))
+    (tmp_path / "namespace").write_text("team\n")
+    monkeypatch.setattr("cliptea.cluster.api.NAMESPACE_FILE", tmp_path / "namespace")
+    (tmp_path / "mounted").write_text("one\n")
+    pipelines.token, pipelines.multi_user = "one", True
+    return tmp_path / "mounted"
+
+
+def test_a_notebook_needs_no_variables_and_follows_its_token(pipelines, notebook):
+    server = Endpoint()
+    assert (server.namespace, server.steps_namespace) == ("team", "team")
+    assert server.pipeline() is None
+    notebook.write_text("two\n")  # Kubernetes renews it
+    pipelines.token = "two"
+    assert server.pipeline() is None
+    assert server.experiment("cliptea") == "experiments-0"
+
+
+def test_the_token_of_a_notebook_is_only_for_its_own_cluster(notebook):
+    assert token("https://elsewhere.example.com") == ""
+    assert token(endpoint.INSIDE) == "one"
+
+
+def test_a_cluster_without_users_needs_no_token(pipelines, notebook, monkeypatch):
+    notebook.unlink()
+    pipelines.token, pipelines.multi_user = None, False
+    assert Endpoint().namespace is None
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(notebook))
+    with pytest.raises(ConfigError, match=r"KF_PIPELINES_SA_TOKEN_PATH=.*mounted: No such file .* set KFP_TOKEN"):
+        Endpoint()
+    ended = CliRunner().invoke(app, ["doctor", "--json"])
+    (found,) = [item for item in json.loads(ended.stdout)["findings"] if item["check"] == "Pipelines"]
+    assert (ended.exit_code, found["state"]) == (1, "missing")
+    assert "KF_PIPELINES_SA_TOKEN_PATH" in found["text"]

@@ -111,5 +111,23 @@ def test_the_step_forwards_its_mlflow_run_and_no_password(monkeypatch):
     assert names.count("MLFLOW_RUN_ID") == 1
 
 
+def test_pods_have_time_to_save_and_know_how_much():
+    job = built(grace_seconds=77)
+    assert pod_of(job)["terminationGracePeriodSeconds"] == 77
+    assert {"name": "CLIPTEA_GRACE_SECONDS", "value": "77"} in job["spec"]["trainer"]["env"]
+
+
+def test_pods_of_one_trainjob_share_a_rack_and_keep_other_affinities():
+    passed = Passed(affinity={"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}})
+    job = built(passed, topology_key="example.com/rack")
+    assert models.TrainerV1alpha1TrainJob.from_dict(job).to_dict() == job
+    affinity = pod_of(job)["affinity"]
+    (together,) = affinity.pop("podAffinity")["requiredDuringSchedulingIgnoredDuringExecution"]
+    own = {"jobset.sigs.k8s.io/jobset-name": job["metadata"]["name"]}  # which JobSet puts on the pods
+    assert together == {"labelSelector": {"matchLabels": own}, "topologyKey": "example.com/rack"}
+    assert affinity == passed.affinity
+    assert "affinity" not in pod_of(built())
+
+
 def test_whole_numbers_may_come_as_floats():
     assert JobSettings.model_validate({"image": "i", "nodes": 2.0, "seconds": 60.0}).nodes == 2

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster.kubernetes_objects import container, terminated
+from cluster.kubernetes_objects import condition, container, terminated
 from lives import NAME, complete, ended, follow, nothing, script
 
 from cliptea.cluster.api import ClusterError
@@ -18,6 +18,7 @@ NODE_LOST = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionBy
 EVICTED = "evicted from its node or preempted: drained"
 GONE = "p1: it disappeared while it was running: it was deleted, or its node was lost"
 AGAIN = "restarting from its last checkpoint"
+LONG = 80  # looks, which take longer than a second
 
 
 def two(server):
@@ -61,6 +62,16 @@ def stopping(server):
 
 def admitted(server):
     server.suspend(False)
+
+
+def gated(server):
+    """Its pods are there, and a queue has not yet chosen nodes for them."""
+    gate = {"name": "kueue.x-k8s.io/topology"}
+    blocked = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "non-empty gates"}
+    for index in (0, 1):
+        server.pod(f"p{index}", "Pending", index)
+        server.pods[-1] |= {"spec": {"containers": [{"name": "node"}], "schedulingGates": [gate]}}
+        server.pods[-1]["status"] = {"phase": "Pending", "conditions": [blocked]}
 
 
 def pod_goes(server):
@@ -121,8 +132,16 @@ LIVES = {
     "evicted by Kueue, fails before its pods run": (
         [two, suspended, admitted, pending, fails()], {}, 1, 0, "failed: jobset failed due to"
     ),
-    "suspended for ever": ([suspended], {"pending_seconds": 1}, 1, 1, "suspended, waiting to be admitted: TrainJob is"),
-    "evicted by Kueue for ever": ([two, suspended], {"pending_seconds": 1}, 1, 1, "suspended, waiting to be admitted"),
+    "suspended for longer than it may be pending": (
+        [suspended] * LONG + [admitted, two, complete], {"pending_seconds": 1}, 1, 0, None
+    ),
+    "evicted by Kueue for longer than it may be pending": (
+        [two] + [suspended] * LONG + [admitted, two, complete], {"pending_seconds": 1}, 1, 0, None
+    ),
+    "gated for longer than it may be pending": ([gated] * LONG + [two, complete], {"pending_seconds": 1}, 1, 0, None),
+    "admitted, and then pending for long": (
+        [suspended] * LONG + [admitted, pending], {"pending_seconds": 1}, 1, 1, "did not start within .* 0 of 2 pods"
+    ),
 }  # fmt: skip
 
 
@@ -135,7 +154,7 @@ def test_a_life(kubernetes, capfd, acts, settings, made, deleted, error):
         with pytest.raises(ClusterError, match=error):
             follow(nodes=2, **settings)
     assert (len(kubernetes.created), len(kubernetes.deleted)) == (made, deleted)
-    given_up = "pending_seconds" in settings
+    given_up = error is not None and "pending_seconds" in settings
     assert capfd.readouterr().err.count(AGAIN) == made - 1 == deleted - given_up
 
 
@@ -161,6 +180,58 @@ def test_each_suspension_is_told_once(kubernetes, capfd):
     follow(nodes=2)
     said = capfd.readouterr().err.splitlines()
     assert sum("suspended, waiting to be admitted" in line for line in said) == 2
+
+
+def queued(message):
+    def act(server):
+        server.queued(message)
+        server.gone("p0", "p1")
+
+    return act
+
+
+FULL = (
+    "couldn't assign flavors to pod set node: insufficient unused quota for nvidia.com/gpu in flavor f, 4 more needed"
+)
+WAITING = f"warning: {NAME}: suspended, waiting to be admitted: "
+
+
+def test_what_the_queue_says_is_told_once_for_each_change(kubernetes, capfd):
+    acts = [queued("ClusterQueue t8 is inactive")] * 3 + [queued(FULL)] * 3 + [admitted, two]
+    kubernetes.play = script(*acts, *[queued(FULL)] * 3, admitted, two, complete)
+    follow(nodes=2)
+    said = [line for line in capfd.readouterr().err.splitlines() if "suspended" in line]
+    full = f"{WAITING}queue default: {FULL}"
+    assert said == [f"{WAITING}queue default: ClusterQueue t8 is inactive", full, full]
+
+
+def test_an_eviction_is_told_with_what_it_waits_for(kubernetes, capfd):
+    evicted = condition("Evicted", "True", "Deactivated", "The workload is deactivated")
+
+    def deactivated(server):
+        server.queued("LocalQueue default doesn't exist", evicted, active=False)
+
+    kubernetes.play = script(deactivated, admitted, two, complete)
+    follow(nodes=2)
+    words = "queue default: LocalQueue default doesn't exist; The workload is deactivated"
+    assert f"{WAITING}{words}\n" in capfd.readouterr().err
+
+
+def test_a_queue_that_may_not_be_read_is_not_needed(kubernetes, capfd):
+    kubernetes.denied = {("list", "workloads")}
+    kubernetes.play = script(queued(FULL), admitted, two, complete)
+    follow(nodes=2)
+    assert f"{WAITING}TrainJob is suspended\n" in capfd.readouterr().err
+
+
+def test_a_queue_that_has_just_admitted_it_is_not_quoted(kubernetes, capfd):
+    def reserved(server):
+        server.queued(FULL)
+        server.workloads[0]["status"]["conditions"] = [condition("QuotaReserved", "True", "QuotaReserved", "reserved")]
+
+    kubernetes.play = script(reserved, admitted, two, complete)
+    follow(nodes=2)
+    assert f"{WAITING}TrainJob is suspended\n" in capfd.readouterr().err
 
 
 def test_a_trouble_that_comes_back_is_told_again_and_never_twice_while_it_lasts(kubernetes, capfd):

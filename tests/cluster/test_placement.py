@@ -37,6 +37,8 @@ STEP = {
     "seconds": 999,
     "node_selector": {"gpu": "a100", "zone": "b"},
     "tolerations": TOLERATIONS,
+    "labels": {"kueue.x-k8s.io/queue-name": "gpu", "rank": "own"},
+    "annotations": {"kueue.x-k8s.io/podset-preferred-topology": "rack"},
 }
 STEPS = list(type(Placement().steps).model_fields)
 TRAIN_JOB = {
@@ -46,6 +48,8 @@ TRAIN_JOB = {
     "pending_seconds": 77,
     "restarts": 1,
     "abandoned_seconds": 777,
+    "grace_seconds": 55,
+    "topology_key": "example.com/rack",
 }
 EVERYTHING = {
     "image": IMAGE,
@@ -53,7 +57,9 @@ EVERYTHING = {
     "config_map": "settings",
     "config_keys": ["AWS_REGION"],
     "secrets": {"own": ["OWN_TOKEN"]},
-    "environment": {"SSL_CERT_FILE": "/ca.pem"},
+    "environment": {"SSL_CERT_FILE": "/ca.pem", "NCCL_SOCKET_IFNAME": "eth0"},
+    "labels": {"costs.example.com/centre": "4711", "rank": "all"},
+    "annotations": {"sidecar.istio.io/inject": "false"},
     "image_pull_secrets": ["pull"],
     "gpu_resource": "amd.com/gpu",
     "user": 1234,
@@ -100,6 +106,7 @@ def test_everything_is_set_on_every_step():
             "CLIPTEA_RETRIES": RETRIES,
             "CLIPTEA_PATIENCE": "90",
             "SSL_CERT_FILE": "/ca.pem",
+            "NCCL_SOCKET_IFNAME": "eth0",
         }
         assert part["activeDeadlineSeconds"] == "999"
         assert part["nodeSelector"]["labels"] == STEP["node_selector"]
@@ -107,6 +114,10 @@ def test_everything_is_set_on_every_step():
             TOLERATIONS[0],
             {"key": "spot", "operator": "Equal", "value": "yes", "effect": "NoExecute", "tolerationSeconds": "60"},
         ]
+        assert part["podMetadata"] == {
+            "labels": {"costs.example.com/centre": "4711", "kueue.x-k8s.io/queue-name": "gpu", "rank": "own"},
+            "annotations": STEP["annotations"] | {"sidecar.istio.io/inject": "false"},
+        }
         assert part["securityContext"] == {"runAsUser": "1234", "runAsGroup": "5678", "runAsNonRoot": True}
         assert [item["secretName"] for item in part["imagePullSecret"]] == ["pull"]
         assert [item["configMapName"] for item in part["configMapAsEnv"]] == ["settings"]
@@ -137,7 +148,8 @@ def test_token_parts_take_half_as_much_room_as_students(tmp_path):
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_everything_reaches_the_pods_of_a_trainjob(name):
     containers, parts, tasks, others = compiled("trainjob")
-    assert parts["launch"]["activeDeadlineSeconds"] == str(999 + 77 + 600)  # outlives the TrainJob and its waiting
+    assert "activeDeadlineSeconds" not in parts["launch"]  # a TrainJob may wait in a queue for any time
+    assert parts["launch"]["podMetadata"] == {key: EVERYTHING[key] for key in ("labels", "annotations")}
     assert tasks["launch"]["retryPolicy"]["maxRetryCount"] == 5
     constant = others["launch"]["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"]
     settings, passed = JobSettings.model_validate(constant), handed_on(containers["launch"], parts["launch"])
@@ -145,6 +157,13 @@ def test_everything_reaches_the_pods_of_a_trainjob(name):
     assert models.TrainerV1alpha1TrainJob.from_dict(job).to_dict() == job
     assert job["spec"]["activeDeadlineSeconds"] == 999
     assert (settings.restarts, settings.abandoned_seconds) == (1, 777)
+    given, template = job["metadata"], template_of(job)
+    annotations = EVERYTHING["annotations"] | STEP["annotations"]
+    assert given["labels"].items() > (EVERYTHING["labels"] | STEP["labels"]).items()
+    assert given["annotations"] == annotations | {"cliptea/variant": "g/a"}
+    # Kueue admits the TrainJob. Were its pods to name the queue as well, it would hold them once more.
+    labels = {"costs.example.com/centre": "4711", "rank": "own"}
+    assert template["metadata"] == {"labels": labels, "annotations": annotations}
     trainer, pod = job["spec"]["trainer"], pod_of(job, one(overlay(name), "TrainingRuntime", "cliptea-torch"))
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 2)
 
@@ -161,6 +180,9 @@ def test_everything_reaches_the_pods_of_a_trainjob(name):
     assert pod["nodeSelector"].items() >= STEP["node_selector"].items()
     assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu", "spot"]
     assert pod["imagePullSecrets"] == [{"name": "pull"}]
+    assert pod["terminationGracePeriodSeconds"] == 55
+    (together,) = pod["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert together["topologyKey"] == "example.com/rack"
     sizes = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"]}
     places = {mount["mountPath"]: sizes[mount["name"]] for mount in container["volumeMounts"]}
     assert places == {"/dev/shm": "5500Mi", "/tmp": "9Gi"}
@@ -168,6 +190,7 @@ def test_everything_reaches_the_pods_of_a_trainjob(name):
     assert len(names) == len(set(names))
     given = {variable["name"]: variable for variable in container["env"]}
     assert given["CLIPTEA_STORE"]["value"] == "s3://bucket/folder"
+    assert (given["CLIPTEA_GRACE_SECONDS"]["value"], given["NCCL_SOCKET_IFNAME"]["value"]) == ("55", "eth0")
     assert (given["CLIPTEA_RETRIES"]["value"], given["CLIPTEA_PATIENCE"]["value"]) == (RETRIES, "90")
     reference = given["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]
     assert reference == {"name": "cliptea-s3", "key": "AWS_SECRET_ACCESS_KEY", "optional": True}
@@ -195,6 +218,10 @@ def test_the_mlflow_plugin_sets_its_variables_alone(on):
         ({"environment": {"CLIPTEA_RETRIES": "{}"}}, "CLIPTEA_RETRIES is set by the key retries"),
         ({"config_keys": ["CLIPTEA_PATIENCE"]}, "CLIPTEA_PATIENCE is set by the key patience_seconds"),
         ({"secrets": {"own": ["CLIPTEA_IMAGE"]}}, "CLIPTEA_IMAGE is set by the key image"),
+        (
+            {"environment": {"CLIPTEA_GRACE_SECONDS": "60"}},
+            "CLIPTEA_GRACE_SECONDS is set by the key train_job.grace_seconds",
+        ),
         ({"config_keys": [], "environment": {"CLIPTEA_STORE": "s3://b/a"}}, "CLIPTEA_STORE is set by the key store"),
     ],
 )
@@ -202,6 +229,51 @@ def test_a_variable_that_a_key_sets_is_named_nowhere_else(tmp_path, given, says)
     (tmp_path / "p.yaml").write_text(json.dumps(given))
     with pytest.raises(ConfigError, match=says):
         read_placement(tmp_path / "p.yaml")
+
+
+GOOD_KEYS = [
+    "a",
+    "A.b_c-9",
+    "x" * 63,
+    "kueue.x-k8s.io/priority-class",
+    f"{'a.' * 126}a/b",
+    "app.kubernetes.io/instance",
+]
+BAD_KEYS = ["", "-a", "a-", "x" * 64, "a/", "/a", "a/b/c", "A.b/c", "a..b/c", f"{'a.' * 127}a/b", "ä", "a b", "a\n"]
+RESERVED = ["cliptea/run", "app.kubernetes.io/part-of", "pipeline/runid", "jobset.sigs.k8s.io/jobset-name"]
+
+
+@pytest.mark.parametrize("where", ["labels", "annotations"])
+def test_names_of_labels_and_annotations_are_those_of_kubernetes(where):
+    for key in GOOD_KEYS:
+        assert getattr(Placement.model_validate({where: {key: ""}}), where) == {key: ""}
+    for key in [*BAD_KEYS, *RESERVED]:
+        with pytest.raises(ValueError, match="expected NAME or DOMAIN/NAME" if key in BAD_KEYS else "choose another"):
+            Placement.model_validate({where: {key: ""}})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"labels": {"a": "b c"}}, r"p.yaml: labels.a: 'b c' is refused; expected at most 63 letters"),
+        ({"labels": {"a": "x" * 64}}, "at most 63 letters"),
+        ({"labels": {"sidecar.istio.io/inject": False}}, "expected text; put it in quotes"),
+        ({"labels": {"cliptea/run": "x"}}, "labels.cliptea/run: cliptea/run is set by cliptea, Kubeflow or Kubernetes"),
+        ({"steps": {"train": {"labels": {"a b": "c"}}}}, "steps.train.labels.a b: 'a b' is refused; expected NAME"),
+        ({"annotations": {"a": "http://user:hush@host"}}, "the value holds a password"),
+        ({"annotations": {"a": "x" * (256 << 10)}}, "more than 256 KiB"),
+    ],
+)
+def test_labels_that_kubernetes_would_refuse_are_one_line(tmp_path, given, says):
+    (tmp_path / "p.yaml").write_text(json.dumps(given))
+    with pytest.raises(ConfigError, match=says) as caught:
+        read_placement(tmp_path / "p.yaml")
+    assert "\n" not in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_annotations_may_hold_what_labels_may_not():
+    assert Placement(annotations={"a": "b c\nd"}).annotations == {"a": "b c\nd"}
 
 
 def handed_on(container, part):
@@ -235,12 +307,17 @@ def handed_on(container, part):
     )
 
 
+def template_of(job):
+    """What a TrainJob changes in its pods."""
+    (patch,) = job["spec"]["runtimePatches"]
+    (changed,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    return changed["template"]["spec"]["template"]
+
+
 def pod_of(job, runtime):
     """The pod that Trainer makes of a TrainJob and its runtime: the patch merged by names, then the trainer's part."""
     (own,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
-    (patch,) = job["spec"]["runtimePatches"]
-    (changed,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
-    pod = merged(own["template"]["spec"]["template"]["spec"], changed["template"]["spec"]["template"]["spec"])
+    pod = merged(own["template"]["spec"]["template"]["spec"], template_of(job)["spec"])
     (container,) = pod["containers"]
     trainer = job["spec"]["trainer"]
     container |= {key: trainer[key] for key in ("image", "command", "env")} | {"resources": trainer["resourcesPerNode"]}
@@ -268,7 +345,8 @@ def merged(old, new):
 
 @pytest.mark.parametrize("text", ["1e29", "1" + "0" * 29, ".inf", ".nan", "-1", "010", "2:30"])
 def test_absurd_numbers_are_refused(tmp_path, text):
-    for line in ("token_parts: X", "students: X", "steps: {train: {gpus: X}}", "train_job: {nodes: X}", "user: X"):
+    jobs = "train_job: {nodes: X}", "train_job: {grace_seconds: X}"
+    for line in ("token_parts: X", "students: X", "steps: {train: {gpus: X}}", "user: X", *jobs):
         (tmp_path / "placement.yaml").write_text(line.replace("X", text))
         with pytest.raises(ConfigError) as caught:
             read_placement(tmp_path / "placement.yaml")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster.kubernetes_objects import condition
 from lives import NAME, ended
 
 from cliptea.cluster.api import connect
@@ -76,6 +77,28 @@ def test_trainjobs(made, state):
     words = [condition["message"] for condition in shown["status"].get("conditions", [])]
     true_words = [condition["message"] for condition in true["status"].get("conditions", [])]
     assert [text.replace(NAME, true["metadata"]["name"]) for text in words] == true_words
+
+
+DEACTIVATED = [
+    condition("Evicted", "True", "Deactivated", "The workload is deactivated"),
+    condition("Admitted", "False", "NoReservation", "The workload has no reservation"),
+    condition("Requeued", "False", "Deactivated", "The workload is deactivated"),
+]
+WAITS = {
+    "pending": lambda server: server.queued("ClusterQueue t8 is inactive"),
+    "deactivated": lambda server: server.queued("LocalQueue default doesn't exist", *DEACTIVATED, active=False),
+}
+
+
+@pytest.mark.parametrize("state", WAITS)
+def test_workloads(made, state):
+    WAITS[state](made)
+    (shown,), true = made.workloads, recorded("workloads.json")[state]
+    assert shape(shown["metadata"]) == shape(true["metadata"])
+    assert shown["spec"].items() == true["spec"].items()
+    assert shape(shown["status"]["conditions"]) == shape(true["status"]["conditions"])
+    words = {found["type"]: found["message"] for found in shown["status"]["conditions"]}
+    assert words == {found["type"]: found["message"] for found in true["status"]["conditions"]}
 
 
 @pytest.mark.parametrize("index", [0, 1])

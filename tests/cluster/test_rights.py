@@ -17,7 +17,8 @@ from cliptea_pipeline.cli import app
 TRAINER = "trainer.kubeflow.org"
 ROLES = {name: granted(one(overlay(name), "Role", "cliptea-train-step")) for name in OVERLAYS}
 OF_STEP = {tuple(right) for right in RIGHTS}
-OF_DOCTOR = {("get", TRAINER, "trainingruntimes")}
+OF_DOCTOR = {("get", TRAINER, "trainingruntimes"), ("get", "kueue.x-k8s.io", "localqueues")}
+OF_QUEUES = {("list", "kueue.x-k8s.io", "workloads")}  # which only makes messages clearer
 
 
 def live(server):
@@ -45,7 +46,7 @@ def test_the_train_step_lives_on_the_role_alone(kubernetes, name):
     kubernetes.granted = ROLES[name]
     live(kubernetes)
     assert set(kubernetes.requests) == OF_STEP  # which is what doctor looks for
-    assert ROLES[name] == OF_STEP | OF_DOCTOR
+    assert ROLES[name] == OF_STEP | OF_DOCTOR | OF_QUEUES
 
 
 @pytest.mark.parametrize("right", sorted(OF_STEP), ids=" ".join)

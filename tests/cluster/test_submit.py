@@ -1,5 +1,6 @@
 """`cliptea submit` and `cliptea schedule` against a server that speaks KFP's API."""
 
+import json
 import re
 import time
 
@@ -271,3 +272,43 @@ def test_crons_that_kfp_reads(cron):
 def test_crons_that_it_does_not(cron):
     with pytest.raises(ConfigError, match="six fields"):
         require_cron(cron)
+
+
+def test_json_of_submit_is_one_document(pipelines):
+    ended = call("submit", "--preset", "smoke", "--json")
+    page = f"{pipelines.url}/#/runs/details/runs-0"
+    assert json.loads(ended.stdout) == {"run": "runs-0", "address": page}
+    assert ended.stderr.splitlines()[-1] == f"run {page}"
+    refused = call("submit", "--preset", "smoke", "--set", "nonsense=1", "--json")
+    assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("life", "code", "state"), [("succeeded", 0, "FINISHED"), ("failed", 1, "FAILED"), ("cancelled", 3, "KILLED")]
+)
+def test_json_of_a_run_that_is_waited_for_has_its_end(pipelines, life, code, state):
+    pipelines.life = recorded(life)
+    ended = call("submit", "--preset", "smoke", "--wait", "--json")
+    assert (ended.exit_code, json.loads(ended.stdout)["state"]) == (code, state)
+    assert "resolve: " in ended.stderr  # the steps
+
+
+def test_json_of_a_run_that_goes_on_unwatched(pipelines, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch, "look", stop)
+    ended = call("submit", "--preset", "smoke", "--wait", "--json")
+    assert (ended.exit_code, json.loads(ended.stdout)["state"]) == (130, "RUNNING")
+
+
+def test_json_of_schedules(pipelines):
+    assert json.loads(call("schedule", "--list", "--json").stdout) == {"schedules": []}
+    call("schedule", "--cron", "0 0 3 * * 0", "--preset", "smoke", "--name", "a\tb")
+    ended = call("schedule", "--list", "--json")
+    shown = {"name": "a\tb", "state": "enabled", "cron": "0 0 3 * * 0", "preset": "smoke"}
+    (found,) = json.loads(ended.stdout)["schedules"]
+    assert found == shown | {"id": pipelines.held["recurringruns"][0]["recurring_run_id"]}
+    refused = call("schedule", "--pause", "a", "--json")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "--json is only for --list" in refused.stderr

@@ -1,14 +1,17 @@
 """The manifests and the pipeline speak of the same things by the same names."""
 
+import os
 import re
 import subprocess
 import sys
+import textwrap
 from base64 import b64decode
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import yaml
+from kubeflow_trainer_api import models
 from kubernetes.utils.quantity import parse_quantity
 from manifests import COMPONENTS, K8S, OVERLAYS, containers, everything, granted, one, overlay, pods, render, select
 
@@ -198,3 +201,21 @@ def test_one_secret_lets_every_pod_of_production_pull():
     assert one(overlay("production"), "ServiceAccount", "cliptea")["imagePullSecrets"] == names
     text = (K8S.parent / "docs/cluster.md").read_text()
     assert f"create secret docker-registry {names[0]['name']} " in text
+
+
+def test_the_patch_for_a_priority_class_works(tmp_path):
+    text = (K8S.parent / "docs/cluster.md").read_text()
+    found = re.search(r"^ {6}- target: \{kind: TrainingRuntime.*?\n\n", text, re.M | re.S)
+    patches = yaml.safe_load(textwrap.dedent(found[0]))
+    base = os.path.relpath(K8S / "base", tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [base], "patches": patches}))
+    objects = render(tmp_path)
+    (pod,) = pods(objects)
+    assert (pod.owner, pod.spec["priorityClassName"]) == ("TrainingRuntime/cliptea-torch", "training")
+    runtime = one(objects, "TrainingRuntime", "cliptea-torch")
+    assert models.TrainerV1alpha1TrainingRuntime.from_dict(runtime).to_dict() == runtime
+
+
+def test_a_trainjob_cannot_set_a_priority_class():
+    """If this fails, Trainer has learned it, and the placement may."""
+    assert "priority_class_name" not in models.TrainerV1alpha1PodSpecPatch.model_fields

@@ -3,9 +3,15 @@
 import kubernetes_validate
 import pytest
 from kubeflow_trainer_api import models
-from manifests import K8S, OVERLAYS, SELECTIONS, everything, overlay, render, select
+from kubernetes.utils.quantity import parse_quantity
+from manifests import K8S, OVERLAYS, SELECTIONS, everything, one, overlay, render, select
 
-OURS = ("TrainingRuntime",)  # kinds that Kubernetes itself does not know
+from cliptea.cluster.api import KUEUE, KUEUE_VERSION
+from cliptea_pipeline.placement import Placement
+from cliptea_pipeline.placement_file import read_placement
+
+QUEUES = ("ResourceFlavor", "ClusterQueue", "LocalQueue")  # of Kueue, which has no models in Python
+OURS = ("TrainingRuntime", *QUEUES)  # kinds that Kubernetes itself does not know
 VERSIONS = ("1.30", kubernetes_validate.latest_version())
 
 
@@ -66,3 +72,19 @@ def namespace(name):
     import yaml
 
     return yaml.safe_load((K8S / "overlays" / name / "namespace.yaml").read_text())
+
+
+def test_queues_cover_what_pods_request_and_lead_to_each_other(tmp_path):
+    """The fields are those of Kueue's documentation, as no schema of them is at hand."""
+    found = select(tmp_path, ["kueue"])
+    flavor, queue, local = (one(found, kind, "cliptea") for kind in QUEUES)
+    assert {item["apiVersion"] for item in (flavor, queue, local)} == {f"{KUEUE}/{KUEUE_VERSION}"}
+    assert (local["spec"], local["metadata"]["namespace"]) == ({"clusterQueue": "cliptea"}, "anywhere")
+    (group,) = queue["spec"]["resourceGroups"]
+    (given,) = group["flavors"]
+    assert given["name"] == flavor["metadata"]["name"]
+    quota = {item["name"]: parse_quantity(item["nominalQuota"]) for item in given["resources"]}
+    assert list(quota) == group["coveredResources"] == ["cpu", "memory", Placement().gpu_resource]
+    train = read_placement(K8S / "overlays/production/placement.yaml").steps.train
+    asked = {"cpu": parse_quantity(train.cpu), "memory": parse_quantity(train.memory), "nvidia.com/gpu": train.gpus}
+    assert all(asked[name] <= room for name, room in quota.items())  # or else nothing is ever admitted

@@ -166,7 +166,7 @@ def test_two_nodes_are_disturbed_and_make_the_model_that_one_makes_undisturbed(
     (tmp_path / "kubeconfig").write_text(server.kubeconfig())
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     server.play = pods.play
-    model = launch_variant(inputs, JobSettings(image="i:1", nodes=NODES), Passed(), Slow)
+    model = launch_variant(inputs, JobSettings(image="i:1", nodes=NODES, grace_seconds=30), Passed(), Slow)
     server.close()
     said = capfd.readouterr().err
     assert server.wrong == []

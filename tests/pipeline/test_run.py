@@ -94,6 +94,14 @@ def test_the_report_is_an_artifact_of_compare(finished):
     assert report.read_text() == "<p>report</p>"
 
 
+def test_scores_are_metrics_of_evaluate_and_compare(finished):
+    told = [json.loads(path.read_text()) for path in finished[0].workdir.glob("kfp/**/executor_output.json")]
+    found = [item["artifacts"]["metrics"]["artifacts"] for item in told if "metrics" in item.get("artifacts", {})]
+    assert [item["metadata"] for (item,) in found] == [{"hiou": 0.0625}] * len(found)
+    assert len(found) % (len(VARIANTS) + 1) == 0
+    assert found
+
+
 def test_one_failed_variant_fails_the_run_and_lets_the_others_go_on(cliptea):
     ended = cliptea("run", variants=["bad", "good", "odd"], fail={"train bad": "user", "train odd": "bug"})
     assert ended.returncode == 1

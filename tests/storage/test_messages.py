@@ -8,8 +8,11 @@ import ssl
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import urllib3
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,6 +24,7 @@ from cliptea import watchdog
 from cliptea.errors import ClipteaError, StorageError
 from cliptea.steps.resolve import start_run
 from cliptea.storage import fetch, open_store
+from cliptea.storage.minio_client import Limits, connect, endpoint
 from cliptea.storage.s3_store import S3Store
 
 OPERATIONS = [
@@ -225,3 +229,57 @@ def test_a_missing_file_of_ca_certificates_is_named(environment, server, store, 
     environment.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     text = message(OPERATIONS[1], S3Store(store.bucket, store.prefix, store.limits))
     assert f"SSL_CERT_FILE={tmp_path / 'none.pem'} is not a file" in text
+
+
+NAMES = ["CLIPTEA_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
+
+
+def test_the_names_of_the_server_in_their_order(environment):
+    for number, name in enumerate(NAMES):
+        environment.setenv(name, f"http://host{number}:80")
+    for number, name in enumerate(NAMES):
+        assert endpoint().hostname == f"host{number}"
+        environment.delenv(name)
+    assert endpoint().hostname == "s3.amazonaws.com"
+    environment.setenv("AWS_ENDPOINT_URL", "host")
+    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL is not the address of a server"):
+        endpoint()
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_a_server_under_the_names_of_aws(environment, store, name):
+    environment.setenv(name, os.environ["CLIPTEA_S3_ENDPOINT"])
+    environment.delenv("CLIPTEA_S3_ENDPOINT")
+    store.put("k", b"x")
+    assert store.get("k") == b"x"
+
+
+ROLE = """<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
+<AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>a</AccessKeyId><SecretAccessKey>b</SecretAccessKey>
+<SessionToken>c</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>
+</AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
+
+
+def test_a_role_by_web_identity_and_the_region_under_its_other_name(environment, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        environment.delenv(name, raising=False)
+    (tmp_path / "token").write_text("t")
+    environment.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    environment.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    environment.setenv("AWS_ROLE_ARN", "arn:aws:iam::1:role/r")
+    environment.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    asked = []
+
+    def answer(self, method, url, **options):
+        asked.append(urlsplit(url))
+        return SimpleNamespace(status=200, data=ROLE.encode())
+
+    environment.setattr(urllib3.PoolManager, "urlopen", answer)
+    client = connect(Limits())
+    given = client._provider.retrieve()
+    assert (given.access_key, given.secret_key, given.session_token) == ("a", "b", "c")
+    assert client._base_url.region == "eu-west-1"
+    (url,) = asked
+    assert url.hostname == "sts.eu-west-1.amazonaws.com"
+    query = parse_qs(url.query)
+    assert (query["RoleArn"], query["WebIdentityToken"]) == (["arn:aws:iam::1:role/r"], ["t"])

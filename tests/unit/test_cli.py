@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import time
@@ -132,3 +133,18 @@ def test_plan_counts_the_students_and_refuses_more_than_one_run_on_a_cluster_has
     assert "240 (variants times seeds); on a cluster this takes 3 runs, because one has room for 100" in told
     assert (many.exit_code, many.stderr.count("\n")) == (2, 1)
     assert "240 students (variants times seeds) are too many for one run" in many.stderr
+
+
+def test_json_of_plan_is_one_document_also_if_the_plan_does_not_fit():
+    few, many = (call("plan", "--preset", "smoke", "--set", f"seeds={seeds}", "--json") for seeds in (1, 60))
+    made = json.loads(few.stdout)
+    assert (few.exit_code, made["trainings"], made["steps"]["train"], made["room"]) == (0, 4, 4, 100)
+    assert {student["backbone"] for student in made["students"]} == {"demo_fpn", "segformer_b0"}
+    assert made["gpu_hours"] is None  # nothing was measured
+    assert "trainings" in few.stderr  # what is shown without --json
+    assert (many.exit_code, json.loads(many.stdout)["trainings"]) == (2, 240)
+    assert many.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_completion_can_be_installed():
+    assert "--install-completion" in call("--help").stdout

@@ -14,9 +14,13 @@ from cliptea.cluster.reasons import QUOTA, StepPod, step_pod
 from cliptea.errors import ClipteaError, one_line
 from cliptea.outage import unreached
 
-__all__ = ["RIGHTS", "SERVER", "Cluster", "ClusterError", "NoTrainer", "QuotaFull", "Right", "Unreachable", "connect"]
+__all__ = [
+    "KUEUE", "KUEUE_VERSION", "RIGHTS", "SERVER", "Cluster", "ClusterError", "NoTrainer", "QuotaFull", "Right",
+    "Unreachable", "connect", "own_namespace",
+]  # fmt: skip
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
+KUEUE, KUEUE_VERSION = "kueue.x-k8s.io", "v1beta2"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 SERVER = "the Kubernetes API"
 TIMEOUT = (5, 20)  # seconds to connect, and between two parts of an answer
@@ -78,7 +82,7 @@ def connect(namespace: str = "", timeout: tuple[int, int] = TIMEOUT) -> Cluster:
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ and file is None:
             config.load_incluster_config(client_configuration=chosen)
-            own = NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.is_file() else ""
+            own = own_namespace()
         else:
             config.load_kube_config(config_file=file, client_configuration=chosen)
             _, active = config.list_kube_config_contexts(file)
@@ -91,6 +95,11 @@ def connect(namespace: str = "", timeout: tuple[int, int] = TIMEOUT) -> Cluster:
         ) from None
     setattr(chosen, "retries", 0)  # noqa: B010 (the client's types say None)
     return Cluster(client.ApiClient(chosen), namespace or own or "kubeflow", timeout)
+
+
+def own_namespace() -> str:
+    """The namespace of this pod, or "" outside a cluster."""
+    return NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.is_file() else ""
 
 
 class Cluster:
@@ -124,6 +133,14 @@ class Cluster:
         """Delete a TrainJob and its pods, if it exists."""
         request, options = self._jobs.delete_namespaced_custom_object, {"propagationPolicy": "Foreground"}
         self._ask("delete", PLURAL, request, *self._place, name, body=options, absent=_not_found)
+
+    def workload(self, job: dict[str, Any]) -> dict[str, Any] | None:
+        """Kueue's object for a TrainJob. None if there is none, or if this service account may not read it."""
+        request = self._jobs.list_namespaced_custom_object
+        place = (KUEUE, KUEUE_VERSION, self.namespace, "workloads")
+        selector = f"{KUEUE}/job-uid={job['metadata']['uid']}"
+        found = self._ask("list", "workloads", request, *place, label_selector=selector, absent=_closed)
+        return found["items"][-1] if found and found["items"] else None
 
     def pods(self, job: str) -> list[dict[str, Any]]:
         """The pods of a TrainJob, with the newest one last."""
@@ -191,6 +208,10 @@ class Cluster:
             if absent(error):
                 return None
             raise _refused(error, verb, resource, self.namespace) from None
+
+
+def _closed(error: Any) -> bool:
+    return error.status in (403, 404)
 
 
 def _not_found(error: Any) -> bool:

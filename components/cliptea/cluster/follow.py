@@ -13,7 +13,18 @@ from cliptea import progress, watchdog
 from cliptea.cluster.api import SERVER, Cluster, ClusterError, QuotaFull, Unreachable
 from cliptea.cluster.job_settings import JobSettings
 from cliptea.cluster.log import RankZero, of_training, place
-from cliptea.cluster.reasons import AGAIN, CAUSES, HOPELESS, Trouble, failed, finished, suspended, timed_out, troubles
+from cliptea.cluster.reasons import (
+    AGAIN,
+    CAUSES,
+    HOPELESS,
+    Trouble,
+    failed,
+    finished,
+    gated,
+    suspended,
+    timed_out,
+    troubles,
+)
 from cliptea.outage import Outage, patience
 
 __all__ = ["Cancelled", "Pace", "train"]
@@ -65,7 +76,7 @@ class _Follower:
         self.cluster, self.name, self.settings, self.pace = cluster, name, settings, pace
         # Seconds since the start, without the time in which the API was not available. All times below use this clock.
         self.clock, self.looked, self.answered = 0.0, time.monotonic(), True
-        self.start = 0.0  # when it began to wait until all of its pods run
+        self.start = 0.0  # when it began to wait until all of its pods run, not counting the time in a queue
         self.log = RankZero(cluster)
         self.seen: dict[tuple[str, str], Trouble] = {}
         self.since: dict[tuple[str, str], float] = {}  # when each current problem began
@@ -112,8 +123,13 @@ class _Follower:
                 if job is None:
                     return f"the TrainJob {self.name} was deleted by someone else"
                 pods = self.cluster.pods(self.name)
-                at_work = self._wait_anew() if suspended(job) else self._count(pods)
-                now = troubles(job, pods, self.cluster.warnings(self.name))
+                at_work, workload = 0, None
+                if suspended(job):
+                    self._wait_anew()
+                    workload = self.cluster.workload(job)
+                else:
+                    at_work = self._count(pods)
+                now = troubles(job, pods, self.cluster.warnings(self.name), workload)
                 self._tell(now)
                 self.log.pass_on(pods)
                 if finished(job):
@@ -121,16 +137,17 @@ class _Follower:
                 reason = failed(job)
                 if reason is not None:
                     return self._why(reason, timed_out(job), self._gone(pods))
-                self._give_up(now, at_work, self.clock - self.start)
+                if suspended(job) or any(map(gated, pods)):
+                    self.start = self.clock  # a queue decides when it starts, and it has all of its time then
+                else:
+                    self._give_up(now, at_work, self.clock - self.start)
             time.sleep(self.pace.poll)
 
-    def _wait_anew(self) -> int:
-        """Reset the state for a suspended TrainJob. It loses its pods, and has as much time to start as a new one."""
+    def _wait_anew(self) -> None:
+        """Reset the state for a suspended TrainJob, which loses its pods."""
         self.running.clear()
         self.last.clear()
-        if self.started:
-            self.started, self.start = False, self.clock
-        return 0
+        self.started = False
 
     def _count(self, pods: list[dict[str, Any]]) -> int:
         """The number of pods that are running or done."""
@@ -154,7 +171,8 @@ class _Follower:
     def _tell(self, found: list[Trouble]) -> None:
         present = {trouble[:2]: trouble for trouble in found}
         for key, trouble in present.items():
-            if key not in self.since:  # a problem that comes back is reported again
+            before = self.seen[key] if key in self.since else None  # a problem that comes back is reported again
+            if before is None or (trouble.kind == "suspended" and trouble.text != before.text):
                 progress.warn(f"{trouble.where}: {trouble.text}")
         self.seen |= present
         self.since = {key: self.since.get(key, self.clock) for key in present}

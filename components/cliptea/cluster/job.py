@@ -17,6 +17,7 @@ __all__ = ["LABELS", "RUN_LABEL", "VARIANT", "build", "job_name", "run_value"]
 LABELS = {"app.kubernetes.io/name": "cliptea", "app.kubernetes.io/component": "train"}
 RUN_LABEL = "cliptea/run"  # label; its value is `run_value` of the pipeline job's id
 VARIANT = "cliptea/variant"  # annotation
+KUEUE = "kueue.x-k8s.io/"  # labels of jobs that Kueue admits; on their pods, it would admit these once more
 NODE = "node"  # name of the replicated job and its container in all torch runtimes of Trainer
 LONGEST_SLUG = 20  # Trainer and JobSet append to the name, and host names have at most 63 characters
 # KFP's MLflow plug-in sets these in the environment of the task, which is not part of the passed placement.
@@ -54,10 +55,14 @@ def build(
     """
     from kubeflow_trainer_api import models
 
-    metadata: dict[str, Any] = {"name": job_name(job_id, label), "annotations": {VARIANT: label}}
-    metadata["labels"] = LABELS | {RUN_LABEL: run_value(job_id)}
+    metadata: dict[str, Any] = {
+        "name": job_name(job_id, label),
+        "annotations": settings.annotations | {VARIANT: label},
+        "labels": settings.labels | LABELS | {RUN_LABEL: run_value(job_id)},
+    }
     if owners:
         metadata["ownerReferences"] = owners
+    node = _replicated(metadata["name"], settings, passed)
     job = {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
@@ -74,13 +79,13 @@ def build(
                 "command": list(command),
                 "numNodes": settings.nodes,
                 "numProcPerNode": settings.processes_per_node,
-                "env": _environment(passed),
+                "env": _environment(settings, passed),
                 **({"resourcesPerNode": passed.resources} if passed.resources else {}),
             },
             "runtimePatches": [
                 {
                     "manager": "cliptea.kubeflow.org/train-step",
-                    "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [_replicated(settings, passed)]}}},
+                    "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [node]}}},
                 }
             ],
         },
@@ -90,16 +95,17 @@ def build(
     return built.to_dict()
 
 
-def _environment(passed: Passed) -> list[dict[str, Any]]:
+def _environment(settings: JobSettings, passed: Passed) -> list[dict[str, Any]]:
     """Variables of the step with secrets as references, variables that KFP set here, and writable folders."""
     given = list(passed.env or [])
     names = {item["name"] for item in given}
     own = {name: os.environ[name] for name in FORWARDED if "@" not in os.environ.get(name, "@")}  # without passwords
     own |= {env.CACHE.name: "/tmp/cliptea", env.STEP.name: env.STEP.get() or json.dumps(["train", ""])}
+    own[env.GRACE.name] = str(settings.grace_seconds)
     return given + [{"name": name, "value": value} for name, value in own.items() if name not in names]
 
 
-def _replicated(settings: JobSettings, passed: Passed) -> dict[str, Any]:
+def _replicated(name: str, settings: JobSettings, passed: Passed) -> dict[str, Any]:
     """Changes to the runtime's pods: placement, volumes, and the restricted pod security standard."""
     mounts = [{"name": "cliptea-shm", "mountPath": "/dev/shm"}, {"name": "cliptea-tmp", "mountPath": "/tmp"}]
     pod: dict[str, Any] = {
@@ -128,7 +134,22 @@ def _replicated(settings: JobSettings, passed: Passed) -> dict[str, Any]:
         ],
         "nodeSelector": passed.node_selector,
         "tolerations": passed.tolerations,
-        "affinity": passed.affinity,
+        "affinity": (passed.affinity or {}) | _together(name, settings.topology_key),
+        "terminationGracePeriodSeconds": settings.grace_seconds,
         "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
     }
-    return {"name": NODE, "template": {"spec": {"template": {"spec": {key: v for key, v in pod.items() if v}}}}}
+    labels = {key: value for key, value in settings.labels.items() if not key.startswith(KUEUE)}
+    metadata = {"labels": labels, "annotations": settings.annotations}
+    template = {
+        **({"metadata": metadata} if labels or settings.annotations else {}),
+        "spec": {key: value for key, value in pod.items() if value},
+    }
+    return {"name": NODE, "template": {"spec": {"template": template}}}
+
+
+def _together(name: str, topology_key: str | None) -> dict[str, Any]:
+    """The affinity of the pods of a TrainJob to each other: nodes with the same value of a label, such as of a rack."""
+    if topology_key is None:
+        return {}
+    others = {"labelSelector": {"matchLabels": {"jobset.sigs.k8s.io/jobset-name": name}}, "topologyKey": topology_key}
+    return {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [others]}}

@@ -28,12 +28,16 @@ class JobSettings(BaseModel):
     shared_memory: str = "2Gi"  # size of /dev/shm
     scratch: str = "20Gi"  # size of /tmp: downloaded shards and unfinished work
     seconds: Positive = 259200  # time limit after which the cluster stops the TrainJob
-    pending_seconds: Positive = 3600  # how long the step waits until all pods run
+    pending_seconds: Positive = 3600  # how long the step waits until all pods run, not counting queues
     restarts: Count = 3  # new TrainJobs after an eviction, a preemption or a lost node
     abandoned_seconds: Positive = 900  # how long training continues without a step that follows it
+    grace_seconds: Positive = 120  # for a checkpoint, before a pod that is told to stop is killed
+    topology_key: str | None = None  # label of nodes; all pods run on nodes with the same value
     image_pull_secrets: list[str] = []
     user: Positive = 1000
     group: Positive = 1000
+    labels: dict[str, str] = {}  # of the TrainJob and its pods; those of Kueue only of the TrainJob
+    annotations: dict[str, str] = {}  # of both
 
     @property
     def processes(self) -> int:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from cliptea.exit_codes import ExitCode
 
 __all__ = [
-    "AGAIN", "CAUSES", "HOPELESS", "QUOTA", "StepPod", "Trouble", "failed", "finished", "step_pod", "suspended",
-    "timed_out", "troubles",
+    "AGAIN", "CAUSES", "HOPELESS", "QUOTA", "StepPod", "Trouble", "failed", "finished", "gated", "step_pod",
+    "suspended", "timed_out", "troubles",
 ]  # fmt: skip
 
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
@@ -73,6 +73,11 @@ def suspended(job: dict[str, Any]) -> bool:
     return bool(job["spec"].get("suspend")) or _condition(job, "Suspended") is not None
 
 
+def gated(pod: dict[str, Any]) -> bool:
+    """Whether a queue holds a pod, so that the cluster does not look for a node yet."""
+    return bool(pod.get("spec", {}).get("schedulingGates"))
+
+
 def step_pod(pod: dict[str, Any]) -> StepPod:
     """A summary of the pod of a step."""
     metadata, status = pod["metadata"], pod.get("status", {})
@@ -83,20 +88,35 @@ def step_pod(pod: dict[str, Any]) -> StepPod:
     return StepPod(metadata["name"], node, status.get("phase", ""), waits)
 
 
-def troubles(job: dict[str, Any], pods: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[Trouble]:
+def troubles(
+    job: dict[str, Any],
+    pods: list[dict[str, Any]],
+    events: list[dict[str, Any]],
+    workload: dict[str, Any] | None = None,
+) -> list[Trouble]:
     """All current problems of a TrainJob.
 
     Args:
         events: warnings about the TrainJob and all objects that were created for it.
+        workload: Kueue's object for a suspended TrainJob, if there is one that may be read.
     """
     found = [trouble for pod in pods for trouble in _of_pod(pod)]
     name = job["metadata"]["name"]
     if suspended(job):
-        message = (_condition(job, "Suspended") or {}).get("message", "")
+        told = (_condition(job, "Suspended") or {}).get("message", "")
+        message = (_queued(workload) if workload else "") or told
         found.append(Trouble("suspended", name, f"suspended, waiting to be admitted: {message}"))
     since = _second(job["metadata"].get("creationTimestamp"))  # an earlier TrainJob may have had the same name
     recent = (event for event in events if _second(event.get("lastTimestamp") or event.get("eventTime")) >= since)
     return found + [trouble for event in recent if (trouble := _of_event(event)) is not None]
+
+
+def _queued(workload: dict[str, Any]) -> str:
+    """What a job waits for in its queue, and why it lost its place, in Kueue's words. "" if it was just admitted."""
+    waits = _condition(workload, "QuotaReserved", "False") or _condition(workload, "Admitted", "False")
+    words = [condition.get("message", "") for condition in (waits, _condition(workload, "Evicted")) if condition]
+    queue = workload["spec"].get("queueName", "")
+    return f"queue {queue}: {'; '.join(words)}" if words else ""
 
 
 def _of_pod(pod: dict[str, Any]) -> Iterator[Trouble]:
@@ -122,8 +142,8 @@ def _containers(status: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _unplaced(pod: dict[str, Any]) -> str:
     """Why a pod has no node yet, or ""."""
-    gates = [gate["name"] for gate in pod.get("spec", {}).get("schedulingGates") or []]
-    if gates:
+    if gated(pod):
+        gates = [gate["name"] for gate in pod["spec"]["schedulingGates"]]
         return f"waiting to be admitted: scheduling gate {' and '.join(gates)}; check the queue named in its label"
     scheduled = _condition(pod, "PodScheduled", "False") or {}
     if scheduled.get("reason") == "Unschedulable":

@@ -9,7 +9,7 @@ from typing import TypeVar
 from cliptea.evaluation.results import ResultRow
 from cliptea.run import Run
 
-__all__ = ["best_row", "candidates", "hiou"]
+__all__ = ["best_of", "best_row", "candidates", "hiou"]
 
 Row = TypeVar("Row", bound=ResultRow)
 
@@ -35,6 +35,12 @@ def best_row(rows: Sequence[Row]) -> Row:
         variants.setdefault((row.group, row.variant), []).append(row)
     best = max(variants.values(), key=lambda seeds: fmean(hiou(row) for row in seeds))
     return max(best, key=hiou)
+
+
+def best_of(run: Run, rows: Sequence[Row]) -> Row:
+    """The best row on the training data set: of the candidates, or else of all students."""
+    own = [row for row in rows if row.dataset == run.config.data.dataset]
+    return best_row(candidates(run, own) or own)
 
 
 def hiou(row: ResultRow) -> float:

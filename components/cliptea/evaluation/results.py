@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["METRICS", "Metric", "ResultRow", "Scored", "Scores", "dump_results"]
+__all__ = ["METRICS", "Metric", "ResultRow", "Scored", "Scores", "dump_results", "scalars"]
 
 Metric = Literal["pAcc", "miou_seen", "miou_unseen", "hiou"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -68,3 +68,18 @@ def dump_results(rows: Sequence[ResultRow]) -> str:
     """The text of `results.json`: a list of objects."""
     items = [row.model_dump(mode="json") for row in rows]
     return json.dumps(items, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def scalars(rows: Sequence[ResultRow]) -> dict[str, float]:
+    """The mIoU and hIoU of one student, as Pipelines compares them. Those of further sets begin with the set's name.
+
+    Args:
+        rows: of the training data set first. A score without pixels has no number.
+    """
+    found: dict[str, float] = {}
+    for row in rows:
+        before = "" if row.dataset == rows[0].dataset else f"{row.dataset}/"
+        for name in ("hiou", "miou_seen", "miou_unseen"):
+            if (value := getattr(row, name)) is not None:
+                found[f"{before}{name}"] = value
+    return found

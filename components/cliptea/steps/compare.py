@@ -7,8 +7,8 @@ from kfp import dsl
 from pydantic import BaseModel
 
 from cliptea import progress
-from cliptea.evaluation.ranking import best_row, candidates
-from cliptea.evaluation.results import ResultRow, dump_results
+from cliptea.evaluation.ranking import best_of
+from cliptea.evaluation.results import ResultRow, dump_results, scalars
 from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make_once, put_object, read_object
 from cliptea.run import Run
 from cliptea.steps.component import step
@@ -33,6 +33,7 @@ def compare(
     scores: dsl.Input[List[dsl.Artifact]],  # noqa: UP006
     comparison: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
 ):
     from cliptea.steps.common import read, run_step, write
     from cliptea.steps.compare import compare_variants
@@ -49,6 +50,8 @@ def compare(
         made = compare_variants(present, read(shards, Splits), read(cache, TeacherCache), evaluations)
         write(comparison, made)
         Path(report.path).write_bytes(read_uri(made.report, made.hashes["report"]))
+        for name, value in made.best.items():
+            metrics.log_metric(name, value)
 
     run_step("compare", work, run=run)
 
@@ -66,6 +69,7 @@ class Comparison(BaseModel):
     results: str
     hashes: dict[str, str]  # sha256 of both, in hex
     rows: list[ComparedRow]
+    best: dict[str, float]  # mIoU and hIoU of the best student
     evaluation: str  # digest of how the models were measured: `Evaluated.protocol`
     stand_in: bool  # whether the teacher does not know the data, so that the results are meaningless
 
@@ -92,10 +96,12 @@ def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluation
     uris = {"report": store.uri(report.key), "results": store.uri(results.key)}
     hashes = {"report": report.sha256, "results": results.sha256}
     progress.publish(**uris, **{f"{name}_sha256": sha256 for name, sha256 in hashes.items()})
+    rows = [ComparedRow(**row.model_dump(), telling=item.telling) for item in evaluated for row in item.rows]
     return Comparison(
         **uris,
         hashes=hashes,
-        rows=[ComparedRow(**row.model_dump(), telling=item.telling) for item in evaluated for row in item.rows],
+        rows=rows,
+        best=scalars([best_of(run, rows)]),
         evaluation=evaluated[0].protocol,
         stand_in=teacher.tokens.info["stand_in"],
     )
@@ -189,8 +195,7 @@ class ReportEntry(Entry):
         store = open_store()
         done, evaluated, _ = _report(store, run, self.splits, self.teacher, self.evaluations)
         rows = [row for item in evaluated for row in item.rows]
-        own = [row for row in rows if row.dataset == run.config.data.dataset]
-        log_best(run, best_row(candidates(run, own) or own))
+        log_best(run, best_of(run, rows))
         files = {name: read_object(store, item) for name, item in done.objects.items()}
         ChildRun(connect(), run.tracking_run).log_files(files)
         log_table(run.tracking_run, [row.model_dump(exclude={"per_class"}) for row in rows], "variants.json")

@@ -12,7 +12,7 @@ from cliptea import progress
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue
 from cliptea.errors import named
-from cliptea.evaluation.results import ResultRow, Scored
+from cliptea.evaluation.results import ResultRow, Scored, scalars
 from cliptea.manifest import Contents, Manifest, Output, StoredObject, fingerprint, make_once, put_object, read_object
 from cliptea.models.backbones import licence
 from cliptea.run import Run, Variant
@@ -41,6 +41,7 @@ def evaluate(
     model: dsl.Input[dsl.Artifact],
     variant: str,
     scores: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
 ):
     from cliptea.manifest import Manifest
     from cliptea.steps.common import read, run_step, write
@@ -50,7 +51,10 @@ def evaluate(
 
     def work(present):
         splits, teacher, trained = read(shards, Splits), read(cache, TeacherCache), read(model, Manifest)
-        write(scores, evaluate_variant(present, present.variant(variant), splits, teacher, trained))
+        evaluated = evaluate_variant(present, present.variant(variant), splits, teacher, trained)
+        write(scores, evaluated)
+        for name, value in evaluated.scalars.items():
+            metrics.log_metric(name, value)
 
     run_step("evaluate", work, run=run, label=variant)
 
@@ -63,6 +67,11 @@ class Evaluated(BaseModel):
     manifests: dict[str, Manifest]  # manifests of the scores by evaluation set; the training data set comes first
     history: StoredObject  # loss curves
     protocol: str  # fingerprint of the val images of the training data set and of how they are evaluated
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """The scores that Pipelines compares."""
+        return scalars(self.rows)
 
 
 class EvaluationTask(NamedTuple):

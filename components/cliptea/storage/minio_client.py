@@ -87,19 +87,21 @@ def absence(limits: Limits) -> Outage:
 
 
 def endpoint() -> SplitResult:
-    """The server in CLIPTEA_S3_ENDPOINT.
+    """The server in CLIPTEA_S3_ENDPOINT, or else in the variables of AWS's tools.
 
     Raises:
         StorageError: the value is invalid. The error does not show it, because it may contain a password.
     """
+    named = next((variable for variable in env.S3_ENDPOINTS if variable.get()), None)
     try:
-        url = urlsplit(env.S3_ENDPOINT.get() or AWS)
+        url = urlsplit(named.get() if named else AWS)
         port = url.port
     except ValueError:
         url, port = SplitResult("", "", "", "", ""), None
     if url.scheme not in ("http", "https") or not url.hostname or port == 0 or "@" in url.netloc or url.path.strip("/"):
         raise StorageError(
-            "CLIPTEA_S3_ENDPOINT is not the address of a server", "http://HOST:PORT or https://HOST and nothing else"
+            f"{(named or env.S3_ENDPOINT).name} is not the address of a server",
+            "http://HOST:PORT or https://HOST and nothing else",
         )
     return url
 
@@ -117,7 +119,7 @@ def connect(limits: Limits) -> minio.Minio:
     client = Client(
         url.netloc,
         secure=url.scheme == "https",
-        region=os.environ.get("AWS_REGION") or None,
+        region=_region(),
         credentials=_credentials(),
         http_client=urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=limits.timeout, read=limits.timeout),
@@ -131,15 +133,21 @@ def connect(limits: Limits) -> minio.Minio:
     return client
 
 
+def _region() -> str | None:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+
+
 def _credentials() -> ChainedProvider:
     quick = urllib3.PoolManager(timeout=METADATA_TIMEOUT, retries=urllib3.Retry(total=1))
-    provider = ChainedProvider([EnvAWSProvider(), AWSConfigProvider(), IamAwsProvider(http_client=quick)])
+    provider = ChainedProvider(
+        [EnvAWSProvider(), AWSConfigProvider(), IamAwsProvider(http_client=quick, region=_region())]
+    )
     try:
         provider.retrieve()
     except (ValueError, KeyError, OSError, HTTPError, ParseError, configparser.Error):
         raise StorageError(
             "the credentials for S3 are missing",
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a file AWS_SHARED_CREDENTIALS_FILE, or an IAM role",
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile in a file AWS_SHARED_CREDENTIALS_FILE, or a role",
         ) from None
     return provider
 

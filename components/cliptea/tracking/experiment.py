@@ -27,10 +27,10 @@ EXPERIMENT_TAGS = {
 
 
 def experiment_id(client: MlflowClient) -> str:
-    """The id of the experiment for all runs: the one from KFP's MLflow plug-in, or else our own.
+    """The id of the experiment for all runs: the one of KFP's MLflow plug-in, MLFLOW_EXPERIMENT_NAME, or our own.
 
-    Our own experiment is created on first use, and restored if it was deleted in MLflow. For a SQLite file, its
-    artifacts are stored next to the file.
+    The latter two are created on first use, and restored if they were deleted in MLflow. For a SQLite file, artifacts
+    are stored next to the file.
 
     Raises:
         ConfigError: the experiment of the plug-in does not exist, or is deleted.
@@ -43,38 +43,49 @@ def experiment_id(client: MlflowClient) -> str:
                     todo=f"restore it with `mlflow experiments restore --experiment-id {named}`, or unset the variable",
                 )
         return named
-    found: Experiment | None = client.get_experiment_by_name(EXPERIMENT)
+    name = _name()
+    found: Experiment | None = client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == DELETED:
-            _restore(client, found.experiment_id)
+            _restore(client, found)
         return found.experiment_id
     file = database_file(client.tracking_uri)
     location = artifact_folder(file).as_uri() if file else None
     try:
-        return client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
+        return client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
     except MlflowException:
-        found = client.get_experiment_by_name(EXPERIMENT)
+        found = client.get_experiment_by_name(name)
         if found is None:
             raise
         return found.experiment_id  # another run has just created it
 
 
-def _restore(client: MlflowClient, experiment: str) -> None:
+def _name() -> str:
+    """The name of the experiment. A work directory only knows our own, whose artifacts move with it."""
+    return EXPERIMENT if _in_workdir() else os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
+def _in_workdir() -> bool:
+    return env.in_local_run() and database_file(tracking_address()) is not None
+
+
+def _restore(client: MlflowClient, found: Experiment) -> None:
+    experiment, name = found.experiment_id, found.name
     try:
         client.restore_experiment(experiment)
     except MlflowException:
         if client.get_experiment(experiment).lifecycle_stage == DELETED:  # or else another run was faster
             raise TrackingError(
-                f"the experiment {EXPERIMENT} was deleted in MLflow and cannot be restored",
+                f"the experiment {name} was deleted in MLflow and cannot be restored",
                 todo=f"restore it with `mlflow experiments restore --experiment-id {experiment}`, or rename it",
             ) from None
     else:
-        progress.note(f"the experiment {EXPERIMENT} was deleted in MLflow and is restored")
+        progress.note(f"the experiment {name} was deleted in MLflow and is restored")
 
 
 def leftovers() -> list[str]:
     """Variables of KFP's MLflow plug-in and of MLflow that this run on one machine ignores."""
-    names = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+    names = ["MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", *(["MLFLOW_EXPERIMENT_NAME"] if _in_workdir() else [])]
     return [name for name in names if env.in_local_run() and os.environ.get(name)]
 
 

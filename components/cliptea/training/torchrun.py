@@ -24,7 +24,8 @@ LAUNCHERS = re.compile(
     r"(RANK|WORLD_SIZE|(LOCAL|GROUP|ROLE)_(RANK|WORLD_SIZE|NAME)|MASTER_(ADDR|PORT))$|(TORCHELASTIC|SLURM|OMPI|PMI)_"
 )
 JOINING = "PET_"  # prefix of the variables with which Kubeflow Trainer tells the processes of all pods about each other
-STOP_SECONDS = 25  # how long processes may take to stop if another one does not respond; a pod is killed after 30
+POD_SECONDS = 30  # after which Kubernetes kills a pod that it has told to stop, unless CLIPTEA_GRACE_SECONDS is set
+SPARE_SECONDS = 5  # of them, for torchrun and this process to end after the training processes
 
 
 def start(module: str, key: str, processes: int, follower: Follower | None = None, *, joins: bool = False) -> None:
@@ -64,7 +65,9 @@ def _environment(processes: int, joins: bool) -> dict[str, str]:
         for name, value in os.environ.items()
         if not LAUNCHERS.match(name) and (joins or not name.startswith(JOINING))
     }
-    given = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(STOP_SECONDS), "PYTHONFAULTHANDLER": "1", **own}
+    # How long processes may take to stop if another one does not respond.
+    stop = max(1, (env.GRACE.count() or POD_SECONDS) - SPARE_SECONDS)
+    given = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(stop), "PYTHONFAULTHANDLER": "1", **own}
     threads = env.THREADS.count()
     if threads is None:
         return given

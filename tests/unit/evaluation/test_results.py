@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from cliptea.evaluation.results import ResultRow, dump_results
+from cliptea.evaluation.results import ResultRow, dump_results, scalars
 
 DESIGN_KEYS = [
     "variant", "group", "backbone", "dataset", "seed", "iterations", "gamma", "pAcc", "miou_seen",
@@ -47,3 +47,10 @@ def test_scores_are_finite_fractions():
         row(hiou=1.01)
     with pytest.raises(ValidationError):
         row(hiuo=0.5)
+
+
+def test_scalars_are_the_numbers_of_one_student_by_evaluation_set():
+    rows = [row(), row(group="table4"), row(dataset="photos", miou_unseen=None, hiou=None, miou_seen=0.25)]
+    own = {"hiou": 0.6, "miou_seen": 0.75, "miou_unseen": 0.5}
+    assert scalars(rows) == own | {"photos/miou_seen": 0.25}
+    assert scalars(rows[2:]) == {"miou_seen": 0.25}  # its own set, which is the first here

@@ -341,3 +341,16 @@ def test_google_s_artifacts_need_credentials(monkeypatch, tmp_path):
 @pytest.mark.parametrize("place", ["s3://b/x", "mlflow-artifacts:/1/x", "http://h/x", "/tmp/x/y", "file:///tmp/x"])
 def test_artifacts_that_can_be_written_are_taken(place):
     require_artifacts(place)
+
+
+def test_an_experiment_of_another_name_is_used_but_not_in_a_work_directory(database, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "team/segmentation")
+    run, client = make_run(), connect()
+    named = client.get_experiment_by_name("team/segmentation")
+    assert client.get_run(run.tracking_run).info.experiment_id == named.experiment_id
+    assert client.get_experiment_by_name(EXPERIMENT) is None
+    monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
+    own = make_run()
+    ours = client.get_experiment_by_name(EXPERIMENT)
+    assert client.get_run(own.tracking_run).info.experiment_id == ours.experiment_id
+    assert "MLFLOW_EXPERIMENT_NAME is ignored" in (tmp_path / "events").read_text()

@@ -178,7 +178,7 @@ def row(run_id, hiou, member=("backbones", "demo_fpn"), dataset="demo", seed=0, 
 
 
 def compared(rows, evaluation="same", stand_in=False):
-    return Comparison(report="", results="", hashes={}, rows=rows, evaluation=evaluation, stand_in=stand_in)
+    return Comparison(report="", results="", hashes={}, rows=rows, best={}, evaluation=evaluation, stand_in=stand_in)
 
 
 def test_the_alias_follows_the_best_model(client):

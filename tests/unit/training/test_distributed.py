@@ -253,3 +253,16 @@ def test_variables_that_another_launcher_left_do_not_reach_training_processes(mo
     assert handed.keys() & LEFT.keys() == set()
     assert ("PET_NNODES" in handed) == joins  # these are Kubeflow Trainer's, which speaks for all pods
     assert (handed["PATH"], handed["RANKING"]) == ("/bin", "kept")
+
+
+@pytest.mark.parametrize(("grace", "seconds"), [(None, "25"), ("120", "115"), ("3", "1")])
+def test_processes_are_killed_before_their_pod_is(monkeypatch, grace, seconds):
+    monkeypatch.delenv("CLIPTEA_GRACE_SECONDS", raising=False)
+    if grace:
+        monkeypatch.setenv("CLIPTEA_GRACE_SECONDS", grace)
+    assert torchrun._environment(1, True)["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == seconds
+
+
+def test_settings_of_nccl_reach_training_processes(monkeypatch):
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth0")
+    assert torchrun._environment(1, True)["NCCL_SOCKET_IFNAME"] == "eth0"

@@ -8,7 +8,7 @@ no value; docs/method.md lists them.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,9 +16,9 @@ from cliptea.errors import ConfigError
 from cliptea.weights_source import WeightsSource
 
 __all__ = [
-    "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "EvaluationSet", "LossConfig", "MethodConfig",
-    "PretrainConfig", "PromotionConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "TransductiveConfig",
-    "WorldConfig",
+    "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "EvaluationSet", "Group", "LossConfig",
+    "MethodConfig", "PretrainConfig", "PromotionConfig", "StudentConfig", "TeacherConfig", "TrainConfig",
+    "TransductiveConfig", "WorldConfig",
 ]  # fmt: skip
 
 # Names of models and evaluation sets, as MLflow accepts them in its registry, in metrics and in paths of artifacts.
@@ -40,6 +40,7 @@ Gamma = Annotated[float, Field(ge=-1e6, le=1e6)]
 Ratio = Annotated[float, Field(gt=0, le=100)]
 Size = tuple[Pixels, Pixels]
 Unseen = Annotated[list[str], Field(max_length=254)]
+Group = dict[str, dict[str, Any]]  # variants by name, each with the settings that it changes
 
 
 class Section(BaseModel):
@@ -330,7 +331,8 @@ class Config(Section):
     seeds: Few = 1  # number of times that each student is trained
     variants: Annotated[list[str], Field(max_length=1000)] = [
         "backbones"
-    ]  # groups or "group/name", from cliptea/variants
+    ]  # groups or "group/name", from cliptea/variants or from variant_groups
+    variant_groups: dict[str, Group] = {}  # of your own, by name
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
     method: MethodConfig = MethodConfig()

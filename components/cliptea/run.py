@@ -53,10 +53,11 @@ class Run(BaseModel):
 def expand(config: Config) -> list[Variant]:
     """All students to train. A student with several names is trained once and listed under each name."""
     found: dict[str, Variant] = {}
+    base = config.model_copy(update={"variant_groups": {}})  # a student needs no others
     named = [
-        (member, _resolved(config, member, delta))
+        (member, _resolved(base, member, delta))
         for name in config.variants
-        for variant, delta in settings.variant_group(name).items()
+        for variant, delta in settings.variant_group(name, config.variant_groups).items()
         for member in [Member(group=name.partition("/")[0], variant=variant)]
     ]
     named = [(_apart(member, resolved), resolved) for member, resolved in named]

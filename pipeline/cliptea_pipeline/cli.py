@@ -13,7 +13,16 @@ from cliptea import __version__
 from cliptea.errors import ConfigError
 from cliptea.storage.local_files import local_path
 from cliptea_pipeline import clean_cli, cluster_cli, evaluate_cli, mlflow_cli, serving_cli
-from cliptea_pipeline.options import Debug, LogFormat, Overrides, Pipeline, Preset, one_line_errors
+from cliptea_pipeline.options import (
+    ConfigFile,
+    Debug,
+    LogFormat,
+    Overrides,
+    Pipeline,
+    Preset,
+    choose_preset,
+    one_line_errors,
+)
 
 __all__ = ["app"]
 
@@ -44,7 +53,8 @@ def _main(
 
 @app.command(rich_help_panel="Train")
 def run(
-    preset: Preset = "demo",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     overrides: Overrides = None,
     workdir: Annotated[
         str, typer.Option(metavar="FOLDER", help="Folder for everything that the run produces. Later runs reuse it.")
@@ -56,7 +66,8 @@ def run(
     with one_line_errors(debug, log_format):
         from cliptea_pipeline import local
 
-        raise typer.Exit(local.run(preset, overrides or [], local_path("--workdir", workdir), debug))
+        chosen, text = choose_preset(preset, config_file)
+        raise typer.Exit(local.run(chosen, overrides or [], local_path("--workdir", workdir), debug, text))
 
 
 @app.command("compile", rich_help_panel="Run on a cluster")
@@ -96,14 +107,17 @@ def compile_(
 
 
 @app.command(rich_help_panel="Train")
-def config(preset: Preset = "demo", overrides: Overrides = None, debug: Debug = False) -> None:
+def config(
+    preset: Preset = None, config_file: ConfigFile = None, overrides: Overrides = None, debug: Debug = False
+) -> None:
     """Print every setting that a run would use, as YAML."""
     with one_line_errors(debug):
         import yaml
 
         from cliptea import settings
 
-        resolved = settings.load(preset, overrides or []).model_dump(mode="json")
+        chosen, text = choose_preset(preset, config_file)
+        resolved = settings.load(chosen, overrides or [], text).model_dump(mode="json")
         text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
         if not text.replace("\n", "").isprintable():  # as escapes, which YAML has for all characters
             text = yaml.safe_dump(resolved, sort_keys=False)
@@ -112,7 +126,8 @@ def config(preset: Preset = "demo", overrides: Overrides = None, debug: Debug = 
 
 @app.command(rich_help_panel="Train")
 def plan(
-    preset: Preset = "demo",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     overrides: Overrides = None,
     throughput: Annotated[
         list[str] | None,
@@ -140,7 +155,8 @@ def plan(
         from cliptea_pipeline.planning import show_plan
 
         rates = read_rates(benchmark, throughput or [])
-        resolved = settings.load(preset, overrides or [])
+        chosen, text = choose_preset(preset, config_file)
+        resolved = settings.load(chosen, overrides or [], text)
         room = read_compiled(pipeline or pipeline_file()).room
         made = make_plan(resolved, rates)
         show_plan(Console(highlight=False), resolved, made, room)

@@ -11,7 +11,7 @@ from cliptea.errors import ConfigError
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path, write_file
 from cliptea_pipeline.display import cell
-from cliptea_pipeline.options import Debug, Overrides, Preset, one_line_errors
+from cliptea_pipeline.options import ConfigFile, Debug, Overrides, Preset, choose_preset, one_line_errors
 from cliptea_pipeline.serving_cli import AllowCode, Home, Model, TextWeights, open_model
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ app = typer.Typer()
 @app.command(rich_help_panel="Use models")
 def evaluate(
     model: Model,
-    preset: Preset = "demo",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     overrides: Overrides = None,
     text_weights: TextWeights = None,
     output: Annotated[
@@ -46,7 +47,8 @@ def evaluate(
         home, file = local_path("--workdir", workdir), None if output is None else local_path("-o", output)
         if file is not None and (file.suffix != ".json" or file.is_dir()):
             raise ConfigError(f"cannot write scores to {file}", "the name of a .json file")
-        config = settings.load_without_teacher(preset, overrides or [])
+        chosen, text = choose_preset(preset, config_file)
+        config = settings.load_without_teacher(chosen, overrides or [], text)
         dataset, label = open_dataset(config.data), config.data.dataset
         for warning in dataset.check("val"):
             print(f"warning: {plain(warning)}")

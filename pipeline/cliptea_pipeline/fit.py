@@ -18,7 +18,7 @@ from cliptea_pipeline.placement import Placement
 
 __all__ = ["PARAMETERS", "Compiled", "check_fit", "read_compiled"]
 
-PARAMETERS = {"preset", "overrides", "skip_unchanged"}  # of the pipeline
+PARAMETERS = {"preset", "config", "overrides", "skip_unchanged"}  # of the pipeline
 # Steps with GPUs whose number of processes is a setting. For TrainJobs, the placement sets it.
 PROCESSES = {"tokens": "teacher.num_workers", "train": "train.processes"}
 

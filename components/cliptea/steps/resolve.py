@@ -1,5 +1,7 @@
 """Resolves preset and overrides into a run with its config, data digest and variants. This step is never cached."""
 
+from typing import Any
+
 from kfp import dsl
 
 from cliptea import env, progress, settings
@@ -20,27 +22,33 @@ __all__ = ["check", "resolve", "start_run"]
 
 
 @step()
-def resolve(preset: str, overrides: list, skip_unchanged: bool, job_id: str, run: dsl.Output[dsl.Artifact]) -> str:
+def resolve(
+    preset: str, config: str, overrides: list, skip_unchanged: bool, job_id: str, run: dsl.Output[dsl.Artifact]
+) -> str:
     from cliptea.steps.common import run_step, write
     from cliptea.steps.resolve import skip, start_run
 
     def work() -> str:
-        present = start_run(preset, overrides, job_id)
+        present = start_run(preset, overrides, job_id, config)
         write(run, present)
         return "unchanged" if skip_unchanged and skip(present) else "changed"
 
     return run_step("resolve", work, job_id=job_id)
 
 
-def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
-    """Check the settings, compute the digest of the data, and open or resume the run in MLflow."""
+def start_run(preset: str, overrides: list[str], job_id: str, text: str = "") -> Run:
+    """Check the settings, compute the digest of the data, and open or resume the run in MLflow.
+
+    Args:
+        preset, overrides, text: as for `settings.load`.
+    """
     from cliptea.data.datasets import open_dataset
     from cliptea.steps.planned import planned
     from cliptea.tracking import runs as tracked
     from cliptea.tracking.metric_names import renamed_metrics
     from cliptea.tracking.mlflow_client import persist
 
-    config = settings.load(preset, overrides)
+    config = settings.load(preset, overrides, text)
     catalogue = check(config)
     if not env.in_local_run() and (room := env.STUDENTS.count()):
         require_room(len(expand(config)), room)
@@ -54,7 +62,7 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     variants = expand(config)
     models = persist(lambda: read_initial((variant.config for variant in variants), catalogue.unseen))
     start = {"initial": {name: model.manifest.fingerprint for name, model in models.items()}} if models else {}
-    fp = fingerprint("run", config=config, data=digest, others=others, **start)
+    fp = fingerprint("run", config=_counting(config), data=digest, others=others, **start)
     run = Run(
         config=config,
         data_digest=digest,
@@ -74,6 +82,11 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     progress.publish(tracking_run=run.tracking_run)
     _sweep()
     return run
+
+
+def _counting(config: Config) -> dict[str, Any]:
+    """The settings in the fingerprint of a run. What most runs do not use only counts if it is used."""
+    return config.model_dump(exclude=set() if config.variant_groups else {"variant_groups"})
 
 
 def check(config: Config) -> Catalogue:

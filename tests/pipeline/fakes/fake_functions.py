@@ -60,7 +60,7 @@ class Run(BaseModel):
         return next(variant for variant in self.variants if variant.label == label)
 
 
-def load(preset, overrides):
+def load(preset, overrides, text):
     if preset == "unknown":
         raise ConfigError("the preset 'unknown' does not exist")
 
@@ -108,7 +108,7 @@ def check(config):
     """Everything fits."""
 
 
-def start_run(preset, overrides, job_id):
+def start_run(preset, overrides, job_id, text):
     labels = FAKE.get("variants", ["one", "two"])
     work_once = FAKE.get("fail", {}).get("resolve")
     if work_once:

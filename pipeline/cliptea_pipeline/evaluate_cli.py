@@ -42,6 +42,7 @@ def evaluate(
     """
     with one_line_errors(debug):
         from cliptea import settings
+        from cliptea.data.catalogue import names_of
         from cliptea.data.datasets import open_dataset
 
         home, file = local_path("--workdir", workdir), None if output is None else local_path("-o", output)
@@ -49,7 +50,7 @@ def evaluate(
             raise ConfigError(f"cannot write scores to {file}", "the name of a .json file")
         chosen, text = choose_preset(preset, config_file)
         config = settings.load_without_teacher(chosen, overrides or [], text)
-        dataset, label = open_dataset(config.data), config.data.dataset
+        dataset, label = open_dataset(config.data), config.data.name
         for warning in dataset.check("val"):
             print(f"warning: {plain(warning)}")
         names = dataset.ids("val")
@@ -58,7 +59,8 @@ def evaluate(
         from cliptea.serving.scores import evaluate as score
         from cliptea.serving.scores import settings_of
 
-        classes = choose_classes(segmenter, dataset.catalogue.classes, text_weights)
+        synonyms = names_of(dataset.catalogue.classes, config.data.synonyms)
+        classes = choose_classes(segmenter, dataset.catalogue.classes, text_weights, synonyms)
         chosen = settings_of(segmenter, config.evaluation)
         scored = score(segmenter, dataset, names, classes, chosen, label)
         facts: dict[str, Any] = {"model": model, "dataset": label, "images": len(names), "gamma": chosen.gamma}

@@ -25,7 +25,7 @@ def candidates(run: Run, rows: Sequence[Row]) -> list[Row]:
         for member in variant.members
         if variant.config.method == run.config.method
     }
-    return [row for row in rows if row.dataset == run.config.data.dataset and (row.group, row.variant, row.seed) in own]
+    return [row for row in rows if row.dataset == run.config.data.name and (row.group, row.variant, row.seed) in own]
 
 
 def best_row(rows: Sequence[Row]) -> Row:

@@ -189,7 +189,7 @@ class ReportEntry(Entry):
         store = open_store()
         done, evaluated, _ = _report(store, run, self.splits, self.teacher, self.evaluations)
         rows = [row for item in evaluated for row in item.rows]
-        own = [row for row in rows if row.dataset == run.config.data.dataset]
+        own = [row for row in rows if row.dataset == run.config.data.name]
         log_best(run, best_row(candidates(run, own) or own))
         files = {name: read_object(store, item) for name, item in done.objects.items()}
         ChildRun(connect(), run.tracking_run).log_files(files)

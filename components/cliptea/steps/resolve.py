@@ -6,7 +6,7 @@ from kfp import dsl
 
 from cliptea import env, progress, settings
 from cliptea.config import Config
-from cliptea.data.catalogue import Catalogue
+from cliptea.data.catalogue import Catalogue, names_of
 from cliptea.data.shard_cache import open_cache
 from cliptea.errors import ConfigError, described
 from cliptea.manifest import fingerprint
@@ -42,7 +42,7 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "") ->
     Args:
         preset, overrides, text: as for `settings.load`.
     """
-    from cliptea.data.datasets import open_dataset
+    from cliptea.data.datasets import data_digest, open_dataset
     from cliptea.steps.planned import planned
     from cliptea.tracking import runs as tracked
     from cliptea.tracking.metric_names import renamed_metrics
@@ -55,9 +55,10 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "") ->
     store = open_store()
     open_cache(store)  # reports invalid addresses and sizes before any work starts
     own = open_dataset(config.data)
-    digest = own.digest()
-    further = {name: open_dataset(wanted.data(name, config.data)) for name, wanted in config.evaluation.sets.items()}
-    others = {name: dataset.digest(["val"]) for name, dataset in further.items()}
+    digest = data_digest(config.data)
+    sets = {name: wanted.data(name, config.data) for name, wanted in config.evaluation.sets.items()}
+    further = {name: open_dataset(wanted) for name, wanted in sets.items()}
+    others = {name: data_digest(wanted, ["val"]) for name, wanted in sets.items()}
     _check_figures(config, [own.ids("train"), own.ids("val"), *(dataset.ids("val") for dataset in further.values())])
     variants = expand(config)
     models = persist(lambda: read_initial((variant.config for variant in variants), catalogue.unseen))
@@ -86,7 +87,12 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "") ->
 
 def _counting(config: Config) -> dict[str, Any]:
     """The settings in the fingerprint of a run. What most runs do not use only counts if it is used."""
-    return config.model_dump(exclude=set() if config.variant_groups else {"variant_groups"})
+    settings = config.model_dump()
+    sections = [settings["data"], *settings["evaluation"]["sets"].values()]
+    for section, name in ((settings, "variant_groups"), *((section, "synonyms") for section in sections)):
+        if not section[name]:
+            del section[name]
+    return settings
 
 
 def check(config: Config) -> Catalogue:
@@ -108,8 +114,11 @@ def check(config: Config) -> Catalogue:
             "CLIP weights, a pre-training tag such as openai, or demo",
         )
     for name, further in config.evaluation.sets.items():
-        _ = open_dataset(further.data(name, config.data)).catalogue
-    return open_dataset(config.data).catalogue
+        other = open_dataset(further.data(name, config.data)).catalogue
+        names_of(other.classes, further.synonyms, f"evaluation.sets.{name}.synonyms")
+    catalogue = open_dataset(config.data).catalogue
+    names_of(catalogue.classes, config.data.synonyms)
+    return catalogue
 
 
 def _check_figures(config: Config, ids: list[list[str]]) -> None:

@@ -1,6 +1,8 @@
 """Preset files and variant files of the user's own: what they mean, what travels of them, and what they may not do."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +16,7 @@ from cliptea_pipeline import submit
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.options import choose_preset
 
+PAGE = Path(__file__).parents[2] / "docs/settings.md"
 MINE = """
 preset: smoke
 variants: [baselines/full, mine]
@@ -215,3 +218,11 @@ def test_the_text_of_a_file_is_json_and_yaml_alike(write):
     text = read_preset(write("preset: smoke\ndata: {unseen: ['é 😀', \"a\\tb\"]}"))
     assert json.loads(text) == {"preset": "smoke", "data": {"unseen": ["é 😀", "a\tb"]}}
     assert settings.load("mine.yaml", [], text).data.unseen == ["é 😀", "a\tb"]
+
+
+def test_the_example_of_the_page_is_a_preset_file(write):
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    write("deep: {method: {generator_layers: 6}}", "more.yaml")
+    config = load(write(text, "my.yaml"))
+    assert (config.preset, config.data.dataset, config.data.root) == ("my.yaml", "voc12", "VOCdevkit")
+    assert [variant.label for variant in expand(config)] == ["mine/full", "mine/wide", "more/deep"]

@@ -53,6 +53,7 @@ class Run(BaseModel):
     job_id: str
     tracking_run: str = ""
     preset: str
+    text: str
     overrides: list[str]
     variants: list[Variant]
 
@@ -116,6 +117,7 @@ def start_run(preset, overrides, job_id, text):
     return Run(
         job_id=job_id,
         preset=preset,
+        text=text,
         overrides=overrides,
         variants=[Variant(label=label, seed=index) for index, label in enumerate(labels)],
     )
@@ -123,6 +125,8 @@ def start_run(preset, overrides, job_id, text):
 
 def make_splits(run):
     progress.note(f"preset {run.preset}, overrides {run.overrides}")
+    if run.text:
+        progress.note(f"settings {run.text}")
     return work("split", images=7)
 
 

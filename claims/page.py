@@ -7,12 +7,12 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from cliptea.report.conclusions import t_interval
+from cliptea.run import TRANSDUCTIVE, is_transductive
 
 __all__ = ["FULL", "Table", "render"]
 
 FULL = "beyond/full"
 CHOSEN = "beyond/region_local"  # had the highest hIoU of the inductive variants in world 1 (one seed, 350 iterations)
-TRANSDUCTIVE = "-transductive"  # end of the names of groups
 SCORES = {"pAcc": "pAcc", "miou_seen": "mIoU seen", "miou_unseen": "mIoU unseen", "hiou": "hIoU"}
 INTRODUCTION = """<!-- Made from claims/results.json by `make claims`. Edit claims/page.py instead. -->
 
@@ -180,7 +180,7 @@ def _best(table: Table, variants: Sequence[str]) -> str:
 
 
 def _is_transductive(variant: str) -> bool:
-    return variant.partition("/")[0].endswith(TRANSDUCTIVE)
+    return is_transductive(variant.partition("/")[0])
 
 
 def _scores(table: Table, variants: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ no value; docs/method.md lists them.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,9 +16,9 @@ from cliptea.errors import ConfigError
 from cliptea.weights_source import WeightsSource
 
 __all__ = [
-    "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "EvaluationSet", "LossConfig", "MethodConfig",
-    "PretrainConfig", "PromotionConfig", "StudentConfig", "TeacherConfig", "TrainConfig", "TransductiveConfig",
-    "WorldConfig",
+    "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "EvaluationSet", "Group", "LossConfig",
+    "MethodConfig", "PretrainConfig", "PromotionConfig", "StudentConfig", "Synonyms", "TeacherConfig", "Templates",
+    "TrainConfig", "TransductiveConfig", "WorldConfig",
 ]  # fmt: skip
 
 # Names of models and evaluation sets, as MLflow accepts them in its registry, in metrics and in paths of artifacts.
@@ -40,10 +40,26 @@ Gamma = Annotated[float, Field(ge=-1e6, le=1e6)]
 Ratio = Annotated[float, Field(gt=0, le=100)]
 Size = tuple[Pixels, Pixels]
 Unseen = Annotated[list[str], Field(max_length=254)]
+Group = dict[str, dict[str, Any]]  # variants by name, each with the settings that it changes
+Templates = str | Annotated[list[str], Field(min_length=1, max_length=1000)]
+# class -> the names whose text features are averaged, for a class that one name alone describes badly
+Synonyms = dict[str, Annotated[list[str], Field(min_length=1, max_length=100)]]
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _require_templates(templates: Templates | None) -> None:
+    """Reject prompts that are no templates; for the validator of a section, whose field is called `templates`."""
+    if isinstance(templates, list):
+        strange = next((template for template in templates if template.count("{}") != 1), None)
+        if strange is not None:
+            raise ValueError(
+                f"templates has {strange!r}: expected exactly one {{}} in each, such as 'a photo of a {{}}.'"
+            )
+    elif templates not in ("single", "multi", None):
+        raise ValueError(f"templates is {templates!r}: expected single, multi or a list such as ['a photo of a {{}}.']")
 
 
 class WorldConfig(Section):
@@ -56,13 +72,19 @@ class WorldConfig(Section):
 
 
 class DataConfig(Section):
-    dataset: str = "demo"  # a name in cliptea.data.datasets
+    dataset: str = "demo"  # a name in cliptea.data.datasets, or your own package.module:Class
     root: str | None = None  # folder or s3:// prefix of the raw data; not used by the demo world
     train_list: Literal["train", "trainaug"] | None = None  # VOC: train omits the images of SBD; None: as in the paper
     seed: Seed = 0  # selects the views, and in the demo also the world
     unseen: Unseen | None = None  # class names; None: the default list of the data set
+    synonyms: Synonyms = {}  # for the text features; a class that is not listed has its own name alone
     shard_mib: Annotated[int, Field(ge=1, le=1 << 14)] = 64  # a shard is closed when it reaches this size
     world: WorldConfig = WorldConfig()
+
+    @property
+    def name(self) -> str:
+        """The name of the data set in results. It is that of the class for one of the user's own."""
+        return self.dataset.rpartition(":")[2]
 
 
 class PretrainConfig(Section):
@@ -83,7 +105,7 @@ class TeacherConfig(Section):
 
     weights: str | None = None  # "demo", a path, an s3:// URI, or an open_clip pre-training tag; required
     model: str = "ViT-B-16-quickgelu"  # open_clip architecture; a folder of weights has its own
-    templates: Literal["single", "multi"] = "single"  # prompts, see cliptea.teacher.text
+    templates: Templates = "single"  # prompts: single, multi (see cliptea.teacher.text), or a list with {} for the name
     text_features: str | None = None  # .npy file with the text features of the classes; None: use the text tower
     views: Annotated[int, Field(ge=1, le=10_000)] = 1  # deterministic scale-and-crop views of each training image
     base_scale: Size = (2048, 512)  # long and short edge that an image is fitted into before the ratio is applied
@@ -106,6 +128,7 @@ class TeacherConfig(Section):
         low, high = self.ratio_range
         if not 0 < low <= high:
             raise ValueError(f"ratio_range is {low}, {high}: expected 0 < low <= high")
+        _require_templates(self.templates)
         return self
 
 
@@ -281,13 +304,22 @@ class EvaluationSet(Section):
     root: str | None = None
     dataset: str | None = None  # None: its name in `evaluation.sets` is the name of the data set
     unseen: Unseen | None = None  # None: the default list of the data set
-    templates: Literal["single", "multi"] | None = None  # prompts; None: those of the teacher
+    synonyms: Synonyms = {}  # as data.synonyms, of its classes
+    templates: Templates | None = None  # prompts; None: those of the teacher
     text_features: str | None = None  # .npy file with the text features of its classes; None: use the text tower
     gamma: Gamma = 0.0  # a student trained on other data is not biased towards any of these classes
 
+    @model_validator(mode="after")
+    def _prompted(self) -> EvaluationSet:
+        _require_templates(self.templates)
+        if self.synonyms and self.text_features:
+            raise ValueError("synonyms and text_features are both set: expected one of them, as a class has one row")
+        return self
+
     def data(self, name: str, base: DataConfig) -> DataConfig:
         """The data section for reading the set called `name`."""
-        return base.model_copy(update={"dataset": self.dataset or name, "root": self.root, "unseen": self.unseen})
+        own = {"root": self.root, "unseen": self.unseen, "synonyms": self.synonyms}
+        return base.model_copy(update={"dataset": self.dataset or name, **own})
 
 
 class EvaluationConfig(Section):
@@ -330,7 +362,8 @@ class Config(Section):
     seeds: Few = 1  # number of times that each student is trained
     variants: Annotated[list[str], Field(max_length=1000)] = [
         "backbones"
-    ]  # groups or "group/name", from cliptea/variants
+    ]  # groups or "group/name", from cliptea/variants or from variant_groups
+    variant_groups: dict[str, Group] = {}  # of your own, by name
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
     method: MethodConfig = MethodConfig()
@@ -346,11 +379,15 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _distinct_sets(self) -> Config:
+        if self.data.synonyms and self.teacher.text_features:
+            raise ValueError(
+                "data.synonyms and teacher.text_features are both set: expected one of them, as a class has one row"
+            )
         strange = next((name for name in self.evaluation.sets if not TRACKED.fullmatch(name)), None)
         if strange is not None:
             raise ValueError(f"evaluation.sets has the name {strange!r}: expected a name that MLflow accepts, {NAMES}")
-        if self.data.dataset in self.evaluation.sets:
+        if self.data.name in self.evaluation.sets:
             raise ValueError(
-                f"evaluation.sets.{self.data.dataset} has the name of the data set itself; expected another name"
+                f"evaluation.sets.{self.data.name} has the name of the data set itself; expected another name"
             )
         return self

@@ -7,13 +7,17 @@ import os
 import re
 import signal
 
-__all__ = ["SECRETS", "holds_secret", "meaning", "of_connection", "of_signal", "plain", "printable", "redacted"]
+__all__ = [
+    "SECRETS", "holds_secret", "meaning", "names_secret", "of_connection", "of_signal", "plain", "printable",
+    "redacted",
+]  # fmt: skip
 
 Texts = tuple[tuple[str, tuple[str, str]], ...]  # patterns, each with what it means and what to do
 
 SECRETS: set[str] = set()  # names of environment variables whose values are secret; `cliptea.env` fills it
 HIDDEN = "***"
 SHORTEST = 8  # characters; shorter values of variables may be part of a word
+SECRET_KEY = re.compile(r"passw|secret|credential|access_?key|api_?key|private", re.IGNORECASE)
 BOTH_CASES = r"(?=[\w-]*[a-z])(?=[\w-]*[A-Z])"  # as in random letters, but hardly in a name of a folder
 NAMED = r"(?:[\w.-]*(?:signature|credential|token|passw|pwd|secret|key|auth|session)[\w.-]*|sig)"
 SHAPES = (
@@ -105,6 +109,11 @@ def redacted(text: str) -> str:
 def holds_secret(text: str) -> bool:
     """Whether a text, such as an address, seems to hold a secret."""
     return redacted(text) != text
+
+
+def names_secret(key: str) -> bool:
+    """Whether a key, such as that of a setting, seems to name a secret."""
+    return SECRET_KEY.search(key) is not None
 
 
 def plain(text: str) -> str:

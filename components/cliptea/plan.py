@@ -194,7 +194,7 @@ def _missing(config: Config, configs: list[Config]) -> list[str]:
     roots = {"data.root": (config.data.dataset, config.data.root)}
     roots |= {f"evaluation.sets.{name}.root": (s.dataset or name, s.root) for name, s in config.evaluation.sets.items()}
     for key, (dataset, root) in roots.items():
-        if dataset == "demo":
+        if dataset == "demo" or (":" in dataset and root is None):  # code of the user's own may need no root
             continue
         if root is None:
             found.append(f"data: {key} is not set")

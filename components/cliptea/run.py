@@ -11,7 +11,9 @@ from cliptea.config import Config
 from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, fingerprint
 
-__all__ = ["Member", "Run", "Variant", "expand", "require_room"]
+__all__ = ["TRANSDUCTIVE", "Member", "Run", "Variant", "expand", "is_transductive", "require_room"]
+
+TRANSDUCTIVE = "-transductive"  # end of the names of groups
 
 
 class Member(BaseModel):
@@ -53,10 +55,11 @@ class Run(BaseModel):
 def expand(config: Config) -> list[Variant]:
     """All students to train. A student with several names is trained once and listed under each name."""
     found: dict[str, Variant] = {}
+    base = config.model_copy(update={"variant_groups": {}})  # a student needs no others
     named = [
-        (member, _resolved(config, member, delta))
+        (member, _resolved(base, member, delta))
         for name in config.variants
-        for variant, delta in settings.variant_group(name).items()
+        for variant, delta in settings.variant_group(name, config.variant_groups).items()
         for member in [Member(group=name.partition("/")[0], variant=variant)]
     ]
     named = [(_apart(member, resolved), resolved) for member, resolved in named]
@@ -87,8 +90,14 @@ def _apart(member: Member, config: Config) -> Member:
 
     No table may mix the two settings.
     """
-    setting = config.method.transductive.setting
-    return member if setting == "inductive" else member.model_copy(update={"group": f"{member.group}-{setting}"})
+    if config.method.transductive.setting == "inductive":
+        return member
+    return member.model_copy(update={"group": f"{member.group}{TRANSDUCTIVE}"})
+
+
+def is_transductive(group: str) -> bool:
+    """Whether the students of a group knew the names of unseen classes in training."""
+    return group.endswith(TRANSDUCTIVE)
 
 
 def require_room(students: int, room: int) -> None:

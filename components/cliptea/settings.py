@@ -1,21 +1,26 @@
-"""Settings are merged as defaults <- preset <- overrides <- variant and validated as one `Config`."""
+"""Settings are merged as defaults <- preset <- overrides <- variant and validated as one `Config`.
+
+A preset is one that cliptea brings, or a file of the user's own, see `cliptea.preset_files`.
+"""
 
 from __future__ import annotations
 
 import difflib
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
-from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from posixpath import basename
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from cliptea.config import Config
+from cliptea.config import NAMES, TRACKED, Config, Group
 from cliptea.errors import ConfigError
-from cliptea.messages import holds_secret
+from cliptea.messages import holds_secret, names_secret
 from cliptea.parse import parse_yaml
+from cliptea.preset_files import gather_variants, parse_preset, read_preset, variant_files
+from cliptea.storage import is_remote
+from cliptea.typed import typed_value
 
 __all__ = [
     "apply_delta",
@@ -24,22 +29,30 @@ __all__ = [
     "load_without_teacher",
     "merge",
     "presets",
+    "variant_files_of",
     "variant_group",
     "variant_groups",
 ]
 
 SHOWN = 100  # characters of a refused value
-SECRET = re.compile(r"passw|secret|credential|access_?key|api_?key|private", re.IGNORECASE)
+# What a variant may change. Everything else is the same for all students of a run.
+CHANGEABLE = ["seeds", "method", "student", "train", "evaluation"]
 
 
-def load(preset: str = "demo", overrides: Sequence[str] = ()) -> Config:
+def load(preset: str = "demo", overrides: Sequence[str] = (), text: str = "") -> Config:
     """Resolve a preset and overrides of the form "a.b=c" into a validated config.
+
+    Args:
+        preset: the name of a preset, or of the file whose settings are in `text`; or the s3:// URI of a preset file.
+        overrides: of the command line.
+        text: the content of a preset file of the user's own, from `cliptea.preset_files`.
 
     Raises:
         ConfigError: the preset or a key does not exist, a type is wrong, settings contradict each other, or no weights
             of CLIP are set; one line.
+        StorageError: a file of settings is not in its bucket.
     """
-    config = load_without_teacher(preset, overrides)
+    config = load_without_teacher(preset, overrides, text)
     if config.teacher.weights is None:
         raise ConfigError(
             "teacher.weights is not set",
@@ -49,17 +62,22 @@ def load(preset: str = "demo", overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def load_without_teacher(preset: str, overrides: Sequence[str]) -> Config:
+def load_without_teacher(preset: str, overrides: Sequence[str], text: str = "") -> Config:
     """As `load`, for what needs no CLIP."""
-    if preset not in presets():
-        raise ConfigError(f"the preset {preset!r} does not exist", _one_of(preset, presets()))
-    delta = _read_yaml("presets", preset) | {"preset": preset}
-    for override in overrides:
-        delta = merge(delta, _parse(override))
-    config = _validate(delta)
+    if is_remote(preset) and not text:
+        text = read_preset(preset)
+    base = _own_preset(preset, text) if text else _shipped_preset(preset)
+    delta = gather_variants(merge(base, _typed(overrides)), "")
+    config = _validate(delta, preset if text else "", base)
+    _check_groups(config)
     for name in config.variants:
-        variant_group(name)
+        variant_group(name, config.variant_groups)
     return config
+
+
+def variant_files_of(overrides: Sequence[str]) -> list[str]:
+    """The variant files that `variants` names in overrides."""
+    return variant_files(_typed(overrides))
 
 
 def apply_delta(config: Config, delta: Mapping[str, Any]) -> Config:
@@ -95,12 +113,18 @@ def variant_groups() -> list[str]:
     return _yaml_names("variants")
 
 
-def variant_group(name: str) -> dict[str, dict[str, Any]]:
-    """Variants of a group ("table3") or one of them ("table3/no_ce"): variant name -> config delta."""
+def variant_group(name: str, own: Mapping[str, Group] | None = None) -> Group:
+    """Variants of a group ("table3") or one of them ("table3/no_ce"): variant name -> config delta.
+
+    Args:
+        own: groups beside the shipped ones, by name.
+    """
     group, _, single = name.partition("/")
-    if group not in variant_groups():
-        raise ConfigError(f"the variant group {group!r} does not exist", _one_of(group, variant_groups()))
-    variants = _read_yaml("variants", group)
+    own = own or {}
+    known = [*variant_groups(), *own]
+    if group not in known:
+        raise ConfigError(f"the variant group {group!r} does not exist", _one_of(group, known))
+    variants = own[group] if group in own else _read_yaml("variants", group)
     if not single:
         return variants
     if single not in variants:
@@ -121,7 +145,7 @@ def _read_yaml(folder: str, name: str) -> dict[str, Any]:
 def _parse(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     key = key.strip()
-    value = "" if holds_secret(override) else _value(key, text)
+    value = "" if holds_secret(override) else typed_value(key, text)
     if holds_secret(f"{override} {value}"):  # YAML may spell an address so that only its value shows it
         raise ConfigError(
             f"{'a setting' if '://' in key else key} holds an address with a user, password or signature, "
@@ -131,14 +155,16 @@ def _parse(override: str) -> dict[str, Any]:
         )
     if not equals or not key:
         raise ConfigError(f"cannot read the setting {override!r}", "key=value, such as train.iterations=200")
-    if SECRET.search(key):
+    if names_secret(key):
         raise ConfigError(
             f"the setting {key!r} looks like a secret, and settings are printed and stored",
             "secrets in the environment only",
             "see docs/environment.md for the variables",
         )
     if key == "preset":
-        raise ConfigError("preset cannot be overridden with --set", "the preset's name in --preset")
+        raise ConfigError(
+            "preset cannot be overridden with --set", "the preset's name in --preset, or in the file of --config"
+        )
     *outer, last = key.split(".")
     delta = {last: value}
     for part in reversed(outer):
@@ -146,59 +172,75 @@ def _parse(override: str) -> dict[str, Any]:
     return delta
 
 
-def _value(key: str, text: str) -> Any:
-    """The value that was typed for a setting. It is the text itself, unless the setting can be a list or a mapping."""
-    kinds = _kinds(Config)
-    for part in key.split("."):
-        kinds = [inner for kind in kinds for inner in _inside(kind, part)]
-    if text.lstrip()[:1] in ("[", "{") and any(_holds(kind) for kind in kinds):
-        example = 'a list such as [sky, "red, white"] or a mapping such as {lr: 0.01}'
-        return _plain(parse_yaml(text, f"the value of {key}", example, typed=False), kinds)
-    return _plain(text, kinds)
+def _shipped_preset(name: str) -> dict[str, Any]:
+    if name not in presets():
+        todo = "pass a file of your own with --config" if name.endswith((".yaml", ".yml")) else ""
+        raise ConfigError(f"the preset {name!r} does not exist", _one_of(name, presets()), todo)
+    return _read_yaml("presets", name) | {"preset": name}
 
 
-def _plain(value: Any, kinds: list[Any]) -> Any:
-    """`value` with the texts null, true and false replaced where a setting can be that. Pydantic reads the numbers."""
-    if isinstance(value, str):
-        if NoneType in kinds and value in ("null", "~", ""):
-            return None
-        return value.lower() == "true" if bool in kinds and value.lower() in ("true", "false") else value
-    if isinstance(value, dict):
-        return {
-            key: _plain(item, [inner for kind in kinds for inner in _inside(kind, key)]) for key, item in value.items()
-        }
-    inner = [
-        inner for kind in kinds if get_origin(kind) in (list, tuple) for one in get_args(kind) for inner in _kinds(one)
-    ]
-    return [_plain(item, inner) for item in value]
+def _own_preset(name: str, text: str) -> dict[str, Any]:
+    """The settings of a preset file on top of those of the preset that it names, if it names one."""
+    delta = parse_preset(text, name)
+    base = delta.get("preset")
+    if base is not None and base not in presets():
+        raise ConfigError(f"{name}: the preset {base!r} does not exist", _one_of(str(base), presets()))
+    return merge({} if base is None else _shipped_preset(base), delta) | {"preset": basename(name)}
 
 
-def _kinds(kind: Any) -> list[Any]:
-    """The alternatives of a type: int and None for `Annotated[int, ...] | None`."""
-    if get_origin(kind) is Annotated:
-        return _kinds(get_args(kind)[0])
-    if get_origin(kind) in (Union, UnionType):
-        return [inner for one in get_args(kind) for inner in _kinds(one)]
-    return [kind]
+def _typed(overrides: Sequence[str]) -> dict[str, Any]:
+    delta: dict[str, Any] = {}
+    for override in overrides:
+        delta = merge(delta, _parse(override))
+    return delta
 
 
-def _inside(kind: Any, key: str) -> list[Any]:
-    """The alternatives of the value under `key` in a section or mapping."""
-    if get_origin(kind) is dict:
-        return _kinds(get_args(kind)[1])
-    fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
-    return _kinds(fields[key].annotation) if key in fields else []
+def _validate(delta: Mapping[str, Any], file: str = "", inside: Mapping[str, Any] | None = None) -> Config:
+    """The config of these settings.
 
-
-def _holds(kind: Any) -> bool:
-    return get_origin(kind) in (dict, list, tuple) or (isinstance(kind, type) and issubclass(kind, BaseModel))
-
-
-def _validate(delta: Mapping[str, Any]) -> Config:
+    Args:
+        file: name of a preset file, which is named if the mistake is in it.
+        inside: the settings of the preset alone.
+    """
     try:
         return Config.model_validate(delta)
-    except ValidationError as error:
-        raise _readable(error) from None
+    except (ValidationError, ConfigError) as error:
+        readable = error if isinstance(error, ConfigError) else _readable(error)
+    if file:
+        try:
+            Config.model_validate(inside)
+        except (ValidationError, ConfigError):
+            raise ConfigError(f"{file}: {readable.what}", readable.expected, readable.todo) from None
+    raise readable
+
+
+def _check_groups(config: Config) -> None:
+    """Check the groups of variants that are not shipped.
+
+    Raises:
+        ConfigError: a name is taken or not usable, or a variant changes what it cannot.
+    """
+    for group, variants in config.variant_groups.items():
+        if group in variant_groups():
+            raise ConfigError(f"variant_groups.{group} has the name of a shipped group", "another name")
+        if not variants:
+            raise ConfigError(f"variant_groups.{group} has no variants", "names with settings, such as full: {}")
+        for variant, delta in variants.items():
+            key = f"variant_groups.{group}.{variant}"
+            for name in (group, variant):
+                if not TRACKED.fullmatch(name):
+                    raise ConfigError(f"{key} has the name {name!r}", f"a name that MLflow accepts, {NAMES}")
+            fixed = [name for name in Config.model_fields if name in delta and name not in CHANGEABLE]
+            fixed += ["evaluation.sets"] if "sets" in (delta.get("evaluation") or ()) else []
+            if fixed:
+                raise ConfigError(
+                    f"{key} changes {fixed[0]}, which is the same for all students of a run",
+                    f"changes of {', '.join(CHANGEABLE)}",
+                )
+            try:
+                apply_delta(config, delta)
+            except ConfigError as error:
+                raise ConfigError(f"{key}: {error.what}", error.expected, error.todo) from None
 
 
 def _readable(error: ValidationError) -> ConfigError:

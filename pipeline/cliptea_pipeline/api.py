@@ -17,6 +17,7 @@ from cliptea import env, settings
 from cliptea.config import Config
 from cliptea.errors import ClipteaError, ConfigError, StorageError, one_line
 from cliptea_pipeline.extras import needing_extras
+from cliptea_pipeline.options import choose_preset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,13 +101,20 @@ def open_model(model: str | Path, workdir: str | Path = WORKDIR, allow_code: boo
         return Model(opened(str(model), home, allow_code), home)
 
 
-def load_config(preset: str = "demo", overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    preset: str | None = None, overrides: Mapping[str, Any] | None = None, file: str | Path | None = None
+) -> Config:
     """All settings of a run.
+
+    Args:
+        preset: its name; None: demo, or the file.
+        file: a preset file of the user's own, as for --config: a path, or an s3:// address.
 
     Raises:
         ConfigError: the preset or a setting does not exist, or a value is refused.
     """
-    return settings.load(preset, as_texts(overrides))
+    chosen, text = _preset(preset, file)
+    return settings.load(chosen, as_texts(overrides), text)
 
 
 def plan(config: Config, throughput: Mapping[str, float] | None = None) -> Plan:
@@ -122,9 +130,16 @@ def plan(config: Config, throughput: Mapping[str, float] | None = None) -> Plan:
 
 
 def run(
-    preset: str = "demo", overrides: Mapping[str, Any] | None = None, workdir: str | Path = WORKDIR
+    preset: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    workdir: str | Path = WORKDIR,
+    file: str | Path | None = None,
 ) -> list[ResultRow]:
     """Run the whole pipeline on this machine, and return the scores of all students. Progress goes to the terminal.
+
+    Args:
+        preset, overrides, file: as for `load_config`.
+        workdir: folder for everything that the run produces.
 
     Raises:
         ConfigError: a setting is refused; nothing was started.
@@ -133,7 +148,8 @@ def run(
     with needing_extras():
         from cliptea_pipeline import local
 
-        code = local.run(preset, as_texts(overrides), Path(workdir))
+        chosen, text = _preset(preset, file)
+        code = local.run(chosen, as_texts(overrides), Path(workdir), text=text)
     if code != 0:
         raise ClipteaError(
             f"the run in {workdir} ended with the exit code {code}",
@@ -165,16 +181,18 @@ def read_results(workdir: str | Path = WORKDIR) -> list[ResultRow]:
 
 
 def submit(
-    preset: str = "demo",
+    preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     pipeline: str | Path | None = None,
     endpoint: str | None = None,
     namespace: str | None = None,
     experiment: str = "cliptea",
+    file: str | Path | None = None,
 ) -> str:
     """Start a run on a cluster, and return its id.
 
     Args:
+        preset, overrides, file: as for `load_config`.
         pipeline: file that `cliptea compile` wrote; None: the one in the package.
         endpoint: address of Kubeflow Pipelines; None: KFP_ENDPOINT.
         namespace: of the steps; None: KFP_NAMESPACE.
@@ -188,14 +206,19 @@ def submit(
         from cliptea_pipeline import submit as submitting
         from cliptea_pipeline.endpoint import Endpoint
 
-        file = None if pipeline is None else Path(pipeline)
-        given = submitting.parameters(preset, as_texts(overrides), file=file)
-        return submitting.submit(Endpoint(endpoint, namespace), given, experiment, file)
+        compiled = None if pipeline is None else Path(pipeline)
+        chosen, text = _preset(preset, file)
+        given = submitting.parameters(chosen, as_texts(overrides), file=compiled, text=text)
+        return submitting.submit(Endpoint(endpoint, namespace), given, experiment, compiled)
 
 
 def as_texts(overrides: Mapping[str, Any] | None) -> list[str]:
     """Settings in the form of --set, "a.b=c", in which they also travel to a cluster."""
     return [f"{key}={_text(value)}" for key, value in (overrides or {}).items()]
+
+
+def _preset(preset: str | None, file: str | Path | None) -> tuple[str, str]:
+    return choose_preset(preset, None if file is None else str(file))
 
 
 def _text(value: Any) -> str:

@@ -15,11 +15,13 @@ from cliptea.storage.local_files import local_path
 from cliptea_pipeline import clean_cli, cluster_cli, data_cli, evaluate_cli, mlflow_cli, serving_cli
 from cliptea_pipeline.options import (
     AsJson,
+    ConfigFile,
     Debug,
     LogFormat,
     Overrides,
     Pipeline,
     Preset,
+    choose_preset,
     json_document,
     one_line_errors,
 )
@@ -52,7 +54,8 @@ def _main(
 
 @app.command(rich_help_panel="Train")
 def run(
-    preset: Preset = "demo",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     overrides: Overrides = None,
     workdir: Annotated[
         str, typer.Option(metavar="FOLDER", help="Folder for everything that the run produces. Later runs reuse it.")
@@ -64,7 +67,8 @@ def run(
     with one_line_errors(debug, log_format):
         from cliptea_pipeline import local
 
-        raise typer.Exit(local.run(preset, overrides or [], local_path("--workdir", workdir), debug))
+        chosen, text = choose_preset(preset, config_file)
+        raise typer.Exit(local.run(chosen, overrides or [], local_path("--workdir", workdir), debug, text))
 
 
 @app.command("compile", rich_help_panel="Run on a cluster")
@@ -104,14 +108,17 @@ def compile_(
 
 
 @app.command(rich_help_panel="Train")
-def config(preset: Preset = "demo", overrides: Overrides = None, debug: Debug = False) -> None:
+def config(
+    preset: Preset = None, config_file: ConfigFile = None, overrides: Overrides = None, debug: Debug = False
+) -> None:
     """Print every setting that a run would use, as YAML."""
     with one_line_errors(debug):
         import yaml
 
         from cliptea import settings
 
-        resolved = settings.load(preset, overrides or []).model_dump(mode="json")
+        chosen, text = choose_preset(preset, config_file)
+        resolved = settings.load(chosen, overrides or [], text).model_dump(mode="json")
         text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
         if not text.replace("\n", "").isprintable():  # as escapes, which YAML has for all characters
             text = yaml.safe_dump(resolved, sort_keys=False)
@@ -120,7 +127,8 @@ def config(preset: Preset = "demo", overrides: Overrides = None, debug: Debug = 
 
 @app.command(rich_help_panel="Train")
 def plan(
-    preset: Preset = "demo",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     overrides: Overrides = None,
     throughput: Annotated[
         list[str] | None,
@@ -149,7 +157,8 @@ def plan(
         from cliptea_pipeline.planning import show_plan
 
         rates = read_rates(benchmark, throughput or [])
-        resolved = settings.load(preset, overrides or [])
+        chosen, text = choose_preset(preset, config_file)
+        resolved = settings.load(chosen, overrides or [], text)
         room = read_compiled(pipeline or pipeline_file()).room
         made = make_plan(resolved, rates)
         document.update(made.model_dump() | {"gpu_hours": made.gpu_hours, "room": room})

@@ -15,11 +15,13 @@ from cliptea.log_lines import tell
 from cliptea.messages import plain
 from cliptea_pipeline.options import (
     AsJson,
+    ConfigFile,
     Debug,
     LogFormat,
     Overrides,
     Pipeline,
     Preset,
+    choose_preset,
     json_document,
     one_line_errors,
 )
@@ -47,7 +49,8 @@ Experiment = Annotated[
 
 @app.command(rich_help_panel="Run on a cluster")
 def submit(
-    preset: Preset = "demo",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     overrides: Overrides = None,
     endpoint: Kfp = None,
     namespace: Namespace = None,
@@ -70,7 +73,8 @@ def submit(
         from cliptea_pipeline.endpoint import Endpoint
         from cliptea_pipeline.looks import run_page
 
-        given = submitting.parameters(preset, overrides or [], skip_unchanged, pipeline)
+        chosen, text = choose_preset(preset, config_file)
+        given = submitting.parameters(chosen, overrides or [], skip_unchanged, pipeline, text)
         server = Endpoint(endpoint, namespace)
         run_id = submitting.submit(server, given, experiment, pipeline)
         document.update({"run": run_id, "address": run_page(server, run_id)})
@@ -111,7 +115,8 @@ def schedule(
     name: Annotated[
         str | None, typer.Option(help="Name for the new schedule. Defaults to cliptea-PRESET.", show_default=False)
     ] = None,
-    preset: Preset = "demo",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     overrides: Overrides = None,
     show: Annotated[bool, typer.Option("--list", help="List the schedules.")] = False,
     pause: Annotated[str | None, typer.Option(metavar="NAME", help="Pause a schedule.")] = None,
@@ -148,8 +153,9 @@ def schedule(
         if cron:
             cron = cron.strip()
             scheduling.require_cron(cron)
-            given = submitting.parameters(preset, overrides or [], not always, pipeline)
-            chosen = name or f"cliptea-{preset}"
+            source, text = choose_preset(preset, config_file)
+            given = submitting.parameters(source, overrides or [], not always, pipeline, text)
+            chosen = name or f"cliptea-{Path(source).name}"
             scheduling.create(Endpoint(endpoint, namespace), chosen, cron, given, experiment, pipeline)
             print(
                 f"created the schedule {chosen}: {cron}, in the time zone of the Kubeflow Pipelines controller "

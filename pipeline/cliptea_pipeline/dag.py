@@ -35,10 +35,16 @@ def cliptea_pipeline(placement: Placement) -> BaseComponent:
         return place(train(**inputs))
 
     @dsl.pipeline(name="cliptea", description="Zero-shot segmentation by distilling CLIP (arXiv 2310.02296).")
-    def cliptea(preset: str = "demo", overrides: list = [], skip_unchanged: bool = False):  # noqa: B006 (kfp's)
+    def cliptea(
+        preset: str = "demo",
+        config: str = "",
+        overrides: list = [],  # noqa: B006 (kfp's)
+        skip_unchanged: bool = False,
+    ):
         job_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
         with dsl.ExitHandler(place(finish(job_id=job_id))):
-            resolved = place(resolve(preset=preset, overrides=overrides, skip_unchanged=skip_unchanged, job_id=job_id))
+            given = {"preset": preset, "config": config, "overrides": overrides, "skip_unchanged": skip_unchanged}
+            resolved = place(resolve(**given, job_id=job_id))
             run = resolved.outputs["run"]
             with dsl.If(resolved.outputs["Output"] == "changed", name="something-to-do"):
                 shards = place(split(run=run)).outputs["shards"]

@@ -12,7 +12,7 @@ from cliptea.exit_codes import ExitCode
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path, write_file
 from cliptea_pipeline.display import cell
-from cliptea_pipeline.options import Debug, Overrides, Preset, one_line_errors
+from cliptea_pipeline.options import ConfigFile, Debug, Overrides, Preset, choose_preset, one_line_errors
 
 if TYPE_CHECKING:
     from cliptea.data.inspection import Inspection
@@ -31,7 +31,8 @@ def _main() -> None:
 
 @app.command()
 def check(
-    preset: Preset = "folder",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     overrides: Overrides = None,
     output: Annotated[
         str | None,
@@ -57,7 +58,8 @@ def check(
         page = None if output is None else local_path("-o", output)
         if page is not None and (page.suffix != ".html" or page.is_dir()):
             raise ConfigError(f"cannot write a page to {page}", "the name of an .html file")
-        config = settings.load_without_teacher(preset, overrides or []).data
+        chosen, text = choose_preset(preset, config_file)
+        config = settings.load_without_teacher(chosen, overrides or [], text).data
         dataset = open_dataset(config)
         names = {part: dataset.ids(part) for part in ("train", "val")}
         found = _inspect(config, dataset, names, workers or default_workers())

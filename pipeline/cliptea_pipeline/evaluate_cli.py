@@ -12,7 +12,7 @@ from cliptea.messages import plain
 from cliptea.storage.local_files import local_path, write_file
 from cliptea_pipeline.display import cell
 from cliptea_pipeline.opening import open_model
-from cliptea_pipeline.options import Debug, Overrides, Preset, one_line_errors
+from cliptea_pipeline.options import ConfigFile, Debug, Overrides, Preset, choose_preset, one_line_errors
 from cliptea_pipeline.serving_cli import AllowCode, Home, Model, TextWeights
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ app = typer.Typer()
 @app.command(rich_help_panel="Use models")
 def evaluate(
     model: Model,
-    preset: Preset = "demo",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     overrides: Overrides = None,
     text_weights: TextWeights = None,
     output: Annotated[
@@ -42,13 +43,15 @@ def evaluate(
     """
     with one_line_errors(debug):
         from cliptea import settings
+        from cliptea.data.catalogue import names_of
         from cliptea.data.datasets import open_dataset
 
         home, file = local_path("--workdir", workdir), None if output is None else local_path("-o", output)
         if file is not None and (file.suffix != ".json" or file.is_dir()):
             raise ConfigError(f"cannot write scores to {file}", "the name of a .json file")
-        config = settings.load_without_teacher(preset, overrides or [])
-        dataset, label = open_dataset(config.data), config.data.dataset
+        chosen, text = choose_preset(preset, config_file)
+        config = settings.load_without_teacher(chosen, overrides or [], text)
+        dataset, label = open_dataset(config.data), config.data.name
         for warning in dataset.check("val"):
             print(f"warning: {plain(warning)}")
         names = dataset.ids("val")
@@ -57,7 +60,8 @@ def evaluate(
         from cliptea.serving.scores import evaluate as score
         from cliptea.serving.scores import settings_of
 
-        classes = choose_classes(segmenter, dataset.catalogue.classes, text_weights)
+        synonyms = names_of(dataset.catalogue.classes, config.data.synonyms)
+        classes = choose_classes(segmenter, dataset.catalogue.classes, text_weights, synonyms)
         chosen = settings_of(segmenter, config.evaluation)
         scored = score(segmenter, dataset, names, classes, chosen, label)
         facts: dict[str, Any] = {"model": model, "dataset": label, "images": len(names), "gamma": chosen.gamma}

@@ -18,7 +18,7 @@ from cliptea_pipeline.placement import Placement
 
 __all__ = ["PARAMETERS", "Compiled", "check_fit", "read_compiled"]
 
-PARAMETERS = {"preset", "overrides", "skip_unchanged"}  # of the pipeline
+PARAMETERS = {"preset", "config", "overrides", "skip_unchanged"}  # of the pipeline
 # Steps with GPUs whose number of processes is a setting. For TrainJobs, the placement sets it.
 PROCESSES = {"tokens": "teacher.num_workers", "train": "train.processes"}
 
@@ -105,7 +105,9 @@ def _read_by_pods(config: Config, students: list[Config]) -> Iterator[tuple[str,
     """The files and folders in the settings, with None for data without a folder."""
     sets = {"data": (config.data.dataset, config.data.root)}
     sets |= {f"evaluation.sets.{name}": (s.dataset or name, s.root) for name, s in config.evaluation.sets.items()}
-    yield from ((f"{key}.root", root) for key, (dataset, root) in sets.items() if dataset != "demo")
+    for key, (dataset, root) in sets.items():
+        if dataset != "demo" and not (":" in dataset and root is None):  # code of the user's own may need no root
+            yield f"{key}.root", root
     files = {"teacher.weights": config.teacher.weights, "teacher.text_features": config.teacher.text_features}
     files |= {f"evaluation.sets.{name}.text_features": s.text_features for name, s in config.evaluation.sets.items()}
     files |= {f"student.pretrained of {s.student.backbone}": s.encoder_weights for s in students}

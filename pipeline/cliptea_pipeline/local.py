@@ -32,11 +32,11 @@ __all__ = ["run"]
 POLL_SECONDS = 0.1
 
 
-def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) -> int:
+def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False, text: str = "") -> int:
     """Run the missing parts of the pipeline, and show their progress.
 
     Args:
-        overrides: settings of the form "a.b=c".
+        preset, overrides, text: as for `settings.load`.
         root: the work directory.
         debug: show the tracebacks of failed steps.
 
@@ -48,13 +48,13 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False) 
         ClipteaError: nothing was started.
     """
     require("kfp", "mlflow")
-    check(settings.load(preset, list(overrides)))
+    check(settings.load(preset, list(overrides), text))
     require_server()
     file = pipeline_file()
     workdir = Workdir(root)
     start = time.monotonic()
     try:
-        board, code = _follow(workdir, file, {"preset": preset, "overrides": list(overrides)})
+        board, code = _follow(workdir, file, {"preset": preset, "config": text, "overrides": list(overrides)})
     finally:
         workdir.close()
     if "report" in board.published:  # even if promotion failed after it

@@ -19,9 +19,23 @@ from cliptea.messages import redacted
 from cliptea.outage import patience
 from cliptea_pipeline.extras import needing_extras
 
-__all__ = ["AsJson", "Debug", "LogFormat", "Overrides", "Pipeline", "Preset", "json_document", "one_line_errors"]
+__all__ = [
+    "AsJson", "ConfigFile", "Debug", "LogFormat", "Overrides", "Pipeline", "Preset", "choose_preset", "json_document",
+    "one_line_errors",
+]  # fmt: skip
 
-Preset = Annotated[str, typer.Option("--preset", help="Preset to start from.")]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="Preset to start from. Defaults to demo.", show_default=False)
+]
+ConfigFile = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Preset file of your own instead: a path, or an s3:// address.",
+        show_default=False,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -46,6 +60,29 @@ LogFormat = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout. Everything else goes to stderr.")
 ]
+
+
+def choose_preset(preset: str | None, file: str | None) -> tuple[str, str]:
+    """The name of the preset, and its text if it is a file on this machine.
+
+    A file in S3 is read by whoever loads the settings. So a schedule follows its changes.
+
+    Args:
+        preset, file: the values of --preset and --config.
+
+    Raises:
+        ConfigError: both are given, or the file cannot be read.
+    """
+    if file is None:
+        return preset or "demo", ""
+    if preset is not None:
+        raise ConfigError(
+            "--preset and --config are both given", "one of them", "name the preset in the file, such as preset: voc12"
+        )
+    from cliptea.preset_files import read_preset
+    from cliptea.storage import is_remote
+
+    return (file, "") if is_remote(file) else (Path(file).name, read_preset(file))
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 from kubernetes.utils.quantity import parse_quantity
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from cliptea.messages import holds_secret
-from cliptea.settings import SECRET
+from cliptea.messages import holds_secret, names_secret
 
 __all__ = [
     "Annotations", "Count", "Cpu", "Key", "Labels", "Memory", "Name", "Open", "Positive", "Public", "Store", "Variable",
@@ -56,7 +55,7 @@ def _without_password(value: str) -> str:
 
 
 def _no_secret(name: str) -> str:
-    if SECRET.search(name) or TOKEN.search(name):
+    if names_secret(name) or TOKEN.search(name):
         raise ValueError(f"{name} looks like a secret, and the pipeline is public; use secrets")
     return name
 

@@ -66,7 +66,8 @@ def predict(
     classes: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated class names, for example 'cat, dog, my sofa'. Defaults to the model's own classes."
+            help="Class names, for example 'cat, dog, my sofa', or a list as in YAML if a name has a comma: "
+            "'[cat, \"red, white\"]'. Defaults to the model's own classes."
         ),
     ] = None,
     text_weights: TextWeights = None,
@@ -162,12 +163,13 @@ def _is_earlier(names: set[str]) -> bool:
 
 
 def split_names(text: str) -> list[str]:
-    """The names in "cat, dog,my sofa".
+    """The names in "cat, dog,my sofa" or in a list such as [cat, "red, white"], where a name may hold a comma.
 
     Raises:
-        ConfigError: there are no names, too many, repeated ones, or one is too long.
+        ConfigError: the list cannot be read, or there are no names, too many, repeated ones, or one is too long.
     """
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = _listed(text) if text.lstrip().startswith("[") else text.split(",")
+    names = [name.strip() for name in names if name.strip()]
     if longest := max((name for name in names if len(name) > LONGEST_NAME), key=len, default=""):
         raise ConfigError(
             f"a class name has {len(longest)} characters: {longest[:20]}...",
@@ -182,6 +184,16 @@ def split_names(text: str) -> list[str]:
             f"{len(names)} class names are given", f"1 to {MAX_CLASSES}, for example --classes 'cat, dog, my sofa'"
         )
     return names
+
+
+def _listed(text: str) -> list[str]:
+    from cliptea.parse import parse_yaml
+
+    expected = 'a list such as [cat, "red, white"]'
+    found = parse_yaml(text, "--classes", expected, typed=False)
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise ConfigError("cannot read --classes: it is no list of names", expected)
+    return found
 
 
 def _tell_classes(model: Segmenter, classes: ClassSet) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliptea import env, settings
+from cliptea.errors import ConfigError
 from cliptea.log_lines import Who, tell
+from cliptea.storage import is_remote
 from cliptea_pipeline.compile import pipeline_file
 from cliptea_pipeline.endpoint import Endpoint
 from cliptea_pipeline.fit import check_fit, read_compiled
@@ -50,20 +52,27 @@ def submit(endpoint: Endpoint, given: dict[str, object], experiment: str = "clip
 
 
 def parameters(
-    preset: str, overrides: Sequence[str], skip_unchanged: bool = False, file: Path | None = None
+    preset: str, overrides: Sequence[str], skip_unchanged: bool = False, file: Path | None = None, text: str = ""
 ) -> dict[str, object]:
     """The parameters of the pipeline with their types, checked before anything is sent.
 
     Args:
-        overrides: settings of the form "a.b=c".
+        preset, overrides, text: as for `settings.load`.
         skip_unchanged: end early if neither data nor settings have changed since a run that finished.
         file: compiled pipeline that will run them; defaults to the one in the package.
 
     Raises:
         ConfigError: the settings are invalid or do not fit the pipeline, or the file is not a compiled pipeline.
     """
-    check_fit(settings.load(preset, list(overrides)), read_compiled(file or pipeline_file()))
-    return {"preset": preset, "overrides": list(overrides), "skip_unchanged": skip_unchanged}
+    for name in settings.variant_files_of(overrides):
+        if not is_remote(name):
+            raise ConfigError(
+                f"variants names the file {name} on this machine, where pods cannot read it",
+                "an s3:// address",
+                "or name it in a file for --config, which is sent together with its variants",
+            )
+    check_fit(settings.load(preset, list(overrides), text), read_compiled(file or pipeline_file()))
+    return {"preset": preset, "config": text, "overrides": list(overrides), "skip_unchanged": skip_unchanged}
 
 
 def store(file: Path | None = None) -> str:

@@ -37,7 +37,12 @@ def test_submit_uploads_a_version_once_and_starts_typed_runs(pipelines):
     assert [item["display_name"] for item in pipelines.held["pipelines"]] == ["cliptea"]
     assert len(pipelines.uploads) == len(pipelines.held["versions"]) == 1
     given = [run["runtime_config"]["parameters"] for run in pipelines.held["runs"]]
-    assert given[0] == {"preset": "smoke", "overrides": ["seeds=2", "data.seed=1"], "skip_unchanged": False}
+    assert given[0] == {
+        "preset": "smoke",
+        "config": "",
+        "overrides": ["seeds=2", "data.seed=1"],
+        "skip_unchanged": False,
+    }
     versions = {run["pipeline_version_reference"]["pipeline_version_id"] for run in pipelines.held["runs"]}
     assert versions == {"versions-0"}
     assert [item["display_name"] for item in pipelines.held["experiments"]] == ["cliptea"]
@@ -211,7 +216,7 @@ def test_a_schedule_follows_the_latest_version_without_overlap_and_catch_up(pipe
     assert schedule["pipeline_version_reference"] == {"pipeline_id": "pipelines-0"}
     assert schedule["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * 0"}}
     assert (schedule["max_concurrency"], schedule["no_catchup"], schedule["mode"]) == ("1", True, "ENABLE")
-    given = {"preset": "smoke", "overrides": ["seeds=2"], "skip_unchanged": True}
+    given = {"preset": "smoke", "config": "", "overrides": ["seeds=2"], "skip_unchanged": True}
     assert schedule["runtime_config"]["parameters"] == given
     call("schedule", "--cron", "@daily", "--name", "b", "--preset", "smoke", "--always")
     assert pipelines.held["recurringruns"][1]["runtime_config"]["parameters"]["skip_unchanged"] is False

@@ -75,8 +75,9 @@ def test_commands_parse_and_their_settings_load(path):
     for arguments, whole in commands(read(path)):
         given = parse(arguments, whole)
         overrides = [text for text in given.get("overrides") or [] if not text.endswith("=...")]
-        if given.get("preset") and overrides and "..." not in str(arguments):
-            settings.load(given["preset"], [*overrides, *_weights(given["preset"], overrides)])
+        if "preset" in given and overrides and "..." not in str(arguments):
+            preset = given["preset"] or "demo"
+            settings.load(preset, [*overrides, *_weights(preset, overrides)])
 
 
 def _weights(preset: str, overrides: list[str]) -> list[str]:

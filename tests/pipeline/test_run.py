@@ -35,6 +35,16 @@ def test_settings_reach_the_steps(finished):
     assert "split: preset tiny, overrides ['train.iterations=7', 'data.root=a b=c']" in finished[1].stdout
 
 
+def test_the_settings_of_a_file_reach_the_steps(cliptea):
+    (cliptea.folder / "my.yaml").write_text("preset: smoke\ndata: {root: a b, unseen: ['red, \"white\"']}\n")
+    ended = cliptea("run", "--config", "my.yaml", variants=["a/b"])
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "split: preset my.yaml, overrides []" in ended.stdout
+    (line,) = [line for line in ended.stdout.splitlines() if "split: settings " in line]
+    sent = {"preset": "smoke", "data": {"root": "a b", "unseen": ['red, "white"']}}
+    assert json.loads(line.partition("settings ")[2]) == sent
+
+
 def test_the_fan_in_keeps_the_order_of_the_variants(finished):
     cliptea, first, _ = finished
     assert first.stdout.index("train a/early: done") < first.stdout.index("train c/late: done")

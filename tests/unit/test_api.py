@@ -115,6 +115,14 @@ def test_a_wrong_setting_is_refused_as_on_the_command_line():
     assert yaml.safe_load(printed) == api.load_config("smoke", {"seeds": 3}).model_dump(mode="json")
 
 
+def test_a_preset_file_is_read_as_by_the_command_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text("preset: smoke\nseeds: 2\n")
+    config = api.load_config(file=tmp_path / "mine.yaml", overrides={"train.iterations": 3})
+    assert (config.preset, config.seeds, config.train.iterations) == ("mine.yaml", 2, 3)
+    with pytest.raises(ConfigError, match="--preset and --config are both given"):
+        api.load_config("smoke", file=tmp_path / "mine.yaml")
+
+
 def test_a_plan_is_that_of_the_command():
     config = api.load_config("voc12", {"teacher.weights": "ViT-B-16.pt"})
     assert api.plan(config, {"teacher": 100.0}) == make_plan(config, {"teacher": 100.0})
@@ -124,7 +132,7 @@ def test_a_plan_is_that_of_the_command():
 def test_a_run_returns_its_rows_or_says_why_not(tmp_path, monkeypatch):
     asked = []
 
-    def run(preset, overrides, root):
+    def run(preset, overrides, root, text):
         asked.append((preset, overrides, root))
         root.mkdir(exist_ok=True)
         (root / "results.json").write_text(json.dumps([ROW]))
@@ -153,7 +161,7 @@ def test_a_run_is_submitted_with_checked_settings(monkeypatch):
     monkeypatch.setattr(submit, "submit", lambda endpoint, given, *rest: sent.append((endpoint, given, *rest)) or "id")
     monkeypatch.setattr("cliptea_pipeline.endpoint.Endpoint", lambda *where: where)
     assert api.submit("smoke", {"seeds": 2}, endpoint="http://kfp", namespace="team", experiment="e") == "id"
-    expected = {"preset": "smoke", "overrides": ["seeds=2"], "skip_unchanged": False}
+    expected = {"preset": "smoke", "config": "", "overrides": ["seeds=2"], "skip_unchanged": False}
     assert sent == [(("http://kfp", "team"), expected, "e", None)]
     with pytest.raises(ConfigError, match=r"train\.iterations=0 is refused"):
         api.submit("smoke", {"train.iterations": 0}, endpoint="http://kfp")

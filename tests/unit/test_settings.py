@@ -52,6 +52,8 @@ def test_overrides_win_over_presets_and_are_typed():
         ("student.pretrained.swin_b", "true", {"swin_b": True}),
         ("teacher.base_scale", "[64, 032]", (64, 32)),
         ("method.clustering.windows", "[3]", (3,)),
+        ("teacher.templates", "multi", "multi"),
+        ("teacher.templates", "['{}, seen', 'a {}.']", ["{}, seen", "a {}."]),
         ("train.lr_scale.swin_b", "0.5", {"segformer_b0": 0.5, "convnext_atto": 0.5, "swin_b": 0.5}),
     ],
 )
@@ -119,6 +121,16 @@ def test_a_delta_changes_only_what_it_names():
         ("variants=[tabel3]", "table3"),
         ("variants=[table3/no_cee]", "no_ce"),
         ("method.generator=cnn", "mlp"),
+        ("teacher.templates=all", "teacher.templates is 'all': expected single, multi or a list such as"),
+        ("teacher.templates=[]", "teacher.templates"),
+        ("teacher.templates=[a photo]", "teacher.templates has 'a photo': expected exactly one {} in each"),
+        ("teacher.templates=['{}', '{} or {}']", "teacher.templates has '{} or {}': expected exactly one {}"),
+        ("evaluation.sets.voc12.templates=[x]", "evaluation.sets.voc12.templates has 'x': expected exactly one"),
+        (
+            "evaluation.sets.voc12={synonyms: {a: [b]}, text_features: a.npy}",
+            "sets.voc12.synonyms and text_features are",
+        ),
+        ("data.synonyms.cow=[]", "data.synonyms.cow=[] is refused"),
         ("teacher.weights=null", "teacher.weights is not set"),
         ("store.secret_key=x", "secret"),
         ("nonsense", "key=value"),
@@ -172,6 +184,8 @@ def test_other_addresses_are_settings(override):
     [
         ("data.unseen=[zebraa]", "zebraa"),
         ("data.unseen=[]", "unseen"),
+        ("data.synonyms.zebraa=[horse]", "data.synonyms names 'zebraa', which the data set does not have"),
+        ("data.synonyms.zebra=[grass]", "class names occur twice: grass"),
         ("data.dataset=imagenet", "imagenet"),
         ("student.backbone=resnet", "resnet"),
         ("variants=[]", "variants is empty"),
@@ -221,3 +235,8 @@ def test_teacher_weights_that_are_not_here_are_refused_before_any_work(tmp_path)
 def test_settings_are_flattened():
     flat = settings.flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None, "f": {}})
     assert flat == {"a.b": 1, "a.c.d": [1, 2], "e": None, "f": {}}
+
+
+def test_names_and_a_file_of_text_features_exclude_each_other():
+    with pytest.raises(ConfigError, match=r"^data.synonyms and teacher.text_features are both set: expected one"):
+        settings.load("demo", ["data.synonyms.cow=[calf]", "teacher.text_features=a.npy"])

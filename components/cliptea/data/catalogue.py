@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import html
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel
 
 from cliptea.errors import ConfigError
 from cliptea.names import as_known, visible
 
-__all__ = ["IGNORE", "Catalogue", "make_catalogue", "require_distinct"]
+__all__ = ["IGNORE", "Catalogue", "make_catalogue", "names_of", "require_distinct"]
 
 IGNORE = 255  # the label of pixels without a class
 
@@ -70,19 +70,11 @@ def make_catalogue(classes: Sequence[str], unseen: Sequence[str], where: str = "
         ConfigError: a name is empty, occurs twice or is not in the class list, or there are no seen or unseen classes.
     """
     require_distinct(classes)
-    broken = [name for name in classes if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name)]
-    if broken:
-        raise ConfigError(f"the class name {broken[0]!r} has control characters", "letters, digits and spaces")
+    _require_printable(classes)
     if len(classes) >= IGNORE:
         raise ConfigError(f"there are {len(classes)} classes", f"at most {IGNORE - 1}")
     unseen = as_known(unseen, classes)
-    strange = [name for name in unseen if name not in classes]
-    if strange:
-        raise ConfigError(
-            f"{where} names {', '.join(map(visible, strange))}, which the data set does not have",
-            "names from " + ", ".join(classes),
-            f"perhaps {near[0]} is meant" if (near := difflib.get_close_matches(strange[0], classes, n=1)) else "",
-        )
+    _require_known(unseen, classes, where)
     if not unseen or len(set(unseen)) == len(classes):
         raise ConfigError(
             f"{len(set(unseen))} of {len(classes)} classes are unseen",
@@ -90,3 +82,40 @@ def make_catalogue(classes: Sequence[str], unseen: Sequence[str], where: str = "
             "set data.unseen=[...]",
         )
     return Catalogue(classes=list(classes), unseen=[name for name in classes if name in unseen])
+
+
+def names_of(
+    classes: Sequence[str], synonyms: Mapping[str, Sequence[str]], where: str = "data.synonyms"
+) -> dict[str, list[str]]:
+    """The names of each class that has some in `synonyms`, with the class as it is written in `classes`.
+
+    Args:
+        where: the origin of the synonyms, for errors.
+
+    Raises:
+        ConfigError: the data set has no such class, or a name is empty or stands for two classes.
+    """
+    written = as_known(synonyms, classes)
+    _require_known(written, classes, where)
+    require_distinct(written)
+    names = dict(zip(written, map(list, synonyms.values()), strict=True))
+    every = [name for one in classes for name in names.get(one, [one])]
+    require_distinct(every)
+    _require_printable(every)
+    return names
+
+
+def _require_known(names: Sequence[str], classes: Sequence[str], where: str) -> None:
+    strange = [name for name in names if name not in classes]
+    if strange:
+        raise ConfigError(
+            f"{where} names {', '.join(map(visible, strange))}, which the data set does not have",
+            "names from " + ", ".join(classes),
+            f"perhaps {near[0]} is meant" if (near := difflib.get_close_matches(strange[0], classes, n=1)) else "",
+        )
+
+
+def _require_printable(names: Sequence[str]) -> None:
+    broken = [name for name in names if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name)]
+    if broken:
+        raise ConfigError(f"the class name {broken[0]!r} has control characters", "letters, digits and spaces")

@@ -1,13 +1,18 @@
 """Data set readers. A new data set is one class with the members of `Dataset`, and one line in `DATASETS`.
 
 A data set of files derives from `reader.Reader` and needs two of them; a published one whose layout is like
-another's only needs a section in facts.yaml. Readers return images as stored and labels as *train ids*. No code after
+another's only needs a section in facts.yaml. A data set of the user's own is such a class as well, and
+`data.dataset=package.module:Class` names it. Readers return images as stored and labels as *train ids*. No code after
 the split step reads raw data.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from cliptea.config import DataConfig
@@ -17,10 +22,11 @@ from cliptea.data.folder import Folder
 from cliptea.data.published import Published
 from cliptea.data.sample import Sample, encode_png
 from cliptea.data.world import CLASSES, UNSEEN, World
-from cliptea.errors import ConfigError
+from cliptea.errors import ClipteaError, ConfigError
 from cliptea.manifest import fingerprint
+from cliptea.own_code import find_code
 
-__all__ = ["DATASETS", "Dataset", "open_dataset", "train_images"]
+__all__ = ["DATASETS", "MEMBERS", "Dataset", "data_digest", "open_dataset", "train_images"]
 
 
 class Dataset(Protocol):
@@ -89,15 +95,52 @@ DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
 }
 
 
+MEMBERS = ("catalogue", "ids", "check", "left_out", "read", "digest")  # of a data set
+
+
 def open_dataset(config: DataConfig) -> Dataset:
     """The reader for `data.dataset`.
 
     Raises:
-        ConfigError: the data set does not exist.
+        ConfigError: the data set does not exist, or is no class for data sets.
     """
+    if ":" in config.dataset:
+        return _open_own(config)
     if config.dataset not in DATASETS:
-        raise ConfigError(f"the data set {config.dataset!r} does not exist", "one of " + ", ".join(DATASETS))
+        raise ConfigError(
+            f"the data set {config.dataset!r} does not exist",
+            f"one of {', '.join(DATASETS)}, or package.module:Class for one of your own",
+        )
     return DATASETS[config.dataset](config)
+
+
+def data_digest(config: DataConfig, splits: Sequence[str] = ("train", "val")) -> str:
+    """A digest that changes with the raw data of these splits, and with the module of a data set of the user's own."""
+    dataset = open_dataset(config)
+    digest = dataset.digest(splits)
+    if ":" not in config.dataset:
+        return digest
+    source = Path(inspect.getfile(type(dataset))).read_bytes()
+    return hashlib.sha256(digest.encode() + source).hexdigest()
+
+
+def _open_own(config: DataConfig) -> Dataset:
+    module, name = find_code(config.dataset, "data set", "package.module:Class")
+    if name in DATASETS:
+        raise ConfigError(f"the class of {config.dataset} has the name of a data set of cliptea", "another name")
+    expected = "a class that is called with the settings `data`, such as a subclass of cliptea.data.reader.Reader"
+    try:
+        dataset = getattr(importlib.import_module(module), name)(config)
+    except ClipteaError:
+        raise
+    except Exception as error:  # this runs the user's code
+        raise ConfigError(
+            f"the data set {config.dataset} cannot be created: {type(error).__name__}: {error}", expected
+        ) from error
+    lacking = [member for member in MEMBERS if not hasattr(type(dataset), member)]
+    if lacking:
+        raise ConfigError(f"the data set {config.dataset} has no {lacking[0]}", expected)
+    return dataset
 
 
 def train_images(config: DataConfig) -> int | None:

@@ -22,6 +22,7 @@ from cliptea.data.records import LABEL
 from cliptea.data.sample import decode_labels, encode_png, is_turned
 from cliptea.data.shard_sets import ShardEntry, put_top_index
 from cliptea.data.shard_writer import ShardWriter, found_shards
+from cliptea.errors import DataError
 from cliptea.manifest import Contents
 from cliptea.storage import Store
 
@@ -53,7 +54,7 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
     names = {part: dataset.ids(part) for part in parts}
     left_out = dataset.left_out(parts)
     objects, facts = {}, {}
-    with progress.bar(f"splitting {config.dataset}", total=sum(map(len, names.values())), unit="image") as bar:
+    with progress.bar(f"splitting {config.name}", total=sum(map(len, names.values())), unit="image") as bar:
         for part, ids in names.items():
             folder, counts, turned = f"{prefix}/{part}", np.zeros((2, 256), dtype=np.int64), []
             left = _take_over(store, folder, ids, counts, turned)
@@ -128,8 +129,14 @@ def _record(dataset: Dataset, part: str, catalogue: Catalogue, name: str) -> tup
     """The members of an image's record, its labels as counted, and whether the image is turned."""
     sample = dataset.read(part, name)
     labels = hide_unseen(sample.labels, catalogue) if part == "train" else sample.labels
+    counts = _counted(labels)
+    if (strange := np.flatnonzero(counts[0, len(catalogue.classes) : IGNORE])).size:
+        raise DataError(
+            f"the data set gives the train id {len(catalogue.classes) + strange[0]} for {part} image {name}",
+            f"positions in its list of {len(catalogue.classes)} classes, or {IGNORE}",
+        )
     members = {sample.extension: sample.image, LABEL: encode_png(labels)}
-    return members, _counted(labels), sample.turned
+    return members, counts, sample.turned
 
 
 def _counted(labels: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TypeVar
 
 from cliptea.evaluation.results import ResultRow
-from cliptea.run import Run
+from cliptea.run import Run, is_transductive
 
 __all__ = ["best_of", "best_row", "candidates", "hiou"]
 
@@ -25,7 +25,7 @@ def candidates(run: Run, rows: Sequence[Row]) -> list[Row]:
         for member in variant.members
         if variant.config.method == run.config.method
     }
-    return [row for row in rows if row.dataset == run.config.data.dataset and (row.group, row.variant, row.seed) in own]
+    return [row for row in rows if row.dataset == run.config.data.name and (row.group, row.variant, row.seed) in own]
 
 
 def best_row(rows: Sequence[Row]) -> Row:
@@ -38,9 +38,10 @@ def best_row(rows: Sequence[Row]) -> Row:
 
 
 def best_of(run: Run, rows: Sequence[Row]) -> Row:
-    """The best row on the training data set: of the candidates, or else of all students."""
-    own = [row for row in rows if row.dataset == run.config.data.dataset]
-    return best_row(candidates(run, own) or own)
+    """The best row on the training data set: of the candidates, else of the inductive students, else of all."""
+    own = [row for row in rows if row.dataset == run.config.data.name]
+    inductive = [row for row in own if not is_transductive(row.group)]
+    return best_row(candidates(run, own) or inductive or own)
 
 
 def hiou(row: ResultRow) -> float:

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from cliptea.errors import ConfigError
 
-__all__ = ["TIMM_DEFAULT", "own_network", "timm_encoder"]
+__all__ = ["TIMM_DEFAULT", "timm_encoder"]
 
 TIMM_DEFAULT = "default"  # stands for the tag that timm uses by default
 
-OWN = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<function>[A-Za-z_]\w*)")
 REGISTERED = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
 
 
@@ -30,33 +29,6 @@ def timm_encoder(name: str) -> tuple[str, str]:
         near = difflib.get_close_matches(encoder, known, n=3, cutoff=0.0)
         raise ConfigError(f"timm has no encoder {encoder!r}", f"an existing encoder, perhaps {', '.join(near)}")
     return encoder, tag or TIMM_DEFAULT
-
-
-def own_network(name: str) -> tuple[str, str]:
-    """Module and function of "package.module:function".
-
-    Raises:
-        ConfigError: the name has another form, or the module does not exist.
-    """
-    match = OWN.fullmatch(name)
-    if match is None:
-        raise ConfigError(f"cannot read the backbone {name!r}", "package.module:function")
-    module = match["module"]
-    try:
-        found = importlib.util.find_spec(module)
-    except Exception as error:  # importing the parent packages runs their code
-        if not (isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}.")):
-            raise ConfigError(
-                f"cannot import the backbone {name!r}: {type(error).__name__}: {error}", "an importable module"
-            ) from error
-        found = None
-    if found is None:
-        raise ConfigError(
-            f"cannot import the backbone {name!r}: the module {module} does not exist",
-            "an importable module",
-            "install it or set PYTHONPATH",
-        )
-    return module, match["function"]
 
 
 @cache

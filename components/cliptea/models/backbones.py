@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cliptea.errors import ConfigError
 from cliptea.models import backbone_names
+from cliptea.own_code import find_code
 from cliptea.weights_source import WeightsSource
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def require(name: str) -> Spec:
         encoder, tag = backbone_names.timm_encoder(name)
         return _timm(encoder, tag)
     if names_code(name):
-        module, function = backbone_names.own_network(name)
+        module, function = find_code(name, "backbone", "package.module:function")
         return Spec("own", {"module": module, "function": function})
     raise ConfigError(
         f"the backbone {name!r} does not exist",

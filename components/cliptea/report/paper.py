@@ -158,6 +158,7 @@ def _compared(config: Config, table: str, dataset: str) -> dict[str, Any]:
     kept = {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{part}.") for part in free)}
     if kept["data.train_list"] == "trainaug":
         kept["data.train_list"] = None  # which means the same for VOC
+    kept["data.synonyms"] = config.data.synonyms or None
     kept["student.pretrained"] = config.student.initial_weights
     kept["train.lr_scale"] = config.train.lr_scale.get(backbone, 1.0)
     if table == "table2":
@@ -165,6 +166,7 @@ def _compared(config: Config, table: str, dataset: str) -> dict[str, Any]:
         before, own = f"evaluation.sets.{dataset}", own_dataset(dataset)
         kept[f"{before}.dataset"] = own_dataset(further.dataset or dataset)
         kept[f"{before}.unseen"], kept[f"{before}.text_features"] = further.unseen, further.text_features
+        kept[f"{before}.synonyms"] = further.synonyms or None
         kept[f"{before}.templates"] = further.templates or config.teacher.templates
         if dataset not in config.evaluation.sets and own is not None:  # the protocol: the prompts of its own preset
             kept[f"{before}.templates"] = load(paper().presets[own]).teacher.templates

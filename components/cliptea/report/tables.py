@@ -17,6 +17,7 @@ from cliptea.report.conclusions import COMPARED, Comparison, PaperValue, compare
 from cliptea.report.context import RunFacts
 from cliptea.report.paper import own_dataset, paper
 from cliptea.report.summaries import Spread, Summary
+from cliptea.run import is_transductive
 
 __all__ = [
     "NARROW", "SHORT", "Group", "class_tables", "conclusion_tables", "groups_of", "headline", "names_of",
@@ -160,10 +161,14 @@ def conclusion_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str
 
 
 def class_tables(groups: Sequence[Group], facts: RunFacts, pictured: Collection[str]) -> list[dict[str, Any]]:
-    """IoU of each class and trained model, seen and unseen apart: a table, and bars of the `pictured` labels."""
+    """IoU of each class and trained model, seen and unseen apart: a table, and bars of the `pictured` labels.
+
+    The inductive and the transductive setting have tables of their own.
+    """
     tables = []
-    for dataset in dict.fromkeys(group.dataset for group in groups):
-        summaries = [s for group in groups if group.dataset == dataset for s in group.summaries]
+    for dataset, transductive in dict.fromkeys((group.dataset, is_transductive(group.name)) for group in groups):
+        mine = [one for one in groups if (one.dataset, is_transductive(one.name)) == (dataset, transductive)]
+        summaries = [s for group in mine for s in group.summaries]
         names = names_of(summaries)
         shown = [s for s in summaries if names[s.label][0] == s.label]
         catalogue = facts.other_catalogues.get(dataset, facts.catalogue)
@@ -171,6 +176,7 @@ def class_tables(groups: Sequence[Group], facts: RunFacts, pictured: Collection[
         tables.append(
             {
                 "dataset": dataset,
+                "transductive": transductive,
                 "columns": [(s.group, s.variant, names[s.label][1]) for s in shown],
                 "parts": [(title, [_class_row(name, shown, catalogue) for name in part]) for title, part in parts],
                 "bars": [

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from cliptea.config import EvaluationConfig
+from cliptea.config import EvaluationConfig, Templates
 from cliptea.errors import ConfigError, StorageError
 from cliptea.files import oddity
 from cliptea.parse import parse_json, read_text
@@ -29,9 +29,10 @@ class TeacherSource(BaseModel):
 
     weights: str
     model: str
-    templates: str
+    templates: Templates
     crop: int
     demo: str | None = None  # fingerprint of the demo's own CLIP
+    synonyms: dict[str, list[str]] = {}  # class -> its names, if it has others than its own
 
 
 class Description(BaseModel):

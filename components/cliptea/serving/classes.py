@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -12,24 +12,32 @@ from cliptea.segment.segmenter import ClassSet, Segmenter
 __all__ = ["choose_classes"]
 
 
-def choose_classes(model: Segmenter, names: Sequence[str] | None, text_weights: str | None) -> ClassSet:
+def choose_classes(
+    model: Segmenter,
+    names: Sequence[str] | None,
+    text_weights: str | None,
+    synonyms: Mapping[str, Sequence[str]] | None = None,
+) -> ClassSet:
     """The classes to segment. Gamma is the model's own if it knows all names, or else 0, as no suitable value is known.
 
     Args:
         names: None for the model's own list.
         text_weights: CLIP weights for names that the model does not know; None: those that it was trained with.
+        synonyms: class -> its names. A class with other names than in training is one that the model does not know.
 
     Raises:
         ConfigError: a name is not known, and the text tower is not available or has another width.
     """
     known = model.description.classes
     names = None if names is None else as_known(names, known)
-    free = [name for name in names or () if name not in known]
+    synonyms, trained = synonyms or {}, model.description.teacher.synonyms if model.description.teacher else {}
+    new = {name for name, others in synonyms.items() if list(others) != trained.get(name, [name])}
+    free = [name for name in names or () if name not in known or name in new]
     if names is None or not free:
         return model.known(names)
     from cliptea.serving.text_tower import embed_names  # open_clip takes as long to import as torch
 
     rows = dict(zip(known, model.text_ND, strict=True))
-    rows |= dict(zip(free, embed_names(model, free, text_weights).to(model.text_ND.device), strict=True))
+    rows |= dict(zip(free, embed_names(model, free, text_weights, synonyms).to(model.text_ND.device), strict=True))
     text_ND = torch.stack([rows[name] for name in names])
     return ClassSet(list(names), text_ND, torch.zeros(len(names), device=text_ND.device))

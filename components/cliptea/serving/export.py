@@ -25,6 +25,7 @@ from cliptea.segment.segmenter import Segmenter
 from cliptea.serving.graph import Network
 from cliptea.serving.parity import NotExported, Parity, check_onnx, first_line
 from cliptea.storage.local_files import write_file
+from cliptea.teacher.text import list_templates
 
 __all__ = ["Exported", "export_onnx", "mask_recipe", "require_replaceable"]
 
@@ -143,6 +144,7 @@ def _facts(model: Segmenter, size: tuple[int, int] | None) -> bytes:
         "classes": description.classes,
         "unseen": description.unseen,
         "embeddings": model.text_ND.tolist(),
+        "templates": list_templates(description.teacher.templates) if description.teacher else None,
     }
     return json.dumps(facts, ensure_ascii=False).encode()
 

@@ -5,7 +5,7 @@ Shape legend: F names; P probed classes; D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -26,13 +26,16 @@ PROBES = 8  # classes whose embeddings are compared
 DEFAULT = TeacherSource(weights="", model="ViT-B-16-quickgelu", templates="single", crop=224)
 
 
-def embed_names(model: Segmenter, names: Sequence[str], text_weights: str | None) -> Tensor:
+def embed_names(
+    model: Segmenter, names: Sequence[str], text_weights: str | None, synonyms: Mapping[str, Sequence[str]]
+) -> Tensor:
     """(F, D) float32 unit-norm embeddings. Warns if the text tower is not the one that the model was trained with.
 
     Args:
         model: the model, with the embeddings of its own classes.
         names: F class names.
         text_weights: CLIP weights; None: those that the model was trained with.
+        synonyms: class -> its names, if it has others than its own.
 
     Raises:
         ConfigError: the text tower is not available, or has another width.
@@ -44,10 +47,10 @@ def embed_names(model: Segmenter, names: Sequence[str], text_weights: str | None
             f"the text tower has {teacher.dim} features, but the model has {model.description.dim}",
             "the CLIP that the model was trained with",
         )
-    _check_tower(model, teacher, source.templates)
+    _check_tower(model, teacher, source)
     if text_weights is None and WeightsSource.of(source.weights).kind == "demo":
-        _warn_of_words(names)
-    return text_features(teacher, names, source.templates)
+        _warn_of_words([word for name in names for word in synonyms.get(name, [name])])
+    return text_features(teacher, names, source.templates, synonyms)
 
 
 def _tower(source: TeacherSource, text_weights: str | None, names: Sequence[str]) -> Teacher:
@@ -65,9 +68,9 @@ def _tower(source: TeacherSource, text_weights: str | None, names: Sequence[str]
         ) from error
 
 
-def _check_tower(model: Segmenter, teacher: Teacher, templates: str) -> None:
+def _check_tower(model: Segmenter, teacher: Teacher, source: TeacherSource) -> None:
     own_PD = model.text_ND[:PROBES].cpu()
-    tower_PD = text_features(teacher, model.description.classes[:PROBES], templates).cpu()
+    tower_PD = text_features(teacher, model.description.classes[:PROBES], source.templates, source.synonyms).cpu()
     alike = float((own_PD * tower_PD).sum(1).median())
     if alike < SAME_TOWER:
         progress.warn(

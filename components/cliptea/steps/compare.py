@@ -10,7 +10,7 @@ from cliptea import progress
 from cliptea.evaluation.ranking import best_of
 from cliptea.evaluation.results import ResultRow, dump_results, scalars
 from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make_once, put_object, read_object
-from cliptea.run import Run
+from cliptea.run import TRANSDUCTIVE, Run, is_transductive
 from cliptea.steps.component import step
 from cliptea.steps.evaluate import Evaluated, ScoresEntry
 from cliptea.steps.split import DataEntry, Splits
@@ -198,9 +198,18 @@ class ReportEntry(Entry):
         log_best(run, best_of(run, rows))
         files = {name: read_object(store, item) for name, item in done.objects.items()}
         ChildRun(connect(), run.tracking_run).log_files(files)
-        log_table(run.tracking_run, [row.model_dump(exclude={"per_class"}) for row in rows], "variants.json")
-        log_table(run.tracking_run, [line for row in rows for line in _class_lines(row)], "classes.json")
+        for mark, mine in _by_setting(rows).items():
+            log_table(run.tracking_run, [row.model_dump(exclude={"per_class"}) for row in mine], f"variants{mark}.json")
+            log_table(run.tracking_run, [line for row in mine for line in _class_lines(row)], f"classes{mark}.json")
         return Receipt()
+
+
+def _by_setting(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
+    """The rows of the inductive and of the transductive setting, by the end of a file name. No table may mix the two."""
+    parts: dict[str, list[ResultRow]] = {"": [], TRANSDUCTIVE: []}
+    for row in rows:
+        parts[TRANSDUCTIVE if is_transductive(row.group) else ""].append(row)
+    return {mark: mine for mark, mine in parts.items() if mine}
 
 
 def _class_lines(row: ResultRow) -> list[dict[str, str | int | float | None]]:

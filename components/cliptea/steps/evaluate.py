@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from cliptea import progress
 from cliptea.config import Config
-from cliptea.data.catalogue import Catalogue
+from cliptea.data.catalogue import Catalogue, names_of
 from cliptea.errors import named
 from cliptea.evaluation.results import ResultRow, Scored, scalars
 from cliptea.manifest import Contents, Manifest, Output, StoredObject, fingerprint, make_once, put_object, read_object
@@ -89,10 +89,8 @@ class EvaluationTask(NamedTuple):
 
 def evaluation_tasks(config: Config, splits: Splits, teacher: TeacherCache) -> list[EvaluationTask]:
     """The training data set, followed by the further evaluation sets in their order."""
-    evaluation, shards = config.evaluation, splits.named(config.data.dataset)
-    gammas = {config.data.dataset: evaluation.gamma} | {
-        name: further.gamma for name, further in evaluation.sets.items()
-    }
+    evaluation, shards = config.evaluation, splits.named(config.data.name)
+    gammas = {config.data.name: evaluation.gamma} | {name: further.gamma for name, further in evaluation.sets.items()}
     return [EvaluationTask(label, shards[label], teacher.text[label], gamma) for label, gamma in gammas.items()]
 
 
@@ -165,7 +163,7 @@ def _score(
     scored, arrays = score_student(
         student, reader.names, partial(read_pair, reader), task.catalogue, text_ND, settings, task.label
     )
-    if task.label == config.data.dataset:
+    if task.label == config.data.name:
         images = ShardReader(store, task.split.objects, "train")
         cls, names = ShardReader(store, teacher.tokens.objects, "cls"), chosen_images(images.names, settings.figures)
         arrays |= attention_maps(student, images, cls, names, config.teacher, config.data.seed)
@@ -298,5 +296,6 @@ def _description(run: Run, config: Config, task: EvaluationTask, model: Manifest
         "feature_norm": config.method.feature_norm,
         "setting": config.method.transductive.setting,
         "teacher": teacher.model_dump(include={"weights", "model", "templates", "crop"})
-        | {"demo": demo_fingerprint(config) if teacher.source.kind == "demo" else None},
+        | {"demo": demo_fingerprint(config) if teacher.source.kind == "demo" else None}
+        | {"synonyms": names_of(task.catalogue.classes, config.data.synonyms)},
     }

@@ -41,7 +41,7 @@ def gather_context(
         evaluated: all variants in the order of the report.
         tracking: address of MLflow, or "".
     """
-    own, rows = run.config.data.dataset, [row for item in evaluated for row in item.rows]
+    own, rows = run.config.data.name, [row for item in evaluated for row in item.rows]
     first = _pictured(evaluated)
     figures: dict[str, Arrays] = {
         name: np.load(io.BytesIO(read_object(store, item.manifests[own].objects[FIGURES])))
@@ -87,9 +87,9 @@ def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str, label
     config, counts, info = run.config, splits.own.info["counts"], teacher.tokens.info
     grid = " x ".join(str(side) for side in info["grid"])
     return RunFacts(
-        title=f"{config.data.dataset}: {len(run.variants)} students",
+        title=f"{config.data.name}: {len(run.variants)} students",
         preset=config.preset,
-        dataset=config.data.dataset,
+        dataset=config.data.name,
         data_seed=config.data.seed,
         train_images=counts["train"]["images"],
         val_images=counts["val"]["images"],

@@ -1,10 +1,12 @@
 """Resolves preset and overrides into a run with its config, data digest and variants. This step is never cached."""
 
+from typing import Any
+
 from kfp import dsl
 
 from cliptea import env, progress, settings
 from cliptea.config import Config
-from cliptea.data.catalogue import Catalogue
+from cliptea.data.catalogue import Catalogue, names_of
 from cliptea.data.shard_cache import open_cache
 from cliptea.errors import ConfigError, described
 from cliptea.manifest import fingerprint
@@ -20,41 +22,48 @@ __all__ = ["check", "resolve", "start_run"]
 
 
 @step()
-def resolve(preset: str, overrides: list, skip_unchanged: bool, job_id: str, run: dsl.Output[dsl.Artifact]) -> str:
+def resolve(
+    preset: str, config: str, overrides: list, skip_unchanged: bool, job_id: str, run: dsl.Output[dsl.Artifact]
+) -> str:
     from cliptea.steps.common import run_step, write
     from cliptea.steps.resolve import skip, start_run
 
     def work() -> str:
-        present = start_run(preset, overrides, job_id)
+        present = start_run(preset, overrides, job_id, config)
         write(run, present)
         return "unchanged" if skip_unchanged and skip(present) else "changed"
 
     return run_step("resolve", work, job_id=job_id)
 
 
-def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
-    """Check the settings, compute the digest of the data, and open or resume the run in MLflow."""
-    from cliptea.data.datasets import open_dataset
+def start_run(preset: str, overrides: list[str], job_id: str, text: str = "") -> Run:
+    """Check the settings, compute the digest of the data, and open or resume the run in MLflow.
+
+    Args:
+        preset, overrides, text: as for `settings.load`.
+    """
+    from cliptea.data.datasets import data_digest, open_dataset
     from cliptea.steps.planned import planned
     from cliptea.tracking import runs as tracked
     from cliptea.tracking.metric_names import renamed_metrics
     from cliptea.tracking.mlflow_client import persist
 
-    config = settings.load(preset, overrides)
+    config = settings.load(preset, overrides, text)
     catalogue = check(config)
     if not env.in_local_run() and (room := env.STUDENTS.count()):
         require_room(len(expand(config)), room)
     store = open_store()
     open_cache(store)  # reports invalid addresses and sizes before any work starts
     own = open_dataset(config.data)
-    digest = own.digest()
-    further = {name: open_dataset(wanted.data(name, config.data)) for name, wanted in config.evaluation.sets.items()}
-    others = {name: dataset.digest(["val"]) for name, dataset in further.items()}
+    digest = data_digest(config.data)
+    sets = {name: wanted.data(name, config.data) for name, wanted in config.evaluation.sets.items()}
+    further = {name: open_dataset(wanted) for name, wanted in sets.items()}
+    others = {name: data_digest(wanted, ["val"]) for name, wanted in sets.items()}
     _check_figures(config, [own.ids("train"), own.ids("val"), *(dataset.ids("val") for dataset in further.values())])
     variants = expand(config)
     models = persist(lambda: read_initial((variant.config for variant in variants), catalogue.unseen))
     start = {"initial": {name: model.manifest.fingerprint for name, model in models.items()}} if models else {}
-    fp = fingerprint("run", config=config, data=digest, others=others, **start)
+    fp = fingerprint("run", config=_counting(config), data=digest, others=others, **start)
     run = Run(
         config=config,
         data_digest=digest,
@@ -76,6 +85,16 @@ def start_run(preset: str, overrides: list[str], job_id: str) -> Run:
     return run
 
 
+def _counting(config: Config) -> dict[str, Any]:
+    """The settings in the fingerprint of a run. What most runs do not use only counts if it is used."""
+    settings = config.model_dump()
+    sections = [settings["data"], *settings["evaluation"]["sets"].values()]
+    for section, name in ((settings, "variant_groups"), *((section, "synonyms") for section in sections)):
+        if not section[name]:
+            del section[name]
+    return settings
+
+
 def check(config: Config) -> Catalogue:
     """Check that the settings fit the data set and the registries, before any work starts.
 
@@ -95,8 +114,11 @@ def check(config: Config) -> Catalogue:
             "CLIP weights, a pre-training tag such as openai, or demo",
         )
     for name, further in config.evaluation.sets.items():
-        _ = open_dataset(further.data(name, config.data)).catalogue
-    return open_dataset(config.data).catalogue
+        other = open_dataset(further.data(name, config.data)).catalogue
+        names_of(other.classes, further.synonyms, f"evaluation.sets.{name}.synonyms")
+    catalogue = open_dataset(config.data).catalogue
+    names_of(catalogue.classes, config.data.synonyms)
+    return catalogue
 
 
 def _check_figures(config: Config, ids: list[list[str]]) -> None:

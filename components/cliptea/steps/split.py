@@ -84,7 +84,7 @@ def split_output(config: DataConfig, digest: str, parts: Sequence[str]) -> Outpu
 
 def log_splits(run: Run, splits: Splits) -> None:
     """Log the data sets to the run in MLflow, unless this was already done."""
-    store, entry = open_store(), DataEntry(splits=splits.named(run.config.data.dataset))
+    store, entry = open_store(), DataEntry(splits=splits.named(run.config.data.name))
     if receipt(store, run, entry.name) is None:
         log_or_defer(store, run, entry)
 

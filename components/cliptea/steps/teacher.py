@@ -1,13 +1,14 @@
 """Publishes the output of the teacher: the tokens and region maps of all parts, and the text features."""
 
 from collections.abc import Sequence
-from typing import List  # noqa: UP035 (kfp resolves no list[Artifact])
+from typing import Any, List  # noqa: UP035 (kfp resolves no list[Artifact])
 
 from kfp import dsl
 from pydantic import BaseModel
 
 from cliptea import progress
 from cliptea.config import Config
+from cliptea.data.catalogue import names_of
 from cliptea.manifest import Manifest, find
 from cliptea.run import Run
 from cliptea.steps.component import step
@@ -84,10 +85,14 @@ def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> Te
 def text_sets(config: Config, splits: Splits) -> dict[str, TextSet]:
     """The text features that each evaluation set needs, by its name. The training data set comes first."""
     teacher = config.teacher
-    sources = {config.data.dataset: (splits.own, teacher.templates, teacher.text_features)}
+    own = {"templates": teacher.templates, "text_features": teacher.text_features, "synonyms": config.data.synonyms}
+    sources: dict[str, tuple[Manifest, dict[str, Any]]] = {config.data.name: (splits.own, own)}
     for name, further in config.evaluation.sets.items():
-        sources[name] = (splits.others[name], further.templates or teacher.templates, further.text_features)
-    return {
-        label: TextSet(classes=split.info["catalogue"]["classes"], templates=templates, text_features=file)
-        for label, (split, templates, file) in sources.items()
-    }
+        given = further.model_dump(include={"templates", "text_features", "synonyms"})
+        sources[name] = splits.others[name], given | {"templates": further.templates or teacher.templates}
+    sets = {}
+    for label, (split, given) in sources.items():
+        classes = split.info["catalogue"]["classes"]
+        names = names_of(classes, given["synonyms"])
+        sets[label] = TextSet(classes=classes, **given | {"synonyms": names})
+    return sets

@@ -139,7 +139,7 @@ def training_data(
         seen_ids=catalogue.seen_ids,
         region_mean_D=mean_D,
     )
-    text_ND = load_text(store, teacher.text[config.data.dataset])
+    text_ND = load_text(store, teacher.text[config.data.name])
     unseen_UD = text_ND[catalogue.unseen_ids] if method.transductive.names else None
     return data, TextFeatures(text_ND[catalogue.seen_ids], unseen_UD, mean_D)
 
@@ -164,7 +164,7 @@ def model_output(inputs: TrainInputs) -> Output:
         seed=inputs.variant.seed,
         split=inputs.splits.own.fingerprint,
         tokens=teacher.tokens.fingerprint,
-        text=teacher.text[config.data.dataset].fingerprint,
+        text=teacher.text[config.data.name].fingerprint,
         regions=regions,
         **start,
     )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from cliptea.config import ClusteringConfig, Config
+from cliptea.config import ClusteringConfig, Config, Templates
 from cliptea.data.shard_sets import ShardEntry
 from cliptea.manifest import Output, fingerprint
 from cliptea.teacher.demo_clip import demo_fingerprint
@@ -62,8 +62,14 @@ class TextSet(BaseModel):
     """Class names for text features, with prompt templates and an optional file with the features."""
 
     classes: list[str]
-    templates: str
+    templates: Templates
     text_features: str | None
+    synonyms: dict[str, list[str]] = {}  # class -> its names, if it has others than its own
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all classes."""
+        return [name for one in self.classes for name in self.synonyms.get(one, [one])]
 
 
 def clustering_key(clustering: ClusteringConfig) -> str:
@@ -94,7 +100,8 @@ def tokens_fingerprint(config: Config, split: str) -> str:
 def text_output(config: Config, prompt: TextSet) -> Output:
     """The output that holds the text features of a class list."""
     file = WeightsSource.of(prompt.text_features).state()
-    fp = fingerprint("text", prompt=prompt, file=file, model=config.teacher.model, weights=_weights(config))
+    asked = prompt.model_dump(exclude_defaults=True)
+    fp = fingerprint("text", prompt=asked, file=file, model=config.teacher.model, weights=_weights(config))
     return Output("text", fp)
 
 

@@ -1,15 +1,16 @@
 """Text features, which are the classifiers of seen classes in training and of all classes in evaluation.
 
 Prompts follow ZegCLIP, because the paper does not specify any: one prompt, or the mean of 15 normalised prompt
-features, normalised again. The features can also come from a file. The teacher's text tower then checks whether they
-match the class list. `make_texts` puts the features into the store, and `load_text` reads them.
+features, normalised again. They can also be the user's own. A class with several names has the mean of their features,
+normalised again. The features can also come from a file. The teacher's text tower then checks whether they match the
+class list. `make_texts` puts the features into the store, and `load_text` reads them.
 
 Shape legend: N classes, D joint width, T templates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cliptea import device, progress
-from cliptea.config import Config
+from cliptea.config import Config, Templates
 from cliptea.errors import TeacherError
 from cliptea.files import oddity
 from cliptea.finite import require_finite
@@ -28,7 +29,10 @@ from cliptea.teacher.clip import Teacher, open_teacher
 from cliptea.teacher.demo_clip import demo_words, teacher_weights
 from cliptea.teacher.outputs import TextSet
 
-__all__ = ["TEMPLATES", "load_text", "make_texts", "read_text_features", "require_different", "text_features"]
+__all__ = [
+    "TEMPLATES", "list_templates", "load_text", "make_texts", "read_text_features", "require_different",
+    "text_features",
+]  # fmt: skip
 
 TEXT = "text.safetensors"  # object in the store
 SIZES = ("", "small ", "medium ", "large ")
@@ -73,11 +77,11 @@ def make_texts(store: Store, config: Config, prompts: dict[Output, TextSet]) -> 
 
 
 def _make_text(store: Store, teacher: Teacher, prompt: TextSet, prefix: str, demo: bool) -> Contents:
-    strange = [name for name in prompt.classes if demo and not set(name.lower().split()) <= demo_words()]
+    strange = [name for name in prompt.names if demo and not set(name.lower().split()) <= demo_words()]
     if strange:
         progress.warn(f"the demo's teacher does not know {', '.join(strange)}, so results for these are meaningless")
     if prompt.text_features is None:
-        text_ND = text_features(teacher, prompt.classes, prompt.templates)
+        text_ND = text_features(teacher, prompt.classes, prompt.templates, prompt.synonyms)
         if not demo:  # its words are few, and it has already warned about the others
             require_different(text_ND, prompt.classes)
     else:
@@ -101,16 +105,31 @@ def require_different(text_ND: Tensor, classes: Sequence[str]) -> None:
         )
 
 
-def text_features(teacher: Teacher, names: Sequence[str], templates: str) -> Tensor:
-    """(N, D) float32 unit-norm features of class names.
+def list_templates(templates: Templates) -> list[str]:
+    """The prompts of a setting `templates`, with {} in place of the name."""
+    return TEMPLATES[templates] if isinstance(templates, str) else templates
+
+
+def text_features(
+    teacher: Teacher, classes: Sequence[str], templates: Templates, synonyms: Mapping[str, Sequence[str]] | None = None
+) -> Tensor:
+    """(N, D) float32 unit-norm features of classes.
+
+    Args:
+        synonyms: class -> its names, whose features are averaged and normalised again; the others have their own name.
 
     Raises:
         NotFinite: a feature is NaN or infinite; the error names the class.
     """
-    rows = {}
-    for name in names:
-        features_TD = teacher.encode_text([template.format(name) for template in TEMPLATES[templates]])
-        rows[f"the text feature of {name!r}"] = torch.nn.functional.normalize(features_TD.mean(0), dim=0)
+    rows, prompts = {}, list_templates(templates)
+    for one in classes:
+        named = []
+        for name in (synonyms or {}).get(one, [one]):
+            features_TD = teacher.encode_text([prompt.replace("{}", name) for prompt in prompts])
+            named.append(torch.nn.functional.normalize(features_TD.mean(0), dim=0))
+        several = len(named) > 1
+        row_D = torch.nn.functional.normalize(torch.stack(named).mean(0), dim=0) if several else named[0]
+        rows[f"the text feature of {one!r}"] = row_D
     require_finite(rows, "the teacher's text tower", "check teacher.weights")
     return torch.stack(list(rows.values()))
 

@@ -19,9 +19,9 @@ def dataset_inputs(config: Config, splits: Mapping[str, Manifest]) -> list[Datas
     Args:
         splits: shards of the training data set and of further evaluation sets, by name.
     """
-    roots = {config.data.dataset: config.data.root}
+    roots = {config.data.name: config.data.root}
     roots |= {name: further.root for name, further in config.evaluation.sets.items()}
-    contexts = dict.fromkeys(splits, "evaluation") | {config.data.dataset: "training"}
+    contexts = dict.fromkeys(splits, "evaluation") | {config.data.name: "training"}
     return [
         DatasetInput(_dataset(name, split, roots[name]), [InputTag("mlflow.data.context", contexts[name])])
         for name, split in splits.items()

@@ -65,7 +65,7 @@ def open_parent(run: Run) -> str:
     key = _key(run)
     found = plugin_run(client) or find_run(client, {Tag.KEY: key})
     if found is None:
-        name = f"{config.preset} · {config.data.dataset} · {key[:SHOWN]}"
+        name = f"{config.preset} · {config.data.name} · {key[:SHOWN]}"
         found = client.create_run(experiment_id(client), tags={Tag.KEY: key}, run_name=name)
     run_id = found.info.run_id
     require_artifacts(str(found.info.artifact_uri))
@@ -140,11 +140,11 @@ class ChildRun:
                     "group": ", ".join(member.group for member in variant.members),
                     "variant": ", ".join(member.variant for member in variant.members),
                     "backbone": config.student.backbone,
-                    "dataset": config.data.dataset,
+                    "dataset": config.data.name,
                     "run": _key(run)[:SHOWN],  # as in the name of the parent run, to tell them apart
                 }
                 | origin(run.job_id),
-                run_name=_run_name(variant, config.student.backbone, config.data.dataset),
+                run_name=_run_name(variant, config.student.backbone, config.data.name),
             )
         child = cls(client, found.info.run_id)
         reopen(client, found)

@@ -53,6 +53,7 @@ class Run(BaseModel):
     job_id: str
     tracking_run: str = ""
     preset: str
+    text: str
     overrides: list[str]
     variants: list[Variant]
 
@@ -60,7 +61,7 @@ class Run(BaseModel):
         return next(variant for variant in self.variants if variant.label == label)
 
 
-def load(preset, overrides):
+def load(preset, overrides, text):
     if preset == "unknown":
         raise ConfigError("the preset 'unknown' does not exist")
 
@@ -108,7 +109,7 @@ def check(config):
     """Everything fits."""
 
 
-def start_run(preset, overrides, job_id):
+def start_run(preset, overrides, job_id, text):
     labels = FAKE.get("variants", ["one", "two"])
     work_once = FAKE.get("fail", {}).get("resolve")
     if work_once:
@@ -116,6 +117,7 @@ def start_run(preset, overrides, job_id):
     return Run(
         job_id=job_id,
         preset=preset,
+        text=text,
         overrides=overrides,
         variants=[Variant(label=label, seed=index) for index, label in enumerate(labels)],
     )
@@ -123,6 +125,8 @@ def start_run(preset, overrides, job_id):
 
 def make_splits(run):
     progress.note(f"preset {run.preset}, overrides {run.overrides}")
+    if run.text:
+        progress.note(f"settings {run.text}")
     return work("split", images=7)
 
 

@@ -16,7 +16,8 @@ ORIENTATION = 0x0112
 
 
 def call(root, *arguments):
-    return CliRunner().invoke(app, ["data", "check", "--set", f"data.root={root}", *map(str, arguments)])
+    command = ["data", "check", "--preset", "folder", "--set", f"data.root={root}"]
+    return CliRunner().invoke(app, [*command, *map(str, arguments)])
 
 
 def save(root, part, name, image, labels):

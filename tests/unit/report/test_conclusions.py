@@ -194,6 +194,18 @@ def test_any_other_setting_keeps_the_paper_s_values_away_and_is_named(change):
     assert paper_values(there, "voc12", protocol("voc12", change)) == ([], [CHANGES[change]])
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("data.synonyms.cow=[cow, calf]", "data.synonyms is {'cow': ['cow', 'calf']} (paper none)"),
+        ("teacher.templates=['a {}.']", "teacher.templates is ['a {}.'] (paper single)"),
+    ],
+)
+def test_own_prompts_and_names_keep_the_paper_s_values_away(change, says):
+    there = summaries({"swin_b": [0.85]}, "table1", "voc12", iterations=20000, gamma=1.5)
+    assert paper_values(there, "voc12", protocol("voc12", change)) == ([], [says])
+
+
 def test_every_difference_is_named():
     there = summaries({"swin_b": [0.85]}, "table1", "voc12", iterations=300, gamma=1.5)
     settings_ = protocol("voc12", *CHANGES, "train.iterations=300")

@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from cliptea import progress
 from cliptea.errors import ConfigError
 from cliptea.manifest import Contents, Output, publish, put_object
 from cliptea.segment.model_files import TeacherSource
@@ -62,9 +63,21 @@ def test_a_damaged_tower_in_the_store_is_refused(model, tower, tmp_path):
 
 def test_names_are_split():
     assert split_names("cat, dog,my sofa,") == ["cat", "dog", "my sofa"]
+    assert split_names("'red, white'") == ["'red", "white'"]  # only a list has quotes
+    assert split_names(' [cat, "red, white", \'no\', 010, "a \\u00e9"]') == [
+        "cat",
+        "red, white",
+        "no",
+        "010",
+        "a \u00e9",
+    ]
     for text, words in (
         ("cat,dog,cat", "twice: cat"),
         (" , ", "0 class names"),
+        ("[]", "0 class names"),
+        ("[cat, [dog]]", r"--classes: it is no list of names; expected a list such as \[cat, "),
+        ("[cat", "cannot read --classes: "),
+        ("[cat] dog", "cannot read --classes: "),
         (",".join(map(str, range(256))), "256"),
     ):
         with pytest.raises(ConfigError, match=words):
@@ -83,6 +96,29 @@ def test_free_names_get_the_towers_embeddings_and_gamma_0(model, tower):
     assert torch.equal(classes.text_ND[0], model.text_ND[3])
     torch.testing.assert_close(classes.text_ND[1], text_features(tower, ["sofa"], "single")[0])
     assert classes.gamma_N.tolist() == [0, 0]
+
+
+def test_free_names_are_put_into_the_templates_of_the_model(model, tower, monkeypatch):
+    own = DEMO.model_copy(update={"templates": ["{} from above", "a map of {}."]})
+    model.description = model.description.model_copy(update={"teacher": own})
+    model.text_ND = text_features(tower, model.description.classes, own.templates)
+    rows_2D = torch.nn.functional.normalize(tower.encode_text(["sofa from above", "a map of sofa."]), dim=1)
+    classes = choose_classes(model, ["sofa"], None)
+    torch.testing.assert_close(classes.text_ND[0].cpu(), torch.nn.functional.normalize(rows_2D.mean(0), dim=0).cpu())
+
+
+def test_a_class_with_other_names_than_in_training_is_encoded_anew(model, tower, monkeypatch):
+    said = []
+    monkeypatch.setattr(progress, "warn", said.append)
+    trained = DEMO.model_copy(update={"synonyms": {"cow": ["grass cow", "wood"]}})
+    model.description = model.description.model_copy(update={"teacher": trained})
+    model.text_ND = text_features(tower, model.description.classes, "single", trained.synonyms)
+    names = ["sky", "cow", "zebra"]
+    assert torch.equal(choose_classes(model, names, None, trained.synonyms).text_ND, model.text_ND[[0, 2, 3]])
+    found = choose_classes(model, names, None, {"cow": ["wood"], "sky": ["sky"]}).text_ND
+    assert torch.equal(found[[0, 2]], model.text_ND[[0, 3]])
+    torch.testing.assert_close(found[1], text_features(tower, ["wood"], "single")[0])
+    assert said == []  # the tower is the model's own
 
 
 def test_words_that_the_demo_has_never_read_are_warned_about(model, tower, capsys):

@@ -14,7 +14,7 @@ from plain_student import Plain
 from cliptea.config import EvaluationConfig
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.models import STUDENTS, build_student
-from cliptea.segment.model_files import Description
+from cliptea.segment.model_files import Description, TeacherSource
 from cliptea.segment.segmenter import Segmenter
 from cliptea.serving.export import export_onnx, mask_recipe
 from cliptea.serving.graph import Network, PlainPooling
@@ -33,6 +33,7 @@ def made(backbone, dim=16, **evaluation):
         classes=["a", "b", "c"],
         unseen=["c"],
         evaluation=EvaluationConfig(**{"scale": (96, 64), "gamma": 0.5} | evaluation),
+        teacher=TeacherSource(weights="", model="none", templates=["{} from above"], crop=32),
     )
     return Segmenter(build_student(backbone, dim).eval(), description, text)
 
@@ -56,6 +57,7 @@ def test_the_file_computes_what_evaluation_does(backbone, tmp_path):
     expected = class_logits(model.student, image, model.text_ND, model.description.evaluation).numpy()
     assert np.abs(logits[0] - expected).max() < 1e-4 * max(1, np.abs(expected).max())
     assert (told["classes"], told["gamma"], told["divisor"]) == (["a", "b", "c"], 0.5, 32)
+    assert told["templates"] == ["{} from above"]
 
 
 def enlarged(maps_Nhw, size):

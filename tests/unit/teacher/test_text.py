@@ -57,18 +57,36 @@ def saved(tmp_path):
     return save
 
 
-@pytest.mark.parametrize("templates", ["single", "multi"])
+OWN = ["an aerial view of {}.", "{} {from above}"]
+
+
+@pytest.mark.parametrize("templates", ["single", "multi", OWN])
 def test_text_features_are_means_of_unit_prompt_features(folder, templates):
     model = open_clip.create_model(f"local-dir:{folder}").eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    prompts = {
+        str(OWN): lambda name: [f"an aerial view of {name}.", f"{name} {{from above}}"],
+        "single": lambda name: [f"a photo of a {name}"],
+        "multi": lambda name: [template.format(name) for template in TEMPLATES["multi"]],
+    }
     rows = []
     for name in ("cat", "traffic light"):
         with torch.no_grad():
-            features = model.encode_text(tokenizer([t.format(name) for t in TEMPLATES[templates]])).double().numpy()
+            features = model.encode_text(tokenizer(prompts[str(templates)](name))).double().numpy()
         mean = (features / np.linalg.norm(features, axis=1, keepdims=True)).mean(0)
         rows.append(mean / np.linalg.norm(mean))
     found = text_features(load_teacher(str(folder), "unused", 32), ["cat", "traffic light"], templates)
     np.testing.assert_allclose(found.numpy(), rows, atol=1e-5)
+
+
+def test_a_class_with_several_names_has_their_mean(folder):
+    teacher = load_teacher(str(folder), "unused", 32)
+    alone = text_features(teacher, ["person", "man", "woman", "child", "cat"], "multi").double().numpy()
+    found = text_features(teacher, ["cat", "person"], "multi", {"person": ["man", "woman", "child"], "dog": ["x"]})
+    np.testing.assert_array_equal(found[0].numpy(), alone[4].astype(np.float32))
+    mean = alone[1:4].mean(0)
+    np.testing.assert_allclose(found[1].numpy(), mean / np.linalg.norm(mean), atol=1e-6)
+    assert np.abs(found[1].numpy() - alone[0]).max() > 1e-3
 
 
 def test_there_are_zegclips_15_prompts():

@@ -1,0 +1,43 @@
+"""Code of the user's own that a setting names as package.module:name. Files must not name any, see `preset_files`."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+
+from cliptea.errors import ConfigError
+
+__all__ = ["find_code"]
+
+CODE = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
+
+
+def find_code(setting: str, what: str, form: str) -> tuple[str, str]:
+    """Module and name of "package.module:name". The module is found, and not imported.
+
+    Args:
+        what: what it is for, such as "backbone".
+        form: of the setting, such as "package.module:function".
+
+    Raises:
+        ConfigError: the setting has another form, or the module does not exist.
+    """
+    match = CODE.fullmatch(setting)
+    if match is None:
+        raise ConfigError(f"cannot read the {what} {setting!r}", form)
+    module = match["module"]
+    try:
+        found = importlib.util.find_spec(module)
+    except Exception as error:  # importing the parent packages runs their code
+        if not (isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}.")):
+            raise ConfigError(
+                f"cannot import the {what} {setting!r}: {type(error).__name__}: {error}", "an importable module"
+            ) from error
+        found = None
+    if found is None:
+        raise ConfigError(
+            f"cannot import the {what} {setting!r}: the module {module} does not exist",
+            "an importable module",
+            "install it or set PYTHONPATH",
+        )
+    return module, match["name"]

@@ -1,0 +1,78 @@
+"""What the text of a setting means. The type of the setting decides: `010` is a folder, or the number ten."""
+
+from __future__ import annotations
+
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from cliptea.config import Config, Group
+from cliptea.parse import parse_yaml
+
+__all__ = ["plain_settings", "plain_variants", "typed_value"]
+
+
+def typed_value(key: str, text: str) -> Any:
+    """The value that was typed for a setting. It is the text itself, unless the setting can be a list or a mapping."""
+    kinds = _kinds(Config)
+    for part in key.split("."):
+        kinds = [inner for kind in kinds for inner in _inside(kind, part)]
+    if text.lstrip()[:1] in ("[", "{") and any(_holds(kind) for kind in kinds):
+        example = 'a list such as [sky, "red, white"] or a mapping such as {lr: 0.01}'
+        return _plain(parse_yaml(text, f"the value of {key}", example, typed=False), kinds)
+    return _plain(text, kinds)
+
+
+def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a file, read as texts, with the values that `typed_value` would give them."""
+    return _plain(settings, _kinds(Config))
+
+
+def plain_variants(variants: dict[str, Any]) -> dict[str, Any]:
+    """The same for a file of variants."""
+    return _plain(variants, _kinds(Group))
+
+
+def _plain(value: Any, kinds: list[Any]) -> Any:
+    """`value` with the texts null, true and false replaced where a setting can be that. Pydantic reads the numbers."""
+    if isinstance(value, str):
+        if NoneType in kinds and value in ("null", "~", ""):
+            return None
+        if value == "" and any(_is_section(kind) for kind in kinds):
+            return {}
+        return value.lower() == "true" if bool in kinds and value.lower() in ("true", "false") else value
+    if isinstance(value, dict):
+        return {
+            key: _plain(item, [inner for kind in kinds for inner in _inside(kind, key)]) for key, item in value.items()
+        }
+    inner = [
+        inner for kind in kinds if get_origin(kind) in (list, tuple) for one in get_args(kind) for inner in _kinds(one)
+    ]
+    return [_plain(item, inner) for item in value]
+
+
+def _kinds(kind: Any) -> list[Any]:
+    """The alternatives of a type: int and None for `Annotated[int, ...] | None`."""
+    if get_origin(kind) is Annotated:
+        return _kinds(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [inner for one in get_args(kind) for inner in _kinds(one)]
+    return [kind]
+
+
+def _inside(kind: Any, key: str) -> list[Any]:
+    """The alternatives of the value under `key` in a section or mapping. A variant holds settings."""
+    if kind == Group:
+        return [Config]
+    if get_origin(kind) is dict:
+        return _kinds(get_args(kind)[1])
+    return _kinds(kind.model_fields[key].annotation) if _is_section(kind) and key in kind.model_fields else []
+
+
+def _holds(kind: Any) -> bool:
+    return get_origin(kind) in (dict, list, tuple) or _is_section(kind)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

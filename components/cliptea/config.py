@@ -172,7 +172,7 @@ class TransductiveConfig(Section):
     start: Fraction = 0.5  # part of the iterations after which regions are named
     ema_decay: Fraction = 0.99  # of the averaged student that names regions
     flips: bool = True  # a name must be the same for the image and its mirror image
-    quantile: Fraction = 0.5  # a name needs the margin that this part of the names of its class do not reach
+    quantile: Fraction = 0.5  # a name is kept if its margin reaches this quantile of the last margins of its class
 
     @property
     def setting(self) -> Literal["inductive", "transductive"]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from cliptea.errors import ConfigError
 from cliptea.names import as_known, visible
 
-__all__ = ["IGNORE", "Catalogue", "make_catalogue", "names_of", "require_distinct"]
+__all__ = ["IGNORE", "Catalogue", "as_text", "make_catalogue", "names_of", "require_distinct"]
 
 IGNORE = 255  # the label of pixels without a class
 
@@ -37,6 +37,12 @@ class Catalogue(BaseModel):
         return [index for index, name in enumerate(self.classes) if name not in self.unseen]
 
 
+def as_text(name: str) -> str:
+    """A class name as CLIP reads it: without its case, and the kind and number of its spaces."""
+    # as in open_clip's tokenizer, whose ftfy also maps compatible letters, such as full-width ones, to usual ones
+    return " ".join(html.unescape(html.unescape(unicodedata.normalize("NFKC", name))).lower().split())
+
+
 def require_distinct(names: Sequence[str]) -> None:
     """Check that CLIP can tell all class names apart. It ignores case, and the kind and number of spaces.
 
@@ -45,8 +51,7 @@ def require_distinct(names: Sequence[str]) -> None:
     """
     known: dict[str, str] = {}
     for name in names:
-        # as in open_clip's tokenizer, whose ftfy also maps compatible letters, such as full-width ones, to usual ones
-        text = " ".join(html.unescape(html.unescape(unicodedata.normalize("NFKC", name))).lower().split())
+        text = as_text(name)
         if not text:
             raise ConfigError(f"the class name {name!r} is empty", "a name with letters")
         if known.get(text) == name:

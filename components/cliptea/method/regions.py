@@ -32,7 +32,7 @@ class Partition(Protocol):
     def partition(self) -> Literal["kmeans", "normalised_cut"]: ...
     @property
     def seed_mode(self) -> SeedMode:
-        """Of `window_seeds`, as the windows, for `kmeans`."""
+        """How the windows lie for `kmeans`, see `window_seeds`."""
         ...
 
     @property

@@ -42,6 +42,7 @@ class Description(BaseModel):
     dim: Annotated[int, Field(ge=1, le=1 << 16)]
     classes: Annotated[list[str], Field(min_length=1, max_length=255)]
     unseen: list[str]
+    learned_before: list[str] = []  # further classes with masks, of the models that training started from
     evaluation: EvaluationConfig
     feature_norm: Literal["none", "scaled_cosine"] = "none"  # of training, `method.feature_norm`
     setting: Literal["inductive", "transductive"] = "inductive"  # whether training knew the names of unseen classes

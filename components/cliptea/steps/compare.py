@@ -205,7 +205,7 @@ class ReportEntry(Entry):
 
 
 def _by_setting(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
-    """The rows of the inductive and of the transductive setting, by the end of a file name. No table may mix the two."""
+    """The rows of each setting, by the end of a file name. No table may mix the two settings."""
     parts: dict[str, list[ResultRow]] = {"": [], TRANSDUCTIVE: []}
     for row in rows:
         parts[TRANSDUCTIVE if is_transductive(row.group) else ""].append(row)

@@ -285,12 +285,14 @@ def _description(run: Run, config: Config, task: EvaluationTask, model: Manifest
     """The content of model.json: everything except the weights that `cliptea.segment` needs for a student."""
     teacher, given = config.teacher, config.train.init_from
     known = run.initial[given].info["licence"] if given else licence(config.student.backbone, config.encoder_weights)
+    earlier = run.initial[given].info["seen"] if given else []
     return {
         "backbone": config.student.backbone,
         "licence": known or "",  # for the initial weights
         "dim": model.info["dim"],
         "classes": task.catalogue.classes,
         "unseen": task.catalogue.unseen,
+        "learned_before": [name for name in earlier if name not in task.catalogue.classes],
         "evaluation": config.evaluation.model_dump(include={"scale", "divisor", "mode", "window", "stride"})
         | {"gamma": task.gamma},
         "feature_norm": config.method.feature_norm,

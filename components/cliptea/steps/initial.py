@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from safetensors import SafetensorError, deserialize
 
 from cliptea.config import Config
+from cliptea.data.catalogue import as_text
 from cliptea.errors import ConfigError, NotFinite, StorageError, one_line
 from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make_once, put_object, read_object
 from cliptea.names import visible
@@ -135,7 +136,7 @@ def _read(given: str) -> Initial:
         "dim": description.dim,
         "licence": description.licence,
         "setting": description.setting,
-        "seen": [name for name in description.classes if name not in description.unseen],
+        "seen": [name for name in description.classes if name not in description.unseen] + description.learned_before,
     }
     digest = hashlib.sha256(files[WEIGHTS]).hexdigest()
     fp = fingerprint("initial", weights=digest, **info)
@@ -159,8 +160,8 @@ def _require_fit(given: str, info: Mapping[str, Any], config: Config, unseen: Co
             "an inductive model, because the student would count as inductive",
             "use another model, or set method.transductive.names=true",
         )
-    now = {name.casefold() for name in unseen}
-    if known := [visible(name) for name in info["seen"] if name.casefold() in now]:
+    now = {as_text(name) for name in unseen}
+    if known := [visible(name) for name in info["seen"] if as_text(name) in now]:
         raise ConfigError(
             f"train.init_from={given} was trained with masks of {', '.join(known[:5])}, and the run has "
             f"{'this class' if len(known) == 1 else 'these classes'} as unseen",

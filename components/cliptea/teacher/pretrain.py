@@ -156,7 +156,7 @@ def _narrow(model: open_clip.CLIP) -> None:
     """Add a constant to all text features, so that they lie in a narrow cone, as those of the real CLIP do.
 
     The mean cosine of two classes of VOC, COCO-Stuff or PASCAL Context is 0.77 to 0.83 for ViT-B/16, and about 0.1 for
-    so short a training. Students learn far better with the cone; docs/method.md has figures and an explanation. The
+    so short a training. Without the cone, the full method fails; docs/method.md has figures and an explanation. The
     constant hardly changes the order of names for an image. (Liang et al. 2022, arXiv 2203.02053, describe the cone.)
     """
     tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)

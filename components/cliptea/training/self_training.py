@@ -34,6 +34,7 @@ class SelfTraining:
         config = method.transductive
         self._text, self._config = text, config
         self._norm: FeatureNorm = method.feature_norm
+        self._temperature = method.temperature
         self._first, self._parts = config.start * train.iterations, train.accumulate
         self._average = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
         self._average.eval().requires_grad_(False)
@@ -59,7 +60,9 @@ class SelfTraining:
             mirrored_BRN = self._scores(batch._replace(images_B3CC=images, regions_Bgg=regions))
         text_ND, num_seen = self._text.names_ND, len(self._text.seen_SD)
         starts_BRD, present_BR = self._text.starts(tokens_BRD), tokens_BRD.any(2)
-        own = naming.name_regions(starts_BRD, present_BR, scores_BRN, mirrored_BRN, text_ND, num_seen)
+        own = naming.name_regions(
+            starts_BRD, present_BR, scores_BRN, mirrored_BRN, text_ND, num_seen, self._temperature
+        )
         everywhere = naming.Named(world.concat(own.unseen_BR), world.concat(own.margin_BR))
         accepted_WR = self._margins.accept(everywhere, self._config.quantile)
         first = world.rank * len(tokens_BRD)

@@ -149,6 +149,20 @@ def test_a_model_that_had_masks_of_unseen_classes_is_refused(tmp_path):
     assert read(save(tmp_path / "same", 0, classes=["a", "zebra", "b"], unseen=["b", "zebra"]))
 
 
+@pytest.mark.parametrize("name", ["caf\u00e9", "cafe\u0301", "Caf\u00e9 ", "caf&eacute;"])
+def test_a_class_with_masks_is_known_however_its_name_is_written(name, tmp_path):
+    model = save(tmp_path / "m", 0, classes=[name, "b"])
+    with pytest.raises(ConfigError, match="trained with masks of"):
+        read_initial([config(model)], ["caf\u00e9"])
+
+
+def test_classes_of_earlier_models_in_a_chain_count(tmp_path):
+    model = save(tmp_path / "m", 0, learned_before=["zebra"])
+    assert read_initial([config(model)], ["wood"]).keys() == {str(model)}
+    with pytest.raises(ConfigError, match="trained with masks of 'zebra'"):
+        read(model)
+
+
 def test_a_model_that_knew_unseen_names_starts_no_inductive_student(tmp_path):
     """Its student would be listed beside students that knew nothing."""
     folder = save(tmp_path / "transductive", 0, setting="transductive")

@@ -79,7 +79,7 @@ def _across(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarra
 
 
 def _shape(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """A disc, ellipse, blob, rectangle, polygon or capsule around the origin: (size, size) bool."""
+    """An ellipse, rectangle, polygon or blob around the origin: (size, size) bool."""
     radius = rng.uniform(0.28, 0.38)
     angle = rng.uniform(0, 2 * np.pi)
     u = x * np.cos(angle) + y * np.sin(angle)

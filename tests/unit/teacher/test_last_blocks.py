@@ -1,9 +1,13 @@
 """Values, keys and tokens of regions against float64 computations from the weights, and CLIP's own output."""
 
+import copy
+import json
 import math
 
 import numpy as np
+import open_clip
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 
@@ -62,47 +66,66 @@ def test_values_and_keys_are_those_of_the_attention_of_the_last_block(teacher, v
     torch.testing.assert_close(found["key"].double(), as_grid(normal @ key_weight.T + key_bias), rtol=1e-4, atol=1e-5)
 
 
-def test_a_region_of_all_tokens_is_the_cls_token(teacher, views):
+@pytest.fixture(scope="module")
+def deep(folder, tmp_path_factory):
+    """The small CLIP with enough layers for several last blocks."""
+    path = tmp_path_factory.mktemp("deep")
+    described = json.loads((folder / "open_clip_config.json").read_text())
+    config = described["model_cfg"]
+    config["vision_cfg"]["layers"] = 5
+    torch.manual_seed(1)
+    model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
+    safetensors.torch.save_file(model.state_dict(), path / "open_clip_model.safetensors")
+    (path / "open_clip_config.json").write_text(json.dumps(described))
+    return load_teacher(str(path), "unused", CROP)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4])
+def test_a_region_of_all_tokens_is_the_cls_token(deep, views, blocks):
     """Attending to itself and to the whole image, the token of a region goes the way of the CLS token."""
-    encoded = teacher.encode(*views, ["dense"], blocks=1)
+    encoded = deep.encode(*views, ["dense"], blocks=blocks)
+    assert len(encoded.inputs) == blocks
     whole = torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)
-    for found, cls in zip(teacher.region_tokens(encoded.inputs, whole), encoded.cls_BD, strict=True):
+    for found, cls in zip(deep.region_tokens(encoded.inputs, whole), encoded.cls_BD, strict=True):
         torch.testing.assert_close(found[0], F.normalize(cls, dim=0), rtol=1e-4, atol=1e-5)
 
 
-def test_tokens_of_regions_equal_attention_in_loops(teacher, views):
-    encoded, maps = teacher.encode(*views, ["dense"], blocks=1), regions_of()
-    visual, block = teacher.clip.visual, teacher.clip.visual.transformer.resblocks[-1]
-    heads, width = block.attn.num_heads, teacher.width
-    found = teacher.region_tokens(encoded.inputs, maps)
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_tokens_of_regions_equal_attention_in_loops(deep, views, blocks):
+    maps, visual = regions_of(), copy.deepcopy(deep.clip.visual).double()
+    encoded = deep.encode(*views, ["dense"], blocks=blocks)
+    found = deep.region_tokens(encoded.inputs, maps)
     assert [len(tokens) for tokens in found] == [3, 3, 0]
-    assert len(encoded.inputs) == 1
-
-    def normal(rows, norm):
-        rows = rows.double()
-        mean, variance = rows.mean(-1, keepdim=True), rows.var(-1, keepdim=True, unbiased=False)
-        return (rows - mean) / (variance + norm.eps).sqrt() * norm.weight.double() + norm.bias.double()
-
-    weights = [part.double() for part in block.attn.in_proj_weight.chunk(3)]
-    biases = [part.double() for part in block.attn.in_proj_bias.chunk(3)]
     for image in range(2):
-        rows = normal(encoded.inputs[0][image], block.ln_1)
         for region in range(3):
-            members = [0] + [1 + place for place in range(SIDE * SIDE) if maps[image].flatten()[place] == region]
-            query, key, value = (rows @ w.T + b for w, b in zip(weights, biases, strict=True))
-            attended = []
-            for head in range(heads):
-                own = slice(head * width // heads, (head + 1) * width // heads)
-                scores = [float(query[0, own] @ key[m, own]) / math.sqrt(width // heads) for m in members]
-                shares = np.exp(scores) / np.exp(scores).sum()
-                attended.append(sum(share * value[m, own] for share, m in zip(shares, members, strict=True)))
-            out = block.attn.out_proj
             token = encoded.inputs[0][image, 0].double()
-            token = token + torch.cat(attended) @ out.weight.double().T + out.bias.double()
-            token = token + block.mlp.double()(normal(token, block.ln_2))
-            block.mlp.float()
-            wanted = F.normalize(normal(token, visual.ln_post) @ visual.proj.double(), dim=0)
+            for block, inputs in zip(visual.transformer.resblocks[-blocks:], encoded.inputs, strict=True):
+                inside = maps[image].flatten() == region
+                rows = [token, *inputs[image, 1:][inside].double()]  # the token itself, and its region
+                token = token + attended(block.attn, [normal(row, block.ln_1) for row in rows])
+                token = token + block.mlp(normal(token, block.ln_2))
+            wanted = F.normalize(normal(token, visual.ln_post) @ visual.proj, dim=0)
             torch.testing.assert_close(found[image][region].double(), wanted, rtol=1e-3, atol=1e-5)
+
+
+def normal(row, norm):
+    return (row - row.mean()) / (row.var(unbiased=False) + norm.eps).sqrt() * norm.weight + norm.bias
+
+
+def attended(attention, rows):
+    """What the first of the rows takes from all of them."""
+    width, heads = len(rows[0]), attention.num_heads
+    queries, keys, values = (
+        [row @ weight.T + bias for row in rows]
+        for weight, bias in zip(attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), strict=True)
+    )
+    parts = []
+    for head in range(heads):
+        own = slice(head * width // heads, (head + 1) * width // heads)
+        scores = [float(queries[0][own] @ key[own]) / math.sqrt(width // heads) for key in keys]
+        shares = np.exp(scores) / np.exp(scores).sum()
+        parts.append(sum(share * value[own] for share, value in zip(shares, values, strict=True)))
+    return torch.cat(parts) @ attention.out_proj.weight.T + attention.out_proj.bias
 
 
 def test_pictures_of_a_region_show_it_alone_and_enlarged(views):

@@ -75,17 +75,17 @@ def line_chart(
 
 
 def strip(values: Mapping[int, float], mean: float | None) -> Markup:
-    """Each seed's fraction as a dot on a line from 0 to 1, with a bar at the mean."""
+    """The mean as a bar on a track from 0 to 1, and each seed's fraction as a dot on it."""
 
     def x(value: float) -> float:
         return 5 + value * (BAR_WIDTH - 10)
 
-    out = [f'<path class="grid" d="M{x(0)} 10H{x(1)}M{x(0)} 7V13M{x(0.5)} 7V13M{x(1)} 7V13"/>']
+    out = [f'<rect class="track" x="{x(0)}" y="5" width="{x(1) - x(0)}" height="10"/>']
+    if mean is not None:
+        out.append(f'<rect class="mean" x="{x(0)}" y="5" width="{x(mean) - x(0):.1f}" height="10"/>')
     for seed, value in values.items():
         tip = f"<title>seed {seed}: {100 * value:.1f} %</title>"
         out.append(f'<circle cx="{x(value):.1f}" cy="10" r="3.4">{tip}</circle>')
-    if mean is not None:
-        out.append(f'<path class="mean" d="M{x(mean):.1f} 2.5V17.5"/>')
     return _bar("strip", out, ", ".join(f"seed {seed}: {100 * value:.1f} %" for seed, value in values.items()))
 
 

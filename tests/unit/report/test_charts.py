@@ -90,8 +90,12 @@ def test_names_in_charts_are_escaped():
 
 
 def test_strip_and_interval_bar_are_to_scale():
-    circles = [float(a["cx"] or 0) for t, a in Svg(charts.strip({0: 0.0, 1: 0.5, 2: 1.0}, 0.5)).tags if t == "circle"]
+    strip = Svg(charts.strip({0: 0.0, 1: 0.5, 2: 1.0}, 0.25))
+    circles = [float(a["cx"] or 0) for t, a in strip.tags if t == "circle"]
     assert circles[1] - circles[0] == pytest.approx(circles[2] - circles[1])
+    track, mean = ((float(a["x"] or 0), float(a["width"] or 0)) for t, a in strip.tags if t == "rect")
+    assert track == (circles[0], circles[2] - circles[0])
+    assert mean == (circles[0], pytest.approx(track[1] / 4))
     bar = Svg(charts.interval_bar(-0.1, 0.0, 0.1, 0.2, "tie"))
     (centre,) = [float(a["cx"] or 0) for t, a in bar.tags if t == "circle"]
     assert centre == charts.BAR_WIDTH / 2

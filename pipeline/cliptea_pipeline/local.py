@@ -18,7 +18,6 @@ from cliptea.messages import plain
 from cliptea.progress import clock
 from cliptea.steps.resolve import check
 from cliptea.storage import read_uri
-from cliptea.storage.local_files import write_file
 from cliptea.tracking.address import require_server
 from cliptea_pipeline import processes
 from cliptea_pipeline.compile import pipeline_file
@@ -59,7 +58,7 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False, 
         workdir.close()
     if "report" in board.published:  # even if promotion failed after it
         for name, target in (("report", workdir.report), ("results", workdir.results)):
-            write_file(target, read_uri(board.published[name], board.published[f"{name}_sha256"]))
+            workdir.keep(target.name, read_uri(board.published[name], board.published[f"{name}_sha256"]))
     if code == 0:
         _conclude(workdir, board, time.monotonic() - start)
     elif code > 128:

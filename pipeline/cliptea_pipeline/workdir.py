@@ -15,7 +15,7 @@ from pathlib import Path
 from cliptea import env
 from cliptea.errors import ClipteaError, StorageError
 from cliptea.log_lines import tell
-from cliptea.storage.local_files import make_folder, sweep, unusable
+from cliptea.storage.local_files import make_folder, sweep, unusable, write_file
 from cliptea.storage.marks import MARK, WORKDIR, claim, read_mark, require_free
 from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.database import database_uri, has_moved, is_ours, readdress
@@ -25,6 +25,7 @@ __all__ = ["DATABASE", "STORE", "Workdir", "find_database", "held", "is_workdir"
 TEMPORARY = "temporary folder"  # in its mark
 STORE, MLFLOW, KFP, LOGS, RUN = FOLDERS = ("store", "mlflow", "kfp", "logs", "run")
 REPORT, RESULTS = FILES = ("report.html", "results.json")
+REPORTS = "reports"
 DATABASE = Path(MLFLOW) / "mlflow.db"
 KEPT_RUNS = 3  # folders of kfp's small artifacts
 KEPT_LOGS = 20
@@ -40,7 +41,8 @@ class Workdir:
 
         store/       object store                      report.html   of the last run that got so far
         mlflow/      mlflow.db and artifacts           results.json
-        kfp/         kfp's artifacts, last runs        logs/         one file a run
+        reports/     both of each run, by its name     logs/         one file a run
+        kfp/         kfp's artifacts, last runs
         run/         locks, events and the pipe of the present run
         cliptea.json the mark
 
@@ -63,6 +65,7 @@ class Workdir:
             self._prune()
             readdress(full / DATABASE, EXPERIMENT)
             self.name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
+            self._kept = full / REPORTS / self.name
             self.log, present = self.logs / f"{self.name}.log", self._run / self.name
             self.events, self.alive = present / "events.jsonl", present / "alive"
             present.mkdir()
@@ -96,6 +99,17 @@ class Workdir:
             "PYTHONSAFEPATH": "1",  # a file in the user's folder must not shadow a module
             "TMPDIR": str(self.temporary),
         }
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Write a file of this run to its folder in `reports`, and let the link of that name lead to it.
+
+        So the report of one run never overwrites that of another.
+        """
+        write_file(self._kept / name, data)
+        link = self._kept / f".{name}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(REPORTS, self.name, name))
+        link.replace(self.root / name)  # it only leads to the file from there
 
     def close(self) -> None:
         """Stop all remaining processes of the run, and release the folder for the next run."""
@@ -238,7 +252,7 @@ def _is_earlier(root: Path, names: set[str]) -> bool:
 
     A run with MLFLOW_TRACKING_URI leaves no database. If there is one, it must have our experiment.
     """
-    usual = names <= {*FOLDERS, *FILES} and all((root / name).is_dir() for name in FOLDERS)
+    usual = names <= {*FOLDERS, *FILES, REPORTS} and all((root / name).is_dir() for name in FOLDERS)
     return usual and (not (root / DATABASE).exists() or is_ours(root / DATABASE, EXPERIMENT))
 
 

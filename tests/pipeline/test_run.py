@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -91,6 +92,16 @@ def test_the_end_shows_scores_and_where_things_are(finished):
     assert ["g/c/late", "b", "0", "0.500", "0.250", "0.125", "0.062"] in rows
     assert (cliptea.workdir / "report.html").read_text() == "<p>report</p>"
     assert "cliptea ui --workdir .cliptea" in first.stdout
+
+
+def test_each_run_keeps_its_report_and_the_links_lead_to_the_newest_also_in_a_copy(finished, tmp_path):
+    cliptea, _, _ = finished
+    copy = shutil.copytree(cliptea.workdir, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("run"))
+    first, second = sorted((copy / "reports").iterdir())
+    for run in (first, second):
+        assert sorted(file.name for file in run.iterdir()) == ["report.html", "results.json"]
+    assert (copy / "report.html").resolve() == (second / "report.html").resolve()
+    assert (copy / "results.json").resolve() == (second / "results.json").resolve()
 
 
 def test_logs_are_in_files(finished):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cliptea.errors import ConfigError
+from cliptea.own_code import names_code
 from cliptea.weights_source import WeightsSource
 
 __all__ = [
@@ -371,6 +372,17 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     promotion: PromotionConfig = PromotionConfig()
+
+    @property
+    def roots(self) -> dict[str, str | None]:
+        """The folder of each data set, by its setting. The demo has none, and code of the user's own may need none."""
+        sets = {"data": (self.data.dataset, self.data.root)}
+        sets |= {f"evaluation.sets.{name}": (s.dataset or name, s.root) for name, s in self.evaluation.sets.items()}
+        return {
+            f"{key}.root": root
+            for key, (dataset, root) in sets.items()
+            if dataset != "demo" and not (names_code(dataset) and root is None)
+        }
 
     @property
     def encoder_weights(self) -> bool | str:

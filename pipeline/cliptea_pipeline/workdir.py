@@ -65,6 +65,7 @@ class Workdir:
             self.name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
             self.log, present = self.logs / f"{self.name}.log", self._run / self.name
             self.events, self.alive = present / "events.jsonl", present / "alive"
+            self.arguments = present / "arguments.json"
             present.mkdir()
             self.events.touch()
             os.mkfifo(self.alive)

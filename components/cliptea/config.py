@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cliptea.errors import ConfigError
+from cliptea.own_code import names_code
 from cliptea.weights_source import WeightsSource
 
 __all__ = [
     "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "EvaluationSet", "Group", "LossConfig",
     "MethodConfig", "PretrainConfig", "PromotionConfig", "StudentConfig", "Synonyms", "TeacherConfig", "Templates",
-    "TrainConfig", "TransductiveConfig", "WorldConfig",
+    "TrainConfig", "TransductiveConfig", "WorldConfig", "require_templates",
 ]  # fmt: skip
 
 # Names of models and evaluation sets, as MLflow accepts them in its registry, in metrics and in paths of artifacts.
@@ -50,7 +51,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def _require_templates(templates: Templates | None) -> None:
+def require_templates(templates: Templates | None) -> None:
     """Reject prompts that are no templates; for the validator of a section, whose field is called `templates`."""
     if isinstance(templates, list):
         strange = next((template for template in templates if template.count("{}") != 1), None)
@@ -105,7 +106,7 @@ class TeacherConfig(Section):
 
     weights: str | None = None  # "demo", a path, an s3:// URI, or an open_clip pre-training tag; required
     model: str = "ViT-B-16-quickgelu"  # open_clip architecture; a folder of weights has its own
-    templates: Templates = "single"  # prompts: single, multi (see cliptea.teacher.text), or a list with {} for the name
+    templates: Templates = "single"  # prompts: single, multi (see teacher.templates), or a list with {} for the name
     text_features: str | None = None  # .npy file with the text features of the classes; None: use the text tower
     views: Annotated[int, Field(ge=1, le=10_000)] = 1  # deterministic scale-and-crop views of each training image
     base_scale: Size = (2048, 512)  # long and short edge that an image is fitted into before the ratio is applied
@@ -128,7 +129,7 @@ class TeacherConfig(Section):
         low, high = self.ratio_range
         if not 0 < low <= high:
             raise ValueError(f"ratio_range is {low}, {high}: expected 0 < low <= high")
-        _require_templates(self.templates)
+        require_templates(self.templates)
         return self
 
 
@@ -311,7 +312,7 @@ class EvaluationSet(Section):
 
     @model_validator(mode="after")
     def _prompted(self) -> EvaluationSet:
-        _require_templates(self.templates)
+        require_templates(self.templates)
         if self.synonyms and self.text_features:
             raise ValueError("synonyms and text_features are both set: expected one of them, as a class has one row")
         return self
@@ -371,6 +372,17 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     promotion: PromotionConfig = PromotionConfig()
+
+    @property
+    def roots(self) -> dict[str, str | None]:
+        """The folder of each data set, by its setting. The demo has none, and code of the user's own may need none."""
+        sets = {"data": (self.data.dataset, self.data.root)}
+        sets |= {f"evaluation.sets.{name}": (s.dataset or name, s.root) for name, s in self.evaluation.sets.items()}
+        return {
+            f"{key}.root": root
+            for key, (dataset, root) in sets.items()
+            if dataset != "demo" and not (names_code(dataset) and root is None)
+        }
 
     @property
     def encoder_weights(self) -> bool | str:

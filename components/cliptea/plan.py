@@ -191,11 +191,7 @@ def _described(config: Config) -> dict[str, Any]:
 def _missing(config: Config, configs: list[Config]) -> list[str]:
     """What the run needs but is missing, as far as this machine can check without a network."""
     found = []
-    roots = {"data.root": (config.data.dataset, config.data.root)}
-    roots |= {f"evaluation.sets.{name}.root": (s.dataset or name, s.root) for name, s in config.evaluation.sets.items()}
-    for key, (dataset, root) in roots.items():
-        if dataset == "demo" or (":" in dataset and root is None):  # code of the user's own may need no root
-            continue
+    for key, root in config.roots.items():
         if root is None:
             found.append(f"data: {key} is not set")
         elif not is_remote(root) and not Path(root).expanduser().is_dir():

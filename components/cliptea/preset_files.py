@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path, PurePosixPath
 from posixpath import dirname
 from typing import Any
 
 from cliptea.errors import ConfigError
 from cliptea.messages import holds_secret, names_secret
-from cliptea.parse import parse_yaml, read_text
-from cliptea.storage import fetch, is_remote
-from cliptea.typed import plain_settings, plain_variants
+from cliptea.own_code import backbone_is_code, names_code
+from cliptea.parse import MOST, parse_yaml, read_text
+from cliptea.storage import fetch, is_remote, read_small
+from cliptea.typed import plain_settings, plain_variants, without_free_names
 
 __all__ = ["gather_variants", "parse_preset", "read_preset", "variant_files"]
 
-LARGEST = 1 << 16  # bytes of a preset file with its variants: it is an argument of a process and of a pipeline
-VARIANTS = re.compile(r"(?P<file>.+\.ya?ml)(?P<single>/[^/]+)?")  # an entry of `variants` that names a file
-# Settings that can be package.module:name, which is imported.
-CODE = re.compile(r"(?:.*\.)?(?:student\.backbone|data\.dataset|evaluation\.sets\.[^.]+\.dataset)")
+LARGEST = 1 << 16  # bytes of a preset file with its variants: it is a parameter of a pipeline
+VARIANTS = re.compile(r"(?P<file>.+\.(?i:ya?ml))(?P<single>/[^/]+)?")  # an entry of `variants` that names a file
 
 
 def read_preset(address: str) -> str:
@@ -68,10 +68,10 @@ def gather_variants(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
         ConfigError: a file cannot be read, or another group has its name.
         StorageError: it is not in its bucket.
     """
-    chosen, groups = settings.get("variants"), dict(settings.get("variant_groups") or {})
-    if not isinstance(chosen, list):
-        return dict(settings)
-    names = []
+    chosen, groups = settings.get("variants"), settings.get("variant_groups", {})
+    if not isinstance(chosen, list) or not isinstance(groups, dict):
+        return dict(settings)  # whoever checks the settings refuses what is neither
+    names, groups = [], dict(groups)
     for entry in chosen:
         match = VARIANTS.fullmatch(str(entry))
         if match is None:
@@ -82,8 +82,15 @@ def gather_variants(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
                 f"variants names {match['file']} in a file in S3", "an s3:// address, or a name beside it"
             )
         address, group = _placed(match["file"], folder), PurePosixPath(match["file"]).stem
+        if resources.files("cliptea").joinpath("variants", f"{group}.yaml").is_file():
+            raise ConfigError(
+                f"the variant file {address} has the name of the group {group} of cliptea",
+                "another name",
+                "rename the file",
+            )
         text = _read(address, "the variant file")
-        variants = plain_variants(_parse(text, address, "variants such as wide: {student: {dropout: 0.2}}"))
+        expected = "variants such as wide: {student: {dropout: 0.2}}"
+        variants = plain_variants(_parse(text, address, expected, ("variant_groups", group)))
         if groups.setdefault(group, variants) != variants:
             raise ConfigError(f"{address} is one of two groups called {group}", "a name for each", "rename the file")
         names.append(group + (match["single"] or ""))
@@ -110,19 +117,29 @@ def _read(address: str, what: str) -> str:
             "an address without credentials",
             "set credentials as environment variables, see docs/environment.md",
         )
-    path = fetch(address) if "://" in address else Path(address).expanduser()
     try:
-        return read_text(path, what).decode("utf-8-sig")
+        if is_remote(address):
+            data = read_small(address, MOST)
+        else:
+            data = read_text(fetch(address) if "://" in address else Path(address).expanduser(), what)
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{what} {address} is not UTF-8", "YAML in UTF-8") from None
+    except RuntimeError:  # of expanduser()
+        raise ConfigError(f"cannot read {what} {address}: there is no such user", "a path") from None
 
 
-def _parse(text: str, name: str, expected: str) -> dict[str, Any]:
-    """The content of a file with every scalar as its text, without secrets and code."""
+def _parse(text: str, name: str, expected: str, place: Sequence[str] = ()) -> dict[str, Any]:
+    """The content of a file with every scalar as its text, without secrets and code.
+
+    Args:
+        place: the keys of the settings that the file holds; () for all of them.
+    """
     found = parse_yaml(text, name, expected, typed=False)
     if not isinstance(found, dict) or not found:
-        raise ConfigError(f"{name} holds no mapping", expected)
-    for key, value in _leaves(found):
+        raise ConfigError(f"{name} is empty or is not a mapping", expected)
+    for keys, value in _leaves(found, tuple(place)):
+        key = ".".join(keys)
         if holds_secret(value) or holds_secret(key):
             raise ConfigError(
                 f"{name}: {'a key' if holds_secret(key) else key} holds an address with a user, password or "
@@ -130,13 +147,13 @@ def _parse(text: str, name: str, expected: str) -> dict[str, Any]:
                 "an address without credentials",
                 "set credentials as environment variables, see docs/environment.md",
             )
-        if names_secret(key):
+        if any(names_secret(part) for part in without_free_names(keys)):
             raise ConfigError(
                 f"{name}: the setting {key!r} looks like a secret, and settings are printed and stored",
                 "secrets in the environment only",
                 "see docs/environment.md for the variables",
             )
-        if CODE.fullmatch(key) and ":" in value and not value.startswith("timm:"):
+        if _is_code(keys, value):
             raise ConfigError(
                 f"{name}: {key}={value} names code to run, and files may not do that",
                 "a name that cliptea knows",
@@ -145,13 +162,25 @@ def _parse(text: str, name: str, expected: str) -> dict[str, Any]:
     return found
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Each text in nested mappings and lists, with its key such as "train.lr"."""
+def _is_code(keys: Sequence[str], value: str) -> bool:
+    """Whether the setting under these keys is package.module:name, which is imported."""
+    match keys:
+        case ("student", "backbone"):
+            return backbone_is_code(value)
+        case ("data", "dataset") | ("evaluation", "sets", _, "dataset"):
+            return names_code(value)
+        case ("variant_groups", _, _, *inner):
+            return _is_code(inner, value)
+    return False
+
+
+def _leaves(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Each text in nested mappings and lists, with its keys such as "train" and "lr"."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+            yield from _leaves(inner, (*keys, str(name)))
     elif isinstance(value, list):
         for inner in value:
-            yield from _leaves(inner, key)
+            yield from _leaves(inner, keys)
     else:
-        yield key, str(value)
+        yield keys, str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from pydantic import BaseModel
@@ -75,6 +76,9 @@ def expand(config: Config) -> list[Variant]:
                 found[same].members.append(member)
     if not found:
         raise ConfigError("variants is empty", "at least one of " + ", ".join(settings.variant_groups()))
+    (label, times), *_ = Counter(variant.label for variant in found.values()).most_common(1)
+    if times > 1:
+        raise ConfigError(f"two students are called {label}", "another name of one variant", "rename it")
     return list(found.values())
 
 

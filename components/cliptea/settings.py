@@ -20,7 +20,7 @@ from cliptea.messages import holds_secret, names_secret
 from cliptea.parse import parse_yaml
 from cliptea.preset_files import gather_variants, parse_preset, read_preset, variant_files
 from cliptea.storage import is_remote
-from cliptea.typed import typed_value
+from cliptea.typed import key_of, typed_value, without_free_names
 
 __all__ = [
     "apply_delta",
@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 SHOWN = 100  # characters of a refused value
-# What a variant may change. Everything else is the same for all students of a run.
-CHANGEABLE = ["seeds", "method", "student", "train", "evaluation"]
+# What a variant may change. Everything else is the same for all students of a run, so that they can be compared.
+CHANGEABLE = ["seeds", "method", "student", "train"]
 
 
 def load(preset: str = "demo", overrides: Sequence[str] = (), text: str = "") -> Config:
@@ -155,7 +155,7 @@ def _parse(override: str) -> dict[str, Any]:
         )
     if not equals or not key:
         raise ConfigError(f"cannot read the setting {override!r}", "key=value, such as train.iterations=200")
-    if names_secret(key):
+    if any(names_secret(part) for part in without_free_names(key.split("."))):
         raise ConfigError(
             f"the setting {key!r} looks like a secret, and settings are printed and stored",
             "secrets in the environment only",
@@ -174,7 +174,7 @@ def _parse(override: str) -> dict[str, Any]:
 
 def _shipped_preset(name: str) -> dict[str, Any]:
     if name not in presets():
-        todo = "pass a file of your own with --config" if name.endswith((".yaml", ".yml")) else ""
+        todo = "pass a file of your own with --config" if name.lower().endswith((".yaml", ".yml")) else ""
         raise ConfigError(f"the preset {name!r} does not exist", _one_of(name, presets()), todo)
     return _read_yaml("presets", name) | {"preset": name}
 
@@ -185,7 +185,8 @@ def _own_preset(name: str, text: str) -> dict[str, Any]:
     base = delta.get("preset")
     if base is not None and base not in presets():
         raise ConfigError(f"{name}: the preset {base!r} does not exist", _one_of(str(base), presets()))
-    return merge({} if base is None else _shipped_preset(base), delta) | {"preset": basename(name)}
+    own = "config" if name in presets() else basename(name)  # somebody gave the parameter `config` alone to a pipeline
+    return merge({} if base is None else _shipped_preset(base), delta) | {"preset": own}
 
 
 def _typed(overrides: Sequence[str]) -> dict[str, Any]:
@@ -220,6 +221,7 @@ def _check_groups(config: Config) -> None:
     Raises:
         ConfigError: a name is taken or not usable, or a variant changes what it cannot.
     """
+    alone = config.model_copy(update={"variant_groups": {}})
     for group, variants in config.variant_groups.items():
         if group in variant_groups():
             raise ConfigError(f"variant_groups.{group} has the name of a shipped group", "another name")
@@ -231,21 +233,22 @@ def _check_groups(config: Config) -> None:
                 if not TRACKED.fullmatch(name):
                     raise ConfigError(f"{key} has the name {name!r}", f"a name that MLflow accepts, {NAMES}")
             fixed = [name for name in Config.model_fields if name in delta and name not in CHANGEABLE]
-            fixed += ["evaluation.sets"] if "sets" in (delta.get("evaluation") or ()) else []
             if fixed:
                 raise ConfigError(
                     f"{key} changes {fixed[0]}, which is the same for all students of a run",
                     f"changes of {', '.join(CHANGEABLE)}",
                 )
             try:
-                apply_delta(config, delta)
+                apply_delta(alone, delta)
             except ConfigError as error:
                 raise ConfigError(f"{key}: {error.what}", error.expected, error.todo) from None
 
 
 def _readable(error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    errors = [(key_of(one["loc"]), one) for one in error.errors()]
+    # A value has an error for each alternative of its type. That it has another type tells least.
+    alternatives = [one for one in errors if f"{one[0]}.".startswith(f"{errors[0][0]}.")]
+    key, first = max(alternatives, key=lambda one: (not one[1]["type"].endswith("_type"), len(one[0])))
     if first["type"] == "extra_forbidden":
         return ConfigError(f"the setting {key} does not exist", _one_of(key, list(_keys(Config))))
     message = first["msg"].removeprefix("Value error, ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -10,7 +11,31 @@ from pydantic import BaseModel
 from cliptea.config import Config, Group
 from cliptea.parse import parse_yaml
 
-__all__ = ["plain_settings", "plain_variants", "typed_value"]
+__all__ = ["key_of", "plain_settings", "plain_variants", "typed_value", "without_free_names"]
+
+
+def without_free_names(keys: Sequence[str]) -> list[str]:
+    """The keys of a setting without those that name classes, variants and the like, which can be any words."""
+    kinds, found = _kinds(Config), []
+    for key in keys:
+        if not any(get_origin(kind) is dict for kind in kinds):
+            found.append(key)
+        kinds = [inner for kind in kinds for inner in _inside(kind, key)]
+    return found
+
+
+def key_of(place: Sequence[str | int]) -> str:
+    """The key of the setting at the place of one of pydantic's errors.
+
+    Where a type has alternatives, a place names one of them after the setting, which the key does not.
+    """
+    kinds, key, parts = _kinds(Config), [], iter(place)
+    for part in parts:
+        key.append(str(part))
+        kinds = [inner for kind in kinds for inner in _inside(kind, part)]
+        if sum(kind is not NoneType for kind in kinds) > 1:
+            next(parts, None)
+    return ".".join(key)
 
 
 def typed_value(key: str, text: str) -> Any:
@@ -61,7 +86,7 @@ def _kinds(kind: Any) -> list[Any]:
     return [kind]
 
 
-def _inside(kind: Any, key: str) -> list[Any]:
+def _inside(kind: Any, key: str | int) -> list[Any]:
     """The alternatives of the value under `key` in a section or mapping. A variant holds settings."""
     if kind == Group:
         return [Config]

@@ -45,12 +45,12 @@ def read_compiled(file: Path) -> Compiled:
         spec = parse_yaml(data.decode(), f"the pipeline {file}", first=True)
         given = spec["root"]["inputDefinitions"]["parameters"]
         steps = {name.removeprefix("exec-"): e["container"] for name, e in spec["deploymentSpec"]["executors"].items()}
-        if not given.keys() >= PARAMETERS:
-            raise KeyError("parameters")
-        job, resolve = _job_settings(spec), steps["resolve"]
+        job, resolve, current = _job_settings(spec), steps["resolve"], given.keys() >= PARAMETERS
     except (ConfigError, ValueError, TypeError, KeyError, AttributeError):
         todo = "if this is a placement file, compile it first with `cliptea compile --placement`"
         raise ConfigError(f"{file} is not a compiled cliptea pipeline", expected, todo) from None
+    if not current:
+        raise ConfigError(f"{file} was compiled by another version of cliptea", expected, "compile it again")
     environment = {item["name"]: item["value"] for item in resolve.get("env", [])}
     gpus = {
         name: int(c.get("resources", {}).get("accelerator", {}).get("resourceCount", 0)) for name, c in steps.items()
@@ -103,11 +103,7 @@ def check_fit(config: Config, compiled: Compiled) -> None:
 
 def _read_by_pods(config: Config, students: list[Config]) -> Iterator[tuple[str, str | None]]:
     """The files and folders in the settings, with None for data without a folder."""
-    sets = {"data": (config.data.dataset, config.data.root)}
-    sets |= {f"evaluation.sets.{name}": (s.dataset or name, s.root) for name, s in config.evaluation.sets.items()}
-    for key, (dataset, root) in sets.items():
-        if dataset != "demo" and not (":" in dataset and root is None):  # code of the user's own may need no root
-            yield f"{key}.root", root
+    yield from config.roots.items()
     files = {"teacher.weights": config.teacher.weights, "teacher.text_features": config.teacher.text_features}
     files |= {f"evaluation.sets.{name}.text_features": s.text_features for name, s in config.evaluation.sets.items()}
     files |= {f"student.pretrained of {s.student.backbone}": s.encoder_weights for s in students}

@@ -73,8 +73,9 @@ def _follow(workdir: Workdir, file: Path, arguments: dict) -> tuple[Board, int]:
     board = Board()
     tail = Tail(workdir.events)
     environment = workdir.environment
+    write_file(workdir.arguments, json.dumps(arguments).encode())
     module = "cliptea_pipeline.runner"
-    command = [sys.executable, "-m", module, str(file), str(workdir.kfp), json.dumps(arguments)]
+    command = [sys.executable, "-m", module, str(file), str(workdir.kfp), str(workdir.arguments)]
     with processes.signals() as stopped:
         process = processes.start(command, environment, workdir.log, workdir.lock)
         shown = None

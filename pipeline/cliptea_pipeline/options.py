@@ -32,7 +32,7 @@ ConfigFile = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        help="Preset file of your own instead: a path, or an s3:// address.",
+        help="Your own preset file, in place of --preset: a path or an s3:// address.",
         show_default=False,
     ),
 ]

@@ -1,6 +1,7 @@
 """`python -m cliptea_pipeline.runner FILE ROOT ARGUMENTS` runs the compiled pipeline with kfp.local.
 
-It is a separate process, because kfp.local prints a lot, does not forward signals, and leaves its tasks running.
+It is a separate process, because kfp.local prints a lot, does not forward signals, and leaves its tasks running. Its
+ARGUMENTS are in a file, because Linux limits an argument to 128 KiB.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main(file: str, root: str, arguments: str) -> int:
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True)
     pipeline = components.load_component_from_text(_without_retries(file))
     try:
-        pipeline(**json.loads(arguments))
+        pipeline(**json.loads(Path(arguments).read_text(encoding="utf-8")))
     except RuntimeError as error:  # raised by kfp for a failed task, which has reported the reason itself
         print(error, file=sys.stderr)
         return 1

@@ -87,7 +87,8 @@ def listed(endpoint: Endpoint) -> list[Schedule]:
             ),
             "recurring_runs",
         )
-        return [_shown(run, pipeline) for run in found if _follows(run, pipeline) or _given(run).keys() >= PARAMETERS]
+        known = PARAMETERS - {"config"}  # which earlier versions did not have
+        return [_shown(run, pipeline) for run in found if _follows(run, pipeline) or _given(run).keys() >= known]
 
 
 def jobs_in_use(endpoint: Endpoint) -> dict[str, str]:

@@ -68,6 +68,7 @@ class Workdir:
             self._kept = full / REPORTS / self.name
             self.log, present = self.logs / f"{self.name}.log", self._run / self.name
             self.events, self.alive = present / "events.jsonl", present / "alive"
+            self.arguments = present / "arguments.json"
             present.mkdir()
             self.events.touch()
             os.mkfifo(self.alive)

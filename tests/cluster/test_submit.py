@@ -5,6 +5,8 @@ import re
 import time
 
 import pytest
+import yaml
+from compiled import compiled_text
 from replay import recorded
 from typer.testing import CliRunner
 from watched import QUICK
@@ -184,6 +186,20 @@ def test_a_file_that_is_no_pipeline(pipelines, tmp_path, text, code, says):
     assert pipelines.uploads == pipelines.held["runs"] == []
 
 
+def test_a_pipeline_of_another_version_is_not_taken_for_another_file(pipelines, tmp_path):
+    spec, *others = yaml.safe_load_all(compiled_text({}))
+    del spec["root"]["inputDefinitions"]["parameters"]["config"]
+    file = tmp_path / "p.yaml"
+    file.write_text(yaml.safe_dump_all([spec, *others]))
+    ended = call("submit", "--preset", "smoke", "--pipeline", str(file))
+    assert (ended.exit_code, ended.output) == (
+        2,
+        f"error: {file} was compiled by another version of cliptea; expected a file that `cliptea compile -o` wrote; "
+        "compile it again\n",
+    )
+    assert pipelines.uploads == []
+
+
 def test_no_endpoint_gives_one_line(monkeypatch):
     monkeypatch.delenv("KFP_ENDPOINT", raising=False)
     ended = call("submit")
@@ -237,6 +253,15 @@ def test_schedules_are_listed_paused_resumed_and_deleted(pipelines):
     assert [item["display_name"] for item in pipelines.held["recurringruns"]] == ["b", "other"]
     gone = call("schedule", "--delete", "a")
     assert (gone.exit_code, "the schedule 'a' does not exist; expected one of b" in gone.output) == (2, True)
+
+
+def test_schedules_of_earlier_versions_are_found_without_their_pipeline(pipelines):
+    call("schedule", "--cron", "0 0 3 * * 0", "--preset", "smoke", "--name", "a")
+    (schedule,) = pipelines.held["recurringruns"]
+    del schedule["runtime_config"]["parameters"]["config"]
+    schedule["pipeline_version_reference"]["pipeline_id"] = "deleted"
+    state = "enabled, follows a pipeline that was deleted or has another name"
+    assert call("schedule", "--list").output == f"a\t{state}\t0 0 3 * * 0\tpreset smoke\n"
 
 
 def test_a_name_is_taken_once(pipelines):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from command import COMMAND, PATIENCE, Cliptea, environment
 
+from cliptea.preset_files import LARGEST, read_preset
 from cliptea.storage.marks import claim
 
 VARIANTS = ["c/late", "a/early", "b/middle"]
@@ -44,6 +45,20 @@ def test_the_settings_of_a_file_reach_the_steps(cliptea):
     (line,) = [line for line in ended.stdout.splitlines() if "split: settings " in line]
     sent = {"preset": "smoke", "data": {"root": "a b", "unseen": ['red, "white"']}}
     assert json.loads(line.partition("settings ")[2]) == sent
+
+
+def test_a_file_of_the_largest_size_reaches_the_steps_in_any_script(cliptea):
+    """As an argument of a process, which Linux limits to 128 KiB, its escaped letters would be too long."""
+    names = [f"{'я' * 120}{number:03}" for number in range(250)]
+    file = cliptea.folder / "my.yaml"
+    file.write_text(f"preset: smoke\ndata: {{unseen: {json.dumps(names)}}}\n")
+    text = read_preset(str(file))
+    assert 0.9 < len(text.encode()) / LARGEST < 1
+    assert len(json.dumps(text)) > 128 << 10
+    ended = cliptea("run", "--config", "my.yaml", variants=["a/b"])
+    assert (ended.returncode, ended.stderr) == (0, "")
+    (line,) = [line for line in ended.stdout.splitlines() if "split: settings " in line]
+    assert json.loads(line.partition("settings ")[2])["data"]["unseen"] == names
 
 
 def test_the_fan_in_keeps_the_order_of_the_variants(finished):

@@ -8,7 +8,7 @@ import pytest
 from faulty_proxy import ALWAYS
 
 from cliptea.errors import StorageError
-from cliptea.storage import fetch, is_remote, state
+from cliptea.storage import fetch, is_remote, read_small, state
 from cliptea.storage.local_files import cache_folder, place
 from cliptea.storage.s3_store import S3Store
 
@@ -144,3 +144,26 @@ def test_the_cache_is_the_users(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "xdg" / "cliptea"
     monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path / "own"))
     assert cache_folder() == tmp_path / "own"
+
+
+@pytest.mark.parametrize("data", [b"a: 1", b"", b"x" * 100])
+def test_a_small_file_is_read_and_not_cached(named, data, monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path / "cache"))
+    named.put("own/my.yaml", data)
+    assert read_small(named.uri("own/my.yaml"), 100) == data
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_is_no_small_file_is_not_read(store, proxy):
+    store.put("own/my.yaml", b"x" * 101)
+    large, folder, missing = store.uri("own/my.yaml"), store.uri("own"), store.uri("none.yaml")
+    for uri, says in (
+        (large, f"{large} has 101 bytes; expected a file of at most 100"),
+        (folder, f"{folder} is a folder; expected the address of a file"),
+        (missing, f"the file or folder {missing} does not exist; check its name"),
+    ):
+        with pytest.raises(StorageError) as caught:
+            read_small(uri, 100)
+        assert str(caught.value) == says
+    assert not [target for method, target in proxy.seen if method == "GET" and "my.yaml" in target]
+    assert not cache_folder().exists()

@@ -11,7 +11,6 @@ from cliptea import preset_files, settings
 from cliptea.errors import ConfigError
 from cliptea.preset_files import read_preset
 from cliptea.run import expand
-from cliptea.steps import resolve
 from cliptea_pipeline import submit
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.options import choose_preset
@@ -95,7 +94,9 @@ def test_set_names_a_variant_file_in_the_current_folder_or_defines_a_variant(wri
 def test_files_in_a_bucket_are_read_by_whoever_needs_them(write, tmp_path, monkeypatch):
     write("preset: smoke\nvariants: [./sizes.yaml]\ntrain: {iterations: 5}")
     write("long: {train: {iterations: 30}}", "sizes.yaml")
-    monkeypatch.setattr(preset_files, "fetch", lambda uri: tmp_path / uri.removeprefix("s3://bucket/own/"))
+    monkeypatch.setattr(
+        preset_files, "read_small", lambda uri, most: (tmp_path / uri.removeprefix("s3://bucket/own/")).read_bytes()
+    )
     assert choose_preset(None, "s3://bucket/own/mine.yaml") == ("s3://bucket/own/mine.yaml", "")
     config = settings.load("s3://bucket/own/mine.yaml", ["seeds=2"])
     assert (config.preset, config.train.iterations, config.seeds) == ("mine.yaml", 5, 2)
@@ -120,14 +121,19 @@ MISTAKES = {
         "variant_groups: {mine: {wide: {teacher: {views: 2}}}}",
         r"variant_groups.mine.wide changes teacher, which is the same .*; expected changes of seeds, method",
     ),
-    "sets of a variant": (
-        "variant_groups: {mine: {wide: {evaluation: {sets: {}}}}}",
-        r"variant_groups.mine.wide changes evaluation.sets",
+    "evaluation of a variant": (
+        "variant_groups: {mine: {wide: {evaluation: {gamma: 2}}}}",
+        r"variant_groups.mine.wide changes evaluation, which is the same for all students of a run",
     ),
+    "groups that are a word": (
+        "variants: [mine]\nvariant_groups: mine",
+        r"mine.yaml: variant_groups=mine is refused: input should be a valid dictionary",
+    ),
+    "a group that is a word": ("variant_groups: {mine: wide}", r"mine.yaml: variant_groups.mine=wide is refused"),
     "a shipped name": ("variant_groups: {table3: {full: {}}}", r"variant_groups.table3 has the name of a shipped"),
     "an odd name": ("variant_groups: {a/b: {full: {}}}", r"has the name 'a/b'; expected a name that MLflow accepts"),
-    "nothing": ("", r"mine.yaml holds no mapping; expected settings such as"),
-    "a list": ("- a", r"mine.yaml holds no mapping"),
+    "nothing": ("", r"mine.yaml is empty or is not a mapping; expected settings such as"),
+    "a list": ("- a", r"mine.yaml is empty or is not a mapping"),
     "no YAML": ("train: {", r"cannot read mine.yaml"),
     "a key twice": ("seeds: 1\nseeds: 2", r"cannot read mine.yaml, line 2: the key seeds appears twice"),
     "a file that is missing": ("variants: [./none.yaml]", r"cannot read the variant file none.yaml: it is missing"),
@@ -135,11 +141,33 @@ MISTAKES = {
         "student: {backbone: 'my.module:net'}",
         r"mine.yaml: student.backbone=my.module:net names code to run, .*--set student.backbone=my.module:net",
     ),
+    "code in a list": ("student: {backbone: ['my.module:net']}", r"student.backbone=my.module:net names code to run"),
+    "code as a data set": ("data: {dataset: 'timm:create_model'}", r"data.dataset=timm:create_model names code to run"),
+    "code as an evaluation set": (
+        "evaluation: {sets: {a.b: {dataset: 'antigravity:geohash'}}}",
+        r"evaluation.sets.a.b.dataset=antigravity:geohash names code to run",
+    ),
+    "code as a name": (
+        "evaluation: {sets: {'antigravity:geohash': {}}}",
+        r"evaluation.sets has the name 'antigravity:geohash': expected a name that MLflow accepts",
+    ),
+    "code of a variant with dots": (
+        "variant_groups: {my.group: {a.b: {student: {backbone: 'my:net'}}}}",
+        r"variant_groups.my.group.a.b.student.backbone=my:net names code to run",
+    ),
+    "code as a data set of a variant": (
+        "variant_groups: {mine: {wide: {data: {dataset: 'my:Data'}}}}",
+        r"variant_groups.mine.wide.data.dataset=my:Data names code to run",
+    ),
     "code of a variant": (
         "variant_groups: {mine: {wide: {student: {backbone: 'my:net'}}}}",
         r"variant_groups.mine.wide.student.backbone=my:net names code to run",
     ),
     "a secret": ("store: {secret_key: x}", r"mine.yaml: the setting 'store.secret_key' looks like a secret"),
+    "a secret of a variant": (
+        "variant_groups: {mine: {wide: {train: {api_key: x}}}}",
+        r"mine.yaml: the setting 'variant_groups.mine.wide.train.api_key' looks like a secret",
+    ),
 }
 
 
@@ -162,6 +190,60 @@ def test_secrets_in_a_file_are_refused_and_not_repeated(line, write):
     with pytest.raises(ConfigError, match="a user, password or signature, and settings are printed") as caught:
         load(write(line))
     assert "hunter2" not in str(caught.value)
+
+
+def test_names_that_are_free_may_be_any_words(write):
+    names = {"private house": ["villa"], "secretary desk": ["desk"]}
+    config = load(
+        write("""
+        teacher: {weights: demo}
+        data: {synonyms: {private house: [villa], secretary desk: [desk]}}
+        evaluation: {sets: {private photos: {dataset: folder, synonyms: {secret door: [door]}}}}
+        variant_groups: {secretary: {password: {train: {iterations: 3}}}}
+        student: {pretrained: {private_net: true}}
+        """)
+    )
+    assert config.data.synonyms == names
+    assert config.evaluation.sets["private photos"].synonyms == {"secret door": ["door"]}
+    assert config.student.pretrained == {"private_net": True}
+    typed = settings.load("smoke", [f"data.synonyms.{name}=[{one}]" for name, (one,) in names.items()])
+    assert typed.data.synonyms == names
+
+
+def test_an_encoder_of_timm_is_no_code(write):
+    assert load(write("preset: smoke\nstudent: {backbone: 'timm:resnet18'}")).student.backbone == "timm:resnet18"
+
+
+def test_a_variant_file_cannot_name_code(write):
+    write("wide: {student: {backbone: 'my:net'}}", "sizes.yaml")
+    typed = "variant_groups.sizes.wide.student.backbone=my:net"
+    with pytest.raises(ConfigError) as caught:
+        load(write("preset: smoke\nvariants: [sizes.yaml]"))
+    assert str(caught.value) == (
+        f"sizes.yaml: {typed} names code to run, and files may not do that; expected a name that cliptea knows; "
+        f"if you trust this code, name it yourself with --set {typed}"
+    )
+
+
+def test_a_variant_file_with_the_name_of_a_shipped_group_is_named(write):
+    write("wide: {}", "own/table3.yaml")
+    with pytest.raises(ConfigError, match=r"^the variant file own/table3.yaml has the name of the .*; rename the file"):
+        load(write("preset: smoke\nvariants: [own/table3.yaml]"))
+
+
+def test_a_suffix_can_have_any_case(write):
+    write("long: {train: {iterations: 30}}", "SIZES.YAML")
+    config = load(write("preset: smoke\nvariants: [SIZES.YAML, SIZES.YAML/long]"))
+    assert config.variants == ["SIZES", "SIZES/long"]
+
+
+def test_a_user_that_does_not_exist_is_one_line(write):
+    for load_it in (
+        lambda: read_preset("~no-such-user/my.yaml"),
+        lambda: settings.load("smoke", ["variants=[~no-such-user/my.yaml]"]),
+    ):
+        with pytest.raises(ConfigError, match=r"file ~no-such-user/my.yaml: there is no such user; expected a path$"):
+            load_it()
 
 
 def test_a_mistake_of_set_is_not_blamed_on_the_file(write):
@@ -207,11 +289,9 @@ def test_what_is_submitted_needs_no_file_of_this_machine(write, tmp_path):
         submit.parameters("smoke", ["variants=[./sizes.yaml]"])
 
 
-def test_groups_count_in_the_fingerprint_of_a_run_by_content(write):
-    one = load(write("preset: smoke\nvariants: [mine]\nvariant_groups: {mine: {a: {seeds: 1}}}"))
-    other = load(write("preset: smoke\nvariants: [mine]\nvariant_groups: {mine: {a: {seeds: 2}}}"))
-    assert resolve._counting(one) != resolve._counting(other)
-    assert "variant_groups" not in resolve._counting(settings.load("smoke"))
+def test_what_is_given_to_a_pipeline_without_a_name_has_not_that_of_a_preset():
+    config = settings.load("demo", [], "teacher: {weights: demo}")
+    assert config == settings.Config(preset="config", teacher={"weights": "demo"})
 
 
 def test_the_text_of_a_file_is_json_and_yaml_alike(write):

@@ -29,6 +29,18 @@ def test_a_variant_may_have_more_seeds_than_the_run():
     assert {m.group for v in variants[1:] for m in v.members} == {"seeds"}
 
 
+def test_two_students_of_one_name_are_refused():
+    """Steps find a student by its label, so one of them would never be trained."""
+    groups = [
+        "seeds=1",
+        "variants=[mine]",
+        "variant_groups={mine: {full: {seeds: 2}, full seed 0: {train: {iterations: 3}}}}",
+    ]
+    with pytest.raises(ConfigError, match=r"^two students are called mine/full seed 0; expected another name"):
+        labels(*groups)
+    assert labels(*groups, "variant_groups.mine.full.seeds=1") == ["mine/full", "mine/full seed 0"]
+
+
 def test_one_run_on_a_cluster_has_room_for_so_many_students():
     require_room(100, 100)
     with pytest.raises(ConfigError, match=r"201 students .* at most 100, .*; use at least 3 runs with the same store"):

@@ -122,7 +122,6 @@ def test_a_delta_changes_only_what_it_names():
         ("variants=[table3/no_cee]", "no_ce"),
         ("method.generator=cnn", "mlp"),
         ("teacher.templates=all", "teacher.templates is 'all': expected single, multi or a list such as"),
-        ("teacher.templates=[]", "teacher.templates"),
         ("teacher.templates=[a photo]", "teacher.templates has 'a photo': expected exactly one {} in each"),
         ("teacher.templates=['{}', '{} or {}']", "teacher.templates has '{} or {}': expected exactly one {}"),
         ("evaluation.sets.voc12.templates=[x]", "evaluation.sets.voc12.templates has 'x': expected exactly one"),
@@ -141,6 +140,35 @@ def test_a_mistake_is_one_line_that_names_the_way_out(override, says):
         settings.load("demo", [override])
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        (
+            "teacher.templates=[]",
+            "teacher.templates=[] is refused: list should have at least 1 item after validation, not 0",
+        ),
+        (
+            "evaluation.figures=-1",
+            "evaluation.figures=-1 is refused: input should be greater than or equal to 0",
+        ),
+        ("evaluation.figures=[[a]]", "evaluation.figures.0=['a'] is refused: input should be a valid string"),
+        (
+            "evaluation.sets.voc12.templates=[]",
+            "evaluation.sets.voc12.templates=[] is refused: list should have at least 1 item after validation, not 0",
+        ),
+        (
+            "student.pretrained={swin_b: [a]}",
+            "student.pretrained.swin_b=['a'] is refused: input should be a valid boolean",
+        ),
+        ("data.unseen=a", "data.unseen=a is refused: input should be a valid list"),
+    ],
+)
+def test_a_setting_with_several_types_is_named_as_it_is_typed(override, says):
+    with pytest.raises(ConfigError) as caught:
+        settings.load("demo", [override])
+    assert str(caught.value) == says
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from cliptea.config import DataConfig
@@ -24,7 +23,7 @@ from cliptea.data.sample import Sample, encode_png
 from cliptea.data.world import CLASSES, UNSEEN, World
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.manifest import fingerprint
-from cliptea.own_code import find_code
+from cliptea.own_code import find_code, names_code, source_of
 
 __all__ = ["DATASETS", "MEMBERS", "Dataset", "data_digest", "open_dataset", "train_images"]
 
@@ -96,6 +95,9 @@ DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
 
 
 MEMBERS = ("catalogue", "ids", "check", "left_out", "read", "digest")  # of a data set
+# Settings of the data that the digest of a data set of the user's own does not depend on. The digest of the data set
+# itself covers the files in `root`, and the others only count after reading.
+NOT_IN_DIGEST = {"root", "shard_mib", "synonyms"}
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -104,7 +106,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     Raises:
         ConfigError: the data set does not exist, or is no class for data sets.
     """
-    if ":" in config.dataset:
+    if names_code(config.dataset):
         return _open_own(config)
     if config.dataset not in DATASETS:
         raise ConfigError(
@@ -115,13 +117,15 @@ def open_dataset(config: DataConfig) -> Dataset:
 
 
 def data_digest(config: DataConfig, splits: Sequence[str] = ("train", "val")) -> str:
-    """A digest that changes with the raw data of these splits, and with the module of a data set of the user's own."""
-    dataset = open_dataset(config)
-    digest = dataset.digest(splits)
-    if ":" not in config.dataset:
+    """A digest that changes with the raw data of these splits.
+
+    That of a data set of the user's own also changes with its module and with the settings that it is called with.
+    """
+    digest = open_dataset(config).digest(splits)
+    if not names_code(config.dataset):
         return digest
-    source = Path(inspect.getfile(type(dataset))).read_bytes()
-    return hashlib.sha256(digest.encode() + source).hexdigest()
+    settings = config.model_dump_json(exclude=NOT_IN_DIGEST)
+    return hashlib.sha256(f"{digest}\0{settings}\0".encode() + source_of(config.dataset)).hexdigest()
 
 
 def _open_own(config: DataConfig) -> Dataset:
@@ -131,15 +135,23 @@ def _open_own(config: DataConfig) -> Dataset:
     expected = "a class that is called with the settings `data`, such as a subclass of cliptea.data.reader.Reader"
     try:
         dataset = getattr(importlib.import_module(module), name)(config)
+        # Not hasattr(), which would call properties and so hide their errors.
+        lacking = [member for member in MEMBERS if inspect.getattr_static(dataset, member, None) is None]
+        catalogue = None if lacking else dataset.catalogue
     except ClipteaError:
         raise
     except Exception as error:  # this runs the user's code
         raise ConfigError(
             f"the data set {config.dataset} cannot be created: {type(error).__name__}: {error}", expected
         ) from error
-    lacking = [member for member in MEMBERS if not hasattr(type(dataset), member)]
     if lacking:
         raise ConfigError(f"the data set {config.dataset} has no {lacking[0]}", expected)
+    if not isinstance(catalogue, Catalogue):
+        raise ConfigError(
+            f"the data set {config.dataset} has a catalogue of type {type(catalogue).__name__}",
+            "a cliptea.data.catalogue.Catalogue",
+        )
+    make_catalogue(catalogue.classes, catalogue.unseen, f"the catalogue of {config.dataset}")  # it may be made by hand
     return dataset
 
 

@@ -20,6 +20,7 @@ from cliptea.config import DataConfig
 from cliptea.data.catalogue import IGNORE, Catalogue
 from cliptea.data.datasets import Dataset, open_dataset
 from cliptea.data.reader import UNLISTED
+from cliptea.data.sample import require_labels
 from cliptea.errors import ClipteaError, DataError
 
 __all__ = ["Inspection", "Looked", "Part", "examined", "finish"]
@@ -125,6 +126,7 @@ def _look(part: str, names: Sequence[str]) -> list[Looked]:
     for name in names:
         try:
             sample = _opened.read(part, name)
+            require_labels(sample, name)
         except DataError as error:
             found.append(Looked(part, name, None, b"", False, (error.what, error.expected)))
             continue

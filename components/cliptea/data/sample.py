@@ -17,13 +17,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cliptea.errors import DataError, one_line
 
-__all__ = ["LARGEST_FILE", "SUFFIXES", "Sample", "decode_image", "decode_labels", "encode_png", "is_turned", "opened"]
+__all__ = [
+    "LARGEST_FILE", "SUFFIXES", "Sample", "decode_image", "decode_labels", "encode_png", "is_turned", "opened",
+    "require_labels",
+]  # fmt: skip
 
 # Pillow knows more formats, but some of them start other programs, and most are no photos.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # in any case
 LARGEST_FILE = 1 << 30  # bytes
-ORIENTATION, UPRIGHT = 0x0112, (0, 1)  # EXIF
+ORIENTATION, UPRIGHT, SIDEWAYS = 0x0112, (0, 1), (5, 6, 7, 8)  # EXIF
 DEEPEST_GREY = 65535
 
 # Pillow warns of odd metadata, and of images half as large as those that it refuses.
@@ -91,6 +94,29 @@ def decode_labels(data: bytes, name: str) -> np.ndarray:
     """
     with opened(data, name, "label map", "PNG") as image:
         return np.array(image)
+
+
+def require_labels(sample: Sample, name: str) -> None:
+    """Check the form of a sample's labels, which a data set of the user's own may get wrong. Reads the image's header.
+
+    Raises:
+        DataError: they are not (H, W) uint8 in the size of the upright image, or the image is none.
+    """
+    try:
+        with Image.open(io.BytesIO(sample.image), formats=FORMATS) as image:
+            sideways = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
+            height, width = image.size if sideways else image.size[::-1]
+    except Exception as error:  # damaged files make Pillow raise almost any error
+        raise DataError(
+            f"the data set gives no image for {name} ({one_line(error)[:100]})", "an encoded image"
+        ) from error
+    labels = sample.labels
+    if not isinstance(labels, np.ndarray) or labels.dtype != np.uint8 or labels.shape != (height, width):
+        shown = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else type(labels).__name__
+        raise DataError(
+            f"the data set gives labels of the form {shown} for the image {name}",
+            f"a numpy array uint8 ({height}, {width}), the height and width of the image",
+        )
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

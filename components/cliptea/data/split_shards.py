@@ -19,7 +19,7 @@ from cliptea.data.catalogue import IGNORE, Catalogue
 from cliptea.data.datasets import Dataset, open_dataset
 from cliptea.data.reader import UNLISTED
 from cliptea.data.records import LABEL
-from cliptea.data.sample import decode_labels, encode_png, is_turned
+from cliptea.data.sample import decode_labels, encode_png, is_turned, require_labels
 from cliptea.data.shard_sets import ShardEntry, put_top_index
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.errors import DataError
@@ -128,6 +128,7 @@ def _take_over(
 def _record(dataset: Dataset, part: str, catalogue: Catalogue, name: str) -> tuple[dict[str, bytes], np.ndarray, bool]:
     """The members of an image's record, its labels as counted, and whether the image is turned."""
     sample = dataset.read(part, name)
+    require_labels(sample, name)
     labels = hide_unseen(sample.labels, catalogue) if part == "train" else sample.labels
     counts = _counted(labels)
     if (strange := np.flatnonzero(counts[0, len(catalogue.classes) : IGNORE])).size:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cliptea.errors import ConfigError
 from cliptea.models import backbone_names
-from cliptea.own_code import find_code
+from cliptea.own_code import backbone_is_code, find_code
 from cliptea.weights_source import WeightsSource
 
 if TYPE_CHECKING:
     from cliptea.models.student import Student
 
-__all__ = ["STUDENTS", "Spec", "build_student", "licence", "names_code", "require", "weights"]
+__all__ = ["STUDENTS", "Spec", "build_student", "licence", "require", "weights"]
 
 NVIDIA = "NVIDIA Source Code License for SegFormer: non-commercial use only"
 IN1K = "imagenet"
@@ -77,18 +77,13 @@ def require(name: str) -> Spec:
     if name.startswith("timm:"):
         encoder, tag = backbone_names.timm_encoder(name)
         return _timm(encoder, tag)
-    if names_code(name):
+    if backbone_is_code(name):
         module, function = find_code(name, "backbone", "package.module:function")
         return Spec("own", {"module": module, "function": function})
     raise ConfigError(
         f"the backbone {name!r} does not exist",
         f"one of {', '.join(STUDENTS)}, timm:NAME or package.module:function",
     )
-
-
-def names_code(name: str) -> bool:
-    """Whether a backbone is `package.module:function`. Even checking it would run code, so files must not name one."""
-    return name not in STUDENTS and ":" in name and not name.startswith("timm:")
 
 
 def build_student(

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from cliptea.config import EvaluationConfig, Templates
+from cliptea.config import EvaluationConfig, Synonyms, Templates, require_templates
 from cliptea.errors import ConfigError, StorageError
 from cliptea.files import oddity
 from cliptea.parse import parse_json, read_text
@@ -32,7 +32,12 @@ class TeacherSource(BaseModel):
     templates: Templates
     crop: int
     demo: str | None = None  # fingerprint of the demo's own CLIP
-    synonyms: dict[str, list[str]] = {}  # class -> its names, if it has others than its own
+    synonyms: Synonyms = {}  # class -> its names, if it has others than its own
+
+    @model_validator(mode="after")
+    def _prompted(self) -> TeacherSource:
+        require_templates(self.templates)
+        return self
 
 
 class Description(BaseModel):

@@ -21,9 +21,10 @@ from cliptea import device
 from cliptea.errors import ConfigError, StorageError, named, one_line
 from cliptea.finite import require_finite
 from cliptea.method.losses import FeatureNorm
-from cliptea.models import build_student, names_code
+from cliptea.models import build_student
 from cliptea.models.student import Student
 from cliptea.names import as_known
+from cliptea.own_code import backbone_is_code
 from cliptea.segment.inference import image_logits, padded_size
 from cliptea.segment.masks import make_mask
 from cliptea.segment.model_files import DESCRIPTION, TEXT, WEIGHTS, Description, home_of, read_model
@@ -111,7 +112,7 @@ def open_segmenter(folder: Path, allow_code: bool = False) -> Segmenter:
     """
     try:
         description, files = read_model(folder)
-        if names_code(description.backbone) and not allow_code:
+        if backbone_is_code(description.backbone) and not allow_code:
             raise ConfigError(
                 f"the model names code of its own to run: {description.backbone[:200]}",
                 "a backbone of cliptea, or timm:NAME",

@@ -25,7 +25,7 @@ from cliptea.segment.segmenter import Segmenter
 from cliptea.serving.graph import Network
 from cliptea.serving.parity import NotExported, Parity, check_onnx, first_line
 from cliptea.storage.local_files import write_file
-from cliptea.teacher.text import list_templates
+from cliptea.teacher.templates import list_templates
 
 __all__ = ["Exported", "export_onnx", "mask_recipe", "require_replaceable"]
 

@@ -2,6 +2,7 @@
 
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.datasets import open_dataset
+from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, Output
 from cliptea.run import Run
 from cliptea.steps.evaluate import evaluation_tasks, scores_output
@@ -19,6 +20,7 @@ def planned(run: Run) -> list[Output]:
     """All outputs of a run, except for its report, whose fingerprint depends on the scores.
 
     Raises:
+        ConfigError: two variants are one student, which would be trained twice at once.
         StorageError: a file of weights or text features does not exist.
     """
     config = run.config
@@ -42,8 +44,16 @@ def planned(run: Run) -> list[Output]:
     outputs += [model.output for model in run.initial.values()]
     if config.teacher.source.kind == "demo":
         outputs.append(demo_output(config))
+    trained: dict[Output, str] = {}
     for variant in run.variants:
         model = model_output(TrainInputs(run=run, variant=variant, splits=splits, teacher=teacher))
+        if (other := trained.setdefault(model, variant.label)) != variant.label:
+            raise ConfigError(
+                f"the variants {other} and {variant.label} are one student, because their settings differ only in what "
+                "does not change it",
+                "variants with other weights, or with the same settings",
+                "leave one of them out",
+            )
         tasks = evaluation_tasks(variant.config, splits, teacher)
         outputs += [model, *(scores_output(variant.config, task, _promised(model)) for task in tasks)]
     return outputs

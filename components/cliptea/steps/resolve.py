@@ -12,7 +12,7 @@ from cliptea.errors import ConfigError, described
 from cliptea.manifest import fingerprint
 from cliptea.models.backbones import licence, require
 from cliptea.names import as_known, visible
-from cliptea.run import Run, expand, require_room
+from cliptea.run import Run, Variant, expand, require_room
 from cliptea.steps.component import step
 from cliptea.steps.initial import check_address, put_initial, read_initial
 from cliptea.storage import open_store
@@ -63,7 +63,7 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "") ->
     variants = expand(config)
     models = persist(lambda: read_initial((variant.config for variant in variants), catalogue.unseen))
     start = {"initial": {name: model.manifest.fingerprint for name, model in models.items()}} if models else {}
-    fp = fingerprint("run", config=_counting(config), data=digest, others=others, **start)
+    fp = fingerprint("run", config=_counting(config, variants), data=digest, others=others, **start)
     run = Run(
         config=config,
         data_digest=digest,
@@ -85,9 +85,14 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "") ->
     return run
 
 
-def _counting(config: Config) -> dict[str, Any]:
-    """The settings in the fingerprint of a run. What most runs do not use only counts if it is used."""
+def _counting(config: Config, variants: list[Variant]) -> dict[str, Any]:
+    """The settings in the fingerprint of a run. What most runs do not use only counts if it is used.
+
+    Groups of variants count by the students that they make.
+    """
     settings = config.model_dump()
+    used = config.variant_groups.keys() & {name.partition("/")[0] for name in config.variants}
+    settings["variant_groups"] = [variant.model_dump() for variant in variants] if used else []
     sections = [settings["data"], *settings["evaluation"]["sets"].values()]
     for section, name in ((settings, "variant_groups"), *((section, "synonyms") for section in sections)):
         if not section[name]:

@@ -93,6 +93,7 @@ def text_sets(config: Config, splits: Splits) -> dict[str, TextSet]:
     sets = {}
     for label, (split, given) in sources.items():
         classes = split.info["catalogue"]["classes"]
-        names = names_of(classes, given["synonyms"])
-        sets[label] = TextSet(classes=classes, **given | {"synonyms": names})
+        named = names_of(classes, given["synonyms"]).items()
+        synonyms = {name: names for name, names in named if names != [name]}  # or else the text features are the same
+        sets[label] = TextSet(classes=classes, **given | {"synonyms": synonyms})
     return sets

@@ -14,9 +14,9 @@ from cliptea.messages import holds_secret
 from cliptea.storage.base import Entry, Store
 from cliptea.storage.file_store import FileStore
 from cliptea.storage.local_files import uri_path
-from cliptea.storage.uri import fetch, is_remote, read_uri, state
+from cliptea.storage.uri import fetch, is_remote, read_small, read_uri, state
 
-__all__ = ["Entry", "FileStore", "Store", "fetch", "is_remote", "open_store", "read_uri", "state"]
+__all__ = ["Entry", "FileStore", "Store", "fetch", "is_remote", "open_store", "read_small", "read_uri", "state"]
 
 
 def open_store(uri: str | None = None, patience: float | None = None) -> Store:

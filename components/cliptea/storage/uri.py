@@ -21,7 +21,7 @@ from cliptea.storage.marks import claim_cache
 if TYPE_CHECKING:
     from cliptea.storage.s3_store import S3Store
 
-__all__ = ["fetch", "is_remote", "read_uri", "state"]
+__all__ = ["fetch", "is_remote", "read_small", "read_uri", "state"]
 
 
 def is_remote(uri: str) -> bool:
@@ -50,6 +50,23 @@ def fetch(uri: str) -> Path:
         if not target.is_file() or target.stat().st_size != entry.size:
             store.download(entry, target)
     return folder / place(found[0][0]) if found[0][1].key == key else folder
+
+
+def read_small(uri: str, most: int) -> bytes:
+    """The content of a file of at most `most` bytes. It is not cached.
+
+    Raises:
+        StorageError: the file does not exist, cannot be read, is a folder or is larger.
+    """
+    store, key = _locate(uri)
+    entry = store.entry(key) if key else None
+    if entry is None:
+        if next(iter(store.entries(key)), None) is None:
+            raise _absent(uri)
+        raise StorageError(f"{uri} is a folder", "the address of a file")
+    if entry.size > most:
+        raise StorageError(f"{uri} has {entry.size} bytes", f"a file of at most {most}")
+    return store.get(key, length=entry.size)
 
 
 def read_uri(uri: str, sha256: str) -> bytes:

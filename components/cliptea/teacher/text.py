@@ -1,9 +1,9 @@
 """Text features, which are the classifiers of seen classes in training and of all classes in evaluation.
 
-Prompts follow ZegCLIP, because the paper does not specify any: one prompt, or the mean of 15 normalised prompt
-features, normalised again. They can also be the user's own. A class with several names has the mean of their features,
-normalised again. The features can also come from a file. The teacher's text tower then checks whether they match the
-class list. `make_texts` puts the features into the store, and `load_text` reads them.
+A class has the mean of the normalised features of its prompts, see `cliptea.teacher.templates`, normalised again. A
+class with several names has the mean of their features, normalised again. The features can also come from a file. The
+teacher's text tower then checks whether they match the class list. `make_texts` puts the features into the store, and
+`load_text` reads them.
 
 Shape legend: N classes, D joint width, T templates.
 """
@@ -28,23 +28,11 @@ from cliptea.storage import Store, fetch
 from cliptea.teacher.clip import Teacher, open_teacher
 from cliptea.teacher.demo_clip import demo_words, teacher_weights
 from cliptea.teacher.outputs import TextSet
+from cliptea.teacher.templates import list_templates
 
-__all__ = [
-    "TEMPLATES", "list_templates", "load_text", "make_texts", "read_text_features", "require_different",
-    "text_features",
-]  # fmt: skip
+__all__ = ["load_text", "make_texts", "read_text_features", "require_different", "text_features"]
 
 TEXT = "text.safetensors"  # object in the store
-SIZES = ("", "small ", "medium ", "large ")
-TEMPLATES: dict[str, list[str]] = {
-    "single": ["a photo of a {}"],
-    "multi": [f"a photo of a {size}{{}}." for size in SIZES]
-    + [f"This is a photo of a {size}{{}}." for size in SIZES]
-    + ["a {} in the scene.", "a photo of a {} in the scene."]
-    + [f"There is {article} {{}} in the scene." for article in ("a", "the")]
-    + [f"This is {article} {{}} in the scene." for article in ("a", "the", "one")],
-}
-
 NORM_TOLERANCE = 0.01
 SAME = 1e-5  # distance of unit vectors below which two names are one to a text tower
 EQUAL = 0.9999  # cosine above which two rows are equal; at most 0.98 for different classes with ViT-B/16
@@ -103,11 +91,6 @@ def require_different(text_ND: Tensor, classes: Sequence[str]) -> None:
             "names that CLIP can tell apart",
             "rename one of them",
         )
-
-
-def list_templates(templates: Templates) -> list[str]:
-    """The prompts of a setting `templates`, with {} in place of the name."""
-    return TEMPLATES[templates] if isinstance(templates, str) else templates
 
 
 def text_features(

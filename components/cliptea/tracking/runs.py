@@ -73,7 +73,8 @@ def open_parent(run: Run) -> str:
     reopen(client, found)
     for tag, value in {**tags, Tag.HEARTBEAT: now(), **origin(run.job_id)}.items():
         client.set_tag(run_id, tag, value)
-    log_params(client, run_id, run.config.model_dump(mode="json") | {"data.digest": run.data_digest})
+    settings = run.config.model_dump(mode="json", exclude={"variant_groups"})  # each student's run has its settings
+    log_params(client, run_id, settings | {"data.digest": run.data_digest})
     return run_id
 
 

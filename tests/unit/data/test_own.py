@@ -14,6 +14,7 @@ from cliptea.data.datasets import data_digest, open_dataset
 from cliptea.data.sample import decode_image
 from cliptea.data.split_shards import write_split
 from cliptea.errors import ConfigError, DataError
+from cliptea.own_code import source_of
 from cliptea.plan import make_plan
 from cliptea.storage import FileStore
 
@@ -92,6 +93,101 @@ def test_the_digest_changes_with_files_and_with_the_module(module, farm):
     assert len({first, second, data_digest(config)}) == 3
     folder = DataConfig(dataset="demo")
     assert data_digest(folder) == open_dataset(folder).digest()
+
+
+def test_the_digest_is_that_of_the_module_that_is_named(module, farm):
+    """Also where the class comes from elsewhere."""
+    root, _ = farm
+    module("own_elsewhere", CODE)
+    file = module("own_named", "from own_elsewhere import Farm\n")
+    config = DataConfig(dataset="own_named:Farm", root=root)
+    first = data_digest(config)
+    module("own_elsewhere", f"{CODE}\n# the digest of a data set must cover what else it reads\n")
+    assert data_digest(config) == first
+    file.write_text("from own_elsewhere import Farm\nFarm.unseen = []\n")
+    assert data_digest(config) != first
+
+
+BARE = """
+from types import SimpleNamespace
+
+import numpy as np
+
+from cliptea.data.catalogue import Catalogue
+from cliptea.data.sample import Sample, encode_png
+
+IMAGE = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3)
+
+
+def Bare(config):
+    return SimpleNamespace(
+        catalogue=Catalogue(classes=["sky", "cow"], unseen=["cow"]),
+        ids=lambda split: ["a"],
+        check=lambda split: [],
+        left_out=lambda splits: {},
+        read=lambda split, name: Sample(encode_png(IMAGE), "png", np.zeros((6, 4), np.uint8)),
+        digest=lambda splits=("train", "val"): "d",
+    )
+"""
+
+
+def test_a_data_set_may_be_made_by_a_function_with_members_that_no_class_has(module, tmp_path):
+    module("own_bare", BARE)
+    info = write_split(FileStore(tmp_path), DataConfig(dataset="own_bare:Bare"), "x", ("train", "val")).info
+    assert info["counts"]["val"]["classes"]["sky"] == {"pixels": 24, "images": 1}
+
+
+def test_the_digest_changes_with_the_settings_that_the_data_set_is_called_with(module):
+    module("own_settings", BARE)
+
+    def digest(**given):
+        return data_digest(DataConfig(dataset="own_settings:Bare", **given))
+
+    assert digest() == digest(root="elsewhere", shard_mib=1, synonyms={"cow": ["calf"]})
+    assert len({digest(), digest(seed=1), digest(train_list="train"), digest(unseen=["sky"])}) == 4
+
+
+def test_a_module_without_a_file_has_no_source():
+    with pytest.raises(ConfigError, match=r"the module sys of 'sys:Bare' has no source file"):
+        source_of("sys:Bare")
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ("np.full((6, 4), 300)", r"int64 \(6, 4\)"),
+        ("np.zeros((6, 4))", r"float64 \(6, 4\)"),
+        ("np.zeros((4, 6), np.uint8)", r"uint8 \(4, 6\)"),
+        ("np.zeros((6, 4, 1), np.uint8)", r"uint8 \(6, 4, 1\)"),
+        ("[[0]]", "list"),
+    ],
+)
+def test_labels_of_another_form_are_refused(labels, says, part, module, tmp_path):
+    module("own_labels", BARE.replace("np.zeros((6, 4), np.uint8)", labels))
+    says = rf"gives labels of the form {says} for the image a; expected a numpy array uint8 \(6, 4\)"
+    with pytest.raises(DataError, match=says):
+        write_split(FileStore(tmp_path), DataConfig(dataset="own_labels:Bare"), "x", (part,))
+
+
+@pytest.mark.parametrize(
+    ("catalogue", "says"),
+    [
+        ('Catalogue(classes=["cow", "cow"], unseen=["cow"])', "class names occur twice: cow"),
+        (
+            'Catalogue(classes=["sky", "cow"], unseen=["goat"])',
+            "the catalogue of own_list:Bare names 'goat', which the data set does not have",
+        ),
+        ('Catalogue(classes=["sky"], unseen=[])', "0 of 1 classes are unseen"),
+        ('{"sky": 0}', "own_list:Bare has a catalogue of type dict; expected a cliptea.data.catalogue.Catalogue"),
+        ("1 / 0", "own_list:Bare cannot be created: ZeroDivisionError"),
+        ("None", "own_list:Bare has no catalogue"),
+    ],
+)
+def test_catalogues_made_by_hand_are_checked(catalogue, says, module):
+    module("own_list", BARE.replace('Catalogue(classes=["sky", "cow"], unseen=["cow"])', catalogue))
+    with pytest.raises(ConfigError, match=says):
+        open_dataset(DataConfig(dataset="own_list:Bare"))
 
 
 @pytest.mark.parametrize(

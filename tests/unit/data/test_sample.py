@@ -14,7 +14,7 @@ import cliptea
 from cliptea.config import DataConfig
 from cliptea.data.folder import Folder
 from cliptea.data.records import read_pair
-from cliptea.data.sample import decode_image
+from cliptea.data.sample import Sample, decode_image, require_labels
 from cliptea.data.shards import ShardReader
 from cliptea.data.split_shards import write_split
 from cliptea.errors import DataError
@@ -198,3 +198,19 @@ def test_only_one_module_decodes_images():
         if isinstance(node, ast.Call) and ast.unparse(node.func) in decoders
     }
     assert opening == {"components/cliptea/data/sample.py"}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_labels_have_the_size_of_the_upright_image(orientation):
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (7, 5)).save(buffer, "JPEG", exif=exif)
+    height, width = decode_image(buffer.getvalue(), "a").shape[:2]
+    require_labels(Sample(buffer.getvalue(), "jpg", np.zeros((height, width), np.uint8)), "a")
+    with pytest.raises(DataError, match=rf"expected a numpy array uint8 \({height}, {width}\)"):
+        require_labels(Sample(buffer.getvalue(), "jpg", np.zeros((width, height), np.uint8)), "a")
+
+
+def test_what_is_no_image_has_no_labels():
+    with pytest.raises(DataError, match=r"the data set gives no image for a .*; expected an encoded image"):
+        require_labels(Sample(b"x", "jpg", np.zeros((1, 1), np.uint8)), "a")

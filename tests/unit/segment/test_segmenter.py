@@ -89,6 +89,9 @@ def network(channels): return nn.Conv2d(3, channels, 8, stride=8)
 """
 
 
+TEACHER = {"weights": "openai", "model": "ViT-B-16-quickgelu", "templates": "single", "crop": 512}
+
+
 def rewritten(model_folder, tmp_path, **changes):
     folder = shutil.copytree(model_folder, tmp_path / "model")
     described = json.loads((folder / "model.json").read_text()) | changes
@@ -133,12 +136,19 @@ def test_a_model_that_names_code_needs_permission(model_folder, tmp_path, monkey
         {"classes": [1, 2, 3, 4]}, {"unseen": ["sofa"]}, {"classes": ["sky", "grass"], "unseen": []}, {"dim": 8},
         {"evaluation": {"scale": [10**29, 64]}}, {"evaluation": {"gamma": float("nan")}}, {"evaluation": {"x": 1}},
         {"evaluation": {"gamma": float("inf")}}, {"backbone": None}, {"backbone": ["demo_fpn"]},
+        {"teacher": TEACHER | {"templates": "x"}}, {"teacher": TEACHER | {"templates": ["a photo"]}},
+        {"teacher": TEACHER | {"templates": []}}, {"teacher": TEACHER | {"synonyms": {"sky": []}}},
     ],
 )  # fmt: skip
 def test_an_absurd_description_is_one_line(model_folder, tmp_path, changes):
     with pytest.raises(StorageError, match="does not hold a cliptea model") as caught:
         open_segmenter(rewritten(model_folder, tmp_path, **changes))
     assert "\n" not in str(caught.value)
+
+
+def test_the_teacher_of_a_description_is_read(model_folder, tmp_path):
+    folder = rewritten(model_folder, tmp_path, teacher=TEACHER | {"synonyms": {"sky": ["heaven"]}})
+    assert open_segmenter(folder).description.teacher.synonyms == {"sky": ["heaven"]}
 
 
 @pytest.mark.parametrize("text", [b"[" * 100_000, b'{"dim": 1, "dim": 2}', b'{"a":' * 100_000, b"9" * 10_000])

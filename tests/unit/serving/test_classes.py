@@ -98,7 +98,7 @@ def test_free_names_get_the_towers_embeddings_and_gamma_0(model, tower):
     assert classes.gamma_N.tolist() == [0, 0]
 
 
-def test_free_names_are_put_into_the_templates_of_the_model(model, tower, monkeypatch):
+def test_free_names_are_put_into_the_templates_of_the_model(model, tower):
     own = DEMO.model_copy(update={"templates": ["{} from above", "a map of {}."]})
     model.description = model.description.model_copy(update={"teacher": own})
     model.text_ND = text_features(tower, model.description.classes, own.templates)

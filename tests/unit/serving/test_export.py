@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import onnxruntime
@@ -193,6 +195,11 @@ def test_a_file_that_onnxruntime_refuses_is_one_line(tmp_path):
     with pytest.raises(NotExported, match="onnxruntime") as caught:
         check_onnx(data[: len(data) // 2], Network(model), 16, [(1, 32, 32, 1)])
     assert "\n" not in str(caught.value)
+
+
+def test_an_export_does_not_load_clip():
+    code = "import sys, cliptea.serving.export; sys.exit('open_clip' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_size_that_the_network_cannot_take_is_refused(tmp_path):

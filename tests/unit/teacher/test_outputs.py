@@ -4,7 +4,6 @@ from cliptea import settings
 from cliptea.data.catalogue import Catalogue
 from cliptea.manifest import Output, fingerprint
 from cliptea.steps.planned import _promised
-from cliptea.steps.resolve import _counting
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import text_sets
 from cliptea.teacher.outputs import TextSet, text_output
@@ -51,14 +50,11 @@ def test_each_set_has_its_own_prompts_and_names():
     assert sets["voc12"].classes == ["person", "dog"]
 
 
-def test_synonyms_count_in_the_fingerprint_of_a_run_and_their_absence_does_not():
-    plain = settings.load("voc12", ["evaluation.sets.other.root=x"])
-    counted = _counting(plain)
-    assert "synonyms" not in counted["data"]
-    assert "synonyms" not in counted["evaluation"]["sets"]["other"]
-    changed = [
-        _counting(settings.load("voc12", ["evaluation.sets.other.root=x", setting]))
-        for setting in ("data.synonyms.dog=[puppy]", "evaluation.sets.other.synonyms.dog=[puppy]")
-    ]
-    assert counted not in changed
-    assert changed[0] != changed[1]
+def test_the_own_name_alone_is_no_other_name():
+    split = _promised(Output("split", "a"), Catalogue(classes=["person", "dog"], unseen=["dog"]))
+    plain, same, both = (
+        text_sets(settings.load("voc12", given), Splits(own=split, others={}))["voc12"]
+        for given in ([], ["data.synonyms.person=[person]"], ["data.synonyms.person=[person, man]"])
+    )
+    config = settings.load("voc12")
+    assert text_output(config, same) == text_output(config, plain) != text_output(config, both)

@@ -13,7 +13,8 @@ import torch
 from cliptea import progress
 from cliptea.errors import StorageError, TeacherError
 from cliptea.teacher.clip import load_teacher
-from cliptea.teacher.text import TEMPLATES, read_text_features, require_different, text_features
+from cliptea.teacher.templates import TEMPLATES
+from cliptea.teacher.text import read_text_features, require_different, text_features
 
 DIM = 64
 CLASSES = [f"thing {number}" for number in range(20)]

@@ -192,8 +192,13 @@ MLFLOW = (
     Variable("MLFLOW_REGISTRY_URI", "must be unset or the tracking server: models are kept there", "unset"),
 )
 CLUSTER = (
-    Variable("KFP_ENDPOINT", "the address of Kubeflow Pipelines", "in a pod: that of its cluster"),
+    Variable("KFP_ENDPOINT", "the address of Kubeflow Pipelines", "in a pod without `KUBECONFIG`: that of its cluster"),
     Variable("KF_PIPELINES_ENDPOINT", "the same under the name of kfp's client, if `KFP_ENDPOINT` is not set", "none"),
+    Variable(
+        "KF_PIPELINES_UI_ENDPOINT",
+        "in a notebook: the address of the user interface of Pipelines, for the address of a run",
+        "none",
+    ),
     Variable("KFP_TOKEN", "a bearer token for Kubeflow Pipelines", "none"),
     Variable("KFP_EXISTING_TOKEN", "the same under the name of kfp's commands, if `KFP_TOKEN` is not set", "none"),
     Variable(
@@ -201,7 +206,7 @@ CLUSTER = (
         "in a notebook: the file with a token for Pipelines in its cluster",
         "`/var/run/secrets/kubeflow/pipelines/token`",
     ),
-    Variable("KFP_NAMESPACE", "your namespace on a multi-user server", "in a pod: its own"),
+    Variable("KFP_NAMESPACE", "your namespace on a multi-user server", "in a pod of its cluster: its own"),
     Variable("KUBECONFIG", "the Kubernetes cluster", "`~/.kube/config`"),
 )
 SURROUNDINGS = (

@@ -37,8 +37,8 @@ Kfp = Annotated[
     str | None,
     typer.Option(
         "--endpoint",
-        help="Address of Kubeflow Pipelines. Defaults to KFP_ENDPOINT or KF_PIPELINES_ENDPOINT, and in a pod to the server "
-        "of its cluster.",
+        help="Address of Kubeflow Pipelines. Defaults to KFP_ENDPOINT or KF_PIPELINES_ENDPOINT, and in a pod to the "
+        "server of its cluster.",
     ),
 ]
 Namespace = Annotated[

@@ -138,7 +138,7 @@ GRACE = Variable(
     "CLIPTEA_GRACE_SECONDS",
     "how many seconds a training pod has to save a checkpoint before it is killed; from the placement's "
     "`train_job.grace_seconds`, and 30 in other pods",
-    expected="a whole number of seconds, at least 30",
+    expected="a whole number of seconds, at least 1",
 )
 STUDENTS = Variable(
     "CLIPTEA_STUDENTS",

@@ -26,7 +26,7 @@ __all__ = [
 TRACKED = re.compile(r"[\w](?:[\w .-]{0,98}[\w-])?")
 NAMES = "of at most 100 letters, digits, spaces and ._-, which begins with a letter or digit"
 
-# Every number has bounds. They are far beyond useful values, and keep slips of the pen from running for ever.
+# Every number has bounds. They are far beyond useful values, and keep slips of the pen from running forever.
 MOST = 10**9
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 Count = Annotated[int, Field(ge=0, le=MOST)]

@@ -138,7 +138,7 @@ GRACE = Variable(
     "CLIPTEA_GRACE_SECONDS",
     "how many seconds a training pod has to save a checkpoint before it is killed; from the placement's "
     "`train_job.grace_seconds`, and 30 in other pods",
-    expected="a whole number of seconds, at least 30",
+    expected="a whole number of seconds, at least 1",
 )
 STUDENTS = Variable(
     "CLIPTEA_STUDENTS",
@@ -192,8 +192,13 @@ MLFLOW = (
     Variable("MLFLOW_REGISTRY_URI", "must be unset or the tracking server: models are kept there", "unset"),
 )
 CLUSTER = (
-    Variable("KFP_ENDPOINT", "the address of Kubeflow Pipelines", "in a pod: that of its cluster"),
+    Variable("KFP_ENDPOINT", "the address of Kubeflow Pipelines", "in a pod without `KUBECONFIG`: that of its cluster"),
     Variable("KF_PIPELINES_ENDPOINT", "the same under the name of kfp's client, if `KFP_ENDPOINT` is not set", "none"),
+    Variable(
+        "KF_PIPELINES_UI_ENDPOINT",
+        "in a notebook: the address of the user interface of Pipelines, for the address of a run",
+        "none",
+    ),
     Variable("KFP_TOKEN", "a bearer token for Kubeflow Pipelines", "none"),
     Variable("KFP_EXISTING_TOKEN", "the same under the name of kfp's commands, if `KFP_TOKEN` is not set", "none"),
     Variable(
@@ -201,7 +206,7 @@ CLUSTER = (
         "in a notebook: the file with a token for Pipelines in its cluster",
         "`/var/run/secrets/kubeflow/pipelines/token`",
     ),
-    Variable("KFP_NAMESPACE", "your namespace on a multi-user server", "in a pod: its own"),
+    Variable("KFP_NAMESPACE", "your namespace on a multi-user server", "in a pod of its cluster: its own"),
     Variable("KUBECONFIG", "the Kubernetes cluster", "`~/.kube/config`"),
 )
 SURROUNDINGS = (

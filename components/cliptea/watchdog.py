@@ -1,4 +1,4 @@
-"""Ends processes that would wait for ever: children of an ended process, and work that has come to a halt.
+"""Ends processes that would wait forever: children of an ended process, and work that has come to a halt.
 
 Work has halted if for CLIPTEA_STALL_MINUTES nothing was reported (`alive`), and this process and its children have
 hardly used a processor, and hardly read or written. Work that is only slow does one of these: compiling and clustering

@@ -65,7 +65,7 @@ def cancel(endpoint: Endpoint, run_id: str) -> int:
     if state not in ENDED:
         print(
             f"run: Pipelines still reports {state.lower()} after {PATIENCE_SECONDS:.0f} s; run the same command again, "
-            f"or see {run_page(endpoint, run_id)}",
+            f"or see {run_page(endpoint, run_id) or 'it in Pipelines'}",
             file=sys.stderr,
         )
         return ExitCode.FAILED

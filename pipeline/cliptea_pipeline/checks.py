@@ -119,7 +119,7 @@ def _postgresql(uri: str) -> Finding:
 
 
 def answer(
-    what: str, where: str, url: str, headers: dict[str, str], address: str, credentials: str
+    what: str, where: str, url: str, headers: dict[str, str], address: str, credentials: str, away: str = BROKEN
 ) -> tuple[Finding, Any]:
     """Request a JSON object from a server, and return a finding about the server and the object, if any.
 
@@ -130,13 +130,14 @@ def answer(
         where: its address, without a password.
         url, headers: the request.
         address, credentials: the variables that set them.
+        away: the state of a server that cannot be reached.
     """
     try:
         with urllib3.PoolManager(ca_certs=os.environ.get("SSL_CERT_FILE")) as pool:
             retries = urllib3.Retry(0, redirect=3, raise_on_status=False)
             response = pool.request("GET", url, headers=headers, timeout=SECONDS, retries=retries)
     except (urllib3.exceptions.HTTPError, ValueError) as error:
-        return _unanswered(what, where, error, address), {}
+        return _unanswered(what, where, error, address, away), {}
     said = response.json() if "json" in response.headers.get("Content-Type", "") else None
     if response.status in (401, 403):
         found = Finding(what, BROKEN, f"{where} denies access ({response.status}): set {credentials}")
@@ -150,10 +151,10 @@ def answer(
     return found, said or {}
 
 
-def _unanswered(what: str, where: str, error: Exception, address: str) -> Finding:
+def _unanswered(what: str, where: str, error: Exception, address: str, away: str) -> Finding:
     from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
     if isinstance(getattr(error, "reason", None) or error, (ProtocolError, ReadTimeoutError)):
         text = f"{where} accepts the request but does not answer it: it is starting or failing"
         return Finding(what, NOT_READY, f"{text}; wait a minute, then read its log")
-    return Finding(what, BROKEN, f"{where} cannot be reached ({unreached(error)}): start it, or check {address}")
+    return Finding(what, away, f"{where} cannot be reached ({unreached(error)}): start it, or check {address}")

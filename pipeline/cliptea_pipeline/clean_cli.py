@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Annotated
 
@@ -46,13 +45,13 @@ def clean_(
     changed.
     """
     with one_line_errors(debug):
+        from cliptea_pipeline.address import named
         from cliptea_pipeline.clean import clean
-        from cliptea_pipeline.endpoint import ENDPOINT, Endpoint
+        from cliptea_pipeline.endpoint import Endpoint
         from cliptea_pipeline.schedule import jobs_in_use
 
         seconds, root = seconds_of(older_than), local_path("--workdir", workdir)
-        asked = endpoint or os.environ.get(ENDPOINT)
-        clean(root, keep, seconds, jobs_in_use(Endpoint(endpoint, namespace)) if asked else None, yes)
+        clean(root, keep, seconds, jobs_in_use(Endpoint(endpoint, namespace)) if named(endpoint) else None, yes)
 
 
 def seconds_of(age: str) -> float:

@@ -13,6 +13,7 @@ import yaml
 
 from cliptea import env
 from cliptea.cluster.api import RIGHTS, Cluster, ClusterError, Right, connect
+from cliptea_pipeline.address import PIPELINES
 from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, SECONDS, UNKNOWN, UTF8, Finding
 from cliptea_pipeline.cluster_requests import ask, there
 from cliptea_pipeline.placement import Placement
@@ -23,7 +24,6 @@ __all__ = ["kubernetes"]
 TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
 WEBHOOK = "cliptea-webhook"  # the one secret that may be missing
 CONTROLLER = "workflow-controller-configmap"
-PIPELINES = "kubeflow"  # namespace of Pipelines, if steps run in another
 MLFLOW = "app.kubernetes.io/component=mlflow"
 NOT_UTF8 = "bytes-like object"  # in MLflow's error if its database has no encoding
 RUNTIMES = {"TrainingRuntime": "trainingruntimes", "ClusterTrainingRuntime": "clustertrainingruntimes"}

@@ -33,13 +33,20 @@ __all__ = ["app"]
 
 app = typer.Typer()
 
-Kfp = Annotated[str | None, typer.Option("--endpoint", help="Address of Kubeflow Pipelines. Defaults to KFP_ENDPOINT.")]
+Kfp = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        help="Address of Kubeflow Pipelines. Defaults to KFP_ENDPOINT or KF_PIPELINES_ENDPOINT, and in a pod to the "
+        "server of its cluster.",
+    ),
+]
 Namespace = Annotated[
     str | None,
     typer.Option(
         "--namespace",
         help="Kubernetes namespace of the steps. Required if Kubeflow Pipelines is in multi-user mode. Defaults to "
-        "KFP_NAMESPACE.",
+        "KFP_NAMESPACE, and in a pod to the namespace that the server of its cluster uses.",
     ),
 ]
 Experiment = Annotated[
@@ -77,8 +84,9 @@ def submit(
         given = submitting.parameters(chosen, overrides or [], skip_unchanged, pipeline, text)
         server = Endpoint(endpoint, namespace)
         run_id = submitting.submit(server, given, experiment, pipeline)
-        document.update({"run": run_id, "address": run_page(server, run_id)})
+        document.update({"run": run_id, "address": run_page(server, run_id) or None})
         if wait:
+            document["state"] = "RUNNING"  # also if watching it fails
             code = watch.wait(server, run_id, submitting.store(pipeline))
             document["state"] = watch.state_of(code)
             if code != ExitCode.INTERRUPTED:

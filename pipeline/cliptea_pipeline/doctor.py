@@ -14,9 +14,9 @@ from rich.console import Console
 from cliptea.exit_codes import ExitCode
 from cliptea.messages import plain
 from cliptea_pipeline import checks, kfp_checks
+from cliptea_pipeline.address import NAMESPACE
 from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, UNKNOWN, Finding
 from cliptea_pipeline.cluster_checks import kubernetes
-from cliptea_pipeline.endpoint import NAMESPACE
 from cliptea_pipeline.placement import Placement
 
 __all__ = ["code", "doctor", "document", "examine"]
@@ -32,7 +32,8 @@ def doctor(placement: Placement, endpoint: str | None, namespace: str | None) ->
     Args:
         placement: defines the secrets, runtime, GPUs and launcher that are needed.
         endpoint: of Kubeflow Pipelines; default: KFP_ENDPOINT.
-        namespace: of the steps; default: KFP_NAMESPACE, else the one of the cluster's configuration.
+        namespace: of the steps; default: KFP_NAMESPACE, else as `steps_namespace` says, else the one of the cluster's
+            configuration.
 
     Returns:
         What was printed.
@@ -43,7 +44,7 @@ def doctor(placement: Placement, endpoint: str | None, namespace: str | None) ->
         checks.mlflow,
         lambda: kfp_checks.kfp(endpoint, namespace, placement),
         lambda: kfp_checks.sweep(endpoint),
-        *kubernetes(namespace, placement),
+        *kubernetes(namespace or kfp_checks.steps_namespace(endpoint), placement),
     ]
     console = Console(highlight=False)
     found: list[Finding] = []

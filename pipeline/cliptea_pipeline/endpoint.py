@@ -13,22 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cliptea import __version__, env
-from cliptea.cluster.api import Cluster, connect, own_namespace
+from cliptea import __version__
+from cliptea.cluster.api import Cluster, connect
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.outage import unreached
+from cliptea_pipeline.address import ENDPOINT, NAMESPACE, TOKEN, address, namespace_inside, token
 
-__all__ = [
-    "NAMESPACE", "PAGE", "PIPELINE", "TOKEN", "Away", "Endpoint", "EndpointError", "Unknown", "Version", "address",
-    "all_pages", "default_namespace", "token",
-]  # fmt: skip
+__all__ = ["PAGE", "PIPELINE", "Away", "Endpoint", "EndpointError", "Unknown", "Version", "all_pages"]
 
 PIPELINE = "cliptea"
-ENDPOINT, TOKEN, NAMESPACE = "KFP_ENDPOINT", "KFP_TOKEN", "KFP_NAMESPACE"
-# Names of kfp's client and of its commands, and where Kubeflow's notebooks have a token.
-THEIR_ENDPOINT, THEIR_TOKEN = "KF_PIPELINES_ENDPOINT", "KFP_EXISTING_TOKEN"
-TOKEN_PATH, TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH", "/var/run/secrets/kubeflow/pipelines/token"
-INSIDE = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"  # the server, for pods in its cluster
 PAGE = 100
 CLUSTER_TIMEOUT = (3, 10)  # seconds to connect to the Kubernetes API, and for its answer
 
@@ -58,57 +51,8 @@ class Version(NamedTuple):
     latest: str
 
 
-def address(given: str | None) -> str:
-    """The address of the KFP API, without a path to a page of its user interface. Pods need not name it.
-
-    Raises:
-        ConfigError: no address is set, or it lacks http:// or https://.
-    """
-    inside = INSIDE if env.IN_CLUSTER.get() else ""
-    named = given or os.environ.get(ENDPOINT) or os.environ.get(THEIR_ENDPOINT) or inside
-    url = named.split("#")[0].rstrip("/")
-    if not url:
-        raise ConfigError(
-            "no Kubeflow Pipelines endpoint is set",
-            "its address, for example http://localhost:8080 after `kubectl port-forward svc/ml-pipeline-ui 8080:80`",
-            f"add --endpoint, or set {ENDPOINT}",
-        )
-    if "://" not in url:
-        raise ConfigError(f"the endpoint {url!r} has no scheme", f"http://{url} or https://{url}")
-    return url
-
-
-def token(url: str) -> str:
-    """The bearer token for the KFP server at an address, or "".
-
-    A notebook has a file with one, which is only for the server of its own cluster. Kubernetes renews it.
-
-    Raises:
-        ConfigError: the file that is named does not exist.
-    """
-    given = os.environ.get(TOKEN) or os.environ.get(THEIR_TOKEN)
-    if given or url != INSIDE:
-        return given or ""
-    file = os.environ.get(TOKEN_PATH)
-    try:
-        return Path(file or TOKEN_FILE).read_text().strip()
-    except OSError as error:
-        if not file:
-            return ""
-        raise ConfigError(
-            f"cannot read the token of Kubeflow Pipelines in {TOKEN_PATH}={file}: {error.strerror}",
-            "a file with a token",
-            f"correct it, or set {TOKEN}",
-        ) from None
-
-
-def default_namespace(url: str) -> str:
-    """The namespace of this pod, for the server of its own cluster. For other servers, users name theirs: ""."""
-    return own_namespace() if url == INSIDE else ""
-
-
 class _Token:
-    """Credentials for kfp: the token, read anew for each request, because Kubernetes renews the one in the file."""
+    """Credentials for kfp: the token, read anew for each request, because Kubernetes renews that of a notebook."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -138,24 +82,21 @@ class Endpoint:
     def _connect(self) -> Any:
         import kfp
 
-        if not self._serves_several():
-            self.namespace = None  # single-user servers reject a namespace
-        elif self.namespace is None and (own := default_namespace(self.url)):
-            self.namespace = self.steps_namespace = own
-        elif self.namespace is None:
+        several = self._serves_several()
+        self.steps_namespace = self.namespace or namespace_inside(self.url, several)
+        self.namespace = (self.steps_namespace or None) if several else None  # single-user servers reject a namespace
+        if several and self.namespace is None:
             raise ConfigError(
                 f"Kubeflow Pipelines at {self.url} is in multi-user mode",
                 "the namespace of a user",
                 f"add --namespace, or set {NAMESPACE}",
             )
-        renewed = self.url == INSIDE and bool(token(self.url))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return kfp.Client(
                 host=self.url,
                 namespace=self.namespace or "kubeflow",
-                existing_token=None if renewed else token(self.url) or None,
-                credentials=_Token(self.url) if renewed else None,
+                credentials=_Token(self.url) if token(self.url) else None,
                 ssl_ca_cert=os.environ.get("SSL_CERT_FILE") or None,
             )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from cliptea.log_lines import as_text
-from cliptea_pipeline.endpoint import TOKEN, Endpoint, EndpointError
+from cliptea_pipeline.address import token_in_shell
+from cliptea_pipeline.endpoint import Endpoint, EndpointError
 from cliptea_pipeline.looks import Look, Task, log_address, read_log
 from cliptea_pipeline.placement import Steps
 
@@ -62,8 +62,9 @@ def _from_logs(endpoint: Endpoint, run_id: str, tasks: list[Task]) -> Iterator[F
         if driver is not None:
             who, text = driver[1], "Pipelines could not start it; see the log of its driver"
         if who:
-            token = f'-H "Authorization: Bearer ${TOKEN}" ' if os.environ.get(TOKEN) else ""
-            yield Failure(who, text, f"curl {token}{log_address(endpoint, run_id, node)}")
+            shown = token_in_shell(endpoint.url)
+            header = f'-H "Authorization: Bearer {shown}" ' if shown else ""
+            yield Failure(who, text, f"curl {header}{log_address(endpoint, run_id, node)}")
 
 
 def _read(log: str) -> tuple[str, str]:

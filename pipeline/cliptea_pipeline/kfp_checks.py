@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from cliptea.errors import ClipteaError
+from cliptea_pipeline.address import ENDPOINT, NAMESPACE, TOKEN, address, inside, named, namespace_inside, token
 from cliptea_pipeline.checks import BROKEN, OK, UNKNOWN, Finding, answer
 from cliptea_pipeline.closing import ended, is_named
-from cliptea_pipeline.endpoint import NAMESPACE, TOKEN, Away, Unknown, address, default_namespace, token
+from cliptea_pipeline.endpoint import Away, Unknown
 from cliptea_pipeline.looks import run_state
 from cliptea_pipeline.placement import Placement
 
-__all__ = ["kfp", "sweep"]
+__all__ = ["kfp", "steps_namespace", "sweep"]
 
 PLUGIN = "mlflow"  # name of the plug-in, under which runs keep its output
 LOOKED_AT = 10  # newest runs
@@ -23,11 +24,13 @@ class _Api(NamedTuple):
     """Pipelines' API with short time limits and without retries. `Endpoint` would retry, and load kfp."""
 
     url: str
+    away: str = BROKEN  # the state of a server that cannot be reached
 
     def get(self, path: str) -> tuple[Finding, Any]:
         given = token(self.url)
         headers = {"Authorization": f"Bearer {given}"} if given else {}
-        return answer("Pipelines", self.url, f"{self.url}/apis/v2beta1/{path}", headers, "KFP_ENDPOINT", TOKEN)
+        url = f"{self.url}/apis/v2beta1/{path}"
+        return answer("Pipelines", self.url, url, headers, ENDPOINT, TOKEN, self.away)
 
     def state_of(self, run_id: str) -> str:
         found, run = self.get(f"runs/{quote(run_id, safe='')}")
@@ -36,6 +39,18 @@ class _Api(NamedTuple):
         if found.state == BROKEN and run:  # a refusal comes with a body that says why
             raise Unknown(found.text)
         raise Away(found.text, reason=found.text)
+
+
+def steps_namespace(endpoint: str | None) -> str:
+    """The namespace of the steps, if the server is that of this pod's cluster and answers, or else ""."""
+    try:
+        url = address(endpoint)
+        if not inside(url):
+            return ""
+        found, health = _Api(url).get("healthz")
+    except ClipteaError:
+        return ""
+    return namespace_inside(url, bool(health.get("multi_user"))) if found.state == OK else ""
 
 
 def kfp(endpoint: str | None, namespace: str | None, placement: Placement) -> Iterator[Finding]:
@@ -47,7 +62,8 @@ def kfp(endpoint: str | None, namespace: str | None, placement: Placement) -> It
         placement: defines whether the plug-in is expected.
     """
     try:
-        api = _Api(address(endpoint))
+        # Not every cluster has Pipelines, and this may be a pod in one that has not.
+        api = _Api(address(endpoint), away=BROKEN if named(endpoint) else UNKNOWN)
     except ClipteaError as error:
         yield Finding("Pipelines", UNKNOWN, f"not configured: {error.todo}")
         return
@@ -56,9 +72,9 @@ def kfp(endpoint: str | None, namespace: str | None, placement: Placement) -> It
     except ClipteaError as error:
         yield Finding("Pipelines", BROKEN, str(error))
         return
-    namespace = namespace or default_namespace(api.url)
     found, health = api.get("healthz")
-    several = found.state == OK and health.get("multi_user")
+    several = found.state == OK and bool(health.get("multi_user"))
+    namespace = namespace or namespace_inside(api.url, several)
     if several and not namespace:
         found = Finding("Pipelines", BROKEN, f"{api.url} is in multi-user mode: add --namespace, or set {NAMESPACE}")
     where = f"&namespace={namespace}" if several else ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from cliptea.errors import ConfigError
+from cliptea_pipeline.address import pages
 from cliptea_pipeline.endpoint import Endpoint, Unknown
 from cliptea_pipeline.placement import Steps
 
@@ -120,8 +121,9 @@ def _get(endpoint: Endpoint, path: str, kind: str = "") -> Any:
 
 
 def run_page(endpoint: Endpoint, run_id: str) -> str:
-    """The address of the run in the user interface of Pipelines."""
-    return f"{endpoint.url}/#/runs/details/{run_id}"
+    """The address of the run in the user interface of Pipelines, or "" if only the API is known."""
+    found = pages(endpoint.url)
+    return f"{found}/#/runs/details/{run_id}" if found else ""
 
 
 def log_address(endpoint: Endpoint, run_id: str, node: str) -> str:

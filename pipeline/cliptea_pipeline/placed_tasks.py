@@ -68,7 +68,7 @@ def job_settings(placement: Placement) -> dict[str, Any]:
         "labels": placement.labels_of(train),
         "annotations": placement.annotations_of(train),
     }
-    return JobSettings.model_validate(given).model_dump()
+    return JobSettings.model_validate(given).model_dump(exclude_none=True)  # kfp takes no None
 
 
 def _environment(task: dsl.PipelineTask, placement: Placement) -> None:

@@ -47,7 +47,7 @@ def submit(endpoint: Endpoint, given: dict[str, object], experiment: str = "clip
             version_id=version.id,
         )
     warn_of_image(chosen)
-    tell("info", f"run {run_page(endpoint, run.run_id)}", Who(run=run.run_id), sys.stdout)
+    tell("info", f"run {run_page(endpoint, run.run_id) or run.run_id}", Who(run=run.run_id), sys.stdout)
     return run.run_id
 
 

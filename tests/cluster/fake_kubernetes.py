@@ -53,6 +53,8 @@ class FakeKubernetes:
         self.deleted: list[str] = []
         self.granted: set[tuple[str, str, str]] | None = None  # rights; None: all
         self.denied: set[tuple[str, str]] = set()  # (verb, resource)
+        self.broken: set[str] = set()  # resources that cannot be read: the answer is 500
+        self.lingers = 0.0  # seconds until a deleted TrainJob is gone, with its pods
         self.quota: int | None = None  # how many TrainJobs there may be
         self.refusal = ""  # of an admission webhook or a quota: no TrainJob is created
         self.wrong: list[str] = []  # what was no valid object, sent or to be sent
@@ -167,12 +169,20 @@ class FakeKubernetes:
         if verb == "delete":
             self.deleted.append(name)
             self.pods, self.events = [], []
-            return 200, self.jobs.pop(name)
+            job = self.jobs[name]
+            if not self.lingers:
+                del self.jobs[name]
+            elif "deletionTimestamp" not in job["metadata"]:
+                self.jobs[name] = job = objects.deleted(job)
+                threading.Timer(self.lingers, self.jobs.pop, (name,)).start()
+            return 200, job
         if {c["type"] for c in self.jobs[name]["status"].get("conditions", [])}.isdisjoint(("Complete", "Failed")):
             self.play(self)
         return 200, self.jobs[name]
 
     def _read(self, verb: str, resource: str, path: str, name: str, query: dict[str, list[str]]) -> tuple[int, Any]:
+        if resource in self.broken:
+            return 500, _status(500, "etcdserver: request timed out")
         if resource == "pods/log":
             waits = 400, _status(400, "container is waiting to start: ContainerCreating")
             return (200, "".join(f"{line}\n" for line in self.logs[name])) if name in self.logs else waits

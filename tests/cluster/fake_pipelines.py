@@ -45,7 +45,7 @@ class FakePipelines:
     Attributes:
         life: the recorded run that every run goes through.
         looks: after so many looks at a run it is over.
-        stuck: the share of its time at which it stays for ever, if it does.
+        stuck: the share of its time at which it stays forever, if it does.
         logs: what the pod of a workflow's node printed; of others the log is gone.
         acts: what else happens, an act at each look at a run.
     """

@@ -148,10 +148,10 @@ def terminated(code: int, reason: str = "") -> dict[str, Any]:
     return {"terminated": {"exitCode": code, "reason": reason or ("Error" if code else "Completed")} | times}
 
 
-def deleted(pod: dict[str, Any]) -> dict[str, Any]:
-    """A pod that has been told to go, and is not gone yet."""
-    kept = {key: value for key, value in pod["metadata"].items() if key != "finalizers"}
-    return pod | {"metadata": kept | {"deletionTimestamp": now(), "deletionGracePeriodSeconds": 30}}
+def deleted(item: dict[str, Any]) -> dict[str, Any]:
+    """A pod or a TrainJob that has been told to go, and is not gone yet."""
+    kept = {key: value for key, value in item["metadata"].items() if key != "finalizers"}
+    return item | {"metadata": kept | {"deletionTimestamp": now(), "deletionGracePeriodSeconds": 30}}
 
 
 def event(reason: str, message: str, name: str, kind: str = "Pod") -> dict[str, Any]:

@@ -285,7 +285,7 @@ def local_queue(active):
     [
         (local_queue(True), "ok", "LocalQueue gpu exists"),
         (local_queue(False), "not ready", "LocalQueue gpu admits nothing: Can't submit new workloads to clusterQueue"),
-        (None, "missing", "LocalQueue gpu does not exist: whatever names it waits for ever; create it, or change the"),
+        (None, "missing", "LocalQueue gpu does not exist: pods and TrainJobs that name it wait forever; create it, or"),
         ("denied", "cannot tell", "you may not read LocalQueue gpu (403)"),
         ("no Kueue", "cannot tell", "the cluster does not serve kueue.x-k8s.io/v1beta2, so it is not known what the"),
     ],
@@ -303,6 +303,72 @@ def test_a_queue_that_a_label_names(cluster, tmp_path, found, state, says):
     assert (code, line[0]) == (int(state in ("missing", "not ready")), state)
     assert line[1].startswith(says)
     assert "queue" not in doctor()[1]  # the default placement names none
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "says"),
+    [
+        ("there", "ok", "WorkloadPriorityClass high exists"),
+        (
+            "absent",
+            "missing",
+            "WorkloadPriorityClass high does not exist: pods and TrainJobs that name it wait forever",
+        ),
+        ("denied", "cannot tell", "you may not read WorkloadPriorityClass high (403)"),
+    ],
+)
+def test_a_priority_class_that_a_label_names(cluster, tmp_path, found, state, says):
+    labels = QUEUED["steps"]["train"]["labels"] | {"kueue.x-k8s.io/priority-class": "high"}
+    (tmp_path / "p.yaml").write_text(json.dumps({"steps": {"train": {"labels": labels}}}))
+    cluster.objects[KUEUE] = {"kind": "APIResourceList", "groupVersion": KUEUE[6:], "resources": []}
+    cluster.objects[f"{KUEUE}/namespaces/team/localqueues/gpu"] = local_queue(True)
+    if found == "denied":
+        cluster.denied = {("get", "workloadpriorityclasses")}
+    elif found == "there":
+        priority = {"apiVersion": KUEUE[6:], "kind": "WorkloadPriorityClass", "value": 1000}
+        cluster.objects[f"{KUEUE}/workloadpriorityclasses/high"] = priority
+    code, lines = doctor("--placement", str(tmp_path / "p.yaml"))
+    queue, (told, text) = lines["queue"]
+    assert (code, queue, told) == (int(state == "missing"), ("ok", "LocalQueue gpu exists"), state)
+    assert text.startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "state", "says"),
+    [
+        (4, "ok", "8 nvidia.com/gpu, and each student needs 4, at least one at a time"),
+        (16, "missing", "each student needs 16, at least one at a time: raise the quota"),
+    ],
+)
+def test_one_student_has_to_fit_into_the_quota_if_others_wait_in_a_queue(cluster, tmp_path, gpus, state, says):
+    train = {"gpus": gpus} | QUEUED["steps"]["train"]
+    (tmp_path / "p.yaml").write_text(json.dumps({"launcher": "trainjob", "parallel": 32, "steps": {"train": train}}))
+    ((told, text),) = doctor("--placement", str(tmp_path / "p.yaml"))[1]["quota"]
+    assert told == state
+    assert says in text
+
+
+@pytest.mark.parametrize(
+    ("racks", "nodes", "gpus", "state", "says"),
+    [
+        ("aab", 2, 8, "ok", "enough for train"),
+        ("abc", 2, 8, "missing", "but train needs 2 nodes with 8 and the same value of the label rack: change"),
+        ("  a", 2, 8, "missing", "but train needs 2 nodes with 8 and the same value of the label rack: change"),
+        ("   ", 1, 0, "missing", "but train needs 1 node with the same value of the label rack: change"),
+    ],
+)
+def test_nodes_of_one_rack(cluster, tmp_path, racks, nodes, gpus, state, says):
+    """A rack is a letter for each node, or a space for a node without that label."""
+    cluster.objects["/api/v1/nodes"]["items"] = [
+        {"metadata": {"labels": {"rack": rack} if rack.strip() else {}},
+         "status": {"allocatable": {"nvidia.com/gpu": "8"}}}
+        for rack in racks
+    ]  # fmt: skip
+    wanted = {"launcher": "trainjob", "train_job": {"nodes": nodes, "topology_key": "rack"}}
+    (tmp_path / "p.yaml").write_text(json.dumps(wanted | {"steps": {"train": {"gpus": gpus}}}))
+    ((told, text),) = doctor("--placement", str(tmp_path / "p.yaml"))[1]["GPU nodes"]
+    assert told == state
+    assert says in text
 
 
 def test_json_is_one_document_and_the_text_goes_to_stderr(monkeypatch, tmp_path):

@@ -10,10 +10,13 @@ import pytest
 from small_servers import served
 from typer.testing import CliRunner
 
+from cliptea.cluster.api import ClusterError
 from cliptea.errors import ConfigError
-from cliptea_pipeline import endpoint
+from cliptea_pipeline import address as addresses
+from cliptea_pipeline import cluster_checks
+from cliptea_pipeline.address import address, token, token_in_shell
 from cliptea_pipeline.cli import app
-from cliptea_pipeline.endpoint import Endpoint, EndpointError, address, token
+from cliptea_pipeline.endpoint import Endpoint, EndpointError
 
 PAGE = ("text/html", b"<!doctype html><title>Log in</title>")
 FORBIDDEN = ("application/json", b'{"code": 7, "message": "User is not authorized"}')
@@ -107,11 +110,12 @@ def test_the_names_of_kfp_are_understood(pipelines, monkeypatch):
 @pytest.fixture
 def notebook(pipelines, monkeypatch, tmp_path):
     """A pod in the cluster of Pipelines, with the file that Kubeflow mounts."""
-    for name in ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT", "KFP_EXISTING_TOKEN"):
+    for name in ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_UI_ENDPOINT", "KFP_EXISTING_TOKEN",
+                 "KUBECONFIG", "CLIPTEA_STORE", "MLFLOW_TRACKING_URI"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    monkeypatch.setattr(endpoint, "INSIDE", pipelines.url)  # whose name only resolves there
-    monkeypatch.setattr(endpoint, "TOKEN_FILE", str(tmp_path / "mounted"))
+    monkeypatch.setattr(addresses, "INSIDE", pipelines.url)  # whose name only resolves there
+    monkeypatch.setattr(addresses, "TOKEN_FILE", str(tmp_path / "mounted"))
     (tmp_path / "namespace").write_text("team\n")
     monkeypatch.setattr("cliptea.cluster.api.NAMESPACE_FILE", tmp_path / "namespace")
     (tmp_path / "mounted").write_text("one\n")
@@ -131,7 +135,71 @@ def test_a_notebook_needs_no_variables_and_follows_its_token(pipelines, notebook
 
 def test_the_token_of_a_notebook_is_only_for_its_own_cluster(notebook):
     assert token("https://elsewhere.example.com") == ""
-    assert token(endpoint.INSIDE) == "one"
+    for url in (addresses.INSIDE, "http://ml-pipeline.kubeflow:8888", "http://ml-pipeline.kubeflow.svc:8888"):
+        assert token(url) == "one"
+
+
+def test_a_shell_gets_the_token_from_where_it_is(notebook, monkeypatch):
+    assert token_in_shell("https://elsewhere.example.com") == ""
+    assert token_in_shell(addresses.INSIDE) == f"$(cat {notebook})"
+    monkeypatch.setenv("KFP_EXISTING_TOKEN", "t")
+    assert token_in_shell("https://elsewhere.example.com") == token_in_shell(addresses.INSIDE) == "$KFP_EXISTING_TOKEN"
+    monkeypatch.setenv("KFP_TOKEN", "t")
+    assert token_in_shell(addresses.INSIDE) == "$KFP_TOKEN"
+
+
+def test_a_kubeconfig_may_lead_to_another_cluster_than_that_of_the_pod(notebook, monkeypatch):
+    assert address(None) == addresses.INSIDE
+    monkeypatch.setenv("KUBECONFIG", "/another/cluster")
+    with pytest.raises(ConfigError, match="no Kubeflow Pipelines endpoint is set"):
+        address(None)
+
+
+def findings(check, *arguments):
+    ended = CliRunner().invoke(app, ["doctor", "--json", *arguments])
+    return [item for item in json.loads(ended.stdout)["findings"] if item["check"] == check]
+
+
+@pytest.mark.parametrize(
+    ("several", "given", "namespace"), [(True, None, "team"), (False, None, "kubeflow"), (False, "other", "other")]
+)
+def test_the_namespace_of_the_steps(pipelines, notebook, monkeypatch, several, given, namespace):
+    pipelines.multi_user, asked = several, []
+    assert Endpoint(None, given).steps_namespace == namespace
+
+    def connect(wanted, timeout):
+        asked.append(wanted)
+        raise ClusterError("no cluster")
+
+    monkeypatch.setattr(cluster_checks, "connect", connect)
+    findings("Kubernetes", *(["--namespace", given] if given else []))
+    assert asked == [namespace]
+
+
+def test_a_cluster_without_pipelines_is_no_failure(notebook, monkeypatch):
+    monkeypatch.setattr(addresses, "INSIDE", "http://127.0.0.1:9")
+    (found,) = findings("Pipelines")
+    assert found["state"] == "cannot tell"
+    assert "cannot be reached (nothing is listening there)" in found["text"]
+    (found,) = findings("Pipelines", "--endpoint", "http://127.0.0.1:9")
+    assert found["state"] == "missing"
+
+
+def test_a_server_that_is_there_and_denies_access_is_a_failure(pipelines, notebook):
+    pipelines.token = "other"
+    (found,) = findings("Pipelines")
+    assert found["state"] == "missing"
+
+
+def test_the_address_of_a_run_is_that_of_the_pages(notebook, monkeypatch):
+    def submitted():
+        ended = CliRunner().invoke(app, ["submit", "--preset", "smoke", "--json"])
+        return json.loads(ended.stdout), ended.stderr.splitlines()[-1]
+
+    assert submitted() == ({"run": "runs-0", "address": None}, "run runs-0")
+    monkeypatch.setenv("KF_PIPELINES_UI_ENDPOINT", "https://kubeflow.example.com/pipeline/")
+    page = "https://kubeflow.example.com/pipeline/#/runs/details/runs-1"
+    assert submitted() == ({"run": "runs-1", "address": page}, f"run {page}")
 
 
 def test_a_cluster_without_users_needs_no_token(pipelines, notebook, monkeypatch):

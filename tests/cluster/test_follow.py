@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from lives import NAME, complete, ended, follow, nothing, running, script
+from quick_pace import Quick
 
 from cliptea.cluster.api import ClusterError, connect
 from cliptea.cluster.follow import Cancelled
@@ -60,6 +61,23 @@ def test_the_log_goes_on_after_a_line_without_a_time(kubernetes, capfd):
 
 
 EVICTED = {"reason": "Evicted", "message": "disk pressure"}
+
+
+class Hasty(Quick):
+    gone = 0.1
+
+
+def test_deleted_pods_may_take_their_grace_period(kubernetes):
+    """A TrainJob is there until its pods are gone, and these save a checkpoint first."""
+
+    def evicted(server):
+        server.pod("p0", "Failed", **EVICTED)
+        server.end("Failed")
+
+    kubernetes.lingers = 1.0
+    kubernetes.play = script(running, evicted, running, complete)
+    follow(Hasty, grace_seconds=60)
+    assert (len(kubernetes.created), kubernetes.deleted) == (2, [NAME])
 
 
 @pytest.mark.parametrize(("one", "other"), [(EVICTED, ended(1)), (ended(75), ended(75))])

@@ -58,5 +58,7 @@ def test_the_command_asks_the_endpoint(watching, pipelines, store, tmp_path, mon
     monkeypatch.delenv("KFP_ENDPOINT")
     answer = CliRunner().invoke(app, ["clean", "--keep", "0"])
     assert (answer.exit_code, answer.stderr.count("\n")) == (2, 1)
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", pipelines.url)  # its name in kfp's client
+    assert CliRunner().invoke(app, ["clean", "--keep", "0"]).exit_code == 0
     assert "its schedules are not known here" in answer.stderr
     assert CliRunner().invoke(app, ["clean", "--keep", "0", "--endpoint", pipelines.url]).exit_code == 0

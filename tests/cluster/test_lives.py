@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from cluster.kubernetes_objects import condition, container, terminated
 from lives import NAME, complete, ended, follow, nothing, script
+from quick_pace import Quick
 
 from cliptea.cluster.api import ClusterError
+from cliptea.cluster.job import QUEUE
 
 DISRUPTED = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drained"}
 NODE_LOST = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": "node is gone"}
@@ -229,9 +231,93 @@ def test_a_queue_that_has_just_admitted_it_is_not_quoted(kubernetes, capfd):
         server.queued(FULL)
         server.workloads[0]["status"]["conditions"] = [condition("QuotaReserved", "True", "QuotaReserved", "reserved")]
 
-    kubernetes.play = script(reserved, admitted, two, complete)
+    kubernetes.play = script(queued(FULL), reserved, admitted, two, complete)
     follow(nodes=2)
-    assert f"{WAITING}TrainJob is suspended\n" in capfd.readouterr().err
+    said = [line for line in capfd.readouterr().err.splitlines() if "suspended" in line]
+    assert said == [f"{WAITING}queue default: {FULL}"]
+
+
+def test_admission_checks_are_named_until_they_are_ready(kubernetes, capfd):
+    def checked(state, message):
+        def act(server):
+            server.queued(FULL)
+            status = server.workloads[0]["status"]
+            status["conditions"] = [condition("QuotaReserved", "True", "QuotaReserved", "reserved")]
+            status["admissionChecks"] = [{"name": "nodes", "state": state, "message": message}]
+
+        return act
+
+    waits, ready = checked("Pending", "no capacity yet"), checked("Ready", "")
+    kubernetes.play = script(waits, waits, ready, ready, admitted, two, complete)
+    follow(nodes=2)
+    said = [line for line in capfd.readouterr().err.splitlines() if "suspended" in line]
+    assert said == [f"{WAITING}queue default: admission check nodes: no capacity yet"]
+
+
+class Noticing(Quick):
+    unnoticed = 0.3
+
+
+QUEUED = {QUEUE: "gpu"}
+
+
+def test_a_job_that_kueue_does_not_take_up_is_told_once_it_had_its_time(kubernetes, capfd):
+    told = []
+
+    def at_first(server):
+        server.suspend()
+        told.append(capfd.readouterr().err)
+
+    kubernetes.play = script(*[at_first] * 60, admitted, two, complete)
+    follow(Noticing, nodes=2, labels=QUEUED)
+    assert "suspended" not in "".join(told[:3])
+    words = "Kueue has not taken it up; check whether the queue gpu and the priority class in its labels exist"
+    assert "".join(told).count(f"{WAITING}{words}\n") == "".join(told).count("suspended") == 1
+
+
+@pytest.mark.parametrize(("broken", "words"), [(False, ""), (True, "TrainJob is suspended")])
+def test_a_job_that_kueue_takes_up_in_time_is_no_trouble(kubernetes, capfd, broken, words):
+    """Unless nobody knows, because the request for its Workload fails."""
+    kubernetes.broken = {"workloads"} if broken else set()
+    kubernetes.play = script(suspended, suspended, admitted, two, complete)
+    follow(nodes=2, labels=QUEUED)
+    said = [line for line in capfd.readouterr().err.splitlines() if "suspended" in line]
+    assert said == ([f"{WAITING}{words}"] if words else [])
+
+
+@pytest.mark.parametrize("end", ["Complete", "Failed"])
+def test_a_broken_queue_hides_no_end(kubernetes, end):
+    def over(server):
+        server.suspend()
+        server.end(end)
+        server.jobs[NAME]["spec"]["suspend"] = True
+
+    kubernetes.broken = {"workloads"}
+    kubernetes.play = script(suspended, over)
+    if end == "Complete":
+        follow(nodes=2)
+    else:
+        with pytest.raises(ClusterError, match="failed: jobset failed due to"):
+            follow(nodes=2)
+    assert ("list", "kueue.x-k8s.io", "workloads") in kubernetes.requests
+
+
+class Patient(Quick):
+    again = 1.0
+
+
+def test_numbers_in_a_queues_words_are_no_news_and_news_come_at_intervals(kubernetes, capfd):
+    few, many = FULL, FULL.replace("4 more", "12 more")
+    inactive = "ClusterQueue t8 is inactive"
+    acts = [*[queued(few), queued(many)] * 20, *[queued(inactive), queued(few)] * 5, *[queued(inactive)] * 60]
+    kubernetes.play = script(*acts, admitted, two, complete)
+    start = time.monotonic()
+    follow(Patient, nodes=2)
+    said = [line.removeprefix(f"{WAITING}queue default: ") for line in capfd.readouterr().err.splitlines()]
+    told = [line for line in said if line in (few, many, inactive)]
+    assert (told[0], many in told) == (few, False)
+    assert 2 <= len(told) <= 1 + (time.monotonic() - start)
+    assert told[-1] == inactive
 
 
 def test_a_trouble_that_comes_back_is_told_again_and_never_twice_while_it_lasts(kubernetes, capfd):

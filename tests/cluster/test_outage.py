@@ -105,7 +105,7 @@ def test_an_old_trainjob_that_does_not_go_is_told(kubernetes, monkeypatch):
     with pytest.raises(ClusterError, match="failed: jobset failed"):
         follow()
     with pytest.raises(ClusterError, match=r"the old TrainJob cliptea-g-a-.* is still not deleted; delete it"):
-        follow()
+        follow(grace_seconds=1)
 
 
 def test_an_outage_is_no_time_in_which_pods_could_have_started(kubernetes, monkeypatch):

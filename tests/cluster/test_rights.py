@@ -17,8 +17,9 @@ from cliptea_pipeline.cli import app
 TRAINER = "trainer.kubeflow.org"
 ROLES = {name: granted(one(overlay(name), "Role", "cliptea-train-step")) for name in OVERLAYS}
 OF_STEP = {tuple(right) for right in RIGHTS}
-OF_DOCTOR = {("get", TRAINER, "trainingruntimes"), ("get", "kueue.x-k8s.io", "localqueues")}
-OF_QUEUES = {("list", "kueue.x-k8s.io", "workloads")}  # which only makes messages clearer
+OF_DOCTOR = {("get", TRAINER, "trainingruntimes")}
+# Of the component kueue, for `doctor` and for messages of the step that are clearer.
+OF_QUEUES = {("get", "kueue.x-k8s.io", "localqueues"), ("list", "kueue.x-k8s.io", "workloads")}
 
 
 def live(server):
@@ -46,7 +47,15 @@ def test_the_train_step_lives_on_the_role_alone(kubernetes, name):
     kubernetes.granted = ROLES[name]
     live(kubernetes)
     assert set(kubernetes.requests) == OF_STEP  # which is what doctor looks for
-    assert ROLES[name] == OF_STEP | OF_DOCTOR | OF_QUEUES
+    assert ROLES[name] == OF_STEP | OF_DOCTOR
+
+
+def test_queues_have_a_role_of_their_own_for_the_same_account(tmp_path):
+    objects = select(tmp_path, ["kueue"])
+    assert granted(one(objects, "Role", "cliptea-queues")) == OF_QUEUES
+    ours, other = (one(objects, "RoleBinding", name) for name in ("cliptea-train-step", "cliptea-queues"))
+    assert ours["subjects"] == other["subjects"]
+    assert other["roleRef"]["name"] == "cliptea-queues"
 
 
 @pytest.mark.parametrize("right", sorted(OF_STEP), ids=" ".join)

@@ -323,6 +323,17 @@ def test_json_of_a_run_that_is_waited_for_has_its_end(pipelines, life, code, sta
     assert "resolve: " in ended.stderr  # the steps
 
 
+def test_json_of_a_run_that_is_no_longer_watched_says_that_it_goes_on(pipelines):
+    """Such as when the token expires in between."""
+    pipelines.life = recorded("succeeded")
+    pipelines.stuck = 0.5
+    pipelines.acts = [lambda: setattr(pipelines, "token", "renewed")]
+    ended = call("submit", "--preset", "smoke", "--wait", "--json")
+    assert ended.exit_code == 1
+    assert json.loads(ended.stdout)["state"] == "RUNNING"
+    assert "denies access (401: the token" in ended.stderr.splitlines()[-1]
+
+
 def test_json_of_a_run_that_goes_on_unwatched(pipelines, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt

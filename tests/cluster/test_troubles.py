@@ -9,7 +9,7 @@ from quick_pace import Impatient
 
 from cliptea.cluster.api import TIMEOUT, ClusterError, connect
 from cliptea.cluster.follow import Pace
-from cliptea.cluster.job import build
+from cliptea.cluster.job import QUEUE, build
 from cliptea.cluster.job_settings import JobSettings, Passed
 
 NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
@@ -149,6 +149,14 @@ def test_a_namespace_that_is_full_of_trainjobs_is_waited_for(kubernetes, capfd):
     kubernetes.refusal = f'trainjobs "{NAME}" is forbidden: exceeded quota: cliptea, used: 16, limited: 16'
     with pytest.raises(ClusterError, match=r"namespace team has no room for a TrainJob: .* limited: 16"):
         follow(pending_seconds=1)
+
+
+def test_a_quota_that_is_full_of_suspended_trainjobs_has_no_limit_in_a_queue(kubernetes):
+    kubernetes.refusal = f'trainjobs "{NAME}" is forbidden: exceeded quota: cliptea, used: 16, limited: 16'
+    threading.Timer(2.0, setattr, (kubernetes, "refusal", "")).start()
+    kubernetes.play = script(pod("Pending"), running, complete)  # it has all of its time to start from then on
+    follow(pending_seconds=1, labels={QUEUE: "gpu"})
+    assert (len(kubernetes.created), kubernetes.deleted) == (1, [])
 
 
 def test_a_trainjob_that_is_refused_is_told_in_the_clusters_words(kubernetes):

@@ -234,7 +234,7 @@ def test_what_waits_is_said_when_nothing_moves(pipelines, watching, kubernetes, 
     for pod in kubernetes.pods:
         pod["metadata"]["labels"]["pipeline/runid"] = RUN
     pace = QUICK._replace(quiet=0.1, again=0.15)
-    pipelines.life, pipelines.looks, pipelines.stuck = recorded("failed"), 20, 0.0  # pending, for ever
+    pipelines.life, pipelines.looks, pipelines.stuck = recorded("failed"), 20, 0.0  # pending, forever
     endpoint = Endpoint()
     run = submit.submit(endpoint, SMOKE)
     pipelines.acts = later([[]] * 40 + [[lambda: pipelines.ending.setdefault(RUN, 0)]])

@@ -57,8 +57,8 @@ def select(folder: Path, components: Sequence[str]) -> list[dict[str, Any]]:
 def everything() -> list[dict[str, Any]]:
     """Every object of every overlay and job, and of the components that no overlay switches on."""
     found = [item for name in OVERLAYS for item in overlay(name)]
-    found += [item for job in (K8S / "jobs").iterdir() for item in render(job)]
-    for file in ("cluster-runtimes/rbac.yaml", "kueue/cluster-queue.yaml", "kueue/local-queue.yaml"):
+    found += [item for job in (K8S / "jobs").iterdir() for item in render(job)] + render(K8S / "queues")
+    for file in ("cluster-runtimes/rbac.yaml", "kueue/rbac.yaml"):
         found += yaml.safe_load_all((K8S / "components" / file).read_text())
     return found
 

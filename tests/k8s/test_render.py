@@ -11,7 +11,7 @@ from cliptea_pipeline.placement import Placement
 from cliptea_pipeline.placement_file import read_placement
 
 QUEUES = ("ResourceFlavor", "ClusterQueue", "LocalQueue")  # of Kueue, which has no models in Python
-OURS = ("TrainingRuntime", *QUEUES)  # kinds that Kubernetes itself does not know
+OURS = ("TrainingRuntime", "WorkloadPriorityClass", *QUEUES)  # kinds that Kubernetes itself does not know
 VERSIONS = ("1.30", kubernetes_validate.latest_version())
 
 
@@ -74,17 +74,31 @@ def namespace(name):
     return yaml.safe_load((K8S / "overlays" / name / "namespace.yaml").read_text())
 
 
-def test_queues_cover_what_pods_request_and_lead_to_each_other(tmp_path):
+def test_what_is_for_the_whole_cluster_has_no_namespace_and_needs_no_rights_in_an_overlay(tmp_path):
+    """kustomize would take every kind that it does not know for one of a namespace."""
+    assert not [item for item in render(K8S / "queues") if "namespace" in item["metadata"]]
+    for name in OVERLAYS:
+        assert not [item for item in overlay(name) if KUEUE in str(item)]
+    added = [item for item in select(tmp_path, ["kueue"]) if KUEUE in str(item)]
+    assert [(item["kind"], item["metadata"]["namespace"]) for item in added] == [("Role", "anywhere")]
+
+
+def test_queues_cover_what_students_request_and_lead_to_each_other():
     """The fields are those of Kueue's documentation, as no schema of them is at hand."""
-    found = select(tmp_path, ["kueue"])
+    found = render(K8S / "queues")
     flavor, queue, local = (one(found, kind, "cliptea") for kind in QUEUES)
-    assert {item["apiVersion"] for item in (flavor, queue, local)} == {f"{KUEUE}/{KUEUE_VERSION}"}
-    assert (local["spec"], local["metadata"]["namespace"]) == ({"clusterQueue": "cliptea"}, "anywhere")
+    assert {item["apiVersion"] for item in found} == {f"{KUEUE}/{KUEUE_VERSION}"}
+    assert one(found, "WorkloadPriorityClass", "cliptea-high")["value"] > 0
+    assert local["spec"] == {"clusterQueue": "cliptea"}
     (group,) = queue["spec"]["resourceGroups"]
     (given,) = group["flavors"]
     assert given["name"] == flavor["metadata"]["name"]
     quota = {item["name"]: parse_quantity(item["nominalQuota"]) for item in given["resources"]}
     assert list(quota) == group["coveredResources"] == ["cpu", "memory", Placement().gpu_resource]
-    train = read_placement(K8S / "overlays/production/placement.yaml").steps.train
+    placement = read_placement(K8S / "overlays/production/placement.yaml")
+    train, students = placement.steps.train, placement.students_at_a_time
     asked = {"cpu": parse_quantity(train.cpu), "memory": parse_quantity(train.memory), "nvidia.com/gpu": train.gpus}
-    assert all(asked[name] <= room for name, room in quota.items())  # or else nothing is ever admitted
+    pods = students * placement.train_job.nodes
+    assert all(pods * asked[name] <= room for name, room in quota.items())  # or else some are never admitted
+    room = one(overlay("production"), "ResourceQuota", "cliptea")["spec"]["hard"]["requests.nvidia.com/gpu"]
+    assert quota["nvidia.com/gpu"] == parse_quantity(room)

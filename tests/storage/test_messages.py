@@ -13,15 +13,17 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import urllib3
+from conftest import QUICK
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from faulty_proxy import FaultyProxy
 from s3_server import ACCESS, BUCKET, SECRET
+from urllib3.exceptions import MaxRetryError, ReadTimeoutError
 from urllib3.util import connection
 
 from cliptea import watchdog
-from cliptea.errors import ClipteaError, StorageError
+from cliptea.errors import ClipteaError, ServerAway, StorageError
 from cliptea.steps.resolve import start_run
 from cliptea.storage import fetch, open_store
 from cliptea.storage.minio_client import Limits, connect, endpoint
@@ -252,6 +254,9 @@ def test_a_server_under_the_names_of_aws(environment, store, name):
     environment.delenv("CLIPTEA_S3_ENDPOINT")
     store.put("k", b"x")
     assert store.get("k") == b"x"
+    environment.setenv(name, "http://127.0.0.1:9")
+    text = message(OPERATIONS[1], S3Store(store.bucket, store.prefix, Limits(timeout=1.0, patience=0)))
+    assert f"check {name}, or wait longer" in text
 
 
 ROLE = """<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
@@ -260,18 +265,23 @@ ROLE = """<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/do
 </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
 
 
-def test_a_role_by_web_identity_and_the_region_under_its_other_name(environment, tmp_path):
+@pytest.fixture
+def role(environment, tmp_path):
+    """A role by web identity, and no other credentials."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
         environment.delenv(name, raising=False)
-    (tmp_path / "token").write_text("t")
+    (tmp_path / "token").write_text("t0ken")
     environment.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     environment.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
     environment.setenv("AWS_ROLE_ARN", "arn:aws:iam::1:role/r")
     environment.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+
+
+def test_a_role_by_web_identity_and_the_region_under_its_other_name(environment, role):
     asked = []
 
     def answer(self, method, url, **options):
-        asked.append(urlsplit(url))
+        asked.append((urlsplit(url), self.connection_pool_kw))
         return SimpleNamespace(status=200, data=ROLE.encode())
 
     environment.setattr(urllib3.PoolManager, "urlopen", answer)
@@ -279,7 +289,54 @@ def test_a_role_by_web_identity_and_the_region_under_its_other_name(environment,
     given = client._provider.retrieve()
     assert (given.access_key, given.secret_key, given.session_token) == ("a", "b", "c")
     assert client._base_url.region == "eu-west-1"
-    (url,) = asked
+    ((url, options),) = asked
+    assert options["timeout"] >= 10
+    assert all(options["retries"].is_retry("POST", status) for status in (429, 500, 503))
+    assert not options["retries"].is_retry("POST", 403)
     assert url.hostname == "sts.eu-west-1.amazonaws.com"
     query = parse_qs(url.query)
-    assert (query["RoleArn"], query["WebIdentityToken"]) == (["arn:aws:iam::1:role/r"], ["t"])
+    assert (query["RoleArn"], query["WebIdentityToken"]) == (["arn:aws:iam::1:role/r"], ["t0ken"])
+
+
+@pytest.fixture
+def sts(environment, role):
+    """What AWS answers from now on when it is asked for credentials that expire at once: statuses, or errors."""
+    answers, ask = [], urllib3.PoolManager.urlopen
+    given = ROLE.replace(">a<", f">{ACCESS}<").replace(">b<", f">{SECRET}<").replace("2099", "2001")
+
+    def answer(self, method, url, **options):
+        if "sts." not in url:
+            return ask(self, method, url, **options)
+        found = answers.pop(0) if answers else 200
+        if isinstance(found, Exception):
+            raise found
+        return SimpleNamespace(status=found, data=given.encode())
+
+    environment.setattr(urllib3.PoolManager, "urlopen", answer)
+    return answers
+
+
+AWAY = MaxRetryError(None, "https://sts.amazonaws.com/?WebIdentityToken=t0ken", ReadTimeoutError(None, "", "late"))
+
+
+@pytest.mark.parametrize("trouble", [503, 429, AWAY])
+def test_credentials_that_cannot_be_renewed_for_a_while_are_an_outage(environment, sts, tmp_path, trouble):
+    store = S3Store(BUCKET, tmp_path.name, QUICK)
+    store.put("k", b"x")
+    sts += [trouble] * 4
+    assert store.get("k") == b"x"
+    assert sts == []
+
+
+@pytest.mark.parametrize(("trouble", "says"), [(503, "All providers fail"), (AWAY, "no answer in time")])
+def test_credentials_that_are_never_renewed_or_given(environment, sts, tmp_path, trouble, says):
+    store = S3Store(BUCKET, tmp_path.name, Limits(timeout=1.0, patience=0.2))
+    store.put("k", b"x")
+    sts += [trouble] * 1000
+    with pytest.raises(ServerAway, match=rf"the credentials cannot be renewed: {says}") as renewing:
+        store.get("k")
+    with pytest.raises(ServerAway, match=rf"the role in AWS_ROLE_ARN cannot be fetched \({says}") as fetching:
+        connect(Limits())
+    for caught in (renewing, fetching):
+        assert caught.value.temporary
+        assert "t0ken" not in str(caught.value)

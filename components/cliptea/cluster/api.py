@@ -135,12 +135,18 @@ class Cluster:
         self._ask("delete", PLURAL, request, *self._place, name, body=options, absent=_not_found)
 
     def workload(self, job: dict[str, Any]) -> dict[str, Any] | None:
-        """Kueue's object for a TrainJob. None if there is none, or if this service account may not read it."""
+        """Kueue's object for a TrainJob, or {} if it has none. None if that is not known.
+
+        It only makes messages clearer. So all errors are ignored, for example if this service account may not read it.
+        """
         request = self._jobs.list_namespaced_custom_object
         place = (KUEUE, KUEUE_VERSION, self.namespace, "workloads")
         selector = f"{KUEUE}/job-uid={job['metadata']['uid']}"
-        found = self._ask("list", "workloads", request, *place, label_selector=selector, absent=_closed)
-        return found["items"][-1] if found and found["items"] else None
+        try:
+            found = self._ask("list", "workloads", request, *place, label_selector=selector)["items"]
+        except ClusterError:
+            return None
+        return found[-1] if found else {}
 
     def pods(self, job: str) -> list[dict[str, Any]]:
         """The pods of a TrainJob, with the newest one last."""
@@ -208,10 +214,6 @@ class Cluster:
             if absent(error):
                 return None
             raise _refused(error, verb, resource, self.namespace) from None
-
-
-def _closed(error: Any) -> bool:
-    return error.status in (403, 404)
 
 
 def _not_found(error: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 from cliptea import progress, watchdog
 from cliptea.cluster.api import SERVER, Cluster, ClusterError, QuotaFull, Unreachable
+from cliptea.cluster.job import QUEUE
 from cliptea.cluster.job_settings import JobSettings
 from cliptea.cluster.log import RankZero, of_training, place
 from cliptea.cluster.reasons import (
@@ -39,7 +41,9 @@ class Pace:
 
     poll = 5.0  # between two requests for the TrainJob
     hopeless = 300.0  # time to fix a wrong image name or a missing secret
-    gone = 300.0  # time until a deleted TrainJob and its pods must be gone
+    gone = 300.0  # time until a deleted TrainJob and its pods must be gone, in addition to their grace period
+    unnoticed = 60.0  # time until Kueue must have noticed a TrainJob
+    again = 600.0  # between two reports about a queue
     recent = 120.0  # a problem that was seen this recently may be the cause of a failure
 
 
@@ -79,6 +83,7 @@ class _Follower:
         self.start = 0.0  # when it began to wait until all of its pods run, not counting the time in a queue
         self.log = RankZero(cluster)
         self.seen: dict[tuple[str, str], Trouble] = {}
+        self.told: dict[tuple[str, str], tuple[str, float]] = {}  # the last report of each problem, and when it was
         self.since: dict[tuple[str, str], float] = {}  # when each current problem began
         self.last: dict[tuple[str, str], float] = {}  # when each problem was last seen
         self.running: dict[tuple[str, ...], str] = {}  # training pods that were running when last seen, by place
@@ -102,7 +107,7 @@ class _Follower:
                     self.cluster.delete(self.name)
                 if present is not None:
                     leaves = self.clock if leaves is None else leaves
-                    if self.clock - leaves > self.pace.gone:
+                    if self.clock - leaves > self.pace.gone + self.settings.grace_seconds:
                         raise ClusterError(f"the old TrainJob {self.name} is still not deleted", todo="delete it")
             time.sleep(self.pace.poll)
 
@@ -110,13 +115,16 @@ class _Follower:
         try:
             return self.cluster.create(job)
         except QuotaFull as error:
-            if self.clock - self.start > self.settings.pending_seconds:
+            if QUEUE in self.settings.labels:
+                self.start = self.clock  # suspended TrainJobs fill the quota, and wait for any time
+            elif self.clock - self.start > self.settings.pending_seconds:
                 raise
             self._tell([Trouble("quota", self.name, f"{error}; waiting for room")])
             return False
 
     def watch(self) -> str | None:
         """Follow the TrainJob to its end. Returns None, or why it failed."""
+        begin = self.clock
         while True:
             with self._patient():
                 job = self.cluster.job(self.name)
@@ -129,7 +137,8 @@ class _Follower:
                     workload = self.cluster.workload(job)
                 else:
                     at_work = self._count(pods)
-                now = troubles(job, pods, self.cluster.warnings(self.name), workload)
+                late = self.clock - begin > self.pace.unnoticed
+                now = troubles(job, pods, self.cluster.warnings(self.name), workload, late)
                 self._tell(now)
                 self.log.pass_on(pods)
                 if finished(job):
@@ -171,12 +180,19 @@ class _Follower:
     def _tell(self, found: list[Trouble]) -> None:
         present = {trouble[:2]: trouble for trouble in found}
         for key, trouble in present.items():
-            before = self.seen[key] if key in self.since else None  # a problem that comes back is reported again
-            if before is None or (trouble.kind == "suspended" and trouble.text != before.text):
+            if key not in self.since or self._changed(trouble):  # a problem that comes back is reported again
                 progress.warn(f"{trouble.where}: {trouble.text}")
+                self.told[key] = trouble.text, self.clock
         self.seen |= present
         self.since = {key: self.since.get(key, self.clock) for key in present}
         self.last |= dict.fromkeys(present, self.clock)
+
+    def _changed(self, trouble: Trouble) -> bool:
+        """Whether to report again what a queue says. Its numbers change whenever anything in the cluster does."""
+        text, when = self.told[trouble[:2]]
+        if trouble.kind != "suspended" or self.clock - when < self.pace.again:
+            return False
+        return re.sub(r"\d", "", trouble.text) != re.sub(r"\d", "", text)
 
     def _give_up(self, now: list[Trouble], at_work: int, seconds: float) -> None:
         """Delete a TrainJob that cannot start, so that it does not occupy nodes."""

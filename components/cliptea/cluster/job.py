@@ -12,11 +12,12 @@ from typing import Any
 from cliptea import env
 from cliptea.cluster.job_settings import JobSettings, Passed
 
-__all__ = ["LABELS", "RUN_LABEL", "VARIANT", "build", "job_name", "run_value"]
+__all__ = ["LABELS", "PRIORITY", "QUEUE", "RUN_LABEL", "VARIANT", "build", "job_name", "run_value"]
 
 LABELS = {"app.kubernetes.io/name": "cliptea", "app.kubernetes.io/component": "train"}
 RUN_LABEL = "cliptea/run"  # label; its value is `run_value` of the pipeline job's id
 VARIANT = "cliptea/variant"  # annotation
+QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"  # labels
 KUEUE = "kueue.x-k8s.io/"  # labels of jobs that Kueue admits; on their pods, it would admit these once more
 NODE = "node"  # name of the replicated job and its container in all torch runtimes of Trainer
 LONGEST_SLUG = 20  # Trainer and JobSet append to the name, and host names have at most 63 characters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from cliptea.cluster.job import QUEUE
 from cliptea.exit_codes import ExitCode
 
 __all__ = [
@@ -93,28 +94,45 @@ def troubles(
     pods: list[dict[str, Any]],
     events: list[dict[str, Any]],
     workload: dict[str, Any] | None = None,
+    late: bool = False,
 ) -> list[Trouble]:
     """All current problems of a TrainJob.
 
     Args:
         events: warnings about the TrainJob and all objects that were created for it.
-        workload: Kueue's object for a suspended TrainJob, if there is one that may be read.
+        workload: the answer of `Cluster.workload` for a suspended TrainJob.
+        late: whether Kueue has had enough time to notice the TrainJob.
     """
     found = [trouble for pod in pods for trouble in _of_pod(pod)]
     name = job["metadata"]["name"]
-    if suspended(job):
-        told = (_condition(job, "Suspended") or {}).get("message", "")
-        message = (_queued(workload) if workload else "") or told
+    if suspended(job) and (message := _waits_for(job, workload, late)):
         found.append(Trouble("suspended", name, f"suspended, waiting to be admitted: {message}"))
     since = _second(job["metadata"].get("creationTimestamp"))  # an earlier TrainJob may have had the same name
     recent = (event for event in events if _second(event.get("lastTimestamp") or event.get("eventTime")) >= since)
     return found + [trouble for event in recent if (trouble := _of_event(event)) is not None]
 
 
+def _waits_for(job: dict[str, Any], workload: dict[str, Any] | None, late: bool) -> str:
+    """What a suspended TrainJob waits for. "" if that is not known yet, or if it was just admitted."""
+    told = (_condition(job, "Suspended") or {}).get("message", "")
+    queue = job["metadata"].get("labels", {}).get(QUEUE)
+    if workload:
+        reserved = _condition(workload, "QuotaReserved") is not None
+        return _queued(workload) or (told if late and not reserved else "")
+    if workload is None or queue is None:
+        return told
+    text = f"Kueue has not taken it up; check whether the queue {queue} and the priority class in its labels exist"
+    return text if late else ""
+
+
 def _queued(workload: dict[str, Any]) -> str:
     """What a job waits for in its queue, and why it lost its place, in Kueue's words. "" if it was just admitted."""
     waits = _condition(workload, "QuotaReserved", "False") or _condition(workload, "Admitted", "False")
     words = [condition.get("message", "") for condition in (waits, _condition(workload, "Evicted")) if condition]
+    checks = workload.get("status", {}).get("admissionChecks") or []
+    if _condition(workload, "QuotaReserved"):
+        open_checks = [check for check in checks if check.get("state") != "Ready"]
+        words += [f"admission check {check['name']}: {check.get('message') or check['state']}" for check in open_checks]
     queue = workload["spec"].get("queueName", "")
     return f"queue {queue}: {'; '.join(words)}" if words else ""
 

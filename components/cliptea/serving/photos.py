@@ -64,7 +64,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: the file is not readable, truncated, or too large to be a photo.
     """
-    if odd := oddity(path):  # opening a named pipe would wait for ever
+    if odd := oddity(path):  # opening a named pipe would wait forever
         raise DataError(f"cannot read {path}: it is {odd}", "a file")
     try:
         if path.stat().st_size > LARGEST_FILE:

@@ -15,7 +15,8 @@ from xml.etree.ElementTree import ParseError
 import certifi
 import minio
 import urllib3
-from minio.credentials.providers import AWSConfigProvider, ChainedProvider, EnvAWSProvider, IamAwsProvider
+from minio.credentials import Credentials
+from minio.credentials.providers import AWSConfigProvider, ChainedProvider, EnvAWSProvider, IamAwsProvider, Provider
 from minio.error import MinioException, S3Error
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import (
@@ -29,7 +30,7 @@ from urllib3.exceptions import (
 )
 
 from cliptea import env, watchdog
-from cliptea.errors import ServerAway, StorageError
+from cliptea.errors import ServerAway, StorageError, one_line
 from cliptea.messages import of_connection
 from cliptea.outage import Outage, untrusted
 from cliptea.storage.base import missing
@@ -45,6 +46,12 @@ TRY = urllib3.Retry(
     raise_on_redirect=False,
 )  # fmt: skip
 METADATA_TIMEOUT = 2.0  # seconds; outside AWS, no server answers requests for the credentials of a machine
+ROLE_TIMEOUT = 20.0  # seconds; a role by web identity has a server, which may be slow or busy for a moment
+ROLE_TRIES = urllib3.Retry(
+    3, backoff_factor=0.5, status_forcelist=BUSY, allowed_methods=None, raise_on_status=False
+)  # fmt: skip
+# What the providers of credentials raise if there are none, or if a server refuses them.
+NO_CREDENTIALS = (ValueError, KeyError, OSError, HTTPError, ParseError, configparser.Error)
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,23 @@ class Limits:
     patience: float | None = None  # seconds to wait for the server, for each request; None: `outage.patience()`
     part: int = 8 << 20  # bytes per request for a large object (at least 5 MiB in S3)
     parallel: int = 4  # requests at a time, which need up to `parallel * part` bytes of memory
+
+
+class NotRenewed(HTTPError):
+    """Credentials that worked cannot be renewed. This counts as an outage of the S3 server."""
+
+
+class Renewed(Provider):
+    """Credentials of a provider, which are renewed when they expire."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+
+    def retrieve(self) -> Credentials:
+        try:
+            return self._provider.retrieve()
+        except NO_CREDENTIALS as error:
+            raise NotRenewed(f"the credentials cannot be renewed: {_no_credentials(error)}") from None
 
 
 class Client(minio.Minio):
@@ -92,18 +116,22 @@ def endpoint() -> SplitResult:
     Raises:
         StorageError: the value is invalid. The error does not show it, because it may contain a password.
     """
-    named = next((variable for variable in env.S3_ENDPOINTS if variable.get()), None)
     try:
-        url = urlsplit(named.get() if named else AWS)
+        url = urlsplit(next(filter(None, (variable.get() for variable in env.S3_ENDPOINTS)), AWS))
         port = url.port
     except ValueError:
         url, port = SplitResult("", "", "", "", ""), None
     if url.scheme not in ("http", "https") or not url.hostname or port == 0 or "@" in url.netloc or url.path.strip("/"):
         raise StorageError(
-            f"{(named or env.S3_ENDPOINT).name} is not the address of a server",
+            f"{_named()} is not the address of a server",
             "http://HOST:PORT or https://HOST and nothing else",
         )
     return url
+
+
+def _named() -> str:
+    """The name of the variable that sets the server, or of the one that may."""
+    return next((variable for variable in env.S3_ENDPOINTS if variable.get()), env.S3_ENDPOINT).name
 
 
 def connect(limits: Limits) -> minio.Minio:
@@ -137,19 +165,29 @@ def _region() -> str | None:
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
 
 
-def _credentials() -> ChainedProvider:
-    quick = urllib3.PoolManager(timeout=METADATA_TIMEOUT, retries=urllib3.Retry(total=1))
-    provider = ChainedProvider(
-        [EnvAWSProvider(), AWSConfigProvider(), IamAwsProvider(http_client=quick, region=_region())]
-    )
+def _credentials() -> Provider:
+    web = bool(os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"))
+    timeout, tries = (ROLE_TIMEOUT, ROLE_TRIES) if web else (METADATA_TIMEOUT, urllib3.Retry(total=1))
+    role = IamAwsProvider(http_client=urllib3.PoolManager(timeout=timeout, retries=tries), region=_region())
+    provider = ChainedProvider([EnvAWSProvider(), AWSConfigProvider(), role])
     try:
         provider.retrieve()
-    except (ValueError, KeyError, OSError, HTTPError, ParseError, configparser.Error):
+    except NO_CREDENTIALS as error:
+        if web:
+            raise ServerAway(
+                f"the credentials for S3 of the role in AWS_ROLE_ARN cannot be fetched ({_no_credentials(error)})",
+                "a server of AWS that takes the token in AWS_WEB_IDENTITY_TOKEN_FILE",
+                "check both variables, or try again later",
+            ) from None
         raise StorageError(
             "the credentials for S3 are missing",
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile in a file AWS_SHARED_CREDENTIALS_FILE, or a role",
         ) from None
-    return provider
+    return Renewed(provider)
+
+
+def _no_credentials(error: Exception) -> str:
+    return why(error) if isinstance(error, HTTPError) else one_line(error)  # urllib3 shows the address, with a token
 
 
 @contextmanager
@@ -168,13 +206,13 @@ def explained(uri: str) -> Iterator[None]:
         raise StorageError(
             f"{_server()} does not answer like an S3 server for {uri} ({what})",
             "an S3 server",
-            "check CLIPTEA_S3_ENDPOINT",
+            f"check {_named()}",
         ) from None
     except ValueError as error:  # from minio: an invalid name, or invalid XML
         raise StorageError(
             f"{_server()} cannot serve {uri} ({error})",
             "an S3 server and a valid name",
-            "check CLIPTEA_S3_ENDPOINT and the name",
+            f"check {_named()} and the name",
         ) from None
 
 
@@ -220,7 +258,7 @@ def _unreachable(error: HTTPError) -> StorageError:
     return ServerAway(
         f"S3 cannot be reached at {_server()}: {why(error)}",
         "a running server",
-        "check CLIPTEA_S3_ENDPOINT, or wait longer with CLIPTEA_PATIENCE",
+        f"check {_named()}, or wait longer with CLIPTEA_PATIENCE",
     )
 
 

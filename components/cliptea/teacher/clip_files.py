@@ -52,7 +52,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         TeacherError: the file has another format, is damaged, or contains code.
     """
-    if odd := oddity(path):  # opening a named pipe would wait for ever
+    if odd := oddity(path):  # opening a named pipe would wait forever
         raise TeacherError(f"{path} is {odd}", EXPECTED)
     try:
         held = _read(path)

@@ -144,7 +144,7 @@ def read_text_features(source: str, teacher: Teacher, classes: Sequence[str]) ->
 
 def _read(source: str, rows: int, dim: int) -> Tensor:
     file = fetch(source)
-    if odd := oddity(file):  # opening a named pipe would wait for ever
+    if odd := oddity(file):  # opening a named pipe would wait forever
         raise TeacherError(f"the text features {source} are {odd}", "a .npy file of numbers")
     try:
         array = np.load(file, allow_pickle=False)

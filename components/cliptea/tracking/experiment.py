@@ -15,7 +15,9 @@ from cliptea.errors import ConfigError, TrackingError
 from cliptea.tracking.address import EXPERIMENT, tracking_address
 from cliptea.tracking.database import artifact_folder, database_file
 
-__all__ = ["experiment_id", "find_run", "leftovers", "plugin_run", "quote"]
+__all__ = [
+    "all_experiments", "experiment_id", "find_run", "known_experiments", "leftovers", "plugin_run", "quote",
+]  # fmt: skip
 
 DELETED = "deleted"  # the stage of an experiment
 # Without the second tag, MLflow's user interface treats the experiment as one for language models.
@@ -58,6 +60,27 @@ def experiment_id(client: MlflowClient) -> str:
         if found is None:
             raise
         return found.experiment_id  # another run has just created it
+
+
+def known_experiments(client: MlflowClient) -> list[str]:
+    """The ids of the experiments in which runs without a heartbeat are looked for: the named one, and our own.
+
+    A command may have another MLFLOW_EXPERIMENT_NAME than the steps. This never creates or restores an experiment.
+    """
+    found = [client.get_experiment_by_name(name) for name in (_name(), EXPERIMENT)]
+    ids = [one.experiment_id for one in found if one is not None and one.lifecycle_stage != DELETED]
+    named = _of_plugin("MLFLOW_EXPERIMENT_ID")
+    return list(dict.fromkeys([named, *ids] if named else ids))
+
+
+def all_experiments(client: MlflowClient) -> list[str]:
+    """The ids of all experiments that are not deleted, to look for the run of a pipeline job by its unique id."""
+    page = client.search_experiments()
+    found = list(page)
+    while page.token:
+        page = client.search_experiments(page_token=page.token)
+        found += page
+    return [experiment.experiment_id for experiment in found]
 
 
 def _name() -> str:

@@ -23,7 +23,7 @@ from cliptea.notice import post_state
 from cliptea.run import Run
 from cliptea.storage import open_store
 from cliptea.tracking.address import MlflowAway
-from cliptea.tracking.experiment import experiment_id, find_run, plugin_run, quote
+from cliptea.tracking.experiment import all_experiments, experiment_id, find_run, known_experiments, plugin_run, quote
 from cliptea.tracking.mlflow_client import connect, persist
 from cliptea.tracking.runs import Tag, now, reopen
 
@@ -65,7 +65,7 @@ def beat(run_id: str) -> None:
 def _find_parent(client: MlflowClient, job_id: str) -> MlflowRun | None:
     """The run of a pipeline job, and not a run of its variants or a run that KFP's plug-in created for a task."""
     named = f"tags.`{Tag.JOB}` = '{quote(job_id)}' and tags.`{Tag.KEY}` LIKE '%'"
-    found = client.search_runs([experiment_id(client)], named, max_results=1)
+    found = _every(client, all_experiments(client), named)
     return found[0] if found else plugin_run(client)
 
 
@@ -140,7 +140,7 @@ def _close_variants(client: MlflowClient, run: MlflowRun, end: End, reason: str)
     """Close the open variants of a run: as FINISHED if the run succeeded, or else as KILLED."""
     at_work = f"tags.`mlflow.parentRunId` = '{run.info.run_id}' and attributes.status = 'RUNNING'"
     closed = []
-    for child in _every(client, run.info.experiment_id, at_work):
+    for child in _every(client, [run.info.experiment_id], at_work):
         if end != "FINISHED":
             _explain(client, child.info.run_id, "KILLED", f"the pipeline run ended before this finished: {reason}")
         client.set_terminated(child.info.run_id, "FINISHED" if end == "FINISHED" else "KILLED")
@@ -211,7 +211,7 @@ def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None)
     """
     client, told, has_board = connect(), [], True
     at_work = f"tags.`{Tag.KEY}` LIKE '%' and attributes.status = 'RUNNING'"
-    for listed in _every(client, experiment_id(client), at_work):
+    for listed in _every(client, known_experiments(client), at_work):
         if silence_of(listed) < QUIET_SECONDS:
             continue
         job_id = listed.data.tags.get(Tag.JOB, "")
@@ -250,7 +250,7 @@ def _close_orphans(client: MlflowClient) -> list[str]:
     """Close open variants whose pipeline run was closed, for example by KFP's plug-in. Returns a line about each."""
     told, parents = [], {}
     at_work = f"tags.`{Tag.LABEL}` LIKE '%' and attributes.status = 'RUNNING'"
-    for run in _every(client, experiment_id(client), at_work):
+    for run in _every(client, known_experiments(client), at_work):
         parent = run.data.tags.get("mlflow.parentRunId", "")
         with suppress(MlflowException):  # the pipeline run is deleted
             parents[parent] = parents.get(parent) or client.get_run(parent).info.status
@@ -270,11 +270,13 @@ def run_address(job_id: str) -> str | None:
     return f"{client.tracking_uri.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
 
-def _every(client: MlflowClient, experiment: str, query: str) -> list[MlflowRun]:
-    page = client.search_runs([experiment], query)
+def _every(client: MlflowClient, experiments: list[str], query: str) -> list[MlflowRun]:
+    if not experiments:
+        return []
+    page = client.search_runs(experiments, query)
     found = list(page)
     while page.token:
-        page = client.search_runs([experiment], query, page_token=page.token)
+        page = client.search_runs(experiments, query, page_token=page.token)
         found += page
     return found
 

@@ -1,4 +1,4 @@
-"""Class colours: they look different, and are the same for ever."""
+"""Class colours: they look different, and are the same forever."""
 
 import numpy as np
 import pytest

@@ -82,13 +82,13 @@ def splits():
 SCORES = dict.fromkeys(("pAcc", "miou_seen", "miou_unseen", "hiou"), 0.5)
 
 
-def evaluated(store, run):
+def evaluated(store, run, number=0, scores=SCORES):
     objects = {name: put_object(store, f"train/{name}", b"[]") for name in ("model.safetensors", "history.json")}
-    model = Manifest(kind="train", fingerprint="m", objects=objects, info={"images_per_second": 2.0})
+    model = Manifest(kind="train", fingerprint=f"m{number}", objects=objects, info={"images_per_second": 2.0})
     (task,) = evaluation_tasks(run.config, splits(), teacher())
-    info = {"scores": SCORES, "per_class": {"a": 0.5, "b": None}, "sweep": {}}
+    info = {"scores": scores, "per_class": {"a": 0.5, "b": None}, "sweep": {}}
     publish(store, scores_output(run.config, task, model), Contents({}, info))
-    return evaluate_variant(run, run.variants[0], splits(), teacher(), model)
+    return evaluate_variant(run, run.variants[number], splits(), teacher(), model)
 
 
 def compared(run, evaluations):
@@ -134,6 +134,15 @@ def test_compare_tells_what_was_noted_and_names_the_models(store, run, back, mon
     monkeypatch.setattr(progress, "reused", lambda: reused.append(1))
     assert compared(run, evaluations) == made
     assert (said, reused, left(store)) == (["data", "scores", "report"], [1], [])
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_compare_hands_on_the_scores_of_the_best_student(store, run, better):
+    scores = [SCORES | {"hiou": 0.25, "miou_unseen": 0.125}, SCORES | {"hiou": 0.375, "miou_unseen": 0.25}]
+    config = settings.load("smoke", ["variants=[backbones/demo_fpn]", "seeds=2"])
+    run = run.model_copy(update={"config": config, "variants": expand(config)})
+    evaluations = [evaluated(store, run, number, scores[number == better]) for number in (0, 1)]
+    assert compared(run, evaluations).best == {"hiou": 0.375, "miou_seen": 0.5, "miou_unseen": 0.25}
 
 
 def test_promote_tells_what_was_noted_and_the_report_names_the_models(store, run, back, monkeypatch, capsys):

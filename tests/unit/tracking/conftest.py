@@ -27,6 +27,7 @@ def _fresh(request, folder):
     client = MlflowClient(uri)
     if before := client.get_experiment_by_name(EXPERIMENT):
         client.rename_experiment(before.experiment_id, str(uuid.uuid4()))
+        client.delete_experiment(before.experiment_id)
     for model in client.search_registered_models():
         client.delete_registered_model(model.name)
     return uri

@@ -1,6 +1,7 @@
 """Runs that ended without a word are closed by the next one that looks; runs at work are left alone."""
 
 import time
+import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from cliptea.run import Run, expand
 from cliptea.steps.resolve import start_run
 from cliptea.storage import open_store
 from cliptea.tracking import state
+from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.runs import ChildRun, open_parent
 from cliptea.tracking.state import beat, close_job, mark_complete, mark_failed, mark_stopped, run_address, sweep
 
@@ -201,6 +203,47 @@ def test_a_job_is_closed_by_its_id_once(client):
         assert "cancelled by hand" in client.get_run(one).data.tags["cliptea.error"]
     assert close_job("cancelled", "KILLED", "again") == []
     assert close_job("unknown", "KILLED", "never tracked") == []
+
+
+@pytest.fixture
+def on_a_cluster(client, monkeypatch):
+    """Where MLFLOW_EXPERIMENT_NAME counts, and our own experiment is not there yet."""
+    monkeypatch.delenv("CLIPTEA_EVENTS")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    return f"team-{uuid.uuid4()}"
+
+
+@pytest.mark.parametrize("steps", [True, False])
+def test_the_steps_and_a_command_that_name_different_experiments(client, on_a_cluster, monkeypatch, steps):
+    if steps:
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", on_a_cluster)
+    run = started(f"elsewhere {steps}")
+    child = ChildRun.open(run, run.variants[0])
+    if steps:
+        monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    else:
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", on_a_cluster)
+    assert len(close_job(f"elsewhere {steps}", "KILLED", "cancelled by cliptea cancel")) == 2
+    assert [status(client, one) for one in (run.tracking_run, child.run_id)] == ["KILLED", "KILLED"]
+
+
+def test_a_sweep_of_a_command_that_names_another_experiment(client, on_a_cluster, monkeypatch):
+    run = started("silent")
+    silent(client, run, minutes=61)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", on_a_cluster)
+    assert len(sweep()) == 1
+    assert status(client, run.tracking_run) == "KILLED"
+
+
+def test_looking_for_runs_makes_no_experiment_and_restores_none(client, on_a_cluster, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", on_a_cluster)
+    assert (sweep(), close_job("nobody", "KILLED", "r"), run_address("nobody")) == ([], [], None)
+    for name in (on_a_cluster, EXPERIMENT):
+        assert client.get_experiment_by_name(name) is None
+    deleted = client.create_experiment(on_a_cluster)
+    client.delete_experiment(deleted)
+    assert (sweep(), close_job("nobody", "KILLED", "r")) == ([], [])
+    assert client.get_experiment(deleted).lifecycle_stage == "deleted"
 
 
 def test_a_closed_run_keeps_its_state_when_its_variants_are_closed(client):

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 
-from cliptea.cluster.api import ClusterError, NoTrainer
+from cliptea.cluster.kubernetes_api import ClusterError, NoTrainer
 from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
 from cliptea_pipeline import closing

@@ -45,9 +45,9 @@ def clean_(
     changed.
     """
     with one_line_errors(debug):
-        from cliptea_pipeline.address import named
         from cliptea_pipeline.clean import clean
         from cliptea_pipeline.endpoint import Endpoint
+        from cliptea_pipeline.endpoint_address import named
         from cliptea_pipeline.schedule import jobs_in_use
 
         seconds, root = seconds_of(older_than), local_path("--workdir", workdir)

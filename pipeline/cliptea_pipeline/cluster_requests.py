@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cliptea.cluster.api import Cluster
+from cliptea.cluster.kubernetes_api import Cluster
 from cliptea_pipeline.checks import OK, SECONDS, UNKNOWN, Finding
 
 __all__ = ["ask", "there"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from cliptea.errors import ConfigError
-from cliptea_pipeline.address import pages
 from cliptea_pipeline.endpoint import Endpoint, Unknown
+from cliptea_pipeline.endpoint_address import pages
 from cliptea_pipeline.placement import Steps
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from cliptea.cluster.api import KUEUE, KUEUE_VERSION, Cluster
 from cliptea.cluster.job import PRIORITY, QUEUE
+from cliptea.cluster.kubernetes_api import KUEUE, KUEUE_VERSION, Cluster
 from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, UNKNOWN, Finding
 from cliptea_pipeline.cluster_requests import ask, there
 from cliptea_pipeline.placement import Placement, StepPlacement

@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from cliptea.cluster.api import ClusterError
+from cliptea.cluster.kubernetes_api import ClusterError
 from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import Who, tell
 from cliptea.outage import Outage

@@ -3,10 +3,10 @@
 from cluster.kubernetes_objects import container, terminated
 from cluster.quick_pace import Quick
 
-from cliptea.cluster.api import connect
 from cliptea.cluster.follow import train
 from cliptea.cluster.job import build, job_name
 from cliptea.cluster.job_settings import JobSettings, Passed
+from cliptea.cluster.kubernetes_api import connect
 
 NAME = job_name("j", "g/a")
 

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from watched import RUN
 
 from cliptea import settings
-from cliptea.cluster.api import connect
 from cliptea.cluster.job import build, job_name
 from cliptea.cluster.job_settings import JobSettings, Passed
+from cliptea.cluster.kubernetes_api import connect
 from cliptea.run import Run, expand
 from cliptea.tracking import state
 from cliptea.tracking.runs import ChildRun, Tag, open_parent

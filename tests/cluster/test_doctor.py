@@ -9,7 +9,7 @@ from doctor_lines import TRAINER, doctor, secret
 from small_servers import served
 from typer.testing import CliRunner
 
-from cliptea.cluster.api import RIGHTS
+from cliptea.cluster.kubernetes_api import RIGHTS
 from cliptea_pipeline.checks import OK, Finding
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.doctor import examine

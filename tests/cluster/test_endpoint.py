@@ -10,13 +10,13 @@ import pytest
 from small_servers import served
 from typer.testing import CliRunner
 
-from cliptea.cluster.api import ClusterError
+from cliptea.cluster.kubernetes_api import ClusterError
 from cliptea.errors import ConfigError
 from cliptea_pipeline import address as addresses
 from cliptea_pipeline import cluster_checks
-from cliptea_pipeline.address import address, token, token_in_shell
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.endpoint import Endpoint, EndpointError
+from cliptea_pipeline.endpoint_address import address, token, token_in_shell
 
 PAGE = ("text/html", b"<!doctype html><title>Log in</title>")
 FORBIDDEN = ("application/json", b'{"code": 7, "message": "User is not authorized"}')
@@ -117,7 +117,7 @@ def notebook(pipelines, monkeypatch, tmp_path):
     monkeypatch.setattr(addresses, "INSIDE", pipelines.url)  # whose name only resolves there
     monkeypatch.setattr(addresses, "TOKEN_FILE", str(tmp_path / "mounted"))
     (tmp_path / "namespace").write_text("team\n")
-    monkeypatch.setattr("cliptea.cluster.api.NAMESPACE_FILE", tmp_path / "namespace")
+    monkeypatch.setattr("cliptea.cluster.kubernetes_api.NAMESPACE_FILE", tmp_path / "namespace")
     (tmp_path / "mounted").write_text("one\n")
     pipelines.token, pipelines.multi_user = "one", True
     return tmp_path / "mounted"

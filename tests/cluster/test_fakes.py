@@ -7,9 +7,9 @@ from contextlib import suppress
 import pytest
 from lives import NAME
 
-from cliptea.cluster.api import ClusterError, connect
 from cliptea.cluster.job import build
 from cliptea.cluster.job_settings import JobSettings, Passed
+from cliptea.cluster.kubernetes_api import ClusterError, connect
 
 
 def test_a_trainjob_with_a_misspelt_field(kubernetes):

@@ -8,10 +8,10 @@ import pytest
 from lives import NAME, complete, ended, follow, nothing, running, script
 from quick_pace import Quick
 
-from cliptea.cluster.api import ClusterError, connect
 from cliptea.cluster.follow import Cancelled
 from cliptea.cluster.job import build
 from cliptea.cluster.job_settings import JobSettings, Passed
+from cliptea.cluster.kubernetes_api import ClusterError, connect
 
 
 def test_a_good_life_shows_the_log_of_rank_zero_once(kubernetes, capfd):

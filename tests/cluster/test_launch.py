@@ -7,8 +7,8 @@ from quick_pace import Quick
 
 from cliptea import settings
 from cliptea.board import posting, status_key
-from cliptea.cluster.api import ClusterError
 from cliptea.cluster.job_settings import JobSettings, Passed
+from cliptea.cluster.kubernetes_api import ClusterError
 from cliptea.errors import ConfigError
 from cliptea.manifest import Contents, Manifest, Output, find, publish
 from cliptea.run import Run, expand

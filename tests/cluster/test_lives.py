@@ -12,8 +12,8 @@ from cluster.kubernetes_objects import condition, container, terminated
 from lives import NAME, complete, ended, follow, nothing, script
 from quick_pace import Quick
 
-from cliptea.cluster.api import ClusterError
 from cliptea.cluster.job import QUEUE
+from cliptea.cluster.kubernetes_api import ClusterError
 
 DISRUPTED = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drained"}
 NODE_LOST = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": "node is gone"}

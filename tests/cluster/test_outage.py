@@ -10,7 +10,7 @@ from quick_pace import Quick
 
 from cliptea import outage
 from cliptea.cluster import follow as module
-from cliptea.cluster.api import Cluster, ClusterError, Unreachable
+from cliptea.cluster.kubernetes_api import Cluster, ClusterError, Unreachable
 
 
 @pytest.fixture(autouse=True)

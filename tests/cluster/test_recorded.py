@@ -10,9 +10,9 @@ import pytest
 from cluster.kubernetes_objects import condition
 from lives import NAME, ended
 
-from cliptea.cluster.api import connect
 from cliptea.cluster.job import RUN_LABEL, build
 from cliptea.cluster.job_settings import JobSettings, Passed
+from cliptea.cluster.kubernetes_api import connect
 
 RECORDED = Path(__file__).with_name("recorded")
 # Fields whose values are compared; of all others it is compared whether they are there, and of what type.

@@ -8,10 +8,10 @@ from k8s.manifests import OVERLAYS, granted, one, overlay, select
 from quick_pace import Quick
 from typer.testing import CliRunner
 
-from cliptea.cluster.api import RIGHTS, ClusterError, connect
 from cliptea.cluster.follow import Cancelled, train
 from cliptea.cluster.job import build
 from cliptea.cluster.job_settings import JobSettings, Passed
+from cliptea.cluster.kubernetes_api import RIGHTS, ClusterError, connect
 from cliptea_pipeline.cli import app
 
 TRAINER = "trainer.kubeflow.org"

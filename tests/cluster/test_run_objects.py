@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cliptea.cluster.api import ClusterError, connect
 from cliptea.cluster.job import build
 from cliptea.cluster.job_settings import JobSettings, Passed
+from cliptea.cluster.kubernetes_api import ClusterError, connect
 
 RUN = "0f51c788-780a-4dbc-b5f8-98ceb3b093b6"
 TRAINJOBS = ("list", "trainer.kubeflow.org", "trainjobs")

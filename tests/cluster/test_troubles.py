@@ -7,10 +7,10 @@ from cluster.kubernetes_objects import container, terminated
 from lives import NAME, complete, ended, follow, nothing, running, script, waiting
 from quick_pace import Impatient
 
-from cliptea.cluster.api import TIMEOUT, ClusterError, connect
 from cliptea.cluster.follow import Pace
 from cliptea.cluster.job import QUEUE, build
 from cliptea.cluster.job_settings import JobSettings, Passed
+from cliptea.cluster.kubernetes_api import TIMEOUT, ClusterError, connect
 
 NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
 NO_NODE |= {"message": "0/3 nodes: 3 Insufficient nvidia.com/gpu"}

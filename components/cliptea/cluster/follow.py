@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from cliptea import progress, watchdog
-from cliptea.cluster.api import SERVER, Cluster, ClusterError, QuotaFull, Unreachable
 from cliptea.cluster.job import QUEUE
 from cliptea.cluster.job_settings import JobSettings
+from cliptea.cluster.kubernetes_api import SERVER, Cluster, ClusterError, QuotaFull, Unreachable
 from cliptea.cluster.log import RankZero, of_training, place
 from cliptea.cluster.reasons import (
     AGAIN,

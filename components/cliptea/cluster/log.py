@@ -9,7 +9,7 @@ from collections import deque
 from datetime import datetime
 from typing import Any
 
-from cliptea.cluster.api import Cluster
+from cliptea.cluster.kubernetes_api import Cluster
 
 __all__ = ["RankZero", "of_training", "place", "rank_zero"]
 

@@ -7,10 +7,10 @@ from kfp import dsl
 
 from cliptea import progress
 from cliptea.board import status_key
-from cliptea.cluster.api import SERVER, Cluster, ClusterError, Unreachable, connect
 from cliptea.cluster.follow import Pace, train
 from cliptea.cluster.job import build
 from cliptea.cluster.job_settings import JobSettings, Passed
+from cliptea.cluster.kubernetes_api import SERVER, Cluster, ClusterError, Unreachable, connect
 from cliptea.manifest import Manifest, find
 from cliptea.outage import Outage
 from cliptea.sealed import seal

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from cliptea import env
-from cliptea.cluster.api import own_namespace
+from cliptea.cluster.kubernetes_api import own_namespace
 from cliptea.errors import ConfigError
 
 __all__ = [

@@ -18,6 +18,7 @@ from cliptea.messages import plain
 from cliptea.progress import clock
 from cliptea.steps.resolve import check
 from cliptea.storage import read_uri
+from cliptea.storage.local_files import write_file
 from cliptea.tracking.address import require_server
 from cliptea_pipeline import processes
 from cliptea_pipeline.compile import pipeline_file

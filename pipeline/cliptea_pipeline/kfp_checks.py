@@ -10,7 +10,9 @@ from cliptea.errors import ClipteaError
 from cliptea_pipeline.checks import BROKEN, OK, UNKNOWN, Finding, answer
 from cliptea_pipeline.closing import ended, is_named
 from cliptea_pipeline.endpoint import Away, Unknown
-from cliptea_pipeline.endpoint_address import (
+from cliptea_pipeline.looks import run_state
+from cliptea_pipeline.placement import Placement
+from cliptea_pipeline.server_address import (
     ENDPOINT,
     NAMESPACE,
     TOKEN,
@@ -20,8 +22,6 @@ from cliptea_pipeline.endpoint_address import (
     namespace_inside,
     token,
 )
-from cliptea_pipeline.looks import run_state
-from cliptea_pipeline.placement import Placement
 
 __all__ = ["kfp", "steps_namespace", "sweep"]
 

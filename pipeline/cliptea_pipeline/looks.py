@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from cliptea.errors import ConfigError
 from cliptea_pipeline.endpoint import Endpoint, Unknown
-from cliptea_pipeline.endpoint_address import pages
 from cliptea_pipeline.placement import Steps
+from cliptea_pipeline.server_address import pages
 
 if TYPE_CHECKING:
     from cliptea.tracking.state import End

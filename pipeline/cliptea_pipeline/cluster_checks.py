@@ -13,11 +13,11 @@ import yaml
 
 from cliptea import env
 from cliptea.cluster.api import RIGHTS, Cluster, ClusterError, Right, connect
-from cliptea_pipeline.address import PIPELINES
 from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, SECONDS, UNKNOWN, UTF8, Finding
 from cliptea_pipeline.cluster_requests import ask, there
 from cliptea_pipeline.placement import Placement
 from cliptea_pipeline.room_checks import gpu_nodes, queues, quotas
+from cliptea_pipeline.server_address import PIPELINES
 
 __all__ = ["kubernetes"]
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from cliptea.exit_codes import ExitCode
 from cliptea.messages import plain
 from cliptea_pipeline import checks, kfp_checks
-from cliptea_pipeline.address import NAMESPACE
 from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, UNKNOWN, Finding
 from cliptea_pipeline.cluster_checks import kubernetes
 from cliptea_pipeline.placement import Placement
+from cliptea_pipeline.server_address import NAMESPACE
 
 __all__ = ["code", "doctor", "document", "examine"]
 

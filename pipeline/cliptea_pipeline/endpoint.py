@@ -17,7 +17,7 @@ from cliptea import __version__
 from cliptea.cluster.api import Cluster, connect
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.outage import unreached
-from cliptea_pipeline.address import ENDPOINT, NAMESPACE, TOKEN, address, namespace_inside, token
+from cliptea_pipeline.server_address import ENDPOINT, NAMESPACE, TOKEN, address, namespace_inside, token
 
 __all__ = ["PAGE", "PIPELINE", "Away", "Endpoint", "EndpointError", "Unknown", "Version", "all_pages"]
 

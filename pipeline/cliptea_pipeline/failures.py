@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cliptea.log_lines import as_text
-from cliptea_pipeline.address import token_in_shell
 from cliptea_pipeline.endpoint import Endpoint, EndpointError
 from cliptea_pipeline.looks import Look, Task, log_address, read_log
 from cliptea_pipeline.placement import Steps
+from cliptea_pipeline.server_address import token_in_shell
 
 __all__ = ["Failure", "failures"]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from cliptea.errors import ConfigError
-from cliptea_pipeline.address import pages
 from cliptea_pipeline.endpoint import Endpoint, Unknown
 from cliptea_pipeline.placement import Steps
+from cliptea_pipeline.server_address import pages
 
 if TYPE_CHECKING:
     from cliptea.tracking.state import End

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from cliptea.cluster.api import ClusterError
 from cliptea.errors import ConfigError
-from cliptea_pipeline import address as addresses
 from cliptea_pipeline import cluster_checks
-from cliptea_pipeline.address import address, token, token_in_shell
+from cliptea_pipeline import server_address as addresses
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.endpoint import Endpoint, EndpointError
+from cliptea_pipeline.server_address import address, token, token_in_shell
 
 PAGE = ("text/html", b"<!doctype html><title>Log in</title>")
 FORBIDDEN = ("application/json", b'{"code": 7, "message": "User is not authorized"}')

@@ -12,16 +12,7 @@ from cliptea_pipeline.closing import ended, is_named
 from cliptea_pipeline.endpoint import Away, Unknown
 from cliptea_pipeline.looks import run_state
 from cliptea_pipeline.placement import Placement
-from cliptea_pipeline.server_address import (
-    ENDPOINT,
-    NAMESPACE,
-    TOKEN,
-    address,
-    inside,
-    named,
-    namespace_inside,
-    token,
-)
+from cliptea_pipeline.server_address import ENDPOINT, NAMESPACE, TOKEN, address, inside, named, namespace_inside, token
 
 __all__ = ["kfp", "steps_namespace", "sweep"]
 

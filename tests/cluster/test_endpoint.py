@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from cliptea.cluster.kubernetes_api import ClusterError
 from cliptea.errors import ConfigError
-from cliptea_pipeline import address as addresses
 from cliptea_pipeline import cluster_checks
+from cliptea_pipeline import server_address as addresses
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.endpoint import Endpoint, EndpointError
 from cliptea_pipeline.server_address import address, token, token_in_shell

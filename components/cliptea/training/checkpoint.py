@@ -42,6 +42,7 @@ class Checkpoints:
         self._store, self._folder, self._keep, self._world = store, folder, keep, world
         self._writer = futures.ThreadPoolExecutor(1, thread_name_prefix="cliptea-checkpoint")
         self._writing: futures.Future[None] | None = None
+        self._stored: int | None = None  # iteration of the last checkpoint that is known to be in the store
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -75,6 +76,7 @@ class Checkpoints:
                 "delete it and run again",
             ) from error
         require_finite(dict(named_tensors(state)), f"the checkpoint {self._store.uri(key)}", "delete it and run again")
+        self._stored = int(key.rpartition("/")[2].partition("-")[0])
         return state
 
     def save(self, iteration: int, state: dict[str, Any]) -> None:
@@ -103,6 +105,11 @@ class Checkpoints:
         """
         if self._world.is_first:
             self.wait()
+            # If there is too little time for it, this is the last line of the log.
+            before = "no other one is stored"
+            if self._stored is not None:
+                before = f"the last stored one is of iteration {self._stored}"
+            progress.note(f"stopping: saving the checkpoint of iteration {iteration}; {before}")
             self._write(iteration, state)
 
     def wait(self) -> None:
@@ -138,6 +145,7 @@ class Checkpoints:
         torch.save(state, buffer)
         data = buffer.getvalue()
         self._store.put(f"{self._folder}/{iteration:09d}-{_digest(data)}.pt", data)
+        self._stored = iteration
         for entry in self._entries()[: -self._keep]:
             self._store.delete(entry.key)
 

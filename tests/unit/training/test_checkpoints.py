@@ -182,6 +182,21 @@ def test_the_last_checkpoint_must_land(tmp_path, told, quick):
         checkpoints.save_last(3, {})
 
 
+def test_what_is_stored_before_the_last_checkpoint_is_named(store, monkeypatch):
+    """A pod may be killed while it saves, and then this is the last that is heard of it."""
+    told = []
+    monkeypatch.setattr(progress, "note", told.append)
+    for iterations in ([], [10, 20], []):
+        with Checkpoints(store, "c", 2) as checkpoints:
+            checkpoints.last()
+            for iteration in iterations:
+                checkpoints.save(iteration, {})
+            checkpoints.save_last(25, {})
+    first, *later = (line.removeprefix("stopping: saving the checkpoint of iteration 25; ") for line in told)
+    assert first == "no other one is stored"
+    assert later == [f"the last stored one is of iteration {iteration}" for iteration in (20, 25)]
+
+
 def train(group, world, config, folder, begin=0, end=ITERATIONS, seed=SEED):
     """Train from the last checkpoint in `folder`, or from iteration 0, to `end`; weights, curves, bank."""
     trainer = Trainer(config, world.text(), seed, group)

@@ -192,7 +192,7 @@ def _listed(text: str) -> list[str]:
     expected = 'a list such as [cat, "red, white"]'
     found = parse_yaml(text, "--classes", expected, typed=False)
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise ConfigError("cannot read --classes: it is no list of names", expected)
+        raise ConfigError("cannot read --classes: it is not a list of names", expected)
     return found
 
 

@@ -75,7 +75,7 @@ def test_names_are_split():
         ("cat,dog,cat", "twice: cat"),
         (" , ", "0 class names"),
         ("[]", "0 class names"),
-        ("[cat, [dog]]", r"--classes: it is no list of names; expected a list such as \[cat, "),
+        ("[cat, [dog]]", r"--classes: it is not a list of names; expected a list such as \[cat, "),
         ("[cat", "cannot read --classes: "),
         ("[cat] dog", "cannot read --classes: "),
         (",".join(map(str, range(256))), "256"),

@@ -12,6 +12,7 @@ from cliptea import env
 from cliptea.errors import ConfigError
 from cliptea.tracking.address import require_server
 from cliptea.tracking.database import database_uri
+from cliptea_pipeline.extras import require
 from cliptea_pipeline.workdir import find_database
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def open_model(uri: str, workdir: Path, allow_code: bool) -> Segmenter:
 
 def find_tracking(workdir: Path) -> None:
     """Set the address of MLflow: the user's server, or the database of a local run."""
+    require("mlflow")
     require_server()
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return

@@ -18,14 +18,19 @@ from cliptea_pipeline.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {"cliptea": ROOT / "components/cliptea", "cliptea_pipeline": ROOT / "pipeline/cliptea_pipeline"}
-# Python imports a module of this name when it starts. The modules of all extras are as if they were not installed.
+# Python imports a module of this name when it starts. No finder finds the modules of extras then.
 WITHOUT_EXTRAS = f"""
 import sys
+
 class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {sorted(EXTRAS)!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Without())
+        return None if name.partition(".")[0] in {sorted(EXTRAS)!r} else self.finder.find_spec(name, path, target)
+
+sys.meta_path = [Without(finder) for finder in sys.meta_path]
 """
 
 
@@ -80,7 +85,7 @@ def test_an_installed_wheel_works_without_the_sources(built, tmp_path):
         assert call([installed], "--version", cwd=tmp_path).stdout == f"cliptea {__version__}\n"
         found = call([installed], "plan", "--preset", "smoke", cwd=tmp_path)
         assert found.returncode == 0, found.stderr
-        assert "5 (variants times seeds)" in found.stdout
+        assert "4 (variants times seeds)" in found.stdout
         text = "import cliptea, cliptea_pipeline; print(cliptea.__file__, cliptea_pipeline.__file__)"
         environment = os.environ | {"PYTHONPATH": str(installed)}
         told = subprocess.run(

@@ -76,7 +76,7 @@ def test_plan_shows_them():
 
 def test_doctor_shows_them(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "examine", lambda looks, seconds: [Finding("a check", OK, f"a secret named {ODD}")])
-    assert doctor.doctor(Placement(), None, None) == 0
+    assert doctor.code(doctor.doctor(Placement(), None, None)) == 0
     told = capsys.readouterr().out
     assert clean(told)
     assert f"a secret named {SHOWN}" in told

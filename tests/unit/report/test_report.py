@@ -217,7 +217,9 @@ def test_facts_warnings_and_settings_are_there(page):
         assert part in text
     assert "3 images have no labelled pixel." in page.text["header"]
     assert "fixed in advance at 0 " in page.text["gamma"]
-    assert "was not tuned on these" in page.text["gamma"]
+    assert "The settings of the demo were chosen on its worlds 0 to 3" in page.text["gamma"]
+    photos = Page(build_report(make(dataset="photos")))
+    assert "was not tuned on these" in photos.text["gamma"]
 
 
 HOSTILE = [

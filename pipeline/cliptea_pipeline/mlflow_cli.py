@@ -12,6 +12,7 @@ import typer
 from cliptea.errors import ConfigError
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path
+from cliptea_pipeline.extras import require
 from cliptea_pipeline.opening import find_tracking
 from cliptea_pipeline.options import Debug, one_line_errors
 from cliptea_pipeline.serving_cli import Home
@@ -53,6 +54,7 @@ def ui(
 ) -> None:
     """Open MLflow with the runs of a work directory, until you press Ctrl-C."""
     with one_line_errors(debug):
+        require("mlflow")
         file = find_database(local_path("--workdir", workdir))
         os.chdir(file.parent)  # a relative address needs no escapes, which MLflow's server does not decode
         address = f"sqlite:///{file.name}"

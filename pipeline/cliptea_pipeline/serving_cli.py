@@ -15,6 +15,7 @@ from cliptea.exit_codes import ExitCode
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path, sweep
 from cliptea.storage.marks import claim, require_free
+from cliptea_pipeline.extras import require
 from cliptea_pipeline.opening import open_model
 from cliptea_pipeline.options import Debug, one_line_errors
 
@@ -128,6 +129,7 @@ def export(
     The class embeddings are an input of the exported model, so it can segment any classes.
     """
     with one_line_errors(debug):
+        require("onnx", "onnxruntime", "onnxscript")
         file, home = local_path("-o", output), local_path("--workdir", workdir)
         if file.suffix != ".onnx":
             raise ConfigError(

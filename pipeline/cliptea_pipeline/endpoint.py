@@ -91,12 +91,13 @@ class Endpoint:
                 "the namespace of a user",
                 f"add --namespace, or set {NAMESPACE}",
             )
+        credentials: Any = _Token(self.url) if token(self.url) else None  # kfp only calls the hook
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return kfp.Client(
                 host=self.url,
                 namespace=self.namespace or "kubeflow",
-                credentials=_Token(self.url) if token(self.url) else None,
+                credentials=credentials,
                 ssl_ca_cert=os.environ.get("SSL_CERT_FILE") or None,
             )
 

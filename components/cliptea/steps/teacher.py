@@ -95,5 +95,6 @@ def text_sets(config: Config, splits: Splits) -> dict[str, TextSet]:
         classes = split.info["catalogue"]["classes"]
         named = names_of(classes, given["synonyms"]).items()
         synonyms = {name: names for name, names in named if names != [name]}  # or else the text features are the same
-        sets[label] = TextSet(classes=classes, **given | {"synonyms": synonyms})
+        known: dict[str, Any] = given | {"classes": classes, "synonyms": synonyms}
+        sets[label] = TextSet(**known)
     return sets

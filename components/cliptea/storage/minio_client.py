@@ -15,7 +15,7 @@ from xml.etree.ElementTree import ParseError
 import certifi
 import minio
 import urllib3
-from minio.credentials import Credentials
+from minio.credentials.credentials import Credentials
 from minio.credentials.providers import AWSConfigProvider, ChainedProvider, EnvAWSProvider, IamAwsProvider, Provider
 from minio.error import MinioException, S3Error
 from urllib3 import BaseHTTPResponse

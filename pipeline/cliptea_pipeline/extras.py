@@ -50,5 +50,5 @@ def _missing(module: str) -> ClipteaError:
     return ClipteaError(
         f"this needs the Python package {module}, which is not installed",
         f"cliptea with the extra {extra}",
-        f"run pip install 'cliptea[{extra}]'",
+        f"run pip install '.[{extra}]' in a checkout",
     )

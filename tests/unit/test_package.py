@@ -165,7 +165,7 @@ def test_what_needs_an_extra_says_so_in_one_line_and_makes_nothing(
     assert refused.returncode == 1
     assert refused.stderr == (
         f"error: this needs the Python package {module}, which is not installed; expected cliptea with the extra "
-        f"{extra}; run pip install 'cliptea[{extra}]'\n"
+        f"{extra}; run pip install '.[{extra}]' in a checkout\n"
     )
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -173,5 +173,5 @@ def test_what_needs_an_extra_says_so_in_one_line_and_makes_nothing(
 def test_an_export_needs_its_extra(core, model_folder, tmp_path):
     refused = core("export", "--model", model_folder, "-o", "student.onnx")
     assert refused.returncode == 1
-    assert refused.stderr.endswith("expected cliptea with the extra export; run pip install 'cliptea[export]'\n")
+    assert refused.stderr.endswith("with the extra export; run pip install '.[export]' in a checkout\n")
     assert not list(tmp_path.glob("student*"))

@@ -4,10 +4,11 @@ import copy
 from collections.abc import Iterator
 
 import pytest
+import yaml
 from doctor_lines import CONTROLLER, PLACE, TRAINER, secret
 from fake_kubernetes import FakeKubernetes
 from fake_pipelines import FakePipelines
-from k8s.manifests import granted, one, overlay
+from k8s.manifests import K8S, granted, one, overlay
 from watched import QUICK
 
 from cliptea.storage import Store, open_store
@@ -16,9 +17,11 @@ from cliptea_pipeline import watch
 
 @pytest.fixture
 def kubernetes(tmp_path, monkeypatch) -> Iterator[FakeKubernetes]:
-    """A cluster, which this process is configured for, and where it may do what the manifests' Role grants."""
+    """A cluster, which this process is configured for, and where it may do what the Roles of the manifests grant."""
     fake = FakeKubernetes()
-    fake.granted = granted(one(overlay("local"), "Role", "cliptea-train-step"))
+    queues = list(yaml.safe_load_all((K8S / "components/kueue/rbac.yaml").read_text()))
+    roles = one(overlay("local"), "Role", "cliptea-train-step"), one(queues, "Role", "cliptea-queues")
+    fake.granted = set().union(*map(granted, roles))
     config = tmp_path / "kubeconfig"
     config.write_text(fake.kubeconfig())
     monkeypatch.setenv("KUBECONFIG", str(config))

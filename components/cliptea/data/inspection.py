@@ -17,15 +17,16 @@ from typing import NamedTuple
 import numpy as np
 
 from cliptea.config import DataConfig
-from cliptea.data.catalogue import IGNORE, Catalogue
+from cliptea.data.catalogue import Catalogue
 from cliptea.data.datasets import Dataset, open_dataset
 from cliptea.data.reader import UNLISTED
 from cliptea.data.sample import require_labels
 from cliptea.errors import ClipteaError, DataError
 
-__all__ = ["Inspection", "Looked", "Part", "examined", "finish"]
+__all__ = ["Inspection", "Looked", "Part", "default_workers", "examined", "finish", "sampled"]
 
 CHUNK = 16  # images that a worker looks at before it answers
+USES = {"train": "learned", "val": "scored"}  # what is done with a class
 THREADS = 16  # for a data set in S3, where most time is spent waiting
 
 _opened: Dataset | None = None  # of this worker process
@@ -141,16 +142,12 @@ def finish(found: Inspection, dataset: Dataset) -> None:
     for part, counted in found.parts.items():
         for index, name in enumerate(found.catalogue.classes):
             if name in wanted[part] and counted.images and not counted.pixels[index]:
-                unseen = " unseen" if name in found.catalogue.unseen else ""
-                found.warnings[f"classes that no {part} image shows, so they cannot be {USES[part]}"].append(
-                    f"{name}{unseen and ' (unseen)'}"
-                )
+                shown = f"{name} (unseen)" if name in found.catalogue.unseen else name
+                found.warnings[f"classes that no {part} image shows, so they cannot be {USES[part]}"].append(shown)
         if counted.turned:
             found.warnings[f"{part} images that are turned upright as their EXIF orientation says"].append(
                 str(counted.turned)
             )
-        if counted.images and not counted.pixels[:IGNORE].any():
-            found.errors["label maps with classes"].append(f"no {part} image has a pixel with a class")
     for places in found.contents.values():
         parts = {part for part, _ in places}
         if len(parts) > 1:
@@ -164,9 +161,6 @@ def finish(found: Inspection, dataset: Dataset) -> None:
     for why, paths in dataset.left_out(tuple(found.parts)).items():
         if why != UNLISTED:
             found.warnings[f"files and folders that are not used ({why})"].extend(paths)
-
-
-USES = {"train": "learned", "val": "scored"}
 
 
 def default_workers() -> int:

@@ -29,7 +29,9 @@ Student intervals, not corrected for the number of comparisons. The first is ove
 one world share scenes and CLIP, so it is about these worlds. The second is over the {worlds} means of the worlds, so it
 is about other worlds as well.
 
-Made at commit {commit}, with {cores} cores of {processor}.
+Made at commit {commit}, with {cores} cores of {processor}. Students whose fingerprint had not changed since an
+earlier commit were not trained again: the fingerprint is made of the settings, the data and the version of the code
+that counts for them.
 """
 CLAIMS_NOTE = """
 The best variant in these worlds has the highest mean of several, so its difference is a little too large. The next

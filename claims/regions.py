@@ -29,10 +29,9 @@ from cliptea.run import Run
 from cliptea.steps.split import Splits, make_splits
 from cliptea.steps.teacher import publish_cache
 from cliptea.storage import open_store
-from cliptea.teacher.blocks import REGION_BLOCKS
 from cliptea.teacher.clip import open_teacher
 from cliptea.teacher.demo_clip import teacher_weights
-from cliptea.teacher.outputs import clustering_key
+from cliptea.teacher.outputs import REGION_BLOCKS, clustering_key
 from cliptea.teacher.text import load_text
 from cliptea.training.batches import mean_region_token
 

@@ -99,6 +99,7 @@ class PretrainConfig(Section):
     scene_batch: Batch = 24
     lr: Factor = 1.5e-3
     scenes: Positive = 3000  # number of rendered scenes, from which all crops are taken
+    cone: Weight = 1.8  # length of a constant that is added to all text features, relative to their mean length
 
 
 class TeacherConfig(Section):

@@ -21,12 +21,12 @@ from cliptea.models.backbones import licence, weights
 from cliptea.parse import parse_json, read_text
 from cliptea.run import expand
 from cliptea.storage import is_remote
-from cliptea.teacher.outputs import clustered_kind, clustering_key
+from cliptea.teacher.outputs import REGION_BLOCKS, clustered_kind, clustering_key
 
 __all__ = ["REGIONS", "TEACHER", "Plan", "Student", "make_plan", "read_rates"]
 
 TEACHER = "teacher"  # name of CLIP's rate among the rates of the students
-REGIONS = 8  # of a view, assumed for the cost of embeddings of regions; how many there are is only known afterwards
+REGIONS = 4  # of a view, assumed for the cost of embeddings of regions; there are 4.2 in the demo
 TAR_BLOCK, NPY_HEADER = 512, 128  # bytes
 
 
@@ -51,13 +51,14 @@ class Plan(BaseModel):
     view_bytes: int  # stored size of a view's CLS token and region maps, which training reads
     dense_bytes: int  # stored size of a view's tokens to cluster
     passes_per_region: int  # of CLIP, beside one for the view itself
+    attention_passes: float  # part of a pass that tokens attending to regions need for a view
     teacher_gpu_hours: float | None
     pays_from: float | None  # number of trainings from which storing tokens needs less CLIP time than CLIP in the loop
     missing: list[str]
 
     @property
     def gpu_hours(self) -> float | None:
-        passes = 1 + self.passes_per_region * REGIONS
+        passes = 1 + self.passes_per_region * REGIONS + self.attention_passes
         teacher = None if self.teacher_gpu_hours is None else self.teacher_gpu_hours * passes
         parts = [teacher, *(student.gpu_hours for student in self.students)]
         return None if None in parts else sum(part for part in parts if part is not None)
@@ -92,6 +93,7 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
         + len(described) * _record(4 * width * REGIONS),
         dense_bytes=sum(_record(2 * widths[kind] * grid * grid) for kind in kinds),
         passes_per_region=2 * sum(clustering.region_tokens == "crop" for clustering in described),
+        attention_passes=_attention(config) * sum(clustering.region_tokens == "attention" for clustering in described),
         teacher_gpu_hours=_hours(views, rates.get(TEACHER)),
         pays_from=None if views is None else views * len(seen) / sum(seen),
         missing=_missing(config, configs),
@@ -147,6 +149,17 @@ def _licence(config: Config) -> str:
 
 def _hours(images: int | None, rate: float | None) -> float | None:
     return None if images is None or rate is None else images / rate / 3600
+
+
+def _attention(config: Config) -> float:
+    """Part of a forward pass of CLIP that `attending_tokens` needs for a view.
+
+    The last blocks compute everything for the tokens of regions, and again the keys and values of all L tokens of width
+    E: 2 E^2 multiplications for each token, where a whole block has 12 E^2 + 2 L E.
+    """
+    tower, tokens = _described(config)["vision_cfg"], _teacher_shape(config)[1] ** 2
+    layers, width = tower.get("layers", 12), tower.get("width", 768)
+    return min(REGION_BLOCKS, layers) / layers * (1 / (6 + tokens / width) + REGIONS / tokens)
 
 
 def _record(content: int) -> int:

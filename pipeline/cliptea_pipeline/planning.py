@@ -74,16 +74,20 @@ def _hours(hours: float | None) -> str:
 
 
 def _passes(plan: Plan) -> str:
-    if not plan.passes_per_region:
-        return _hours(plan.teacher_gpu_hours)
     hours = plan.teacher_gpu_hours
-    factor = f"a view needs 1 + {plan.passes_per_region} x its regions"
-    further = "" if hours is None else f", and {hours * plan.passes_per_region:.1f} for each region of a view"
-    return f"{_hours(hours)} for the views{further} ({factor})"
+    if not plan.passes_per_region and not plan.attention_passes:
+        return _hours(hours)
+    text = f"{_hours(hours)} for the views"
+    if plan.attention_passes:
+        text += f", {plan.attention_passes:.0%} more for tokens that attend to regions"
+    if plan.passes_per_region:
+        further = "" if hours is None else f", and {hours * plan.passes_per_region:.1f} for each region of a view"
+        text += f"{further} (a view needs 1 + {plan.passes_per_region} x its regions)"
+    return text
 
 
 def _assumed(plan: Plan) -> str:
-    counted = plan.passes_per_region and plan.gpu_hours is not None
+    counted = (plan.passes_per_region or plan.attention_passes) and plan.gpu_hours is not None
     return f", if a view has {REGIONS} regions" if counted else ""
 
 

@@ -3,13 +3,18 @@
 import io
 
 import numpy as np
+import open_clip
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from cliptea import settings
 from cliptea.data.shard_writer import ShardWriter
 from cliptea.errors import ConfigError
 from cliptea.plan import REGIONS, make_plan, read_rates
 from cliptea.storage import open_store
+from cliptea.teacher.last_blocks import attending_tokens
+from cliptea.teacher.outputs import REGION_BLOCKS
 
 
 def plan(preset, *overrides, rates=()):
@@ -60,6 +65,22 @@ def test_pictures_of_regions_are_counted_and_values_are_stored():
     assert made.view_bytes - plain.view_bytes == 512 + 512 * -(-(128 + 4 * 512 * REGIONS) // 512)
     both = plan("voc12", "variants=[beyond/full, beyond/value, beyond/key]", rates=rates)
     assert both.dense_bytes == 2 * plain.dense_bytes + 512 + 512 * -(-(128 + 2 * 768 * 32 * 32) // 512)
+
+
+def test_tokens_that_attend_to_regions_cost_what_their_operations_are(monkeypatch):
+    """Counted by torch for a tower of random weights, beside one forward pass of it."""
+    made = plan("voc12", "variants=[beyond/region_attention]", rates=["teacher=100", "segformer_b0=50"])
+    passes = made.gpu_hours - made.students[0].gpu_hours
+    assert passes / made.teacher_gpu_hours == pytest.approx(1 + made.attention_passes)
+    tower = open_clip.create_model("ViT-B-16-quickgelu", force_image_size=512).visual.eval()
+    tokens = [torch.randn(1, 1 + 32 * 32, 768) for _ in range(REGION_BLOCKS)]
+    member = torch.rand(1, REGIONS, 32 * 32) < 0.2
+    monkeypatch.setattr(torch.backends.mha, "get_fastpath_enabled", lambda: False)  # its operations are not counted
+    with torch.no_grad(), FlopCounterMode(display=False) as one_pass:
+        tower(torch.randn(1, 3, 512, 512))
+    with torch.no_grad(), FlopCounterMode(display=False) as attending:
+        attending_tokens(tower, tokens, member)
+    assert made.attention_passes == pytest.approx(attending.get_total_flops() / one_pass.get_total_flops(), rel=0.05)
 
 
 def test_what_is_not_measured_is_unknown():

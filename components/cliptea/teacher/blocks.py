@@ -31,13 +31,12 @@ from cliptea.method.plm import IGNORE, ignored_tokens
 from cliptea.storage import Store
 from cliptea.teacher.batch_tokens import Regions, Tokens
 from cliptea.teacher.clip import Teacher, open_teacher
-from cliptea.teacher.outputs import MadeBlock, ViewOutput, clustered_kind
+from cliptea.teacher.outputs import REGION_BLOCKS, MadeBlock, ViewOutput, clustered_kind
 
 __all__ = ["BLOCK", "BlockMaker", "Job"]
 
 BLOCK = 1024  # views, with 3 MiB of CLS tokens of 512 numbers; a killed worker loses at most one block
 CENTRE_VIEWS = 64  # whose mean token is subtracted for clustering.tokens=value_centred, spread over all views
-REGION_BLOCKS = 3  # last blocks of CLIP in which tokens of regions attend to their region
 KINDS: tuple[str, ...] = ("dense", "value", "key")
 Item = TypeVar("Item")
 

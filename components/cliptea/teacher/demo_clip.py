@@ -21,13 +21,9 @@ def demo_words() -> set[str]:
 
 
 def demo_fingerprint(config: Config) -> str:
-    """The fingerprint of the world and of the training settings."""
-    return fingerprint(
-        "demo-teacher",
-        world=config.data.world,
-        seed=config.data.seed,
-        pretrain=config.teacher.pretrain,
-    )
+    """The fingerprint of the scenes and of the training settings."""
+    scenes = fingerprint("world", world=config.data.world, seed=config.data.seed)
+    return fingerprint("demo-teacher", scenes=scenes, pretrain=config.teacher.pretrain)
 
 
 def demo_output(config: Config) -> Output:

@@ -19,10 +19,11 @@ from cliptea.teacher.demo_clip import demo_fingerprint
 from cliptea.weights_source import WeightsSource
 
 __all__ = [
-    "SHARDS", "MadeBlock", "TextSet", "ViewOutput", "clustered_kind", "clustering_key",
+    "REGION_BLOCKS", "SHARDS", "MadeBlock", "TextSet", "ViewOutput", "clustered_kind", "clustering_key",
     "text_output", "tokens_fingerprint",
 ]  # fmt: skip
 
+REGION_BLOCKS = 3  # last blocks of CLIP in which tokens of regions attend to their region
 # settings of the teacher that do not affect its tokens, or that are part of the fingerprint in another form
 NOT_IN_TOKENS = {"batch_size", "compile", "keep_dense", "num_workers", "pretrain", "templates", "text_features"}
 # kind -> name of the shard set

@@ -42,7 +42,6 @@ STORED = ("settings", "done", "phase", "weights", "optimiser")  # attributes of 
 CLOSE = 0.75  # a close-up shows one class on at least this fraction of the image
 NAMED = 0.06  # the caption contains classes that cover more than this fraction of the image
 WARMUP = 20  # iterations
-CONE = 1.8  # length of the direction that all text features share, relative to the rest
 BATCH_STREAM, WEIGHT_STREAM = 11, 12  # first numbers of the random streams
 
 
@@ -95,7 +94,7 @@ def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int
     write_file(folder / CONFIG, json.dumps(_folder_config(world.size), indent=2).encode())
     model = _build(world.size, seed)
     model.load_state_dict(training.weights)
-    _narrow(model)
+    _narrow(model, config.cone)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_file(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
     (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -152,18 +151,21 @@ class _Training:
 
 
 @torch.no_grad()
-def _narrow(model: open_clip.CLIP) -> None:
+def _narrow(model: open_clip.CLIP, cone: float) -> None:
     """Add a constant to all text features, so that they lie in a narrow cone, as those of the real CLIP do.
 
     The mean cosine of two classes of VOC, COCO-Stuff or PASCAL Context is 0.77 to 0.83 for ViT-B/16, and about 0.1 for
     so short a training. Without the cone, the full method fails; docs/method.md has figures and an explanation. The
     constant hardly changes the order of names for an image. (Liang et al. 2022, arXiv 2203.02053, describe the cone.)
+
+    Args:
+        cone: length of the constant, relative to the mean length of the text features.
     """
     tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
     text_ND = model.encode_text(tokenizer([PROMPTS[0].format(name) for name in CLASSES]))
     unused_D = torch.linalg.svd(text_ND)[2][-1]  # a direction in which the classes hardly differ
     unused_D *= unused_D[unused_D.abs().argmax()].sign()
-    constant_D = CONE * text_ND.norm(dim=1).mean() * unused_D
+    constant_D = cone * text_ND.norm(dim=1).mean() * unused_D
     bias, projection = model.get_parameter("ln_final.bias"), model.get_parameter("text_projection")
     bias += torch.linalg.lstsq(projection.T, constant_D[:, None]).solution[:, 0]
 

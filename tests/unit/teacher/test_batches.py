@@ -205,8 +205,8 @@ def test_settings_about_speed_are_not_part_of_the_tokens_fingerprint():
     }
     names = ("teacher.views=3", "data.seed=5")
     demo = settings.load("demo", [*names])
-    weights = hashed("demo-teacher", world=demo.data.world.model_dump(), seed=5,
-                                 pretrain=demo.teacher.pretrain.model_dump())  # fmt: skip
+    scenes = hashed("world", world=demo.data.world.model_dump(), seed=5)
+    weights = hashed("demo-teacher", scenes=scenes, pretrain=demo.teacher.pretrain.model_dump())
     wanted = hashed("tokens", teacher=teacher, weights=weights, split="abc", seed=5)
     for speed in ((), ("teacher.compile=true",), ("teacher.batch_size=3", "teacher.num_workers=2")):
         assert tokens_fingerprint(settings.load("demo", [*names, *speed]), "abc") == wanted

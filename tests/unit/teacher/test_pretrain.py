@@ -188,10 +188,8 @@ def test_what_has_no_class_is_never_named_and_no_caption_is_empty() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher after a few seconds of training, whose text features do not lie in a cone."""
     folder = tmp_path_factory.mktemp("trained")
-    config = TINY.model_copy(update={"detail_iterations": 100, "detail_batch": 64, "scenes": 60})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_narrow", lambda model: None)
-        pretrain(folder, WORLD, config, 1)
+    config = TINY.model_copy(update={"detail_iterations": 100, "detail_batch": 64, "scenes": 60, "cone": 0})
+    pretrain(folder, WORLD, config, 1)
     return folder
 
 
@@ -207,7 +205,7 @@ def test_a_constant_moves_text_features_into_a_cone_and_keeps_what_they_say_of_i
     images, _, _ = module._Pool(World(WORLD, 1), 60).batch(np.random.default_rng(0), phase(16, 200))
     model = open_clip.create_model(f"local-dir:{trained}", force_image_size=16)
     text_before, image_before = unit_features(model, images)
-    module._narrow(model)
+    module._narrow(model, PretrainConfig().cone)
     text, image = unit_features(model, images)
     others = ~np.eye(len(CLASSES), dtype=bool)
     assert (text_before @ text_before.T)[others].mean() < 0.5

@@ -159,7 +159,7 @@ def _attention(config: Config) -> float:
     """
     tower, tokens = _described(config)["vision_cfg"], _teacher_shape(config)[1] ** 2
     layers, width = tower.get("layers", 12), tower.get("width", 768)
-    return min(REGION_BLOCKS, layers) / layers * (1 / (6 + tokens / width) + REGIONS / tokens)
+    return min(REGION_BLOCKS, layers - 1) / layers * (1 / (6 + tokens / width) + REGIONS / tokens)
 
 
 def _record(content: int) -> int:

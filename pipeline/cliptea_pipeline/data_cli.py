@@ -72,7 +72,8 @@ def check(
             print(f"wrote {plain(str(page))}")
         if found.errors:
             number = sum(map(len, found.errors.values()))
-            print(f"error: {number} problem{'s' * (number != 1)} would end a run", file=sys.stderr)
+            allowed = f" (data.max_bad={config.max_bad})" if config.max_bad else ""
+            print(f"error: {number} problem{'s' * (number != 1)} would end a run{allowed}", file=sys.stderr)
             raise typer.Exit(ExitCode.FAILED)
 
 
@@ -102,14 +103,15 @@ def _inspect(config, dataset, names: dict[str, list[str]], workers: int) -> Insp
     images = examined(config, dataset, names, workers)
     with progress.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=sum(map(len, names.values())), rate="")
-        for looked in images:
-            found.add(looked)
+        for several in images:
+            for looked in several:
+                found.add(looked)
             speed = bar.tasks[0].speed
-            bar.update(task, advance=1, rate=f"{speed:.0f} image/s" if speed else "")
-    if not found.errors:  # otherwise they are about files that are listed one by one
+            bar.update(task, advance=len(several), rate=f"{speed:.0f} image/s" if speed else "")
+    finish(found, dataset, config.max_bad)
+    if not found.errors or config.max_bad:  # otherwise they are about files that are listed one by one
         for error in doubts:
             found.errors[error.expected].append(error.what)
-    finish(found, dataset)
     return found
 
 

@@ -99,9 +99,7 @@ def class_marks(described: Described, named: Mapping[str, Mark] | None, where: s
     if isinstance(classes, list) and named is None:
         return {name: [first + index] for index, name in enumerate(classes)}
     if first:
-        raise DataError(
-            f"{where} has first_id={first}", "first_id only with a list of classes, which then have no marks"
-        )
+        raise DataError(f"{where} has first_id={first}", "first_id only with a list of classes without other marks")
     if classes is None and named is None:
         raise DataError(f"{where} has no classes", EXAMPLE)
     if classes is None:

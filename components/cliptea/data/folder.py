@@ -105,7 +105,7 @@ class Folder(Reader):
         if kind == "images":
             return f"their suffix is none of {', '.join(SUFFIXES)}"
         if suffix not in SUFFIXES:
-            return f"label maps have the suffix .png, or one of {', '.join(SUFFIXES)}, or are in a COCO file (.json)"
+            return "they are no label maps"
         return "other labels have their name" if name in self.pairs(split) else "no image has their name"
 
     def _label_maps(self, split: str) -> Mapping[str, str]:
@@ -150,9 +150,8 @@ class Folder(Reader):
         file = self._described.label_list
         if file is None:
             return None
-        return parse_list(
-            self._read_small(file, f"the file that label_list in {DESCRIPTION} names"), self.source.where(file)
-        )
+        data = self._read_small(file, f"the file that label_list in {DESCRIPTION} names")
+        return parse_list(data, self.source.where(file))
 
     def _read_small(self, path: str, expected: str) -> bytes:
         where, size = self.source.where(path), self.source.size(path)

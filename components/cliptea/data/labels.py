@@ -12,7 +12,6 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from cliptea.data.catalogue import IGNORE
 from cliptea.data.sample import opened
 from cliptea.errors import DataError
 
@@ -53,10 +52,7 @@ class Colours:
         strange = codes[values == NO_VALUE]
         if strange.size:
             found, pixels = np.unique(strange, return_counts=True)
-            names = [
-                f"#{code:06x}" + (f" = {self.names[code]}" if code in self.names else "") for code in found.tolist()
-            ]
-            shown = counted(names, pixels)
+            shown = counted([self._shown(code) for code in found.tolist()], pixels)
             what = f"the label map {name} holds the colours {shown}"
             if len(found) > SMOOTHED:
                 what = (
@@ -67,6 +63,9 @@ class Colours:
                 raise DataError(what, self.expected, "export the masks as PNG without smoothing")
             raise DataError(what, self.expected, self.todo)
         return values
+
+    def _shown(self, code: int) -> str:
+        return f"#{code:06x} = {self.names[code]}" if code in self.names else f"#{code:06x}"
 
 
 def decode_values(data: bytes, name: str, colours: Colours | None = None) -> np.ndarray:
@@ -126,8 +125,8 @@ def voc_colours() -> np.ndarray:
 
 def counted(names: Sequence[str], pixels: np.ndarray) -> str:
     """Some values with the number of their pixels, the most frequent ones first."""
-    order = np.argsort(-pixels, kind="stable")[:SHOWN]
-    shown = ", ".join(f"{names[index]} ({pixels[index]} pixel{'s' * (pixels[index] != 1)})" for index in order)
+    order = np.argsort(-pixels, kind="stable")[:SHOWN].tolist()
+    shown = ", ".join(f"{names[one]} ({pixels[one]} pixel{'s' if pixels[one] > 1 else ''})" for one in order)
     return shown + (", ..." if len(names) > SHOWN else "")
 
 

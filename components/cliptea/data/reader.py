@@ -12,7 +12,7 @@ import numpy as np
 
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.labels import LabelRule, decode_values
-from cliptea.data.sample import Sample, decode_image, is_turned
+from cliptea.data.sample import Sample, size_of_image
 from cliptea.data.source import Source
 from cliptea.errors import DataError
 
@@ -44,6 +44,7 @@ class Reader(ABC):
         self.source = source
         self._layout, self._todo = layout, todo
         self._known: dict[str, dict[str, Pair]] = {}
+        self.spares = False  # whether `check` leaves single images that cannot be used to `read`: data.max_bad is set
 
     @property
     @abstractmethod
@@ -107,11 +108,18 @@ class Reader(ABC):
             DataError: a file is missing, or the label maps are of a wrong kind.
         """
         pairs = list(self.pairs(split).values())
-        self._require([path for pair in pairs for path in pair[:2]])
+        if not self.spares:
+            self._require([path for pair in pairs for path in pair[:2]])
         found = defaultdict(list)
         for pair in pairs[:: -(-len(pairs) // LOOKED_AT)]:
-            values = self.values(pair)
-            pair.rule.train_ids(values, self.source.where(pair.labels))
+            try:
+                self._require([pair.labels])
+                values = self.values(pair)
+                pair.rule.train_ids(values, self.source.where(pair.labels))
+            except DataError:
+                if not self.spares:
+                    raise
+                continue
             found[pair.rule].append(np.bincount(values.ravel(), minlength=len(pair.rule.table)) > 0)
         return self.doubts(split, {rule: np.stack(rows) for rule, rows in found.items()})
 
@@ -124,18 +132,18 @@ class Reader(ABC):
         pair = self.pairs(split)[name]
         self._require(pair[:2])
         data = self.source.read(pair.image)
-        image, values = decode_image(data, self.source.where(pair.image)), self.values(pair)
-        turned = is_turned(data)
-        if image.shape[:2] != values.shape:
+        size, turned = size_of_image(data, self.source.where(pair.image))
+        values = self.values(pair)
+        if size != values.shape:
             how = ", turned upright as its EXIF orientation says" if turned else ""
             raise DataError(
                 f"{self.source.where(pair.labels)} has {values.shape[1]}x{values.shape[0]} pixels, but its image has "
-                f"{image.shape[1]}x{image.shape[0]}{how}",
+                f"{size[1]}x{size[0]}{how}",
                 "an image and a label map of the same size",
                 "turn the label map as well, or remove the orientation from the image" if turned else "",
             )
         labels = pair.rule.train_ids(values, self.source.where(pair.labels))
-        return Sample(data, pair.image.rpartition(".")[2].lower(), labels, turned)
+        return Sample(data, pair.image.rpartition(".")[2].lower(), labels, turned, size)
 
     def digest(self, splits: Sequence[str] = ("train", "val")) -> str:
         """sha256 of the classes, the meaning of label values, and the path, size and version of every file used."""

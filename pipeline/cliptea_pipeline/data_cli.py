@@ -17,7 +17,7 @@ from cliptea_pipeline.options import ConfigFile, Debug, Overrides, Preset, choos
 if TYPE_CHECKING:
     from cliptea.data.inspection import Inspection
 
-__all__ = ["app"]
+__all__ = ["app", "inspect"]
 
 app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 
@@ -62,7 +62,7 @@ def check(
         config = settings.load_without_teacher(chosen, overrides or [], text).data
         dataset = open_dataset(config)
         names = {part: dataset.ids(part) for part in ("train", "val")}
-        found = _inspect(config, dataset, names, workers or default_workers())
+        found = inspect(config, dataset, names, workers or default_workers())
         _show(found)
         if page is not None:
             from cliptea.report.contact_sheet import contact_sheet
@@ -77,7 +77,7 @@ def check(
             raise typer.Exit(ExitCode.FAILED)
 
 
-def _inspect(config, dataset, names: dict[str, list[str]], workers: int) -> Inspection:
+def inspect(config, dataset, names: dict[str, list[str]], workers: int) -> Inspection:
     """Look at all images with a progress bar."""
     from rich import progress
     from rich.console import Console

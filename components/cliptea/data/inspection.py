@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from cliptea.config import DataConfig
 from cliptea.data.catalogue import Catalogue
@@ -135,7 +136,7 @@ def _look(part: str, names: Sequence[str]) -> list[Looked]:
         except DataError as error:
             found.append(Looked(part, name, None, b"", False, (error.what, error.expected)))
             continue
-        pixels = np.bincount(sample.labels.ravel(), minlength=256)
+        pixels = np.array(Image.fromarray(sample.labels).histogram())  # faster than numpy's bincount
         found.append(Looked(part, name, pixels, hashlib.sha256(sample.image).digest(), sample.turned))
     return found
 

@@ -57,7 +57,8 @@ def opened(data: bytes, name: str, what: str, expected: str) -> Iterator[Image.I
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.info[TURNED] = image.getexif().get(ORIENTATION, 1) not in UPRIGHT
-            ImageOps.exif_transpose(image, in_place=True)
+            if image.info[TURNED]:
+                ImageOps.exif_transpose(image, in_place=True)
             yield image
     except (DataError, MemoryError):
         raise

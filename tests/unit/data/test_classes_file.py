@@ -1,15 +1,19 @@
 """classes.json: every way in which people mark classes in label maps, against naive loops over the pixels."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from cliptea.config import DataConfig
 from cliptea.data.folder import Folder
 from cliptea.data.labels import voc_colours
 from cliptea.errors import ClipteaError, ConfigError
+from cliptea_pipeline.cli import app
 
 SIZE = (12, 17)
 CLASSES = ["sky", "road", "car"]
@@ -192,3 +196,30 @@ def test_the_digest_follows_the_content_of_every_file(tmp_path):
     (tmp_path / "labelmap.txt").write_text("# a comment changes nothing\n" + LIST)
     digests.append(Folder(DataConfig(dataset="folder", root=str(tmp_path))).digest())
     assert digests[0] == digests[2] == state.digest() != digests[1]
+
+
+def test_the_example_of_the_page_works_word_for_word(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[3] / "docs/data.md").read_text("utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "my_masks" in block]
+    (lines,) = [block for block in re.findall(r"\n\n((?: {4}.*\n)+)", page) if "make_masks.py" in block]
+    commands = [line.split() for line in lines.splitlines()]
+    assert [command[:2] for command in commands] == [
+        ["python", "make_masks.py"],
+        ["cliptea", "data"],
+        ["cliptea", "plan"],
+    ]
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    answer = CliRunner().invoke(app, commands[1][1:])
+    assert answer.exit_code == 0, answer.output
+    rows = [line.split() for line in answer.stdout.splitlines()]
+    assert [row[:3] for row in rows[1:4]] == [["0", "grass", "seen"], ["1", "barn", "seen"], ["2", "cow", "unseen"]]
+    assert "8 train images, 4 val images can be used" in answer.stdout
+    assert "warning: " not in answer.stdout
+    mask = np.array(Image.open("my_masks/labels/val/3.png"))
+    found = Folder(DataConfig(dataset="folder", root="my_masks")).read("val", "3").labels
+    np.testing.assert_array_equal(
+        found, expected(mask, {(0, 0, 0): 255, (0, 128, 0): 0, (128, 0, 0): 1, (128, 64, 128): 2})
+    )
+    planned = CliRunner().invoke(app, commands[2][1:])
+    assert planned.exit_code == 0, planned.output

@@ -102,7 +102,7 @@ def folder(
     drawn = {split: {f"{split}{number}": next(draw) for number in range(images)} for split in ("train", "val")}
     for split, scenes in drawn.items():
         for name, (image, labels) in scenes.items():
-            labels[:, -2:] = described.get("ignore_index", VOID)
+            labels[:, -2:] = described.get("ignore", VOID)
             _write_image(root / f"images/{split}/{name}.jpg", image)
             write_mask(root / f"labels/{split}/{name}.png", labels)
     description = {"classes": list(classes), "unseen": list(unseen), **described}

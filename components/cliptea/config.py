@@ -79,6 +79,7 @@ class DataConfig(Section):
     seed: Seed = 0  # selects the views, and in the demo also the world
     unseen: Unseen | None = None  # class names; None: the default list of the data set
     synonyms: Synonyms = {}  # for the text features; a class that is not listed has its own name alone
+    max_bad: Annotated[int, Field(ge=0, le=10_000)] = 0  # images that are left out because they cannot be used
     shard_mib: Annotated[int, Field(ge=1, le=1 << 14)] = 64  # a shard is closed when it reaches this size
     world: WorldConfig = WorldConfig()
 

@@ -62,19 +62,20 @@ def parse_yaml(text: str, what: str, expected: str = "", *, typed: bool = True, 
         raise ConfigError(f"cannot read {what}{line}: {_reason(error)}", expected) from None
 
 
-def parse_json(data: bytes, what: str, expected: str = "") -> Any:
+def parse_json(data: bytes, what: str, expected: str = "", most: int = MOST) -> Any:
     """The content of a JSON file in UTF-8, with or without a byte order mark.
 
     Args:
         what: what the file is, for errors.
         expected: an example of such a file, for errors.
+        most: the largest number of bytes.
 
     Raises:
         ConfigError: it is no JSON, too large or too deep, or has repeated keys or numbers that are not finite.
     """
     try:
-        if len(data) > MOST:
-            raise ValueError(f"it is larger than {MOST >> 10} KiB")
+        if len(data) > most:
+            raise ValueError(f"it is larger than {most >> 10} KiB")
         return json.loads(
             data.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_finite, parse_float=_finite
         )

@@ -17,7 +17,7 @@ from cliptea_pipeline.options import ConfigFile, Debug, Overrides, Preset, choos
 if TYPE_CHECKING:
     from cliptea.data.inspection import Inspection
 
-__all__ = ["app"]
+__all__ = ["app", "inspect"]
 
 app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 
@@ -62,7 +62,7 @@ def check(
         config = settings.load_without_teacher(chosen, overrides or [], text).data
         dataset = open_dataset(config)
         names = {part: dataset.ids(part) for part in ("train", "val")}
-        found = _inspect(config, dataset, names, workers or default_workers())
+        found = inspect(config, dataset, names, workers or default_workers())
         _show(found)
         if page is not None:
             from cliptea.report.contact_sheet import contact_sheet
@@ -72,11 +72,12 @@ def check(
             print(f"wrote {plain(str(page))}")
         if found.errors:
             number = sum(map(len, found.errors.values()))
-            print(f"error: {number} problem{'s' * (number != 1)} would end a run", file=sys.stderr)
+            allowed = f" (data.max_bad={config.max_bad})" if config.max_bad else ""
+            print(f"error: {number} problem{'s' * (number != 1)} would end a run{allowed}", file=sys.stderr)
             raise typer.Exit(ExitCode.FAILED)
 
 
-def _inspect(config, dataset, names: dict[str, list[str]], workers: int) -> Inspection:
+def inspect(config, dataset, names: dict[str, list[str]], workers: int) -> Inspection:
     """Look at all images with a progress bar."""
     from rich import progress
     from rich.console import Console
@@ -102,14 +103,15 @@ def _inspect(config, dataset, names: dict[str, list[str]], workers: int) -> Insp
     images = examined(config, dataset, names, workers)
     with progress.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=sum(map(len, names.values())), rate="")
-        for looked in images:
-            found.add(looked)
+        for several in images:
+            for looked in several:
+                found.add(looked)
             speed = bar.tasks[0].speed
-            bar.update(task, advance=1, rate=f"{speed:.0f} image/s" if speed else "")
-    if not found.errors:  # otherwise they are about files that are listed one by one
+            bar.update(task, advance=len(several), rate=f"{speed:.0f} image/s" if speed else "")
+    finish(found, dataset, config.max_bad)
+    if not found.errors or config.max_bad:  # otherwise they are about files that are listed one by one
         for error in doubts:
             found.errors[error.expected].append(error.what)
-    finish(found, dataset)
     return found
 
 

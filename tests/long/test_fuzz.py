@@ -195,7 +195,7 @@ def of_users(folder):
         found.digest()
         found.check("train")
 
-    described = plain_json({"classes": ["cow", "grass"], "unseen": ["grass"], "first_id": 0, "ignore_index": 255})
+    described = plain_json({"classes": ["cow", "grass"], "unseen": ["grass"], "first_id": 0, "ignore": 255})
     yield "classes.json", [described], [*BYTES, of_json(plain_json)], through(root / "classes.json", data_set)
 
     texts = [b"train.iterations=5", b"variants=[table3]", b"data.unseen=[zebra, bee]", b"seeds=2", b"train.lr=1e-3",

@@ -19,6 +19,7 @@ from cliptea.data.catalogue import Catalogue, make_catalogue
 from cliptea.data.facts import facts
 from cliptea.data.folder import Folder
 from cliptea.data.published import Published
+from cliptea.data.reader import Reader
 from cliptea.data.sample import Sample, encode_png
 from cliptea.data.world import CLASSES, UNSEEN, World
 from cliptea.errors import ClipteaError, ConfigError
@@ -97,7 +98,7 @@ DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
 MEMBERS = ("catalogue", "ids", "check", "left_out", "read", "digest")  # of a data set
 # Settings of the data that the digest of a data set of the user's own does not depend on. The digest of the data set
 # itself covers the files in `root`, and the others only count after reading.
-NOT_IN_DIGEST = {"root", "shard_mib", "synonyms"}
+NOT_IN_DIGEST = {"root", "max_bad", "shard_mib", "synonyms"}
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -106,6 +107,13 @@ def open_dataset(config: DataConfig) -> Dataset:
     Raises:
         ConfigError: the data set does not exist, or is no class for data sets.
     """
+    dataset = _open(config)
+    if isinstance(dataset, Reader):
+        dataset.spares = config.max_bad > 0
+    return dataset
+
+
+def _open(config: DataConfig) -> Dataset:
     if names_code(config.dataset):
         return _open_own(config)
     if config.dataset not in DATASETS:

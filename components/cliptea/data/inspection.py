@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from cliptea.config import DataConfig
 from cliptea.data.catalogue import Catalogue
@@ -61,6 +62,7 @@ class Inspection:
     parts: dict[str, Part]
     errors: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by what was expected
     warnings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # examples by kind
+    bad: int = 0  # images that cannot be used
     contents: dict[bytes, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))  # (part, name)
 
     def add(self, looked: Looked) -> None:
@@ -68,6 +70,7 @@ class Inspection:
         if looked.pixels is None:
             what, expected = looked.wrong
             self.errors[expected].append(what)
+            self.bad += 1
             return
         part = self.parts[looked.part]
         part.images += 1
@@ -77,8 +80,10 @@ class Inspection:
         self.contents[looked.content].append((looked.part, looked.name))
 
 
-def examined(config: DataConfig, dataset: Dataset, names: dict[str, list[str]], workers: int) -> Iterator[Looked]:
+def examined(config: DataConfig, dataset: Dataset, names: dict[str, list[str]], workers: int) -> Iterator[list[Looked]]:
     """Look at all images of a data set in order, with several processes, or with threads if the data are in S3.
+
+    A few images come at once, because the caller would otherwise be busy with showing its progress.
 
     Args:
         dataset: the data set, opened by this process.
@@ -104,9 +109,9 @@ def examined(config: DataConfig, dataset: Dataset, names: dict[str, list[str]], 
             for part, ids in chunks:
                 waiting.append(pool.submit(_look, part, ids))
                 if len(waiting) > 4 * workers:  # results do not pile up
-                    yield from waiting.popleft().result()
+                    yield waiting.popleft().result()
             while waiting:
-                yield from waiting.popleft().result()
+                yield waiting.popleft().result()
     except BrokenProcessPool:
         raise ClipteaError(
             "a process that reads images was killed", "enough memory for the largest image", "use fewer --workers"
@@ -131,13 +136,20 @@ def _look(part: str, names: Sequence[str]) -> list[Looked]:
         except DataError as error:
             found.append(Looked(part, name, None, b"", False, (error.what, error.expected)))
             continue
-        pixels = np.bincount(sample.labels.ravel(), minlength=256)
+        pixels = np.array(Image.fromarray(sample.labels).histogram())  # faster than numpy's bincount
         found.append(Looked(part, name, pixels, hashlib.sha256(sample.image).digest(), sample.turned))
     return found
 
 
-def finish(found: Inspection, dataset: Dataset) -> None:
-    """Add what only the whole data set shows: absent classes, images in both parts, files that are not used."""
+def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
+    """Add what only the whole data set shows: absent classes, images in both parts, files that are not used.
+
+    A run leaves out `max_bad` images that cannot be used, so as many are no errors.
+    """
+    if 0 < found.bad <= max_bad:
+        left_out = [f"{what}; expected {expected}" for expected, whats in found.errors.items() for what in whats]
+        found.warnings[f"images that cannot be used and are left out, as data.max_bad={max_bad} allows"] += left_out
+        found.errors.clear()
     wanted = {"train": found.catalogue.seen, "val": found.catalogue.classes}
     for part, counted in found.parts.items():
         for index, name in enumerate(found.catalogue.classes):

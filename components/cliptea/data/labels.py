@@ -1,48 +1,119 @@
-"""Label maps of raw data: reads pixel values from PNGs of any mode, and converts them to train ids.
+"""Label maps of raw data: reads pixel values from images of any mode, and converts them to train ids.
 
-Masks can be palette, grey, 16-bit, 1-bit or coloured PNGs. Files that are not unambiguous are rejected with a reason.
+Masks can be palette, grey, 16-bit, 1-bit or coloured images. Files that are not unambiguous are rejected with a reason.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+from PIL import Image
 
 from cliptea.data.catalogue import IGNORE
 from cliptea.data.sample import opened
 from cliptea.errors import DataError
 
-__all__ = ["LabelRule", "decode_values", "voc_colours"]
+__all__ = ["Colours", "LabelRule", "counted", "decode_values", "pixels_of", "voc_colours"]
 
 PNG_DEPTH, PNG_COLOUR = 24, 25  # offsets of two bytes of a PNG's header
 GREY = 0  # colour type of a PNG
+LOSSY = {"JPEG": "a JPEG", "MPO": "a JPEG", "WEBP": "a WebP"}
+SMOOTHED = 16  # a map with more unknown colours than this was probably smoothed
+SHOWN = 5  # values in a message
+UNKNOWN = IGNORE - 1  # no train id, as there are at most as many classes
+NO_VALUE = 65535  # in the lookup of colours
 
 
-def decode_values(data: bytes, name: str, coloured: bool = False) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class Colours:
+    """Colours that stand for the values 0, 1, 2, ... of label maps."""
+
+    codes: Sequence[int]  # 0xRRGGBB of each value
+    expected: str  # description of these colours for errors
+    only: bool = False  # whether the pixels of palette and grey images are also colours, and not values
+    todo: str = ""  # what to do about other colours
+    names: Mapping[int, str] = field(default_factory=dict)  # of colours that have no value, if they have names
+
+    @cached_property
+    def _lookup(self) -> np.ndarray:
+        lookup = np.full(1 << 24, NO_VALUE, dtype=np.uint16)
+        lookup[list(self.codes)] = range(len(self.codes))
+        return lookup
+
+    def values(self, image: np.ndarray, name: str) -> np.ndarray:
+        """(H, W) uint16 values of (H, W, 3) uint8 colours.
+
+        Raises:
+            DataError: there is a colour without a value.
+        """
+        channels = image.astype(np.int32)
+        codes = (channels[..., 0] << 16) | (channels[..., 1] << 8) | channels[..., 2]
+        values = self._lookup.take(codes)
+        strange = codes[values == NO_VALUE]
+        if strange.size:
+            found, pixels = np.unique(strange, return_counts=True)
+            shown = counted([self._shown(code) for code in found.tolist()], pixels)
+            what = f"the label map {name} holds the colours {shown}"
+            if len(found) > SMOOTHED:
+                what = (
+                    f"the label map {name} holds {len(found)} colours without a meaning on {strange.size} of "
+                    f"{codes.size} pixels, such as {shown}: it seems to be smoothed, as by anti-aliasing, resizing, or "
+                    "an earlier JPEG"
+                )
+                raise DataError(what, self.expected, "export the masks as PNG without smoothing")
+            raise DataError(what, self.expected, self.todo)
+        return values
+
+    def _shown(self, code: int) -> str:
+        return f"#{code:06x} = {self.names[code]}" if code in self.names else f"#{code:06x}"
+
+
+def decode_values(data: bytes, name: str, colours: Colours | None = None) -> np.ndarray:
     """(H, W) uint8 or uint16 pixel values of a label map. The values of a palette image are its indices.
 
     Args:
         name: file name for error messages.
-        coloured: whether RGB pixels are colours of the VOC colour map.
+        colours: what RGB pixels stand for.
 
     Raises:
         DataError: the file is not readable, or of a kind that does not contain label values.
     """
-    expected = "one channel of label values (PNG of mode L, P, 1 or I;16)"
     with opened(data, name, "label map", "PNG") as image:
-        if image.format in ("JPEG", "MPO"):
-            raise DataError(f"the label map {name} is a JPEG, which alters label values", "a PNG file")
-        if image.mode == "RGB" and coloured:
-            return _uncoloured(np.array(image), name)
-        if image.mode not in ("1", "L", "P", "I;16"):
-            raise DataError(f"the label map {name} has pixel mode {image.mode}: colours, not label values", expected)
+        if image.format in LOSSY:
+            raise DataError(f"the label map {name} is {LOSSY[image.format]}, which alters label values", "a PNG file")
+        if colours is not None and (colours.only or image.mode == "RGB"):
+            return colours.values(pixels_of(image, name), name)
+        if image.mode not in ("1", "L", "P", "I;16", "I;16B"):
+            raise DataError(
+                f"the label map {name} has pixel mode {image.mode}: colours, not label values",
+                "one channel of label values (PNG of mode L, P, 1 or I;16)",
+                "in a plain folder, classes.json can give each class its colours",
+            )
         values = np.array(image)
     if image.mode == "1":
         return values.astype(np.uint8)
     if image.mode == "L" and image.format == "PNG" and data[PNG_COLOUR] == GREY:
-        return values // (255 // (2 ** data[PNG_DEPTH] - 1))  # Pillow scales 2 and 4 bits to 0..255
-    return values
+        scale = 255 // (2 ** data[PNG_DEPTH] - 1)  # Pillow scales 2 and 4 bits to 0..255
+        return values if scale == 1 else values // scale
+    return values.astype(np.uint16) if image.mode == "I;16B" else values
+
+
+def pixels_of(image: Image.Image, name: str) -> np.ndarray:
+    """(H, W, 3) uint8 colours of a label map of any mode that has 8 bits a channel and hides no pixels.
+
+    Raises:
+        DataError: it has another mode, or transparent pixels.
+    """
+    if image.mode not in ("1", "L", "P", "RGB", "RGBA", "LA", "PA"):
+        raise DataError(f"the label map {name} has pixel mode {image.mode}", "colours of 8 bits a channel")
+    if image.mode in ("RGBA", "LA", "PA") and (hidden := int((np.array(image.getchannel("A")) < 255).sum())):
+        raise DataError(
+            f"the label map {name} has {hidden} transparent pixels, whose colours are not seen", "opaque colours"
+        )
+    return np.array(image.convert("RGB"))
 
 
 def voc_colours() -> np.ndarray:
@@ -56,30 +127,25 @@ def voc_colours() -> np.ndarray:
     return colours
 
 
-def _uncoloured(image: np.ndarray, name: str) -> np.ndarray:
-    """(H, W) uint8 indices in the VOC colour map of (H, W, 3) uint8 colours."""
-    weights = np.array([1 << 16, 1 << 8, 1])
-    index = {int(code): number for number, code in enumerate(voc_colours() @ weights)}
-    codes, places = np.unique(image @ weights, return_inverse=True)
-    strange = [int(code) for code in codes if int(code) not in index]
-    if strange:
-        raise DataError(
-            f"the label map {name} is RGB and holds the colour #{strange[0]:06x}",
-            "colours of the PASCAL VOC colour map, or one channel of label values",
-        )
-    return np.array([index[int(code)] for code in codes], dtype=np.uint8)[places.reshape(image.shape[:2])]
+def counted(names: Sequence[str], pixels: np.ndarray) -> str:
+    """Some values with the number of their pixels, the most frequent ones first."""
+    order = np.argsort(-pixels, kind="stable")[:SHOWN].tolist()
+    shown = ", ".join(f"{names[one]} ({pixels[one]} pixel{'s' if pixels[one] > 1 else ''})" for one in order)
+    return shown + (", ..." if len(names) > SHOWN else "")
 
 
 @dataclass(frozen=True, eq=False)
 class LabelRule:
     """The meaning of pixel values in label maps."""
 
-    table: np.ndarray  # (256,) uint8, the train id of each value, or 255
-    known: np.ndarray  # (256,) bool, the values that may occur
+    table: np.ndarray  # (N,) uint8, the train id of each value, or 255; N is 256, or more for values of 16 bits
+    known: np.ndarray  # (N,) bool, the values that may occur
     expected: str  # description of these values for errors
     todo: str  # what to do about other values
     names: list[str] = field(default_factory=list)  # of the values 0, 1, 2, ..., if they have names
-    coloured: bool = False  # whether RGB pixels are colours of the VOC colour map
+    colours: Colours | None = None  # what RGB pixels stand for
+    shown: dict[int, str] = field(default_factory=dict)  # what errors show for a value, if not its number alone
+    origin: bytes = b""  # what else values depend on, for the digest of the data
 
     def train_ids(self, values: np.ndarray, name: str) -> np.ndarray:
         """(H, W) uint8 train ids of (H, W) uint8 or uint16 values.
@@ -87,9 +153,24 @@ class LabelRule:
         Raises:
             DataError: there is a value without a meaning.
         """
-        found = np.flatnonzero(np.bincount(values.ravel()))
-        strange = [int(value) for value in found if value > IGNORE or not self.known[value]]
-        if strange:
-            shown = ", ".join(map(str, strange[:5])) + (", ..." if len(strange) > 5 else "")
-            raise DataError(f"{name} holds the label ids {shown}", self.expected, self.todo)
-        return self.table[values]
+        # Bytes are translated and searched several times as fast as arrays.
+        small = values.dtype == np.uint8
+        data = values.tobytes().translate(self._bytes) if small else self._marked.take(values).tobytes()
+        if UNKNOWN in data:
+            found, pixels = np.unique(values, return_counts=True)
+            strange = self._marked[found] == UNKNOWN
+            names = [self.shown.get(value, str(value)) for value in found[strange].tolist()]
+            raise DataError(f"{name} holds the label ids {counted(names, pixels[strange])}", self.expected, self.todo)
+        return np.frombuffer(bytearray(data), dtype=np.uint8).reshape(values.shape)
+
+    @cached_property
+    def _marked(self) -> np.ndarray:
+        """(65536,) uint8, the train id of each value of 16 bits, or `UNKNOWN`, so that each pixel is looked up once."""
+        marked = np.full(1 << 16, UNKNOWN, dtype=np.uint8)
+        marked[: len(self.table)][self.known] = self.table[self.known]
+        return marked
+
+    @cached_property
+    def _bytes(self) -> bytes:
+        """The same for values of 8 bits."""
+        return self._marked[:256].tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from cliptea.config import DataConfig
 from cliptea.data.catalogue import IGNORE, Catalogue, make_catalogue
 from cliptea.data.facts import LabelFacts, facts
-from cliptea.data.labels import LabelRule
+from cliptea.data.labels import Colours, LabelRule, voc_colours
 from cliptea.data.reader import Pair, Reader
 from cliptea.data.source import Source
 from cliptea.errors import DataError
@@ -108,7 +109,13 @@ class Published(Reader):
         known = np.arange(256) < len(names)
         known[IGNORE] = True
         expected = f"0 to {len(names) - 1} or {IGNORE}, as {labels.path.replace('{folder}', '...')} has them"
-        return LabelRule(table, known, expected, labels.beyond, names, self.facts.coloured)
+        return LabelRule(table, known, expected, labels.beyond, names, self._colours)
+
+    @cached_property
+    def _colours(self) -> Colours | None:
+        codes = (voc_colours() @ np.array([1 << 16, 1 << 8, 1])).tolist()
+        expected = "colours of the PASCAL VOC colour map, or one channel of label values"
+        return Colours(codes, expected) if self.facts.coloured else None
 
     def _check_order(self, rule: LabelRule, found: np.ndarray, split: str) -> None:
         """Reject label maps whose values have another known order, because no later check would find this."""

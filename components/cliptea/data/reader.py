@@ -12,7 +12,7 @@ import numpy as np
 
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.labels import LabelRule, decode_values
-from cliptea.data.sample import Sample, decode_image, is_turned
+from cliptea.data.sample import Sample, size_of_image
 from cliptea.data.source import Source
 from cliptea.errors import DataError
 
@@ -44,6 +44,7 @@ class Reader(ABC):
         self.source = source
         self._layout, self._todo = layout, todo
         self._known: dict[str, dict[str, Pair]] = {}
+        self.spares = False  # whether `check` leaves single images that cannot be used to `read`: data.max_bad is set
 
     @property
     @abstractmethod
@@ -54,12 +55,16 @@ class Reader(ABC):
         """The pairs of "train" or "val", sorted by the image's name. The files may be missing."""
 
     def doubts(self, split: str, found: dict[LabelRule, np.ndarray]) -> list[str]:
-        """Warnings about a split, based on the values `found` (maps, 256) bool in a sample of its label maps.
+        """Warnings about a split, based on the values `found` (maps, N) bool in a sample of its label maps.
 
         Raises:
             DataError: the label maps are of a wrong kind.
         """
         return []
+
+    def values(self, pair: Pair) -> np.ndarray:
+        """(H, W) uint8 or uint16 values of a label map, which the pair's rule turns into train ids."""
+        return decode_values(self.source.read(pair.labels), self.source.where(pair.labels), pair.rule.colours)
 
     def pairs(self, split: str) -> dict[str, Pair]:
         if split not in self._known:
@@ -81,9 +86,13 @@ class Reader(ABC):
             for name, reason in sorted(self.source.others(folder).items()):
                 found[reason].append(f"{folder}/{name}")
             for path in (f"{folder}/{name}" for name in self.source.files(folder)):
-                if path not in used:
+                if path not in used and not self.is_used(path):
                     found[self.unused(path)].append(path)
         return dict(found)
+
+    def is_used(self, path: str) -> bool:
+        """Whether a file in a folder of the data set, which is of no pair, is used all the same."""
+        return False
 
     def unused(self, path: str) -> str:
         """Why a file in a folder of the data set is not read."""
@@ -99,12 +108,19 @@ class Reader(ABC):
             DataError: a file is missing, or the label maps are of a wrong kind.
         """
         pairs = list(self.pairs(split).values())
-        self._require([path for pair in pairs for path in pair[:2]])
+        if not self.spares:
+            self._require([path for pair in pairs for path in pair[:2]])
         found = defaultdict(list)
         for pair in pairs[:: -(-len(pairs) // LOOKED_AT)]:
-            labels = self._values(pair)
-            pair.rule.train_ids(labels, self.source.where(pair.labels))
-            found[pair.rule].append(np.bincount(labels.ravel(), minlength=256) > 0)
+            try:
+                self._require([pair.labels])
+                values = self.values(pair)
+                pair.rule.train_ids(values, self.source.where(pair.labels))
+            except DataError:
+                if not self.spares:
+                    raise
+                continue
+            found[pair.rule].append(np.bincount(values.ravel(), minlength=len(pair.rule.table)) > 0)
         return self.doubts(split, {rule: np.stack(rows) for rule, rows in found.items()})
 
     def read(self, split: str, name: str) -> Sample:
@@ -116,18 +132,18 @@ class Reader(ABC):
         pair = self.pairs(split)[name]
         self._require(pair[:2])
         data = self.source.read(pair.image)
-        image, values = decode_image(data, self.source.where(pair.image)), self._values(pair)
-        turned = is_turned(data)
-        if image.shape[:2] != values.shape:
+        size, turned = size_of_image(data, self.source.where(pair.image))
+        values = self.values(pair)
+        if size != values.shape:
             how = ", turned upright as its EXIF orientation says" if turned else ""
             raise DataError(
                 f"{self.source.where(pair.labels)} has {values.shape[1]}x{values.shape[0]} pixels, but its image has "
-                f"{image.shape[1]}x{image.shape[0]}{how}",
+                f"{size[1]}x{size[0]}{how}",
                 "an image and a label map of the same size",
                 "turn the label map as well, or remove the orientation from the image" if turned else "",
             )
         labels = pair.rule.train_ids(values, self.source.where(pair.labels))
-        return Sample(data, pair.image.rpartition(".")[2].lower(), labels, turned)
+        return Sample(data, pair.image.rpartition(".")[2].lower(), labels, turned, size)
 
     def digest(self, splits: Sequence[str] = ("train", "val")) -> str:
         """sha256 of the classes, the meaning of label values, and the path, size and version of every file used."""
@@ -135,7 +151,7 @@ class Reader(ABC):
         for split in splits:
             pairs = self.pairs(split).values()
             for rule in dict.fromkeys(pair.rule for pair in pairs):
-                digest.update(rule.table.tobytes())
+                digest.update(rule.table.tobytes() + rule.origin)
             paths = (path for pair in pairs for path in pair[:2])
             digest.update("".join(f"{split}\0{path}\0{self._state(path)}\n" for path in paths).encode())
         return digest.hexdigest()
@@ -143,9 +159,6 @@ class Reader(ABC):
     def _state(self, path: str) -> str:
         entry = self.source.entry(path)
         return f"{entry.size}\0{entry.version}" if entry else "missing"
-
-    def _values(self, pair: Pair) -> np.ndarray:
-        return decode_values(self.source.read(pair.labels), self.source.where(pair.labels), pair.rule.coloured)
 
     def _require(self, paths: Sequence[str]) -> None:
         missing = [path for path in paths if self.source.entry(path) is None]

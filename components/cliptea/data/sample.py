@@ -19,14 +19,16 @@ from cliptea.errors import DataError, one_line
 
 __all__ = [
     "LARGEST_FILE", "SUFFIXES", "Sample", "decode_image", "decode_labels", "encode_png", "is_turned", "opened",
-    "require_labels",
+    "require_labels", "size_of_image",
 ]  # fmt: skip
 
 # Pillow knows more formats, but some of them start other programs, and most are no photos.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
+PHOTO = "JPEG, PNG, TIFF, WebP, BMP or GIF"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # in any case
 LARGEST_FILE = 1 << 30  # bytes
 ORIENTATION, UPRIGHT, SIDEWAYS = 0x0112, (0, 1), (5, 6, 7, 8)  # EXIF
+TURNED = "cliptea turned it"  # in the info of an opened image
 DEEPEST_GREY = 65535
 
 # Pillow warns of odd metadata, and of images half as large as those that it refuses.
@@ -40,6 +42,7 @@ class Sample(NamedTuple):
     extension: str  # jpg, png, ...
     labels: np.ndarray
     turned: bool = False  # whether the image is turned as its EXIF orientation says
+    size: tuple[int, int] | None = None  # height and width of the upright image, if a reader has decoded it
 
 
 @contextmanager
@@ -53,9 +56,10 @@ def opened(data: bytes, name: str, what: str, expected: str) -> Iterator[Image.I
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            upright = ImageOps.exif_transpose(image)
-            upright.format = image.format
-            yield upright
+            image.info[TURNED] = image.getexif().get(ORIENTATION, 1) not in UPRIGHT
+            if image.info[TURNED]:
+                ImageOps.exif_transpose(image, in_place=True)
+            yield image
     except (DataError, MemoryError):
         raise
     except Exception as error:  # damaged files make Pillow raise almost any error
@@ -76,8 +80,21 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     Raises:
         DataError: the bytes are not a complete image, or too large to be a photo, or have values that are no colours.
     """
-    with opened(data, name, "image", "JPEG, PNG, TIFF, WebP, BMP or GIF") as image:
+    with opened(data, name, "image", PHOTO) as image:
         return np.array(_rgb(image))
+
+
+def size_of_image(data: bytes, name: str) -> tuple[tuple[int, int], bool]:
+    """Height and width of the array that `decode_image` makes, and whether it turns the image. All pixels are decoded.
+
+    Raises:
+        DataError: as for `decode_image`.
+    """
+    with opened(data, name, "image", PHOTO) as image:
+        image.load()
+        if _is_deep(image):
+            _rgb(image)
+        return (image.height, image.width), image.info[TURNED]
 
 
 def is_turned(data: bytes) -> bool:
@@ -97,19 +114,12 @@ def decode_labels(data: bytes, name: str) -> np.ndarray:
 
 
 def require_labels(sample: Sample, name: str) -> None:
-    """Check the form of a sample's labels, which a data set of the user's own may get wrong. Reads the image's header.
+    """Check the form of a sample's labels, which a data set of the user's own may get wrong.
 
     Raises:
         DataError: they are not (H, W) uint8 in the size of the upright image, or the image is none.
     """
-    try:
-        with Image.open(io.BytesIO(sample.image), formats=FORMATS) as image:
-            sideways = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
-            height, width = image.size if sideways else image.size[::-1]
-    except Exception as error:  # damaged files make Pillow raise almost any error
-        raise DataError(
-            f"the data set gives no image for {name} ({one_line(error)[:100]})", "an encoded image"
-        ) from error
+    height, width = sample.size or _size_in_header(sample.image, name)
     labels = sample.labels
     if not isinstance(labels, np.ndarray) or labels.dtype != np.uint8 or labels.shape != (height, width):
         shown = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else type(labels).__name__
@@ -119,6 +129,17 @@ def require_labels(sample: Sample, name: str) -> None:
         )
 
 
+def _size_in_header(data: bytes, name: str) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            sideways = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
+            return image.size if sideways else (image.height, image.width)
+    except Exception as error:  # damaged files make Pillow raise almost any error
+        raise DataError(
+            f"the data set gives no image for {name} ({one_line(error)[:100]})", "an encoded image"
+        ) from error
+
+
 def encode_png(pixels: np.ndarray) -> bytes:
     """PNG bytes of (H, W) uint8 labels or an (H, W, 3) uint8 RGB image."""
     buffer = io.BytesIO()
@@ -126,13 +147,18 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it has more than 8 bits a channel."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
+    if _is_deep(image):
         return Image.fromarray(_grey(np.array(image), image.mode)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _grey(values: np.ndarray, mode: str) -> np.ndarray:

@@ -6,9 +6,9 @@ setting, arXiv 2310.02296 section 3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,15 @@ __all__ = ["hide_unseen", "write_split"]
 
 
 SHOWN = 5  # names in a line
+CHECK = "`cliptea data check` lists them all"
+
+
+class Record(NamedTuple):
+    """The record of an image."""
+
+    members: dict[str, bytes]
+    counts: np.ndarray  # its labels, as `_counted`
+    turned: bool
 
 
 def hide_unseen(labels: np.ndarray, catalogue: Catalogue) -> np.ndarray:
@@ -54,21 +63,34 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
     names = {part: dataset.ids(part) for part in parts}
     left_out = dataset.left_out(parts)
     objects, facts = {}, {}
+    bad: dict[str, dict[str, str]] = {part: {} for part in parts}  # why an image is left out, by its name
     with progress.bar(f"splitting {config.name}", total=sum(map(len, names.values())), unit="image") as bar:
         for part, ids in names.items():
             folder, counts, turned = f"{prefix}/{part}", np.zeros((2, 256), dtype=np.int64), []
-            left = _take_over(store, folder, ids, counts, turned)
-            done = sum(entry.records for entry in left)
+            read = partial(_record, dataset, part, catalogue)
+            left = _take_over(store, folder, ids, counts, turned, bad[part], read)
+            done = sum(entry.records for entry in left) + len(bad[part])
             bar.update(done)
             writer = ShardWriter(store, folder, config.shard_mib << 20, left)
-            records = ahead(partial(_record, dataset, part, catalogue), ids[done:])
-            for name, (members, found, is_turned) in zip(ids[done:], records, strict=True):
-                writer.add(name, members)
-                counts += found
-                turned += [name] * is_turned
+            for name, record in zip(ids[done:], ahead(read, ids[done:]), strict=True):
+                if isinstance(record, DataError):
+                    bad[part][name] = str(record)
+                    _require_few(sum(map(len, bad.values())), config.max_bad, record)
+                else:
+                    writer.add(name, record.members)
+                    counts += record.counts
+                    turned += [name] * record.turned
                 bar.update(1)
             objects |= put_top_index(store, folder, writer.close())
-            facts[part] = {"images": len(ids), "turned_images": len(turned), **_by_class(counts, catalogue)}
+            images = len(ids) - len(bad[part])
+            if not images:
+                raise DataError(f"no {part} image of {config.name} can be used", "at least one", CHECK)
+            facts[part] = {"images": images, "turned_images": len(turned), **_by_class(counts, catalogue)}
+            if bad[part]:
+                warnings.append(
+                    f"{len(bad[part])} {part} images cannot be used and are left out, as data.max_bad="
+                    f"{config.max_bad} allows: {_first([f'{name} ({why})' for name, why in bad[part].items()])}"
+                )
             if turned:
                 warnings.append(
                     f"{len(turned)} {part} images are turned upright as their EXIF orientation says, and label maps "
@@ -81,6 +103,7 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
         "catalogue": catalogue.model_dump(),
         "counts": facts,
         "left_out": {why: {"number": len(paths), "first": paths[:SHOWN]} for why, paths in left_out.items()},
+        "bad_images": bad,
         "problems": problems,
     }
     return Contents(objects, info)
@@ -109,35 +132,66 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _take_over(
-    store: Store, prefix: str, ids: Sequence[str], counts: np.ndarray, turned: list[str]
+    store: Store,
+    prefix: str,
+    ids: Sequence[str],
+    counts: np.ndarray,
+    turned: list[str],
+    bad: dict[str, str],
+    read: Callable[[str], Record | DataError],
 ) -> list[ShardEntry]:
-    """Complete shards with the first of the `ids`. Their labels are added to `counts`, turned images to `turned`."""
+    """Complete shards with the first of the `ids`, except for those that still cannot be used.
+
+    Labels are added to `counts`, turned images to `turned`, and what cannot be used to `bad`.
+    """
     entries: list[ShardEntry] = []
+    done = 0
     for shard in found_shards(store, prefix):
-        done = sum(entry.records for entry in entries)
-        if shard.index.names != ids[done : done + shard.entry.records]:
+        names = {*shard.index.names}
+        number = len(names) and next((n for n, one in enumerate(ids[done:], 1) if one == shard.index.names[-1]), 0)
+        here = ids[done : done + number]
+        skipped = {name: read(name) for name in here if name not in names}
+        if [name for name in here if name in names] != shard.index.names or any(
+            isinstance(record, Record) for record in skipped.values()
+        ):
             break
-        for number, name in enumerate(shard.index.names):
-            counts += _counted(decode_labels(shard.content(number, LABEL), name))
-            (image,) = (extension for extension in shard.index.places(number) if extension != LABEL)
-            turned += [name] * is_turned(shard.content(number, image))
+        for place, name in enumerate(shard.index.names):
+            counts += _counted(decode_labels(shard.content(place, LABEL), name))
+            (image,) = (extension for extension in shard.index.places(place) if extension != LABEL)
+            turned += [name] * is_turned(shard.content(place, image))
+        bad |= {name: str(error) for name, error in skipped.items()}
         entries.append(shard.entry)
+        done += number
     return entries
 
 
-def _record(dataset: Dataset, part: str, catalogue: Catalogue, name: str) -> tuple[dict[str, bytes], np.ndarray, bool]:
-    """The members of an image's record, its labels as counted, and whether the image is turned."""
-    sample = dataset.read(part, name)
-    require_labels(sample, name)
+def _record(dataset: Dataset, part: str, catalogue: Catalogue, name: str) -> Record | DataError:
+    """The record of an image, or why the image cannot be used."""
+    try:
+        sample = dataset.read(part, name)
+        require_labels(sample, name)
+    except DataError as error:
+        return error
     labels = hide_unseen(sample.labels, catalogue) if part == "train" else sample.labels
     counts = _counted(labels)
     if (strange := np.flatnonzero(counts[0, len(catalogue.classes) : IGNORE])).size:
-        raise DataError(
+        return DataError(
             f"the data set gives the train id {len(catalogue.classes) + strange[0]} for {part} image {name}",
             f"positions in its list of {len(catalogue.classes)} classes, or {IGNORE}",
         )
-    members = {sample.extension: sample.image, LABEL: encode_png(labels)}
-    return members, counts, sample.turned
+    return Record({sample.extension: sample.image, LABEL: encode_png(labels)}, counts, sample.turned)
+
+
+def _require_few(number: int, most: int, error: DataError) -> None:
+    """Raise the error if it is one too many."""
+    if number > most:
+        if not most:
+            raise error
+        raise DataError(
+            f"{number} images cannot be used (data.max_bad={most}), the last one because {error.what}",
+            error.expected,
+            CHECK,
+        )
 
 
 def _counted(labels: np.ndarray) -> np.ndarray:

@@ -97,6 +97,8 @@ def _counting(config: Config, variants: list[Variant]) -> dict[str, Any]:
     for section, name in ((settings, "variant_groups"), *((section, "synonyms") for section in sections)):
         if not section[name]:
             del section[name]
+    if not settings["data"]["max_bad"]:
+        del settings["data"]["max_bad"]
     return settings
 
 

@@ -69,7 +69,7 @@ def _make(config: DataConfig, digest: str, parts: Sequence[str]) -> tuple[Manife
 
 
 def split_output(config: DataConfig, digest: str, parts: Sequence[str]) -> Output:
-    """The output for a data set. It depends on its raw data, its class list, `parts` and the size of shards.
+    """The output for a data set. It depends on its raw data, its class list, `parts`, `shard_mib` and `max_bad`.
 
     Args:
         digest: digest of its raw data.
@@ -78,7 +78,8 @@ def split_output(config: DataConfig, digest: str, parts: Sequence[str]) -> Outpu
     from cliptea.data.datasets import open_dataset
 
     catalogue = open_dataset(config).catalogue
-    fp = fingerprint("split", catalogue=catalogue, data=digest, parts=parts, mib=config.shard_mib)
+    spared = {"max_bad": config.max_bad} if config.max_bad else {}
+    fp = fingerprint("split", catalogue=catalogue, data=digest, parts=parts, mib=config.shard_mib, **spared)
     return Output("split", fp)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliptea.data.labels import decode_values, voc_colours
+from cliptea.data.labels import Colours, decode_values, voc_colours
 from cliptea.data.sample import decode_labels
 from cliptea.errors import DataError
 
@@ -80,4 +80,5 @@ def test_colour_map_is_that_of_the_development_kit():
     assert {index: tuple(voc_colours()[index].tolist()) for index in known} == known
     values = np.array([list(known)], dtype=np.uint8)
     image = Image.fromarray(np.array([list(known.values())], dtype=np.uint8))
-    np.testing.assert_array_equal(decode_values(encoded(image), "x.png", coloured=True), values)
+    colours = Colours([(red << 16) + (green << 8) + blue for red, green, blue in voc_colours().tolist()], "colours")
+    np.testing.assert_array_equal(decode_values(encoded(image), "x.png", colours), values)

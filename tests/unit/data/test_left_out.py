@@ -52,7 +52,8 @@ def test_everything_that_is_not_read_is_named_with_its_reason(root, tmp_path):
     expected = {
         other: ["images/train/n.txt", "images/val/x.HEIC"],
         "no image has their name": ["labels/train/lone.png"],
-        "label maps are .png files": ["labels/train/a.json"],
+        "they are no label maps": ["labels/train/a.txt"],
+        "other labels have their name": ["labels/train/b.jpg"],
         "hidden or system files": ["images/train/.DS_Store", "images/train/._a.png", "images/val/Thumbs.db"],
         "sub-folders are not searched": ["images/train/more"],
         "a link to nothing": ["images/train/gone.png"],
@@ -146,13 +147,13 @@ def test_a_label_map_that_is_no_file_is_said(root):
 @pytest.mark.parametrize(
     ("described", "says"),
     [
-        ({"ignore_label": 0}, "'ignore_label' (perhaps ignore_index)"),
+        ({"ignore_label": 0}, "'ignore_label' (perhaps ignore)"),
         ({"firstid": 1}, "'firstid' (perhaps first_id)"),
         ({"Classes": ["x"]}, "'Classes' (perhaps classes)"),
         ({"first_id": True}, "first_id: "),
         ({"first_id": "1"}, "first_id: "),
-        ({"classes": ["x", 2]}, "classes.1: "),
-        ({"classes": ["x", None]}, "classes.1: "),
+        ({"classes": ["x", 2]}, "classes: it is neither a list of names"),
+        ({"classes": ["x", None]}, "classes: it is neither a list of names"),
         ({"unseen": ["z"]}, "unseen in classes.json names 'z'"),
         ({"first_id": float("nan")}, "NaN is not finite"),
     ],

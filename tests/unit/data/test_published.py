@@ -213,7 +213,7 @@ def test_voc_masks_in_voc_colours_are_turned_back_into_values(tmp_path):
     array = np.array(Image.open(tmp_path / VOC / f"{name}.png"))
     array[3, 4] = (1, 2, 3)
     Image.fromarray(array).save(tmp_path / VOC / f"{name}.png")
-    with pytest.raises(DataError, match=rf"{name}\.png is RGB and holds the colour #010203; expected .*VOC colour map"):
+    with pytest.raises(DataError, match=rf"{name}\.png holds the colours #010203 \(1 pixel\); .*VOC colour map"):
         dataset.check("val")
 
 
@@ -273,7 +273,7 @@ def test_the_released_order_is_accepted(writer, folder, values, fill, tmp_path):
 @pytest.mark.parametrize(
     ("writer", "folder", "function", "says"),
     [
-        (voc12, VOC, lambda raw: np.where(raw == 20, 27, raw), "label ids 27; expected 0 to 20 or 255"),
+        (voc12, VOC, lambda raw: np.where(raw == 20, 27, raw), "pixels); expected 0 to 20 or 255"),
         (coco_stuff164k, COCO, lambda raw: np.where(raw < 182, raw + 1, 0), "official ids 1 to 182 are lowered by 1"),
         (pascal_context, CONTEXT, lambda raw: raw * 4, "the 459-class maps"),
     ],

@@ -1,0 +1,109 @@
+"""`cliptea data check` of a folder of small images, against decoding the same files alone; and its memory."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.measure import Bench, Row, interleaved, speed
+from cliptea.config import DataConfig
+from cliptea.data.datasets import open_dataset
+from cliptea.data.inspection import CHUNK, default_workers
+from cliptea_pipeline.data_cli import inspect
+
+SIDE = 256  # pixels
+IMAGES = 10_000
+NOTE = (
+    "Data check: decoding alone means reading each image and label map and decoding both into arrays with Pillow, in "
+    "as many processes. Memory is that of the process that collects the counts, from a tenth of the images to all."
+)
+
+
+def measure(bench: Bench) -> Iterator[Row]:
+    """Folders of images of 256x256 pixels, as JPEG with label maps in PNG, with all processors."""
+    number = 100 if bench.quick else IMAGES
+    workers = default_workers()
+    root = _written(bench.folder / "data_check", number)
+    few = _written(bench.folder / "data_check_few", number // 10)
+    for one in (few, root):  # the first one warms the file cache
+        _decode_all(one, workers)
+    checked, decoded = interleaved(
+        min(3, bench.repeats), lambda: _check(root, workers), lambda: _decode_all(root, workers)
+    )
+    yield Row(
+        f"data check of {number:,} images of {SIDE}x{SIDE}, {workers} processes : decoding alone",
+        f"{number / median(checked):.0f} images/s",
+        f"{number / median(decoded):.0f} images/s",
+        speed(checked, decoded),
+        0.8,
+        note=NOTE,
+    )
+    small, large = _memory(few, workers), _memory(root, workers)
+    yield Row(
+        f"data check, memory: {number:,} images : {number // 10:,} images",
+        f"{large:.0f} MiB",
+        f"{small:.0f} MiB",
+        large / small,
+        1.1,
+        at_most=True,
+    )
+
+
+def _written(root: Path, number: int) -> Path:
+    """A folder whose images differ, with a few shapes of each class, as photos and their labels compress."""
+    rng = np.random.default_rng(0)
+    for index in range(number):
+        part = "val" if index % 10 == 0 else "train"
+        coarse = rng.integers(0, 4, (6, 6), dtype=np.uint8)
+        labels = Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+        noise = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        image = noise.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        for kind, picture, suffix in (("images", image, "jpg"), ("labels", labels, "png")):
+            file = root / kind / part / f"{index:06d}.{suffix}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(file)
+    described = {"classes": ["sky", "road", "tree", "car"], "unseen": ["car"]}
+    (root / "classes.json").write_text(json.dumps(described))
+    return root
+
+
+def _check(root: Path, workers: int) -> None:
+    config = DataConfig(dataset="folder", root=str(root))
+    dataset = open_dataset(config)
+    found = inspect(config, dataset, {part: dataset.ids(part) for part in ("train", "val")}, workers)
+    assert not found.errors
+
+
+def _decode_all(root: Path, workers: int) -> None:
+    images = sorted(root.glob("images/*/*.jpg"))
+    pairs = [(image, root / "labels" / image.parent.name / f"{image.stem}.png") for image in images]
+    chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+        assert sum(pool.map(_decode, chunks)) == len(pairs)
+
+
+def _decode(pairs: list[tuple[Path, Path]]) -> int:
+    for pair in pairs:
+        for file in pair:
+            with Image.open(file) as image:
+                np.array(image)
+    return len(pairs)
+
+
+def _memory(root: Path, workers: int) -> float:
+    """Peak memory in MiB of a process that checks a folder."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak, root, workers).result()
+
+
+def _peak(root: Path, workers: int) -> float:
+    _check(root, workers)
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024

@@ -1,0 +1,201 @@
+"""COCO files in a folder, against pycocotools and naive loops."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask
+
+from cliptea.config import DataConfig
+from cliptea.data.folder import Folder
+from cliptea.errors import ClipteaError
+
+HEIGHT, WIDTH = 30, 40
+CATEGORIES = [{"id": 3, "name": "table"}, {"id": 7, "name": "cup"}, {"id": 200, "name": "tie"}]
+TRIANGLE = [2.5, 3.0, 35.2, 5.0, 20.0, 28.5]
+SQUARES = [[5.0, 5.0, 15.0, 5.0, 15.0, 15.0, 5.0, 15.0], [20.0, 8.0, 30.5, 8.0, 30.5, 18.0, 20.0, 18.0]]
+
+
+def folder(root, coco, pngs=None, names=("a",), **described):
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            Image.new("RGB", (WIDTH, HEIGHT)).save(root / f"images/{split}/{name}.jpg")
+        for name, pixels in (pngs or {}).items():
+            Image.fromarray(pixels).save(root / f"labels/{split}/{name}.png")
+        (root / f"labels/{split}/instances_{split}2017.json").write_text(json.dumps(coco))
+    (root / "classes.json").write_text(json.dumps({"unseen": ["cup"]} | described))
+    return Folder(DataConfig(dataset="folder", root=str(root)))
+
+
+def instances(*annotations, **changes):
+    image = {"id": 5, "file_name": "train2017/a.jpg", "height": HEIGHT, "width": WIDTH}
+    named = [{"id": number, "image_id": 5, "iscrowd": 0, **one} for number, one in enumerate(annotations, 1)]
+    return {"info": {}, "images": [image], "annotations": named, "categories": CATEGORIES} | changes
+
+
+def polygons(*shapes):
+    """(H, W) bool as pycocotools draws polygons."""
+    return mask.decode(mask.merge(mask.frPyObjects(list(shapes), HEIGHT, WIDTH))).astype(bool)
+
+
+def runs(covered):
+    """The uncompressed run-length code of (H, W) bool, by a loop over its columns."""
+    counts, last = [0], False
+    for value in covered.T.ravel().tolist():
+        if value != last:
+            counts.append(0)
+            last = value
+        counts[-1] += 1
+    return {"size": [HEIGHT, WIDTH], "counts": counts}
+
+
+def compressed(covered):
+    code = mask.encode(np.asfortranarray(covered.astype(np.uint8)))
+    return {"size": code["size"], "counts": code["counts"].decode()}
+
+
+@pytest.mark.parametrize("encode", [lambda shape: [shape], lambda shape: runs(polygons(shape)),
+                                    lambda shape: compressed(polygons(shape))])  # fmt: skip
+def test_an_instance_is_drawn_from_every_form(tmp_path, encode):
+    data = folder(tmp_path, instances({"category_id": 200, "segmentation": encode(TRIANGLE)}))
+    assert (data.catalogue.classes, data.catalogue.unseen) == (["table", "cup", "tie"], ["cup"])
+    assert data.check("train") == data.check("val") == []
+    np.testing.assert_array_equal(data.read("train", "a").labels, np.where(polygons(TRIANGLE), 2, 255))
+    assert data.left_out(["train", "val"]) == {}
+
+
+def test_many_runs_are_decoded_as_by_pycocotools(tmp_path):
+    covered = np.random.default_rng(0).random((HEIGHT, WIDTH)) < np.linspace(0, 1, WIDTH) ** 4
+    data = folder(tmp_path, instances({"category_id": 3, "segmentation": compressed(covered), "iscrowd": 1}))
+    np.testing.assert_array_equal(data.read("val", "a").labels, np.where(covered, 0, 255))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_instances_the_smaller_one_is_seen(tmp_path, order):
+    both = [{"category_id": 3, "segmentation": [TRIANGLE]}, {"category_id": 7, "segmentation": SQUARES}]
+    table, cups = polygons(TRIANGLE), polygons(*SQUARES)
+    assert cups.sum() < table.sum()
+    assert (cups & table).any()
+    data = folder(tmp_path, instances(*both[::order]))
+    np.testing.assert_array_equal(data.read("train", "a").labels, np.where(cups, 1, np.where(table, 0, 255)))
+
+
+def test_categories_are_merged_and_ignored_by_name_or_id(tmp_path):
+    first, second = SQUARES
+    coco = instances(
+        {"category_id": 3, "segmentation": [TRIANGLE]},
+        {"category_id": 7, "segmentation": [first]},
+        {"category_id": 200, "segmentation": [second]},
+    )
+    classes = {"clothes": ["tie"], "thing": ["table"]}
+    labels = np.where(polygons(second), 0, np.where(polygons(first), 255, np.where(polygons(TRIANGLE), 1, 255)))
+    for marks in ({"ignore": "cup"}, {"ignore": [7]}):
+        data = folder(tmp_path, coco, classes=classes, unseen=["clothes"], **marks)
+        np.testing.assert_array_equal(data.read("train", "a").labels, labels)
+    data = folder(tmp_path, coco, classes=classes, unseen=["clothes"])
+    count = int((polygons(first) & ~polygons(second)).sum())
+    with pytest.raises(ClipteaError, match=rf"holds the label ids 7 = cup \({count} pixels\)"):
+        data.read("train", "a")
+
+
+def panoptic(segments, **changes):
+    annotation = {"image_id": 5, "file_name": "a.png", "segments_info": segments}
+    return instances(**{"annotations": [annotation]} | changes)
+
+
+def coloured(ids):
+    """The PNG of segment ids: id = R + 256 G + 65536 B."""
+    return np.stack([ids & 255, (ids >> 8) & 255, ids >> 16], axis=-1).astype(np.uint8)
+
+
+def test_panoptic_segments_are_their_categories(tmp_path):
+    known = {1: 3, 300: 7, 70_000: 200, 16_777_215: 3, 0: None}
+    ids = np.random.default_rng(0).choice(np.array(list(known)), (HEIGHT, WIDTH))
+    segments = [{"id": number, "category_id": category, "area": 1} for number, category in known.items() if number]
+    data = folder(tmp_path, panoptic(segments), {"a": coloured(ids)})
+    labels = np.empty(ids.shape, np.uint8)
+    for y in range(HEIGHT):
+        for x in range(WIDTH):
+            labels[y, x] = {3: 0, 7: 1, 200: 2, None: 255}[known[int(ids[y, x])]]
+    assert data.check("train") == []
+    np.testing.assert_array_equal(data.read("train", "a").labels, labels)
+    assert data.left_out(["train", "val"]) == {}
+
+
+def test_unknown_segments_are_named_with_their_pixels(tmp_path):
+    ids = np.full((HEIGHT, WIDTH), 300)
+    ids[0, :7] = 66_000
+    data = folder(tmp_path, panoptic([{"id": 300, "category_id": 7}]), {"a": coloured(ids)})
+    with pytest.raises(ClipteaError, match=r"labels/train/a\.png holds the segment ids 66000 \(7 pixels\)"):
+        data.read("train", "a")
+
+
+def test_images_without_an_entry_and_entries_without_an_image_are_said(tmp_path):
+    coco = instances({"category_id": 3, "segmentation": [TRIANGLE]})
+    coco["images"].append({"id": 6, "file_name": "gone.jpg", "height": 3, "width": 3})
+    data = folder(tmp_path, coco, names=("a", "b"))
+    lone = ["images/train/gone", "images/val/gone"]
+    assert data.left_out(["train", "val"]) == {"a COCO file lists them, but there are no such images": lone}
+    with pytest.raises(ClipteaError, match=r"instances_train2017\.json does not list the image b"):
+        data.read("train", "b")
+
+
+CODE = {"size": [HEIGHT, WIDTH], "counts": [5, 5]}
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "says"),
+    [
+        ([[1, 2, 3, 4]], "no list of at least three points"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "no list of at least three points"),
+        ([[1, 2, 3, 4, 5, 1e9]], "far outside"),
+        ([], "neither polygons nor a run-length code"),
+        (None, "neither polygons nor a run-length code"),
+        (CODE, "its runs do not add up"),
+        (CODE | {"counts": [-5, HEIGHT * WIDTH + 5]}, "its runs do not add up"),
+        (CODE | {"counts": "0"}, "its runs do not add up"),
+        (CODE | {"counts": "o"}, "end within a number"),
+        (CODE | {"counts": "\u00e9"}, "hold the letter"),
+        (CODE | {"size": [3, 4]}, r"its size is \[3, 4\], but the image has \[30, 40\]"),
+    ],
+)
+def test_a_broken_segmentation_is_one_line(tmp_path, segmentation, says):
+    data = folder(tmp_path, instances({"category_id": 3, "segmentation": segmentation}))
+    with pytest.raises(ClipteaError, match=rf"json: image a has a segmentation that cannot be drawn \(.*{says}"):
+        data.read("train", "a")
+
+
+@pytest.mark.parametrize(
+    ("coco", "says"),
+    [
+        ([], "cannot be read"),
+        ({"images": []}, r"annotations: Field required"),
+        (instances(categories=[*CATEGORIES, {"id": 9, "name": "cup"}]), "categories with the same name or id"),
+        (instances(categories=[*CATEGORIES, {"id": 65_535, "name": "x"}]), "categories.3.id: "),
+        (instances({"category_id": 3, "image_id": 77}), "annotations of the image 77, which it does not list"),
+        (instances({"category_id": 4, "segmentation": [TRIANGLE]}), "the category 4 for the image a"),
+    ],
+)
+def test_a_broken_coco_file_is_one_line(tmp_path, coco, says):
+    with pytest.raises(ClipteaError, match=says) as caught:
+        folder(tmp_path, coco).check("train")
+    assert "\n" not in str(caught.value)
+
+
+def test_two_coco_files_are_refused(tmp_path):
+    data = folder(tmp_path, instances())
+    (tmp_path / "labels/train/more.json").write_text("{}")
+    with pytest.raises(ClipteaError, match=r"several COCO files: instances_train2017\.json, more\.json"):
+        data.ids("train")
+
+
+def test_the_digest_follows_the_content_of_the_file(tmp_path):
+    ids = np.full((HEIGHT, WIDTH), 300)
+    data = folder(tmp_path, panoptic([{"id": 300, "category_id": 7}]), {"a": coloured(ids)})
+    before = data.digest()
+    other = panoptic([{"id": 300, "category_id": 3}])
+    (tmp_path / "labels/val/instances_val2017.json").write_text(json.dumps(other))
+    assert Folder(DataConfig(dataset="folder", root=str(tmp_path))).digest() != before

@@ -57,6 +57,14 @@ def ui(
         require("mlflow")
         file = find_database(local_path("--workdir", workdir))
         os.chdir(file.parent)  # a relative address needs no escapes, which MLflow's server does not decode
+        from cliptea.tracking.address import EXPERIMENT
+        from cliptea.tracking.database import experiment_number
+
         address = f"sqlite:///{file.name}"
+        if experiment := experiment_number(file, EXPERIMENT):
+            view = "workflowType=machine_learning&orderByKey=metrics.%60hiou%60&orderByAsc=false"
+            print(
+                f"the runs, best hIoU first: http://localhost:{port}/#/experiments/{experiment}/runs?{view}", flush=True
+            )
         command = [sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", address, "--port", str(port)]
         os.execv(sys.executable, command)

@@ -12,6 +12,8 @@ import typer
 from cliptea.errors import ConfigError
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path
+from cliptea.tracking.address import EXPERIMENT
+from cliptea.tracking.database import experiment_number
 from cliptea_pipeline.extras import require
 from cliptea_pipeline.opening import find_tracking
 from cliptea_pipeline.options import Debug, one_line_errors
@@ -19,6 +21,8 @@ from cliptea_pipeline.serving_cli import Home
 from cliptea_pipeline.workdir import find_database
 
 __all__ = ["app"]
+
+BY_HIOU = "workflowType=machine_learning&orderByKey=metrics.%60hiou%60&orderByAsc=false"  # of MLflow's page of runs
 
 app = typer.Typer()
 
@@ -56,6 +60,9 @@ def ui(
     with one_line_errors(debug):
         require("mlflow")
         file = find_database(local_path("--workdir", workdir))
+        if experiment := experiment_number(file, EXPERIMENT):
+            page = f"http://localhost:{port}/#/experiments/{experiment}/runs"
+            print(f"all runs, the highest hIoU first: {page}?{BY_HIOU}", flush=True)
         os.chdir(file.parent)  # a relative address needs no escapes, which MLflow's server does not decode
         address = f"sqlite:///{file.name}"
         command = [sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", address, "--port", str(port)]

@@ -61,7 +61,7 @@ def promote_best(run: Run, comparison: Comparison) -> Promotion:
     decided = read_record(store, key, Promotion)
     if decided is not None:
         progress.reused()
-        persist(lambda: _show(decided))
+        persist(lambda: _show(run, decided))
         return decided
     rows = candidates(run, comparison.rows)
     if not rows:
@@ -90,20 +90,25 @@ def _placed(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[Compare
     return placed
 
 
-def _show(decided: Promotion) -> None:
+def _show(run: Run, decided: Promotion) -> None:
     """Log the current champion, which may have changed since the decision by a rollback or a better model."""
     from cliptea.tracking.mlflow_client import connect
     from cliptea.tracking.registry import champion
+    from cliptea.tracking.runs import Tag
 
-    present = champion(connect(), decided.model)
+    client = connect()
+    present = champion(client, decided.model)
     now = "there is no champion now" if present is None else f"the champion is now version {present}"
-    progress.note(f"{decided.model} version {decided.version}: already decided ({decided.reason}); {now}")
+    told = f"{decided.model} version {decided.version}: already decided ({decided.reason}); {now}"
+    client.set_tag(run.tracking_run, Tag.NOTE, told)
+    progress.note(told)
 
 
 def _promote(run: Run, rows: Sequence[ComparedRow], evaluation: str) -> Promotion:
     from cliptea.tracking.champions import Score
     from cliptea.tracking.mlflow_client import connect
     from cliptea.tracking.registry import register, settle
+    from cliptea.tracking.runs import Tag
 
     best = best_row(rows)
     setting = run.config.method.transductive.setting
@@ -117,5 +122,6 @@ def _promote(run: Run, rows: Sequence[ComparedRow], evaluation: str) -> Promotio
     told = f"{name} version {version}: {outcome.decision.reason}; the champion is version {outcome.champion}"
     for one in (run.tracking_run, run_id):
         client.set_tag(one, "cliptea.promotion", told)
+        client.set_tag(one, Tag.NOTE, told)
     progress.note(told)
     return Promotion(model=name, version=str(version), **outcome.decision._asdict())

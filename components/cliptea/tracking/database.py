@@ -20,8 +20,8 @@ from cliptea.storage.local_files import locked, make_folder, partial_name
 from cliptea.storage.marks import WORKDIR, read_mark
 
 __all__ = [
-    "artifact_folder", "database_file", "database_uri", "has_moved", "is_ours", "leave_folders", "readdress",
-    "require_database",
+    "artifact_folder", "database_file", "database_uri", "experiment_number", "has_moved", "is_ours", "leave_folders",
+    "readdress", "require_database",
 ]  # fmt: skip
 
 SCHEME = "sqlite:///"
@@ -68,6 +68,15 @@ def require_database(file: Path) -> None:
 def is_ours(file: Path, experiment: str) -> bool:
     """Whether the database has this experiment, with artifacts in a folder next to it, here or in an earlier place."""
     return _location(file, experiment) is not None
+
+
+def experiment_number(file: Path, experiment: str) -> str | None:
+    """The id of this experiment, or None if the database has none or cannot be read."""
+    with suppress(sqlite3.Error), _opened(file, "ro") as database:
+        query = "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
+        found = database.execute(query, [experiment]).fetchone()
+        return None if found is None else str(found[0])
+    return None
 
 
 def has_moved(file: Path, experiment: str) -> bool:

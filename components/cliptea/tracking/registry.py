@@ -27,6 +27,7 @@ ALIAS = "champion"
 HIOU_TAG, EVALUATION_TAG, MARGIN_TAG = "hiou", "cliptea.evaluation", "cliptea.margin"
 CHOSEN_TAG = "cliptea.chosen"  # with the last version at that moment and the moment: cliptea.chosen.7.1700000000000
 DECISION_TAG, REASON_TAG, SETTLED_TAG = "cliptea.decision", "cliptea.reason", "cliptea.settled"
+DESCRIBED = "The champion is version "  # how a description begins that was not written by a user
 DEAD_SECONDS = 3600.0  # a run that has not settled its version by then was killed
 
 
@@ -42,6 +43,7 @@ class _Registry(NamedTuple):
 
     versions: dict[int, ModelVersion]
     alias: int | None
+    description: str
     history: History
 
 
@@ -77,6 +79,8 @@ def settle(client: MlflowClient, name: str, version: int) -> Outcome:
     }
     for key, value in told.items():
         client.set_model_version_tag(name, str(version), key, value)
+    description = f"{_what(seen.versions[version])}. {told[DECISION_TAG].capitalize()}: {decision.reason}."
+    client.update_model_version(name, str(version), description)
     return Outcome(decision, seen.history.champions[-1])
 
 
@@ -120,13 +124,33 @@ def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
 
 
 def _align(client: MlflowClient, name: str) -> _Registry:
-    """Set the alias until it matches the champion of all versions, and return the contents of the registry."""
+    """Set the alias until it matches the champion of all versions, and return the contents of the registry.
+
+    The description of the model names the champion too, unless a user has written another description.
+    """
     while True:
         seen = _read(client, name)
         champion = seen.history.champions[-1]
-        if seen.alias == champion:
+        description = f"{DESCRIBED}{champion}: {_what(seen.versions[champion])}."
+        by_user = bool(seen.description) and not seen.description.startswith(DESCRIBED)
+        described = by_user or seen.description == description
+        if seen.alias == champion and described:
             return seen
-        client.set_registered_model_alias(name, ALIAS, str(champion))
+        if seen.alias != champion:
+            try:
+                client.set_registered_model_alias(name, ALIAS, str(champion))
+            except MlflowException:  # MLflow refuses it if another run sets the alias at the same moment
+                if _read(client, name).alias == seen.alias:
+                    raise
+        if not described:
+            client.update_registered_model(name, description)
+
+
+def _what(version: ModelVersion) -> str:
+    """A version in words: its variant, backbone and score."""
+    parts = [version.tags[key] for key in ("variant", "backbone") if key in version.tags]
+    score = _number(version.tags.get(HIOU_TAG))
+    return ", ".join([*dict.fromkeys(parts), "no hIoU" if score is None else f"hIoU {100 * score:.1f} %"])
 
 
 def _named(name: str) -> str:
@@ -135,9 +159,11 @@ def _named(name: str) -> str:
 
 
 def _read(client: MlflowClient, name: str) -> _Registry:
-    alias = client.get_registered_model(name).aliases.get(ALIAS)  # before the versions: it is never of a newer one
+    model = client.get_registered_model(name)  # before the versions: its alias is never of a newer one
+    alias = model.aliases.get(ALIAS)
     found = {int(version.version): version for version in client.search_model_versions(_named(name))}
-    return _Registry(found, None if alias is None else int(alias), _history(found, set(found)))
+    number = None if alias is None else int(alias)
+    return _Registry(found, number, model.description or "", _history(found, set(found)))
 
 
 def _history(versions: dict[int, ModelVersion], deciding: set[int]) -> History:

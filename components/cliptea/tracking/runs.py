@@ -237,5 +237,6 @@ def _metrics(point: Mapping[str, float], epoch: float) -> dict[str, float]:
 
 
 def _run_name(variant: Variant, backbone: str, dataset: str) -> str:
+    """What differs within a pipeline run comes first, because MLflow cuts long names."""
     names = dict.fromkeys(member.variant for member in variant.members if member.variant != backbone)
-    return " · ".join([backbone, *names, dataset, f"seed {variant.seed}"])
+    return " · ".join([*(names or [backbone]), f"seed {variant.seed}", *([backbone] if names else []), dataset])

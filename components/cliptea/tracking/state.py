@@ -127,7 +127,9 @@ def _close(client: MlflowClient, run: MlflowRun, end: End, reason: str) -> list[
         reason: shown in the description if the run did not succeed and no step has recorded an error.
     """
     closed, run_id, tags = _close_variants(client, run, end, reason), run.info.run_id, run.data.tags.keys()
-    outdated = {Tag.SWEPT, Tag.ERROR, Tag.NOTE} if end == "FINISHED" else {Tag.SWEPT}
+    outdated = {Tag.SWEPT, Tag.ERROR} if end == "FINISHED" else {Tag.SWEPT}
+    if end == "FINISHED" and Tag.ERROR in tags:  # then it is the description of that error
+        outdated.add(Tag.NOTE)
     for tag in tags & outdated:
         client.delete_tag(run_id, tag)
     if reason and end != "FINISHED" and (Tag.ERROR not in tags or Tag.SWEPT in tags):

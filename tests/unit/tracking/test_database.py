@@ -15,7 +15,14 @@ from mlflow import MlflowClient
 from cliptea.errors import TrackingError
 from cliptea.storage.marks import WORKDIR, claim
 from cliptea.tracking.address import EXPERIMENT
-from cliptea.tracking.database import database_file, database_uri, has_moved, readdress, require_database
+from cliptea.tracking.database import (
+    database_file,
+    database_uri,
+    experiment_number,
+    has_moved,
+    readdress,
+    require_database,
+)
 from cliptea.tracking.experiment import experiment_id
 from cliptea.tracking.mlflow_client import connect
 
@@ -39,6 +46,16 @@ def client(tmp_path, empty_database, monkeypatch):
     client.create_model_version("m", f"{run.info.artifact_uri}/model", run.info.run_id)
     client.set_tag(run.info.run_id, "note", f"see {run.info.artifact_uri}")
     return client
+
+
+def test_the_number_of_the_experiment_is_read_without_mlflow(client, tmp_path):
+    file = database_file(client.tracking_uri)
+    assert experiment_number(file, EXPERIMENT) == experiment_id(client) != "0"
+    assert experiment_number(file, "another") is None
+    client.delete_experiment(experiment_id(client))
+    assert experiment_number(file, EXPERIMENT) is None
+    (tmp_path / "damaged.db").write_bytes(b"no database" * 1000)
+    assert experiment_number(tmp_path / "damaged.db", EXPERIMENT) is None
 
 
 @pytest.mark.parametrize("name", ODD)

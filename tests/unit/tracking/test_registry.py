@@ -37,6 +37,20 @@ def test_decision_and_reason_are_tags_of_the_version(client):
     assert versions[2]["cliptea.reason"] == "hIoU 0.3000 does not beat the champion's 0.4000 by more than 0"
 
 
+def test_descriptions_name_the_champion_until_a_user_writes_another_one(client):
+    for hiou in (0.4, 0.6, 0.5):
+        promote(client, hiou)
+    assert client.get_registered_model(NAME).description == "The champion is version 2: hIoU 60.0 %."
+    assert client.get_model_version(NAME, "3").description == (
+        "hIoU 50.0 %. Not promoted: hIoU 0.5000 does not beat the champion's 0.6000 by more than 0."
+    )
+    rollback(client, NAME)
+    assert client.get_registered_model(NAME).description == "The champion is version 1: hIoU 40.0 %."
+    client.update_registered_model(NAME, "For the cars in Basel.")
+    promote(client, 0.7)
+    assert client.get_registered_model(NAME).description == "For the cars in Basel."
+
+
 def test_a_model_is_registered_once(client):
     assert add(client, 0.5, "s3://models/a") == add(client, 0.5, "s3://models/a") == 1
 

@@ -48,7 +48,7 @@ def test_pipeline_runs_and_their_children_can_be_told_apart(client):
     assert names == ["smoke · demo · 01234567", "smoke · demo · fedcba98"]
     children = [client.get_run(ChildRun.open(run, run.variants[0]).run_id) for run in runs_of]
     assert [child.data.tags["run"] for child in children] == ["01234567", "fedcba98"]
-    assert {child.info.run_name for child in children} == {"demo_fpn · full · demo · seed 0"}
+    assert {child.info.run_name for child in children} == {"full · seed 0 · demo_fpn · demo"}
 
 
 def test_a_pipeline_run_has_the_scores_of_its_best_model(client):
@@ -196,6 +196,13 @@ def test_the_alias_follows_the_best_model(client):
     assert best.tags["cliptea.reason"] == "hIoU 0.6000 beats the champion's 0.4000 by more than 0"
     told = f"cliptea-smoke version 3: {best.tags['cliptea.reason']}; the champion is version 3"
     assert [client.get_run(one).data.tags["cliptea.promotion"] for one in (run.tracking_run, child)] == [told, told]
+    finish_run(run.job_id, "SUCCEEDED", "")
+    note = client.get_run(run.tracking_run).data.tags["mlflow.note.content"]  # of the second call
+    assert (
+        note
+        == f"cliptea-smoke version 3: already decided ({best.tags['cliptea.reason']}); the champion is now version 3"
+    )
+    assert client.get_run(child).data.tags["mlflow.note.content"] == told
     assert len(client.search_model_versions("name = 'cliptea-smoke'")) == 3
 
 

@@ -1,5 +1,6 @@
 """The published data sets from miniatures of their releases: labels by independent tables, layouts, wrong labels."""
 
+import re
 import shutil
 
 import numpy as np
@@ -273,7 +274,7 @@ def test_the_released_order_is_accepted(writer, folder, values, fill, tmp_path):
 @pytest.mark.parametrize(
     ("writer", "folder", "function", "says"),
     [
-        (voc12, VOC, lambda raw: np.where(raw == 20, 27, raw), "pixels); expected 0 to 20 or 255"),
+        (voc12, VOC, lambda raw: np.where(raw == 20, 27, raw), r"label ids 27 \(\d+ pixels\); expected 0 to 20 or 255"),
         (coco_stuff164k, COCO, lambda raw: np.where(raw < 182, raw + 1, 0), "official ids 1 to 182 are lowered by 1"),
         (pascal_context, CONTEXT, lambda raw: raw * 4, "the 459-class maps"),
     ],
@@ -283,7 +284,7 @@ def test_values_past_the_last_one_are_refused(writer, folder, function, says, tm
     change(tmp_path, folder, function)
     with pytest.raises(DataError) as caught:
         opened(writer, tmp_path).check("val")
-    assert says in str(caught.value)
+    assert re.search(says, str(caught.value))
     assert str(tmp_path / folder) in str(caught.value)
 
 

@@ -21,6 +21,7 @@ from cliptea.models.backbones import licence, weights
 from cliptea.parse import parse_json, read_text
 from cliptea.run import expand
 from cliptea.storage import is_remote
+from cliptea.teacher.families import patch_size, require_teacher
 from cliptea.teacher.outputs import clustered_kind, clustering_key
 
 __all__ = ["REGIONS", "TEACHER", "Plan", "Student", "make_plan", "read_rates"]
@@ -76,6 +77,7 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
     width, grid = _teacher_shape(config)
     clusterings = {clustering_key(it): it for c in configs if c.method.pseudo for it in [c.method.clustering]}
     widths = {"dense": width, "value": width, "key": _described(config)["vision_cfg"].get("width", 768)}
+    require_teacher(config.teacher, clusterings.values())
     kinds = {clustered_kind(clustering) for clustering in clusterings.values()} or {"dense"}
     described = [clustering for clustering in clusterings.values() if clustering.region_tokens != "none"]
     seen = [config_.train.iterations * config_.train.batch_size for config_ in configs]
@@ -164,8 +166,7 @@ def _parameters(config: Config) -> int:
 def _teacher_shape(config: Config) -> tuple[int, int]:
     """(D, g) of the teacher at its crop."""
     described = _described(config)
-    patch = described["vision_cfg"].get("patch_size", 16)
-    return described["embed_dim"], config.teacher.crop // patch
+    return described["embed_dim"], config.teacher.crop // patch_size(described)
 
 
 def _described(config: Config) -> dict[str, Any]:

@@ -74,10 +74,10 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
     configs = [variant.config for variant in variants]
     images = train_images(config.data)
     views = None if images is None else images * config.teacher.views
-    width, grid = _teacher_shape(config)
     clusterings = {clustering_key(it): it for c in configs if c.method.pseudo for it in [c.method.clustering]}
-    widths = {"dense": width, "value": width, "key": _described(config)["vision_cfg"].get("width", 768)}
     require_teacher(config.teacher, clusterings.values())
+    width, grid = _teacher_shape(config)
+    widths = {"dense": width, "value": width, "key": _described(config)["vision_cfg"].get("width", 768)}
     kinds = {clustered_kind(clustering) for clustering in clusterings.values()} or {"dense"}
     described = [clustering for clustering in clusterings.values() if clustering.region_tokens != "none"]
     seen = [config_.train.iterations * config_.train.batch_size for config_ in configs]

@@ -48,7 +48,7 @@ def patch_size(described: dict[str, Any]) -> int:
     """Pixels along one side of a patch."""
     vision = described["vision_cfg"]
     named = re.search(r"patch(\d+)", str(vision.get("timm_model_name", "")))
-    return int(named[1]) if named else vision.get("patch_size", 16)
+    return int(named[1]) if named else vision.get("patch_size") or 16
 
 
 def require_teacher(config: TeacherConfig, clusterings: Iterable[ClusteringConfig]) -> None:

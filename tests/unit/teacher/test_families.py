@@ -2,16 +2,18 @@
 
 import json
 import re
+import shutil
 
 import open_clip
 import pytest
 
-from cliptea import settings
+from cliptea import progress, settings
 from cliptea.config import ClusteringConfig
 from cliptea.errors import TeacherError
 from cliptea.plan import make_plan
 from cliptea.steps import resolve
-from cliptea.teacher import families
+from cliptea.teacher import clip, families
+from cliptea.teacher.clip import load_teacher
 from cliptea.teacher.families import patch_size, require_family
 from cliptea.teacher.hub import normalisations
 
@@ -117,3 +119,35 @@ def test_weights_in_a_file_have_the_normalisation_of_their_architecture():
     assert [mean for mean, _ in normalisations("ViT-B-16")] == [openai]
     assert [mean for mean, _ in normalisations("ViT-L-14")] == [openai, half]  # laion2b_s32b_b82k differs
     assert normalisations("ViT-S-16") == []
+
+
+def test_the_normalisation_of_the_architecture_is_used_for_a_file(folder, small_architecture, monkeypatch):
+    asked = []
+    monkeypatch.setattr(clip, "normalisations", lambda model: asked.append(model) or [((0.5,) * 3, (0.25,) * 3)])
+    teacher = load_teacher(str(folder / "open_clip_model.safetensors"), small_architecture, 32)
+    assert asked == [small_architecture]
+    assert teacher.mean.flatten().tolist() == [0.5] * 3
+    assert teacher.std.flatten().tolist() == [0.25] * 3
+
+
+def test_an_architecture_with_two_normalisations_is_a_warning(folder, small_architecture, monkeypatch):
+    warned, openai = [], (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    monkeypatch.setattr(progress, "warn", warned.append)
+    monkeypatch.setattr(clip, "normalisations", lambda model: [openai, ((0.5,) * 3, (0.5,) * 3)])
+    file = str(folder / "open_clip_model.safetensors")
+    teacher = load_teacher(file, small_architecture, 32)
+    assert teacher.mean.flatten().tolist() == pytest.approx(openai[0])
+    (said,) = warned
+    assert small_architecture in said
+    assert file in said
+
+
+def test_a_tokenizer_that_is_not_there_is_one_line(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(families, "TOKENIZER", "json")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    described = json.loads((tmp_path / "open_clip_config.json").read_text())
+    described["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "nobody/nothing"
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    with pytest.raises(TeacherError, match=r"the tokenizer of .* cannot be loaded") as caught:
+        load_teacher(str(tmp_path), "unused", 32)
+    assert "\n" not in str(caught.value)

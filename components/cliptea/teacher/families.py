@@ -15,7 +15,7 @@ from cliptea.config import ClusteringConfig, TeacherConfig
 from cliptea.errors import ConfigError, TeacherError
 from cliptea.parse import parse_json, read_text
 
-__all__ = ["described_teacher", "patch_size", "require_family", "require_teacher"]
+__all__ = ["described_teacher", "patch_size", "require_crop", "require_family", "require_teacher"]
 
 FOLDER = "open_clip_config.json"  # in a folder of weights
 # Vision transformers of timm: SigLIP, Perception Encoder, EVA-CLIP, MobileCLIP-B and its like, ViTamin.
@@ -46,9 +46,11 @@ def described_teacher(config: TeacherConfig) -> dict[str, Any] | None:
 
 def patch_size(described: dict[str, Any]) -> int:
     """Pixels along one side of a patch."""
-    vision = described["vision_cfg"]
+    vision = _section(described, "vision_cfg")
     named = re.search(r"patch(\d+)", str(vision.get("timm_model_name", "")))
-    return int(named[1]) if named else vision.get("patch_size") or 16
+    size = int(named[1]) if named else vision.get("patch_size")
+    size = size[0] if isinstance(size, list) and size else size  # height and width
+    return size if isinstance(size, int) and size > 0 else 16
 
 
 def require_teacher(config: TeacherConfig, clusterings: Iterable[ClusteringConfig]) -> None:
@@ -61,6 +63,20 @@ def require_teacher(config: TeacherConfig, clusterings: Iterable[ClusteringConfi
     if described is not None:
         folder = (Path(config.source.text).expanduser() / FOLDER).is_file()
         require_family(config.source.text if folder else config.model, described, clusterings)
+        require_crop(config.crop, patch_size(described))
+
+
+def require_crop(crop: int, patch: int) -> None:
+    """Reject a crop that patches do not fill.
+
+    Raises:
+        TeacherError: they do not.
+    """
+    if crop % patch:
+        raise TeacherError(
+            f"teacher.crop={crop} is not a multiple of the teacher's patch size of {patch} pixels",
+            f"such as {crop // patch * patch or patch}",
+        )
 
 
 def require_family(name: str, described: dict[str, Any], clusterings: Iterable[ClusteringConfig] = ()) -> None:
@@ -74,7 +90,7 @@ def require_family(name: str, described: dict[str, Any], clusterings: Iterable[C
     Raises:
         TeacherError: the network or a setting does not fit.
     """
-    vision, text = (part if isinstance(part := described.get(key), dict) else {} for key in ("vision_cfg", "text_cfg"))
+    vision, text = _section(described, "vision_cfg"), _section(described, "text_cfg")
     if reason := _unsuitable(vision, described):
         raise TeacherError(
             f"{name} does not provide a global token and patch tokens in one space: {reason}",
@@ -92,6 +108,12 @@ def require_family(name: str, described: dict[str, Any], clusterings: Iterable[C
         )
     for clustering in clusterings:
         _require_inside(name, vision, clustering)
+
+
+def _section(described: dict[str, Any], key: str) -> dict[str, Any]:
+    """A part of a description, which may hold anything."""
+    part = described.get(key)
+    return part if isinstance(part, dict) else {}
 
 
 def _unsuitable(vision: dict[str, Any], described: dict[str, Any]) -> str:

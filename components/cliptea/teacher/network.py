@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from cliptea.errors import TeacherError
 from cliptea.models.unset import ZerosForRandom
-from cliptea.teacher.families import require_family
+from cliptea.teacher.families import require_crop, require_family
 
 __all__ = ["architecture", "build_network", "fit_positions"]
 
@@ -62,11 +62,7 @@ def build_network(name: str, config: dict[str, Any], crop: int) -> nn.Module:
         patch = visual.trunk.patch_embed.img_size[0] // visual.trunk.patch_embed.grid_size[0]
     else:
         patch = visual.conv1.stride[0]
-    if crop % patch:
-        raise TeacherError(
-            f"teacher.crop={crop} is not a multiple of the teacher's patch size of {patch} pixels",
-            f"such as {crop // patch * patch or patch}",
-        )
+    require_crop(crop, patch)
     return clip
 
 

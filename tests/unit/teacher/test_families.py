@@ -104,6 +104,13 @@ def test_a_run_and_its_plan_refuse_a_teacher_before_any_work(start):
         start(settings.load("demo", overrides))
 
 
+def test_a_crop_that_the_patches_do_not_fill_is_refused_before_any_work():
+    given = ["teacher.weights=openai", "teacher.model=ViT-L-14", "teacher.crop=512"]
+    with pytest.raises(TeacherError, match=r"teacher\.crop=512 .* 14 pixels; expected such as 504"):
+        resolve.check(settings.load("demo", given))
+    resolve.check(settings.load("demo", [*given[:2], "teacher.crop=448"]))
+
+
 def test_a_folder_of_weights_is_refused_before_any_work(tmp_path):
     described = {"embed_dim": 8, "vision_cfg": {"layers": [1, 1, 1, 1]}, "text_cfg": {}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": described}))

@@ -21,6 +21,7 @@ from cliptea.models.backbones import licence, weights
 from cliptea.parse import parse_json, read_text
 from cliptea.run import expand
 from cliptea.storage import is_remote
+from cliptea.teacher.families import patch_size, require_teacher
 from cliptea.teacher.outputs import REGION_BLOCKS, clustered_kind, clustering_key
 
 __all__ = ["REGIONS", "TEACHER", "Plan", "Student", "make_plan", "read_rates"]
@@ -74,8 +75,9 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
     configs = [variant.config for variant in variants]
     images = train_images(config.data)
     views = None if images is None else images * config.teacher.views
-    width, grid = _teacher_shape(config)
     clusterings = {clustering_key(it): it for c in configs if c.method.pseudo for it in [c.method.clustering]}
+    require_teacher(config.teacher, clusterings.values())
+    width, grid = _teacher_shape(config)
     widths = {"dense": width, "value": width, "key": _described(config)["vision_cfg"].get("width", 768)}
     kinds = {clustered_kind(clustering) for clustering in clusterings.values()} or {"dense"}
     described = [clustering for clustering in clusterings.values() if clustering.region_tokens != "none"]
@@ -177,8 +179,7 @@ def _parameters(config: Config) -> int:
 def _teacher_shape(config: Config) -> tuple[int, int]:
     """(D, g) of the teacher at its crop."""
     described = _described(config)
-    patch = described["vision_cfg"].get("patch_size", 16)
-    return described["embed_dim"], config.teacher.crop // patch
+    return described["embed_dim"], config.teacher.crop // patch_size(described)
 
 
 def _described(config: Config) -> dict[str, Any]:

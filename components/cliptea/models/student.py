@@ -17,8 +17,8 @@ from cliptea.method.losses import FeatureNorm, class_logits
 
 __all__ = ["EncoderDecoder", "ParameterGroup", "Student"]
 
-# Matrices that are not used in products and so have no weight decay: positions of transformers.
-POSITIONS = {"relative_position_bias_table", "absolute_pos_embed", "pos_embed"}
+# What is not used in products and so has no weight decay, although it is no vector: positions, tokens of transformers.
+POSITIONS = {"relative_position_bias_table", "absolute_pos_embed", "pos_embed", "cls_token", "reg_token"}
 
 
 class ParameterGroup(NamedTuple):
@@ -57,7 +57,7 @@ class Student(nn.Module):
     def parameter_groups(self) -> Iterator[ParameterGroup]:
         """Parameters by learning rate and weight decay (MMSegmentation's recipes).
 
-        Norms, biases, layer scales, other vectors, and positions have no weight decay.
+        Norms, biases, layer scales, other vectors, positions and learned tokens have no weight decay.
         """
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         for head in (False, True):

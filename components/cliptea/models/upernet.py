@@ -1,4 +1,7 @@
-"""A timm encoder with UPerNet (arXiv 1807.10221), from segmentation_models_pytorch. Output stride 4."""
+"""A timm encoder with UPerNet (arXiv 1807.10221), from segmentation_models_pytorch.
+
+Output stride 4, or a quarter of the patch for a plain vision transformer.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import nn
 
 from cliptea.errors import ConfigError
 from cliptea.models.encoder_weights import load_encoder, read_state
+from cliptea.models.plain_vit import DROP_PATH, Encoder, PyramidDecoder, is_plain
 from cliptea.models.student import EncoderDecoder
 from cliptea.models.timm_weights import published, pyramid_state
 from cliptea.weights_source import WeightsSource
@@ -28,11 +32,14 @@ def build(
     Args:
         source: file or tag of the encoder's weights, in any layout that timm reads.
         encoder: name of the encoder in timm, without a tag.
-        drop_path: rate of stochastic depth; 0 keeps the default of the encoder.
+        drop_path: rate of stochastic depth; 0 keeps the default of the encoder, or `DROP_PATH` of a plain transformer.
 
     Raises:
-        ConfigError: the encoder has no feature maps at strides 4, 8, 16 and 32, or only accepts images of one size.
+        ConfigError: the encoder has no feature maps at strides 4, 8, 16 and 32 and is no plain vision transformer, or
+            it only accepts images of one size.
     """
+    if is_plain(encoder):
+        return _plain(channels, dropout, source, encoder, decoder_channels, drop_path)
     options = _options(encoder, drop_path)
     try:
         network = smp.UPerNet(
@@ -45,10 +52,26 @@ def build(
     if strides[-len(STRIDES) :] != STRIDES:
         raise _no_pyramid(encoder, f"its strides are {strides}")
     _try_size(features, encoder)
+    _load(features, source, encoder, options)
+    return EncoderDecoder(network.encoder, network.decoder, decoder_channels, channels, dropout, head_lr_factor=1.0)
+
+
+def _plain(
+    channels: int, dropout: float, source: WeightsSource | None, encoder: str, decoder_channels: int, drop_path: float
+) -> EncoderDecoder:
+    """As `build`, with a pyramid from the blocks of a plain vision transformer."""
+    options = {"dynamic_img_size": True, "drop_path_rate": drop_path or DROP_PATH}
+    features = Encoder(encoder, **options)
+    _try_size(features, encoder)
+    _load(features.model, source, encoder, options)
+    decoder = PyramidDecoder(features.width, decoder_channels)
+    return EncoderDecoder(features, decoder, decoder_channels, channels, dropout, head_lr_factor=1.0)
+
+
+def _load(features: nn.Module, source: WeightsSource | None, encoder: str, options: dict[str, Any]) -> None:
     if source is not None:
         state = read_state(source, lambda tag: published(encoder, tag))
         load_encoder(features, pyramid_state(state, features, encoder, options, source), source)
-    return EncoderDecoder(network.encoder, network.decoder, decoder_channels, channels, dropout, head_lr_factor=1.0)
 
 
 def _options(encoder: str, drop_path: float) -> dict[str, Any]:
@@ -78,5 +101,5 @@ def _try_size(features: nn.Module, encoder: str) -> None:
 def _no_pyramid(encoder: str, reason: str) -> ConfigError:
     return ConfigError(
         f"timm's encoder {encoder} has no feature maps at strides 4, 8, 16 and 32: {reason}",
-        "a pyramid such as that of resnet50 or convnext_tiny",
+        "a pyramid such as that of resnet50 or convnext_tiny, or a plain transformer such as vit_small_patch14_dinov2",
     )

@@ -16,6 +16,7 @@ from cliptea.run import Run, Variant, expand, require_room
 from cliptea.steps.component import step
 from cliptea.steps.initial import check_address, put_initial, read_initial
 from cliptea.storage import open_store
+from cliptea.teacher.families import require_teacher
 from cliptea.uses import put_uses
 
 __all__ = ["check", "resolve", "start_run"]
@@ -106,11 +107,12 @@ def check(config: Config) -> Catalogue:
     """Check that the settings fit the data set and the registries, before any work starts.
 
     Raises:
-        ConfigError, DataError: the settings or the data set are invalid.
+        ConfigError, DataError, TeacherError: the settings, the data set or the teacher are not suitable.
     """
     from cliptea.data.datasets import open_dataset
 
-    for variant in expand(config):
+    variants = expand(config)
+    for variant in variants:
         student = variant.config.student
         require(student.backbone)
         licence(student.backbone, variant.config.encoder_weights)  # raises ConfigError for weights that do not exist
@@ -120,6 +122,8 @@ def check(config: Config) -> Catalogue:
             f"teacher.weights={config.teacher.weights} does not exist",
             "CLIP weights, a pre-training tag such as openai, or demo",
         )
+    methods = [variant.config.method for variant in variants]
+    require_teacher(config.teacher, [method.clustering for method in methods if method.pseudo])
     for name, further in config.evaluation.sets.items():
         other = open_dataset(further.data(name, config.data)).catalogue
         names_of(other.classes, further.synonyms, f"evaluation.sets.{name}.synonyms")

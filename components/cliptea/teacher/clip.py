@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cliptea import device
+from cliptea import device, progress
 from cliptea.config import TeacherConfig
 from cliptea.errors import ConfigError, TeacherError
 from cliptea.parse import parse_json, read_text
 from cliptea.teacher.clip_files import fill, find_checkpoint, is_openai, read_checkpoint
-from cliptea.teacher.hub import download, tag_config
-from cliptea.teacher.last_blocks import attending_tokens, key_tokens, require_plain_blocks, value_tokens
-from cliptea.teacher.network import architecture, build_network
+from cliptea.teacher.hub import download, normalisations, tag_config
+from cliptea.teacher.network import architecture, build_network, fit_positions
 from cliptea.teacher.region_pictures import region_masks, region_pictures
+from cliptea.teacher.towers import tower_of
 from cliptea.weights_source import WeightsSource
 
 __all__ = ["Encoded", "Teacher", "load_teacher", "open_teacher"]
@@ -46,42 +46,39 @@ class Teacher(nn.Module):
         self.mean: Tensor
         self.std: Tensor
         self.clip = model.eval().requires_grad_(False)
-        self.clip.visual.output_tokens = True
+        self.tower = tower_of(self.clip.visual)
         self.tokenizer = tokenizer
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
     @property
     def dim(self) -> int:
-        return self.clip.visual.proj.shape[1]
+        return self.tower.dim
 
     @property
     def width(self) -> int:
         """Channels of keys."""
-        return self.clip.visual.proj.shape[0]
+        return self.tower.width
 
     @property
     def grid(self) -> tuple[int, int]:
         """Tokens along height and width."""
-        return self.clip.visual.grid_size
+        return self.tower.grid
 
     def compile(self) -> None:
         """Compile the image tower with torch.compile."""
-        visual = self.clip.visual
-        visual.compile()
-        visual.forward_intermediates = torch.compile(visual.forward_intermediates)
+        self.tower.compile()
 
     @torch.no_grad()
     def tokens(self, images_B3CC: Tensor, valid_BCC: Tensor) -> tuple[Tensor, Tensor]:
-        """CLS tokens (B, D) and dense tokens (B, D, g, g), both after ln_post and the projection, not normalised.
+        """Global tokens (B, D), such as CLS, and dense tokens (B, D, g, g), in the joint space and not normalised.
 
         Args:
             images_B3CC: uint8 RGB.
             valid_BCC: bool, False on padding, which is 0 after normalisation.
         """
-        visual = self.clip.visual
-        cls_BD, tokens_BLE = visual(self._normal(images_B3CC, valid_BCC))
-        return cls_BD.float(), self._as_grid(tokens_BLE @ visual.proj)
+        cls_BD, dense_BLD = self.tower.tokens(self._normal(images_B3CC, valid_BCC))
+        return cls_BD.float(), self._as_grid(dense_BLD)
 
     @torch.no_grad()
     def encode(self, images_B3CC: Tensor, valid_BCC: Tensor, kinds: Sequence[str], blocks: int = 0) -> Encoded:
@@ -95,29 +92,9 @@ class Teacher(nn.Module):
         Raises:
             TeacherError: the tower's attention has another form, and something else than dense tokens is wanted.
         """
-        if set(kinds) <= {"dense"} and not blocks:
-            cls_BD, dense_BDgg = self.tokens(images_B3CC, valid_BCC)
-            return Encoded(cls_BD, {"dense": dense_BDgg}, [])
-        visual = self.clip.visual
-        require_plain_blocks(visual)
-        layers = len(visual.transformer.resblocks)
-        kept = min(max(blocks, 1), layers - 1)
-        found = visual.forward_intermediates(
-            self._normal(images_B3CC, valid_BCC),
-            indices=list(range(layers - 1 - kept, layers)),
-            output_fmt="NLC",
-            output_extra_tokens=True,
-        )
-        both = zip(found["image_intermediates_prefix"], found["image_intermediates"], strict=True)
-        *inputs, output_BLE = [torch.cat(pair, dim=1) for pair in both]
-        last_BLE = inputs[-1][:, 1:]
-        make = {
-            "dense": lambda: visual.ln_post(output_BLE[:, 1:]) @ visual.proj,
-            "value": lambda: value_tokens(visual, last_BLE),
-            "key": lambda: key_tokens(visual, last_BLE),
-        }
-        tokens = {kind: self._as_grid(make[kind]()) for kind in kinds}
-        return Encoded(found["image_features"].float(), tokens, inputs)
+        found = self.tower.encode(self._normal(images_B3CC, valid_BCC), kinds, blocks)
+        tokens = {kind: self._as_grid(tokens_BLD) for kind, tokens_BLD in found.tokens.items()}
+        return Encoded(found.global_BD.float(), tokens, found.inputs)
 
     @torch.no_grad()
     def region_tokens(self, inputs: Sequence[Tensor], regions_Bgg: Tensor) -> list[Tensor]:
@@ -128,7 +105,7 @@ class Teacher(nn.Module):
             regions_Bgg: uint8, region maps of the views.
         """
         member_BRL = region_masks(regions_Bgg).flatten(2)
-        token_BRD = F.normalize(attending_tokens(self.clip.visual, inputs, member_BRL).float(), dim=2)
+        token_BRD = F.normalize(self.tower.regions(inputs, member_BRL).float(), dim=2)
         counts = member_BRL.any(2).sum(1).tolist()
         return [token_RD[:count] for token_RD, count in zip(token_BRD, counts, strict=True)]
 
@@ -162,7 +139,7 @@ class Teacher(nn.Module):
 
     def _normal(self, images_B3CC: Tensor, valid_BCC: Tensor) -> Tensor:
         normal = (images_B3CC.float() / 255 - self.mean) / self.std * valid_BCC[:, None]
-        return normal.to(self.clip.visual.proj.dtype)
+        return normal.to(self.clip.logit_scale.dtype)
 
     def _as_grid(self, tokens_BLD: Tensor) -> Tensor:
         height, width = self.grid
@@ -195,7 +172,13 @@ def load_teacher(weights: str, model: str, crop: int) -> Teacher:
     if is_openai(state):
         _require_quick_gelu(source.name, source.config, weights)
     fill(network, state, source.path, source.name)
-    return Teacher(network, open_clip.get_tokenizer(source.schema), source.mean, source.std)
+    fit_positions(network, crop)
+    if source.doubtful and not is_openai(state):
+        progress.warn(
+            f"some published weights of {source.name} need another normalisation of images than OpenAI's, which is "
+            f"used for {weights}; if these do, put them into a folder with an open_clip_config.json"
+        )
+    return Teacher(network, _tokenizer(source), source.mean, source.std)
 
 
 def open_teacher(weights: str, config: TeacherConfig) -> Teacher:
@@ -220,13 +203,17 @@ class _Source:
     path: Path
     mean: Sequence[float] = open_clip.OPENAI_DATASET_MEAN
     std: Sequence[float] = open_clip.OPENAI_DATASET_STD
+    doubtful: bool = False  # whether weights of this network may need another mean and std
 
 
 def _find(weights: str, model: str) -> _Source:
     source = WeightsSource.of(weights)
     if source.is_file:
         path = source.fetch()
-        return _folder(path) if path.is_dir() else _Source(model, model, architecture(model), path)
+        if path.is_dir():
+            return _folder(path)
+        known = normalisations(model) or [(open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)]
+        return _Source(model, model, architecture(model), path, *known[0], doubtful=len(known) > 1)
     config, tag = architecture(model), tag_config(model, weights)
     if tag.get("quick_gelu"):
         _require_quick_gelu(model, config, weights)
@@ -243,6 +230,18 @@ def _folder(path: Path) -> _Source:
         ) from error
     source = _Source(str(path), f"local-dir:{path}", config, find_checkpoint(path))
     return replace(source, **{name: normal[name] for name in ("mean", "std") if name in normal})
+
+
+def _tokenizer(source: _Source) -> Any:
+    try:
+        return open_clip.get_tokenizer(source.schema)
+    except Exception as error:  # Hugging Face's clients raise many kinds of errors without network access
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TeacherError(
+            f"the tokenizer of {source.name} cannot be loaded ({reason})",
+            "its files in the folder of the weights, or access to the internet",
+            "put weights, open_clip_config.json and the tokenizer into a folder, and set teacher.weights to it",
+        ) from error
 
 
 def _require_quick_gelu(name: str, config: dict[str, Any], weights: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from cliptea.errors import TeacherError
 
-__all__ = ["download", "tag_config"]
+__all__ = ["download", "normalisations", "tag_config"]
 
 ANSWER_SECONDS = 5.0  # for the hub's first answer
 
@@ -38,6 +39,12 @@ def tag_config(model: str, tag: str) -> dict[str, Any]:
         f"teacher.weights={tag} is not a file or folder on this machine, and {model} has no weights with that name",
         "a file, a folder, an s3:// URI" + (f", or one of {', '.join(tags)}" if tags else ""),
     )
+
+
+def normalisations(model: str) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Mean and standard deviation of pixels for open_clip's published weights of an architecture, most common first."""
+    tags = [open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)]
+    return [pair for pair, _ in Counter((tuple(tag["mean"]), tuple(tag["std"])) for tag in tags).most_common()]
 
 
 def download(tag: str, config: dict[str, Any]) -> Path:

@@ -7,13 +7,18 @@ import difflib
 from typing import Any
 
 import open_clip
-from open_clip.transformer import VisionTransformer
+from open_clip.timm_model import TimmModel
+from timm.layers import AttentionPoolLatent
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from cliptea.errors import TeacherError
+from cliptea.models.unset import ZerosForRandom
+from cliptea.teacher.families import require_crop, require_family
 
-__all__ = ["architecture", "build_network"]
+__all__ = ["architecture", "build_network", "fit_positions"]
 
 
 def architecture(model: str) -> dict[str, Any]:
@@ -32,40 +37,56 @@ def architecture(model: str) -> dict[str, Any]:
 def build_network(name: str, config: dict[str, Any], crop: int) -> nn.Module:
     """A CLIP for inputs of `crop` x `crop` pixels with uninitialised parameters.
 
+    A tower of timm has its own size until `fit_positions`.
+
     Args:
         name: for messages.
 
     Raises:
-        TeacherError: its image tower is not a plain vision transformer with a CLS token after ln_post and a
-            projection, or the crop is not a multiple of its patch size.
+        TeacherError: its image tower has no global token and patch tokens in one space, its text tower is not
+            supported, or the crop is not a multiple of its patch size.
     """
+    require_family(name, config)
     config = copy.deepcopy(config)
     custom_text = config.pop("custom_text", False)
     network = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
     try:
         config["vision_cfg"]["image_size"] = crop
-        with _Unfilled():
+        with _Unfilled(), ZerosForRandom():
             clip: Any = network(**config)
     except Exception as error:  # open_clip raises various errors for unsuitable descriptions
         raise TeacherError(f"open_clip cannot build {name} ({' '.join(str(error).split())})") from error
     visual = clip.visual
-    if (
-        not isinstance(visual, VisionTransformer)
-        or visual.attn_pool is not None
-        or visual.pool_type != "tok"
-        or visual.final_ln_after_pool
-    ):
-        raise TeacherError(
-            f"{name} does not provide CLS and patch tokens in one space",
-            "an open_clip vision transformer such as ViT-B-16-quickgelu",
-        )
-    patch = visual.conv1.stride[0]
-    if crop % patch:
-        raise TeacherError(
-            f"teacher.crop={crop} is not a multiple of the teacher's patch size of {patch} pixels",
-            f"such as {crop // patch * patch or patch}",
-        )
+    if isinstance(visual, TimmModel):
+        _require_known_head(name, visual.trunk)
+        patch = visual.trunk.patch_embed.img_size[0] // visual.trunk.patch_embed.grid_size[0]
+    else:
+        patch = visual.conv1.stride[0]
+    require_crop(crop, patch)
     return clip
+
+
+def fit_positions(clip: Any, crop: int) -> None:
+    """Resize the positions of a network with all its weights for inputs of `crop` x `crop` pixels, if it is timm's."""
+    if isinstance(clip.visual, TimmModel):
+        clip.visual.set_input_size(crop)
+
+
+def _require_known_head(name: str, trunk: Any) -> None:
+    """Reject heads for which one token alone has no meaning."""
+    known = isinstance(trunk, (VisionTransformer, Eva))
+    if known and trunk.attn_pool is not None:
+        # An attention pool without prefix tokens, or one that gets all of them.
+        plain = isinstance(trunk.attn_pool, AttentionPoolLatent) and trunk.attn_pool.pos_embed is None
+        known = plain and (isinstance(trunk, Eva) or not trunk.num_prefix_tokens)
+    elif known:
+        known = trunk.global_pool in ("token", "avg")
+    if not known:
+        raise TeacherError(
+            f"{name} does not provide a global token and patch tokens in one space: the head of timm's "
+            f"{type(trunk).__name__} is not known",
+            "a vision transformer that docs/models.md lists, such as ViT-B-16-quickgelu",
+        )
 
 
 class _Unfilled(TorchFunctionMode):

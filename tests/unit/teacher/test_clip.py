@@ -113,10 +113,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"pool_type": "avg"}, "does not provide CLS and patch tokens"),
-        ({"final_ln_after_pool": True}, "does not provide CLS and patch tokens"),
-        ({"attentional_pool": True}, "does not provide CLS and patch tokens"),
-        ({"layers": [1, 1, 1, 1], "width": 64}, "does not provide CLS and patch tokens"),
+        ({"pool_type": "none"}, "does not provide a global token and patch tokens.*pool_type=none"),
+        ({"attentional_pool": True}, "does not provide a global token and patch tokens.*CoCa"),
+        ({"layers": [1, 1, 1, 1], "width": 64}, "does not provide a global token and patch tokens.*ResNet"),
+        ({"timm_model_name": "resnet18"}, "does not provide a global token and patch tokens.*timm's resnet18"),
         ({"colour": "red"}, "cannot build"),
     ],
 )

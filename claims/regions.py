@@ -107,7 +107,7 @@ def _ari(reader: ShardReader, views: list[TrueView]) -> float | None:
 
 
 def _naming(reader: ShardReader, views: list[TrueView], text_ND: Tensor, seen_ids: list[int]) -> float | None:
-    mean_D, right = mean_region_token(reader), []
+    mean_D, right = mean_region_token(reader, range(len(reader))), []
     for view in views:
         regions = read_array(reader, view.record)
         tokens_RD = torch.from_numpy(read_array(reader, view.record, REGION_TOKENS))

@@ -47,6 +47,9 @@ Templates = str | Annotated[list[str], Field(min_length=1, max_length=1000)]
 Synonyms = dict[str, Annotated[list[str], Field(min_length=1, max_length=100)]]
 
 
+VALIDATION = ("held_out", "keep", "patience")  # settings of `train` that need `train.validate_every`
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -273,10 +276,39 @@ class TrainConfig(Section):
     tf32: bool = False  # use TF32 for float32 products on GPUs, including those in the losses
     channels_last: bool = False  # memory layout of images and features
     compile: bool = False  # compile the student with torch.compile
+    # Validation on training images that are held out, with the masks of seen classes only; see docs/settings.md.
+    validate_every: Count = 0  # iterations between two validations; 0: none, and no image is held out
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the training images that are held out
+    keep: Literal["last", "best"] = "last"  # the model is the student at the end, or the one with the best score
+    patience: Positive | None = None  # stop after this many validations in a row without a new best score
+
+    @property
+    def unused(self) -> set[str]:
+        """Settings that have no effect, and so are not part of any fingerprint."""
+        return set() if self.validate_every else {"validate_every", *VALIDATION}
+
+    @property
+    def validations(self) -> int:
+        """The largest number of validations. The last one is at the end of training."""
+        return -(-self.iterations // self.validate_every) if self.validate_every else 0
+
+    def held_out_of(self, images: int) -> int:
+        """The number of held-out images among all training images. Some are left to train on."""
+        return max(1, min(round(self.held_out * images), images - 1)) if self.validate_every else 0
 
     @model_validator(mode="after")
     def _shared(self) -> TrainConfig:
         self.require_shared(self.processes)
+        return self
+
+    @model_validator(mode="after")
+    def _validated(self) -> TrainConfig:
+        changed = [name for name in VALIDATION if getattr(self, name) != TrainConfig.model_fields[name].default]
+        if changed and not self.validate_every:
+            raise ValueError(
+                f"{changed[0]}={getattr(self, changed[0])} has no effect without validation; "
+                "expected validate_every=N as well, the iterations between two validations"
+            )
         return self
 
     def require_shared(self, processes: int, named: str = "", setting: str = "train.processes") -> None:

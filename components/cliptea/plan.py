@@ -49,6 +49,7 @@ class Plan(BaseModel):
     students: list[Student]
     images: int | None  # number of training images
     views: int | None
+    validated_images: int | None  # held-out images that are scored, in all validations of all trainings together
     view_bytes: int  # stored size of a view's CLS token and region maps, which training reads
     dense_bytes: int  # stored size of a view's tokens to cluster
     passes_per_region: int  # of CLIP, beside one for the view itself
@@ -82,14 +83,16 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
     kinds = {clustered_kind(clustering) for clustering in clusterings.values()} or {"dense"}
     described = [clustering for clustering in clusterings.values() if clustering.region_tokens != "none"]
     seen = [config_.train.iterations * config_.train.batch_size for config_ in configs]
+    validated = [_validated(config_, images) for config_ in configs]
     return Plan(
         steps=dict.fromkeys(["resolve", "split", "tokens", "teacher", "variants"], 1)
         | dict.fromkeys(["train", "evaluate"], len(variants))
         | dict.fromkeys(["compare", "promote", "finish"], 1),
         trainings=len(variants),
-        students=_students(configs, rates),
+        students=_students(configs, images, rates),
         images=images,
         views=views,
+        validated_images=_sum(validated),
         view_bytes=_record(4 * width)
         + len(clusterings) * _record(grid * grid)
         + len(described) * _record(4 * width * REGIONS),
@@ -126,21 +129,35 @@ def read_rates(file: Path | None, given: list[str]) -> dict[str, float]:
     return checked
 
 
-def _students(configs: list[Config], rates: Mapping[str, float]) -> list[Student]:
+def _students(configs: list[Config], images: int | None, rates: Mapping[str, float]) -> list[Student]:
+    """The backbones. A validated image counts as much as a trained one: it is larger, but has no backward pass."""
     students = []
     for backbone in dict.fromkeys(config.student.backbone for config in configs):
         mine = [config for config in configs if config.student.backbone == backbone]
-        images = sum(config.train.iterations * config.train.batch_size for config in mine)
+        trained = sum(config.train.iterations * config.train.batch_size for config in mine)
+        validated = _sum([_validated(config, images) for config in mine])
         students.append(
             Student(
                 backbone=backbone,
                 trainings=len(mine),
                 parameters=_parameters(mine[0]),
                 licence=_licence(mine[0]),
-                gpu_hours=_hours(images, rates.get(backbone)),
+                gpu_hours=_hours(None if validated is None else trained + validated, rates.get(backbone)),
             )
         )
     return students
+
+
+def _validated(config: Config, images: int | None) -> int | None:
+    """How many held-out images a training scores in all its validations, if it does not stop early."""
+    train = config.train
+    if not train.validations:
+        return 0
+    return None if images is None else train.validations * train.held_out_of(images)
+
+
+def _sum(parts: list[int | None]) -> int | None:
+    return None if None in parts else sum(part for part in parts if part is not None)
 
 
 def _licence(config: Config) -> str:

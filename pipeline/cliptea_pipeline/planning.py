@@ -17,6 +17,7 @@ def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
     """Print the plan of a run. On a cluster, one run has room for `room` students."""
     tasks = ", ".join(name if number == 1 else f"{name} x {number}" for name, number in plan.steps.items())
     facts = Table.grid(padding=(0, 2))
+    validated = [] if plan.validated_images == 0 else [("held-out images to score", _validated(plan))]
     for name, value in (
         ("steps", tasks),
         ("trainings", _trainings(plan.trainings, room)),
@@ -25,7 +26,8 @@ def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
         ("storage, tokens and regions", _storage(plan.view_bytes, plan.views)),
         ("storage, tokens to cluster", _storage(plan.dense_bytes, plan.views)),
         ("CLIP forward passes", _passes(plan)),
-        ("all trainings", _hours(_sum([student.gpu_hours for student in plan.students]))),
+        *validated,
+        ("all trainings", _trained(plan)),
         ("total GPU time", _hours(plan.gpu_hours) + _assumed(plan)),
         ("storing tokens pays off", _pays(plan)),
     ):
@@ -59,6 +61,12 @@ def _count(number: int | None) -> str:
     return "unknown until the data are read" if number is None else f"{number:,}".replace(",", " ")
 
 
+def _validated(plan: Plan) -> str:
+    """The size of all validations together."""
+    counted = "in all validations; in the time of the trainings, each counts as one more trained image"
+    return f"{_count(plan.validated_images)} ({counted})"
+
+
 def _views(config: Config, plan: Plan) -> str:
     each = f"{config.teacher.views} of each image, {config.teacher.crop}x{config.teacher.crop} pixels"
     return each if plan.views is None else f"{_count(plan.views)} ({each})"
@@ -71,6 +79,12 @@ def _storage(size: int, views: int | None) -> str:
 
 def _hours(hours: float | None) -> str:
     return "unknown without --throughput" if hours is None else f"{hours:.1f} GPU hours"
+
+
+def _trained(plan: Plan) -> str:
+    if plan.validated_images is None:
+        return "unknown until the data are read, because of the validations"
+    return _hours(_sum([student.gpu_hours for student in plan.students]))
 
 
 def _passes(plan: Plan) -> str:

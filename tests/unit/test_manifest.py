@@ -7,10 +7,16 @@ import pytest
 
 import cliptea
 from cliptea import manifest, progress
-from cliptea.config import ClusteringConfig
+from cliptea.config import ClusteringConfig, Config
 from cliptea.errors import NotFinite
 from cliptea.manifest import VERSIONS, Contents, Manifest, Output, find, fingerprint, make_once, publish, put_object
+from cliptea.run import Run, expand
+from cliptea.steps.resolve import _counting
+from cliptea.steps.split import Splits
+from cliptea.steps.teacher import TeacherCache
+from cliptea.steps.train import TrainInputs, model_output
 from cliptea.storage import FileStore
+from cliptea.teacher.outputs import clustering_key
 
 SOURCES = sorted(Path(cliptea.__file__).parent.rglob("*.py"))
 
@@ -60,6 +66,27 @@ KNOWN = {
 @pytest.mark.parametrize("kind", VERSIONS)
 def test_fingerprints_stay_what_they_are(kind):
     assert fingerprint(kind, clustering=ClusteringConfig(), inputs=["a", 1]) == KNOWN[kind]
+
+
+def test_students_and_runs_without_validation_keep_their_fingerprints():
+    """Pinned by hand, of the settings before there was validation: its settings count if it is used."""
+
+    def fingerprints(**train):
+        own = {"variants": ["mine"], "variant_groups": {"mine": {"full": {}}}, "train": train}
+        config = Config.model_validate(own)
+        run = Run(config=config, data_digest="", fingerprint="", job_id="", tracking_run="", variants=expand(config))
+        parts = {kind: Manifest(kind=kind, fingerprint=kind) for kind in ("split", "tokens", "regions", "text")}
+        cache = TeacherCache(
+            tokens=parts["tokens"],
+            regions={clustering_key(config.method.clustering): parts["regions"]},
+            text={"demo": parts["text"]},
+        )
+        inputs = TrainInputs(run=run, variant=run.variants[0], splits=Splits(own=parts["split"]), teacher=cache)
+        return model_output(inputs).fingerprint, fingerprint("run", config=_counting(config, run.variants))
+
+    assert fingerprints() == ("20b9492dc171c457", "c5de92b606594993")
+    validated = fingerprints(validate_every=10)
+    assert not {*validated} & {*fingerprints(), *fingerprints(validate_every=10, keep="best")}
 
 
 def test_a_fingerprint_depends_on_content_not_on_order(monkeypatch):

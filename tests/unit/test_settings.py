@@ -19,6 +19,27 @@ def test_every_preset_and_variant_validates():
                 settings.apply_delta(config, delta)
 
 
+@pytest.mark.parametrize("given", ["held_out=0.2", "keep=best", "patience=3"])
+def test_what_only_counts_with_validation_is_refused_without_it(given):
+    with pytest.raises(ConfigError, match=f"{given} has no effect without validation; expected validate_every=N"):
+        settings.load("smoke", [f"train.{given}"])
+    settings.load("smoke", [f"train.{given}", "train.validate_every=4"])
+
+
+@pytest.mark.parametrize("given", ["held_out=0", "held_out=1", "held_out=.nan", "keep=first", "patience=0"])
+def test_settings_of_validation_that_make_no_sense_are_refused(given):
+    with pytest.raises(ConfigError, match=given.partition("=")[0]):
+        settings.load("smoke", ["train.validate_every=4", f"train.{given}"])
+
+
+@pytest.mark.parametrize(("images", "share", "held"), [(100, 0.25, 25), (2, 0.99, 1), (32, 0.01, 1), (10, 0.999, 9)])
+def test_one_image_at_least_is_held_out_and_one_is_left(images, share, held):
+    train = settings.load("smoke", ["train.validate_every=3", f"train.held_out={share}"]).train
+    assert train.held_out_of(images) == held
+    assert (train.iterations, train.validations) == (8, 3)
+    assert settings.load("smoke").train.held_out_of(images) == 0
+
+
 def test_overrides_win_over_presets_and_are_typed():
     config = settings.load("demo", ["train.lr=1e-3", "data.unseen=[zebra, plum]", "train.iterations=7"])
     assert (config.train.lr, config.train.iterations) == (1e-3, 7)

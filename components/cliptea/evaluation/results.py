@@ -47,7 +47,7 @@ class ResultRow(BaseModel):
     backbone: str
     dataset: str
     seed: int
-    iterations: int
+    iterations: int  # after which the weights were kept
     gamma: Finite
     pAcc: OptionalScore
     miou_seen: OptionalScore
@@ -57,6 +57,7 @@ class ResultRow(BaseModel):
     images_per_second: Annotated[Finite, Field(ge=0)]
     model_uri: str  # in MLflow, or in the store if the model is not logged yet
     mlflow_run_id: str  # empty if the model is not logged yet
+    heldout_miou_seen: OptionalScore = None  # on training images that were held out; None: training had no validation
 
     @property
     def label(self) -> str:

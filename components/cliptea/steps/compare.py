@@ -130,7 +130,7 @@ def _report(
     rows = [row for item in evaluated for row in item.rows]
     fp = fingerprint(
         "compare",
-        rows=[row.model_dump(exclude={"model_uri", "mlflow_run_id"}) for row in rows],
+        rows=[row.model_dump(exclude={"model_uri", "mlflow_run_id"}, exclude_defaults=True) for row in rows],
         manifests=[manifest.fingerprint for item in evaluated for manifest in item.manifests.values()],
         run=run.fingerprint,
         tracking=run.tracking_run,

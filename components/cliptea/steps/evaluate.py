@@ -19,10 +19,12 @@ from cliptea.run import Run, Variant
 from cliptea.steps.component import step
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
+from cliptea.steps.train import iterations_per_epoch
 from cliptea.storage import Store, open_store
 from cliptea.teacher.demo_clip import demo_fingerprint
 from cliptea.teacher.outputs import clustering_key
 from cliptea.tracking.deferred import Entry, ModelPlace, Receipt, log_or_defer, receipt
+from cliptea.training.history import HELD_OUT
 
 __all__ = [
     "FIGURES", "Evaluated", "EvaluationTask", "ScoresEntry", "evaluate", "evaluate_variant", "evaluation_tasks",
@@ -178,6 +180,7 @@ def _rows(
 ) -> list[ResultRow]:
     """One row for each group that lists the variant."""
     scored, config = Scored.model_validate(scores.info), variant.config
+    validation = trained.info.get("validation", {})
     return [
         ResultRow(
             variant=member.variant,
@@ -185,12 +188,13 @@ def _rows(
             backbone=config.student.backbone,
             dataset=task.label,
             seed=variant.seed,
-            iterations=config.train.iterations,
+            iterations=validation.get("iteration", config.train.iterations),
             gamma=task.gamma,
             **scored.scores.model_dump(),
             per_class=scored.per_class,
             images_per_second=trained.info["images_per_second"],
             **place._asdict(),
+            heldout_miou_seen=validation.get(HELD_OUT),
         )
         for member in variant.members
     ]
@@ -227,8 +231,8 @@ class ScoresEntry(Entry):
         tasks = evaluation_tasks(config, self.splits, self.teacher)
         child = ChildRun.open(run, self.variant)
         child.log_data(dataset_inputs(config, {task.label: task.split for task in tasks}))
-        epoch = tasks[0].split.info["counts"]["train"]["images"] / config.train.batch_size
-        child.log_curves(json.loads(read_object(store, model.objects["history.json"])), epoch)
+        curves = json.loads(read_object(store, model.objects["history.json"]))
+        child.log_curves(curves, iterations_per_epoch(config, tasks[0].split))
         description = _description(run, config, tasks[0], model)
         known = {
             "gamma": tasks[0].gamma,
@@ -257,6 +261,10 @@ class ScoresEntry(Entry):
             "throughput/images_per_second": info["images_per_second"],
             "throughput/data_wait": info["data_wait"],
         }
+        if "validation" in info:
+            metrics[HELD_OUT] = info["validation"][HELD_OUT]
+            metrics["kept_iteration"] = info["validation"]["iteration"]
+            metrics["throughput/validation_seconds"] = info["validation"]["seconds"]
         if "peak_memory_bytes" in info:
             metrics["gpu_memory_gib"] = info["peak_memory_bytes"] / 2**30
         if config.method.pseudo:

@@ -22,6 +22,7 @@ from cliptea.steps.evaluate import FIGURES, Evaluated
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import Store
+from cliptea.training.history import HELD_OUT
 
 __all__ = ["gather_context"]
 
@@ -116,7 +117,7 @@ def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str, label
 
 def _losses(store: Store, item: Evaluated) -> dict[str, list[tuple[int, float]]]:
     points: list[dict[str, Any]] = json.loads(read_object(store, item.history))
-    terms = [name for name in points[0] if name != "iteration"]
+    terms = [name for name in points[0] if name not in ("iteration", HELD_OUT)]
     return {term: [(int(point["iteration"]), point[term]) for point in points] for term in terms}
 
 

@@ -91,9 +91,10 @@ def _counting(config: Config, variants: list[Variant]) -> dict[str, Any]:
 
     Groups of variants count by the students that they make.
     """
-    settings = config.model_dump()
+    settings = config.model_dump(exclude={"train": config.train.unused})
     used = config.variant_groups.keys() & {name.partition("/")[0] for name in config.variants}
-    settings["variant_groups"] = [variant.model_dump() for variant in variants] if used else []
+    students = [variant.model_dump(exclude={"config": {"train": variant.config.train.unused}}) for variant in variants]
+    settings["variant_groups"] = students if used else []
     sections = [settings["data"], *settings["evaluation"]["sets"].values()]
     for section, name in ((settings, "variant_groups"), *((section, "synonyms") for section in sections)):
         if not section[name]:

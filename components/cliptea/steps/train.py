@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cliptea.training.batches import TrainingData
     from cliptea.training.loss_terms import TextFeatures
 
-__all__ = ["TRAIN_PROCESS", "TrainInputs", "model_output", "train", "train_variant"]
+__all__ = ["TRAIN_PROCESS", "TrainInputs", "iterations_per_epoch", "model_output", "train", "train_variant"]
 
 TRAIN_PROCESS = "cliptea.steps.train_process"  # the module that training processes run
 
@@ -105,7 +105,7 @@ def _train_here(store: Store, output: Output, inputs: TrainInputs, joined: bool)
     from cliptea.training.loop import train_student
 
     config, seed = inputs.variant.config, inputs.variant.seed
-    epoch = inputs.splits.own.info["counts"]["train"]["images"] / config.train.batch_size
+    epoch = iterations_per_epoch(config, inputs.splits.own)
     with named(inputs.variant.label), join() if joined else nullcontext(ALONE) as world:
         curves = curve_log(inputs.run, inputs.variant, epoch) if world.is_first else nullcontext(lambda curves: None)
         with curves as log:
@@ -119,47 +119,68 @@ def training_data(
 ) -> "tuple[TrainingData, TextFeatures]":
     """The training data, and the text features of the seen classes.
 
-    Training only gets those of unseen classes in the transductive setting.
+    Training only gets those of unseen classes in the transductive setting. With validation, some images are held out.
+
+    Raises:
+        ConfigError: there are too few images to hold out some of them.
     """
+    from cliptea.data.held_out import held_out_images
     from cliptea.data.shards import ShardReader
     from cliptea.teacher.text import load_text
     from cliptea.training.batches import TrainingData, mean_region_token
     from cliptea.training.loss_terms import TextFeatures
 
     catalogue, method = Catalogue.model_validate(splits.own.info["catalogue"]), config.method
+    images = ShardReader(store, splits.own.objects, "train")
+    held_out = []
+    if number := config.train.held_out_of(len(images)):
+        held_out = held_out_images(images.names, number, config.data.seed)
     regions = mean_D = None
     if method.pseudo:
         regions = ShardReader(store, teacher.regions[clustering_key(method.clustering)].objects, "regions")
-        mean_D = mean_region_token(regions) if method.describes_regions else None
     data = TrainingData(
-        images=ShardReader(store, splits.own.objects, "train"),
+        images=images,
         cls=ShardReader(store, teacher.tokens.objects, "cls"),
         regions=regions,
         grid=tuple(teacher.tokens.info["grid"]),
         seen_ids=catalogue.seen_ids,
-        region_mean_D=mean_D,
+        held_out=held_out,
     )
+    if regions is not None and method.describes_regions:
+        views = config.teacher.views
+        trained = [int(image) * views + view for image in data.trained for view in range(views)]
+        mean_D = mean_region_token(regions, trained)
+        data = data._replace(region_mean_D=mean_D)
     text_ND = load_text(store, teacher.text[config.data.name])
     unseen_UD = text_ND[catalogue.unseen_ids] if method.transductive.names else None
     return data, TextFeatures(text_ND[catalogue.seen_ids], unseen_UD, mean_D)
+
+
+def iterations_per_epoch(config: Config, split: Manifest) -> float:
+    """The number of iterations in which each image that is trained on is shown once on average."""
+    images = split.info["counts"]["train"]["images"]
+    return (images - config.train.held_out_of(images)) / config.train.batch_size
 
 
 def model_output(inputs: TrainInputs) -> Output:
     """The output for all inputs and settings that determine the student's weights.
 
     Settings for data loading and checkpoints are excluded. So are the number of processes, memory layout and
-    compilation, because they only change the rounding (see `trainer` for exceptions).
+    compilation, because they only change the rounding (see `trainer` for exceptions). Evaluation settings count if
+    training validates with them.
     """
     config, teacher = inputs.variant.config, inputs.teacher
     given = config.train.init_from
     start = {} if given is None else {"initial": inputs.run.initial[given].fingerprint}
     regions = teacher.regions[clustering_key(config.method.clustering)].fingerprint if config.method.pseudo else ""
     quiet = {"init_from", "checkpoint_every", "keep_checkpoints", "workers", "processes", "compile", "channels_last"}
+    if config.train.validate_every:
+        start["validation"] = config.evaluation.model_dump(include={"scale", "divisor", "mode", "window", "stride"})
     fp = fingerprint(
         "train",
         student=config.student.model_dump(include={"backbone", "dropout"}),
         initial_weights=_initial_weights(config),
-        train=config.train.model_dump(exclude=quiet),
+        train=config.train.model_dump(exclude=quiet | config.train.unused),
         method=config.method,
         seed=inputs.variant.seed,
         split=inputs.splits.own.fingerprint,

@@ -28,6 +28,7 @@ from cliptea.tracking.metric_names import chunks, log_params, metric_name
 from cliptea.tracking.mlflow_client import connect
 from cliptea.tracking.model import save_model
 from cliptea.tracking.origin import origin
+from cliptea.training.history import HELD_OUT
 
 __all__ = ["ChildRun", "Tag", "log_best", "log_table", "now", "open_parent", "reopen"]
 
@@ -160,10 +161,10 @@ class ChildRun:
         return monitor
 
     def log_curves(self, curves: list[dict[str, float]], epoch: float) -> None:
-        """Log the loss terms and epochs of iterations that are not logged yet.
+        """Log the loss terms, scores and epochs of iterations that are not logged yet.
 
         Args:
-            curves: mean terms of each logging interval, with its last iteration.
+            curves: mean terms of each logging interval with its last iteration, and the score if it was validated.
             epoch: number of iterations per epoch, in which each image is shown once on average.
         """
         if self._last_step is None:
@@ -232,8 +233,9 @@ class ChildRun:
 
 
 def _metrics(point: Mapping[str, float], epoch: float) -> dict[str, float]:
-    losses = {f"loss/{name}": value for name, value in point.items() if name != "iteration"}
-    return losses | {"train/epoch": point["iteration"] / epoch}  # last: MLflow compares runs by the first
+    losses = {f"loss/{name}": value for name, value in point.items() if name not in ("iteration", HELD_OUT)}
+    score = {"heldout/miou_seen": point[HELD_OUT]} if HELD_OUT in point else {}
+    return losses | score | {"train/epoch": point["iteration"] / epoch}  # last: MLflow compares runs by the first
 
 
 def _run_name(variant: Variant, backbone: str, dataset: str) -> str:

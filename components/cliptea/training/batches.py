@@ -45,7 +45,11 @@ class Batch(NamedTuple):
 
 
 class TrainingData(NamedTuple):
-    """The training data: photos with seen labels, and the teacher's output for them."""
+    """The training data: photos with seen labels, and the teacher's output for them.
+
+    Attributes:
+        held_out: numbers of the images that are held out for validation. No view of them is trained on.
+    """
 
     images: ShardReader  # train shards
     cls: ShardReader  # CLS tokens
@@ -53,26 +57,38 @@ class TrainingData(NamedTuple):
     grid: tuple[int, int]  # height and width of the region maps
     seen_ids: list[int]  # train ids of the seen classes
     region_mean_D: Tensor | None = None  # mean of CLIP's embeddings of regions, if the method uses them
+    held_out: Sequence[int] = ()
+
+    @property
+    def trained(self) -> np.ndarray:
+        """Numbers of the images that are trained on, in ascending order."""
+        return np.setdiff1d(np.arange(len(self.images)), np.array(self.held_out, dtype=np.int64))
+
+    @property
+    def seen_index(self) -> np.ndarray:
+        """(256,) int64: the seen index of each train id, 255 for all others."""
+        table = np.full(256, IGNORE, dtype=np.int64)
+        table[self.seen_ids] = np.arange(len(self.seen_ids))
+        return table
 
 
 class _Views(Dataset):
     def __init__(self, config: Config, data: TrainingData, seed: int) -> None:
         self.config, self.seed = config, seed
-        self.images, self.cls, self.regions, self.grid, seen_ids, mean_D = data
+        self.images, self.cls, self.regions, self.grid = data.images, data.cls, data.regions, data.grid
+        mean_D, self.seen_index, self.trained = data.region_mean_D, data.seen_index, data.trained
         self.region_tokens = (0, 0) if mean_D is None else (config.method.clustering.max_regions, len(mean_D))
-        self.seen_index = np.full(256, IGNORE, dtype=np.int64)
-        self.seen_index[seen_ids] = np.arange(len(seen_ids))
         self.order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __getitem__(self, item: int) -> tuple[Tensor, ...]:
-        number_of_views = len(self.images) * self.config.teacher.views
+        number_of_views = len(self.trained) * self.config.teacher.views
         epoch, position = divmod(item, number_of_views)
         order = self.order
         if order[0] != epoch:
             numbers = np.arange(number_of_views, dtype=np.int32)
             order = self.order = epoch, generator("order", self.seed, epoch).permutation(numbers)
-        image_id, number = divmod(int(order[1][position]), self.config.teacher.views)
-        return self._view(image_id, number, generator("student", self.seed, item))
+        place, number = divmod(int(order[1][position]), self.config.teacher.views)
+        return self._view(int(self.trained[place]), number, generator("student", self.seed, item))
 
     def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, ...]]:
         """The views of a batch. A remote store is read in parallel, since most of the time is spent waiting for it."""
@@ -100,10 +116,10 @@ class _Views(Dataset):
         return normalise(image) * valid, labels, valid, cls, regions, torch.from_numpy(tokens), image_id_0
 
 
-def mean_region_token(regions: ShardReader, views: int = 4096) -> Tensor:
-    """(D,) float32, the mean of CLIP's embeddings of regions, over at most `views` views spread over all of them."""
-    records = range(0, len(regions), -(-len(regions) // views))
-    tokens = list(ahead(lambda record: read_array(regions, record, REGION_TOKENS), records))
+def mean_region_token(regions: ShardReader, records: Sequence[int], views: int = 4096) -> Tensor:
+    """(D,) float32, the mean of CLIP's embeddings of regions, over at most `views` views spread over the records."""
+    chosen = records[:: -(-len(records) // views)]
+    tokens = list(ahead(lambda record: read_array(regions, record, REGION_TOKENS), chosen))
     every_RD = torch.from_numpy(np.concatenate(tokens))
     return every_RD.double().sum(0).float() / max(1, len(every_RD))
 

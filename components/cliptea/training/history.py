@@ -1,4 +1,4 @@
-"""Measurements of a training: loss curves, and the time spent in training steps and waiting for data."""
+"""Measurements of a training: curves, and the time spent in training steps, validations and waiting for data."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-__all__ = ["Curves", "History"]
+__all__ = ["HELD_OUT", "Curves", "History"]
 
+HELD_OUT = "heldout_miou_seen"  # the score in a curve, beside the loss terms
 Curves = list[dict[str, float]]
 T = TypeVar("T")
 
@@ -17,10 +18,12 @@ T = TypeVar("T")
 class History:
     """Losses of all processes, and times of the first process. It continues after restarts."""
 
-    curves: Curves = field(default_factory=list)  # mean loss terms of each logging interval, with its last iteration
+    # Mean loss terms of each logging interval with its last iteration, and the score if that one was validated.
+    curves: Curves = field(default_factory=list)
     pending: list[dict[str, float]] = field(default_factory=list)  # loss terms of the iterations since then
     waiting: float = 0.0  # seconds spent waiting for batches
     working: float = 0.0  # seconds spent in training steps
+    validating: float = 0.0  # seconds spent in validations
 
     def measured(self, batches: Iterable[T], step: Callable[[T], dict[str, float]]) -> Iterator[dict[str, float]]:
         """Call `step` with each batch and yield its loss terms. The time between the steps is not measured."""

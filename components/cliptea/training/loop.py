@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -22,6 +23,7 @@ from cliptea.training.initial_state import InitialState
 from cliptea.training.loss_terms import TextFeatures
 from cliptea.training.stopping import Stopped, sigterm
 from cliptea.training.trainer import Trainer
+from cliptea.training.validation import Validation
 
 __all__ = ["train_student"]
 
@@ -39,6 +41,8 @@ def train_student(
 ) -> Manifest:
     """Train to the end, from the last checkpoint if one exists. Returns the manifest of the model.
 
+    With `train.validate_every`, the student is validated on held-out images, which may also end the training.
+
     Args:
         store: the store for checkpoints and model.
         seed: seed of initial weights, order, augmentation and dropout.
@@ -49,50 +53,74 @@ def train_student(
 
     Raises:
         ConfigError: the processes cannot share a batch, or the initial weights do not fit.
-        NotFinite: a loss, a gradient or a weight is NaN or infinite.
+        DataError: no held-out image shows a seen class.
+        NotFinite: a loss, a gradient, a weight or a logit of a held-out image is NaN or infinite.
         Stopped: SIGTERM was received. A checkpoint is saved.
     """
     _require_shared(config, world)
     device.prepare()
     device.allow_tf32(config.train.tf32)
     trainer = Trainer(config, text, seed, world, initial)
+    validation = Validation(trainer, data)
     with Checkpoints(store, f"{output.prefix}/checkpoints", config.train.keep_checkpoints, world) as checkpoints:
         state = checkpoints.last()
         if state is not None:
             trainer.restore(state)
+            validation.best_weights = state.get("best_weights")
             progress.note(f"resuming from the checkpoint at iteration {trainer.iteration}")
         shown = batches(config, data, seed, trainer.iteration, world)
-        _run(trainer, shown, checkpoints, log_curves)
+        _run(trainer, validation, shown, checkpoints, log_curves)
         trainer.state()  # which checks that everything is finite, in all processes
         manifest = None
         if world.is_first:
             log_curves(trainer.history.curves)
-            manifest = _publish(store, output, trainer)
+            manifest = _publish(store, output, trainer, validation)
             checkpoints.clear()
     return Manifest.model_validate(world.agree(manifest and manifest.model_dump()))
 
 
 def _run(
-    trainer: Trainer, shown: Iterable[Batch], checkpoints: Checkpoints, log_curves: Callable[[Curves], None]
+    trainer: Trainer,
+    validation: Validation,
+    shown: Iterable[Batch],
+    checkpoints: Checkpoints,
+    log_curves: Callable[[Curves], None],
 ) -> None:
-    """Train on all batches of `shown`. Checkpoints are saved regularly, and after SIGTERM."""
-    train, world, history = trainer.config.train, trainer.world, trainer.history
+    """Train on the batches of `shown`, and validate. Checkpoints are saved regularly, and after SIGTERM."""
+    train, world = trainer.config.train, trainer.world
+
+    def state() -> dict[str, Any]:
+        return trainer.state() | {"best_weights": validation.best_weights}
+
     with sigterm() as asked, progress.bar("training", train.iterations, "it", trainer.iteration) as bar:
-        for terms in history.measured(shown, trainer.step):
-            ended = trainer.iteration == train.iterations
-            if trainer.iteration % train.log_every == 0 or ended:
-                history.close_interval(trainer.iteration)
-            bar.update(1, loss=terms["total"])
-            stop = world.any(bool(asked))  # all processes stop after the same step
-            if ended or not (stop or trainer.iteration % train.checkpoint_every == 0):
-                continue
-            if stop:
-                checkpoints.save_last(trainer.iteration, trainer.state())
+
+        def stopping() -> bool:
+            return world.any(bool(asked))  # all processes stop after the same step, or before the same image
+
+        for _ in _steps(trainer, validation, shown, bar):
+            whole = validation.validate(stopping)
+            if whole and (trainer.iteration == train.iterations or validation.is_hopeless):
+                return
+            if not whole or stopping():
+                checkpoints.save_last(trainer.iteration, state())
                 world.wait()  # a process that exits before the checkpoint is saved would look like a failure
                 raise Stopped(trainer.iteration)
-            checkpoints.save(trainer.iteration, trainer.state())
-            if world.is_first:
-                log_curves(history.curves)
+            if trainer.iteration % train.checkpoint_every == 0:
+                checkpoints.save(trainer.iteration, state())
+                if world.is_first:
+                    log_curves(trainer.history.curves)
+
+
+def _steps(trainer: Trainer, validation: Validation, shown: Iterable[Batch], bar: progress.Bar) -> Iterator[None]:
+    """Make all steps, and yield after each. If the last checkpoint was saved within a validation, also yield first."""
+    train, history = trainer.config.train, trainer.history
+    if validation.is_due:
+        yield
+    for terms in history.measured(shown, trainer.step):
+        if trainer.iteration % train.log_every == 0 or trainer.iteration == train.iterations or validation.is_due:
+            history.close_interval(trainer.iteration)
+        bar.update(1, loss=terms["total"])
+        yield
 
 
 def _require_shared(config: Config, world: World) -> None:
@@ -106,18 +134,22 @@ def _require_shared(config: Config, world: World) -> None:
         )
 
 
-def _publish(store: Store, output: Output, trainer: Trainer) -> Manifest:
+def _publish(store: Store, output: Output, trainer: Trainer, validation: Validation) -> Manifest:
     train, history = trainer.config.train, trainer.history
-    weights = {name: tensor.cpu().contiguous() for name, tensor in trainer.student.state_dict().items()}
+    kept = trainer.student.state_dict() if validation.best_weights is None else validation.best_weights
+    weights = {name: tensor.cpu().contiguous() for name, tensor in kept.items()}
     info = {
         "backbone": trainer.config.student.backbone,
         "dim": trainer.text.seen_SD.shape[1],
         "seed": trainer.seed,
-        "iterations": train.iterations,
+        "iterations": trainer.iteration,
         "processes": trainer.world.size,
         "parameters": sum(p.numel() for p in trainer.student.parameters()),
-        **history.summary(train.iterations * train.batch_size),
+        **history.summary(trainer.iteration * train.batch_size),
     }
+    if train.validate_every:
+        info["validation"] = validation.summary()
+        progress.note(validation.conclusion())
     if trainer.where.type == "cuda":
         info["peak_memory_bytes"] = torch.cuda.max_memory_allocated()  # of the first process, since its start
     curves = json.dumps(history.curves).encode()

@@ -7,14 +7,16 @@ import pytest
 
 from cliptea import progress, settings
 from cliptea.data.catalogue import Catalogue
+from cliptea.evaluation.results import dump_results
 from cliptea.manifest import Contents, Manifest, publish, put_object
 from cliptea.report import page
 from cliptea.run import Run, expand
-from cliptea.steps import compare, gather
+from cliptea.steps import compare, evaluate, gather
 from cliptea.steps.evaluate import ScoresEntry, evaluate_variant, evaluation_tasks, scores_output
 from cliptea.steps.split import DataEntry, Splits, log_splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import FileStore, open_store
+from cliptea.teacher.outputs import clustering_key
 from cliptea.tracking import mlflow_client, runs
 from cliptea.tracking.address import MlflowAway
 from cliptea.tracking.deferred import Receipt
@@ -82,9 +84,9 @@ def splits():
 SCORES = dict.fromkeys(("pAcc", "miou_seen", "miou_unseen", "hiou"), 0.5)
 
 
-def evaluated(store, run, number=0, scores=SCORES):
+def evaluated(store, run, number=0, scores=SCORES, **facts):
     objects = {name: put_object(store, f"train/{name}", b"[]") for name in ("model.safetensors", "history.json")}
-    model = Manifest(kind="train", fingerprint=f"m{number}", objects=objects, info={"images_per_second": 2.0})
+    model = Manifest(kind="train", fingerprint=f"m{number}", objects=objects, info={"images_per_second": 2.0, **facts})
     (task,) = evaluation_tasks(run.config, splits(), teacher())
     info = {"scores": scores, "per_class": {"a": 0.5, "b": None}, "sweep": {}}
     publish(store, scores_output(run.config, task, model), Contents({}, info))
@@ -120,6 +122,35 @@ def test_scores_are_handed_on_and_noted_and_logged_by_the_next_run(store, run, b
     compare.catch_up(run)
     assert said == ["scores"]
     assert left(store) == []
+
+
+def test_a_validated_student_tells_its_score_on_held_out_images(store, run, monkeypatch):
+    told = []
+    monkeypatch.setattr(evaluate, "log_or_defer", lambda store, run, entry: told.append(entry))
+    (row,) = evaluated(store, run, data_wait=0.0).rows
+    assert (row.iterations, row.heldout_miou_seen) == (run.config.train.iterations, None)
+    found = {"iteration": 6, "heldout_miou_seen": 0.25, "validations": 4, "images": 3, "seconds": 1.5}
+    (row,) = evaluated(store, run, data_wait=0.0, validation=found).rows
+    assert (row.iterations, row.heldout_miou_seen) == (6, 0.25)
+    assert json.loads(dump_results([row]))[0]["heldout_miou_seen"] == 0.25
+    (task,) = evaluation_tasks(run.config, splits(), teacher())
+    metrics = [entry.model_copy(update={"teacher": with_regions(run)})._metrics([task]) for entry in told]
+    names = ("heldout_miou_seen", "kept_iteration", "throughput/validation_seconds")
+    assert [metrics[1][name] for name in names] == [0.25, 6, 1.5]
+    assert not any(name in metrics[0] for name in names)
+
+
+def with_regions(run):
+    key = clustering_key(run.config.method.clustering)
+    regions = Manifest(kind="regions", fingerprint="r", info={"regions_per_view": 2.0})
+    return teacher().model_copy(update={"regions": {key: regions}})
+
+
+def test_the_loss_curves_of_the_report_hold_no_scores(store, run):
+    points = [{"iteration": 2, "total": 3.0, "heldout_miou_seen": 0.5}, {"iteration": 4, "total": 1.0}]
+    history = put_object(store, "train/h", json.dumps(points).encode())
+    item = evaluated(store, run).model_copy(update={"history": history})
+    assert gather._losses(store, item) == {"total": [(2, 3.0), (4, 1.0)]}
 
 
 def test_compare_tells_what_was_noted_and_names_the_models(store, run, back, monkeypatch):

@@ -108,6 +108,19 @@ def test_curves_are_logged_once_whatever_is_repeated(client):
     ]
 
 
+def test_scores_on_held_out_images_are_a_curve_of_their_own(client):
+    run = make_run("held out")
+    curves = [{"iteration": n, "total": 1.0} | ({"heldout_miou_seen": n / 8} if n % 4 == 0 else {}) for n in (2, 4, 8)]
+    for length in (2, 3):
+        child = ChildRun.open(run, run.variants[0])
+        child.log_curves(curves[:length], 4.0)
+    history = client.get_metric_history(child.run_id, "heldout/miou_seen")
+    assert sorted((metric.step, metric.value) for metric in history) == [(4, 0.5), (8, 1.0)]
+    assert not any("heldout_" in name for name in client.get_run(child.run_id).data.metrics)
+    child.log_result({"heldout_miou_seen": 0.5}, {})
+    assert client.get_run(child.run_id).data.metrics["heldout_miou_seen"] == 0.5
+
+
 def test_results_are_logged_once_and_classes_without_pixels_left_out(client):
     run = make_run("results")
     child = ChildRun.open(run, run.variants[0])

@@ -1,22 +1,17 @@
 """The whole training of a student: what it leaves behind, and however it is interrupted, the same model."""
 
 import json
-import os
 import signal
 
-import numpy as np
 import pytest
-import safetensors.torch
+from whole_training import assert_same_model, killed, train
 
 from cliptea import progress, settings
 from cliptea.data.views import generator
 from cliptea.errors import ConfigError
-from cliptea.manifest import Output, read_object
+from cliptea.manifest import read_object
 from cliptea.storage import FileStore
 from cliptea.training.distributed import World
-from cliptea.training.loop import train_student
-from cliptea.training.stopping import Stopped
-from cliptea.training.trainer import Trainer
 
 ITERATIONS = 6
 
@@ -25,44 +20,6 @@ ITERATIONS = 6
 def config(world):
     train = {"iterations": ITERATIONS, "batch_size": 8, "checkpoint_every": 2, "log_every": 2}
     return settings.apply_delta(world[0].config, {"student": {"backbone": "demo_fpn"}, "train": train})
-
-
-def train(group, folder, world, config, interrupt=None):
-    """Train in a store of its own.
-
-    Args:
-        interrupt: (iteration, rank, signal) that this process is sent in the middle of that step.
-
-    Returns:
-        The manifest, or exit code and saved iteration when it was asked to stop; and the curves as they were logged.
-    """
-    logged = []
-    step = Trainer.step
-
-    def struck(self, batch):
-        if interrupt and (self.iteration + 1, group.rank) == interrupt[:2]:
-            os.kill(os.getpid(), interrupt[2])
-        return step(self, batch)
-
-    Trainer.step = struck
-    try:
-        model, data, text_SD = Output("train", "fp"), world.data(config), world.text()
-        return train_student(FileStore(folder), model, config, 1, data, text_SD, logged.append, group), logged
-    except Stopped as stopped:
-        return (stopped.code, stopped.iteration), logged
-    finally:
-        Trainer.step = step
-
-
-def weights(folder, manifest):
-    return safetensors.torch.load(read_object(FileStore(folder), manifest.objects["model.safetensors"]))
-
-
-def assert_same_model(folder, manifest, other_folder, other):
-    one, two = weights(folder, manifest), weights(other_folder, other)
-    assert one.keys() == two.keys()
-    assert all(np.array_equal(tensor, two[name]) for name, tensor in one.items())
-    assert manifest.objects["history.json"].sha256 == other.objects["history.json"].sha256
 
 
 def test_a_training_leaves_a_model_and_its_measures(world, config, tmp_path):
@@ -96,17 +53,6 @@ def test_sigterm_in_the_last_step_is_too_late(world, config, tmp_path):
     manifest, _ = train(World(), tmp_path, world, config, (ITERATIONS, 0, signal.SIGTERM))
     assert manifest.info["iterations"] == ITERATIONS
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-def killed(folder, world, config, iteration):
-    """Train in a fork of this process, which is killed in that iteration."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            train(World(), folder, world, config, (iteration, 0, signal.SIGKILL))
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
 def test_killed_at_random_steps_it_ends_with_the_same_model(world, config, tmp_path, monkeypatch):

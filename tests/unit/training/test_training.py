@@ -155,12 +155,20 @@ def test_the_fingerprint_knows_what_matters(world):
     assert changed({"train": {"checkpoint_every": 3, "workers": 1, "keep_checkpoints": 1}}) == base
     assert changed({"train": {"processes": 2, "compile": True, "channels_last": True}}) == base
     assert changed({"evaluation": {"gamma": 9.0}}) == base
+    assert changed({"evaluation": {"scale": [128, 128]}}) == base
+    validated = changed({"train": {"validate_every": 4}})
+    assert changed({"train": {"validate_every": 4}, "evaluation": {"gamma": 9.0, "figures": 1}}) == validated
     others = [
         changed({}, seed=1),
         changed({"train": {"lr": 1.0}}),
         changed({"train": {"accumulate": 2}}),
         changed({"train": {"clip_norm": 1.0}}),
+        validated,
+        changed({"train": {"validate_every": 4, "held_out": 0.2}}),
+        changed({"train": {"validate_every": 4, "keep": "best"}}),
+        changed({"train": {"validate_every": 4, "patience": 2}}),
+        changed({"train": {"validate_every": 4}, "evaluation": {"scale": [128, 128]}}),
         changed({"method": {"temperature": 1.0}}),
         changed({"student": {"backbone": "segformer_b0"}}),
     ]
-    assert len({base, *others}) == 7
+    assert len({base, *others}) == 12

@@ -282,6 +282,7 @@ def test_what_is_submitted_needs_no_file_of_this_machine(write, tmp_path):
         "preset": "mine.yaml",
         "overrides": ["seeds=2"],
         "skip_unchanged": False,
+        "part": "",
     }
     there = settings.load(given["preset"], given["overrides"], given["config"])
     assert [variant.label for variant in expand(there)] == ["sizes/long seed 0", "sizes/long seed 1"]

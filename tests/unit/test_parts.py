@@ -1,14 +1,15 @@
 """How students are shared among the parts of a run."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cliptea.errors import ConfigError
 from cliptea.parts import Part, numbers_of, ranges
 
 
-@given(st.integers(1, 6000), st.data())
+@settings(deadline=None)
+@given(st.integers(1, 300), st.data())
 def test_every_student_is_in_one_part_and_parts_are_of_equal_size(students, data):
     of = data.draw(st.integers(1, students))
     shares = [Part(number, of).share(range(students)) for number in range(1, of + 1)]
@@ -18,6 +19,7 @@ def test_every_student_is_in_one_part_and_parts_are_of_equal_size(students, data
     assert max(sizes) == -(-students // of)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 999_999), st.data())
 def test_a_part_is_read_as_it_is_written(of, data):
     part = Part(data.draw(st.integers(1, of)), of)
@@ -35,6 +37,7 @@ def test_what_is_no_part_is_refused(text):
         Part.parse(text)
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(1, 60), min_size=1))
 def test_numbers_are_read_as_they_are_written(numbers):
     assert numbers_of(ranges(sorted(numbers)), 60) == sorted(numbers)

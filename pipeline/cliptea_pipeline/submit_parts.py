@@ -39,7 +39,8 @@ def submit_parts(
     Raises:
         EndpointError: the server cannot be reached, or denies the request.
     """
-    store, left, failed = submitting.store(file), list(parts), []
+    store, left = submitting.store(file), list(parts)
+    failed: list[Part] = []
     try:
         while left:
             part = left[0]

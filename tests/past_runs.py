@@ -23,6 +23,7 @@ from cliptea.uses import put_uses
 FILES = {
     "train": ("model.safetensors", "history.json"),
     "evaluate": ("figures.npz",),
+    "part": ("results-0123456789abcdef.json",),
     "text": ("text.safetensors",),
     "compare": ("report.html", "results.json"),
     "demo-teacher": ("open_clip_config.json", "open_clip_model.safetensors"),

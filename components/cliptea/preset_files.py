@@ -23,7 +23,7 @@ from cliptea.typed import plain_settings, plain_variants, without_free_names
 
 __all__ = ["gather_variants", "parse_preset", "read_preset", "variant_files"]
 
-LARGEST = 1 << 16  # bytes of a preset file with its variants: it is a parameter of a pipeline
+LARGEST = 1 << 16  # bytes of a local preset file with its variants: they are a parameter of a pipeline
 VARIANTS = re.compile(r"(?P<file>.+\.(?i:ya?ml))(?P<single>/[^/]+)?")  # an entry of `variants` that names a file
 
 
@@ -39,9 +39,11 @@ def read_preset(address: str) -> str:
     """
     settings = parse_preset(_read(address, "the preset file"), address)
     text = json.dumps(gather_variants(settings, dirname(address)), ensure_ascii=False)
-    if len(text.encode()) > LARGEST:
+    if len(text.encode()) > LARGEST and not is_remote(address):
         raise ConfigError(
-            f"{address} holds {len(text.encode())} bytes of settings with its variants", f"at most {LARGEST}"
+            f"{address} holds {len(text.encode())} bytes of settings with its variants",
+            f"at most {LARGEST}",
+            "put the files into a bucket, where there is no such limit, and name the s3:// address",
         )
     return text
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from cliptea import settings
 from cliptea.config import Config
 from cliptea.errors import ConfigError
-from cliptea.manifest import Manifest, fingerprint
+from cliptea.manifest import Manifest, Output, fingerprint
+from cliptea.parts import Part
 
 __all__ = ["TRANSDUCTIVE", "Member", "Run", "Variant", "expand", "is_transductive", "require_room"]
 
@@ -46,7 +47,14 @@ class Run(BaseModel):
     fingerprint: str
     job_id: str
     tracking_run: str  # id of the MLflow parent run
-    variants: list[Variant]
+    variants: list[Variant]  # that this run trains
+    part: Part = Part(1, 1)
+    parts: list[Output] = []  # the results of all parts, if there are several
+
+    @property
+    def whole(self) -> Run:
+        """The run with the students of all parts."""
+        return self if self.part.of == 1 else self.model_copy(update={"variants": expand(self.config)})
 
     def variant(self, label: str) -> Variant:
         """The variant with this label."""
@@ -104,22 +112,26 @@ def is_transductive(group: str) -> bool:
     return group.endswith(TRANSDUCTIVE)
 
 
-def require_room(students: int, room: int) -> None:
-    """Check that one run of the pipeline on a cluster can train this many students.
+def require_room(students: int, room: int, parts: int = 1) -> None:
+    """Check that each of the parts, which are runs of the pipeline on a cluster, can train its share of the students.
 
     Args:
         students: number of students, which is variants times seeds.
-        room: the largest number of students, from the placement of the compiled pipeline.
+        room: the largest number of students of one run, from the placement of the compiled pipeline.
+        parts: number of runs.
 
     Raises:
-        ConfigError: there are more students. The workflow would exceed Argo's limit of 1 MiB and fail halfway.
+        ConfigError: there are more students. The workflow would exceed Argo's limit of 1 MiB and fail halfway. Or there
+            are more parts than students.
     """
-    if students > room:
-        parts = -(-students // room)
+    if parts > students:
+        raise ConfigError(f"{students} students (variants times seeds) cannot be split into {parts} runs", "fewer runs")
+    if students > room * parts:
+        runs = "one run" if parts == 1 else f"{parts} runs"
         raise ConfigError(
-            f"{students} students (variants times seeds) are too many for one run on a cluster, because its workflow "
-            "would exceed Argo's limit of 1 MiB",
-            f"at most {room}, the placement's `students` minus half of its `token_parts`",
-            f"use at least {parts} runs with the same store, so that they share tokens, with --set 'variants=[...]'; "
+            f"{students} students (variants times seeds) are too many for {runs} on a cluster, because the workflow of "
+            "a run would exceed Argo's limit of 1 MiB",
+            f"at most {room} in each, the placement's `students` minus half of its `token_parts`",
+            f"start {-(-students // room)} runs with one comparison: cliptea submit --split {-(-students // room)}; "
             "or let the workflow controller offload its workflows, and raise `students` in the placement file",
         )

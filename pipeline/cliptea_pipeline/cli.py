@@ -151,7 +151,6 @@ def plan(
 
         from cliptea import settings
         from cliptea.plan import make_plan, read_rates
-        from cliptea.run import require_room
         from cliptea_pipeline.compile import pipeline_file
         from cliptea_pipeline.fit import read_compiled
         from cliptea_pipeline.planning import show_plan
@@ -161,9 +160,9 @@ def plan(
         resolved = settings.load(chosen, overrides or [], text)
         room = read_compiled(pipeline or pipeline_file()).room
         made = make_plan(resolved, rates)
-        document.update(made.model_dump() | {"gpu_hours": made.gpu_hours, "room": room})
+        runs = -(-made.trainings // room)
+        document.update(made.model_dump() | {"gpu_hours": made.gpu_hours, "room": room, "runs": runs})
         show_plan(Console(highlight=False), resolved, made, room)
-        require_room(made.trainings, room)
 
 
 app.add_typer(clean_cli.app)

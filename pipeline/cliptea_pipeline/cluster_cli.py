@@ -13,6 +13,7 @@ from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import tell
 from cliptea.messages import plain
+from cliptea.parts import Part, numbers_of
 from cliptea_pipeline.options import (
     AsJson,
     ConfigFile,
@@ -69,6 +70,21 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the run until it ends, and exit with a code for its result.")
     ] = False,
+    split: Annotated[
+        int | None,
+        typer.Option(
+            "--split",
+            metavar="N",
+            min=1,
+            help="Share the students among so many runs with one comparison. They start one after another, and the "
+            "command follows them as with --wait.",
+            show_default=False,
+        ),
+    ] = None,
+    parts: Annotated[
+        str | None,
+        typer.Option("--parts", metavar="2,4-50", help="Only these of the runs of --split.", show_default=False),
+    ] = None,
     log_format: LogFormat = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -79,10 +95,20 @@ def submit(
         from cliptea_pipeline import watch
         from cliptea_pipeline.endpoint import Endpoint
         from cliptea_pipeline.looks import run_page
+        from cliptea_pipeline.submit_parts import submit_parts
 
+        if parts is not None and split is None:
+            raise ConfigError("--parts is given without --split", "--split N, as when they were submitted first")
+        numbers = range(1, (split or 1) + 1) if parts is None else numbers_of(parts, split or 1)
         chosen, text = choose_preset(preset, config_file)
-        given = submitting.parameters(chosen, overrides or [], skip_unchanged, pipeline, text)
+        given = submitting.parameters(chosen, overrides or [], skip_unchanged, pipeline, text, split or 1)
         server = Endpoint(endpoint, namespace)
+        if split is not None:
+            shares = [Part(number, split) for number in numbers]
+            code = submit_parts(server, given, shares, document, experiment, pipeline)
+            if code != ExitCode.INTERRUPTED:
+                _sweep(server)
+            raise typer.Exit(code)
         run_id = submitting.submit(server, given, experiment, pipeline)
         document.update({"run": run_id, "address": run_page(server, run_id) or None})
         if wait:

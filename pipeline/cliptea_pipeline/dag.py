@@ -40,17 +40,18 @@ def cliptea_pipeline(placement: Placement) -> BaseComponent:
         config: str = "",
         overrides: list = [],  # noqa: B006 (kfp's)
         skip_unchanged: bool = False,
+        part: str = "",
     ):
         job_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
         with dsl.ExitHandler(place(finish(job_id=job_id))):
             given = {"preset": preset, "config": config, "overrides": overrides, "skip_unchanged": skip_unchanged}
-            resolved = place(resolve(**given, job_id=job_id))
+            resolved = place(resolve(**given, part=part, job_id=job_id))
             run = resolved.outputs["run"]
             with dsl.If(resolved.outputs["Output"] == "changed", name="something-to-do"):
                 shards = place(split(run=run)).outputs["shards"]
                 parts = placement.token_parts
-                with dsl.ParallelFor(list(range(parts)), name="views") as part:
-                    made = place(tokens(run=run, shards=shards, part=part, parts=parts)).outputs["made"]
+                with dsl.ParallelFor(list(range(parts)), name="views") as number:
+                    made = place(tokens(run=run, shards=shards, part=number, parts=parts)).outputs["made"]
                 cache = place(teacher(run=run, shards=shards, made=dsl.Collected(made))).outputs["cache"]
                 labels = place(variants(run=run)).output
                 with dsl.ParallelFor(labels, name="students", parallelism=placement.students_at_a_time) as variant:

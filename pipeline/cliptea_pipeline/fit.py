@@ -18,7 +18,7 @@ from cliptea_pipeline.placement import Placement
 
 __all__ = ["PARAMETERS", "Compiled", "check_fit", "read_compiled"]
 
-PARAMETERS = {"preset", "config", "overrides", "skip_unchanged"}  # of the pipeline
+PARAMETERS = {"preset", "config", "overrides", "skip_unchanged", "part"}  # of the pipeline
 # Steps with GPUs whose number of processes is a setting. For TrainJobs, the placement sets it.
 PROCESSES = {"tokens": "teacher.num_workers", "train": "train.processes"}
 
@@ -67,15 +67,18 @@ def _job_settings(spec: dict[str, Any]) -> JobSettings | None:
     return None
 
 
-def check_fit(config: Config, compiled: Compiled) -> None:
+def check_fit(config: Config, compiled: Compiled, parts: int = 1) -> None:
     """Reject settings that cannot run with the placement of the pipeline.
+
+    Args:
+        parts: number of runs that share the students.
 
     Raises:
         ConfigError: there are too many students, processes cannot share a batch or leave GPUs idle, or a pod would need
             files on this machine.
     """
     students = [variant.config for variant in expand(config)]
-    require_room(len(students), compiled.room)
+    require_room(len(students), compiled.room, parts)
     if compiled.job is not None:
         for student in students:
             compiled.job.check(student)

@@ -53,8 +53,11 @@ def _sum(parts: list[float | None]) -> float | None:
 
 def _trainings(number: int, room: int) -> str:
     runs = -(-number // room)
-    parts = f"; on a cluster this takes {runs} runs, because one has room for {room}" if runs > 1 else ""
-    return f"{number} (variants times seeds){parts}"
+    told = f"{number} (variants times seeds)"
+    if runs == 1:
+        return told
+    each = f"{-(-number // runs)} or fewer in each fit, because a run has room for {room}"
+    return f"{told}; on a cluster in {runs} runs with one comparison ({each}): cliptea submit --split {runs}"
 
 
 def _count(number: int | None) -> str:

@@ -87,7 +87,7 @@ def listed(endpoint: Endpoint) -> list[Schedule]:
             ),
             "recurring_runs",
         )
-        known = PARAMETERS - {"config"}  # which earlier versions did not have
+        known = PARAMETERS - {"config", "part"}  # which earlier versions did not have
         return [_shown(run, pipeline) for run in found if _follows(run, pipeline) or _given(run).keys() >= known]
 
 

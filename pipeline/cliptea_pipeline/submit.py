@@ -38,10 +38,11 @@ def submit(endpoint: Endpoint, given: dict[str, object], experiment: str = "clip
             f"note: this run uses version {version.name}; schedules keep using the newest upload, {version.latest}",
         )
     group = endpoint.experiment(experiment)
+    names = [str(given["preset"]), str(given["part"]), time.strftime("%Y-%m-%d %H:%M:%S")]
     with endpoint.asked():
         run = endpoint.client.run_pipeline(
             group,
-            f"{given['preset']} {time.strftime('%Y-%m-%d %H:%M:%S')}",
+            " ".join(filter(None, names)),
             params=given,
             pipeline_id=version.pipeline,
             version_id=version.id,
@@ -52,7 +53,12 @@ def submit(endpoint: Endpoint, given: dict[str, object], experiment: str = "clip
 
 
 def parameters(
-    preset: str, overrides: Sequence[str], skip_unchanged: bool = False, file: Path | None = None, text: str = ""
+    preset: str,
+    overrides: Sequence[str],
+    skip_unchanged: bool = False,
+    file: Path | None = None,
+    text: str = "",
+    parts: int = 1,
 ) -> dict[str, object]:
     """The parameters of the pipeline with their types, checked before anything is sent.
 
@@ -60,6 +66,7 @@ def parameters(
         preset, overrides, text: as for `settings.load`.
         skip_unchanged: end early if neither data nor settings have changed since a run that finished.
         file: compiled pipeline that will run them; defaults to the one in the package.
+        parts: number of runs that share the students.
 
     Raises:
         ConfigError: the settings are invalid or do not fit the pipeline, or the file is not a compiled pipeline.
@@ -71,8 +78,9 @@ def parameters(
                 "an s3:// address",
                 "or name it in a file for --config, which is sent together with its variants",
             )
-    check_fit(settings.load(preset, list(overrides), text), read_compiled(file or pipeline_file()))
-    return {"preset": preset, "config": text, "overrides": list(overrides), "skip_unchanged": skip_unchanged}
+    check_fit(settings.load(preset, list(overrides), text), read_compiled(file or pipeline_file()), parts)
+    given = {"preset": preset, "config": text, "overrides": list(overrides), "skip_unchanged": skip_unchanged}
+    return {**given, "part": ""}
 
 
 def store(file: Path | None = None) -> str:

@@ -58,13 +58,13 @@ FIT = {
     "too many students": (
         {"students": 12, "token_parts": 4},
         ["--preset", "smoke", "--set", "seeds=3"],
-        r"12 students .* too many for one run .* at most 10, the placement's `students` minus half of its "
-        "`token_parts`; use at least 2 runs .* raise `students`",
+        r"12 students .* too many for one run .* at most 10 in each, the placement's `students` minus half of its "
+        "`token_parts`; start 2 runs with one comparison: cliptea submit --split 2; or .* raise `students`",
     ),
     "too many for the default": (
         {},
         ["--preset", "smoke", "--set", "seeds=26"],
-        r"104 students \(variants times seeds\) are too many .* 1 MiB; expected at most 100, .*use at least 2 runs",
+        r"104 students \(variants times seeds\) are too many .* 1 MiB; expected at most 100 .*start 2 runs",
     ),
     "further data": (
         {},

@@ -44,6 +44,7 @@ def test_submit_uploads_a_version_once_and_starts_typed_runs(pipelines):
         "config": "",
         "overrides": ["seeds=2", "data.seed=1"],
         "skip_unchanged": False,
+        "part": "",
     }
     versions = {run["pipeline_version_reference"]["pipeline_version_id"] for run in pipelines.held["runs"]}
     assert versions == {"versions-0"}
@@ -232,7 +233,7 @@ def test_a_schedule_follows_the_latest_version_without_overlap_and_catch_up(pipe
     assert schedule["pipeline_version_reference"] == {"pipeline_id": "pipelines-0"}
     assert schedule["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * 0"}}
     assert (schedule["max_concurrency"], schedule["no_catchup"], schedule["mode"]) == ("1", True, "ENABLE")
-    given = {"preset": "smoke", "config": "", "overrides": ["seeds=2"], "skip_unchanged": True}
+    given = {"preset": "smoke", "config": "", "overrides": ["seeds=2"], "skip_unchanged": True, "part": ""}
     assert schedule["runtime_config"]["parameters"] == given
     call("schedule", "--cron", "@daily", "--name", "b", "--preset", "smoke", "--always")
     assert pipelines.held["recurringruns"][1]["runtime_config"]["parameters"]["skip_unchanged"] is False

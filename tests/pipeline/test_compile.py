@@ -84,7 +84,7 @@ def test_an_image_that_no_node_can_name_is_refused(image):
 
 def test_parameters_have_defaults(spec):
     parameters = spec["root"]["inputDefinitions"]["parameters"]
-    defaults = {"preset": "demo", "config": "", "overrides": [], "skip_unchanged": False}
+    defaults = {"preset": "demo", "config": "", "overrides": [], "skip_unchanged": False, "part": ""}
     assert {name: p["defaultValue"] for name, p in parameters.items()} == defaults
     assert all(p["isOptional"] for p in parameters.values())
 

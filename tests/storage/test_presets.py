@@ -1,11 +1,13 @@
 """A preset file and its variants in a bucket, which resolve reads."""
 
+import json
 import shutil
 
 import pytest
 
 from cliptea.errors import ConfigError, StorageError
 from cliptea.parse import MOST
+from cliptea.preset_files import LARGEST, read_preset
 from cliptea.steps.resolve import start_run
 from cliptea.storage.local_files import cache_folder
 
@@ -37,6 +39,16 @@ def test_a_run_follows_the_files_in_the_bucket(started):
     assert [variant.config.train.iterations for variant in other.variants] == [31]
     assert other.fingerprint != first.fingerprint
     assert not (cache_folder() / "s3").exists()
+
+
+def test_variants_in_the_bucket_are_no_parameter_of_a_pipeline(store):
+    """So there may be thousands of them, which a local file may not have."""
+    variants = "".join(f"v{number}: {{seeds: 1}}\n" for number in range(4000))
+    store.put("own/my.yaml", PRESET)
+    store.put("own/sizes.yaml", variants.encode())
+    text = read_preset(store.uri("own/my.yaml"))
+    assert len(text) > LARGEST
+    assert len(json.loads(text)["variant_groups"]["sizes"]) == 4000
 
 
 def test_code_and_large_files_in_the_bucket_are_refused(started, store):

@@ -161,7 +161,7 @@ def test_a_run_is_submitted_with_checked_settings(monkeypatch):
     monkeypatch.setattr(submit, "submit", lambda endpoint, given, *rest: sent.append((endpoint, given, *rest)) or "id")
     monkeypatch.setattr("cliptea_pipeline.endpoint.Endpoint", lambda *where: where)
     assert api.submit("smoke", {"seeds": 2}, endpoint="http://kfp", namespace="team", experiment="e") == "id"
-    expected = {"preset": "smoke", "config": "", "overrides": ["seeds=2"], "skip_unchanged": False}
+    expected = {"preset": "smoke", "config": "", "overrides": ["seeds=2"], "skip_unchanged": False, "part": ""}
     assert sent == [(("http://kfp", "team"), expected, "e", None)]
     with pytest.raises(ConfigError, match=r"train\.iterations=0 is refused"):
         api.submit("smoke", {"train.iterations": 0}, endpoint="http://kfp")

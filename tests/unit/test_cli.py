@@ -126,24 +126,24 @@ def test_an_unexpected_error_is_one_line_too(monkeypatch):
     assert answer.stderr == "error: RuntimeError: a b; add --debug to see the traceback\n"
 
 
-def test_plan_counts_the_students_and_refuses_more_than_one_run_on_a_cluster_has_room_for():
+def test_plan_counts_the_students_and_the_runs_that_they_take_on_a_cluster():
     few, many = (call("plan", "--preset", "smoke", "--set", f"seeds={seeds}") for seeds in (25, 60))
     assert (few.exit_code, "100 (variants times seeds) " in few.stdout) == (0, True)
     told = " ".join(many.stdout.split())
-    assert "240 (variants times seeds); on a cluster this takes 3 runs, because one has room for 100" in told
-    assert (many.exit_code, many.stderr.count("\n")) == (2, 1)
-    assert "240 students (variants times seeds) are too many for one run" in many.stderr
+    assert "240 (variants times seeds); on a cluster in 3 runs with one comparison (80 or fewer in each fit, " in told
+    assert "because a run has room for 100): cliptea submit --split 3" in told
+    assert (many.exit_code, many.stderr) == (0, "")
 
 
-def test_json_of_plan_is_one_document_also_if_the_plan_does_not_fit():
+def test_json_of_plan_is_one_document_also_if_it_takes_several_runs():
     few, many = (call("plan", "--preset", "smoke", "--set", f"seeds={seeds}", "--json") for seeds in (1, 60))
     made = json.loads(few.stdout)
-    assert (few.exit_code, made["trainings"], made["steps"]["train"], made["room"]) == (0, 4, 4, 100)
+    assert (few.exit_code, made["trainings"], made["steps"]["train"], made["room"], made["runs"]) == (0, 4, 4, 100, 1)
     assert {student["backbone"] for student in made["students"]} == {"demo_fpn", "segformer_b0"}
     assert made["gpu_hours"] is None  # nothing was measured
     assert "trainings" in few.stderr  # what is shown without --json
-    assert (many.exit_code, json.loads(many.stdout)["trainings"]) == (2, 240)
-    assert many.stderr.splitlines()[-1].startswith("error: ")
+    planned = json.loads(many.stdout)
+    assert (many.exit_code, planned["trainings"], planned["runs"]) == (0, 240, 3)
 
 
 def test_completion_can_be_installed():

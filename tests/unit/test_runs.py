@@ -43,8 +43,13 @@ def test_two_students_of_one_name_are_refused():
 
 def test_one_run_on_a_cluster_has_room_for_so_many_students():
     require_room(100, 100)
-    with pytest.raises(ConfigError, match=r"201 students .* at most 100, .*; use at least 3 runs with the same store"):
+    require_room(201, 100, 3)
+    with pytest.raises(ConfigError, match=r"201 students .* too many for one run .* at most 100 in each, .*--split 3;"):
         require_room(201, 100)
+    with pytest.raises(ConfigError, match=r"201 students .* too many for 2 runs on a cluster, .*--split 3;"):
+        require_room(201, 100, 2)
+    with pytest.raises(ConfigError, match=r"^4 students .* cannot be split into 5 runs; expected fewer runs$"):
+        require_room(4, 100, 5)
 
 
 def test_a_variant_carries_its_own_config_through_a_dump():

@@ -13,6 +13,7 @@ from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make
 from cliptea.run import TRANSDUCTIVE, Run, is_transductive
 from cliptea.steps.component import step
 from cliptea.steps.evaluate import Evaluated, ScoresEntry
+from cliptea.steps.part_results import lacking, placed, with_other_parts
 from cliptea.steps.split import DataEntry, Splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import Store, open_store
@@ -72,19 +73,27 @@ class Comparison(BaseModel):
     best: dict[str, float]  # mIoU and hIoU of the best student
     evaluation: str  # digest of how the models were measured: `Evaluated.protocol`
     stand_in: bool  # whether the teacher does not know the data, so that the results are meaningless
+    missing: str = ""  # which parts are not in it yet
 
 
 def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluations: Sequence[Evaluated]) -> Comparison:
-    """Write and log results.json and report.html, after the entries that earlier steps could not log to MLflow."""
-    store, whole = open_store(), True
+    """Write and log results.json and report.html, after the entries that earlier steps could not log to MLflow.
+
+    Of a run in parts, they have the results of all parts that have come this far.
+    """
+    store, whole, run = open_store(), True, run.whole
     try:
         catch_up(run, SHORT_SECONDS)
     except MlflowAway as away:
         when = "later" if away.temporary else "once that is mended and the run is started again"
         progress.warn(f"MLflow is not available ({away.what}); results will be logged {when}")
         whole = False
+    evaluations = with_other_parts(store, run, evaluations)
+    missing = lacking(run, evaluations)
+    if missing:
+        progress.warn(f"{missing}; the part that ends last compares all")
     done, evaluated, made = _report(store, run, splits, teacher, evaluations)
-    entry = ReportEntry(report=done.fingerprint, splits=splits, teacher=teacher, evaluations=list(evaluations))
+    entry = ReportEntry(report=done.fingerprint, splits=splits, teacher=teacher, evaluations=evaluations)
     if receipt(store, run, entry.name) is not None:
         if not made:
             progress.reused()
@@ -104,6 +113,7 @@ def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluation
         best=scalars([best_of(run, rows)]),
         evaluation=evaluated[0].protocol,
         stand_in=teacher.tokens.info["stand_in"],
+        missing=missing,
     )
 
 
@@ -126,7 +136,13 @@ def _report(
 
     A report from an MLflow outage is replaced as soon as the locations are known.
     """
-    evaluated = [_placed(store, run, item) for item in sorted(evaluations, key=lambda item: _position(run, item))]
+    order = {
+        (member.group, member.variant, variant.seed): place
+        for place, variant in enumerate(run.variants)
+        for member in variant.members
+    }
+    first = [(order[item.rows[0].group, item.rows[0].variant, item.rows[0].seed], item) for item in evaluations]
+    evaluated = [placed(store, run, item) for _, item in sorted(first, key=lambda pair: pair[0])]
     rows = [row for item in evaluated for row in item.rows]
     fp = fingerprint(
         "compare",
@@ -144,18 +160,6 @@ def _report(
     put_uses(store, run, [output])
     done, made = make_once(store, output, lambda: _compare(store, output, run, splits, teacher, evaluated), look)
     return done, evaluated, made
-
-
-def _placed(store: Store, run: Run, item: Evaluated) -> Evaluated:
-    logged = receipt(store, run, item.telling)
-    place = logged.place()._asdict() if logged else {}
-    return item.model_copy(update={"rows": [row.model_copy(update=place) for row in item.rows]})
-
-
-def _position(run: Run, item: Evaluated) -> int:
-    order = [(member.group, member.variant, variant.seed) for variant in run.variants for member in variant.members]
-    first = item.rows[0]
-    return order.index((first.group, first.variant, first.seed))
 
 
 def _compare(

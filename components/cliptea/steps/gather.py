@@ -19,6 +19,7 @@ from cliptea.manifest import Manifest, read_object
 from cliptea.report.context import AttentionPicture, PredictionPicture, RegionPicture, ReportContext, RunFacts
 from cliptea.run import Run
 from cliptea.steps.evaluate import FIGURES, Evaluated
+from cliptea.steps.part_results import lacking
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import Store
@@ -69,7 +70,7 @@ def gather_context(
         ],
         regions=_regions(store, views, teacher),
         confusions=_each(figures, "confusion"),
-        warnings=_warnings(splits, teacher),
+        warnings=_warnings(run, splits, teacher, evaluated),
     )
 
 
@@ -144,8 +145,11 @@ def _regions(store: Store, views: Mapping[str, ViewImage], teacher: TeacherCache
     return pictures
 
 
-def _warnings(splits: Splits, teacher: TeacherCache) -> list[str]:
+def _warnings(run: Run, splits: Splits, teacher: TeacherCache, evaluated: Sequence[Evaluated]) -> list[str]:
+    missing = lacking(run, evaluated)
+    parts = [f"This comparison is not complete: {missing}."] if missing else []
     unknown = dict.fromkeys(word for text in teacher.text.values() for word in text.info["unknown_words"])
     words = [f"The demo's teacher does not know {', '.join(unknown)}."] if unknown else []
     named = {"": splits.own, **{f"{name}: ": split for name, split in splits.others.items()}}
-    return [f"{before}{problem}" for before, split in named.items() for problem in split.info["problems"]] + words
+    problems = [f"{before}{problem}" for before, split in named.items() for problem in split.info["problems"]]
+    return parts + problems + words

@@ -47,16 +47,21 @@ def promote_best(run: Run, comparison: Comparison) -> Promotion:
 
     Entries that earlier steps could not log to MLflow are logged first.
 
+    Of a run in parts, only the part whose comparison has all students does so.
+
     Raises:
         TrackingError: MLflow is not available, or a model of the run is not logged there yet.
     """
+    run = run.whole
     catch_up(run)
     if comparison.stand_in:
         return _refused("results with a stand-in teacher are meaningless")
+    if comparison.missing:
+        return _refused(comparison.missing)
     from cliptea.tracking.mlflow_client import persist
 
     store = open_store()
-    compared = comparison.model_dump(exclude={"hashes"})
+    compared = comparison.model_dump(exclude={"hashes", "missing"})
     key = receipt_key(run, f"promotion-{fingerprint('promote', comparison=compared)}")
     decided = read_record(store, key, Promotion)
     if decided is not None:

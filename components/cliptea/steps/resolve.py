@@ -9,9 +9,10 @@ from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue, names_of
 from cliptea.data.shard_cache import open_cache
 from cliptea.errors import ConfigError, described
-from cliptea.manifest import fingerprint
+from cliptea.manifest import Output, fingerprint
 from cliptea.models.backbones import licence, require
 from cliptea.names import as_known, visible
+from cliptea.parts import Part
 from cliptea.run import Run, Variant, expand, require_room
 from cliptea.steps.component import step
 from cliptea.steps.initial import check_address, put_initial, read_initial
@@ -24,24 +25,31 @@ __all__ = ["check", "resolve", "start_run"]
 
 @step()
 def resolve(
-    preset: str, config: str, overrides: list, skip_unchanged: bool, job_id: str, run: dsl.Output[dsl.Artifact]
+    preset: str,
+    config: str,
+    overrides: list,
+    skip_unchanged: bool,
+    part: str,
+    job_id: str,
+    run: dsl.Output[dsl.Artifact],
 ) -> str:
     from cliptea.steps.common import run_step, write
     from cliptea.steps.resolve import skip, start_run
 
     def work() -> str:
-        present = start_run(preset, overrides, job_id, config)
+        present = start_run(preset, overrides, job_id, config, part)
         write(run, present)
         return "unchanged" if skip_unchanged and skip(present) else "changed"
 
     return run_step("resolve", work, job_id=job_id)
 
 
-def start_run(preset: str, overrides: list[str], job_id: str, text: str = "") -> Run:
+def start_run(preset: str, overrides: list[str], job_id: str, text: str = "", part: str = "") -> Run:
     """Check the settings, compute the digest of the data, and open or resume the run in MLflow.
 
     Args:
         preset, overrides, text: as for `settings.load`.
+        part: such as 2/50 for a run that trains the second of 50 shares of the students; "" for all.
     """
     from cliptea.data.datasets import data_digest, open_dataset
     from cliptea.steps.planned import planned
@@ -51,8 +59,9 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "") ->
 
     config = settings.load(preset, overrides, text)
     catalogue = check(config)
-    if not env.in_local_run() and (room := env.STUDENTS.count()):
-        require_room(len(expand(config)), room)
+    variants, own_part = expand(config), Part.parse(part)
+    room = 0 if env.in_local_run() else env.STUDENTS.count()
+    require_room(len(variants), room or len(variants), own_part.of)
     store = open_store()
     open_cache(store)  # reports invalid addresses and sizes before any work starts
     own = open_dataset(config.data)
@@ -61,7 +70,6 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "") ->
     further = {name: open_dataset(wanted) for name, wanted in sets.items()}
     others = {name: data_digest(wanted, ["val"]) for name, wanted in sets.items()}
     _check_figures(config, [own.ids("train"), own.ids("val"), *(dataset.ids("val") for dataset in further.values())])
-    variants = expand(config)
     models = persist(lambda: read_initial((variant.config for variant in variants), catalogue.unseen))
     start = {"initial": {name: model.manifest.fingerprint for name, model in models.items()}} if models else {}
     fp = fingerprint("run", config=_counting(config, variants), data=digest, others=others, **start)
@@ -75,15 +83,31 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "") ->
         initial={name: model.manifest for name, model in models.items()},
         variants=variants,
     )
-    uses = planned(run)
+    uses = planned(run)  # of all parts, so that none loses what another one needs
+    run = _with_share(run, own_part, uses)
     run = run.model_copy(update={"tracking_run": persist(lambda: tracked.open_parent(run))})
-    put_uses(store, run, uses)
+    put_uses(store, run, [*uses, *run.parts])
     put_initial(store, models)
     for name, metric in renamed_metrics(catalogue).items():
         progress.note(f"MLflow cannot take the class name {name!r} in a metric; its IoU is logged there as {metric}")
     progress.publish(tracking_run=run.tracking_run)
     _sweep()
     return run
+
+
+def _with_share(run: Run, part: Part, uses: list[Output]) -> Run:
+    """The run with the students of a part, and a fingerprint that belongs to this part.
+
+    Args:
+        run: with all students.
+        uses: all of its outputs, so that only results of the same students are ever compared.
+    """
+    if part.of == 1:
+        return run
+    known = {"run": run.fingerprint, "outputs": sorted(set(uses)), "of": part.of}
+    parts = [Output("part", fingerprint("part", **known, number=number)) for number in range(1, part.of + 1)]
+    share = {"variants": part.share(run.variants), "fingerprint": parts[part.number - 1].fingerprint}
+    return run.model_copy(update={"part": part, "parts": parts, **share})
 
 
 def _counting(config: Config, variants: list[Variant]) -> dict[str, Any]:

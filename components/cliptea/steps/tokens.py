@@ -115,7 +115,7 @@ def view_outputs(run: Run, split: str) -> ViewOutputs:
         split: fingerprint of the train shards.
     """
     fp = tokens_fingerprint(run.config, split)
-    clusterings = [variant.config.method.clustering for variant in run.variants if variant.config.method.pseudo]
+    clusterings = [variant.config.method.clustering for variant in run.whole.variants if variant.config.method.pseudo]
     regions = {
         clustering_key(clustering): ViewOutput(
             Output("regions", fingerprint("regions", clustering=clustering, tokens=fp)), clustering

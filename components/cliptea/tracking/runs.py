@@ -66,7 +66,8 @@ def open_parent(run: Run) -> str:
     key = _key(run)
     found = plugin_run(client) or find_run(client, {Tag.KEY: key})
     if found is None:
-        name = f"{config.preset} · {config.data.name} · {key[:SHOWN]}"
+        part = f" · part {run.part}" if run.part.of > 1 else ""
+        name = f"{config.preset} · {config.data.name} · {key[:SHOWN]}{part}"
         found = client.create_run(experiment_id(client), tags={Tag.KEY: key}, run_name=name)
     run_id = found.info.run_id
     require_artifacts(str(found.info.artifact_uri))

@@ -109,7 +109,7 @@ def check(config):
     """Everything fits."""
 
 
-def start_run(preset, overrides, job_id, text):
+def start_run(preset, overrides, job_id, text, part):
     labels = FAKE.get("variants", ["one", "two"])
     work_once = FAKE.get("fail", {}).get("resolve")
     if work_once:

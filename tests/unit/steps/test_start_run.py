@@ -6,8 +6,11 @@ import sys
 import pytest
 
 from cliptea.errors import ConfigError
+from cliptea.parts import Part
 from cliptea.preset_files import read_preset
 from cliptea.steps.resolve import start_run
+from cliptea.storage import open_store
+from cliptea_pipeline.leftovers import read_lists
 
 FARM = """
 import numpy as np
@@ -45,10 +48,10 @@ def started(tmp_path, monkeypatch, empty_database):
     monkeypatch.setenv("CLIPTEA_EVENTS", str(tmp_path / "events"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_database, tmp_path)}")
 
-    def started(*overrides, file=""):
+    def started(*overrides, file="", part=""):
         (tmp_path / "my.yaml").write_text(file)
         name, text = ("my.yaml", read_preset("my.yaml")) if file else ("smoke", "")
-        return start_run(name, ["teacher.weights=demo", *overrides], "job", text)
+        return start_run(name, ["teacher.weights=demo", *overrides], f"job{part}", text, part)
 
     return started
 
@@ -95,3 +98,42 @@ def test_variants_that_are_one_student_are_refused(started, change):
         started(file=f"preset: smoke\nvariants: [mine]\nvariant_groups: {{mine: {{a: {{}}, b: {change}}}}}")
     assert str(caught.value).startswith("the variants mine/a and mine/b are one student, because their settings differ")
     assert len(started(file="preset: smoke\nvariants: [mine]\nvariant_groups: {mine: {a: {}, b: {}}}").variants) == 1
+
+
+def test_parts_have_fingerprints_of_their_own_and_list_the_outputs_of_all(started):
+    whole, *parts = [started(part=part) for part in ("", "1/3", "2/3", "3/3")]
+    assert len({run.fingerprint for run in (whole, *parts)}) == 4
+    assert [variant for part in parts for variant in part.variants] == whole.variants
+    assert [part.part.number for part in parts] == [1, 2, 3]
+    assert [part.fingerprint for part in parts] == [output.fingerprint for output in parts[0].parts]
+    assert all(part.parts == parts[0].parts for part in parts)
+    assert (whole.part, whole.parts) == (Part(1, 1), [])
+    lists = read_lists(open_store())
+    listed = lists.outputs([whole.tracking_run])
+    for part in parts:
+        assert lists.outputs([part.tracking_run]) == listed | {*part.parts}
+    assert len({run.tracking_run for run in (whole, *parts)}) == 4
+
+
+def test_what_counts_for_a_run_counts_for_all_of_its_parts(started):
+    """Also what is no setting of the part's own students."""
+    first = started(part="1/2")
+    assert not {*first.parts} & {*started("train.iterations=7", part="1/2").parts}
+    assert not {*first.parts} & {*started("seeds=2", part="1/2").parts}
+    assert not {*first.parts} & {*started(part="1/3").parts}
+    assert first.parts == started(part="1/2").parts
+
+
+def test_a_part_that_does_not_exist_is_refused(started):
+    with pytest.raises(ConfigError, match=r"part='3/2' is no part of a run; expected its number and their count"):
+        started(part="3/2")
+    with pytest.raises(ConfigError, match=r"4 students .* cannot be split into 5 runs; expected fewer runs"):
+        started(part="1/5")
+
+
+def test_on_a_cluster_a_share_needs_room(started, monkeypatch):
+    monkeypatch.delenv("CLIPTEA_EVENTS")
+    monkeypatch.setenv("CLIPTEA_STUDENTS", "2")
+    with pytest.raises(ConfigError, match=r"4 students .* too many for one run .* cliptea submit --split 2;"):
+        started()
+    assert [len(started(part=part).variants) for part in ("1/2", "2/2")] == [2, 2]

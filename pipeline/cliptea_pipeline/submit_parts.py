@@ -1,0 +1,71 @@
+"""`cliptea submit --split`: several runs on a cluster that share the students and have one comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cliptea.exit_codes import ExitCode
+from cliptea.log_lines import tell
+from cliptea.parts import Part, ranges
+from cliptea_pipeline import submit as submitting
+from cliptea_pipeline import watch
+from cliptea_pipeline.endpoint import Endpoint
+from cliptea_pipeline.looks import run_page
+
+__all__ = ["submit_parts"]
+
+
+def submit_parts(
+    endpoint: Endpoint,
+    given: dict[str, object],
+    parts: Iterable[Part],
+    document: dict[str, Any],
+    experiment: str = "cliptea",
+    file: Path | None = None,
+) -> int:
+    """Start the parts one after another, each when the one before has ended, and follow them.
+
+    A part that fails does not keep the others from starting, but one that is cancelled does.
+
+    Args:
+        given, experiment, file: as for `submit`.
+        document: its list `runs` gets an entry for each started part.
+
+    Returns:
+        Exit code: 0 if all parts succeeded or were skipped, 1 if one failed, 3 if one was cancelled, 130 after Ctrl-C.
+
+    Raises:
+        EndpointError: the server cannot be reached, or denies the request.
+    """
+    store, left = submitting.store(file), list(parts)
+    failed: list[Part] = []
+    try:
+        while left:
+            part = left[0]
+            tell("info", f"part {part.number} of {part.of}")
+            run_id = submitting.submit(endpoint, given | {"part": str(part)}, experiment, file)
+            left.pop(0)
+            entry: dict[str, Any] = {"part": part.number, "run": run_id, "address": run_page(endpoint, run_id) or None}
+            entry["state"] = "RUNNING"  # also if watching it fails
+            document.setdefault("runs", []).append(entry)
+            code = watch.wait(endpoint, run_id, store)
+            entry["state"] = watch.state_of(code)
+            if code == ExitCode.FAILED:
+                failed.append(part)
+            elif code != ExitCode.DONE:
+                return code
+    finally:
+        _tell(failed, "failed")
+        _tell(left, "not submitted")
+    return ExitCode.FAILED if failed else ExitCode.DONE
+
+
+def _tell(parts: list[Part], what: str) -> None:
+    if parts:
+        named = ranges([part.number for part in parts])
+        tell(
+            "info",
+            f"{what}: part{'s' * (len(parts) > 1)} {named} of {parts[0].of}; to submit them, add --parts {named}",
+        )

@@ -57,7 +57,7 @@ def numbers_of(text: str, of: int) -> list[int]:
         found = RANGE.fullmatch(item)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
         if not 1 <= first <= last <= of:
-            raise ConfigError(f"cannot read the parts {text!r}", f"numbers from 1 to {of}, such as 1 or 2,4-{of}")
+            raise ConfigError(f"cannot read the parts {text!r}", f"numbers from 1 to {of}, such as 1 or 1-{of}")
         numbers |= set(range(first, last + 1))
     return sorted(numbers)
 

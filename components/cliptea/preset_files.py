@@ -43,7 +43,7 @@ def read_preset(address: str) -> str:
         raise ConfigError(
             f"{address} holds {len(text.encode())} bytes of settings with its variants",
             f"at most {LARGEST}",
-            "put the files into a bucket, where there is no such limit, and name the s3:// address",
+            "put the files into a bucket, where they may be larger, and name the s3:// address",
         )
     return text
 

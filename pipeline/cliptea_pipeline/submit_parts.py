@@ -40,7 +40,7 @@ def submit_parts(
         EndpointError: the server cannot be reached, or denies the request.
     """
     store, left = submitting.store(file), list(parts)
-    failed: list[Part] = []
+    unfinished: list[Part] = []
     try:
         while left:
             part = left[0]
@@ -52,20 +52,15 @@ def submit_parts(
             document.setdefault("runs", []).append(entry)
             code = watch.wait(endpoint, run_id, store)
             entry["state"] = watch.state_of(code)
-            if code == ExitCode.FAILED:
-                failed.append(part)
-            elif code != ExitCode.DONE:
+            if code != ExitCode.DONE:
+                unfinished.append(part)
+            if code not in (ExitCode.DONE, ExitCode.FAILED):
                 return code
     finally:
-        _tell(failed, "failed")
-        _tell(left, "not submitted")
-    return ExitCode.FAILED if failed else ExitCode.DONE
-
-
-def _tell(parts: list[Part], what: str) -> None:
-    if parts:
-        named = ranges([part.number for part in parts])
-        tell(
-            "info",
-            f"{what}: part{'s' * (len(parts) > 1)} {named} of {parts[0].of}; to submit them, add --parts {named}",
-        )
+        if unfinished or left:
+            numbers = ranges([part.number for part in (*unfinished, *left)])
+            tell(
+                "info",
+                f"not finished: {numbers} of {(unfinished + left)[0].of} parts; to submit them, add --parts {numbers}",
+            )
+    return ExitCode.FAILED if unfinished else ExitCode.DONE

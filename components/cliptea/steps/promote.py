@@ -91,7 +91,10 @@ def _placed(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[Compare
     lacking = len({row.model_uri for row in placed if not row.mlflow_run_id})
     if lacking:
         models = "1 model is" if lacking == 1 else f"{lacking} models are"
-        raise TrackingError(f"{models} not logged in MLflow yet", todo="run again")
+        first = next(row for row in placed if not row.mlflow_run_id)
+        trained = f", the one of {first.group}/{first.variant} seed {first.seed} among them" if run.part.of > 1 else ""
+        again = "run again" if run.part.of == 1 else "submit the parts again that trained them"
+        raise TrackingError(f"{models} not logged in MLflow yet{trained}", todo=again)
     return placed
 
 

@@ -235,7 +235,7 @@ class ChildRun:
 
 def _metrics(point: Mapping[str, float], epoch: float) -> dict[str, float]:
     losses = {f"loss/{name}": value for name, value in point.items() if name not in ("iteration", HELD_OUT)}
-    score = {"heldout/miou_seen": point[HELD_OUT]} if HELD_OUT in point else {}
+    score = {"train/heldout_miou_seen": point[HELD_OUT]} if HELD_OUT in point else {}
     return losses | score | {"train/epoch": point["iteration"] / epoch}  # last: MLflow compares runs by the first
 
 

@@ -62,6 +62,8 @@ def train_student(
     device.allow_tf32(config.train.tf32)
     trainer = Trainer(config, text, seed, world, initial)
     validation = Validation(trainer, data)
+    if config.train.validate_every:
+        validation.require_seen_class()
     with Checkpoints(store, f"{output.prefix}/checkpoints", config.train.keep_checkpoints, world) as checkpoints:
         state = checkpoints.last()
         if state is not None:

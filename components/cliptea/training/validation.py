@@ -78,11 +78,22 @@ class Validation:
     @property
     def is_hopeless(self) -> bool:
         """Whether the last `train.patience` validations brought no new best score, so that training stops early."""
-        patience, scores = self._trainer.config.train.patience, self.scores
-        if patience is None or not scores:
+        patience = self._trainer.config.train.patience
+        if patience is None:  # the usual case, asked after every step
             return False
-        best = self.best
+        scores = self.scores
+        best = self.best if scores else 0
         return sum(iteration > best for iteration in scores) >= patience
+
+    def require_seen_class(self) -> None:
+        """Check before training that a held-out image shows a seen class. It usually reads one image.
+
+        Raises:
+            DataError: none does.
+        """
+        seen = len(self._trainer.text.seen_SD)
+        if not any((self._read(number)[2] < seen).any() for number in self._data.held_out):
+            raise self._nothing_seen()
 
     def validate(self, interrupted: Callable[[], bool]) -> bool:
         """Score the student and add the score to the last point of the curves, if that is due.
@@ -107,15 +118,18 @@ class Validation:
             return False
         found = score(matrix_SS, []).miou_seen
         if found is None:
-            raise DataError(
-                f"none of the {len(self._data.held_out)} held-out images shows a seen class",
-                "a pixel of a seen class in one of them",
-                "raise train.held_out, or set train.validate_every=0",
-            )
+            raise self._nothing_seen()
         trainer.history.curves[-1][HELD_OUT] = found
         if trainer.config.train.keep == "best" and self.best == trainer.iteration:
             self.best_weights = weights
         return True
+
+    def _nothing_seen(self) -> DataError:
+        return DataError(
+            f"none of the {len(self._data.held_out)} held-out images shows a seen class",
+            "a pixel of a seen class in one of them",
+            "raise train.held_out, or set train.validate_every=0",
+        )
 
     def summary(self) -> dict[str, Any]:
         """What the manifest of the model says about validation: the kept iteration and its score, and the cost."""

@@ -48,6 +48,7 @@ docs/settings
 docs/models
 docs/python
 docs/cluster
+docs/operations
 docs/environment
 docs/troubleshooting
 docs/security

@@ -192,7 +192,7 @@ def find_database(root: Path) -> Path:
             "set --workdir, or set MLFLOW_TRACKING_URI",
         )
     if has_moved(file, EXPERIMENT) and _would_be_claimed(root):
-        with (root / RUN / "lock").open("a") as lock:
+        with (make_folder(root / RUN) / "lock").open("a") as lock:  # a restored folder may lack it
             if not _locked(lock.fileno()):
                 raise ClipteaError(f"a run is using {root} under another path", todo="wait for it")
             readdress(file, EXPERIMENT)

@@ -7,10 +7,14 @@ import shlex
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import typer
+
+from cliptea_pipeline.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
-OTHERS = ("benchmarks/README.md", "components/cliptea/data/SHARDS.md")
+OTHERS = ("benchmarks/README.md", "components/cliptea/data/SHARDS.md", "tests/e2e/README.md")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / name for name in OTHERS)])
 
 FENCE = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
@@ -71,3 +75,22 @@ def anchors(path: Path) -> set[str]:
     """The anchors of a page's headings, as code hosts make them."""
     headings = HEADING.findall(FENCE.sub("", path.read_text(encoding="utf-8")))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def parse(arguments: list[str], whole: bool) -> Any:
+    """Parse a command line by the application itself, without running it; returns the command's parameters."""
+    group: Any = typer.main.get_command(app)
+    with group.make_context("cliptea", list(arguments), resilient_parsing=arguments[0].startswith("-")) as context:
+        if arguments[0].startswith("-"):
+            known = [option for parameter in group.get_params(context) for option in parameter.opts]
+            assert arguments[0] in known, arguments
+            return {}
+        name, command, rest = group.resolve_command(context, list(arguments))
+        assert command is not None, f"there is no command {arguments[0]}"
+        try:
+            with command.make_context(name, rest, parent=context) as inner:
+                return inner.params
+        except Exception as error:
+            if not whole and type(error).__name__ == "MissingParameter":
+                return {}
+            raise AssertionError(f"cliptea {' '.join(arguments)}: {error}") from error

@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from docs.pages import LINK, PAGES, ROOT, anchors, commands, read, targets, words
+from docs.pages import LINK, PAGES, ROOT, anchors, commands, parse, read, targets, words
 from pydantic import BaseModel
 
 from cliptea import settings
 from cliptea.config import Config
-from cliptea_pipeline.cli import app
 from cliptea_pipeline.placement import Placement
 
 FILE = r"\.(py|md|ya?ml|json|toml|txt|npy|safetensors|pth?|bin|onnx|png|jpg|html|db|sh|env|sql|ipynb)$"
 PATH = re.compile(r"[\w.*<>-]+(/[\w.*<>-]*)+")
 SETTING = re.compile(r"[a-z_]+(\.[a-z]\w*)+")
-TOP = {"benchmarks", "components", "docker", "docs", "k8s", "pipeline", "tests", ".ci"}
+TOP = {"benchmarks", "components", "docker", "docs", "k8s", "pipeline", "tests", ".ci", ".github"}
 
 each_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -35,25 +33,6 @@ def exists(name: str) -> bool:
         if any(path.match(pattern) for pattern in patterns):
             return True
     return False
-
-
-def parse(arguments: list[str], whole: bool) -> Any:
-    """Parse a command line by the application itself, without running it; returns the command's parameters."""
-    group: Any = typer.main.get_command(app)
-    with group.make_context("cliptea", list(arguments), resilient_parsing=arguments[0].startswith("-")) as context:
-        if arguments[0].startswith("-"):
-            known = [option for parameter in group.get_params(context) for option in parameter.opts]
-            assert arguments[0] in known, arguments
-            return {}
-        name, command, rest = group.resolve_command(context, list(arguments))
-        assert command is not None, f"there is no command {arguments[0]}"
-        try:
-            with command.make_context(name, rest, parent=context) as inner:
-                return inner.params
-        except Exception as error:
-            if not whole and type(error).__name__ == "MissingParameter":
-                return {}
-            raise AssertionError(f"cliptea {' '.join(arguments)}: {error}") from error
 
 
 def has_setting(model: Any, names: list[str]) -> bool:

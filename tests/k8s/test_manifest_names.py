@@ -144,11 +144,12 @@ def test_the_command_beside_each_secret_works(path, tmp_path):
     assert all(b64decode(value) for value in secret["data"].values())
 
 
-def test_the_page_for_engineers_names_files_images_and_objects_that_exist():
-    text = (K8S.parent / "docs/cluster.md").read_text()
+@pytest.mark.parametrize("page", ["cluster", "operations", "troubleshooting"])
+def test_the_pages_for_engineers_name_files_images_and_objects_that_exist(page):
+    text = (K8S.parent / f"docs/{page}.md").read_text()
     for path in re.findall(r"\bk8s/[\w./-]+", text.replace("OVERLAY", "local").replace(".env ", ".env.example ")):
         assert (K8S.parent / path.removesuffix(".")).exists() or path.endswith(".env"), path
-    assert set(re.findall(r"\bcliptea(?:-mlflow)?:(\d[\d.]*\d)", text)) == {__version__}
+    assert set(re.findall(r"\bcliptea(?:-mlflow)?:(\d[\d.]*\d)", text)) <= {__version__}
     known = {(item["kind"].lower(), item["metadata"]["name"]) for item in everything()}
     for kind, name in re.findall(r"\b(job|deployment|statefulset|svc)/([a-z0-9-]+)", text):
         assert (kind.replace("svc", "service"), name) in known or name == "ml-pipeline-ui", name

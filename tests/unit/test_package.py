@@ -6,11 +6,15 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+import venv
 import zipfile
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 from cliptea import __version__
@@ -18,20 +22,6 @@ from cliptea_pipeline.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {"cliptea": ROOT / "components/cliptea", "cliptea_pipeline": ROOT / "pipeline/cliptea_pipeline"}
-# Python imports a module of this name when it starts. No finder finds the modules of extras then.
-WITHOUT_EXTRAS = f"""
-import sys
-
-class Without:
-    def __init__(self, finder):
-        self.finder = finder
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-    def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in {sorted(EXTRAS)!r} else self.finder.find_spec(name, path, target)
-
-sys.meta_path = [Without(finder) for finder in sys.meta_path]
-"""
 
 
 def call(path, *arguments, cwd):
@@ -122,13 +112,63 @@ def test_the_modules_of_extras_are_those_of_the_project_file():
     assert extras["dev"][0] == "cliptea[all]"
 
 
+def closure(requirements):
+    """The installed distributions that these lines of metadata lead to, without any extra that they do not name."""
+    found, waiting = {}, [(line, ("",)) for line in requirements]
+    seen = set()
+    while waiting:
+        line, extras = waiting.pop()
+        wanted = Requirement(line)
+        if not any(wanted.marker is None or wanted.marker.evaluate({"extra": extra}) for extra in extras):
+            continue
+        further = (canonicalize_name(wanted.name), ("", *sorted(wanted.extras)))
+        if further not in seen:
+            seen.add(further)
+            found[further[0]] = distribution(wanted.name)
+            waiting += [(needed, further[1]) for needed in found[further[0]].requires or []]
+    return found
+
+
+@pytest.fixture(scope="module")
+def fresh(built, tmp_path_factory):
+    """Python of a new environment with the wheel and links to the packages that its metadata ask for, and no others.
+
+    This proves that the core declares all that it imports. What pip would choose is not proven, since the packages are
+    those of the present environment. Packages that share a folder, such as those of NVIDIA, come together.
+    """
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv/bin/python"
+    command = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", built[0]]
+    subprocess.run(command, check=True, capture_output=True)
+    (site,) = (folder / "venv").glob("lib/python*/site-packages")
+    (metadata,) = site.glob("cliptea-*.dist-info")
+    needed = closure(Distribution.at(metadata).requires)
+    assert needed.keys() >= {"torch", "timm", "pydantic"}
+    assert not needed.keys() & {canonicalize_name(module) for module in EXTRAS}
+    for package in needed.values():
+        for name in {file.parts[0] for file in package.files if not file.name.endswith(".pth")} - {"..", "__pycache__"}:
+            if not (site / name).exists():
+                (site / name).symlink_to(package.locate_file(name))
+    return python
+
+
 @pytest.fixture
-def core(tmp_path):
+def core(fresh, tmp_path):
     """Calls the command where no extra is installed."""
-    (tmp_path / "without").mkdir()
-    (tmp_path / "without/sitecustomize.py").write_text(WITHOUT_EXTRAS)
-    path = [tmp_path / "without", *(folder.parent for folder in SOURCES.values())]
-    return lambda *arguments: call(path, *arguments, cwd=tmp_path)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*arguments):
+        command = [fresh.with_name("cliptea"), *map(str, arguments)]
+        return subprocess.run(command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+def test_nothing_of_an_extra_is_in_the_fresh_environment(fresh):
+    text = f"from importlib.util import find_spec; print([name for name in {sorted(EXTRAS)!r} if find_spec(name)])"
+    told = subprocess.run([fresh, "-I", "-c", text], check=True, capture_output=True, text=True)
+    assert told.stdout == "[]\n"
 
 
 def test_a_model_is_used_without_extras(core, model_folder, tmp_path):

@@ -356,6 +356,7 @@ def test_commands_put_a_moved_work_directory_in_order(tmp_path, empty_database):
         with pytest.raises(ClipteaError, match=r"a run is using .*new under another path"):
             find_database(tmp_path / "new")
     assert has_moved(file, EXPERIMENT)
+    shutil.rmtree(tmp_path / "new/run")  # a backup may lack it
     assert find_database(tmp_path / "new") == file
     assert not has_moved(file, EXPERIMENT)
     (tmp_path / "new").rename(tmp_path / "newer")

@@ -109,7 +109,7 @@ def as_openvino(data: bytes) -> Any:
     """An ONNX file as a model of OpenVINO.
 
     Raises:
-        NotExported: OpenVINO cannot convert it.
+        NotExported: OpenVINO cannot read it.
     """
     import openvino
 
@@ -117,9 +117,9 @@ def as_openvino(data: bytes) -> Any:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
             file.write_bytes(data)
-            return openvino.convert_model(file)
+            return openvino.Core().read_model(file)
     except Exception as error:  # OpenVINO's errors have no common base class
-        raise NotExported(f"OpenVINO cannot convert the network ({first_line(error)})") from error
+        raise NotExported(f"OpenVINO cannot read the network ({first_line(error)})") from error
 
 
 def openvino_files(model: Any, facts: Mapping[str, Any]) -> tuple[bytes, bytes]:

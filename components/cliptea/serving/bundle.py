@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import metadata
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import numpy
+import PIL
 
 from cliptea.segment.segmenter import ClassSet, Segmenter
 from cliptea.serving.choices import Server
@@ -16,7 +19,6 @@ from cliptea.storage.local_files import write_file
 __all__ = ["bundle_files", "write_bundle"]
 
 HERE = Path(__file__).parent
-NEEDED = ("numpy", "onnxruntime", "pillow")
 KSERVE = "kserve>=0.15"
 SERVED: dict[Server, tuple[str, ...]] = {
     "kserve": ("Dockerfile", "inferenceservice.yaml", "serve_kserve.py"),
@@ -88,11 +90,13 @@ def bundle_files(
     Raises:
         ClipteaError: as of `export_model`.
     """
+    import onnxruntime
+
     with TemporaryDirectory() as folder:
         exported = export_model(model, Path(folder) / "model.onnx", Form(size=size, classes=classes))
         files = {name: (Path(folder) / name).read_bytes() for name in ("model.onnx", "model.json")}
     files["segment.py"] = (HERE / "standalone.py").read_bytes()
-    needed = [f"{name}=={metadata.version(name)}" for name in NEEDED]
+    needed = [f"numpy=={numpy.__version__}", f"onnxruntime=={onnxruntime.__version__}", f"pillow=={PIL.__version__}"]
     if server == "kserve":
         needed.append(KSERVE)
         files["serve_kserve.py"] = (HERE / "kserve_server.py").read_bytes()
@@ -110,5 +114,7 @@ def write_bundle(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write the files into a claimed folder, the model card last, and delete files for servers of an earlier bundle."""
     for name in (name for names in SERVED.values() for name in names if name not in files):
         (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # it is not there, or not empty
+        (folder / "1").rmdir()
     for name, data in files.items():
         write_file(folder / name, data)

@@ -111,7 +111,7 @@ def as_openvino(data: bytes) -> Any:
     Raises:
         NotExported: OpenVINO cannot read it.
     """
-    import openvino
+    import openvino  # pyright: ignore[reportMissingImports]
 
     try:
         with TemporaryDirectory() as folder:
@@ -124,7 +124,7 @@ def as_openvino(data: bytes) -> Any:
 
 def openvino_files(model: Any, facts: Mapping[str, Any]) -> tuple[bytes, bytes]:
     """The content of the .xml and the .bin file, with our facts in the first one."""
-    import openvino
+    import openvino  # pyright: ignore[reportMissingImports]
 
     model.set_rt_info(json.dumps(facts, ensure_ascii=False), FACTS)
     with TemporaryDirectory() as folder:
@@ -135,7 +135,7 @@ def openvino_files(model: Any, facts: Mapping[str, Any]) -> tuple[bytes, bytes]:
 
 def openvino_runner(model: Any) -> Run:
     """Runs a model of OpenVINO on the CPU with float32 arithmetic, unless the model itself is of lower precision."""
-    import openvino
+    import openvino  # pyright: ignore[reportMissingImports]
 
     compiled = openvino.Core().compile_model(
         model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}

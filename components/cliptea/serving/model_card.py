@@ -130,7 +130,8 @@ def _classes(description: Description, classes: ClassSet, scores: Measurement | 
             trained = "unseen: without masks"
         else:
             trained = "seen: with masks" if name in description.classes else "new: not named"
-        yield [str(number), name, trained, _percent(per_class.get(name)), class_colour(number)]
+        iou = _percent(per_class[name]) if name in per_class else UNKNOWN
+        yield [str(number), name, trained, iou, class_colour(number)]
 
 
 def _scores(scores: Measurement | None) -> str:
@@ -173,4 +174,4 @@ def _cell(text: str) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.1%}"
+    return "no pixels" if value is None else f"{value:.1%}"

@@ -160,9 +160,10 @@ def test_the_card_has_scores_and_origin_if_they_are_known(scored, tmp_path):
     assert answer.exit_code == 0, answer.output
     card = (tmp_path / "out/README.md").read_text()
     assert "| 0 | sky | seen: with masks | 75.0% |" in card
-    assert "| 3 | zebra | unseen: without masks | unknown |" in card
+    assert "| 1 | grass | seen: with masks | unknown |" in card
+    assert "| 3 | zebra | unseen: without masks | no pixels |" in card
     assert "On 12 val images of a\\|b, with a gamma of 0.02: pAcc 90.0%" in card
-    assert "hiou unknown" in card
+    assert "hiou no pixels" in card
     for fact in ("| training data | meadow |", "| git.commit of training | c0ffee |", "started from | MIT |"):
         assert fact in card
     assert "only takes images of 64x64" in card

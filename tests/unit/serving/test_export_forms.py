@@ -81,7 +81,7 @@ def test_int8_is_calibrated_on_some_images_and_measured_on_others(model, photos,
     assert "QuantizeLinear" in kinds
     assert (tmp_path / "small.onnx").stat().st_size < (tmp_path / "plain.onnx").stat().st_size / 2
     assert small.measured.inputs == "2 images"
-    assert small.parity == exported.parity  # of float32, which is checked first
+    assert small.parity.difference < 1e-4  # of float32, which is checked first
     assert small.measured.difference > exported.measured.difference  # it does compute with fewer bits
     assert 0.9 < small.measured.equal <= 1
     told = facts_of(tmp_path / "small.onnx")

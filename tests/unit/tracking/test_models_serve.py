@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +31,11 @@ def server(model_folder, tmp_path):
     command = ["models", "serve", "-m", str(tmp_path / "model"), "--env-manager", "local", "--port", port]
     with (tmp_path / "log").open("w") as log:
         served = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *command], stdout=log, stderr=log, start_new_session=True
+            [sys.executable, "-m", "mlflow", *command],
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},  # of uvicorn
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         address = f"http://127.0.0.1:{port}"

@@ -27,8 +27,13 @@ apidoc_modules = [
     {
         "path": "../components/cliptea",
         "destination": "docs/api",
-        # Scripts that only MLflow and torchrun run.
-        "exclude_patterns": ["../components/cliptea/tracking/pyfunc.py", "../components/cliptea/training/__main__.py"],
+        # Scripts that only MLflow, torchrun and model servers run.
+        "exclude_patterns": [
+            "../components/cliptea/tracking/pyfunc.py",
+            "../components/cliptea/training/__main__.py",
+            "../components/cliptea/serving/kserve_server.py",
+            "../components/cliptea/serving/triton_backend.py",
+        ],
         "automodule_options": {"members", "show-inheritance"},
     },
 ]
@@ -46,6 +51,7 @@ docs/method
 docs/data
 docs/settings
 docs/models
+docs/shipping
 docs/python
 docs/cluster
 docs/operations

@@ -12,7 +12,7 @@ import typer
 from cliptea import __version__
 from cliptea.errors import ConfigError
 from cliptea.storage.local_files import local_path
-from cliptea_pipeline import clean_cli, cluster_cli, data_cli, evaluate_cli, mlflow_cli, serving_cli
+from cliptea_pipeline import clean_cli, cluster_cli, data_cli, evaluate_cli, export_cli, mlflow_cli, serving_cli
 from cliptea_pipeline.options import (
     AsJson,
     ConfigFile,
@@ -168,6 +168,7 @@ def plan(
 app.add_typer(clean_cli.app)
 app.add_typer(data_cli.app, name="data", rich_help_panel="Train")
 app.add_typer(serving_cli.app)
+app.add_typer(export_cli.app)
 app.add_typer(mlflow_cli.app)
 app.add_typer(evaluate_cli.app)
 app.add_typer(cluster_cli.app)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +14,13 @@ from cliptea.exit_codes import ExitCode
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path, sweep
 from cliptea.storage.marks import claim, require_free
-from cliptea_pipeline.extras import require
 from cliptea_pipeline.opening import open_model
 from cliptea_pipeline.options import Debug, one_line_errors
 
 if TYPE_CHECKING:
     from cliptea.segment.segmenter import ClassSet, Segmenter
 
-__all__ = ["AllowCode", "Home", "Model", "TextWeights", "app", "export", "predict", "split_names"]
+__all__ = ["AllowCode", "Home", "Model", "TextWeights", "app", "predict", "split_names", "tell_classes"]
 
 app = typer.Typer()
 
@@ -93,7 +91,7 @@ def predict(
         from cliptea.serving.classes import choose_classes
 
         chosen = choose_classes(segmenter, wanted, text_weights)
-        _tell_classes(segmenter, chosen)
+        tell_classes(segmenter, chosen)
         claim(folder, PREDICTIONS, "choose another one with -o", _is_earlier)
         sweep(folder)
         bad = _predict_all(segmenter, chosen, sources, folder, model)
@@ -104,59 +102,6 @@ def predict(
         if bad:
             print(f"error: {bad} of {len(sources)} images could not be read", file=sys.stderr)
             raise typer.Exit(ExitCode.FAILED)
-
-
-@app.command(rich_help_panel="Use models")
-def export(
-    model: Model,
-    output: Annotated[
-        str, typer.Option("-o", "--output", metavar="FILE", help="File to write, for example student.onnx.")
-    ],
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HxW",
-            help="Fixed input size, for example 512x512. By default, the exported model accepts any size that the "
-            "network supports.",
-        ),
-    ] = None,
-    workdir: Home = ".cliptea",
-    debug: Debug = False,
-    allow_code: AllowCode = False,
-) -> None:
-    """Export a model to ONNX and compare its outputs with PyTorch.
-
-    The class embeddings are an input of the exported model, so it can segment any classes.
-    """
-    with one_line_errors(debug):
-        require("onnx", "onnxruntime", "onnxscript")
-        file, home = local_path("-o", output), local_path("--workdir", workdir)
-        if file.suffix != ".onnx":
-            raise ConfigError(
-                f"cannot export to {file}",
-                "a file name that ends in .onnx; a .json file of that name is written as well",
-            )
-        match = re.fullmatch(r"(\d+)x(\d+)", size) if size else None
-        if size and match is None:
-            raise ConfigError(f"cannot read --size {size}", "HEIGHTxWIDTH, for example 512x512")
-        segmenter = open_model(model, home, allow_code)
-        described = segmenter.description
-        divisor, edges = described.evaluation.divisor, (int(match[1]), int(match[2])) if match else None
-        if edges and any(edge % divisor or not edge for edge in edges):
-            raise ConfigError(f"--size {size} does not fit the model", f"multiples of {divisor}")
-        from cliptea.serving.export import export_onnx, require_replaceable
-
-        require_replaceable(file)
-        swin = described.backbone.startswith("swin") and not edges
-        told = "; this takes minutes for Swin, and less with a fixed --size HxW" if swin else ""
-        print(f"exporting {plain(described.backbone)} and comparing it with PyTorch{told}", file=sys.stderr, flush=True)
-        exported = export_onnx(segmenter, file, edges)
-        sizes = f"{exported.fixed[0]}x{exported.fixed[1]} only" if exported.fixed else f"any multiples of {divisor}"
-        print(
-            f"wrote {plain(str(file))} and the .json beside it; height and width: {sizes}; compared with PyTorch, "
-            f"logits differ by at most {exported.parity.difference:.1e} and "
-            f"{exported.parity.equal:.2%} of pixels are equal"
-        )
 
 
 def _is_earlier(names: set[str]) -> bool:
@@ -198,7 +143,7 @@ def _listed(text: str) -> list[str]:
     return found
 
 
-def _tell_classes(model: Segmenter, classes: ClassSet) -> None:
+def tell_classes(model: Segmenter, classes: ClassSet) -> None:
     unseen = [name for name in classes.names if name in model.description.unseen]
     gamma = float(classes.gamma_N.max())
     if all(name in model.description.classes for name in classes.names):

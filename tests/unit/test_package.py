@@ -16,8 +16,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
+from typer.testing import CliRunner
 
 from cliptea import __version__
+from cliptea_pipeline.cli import app
 from cliptea_pipeline.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,21 +97,22 @@ def test_the_metadata_name_every_extra(built):
         "dev",
         "export",
         "mlflow",
+        "openvino",
     }
-    assert not re.search(r"^Requires-Dist: (kfp|mlflow|onnx)[^;]*$", text, re.MULTILINE)
+    assert not re.search(r"^Requires-Dist: (kfp|mlflow|onnx|openvino)[^;]*$", text, re.MULTILINE)
 
 
 def test_the_modules_of_extras_are_those_of_the_project_file():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     found = {
         re.match(r"[\w-]+", line)[0].replace("-", "_"): extra
-        for extra in ("cluster", "export", "mlflow")
+        for extra in ("cluster", "export", "mlflow", "openvino")
         for line in extras[extra]
     }
     assert found.pop("kfp_kubernetes") == "cluster"  # it adds the module kfp.kubernetes
     assert found == EXTRAS
     assert extras["all"] == ["cliptea[cluster,export,mlflow]"]
-    assert extras["dev"][0] == "cliptea[all]"
+    assert extras["dev"][0] == "cliptea[all,openvino]"
 
 
 def closure(requirements):
@@ -215,3 +218,15 @@ def test_an_export_needs_its_extra(core, model_folder, tmp_path):
     assert refused.returncode == 1
     assert refused.stderr.endswith("with the extra export; run pip install '.[export]' in a checkout\n")
     assert not list(tmp_path.glob("student*"))
+
+
+def test_a_bundle_and_openvino_need_theirs(core, model_folder, tmp_path, monkeypatch):
+    refused = core("bundle", "--model", model_folder, "-o", "bundle")
+    assert (refused.returncode, "with the extra export" in refused.stderr) == (1, True)
+    monkeypatch.setattr("cliptea_pipeline.extras.find_spec", lambda name: None if name == "openvino" else name)
+    arguments = ["export", "--model", str(model_folder), "--format", "openvino", "-o", str(tmp_path / "student.xml")]
+    answer = CliRunner().invoke(app, arguments)
+    assert answer.exit_code == 1
+    assert answer.stderr.endswith("with the extra openvino; run pip install '.[openvino]' in a checkout\n")
+    assert not list(tmp_path.glob("student*"))
+    assert not (tmp_path / "bundle").exists()

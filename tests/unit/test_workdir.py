@@ -403,7 +403,7 @@ def test_make_clean_leaves_other_marked_folders(tmp_path):
 
 
 def test_an_export_replaces_only_an_earlier_export(tmp_path):
-    from cliptea.serving.export import require_replaceable
+    from cliptea.serving.export_facts import require_replaceable
 
     file, facts = tmp_path / "model.onnx", tmp_path / "model.json"
     require_replaceable(file)
@@ -412,6 +412,6 @@ def test_an_export_replaces_only_an_earlier_export(tmp_path):
         with pytest.raises(ConfigError, match=f"{foreign.name} exists and is not an earlier export"):
             require_replaceable(file)
         foreign.unlink()
-    facts.write_text(json.dumps({"inputs": "", "output": "", "steps": [], "embeddings": [], "size": None}))
+    facts.write_text(json.dumps({"inputs": "", "output": "", "steps": [], "classes": [], "size": None}))
     file.write_text("")
     require_replaceable(file)

@@ -53,6 +53,8 @@ class Description(BaseModel):
     setting: Literal["inductive", "transductive"] = "inductive"  # whether training knew the names of unseen classes
     teacher: TeacherSource | None = None
     licence: str = ""  # of the weights that training started from
+    dataset: str = ""  # that it was trained on
+    origin: dict[str, str] = {}  # cliptea.version and git.commit of the code that trained it, if known
 
     @model_validator(mode="after")
     def _listed(self) -> Description:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from cliptea.models.student import Student
 from cliptea.segment.image_logits import resize
 from cliptea.segment.normalise import normalise
-from cliptea.segment.segmenter import Segmenter
+from cliptea.segment.segmenter import ClassSet, Segmenter
+from cliptea.serving.choices import Output
 
-__all__ = ["Network", "PlainPooling"]
+__all__ = ["NamedNetwork", "Network", "PlainPooling"]
 
 
 class Network(nn.Module):
@@ -27,6 +28,26 @@ class Network(nn.Module):
 
     def forward(self, images_B3HW: Tensor, embeddings_ND: Tensor) -> Tensor:
         return resize(self.student.logits(normalise(images_B3HW), embeddings_ND), images_B3HW.shape[2:])
+
+
+class NamedNetwork(nn.Module):
+    """The same for fixed classes, with their gamma: logits or probabilities (B, N, H, W), or classes (B, H, W).
+
+    Args:
+        output: probabilities are the softmax of logits, and classes their argmax, both with gamma.
+    """
+
+    def __init__(self, network: Network, classes: ClassSet, output: Output) -> None:
+        super().__init__()
+        self.network, self.output = network, output
+        self.register_buffer("text_ND", classes.text_ND.detach().cpu().float())
+        self.register_buffer("gamma_N11", classes.gamma_N.detach().cpu().float()[:, None, None])
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        logits_BNHW = self.network(images_B3HW, self.text_ND) + self.gamma_N11
+        if self.output == "probabilities":
+            return logits_BNHW.softmax(1)
+        return logits_BNHW.argmax(1).to(torch.uint8) if self.output == "classes" else logits_BNHW
 
 
 class PlainPooling(nn.Module):

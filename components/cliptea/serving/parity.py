@@ -1,9 +1,9 @@
-"""Checks whether an ONNX file gives the same results as torch."""
+"""Checks whether an exported file gives the same results as torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,14 +11,20 @@ from torch import nn
 
 from cliptea.errors import ClipteaError, NotFinite
 
-__all__ = ["NotExported", "Parity", "check_onnx", "first_line"]
+__all__ = [
+    "INPUTS", "NotExported", "Parity", "Run", "Shape", "check", "check_onnx", "compare", "first_line", "onnx_runner",
+]  # fmt: skip
 
 TOLERANCE = 1e-4  # of logits, relative to the largest logit if that is above 1
 EQUAL_PIXELS = 0.999
+INPUTS = ("images", "embeddings")  # their names; the second one is missing if the classes are fixed
+
+Run = Callable[..., np.ndarray]  # computes the output for images and, unless the classes are fixed, embeddings
+Shape = tuple[int, int, int, int]  # B, H, W and N of a test
 
 
 class Parity(NamedTuple):
-    """The difference between ONNX and torch: the largest difference of logits, and the share of equal pixels."""
+    """The difference of a file from torch: the largest difference of logits, and the share of equal pixels."""
 
     difference: float
     equal: float
@@ -28,16 +34,66 @@ class NotExported(ClipteaError):
     """The network cannot be exported in this way."""
 
 
-def check_onnx(data: bytes, network: nn.Module, dim: int, sizes: Sequence[tuple[int, int, int, int]]) -> Parity:
-    """Compare an ONNX file with torch on random images and embeddings.
+def check_onnx(data: bytes, network: nn.Module, dim: int | None, shapes: Sequence[Shape]) -> Parity:
+    """`check` for an ONNX file.
+
+    Raises:
+        ClipteaError: as of `check`, or onnxruntime fails.
+    """
+    return check(onnx_runner(data), "ONNX", network, dim, shapes)
+
+
+def check(run: Run, name: str, network: nn.Module, dim: int | None, shapes: Sequence[Shape]) -> Parity:
+    """Compare an exported network with torch on random images and embeddings.
 
     Args:
-        dim: D.
-        sizes: B, H, W and N of each test.
+        run: the exported network.
+        name: what runs it, for errors.
+        dim: D; None if the classes are fixed.
 
     Raises:
         NotFinite: a logit is NaN or infinite.
-        ClipteaError: onnxruntime fails, logits differ by more than 1e-4, or masks differ in more than 0.1 % of pixels.
+        ClipteaError: it fails, logits differ by more than 1e-4, or masks differ in more than 0.1 % of pixels.
+    """
+    tries = [compare(run, name, network, _random(dim, shape)) for shape in shapes]
+    difference, equal = max(one.difference for one in tries), min(one.equal for one in tries)
+    if not (difference <= TOLERANCE and equal >= EQUAL_PIXELS):  # which NaN fails too
+        raise NotExported(
+            f"{name} and PyTorch differ: logits by {difference:.1e}, masks in {1 - equal:.2%} of pixels",
+            f"at most {TOLERANCE:.0e} and {1 - EQUAL_PIXELS:.1%}",
+        )
+    return Parity(difference, equal)
+
+
+def compare(run: Run, name: str, network: nn.Module, inputs: Sequence[np.ndarray]) -> Parity:
+    """Largest difference of logits, relative to the largest logit if that is above 1, and share of equal pixels.
+
+    The difference of an output of classes is 0.
+
+    Raises:
+        NotFinite: a logit is NaN or infinite.
+        NotExported: the exported network fails.
+    """
+    with torch.inference_mode():
+        ours = network(*map(torch.from_numpy, inputs)).numpy()
+    try:
+        theirs = run(*inputs)
+    except Exception as error:  # the libraries' errors have no common base class
+        raise NotExported(f"{name} cannot run the network ({first_line(error)})") from error
+    for made_by, output in (("PyTorch", ours), (name, theirs)):
+        if not np.isfinite(output).all():
+            raise NotFinite(f"the logits of {made_by} hold NaN or infinity", "finite logits", "train the model again")
+    if ours.dtype == np.uint8:
+        return Parity(0.0, float((ours == theirs).mean()))
+    difference = float(np.abs(ours - theirs).max() / max(1.0, np.abs(ours).max()))
+    return Parity(difference, float((ours.argmax(1) == theirs.argmax(1)).mean()))
+
+
+def onnx_runner(data: bytes) -> Run:
+    """Runs an ONNX file on the CPU.
+
+    Raises:
+        NotExported: onnxruntime cannot read it.
     """
     import onnxruntime
 
@@ -46,34 +102,24 @@ def check_onnx(data: bytes, network: nn.Module, dim: int, sizes: Sequence[tuple[
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        tries = [_try(session, network, dim, size) for size in sizes]
-    except NotFinite:
-        raise
     except Exception as error:  # onnxruntime's errors have no common base class
-        raise NotExported(f"onnxruntime cannot run the network ({first_line(error)})") from error
-    difference, equal = max(one[0] for one in tries), min(one[1] for one in tries)
-    if not (difference <= TOLERANCE and equal >= EQUAL_PIXELS):  # which NaN fails too
-        raise NotExported(
-            f"ONNX and PyTorch differ: logits by {difference:.1e}, masks in {1 - equal:.2%} of pixels",
-            f"at most {TOLERANCE:.0e} and {1 - EQUAL_PIXELS:.1%}",
-        )
-    return Parity(difference, equal)
+        raise NotExported(f"onnxruntime cannot read the network ({first_line(error)})") from error
+
+    def run(*inputs: np.ndarray) -> np.ndarray:
+        (output,) = session.run(None, dict(zip(INPUTS, inputs, strict=False)))
+        return np.asarray(output)
+
+    return run
 
 
-def _try(session: Any, network: nn.Module, dim: int, size: tuple[int, int, int, int]) -> tuple[float, float]:
-    """Largest difference of logits, relative to the largest logit if that is above 1, and share of equal pixels."""
-    number, height, width, classes = size
+def _random(dim: int | None, shape: Shape) -> list[np.ndarray]:
+    number, height, width, classes = shape
     generator = torch.Generator().manual_seed(height * width)
     images = torch.rand(number, 3, height, width, generator=generator) * 255
+    if dim is None:
+        return [images.numpy()]
     embeddings = nn.functional.normalize(torch.randn(classes, dim, generator=generator), dim=1)
-    with torch.inference_mode():
-        ours = network(images, embeddings).numpy()
-    (theirs,) = session.run(None, {"images": images.numpy(), "embeddings": embeddings.numpy()})
-    for name, logits in (("PyTorch", ours), ("ONNX", theirs)):
-        if not np.isfinite(logits).all():
-            raise NotFinite(f"the logits of {name} hold NaN or infinity", "finite logits", "train the model again")
-    difference = float(np.abs(ours - theirs).max() / max(1.0, np.abs(ours).max()))
-    return difference, float((ours.argmax(1) == theirs.argmax(1)).mean())
+    return [images.numpy(), embeddings.numpy()]
 
 
 def first_line(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from cliptea.storage import Store, open_store
 from cliptea.teacher.demo_clip import demo_fingerprint
 from cliptea.teacher.outputs import clustering_key
 from cliptea.tracking.deferred import Entry, ModelPlace, Receipt, log_or_defer, receipt
+from cliptea.tracking.origin import origin
 from cliptea.training.history import HELD_OUT
 
 __all__ = [
@@ -297,6 +298,8 @@ def _description(run: Run, config: Config, task: EvaluationTask, model: Manifest
     return {
         "backbone": config.student.backbone,
         "licence": known or "",  # for the initial weights
+        "dataset": config.data.name,
+        "origin": {tag: value for tag, value in origin("").items() if tag in ("cliptea.version", "git.commit")},
         "dim": model.info["dim"],
         "classes": task.catalogue.classes,
         "unseen": task.catalogue.unseen,

@@ -18,7 +18,8 @@ from cliptea.errors import ClipteaError, ConfigError
 from cliptea.models import STUDENTS, build_student
 from cliptea.segment.model_files import Description, TeacherSource
 from cliptea.segment.segmenter import Segmenter
-from cliptea.serving.export import export_onnx, mask_recipe
+from cliptea.serving.export import Form, export_model
+from cliptea.serving.export_facts import mask_recipe
 from cliptea.serving.graph import Network, PlainPooling
 from cliptea.serving.parity import NotExported, check_onnx
 
@@ -45,7 +46,7 @@ def made(backbone, dim=16, **evaluation):
 def test_the_file_computes_what_evaluation_does(backbone, tmp_path):
     assert backbone in STUDENTS or backbone.startswith("timm:")
     model = made(backbone)
-    exported = export_onnx(model, tmp_path / "student.onnx")
+    exported = export_model(model, tmp_path / "student.onnx")
     assert exported.fixed is None
     assert exported.parity.difference < 1e-4
     assert exported.parity.equal >= 0.999
@@ -100,7 +101,7 @@ SIZES = [(64, 96), (63, 95), (45, 71), (130, 61), (33, 200), (301, 211), (7, 5),
 
 def test_the_steps_beside_the_file_give_the_masks_of_predict(tmp_path):
     model = made("demo_fpn", gamma=0.02)
-    export_onnx(model, tmp_path / "student.onnx")
+    export_model(model, tmp_path / "student.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "student.onnx"), providers=["CPUExecutionProvider"])
     told = json.loads((tmp_path / "student.json").read_text())
     assert len(told["steps"]) == 6
@@ -122,7 +123,7 @@ def test_the_steps_beside_the_file_give_the_masks_of_predict(tmp_path):
 
 def test_the_steps_speak_of_a_single_size_and_of_windows(tmp_path):
     model = made("demo_fpn")
-    export_onnx(model, tmp_path / "student.onnx", (64, 96))
+    export_model(model, tmp_path / "student.onnx", Form(size=(64, 96)))
     told = json.loads((tmp_path / "student.json").read_text())
     assert "f = min(64 / height, 96 / width)" in told["steps"][0]
     assert "up to 64 x 96" in told["steps"][2]
@@ -162,7 +163,7 @@ def test_a_file_that_computes_something_else_is_not_put_in_place(tmp_path):
     model = made("demo_fpn")
     model.student = Exported(patches(), patches(1.01))
     with pytest.raises(NotExported, match=r"logits by .*masks in"):
-        export_onnx(model, tmp_path / "student.onnx", (32, 64))
+        export_model(model, tmp_path / "student.onnx", Form(size=(32, 64)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,7 +182,7 @@ class OneHeight(Plain):
 def test_where_any_size_cannot_be_had_one_is_made_and_said(tmp_path, capsys):
     model = made("demo_fpn")
     model.student = OneHeight(64)
-    assert export_onnx(model, tmp_path / "student.onnx").fixed == (64, 64)
+    assert export_model(model, tmp_path / "student.onnx").fixed == (64, 64)
     told = capsys.readouterr().err
     assert all(fact in told for fact in ("torch cannot export", "64x64", "--size"))
     assert json.loads((tmp_path / "student.json").read_text())["size"] == [64, 64]
@@ -190,7 +191,7 @@ def test_where_any_size_cannot_be_had_one_is_made_and_said(tmp_path, capsys):
 def test_a_file_that_onnxruntime_refuses_is_one_line(tmp_path):
     model = made("demo_fpn")
     model.student = patches()
-    export_onnx(model, tmp_path / "student.onnx", (32, 32))
+    export_model(model, tmp_path / "student.onnx", Form(size=(32, 32)))
     data = (tmp_path / "student.onnx").read_bytes()
     with pytest.raises(NotExported, match="onnxruntime") as caught:
         check_onnx(data[: len(data) // 2], Network(model), 16, [(1, 32, 32, 1)])
@@ -204,12 +205,12 @@ def test_an_export_does_not_load_clip():
 
 def test_a_size_that_the_network_cannot_take_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"30x64.*32"):
-        export_onnx(made("demo_fpn"), tmp_path / "student.onnx", (30, 64))
+        export_model(made("demo_fpn"), tmp_path / "student.onnx", Form(size=(30, 64)))
 
 
 def test_a_network_that_computes_nan_is_not_exported(model, tmp_path):
     with torch.no_grad():
         next(model.student.parameters()).fill_(math.nan)  # after loading, where it would be refused
     with pytest.raises(ClipteaError, match="NaN or infinity"):
-        export_onnx(model, tmp_path / "student.onnx")
+        export_model(model, tmp_path / "student.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -207,14 +207,15 @@ REFUSED = """
 import sys
 from pathlib import Path
 from cliptea.errors import ClipteaError
-from cliptea_pipeline import serving_cli
+from cliptea_pipeline import export_cli, serving_cli
 photos, empty, output = map(Path, sys.argv[1:])
 for call in (
     lambda: serving_cli.predict([empty], "models:/x@champion", None, None, str(output), str(empty), True),
     lambda: serving_cli.predict([photos], str(empty / "none"), None, None, str(output), str(empty), True),
     lambda: serving_cli.predict([photos], "models:/x@champion", None, None, str(output), str(empty), True),
     lambda: serving_cli.predict([photos], "models:/x@champion", "cat, cat", None, str(output), str(empty), True),
-    lambda: serving_cli.export("runs:/0/model", str(output / "a.onnx"), None, str(empty), True),
+    lambda: export_cli.export("runs:/0/model", str(output / "a.onnx"), workdir=str(empty), debug=True),
+    lambda: export_cli.bundle("runs:/0/model", str(output / "a"), workdir=str(empty), debug=True),
 ):
     try:
         call()
@@ -230,7 +231,7 @@ def test_a_refusal_waits_for_no_import(photos, tmp_path):
     ended = subprocess.run([sys.executable, "-c", REFUSED, *arguments], capture_output=True, text=True, check=True)
     *told, loaded = ended.stdout.splitlines()
     for line, words in zip(
-        told, ("no image", "folder does not exist", "mlflow.db", "twice: cat", "mlflow.db"), strict=True
+        told, ("no image", "folder does not exist", "mlflow.db", "twice: cat", "mlflow.db", "mlflow.db"), strict=True
     ):
         assert words in line
     assert loaded == "set()"

@@ -1,0 +1,39 @@
+"""Serves the model in this folder with KServe's open inference protocol (v2): `python serve_kserve.py`.
+
+The input is a tensor of images, (B, H, W, 3) UINT8 RGB, and the output their masks, (B, H, W) UINT8 positions in the
+`classes` of model.json. It needs the packages in requirements.txt. `cliptea bundle --serving kserve` copies this file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from kserve import InferOutput, InferRequest, InferResponse, ModelServer  # pyright: ignore[reportMissingImports]
+from kserve import Model as Served  # pyright: ignore[reportMissingImports]
+from kserve.errors import InvalidInput  # pyright: ignore[reportMissingImports]
+from segment import Model  # pyright: ignore[reportMissingImports]
+
+NAME = "cliptea"
+
+
+class Segmentation(Served):
+    """Images -> masks."""
+
+    def __init__(self) -> None:
+        super().__init__(NAME)
+        self._model = Model()
+        self.ready = True
+
+    def predict(self, payload: InferRequest, headers: Any = None, response_headers: Any = None) -> InferResponse:
+        images_BHW3 = payload.inputs[0].as_numpy()
+        if images_BHW3.ndim != 4 or images_BHW3.shape[-1] != 3 or images_BHW3.dtype != np.uint8:
+            raise InvalidInput(f"{images_BHW3.dtype} {images_BHW3.shape} is no (B, H, W, 3) UINT8 tensor of images")
+        masks_BHW = np.stack([self._model.mask(image_HW3) for image_HW3 in images_BHW3])
+        output = InferOutput("masks", list(masks_BHW.shape), "UINT8")
+        output.set_data_from_numpy(masks_BHW, binary_data=False)
+        return InferResponse(payload.id, NAME, [output])
+
+
+if __name__ == "__main__":
+    ModelServer().start([Segmentation()])

@@ -1,0 +1,177 @@
+"""The model card of a bundle. What the model does not know is said to be unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from cliptea.data.colours import class_colour
+from cliptea.errors import ConfigError
+from cliptea.evaluation.results import OptionalScore, Scores
+from cliptea.messages import printable
+from cliptea.parse import parse_json, read_text
+from cliptea.segment.model_files import Description
+from cliptea.segment.segmenter import ClassSet
+from cliptea.serving.export import Exported
+from cliptea.teacher.templates import list_templates
+
+__all__ = ["Measurement", "model_card", "read_scores"]
+
+UNKNOWN = "unknown"
+NO_LICENCE = "unknown; there is none if training started from random weights"
+
+USE = """\
+    pip install -r requirements.txt
+    python segment.py photo.jpg folder_with_photos -o segmented
+
+This writes masks, whose pixel values are the ids below, and overlays. In Python:
+
+```python
+from pathlib import Path
+from segment import Model, read_image
+
+model = Model()
+mask = model.mask(read_image(Path("photo.jpg")))  # (H, W) uint8 ids
+```
+"""
+
+LIMITS = """\
+- Each pixel gets one of the classes above, also where the image shows something else. There is no class for the rest.
+- Classes without masks in training are recognised by their names alone, and usually less well than the others.
+- Images that differ from those of the training data may be segmented badly. The network does not notice that.
+- The scores, if there are any, hold for their data set only. Measure with images of your own before you rely on it.
+"""
+
+
+class Measurement(BaseModel):
+    """What `cliptea evaluate -o FILE` writes, as far as a model card needs it."""
+
+    model: str
+    dataset: str
+    images: int
+    gamma: float
+    scores: Scores
+    per_class: dict[str, OptionalScore]
+
+
+def read_scores(file: Path, model: str) -> Measurement:
+    """The scores in a file of `cliptea evaluate`.
+
+    Args:
+        model: the address of the model that they must be of.
+
+    Raises:
+        ConfigError: they are of another model, or the file cannot be read.
+    """
+    try:
+        found = Measurement.model_validate(parse_json(read_text(file, "the file"), str(file)))
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ConfigError(
+            f"{file} holds no scores: {place} is missing or wrong", "a file of cliptea evaluate"
+        ) from None
+    if found.model != model:
+        raise ConfigError(f"the scores in {file} are of the model {found.model}", f"scores of {model}")
+    return found
+
+
+def model_card(
+    description: Description,
+    classes: ClassSet,
+    exported: Exported,
+    scores: Measurement | None,
+    made: Mapping[str, str],
+) -> str:
+    """The text of README.md.
+
+    Args:
+        scores: what `cliptea evaluate` has written.
+        made: facts about where the model and the bundle come from, by their names.
+    """
+    measured, fixed = exported.measured, exported.fixed
+    agreement = (
+        f"Compared with PyTorch on random images, the ONNX file's logits differ by at most "
+        f"{exported.parity.difference:.1e}, and {exported.parity.equal:.2%} of pixels have the same class. "
+        f"An input of {measured.size[0]}x{measured.size[1]} takes {measured.milliseconds:.1f} ms with onnxruntime and "
+        f"{measured.torch_milliseconds:.1f} ms with PyTorch, on {measured.threads} threads of the machine that made "
+        f"this folder ({measured.processor})."
+    )
+    if fixed:
+        agreement += (
+            f" The network only takes images of {fixed[0]}x{fixed[1]}. segment.py fits them into this size, so the "
+            "masks differ from those of `cliptea predict`."
+        )
+    parts = [
+        "# Model card",
+        "A network that gives each pixel of an image one of the classes below. It was made by cliptea, which distils "
+        "CLIP into networks for segmentation.",
+        "## Use",
+        USE.rstrip(),
+        "## Classes",
+        _table(("id", "class", "in training", "IoU", "colour"), _classes(description, classes, scores)),
+        "## Scores",
+        _scores(scores),
+        "## Origin",
+        _table(("fact", ""), _origin(description, classes, made)),
+        "## This file and PyTorch",
+        agreement,
+        "## Limits",
+        LIMITS.rstrip(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _classes(description: Description, classes: ClassSet, scores: Measurement | None) -> Iterable[list[str]]:
+    per_class = scores.per_class if scores else {}
+    for number, name in enumerate(classes.names):
+        if name in description.unseen:
+            trained = "unseen: without masks"
+        else:
+            trained = "seen: with masks" if name in description.classes else "new: not named"
+        iou = _percent(per_class[name]) if name in per_class else UNKNOWN
+        yield [str(number), name, trained, iou, class_colour(number)]
+
+
+def _scores(scores: Measurement | None) -> str:
+    if scores is None:
+        return "Unknown. `cliptea evaluate` measures them, and `cliptea bundle --scores FILE` puts them here."
+    numbers = ", ".join(f"{name} {_percent(value)}" for name, value in scores.scores.model_dump().items())
+    return (
+        f"On {scores.images} val images of {_cell(scores.dataset)}, with a gamma of {scores.gamma:g}: {numbers}. "
+        "The table above shows the IoU of each class."
+    )
+
+
+def _origin(description: Description, classes: ClassSet, made: Mapping[str, str]) -> Iterable[list[str]]:
+    teacher = description.teacher
+    yield ["network", description.backbone]
+    yield ["training data", description.dataset or UNKNOWN]
+    for fact in ("cliptea.version", "git.commit"):
+        yield [f"{fact} of training", description.origin.get(fact, UNKNOWN)]
+    yield ["classes with masks in training", ", ".join(n for n in description.classes if n not in description.unseen)]
+    yield ["classes without masks in training", ", ".join(description.unseen) or "none"]
+    if description.learned_before:
+        yield ["further classes, of the models that training started from", ", ".join(description.learned_before)]
+    yield ["whether training knew the names of unseen classes", f"{description.setting}"]
+    yield ["licence of the weights that training started from", description.licence or NO_LICENCE]
+    yield ["CLIP that taught it", f"{teacher.model}, {teacher.weights or UNKNOWN}" if teacher else UNKNOWN]
+    yield ["prompts", ", ".join(list_templates(teacher.templates)) if teacher else UNKNOWN]
+    yield ["gamma, which is added to the logits of unseen classes", f"{float(classes.gamma_N.max()):g}"]
+    for fact, value in made.items():
+        yield [fact, value or UNKNOWN]
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return printable(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _percent(value: float | None) -> str:
+    return "no pixels" if value is None else f"{value:.1%}"

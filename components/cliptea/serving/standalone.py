@@ -1,0 +1,216 @@
+"""Segments images with the model in this folder. It needs NumPy, Pillow and onnxruntime, and nothing else.
+
+    python segment.py photo.jpg folder_with_photos -o segmented
+
+In Python, `Model().mask(read_image(Path("photo.jpg")))` is an (H, W) uint8 array of positions in `Model().classes`.
+
+`cliptea bundle` copies this file as segment.py next to model.onnx and model.json. The masks are those of
+`cliptea predict`.
+
+Shape legend: H, W image; h, w image fitted into the model's scale; N classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+__all__ = ["Model", "best_classes", "fit", "overlay", "pieces", "read_image"]
+
+HERE = Path(__file__).resolve().parent
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+DEEPEST_GREY = 65535
+OPACITY = 0.55
+
+
+class Model:
+    """The network in model.onnx, with what model.json says about its input."""
+
+    def __init__(self, folder: Path = HERE) -> None:
+        import onnxruntime
+
+        self.facts: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        self.classes: list[str] = self.facts["classes"]
+        installed = [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
+        self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=installed)
+
+    def mask(self, image_HW3: np.ndarray) -> np.ndarray:
+        """(H, W) uint8 positions in `classes`, of a uint8 RGB image."""
+        return best_classes(self.logits(image_HW3), image_HW3.shape[:2])
+
+    def logits(self, image_HW3: np.ndarray) -> np.ndarray:
+        """(N, h, w) float32 logits of the fitted image. Those of overlapping windows are averaged."""
+        fitted_hw3 = fit(image_HW3, self.facts)
+        height, width = fitted_hw3.shape[:2]
+        sums_Nhw = np.zeros((len(self.classes), height, width), np.float32)
+        counts_hw = np.zeros((height, width), np.float32)
+        for (rows, columns), padded_13hw in pieces(fitted_hw3, self.facts):
+            (logits_1Nhw,) = self._session.run(None, {"images": padded_13hw})
+            sums_Nhw[:, rows, columns] += logits_1Nhw[0, :, : rows.stop - rows.start, : columns.stop - columns.start]
+            counts_hw[rows, columns] += 1
+        if not np.isfinite(sums_Nhw).all():
+            raise ValueError("a logit is NaN or infinite")
+        return sums_Nhw / counts_hw
+
+
+def read_image(file: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image file, as training read its images.
+
+    It is turned upright according to EXIF. 16-bit values are reduced to 8 bits, floats are scaled so that the smallest
+    is 0 and the largest 255, and transparent pixels are put on white. Only the first image of an animation is used.
+    """
+    with Image.open(file, formats=FORMATS) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I") or image.mode == "F":
+            return np.array(Image.fromarray(_grey(np.array(image), image.mode)).convert("RGB"))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.array(image.convert("RGB"))
+
+
+def _grey(values: np.ndarray, mode: str) -> np.ndarray:
+    low, high = values.min(), values.max()
+    if mode != "F":
+        if low < 0 or high > DEEPEST_GREY:
+            raise ValueError(f"its values are {low} to {high}, not 0 to {DEEPEST_GREY}")
+        return (values >> 8).astype(np.uint8)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError("it holds NaN or infinity")
+    values = values.astype(np.float64)
+    return ((values - low) / max(float(high) - float(low), 1e-12) * 255).astype(np.uint8)
+
+
+def fit(image_HW3: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
+    """(h, w, 3) uint8: the image resized into the model's scale, or into the only size of its network."""
+    height, width = image_HW3.shape[:2]
+    if facts["size"]:
+        factor = min(facts["size"][0] / height, facts["size"][1] / width)
+    else:
+        factor = min(max(facts["scale"]) / max(height, width), min(facts["scale"]) / min(height, width))
+    fitted = max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+    if fitted == (height, width):
+        return image_HW3
+    return np.asarray(Image.fromarray(image_HW3).resize(fitted[::-1], Image.Resampling.BILINEAR))
+
+
+def pieces(fitted_hw3: np.ndarray, facts: Mapping[str, Any]) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """The rows and columns of each window, and the network's input for it: (1, 3, h, w) float32, padded.
+
+    In the mode `whole`, there is one window, which is the whole image.
+    """
+    height, width = fitted_hw3.shape[:2]
+    edge = max(height, width) if facts["mode"] == "whole" else facts["window"]
+    window = min(edge, height), min(edge, width)
+    size = facts["size"] or [length + -length % facts["divisor"] for length in window]
+    for top in _starts(height, window[0], facts["stride"]):
+        for left in _starts(width, window[1], facts["stride"]):
+            place = slice(top, top + window[0]), slice(left, left + window[1])
+            padded_hw3 = np.empty((*size, 3), np.float32)
+            padded_hw3[:] = facts["padding"]
+            padded_hw3[: window[0], : window[1]] = fitted_hw3[place]
+            yield place, np.ascontiguousarray(padded_hw3.transpose(2, 0, 1)[None])
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixels of the windows along one side. The last window is moved back so that it ends with the image."""
+    steps = -(-(length - window) // stride)
+    return [min(step * stride, length - window) for step in range(steps + 1)]
+
+
+def best_classes(logits_Nhw: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """(H, W) uint8: the class with the largest logit after resizing, the first of equal ones.
+
+    Only the logits of one class exist at the image's size at a time.
+    """
+    best_HW = np.full(size, -np.inf, np.float32)
+    class_HW = np.zeros(size, np.uint8)
+    for number, logits_hw in enumerate(logits_Nhw):
+        logits_HW = _resized(logits_hw, size)
+        class_HW[logits_HW > best_HW] = number
+        best_HW = np.maximum(best_HW, logits_HW)
+    return class_HW
+
+
+def _resized(values_hw: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Bilinear, with pixel centres at halves and no smoothing: torch's interpolate with align_corners=False."""
+    if values_hw.shape == tuple(size):
+        return values_hw
+    (above, below, down), (left, right, across) = (
+        _neighbours(old, new) for old, new in zip(values_hw.shape, size, strict=True)
+    )
+    values_hW = values_hw[:, left] * (1 - across) + values_hw[:, right] * across
+    return values_hW[above] * (1 - down[:, None]) + values_hW[below] * down[:, None]
+
+
+def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two old pixels around each new one, and the share of the second, with torch's float32 arithmetic."""
+    at = np.maximum(np.float32(old / new) * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+    first = np.minimum(at.astype(np.int64), old - 1)
+    return first, np.minimum(first + 1, old - 1), at - first.astype(np.float32)
+
+
+def overlay(image_HW3: np.ndarray, mask_HW: np.ndarray, colours: Sequence[Sequence[int]]) -> Image.Image:
+    """The image with the colours of its classes on top."""
+    coloured_HW3 = np.array(colours, np.uint8)[mask_HW]
+    return Image.blend(Image.fromarray(image_HW3), Image.fromarray(coloured_HW3), OPACITY)
+
+
+def _find(paths: Sequence[Path]) -> dict[str, Path]:
+    """Image files by the name of their outputs: the files given, and those in the folders given and below them."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES] if path.is_dir() else []
+        for file, name in [(file, str(file.relative_to(path))) for file in inside] or [(path, path.name)]:
+            if found.setdefault(name, file) != file:
+                raise SystemExit(
+                    f"error: two images have the name {name}: {found[name]} and {file}; rename one of them"
+                )
+    return found
+
+
+def _save(picture: Image.Image, file: Path, kind: str) -> None:
+    """Write the file at once, so that an error while encoding leaves none."""
+    stream = io.BytesIO()
+    picture.save(stream, kind, quality=88)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(stream.getvalue())
+
+
+def main() -> int:
+    """Write masks/NAME.png, whose pixel values are positions in `classes`, and overlays/NAME.jpg for each image."""
+    parser = argparse.ArgumentParser(description="Segment images with the model in the folder of this script.")
+    parser.add_argument("images", nargs="+", type=Path, help="images, or folders of images")
+    parser.add_argument("-o", "--output", type=Path, default=Path("segmented"), help="folder for masks and overlays")
+    given = parser.parse_args()
+    sources = _find(given.images)
+    model, bad = Model(), 0
+    colours = model.facts["colours"]
+    for name, file in sources.items():
+        try:
+            image_HW3 = read_image(file)
+        except Exception as error:  # damaged files make Pillow raise almost any error
+            print(f"error: cannot read {file} ({error})", file=sys.stderr)
+            bad += 1
+            continue
+        mask_HW = model.mask(image_HW3)
+        picture = Image.fromarray(mask_HW)
+        picture.putpalette([value for colour in colours for value in colour])
+        _save(picture, given.output / "masks" / f"{name}.png", "PNG")
+        _save(overlay(image_HW3, mask_HW, colours), given.output / "overlays" / f"{name}.jpg", "JPEG")
+    print(f"wrote masks and overlays of {len(sources) - bad} images to {given.output}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

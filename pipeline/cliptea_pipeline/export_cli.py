@@ -1,0 +1,213 @@
+"""The commands that make files for use without cliptea from a model: export and bundle."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cliptea.errors import ConfigError
+from cliptea.messages import plain
+from cliptea.serving.choices import SUFFIXES, Format, Output, Precision, Server, require_choices
+from cliptea.storage.local_files import local_path, sweep
+from cliptea.storage.marks import claim, require_free
+from cliptea_pipeline.extras import require
+from cliptea_pipeline.opening import open_model
+from cliptea_pipeline.options import Debug, one_line_errors
+from cliptea_pipeline.serving_cli import AllowCode, Home, Model, TextWeights, split_names, tell_classes
+
+if TYPE_CHECKING:
+    from cliptea.segment.segmenter import ClassSet, Segmenter
+
+__all__ = ["app", "bundle", "export"]
+
+app = typer.Typer()
+
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HxW",
+        help="Fixed input size, for example 512x512. By default, the exported model accepts any size that the "
+        "network supports.",
+    ),
+]
+BUNDLE = "bundle of a model"  # in its mark
+TODO = "choose another one with -o"
+
+
+@app.command(rich_help_panel="Use models")
+def export(
+    model: Model,
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FILE", help="File to write, for example student.onnx.")
+    ],
+    format: Annotated[Format, typer.Option("--format", help="Format of the file.")] = "onnx",
+    size: Size = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            "--names",
+            "--classes",
+            help="Class names, as for predict, that the exported model is fixed to. By default, class embeddings are "
+            "an input of it, so it can segment any classes.",
+            show_default=False,
+        ),
+    ] = None,
+    result: Annotated[
+        Output,
+        typer.Option("--result", help="What the exported model returns. Other results than logits need --names."),
+    ] = "logits",
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Numbers in the exported model. int8 needs --images.")
+    ] = "float32",
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--images",
+            help="Images, or folders of images, to compare with PyTorch on. Every other one calibrates int8. Can be "
+            "repeated.",
+        ),
+    ] = None,
+    text_weights: TextWeights = None,
+    workdir: Home = ".cliptea",
+    debug: Debug = False,
+    allow_code: AllowCode = False,
+) -> None:
+    """Export a model to ONNX, OpenVINO or torch.export, and compare it with PyTorch."""
+    with one_line_errors(debug):
+        require(*(() if format == "torch-export" else ("onnx", "onnxruntime", "onnxscript")))
+        require(*(("openvino",) if format == "openvino" else ()))
+        file, home, edges = local_path("-o", output), local_path("--workdir", workdir), _edges(size)
+        if file.suffix != SUFFIXES[format]:
+            raise ConfigError(
+                f"cannot export to {file}",
+                f"a file name that ends in {SUFFIXES[format]}; a .json file of that name is written as well",
+            )
+        wanted = None if names is None else split_names(names)
+        require_choices(format, result, precision, named=wanted is not None, photos=bool(images))
+        from cliptea.serving.photos import find_images
+
+        sources = find_images(images, leave_out=file) if images else []
+        segmenter = open_model(model, home, allow_code)
+        _require_size(segmenter, edges)
+        from cliptea.serving.export import Form, export_model
+        from cliptea.serving.export_facts import require_replaceable
+
+        require_replaceable(file)
+        classes = None if wanted is None else _choose(segmenter, wanted, text_weights)
+        _tell_start(segmenter, edges)
+        photos = [source.path for source in sources]
+        exported = export_model(segmenter, file, Form(format, edges, classes, result, precision, photos))
+        divisor, measured = segmenter.description.evaluation.divisor, exported.measured
+        sizes = f"{exported.fixed[0]}x{exported.fixed[1]} only" if exported.fixed else f"any multiples of {divisor}"
+        print(
+            f"wrote {plain(str(file))} and the .json beside it; height and width: {sizes}; compared with PyTorch, "
+            f"{result} differ by at most {exported.parity.difference:.1e} and "
+            f"{exported.parity.equal:.2%} of pixels are equal"
+        )
+        print(
+            f"{precision} on {measured.inputs}: {measured.equal:.2%} of pixels are equal; "
+            f"{measured.milliseconds:.1f} ms for {measured.size[0]}x{measured.size[1]}, and "
+            f"{measured.torch_milliseconds:.1f} ms with PyTorch"
+        )
+
+
+@app.command(rich_help_panel="Use models")
+def bundle(
+    model: Model,
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FOLDER", help="New, empty or earlier folder for the bundle.")
+    ],
+    names: Annotated[
+        str | None,
+        typer.Option(
+            "--names",
+            "--classes",
+            help="Class names, as for predict. Defaults to the model's own classes.",
+            show_default=False,
+        ),
+    ] = None,
+    serving: Annotated[
+        Server | None, typer.Option("--serving", help="Add files for this server.", show_default=False)
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores", metavar="FILE", help="Scores for the model card, as written by cliptea evaluate -o FILE."
+        ),
+    ] = None,
+    size: Size = None,
+    text_weights: TextWeights = None,
+    workdir: Home = ".cliptea",
+    debug: Debug = False,
+    allow_code: AllowCode = False,
+) -> None:
+    """Write a folder that segments images without cliptea: ONNX file, script, model card, and files for a server."""
+    with one_line_errors(debug):
+        require("onnx", "onnxruntime", "onnxscript")
+        folder, home, edges = local_path("-o", output), local_path("--workdir", workdir), _edges(size)
+        wanted = None if names is None else split_names(names)
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"-o {folder} is a file", "a folder for the bundle")
+        require_free(folder, BUNDLE, TODO)
+        segmenter = open_model(model, home, allow_code)
+        _require_size(segmenter, edges)
+        from cliptea.serving.bundle import bundle_files, write_bundle
+        from cliptea.serving.model_card import read_scores
+        from cliptea.tracking.origin import origin
+
+        measured = None if scores is None else read_scores(scores, model)
+        classes = _choose(segmenter, wanted, text_weights)
+        _tell_start(segmenter, edges)
+        tags = origin("")
+        made = {
+            "model": model,
+            "cliptea that made this folder": tags.get("cliptea.version", ""),
+            "commit of cliptea that made this folder": tags.get("git.commit", ""),
+        }
+        files = bundle_files(segmenter, classes, serving, edges, measured, made)
+        claim(folder, BUNDLE, TODO)
+        sweep(folder)
+        write_bundle(folder, files)
+        print(f"wrote {', '.join(sorted(files))} to {plain(str(folder))}")
+
+
+def _edges(size: str | None) -> tuple[int, int] | None:
+    """Height and width.
+
+    Raises:
+        ConfigError: --size cannot be read.
+    """
+    if size is None:
+        return None
+    match = re.fullmatch(r"(\d+)x(\d+)", size)
+    if match is None:
+        raise ConfigError(f"cannot read --size {size}", "HEIGHTxWIDTH, for example 512x512")
+    return int(match[1]), int(match[2])
+
+
+def _require_size(model: Segmenter, edges: tuple[int, int] | None) -> None:
+    divisor = model.description.evaluation.divisor
+    if edges and any(edge % divisor or not edge for edge in edges):
+        raise ConfigError(f"--size {edges[0]}x{edges[1]} does not fit the model", f"multiples of {divisor}")
+
+
+def _choose(model: Segmenter, names: list[str] | None, text_weights: str | None) -> ClassSet:
+    from cliptea.serving.classes import choose_classes
+
+    chosen = choose_classes(model, names, text_weights)
+    tell_classes(model, chosen)
+    return chosen
+
+
+def _tell_start(model: Segmenter, edges: tuple[int, int] | None) -> None:
+    backbone = model.description.backbone
+    told = "; this takes minutes for Swin, and less with a fixed --size HxW" if backbone.startswith("swin") else ""
+    print(
+        f"exporting {plain(backbone)} and comparing it with PyTorch{'' if edges else told}",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -1,0 +1,298 @@
+"""A bundle segments images where this package is not, and its card and its servers say what is so."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from cliptea.segment.segmenter import open_segmenter
+from cliptea_pipeline.cli import app
+
+# Runs a script where only the standard library, NumPy, Pillow and onnxruntime can be imported.
+ALONE = """
+import runpy, sys
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in sys.stdlib_module_names | {"numpy", "PIL", "onnxruntime"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Only())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+EQUAL = 0.999  # share of pixels: onnxruntime sums in another order than torch, which decides where two classes tie
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def smooth(seed, size):
+    """An image with areas of several classes."""
+    small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "sub").mkdir()
+    for number, size in enumerate([(64, 96), (63, 95), (130, 61), (33, 200), (301, 211), (7, 5)]):
+        Image.fromarray(smooth(number, size)).save(folder / f"{number}.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(smooth(7, (50, 80))).save(folder / "sub/turned.jpg", exif=turned)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundled(model_folder, tmp_path_factory):
+    """A bundle of some of the model's classes."""
+    folder = tmp_path_factory.mktemp("bundle") / "small"
+    answer = call("bundle", "--model", model_folder, "--names", "zebra, sky, cow", "-o", folder)
+    assert answer.exit_code == 0, answer.output
+    return folder
+
+
+def agree(bundle, model, names, photos, output):
+    """The ids in the masks, which the script in the bundle and predict have in common."""
+    command = [sys.executable, "-I", "-c", ALONE, bundle / "segment.py", photos, "-o", output / "alone"]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    answer = call("predict", photos, "--model", model, "--classes", names, "-o", output / "ours")
+    assert answer.exit_code == 0, answer.output
+    ids, files = set(), sorted(file.relative_to(photos) for file in photos.rglob("*.*"))
+    for file in files:
+        with Image.open(output / "ours/masks" / file.with_suffix(".png")) as mask:
+            expected = np.array(mask)
+        with Image.open(output / "alone/masks" / f"{file}.png") as mask:
+            found = np.array(mask)
+            assert mask.mode == "P"
+        assert found.shape == expected.shape
+        assert (found == expected).mean() >= EQUAL, file
+        with Image.open(output / "alone/overlays" / f"{file}.jpg") as overlay:
+            assert overlay.size == found.shape[::-1]
+        ids |= set(np.unique(expected))
+    assert len(files) == 7
+    return ids
+
+
+def test_the_script_alone_gives_the_masks_of_predict(bundled, model_folder, photos, tmp_path):
+    assert len(agree(bundled, model_folder, "zebra, sky, cow", photos, tmp_path)) > 1  # else everything agrees
+
+
+def test_so_it_does_with_sliding_windows(model_folder, photos, tmp_path):
+    sliding = tmp_path / "sliding"
+    shutil.copytree(model_folder, sliding)
+    described = json.loads((sliding / "model.json").read_text())
+    described["evaluation"] |= {"mode": "slide", "window": 64, "stride": 40}
+    (sliding / "model.json").write_text(json.dumps(described))
+    assert call("bundle", "--model", sliding, "-o", tmp_path / "bundle").exit_code == 0
+    assert len(agree(tmp_path / "bundle", sliding, "sky, grass, cow, zebra", photos, tmp_path)) > 1
+
+
+def test_a_bad_image_gets_a_line_and_the_others_are_done(bundled, photos, tmp_path):
+    (tmp_path / "in").mkdir()
+    shutil.copy(photos / "0.png", tmp_path / "in/good.png")
+    (tmp_path / "in/bad.png").write_text("no image")
+    command = [sys.executable, "-I", "-c", ALONE, bundled / "segment.py", tmp_path / "in", "-o", tmp_path / "out"]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert (ended.stderr.count("\n"), "bad.png" in ended.stderr) == (1, True)
+    assert [file.name for file in (tmp_path / "out/masks").iterdir()] == ["good.png.png"]
+
+
+def test_the_card_says_what_the_model_knows_and_invents_nothing(bundled):
+    assert {file.name for file in bundled.iterdir()} == {
+        "README.md",
+        "cliptea.json",
+        "model.json",
+        "model.onnx",
+        "requirements.txt",
+        "segment.py",
+    }
+    card = (bundled / "README.md").read_text()
+    assert "| 0 | zebra | unseen: without masks | unknown | #" in card
+    assert "| 1 | sky | seen: with masks | unknown | #" in card
+    for fact in (
+        "training data",
+        "git.commit of training",
+        "licence of the weights that training started from",
+        "CLIP that taught it",
+        "prompts",
+    ):
+        assert f"| {fact} | unknown" in card
+    assert "| gamma, which is added to the logits of unseen classes | 0.02 |" in card
+    assert "## Scores\n\nUnknown." in card
+    requirements = (bundled / "requirements.txt").read_text().split()
+    assert [line.partition("==")[0] for line in requirements] == ["numpy", "onnxruntime", "pillow"]
+
+
+@pytest.fixture
+def scored(model_folder, tmp_path):
+    """A model that knows where it is from, and a file of its scores."""
+    folder, file = tmp_path / "known", tmp_path / "scores.json"
+    shutil.copytree(model_folder, folder)
+    described = json.loads((folder / "model.json").read_text())
+    described |= {"dataset": "meadow", "origin": {"git.commit": "c0ffee"}, "licence": "MIT"}
+    (folder / "model.json").write_text(json.dumps(described))
+    scores = {"pAcc": 0.9, "miou_seen": 0.8, "miou_unseen": 0.5, "hiou": None}
+    found = {"model": str(folder), "dataset": "a|b", "images": 12, "gamma": 0.02, "scores": scores, "sweep": {}}
+    file.write_text(json.dumps(found | {"unseen": ["zebra"], "per_class": {"sky": 0.75, "zebra": None}}))
+    return folder, file
+
+
+def test_the_card_has_scores_and_origin_if_they_are_known(scored, tmp_path):
+    folder, file = scored
+    arguments = ("bundle", "--model", folder, "--scores", file, "--size", "64x64", "-o", tmp_path / "out")
+    answer = call(*arguments)
+    assert answer.exit_code == 0, answer.output
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| 0 | sky | seen: with masks | 75.0% |" in card
+    assert "| 1 | grass | seen: with masks | unknown |" in card
+    assert "| 3 | zebra | unseen: without masks | no pixels |" in card
+    assert "On 12 val images of a\\|b, with a gamma of 0.02: pAcc 90.0%" in card
+    assert "hiou no pixels" in card
+    for fact in ("| training data | meadow |", "| git.commit of training | c0ffee |", "started from | MIT |"):
+        assert fact in card
+    assert "only takes images of 64x64" in card
+
+
+def test_scores_of_another_model_and_folders_of_others_are_refused(scored, model_folder, tmp_path):
+    _, file = scored
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("precious")
+    (tmp_path / "empty.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, code, words in (
+        (["--scores", file, "-o", tmp_path / "out"], 2, "are of the model"),
+        (["--scores", tmp_path / "empty.json", "-o", tmp_path / "out"], 2, "holds no scores: model is missing"),
+        (["-o", tmp_path / "mine"], 1, "holds files that are not from cliptea"),
+        (["-o", file], 2, "is a file; expected a folder"),
+        (["--size", "65x64", "-o", tmp_path / "out"], 2, "--size 65x64 does not fit the model"),
+        (["--names", "sofa", "-o", tmp_path / "out"], 2, "its text tower is not available"),
+    ):
+        answer = call("bundle", "--model", model_folder, *arguments)
+        assert answer.exit_code == code, answer.output
+        assert (words in answer.stderr, answer.stderr.count("\n")) == (True, 1), answer.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture(scope="module")
+def served(model_folder, tmp_path_factory):
+    """Bundles for both servers, made one after the other in one folder and copied."""
+    folder = tmp_path_factory.mktemp("served")
+    for server in ("triton", "kserve"):
+        answer = call("bundle", "--model", model_folder, "--serving", server, "-o", folder / "bundle")
+        assert answer.exit_code == 0, answer.output
+        shutil.copytree(folder / "bundle", folder / server)
+    return folder
+
+
+TRITON = """
+import sys, types
+import numpy as np
+tensors = types.ModuleType("triton_python_backend_utils")
+class Tensor:
+    def __init__(self, name, array):
+        self.name, self.array = name, array
+    def as_numpy(self):
+        return self.array
+tensors.Tensor = Tensor
+tensors.InferenceResponse = lambda outputs: outputs
+tensors.get_input_tensor_by_name = lambda request, name: request[name]
+sys.modules["triton_python_backend_utils"] = tensors
+import importlib.util
+spec = importlib.util.spec_from_file_location("model", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+model = module.TritonPythonModel()
+model.initialize({})
+((masks,),) = model.execute([{"images": Tensor("images", np.load(sys.argv[2]))}])
+assert masks.name == "masks"
+np.save(sys.argv[3], masks.as_numpy())
+"""
+
+
+def test_tritons_backend_gives_the_masks_of_predict(served, model_folder, tmp_path):
+    """With a stand-in for the module that only Triton has: its Python backend passes NumPy arrays in and out."""
+    images = np.stack([smooth(number, (50, 70)) for number in (1, 2)])
+    np.save(tmp_path / "images.npy", images)
+    files = [served / "triton/1/model.py", tmp_path / "images.npy", tmp_path / "masks.npy"]
+    subprocess.run([sys.executable, "-I", "-c", TRITON, *map(str, files)], check=True)
+    masks, model = np.load(tmp_path / "masks.npy"), open_segmenter(model_folder)
+    assert masks.dtype == np.uint8
+    for image, mask in zip(images, masks, strict=True):
+        assert (mask == model.mask(image, model.known())).mean() >= EQUAL
+    config = (served / "triton/config.pbtxt").read_text()
+    for line in ('backend: "python"', 'name: "images" data_type: TYPE_UINT8', 'name: "masks" data_type: TYPE_UINT8'):
+        assert line in config
+
+
+def test_the_files_of_one_server_do_not_stay_for_another(served):
+    assert not (served / "kserve/config.pbtxt").exists()
+    assert not (served / "kserve/1/model.py").exists()
+    found = yaml.safe_load((served / "kserve/inferenceservice.yaml").read_text())
+    assert (found["apiVersion"], found["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    (container,) = found["spec"]["predictor"]["containers"]
+    assert container["name"] == "kserve-container"
+    assert container["securityContext"]["runAsNonRoot"] is True
+    assert "serve_kserve.py" in (served / "kserve/Dockerfile").read_text()
+
+
+@contextmanager
+def kserve(folder):
+    """The address of KServe's model server, which runs the script in the folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, folder / "serve_kserve.py", "--http_port", port, "--enable_grpc", "false"]
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            address = f"http://127.0.0.1:{port}"
+            for _ in range(1000):
+                assert server.poll() is None, "the server has ended"
+                try:
+                    with urllib.request.urlopen(f"{address}/v2/health/ready", timeout=10):
+                        break
+                except urllib.error.URLError:
+                    time.sleep(0.3)
+            yield address
+        finally:
+            server.terminate()
+
+
+def infer(address, images):
+    tensor = {"name": "images", "shape": images.shape, "datatype": "UINT8", "data": images.ravel().tolist()}
+    request = urllib.request.Request(
+        f"{address}/v2/models/cliptea/infer",
+        json.dumps({"id": "1", "inputs": [tensor]}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=300) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.mark.skipif(find_spec("kserve") is None, reason="needs KServe's server: pip install kserve")
+def test_kserve_answers_a_request_of_its_open_protocol_with_the_masks_of_predict(served, model_folder):
+    images, model = np.stack([smooth(number, (50, 70)) for number in (1, 2)]), open_segmenter(model_folder)
+    with kserve(served / "kserve") as address:
+        (output,) = infer(address, images)["outputs"]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            infer(address, images[0])
+    assert refused.value.code == 400
+    assert (output["name"], output["datatype"], output["shape"]) == ("masks", "UINT8", [2, 50, 70])
+    masks = np.array(output["data"], np.uint8).reshape(2, 50, 70)
+    for image, mask in zip(images, masks, strict=True):
+        assert (mask == model.mask(image, model.known())).mean() >= EQUAL

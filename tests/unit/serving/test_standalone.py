@@ -1,0 +1,128 @@
+"""The script of a bundle reads, fits, cuts and resizes as this package and torch do, and needs neither."""
+
+import ast
+import io
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cliptea.config import EvaluationConfig
+from cliptea.data.sample import decode_image
+from cliptea.errors import DataError
+from cliptea.segment.inference import padded_size
+from cliptea.serving import standalone
+
+
+def test_it_imports_numpy_pillow_and_onnxruntime_alone():
+    with open(standalone.__file__, encoding="utf-8") as file:
+        tree = ast.parse(file.read())
+    found = {
+        name.partition(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [one.name for one in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert found - sys.stdlib_module_names == {"numpy", "PIL", "onnxruntime"}
+
+
+def kinds():
+    """Encoded images of all modes that photos have."""
+    ramp = Image.linear_gradient("L").resize((60, 40))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    deep = np.linspace(0, 65535, 2400).reshape(40, 60)
+    clear = Image.merge("RGBA", [ramp, ramp.rotate(90).resize((60, 40)), ramp, ramp.rotate(180)])
+    for name, image, kind, options in (
+        ("bits", ramp.convert("1"), "PNG", {}),
+        ("grey", ramp, "PNG", {}),
+        ("deep", Image.fromarray(deep.astype(np.uint16)), "PNG", {}),
+        ("float", Image.fromarray(deep.astype(np.float32)), "TIFF", {}),
+        ("palette", clear.convert("P"), "PNG", {"transparency": 3}),
+        ("print", ramp.convert("CMYK"), "JPEG", {}),
+        ("clear", clear, "PNG", {}),
+        ("turned", clear.convert("RGB"), "JPEG", {"exif": turned}),
+        ("moving", ramp, "GIF", {"save_all": True, "append_images": [ramp.rotate(90)]}),
+    ):
+        stream = io.BytesIO()
+        image.save(stream, kind, **options)
+        yield pytest.param(stream.getvalue(), id=name)
+
+
+@pytest.mark.parametrize("data", kinds())
+def test_it_reads_images_as_training_does(data, tmp_path):
+    file = tmp_path / "photo"
+    file.write_bytes(data)
+    found = standalone.read_image(file)
+    assert found.dtype == np.uint8
+    assert (found == decode_image(data, "photo")).all()
+
+
+def test_it_refuses_values_that_are_no_colours_as_training_does(tmp_path):
+    for values in (np.full((4, 4), -3, np.int32), np.full((4, 4), np.nan, np.float32)):
+        file = tmp_path / "photo.tiff"
+        Image.fromarray(values).save(file)
+        with pytest.raises(ValueError, match=r"values are|NaN"):
+            standalone.read_image(file)
+        with pytest.raises(DataError, match=r"values are|NaN"):
+            decode_image(file.read_bytes(), "photo")
+
+
+@pytest.mark.parametrize("size", [(64, 96), (97, 31), (5, 7), (1, 1), (300, 20), (64, 31)])
+def test_logits_are_resized_as_torch_does(size):
+    logits = np.random.default_rng(0).normal(size=(4, 64, 96)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], size, mode="bilinear")[0]
+    for found, ours in zip(logits, expected.numpy(), strict=True):
+        assert np.abs(standalone._resized(found, size) - ours).max() < 1e-6
+    assert (standalone.best_classes(logits, size) == expected.argmax(0).numpy()).mean() >= 0.999
+
+
+def test_the_first_of_equal_classes_wins():
+    assert (standalone.best_classes(np.zeros((3, 4, 4), np.float32), (4, 4)) == 0).all()
+
+
+def facts(config, size=None):
+    return config.model_dump() | {"size": size, "padding": [1.0, 2.0, 3.0]}
+
+
+@pytest.mark.parametrize("size", [(64, 96), (45, 71), (33, 200), (7, 5), (200, 200)])
+def test_a_whole_image_is_fitted_and_padded_as_in_evaluation(size):
+    config = EvaluationConfig(scale=(96, 64))
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    fitted = standalone.fit(image, facts(config))
+    ((place, padded),) = standalone.pieces(fitted, facts(config))
+    assert padded.shape == (1, 3, *padded_size(size, config))
+    assert place == (slice(0, fitted.shape[0]), slice(0, fitted.shape[1]))
+    assert (padded[0, :, *place] == fitted.transpose(2, 0, 1)).all()
+    assert (padded[0, 1, fitted.shape[0] :] == 2).all()
+
+
+def test_windows_cover_the_image_and_the_last_ends_with_it():
+    config = EvaluationConfig(mode="slide", window=64, stride=40)
+    image = np.zeros((70, 130, 3), np.uint8)
+    places = [place for place, _ in standalone.pieces(image, facts(config))]
+    assert [(rows.start, columns.start) for rows, columns in places] == [
+        (0, 0),
+        (0, 40),
+        (0, 66),
+        (6, 0),
+        (6, 40),
+        (6, 66),
+    ]
+    small = standalone.pieces(np.zeros((30, 130, 3), np.uint8), facts(config))
+    assert {padded.shape for _, padded in small} == {(1, 3, 32, 64)}
+
+
+def test_an_image_is_fitted_into_the_only_size_of_a_network():
+    config = EvaluationConfig(scale=(96, 64))
+    fitted = standalone.fit(np.zeros((100, 50, 3), np.uint8), facts(config, [64, 96]))
+    assert fitted.shape == (64, 32, 3)
+    ((_, padded),) = standalone.pieces(fitted, facts(config, [64, 96]))
+    assert padded.shape == (1, 3, 64, 96)

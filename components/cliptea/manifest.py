@@ -39,6 +39,7 @@ VERSIONS = {
     "initial": 1,  # models in train.init_from
     "train": 4,
     "evaluate": 2,
+    "speed": 1,
     "compare": 5,
     # records in the store of what is logged to MLflow
     "data": 1,

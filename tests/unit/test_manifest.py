@@ -45,6 +45,7 @@ KNOWN = {
     "initial": "7a556bfe0e23c75a",
     "train": "236488b5e881d1bd",
     "evaluate": "86a6a09d252d426c",
+    "speed": "15a69db025885222",
     "compare": "ed65d2e0541e0e59",
     "data": "de680478bc9448e2",
     "evaluated": "05c5528599cba8d9",

@@ -23,6 +23,7 @@ from cliptea.uses import put_uses
 FILES = {
     "train": ("model.safetensors", "history.json"),
     "evaluate": ("figures.npz",),
+    "speed": (),
     "text": ("text.safetensors",),
     "compare": ("report.html", "results.json"),
     "demo-teacher": ("open_clip_config.json", "open_clip_model.safetensors"),

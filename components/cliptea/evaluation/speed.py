@@ -85,7 +85,7 @@ def _median_seconds(work: Callable[[], None]) -> float:
     return median(seconds)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _flops(student: Student, size: tuple[int, int], text_ND: Tensor) -> int:
     """Floating point operations of the network for one image, where a multiplication and an addition are two."""
     images_13HW = torch.zeros(1, 3, *size, device=text_ND.device)

@@ -77,7 +77,7 @@ def test_a_folder_goes_through_the_network_in_batches_and_comes_out_in_order(mod
     model.student.encoder.register_forward_hook(lambda module, inputs, output: batches.append(len(inputs[0])))
     sources = find_images([tmp_path], tmp_path / "out")
     done = list(predict(model, model.known(), sources, tmp_path / "out", threes))
-    assert sorted(batches) == [1, 1, 2, 3]  # three wide images and two more, the two tall ones of two sizes
+    assert sorted(batches) == [2, 2, 3]  # five wide images by three, and the two tall ones
     assert [one.source for one in done] == sources
     assert [one.source.name for one in done if one.error] == ["3b"]
     for one in done:

@@ -55,7 +55,7 @@ def result(variant: tuple, seed: int, dataset: str) -> ResultRow:
         miou_unseen=unseen,
         hiou=2 * seen * unseen / (seen + unseen),
         per_class=per_class | {"melon": None},
-        images_per_second=200.0,
+        training_images_per_second=200.0,
         model_uri=f"runs:/{model}-{seed}/model",
         mlflow_run_id=f"{model}-{seed}",
     )

@@ -24,6 +24,7 @@ FILES = {
     "train": ("model.safetensors", "history.json"),
     "evaluate": ("figures.npz",),
     "part": ("results-0123456789abcdef.json",),
+    "speed": (),
     "text": ("text.safetensors",),
     "compare": ("report.html", "results.json"),
     "demo-teacher": ("open_clip_config.json", "open_clip_model.safetensors"),

@@ -90,7 +90,7 @@ def _row(rng: np.random.Generator, model: int, classes: list[str]) -> ResultRow:
         iterations=20_000,
         gamma=0.0,
         per_class={name: float(rng.random()) for name in classes},
-        images_per_second=100.0,
+        training_images_per_second=100.0,
         model_uri=f"runs:/{model}/model",
         mlflow_run_id=str(model),
         **scores,

@@ -368,6 +368,9 @@ class EvaluationConfig(Section):
     mode: Literal["whole", "slide"] = "whole"
     window: Pixels = 512  # of sliding windows, pixels
     stride: Pixels = 426  # between sliding windows, pixels
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the network, with autocast
+    batch_size: Batch | None = None  # images of one size that the network gets together; None: 1 on a CPU, 8 on a GPU
+    workers: Few | None = None  # threads that work on images; None: one per core, at most 4 with a GPU
     figures: Annotated[int, Field(ge=0, le=1000)] | list[str] = (
         6  # images in the report, as a number or as a list of names
     )
@@ -377,6 +380,14 @@ class EvaluationConfig(Section):
         if self.stride > self.window:
             raise ValueError(f"stride is {self.stride} with windows of {self.window}: expected no gap between windows")
         return self
+
+    def counting(self, *left_out: str) -> dict[str, Any]:
+        """The settings that fingerprints depend on, without `left_out` and those that are about speed alone.
+
+        The precision only counts if it is not the usual one, so that earlier results stay valid.
+        """
+        quiet = {"batch_size", "workers"} | ({"precision"} if self.precision == "float32" else set())
+        return self.model_dump(exclude={*left_out, *quiet})
 
 
 class PromotionConfig(Section):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from cliptea import env
+from cliptea.errors import ConfigError
 
-__all__ = ["allow_tf32", "best", "prepare"]
+__all__ = ["allow_tf32", "best", "chosen", "prepare"]
 
 
 def prepare() -> None:
@@ -24,3 +25,18 @@ def allow_tf32(allowed: bool) -> None:
 def best() -> torch.device:
     """The GPU if there is one, or else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def chosen(name: str | None) -> torch.device:
+    """The device that a user names, or the best one.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    if name is None:
+        return best()
+    found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    known = ["cpu", *(["cuda"] if found else []), *found]
+    if name not in known:
+        raise ConfigError(f"this machine has no device {name}", f"one of {', '.join(known)}", "change --device")
+    return torch.device(name)

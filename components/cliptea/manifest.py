@@ -40,6 +40,7 @@ VERSIONS = {
     "train": 4,
     "evaluate": 2,
     "part": 1,  # the results of a part of a run
+    "speed": 1,
     "compare": 5,
     # records in the store of what is logged to MLflow
     "data": 1,

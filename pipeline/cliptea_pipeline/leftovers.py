@@ -39,6 +39,7 @@ NAMES = {
     "train": r"model\.safetensors|history\.json|checkpoints/\d{9}-[0-9a-f]{32}\.pt|inputs-[0-9a-f]{10}\.json",
     "evaluate": r"figures\.npz",
     "part": r"results-[0-9a-f]{16}\.json",
+    "speed": r"(?!)",  # its manifest is all
     "compare": r"report\.html|results\.json",
 }
 OBJECT = re.compile("|".join(rf"{kind}/[0-9a-f]{{16}}/(?:manifest\.json|{name})" for kind, name in NAMES.items()))

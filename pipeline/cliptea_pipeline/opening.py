@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["find_tracking", "open_model"]
 
 
-def open_model(uri: str, workdir: Path, allow_code: bool) -> Segmenter:
-    """The model at an address. Invalid addresses are rejected before torch is imported, which takes seconds."""
+def open_model(uri: str, workdir: Path, allow_code: bool, where: str | None = None) -> Segmenter:
+    """The model at an address. Invalid ones are rejected before torch is imported, which takes seconds.
+
+    Args:
+        where: the device, such as cpu or cuda:1; None: the GPU if there is one.
+    """
     store = workdir.resolve() / "store"
     if store.is_dir():  # it contains the demo's text tower
         os.environ.setdefault(env.STORE.name, store.as_uri())
@@ -42,7 +46,7 @@ def open_model(uri: str, workdir: Path, allow_code: bool) -> Segmenter:
     with found as folder:
         from cliptea.segment.segmenter import open_segmenter
 
-        return open_segmenter(folder, allow_code)
+        return open_segmenter(folder, allow_code, where)
 
 
 def find_tracking(workdir: Path) -> None:

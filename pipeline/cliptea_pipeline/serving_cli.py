@@ -15,9 +15,10 @@ from cliptea.messages import plain
 from cliptea.storage.local_files import local_path, sweep
 from cliptea.storage.marks import claim, require_free
 from cliptea_pipeline.opening import open_model
-from cliptea_pipeline.options import Debug, one_line_errors
+from cliptea_pipeline.options import AsJson, Debug, json_document, one_line_errors
 
 if TYPE_CHECKING:
+    from cliptea.config import EvaluationConfig
     from cliptea.segment.segmenter import ClassSet, Segmenter
 
 __all__ = ["AllowCode", "Home", "Model", "TextWeights", "app", "predict", "split_names", "tell_classes"]
@@ -55,6 +56,7 @@ TextWeights = Annotated[
 
 PREDICTIONS = "folder of predictions"  # in its mark
 MAX_CLASSES = 255  # ids of a mask are 0-254
+PRECISIONS = "float32", "bfloat16", "float16"
 LONGEST_NAME = 100  # characters; CLIP reads 77 tokens
 
 
@@ -76,9 +78,42 @@ def predict(
     workdir: Home = ".cliptea",
     debug: Debug = False,
     allow_code: AllowCode = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, or cuda:1 for the second GPU. Defaults to a GPU if there is one.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(PRECISIONS),
+            help="Precision of the network: half of it is faster on a GPU, and changes masks a little. Defaults to the "
+            "precision in which the model was evaluated.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1 << 20,
+            help="Images of one size that the network gets together. Defaults to 8 on a GPU, and to 1 on a CPU.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            help="Threads that work on images. Defaults to one per processor core, and to at most 4 with a GPU.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Segment images with a trained model, using its own classes or any other class names."""
-    with one_line_errors(debug):
+    with one_line_errors(debug), json_document(as_json) as document:
+        if precision not in (None, *PRECISIONS):
+            raise ConfigError(f"cannot use --precision {precision}", f"one of {', '.join(PRECISIONS)}")
         from cliptea.serving.photos import find_images
 
         wanted = None if classes is None else split_names(classes)
@@ -87,14 +122,20 @@ def predict(
             raise ConfigError(f"-o {folder} is a file", "a folder for the results")
         require_free(folder, PREDICTIONS, "choose another one with -o", _is_earlier)
         sources = find_images(images, leave_out=folder)
-        segmenter = open_model(model, home, allow_code)
+        segmenter = open_model(model, home, allow_code, device)
         from cliptea.serving.classes import choose_classes
 
         chosen = choose_classes(segmenter, wanted, text_weights)
         tell_classes(segmenter, chosen)
         claim(folder, PREDICTIONS, "choose another one with -o", _is_earlier)
         sweep(folder)
-        bad = _predict_all(segmenter, chosen, sources, folder, model)
+        given = {"precision": precision, "batch_size": batch_size, "workers": workers}
+        settings = segmenter.description.evaluation.model_copy(
+            update={name: value for name, value in given.items() if value is not None}
+        )
+        document.update(output=str(folder), images=[], errors=[])
+        _predict_all(segmenter, chosen, sources, folder, model, settings, document)
+        bad = len(document["errors"])
         if done := len(sources) - bad:
             print(f"wrote masks/, overlays/ and areas.json for {done} image{'s' * (done != 1)} to {plain(str(folder))}")
         else:
@@ -154,12 +195,24 @@ def tell_classes(model: Segmenter, classes: ClassSet) -> None:
     print(f"{len(classes.names)} classes; {said}")
 
 
-def _predict_all(model: Segmenter, classes: ClassSet, sources: Sequence[Any], output: Path, uri: str) -> int:
-    """Predict with a progress bar, always write areas.json, and return the number of unreadable images."""
+def _predict_all(
+    model: Segmenter,
+    classes: ClassSet,
+    sources: Sequence[Any],
+    output: Path,
+    uri: str,
+    settings: EvaluationConfig,
+    document: dict[str, Any],
+) -> None:
+    """Predict with a progress bar, and always write areas.json.
+
+    Args:
+        document: gets what areas.json holds, and the `errors` of unreadable images.
+    """
     from rich import progress
     from rich.console import Console
 
-    from cliptea.serving.predict import predict, write_areas
+    from cliptea.serving.predict import areas_facts, predict, write_areas
 
     columns = (
         progress.TextColumn("predicting"),
@@ -170,19 +223,19 @@ def _predict_all(model: Segmenter, classes: ClassSet, sources: Sequence[Any], ou
         progress.TimeRemainingColumn(),
     )
     rows: list[dict[str, Any]] = []
-    bad = 0
     try:
         with progress.Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task("", total=len(sources), rate="")
-            for predicted in predict(model, classes, sources, output):
+            for predicted in predict(model, classes, sources, output, settings):
                 if predicted.error is None:
                     rows.append(predicted.row)
                 else:
-                    bad += 1
+                    document["errors"].append(str(predicted.error))
                     bar.console.print(f"error: {predicted.error}", markup=False, highlight=False, soft_wrap=True)
                 speed = bar.tasks[0].speed
                 bar.update(task, advance=1, rate=f"{speed:.1f} image/s" if speed else "")
     finally:
+        facts = areas_facts(uri, classes, rows)
+        document |= facts
         if rows:
-            write_areas(output, uri, classes, rows)
-    return bad
+            write_areas(output, facts)

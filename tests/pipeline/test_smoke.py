@@ -15,7 +15,7 @@ from cliptea.run import expand
 
 KEYS = {
     "variant", "group", "backbone", "dataset", "seed", "iterations", "gamma", "pAcc", "miou_seen",
-    "miou_unseen", "hiou", "per_class", "images_per_second", "model_uri", "mlflow_run_id",
+    "miou_unseen", "hiou", "per_class", "training_images_per_second", "model_uri", "mlflow_run_id", "inference",
 }  # fmt: skip
 SMOKE_SECONDS = 540  # 90 on two idle cores
 
@@ -63,7 +63,8 @@ def test_scores_are_fractions(rows):
         scores = [row[name] for name in ("pAcc", "miou_seen", "miou_unseen", "hiou")]
         scores += [value for value in row["per_class"].values() if value is not None]
         assert all(math.isfinite(score) and 0 <= score <= 1 for score in scores), row
-        assert row["images_per_second"] > 0
+        assert row["training_images_per_second"] > 0
+        assert row["inference"]["latency_ms"] > 0
 
 
 def test_the_report_needs_no_network(smoke):

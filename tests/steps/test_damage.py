@@ -21,6 +21,7 @@ READS = {
     "regions": "train.lr=0.001",
     "text": "train.lr=0.001",
     "evaluate": "promotion.margin=0.1",  # the report is made anew
+    "speed": "promotion.margin=0.1",
     "compare": "promotion.margin=0.1",
     "tracked": "promotion.margin=0.1",
     "uses": "promotion.margin=0.1",

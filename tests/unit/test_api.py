@@ -23,7 +23,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 ROW = {
     "variant": "full", "group": "table3", "backbone": "demo_fpn", "dataset": "demo", "seed": 0, "iterations": 8,
     "gamma": 0.0, "pAcc": 0.5, "miou_seen": 0.25, "miou_unseen": None, "hiou": None, "per_class": {"sky": 0.5},
-    "images_per_second": 10.0, "model_uri": "runs:/1/model", "mlflow_run_id": "1",
+    "training_images_per_second": 10.0, "model_uri": "runs:/1/model", "mlflow_run_id": "1",
 }  # fmt: skip
 
 

@@ -58,6 +58,14 @@ def test_the_rows_of_the_report_and_the_digest_run(tmp_path):
     }
 
 
+def test_the_rows_of_evaluation_run_and_compare_masks(tmp_path):
+    output = tmp_path / "results.json"
+    assert bench.main(["--quick", "--only", "evaluation", "--output", str(output)]) == 0
+    evaluation, predict = json.loads(output.read_text())["rows"]
+    assert (evaluation["goal"], predict["goal"]) == (1.6, None)
+    assert evaluation["details"]["equal_pixels"] > 0.999
+
+
 def test_rates_go_to_the_file_that_plan_reads(tmp_path, monkeypatch, capsys):
     rows = [Row("one", "a", "b", 1.0, 2.0, rates={"teacher": 7200.0}), Row("two", "a", "b", 1.0, rates={"demo_fpn": 5})]
     output = tmp_path / "results.json"

@@ -52,6 +52,7 @@ KNOWN = {
     "train": "236488b5e881d1bd",
     "evaluate": "86a6a09d252d426c",
     "part": "dccbe65f98dceaaf",
+    "speed": "15a69db025885222",
     "compare": "ed65d2e0541e0e59",
     "data": "de680478bc9448e2",
     "evaluated": "05c5528599cba8d9",

@@ -8,14 +8,31 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["METRICS", "Metric", "ResultRow", "Scored", "Scores", "dump_results", "scalars"]
+__all__ = ["METRICS", "Inference", "Metric", "ResultRow", "Scored", "Scores", "dump_results", "scalars"]
 
 Metric = Literal["pAcc", "miou_seen", "miou_unseen", "hiou"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[Finite, Field(ge=0)]
 OptionalScore = Annotated[Finite, Field(ge=0, le=1)] | None  # None: no pixels to evaluate
+
+
+class Inference(BaseModel):
+    """The speed of a student on one device, from pixels in memory to masks, and its size."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: str  # CPU, or the name of the GPU
+    threads: int
+    precision: str
+    size: str  # height x width of the images
+    latency_ms: Positive  # of one image alone, median
+    images_per_second: Positive  # of many images, median
+    peak_memory_mib: Positive | None  # of the GPU for one image, with the weights; None: not measured on a CPU
+    parameters: int
+    gflops: Positive  # billions of operations of the network for one image; a multiplication and an addition are two
 
 
 class Scores(BaseModel):
@@ -54,10 +71,11 @@ class ResultRow(BaseModel):
     miou_unseen: OptionalScore
     hiou: OptionalScore
     per_class: dict[str, OptionalScore]  # None: the class has no pixels
-    images_per_second: Annotated[Finite, Field(ge=0)]
+    training_images_per_second: Positive
     model_uri: str  # in MLflow, or in the store if the model is not logged yet
     mlflow_run_id: str  # empty if the model is not logged yet
     heldout_miou_seen: OptionalScore = None  # on training images that were held out; None: training had no validation
+    inference: Inference | None = None  # None: not measured
 
     @property
     def label(self) -> str:

@@ -14,15 +14,15 @@ from cliptea.config import EvaluationConfig, TeacherConfig
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.records import chosen_images, read_array, read_view, record_name
 from cliptea.data.shards import ShardReader
-from cliptea.errors import named
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
 from cliptea.evaluation.results import Scored
 from cliptea.finite import require_finite
 from cliptea.method import glm
 from cliptea.models.student import Student
-from cliptea.segment.inference import image_logits
+from cliptea.segment.image_logits import ImageLogits
 from cliptea.segment.masks import rank
 from cliptea.segment.normalise import normalise
+from cliptea.segment.stream import Loaded, each_image
 
 __all__ = ["attention_maps", "score_student"]
 
@@ -41,7 +41,7 @@ def score_student(
     Args:
         student: in eval mode, on `device.best()`.
         names: of the images.
-        read: returns the image (H, W, 3) uint8 and the train ids (H, W) uint8 of a name.
+        read: returns the image (H, W, 3) uint8 and the train ids (H, W) uint8 of a name. It is called in threads.
         catalogue: the set's classes.
         text_ND: unit-norm text features of all of them, float32.
         settings: evaluation settings with the gamma of this set and the images for figures.
@@ -60,17 +60,26 @@ def score_student(
     matrices = {gamma: np.zeros((number, number), dtype=np.int64) for gamma in gammas}
     arrays: dict[str, np.ndarray] = {"confusion": matrices[settings.gamma]}
     shown = set(chosen_images(names, settings.figures))
+
+    def load(name: str) -> Loaded[str]:
+        return Loaded(name, *read(name))
+
+    def look(loaded: Loaded[str], logits: ImageLogits | None) -> tuple[str, np.ndarray, np.ndarray | None]:
+        """The confusion matrix of an image for each gamma (G, N, N), and its prediction if it is shown."""
+        assert logits is not None
+        ranked, truth = rank(logits, catalogue.unseen_ids), np.asarray(loaded.rest)
+        predicted = {gamma: ranked.predict(gamma).cpu().numpy() for gamma in gammas}
+        matrices_GNN = np.stack([confusion(truth, predicted[gamma], number) for gamma in gammas])
+        figure = predicted[settings.gamma].astype(np.uint8) if loaded.item in shown else None
+        return loaded.item, matrices_GNN, figure
+
+    looked = each_image(student, text_ND, settings, names, load, look, "image {}".format)
     with progress.bar(f"evaluating {label}", total=len(names), unit="image") as bar:
-        for name in names:
-            image, truth = read(name)
-            with named(f"image {name}"):
-                (logits,) = image_logits(student, [image], text_ND, settings)
-                ranked = rank(logits, catalogue.unseen_ids)
-            for gamma in gammas:
-                predicted = ranked.predict(gamma).cpu().numpy()
-                matrices[gamma] += confusion(truth, predicted, number)
-                if gamma == settings.gamma and name in shown:
-                    arrays[f"prediction/{name}"] = predicted.astype(np.uint8)
+        for name, matrices_GNN, figure in looked:
+            for gamma, matrix_NN in zip(gammas, matrices_GNN, strict=True):
+                matrices[gamma] += matrix_NN
+            if figure is not None:
+                arrays[f"prediction/{name}"] = figure
             bar.update(1)
     iou_N = per_class_iou(arrays["confusion"])
     scored = Scored(

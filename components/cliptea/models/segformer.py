@@ -1,6 +1,6 @@
 """SegFormer (arXiv 2105.15203), from segmentation_models_pytorch. Output stride 4.
 
-Shape legend: B images, H, W input size; C width of the decoder, D of a level; h, w output size.
+Shape legend: B images, H, W input size; C width of the decoder or of tokens, D of a level; h, w output size.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import torch
 from segmentation_models_pytorch.encoders import encoders
+from segmentation_models_pytorch.encoders.mix_transformer import Attention
 from timm.models import load_state_dict_from_hf
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, interpolate
+from torch.nn.functional import conv2d, interpolate, scaled_dot_product_attention
 
 from cliptea.models.encoder_weights import download, load_encoder, read_state
 from cliptea.models.student import EncoderDecoder
@@ -41,8 +42,31 @@ def build(
     if source is not None:
         state = read_state(source, lambda tag: _published(encoder, tag))
         load_encoder(network.encoder, {k: v for k, v in state.items() if not k.startswith("head.")}, source)
+    for module in network.encoder.modules():
+        if isinstance(module, Attention):
+            module.__class__ = FusedAttention
     decoder = Decoder(network.decoder)
     return EncoderDecoder(network.encoder, decoder, decoder_channels, channels, dropout, head_lr_factor=10.0)
+
+
+class FusedAttention(Attention):
+    """Attention of a Mix Transformer, which at test time never holds the weights between all tokens.
+
+    X tokens of the image, Y tokens that they attend to; M heads of width E.
+    """
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        if self.training:
+            return super().forward(x, height, width)
+        query_BMXE = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        reduced_BYC = x
+        if self.sr_ratio > 1:
+            maps_BChw = x.transpose(1, 2).unflatten(2, (height, width))
+            reduced_BYC = self.norm(self.sr(maps_BChw).flatten(2).transpose(1, 2))
+        both_BY2ME = self.kv(reduced_BYC).unflatten(2, (2, self.num_heads, -1))
+        key_BMYE, value_BMYE = both_BY2ME.permute(2, 0, 3, 1, 4)
+        attended_BMXE = scaled_dot_product_attention(query_BMXE, key_BMYE, value_BMYE, scale=self.scale)
+        return self.proj(attended_BMXE.transpose(1, 2).flatten(2))
 
 
 class Decoder(nn.Module):
@@ -70,7 +94,10 @@ class Decoder(nn.Module):
             scale_C, shift_C = _as_scale_and_shift(norm)
             weight_CX = scale_C[:, None] * weight_CX
         slices = weight_CX.chunk(len(self.mlp_stage), dim=1)
-        for stage, weight_CC, map_BDhw in zip(self.mlp_stage, slices, reversed(maps[-len(slices) :]), strict=True):
+        used = maps[-len(slices) :]
+        if not self.training:  # pixels with their channels side by side are upsampled several times as fast
+            used = [map_BDhw.to(memory_format=torch.channels_last) for map_BDhw in used]
+        for stage, weight_CC, map_BDhw in zip(self.mlp_stage, slices, reversed(used), strict=True):
             weight_CD, bias_C = weight_CC @ stage.linear.weight, weight_CC @ stage.linear.bias + shift_C
             level = conv2d(map_BDhw, weight_CD[:, :, None, None], bias_C)
             level = interpolate(level, size, mode="bilinear", align_corners=False)

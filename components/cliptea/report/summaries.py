@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cliptea.errors import DataError
-from cliptea.evaluation.results import METRICS, Metric, ResultRow, Scores
+from cliptea.evaluation.results import METRICS, Inference, Metric, ResultRow, Scores
 
 __all__ = ["Spread", "Summary", "Sweep", "spread", "summarise", "summarise_sweep"]
 
@@ -35,7 +35,10 @@ class Summary(NamedTuple):
     scores: dict[Metric, Spread]
     by_seed: dict[Metric, dict[int, float]]
     per_class: dict[str, Spread]
+    training_images_per_second: Spread
+    latency_ms: Spread
     images_per_second: Spread
+    inference: Inference | None  # of the first seed
     model_uris: tuple[str, ...]
 
     @property
@@ -105,6 +108,9 @@ def _summary(rows: Sequence[ResultRow]) -> Summary:
         scores={metric: spread(by_seed[metric].values()) for metric in METRICS},
         by_seed=by_seed,
         per_class={name: spread(row.per_class.get(name) for row in rows) for name in classes},
-        images_per_second=spread(row.images_per_second for row in rows),
+        training_images_per_second=spread(row.training_images_per_second for row in rows),
+        latency_ms=spread(row.inference.latency_ms if row.inference else None for row in rows),
+        images_per_second=spread(row.inference.images_per_second if row.inference else None for row in rows),
+        inference=first.inference,
         model_uris=tuple(row.model_uri for row in rows),
     )

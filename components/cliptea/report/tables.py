@@ -93,11 +93,16 @@ def result_tables(groups: Sequence[Group]) -> list[dict[str, Any]]:
                 "gamma": summary.gamma,
                 "scores": {metric: _cell(summary.scores[metric], best[metric]) for metric in SHORT},
                 "strip": charts.strip(summary.by_seed["hiou"], summary.scores["hiou"].mean),
+                "training": summary.training_images_per_second,
+                "latency": summary.latency_ms,
                 "speed": summary.images_per_second,
+                "inference": summary.inference,
             }
             for summary in group.summaries
         ]
-        tables.append({"group": group, "rows": rows, "setting": _setting(group.summaries)})
+        tables.append(
+            {"group": group, "rows": rows, "setting": _setting(group.summaries), "measured": _measured(group.summaries)}
+        )
     return tables
 
 
@@ -220,6 +225,14 @@ def _setting(summaries: Sequence[Summary]) -> str:
         f"{plural} " + ", ".join(map(str, seeds)),
     ]
     return " · ".join(parts)
+
+
+def _measured(summaries: Sequence[Summary]) -> str:
+    """On what and how the speed of the models was measured. Speeds of different machines cannot be compared."""
+    found = dict.fromkeys(
+        f"{one.device} ({one.threads} threads, {one.precision}, {one.size})" for s in summaries if (one := s.inference)
+    )
+    return f"Speed measured on {'; '.join(found)}." if found else ""
 
 
 def _bar(c: Comparison, reach: float) -> Markup | None:

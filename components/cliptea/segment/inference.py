@@ -21,6 +21,8 @@ from cliptea.segment.normalise import normalise
 
 __all__ = ["image_logits", "padded_size", "rounded_up"]
 
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 @torch.inference_mode()
 def image_logits(
@@ -36,7 +38,7 @@ def image_logits(
         student: in eval mode; images (B, 3, h, w) -> features (B, D, h/stride, w/stride).
         images: uint8 RGB. In the mode `whole` they form one batch and must have the same `padded_size`.
         text_ND: unit-norm text features of every class.
-        config: scale, divisor, and mode with window and stride.
+        config: scale, divisor, precision, and mode with window and stride.
 
     Raises:
         NotFinite: a logit is NaN or infinite.
@@ -56,9 +58,16 @@ def _image_logits(
             yield ImageLogits(_slide(student, normal_3hw, text_ND, config), fitted, fitted, size)
         return
     padded_B3hw = torch.stack([_padded(normal_3hw, config.divisor) for normal_3hw in normal])
-    small_BNhw = student.logits(padded_B3hw, text_ND).float()
+    small_BNhw = _small(student, padded_B3hw, text_ND, config)
     for small_Nhw, (fitted, size) in zip(small_BNhw, sizes, strict=True):
         yield ImageLogits(small_Nhw, rounded_up(fitted, config.divisor), fitted, size)
+
+
+def _small(student: Student, padded_B3hw: Tensor, text_ND: Tensor, config: EvaluationConfig) -> Tensor:
+    """(B, N, h/stride, w/stride) float32: the student's own logits, computed in `config.precision`."""
+    half = HALF.get(config.precision)
+    with torch.autocast(padded_B3hw.device.type, half, enabled=half is not None):
+        return student.logits(padded_B3hw, text_ND).float()
 
 
 def padded_size(size: tuple[int, int], config: EvaluationConfig) -> tuple[int, int]:
@@ -89,7 +98,7 @@ def _slide(student: Student, normal_3hw: Tensor, text_ND: Tensor, config: Evalua
             place = (slice(top, top + window[0]), slice(left, left + window[1]))
             part_3hw = normal_3hw[:, *place]
             padded_13hw = _padded(part_3hw, config.divisor)[None]
-            logits_1Nhw = resize(student.logits(padded_13hw, text_ND).float(), padded_13hw.shape[2:])
+            logits_1Nhw = resize(_small(student, padded_13hw, text_ND, config), padded_13hw.shape[2:])
             sums_Nhw[:, *place] += logits_1Nhw[0, :, : window[0], : window[1]]
             counts_hw[place] += 1
     return sums_Nhw / counts_hw

@@ -59,7 +59,19 @@ def _best(logits: ImageLogits, gamma_N: Tensor | None = None) -> tuple[Tensor, T
     for first, logits_KHW in logits.groups():
         gamma_K = None if gamma_N is None else gamma_N[first : first + len(logits_KHW)]
         raised_KHW = logits_KHW if gamma_K is None else logits_KHW + gamma_K[:, None, None]
-        largest_HW, place_HW = raised_KHW.max(0)  # argmax takes twice as long
-        class_HW = torch.where(largest_HW > best_HW, place_HW.to(torch.uint8) + first, class_HW)
+        largest_HW = raised_KHW.amax(0)
+        place_HW = _first_equal(raised_KHW, largest_HW)
+        class_HW = torch.where(largest_HW > best_HW, place_HW + first, class_HW)
         best_HW = torch.maximum(best_HW, largest_HW)
     return best_HW, class_HW
+
+
+def _first_equal(values_KHW: Tensor, largest_HW: Tensor) -> Tensor:
+    """(H, W) uint8: the first class whose value is the largest.
+
+    This is what `max` and `argmax` give, which take twice as long because they compare one number at a time.
+    """
+    number = len(values_KHW)
+    places_K = torch.arange(number, 0, -1, dtype=torch.uint8, device=values_KHW.device)
+    equal_KHW = (values_KHW == largest_HW).view(torch.uint8)
+    return number - equal_KHW.mul_(places_K[:, None, None]).amax(0)

@@ -97,19 +97,21 @@ def load_student(backbone: str, dim: int, weights: Mapping[str, Tensor], feature
     return student.eval()
 
 
-def open_segmenter(folder: Path, allow_code: bool = False) -> Segmenter:
+def open_segmenter(folder: Path, allow_code: bool = False, where: str | None = None) -> Segmenter:
     """Open the model in a folder, which is an MLflow model or its `artifacts/student`.
 
     The files are compared with the sha256 in its SHA256SUMS, if it has one.
 
     Args:
         allow_code: whether the backbone may be a function of the user's own, which is imported and called.
+        where: the device, such as cpu or cuda:1; None: the GPU if there is one.
 
     Raises:
-        ConfigError: the model names such a function, and this is not allowed.
+        ConfigError: the model names such a function, and this is not allowed; or there is no such device.
         NotFinite: a weight or a text feature is NaN or infinite.
         StorageError: the folder contains no model, or the model is damaged.
     """
+    chosen = device.chosen(where)
     try:
         description, files = read_model(folder)
         if backbone_is_code(description.backbone) and not allow_code:
@@ -129,4 +131,4 @@ def open_segmenter(folder: Path, allow_code: bool = False) -> Segmenter:
         why = "" if isinstance(error, FileNotFoundError) else f" ({one_line(error)[:200]})"
         expected = f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
         raise StorageError(f"{folder} does not hold a cliptea model{why}", expected) from error
-    return Segmenter(student.to(device.best()), description, text_ND.to(device.best()))
+    return Segmenter(student.to(chosen), description, text_ND.to(chosen))

@@ -9,19 +9,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cliptea.data.ahead import ahead
+from cliptea.config import EvaluationConfig
 from cliptea.errors import DataError
+from cliptea.segment.image_logits import ImageLogits
+from cliptea.segment.masks import make_mask
 from cliptea.segment.segmenter import ClassSet, Segmenter
+from cliptea.segment.stream import Loaded, each_image
 from cliptea.serving.overlays import mask_png, overlay_jpeg
 from cliptea.serving.photos import Source, read_image
 from cliptea.storage.local_files import write_file
 
-__all__ = ["Predicted", "areas", "predict", "write_areas"]
+__all__ = ["Predicted", "areas", "areas_facts", "predict", "write_areas"]
 
 MASKS, OVERLAYS, AREAS = "masks", "overlays", "areas.json"
-READERS = 2  # threads, which read up to five images ahead
-BATCH = 4  # images that go through the network together
-MOST_PIXELS = 50_000_000  # maximum number of pixels in memory, unless a single image is larger
 
 
 class Predicted(NamedTuple):
@@ -32,50 +32,30 @@ class Predicted(NamedTuple):
     error: DataError | None
 
 
-class _Image(NamedTuple):
-    source: Source
-    image: np.ndarray | None
-    error: DataError | None
-
-
-def predict(model: Segmenter, classes: ClassSet, sources: Sequence[Source], output: Path) -> Iterator[Predicted]:
+def predict(
+    model: Segmenter,
+    classes: ClassSet,
+    sources: Sequence[Source],
+    output: Path,
+    settings: EvaluationConfig | None = None,
+) -> Iterator[Predicted]:
     """Write masks/NAME.png and overlays/NAME.jpg below `output` for each image, and continue after unreadable images.
 
-    Threads read images ahead, and images of the same size go through the network together. Files appear only when they
-    are complete.
+    Threads read and segment the images, see `cliptea.segment.stream`. Files appear only when they are complete.
+
+    Args:
+        settings: how images are segmented; None: as the model was evaluated.
     """
-    for part in _parts(ahead(_read, sources, READERS)):
-        masks = _masks(model, classes, {place: one.image for place, one in enumerate(part) if one.image is not None})
-        for place, (source, image, error) in enumerate(part):
-            if image is None:
-                yield Predicted(source, {}, error)
-            else:
-                yield Predicted(source, _write(source, image, masks[place], classes, output), None)
 
+    def finish(loaded: Loaded[Source], logits: ImageLogits | None) -> Predicted:
+        if loaded.image is None or logits is None:
+            assert isinstance(loaded.rest, DataError)
+            return Predicted(loaded.item, {}, loaded.rest)
+        mask = make_mask(logits, classes.gamma_N)
+        return Predicted(loaded.item, _write(loaded.item, loaded.image, mask, classes, output), None)
 
-def _parts(images: Iterator[_Image]) -> Iterator[list[_Image]]:
-    """Batches of `BATCH` images, or fewer if they are large."""
-    part, pixels = [], 0
-    for one in images:
-        part.append(one)
-        pixels += 0 if one.image is None else one.image.size // 3
-        if len(part) == BATCH or pixels > MOST_PIXELS:
-            yield part
-            part, pixels = [], 0
-    if part:
-        yield part
-
-
-def _masks(model: Segmenter, classes: ClassSet, images: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-    """The masks of images by their positions."""
-    places: dict[tuple[int, int], list[int]] = {}
-    for place, image in images.items():
-        places.setdefault(model.padded_size(image), []).append(place)
-    return {
-        place: mask
-        for alike in places.values()
-        for place, mask in zip(alike, model.masks([images[place] for place in alike], classes), strict=True)
-    }
+    chosen = settings or model.description.evaluation
+    return each_image(model.student, classes.text_ND, chosen, sources, _read, finish, lambda one: str(one.path))
 
 
 def _write(source: Source, image: np.ndarray, mask: np.ndarray, classes: ClassSet, output: Path) -> dict[str, Any]:
@@ -98,14 +78,18 @@ def areas(mask_HW: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, floa
     }
 
 
-def write_areas(output: Path, model: str, classes: ClassSet, rows: list[dict[str, Any]]) -> None:
-    """Write areas.json below `output`, with model, classes in the order of mask ids, gammas, and a row per image."""
-    facts = {"model": model, "classes": classes.names, "gamma": classes.gamma_N.tolist(), "images": rows}
+def areas_facts(model: str, classes: ClassSet, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The content of areas.json: model, classes in the order of mask ids, gammas, and a row per image."""
+    return {"model": model, "classes": classes.names, "gamma": classes.gamma_N.tolist(), "images": rows}
+
+
+def write_areas(output: Path, facts: dict[str, Any]) -> None:
+    """Write areas.json below `output`."""
     write_file(output / AREAS, json.dumps(facts, indent=1, ensure_ascii=False).encode())
 
 
-def _read(source: Source) -> _Image:
+def _read(source: Source) -> Loaded[Source]:
     try:
-        return _Image(source, read_image(source.path), None)
+        return Loaded(source, read_image(source.path))
     except DataError as error:
-        return _Image(source, None, error)
+        return Loaded(source, None, error)

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from cliptea import progress
 from cliptea.evaluation.ranking import best_of
-from cliptea.evaluation.results import ResultRow, dump_results, scalars
+from cliptea.evaluation.results import Inference, ResultRow, dump_results, scalars
 from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make_once, put_object, read_object
 from cliptea.run import TRANSDUCTIVE, Run, is_transductive
 from cliptea.steps.component import step
@@ -203,7 +203,7 @@ class ReportEntry(Entry):
         files = {name: read_object(store, item) for name, item in done.objects.items()}
         ChildRun(connect(), run.tracking_run).log_files(files)
         for mark, mine in _by_setting(rows).items():
-            log_table(run.tracking_run, [row.model_dump(exclude={"per_class"}) for row in mine], f"variants{mark}.json")
+            log_table(run.tracking_run, [_line(row) for row in mine], f"variants{mark}.json")
             log_table(run.tracking_run, [line for row in mine for line in _class_lines(row)], f"classes{mark}.json")
         return Receipt()
 
@@ -214,6 +214,12 @@ def _by_setting(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
     for row in rows:
         parts[TRANSDUCTIVE if is_transductive(row.group) else ""].append(row)
     return {mark: mine for mark, mine in parts.items() if mine}
+
+
+def _line(row: ResultRow) -> dict[str, str | int | float | None]:
+    """A row without its classes, and with what was measured in columns of its own."""
+    measured = {f"inference_{name}": getattr(row.inference, name, None) for name in Inference.model_fields}
+    return row.model_dump(exclude={"per_class", "inference"}) | measured
 
 
 def _class_lines(row: ResultRow) -> list[dict[str, str | int | float | None]]:

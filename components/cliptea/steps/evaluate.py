@@ -12,11 +12,12 @@ from cliptea import progress
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue, names_of
 from cliptea.errors import named
-from cliptea.evaluation.results import ResultRow, Scored, scalars
+from cliptea.evaluation.results import Inference, ResultRow, Scored, scalars
 from cliptea.manifest import Contents, Manifest, Output, StoredObject, fingerprint, make_once, put_object, read_object
 from cliptea.models.backbones import licence
 from cliptea.run import Run, Variant
 from cliptea.steps.component import step
+from cliptea.steps.speed import SERVED, measure_speed, open_student, speed_output
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.steps.train import iterations_per_epoch
@@ -107,16 +108,20 @@ def evaluate_variant(run: Run, variant: Variant, splits: Splits, teacher: Teache
         with named(variant.label):
             manifests[task.label], new = make_once(store, output, work)
         made = made or new
-    entry = ScoresEntry(variant=variant, splits=splits, teacher=teacher, trained=trained, evaluated=manifests)
+    output = speed_output(config, tasks[0].text, trained)
+    speed, new = make_once(store, output, partial(measure_speed, store, config, tasks[0].text, trained))
+    entry = ScoresEntry(
+        variant=variant, splits=splits, teacher=teacher, trained=trained, evaluated=manifests, speed=speed
+    )
     logged = receipt(store, run, entry.name)
     if logged is None:
         logged = log_or_defer(store, run, entry)
-    elif not made:
+    elif not (made or new):
         progress.reused()
     place = logged.place() if logged else ModelPlace("", store.uri(trained.objects["model.safetensors"].key))
-    measured = run.config.evaluation.model_dump(exclude={"figures", "sweep", "sets"})
+    measured = run.config.evaluation.counting("figures", "sweep", "sets")
     return Evaluated(
-        rows=[row for task in tasks for row in _rows(variant, task, manifests[task.label], trained, place)],
+        rows=[row for task in tasks for row in _rows(variant, task, manifests[task.label], trained, speed, place)],
         telling=entry.name,
         manifests=manifests,
         history=trained.objects["history.json"],
@@ -128,7 +133,7 @@ def scores_output(config: Config, task: EvaluationTask, trained: Manifest) -> Ou
     """The output for a student, the val images with their text features, and the evaluation settings."""
     fp = fingerprint(
         "evaluate",
-        evaluation=config.evaluation.model_dump(exclude={"sets", "gamma", "gamma_no_cls_token"}),
+        evaluation=config.evaluation.counting("sets", "gamma", "gamma_no_cls_token"),
         gamma=task.gamma,
         model=trained.fingerprint,
         split=task.split.fingerprint,
@@ -145,22 +150,15 @@ def _score(
     The attention maps among them need the CLS tokens that the teacher has stored.
     """
     import numpy as np
-    import safetensors.torch
 
     from cliptea import device
     from cliptea.data.records import chosen_images, read_pair
     from cliptea.data.shards import ShardReader
     from cliptea.evaluation.scoring import attention_maps, score_student
-    from cliptea.segment.segmenter import load_student
     from cliptea.teacher.text import load_text
 
     device.prepare()
-    file = trained.objects["model.safetensors"]
-    weights = safetensors.torch.load(read_object(store, file))
-    backbone = config.student.backbone  # from the settings, because a manifest must not name code to import
-    with named(store.uri(file.key)):
-        network = load_student(backbone, int(trained.info["dim"]), weights, config.method.feature_norm)
-        student = network.to(device.best())
+    student = open_student(store, config, trained)
     reader, text_ND = ShardReader(store, task.split.objects, "val"), load_text(store, task.text)
     settings = config.evaluation.model_copy(update={"gamma": task.gamma})
     scored, arrays = score_student(
@@ -177,7 +175,12 @@ def _score(
 
 
 def _rows(
-    variant: Variant, task: EvaluationTask, scores: Manifest, trained: Manifest, place: ModelPlace
+    variant: Variant,
+    task: EvaluationTask,
+    scores: Manifest,
+    trained: Manifest,
+    speed: Manifest,
+    place: ModelPlace,
 ) -> list[ResultRow]:
     """One row for each group that lists the variant."""
     scored, config = Scored.model_validate(scores.info), variant.config
@@ -193,7 +196,8 @@ def _rows(
             gamma=task.gamma,
             **scored.scores.model_dump(),
             per_class=scored.per_class,
-            images_per_second=trained.info["images_per_second"],
+            training_images_per_second=trained.info["images_per_second"],
+            inference=Inference.model_validate(speed.info),
             **place._asdict(),
             heldout_miou_seen=validation.get(HELD_OUT),
         )
@@ -213,6 +217,7 @@ class ScoresEntry(Entry):
     teacher: TeacherCache
     trained: Manifest
     evaluated: dict[str, Manifest]  # the scores, by evaluation set
+    speed: Manifest
 
     @property
     def name(self) -> str:
@@ -239,6 +244,8 @@ class ScoresEntry(Entry):
             "gamma": tasks[0].gamma,
             "setting": config.method.transductive.setting,
             "parameters": model.info["parameters"],
+            "inference_device": self.speed.info["device"],
+            "inference_size": self.speed.info["size"],
             "licence": description["licence"] or "none",
         }
         child.log_result(self._metrics(tasks), known)
@@ -258,14 +265,17 @@ class ScoresEntry(Entry):
         from cliptea.tracking.metric_names import metric_name
 
         config, info = self.variant.config, self.trained.info
+        speed = Inference.model_validate(self.speed.info)
         metrics: dict[str, float | None] = {
-            "throughput/images_per_second": info["images_per_second"],
+            "throughput/training_images_per_second": info["images_per_second"],
             "throughput/data_wait": info["data_wait"],
         }
         if "validation" in info:
             metrics[HELD_OUT] = info["validation"][HELD_OUT]
             metrics["kept_iteration"] = info["validation"]["iteration"]
             metrics["throughput/validation_seconds"] = info["validation"]["seconds"]
+        measured = ("latency_ms", "images_per_second", "peak_memory_mib", "gflops")
+        metrics |= {f"inference/{name}": getattr(speed, name) for name in measured}
         if "peak_memory_bytes" in info:
             metrics["gpu_memory_gib"] = info["peak_memory_bytes"] / 2**30
         if config.method.pseudo:
@@ -304,8 +314,7 @@ def _description(run: Run, config: Config, task: EvaluationTask, model: Manifest
         "classes": task.catalogue.classes,
         "unseen": task.catalogue.unseen,
         "learned_before": [name for name in earlier if name not in task.catalogue.classes],
-        "evaluation": config.evaluation.model_dump(include={"scale", "divisor", "mode", "window", "stride"})
-        | {"gamma": task.gamma},
+        "evaluation": config.evaluation.model_dump(include=SERVED) | {"gamma": task.gamma},
         "feature_norm": config.method.feature_norm,
         "setting": config.method.transductive.setting,
         "teacher": teacher.model_dump(include={"weights", "model", "templates", "crop"})

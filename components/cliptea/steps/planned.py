@@ -6,6 +6,7 @@ from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, Output
 from cliptea.run import Run
 from cliptea.steps.evaluate import evaluation_tasks, scores_output
+from cliptea.steps.speed import speed_output
 from cliptea.steps.split import BOTH, VAL, Splits, split_output
 from cliptea.steps.teacher import TeacherCache, text_sets
 from cliptea.steps.tokens import view_outputs
@@ -56,6 +57,7 @@ def planned(run: Run) -> list[Output]:
             )
         tasks = evaluation_tasks(variant.config, splits, teacher)
         outputs += [model, *(scores_output(variant.config, task, _promised(model)) for task in tasks)]
+        outputs.append(speed_output(variant.config, tasks[0].text, _promised(model)))
     return outputs
 
 

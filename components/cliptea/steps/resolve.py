@@ -119,6 +119,9 @@ def _counting(config: Config, variants: list[Variant]) -> dict[str, Any]:
     used = config.variant_groups.keys() & {name.partition("/")[0] for name in config.variants}
     students = [variant.model_dump(exclude={"config": {"train": variant.config.train.unused}}) for variant in variants]
     settings["variant_groups"] = students if used else []
+    for name, usual in (("precision", "float32"), ("batch_size", None), ("workers", None)):
+        if settings["evaluation"][name] == usual:
+            del settings["evaluation"][name]
     sections = [settings["data"], *settings["evaluation"]["sets"].values()]
     for section, name in ((settings, "variant_groups"), *((section, "synonyms") for section in sections)):
         if not section[name]:

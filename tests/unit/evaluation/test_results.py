@@ -9,7 +9,7 @@ from cliptea.evaluation.results import ResultRow, dump_results, scalars
 
 DESIGN_KEYS = [
     "variant", "group", "backbone", "dataset", "seed", "iterations", "gamma", "pAcc", "miou_seen",
-    "miou_unseen", "hiou", "per_class", "images_per_second", "model_uri", "mlflow_run_id",
+    "miou_unseen", "hiou", "per_class", "training_images_per_second", "model_uri", "mlflow_run_id", "inference",
 ]  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def row(**changes) -> ResultRow:
         "miou_unseen": 0.5,
         "hiou": 0.6,
         "per_class": {"zebra": 0.5, "cow": 0.75, "bee": None},
-        "images_per_second": 100.0,
+        "training_images_per_second": 100.0,
         "model_uri": "runs:/a/model",
         "mlflow_run_id": "a",
     }

@@ -37,7 +37,7 @@ def summaries(
             miou_unseen=value,
             hiou=value,
             per_class={},
-            images_per_second=1.0,
+            training_images_per_second=1.0,
             model_uri="",
             mlflow_run_id="",
         )

@@ -24,7 +24,7 @@ def row(**changes) -> ResultRow:
         "miou_unseen": 0.5,
         "hiou": 0.6,
         "per_class": {"zebra": 0.5, "cow": 0.75, "bee": None},
-        "images_per_second": 100.0,
+        "training_images_per_second": 100.0,
         "model_uri": "runs:/a/model",
         "mlflow_run_id": "a",
     }

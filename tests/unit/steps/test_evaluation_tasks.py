@@ -3,7 +3,8 @@
 from cliptea import settings
 from cliptea.manifest import Manifest
 from cliptea.run import expand
-from cliptea.steps.evaluate import evaluation_tasks
+from cliptea.steps.evaluate import EvaluationTask, evaluation_tasks, scores_output
+from cliptea.steps.speed import speed_output
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
 
@@ -32,3 +33,20 @@ def test_gamma_5_belongs_to_the_one_row_that_the_paper_names():
         assert gammas["table3", "no_cls_token"] == 5.0
     demo = expand(settings.load("demo"))
     assert {variant.config.evaluation.gamma for variant in demo} == {0.0}
+
+
+def test_threads_and_batches_are_no_part_of_scores_and_a_precision_only_if_it_is_another():
+    split, text, model = (Manifest(kind=kind, fingerprint=kind[0] * 16) for kind in ("split", "text", "train"))
+
+    def outputs(*overrides):
+        config = settings.load("demo", list(overrides))
+        task = EvaluationTask("demo", split, text, 0.5)
+        return scores_output(config, task, model).fingerprint, speed_output(config, text, model).fingerprint
+
+    usual, speed = outputs()
+    assert usual == "242742e6faa4653d"  # of stores that were made before these settings existed
+    assert outputs("evaluation.workers=3", "evaluation.batch_size=4") == (usual, speed)
+    half, half_speed = outputs("evaluation.precision=bfloat16")
+    assert half != usual
+    assert half_speed != speed
+    assert outputs("evaluation.gamma=3", "evaluation.figures=2")[1] == speed

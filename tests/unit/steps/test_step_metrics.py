@@ -14,7 +14,8 @@ from cliptea.steps.evaluate import Evaluated
 
 ROW = ResultRow(
     variant="full", group="table3", backbone="demo_fpn", dataset="demo", seed=0, iterations=3, gamma=0.0, pAcc=0.9,
-    miou_seen=0.75, miou_unseen=0.5, hiou=0.6, per_class={}, images_per_second=1.0, model_uri="", mlflow_run_id="",
+    miou_seen=0.75, miou_unseen=0.5, hiou=0.6, per_class={}, training_images_per_second=1.0, model_uri="",
+    mlflow_run_id="",
 )  # fmt: skip
 SCORES = {"hiou": 0.6, "miou_seen": 0.75, "miou_unseen": 0.5}
 

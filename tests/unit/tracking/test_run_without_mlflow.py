@@ -17,6 +17,7 @@ from cliptea.report import page
 from cliptea.run import Run, expand
 from cliptea.steps import compare, evaluate, gather
 from cliptea.steps.promote import promote_best
+from cliptea.steps.speed import speed_output
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import open_store
@@ -62,11 +63,18 @@ def inputs(client, run, monkeypatch):
     (task,) = evaluate.evaluation_tasks(run.config, splits, cache)
     info = {"scores": scores, "per_class": {"a": 0.5, "b": 0.5}, "sweep": {}}
     publish(store, evaluate.scores_output(run.config, task, trained), Contents(figures, info))
+    publish(store, speed_output(run.config, task.text, trained), Contents({}, SPEED))
     monkeypatch.setattr(evaluate, "demo_fingerprint", lambda config: "demo")
     monkeypatch.setattr(ChildRun, "log_model", lambda self, files, description: self.log_files(files, "model"))
     monkeypatch.setattr(gather, "gather_context", lambda *given: Context(given[-2]))
     monkeypatch.setattr(page, "build_report", lambda context: "a report")
     return splits, cache, trained
+
+
+SPEED = {
+    "device": "CPU", "threads": 1, "precision": "float32", "size": "64x64", "latency_ms": 4.0,
+    "images_per_second": 300.0, "peak_memory_mib": None, "parameters": 7, "gflops": 0.25,
+}  # fmt: skip
 
 
 class Context:
@@ -96,10 +104,15 @@ def test_a_run_without_mlflow_from_evaluate_on_ends_complete_and_promoted(run, i
     child = mlflow.get_run(version.run_id)
     assert child.info.status == "FINISHED"
     assert child.data.metrics["hiou"] == 0.5
+    speeds = {"throughput/training_images_per_second": 2.0, "inference/latency_ms": 4.0, "inference/gflops": 0.25}
+    assert {name: child.data.metrics[name] for name in speeds} == speeds
+    assert "inference/peak_memory_mib" not in child.data.metrics  # of a CPU
+    assert (child.data.tags["inference_device"], child.data.tags["inference_size"]) == ("CPU", "64x64")
     assert [point.step for point in mlflow.get_metric_history(version.run_id, "loss/total")] == [2, 4]
     assert child.data.tags["mlflow.parentRunId"] == run.tracking_run
     assert mlflow.get_run(run.tracking_run).data.metrics["hiou"] == 0.5
     logged = json.loads(mlflow.load_table(child.info.experiment_id, "variants.json", [run.tracking_run]).to_json())
+    assert (logged["inference_device"], logged["inference_latency_ms"]) == ({"0": "CPU"}, {"0": 4.0})
     assert logged["model_uri"] == {"0": f"runs:/{version.run_id}/model"}
     (row,) = json.loads(open_store().get(comparison.results.partition("/store/")[2]))
     assert (row["mlflow_run_id"], row["model_uri"]) == (version.run_id, f"runs:/{version.run_id}/model")

@@ -1,0 +1,150 @@
+"""Many images through a student: read ahead, in batches of one size, by several threads. The order is kept.
+
+On a CPU, each thread takes whole images with one core, because two images side by side are faster than two cores on one
+image. On a GPU, threads only keep it busy: while one waits for its batch, others work on the logits of theirs.
+
+Shape legend: H, W image; N classes; D width.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cliptea.config import EvaluationConfig
+from cliptea.data.ahead import ahead
+from cliptea.errors import named
+from cliptea.models.student import Student
+from cliptea.segment.image_logits import ImageLogits
+from cliptea.segment.inference import image_logits, padded_size
+
+__all__ = ["Loaded", "each_image"]
+
+READERS = 2  # threads, which read up to five images ahead
+BATCH = {"cpu": 1, "cuda": 8}
+GPU_WORKERS = 4
+WINDOW = 4  # batches that are read before they are divided by size
+MOST_PIXELS = 50_000_000  # maximum number of pixels of a window, unless a single image is larger
+LARGE = 8_000_000  # pixels of an image that has the memory to itself
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Loaded(NamedTuple, Generic[Item]):
+    """An item, its image (H, W, 3) uint8, or None if it has none, and whatever else was read."""
+
+    item: Item
+    image: np.ndarray | None
+    rest: object = None
+
+    @property
+    def pixels(self) -> int:
+        return 0 if self.image is None else self.image.size // 3
+
+
+class _Batch(NamedTuple, Generic[Item]):
+    places: list[int]  # positions of its images among all items
+    images: list[Loaded[Item]]  # of one size for the network; one without an image is alone
+
+
+def each_image(
+    student: Student,
+    text_ND: Tensor,
+    settings: EvaluationConfig,
+    items: Sequence[Item],
+    read: Callable[[Item], Loaded[Item]],
+    work: Callable[[Loaded[Item], ImageLogits | None], Result],
+    title: Callable[[Item], str],
+) -> Iterator[Result]:
+    """Yield what `work` makes of each item and its logits, in the order of the items.
+
+    The logits do not depend on the number of threads or the size of batches, apart from rounding on a GPU.
+
+    Args:
+        student: in eval mode.
+        text_ND: unit-norm text features of every class, on the student's device.
+        settings: how logits are computed, with the number of `workers` and the `batch_size`.
+        items: such as names of images.
+        read: reads the image of an item. It is called in threads.
+        work: is called in threads, with None for an item without an image.
+        title: names an item in errors.
+
+    Raises:
+        NotFinite: a logit is NaN or infinite; the error names the image.
+    """
+    where, cores = text_ND.device.type, torch.get_num_threads()
+    workers = settings.workers or (cores if where == "cpu" else min(cores, GPU_WORKERS))
+    threads = max(1, cores // max(1, min(workers, len(items))))
+    alone = threading.Lock()
+
+    def segment(batch: _Batch[Item]) -> list[tuple[int, Result]]:
+        torch.set_num_threads(threads)  # for this thread; new ones would take all cores
+        images = [one.image for one in batch.images if one.image is not None]
+        if not images:
+            return [(batch.places[0], work(batch.images[0], None))]
+        found, logits = [], image_logits(student, images, text_ND, settings)
+        with alone if max(one.pixels for one in batch.images) > LARGE else nullcontext():
+            for place, one in zip(batch.places, batch.images, strict=True):
+                with named(title(one.item)):
+                    found.append((place, work(one, next(logits))))
+        return found
+
+    size = settings.batch_size or BATCH.get(where, 1)
+    with _threads(threads):
+        loaded = ahead(read, items, READERS)
+        yield from _in_order(ahead(segment, _batches(loaded, size, settings), workers))
+
+
+def _batches(loaded: Iterable[Loaded[Item]], size: int, settings: EvaluationConfig) -> Iterator[_Batch[Item]]:
+    """Batches of at most `size` images. Those of a window are divided by their size for the network."""
+    window: list[tuple[int, Loaded[Item]]] = []
+    pixels = 0
+    for place, one in enumerate(loaded):
+        window.append((place, one))
+        pixels += one.pixels
+        if len(window) == (WINDOW * size if size > 1 else 1) or pixels > MOST_PIXELS:
+            yield from _divided(window, size, settings)
+            window, pixels = [], 0
+    yield from _divided(window, size, settings)
+
+
+def _divided(
+    window: Sequence[tuple[int, Loaded[Item]]], size: int, settings: EvaluationConfig
+) -> Iterator[_Batch[Item]]:
+    alike: dict[object, list[tuple[int, Loaded[Item]]]] = {}
+    for place, one in window:
+        key = place if one.image is None else padded_size((one.image.shape[0], one.image.shape[1]), settings)
+        alike.setdefault(key, []).append((place, one))
+    for found in alike.values():
+        for first in range(0, len(found), size):
+            places, images = zip(*found[first : first + size], strict=True)
+            yield _Batch(list(places), list(images))
+
+
+def _in_order(parts: Iterable[list[tuple[int, Result]]]) -> Iterator[Result]:
+    """The results by their positions, which begin with 0."""
+    waiting: dict[int, Result] = {}
+    following = 0
+    for part in parts:
+        waiting.update(part)
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Let each thread use so many cores inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -59,8 +59,5 @@ def submit_parts(
     finally:
         if unfinished or left:
             numbers = ranges([part.number for part in (*unfinished, *left)])
-            tell(
-                "info",
-                f"not finished: {numbers} of {(unfinished + left)[0].of} parts; to submit them, add --parts {numbers}",
-            )
+            tell("info", f"parts that have not finished: {numbers}; to submit them, add --parts {numbers}")
     return ExitCode.FAILED if unfinished else ExitCode.DONE

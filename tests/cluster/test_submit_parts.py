@@ -73,7 +73,7 @@ def test_a_part_that_fails_stops_no_other_and_is_named(pipelines):
     assert ended.exit_code == 1
     states = [run["state"] for run in json.loads(ended.stdout)["runs"]]
     assert states == ["FINISHED", "FAILED", "FINISHED", "FAILED"]
-    assert "failed: parts 2,4 of 4; to submit them, add --parts 2,4" in ended.stderr.splitlines()
+    assert "parts that have not finished: 2,4; to submit them, add --parts 2,4" in ended.stderr.splitlines()
     pipelines.acts, pipelines.life = [], recorded("succeeded")
     again = call("--split", "4", "--parts", "2,4")
     assert (again.exit_code, started(pipelines)[4:]) == (0, ["2/4", "4/4"])
@@ -84,7 +84,7 @@ def test_after_a_cancelled_part_none_starts(pipelines):
     ended = call("--split", "4", "--json")
     assert ended.exit_code == 3
     assert [run["state"] for run in json.loads(ended.stdout)["runs"]] == ["FINISHED", "KILLED"]
-    assert "not submitted: parts 3-4 of 4; to submit them, add --parts 3-4" in ended.stderr.splitlines()
+    assert "parts that have not finished: 2-4; to submit them, add --parts 2-4" in ended.stderr.splitlines()
 
 
 def test_after_ctrl_c_the_part_goes_on_and_none_starts(pipelines, monkeypatch):
@@ -96,7 +96,7 @@ def test_after_ctrl_c_the_part_goes_on_and_none_starts(pipelines, monkeypatch):
     assert ended.exit_code == 130
     assert [run["state"] for run in json.loads(ended.stdout)["runs"]] == ["RUNNING"]
     assert "stopped watching; the run continues, and `cliptea cancel runs-0` cancels it" in ended.stderr
-    assert "not submitted: part 2 of 2; to submit them, add --parts 2" in ended.stderr.splitlines()
+    assert "parts that have not finished: 2; to submit them, add --parts 2" in ended.stderr.splitlines()
 
 
 def test_when_the_server_denies_access_no_further_part_starts(pipelines):
@@ -106,7 +106,7 @@ def test_when_the_server_denies_access_no_further_part_starts(pipelines):
     assert ended.exit_code == 1
     assert [run["state"] for run in json.loads(ended.stdout)["runs"]] == ["RUNNING"]
     *_, left, error = ended.stderr.splitlines()
-    assert left == "not submitted: parts 2-3 of 3; to submit them, add --parts 2-3"
+    assert left == "parts that have not finished: 2-3; to submit them, add --parts 2-3"
     assert "denies access (401: the token" in error
 
 

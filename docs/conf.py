@@ -48,6 +48,7 @@ CONTENTS = """
 
 docs/architecture
 docs/method
+docs/results
 docs/data
 docs/settings
 docs/models

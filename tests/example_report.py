@@ -7,7 +7,7 @@ import numpy as np
 
 from cliptea import settings
 from cliptea.data.catalogue import Catalogue
-from cliptea.evaluation.results import ResultRow, Scores
+from cliptea.evaluation.results import Inference, ResultRow, Scores
 from cliptea.report.context import (
     AttentionPicture,
     PredictionPicture,
@@ -36,6 +36,18 @@ VARIANTS = [  # group, variant, backbone, hIoU, model
 ]
 SETTINGS = settings.load("pascal_context", ["variants=[table3]"]).model_dump(mode="json")
 
+INFERENCE = Inference(
+    device="CPU",
+    threads=2,
+    precision="float32",
+    size="512x512",
+    latency_ms=8.5,
+    images_per_second=240.0,
+    peak_memory_mib=None,
+    parameters=3_714_000,
+    gflops=9.1,
+)
+
 
 def result(variant: tuple, seed: int, dataset: str) -> ResultRow:
     group, name, backbone, level, model = variant
@@ -56,6 +68,7 @@ def result(variant: tuple, seed: int, dataset: str) -> ResultRow:
         hiou=2 * seen * unseen / (seen + unseen),
         per_class=per_class | {"melon": None},
         training_images_per_second=200.0,
+        inference=INFERENCE,
         model_uri=f"runs:/{model}-{seed}/model",
         mlflow_run_id=f"{model}-{seed}",
     )

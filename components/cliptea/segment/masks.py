@@ -63,6 +63,7 @@ def _best(logits: ImageLogits, gamma_N: Tensor | None = None) -> tuple[Tensor, T
         place_HW = _first_equal(raised_KHW, largest_HW)
         class_HW = torch.where(largest_HW > best_HW, place_HW + first, class_HW)
         best_HW = torch.maximum(best_HW, largest_HW)
+        del logits_KHW, raised_KHW, largest_HW  # a single class of a huge photo takes half a GiB
     return best_HW, class_HW
 
 

@@ -101,7 +101,7 @@ def test_nothing_is_loaded_from_outside(html, page):
 
 
 def test_the_page_s_values_are_the_rows(context, page):
-    shown = [row for row in page.rows["results"] if len(row) == 9 and row[0] != "Variant"]
+    shown = [row for row in page.rows["results"] if len(row) == 14 and row[0] != "Variant"]
     expected = summarise(context.rows)
     assert [row[0] for row in shown] == [s.variant for s in expected]
     for row, summary in zip(shown, expected, strict=True):
@@ -109,7 +109,20 @@ def test_the_page_s_values_are_the_rows(context, page):
             values = np.array([getattr(r, metric) for r in context.rows if same(r, summary)])
             assert row[column] == f"{100 * values.mean():.1f} ± {100 * values.std(ddof=1):.1f}"
         assert row[6] == ", ".join(f"{gamma:g}" for gamma in summary.gamma)
-        assert row[8] == summary.backbone
+        assert row[7:13] == ["200", "8.5", "240", "–", "9.1", "3.7"]
+        assert row[13] == summary.backbone
+
+
+def test_the_device_of_the_speed_is_named(page):
+    assert "Speed measured on CPU (2 threads, float32, 512x512)." in page.text["results"]
+
+
+def test_a_student_that_was_not_measured_has_dashes():
+    rows = [r.model_copy(update={"inference": None}) for r in make().rows]
+    page = Page(build_report(replace(make(), rows=rows)))
+    shown = [row for row in page.rows["results"] if len(row) == 14 and row[0] != "Variant"]
+    assert [row[7:13] for row in shown] == [["200", *["–"] * 5]] * len(shown)
+    assert "Speed measured" not in page.text["results"]
 
 
 def same(row: ResultRow, summary) -> bool:
@@ -277,7 +290,7 @@ def test_a_run_without_pictures_or_rows_still_has_every_section():
 def test_scores_without_value_are_dashes():
     rows = [r.model_copy(update={"miou_unseen": None, "hiou": None}) for r in make().rows]
     page = Page(build_report(replace(make(), rows=rows, sweep=[])))
-    shown = [row for row in page.rows["results"] if len(row) == 9 and row[0] != "Variant"]
+    shown = [row for row in page.rows["results"] if len(row) == 14 and row[0] != "Variant"]
     assert {row[1] for row in shown} == {"–"}
     assert {row[3] for row in shown} == {"–"}
 

@@ -103,10 +103,11 @@ def export(
         exported = export_model(segmenter, file, Form(format, edges, classes, result, precision, photos))
         divisor, measured = segmenter.description.evaluation.divisor, exported.measured
         sizes = f"{exported.fixed[0]}x{exported.fixed[1]} only" if exported.fixed else f"any multiples of {divisor}"
+        network = "the network" if precision == "float32" else "the network before its precision was lowered"
+        by = "" if result == "classes" else f"{result} differ by at most {exported.parity.difference:.1e} and "
         print(
-            f"wrote {plain(str(file))} and the .json beside it; height and width: {sizes}; compared with PyTorch, "
-            f"{result} differ by at most {exported.parity.difference:.1e} and "
-            f"{exported.parity.equal:.2%} of pixels are equal"
+            f"wrote {plain(str(file))} and the .json beside it; height and width: {sizes}; {network} compared with "
+            f"PyTorch: {by}{exported.parity.equal:.2%} of pixels are equal"
         )
         print(
             f"{precision} on {measured.inputs}: {measured.equal:.2%} of pixels are equal; "

@@ -25,7 +25,13 @@ SMALL = [
     "evaluation.figures=1", "teacher.pretrain.detail_iterations=1",
     "teacher.pretrain.crop_iterations=1", "teacher.pretrain.scene_iterations=1", "teacher.pretrain.scenes=16",
 ]  # fmt: skip
-OF_A_RUN = {"model_uri", "mlflow_run_id", "images_per_second", "telling"}  # what each training has of its own
+OF_A_RUN = {
+    "model_uri",
+    "mlflow_run_id",
+    "training_images_per_second",
+    "inference",
+    "telling",
+}  # what each training has of its own
 
 
 @pytest.fixture(scope="module")

@@ -39,9 +39,9 @@ def measure_inference(student: Student, text_ND: Tensor, settings: EvaluationCon
         settings: evaluation settings.
     """
     edge = settings.window if settings.mode == "slide" else min(settings.scale)
-    height, width = rounded_up((edge, edge), settings.divisor)
-    square = settings.model_copy(update={"scale": (max(height, width), min(height, width))})
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    height, width = rounded_up((edge, edge), settings.divisor)  # which the network sees
+    square = settings.model_copy(update={"scale": (edge, edge)})
+    image = np.random.default_rng(0).integers(0, 256, (edge, edge, 3), dtype=np.uint8)
     gamma_N, where = torch.zeros(len(text_ND), device=text_ND.device), text_ND.device
     several = range(2 * torch.get_num_threads() if where.type == "cpu" else 64)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from cliptea.config import EvaluationConfig
 from cliptea.data.ahead import ahead
 from cliptea.errors import named
+from cliptea.models.own import OwnStudent
 from cliptea.models.student import Student
 from cliptea.segment.image_logits import ImageLogits
 from cliptea.segment.inference import image_logits, padded_size
@@ -81,6 +82,7 @@ def each_image(
     """
     where, cores = text_ND.device.type, torch.get_num_threads()
     workers = settings.workers or (cores if where == "cpu" else min(cores, GPU_WORKERS))
+    workers = workers if _is_shareable(student) else 1
     threads = max(1, cores // max(1, min(workers, len(items))))
     alone = threading.Lock()
 
@@ -100,6 +102,14 @@ def each_image(
     with _threads(threads):
         loaded = ahead(read, items, READERS)
         yield from _in_order(ahead(segment, _batches(loaded, size, settings), workers))
+
+
+def _is_shareable(student: Student) -> bool:
+    """Whether several threads may call the network at once.
+
+    A network of the user's own, and encoders of timm that work with hooks, may keep features between calls.
+    """
+    return not isinstance(student, OwnStudent) and not any(hasattr(module, "hooks") for module in student.modules())
 
 
 def _batches(loaded: Iterable[Loaded[Item]], size: int, settings: EvaluationConfig) -> Iterator[_Batch[Item]]:

@@ -111,10 +111,11 @@ def bundle_files(
 
 
 def write_bundle(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files into a claimed folder, the model card last, and delete files for servers of an earlier bundle."""
+    """Write the files into a claimed folder, the model card and model.json last, and delete files for servers of an earlier bundle."""
     for name in (name for names in SERVED.values() for name in names if name not in files):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):  # it is not there, or not empty
         (folder / "1").rmdir()
-    for name, data in files.items():
-        write_file(folder / name, data)
+    (folder / "model.json").unlink(missing_ok=True)  # written last: without it, segment.py does not run
+    for name in sorted(files, key=lambda name: (name == "model.json", name == "README.md")):
+        write_file(folder / name, files[name])

@@ -22,7 +22,7 @@ from cliptea.serving.formats import Shapes
 from cliptea.serving.graph import NamedNetwork, Network
 from cliptea.serving.lower_precision import lowered
 from cliptea.serving.measured import Measured, measure
-from cliptea.serving.parity import NotExported, Parity, Run, Shape, check, check_onnx, onnx_runner
+from cliptea.serving.parity import NotExported, Parity, Run, Shape, check, check_onnx, compare, onnx_runner
 from cliptea.serving.photos import read_image
 from cliptea.serving.standalone import fit, pieces
 from cliptea.storage.local_files import write_file
@@ -101,8 +101,10 @@ def export_model(model: Segmenter, file: Path, form: Form = PLAIN) -> Exported:
         progress.warn(f"{1 - made.measured.equal:.1%} of pixels have another class than with PyTorch")
     facts = export_facts(model, size, form.classes, form.output)
     facts |= {"precision": form.precision, "measured": made.measured.facts}
-    for suffix, data in _files(form.format, made.model, facts).items():
-        write_file(file.with_suffix(suffix), data)
+    files = _files(form.format, made.model, facts)
+    file.with_suffix(".json").unlink(missing_ok=True)  # written last: it never describes another network
+    for suffix in sorted(files, key=lambda suffix: suffix == ".json"):
+        write_file(file.with_suffix(suffix), files[suffix])
     return Exported(size, made.parity, made.measured)
 
 
@@ -120,6 +122,10 @@ def _make(model: Segmenter, network: nn.Module, form: Form, size: tuple[int, int
     parity = check_onnx(data, network, dim, tests)
     calibrating, inputs, told = _inputs(model, form, size)
     data = lowered(data, form.precision, calibrating)
+    if form.classes is not None and form.output == "classes" and form.precision != "float32":
+        logits = NamedNetwork(Network(model), form.classes, "logits").eval()  # NaN does not show in classes
+        shown = lowered(formats.to_onnx(logits, shapes, "logits"), form.precision, calibrating)
+        compare(onnx_runner(shown), "ONNX", logits, inputs[0])
     if form.format == "onnx":
         run = onnx_runner(data)
         return _Made(data, run, parity, measure(run, "ONNX", network, inputs, told))

@@ -128,8 +128,10 @@ def _classes(description: Description, classes: ClassSet, scores: Measurement | 
     for number, name in enumerate(classes.names):
         if name in description.unseen:
             trained = "unseen: without masks"
+        elif name in description.classes:
+            trained = "seen: with masks"
         else:
-            trained = "seen: with masks" if name in description.classes else "new: not named"
+            trained = "in an earlier training" if name in description.learned_before else "new: not named"
         iou = _percent(per_class[name]) if name in per_class else UNKNOWN
         yield [str(number), name, trained, iou, class_colour(number)]
 
@@ -158,7 +160,10 @@ def _origin(description: Description, classes: ClassSet, made: Mapping[str, str]
     yield ["licence of the weights that training started from", description.licence or NO_LICENCE]
     yield ["CLIP that taught it", f"{teacher.model}, {teacher.weights or UNKNOWN}" if teacher else UNKNOWN]
     yield ["prompts", ", ".join(list_templates(teacher.templates)) if teacher else UNKNOWN]
-    yield ["gamma, which is added to the logits of unseen classes", f"{float(classes.gamma_N.max()):g}"]
+    yield [
+        "gamma, which is added to the logits of unseen classes",
+        f"{float(max(classes.gamma_N.tolist(), key=abs)):g}",
+    ]
     for fact, value in made.items():
         yield [fact, value or UNKNOWN]
 

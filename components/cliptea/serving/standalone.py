@@ -166,11 +166,12 @@ def overlay(image_HW3: np.ndarray, mask_HW: np.ndarray, colours: Sequence[Sequen
     return Image.blend(Image.fromarray(image_HW3), Image.fromarray(coloured_HW3), OPACITY)
 
 
-def _find(paths: Sequence[Path]) -> dict[str, Path]:
-    """Image files by the name of their outputs: the files given, and those in the folders given and below them."""
+def _find(paths: Sequence[Path], output: Path) -> dict[str, Path]:
+    """Image files by the name of their outputs: the files given, and those below the folders given, without results."""
     found: dict[str, Path] = {}
     for path in paths:
-        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES] if path.is_dir() else []
+        below = sorted(path.rglob("*")) if path.is_dir() else []
+        inside = [one for one in below if one.suffix.lower() in SUFFIXES and output not in one.resolve().parents]
         for file, name in [(file, str(file.relative_to(path))) for file in inside] or [(path, path.name)]:
             if found.setdefault(name, file) != file:
                 raise SystemExit(
@@ -193,7 +194,9 @@ def main() -> int:
     parser.add_argument("images", nargs="+", type=Path, help="images, or folders of images")
     parser.add_argument("-o", "--output", type=Path, default=Path("segmented"), help="folder for masks and overlays")
     given = parser.parse_args()
-    sources = _find(given.images)
+    sources = _find(given.images, given.output.resolve())
+    if not sources:
+        raise SystemExit(f"error: no images in {', '.join(map(str, given.images))}; expected {', '.join(SUFFIXES)}")
     model, bad = Model(), 0
     colours = model.facts["colours"]
     for name, file in sources.items():

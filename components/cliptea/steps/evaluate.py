@@ -109,7 +109,8 @@ def evaluate_variant(run: Run, variant: Variant, splits: Splits, teacher: Teache
             manifests[task.label], new = make_once(store, output, work)
         made = made or new
     output = speed_output(config, tasks[0].text, trained)
-    speed, new = make_once(store, output, partial(measure_speed, store, config, tasks[0].text, trained))
+    with named(variant.label):
+        speed, new = make_once(store, output, partial(measure_speed, store, config, tasks[0].text, trained))
     entry = ScoresEntry(
         variant=variant, splits=splits, teacher=teacher, trained=trained, evaluated=manifests, speed=speed
     )

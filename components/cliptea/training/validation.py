@@ -47,6 +47,8 @@ class Validation:
 
     def __init__(self, trainer: Trainer, data: TrainingData) -> None:
         self._trainer, self._data = trainer, data
+        # float32: which iteration is kept does not depend on the precision of the evaluation step
+        self._evaluation = trainer.config.evaluation.model_copy(update={"precision": "float32"})
         self.best_weights: dict[str, Tensor] | None = None
 
     @property
@@ -181,6 +183,6 @@ class Validation:
     def _confused(self, student: Student, name: str, image_HW3: np.ndarray, truth_HW: np.ndarray) -> np.ndarray:
         text_SD = self._trainer.text.seen_SD
         with named(f"held-out image {name}"):
-            (logits,) = image_logits(student, [image_HW3], text_SD, self._trainer.config.evaluation)
+            (logits,) = image_logits(student, [image_HW3], text_SD, self._evaluation)
         mask_HW = make_mask(logits, text_SD.new_zeros(len(text_SD)))
         return confusion(truth_HW, mask_HW, len(text_SD))

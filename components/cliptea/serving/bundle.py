@@ -111,7 +111,7 @@ def bundle_files(
 
 
 def write_bundle(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files into a claimed folder, the model card and model.json last, and delete files for servers of an earlier bundle."""
+    """Write the files into a claimed folder, and delete files for servers of an earlier bundle."""
     for name in (name for names in SERVED.values() for name in names if name not in files):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):  # it is not there, or not empty

@@ -89,10 +89,13 @@ class CocoLabels:
         self._pictures = {_stem(picture.file_name): picture for picture in content.images}
         if len(self._pictures) != len(content.images):
             raise DataError(f"{where} has images with the same name", "each NAME once")
+        ids = {picture.id for picture in content.images}
+        if len(ids) != len(content.images):
+            raise DataError(f"{where} has images with the same id", "each id once")
         self._annotations: dict[int | str, list[Annotation]] = defaultdict(list)
         for annotation in content.annotations:
             self._annotations[annotation.image_id].append(annotation)
-        if lone := self._annotations.keys() - {picture.id for picture in content.images}:
+        if lone := self._annotations.keys() - ids:
             raise DataError(f"{where} has annotations of the image {min(map(str, lone))}, which it does not list")
         self.panoptic = any(annotation.segments_info is not None for annotation in content.annotations)
         self._ids = {*self.categories.values()}
@@ -131,7 +134,10 @@ class CocoLabels:
             raise DataError(
                 f"{self.where} has {len(annotations)} annotations of the image {name}", "one, with its segments_info"
             )
-        return _of_segments(png, png_name, annotations[0].segments_info)
+        segments = annotations[0].segments_info
+        if len({segment.id for segment in segments}) != len(segments):
+            raise DataError(f"{self.where} has segments of the image {name} with the same id", "each id once")
+        return _of_segments(png, png_name, segments)
 
 
 def _stem(file_name: str) -> str:
@@ -141,7 +147,7 @@ def _stem(file_name: str) -> str:
 def _of_segments(png: bytes, name: str, segments: list[Segment]) -> np.ndarray:
     """Category ids of a panoptic PNG, whose segment ids are R + 256 G + 65536 B. The id 0 is no segment."""
     with opened(png, name, "label map", "PNG") as image:
-        pixels = pixels_of(image, name)
+        pixels = pixels_of(png, image, name)
     ids = pixels.astype(np.int32) @ np.array([1, 1 << 8, 1 << 16], dtype=np.int32)
     known = np.array([0, *(segment.id for segment in segments)], dtype=np.int32)
     order = np.argsort(known)

@@ -173,8 +173,15 @@ class Folder(Reader):
         coco = self._coco_labels(split)
         key = split if coco else ""
         if key not in self._rules:
-            _ = self.catalogue  # it has no more classes than labels can tell apart
+            described, classes = self._described, self.catalogue.classes
+            if coco is not None and described.classes is None:  # the files of both splits may have their own order
+                described = described.model_copy(update={"classes": classes})
+                if missing := [name for name in classes if name not in coco.categories]:
+                    raise DataError(
+                        f"{coco.where} lacks the categories {', '.join(missing[:3])} of the val images",
+                        "the same categories for train and val",
+                    )
             where = self.source.where(DESCRIPTION)
-            rule = label_rule(self._described, self._named(split), where, drawn=coco is not None)
-            self._rules[key] = replace(rule, origin=coco.digest) if coco else rule
+            rule = label_rule(described, self._named(split), where, drawn=coco is not None)
+            self._rules[key] = replace(rule, origin=coco.digest + rule.origin) if coco else rule
         return self._rules[key]

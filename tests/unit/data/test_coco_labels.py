@@ -101,6 +101,26 @@ def test_categories_are_merged_and_ignored_by_name_or_id(tmp_path):
         data.read("train", "a")
 
 
+def test_the_splits_number_the_classes_alike_in_whatever_order_their_files_list_them(tmp_path):
+    table, cup, tie = CATEGORIES
+    coco = instances({"category_id": 3, "segmentation": [TRIANGLE]})
+    data = folder(tmp_path, coco)
+    drawn = np.where(polygons(TRIANGLE), 0, 255)
+    for order in ([cup, tie, table], [cup, {"id": 5, "name": "spoon"}, table, tie]):
+        (tmp_path / "labels/train/instances_train2017.json").write_text(json.dumps(coco | {"categories": order}))
+        data = Folder(DataConfig(dataset="folder", root=str(tmp_path)))
+        assert data.catalogue.classes == ["table", "cup", "tie"]
+        np.testing.assert_array_equal(data.read("train", "a").labels, drawn)
+        np.testing.assert_array_equal(data.read("val", "a").labels, drawn)
+    spoons = instances({"category_id": 5, "segmentation": [TRIANGLE]}, categories=order)
+    (tmp_path / "labels/train/instances_train2017.json").write_text(json.dumps(spoons))
+    with pytest.raises(ClipteaError, match="holds the label ids 5 = spoon"):
+        Folder(DataConfig(dataset="folder", root=str(tmp_path))).read("train", "a")
+    (tmp_path / "labels/train/instances_train2017.json").write_text(json.dumps(coco | {"categories": [table, tie]}))
+    with pytest.raises(ClipteaError, match=r"instances_train2017\.json lacks the categories cup of the val images"):
+        Folder(DataConfig(dataset="folder", root=str(tmp_path))).read("train", "a")
+
+
 def panoptic(segments, **changes):
     annotation = {"image_id": 5, "file_name": "a.png", "segments_info": segments}
     return instances(**{"annotations": [annotation]} | changes)
@@ -130,6 +150,15 @@ def test_unknown_segments_are_named_with_their_pixels(tmp_path):
     ids[0, :7] = 66_000
     data = folder(tmp_path, panoptic([{"id": 300, "category_id": 7}]), {"a": coloured(ids)})
     with pytest.raises(ClipteaError, match=r"labels/train/a\.png holds the segment ids 66000 \(7 pixels\)"):
+        data.read("train", "a")
+
+
+def test_repeated_segments_are_refused(tmp_path):
+    ids = np.full((HEIGHT, WIDTH), 300)
+    data = folder(
+        tmp_path, panoptic([{"id": 300, "category_id": 7}, {"id": 300, "category_id": 3}]), {"a": coloured(ids)}
+    )
+    with pytest.raises(ClipteaError, match="has segments of the image a with the same id; expected each id once"):
         data.read("train", "a")
 
 
@@ -175,6 +204,10 @@ def test_a_broken_segmentation_is_one_line(tmp_path, segmentation, says):
         ({"images": []}, r"annotations: Field required"),
         (instances(categories=[*CATEGORIES, {"id": 9, "name": "cup"}]), "categories with the same name or id"),
         (instances(categories=[*CATEGORIES, {"id": 65_535, "name": "x"}]), "categories.3.id: "),
+        (
+            instances(images=[{"id": 5, "file_name": f"{name}.jpg", "height": 3, "width": 3} for name in "ab"]),
+            "images with the same id",
+        ),
         (instances({"category_id": 3, "image_id": 77}), "annotations of the image 77, which it does not list"),
         (instances({"category_id": 4, "segmentation": [TRIANGLE]}), "the category 4 for the image a"),
     ],
@@ -196,6 +229,9 @@ def test_the_digest_follows_the_content_of_the_file(tmp_path):
     ids = np.full((HEIGHT, WIDTH), 300)
     data = folder(tmp_path, panoptic([{"id": 300, "category_id": 7}]), {"a": coloured(ids)})
     before = data.digest()
+    (tmp_path / "classes.json").write_text(json.dumps({"unseen": ["cup"], "ignore": [9]}))
+    assert Folder(DataConfig(dataset="folder", root=str(tmp_path))).digest() != before
+    (tmp_path / "classes.json").write_text(json.dumps({"unseen": ["cup"]}))
     other = panoptic([{"id": 300, "category_id": 3}])
     (tmp_path / "labels/val/instances_val2017.json").write_text(json.dumps(other))
     assert Folder(DataConfig(dataset="folder", root=str(tmp_path))).digest() != before

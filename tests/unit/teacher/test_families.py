@@ -149,6 +149,23 @@ def test_an_architecture_with_two_normalisations_is_a_warning(folder, small_arch
     assert file in said
 
 
+@pytest.mark.parametrize("option", ["trust_remote_code", "code_revision", "use_fast"])
+def test_options_of_a_tokenizer_that_could_run_code_are_refused(option, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(families, "TOKENIZER", "json")
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda *_: pytest.fail("the tokenizer is read"))
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    described = json.loads((tmp_path / "open_clip_config.json").read_text())
+    text = {"hf_tokenizer_name": "x", "tokenizer_kwargs": {option: True, "clean": "lower"}}
+    described["model_cfg"]["text_cfg"] |= text
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    for start in (
+        lambda: load_teacher(str(tmp_path), "unused", 32),
+        lambda: resolve.check(settings.load("demo", [f"teacher.weights={tmp_path}"])),
+    ):
+        with pytest.raises(TeacherError, match=f"has the tokenizer_kwargs {option}, which .*; expected only clean"):
+            start()
+
+
 def test_a_tokenizer_that_is_not_there_is_one_line(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(families, "TOKENIZER", "json")
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)

@@ -25,6 +25,7 @@ from cliptea.parse import parse_json
 
 __all__ = ["CocoLabels"]
 
+LONGEST = 60  # bits of a number in a run-length code
 EXPECTED = "a COCO file of instances or of panoptic segments, with images, annotations and categories"
 
 
@@ -66,10 +67,11 @@ class Content(BaseModel):
 class CocoLabels:
     """The labels of one COCO file."""
 
-    def __init__(self, data: bytes, where: str) -> None:
+    def __init__(self, data: bytes, where: str, todo: str = "") -> None:
         """
         Args:
             where: the file, for errors.
+            todo: what to do if it is none.
 
         Raises:
             DataError: it is no COCO file, or is not consistent.
@@ -77,11 +79,11 @@ class CocoLabels:
         try:
             content = Content.model_validate(parse_json(data, where, most=LARGEST_FILE))
         except ConfigError as error:
-            raise DataError(error.what, EXPECTED) from None
+            raise DataError(error.what, EXPECTED, todo) from None
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise DataError(f"{where} cannot be read ({place}: {first['msg']})", EXPECTED) from None
+            raise DataError(f"{where} cannot be read ({place}: {first['msg']})", EXPECTED, todo) from None
         self.where, self.digest = where, hashlib.sha256(data).digest()
         self.categories = {category.name: category.id for category in content.categories}
         if len({*self.categories.values()}) != len(content.categories):
@@ -168,18 +170,16 @@ def _drawn(picture: Picture, annotations: list[Annotation], where: str) -> np.nd
     if height * width > 2 * (Image.MAX_IMAGE_PIXELS or 0):
         raise DataError(f"{where} has {width}x{height} pixels", "the size of a photo")
     values = np.full((height, width), NONE, dtype=np.uint16)
-    instances = []
-    for annotation in annotations:
-        try:
-            instance = _encoded(annotation, height, width)
-            instances.append((int(mask.area(instance)), annotation.category_id, mask.decode(instance).astype(bool)))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise DataError(
-                f"{where} has a segmentation that cannot be drawn ({error})",
-                "polygons [[x1, y1, x2, y2, x3, y3, ...]], or a run-length code of the image's size",
-            ) from None
-    for _, category, covered in sorted(instances, key=lambda instance: -instance[0]):  # of equals the later one is seen
-        values[covered] = category
+    try:
+        instances = [(_encoded(annotation, height, width), annotation.category_id) for annotation in annotations]
+        instances.sort(key=lambda instance: -int(mask.area(instance[0])))  # of equals the later one is seen
+        for code, category in instances:  # one at a time, because each takes a byte a pixel
+            values[mask.decode(code).astype(bool)] = category
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise DataError(
+            f"{where} has a segmentation that cannot be drawn ({error})",
+            "polygons [[x1, y1, x2, y2, x3, y3, ...]], or a run-length code of the image's size",
+        ) from None
     return values
 
 
@@ -219,6 +219,8 @@ def _runs(text: str) -> list[int]:
             raise ValueError(f"its runs hold the letter {letter!r}")
         number |= (part & 31) << bits
         bits += 5
+        if bits > LONGEST:
+            raise ValueError("its runs hold a number that is too large")
         if not part & 32:  # the last letter of a number, which has its sign
             number -= (part & 16) << (bits - 4)
             runs.append(number + (runs[-2] if len(runs) > 2 else 0))

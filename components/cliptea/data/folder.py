@@ -78,6 +78,11 @@ class Folder(Reader):
         png = self.source.read(pair.labels) if coco.panoptic else None
         return coco.values(splitext(one_form(file))[0], png, self.source.where(pair.labels))
 
+    def named(self, pair: Pair) -> str:
+        _, split, file = pair.image.split("/", 2)
+        coco, where = self._coco_labels(split), super().named(pair)
+        return f"{where}: image {splitext(one_form(file))[0]}" if coco is not None and not coco.panoptic else where
+
     def left_out(self, splits: Sequence[str]) -> dict[str, list[str]]:
         found = super().left_out(splits)
         for split in splits:
@@ -123,10 +128,16 @@ class Folder(Reader):
 
     def _coco_file(self, split: str) -> str | None:
         if split not in self._coco_files:
-            files = [file for file in self.source.files(f"labels/{split}") if one_form(file).endswith(COCO)]
+            found = [(file, *splitext(one_form(file))) for file in self.source.files(f"labels/{split}")]
+            masks = {name for _, name, suffix in found if suffix in SUFFIXES}
+            # labelme leaves NAME.json next to NAME.png
+            files = [file for file, name, suffix in found if suffix == COCO and name not in masks]
             if len(files) > 1:
-                where = self.source.where(f"labels/{split}")
-                raise DataError(f"{where} has several COCO files: {', '.join(files[:3])}", "one at most")
+                raise DataError(
+                    f"{self.source.where(f'labels/{split}')} has several COCO files: {', '.join(files[:3])}",
+                    "one at most",
+                    f"move other .json files out of labels/{split}",
+                )
             self._coco_files[split] = files[0] if files else None
         return self._coco_files[split]
 
@@ -134,7 +145,8 @@ class Folder(Reader):
         if split not in self._coco:
             file = self._coco_file(split)
             path = f"labels/{split}/{file}"
-            self._coco[split] = CocoLabels(self.source.read(path), self.source.where(path)) if file else None
+            todo = f"move other .json files out of labels/{split}"
+            self._coco[split] = CocoLabels(self.source.read(path), self.source.where(path), todo) if file else None
         return self._coco[split]
 
     @cached_property

@@ -28,6 +28,7 @@ __all__ = ["Folder"]
 
 SPLITS = ("train", "val")
 COCO = ".json"
+MOVE = "move .json files of other kinds out of labels/train and labels/val"
 
 
 class Folder(Reader):
@@ -133,11 +134,8 @@ class Folder(Reader):
             # labelme leaves NAME.json next to NAME.png
             files = [file for file, name, suffix in found if suffix == COCO and name not in masks]
             if len(files) > 1:
-                raise DataError(
-                    f"{self.source.where(f'labels/{split}')} has several COCO files: {', '.join(files[:3])}",
-                    "one at most",
-                    f"move other .json files out of labels/{split}",
-                )
+                where = self.source.where(f"labels/{split}")
+                raise DataError(f"{where} has several COCO files: {', '.join(files[:3])}", "one at most", MOVE)
             self._coco_files[split] = files[0] if files else None
         return self._coco_files[split]
 
@@ -145,8 +143,7 @@ class Folder(Reader):
         if split not in self._coco:
             file = self._coco_file(split)
             path = f"labels/{split}/{file}"
-            todo = f"move other .json files out of labels/{split}"
-            self._coco[split] = CocoLabels(self.source.read(path), self.source.where(path), todo) if file else None
+            self._coco[split] = CocoLabels(self.source.read(path), self.source.where(path), MOVE) if file else None
         return self._coco[split]
 
     @cached_property

@@ -147,6 +147,14 @@ def test_an_architecture_with_two_normalisations_is_a_warning(folder, small_arch
     (said,) = warned
     assert small_architecture in said
     assert file in said
+    assert "than the mean 0.4815, 0.4578, 0.4082, which" in said
+    monkeypatch.setattr(clip, "normalisations", lambda model: [((0.5,) * 3, (0.5,) * 3), openai])
+    assert load_teacher(file, small_architecture, 32).mean.flatten().tolist() == [0.5] * 3
+    assert "than the mean 0.5, 0.5, 0.5, which" in warned[1]
+    monkeypatch.setattr(clip, "is_openai", lambda state: True)
+    monkeypatch.setattr(clip, "_require_quick_gelu", lambda *_: None)
+    assert load_teacher(file, small_architecture, 32).mean.flatten().tolist() == pytest.approx(openai[0])
+    assert len(warned) == 2
 
 
 @pytest.mark.parametrize("option", ["trust_remote_code", "code_revision", "use_fast"])

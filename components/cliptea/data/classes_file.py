@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
-from cliptea.data.catalogue import IGNORE
+from cliptea.data.catalogue import IGNORE, require_distinct
 from cliptea.data.label_lists import Mark, colour_of
 from cliptea.data.labels import Colours, LabelRule
 from cliptea.errors import ConfigError, DataError
@@ -40,6 +41,8 @@ def _marks(value: object) -> list[Mark]:
 
 def _classes(value: object) -> list[str] | dict[str, list[Mark]]:
     if isinstance(value, dict):
+        if empty := [name for name, marks in value.items() if marks == []]:
+            raise ValueError(f"{empty[0]!r} has no id, no colour and no name in label maps")
         return {name: _marks(marks) for name, marks in value.items()}
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError("it is neither a list of names, nor names with their ids or colours")
@@ -93,9 +96,12 @@ def class_marks(described: Described, named: Mapping[str, Mark] | None, where: s
         where: the path of classes.json, for errors.
 
     Raises:
+        ConfigError: a list of classes names one twice.
         DataError: there are no classes.
     """
     classes, first = described.classes, described.first_id
+    if isinstance(classes, list):
+        require_distinct(classes)
     if isinstance(classes, list) and named is None:
         return {name: [first + index] for index, name in enumerate(classes)}
     if first:
@@ -103,7 +109,10 @@ def class_marks(described: Described, named: Mapping[str, Mark] | None, where: s
     if classes is None and named is None:
         raise DataError(f"{where} has no classes", EXAMPLE)
     if classes is None:
-        return {name: [name] for name in named or () if name not in described.ignore}
+        ignored = {colour_of(mark) if isinstance(mark, str) else mark for mark in described.ignore}
+        return {
+            name: [name] for name, mark in (named or {}).items() if name not in described.ignore and mark not in ignored
+        }
     return classes if isinstance(classes, dict) else {name: [name] for name in classes}
 
 
@@ -129,13 +138,15 @@ def label_rule(described: Described, named: Mapping[str, Mark] | None, where: st
         raise DataError(f"{where} has both ids and colours", "one kind, because label maps hold the one or the other")
     if colours:
         return _of_colours(colours, named or {})
+    ignored = sorted(mark for mark, owner in ids.items() if owner == IGNORE)
+    origin = repr(ignored).encode() if ignored else b""  # the table does not tell them from unknown ids
     if isinstance(described.classes, list) and named is None:
-        return _of_list(described, where, ids)
+        return replace(_of_list(described, where, ids), origin=origin)
     names = {mark: f"{mark} = {name}" for name, mark in (named or {}).items() if isinstance(mark, int)}
     free = [NONE] if drawn else [IGNORE]
     todo = f'add each of them to a class or to "ignore" in {DESCRIPTION}'
     table, known = _tables(ids, free, drawn)
-    return LabelRule(table, known, f"ids that {DESCRIPTION} names", todo, shown=names)
+    return LabelRule(table, known, f"ids that {DESCRIPTION} names", todo, shown=names, origin=origin)
 
 
 def _resolved(mark: Mark, named: Mapping[str, Mark] | None, where: str) -> Mark:

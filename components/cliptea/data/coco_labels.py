@@ -25,6 +25,7 @@ from cliptea.parse import parse_json
 
 __all__ = ["CocoLabels"]
 
+LONGEST = 60  # bits of a number in a run-length code
 EXPECTED = "a COCO file of instances or of panoptic segments, with images, annotations and categories"
 
 
@@ -66,10 +67,11 @@ class Content(BaseModel):
 class CocoLabels:
     """The labels of one COCO file."""
 
-    def __init__(self, data: bytes, where: str) -> None:
+    def __init__(self, data: bytes, where: str, todo: str = "") -> None:
         """
         Args:
             where: the file, for errors.
+            todo: what to do if it is none.
 
         Raises:
             DataError: it is no COCO file, or is not consistent.
@@ -77,11 +79,11 @@ class CocoLabels:
         try:
             content = Content.model_validate(parse_json(data, where, most=LARGEST_FILE))
         except ConfigError as error:
-            raise DataError(error.what, EXPECTED) from None
+            raise DataError(error.what, EXPECTED, todo) from None
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise DataError(f"{where} cannot be read ({place}: {first['msg']})", EXPECTED) from None
+            raise DataError(f"{where} cannot be read ({place}: {first['msg']})", EXPECTED, todo) from None
         self.where, self.digest = where, hashlib.sha256(data).digest()
         self.categories = {category.name: category.id for category in content.categories}
         if len({*self.categories.values()}) != len(content.categories):
@@ -89,10 +91,13 @@ class CocoLabels:
         self._pictures = {_stem(picture.file_name): picture for picture in content.images}
         if len(self._pictures) != len(content.images):
             raise DataError(f"{where} has images with the same name", "each NAME once")
+        ids = {picture.id for picture in content.images}
+        if len(ids) != len(content.images):
+            raise DataError(f"{where} has images with the same id", "each id once")
         self._annotations: dict[int | str, list[Annotation]] = defaultdict(list)
         for annotation in content.annotations:
             self._annotations[annotation.image_id].append(annotation)
-        if lone := self._annotations.keys() - {picture.id for picture in content.images}:
+        if lone := self._annotations.keys() - ids:
             raise DataError(f"{where} has annotations of the image {min(map(str, lone))}, which it does not list")
         self.panoptic = any(annotation.segments_info is not None for annotation in content.annotations)
         self._ids = {*self.categories.values()}
@@ -131,7 +136,10 @@ class CocoLabels:
             raise DataError(
                 f"{self.where} has {len(annotations)} annotations of the image {name}", "one, with its segments_info"
             )
-        return _of_segments(png, png_name, annotations[0].segments_info)
+        segments = annotations[0].segments_info
+        if len({segment.id for segment in segments}) != len(segments):
+            raise DataError(f"{self.where} has segments of the image {name} with the same id", "each id once")
+        return _of_segments(png, png_name, segments)
 
 
 def _stem(file_name: str) -> str:
@@ -141,7 +149,7 @@ def _stem(file_name: str) -> str:
 def _of_segments(png: bytes, name: str, segments: list[Segment]) -> np.ndarray:
     """Category ids of a panoptic PNG, whose segment ids are R + 256 G + 65536 B. The id 0 is no segment."""
     with opened(png, name, "label map", "PNG") as image:
-        pixels = pixels_of(image, name)
+        pixels = pixels_of(png, image, name)
     ids = pixels.astype(np.int32) @ np.array([1, 1 << 8, 1 << 16], dtype=np.int32)
     known = np.array([0, *(segment.id for segment in segments)], dtype=np.int32)
     order = np.argsort(known)
@@ -162,18 +170,16 @@ def _drawn(picture: Picture, annotations: list[Annotation], where: str) -> np.nd
     if height * width > 2 * (Image.MAX_IMAGE_PIXELS or 0):
         raise DataError(f"{where} has {width}x{height} pixels", "the size of a photo")
     values = np.full((height, width), NONE, dtype=np.uint16)
-    instances = []
-    for annotation in annotations:
-        try:
-            instance = _encoded(annotation, height, width)
-            instances.append((int(mask.area(instance)), annotation.category_id, mask.decode(instance).astype(bool)))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise DataError(
-                f"{where} has a segmentation that cannot be drawn ({error})",
-                "polygons [[x1, y1, x2, y2, x3, y3, ...]], or a run-length code of the image's size",
-            ) from None
-    for _, category, covered in sorted(instances, key=lambda instance: -instance[0]):  # of equals the later one is seen
-        values[covered] = category
+    try:
+        instances = [(_encoded(annotation, height, width), annotation.category_id) for annotation in annotations]
+        instances.sort(key=lambda instance: -int(mask.area(instance[0])))  # of equals the later one is seen
+        for code, category in instances:  # one at a time, because each takes a byte a pixel
+            values[mask.decode(code).astype(bool)] = category
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise DataError(
+            f"{where} has a segmentation that cannot be drawn ({error})",
+            "polygons [[x1, y1, x2, y2, x3, y3, ...]], or a run-length code of the image's size",
+        ) from None
     return values
 
 
@@ -213,6 +219,8 @@ def _runs(text: str) -> list[int]:
             raise ValueError(f"its runs hold the letter {letter!r}")
         number |= (part & 31) << bits
         bits += 5
+        if bits > LONGEST:
+            raise ValueError("its runs hold a number that is too large")
         if not part & 32:  # the last letter of a number, which has its sign
             number -= (part & 16) << (bits - 4)
             runs.append(number + (runs[-2] if len(runs) > 2 else 0))

@@ -28,6 +28,7 @@ __all__ = ["Folder"]
 
 SPLITS = ("train", "val")
 COCO = ".json"
+MOVE = "move .json files of other kinds out of labels/train and labels/val"
 
 
 class Folder(Reader):
@@ -78,6 +79,11 @@ class Folder(Reader):
         png = self.source.read(pair.labels) if coco.panoptic else None
         return coco.values(splitext(one_form(file))[0], png, self.source.where(pair.labels))
 
+    def named(self, pair: Pair) -> str:
+        _, split, file = pair.image.split("/", 2)
+        coco, where = self._coco_labels(split), super().named(pair)
+        return f"{where}: image {splitext(one_form(file))[0]}" if coco is not None and not coco.panoptic else where
+
     def left_out(self, splits: Sequence[str]) -> dict[str, list[str]]:
         found = super().left_out(splits)
         for split in splits:
@@ -123,10 +129,13 @@ class Folder(Reader):
 
     def _coco_file(self, split: str) -> str | None:
         if split not in self._coco_files:
-            files = [file for file in self.source.files(f"labels/{split}") if one_form(file).endswith(COCO)]
+            found = [(file, *splitext(one_form(file))) for file in self.source.files(f"labels/{split}")]
+            masks = {name for _, name, suffix in found if suffix in SUFFIXES}
+            # labelme leaves NAME.json next to NAME.png
+            files = [file for file, name, suffix in found if suffix == COCO and name not in masks]
             if len(files) > 1:
                 where = self.source.where(f"labels/{split}")
-                raise DataError(f"{where} has several COCO files: {', '.join(files[:3])}", "one at most")
+                raise DataError(f"{where} has several COCO files: {', '.join(files[:3])}", "one at most", MOVE)
             self._coco_files[split] = files[0] if files else None
         return self._coco_files[split]
 
@@ -134,7 +143,7 @@ class Folder(Reader):
         if split not in self._coco:
             file = self._coco_file(split)
             path = f"labels/{split}/{file}"
-            self._coco[split] = CocoLabels(self.source.read(path), self.source.where(path)) if file else None
+            self._coco[split] = CocoLabels(self.source.read(path), self.source.where(path), MOVE) if file else None
         return self._coco[split]
 
     @cached_property
@@ -173,8 +182,15 @@ class Folder(Reader):
         coco = self._coco_labels(split)
         key = split if coco else ""
         if key not in self._rules:
-            _ = self.catalogue  # it has no more classes than labels can tell apart
+            described, classes = self._described, self.catalogue.classes
+            if coco is not None and described.classes is None:  # the files of both splits may have their own order
+                described = described.model_copy(update={"classes": classes})
+                if missing := [name for name in classes if name not in coco.categories]:
+                    raise DataError(
+                        f"{coco.where} lacks the categories {', '.join(missing[:3])} of the val images",
+                        "the same categories for train and val",
+                    )
             where = self.source.where(DESCRIPTION)
-            rule = label_rule(self._described, self._named(split), where, drawn=coco is not None)
-            self._rules[key] = replace(rule, origin=coco.digest) if coco else rule
+            rule = label_rule(described, self._named(split), where, drawn=coco is not None)
+            self._rules[key] = replace(rule, origin=coco.digest + rule.origin) if coco else rule
         return self._rules[key]

@@ -144,9 +144,9 @@ def _look(part: str, names: Sequence[str]) -> list[Looked]:
 def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
     """Add what only the whole data set shows: absent classes, images in both parts, files that are not used.
 
-    A run leaves out `max_bad` images that cannot be used, so as many are no errors.
+    A run leaves out `max_bad` images that cannot be used, so as many are no errors if others are left in each part.
     """
-    if 0 < found.bad <= max_bad:
+    if 0 < found.bad <= max_bad and all(part.images for part in found.parts.values()):
         left_out = [f"{what}; expected {expected}" for expected, whats in found.errors.items() for what in whats]
         found.warnings[f"images that cannot be used and are left out, as data.max_bad={max_bad} allows"] += left_out
         found.errors.clear()

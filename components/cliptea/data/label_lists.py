@@ -50,6 +50,9 @@ def parse_list(data: bytes, where: str) -> dict[str, Mark]:
     form = next((form for form in FORMS if rows and form.fullmatch(rows[0][1])), None)
     if not rows or (form is None and re.search(r"[:;,\t]", rows[0][1])):
         raise DataError(f"{where} has no label names that can be read", expected)
+    for place, (number, _) in enumerate(rows, 1):
+        if not form and number != place:  # labelme counts it
+            raise DataError(f"line {place} of {where} is blank or a comment", "a list of names without such lines")
     marks: dict[str, Mark] = {}
     for number, line in rows:
         match = form and form.fullmatch(line)

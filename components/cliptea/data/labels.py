@@ -19,6 +19,7 @@ from cliptea.errors import DataError
 __all__ = ["Colours", "LabelRule", "counted", "decode_values", "pixels_of", "voc_colours"]
 
 PNG_DEPTH, PNG_COLOUR = 24, 25  # offsets of two bytes of a PNG's header
+TIFF_DEPTH = 258  # tag of the bits of each channel
 GREY = 0  # colour type of a PNG
 LOSSY = {"JPEG": "a JPEG", "MPO": "a JPEG", "WEBP": "a WebP"}
 SMOOTHED = 16  # a map with more unknown colours than this was probably smoothed
@@ -85,7 +86,7 @@ def decode_values(data: bytes, name: str, colours: Colours | None = None) -> np.
         if image.format in LOSSY:
             raise DataError(f"the label map {name} is {LOSSY[image.format]}, which alters label values", "a PNG file")
         if colours is not None and (colours.only or image.mode == "RGB"):
-            return colours.values(pixels_of(image, name), name)
+            return colours.values(pixels_of(data, image, name), name)
         if image.mode not in ("1", "L", "P", "I;16", "I;16B"):
             raise DataError(
                 f"the label map {name} has pixel mode {image.mode}: colours, not label values",
@@ -101,19 +102,32 @@ def decode_values(data: bytes, name: str, colours: Colours | None = None) -> np.
     return values.astype(np.uint16) if image.mode == "I;16B" else values
 
 
-def pixels_of(image: Image.Image, name: str) -> np.ndarray:
+def pixels_of(data: bytes, image: Image.Image, name: str) -> np.ndarray:
     """(H, W, 3) uint8 colours of a label map of any mode that has 8 bits a channel and hides no pixels.
 
+    Args:
+        data: the file of the opened image.
+
     Raises:
-        DataError: it has another mode, or transparent pixels.
+        DataError: it has another mode, 16 bits a channel, or transparent pixels.
     """
     if image.mode not in ("1", "L", "P", "RGB", "RGBA", "LA", "PA"):
         raise DataError(f"the label map {name} has pixel mode {image.mode}", "colours of 8 bits a channel")
-    if image.mode in ("RGBA", "LA", "PA") and (hidden := int((np.array(image.getchannel("A")) < 255).sum())):
-        raise DataError(
-            f"the label map {name} has {hidden} transparent pixels, whose colours are not seen", "opaque colours"
-        )
+    if _has_16_bits(data, image):  # Pillow would cut them to 8 bits
+        raise DataError(f"the label map {name} has 16 bits a channel", "colours of 8 bits a channel")
+    if image.has_transparency_data:
+        hidden = int((np.array(image.convert("RGBA"))[..., 3] < 255).sum())
+        if hidden:
+            raise DataError(
+                f"the label map {name} has {hidden} transparent pixels, whose colours are not seen", "opaque colours"
+            )
     return np.array(image.convert("RGB"))
+
+
+def _has_16_bits(data: bytes, image: Image.Image) -> bool:
+    if image.format == "PNG":
+        return data[PNG_DEPTH] == 16
+    return 16 in getattr(image, "tag_v2", {}).get(TIFF_DEPTH, ())
 
 
 def voc_colours() -> np.ndarray:

@@ -66,6 +66,10 @@ class Reader(ABC):
         """(H, W) uint8 or uint16 values of a label map, which the pair's rule turns into train ids."""
         return decode_values(self.source.read(pair.labels), self.source.where(pair.labels), pair.rule.colours)
 
+    def named(self, pair: Pair) -> str:
+        """The labels of a pair, for errors."""
+        return self.source.where(pair.labels)
+
     def pairs(self, split: str) -> dict[str, Pair]:
         if split not in self._known:
             find = self.source.find
@@ -115,7 +119,7 @@ class Reader(ABC):
             try:
                 self._require([pair.labels])
                 values = self.values(pair)
-                pair.rule.train_ids(values, self.source.where(pair.labels))
+                pair.rule.train_ids(values, self.named(pair))
             except DataError:
                 if not self.spares:
                     raise
@@ -137,12 +141,12 @@ class Reader(ABC):
         if size != values.shape:
             how = ", turned upright as its EXIF orientation says" if turned else ""
             raise DataError(
-                f"{self.source.where(pair.labels)} has {values.shape[1]}x{values.shape[0]} pixels, but its image has "
+                f"{self.named(pair)} has {values.shape[1]}x{values.shape[0]} pixels, but its image has "
                 f"{size[1]}x{size[0]}{how}",
                 "an image and a label map of the same size",
                 "turn the label map as well, or remove the orientation from the image" if turned else "",
             )
-        labels = pair.rule.train_ids(values, self.source.where(pair.labels))
+        labels = pair.rule.train_ids(values, self.named(pair))
         return Sample(data, pair.image.rpartition(".")[2].lower(), labels, turned, size)
 
     def digest(self, splits: Sequence[str] = ("train", "val")) -> str:

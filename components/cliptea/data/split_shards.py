@@ -30,7 +30,7 @@ __all__ = ["hide_unseen", "write_split"]
 
 
 SHOWN = 5  # names in a line
-CHECK = "`cliptea data check` lists them all"
+CHECK = "`cliptea data check` shows examples"
 
 
 class Record(NamedTuple):

@@ -18,7 +18,7 @@ from cliptea.method.losses import FeatureNorm, class_logits
 __all__ = ["EncoderDecoder", "ParameterGroup", "Student"]
 
 # What is not used in products and so has no weight decay, although it is no vector: positions, tokens of transformers.
-POSITIONS = {"relative_position_bias_table", "absolute_pos_embed", "pos_embed", "cls_token", "reg_token"}
+POSITIONS = {"relative_position_bias_table", "absolute_pos_embed", "pos_embed", "cls_token", "dist_token", "reg_token"}
 
 
 class ParameterGroup(NamedTuple):

@@ -115,19 +115,30 @@ def _counting(config: Config, variants: list[Variant]) -> dict[str, Any]:
 
     Groups of variants count by the students that they make.
     """
-    settings = config.model_dump(exclude={"train": config.train.unused})
+    settings = _used(config)
     used = config.variant_groups.keys() & {name.partition("/")[0] for name in config.variants}
-    students = [variant.model_dump(exclude={"config": {"train": variant.config.train.unused}}) for variant in variants]
+    students = [variant.model_dump() | {"config": _used(variant.config)} for variant in variants]
     settings["variant_groups"] = students if used else []
-    for name, usual in (("precision", "float32"), ("batch_size", None), ("workers", None)):
-        if settings["evaluation"][name] == usual:
-            del settings["evaluation"][name]
     sections = [settings["data"], *settings["evaluation"]["sets"].values()]
     for section, name in ((settings, "variant_groups"), *((section, "synonyms") for section in sections)):
         if not section[name]:
             del section[name]
-    if not settings["data"]["max_bad"]:
-        del settings["data"]["max_bad"]
+    return settings
+
+
+def _used(config: Config) -> dict[str, Any]:
+    """The settings of a run or a student, without those that are not used."""
+    settings = config.model_dump(exclude={"train": config.train.unused})
+    evaluation, data, pretrain = settings["evaluation"], settings["data"], settings["teacher"]["pretrain"]
+    for section, name, usual in (
+        (evaluation, "precision", "float32"),
+        (evaluation, "batch_size", None),
+        (evaluation, "workers", None),
+        (data, "max_bad", 0),
+        (pretrain, "cone", 1.8),
+    ):
+        if section[name] == usual:
+            del section[name]
     return settings
 
 

@@ -171,12 +171,15 @@ def load_teacher(weights: str, model: str, crop: int) -> Teacher:
     state = read_checkpoint(source.path)
     if is_openai(state):
         _require_quick_gelu(source.name, source.config, weights)
+    if source.doubtful and is_openai(state):
+        source = replace(source, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD, doubtful=False)
     fill(network, state, source.path, source.name)
     fit_positions(network, crop)
-    if source.doubtful and not is_openai(state):
+    if source.doubtful:
+        mean = ", ".join(f"{value:.4g}" for value in source.mean)
         progress.warn(
-            f"some published weights of {source.name} need another normalisation of images than OpenAI's, which is "
-            f"used for {weights}; if these do, put them into a folder with an open_clip_config.json"
+            f"some published weights of {source.name} need another normalisation of images than the mean {mean}, which "
+            f"is used for {weights}; if these do, put them into a folder with an open_clip_config.json"
         )
     return Teacher(network, _tokenizer(source), source.mean, source.std)
 

@@ -23,6 +23,7 @@ TIMM = re.compile(r"vit_\w+_siglip_\w+|vit_pe_core_\w+|eva\w+_patch\w+|vit_\w+_m
 # Options of open_clip for blocks whose attention has another form than that of nn.MultiheadAttention.
 OTHER_ATTENTION = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 TOKENIZER = "transformers"  # the package that reads the tokenizers of Hugging Face
+TOKENIZER_OPTIONS = ("clean", "language", "strip_sep_token")  # others go to transformers, and some of them run code
 
 
 def described_teacher(config: TeacherConfig) -> dict[str, Any] | None:
@@ -100,6 +101,11 @@ def require_family(name: str, described: dict[str, Any], clusterings: Iterable[C
         raise TeacherError(
             f"the text tower of {name} is {text['hf_model_name']} of Hugging Face, which is not supported",
             "a text tower of open_clip, such as that of ViT-B-16-quickgelu",
+        )
+    if strange := sorted(_section(text, "tokenizer_kwargs").keys() - {*TOKENIZER_OPTIONS}):
+        raise TeacherError(
+            f"{name} has the tokenizer_kwargs {', '.join(strange)}, which could make its tokenizer run code",
+            f"only {', '.join(TOKENIZER_OPTIONS)}",
         )
     if text.get("hf_tokenizer_name") and importlib.util.find_spec(TOKENIZER) is None:
         raise TeacherError(

@@ -102,6 +102,16 @@ def test_a_list_of_labels_gives_the_colours(tmp_path, classes):
     assert data.left_out(["train", "val"]) == {}
 
 
+@pytest.mark.parametrize("spelled", ["#9dea32", "157,234,50", "lane"])
+def test_without_classes_a_name_is_ignored_in_every_spelling(tmp_path, spelled):
+    labels = drawn(list(COLOURS.values())).astype(np.uint8)
+    data = folder(tmp_path, labels, listed=LIST, label_list="labelmap.txt", ignore=spelled)
+    assert data.catalogue.classes == CLASSES
+    require_equal(
+        data, labels, {colour: index for index, colour in enumerate(COLOURS.values())} | {COLOURS["lane"]: 255}
+    )
+
+
 def test_a_list_of_names_gives_the_ids_of_palette_masks(tmp_path):
     labels = drawn([0, 1, 2, 3, 255]).astype(np.uint8)
     image = Image.fromarray(labels)
@@ -169,6 +179,8 @@ def test_hidden_pixels_have_no_colour(tmp_path):
         ({"classes": CLASSES, "label_list": "../labelmap.txt"}, "label_list: '../labelmap.txt' is no name of a file"),
         ({"classes": CLASSES, "label_list": "other.txt"}, "other.txt is missing"),
         ({}, "classes.json has no classes"),
+        ({"classes": ["sky", "road", "sky", "car"]}, "class names occur twice: sky"),
+        ({"classes": {"sky": [], "car": 2}}, "classes: 'sky' has no id, no colour and no name"),
     ],
 )
 def test_contradictions_are_one_line(tmp_path, described, says):
@@ -196,6 +208,19 @@ def test_the_digest_follows_the_content_of_every_file(tmp_path):
     (tmp_path / "labelmap.txt").write_text("# a comment changes nothing\n" + LIST)
     digests.append(Folder(DataConfig(dataset="folder", root=str(tmp_path))).digest())
     assert digests[0] == digests[2] == state.digest() != digests[1]
+
+
+@pytest.mark.parametrize("classes", [CLASSES, {"sky": 0, "road": 1, "car": 2}])
+def test_the_digest_follows_the_ids_that_mean_no_class(tmp_path, classes):
+    labels = drawn([0, 1, 2]).astype(np.uint8)
+    ignored: list[dict] = [{}, {"ignore": 9}, {"ignore": [9, 10]}, {"ignore": [10, 9]}]
+    folder(tmp_path, labels)  # its files stay, and with them their versions
+    digests = []
+    for marks in ignored:
+        (tmp_path / "classes.json").write_text(json.dumps({"classes": classes, "unseen": ["car"]} | marks))
+        digests.append(Folder(DataConfig(dataset="folder", root=str(tmp_path))).digest())
+    assert len({*digests}) == 3
+    assert digests[2] == digests[3]
 
 
 def test_the_example_of_the_page_works_word_for_word(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """COCO files in a folder, against pycocotools and naive loops."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from pycocotools import mask
 
 from cliptea.config import DataConfig
+from cliptea.data.coco_labels import CocoLabels
 from cliptea.data.folder import Folder
 from cliptea.errors import ClipteaError
 
@@ -73,6 +75,19 @@ def test_many_runs_are_decoded_as_by_pycocotools(tmp_path):
     np.testing.assert_array_equal(data.read("val", "a").labels, np.where(covered, 0, 255))
 
 
+def test_instances_are_decoded_one_at_a_time(tmp_path):
+    side, number = 1000, 100
+    coco = instances(
+        *[{"category_id": 3, "segmentation": [[0, 0, side - index, 0, 0, side]]} for index in range(number)]
+    )
+    coco["images"][0] |= {"height": side, "width": side}
+    data = CocoLabels(json.dumps(coco).encode(), "x.json")
+    tracemalloc.start()
+    assert (data.values("a", None, "") == 3).sum() > side * side // 3
+    assert tracemalloc.get_traced_memory()[1] < number * side * side // 5
+    tracemalloc.stop()
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_of_two_instances_the_smaller_one_is_seen(tmp_path, order):
     both = [{"category_id": 3, "segmentation": [TRIANGLE]}, {"category_id": 7, "segmentation": SQUARES}]
@@ -97,8 +112,33 @@ def test_categories_are_merged_and_ignored_by_name_or_id(tmp_path):
         np.testing.assert_array_equal(data.read("train", "a").labels, labels)
     data = folder(tmp_path, coco, classes=classes, unseen=["clothes"])
     count = int((polygons(first) & ~polygons(second)).sum())
-    with pytest.raises(ClipteaError, match=rf"holds the label ids 7 = cup \({count} pixels\)"):
+    with pytest.raises(ClipteaError, match=rf"json: image a holds the label ids 7 = cup \({count} pixels\)"):
         data.read("train", "a")
+    with pytest.raises(ClipteaError, match="json: image a holds the label ids 7 = cup"):
+        data.check("train")
+    Image.new("RGB", (WIDTH, HEIGHT + 1)).save(tmp_path / "images/val/a.jpg")
+    with pytest.raises(ClipteaError, match="json: image a has 40x30 pixels, but its image has 40x31"):
+        data.read("val", "a")
+
+
+def test_the_splits_number_the_classes_alike_in_whatever_order_their_files_list_them(tmp_path):
+    table, cup, tie = CATEGORIES
+    coco = instances({"category_id": 3, "segmentation": [TRIANGLE]})
+    data = folder(tmp_path, coco)
+    drawn = np.where(polygons(TRIANGLE), 0, 255)
+    for order in ([cup, tie, table], [cup, {"id": 5, "name": "spoon"}, table, tie]):
+        (tmp_path / "labels/train/instances_train2017.json").write_text(json.dumps(coco | {"categories": order}))
+        data = Folder(DataConfig(dataset="folder", root=str(tmp_path)))
+        assert data.catalogue.classes == ["table", "cup", "tie"]
+        np.testing.assert_array_equal(data.read("train", "a").labels, drawn)
+        np.testing.assert_array_equal(data.read("val", "a").labels, drawn)
+    spoons = instances({"category_id": 5, "segmentation": [TRIANGLE]}, categories=order)
+    (tmp_path / "labels/train/instances_train2017.json").write_text(json.dumps(spoons))
+    with pytest.raises(ClipteaError, match="holds the label ids 5 = spoon"):
+        Folder(DataConfig(dataset="folder", root=str(tmp_path))).read("train", "a")
+    (tmp_path / "labels/train/instances_train2017.json").write_text(json.dumps(coco | {"categories": [table, tie]}))
+    with pytest.raises(ClipteaError, match=r"instances_train2017\.json lacks the categories cup of the val images"):
+        Folder(DataConfig(dataset="folder", root=str(tmp_path))).read("train", "a")
 
 
 def panoptic(segments, **changes):
@@ -133,6 +173,15 @@ def test_unknown_segments_are_named_with_their_pixels(tmp_path):
         data.read("train", "a")
 
 
+def test_repeated_segments_are_refused(tmp_path):
+    ids = np.full((HEIGHT, WIDTH), 300)
+    data = folder(
+        tmp_path, panoptic([{"id": 300, "category_id": 7}, {"id": 300, "category_id": 3}]), {"a": coloured(ids)}
+    )
+    with pytest.raises(ClipteaError, match="has segments of the image a with the same id; expected each id once"):
+        data.read("train", "a")
+
+
 def test_images_without_an_entry_and_entries_without_an_image_are_said(tmp_path):
     coco = instances({"category_id": 3, "segmentation": [TRIANGLE]})
     coco["images"].append({"id": 6, "file_name": "gone.jpg", "height": 3, "width": 3})
@@ -158,6 +207,7 @@ CODE = {"size": [HEIGHT, WIDTH], "counts": [5, 5]}
         (CODE | {"counts": [-5, HEIGHT * WIDTH + 5]}, "its runs do not add up"),
         (CODE | {"counts": "0"}, "its runs do not add up"),
         (CODE | {"counts": "o"}, "end within a number"),
+        (CODE | {"counts": "o" * 13}, "a number that is too large"),
         (CODE | {"counts": "\u00e9"}, "hold the letter"),
         (CODE | {"size": [3, 4]}, r"its size is \[3, 4\], but the image has \[30, 40\]"),
     ],
@@ -171,10 +221,14 @@ def test_a_broken_segmentation_is_one_line(tmp_path, segmentation, says):
 @pytest.mark.parametrize(
     ("coco", "says"),
     [
-        ([], "cannot be read"),
-        ({"images": []}, r"annotations: Field required"),
+        ([], r"cannot be read .*; move \.json files of other kinds out of labels/train and labels/val"),
+        ({"images": []}, r"annotations: Field required.*; move \.json files of other kinds"),
         (instances(categories=[*CATEGORIES, {"id": 9, "name": "cup"}]), "categories with the same name or id"),
         (instances(categories=[*CATEGORIES, {"id": 65_535, "name": "x"}]), "categories.3.id: "),
+        (
+            instances(images=[{"id": 5, "file_name": f"{name}.jpg", "height": 3, "width": 3} for name in "ab"]),
+            "images with the same id",
+        ),
         (instances({"category_id": 3, "image_id": 77}), "annotations of the image 77, which it does not list"),
         (instances({"category_id": 4, "segmentation": [TRIANGLE]}), "the category 4 for the image a"),
     ],
@@ -188,7 +242,9 @@ def test_a_broken_coco_file_is_one_line(tmp_path, coco, says):
 def test_two_coco_files_are_refused(tmp_path):
     data = folder(tmp_path, instances())
     (tmp_path / "labels/train/more.json").write_text("{}")
-    with pytest.raises(ClipteaError, match=r"several COCO files: instances_train2017\.json, more\.json"):
+    with pytest.raises(
+        ClipteaError, match=r"several COCO files: instances_train2017\.json, more\.json; .*; move \.json files"
+    ):
         data.ids("train")
 
 
@@ -196,6 +252,9 @@ def test_the_digest_follows_the_content_of_the_file(tmp_path):
     ids = np.full((HEIGHT, WIDTH), 300)
     data = folder(tmp_path, panoptic([{"id": 300, "category_id": 7}]), {"a": coloured(ids)})
     before = data.digest()
+    (tmp_path / "classes.json").write_text(json.dumps({"unseen": ["cup"], "ignore": [9]}))
+    assert Folder(DataConfig(dataset="folder", root=str(tmp_path))).digest() != before
+    (tmp_path / "classes.json").write_text(json.dumps({"unseen": ["cup"]}))
     other = panoptic([{"id": 300, "category_id": 3}])
     (tmp_path / "labels/val/instances_val2017.json").write_text(json.dumps(other))
     assert Folder(DataConfig(dataset="folder", root=str(tmp_path))).digest() != before

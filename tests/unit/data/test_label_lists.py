@@ -30,6 +30,9 @@ def test_names_alone_are_numbered_as_labelme_does(text):
         (b"road:1,2,300::\n", "line 1 of x.txt is 'road:1,2,300::'"),
         (b"road:1,2::\n", "line 1 of x.txt is 'road:1,2::'"),
         (b"road:1,2,3::\nroad:4,5,6::\n", "names 'road' twice"),
+        (b"sky\n\nroad\n", r"line 2 of x.txt is blank or a comment"),
+        (b"sky\nroad\n# more\ncar\n", r"line 3 of x.txt is blank or a comment"),
+        (b"# names\nsky\n", r"line 1 of x.txt is blank or a comment"),
         (b"\xff\xfe", "is not UTF-8"),
     ],
 )

@@ -21,17 +21,22 @@ def encoded(image, form="PNG", **options):
     return buffer.getvalue()
 
 
-def grey_png(values, depth):
-    """A grey PNG of 1, 2 or 4 bits a pixel, which Pillow does not write."""
+def raw_png(size, depth, colour, rows):
+    """A PNG of any depth and colour type, also of those that Pillow does not write."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    bits = np.unpackbits(values[..., None], axis=-1)[..., 8 - depth :].reshape(len(values), -1)
-    rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(bits, axis=1))
-    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], depth, 0, 0, 0, 0)
-    chunks = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    header = struct.pack(">IIBBBBB", size[1], size[0], depth, colour, 0, 0, 0)
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    chunks = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def grey_png(values, depth):
+    """A grey PNG of 1, 2, 4 or 8 bits a pixel."""
+    bits = np.unpackbits(values[..., None], axis=-1)[..., 8 - depth :].reshape(len(values), -1)
+    return raw_png(values.shape, depth, 0, np.packbits(bits, axis=1))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
@@ -53,6 +58,35 @@ def test_a_palette_gives_its_indices(bits):
 def test_sixteen_bits_are_values_too():
     values = np.array([[0, 255], [256, 60000]], dtype=np.uint16)
     np.testing.assert_array_equal(decode_values(encoded(Image.fromarray(values)), "x.png"), values)
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (6, 4), (4, 2)])  # RGB, RGBA, grey with alpha
+def test_colours_of_sixteen_bits_are_refused(colour, channels):
+    rows = np.full((9, 13 * channels), 0x01FF, ">u2")
+    marks = Colours([0, 0x010101], "marks", only=True)
+    with pytest.raises(DataError, match=r"label map x\.png has 16 bits a channel; expected colours of 8 bits"):
+        decode_values(raw_png((9, 13), 16, colour, rows), "x.png", marks)
+
+
+def test_a_tiff_of_sixteen_bits_a_channel_is_refused():
+    pixels = np.full((9, 13, 3), 0x01FF, "<u2")
+    tags = {256: 13, 257: 9, 258: 0, 259: 1, 262: 2, 273: 0, 277: 3, 278: 9, 279: pixels.nbytes}
+    start = 8 + 2 + 12 * len(tags) + 4  # of what follows the tags: the bits of each channel, then the pixels
+    tags |= {258: start, 273: start + 6}
+    entries = b"".join(struct.pack("<HHII", tag, 4 - (tag == 258), 1 + 2 * (tag == 258), tags[tag]) for tag in tags)
+    file = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + struct.pack("<I3H", 0, 16, 16, 16)
+    with pytest.raises(DataError, match="has 16 bits a channel"):
+        decode_values(file + pixels.tobytes(), "x.tif", Colours([0x010101], "marks", only=True))
+
+
+def test_transparent_entries_of_a_palette_have_no_colour():
+    image = Image.fromarray(VALUES)
+    image.putpalette([0, 0, 0, 255, 255, 255, 9, 9, 9])
+    marks = Colours([0, 0xFFFFFF], "marks", only=True)
+    for unused in (encoded(image), encoded(image, transparency=2)):
+        np.testing.assert_array_equal(decode_values(unused, "x.png", marks), VALUES)
+    with pytest.raises(DataError, match=rf"x\.png has {VALUES.sum()} transparent pixels"):
+        decode_values(encoded(image, transparency=1), "x.png", marks)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])

@@ -52,7 +52,7 @@ def test_everything_that_is_not_read_is_named_with_its_reason(root, tmp_path):
     expected = {
         other: ["images/train/n.txt", "images/val/x.HEIC"],
         "no image has their name": ["labels/train/lone.png"],
-        "they are no label maps": ["labels/train/a.txt"],
+        "they are no label maps": ["labels/train/a.json", "labels/train/a.txt"],
         "other labels have their name": ["labels/train/b.jpg"],
         "hidden or system files": ["images/train/.DS_Store", "images/train/._a.png", "images/val/Thumbs.db"],
         "sub-folders are not searched": ["images/train/more"],

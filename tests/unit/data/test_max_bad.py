@@ -114,6 +114,15 @@ def test_data_check_has_the_same_limit(root, max_bad, code):
         assert answer.stderr.endswith("error: 3 problems would end a run (data.max_bad=2)\n")
 
 
+def test_data_check_does_not_leave_out_all_images_of_a_part(root):
+    for name in NAMES["val"]:
+        (root / f"labels/val/{name}.png").unlink()
+    command = ["data", "check", "--preset", "folder", "--set", f"data.root={root}", "--workers", "1"]
+    answer = CliRunner().invoke(app, [*command, "--set", "data.max_bad=5"])
+    assert answer.exit_code == 1, answer.output
+    assert "v0.png is missing" in answer.stdout
+
+
 def test_the_manifest_can_be_read_again(root, tmp_path):
     spoil(root)
     made = write(root, tmp_path / "store", 3)

@@ -117,7 +117,12 @@ def test_gradients_reach_every_parameter():
 
 
 @pytest.mark.parametrize(
-    ("name", "special"), [(SMALL, {"pos_embed", "cls_token"}), (LARGER[1][0], {"cls_token", "reg_token"})]
+    ("name", "special"),
+    [
+        (SMALL, {"pos_embed", "cls_token"}),
+        (LARGER[1][0], {"cls_token", "reg_token"}),
+        ("timm:deit_tiny_distilled_patch16_224", {"pos_embed", "cls_token", "dist_token"}),
+    ],
 )
 def test_positions_and_tokens_do_not_decay(name, special, on_meta):
     student = on_meta(name)

@@ -147,6 +147,31 @@ def test_an_architecture_with_two_normalisations_is_a_warning(folder, small_arch
     (said,) = warned
     assert small_architecture in said
     assert file in said
+    assert "than the mean 0.4815, 0.4578, 0.4082, which" in said
+    monkeypatch.setattr(clip, "normalisations", lambda model: [((0.5,) * 3, (0.5,) * 3), openai])
+    assert load_teacher(file, small_architecture, 32).mean.flatten().tolist() == [0.5] * 3
+    assert "than the mean 0.5, 0.5, 0.5, which" in warned[1]
+    monkeypatch.setattr(clip, "is_openai", lambda state: True)
+    monkeypatch.setattr(clip, "_require_quick_gelu", lambda *_: None)
+    assert load_teacher(file, small_architecture, 32).mean.flatten().tolist() == pytest.approx(openai[0])
+    assert len(warned) == 2
+
+
+@pytest.mark.parametrize("option", ["trust_remote_code", "code_revision", "use_fast"])
+def test_options_of_a_tokenizer_that_could_run_code_are_refused(option, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(families, "TOKENIZER", "json")
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda *_: pytest.fail("the tokenizer is read"))
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    described = json.loads((tmp_path / "open_clip_config.json").read_text())
+    text = {"hf_tokenizer_name": "x", "tokenizer_kwargs": {option: True, "clean": "lower"}}
+    described["model_cfg"]["text_cfg"] |= text
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    for start in (
+        lambda: load_teacher(str(tmp_path), "unused", 32),
+        lambda: resolve.check(settings.load("demo", [f"teacher.weights={tmp_path}"])),
+    ):
+        with pytest.raises(TeacherError, match=f"has the tokenizer_kwargs {option}, which .*; expected only clean"):
+            start()
 
 
 def test_a_tokenizer_that_is_not_there_is_one_line(folder, tmp_path, monkeypatch):

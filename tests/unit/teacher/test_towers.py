@@ -263,11 +263,26 @@ def test_texts_go_through_open_clips_tower_of_siglip(saved, teacher):
 
 
 @torch.no_grad()
-def test_values_of_a_tower_with_a_mean_are_known_and_those_of_timm_are_not(teacher):
+def test_values_of_a_tower_with_a_mean_are_known_and_those_of_timm_are_not(saved, teacher):
+    """Values are W_v ln_1(x) behind the output projection and the head, and keys are W_k ln_1(x)."""
     images, valid = views()
-    encoded = teacher("clipa").encode(images, valid, ["dense", "value"])
+    encoded = teacher("clipa").encode(images, valid, ["dense", "value", "key"])
     torch.testing.assert_close(encoded.tokens["dense"], teacher("clipa").tokens(images, valid)[1], rtol=1e-4, atol=1e-5)
-    assert encoded.tokens["value"].shape == (3, DIM, 3, 3)
+    visual, inputs = reference("clipa", saved("clipa")).visual, []
+    block = visual.transformer.resblocks[-1]
+    block.register_forward_pre_hook(lambda _m, given: inputs.append(given[0]))
+    visual(images.double() / 127.5 - 1)
+    (_, weight_k, weight_v), (_, bias_k, bias_v) = (
+        part.chunk(3) for part in (block.attn.in_proj_weight, block.attn.in_proj_bias)
+    )
+    projection = block.attn.out_proj
+    for image, tokens in enumerate(inputs[0][:, 1:]):
+        for place, token in enumerate(tokens):
+            row = normal(token, block.ln_1)
+            value = projection.weight @ (weight_v @ row + bias_v) + projection.bias
+            for kind, wanted in (("value", naive_head(visual, value)), ("key", weight_k @ row + bias_k)):
+                found = encoded.tokens[kind][image, :, place // 3, place % 3].double()
+                torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     with pytest.raises(TeacherError, match=r"not known.*method\.clustering\.tokens=dense"):
         teacher("siglip").encode(images, valid, ["value"])
 

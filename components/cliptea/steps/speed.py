@@ -29,7 +29,7 @@ def speed_output(config: Config, text: Manifest, trained: Manifest) -> Output:
 def measure_speed(store: Store, config: Config, text: Manifest, trained: Manifest) -> Contents:
     """Measure the student on the best device of this machine."""
     from cliptea import device
-    from cliptea.evaluation.speed import measure_inference
+    from cliptea.evaluation.inference_speed import measure_inference
     from cliptea.teacher.text import load_text
 
     device.prepare()

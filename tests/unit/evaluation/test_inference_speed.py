@@ -7,8 +7,8 @@ from plain_student import Plain
 from torch import nn
 
 from cliptea.config import EvaluationConfig
-from cliptea.evaluation import speed
-from cliptea.evaluation.speed import measure_inference
+from cliptea.evaluation import inference_speed
+from cliptea.evaluation.inference_speed import measure_inference
 
 SETTINGS = EvaluationConfig(scale=(128, 64), divisor=32)
 TEXT = nn.functional.normalize(torch.ones(4, 5), dim=1)

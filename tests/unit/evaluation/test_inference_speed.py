@@ -7,7 +7,7 @@ from plain_student import Plain
 from torch import nn
 
 from cliptea.config import EvaluationConfig
-from cliptea.evaluation import inference_speed
+from cliptea.evaluation import inference_speed as speed
 from cliptea.evaluation.inference_speed import measure_inference
 
 SETTINGS = EvaluationConfig(scale=(128, 64), divisor=32)

@@ -9,7 +9,8 @@ from cliptea.evaluation.results import ResultRow, dump_results, scalars
 
 DESIGN_KEYS = [
     "variant", "group", "backbone", "dataset", "seed", "iterations", "gamma", "pAcc", "miou_seen",
-    "miou_unseen", "hiou", "per_class", "training_images_per_second", "model_uri", "mlflow_run_id", "heldout_miou_seen", "inference",
+    "miou_unseen", "hiou", "per_class", "training_images_per_second", "model_uri", "mlflow_run_id",
+    "heldout_miou_seen", "inference",
 ]  # fmt: skip
 
 

@@ -129,13 +129,12 @@ def _counting(config: Config, variants: list[Variant]) -> dict[str, Any]:
 def _used(config: Config) -> dict[str, Any]:
     """The settings of a run or a student, without those that are not used."""
     settings = config.model_dump(exclude={"train": config.train.unused})
-    evaluation, data, pretrain = settings["evaluation"], settings["data"], settings["teacher"]["pretrain"]
+    evaluation, data = settings["evaluation"], settings["data"]
     for section, name, usual in (
         (evaluation, "precision", "float32"),
         (evaluation, "batch_size", None),
         (evaluation, "workers", None),
         (data, "max_bad", 0),
-        (pretrain, "cone", 1.8),
     ):
         if section[name] == usual:
             del section[name]

@@ -52,7 +52,7 @@ def submit_parts(
             document.setdefault("runs", []).append(entry)
             code = watch.wait(endpoint, run_id, store)
             entry["state"] = watch.state_of(code)
-            if code != ExitCode.DONE:
+            if code in (ExitCode.FAILED, ExitCode.CANCELLED):
                 unfinished.append(part)
             if code not in (ExitCode.DONE, ExitCode.FAILED):
                 return code

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import kfp_server_api
 from replay import cancelled, moment, recorded
 
-CREATED = "2026-01-01T00:00:{:02}Z"  # the second, which only rises
+CREATED = "2026-01-01T00:{:02}:{:02}Z"  # minute and second, which only rise
 PATH = re.compile(r"/apis/v2beta1/(\w+)(?:/([^/:]+))?(?:/(versions))?(?::(\w+))?$")
 LOG = re.compile(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log$")
 OWN = {"run_id", "experiment_id", "display_name", "pipeline_version_reference", "runtime_config", "pipeline_spec"}
@@ -142,7 +142,7 @@ class FakePipelines:
         self.second += 1
         item = valid(body, MODELS[kind]) | {
             IDS[kind]: f"{kind}-{len(self.held[kind])}",
-            "created_at": CREATED.format(self.second),
+            "created_at": CREATED.format(*divmod(self.second, 60)),
         }
         if kind == "pipelines":
             place = item["display_name"], item.get("namespace")

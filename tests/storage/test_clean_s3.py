@@ -79,4 +79,4 @@ def test_what_split_and_teacher_make_is_what_the_list_of_the_run_names(store, en
     kinds = {kind for kind, _ in made}
     assert kinds == {"split", "tokens", "dense", "regions", "text"}
     assert made == {output for output in map(tuple, listed) if output[0] in kinds}
-    assert {kind for kind, _ in listed} == kinds | {"train", "evaluate"}
+    assert {kind for kind, _ in listed} == kinds | {"train", "evaluate", "speed"}

@@ -92,6 +92,9 @@ class Teacher(nn.Module):
         Raises:
             TeacherError: the tower's attention has another form, and something else than dense tokens is wanted.
         """
+        if set(kinds) <= {"dense"} and not blocks:
+            global_BD, dense_BDgg = self.tokens(images_B3CC, valid_BCC)
+            return Encoded(global_BD, {"dense": dense_BDgg}, [])
         found = self.tower.encode(self._normal(images_B3CC, valid_BCC), kinds, blocks)
         tokens = {kind: self._as_grid(tokens_BLD) for kind, tokens_BLD in found.tokens.items()}
         return Encoded(found.global_BD.float(), tokens, found.inputs)

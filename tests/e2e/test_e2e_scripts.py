@@ -25,7 +25,8 @@ RUN = "b7964228-d1aa-47fc-8352-37456603bb33"
 PAGE = f"run http://localhost:8080/#/runs/details/{RUN}"
 STAND_IN = """#!/bin/sh
 called="${0##*/} $*"
-{ printf '%s\\0' "${0##*/}" "$@"; echo; } >>"$CALLS"
+printf '%s\\0' "${0##*/}" "$@" '
+' >>"$CALLS" # in one write, because scripts call tools at the same time
 case "$called" in
 "kubectl -n kubeflow get secret "*) exit 1 ;; # there is none yet
 *--from-env-file=/dev/stdin | "kubectl create --raw"*) cat >>"$SENT" ;;
@@ -88,7 +89,7 @@ def call(tmp_path):
         ended = subprocess.run(
             [FOLDER / script], env=environment, capture_output=True, text=True, check=False, timeout=120
         )
-        calls = [line.split("\0")[:-1] for line in (tmp_path / "calls").read_text().splitlines()]
+        calls = [one.split("\0")[:-1] for one in (tmp_path / "calls").read_text().split("\n\0")[:-1]]
         sent = (tmp_path / "sent").read_text() if (tmp_path / "sent").exists() else ""
         return Called(ended, calls, sent)
 

@@ -106,4 +106,5 @@ def _memory(root: Path, workers: int) -> float:
 
 def _peak(root: Path, workers: int) -> float:
     _check(root, workers)
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+    (peak,) = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(peak) / 1024

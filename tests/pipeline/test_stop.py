@@ -28,7 +28,14 @@ def gone(cliptea, seconds=5.0):
     return wait_until(lambda: not cliptea.processes(), seconds)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.long),
+    ],
+)
 def test_a_signal_stops_everything(cliptea, number, code):
     process = start_training(cliptea, helper=["train"])
     process.send_signal(number)

@@ -30,7 +30,7 @@ LARGEST_ID = NONE - 1
 
 def _marks(value: object) -> list[Mark]:
     """One mark or a list of marks, as a list."""
-    marks = value if isinstance(value, list) else [value]
+    marks: list[Any] = value if isinstance(value, list) else [value]
     for mark in marks:
         if isinstance(mark, bool) or not isinstance(mark, (int, str)):
             raise ValueError(f"{mark!r} is no id, no colour and no name")

@@ -174,7 +174,7 @@ def _drawn(picture: Picture, annotations: list[Annotation], where: str) -> np.nd
         instances = [(_encoded(annotation, height, width), annotation.category_id) for annotation in annotations]
         instances.sort(key=lambda instance: -int(mask.area(instance[0])))  # of equals the later one is seen
         for code, category in instances:  # one at a time, because each takes a byte a pixel
-            values[mask.decode(code).astype(bool)] = category
+            values[mask.decode(code).astype(bool)] = category or 0  # `_encoded` has refused None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{where} has a segmentation that cannot be drawn ({error})",

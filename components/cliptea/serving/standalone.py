@@ -55,7 +55,7 @@ class Model:
         sums_Nhw = np.zeros((len(self.classes), height, width), np.float32)
         counts_hw = np.zeros((height, width), np.float32)
         for (rows, columns), padded_13hw in pieces(fitted_hw3, self.facts):
-            (logits_1Nhw,) = self._session.run(None, {"images": padded_13hw})
+            logits_1Nhw = np.asarray(self._session.run(None, {"images": padded_13hw})[0])
             sums_Nhw[:, rows, columns] += logits_1Nhw[0, :, : rows.stop - rows.start, : columns.stop - columns.start]
             counts_hw[rows, columns] += 1
         if not np.isfinite(sums_Nhw).all():
@@ -101,7 +101,7 @@ def fit(image_HW3: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
     fitted = max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
     if fitted == (height, width):
         return image_HW3
-    return np.asarray(Image.fromarray(image_HW3).resize(fitted[::-1], Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(image_HW3).resize((fitted[1], fitted[0]), Image.Resampling.BILINEAR))
 
 
 def pieces(fitted_hw3: np.ndarray, facts: Mapping[str, Any]) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kfp import dsl
 from pydantic import BaseModel
@@ -171,7 +171,7 @@ def model_output(inputs: TrainInputs) -> Output:
     """
     config, teacher = inputs.variant.config, inputs.teacher
     given = config.train.init_from
-    start = {} if given is None else {"initial": inputs.run.initial[given].fingerprint}
+    start: dict[str, Any] = {} if given is None else {"initial": inputs.run.initial[given].fingerprint}
     regions = teacher.regions[clustering_key(config.method.clustering)].fingerprint if config.method.pseudo else ""
     quiet = {"init_from", "checkpoint_every", "keep_checkpoints", "workers", "processes", "compile", "channels_last"}
     if config.train.validate_every:

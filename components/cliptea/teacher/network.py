@@ -8,7 +8,7 @@ from typing import Any
 
 import open_clip
 from open_clip.timm_model import TimmModel
-from timm.layers import AttentionPoolLatent
+from timm.layers.attention_pool import AttentionPoolLatent
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -59,7 +59,8 @@ def build_network(name: str, config: dict[str, Any], crop: int) -> nn.Module:
     visual = clip.visual
     if isinstance(visual, TimmModel):
         _require_known_head(name, visual.trunk)
-        patch = visual.trunk.patch_embed.img_size[0] // visual.trunk.patch_embed.grid_size[0]
+        embed: Any = visual.trunk.patch_embed
+        patch = embed.img_size[0] // embed.grid_size[0]
     else:
         patch = visual.conv1.stride[0]
     require_crop(crop, patch)

@@ -23,8 +23,8 @@ from cliptea.serving.export_facts import mask_recipe
 from cliptea.serving.graph import Network, PlainPooling
 from cliptea.serving.parity import NotExported, check_onnx
 
-QUICK = ["demo_fpn", "segformer_b0", "convnext_atto"]
-LONG = ["segnext_t", "swin_t", "timm:resnet18", "timm:test_vit"]
+QUICK = ["demo_fpn", "convnext_atto"]
+LONG = ["segformer_b0", "segnext_t", "swin_t", "timm:resnet18", "timm:test_vit"]
 
 
 def made(backbone, dim=16, **evaluation):

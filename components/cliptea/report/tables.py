@@ -230,7 +230,7 @@ def _setting(summaries: Sequence[Summary]) -> str:
 def _measured(summaries: Sequence[Summary]) -> str:
     """On what and how the speed of the models was measured. Speeds of different machines cannot be compared."""
     found = dict.fromkeys(
-        f"{one.device} ({one.threads} threads, {one.precision}, {one.size})" for s in summaries if (one := s.inference)
+        f"{one.device} (threads: {one.threads}, {one.precision}, {one.size})" for s in summaries if (one := s.inference)
     )
     return f"Speed measured on {'; '.join(found)}." if found else ""
 

@@ -114,7 +114,7 @@ def test_the_page_s_values_are_the_rows(context, page):
 
 
 def test_the_device_of_the_speed_is_named(page):
-    assert "Speed measured on CPU (2 threads, float32, 512x512)." in page.text["results"]
+    assert "Speed measured on CPU (threads: 2, float32, 512x512)." in page.text["results"]
 
 
 def test_a_student_that_was_not_measured_has_dashes():

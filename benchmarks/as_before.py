@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
-from segmentation_models_pytorch.encoders.mix_transformer import Attention
+from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate
 
-from cliptea.models.segformer import Decoder, FusedAttention, _as_scale_and_shift
+from cliptea.models.segformer import Decoder, FusedAttention, TokensConv, _as_scale_and_shift
 from cliptea.segment import masks
 from cliptea.segment.image_logits import ImageLogits
 
@@ -20,12 +21,13 @@ __all__ = ["as_before"]
 @contextmanager
 def as_before() -> Iterator[None]:
     """Use these forms inside the block."""
-    kept = FusedAttention.forward, Decoder.forward, masks._best
-    FusedAttention.forward, Decoder.forward, masks._best = Attention.forward, _decoded, _best
-    try:
+    with (
+        patch.object(FusedAttention, "forward", Attention.forward),
+        patch.object(TokensConv, "forward", DWConv.forward),
+        patch.object(Decoder, "forward", _decoded),
+        patch.object(masks, "_best", _best),
+    ):
         yield
-    finally:
-        FusedAttention.forward, Decoder.forward, masks._best = kept
 
 
 def _decoded(self: Decoder, maps: Sequence[Tensor]) -> Tensor:

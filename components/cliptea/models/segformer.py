@@ -11,7 +11,7 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import torch
 from segmentation_models_pytorch.encoders import encoders
-from segmentation_models_pytorch.encoders.mix_transformer import Attention
+from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv
 from timm.models import load_state_dict_from_hf
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, scaled_dot_product_attention
@@ -45,6 +45,8 @@ def build(
     for module in network.encoder.modules():
         if isinstance(module, Attention):
             module.__class__ = FusedAttention
+        if isinstance(module, DWConv):
+            module.__class__ = TokensConv
     decoder = Decoder(network.decoder)
     return EncoderDecoder(network.encoder, decoder, decoder_channels, channels, dropout, head_lr_factor=10.0)
 
@@ -61,12 +63,27 @@ class FusedAttention(Attention):
         query_BMXE = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         reduced_BYC = x
         if self.sr_ratio > 1:
-            maps_BChw = x.transpose(1, 2).unflatten(2, (height, width))
-            reduced_BYC = self.norm(self.sr(maps_BChw).flatten(2).transpose(1, 2))
+            reduced_BYC = self.norm(self.sr(_as_map(x, height)).flatten(2).transpose(1, 2))
         both_BY2ME = self.kv(reduced_BYC).unflatten(2, (2, self.num_heads, -1))
         key_BMYE, value_BMYE = both_BY2ME.permute(2, 0, 3, 1, 4)
         attended_BMXE = scaled_dot_product_attention(query_BMXE, key_BMYE, value_BMYE, scale=self.scale)
         return self.proj(attended_BMXE.transpose(1, 2).flatten(2))
+
+
+class TokensConv(DWConv):
+    """The depthwise convolution between the layers of an MLP."""
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        return self.dwconv(_as_map(x, height)).flatten(2).transpose(1, 2)
+
+
+def _as_map(tokens_BXC: Tensor, height: int) -> Tensor:
+    """(B, C, height, width), with the channels of a pixel side by side.
+
+    `permute` keeps the stride of the batch. `view` gives a single image another one, and PyTorch then copies the map
+    and takes a convolution that is several times as slow.
+    """
+    return tokens_BXC.unflatten(1, (height, -1)).permute(0, 3, 1, 2)
 
 
 class Decoder(nn.Module):
@@ -101,7 +118,7 @@ class Decoder(nn.Module):
             weight_CD, bias_C = weight_CC @ stage.linear.weight, weight_CC @ stage.linear.bias + shift_C
             level = conv2d(map_BDhw, weight_CD[:, :, None, None], bias_C)
             level = interpolate(level, size, mode="bilinear", align_corners=False)
-            total_BChw, shift_C = (level, 0) if total_BChw is None else (total_BChw + level, 0)
+            total_BChw, shift_C = (level, 0) if total_BChw is None else (total_BChw.add_(level), 0)
         return activation(norm(total_BChw) if self.training else total_BChw)
 
 

@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 install: $(INSTALLED) ## install the product and its tools into .venv
 
-demo: install ## run the whole pipeline on this machine (twelve minutes), then open .cliptea/report.html
+demo: install ## run the whole pipeline on this machine (five to twelve minutes), then open .cliptea/report.html
 	$(BIN)/cliptea run --preset demo --workdir "$$WORKDIR"
 
 ui: install ## open MLflow with the runs of the demo

@@ -12,21 +12,22 @@ from cliptea.errors import ConfigError
 __all__ = ["allow_tf32", "best", "chosen", "prepare"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # options of mallopt, from malloc.h of the GNU C library
-KEPT = 1 << 30  # bytes
+PIECE = 32 << 20  # bytes; larger tensors are mapped on their own, so that their memory cannot be fragmented
+KEPT = 256 << 20  # bytes
 
 
 def prepare() -> None:
     """Prepare a process for long work with tensors.
 
     Torch is limited to the threads of the step (CLIPTEA_THREADS), because too many threads make a CPU much slower.
-    The GNU C library keeps freed memory for the next tensors. By default, it returns large pieces to the system, which
-    has to clear them each time; that took up to 30 % of the time of training on a CPU.
+    The GNU C library keeps freed memory for the next tensors. By default, it returns more of it to the system, which
+    has to clear it each time; that took 20 % of the time of the demo's training steps on a CPU.
     """
     if threads := env.THREADS.count():
         torch.set_num_threads(threads)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, KEPT)
+        mallopt(M_MMAP_THRESHOLD, PIECE)
         mallopt(M_TRIM_THRESHOLD, KEPT)
 
 

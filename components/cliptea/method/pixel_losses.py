@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from cliptea.method.losses import IGNORE, class_pixels, drop_absent
 from cliptea.method.precision import in_float32
-from cliptea.method.upsampling import Upsampling
+from cliptea.method.upsampling import Upsampling, kept_upsampling
 
 __all__ = ["EQUATION_12", "IgnoreMode", "PixelLosses", "PixelWeights", "band_height", "pixel_losses"]
 
@@ -112,27 +112,33 @@ class _PixelLosses(torch.autograd.Function):
         grad_BChw = torch.zeros_like(logits_BChw) if ctx.needs_input_grad[0] else None
         terms_3 = logits_BChw.new_zeros(3)
         everywhere = ignore == "negative" and float(pairs) > 0  # without a pair no pixel of the batch is labelled
-        upsampling = Upsampling(
-            (logits_BChw.shape[2], logits_BChw.shape[3]), (labels_BHW.shape[1], labels_BHW.shape[2]), logits_BChw
+        resize = kept_upsampling(
+            (logits_BChw.shape[2], logits_BChw.shape[3]),
+            (labels_BHW.shape[1], labels_BHW.shape[2]),
+            logits_BChw.device,
+            logits_BChw.dtype,
         )
+        # What the loop decides by is read here at once, because a GPU stands still whenever something is read from it.
         ranks_BC = (mask_BC.long() + (counts_BC > 0)).cpu()  # 2: present, 1: only competes, 0: neither
         counted_B = counts_BC.sum(1).tolist()
+        order_BC = ranks_BC.argsort(dim=1, descending=True, stable=True)
+        places_BX = F.pad(order_BC.argsort(dim=1), (0, max(0, IGNORE + 1 - order_BC.shape[1])))
+        places_BX[:, IGNORE] = 0
+        order_BC, places_BX = order_BC.to(logits_BChw.device), places_BX.to(labels_BHW.device)
         for image, (ranks_C, counted) in enumerate(zip(ranks_BC, counted_B, strict=True)):
             competing, present = int((ranks_C > 0).sum()), int((ranks_C == 2).sum())
             if not competing or not (counted or everywhere):
                 continue
-            order_C = ranks_C.argsort(descending=True, stable=True)
-            classes_K = order_C[:competing].to(logits_BChw.device)
-            places_X = F.pad(order_C.argsort(), (0, max(0, IGNORE + 1 - len(order_C))))
-            places_X[IGNORE] = 0
+            classes_K = order_BC[image, :competing]
             losses = _ImageLosses(
                 logits_BChw[image].index_select(0, classes_K).transpose(0, 1).contiguous(),
-                places_X.to(labels_BHW.device)[labels_BHW[image]],
+                places_BX[image][labels_BHW[image]],
                 labels_BHW[image] != IGNORE,
                 counts_BC[image, classes_K[:present]],
+                labels_BHW[image].numel() if everywhere else counted,
                 everywhere,
                 shares,
-                upsampling,
+                resize,
             )
             terms_3 += losses.terms_3
             if grad_BChw is not None:
@@ -159,6 +165,7 @@ class _ImageLosses:
         places_HW: (H, W) int64, place of the pixel's class among the K, 0 where it has none.
         known_HW: (H, W) bool, whether the pixel has a class.
         counts_N: (N,) int64, pixels of each present class.
+        counted: number of pixels in the mean of the focal loss.
         everywhere: whether pixels at 255 are negatives in focal and dice.
         shares: weights over denominators of the whole batch.
         upsampling: from (h, w) to (H, W).
@@ -174,14 +181,14 @@ class _ImageLosses:
         places_HW: Tensor,
         known_HW: Tensor,
         counts_N: Tensor,
+        counted: int,
         everywhere: bool,
         shares: PixelWeights,
         upsampling: Upsampling,
     ) -> None:
         self._logits_hKw, self._upsampling, self._shares = logits_hKw, upsampling, shares
         self._places_HW, self._known_HW = places_HW, known_HW
-        self._everywhere, self._counts_N = everywhere, counts_N
-        self._counted = places_HW.numel() if everywhere else int(counts_N.sum())
+        self._everywhere, self._counts_N, self._counted = everywhere, counts_N, counted
         self.terms_3, self.grad_hKw = logits_hKw.new_zeros(3), torch.zeros_like(logits_hKw)
         self._nel = bool(shares.focal or shares.dice)
         slopes_N = own_slopes_N = logits_hKw.new_zeros(len(counts_N))
@@ -198,7 +205,10 @@ class _ImageLosses:
     def _dice(self) -> tuple[Tensor, Tensor]:
         """Add the dice term; returns its slopes by sigma, for negatives and in addition for positives, each (N,)."""
         num, (height, width) = len(self._counts_N), self._places_HW.shape
-        overlap_N, total_N = self._logits_hKw.new_zeros(2, num)
+        total_N = self._logits_hKw.new_zeros(num)
+        # A sum for each column, because a GPU adds to one place by one pixel after the other.
+        overlap_WN = self._logits_hKw.new_zeros(width, num)
+        firsts_W = num * torch.arange(width, device=overlap_WN.device)
         logits_hNw = self._logits_hKw[:, :num].contiguous()
         rows = band_height(num, width, logits_hNw)
         scratch = logits_hNw.new_empty(2, rows, num, width)
@@ -209,12 +219,12 @@ class _ImageLosses:
             score_rNW.sigmoid_()
             known_r1W, places_r1W = self._known_HW[start:stop, None], self._places_HW[start:stop, None]
             own_X = (score_rNW.gather(1, places_r1W) * known_r1W).flatten()
-            overlap_N.index_add_(0, places_r1W.flatten(), own_X)
+            overlap_WN.view(-1).index_add_(0, (places_r1W + firsts_W).flatten(), own_X)
             if not self._everywhere:
                 score_rNW.mul_(known_r1W)
             total_N += score_rNW.sum((0, 2))
         total_N += self._counts_N + 1
-        ratio_N = (2 * overlap_N + 1) / total_N
+        ratio_N = (2 * overlap_WN.sum(0) + 1) / total_N
         self.terms_3[2] = self._shares.dice * (1 - ratio_N).sum()
         return self._shares.dice * ratio_N / total_N, self._shares.dice * -2 / total_N
 
@@ -230,7 +240,7 @@ class _ImageLosses:
             top_r1W = x_rKW.amax(1, keepdim=True)
             torch.sub(x_rKW, top_r1W, out=grad_rKW).clamp_(min=LOWEST).exp_()
             sum_r1W = grad_rKW.sum(1, keepdim=True)
-            self.terms_3[0] += self._shares.ce * ((sum_r1W.log() + top_r1W - own_r1W) * known_r1W).sum()
+            self.terms_3[0].add_(self._shares.ce * ((sum_r1W.log() + top_r1W - own_r1W) * known_r1W).sum())
             grad_rKW.mul_(self._shares.ce * known_r1W / sum_r1W)
             own_grad_r1W -= self._shares.ce
         else:
@@ -251,7 +261,7 @@ class _ImageLosses:
             own_grad_r1W.addcmul_(square_r1W, slope_r1W, value=-2 * positive)
             if num:
                 own_grad_r1W += (slopes_N + own_slopes_N)[places_r1W.clamp(max=num - 1)] * (score_r1W - square_r1W)
-            self.terms_3[1] += negative * cost + positive * own_cost
+            self.terms_3[1].add_(negative * cost + positive * own_cost)
 
         grad_rKW.scatter_add_(1, places_r1W, own_grad_r1W * known_r1W)
         self._upsampling.add_transposed(grad_rKW, start, stop, self.grad_hKw)
@@ -278,7 +288,7 @@ def _focal(x: Tensor, counts: Tensor, score: Tensor, cost: Tensor) -> tuple[Tens
     cost.log_().add_(x)
     square = torch.mul(score, score, out=x)
     total = torch.linalg.vecdot(square, cost).sum()  # one long product would lose digits
-    return square, cost.lerp_(cost.new_tensor(0.5).expand_as(cost), score), total
+    return square, cost.lerp_(cost.new_full((), 0.5).expand_as(cost), score), total
 
 
 def band_height(channels: int, width: int, like: Tensor) -> int:

@@ -13,7 +13,7 @@ SIZES = [((4, 6), (8, 12)), ((4, 6), (4, 6)), ((4, 6), (7, 5)), ((4, 6), (3, 4))
 
 def _whole(maps_hCw, size, height):
     """(H, C, W), by bands of so many rows."""
-    bands = Upsampling((maps_hCw.shape[0], maps_hCw.shape[2]), size, maps_hCw)
+    bands = Upsampling((maps_hCw.shape[0], maps_hCw.shape[2]), size, maps_hCw.device, maps_hCw.dtype)
     result = maps_hCw.new_empty(size[0], maps_hCw.shape[1], size[1])
     for start in range(0, size[0], height):
         stop = min(start + height, size[0])
@@ -23,7 +23,10 @@ def _whole(maps_hCw, size, height):
 
 @pytest.mark.parametrize(("source", "size"), SIZES)
 @pytest.mark.parametrize("height", [1, 3, 50])
-def test_bands_equal_naive_bilinear(source, size, height):
+@pytest.mark.parametrize("where", ["cpu", "gpu"])
+def test_bands_equal_naive_bilinear(source, size, height, where, monkeypatch):
+    if where == "gpu":
+        monkeypatch.setattr(upsampling, "_widened", upsampling._between)
     maps = torch.randn(source[0], 3, source[1])
     result = _whole(maps, size, height)
 
@@ -44,10 +47,10 @@ def test_bands_equal_naive_bilinear(source, size, height):
 @pytest.mark.parametrize("height", [1, 3, 50])
 @pytest.mark.parametrize("columns", [2, 128])
 def test_the_transpose_has_the_same_inner_product(source, size, height, columns, monkeypatch):
-    monkeypatch.setattr(upsampling, "COLUMNS", columns)
+    monkeypatch.setitem(upsampling.COLUMNS, "cpu", columns)
     maps = torch.randn(source[0], 3, source[1], dtype=torch.float64)
     band = torch.randn(size[0], 3, size[1], dtype=torch.float64)
-    back, bands = torch.zeros_like(maps), Upsampling(source, size, maps)
+    back, bands = torch.zeros_like(maps), Upsampling(source, size, maps.device, maps.dtype)
     for start in range(0, size[0], height):
         stop = min(start + height, size[0])
         bands.add_transposed(band[start:stop], start, stop, back)

@@ -2,6 +2,8 @@
 
 import json
 import ssl
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -121,3 +123,22 @@ def test_without_trainers_variables_nothing_is_sent(monkeypatch):
     monkeypatch.setattr(trainer_status, "_send", None)  # would fail
     with reporting():
         train(8)
+
+
+PROCESS = """
+import sys
+from types import SimpleNamespace
+from cliptea import progress
+from cliptea.steps.train_process import _reported
+run, variant = SimpleNamespace(job_id="j"), SimpleNamespace(label="a")
+for follower, rank in ((object(), "0"), (object(), "1"), (None, "0")):
+    with _reported(SimpleNamespace(follower=follower, run=run, variant=variant), rank):
+        with progress.bar("training", 4) as bar:
+            bar.update()
+"""
+
+
+def test_only_the_first_process_of_a_trainjob_reports(trainer, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
+    subprocess.run([sys.executable, "-c", PROCESS], check=True)
+    assert [body["trainerStatus"]["progressPercentage"] for _, _, body in trainer.posts] == [0, 25]

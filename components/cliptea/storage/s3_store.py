@@ -91,7 +91,7 @@ class S3Store(Store):
         raise StorageError(f"S3 cannot combine the parts of {self.uri(key)}", todo="try again later")
 
     def _combined(self, key: str, data: bytes) -> bool:
-        """Whether the server has combined the parts of an object, or does so soon, as it may take longer than an answer.
+        """Whether the server has combined the parts of an object, or does so soon; this may take longer than an answer.
 
         Its ETag shows this on servers that compute it like S3: the MD5 of the MD5s of all parts, and their number.
         """

@@ -2,6 +2,7 @@
 
 import time
 
+import psutil
 import pytest
 import torch
 from storage.s3_server import ACCESS, BUCKET, SECRET, running
@@ -14,11 +15,14 @@ from cliptea_pipeline.placement import TrainJobPlacement
 
 PARAMETERS = 304_000_000  # of ViT-L
 
-pytestmark = pytest.mark.long
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(psutil.virtual_memory().available < 16 << 30, reason="needs 16 GiB of free memory"),
+]
 
 
-def test_the_last_checkpoint_and_the_one_before_are_stored_in_time(tmp_path, monkeypatch):
-    """The server is on this machine, and shares its processors and its disk."""
+def test_the_last_checkpoint_is_stored_in_half_of_the_time(tmp_path, monkeypatch):
+    """The other half is for the one before. The server is on this machine, and shares its processors and its disk."""
     state = {name: torch.ones(PARAMETERS) for name in ("weights", "first moments", "second moments")}
     with running(tmp_path / "server") as host:
         monkeypatch.setenv("CLIPTEA_S3_ENDPOINT", f"http://{host}")
@@ -27,9 +31,8 @@ def test_the_last_checkpoint_and_the_one_before_are_stored_in_time(tmp_path, mon
         store = S3Store(BUCKET, "run")
         with Checkpoints(store, "c", 2) as checkpoints:
             start = time.monotonic()
-            checkpoints.save(1, state)
             checkpoints.save_last(2, state)
             seconds = time.monotonic() - start
-        assert [entry.size // (12 * PARAMETERS) for entry in store.entries("c")] == [1, 1]
+        assert [entry.size // (12 * PARAMETERS) for entry in store.entries("c")] == [1]
     assert TrainJobPlacement().grace_seconds == JobSettings(image="i:1").grace_seconds
-    assert seconds < TrainJobPlacement().grace_seconds - SPARE_SECONDS
+    assert 2 * seconds < TrainJobPlacement().grace_seconds - SPARE_SECONDS

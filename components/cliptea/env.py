@@ -146,6 +146,11 @@ STUDENTS = Variable(
     expected="a whole number of students, at least 1",
 )
 IMAGE = Variable("CLIPTEA_IMAGE", "the container image of a run, for a tag in MLflow")
+TRAINER_URL = Variable(
+    "KUBEFLOW_TRAINER_SERVER_URL", "by Kubeflow Trainer: the address that takes the progress of a TrainJob"
+)
+TRAINER_CA = Variable("KUBEFLOW_TRAINER_SERVER_CA_CERT", "by Kubeflow Trainer: the file of that server's CA")
+TRAINER_TOKEN = Variable("KUBEFLOW_TRAINER_SERVER_TOKEN", "by Kubeflow Trainer: the file with the pod's token for it")
 COMMIT = Variable("CLIPTEA_COMMIT", "the commit of the sources in the image, for a tag in MLflow")
 
 IN_CLUSTER = Variable("KUBERNETES_SERVICE_HOST", "by Kubernetes: set in every pod, where no `KUBECONFIG` is needed")
@@ -216,6 +221,9 @@ SURROUNDINGS = (
     Variable("HOSTNAME", "by Kubernetes: the name of the pod, if `KFP_POD_NAME` is not set"),
     IN_CLUSTER,
     Variable("PET_NPROC_PER_NODE", "by Kubeflow Trainer: how many training processes a pod starts"),
+    TRAINER_URL,
+    TRAINER_CA,
+    TRAINER_TOKEN,
     Variable("RANK", "by torchrun: the number of a training process among all processes"),
     Variable("LOCAL_RANK", "by torchrun: the number of a training process on its machine"),
     Variable("WORLD_SIZE", "by torchrun: the total number of training processes"),

@@ -14,7 +14,7 @@ from cliptea.errors import ConfigError
 __all__ = ["Part", "numbers_of", "ranges"]
 
 Item = TypeVar("Item")
-PART = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
+PART = re.compile(r"([0-9]{1,6})/([0-9]{1,6})(?: with ([0-9,-]+))?")
 RANGE = re.compile(r"\s*([0-9]{1,6})\s*(?:-\s*([0-9]{1,6})\s*)?")
 
 
@@ -23,22 +23,30 @@ class Part(NamedTuple):
 
     number: int  # from 1
     of: int
+    needs: str = ""  # other parts, such as 1-49, that have run and that its comparison must have
 
     @classmethod
     def parse(cls, text: str) -> Part:
-        """Read a text such as 2/50. An empty text is the whole.
+        """Read a text such as 2/50, or "50/50 with 1-49" for one with `needs`. An empty text is the whole.
 
         Raises:
             ConfigError: it is something else.
         """
         found = PART.fullmatch(text or "1/1")
-        part = cls(*map(int, found.groups())) if found else cls(0, 0)
+        part = cls(int(found[1]), int(found[2]), found[3] or "") if found else cls(0, 0)
         if not 1 <= part.number <= part.of:
             raise ConfigError(f"part={text!r} is no part of a run", "its number and their count, such as 2/50")
+        if part.needs:
+            numbers_of(part.needs, part.of)
         return part
 
-    def __str__(self) -> str:
+    @property
+    def name(self) -> str:
+        """Its number and their count, such as 2/50."""
         return f"{self.number}/{self.of}"
+
+    def __str__(self) -> str:
+        return f"{self.name} with {self.needs}" if self.needs else self.name
 
     def share(self, items: Sequence[Item]) -> list[Item]:
         """The items of this part: consecutive ones, of which no part has more than one more than another."""

@@ -17,6 +17,7 @@ from cliptea import __version__
 from cliptea.cluster.kubernetes_api import Cluster, connect
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.outage import unreached
+from cliptea.steps.kfp_inside import api_client
 from cliptea_pipeline.server_address import ENDPOINT, NAMESPACE, TOKEN, address, namespace_inside, token
 
 __all__ = ["PAGE", "PIPELINE", "Away", "Endpoint", "EndpointError", "Unknown", "Version", "all_pages"]
@@ -178,7 +179,8 @@ class Endpoint:
 
         # Client.upload_pipeline would create a first version with a meaningless name.
         body = kfp_server_api.V2beta1Pipeline(name=PIPELINE, display_name=PIPELINE, namespace=self.namespace)
-        return self.client._pipelines_api.pipeline_service_create_pipeline(body).pipeline_id
+        api: Any = kfp_server_api.PipelineServiceApi(api_client(self.client))
+        return api.pipeline_service_create_pipeline(body).pipeline_id
 
     def pipeline(self) -> str | None:
         """The id of the pipeline `cliptea`, if it exists."""

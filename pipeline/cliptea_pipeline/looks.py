@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from cliptea.errors import ConfigError
+from cliptea.steps.kfp_inside import api_client
 from cliptea_pipeline.endpoint import Endpoint, Unknown
 from cliptea_pipeline.placement import Steps
 from cliptea_pipeline.server_address import pages
@@ -109,7 +110,7 @@ def _get(endpoint: Endpoint, path: str, kind: str = "") -> Any:
         kind: type of the answer. Without one, it is returned as it is, for logs that may look like JSON.
     """
     with endpoint.asked():
-        return endpoint.client._run_api.api_client.call_api(
+        return api_client(endpoint.client).call_api(
             path,
             "GET",
             response_type=kind or None,

@@ -109,8 +109,9 @@ class TrainJobPlacement(Section):
     restarts: Count = 3  # after an eviction, a preemption or a lost node
     # After which training stops if its step is gone. It takes minutes to replace a lost step.
     abandoned_seconds: Annotated[int, Field(ge=120, le=1 << 31)] = 900
-    # For a checkpoint, before a pod that is told to stop is killed. Kubernetes' own default is 30.
-    grace_seconds: Annotated[int, Field(ge=30, le=1 << 31, strict=True)] = 120
+    # For a checkpoint, before a pod that is told to stop is killed: enough for two of a student as large as ViT-L, as
+    # measured for docs/cluster.md. Kubernetes' own default is 30.
+    grace_seconds: Annotated[int, Field(ge=30, le=1 << 31, strict=True)] = 300
     topology_key: Key | None = None  # label of nodes, such as of a rack: all pods run on nodes with the same value
 
 

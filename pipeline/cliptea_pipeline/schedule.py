@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cliptea.errors import ConfigError
+from cliptea.steps.kfp_inside import api_client
 from cliptea_pipeline.compile import pipeline_file
 from cliptea_pipeline.endpoint import PAGE, Endpoint, all_pages
 from cliptea_pipeline.fit import PARAMETERS
@@ -72,7 +73,8 @@ def create(
         no_catchup=True,
     )
     with endpoint.asked():
-        made = endpoint.client._recurring_run_api.recurring_run_service_create_recurring_run(body)
+        api: Any = kfp_server_api.RecurringRunServiceApi(api_client(endpoint.client))
+        made = api.recurring_run_service_create_recurring_run(body)
     warn_of_image(chosen)
     return made.recurring_run_id
 

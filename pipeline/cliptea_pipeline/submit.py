@@ -10,6 +10,7 @@ from pathlib import Path
 from cliptea import env, settings
 from cliptea.errors import ConfigError
 from cliptea.log_lines import Who, tell
+from cliptea.parts import Part
 from cliptea.storage import is_remote
 from cliptea_pipeline.compile import pipeline_file
 from cliptea_pipeline.endpoint import Endpoint
@@ -38,7 +39,8 @@ def submit(endpoint: Endpoint, given: dict[str, object], experiment: str = "clip
             f"note: this run uses version {version.name}; schedules keep using the newest upload, {version.latest}",
         )
     group = endpoint.experiment(experiment)
-    names = [str(given["preset"]), str(given["part"]), time.strftime("%Y-%m-%d %H:%M:%S")]
+    part = Part.parse(str(given["part"]))
+    names = [str(given["preset"]), part.name if part.of > 1 else "", time.strftime("%Y-%m-%d %H:%M:%S")]
     with endpoint.asked():
         run = endpoint.client.run_pipeline(
             group,

@@ -27,7 +27,8 @@ def submit_parts(
 ) -> int:
     """Start the parts one after another, each when the one before has ended, and follow them.
 
-    A part that fails does not keep the others from starting, but one that is cancelled does.
+    A part that fails does not keep the others from starting, but one that is cancelled does. The last one fails if its
+    comparison lacks a part that has succeeded, because something has changed in between.
 
     Args:
         given, experiment, file: as for `submit`.
@@ -40,10 +41,11 @@ def submit_parts(
         EndpointError: the server cannot be reached, or denies the request.
     """
     store, left = submitting.store(file), list(parts)
+    finished: list[int] = []
     unfinished: list[Part] = []
     try:
         while left:
-            part = left[0]
+            part = left[0] if len(left) > 1 else left[0]._replace(needs=ranges(finished))
             tell("info", f"part {part.number} of {part.of}")
             run_id = submitting.submit(endpoint, given | {"part": str(part)}, experiment, file)
             left.pop(0)
@@ -52,7 +54,9 @@ def submit_parts(
             document.setdefault("runs", []).append(entry)
             code = watch.wait(endpoint, run_id, store)
             entry["state"] = watch.state_of(code)
-            if code in (ExitCode.FAILED, ExitCode.CANCELLED):
+            if code == ExitCode.DONE:
+                finished.append(part.number)
+            elif code in (ExitCode.FAILED, ExitCode.CANCELLED):
                 unfinished.append(part)
             if code not in (ExitCode.DONE, ExitCode.FAILED):
                 return code

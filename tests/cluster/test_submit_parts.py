@@ -43,7 +43,7 @@ def test_parts_start_one_after_another(pipelines):
     pipelines.acts = [lambda: ended.append(len(pipelines.held["runs"]))] * 1000
     answer = call("--split", "3", "--set", "seeds=2")
     assert answer.exit_code == 0
-    assert started(pipelines) == ["1/3", "2/3", "3/3"]
+    assert started(pipelines) == ["1/3", "2/3", "3/3 with 1-2"]
     assert ended[:3] == [1, 2, 3]  # the runs that exist when Pipelines is first asked for each
     assert [run["runtime_config"]["parameters"]["overrides"] for run in pipelines.held["runs"]] == [["seeds=2"]] * 3
     assert len(pipelines.uploads) == 1
@@ -71,12 +71,13 @@ def test_a_part_that_fails_stops_no_other_and_is_named(pipelines):
     of_each(pipelines, "succeeded", "failed", "succeeded", "failed")
     ended = call("--split", "4", "--json")
     assert ended.exit_code == 1
+    assert started(pipelines) == ["1/4", "2/4", "3/4", "4/4 with 1,3"]  # which the last comparison must have
     states = [run["state"] for run in json.loads(ended.stdout)["runs"]]
     assert states == ["FINISHED", "FAILED", "FINISHED", "FAILED"]
     assert "parts that have not finished: 2,4; to submit them, add --parts 2,4" in ended.stderr.splitlines()
     pipelines.acts, pipelines.life = [], recorded("succeeded")
     again = call("--split", "4", "--parts", "2,4")
-    assert (again.exit_code, started(pipelines)[4:]) == (0, ["2/4", "4/4"])
+    assert (again.exit_code, started(pipelines)[4:]) == (0, ["2/4", "4/4 with 2"])
 
 
 def test_after_a_cancelled_part_none_starts(pipelines):

@@ -26,11 +26,29 @@ until_printed() {
     fail "for ten minutes, this has failed or printed nothing: $*"
 }
 
+# Forward a port of a service, again and again, because kubectl ends when a connection fails.
+forward() { # service, ports
+    while true; do
+        kubectl -n "$NAMESPACE" port-forward "svc/$1" "$2" >>"$OUT/port-forward-$1.log" 2>&1 || true
+        sleep 1
+    done
+}
+
+# End what runs in the background: jobs with their children if they have a process group of their own.
+end_jobs() {
+    local job
+    for job in $(jobs -p); do
+        kill -- "-$job" 2>/dev/null || kill "$job" 2>/dev/null || true
+    done
+}
+
 # Make Pipelines and MLflow available on this machine until the script ends.
 connect() {
-    kubectl -n "$NAMESPACE" port-forward svc/ml-pipeline-ui 8080:80 >"$OUT/port-forward-pipelines.log" &
-    kubectl -n "$NAMESPACE" port-forward svc/cliptea-mlflow 5000 >"$OUT/port-forward-mlflow.log" &
-    trap 'jobs -p | xargs -r kill 2>/dev/null || true' EXIT
+    set -m # process groups
+    forward ml-pipeline-ui 8080:80 &
+    forward cliptea-mlflow 5000 &
+    set +m
+    trap end_jobs EXIT
     export KFP_ENDPOINT=http://localhost:8080 KFP_NAMESPACE=$NAMESPACE MLFLOW_TRACKING_URI=http://localhost:5000
     until_printed curl -fsS "$KFP_ENDPOINT/apis/v2beta1/healthz" >/dev/null
     until_printed curl -fsS "$MLFLOW_TRACKING_URI/health" >/dev/null

@@ -3,7 +3,7 @@
 . "$(dirname "$0")/environment.sh"
 connect
 
-progress() { # of the training pod
+progress() { # of the training pod, which tells it every 30 seconds; the training has to be longer than that
     kubectl -n "$NAMESPACE" logs "$1" -c node | grep -E 'training [1-9][0-9]+/'
 }
 
@@ -11,7 +11,7 @@ sed 's/^launcher: torchrun.*/launcher: trainjob\ntrain_job: {nodes: 2}/' k8s/ove
 cliptea doctor --placement "$OUT/trainjob.yaml"
 cliptea compile --placement "$OUT/trainjob.yaml" --output "$OUT/trainjob-pipeline.yaml"
 cliptea submit --pipeline "$OUT/trainjob-pipeline.yaml" --preset smoke --set 'variants=[backbones/demo_fpn]' \
-    --set train.iterations=400 --set train.checkpoint_every=5 --wait >"$OUT/evict.txt" &
+    --set train.iterations=4000 --set train.checkpoint_every=100 --wait >"$OUT/evict.txt" &
 waiting=$!
 run=$(until_printed submitted "$OUT/evict.txt")
 job=$(until_printed kubectl -n "$NAMESPACE" get trainjobs -l "cliptea/run=${run##*/}" -o name)

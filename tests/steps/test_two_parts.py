@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cliptea.errors import ClipteaError
 from cliptea.manifest import Output
+from cliptea.parts import Part
 from cliptea.steps.compare import compare_variants
 from cliptea.steps.evaluate import evaluate_variant
 from cliptea.steps.promote import promote_best
@@ -105,7 +107,7 @@ def test_the_part_that_ends_last_has_the_comparison_of_one_run(one, parts):
     _, last = parts
     assert shown(last.compared) == shown(one.compared)
     assert (last.compared.best, last.compared.evaluation) == (one.compared.best, one.compared.evaluation)
-    assert last.compared.missing == one.compared.missing == ""
+    assert last.compared.missing == one.compared.missing == []
     for row in one.compared.rows:
         assert (row.label in last.page, row.label in one.page) == (True, True)
     assert "is not complete" not in last.page + one.page
@@ -117,7 +119,7 @@ def test_the_part_that_ends_last_has_the_comparison_of_one_run(one, parts):
 
 def test_only_the_complete_comparison_promotes(one, parts):
     first, last = parts
-    assert first.promotion.reason == f"not promoted: {first.compared.missing}"
+    assert first.promotion.reason == "not promoted: the results of part 1 of 2 are missing"
     assert (first.promotion.promoted, first.promotion.model) == (False, "")
     assert one.promotion.promoted
     assert last.promotion == one.promotion
@@ -125,24 +127,35 @@ def test_only_the_complete_comparison_promotes(one, parts):
 
 def test_a_comparison_that_lacks_parts_says_so(one, parts):
     first, _ = parts
-    assert first.compared.missing == "the results of part 1 of 2 are missing"
+    assert first.compared.missing == [1]
     assert "This comparison is not complete: the results of part 1 of 2 are missing." in first.page
     assert shown(first.compared) == shown(one.compared)[2:]
 
 
 def test_a_part_that_runs_again_has_the_whole_comparison(place, parts):
     again = place.run("parts", "2/2")
-    assert again.compared.missing == ""
+    assert again.compared.missing == []
     assert shown(again.compared) == shown(parts[1].compared)
 
 
 def test_parts_with_other_settings_are_not_mixed(place, parts):
     other = place.run("parts", "1/2", "train.iterations=3")
-    assert other.compared.missing == "the results of part 2 of 2 are missing"
+    assert other.compared.missing == [2]
     assert {row.iterations for row in other.compared.rows} == {3}
     third = place.run("parts", "1/3")
-    assert third.compared.missing == "the results of parts 2-3 of 3 are missing"
+    assert third.compared.missing == [2, 3]
     assert len(third.compared.rows) == 1
+
+
+def test_a_part_that_lacks_one_that_has_run_fails_and_names_it(place, parts):
+    place.use("parts")
+    last = parts[1]
+    needing = last.run.model_copy(update={"part": Part(2, 2, "1")})
+    with pytest.raises(ClipteaError) as failed:
+        promote_best(needing, last.compared.model_copy(update={"missing": [1]}))
+    assert "not complete: the results of part 1 of 2 are missing, since data, settings or" in failed.value.what
+    assert failed.value.todo == "submit them again: add --parts 1-2"
+    assert promote_best(needing, last.compared) == last.promotion
 
 
 def test_clean_keeps_what_any_part_needs(place, parts):

@@ -1,6 +1,7 @@
 """Networks and servers fail: an operation outlives it, or ends in bounded time with one line."""
 
 import itertools
+import re
 import time
 from dataclasses import replace
 
@@ -74,6 +75,18 @@ def test_every_step_of_a_large_upload_is_tried_again(store, proxy, kind, method,
     store.put("large", LARGE)
     assert proxy.injected == 1
     assert store.size("large") == len(LARGE)
+    assert store.get("large") == LARGE
+
+
+def test_an_upload_whose_end_is_not_answered_is_waited_for_and_not_sent_again(store, proxy, environment):
+    """A server may take longer to combine the parts than a request may take."""
+    proxy.fail("lost", 1, "POST", "uploadId")
+    real, combining = store.entry, [None] * 3
+    environment.setattr(store, "entry", lambda key: combining.pop() if combining else real(key))
+    store.put("large", LARGE)
+    assert (proxy.injected, combining) == (1, [])
+    numbers = [re.search(r"partNumber=(\d+)", path)[1] for method, path in proxy.seen if method == "PUT"]
+    assert sorted(numbers) == ["1", "2", "3", "4"]
     assert store.get("large") == LARGE
 
 

@@ -1,6 +1,5 @@
 """What a user reads when the settings are wrong: one line, and never a secret."""
 
-import datetime
 import errno
 import os
 import socket
@@ -13,10 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import urllib3
+from certificates import self_signed
 from conftest import QUICK
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from faulty_proxy import FaultyProxy
 from s3_server import ACCESS, BUCKET, SECRET
 from urllib3.exceptions import MaxRetryError, ReadTimeoutError
@@ -125,17 +122,7 @@ def test_a_bucket_of_an_impossible_name(environment, bucket):
 
 @pytest.fixture
 def certificate(tmp_path):
-    """A self-signed certificate of localhost, with its key, as PEM files."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.OID_COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    built = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    built = built.not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(1))
-    built = built.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-    pem, encoding = tmp_path / "certificate.pem", serialization.Encoding.PEM
-    pem.write_bytes(built.sign(key, hashes.SHA256()).public_bytes(encoding))
-    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    (tmp_path / "key.pem").write_bytes(key.private_bytes(encoding, form, plain))
-    return pem
+    return self_signed(tmp_path)
 
 
 def test_tls_with_a_ca_of_ones_own(environment, server, store, certificate):

@@ -115,6 +115,19 @@ def test_the_modules_of_extras_are_those_of_the_project_file():
     assert extras["dev"][0] == "cliptea[all,openvino]"
 
 
+def test_what_kfp_does_not_promise_to_keep_is_used_in_one_file():
+    private = re.compile(r"\bclient\._[a-z]|\bkfp(_server_api)?\.[\w.]*\b_[a-z]|subprocess_task_handler|_KFP_RUNTIME")
+    found = {
+        file.relative_to(folder).as_posix()
+        for folder in SOURCES.values()
+        for file in folder.rglob("*.py")
+        if private.search(file.read_text())
+    }
+    assert found == {"steps/kfp_inside.py"}
+    cluster = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["cluster"]
+    assert all("<" in line for line in cluster if line.startswith("kfp"))
+
+
 def closure(requirements):
     """The installed distributions that these lines of metadata lead to, without any extra that they do not name."""
     found, waiting = {}, [(line, ("",)) for line in requirements]

@@ -22,7 +22,9 @@ def test_every_student_is_in_one_part_and_parts_are_of_equal_size(students, data
 @settings(deadline=None)
 @given(st.integers(1, 999_999), st.data())
 def test_a_part_is_read_as_it_is_written(of, data):
-    part = Part(data.draw(st.integers(1, of)), of)
+    needs = ranges(sorted(data.draw(st.sets(st.integers(1, of), max_size=3))))
+    part = Part(data.draw(st.integers(1, of)), of, needs)
+    assert part.name == f"{part.number}/{of}"
     assert Part.parse(str(part)) == part
 
 
@@ -31,10 +33,15 @@ def test_no_part_is_the_whole():
     assert Part(1, 1).share("abc") == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "1/0", "-1/2", "1/2/3", " 1/2", "a/b", "1/2\n", "१/२"])
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "1/0", "-1/2", "1/2/3", " 1/2", "a/b", "1/2\n", "१/२", "1/2 with"])
 def test_what_is_no_part_is_refused(text):
     with pytest.raises(ConfigError, match="is no part of a run; expected its number and their count, such as 2/50"):
         Part.parse(text)
+
+
+def test_parts_that_are_needed_exist():
+    with pytest.raises(ConfigError, match="cannot read the parts '3'; expected numbers from 1 to 2"):
+        Part.parse("2/2 with 3")
 
 
 @settings(deadline=None)

@@ -31,7 +31,7 @@ class JobSettings(BaseModel):
     pending_seconds: Positive = 3600  # how long the step waits until all pods run, not counting queues
     restarts: Count = 3  # new TrainJobs after an eviction, a preemption or a lost node
     abandoned_seconds: Positive = 900  # how long training continues without a step that follows it
-    grace_seconds: Positive = 120  # for a checkpoint, before a pod that is told to stop is killed
+    grace_seconds: Positive = 300  # for a checkpoint, before a pod that is told to stop is killed
     topology_key: str | None = None  # label of nodes; all pods run on nodes with the same value
     image_pull_secrets: list[str] = []
     user: Positive = 1000

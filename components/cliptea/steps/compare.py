@@ -13,7 +13,7 @@ from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make
 from cliptea.run import TRANSDUCTIVE, Run, is_transductive
 from cliptea.steps.component import step
 from cliptea.steps.evaluate import Evaluated, ScoresEntry
-from cliptea.steps.part_results import lacking, placed, with_other_parts
+from cliptea.steps.part_results import lacking, missing_text, placed, with_other_parts
 from cliptea.steps.split import DataEntry, Splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import Store, open_store
@@ -73,7 +73,7 @@ class Comparison(BaseModel):
     best: dict[str, float]  # mIoU and hIoU of the best student
     evaluation: str  # digest of how the models were measured: `Evaluated.protocol`
     stand_in: bool  # whether the teacher does not know the data, so that the results are meaningless
-    missing: str = ""  # which parts are not in it yet
+    missing: list[int] = []  # numbers of the parts that are not in it
 
 
 def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluations: Sequence[Evaluated]) -> Comparison:
@@ -91,7 +91,7 @@ def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluation
     evaluations = with_other_parts(store, run, evaluations)
     missing = lacking(run, evaluations)
     if missing:
-        progress.warn(f"{missing}; the part that ends last compares all")
+        progress.warn(f"{missing_text(missing, run.part.of)}; the part that ends last compares all")
     done, evaluated, made = _report(store, run, splits, teacher, evaluations)
     entry = ReportEntry(report=done.fingerprint, splits=splits, teacher=teacher, evaluations=evaluations)
     if receipt(store, run, entry.name) is not None:

@@ -19,7 +19,7 @@ from cliptea.manifest import Manifest, read_object
 from cliptea.report.context import AttentionPicture, PredictionPicture, RegionPicture, ReportContext, RunFacts
 from cliptea.run import Run
 from cliptea.steps.evaluate import FIGURES, Evaluated
-from cliptea.steps.part_results import lacking
+from cliptea.steps.part_results import lacking, missing_text
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import Store
@@ -147,7 +147,7 @@ def _regions(store: Store, views: Mapping[str, ViewImage], teacher: TeacherCache
 
 def _warnings(run: Run, splits: Splits, teacher: TeacherCache, evaluated: Sequence[Evaluated]) -> list[str]:
     missing = lacking(run, evaluated)
-    parts = [f"This comparison is not complete: {missing}."] if missing else []
+    parts = [f"This comparison is not complete: {missing_text(missing, run.part.of)}."] if missing else []
     unknown = dict.fromkeys(word for text in teacher.text.values() for word in text.info["unknown_words"])
     words = [f"The demo's teacher does not know {', '.join(unknown)}."] if unknown else []
     named = {"": splits.own, **{f"{name}: ": split for name, split in splits.others.items()}}

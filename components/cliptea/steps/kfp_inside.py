@@ -6,8 +6,9 @@ It imports nothing, because it chooses how kfp is imported later.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-__all__ = ["AS_TASK", "EXECUTOR", "start_tasks_with"]
+__all__ = ["AS_TASK", "EXECUTOR", "api_client", "start_tasks_with"]
 
 EXECUTOR = "kfp.dsl.executor_main"  # the module that runs a step's function, as its command line names it
 AS_TASK = {"_KFP_RUNTIME": "true"}  # with it, kfp is imported as in a task: without compiler and client
@@ -23,3 +24,8 @@ def start_tasks_with(start: Callable[[list[str], dict[str, str] | None], int]) -
     from kfp.local import subprocess_task_handler
 
     subprocess_task_handler.run_local_subprocess = start
+
+
+def api_client(client: Any) -> Any:
+    """The `kfp_server_api.ApiClient` of a `kfp.Client`, with its address and its credentials."""
+    return client._run_api.api_client

@@ -14,7 +14,7 @@ from cliptea.steps.evaluate import Evaluated
 from cliptea.storage import Store
 from cliptea.tracking.deferred import receipt
 
-__all__ = ["PartResults", "lacking", "placed", "with_other_parts"]
+__all__ = ["PartResults", "lacking", "missing_text", "placed", "with_other_parts"]
 
 RESULTS = "results"
 
@@ -59,19 +59,24 @@ def placed(store: Store, run: Run, item: Evaluated) -> Evaluated:
     return item.model_copy(update={"rows": [row.model_copy(update=place) for row in item.rows]})
 
 
-def lacking(run: Run, evaluations: Sequence[Evaluated]) -> str:
-    """Which parts have no results among `evaluations`, or "" if there are those of all.
+def lacking(run: Run, evaluations: Sequence[Evaluated]) -> list[int]:
+    """The numbers of the parts that have no results among `evaluations`.
 
     Args:
         run: with the students of all parts (`Run.whole`).
     """
     of = run.part.of
     present = {(item.rows[0].group, item.rows[0].variant, item.rows[0].seed) for item in evaluations}
+    if of == 1:
+        return []
     numbers = []
     for number in range(1, of + 1):
         first = Part(number, of).share(run.variants)[0]
         if (first.members[0].group, first.members[0].variant, first.seed) not in present:
             numbers.append(number)
-    if of == 1 or not numbers:
-        return ""
+    return numbers
+
+
+def missing_text(numbers: Sequence[int], of: int) -> str:
+    """Says which parts a comparison lacks."""
     return f"the results of part{'s' * (len(numbers) > 1)} {ranges(numbers)} of {of} are missing"

@@ -6,13 +6,15 @@ from kfp import dsl
 from pydantic import BaseModel
 
 from cliptea import progress
-from cliptea.errors import TrackingError
+from cliptea.errors import ClipteaError, TrackingError
 from cliptea.evaluation.ranking import best_row, candidates, hiou
 from cliptea.manifest import fingerprint
+from cliptea.parts import numbers_of, ranges
 from cliptea.run import Run
 from cliptea.sealed import seal
 from cliptea.steps.compare import ComparedRow, Comparison, catch_up
 from cliptea.steps.component import step
+from cliptea.steps.part_results import missing_text
 from cliptea.storage import Store, open_store
 from cliptea.tracking.deferred import read_record, receipt, receipt_key
 
@@ -51,13 +53,15 @@ def promote_best(run: Run, comparison: Comparison) -> Promotion:
 
     Raises:
         TrackingError: MLflow is not available, or a model of the run is not logged there yet.
+        ClipteaError: the comparison lacks a part that it needs.
     """
     run = run.whole
     catch_up(run)
+    _require_parts(run, comparison.missing)
     if comparison.stand_in:
         return _refused("results with a stand-in teacher are meaningless")
     if comparison.missing:
-        return _refused(comparison.missing)
+        return _refused(missing_text(comparison.missing, run.part.of))
     from cliptea.tracking.mlflow_client import persist
 
     store = open_store()
@@ -75,6 +79,18 @@ def promote_best(run: Run, comparison: Comparison) -> Promotion:
     decided = persist(lambda: _promote(run, placed, comparison.evaluation))
     store.put(key, seal(decided))
     return decided
+
+
+def _require_parts(run: Run, missing: Sequence[int]) -> None:
+    """Fail if the comparison lacks a part that has run before, so that nobody takes it for the comparison of all."""
+    part = run.part
+    if part.needs and {*missing} & {*numbers_of(part.needs, part.of)}:
+        raise ClipteaError(
+            f"the comparison is not complete: {missing_text(missing, part.of)}, since data, settings or the version of "
+            "cliptea have changed after they ran",
+            "the same ones for all parts",
+            f"submit them again: add --parts {ranges(sorted({*missing, part.number}))}",
+        )
 
 
 def _refused(why: str) -> Promotion:

@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cliptea.steps.kfp_inside import AS_TASK
 
@@ -32,6 +33,7 @@ os.environ.update(AS_TASK)  # before kfp is imported below
 
 from cliptea import env, watchdog
 from cliptea.board import posting
+from cliptea.cluster.trainer_status import reporting
 from cliptea.cores import share_cores
 from cliptea.errors import ClipteaError, StorageError, one_line
 from cliptea.exit_codes import ExitCode
@@ -59,7 +61,7 @@ def main(key: str) -> None:
             with watchdog.guarded(_halted):
                 start(TRAIN_PROCESS, key, inputs.variant.config.train.processes, inputs.follower, joins=True)
         else:
-            with _board(inputs, rank):
+            with _reported(inputs, rank):
                 _train(inputs)
     except Stopped as stopped:
         tell(stopped)
@@ -97,12 +99,15 @@ def _train(inputs: TrainInputs) -> None:
         raise
 
 
-def _board(inputs: TrainInputs, rank: str) -> AbstractContextManager[None]:
-    """Let the first process of a TrainJob post its progress next to the status of the step that follows it."""
+@contextmanager
+def _reported(inputs: TrainInputs, rank: str) -> Iterator[None]:
+    """Let the first process of a TrainJob report its progress to Trainer, and to the command that watches the run."""
     if inputs.follower is None or rank != "0":
-        return nullcontext()
+        yield
+        return
     store = open_store(patience=BOARD_SECONDS)
-    return posting(store, inputs.run.job_id, "train", inputs.variant.label, writer="training")
+    with posting(store, inputs.run.job_id, "train", inputs.variant.label, writer="training"), reporting():
+        yield
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,10 +83,27 @@ class S3Store(Store):
                     # The server completed the upload but its answer was lost, so the retry does not find the upload.
                     if error.code != "NoSuchUpload":
                         raise
+                    if self._combined(key, data):
+                        return
                 else:
                     if done.etag:  # without it, the answer was an error with status 200, as S3 may send it
                         return
         raise StorageError(f"S3 cannot combine the parts of {self.uri(key)}", todo="try again later")
+
+    def _combined(self, key: str, data: bytes) -> bool:
+        """Whether the server has combined the parts of an object, or does so soon; this may take longer than an answer.
+
+        Its ETag shows this on servers that compute it like S3: the MD5 of the MD5s of all parts, and their number.
+        """
+        view, size = memoryview(data), self.limits.part
+        parts = [hashlib.md5(view[start : start + size]).digest() for start in range(0, len(data), size)]
+        etag = f"{hashlib.md5(b''.join(parts)).hexdigest()}-{len(parts)}"
+        deadline = time.monotonic() + 2 * self.limits.timeout
+        while (entry := self.entry(key)) is None or entry.version != etag:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(self.limits.timeout / 30)
+        return True
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         if length == 0:  # S3 has no request for zero bytes

@@ -66,7 +66,7 @@ def open_parent(run: Run) -> str:
     key = _key(run)
     found = plugin_run(client) or find_run(client, {Tag.KEY: key})
     if found is None:
-        part = f" · part {run.part}" if run.part.of > 1 else ""
+        part = f" · part {run.part.name}" if run.part.of > 1 else ""
         name = f"{config.preset} · {config.data.name} · {key[:SHOWN]}{part}"
         found = client.create_run(experiment_id(client), tags={Tag.KEY: key}, run_name=name)
     run_id = found.info.run_id

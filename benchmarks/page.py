@@ -26,7 +26,7 @@ are kept if they come from the same machine. With a GPU, the rows use larger bat
 """
 NO_GPU = """
 **This machine has no GPU.** Speed and memory with CUDA, bfloat16 on a GPU, NCCL, and backbones other than
-SegFormer-B0 are not measured.
+SegFormer-B0 are not measured. [h200](h200/README.md) has a few rows of a machine with a GPU.
 """
 
 

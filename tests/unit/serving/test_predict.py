@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from cliptea.data.colours import palette
 from cliptea.serving import predict as predicting
 from cliptea.serving.photos import find_images, read_image
-from cliptea.serving.predict import areas, predict
+from cliptea.serving.predict import class_pixels, into, predict
 from cliptea_pipeline.cli import app
 
 
@@ -32,11 +32,9 @@ def photos(tmp_path):
     return folder
 
 
-def test_areas_are_pixels_and_shares_the_largest_first():
+def test_pixels_are_counted_the_largest_class_first():
     mask = np.array([[0, 2, 2], [2, 2, 0]], np.uint8)
-    found = areas(mask, ["sky", "grass", "cow"])
-    assert list(found) == ["cow", "sky"]
-    assert found["cow"] == {"pixels": 4, "share": 4 / 6}
+    assert list(class_pixels(mask).items()) == [(2, 4), (0, 2)]
 
 
 def test_masks_overlays_and_areas_are_written(photos, model_folder, model, tmp_path):
@@ -76,7 +74,7 @@ def test_a_folder_goes_through_the_network_in_batches_and_comes_out_in_order(mod
     batches, threes = [], model.description.evaluation.model_copy(update={"batch_size": 3, "workers": 2})
     model.student.encoder.register_forward_hook(lambda module, inputs, output: batches.append(len(inputs[0])))
     sources = find_images([tmp_path], tmp_path / "out")
-    done = list(predict(model, model.known(), sources, tmp_path / "out", threes))
+    done = list(predict(model, model.known(), sources, into(tmp_path / "out"), threes))
     assert sorted(batches) == [2, 2, 3]  # five wide images by three, and the two tall ones
     assert [one.source for one in done] == sources
     assert [one.source.name for one in done if one.error] == ["3b"]
@@ -85,7 +83,7 @@ def test_a_folder_goes_through_the_network_in_batches_and_comes_out_in_order(mod
             with Image.open(tmp_path / "out" / one.row["mask"]) as mask:
                 assert np.array_equal(np.array(mask), model.mask(read_image(one.source.path), model.known()))
     batches.clear()
-    assert len(list(predict(model, model.known(), sources[:4], tmp_path / "out"))) == 4
+    assert len(list(predict(model, model.known(), sources[:4], into(tmp_path / "out")))) == 4
     assert batches == [1, 1, 1, 1]  # a CPU takes them one by one
 
 

@@ -27,7 +27,7 @@ def free_folder(given: str) -> Path | Store:
         StorageError: it belongs to somebody else, or cannot be read.
     """
     if is_remote(given):
-        store = open_store(given.rstrip("/"))
+        store = open_store(given)
         require_remote_free(store, KIND, ADVICE)
         return store
     folder = local_path("-o", given)

@@ -64,7 +64,7 @@ def find_images(given: Sequence[str | Path], leave_out: str | Path) -> list[Sour
     found: list[tuple[Photo, Path]] = []  # file, and path for its name
     for one in given:
         if is_remote(str(one)):
-            found += _stored(str(one).rstrip("/"), str(leave_out).rstrip("/"))
+            found += _stored(str(one), str(leave_out).rstrip("/"))
             continue
         path = Path(one)
         if not path.is_dir():
@@ -109,9 +109,10 @@ def _require_photo(path: Photo, size: int) -> None:
 
 def _stored(uri: str, leave_out: str) -> list[tuple[Photo, Path]]:
     """The photo, or all photos in the folder, with the paths for their names."""
+    store, uri = open_store(uri), uri.rstrip("/")
     folder, _, name = uri.rpartition("/")
-    single = open_store(folder).entry(name) if folder != "s3:/" else None
-    store = open_store(folder if single else uri)
+    single = open_store(folder).entry(name) if folder != "s3:/" else None  # the address of a bucket has no name
+    store = open_store(folder) if single else store
     entries = [single] if single else store.entries("")
     left: dict[str, list[str]] = defaultdict(list)
     found: list[tuple[Photo, Path]] = []

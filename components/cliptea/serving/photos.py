@@ -18,6 +18,7 @@ from cliptea.files import oddity
 from cliptea.messages import printable
 from cliptea.storage import Store, is_remote, open_store
 from cliptea.storage.local_files import place
+from cliptea.storage.marks import MARK
 
 __all__ = ["Photo", "Source", "StoredPhoto", "find_images", "read_image"]
 
@@ -119,7 +120,7 @@ def _stored(uri: str, leave_out: str) -> list[tuple[Photo, Path]]:
     some = False
     for entry in entries:
         some, where = True, store.uri(entry.key)
-        if where.startswith(f"{leave_out}/"):
+        if where.startswith(f"{leave_out}/") or entry.key == MARK:
             continue
         if not single and (why := _left_out(entry.key.split("/"))):
             left[why].append(where)
@@ -156,6 +157,8 @@ def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
             else:
                 folders.append(one)
         for file in sorted(files):
+            if file == MARK:
+                continue
             if why := _left_out([file]):
                 left[why].append(str(here / file))
             else:

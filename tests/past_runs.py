@@ -22,7 +22,7 @@ from cliptea.uses import put_uses
 
 FILES = {
     "train": ("model.safetensors", "history.json"),
-    "evaluate": ("figures.npz",),
+    "evaluate": ("figures.npz", "training_features.safetensors"),
     "part": ("results-0123456789abcdef.json",),
     "speed": (),
     "text": ("text.safetensors",),

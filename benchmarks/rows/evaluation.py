@@ -31,7 +31,7 @@ from cliptea.segment.masks import rank
 from cliptea.segment.model_files import Description
 from cliptea.segment.segmenter import Segmenter
 from cliptea.serving.photos import find_images, read_image
-from cliptea.serving.predict import predict
+from cliptea.serving.predict import into, predict
 
 CLASSES, UNSEEN, CHANNELS = 20, 5, 512
 NOTE = (
@@ -102,7 +102,7 @@ def _centre(student: EncoderDecoder, side: int) -> None:
 
 def _predict(model: Segmenter, folder: Path) -> None:
     sources = find_images([folder / "images"], folder / "out")
-    assert all(one.error is None for one in predict(model, model.known(), sources, folder / "out"))
+    assert all(one.error is None for one in predict(model, model.known(), sources, into(folder / "out")))
 
 
 def _predict_plainly(model: Segmenter, folder: Path) -> None:

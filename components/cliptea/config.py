@@ -430,6 +430,13 @@ class Config(Section):
         }
 
     @property
+    def registered_model(self) -> str:
+        """The name of the run's best model in the registry."""
+        setting = self.method.transductive.setting
+        suffix = "" if setting == "inductive" else f"-{setting}"  # the two are never compared with each other
+        return (self.promotion.model or f"cliptea-{self.data.name}") + suffix
+
+    @property
     def encoder_weights(self) -> bool | str:
         """The value of `student.pretrained` for this backbone. It does not count if training starts from a model."""
         return False if self.train.init_from else self.student.initial_weights

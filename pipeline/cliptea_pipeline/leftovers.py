@@ -37,7 +37,7 @@ NAMES = {
     "text": r"text\.safetensors",
     "initial": r"model\.safetensors",
     "train": r"model\.safetensors|history\.json|checkpoints/\d{9}-[0-9a-f]{32}\.pt|inputs-[0-9a-f]{10}\.json",
-    "evaluate": r"figures\.npz",
+    "evaluate": r"figures\.npz|training_features\.safetensors",
     "part": r"results-[0-9a-f]{16}\.json",
     "speed": r"(?!)",  # its manifest is all
     "compare": r"report\.html|results\.json",

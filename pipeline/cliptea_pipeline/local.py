@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliptea import settings
+from cliptea.config import Config
+from cliptea.errors import StorageError
 from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import Who, as_json, tell
 from cliptea.messages import plain
@@ -48,7 +50,8 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False, 
         ClipteaError: nothing was started.
     """
     require("kfp", "mlflow")
-    check(settings.load(preset, list(overrides), text))
+    config = settings.load(preset, list(overrides), text)
+    check(config)
     require_server()
     file = pipeline_file()
     workdir = Workdir(root)
@@ -61,7 +64,8 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False, 
         for name, target in (("report", workdir.report), ("results", workdir.results)):
             workdir.keep(target.name, read_uri(board.published[name], board.published[f"{name}_sha256"]))
     if code == 0:
-        _conclude(workdir, board, time.monotonic() - start)
+        try_it = _images_to_try(workdir, config) if config.data.dataset == "demo" else ""
+        _conclude(workdir, board, time.monotonic() - start, try_it)
     elif code > 128:
         tell("info", "stopped; run the same command again to resume", Who(run=board.run))
         _mark_stopped(workdir, board)
@@ -112,13 +116,26 @@ def _advance(board: Board, tail: Tail, shown: Plain | Terminal) -> None:
     shown.tick()
 
 
-def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:
+def _images_to_try(workdir: Workdir, config: Config) -> str:
+    """Leave images of the demo world in the work directory. Returns the command that segments them, or ""."""
+    from cliptea_pipeline.demo_images import write_demo_images
+
+    try:
+        write_demo_images(config.data, workdir.images)
+    except StorageError as error:  # the run itself has succeeded
+        tell("info", f"no images to try the model on: {error}")
+        return ""
+    images, root = shlex.quote(str(workdir.images)), shlex.quote(str(workdir.root))
+    return f"cliptea predict {images} --model models:/{config.registered_model}@champion --workdir {root}"
+
+
+def _conclude(workdir: Workdir, board: Board, seconds: float, try_it: str) -> None:
     counts = f"{board.reused} step{'s' * (board.reused != 1)} reused, {board.made} made, in {clock(seconds)}"
     if as_json():
         report, results = str(workdir.report), str(workdir.results)
         tell(
             "info", counts, Who(run=board.run), sys.stdout,
-            reused=board.reused, made=board.made, seconds=seconds, report=report, results=results,
+            reused=board.reused, made=board.made, seconds=seconds, report=report, results=results, predict=try_it,
         )  # fmt: skip
         return
     console = new_console(highlight=False)
@@ -131,6 +148,7 @@ def _conclude(workdir: Workdir, board: Board, seconds: float) -> None:
         f"report   {workdir.report}",
         f"results  {workdir.results}",
         f"runs     {command if workdir.tracking_uri.startswith('sqlite:') else workdir.tracking_uri}",
+        *([f"images   {workdir.images}; segment them with: {try_it}"] if try_it else []),
     ):
         console.print(plain(line), markup=False, soft_wrap=True)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,14 +13,14 @@ import typer
 from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
 from cliptea.messages import plain
-from cliptea.storage.local_files import local_path, sweep
-from cliptea.storage.marks import claim, require_free
+from cliptea.storage.local_files import local_path
 from cliptea_pipeline.opening import open_model
 from cliptea_pipeline.options import AsJson, Debug, json_document, one_line_errors
+from cliptea_pipeline.prediction_folder import claim_folder, free_folder
 
 if TYPE_CHECKING:
-    from cliptea.config import EvaluationConfig
     from cliptea.segment.segmenter import ClassSet, Segmenter
+    from cliptea.serving.predict import Predicted, Put
 
 __all__ = ["AllowCode", "Home", "Model", "TextWeights", "app", "predict", "split_names", "tell_classes"]
 
@@ -54,7 +55,7 @@ TextWeights = Annotated[
     ),
 ]
 
-PREDICTIONS = "folder of predictions"  # in its mark
+NAMED = 3  # images in a line
 MAX_CLASSES = 255  # ids of a mask are 0-254
 PRECISIONS = "float32", "bfloat16", "float16"
 LONGEST_NAME = 100  # characters; CLIP reads 77 tokens
@@ -62,7 +63,14 @@ LONGEST_NAME = 100  # characters; CLIP reads 77 tokens
 
 @app.command(rich_help_panel="Use models")
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images, to segment.", show_default=False)],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE|FOLDER...",
+            help="Images, or folders of images, to segment. s3:// works too.",
+            show_default=False,
+        ),
+    ],
     model: Model,
     classes: Annotated[
         str | None,
@@ -73,7 +81,10 @@ def predict(
     ] = None,
     text_weights: TextWeights = None,
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="FOLDER", help="New, empty or earlier folder for the results.")
+        str,
+        typer.Option(
+            "-o", "--output", metavar="FOLDER", help="New, empty or earlier folder for the results, also in S3."
+        ),
     ] = "predictions",
     workdir: Home = ".cliptea",
     debug: Debug = False,
@@ -108,6 +119,21 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    confidence: Annotated[
+        bool,
+        typer.Option(
+            "--confidence",
+            help="Also write confidence/NAME.png: the probability of each pixel's class, 0-255. It is not calibrated.",
+        ),
+    ] = False,
+    unknown: Annotated[
+        str | None,
+        typer.Option(
+            metavar="THRESHOLD",
+            help="Give pixels with less confidence than this, between 0 and 1, the id 255 and the name unknown.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Segment images with a trained model, using its own classes or any other class names."""
@@ -116,28 +142,34 @@ def predict(
             raise ConfigError(f"cannot use --precision {precision}", f"one of {', '.join(PRECISIONS)}")
         from cliptea.serving.photos import find_images
 
+        threshold = None if unknown is None else _threshold(unknown)
         wanted = None if classes is None else split_names(classes)
-        folder, home = local_path("-o", output), local_path("--workdir", workdir)
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"-o {folder} is a file", "a folder for the results")
-        require_free(folder, PREDICTIONS, "choose another one with -o", _is_earlier)
-        sources = find_images(images, leave_out=folder)
+        home = local_path("--workdir", workdir)
+        folder = free_folder(output)
+        sources = find_images(images, leave_out=output)
         segmenter = open_model(model, home, allow_code, device)
         from cliptea.serving.classes import choose_classes
+        from cliptea.serving.predict import UNKNOWN, areas_facts, predict
 
         chosen = choose_classes(segmenter, wanted, text_weights)
+        if threshold is not None and UNKNOWN in chosen.names:
+            raise ConfigError("--unknown cannot be used with a class of the name unknown", "another class name")
         tell_classes(segmenter, chosen)
-        claim(folder, PREDICTIONS, "choose another one with -o", _is_earlier)
-        sweep(folder)
+        put = claim_folder(folder)
         given = {"precision": precision, "batch_size": batch_size, "workers": workers}
         settings = segmenter.description.evaluation.model_copy(
             update={name: value for name, value in given.items() if value is not None}
         )
-        document.update(output=str(folder), images=[], errors=[])
-        _predict_all(segmenter, chosen, sources, folder, model, settings, document)
+        document.update(output=output, images=[], far=None, errors=[])
+        found = predict(segmenter, chosen, sources, put, settings, confidence, threshold)
+        facts = partial(areas_facts, model, chosen, unknown=threshold)
+        _predict_all(found, len(sources), put, facts, document)
+        if segmenter.training_features is not None:
+            _tell_far(document)
         bad = len(document["errors"])
         if done := len(sources) - bad:
-            print(f"wrote masks/, overlays/ and areas.json for {done} image{'s' * (done != 1)} to {plain(str(folder))}")
+            written = f"masks/, overlays/{', confidence/' * confidence} and areas.json"
+            print(f"wrote {written} for {done} image{'s' * (done != 1)} to {plain(output)}")
         else:
             print("no image could be segmented")
         if bad:
@@ -145,9 +177,14 @@ def predict(
             raise typer.Exit(ExitCode.FAILED)
 
 
-def _is_earlier(names: set[str]) -> bool:
-    """Whether a version without marks has written such a folder. One with masks alone may be somebody's labels."""
-    return {"masks", "overlays"} <= names <= {"masks", "overlays", "areas.json"}
+def _threshold(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise ConfigError(f"cannot use --unknown {text[:20]}", "a number between 0 and 1, such as 0.5")
+    return value
 
 
 def split_names(text: str) -> list[str]:
@@ -195,24 +232,41 @@ def tell_classes(model: Segmenter, classes: ClassSet) -> None:
     print(f"{len(classes.names)} classes; {said}")
 
 
+def _tell_far(document: dict[str, Any]) -> None:
+    """Warn of images that lie far from the training images, and name the farthest."""
+    from cliptea.serving.predict import far_images
+
+    far = far_images(document["images"])
+    document["far"] = [row["image"] for row in far]
+    if far:
+        shown = ", ".join(f"{plain(row['image'])} ({row['distance']:.1f} times the limit)" for row in far[:NAMED])
+        more = f", and {len(far) - NAMED} more" if len(far) > NAMED else ""
+        print(
+            f"warning: {len(far)} of {len(document['images'])} images lie farther from the training images than 99 % "
+            f"of these do, so their masks may be wrong: {shown}{more}",
+            file=sys.stderr,
+        )
+
+
 def _predict_all(
-    model: Segmenter,
-    classes: ClassSet,
-    sources: Sequence[Any],
-    output: Path,
-    uri: str,
-    settings: EvaluationConfig,
+    found: Iterable[Predicted],
+    total: int,
+    put: Put,
+    facts_of: Callable[[list[dict[str, Any]]], dict[str, Any]],
     document: dict[str, Any],
 ) -> None:
     """Predict with a progress bar, and always write areas.json.
 
     Args:
+        found: the images, which are segmented one after the other.
+        total: number of images.
+        facts_of: makes the content of areas.json from the rows of images.
         document: gets what areas.json holds, and the `errors` of unreadable images.
     """
     from rich import progress
     from rich.console import Console
 
-    from cliptea.serving.predict import areas_facts, predict, write_areas
+    from cliptea.serving.predict import write_areas
 
     columns = (
         progress.TextColumn("predicting"),
@@ -225,8 +279,8 @@ def _predict_all(
     rows: list[dict[str, Any]] = []
     try:
         with progress.Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=len(sources), rate="")
-            for predicted in predict(model, classes, sources, output, settings):
+            task = bar.add_task("", total=total, rate="")
+            for predicted in found:
                 if predicted.error is None:
                     rows.append(predicted.row)
                 else:
@@ -235,7 +289,7 @@ def _predict_all(
                 speed = bar.tasks[0].speed
                 bar.update(task, advance=1, rate=f"{speed:.1f} image/s" if speed else "")
     finally:
-        facts = areas_facts(uri, classes, rows)
+        facts = facts_of(rows)
         document |= facts
         if rows:
-            write_areas(output, facts)
+            write_areas(put, facts)

@@ -25,7 +25,7 @@ __all__ = ["DATABASE", "STORE", "Workdir", "find_database", "held", "is_workdir"
 TEMPORARY = "temporary folder"  # in its mark
 STORE, MLFLOW, KFP, LOGS, RUN = FOLDERS = ("store", "mlflow", "kfp", "logs", "run")
 REPORT, RESULTS = FILES = ("report.html", "results.json")
-REPORTS = "reports"
+REPORTS, IMAGES = "reports", "images"
 DATABASE = Path(MLFLOW) / "mlflow.db"
 KEPT_RUNS = 3  # folders of kfp's small artifacts
 KEPT_LOGS = 20
@@ -42,7 +42,7 @@ class Workdir:
         store/       object store                      report.html   of the last run that got so far
         mlflow/      mlflow.db and artifacts           results.json
         reports/     both of each run, by its name     logs/         one file a run
-        kfp/         kfp's artifacts, last runs
+        kfp/         kfp's artifacts, last runs        images/        to try the demo's model on
         run/         locks, events and the pipe of the present run
         cliptea.json the mark
 
@@ -58,7 +58,7 @@ class Workdir:
             full = root.resolve()  # the address of the artifacts, which must not depend on links
             _claim(root)
             self.store, self.mlflow, self.kfp, self.logs, self._run = (full / name for name in FOLDERS)
-            self.report, self.results = root / REPORT, root / RESULTS
+            self.report, self.results, self.images = root / REPORT, root / RESULTS, root / IMAGES
             for folder in (self.store, self.mlflow, self.kfp, self.logs, self._run):
                 folder.mkdir(parents=True, exist_ok=True)
             self.lock = _lock(root, self._run, wait=True)

@@ -1,4 +1,4 @@
-"""Predictions of a student, their scores, and attention maps. CLIP is not loaded for them."""
+"""Predictions of a student, their scores, attention maps, and features of training images. CLIP is not loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from cliptea import device, progress
 from cliptea.config import EvaluationConfig, TeacherConfig
 from cliptea.data.catalogue import Catalogue
-from cliptea.data.records import chosen_images, read_array, read_view, record_name
+from cliptea.data.records import chosen_images, read_array, read_pair, read_view, record_name
 from cliptea.data.shards import ShardReader
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
 from cliptea.evaluation.results import Scored
@@ -23,8 +23,11 @@ from cliptea.segment.image_logits import ImageLogits
 from cliptea.segment.masks import rank
 from cliptea.segment.normalise import normalise
 from cliptea.segment.stream import Loaded, each_image
+from cliptea.segment.training_features import FEWEST_IMAGES, TrainingFeatures, image_feature
 
-__all__ = ["attention_maps", "score_student"]
+__all__ = ["attention_maps", "fit_training_features", "score_student"]
+
+MOST_TRAINING_IMAGES = 400
 
 
 def score_student(
@@ -117,3 +120,38 @@ def attention_maps(
         require_finite({"an attention weight": weights_hw}, f"image {name}")
         maps[f"attention/{name}"] = weights_hw.numpy()
     return maps
+
+
+def fit_training_features(
+    student: Student, images: ShardReader, dim: int, settings: EvaluationConfig
+) -> TrainingFeatures | None:
+    """The distribution of the student's features over up to 400 training images, or None if there are too few.
+
+    The images, spread evenly over all, are seen as those of an evaluation set. Their labels are not used.
+
+    Args:
+        student: in eval mode, on `device.best()`.
+        images: train shards.
+        dim: D, the number of the student's features.
+        settings: evaluation settings.
+    """
+    if len(images) < FEWEST_IMAGES:
+        return None
+    number = min(len(images), MOST_TRAINING_IMAGES)
+    names = [images.name(place) for place in np.linspace(0, len(images) - 1, number).astype(int).tolist()]
+    axes_DD = torch.eye(dim, device=device.best())  # as text features, they make logits equal to features
+
+    def load(name: str) -> Loaded[str]:
+        return Loaded(name, read_pair(images, name)[0])
+
+    def look(loaded: Loaded[str], along: ImageLogits | None) -> np.ndarray:
+        assert along is not None
+        return image_feature(along).cpu().numpy()
+
+    features = []
+    looked = each_image(student, axes_DD, settings, names, load, look, "image {}".format)
+    with progress.bar("measuring training images", total=number, unit="image") as bar:
+        for feature_D in looked:
+            features.append(feature_D)
+            bar.update(1)
+    return TrainingFeatures.fit(np.stack(features))

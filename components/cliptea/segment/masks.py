@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cliptea.segment.image_logits import ImageLogits
 
-__all__ = ["Ranked", "make_mask", "rank"]
+__all__ = ["Ranked", "make_mask", "make_sure_mask", "rank"]
 
 
 class Ranked(NamedTuple):
@@ -44,6 +44,19 @@ def make_mask(logits: ImageLogits, gamma_N: Tensor) -> np.ndarray:
         gamma_N: value that is added to the logits of each class.
     """
     return _best(logits, gamma_N)[1].cpu().numpy()
+
+
+def make_sure_mask(logits: ImageLogits, gamma_N: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The same mask, and the confidence (H, W) float32 of its pixels: the softmax probability of the chosen class.
+
+    The softmax is that of the logits with gamma, at temperature 1, over the classes of these logits.
+    """
+    best_HW, class_HW = _best(logits, gamma_N)
+    sums_HW = torch.zeros_like(best_HW)
+    for first, logits_KHW in logits.groups():
+        gamma_K11 = gamma_N[first : first + len(logits_KHW), None, None]
+        sums_HW += (logits_KHW + gamma_K11 - best_HW).exp_().sum(0)
+    return class_HW.cpu().numpy(), (1 / sums_HW).cpu().numpy()
 
 
 def _best_of(logits: ImageLogits, ids: list[int]) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,12 @@
-"""The files of a trained model: model.json, its weights, and the text features of its classes. Needs no torch."""
+"""The files of a trained model: model.json, its weights, and the features of its classes and training images.
+
+This needs no torch.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,11 +19,12 @@ from cliptea.files import oddity
 from cliptea.parse import parse_json, read_text
 
 __all__ = [
-    "DESCRIPTION", "FILES", "SUMS", "TEXT", "WEIGHTS", "Description", "TeacherSource", "home_of", "read_model",
-    "sums",
+    "DESCRIPTION", "FILES", "SUMS", "TEXT", "TRAINING_FEATURES", "WEIGHTS", "Description", "TeacherSource", "home_of",
+    "read_model", "sums",
 ]  # fmt: skip
 
 FILES = DESCRIPTION, WEIGHTS, TEXT = "model.json", "model.safetensors", "text.safetensors"
+TRAINING_FEATURES = "training_features.safetensors"  # which not every model has
 SUMS = "SHA256SUMS"  # of these files, as sha256sum writes it
 INSIDE = "artifacts/student"  # folder of these files in an MLflow model
 
@@ -86,9 +91,10 @@ def read_model(folder: Path) -> tuple[Description, dict[str, bytes]]:
         StorageError: the files do not match.
     """
     home = home_of(folder)
-    if odd := [f"{name} is {what}" for name in FILES if (what := oddity(home / name))]:
+    names = [*FILES, TRAINING_FEATURES] if os.path.lexists(home / TRAINING_FEATURES) else FILES
+    if odd := [f"{name} is {what}" for name in names if (what := oddity(home / name))]:
         raise OSError(odd[0])
-    files = {name: (home / name).read_bytes() for name in FILES}
+    files = {name: (home / name).read_bytes() for name in names}
     if (home / SUMS).exists() and (home / SUMS).read_bytes() != sums(files):
         raise StorageError(
             f"the model in {home} is damaged", f"files that match its {SUMS}", "fetch or train the model again"

@@ -27,7 +27,16 @@ from cliptea.names import as_known
 from cliptea.own_code import backbone_is_code
 from cliptea.segment.inference import image_logits, padded_size
 from cliptea.segment.masks import make_mask
-from cliptea.segment.model_files import DESCRIPTION, TEXT, WEIGHTS, Description, home_of, read_model
+from cliptea.segment.model_files import (
+    DESCRIPTION,
+    TEXT,
+    TRAINING_FEATURES,
+    WEIGHTS,
+    Description,
+    home_of,
+    read_model,
+)
+from cliptea.segment.training_features import TrainingFeatures
 
 __all__ = ["ClassSet", "Segmenter", "load_student", "open_segmenter"]
 
@@ -41,10 +50,17 @@ class ClassSet(NamedTuple):
 
 
 class Segmenter:
-    """A student with its description and class embeddings."""
+    """A student with its description, its class embeddings and, if known, the features of its training images."""
 
-    def __init__(self, student: Student, description: Description, text_ND: Tensor) -> None:
+    def __init__(
+        self,
+        student: Student,
+        description: Description,
+        text_ND: Tensor,
+        training_features: TrainingFeatures | None = None,
+    ) -> None:
         self.student, self.description, self.text_ND = student, description, text_ND
+        self.training_features = training_features
 
     def known(self, names: Sequence[str] | None = None) -> ClassSet:
         """All classes of the model, or some of them, with its own gamma for the unseen ones.
@@ -127,8 +143,10 @@ def open_segmenter(folder: Path, allow_code: bool = False, where: str | None = N
             require_finite({"a text feature": text_ND}, TEXT)
             weights = safetensors.torch.load(files[WEIGHTS])
             student = load_student(description.backbone, description.dim, weights, description.feature_norm)
+            known = files.get(TRAINING_FEATURES)
+            features = known and TrainingFeatures.load(known, description.dim, TRAINING_FEATURES)
     except (OSError, ValueError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
         why = "" if isinstance(error, FileNotFoundError) else f" ({one_line(error)[:200]})"
         expected = f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
         raise StorageError(f"{folder} does not hold a cliptea model{why}", expected) from error
-    return Segmenter(student.to(chosen), description, text_ND.to(chosen))
+    return Segmenter(student.to(chosen), description, text_ND.to(chosen), features.to(chosen) if features else None)

@@ -23,7 +23,7 @@ from cliptea.serving.graph import NamedNetwork, Network
 from cliptea.serving.lower_precision import lowered
 from cliptea.serving.measured import Measured, measure
 from cliptea.serving.parity import NotExported, Parity, Run, Shape, check, check_onnx, compare, onnx_runner
-from cliptea.serving.photos import read_image
+from cliptea.serving.photos import Photo, read_image
 from cliptea.serving.standalone import fit, pieces
 from cliptea.storage.local_files import write_file
 
@@ -42,7 +42,7 @@ class Form(NamedTuple):
     classes: ClassSet | None = None  # that the network is fixed to; None: their embeddings are an input
     output: Output = "logits"  # another one needs `classes`
     precision: Precision = "float32"
-    photos: Sequence[Path] = ()  # to measure with, and to calibrate int8; none: random images
+    photos: Sequence[Photo] = ()  # to measure with, and to calibrate int8; none: random images
 
 
 PLAIN = Form()

@@ -1,16 +1,16 @@
-"""Output images for a mask: a PNG with a palette, and an overlay with a legend."""
+"""Output images for a mask: a PNG with a palette, an overlay with a legend, and a PNG of the confidence."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
 from cliptea.data.colours import coloured, legend, palette
 
-__all__ = ["mask_png", "overlay_jpeg"]
+__all__ = ["confidence_png", "mask_png", "overlay_jpeg"]
 
 LARGEST = 2048  # pixels along the longer edge of an overlay
 SMALLEST = 256  # smaller images are enlarged by a whole number
@@ -23,12 +23,18 @@ def mask_png(mask_HW: np.ndarray) -> bytes:
     return _encode(coloured(mask_HW), "PNG")
 
 
-def overlay_jpeg(image_HW3: np.ndarray, mask_HW: np.ndarray, names: Sequence[str], shown: Sequence[int]) -> bytes:
+def confidence_png(confidence_HW: np.ndarray) -> bytes:
+    """A grey PNG of (H, W) values 0-1, which become 0-255."""
+    return _encode(Image.fromarray(np.rint(confidence_HW * 255).astype(np.uint8)), "PNG")
+
+
+def overlay_jpeg(image_HW3: np.ndarray, mask_HW: np.ndarray, names: Mapping[int, str], shown: Sequence[int]) -> bytes:
     """The image with the colours of its mask on top, next to a legend of the classes.
 
     Args:
         image_HW3: uint8 RGB.
-        mask_HW: uint8 ids, positions in `names`.
+        mask_HW: uint8 ids.
+        names: of the ids.
         shown: ids in the legend, in order.
     """
     photo = Image.fromarray(image_HW3)

@@ -1,10 +1,11 @@
-"""Finds and reads photos, in files and folders."""
+"""Finds and reads photos, in files and folders on this machine and in S3."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,22 +16,41 @@ from cliptea.data.sample import LARGEST_FILE, SUFFIXES, decode_image
 from cliptea.errors import DataError
 from cliptea.files import oddity
 from cliptea.messages import printable
+from cliptea.storage import Store, is_remote, open_store
+from cliptea.storage.local_files import place
+from cliptea.storage.marks import MARK
 
-__all__ = ["Source", "find_images", "read_image"]
+__all__ = ["Photo", "Source", "StoredPhoto", "find_images", "read_image"]
 
 
 SHOWN = 3  # names in a line
 
 
+@dataclass(frozen=True)
+class StoredPhoto:
+    """An image file in S3."""
+
+    uri: str
+    size: int  # bytes
+    key: str = field(compare=False)
+    store: Store = field(compare=False)
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+Photo = Path | StoredPhoto
+
+
 class Source(NamedTuple):
     """An image file, and the name of its outputs: a path without suffix that is unique among all sources."""
 
-    path: Path
+    path: Photo
     name: str
 
 
-def find_images(paths: Sequence[Path], leave_out: Path) -> list[Source]:
-    """The given files, and all images in the given folders and their subfolders.
+def find_images(given: Sequence[str | Path], leave_out: str | Path) -> list[Source]:
+    """The given files, and all images in the given folders and their subfolders. An s3:// address may be either.
 
     What else is in the folders is reported in one line for each reason. Named pipes, devices and broken links with the
     suffix of an image are returned, so that `read_image` rejects them.
@@ -40,39 +60,89 @@ def find_images(paths: Sequence[Path], leave_out: Path) -> list[Source]:
 
     Raises:
         DataError: a folder contains no images, or a path does not exist.
+        StorageError: S3 cannot be read.
     """
-    found: list[tuple[Path, Path]] = []  # file, and path for its name
-    for path in paths:
+    found: list[tuple[Photo, Path]] = []  # file, and path for its name
+    for one in given:
+        if is_remote(str(one)):
+            found += _stored(str(one), str(leave_out).rstrip("/"))
+            continue
+        path = Path(one)
         if not path.is_dir():
             if not path.exists():
                 raise DataError(f"the file or folder {path} does not exist")
             found.append((path, Path(path.name)))
             continue
-        inside = [(file, file.relative_to(path)) for file in _below(path, leave_out.resolve())]
+        inside = [(file, file.relative_to(path)) for file in _below(path, Path(leave_out).resolve())]
         if not inside:
-            raise DataError(f"the folder {path} contains no images", f"files of type {', '.join(sorted(SUFFIXES))}")
+            raise _no_images(path)
         found += inside
-    taken: dict[str, Path] = {}
+    taken: dict[str, Photo] = {}
     for file, relative in found:
         taken.setdefault(_free_name(taken, file, relative), file)
     return [Source(file, name) for name, file in taken.items()]
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Photo) -> np.ndarray:
     """(H, W, 3) uint8 RGB of a photo, as `decode_image` returns it.
 
     Raises:
         DataError: the file is not readable, truncated, or too large to be a photo.
+        StorageError: S3 cannot be read.
     """
+    if isinstance(path, StoredPhoto):
+        _require_photo(path, path.size)
+        return decode_image(path.store.get(path.key), str(path))
     if odd := oddity(path):  # opening a named pipe would wait forever
         raise DataError(f"cannot read {path}: it is {odd}", "a file")
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise DataError(f"{path} has {path.stat().st_size} bytes", f"a photo of at most {LARGEST_FILE} bytes")
+        _require_photo(path, path.stat().st_size)
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror or error})") from None
     return decode_image(data, str(path))
+
+
+def _require_photo(path: Photo, size: int) -> None:
+    if size > LARGEST_FILE:
+        raise DataError(f"{path} has {size} bytes", f"a photo of at most {LARGEST_FILE} bytes")
+
+
+def _stored(uri: str, leave_out: str) -> list[tuple[Photo, Path]]:
+    """The photo, or all photos in the folder, with the paths for their names."""
+    store, uri = open_store(uri), uri.rstrip("/")
+    folder, _, name = uri.rpartition("/")
+    single = open_store(folder).entry(name) if folder != "s3:/" else None  # the address of a bucket has no name
+    store = open_store(folder) if single else store
+    entries = [single] if single else store.entries("")
+    left: dict[str, list[str]] = defaultdict(list)
+    found: list[tuple[Photo, Path]] = []
+    some = False
+    for entry in entries:
+        some, where = True, store.uri(entry.key)
+        if where.startswith(f"{leave_out}/") or entry.key == MARK:
+            continue
+        if not single and (why := _left_out(entry.key.split("/"))):
+            left[why].append(where)
+        else:
+            found.append((StoredPhoto(where, entry.size, entry.key, store), place(entry.key)))  # "../" in keys is legal
+    _tell_left(left)
+    if not some:
+        raise DataError(f"the file or folder {uri} does not exist")
+    if not found:
+        raise _no_images(uri)
+    return found
+
+
+def _left_out(names: Sequence[str]) -> str:
+    """Why a file with these names of folders and its own is left out, or ""."""
+    if any(name.startswith(".") for name in names):
+        return "hidden"
+    return "" if Path(names[-1]).suffix.lower() in SUFFIXES else "not an image by its suffix"
+
+
+def _no_images(folder: object) -> DataError:
+    return DataError(f"the folder {folder} contains no images", f"files of type {', '.join(sorted(SUFFIXES))}")
 
 
 def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
@@ -87,18 +157,22 @@ def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
             else:
                 folders.append(one)
         for file in sorted(files):
-            if file.startswith("."):
-                left["hidden"].append(str(here / file))
-            elif Path(file).suffix.lower() not in SUFFIXES:
-                left["not an image by its suffix"].append(str(here / file))
+            if file == MARK:
+                continue
+            if why := _left_out([file]):
+                left[why].append(str(here / file))
             else:
                 yield here / file
+    _tell_left(left)
+
+
+def _tell_left(left: dict[str, list[str]]) -> None:
     for why, paths in left.items():
         more = f", and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
         progress.note(f"{len(paths)} left out ({why}): {', '.join(map(printable, paths[:SHOWN]))}{more}")
 
 
-def _free_name(taken: dict[str, Path], file: Path, relative: Path) -> str:
+def _free_name(taken: dict[str, Photo], file: Photo, relative: Path) -> str:
     """The path without its suffix. If another file has this name, the suffix and then a number are added."""
     candidates = [relative.with_suffix(""), relative.with_name(relative.name.replace(".", "_"))]
     numbered = (candidates[-1].with_name(f"{candidates[-1].name}-{number}") for number in range(2, len(taken) + 3))

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from cliptea.config import EvaluationConfig
 from cliptea.errors import DataError
 from cliptea.segment.image_logits import ImageLogits
-from cliptea.segment.masks import make_mask
+from cliptea.segment.masks import make_mask, make_sure_mask
 from cliptea.segment.segmenter import ClassSet, Segmenter
 from cliptea.segment.stream import Loaded, each_image
-from cliptea.serving.overlays import mask_png, overlay_jpeg
+from cliptea.serving.overlays import confidence_png, mask_png, overlay_jpeg
 from cliptea.serving.photos import Source, read_image
 from cliptea.storage.local_files import write_file
 
-__all__ = ["Predicted", "areas", "areas_facts", "predict", "write_areas"]
+__all__ = [
+    "UNKNOWN", "UNKNOWN_ID", "Predicted", "Put", "areas_facts", "class_pixels", "far_images", "into", "predict",
+    "write_areas",
+]  # fmt: skip
 
-MASKS, OVERLAYS, AREAS = "masks", "overlays", "areas.json"
+MASKS, OVERLAYS, CONFIDENCE, AREAS = "masks", "overlays", "confidence", "areas.json"
+UNKNOWN, UNKNOWN_ID = "unknown", 255  # pixels whose confidence is below the threshold
+
+Put = Callable[[str, bytes], None]  # writes a file of the results, by its path in their folder
 
 
 class Predicted(NamedTuple):
@@ -32,60 +39,87 @@ class Predicted(NamedTuple):
     error: DataError | None
 
 
+def into(folder: Path) -> Put:
+    """Write results into a folder of this machine. Files appear only when they are complete."""
+    return lambda path, data: write_file(folder / path, data, durable=False)
+
+
 def predict(
     model: Segmenter,
     classes: ClassSet,
     sources: Sequence[Source],
-    output: Path,
+    put: Put,
     settings: EvaluationConfig | None = None,
+    confidence: bool = False,
+    unknown: float | None = None,
 ) -> Iterator[Predicted]:
-    """Write masks/NAME.png and overlays/NAME.jpg below `output` for each image, and continue after unreadable images.
+    """Write masks/NAME.png and overlays/NAME.jpg for each image, and continue after unreadable images.
 
-    Threads read and segment the images, see `cliptea.segment.stream`. Files appear only when they are complete.
+    Threads read and segment the images, see `cliptea.segment.stream`.
 
     Args:
+        put: writes the files. It is called in threads.
         settings: how images are segmented; None: as the model was evaluated.
+        confidence: also write confidence/NAME.png, the confidence of each pixel (`make_sure_mask`).
+        unknown: pixels with a confidence below it get the id `UNKNOWN_ID`; None: none do.
     """
+    number, features = len(classes.names), model.training_features
+    directions = classes.text_ND[:0] if features is None else features.directions_KD.to(classes.text_ND.dtype)
 
     def finish(loaded: Loaded[Source], logits: ImageLogits | None) -> Predicted:
         if loaded.image is None or logits is None:
             assert isinstance(loaded.rest, DataError)
             return Predicted(loaded.item, {}, loaded.rest)
-        mask = make_mask(logits, classes.gamma_N)
-        return Predicted(loaded.item, _write(loaded.item, loaded.image, mask, classes, output), None)
+        own, sure_HW = logits.of(range(number)), None
+        if confidence or unknown is not None:
+            mask_HW, sure_HW = make_sure_mask(own, classes.gamma_N)
+            mask_HW = mask_HW if unknown is None else np.where(sure_HW < unknown, np.uint8(UNKNOWN_ID), mask_HW)
+        else:
+            mask_HW = make_mask(own, classes.gamma_N)
+        row = _write(loaded.item, loaded.image, mask_HW, classes.names, put)
+        if confidence and sure_HW is not None:
+            row["confidence"] = f"{CONFIDENCE}/{loaded.item.name}.png"
+            put(row["confidence"], confidence_png(sure_HW))
+        if features is not None:
+            row["distance"] = features.distance(logits.of(range(number, number + len(directions))))
+        return Predicted(loaded.item, row, None)
 
     chosen = settings or model.description.evaluation
-    return each_image(model.student, classes.text_ND, chosen, sources, _read, finish, lambda one: str(one.path))
+    rows_ND = torch.cat([classes.text_ND, directions])
+    return each_image(model.student, rows_ND, chosen, sources, _read, finish, lambda one: str(one.path))
 
 
-def _write(source: Source, image: np.ndarray, mask: np.ndarray, classes: ClassSet, output: Path) -> dict[str, Any]:
+def _write(source: Source, image: np.ndarray, mask: np.ndarray, names: Sequence[str], put: Put) -> dict[str, Any]:
     """The row of the image in areas.json."""
-    found = areas(mask, classes.names)
-    shown = [classes.names.index(name) for name in found]
-    overlay = overlay_jpeg(image, mask, classes.names, shown)
-    write_file(output / OVERLAYS / f"{source.name}.jpg", overlay, durable=False)
-    write_file(output / MASKS / f"{source.name}.png", mask_png(mask), durable=False)
+    by_id = dict(enumerate(names)) | {UNKNOWN_ID: UNKNOWN}
+    counts = class_pixels(mask)
+    put(f"{OVERLAYS}/{source.name}.jpg", overlay_jpeg(image, mask, by_id, list(counts)))
+    put(f"{MASKS}/{source.name}.png", mask_png(mask))
     facts = {"image": str(source.path), "mask": f"{MASKS}/{source.name}.png"}
-    return facts | {"height": len(mask), "width": mask.shape[1], "areas": found}
+    areas = {by_id[index]: {"pixels": pixels, "share": float(pixels / mask.size)} for index, pixels in counts.items()}
+    return facts | {"height": len(mask), "width": mask.shape[1], "areas": areas}
 
 
-def areas(mask_HW: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Pixels and share (0-1) of each class in the mask, with the largest first."""
-    counts = np.bincount(mask_HW.ravel(), minlength=len(names))
-    order = sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index])
-    return {
-        names[index]: {"pixels": int(counts[index]), "share": float(counts[index] / mask_HW.size)} for index in order
-    }
+def class_pixels(mask_HW: np.ndarray) -> dict[int, int]:
+    """The number of pixels of each id in the mask, with the largest first."""
+    counts = np.bincount(mask_HW.ravel()).tolist()
+    return {index: counts[index] for index in sorted(range(len(counts)), key=lambda one: -counts[one]) if counts[index]}
 
 
-def areas_facts(model: str, classes: ClassSet, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The content of areas.json: model, classes in the order of mask ids, gammas, and a row per image."""
-    return {"model": model, "classes": classes.names, "gamma": classes.gamma_N.tolist(), "images": rows}
+def far_images(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of images that lie beyond the limit of training images, with the farthest first."""
+    return sorted((row for row in rows if row.get("distance", 0.0) > 1), key=lambda row: -row["distance"])
 
 
-def write_areas(output: Path, facts: dict[str, Any]) -> None:
-    """Write areas.json below `output`."""
-    write_file(output / AREAS, json.dumps(facts, indent=1, ensure_ascii=False).encode())
+def areas_facts(model: str, classes: ClassSet, rows: list[dict[str, Any]], unknown: float | None) -> dict[str, Any]:
+    """The content of areas.json: model, classes in the order of mask ids, gammas, threshold, and a row per image."""
+    facts = {"model": model, "classes": classes.names, "gamma": classes.gamma_N.tolist()}
+    return facts | ({} if unknown is None else {"unknown": unknown}) | {"images": rows}
+
+
+def write_areas(put: Put, facts: dict[str, Any]) -> None:
+    """Write areas.json."""
+    put(AREAS, json.dumps(facts, indent=1, ensure_ascii=False).encode())
 
 
 def _read(source: Source) -> Loaded[Source]:

@@ -16,6 +16,7 @@ from cliptea.evaluation.results import Inference, ResultRow, Scored, scalars
 from cliptea.manifest import Contents, Manifest, Output, StoredObject, fingerprint, make_once, put_object, read_object
 from cliptea.models.backbones import licence
 from cliptea.run import Run, Variant
+from cliptea.segment.model_files import TRAINING_FEATURES
 from cliptea.steps.component import step
 from cliptea.steps.speed import SERVED, measure_speed, open_student, speed_output
 from cliptea.steps.split import Splits
@@ -148,14 +149,15 @@ def _score(
 ) -> Contents:
     """The student's scores on one evaluation set, and the arrays for the figures.
 
-    The attention maps among them need the CLS tokens that the teacher has stored.
+    The attention maps among them need the CLS tokens that the teacher has stored. That of the training data set also
+    has the distribution of the student's features over training images, which `predict` compares its images with.
     """
     import numpy as np
 
     from cliptea import device
     from cliptea.data.records import chosen_images, read_pair
     from cliptea.data.shards import ShardReader
-    from cliptea.evaluation.scoring import attention_maps, score_student
+    from cliptea.evaluation.scoring import attention_maps, fit_training_features, score_student
     from cliptea.teacher.text import load_text
 
     device.prepare()
@@ -165,14 +167,18 @@ def _score(
     scored, arrays = score_student(
         student, reader.names, partial(read_pair, reader), task.catalogue, text_ND, settings, task.label
     )
+    objects = {}
     if task.label == config.data.name:
         images = ShardReader(store, task.split.objects, "train")
         cls, names = ShardReader(store, teacher.tokens.objects, "cls"), chosen_images(images.names, settings.figures)
         arrays |= attention_maps(student, images, cls, names, config.teacher, config.data.seed)
+        if features := fit_training_features(student, images, int(trained.info["dim"]), settings):
+            key = f"{output.prefix}/{TRAINING_FEATURES}"
+            objects[TRAINING_FEATURES] = put_object(store, key, features.dump())
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **dict[str, Any](arrays))
-    figures = put_object(store, f"{output.prefix}/{FIGURES}", buffer.getvalue())
-    return Contents({FIGURES: figures}, scored.model_dump())
+    objects[FIGURES] = put_object(store, f"{output.prefix}/{FIGURES}", buffer.getvalue())
+    return Contents(objects, scored.model_dump())
 
 
 def _rows(
@@ -258,6 +264,9 @@ class ScoresEntry(Entry):
             "model.safetensors": read_object(store, model.objects["model.safetensors"]),
             "text.safetensors": read_object(store, tasks[0].text.objects["text.safetensors"]),
         }
+        own = self.evaluated[tasks[0].label].objects
+        if TRAINING_FEATURES in own:
+            files[TRAINING_FEATURES] = read_object(store, own[TRAINING_FEATURES])
         child.log_model(files, description)
         child.finish()
         return Receipt(mlflow_run_id=child.run_id)

@@ -135,9 +135,7 @@ def _promote(run: Run, rows: Sequence[ComparedRow], evaluation: str) -> Promotio
     from cliptea.tracking.runs import Tag
 
     best = best_row(rows)
-    setting = run.config.method.transductive.setting
-    name = run.config.promotion.model or f"cliptea-{best.dataset}"
-    name += "" if setting == "inductive" else f"-{setting}"  # the two settings are never compared with each other
+    name = run.config.registered_model
     client, run_id = connect(), best.mlflow_run_id
     source = f"{client.get_run(run_id).info.artifact_uri}/model"
     score = Score(hiou(best), evaluation, run.config.promotion.margin)

@@ -10,15 +10,21 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cliptea import __version__, env
 from cliptea.errors import StorageError
 from cliptea.storage.local_files import cache_folder, is_partial, make_folder, unusable, write_file
 
-__all__ = ["MARK", "WORKDIR", "claim", "claim_cache", "read_mark", "require_free"]
+if TYPE_CHECKING:
+    from cliptea.storage.base import Store
+
+__all__ = [
+    "MARK", "WORKDIR", "claim", "claim_cache", "claim_remote", "read_mark", "require_free", "require_remote_free",
+]  # fmt: skip
 
 MARK = "cliptea.json"
+LARGEST_MARK = 1 << 20  # bytes
 WORKDIR = "work directory"  # the kind of the folder of a local run
 NEUTRAL = frozenset(("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"))  # from systems, also in unused folders
 
@@ -45,7 +51,7 @@ def claim(folder: Path, kind: str, todo: str, adopt: Callable[[set[str]], bool] 
     make_folder(folder)
     require_free(folder, kind, todo, adopt)
     if not read_mark(folder):
-        write_file(folder / MARK, json.dumps({"kind": kind, "version": __version__, **facts}, indent=1).encode())
+        write_file(folder / MARK, _content(kind, **facts))
 
 
 def require_free(folder: Path, kind: str, todo: str, adopt: Callable[[set[str]], bool] = _never) -> None:
@@ -59,8 +65,37 @@ def require_free(folder: Path, kind: str, todo: str, adopt: Callable[[set[str]],
     mark = read_mark(folder)  # after the list: another process that claims the folder marks it first
     if mark.get("kind") == kind or (not mark and (not names or adopt(names))):
         return
+    raise _refused(str(folder), mark, kind, todo)
+
+
+def _refused(folder: str, mark: dict[str, Any], kind: str, todo: str) -> StorageError:
     held = f"is a {mark['kind']} of cliptea" if mark else "holds files that are not from cliptea"
-    raise StorageError(f"the folder {folder} {held}", f"a new or empty folder as {kind}", todo)
+    return StorageError(f"the folder {folder} {held}", f"a new or empty folder as {kind}", todo)
+
+
+def _content(kind: str, **facts: Any) -> bytes:
+    return json.dumps({"kind": kind, "version": __version__, **facts}, indent=1).encode()
+
+
+def claim_remote(store: Store, kind: str, todo: str) -> None:
+    """The same as `claim` for a folder in S3, which is the root of `store`."""
+    require_remote_free(store, kind, todo)
+    if store.entry(MARK) is None:
+        store.put(MARK, _content(kind))
+
+
+def require_remote_free(store: Store, kind: str, todo: str) -> None:
+    """Check that `claim_remote` would accept the folder, and change nothing.
+
+    Raises:
+        StorageError: the folder belongs to somebody else, or cannot be read.
+    """
+    if next(iter(store.entries("")), None) is None:
+        return
+    entry = store.entry(MARK)
+    mark = _parsed(store.get(MARK)) if entry and entry.size < LARGEST_MARK else {}
+    if mark.get("kind") != kind:
+        raise _refused(store.uri("").rstrip("/"), mark, kind, todo)
 
 
 def claim_cache() -> Path:
@@ -83,7 +118,14 @@ def claim_cache() -> Path:
 def read_mark(folder: Path) -> dict[str, Any]:
     """The content of the folder's mark, or {} if it has none. A file of another origin is no mark."""
     try:
-        mark = json.loads((folder / MARK).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return _parsed((folder / MARK).read_bytes())
+    except OSError:
+        return {}
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        mark = json.loads(content)
+    except (ValueError, RecursionError):
         return {}
     return mark if isinstance(mark, dict) and isinstance(mark.get("kind"), str) else {}

@@ -27,7 +27,7 @@ CODE = (
     "env.py", "errors.py", "files.py", "finite.py", "messages.py", "method/__init__.py", "method/losses.py",
     "method/precision.py", "models/*.py", "names.py", "own_code.py", "parse.py", "segment/__init__.py",
     "segment/image_logits.py", "segment/inference.py", "segment/masks.py", "segment/model_files.py",
-    "segment/normalise.py", "segment/segmenter.py", "weights_source.py",
+    "segment/normalise.py", "segment/segmenter.py", "segment/training_features.py", "weights_source.py",
 )  # fmt: skip
 NEEDED = (
     "mlflow", "numpy", "pillow", "pydantic", "safetensors", "segmentation_models_pytorch", "timm", "torch",
@@ -40,7 +40,7 @@ def save_model(target: Path, student: Path, classes: Sequence[str], unseen: Sequ
     """Write the folder of a pyfunc model.
 
     Args:
-        student: folder with model.json, model.safetensors and text.safetensors.
+        student: folder with the files of the model, see `cliptea.segment.model_files`.
         classes, unseen: class names for the model's metadata.
     """
     import numpy as np

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlparse
 from pydantic import BaseModel, ConfigDict
 
 from cliptea import progress
+from cliptea.config import Config
 from cliptea.errors import ConfigError, DataError
 
 FAKE = json.loads(os.environ.get("CLIPTEA_FAKE", "{}"))
@@ -64,6 +65,7 @@ class Run(BaseModel):
 def load(preset, overrides, text):
     if preset == "unknown":
         raise ConfigError("the preset 'unknown' does not exist")
+    return Config()
 
 
 def store() -> Path:

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.whole_logits import whole_logits
+from scipy.special import softmax
 
 from cliptea.segment import image_logits
 from cliptea.segment.image_logits import ImageLogits
-from cliptea.segment.masks import make_mask, rank
+from cliptea.segment.masks import make_mask, make_sure_mask, rank
 
 # Small, padded, fitted and image sizes: enlarged twice, made smaller, of equal sizes, and of single pixels.
 SIZES = [
@@ -85,3 +86,13 @@ def test_of_equal_classes_the_first_is_taken():
     logits = random_logits(SIZES[0], 3)
     doubled = logits.of([0, 1, 2, 0, 1, 2])
     assert (make_mask(doubled, torch.zeros(6)) == make_mask(logits, torch.zeros(3))).all()
+
+
+@pytest.mark.usefixtures("_budget")
+@pytest.mark.parametrize("sizes", SIZES[:3])
+def test_the_confidence_is_the_softmax_of_the_chosen_class(sizes):
+    logits, gamma_N = random_logits(sizes, 7), torch.linspace(-1, 1, 7)
+    whole = torch.cat([group for _, group in logits.groups()]) + gamma_N[:, None, None]
+    mask, sure = make_sure_mask(logits, gamma_N)
+    assert (mask == make_mask(logits, gamma_N)).all()
+    assert np.abs(sure - softmax(whole.double().numpy(), axis=0).max(0)).max() < 1e-5

@@ -3,18 +3,27 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from naive_logits import class_logits
 from PIL import Image
+from scipy.special import softmax
 from typer.testing import CliRunner
 
-from cliptea.data.colours import palette
+from cliptea.data.colours import NEUTRAL, palette
+from cliptea.segment.inference import image_logits
+from cliptea.segment.model_files import TRAINING_FEATURES
+from cliptea.segment.segmenter import open_segmenter
+from cliptea.segment.training_features import TrainingFeatures, image_feature
 from cliptea.serving import predict as predicting
 from cliptea.serving.photos import find_images, read_image
-from cliptea.serving.predict import areas, predict
+from cliptea.serving.predict import class_pixels, into, predict
 from cliptea_pipeline.cli import app
 
 
@@ -32,11 +41,9 @@ def photos(tmp_path):
     return folder
 
 
-def test_areas_are_pixels_and_shares_the_largest_first():
+def test_pixels_are_counted_the_largest_class_first():
     mask = np.array([[0, 2, 2], [2, 2, 0]], np.uint8)
-    found = areas(mask, ["sky", "grass", "cow"])
-    assert list(found) == ["cow", "sky"]
-    assert found["cow"] == {"pixels": 4, "share": 4 / 6}
+    assert list(class_pixels(mask).items()) == [(2, 4), (0, 2)]
 
 
 def test_masks_overlays_and_areas_are_written(photos, model_folder, model, tmp_path):
@@ -76,7 +83,7 @@ def test_a_folder_goes_through_the_network_in_batches_and_comes_out_in_order(mod
     batches, threes = [], model.description.evaluation.model_copy(update={"batch_size": 3, "workers": 2})
     model.student.encoder.register_forward_hook(lambda module, inputs, output: batches.append(len(inputs[0])))
     sources = find_images([tmp_path], tmp_path / "out")
-    done = list(predict(model, model.known(), sources, tmp_path / "out", threes))
+    done = list(predict(model, model.known(), sources, into(tmp_path / "out"), threes))
     assert sorted(batches) == [2, 2, 3]  # five wide images by three, and the two tall ones
     assert [one.source for one in done] == sources
     assert [one.source.name for one in done if one.error] == ["3b"]
@@ -85,7 +92,7 @@ def test_a_folder_goes_through_the_network_in_batches_and_comes_out_in_order(mod
             with Image.open(tmp_path / "out" / one.row["mask"]) as mask:
                 assert np.array_equal(np.array(mask), model.mask(read_image(one.source.path), model.known()))
     batches.clear()
-    assert len(list(predict(model, model.known(), sources[:4], tmp_path / "out"))) == 4
+    assert len(list(predict(model, model.known(), sources[:4], into(tmp_path / "out")))) == 4
     assert batches == [1, 1, 1, 1]  # a CPU takes them one by one
 
 
@@ -153,6 +160,94 @@ def test_one_json_document_tells_what_was_written_and_what_could_not_be_read(pho
     assert {name: told[name] for name in written} == written
     assert (len(told["images"]), told["output"]) == (2, str(tmp_path / "out"))
     assert [("no.png" in error) for error in told["errors"]] == [True]
+
+
+@pytest.fixture
+def measured(model_folder, model, tmp_path):
+    """The model with the features of training images, which are patches of a few colours."""
+    folder, axes = shutil.copytree(model_folder, tmp_path / "measured"), torch.eye(model.description.dim)
+    rng = np.random.default_rng(3)
+    images = [rng.integers(90, 140, (2, 2, 3), dtype=np.uint8).repeat(32, 0).repeat(32, 1) for _ in range(5)]
+    seen = image_logits(model.student, images, axes, model.description.evaluation)
+    features_MD = torch.stack([image_feature(one) for one in seen])
+    std_K = features_MD.std(0)[:4]
+    limit = float((((features_MD - features_MD.mean(0))[:, :4] / std_K) ** 2).sum(1).max()) * 0.99
+    features = TrainingFeatures(axes[:4], features_MD.mean(0)[:4], std_K, limit)
+    (folder / TRAINING_FEATURES).write_bytes(features.dump())
+    (tmp_path / "patches").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"patches/{number}.png")
+    return folder
+
+
+def test_images_far_from_the_training_images_are_told_with_the_farthest_first(measured, photos, tmp_path):
+    answer = call(photos, tmp_path / "patches", "--model", measured, "-o", tmp_path / "out", "--json")
+    assert answer.exit_code == 0, answer.output
+    told, model = json.loads(answer.stdout), open_segmenter(measured)
+    for row in told["images"]:
+        (along,) = image_logits(
+            model.student,
+            [read_image(Path(row["image"]))],
+            model.training_features.directions_KD,
+            model.description.evaluation,
+        )
+        assert row["distance"] == pytest.approx(model.training_features.distance(along), rel=1e-3)
+        with Image.open(tmp_path / "out" / row["mask"]) as mask:
+            assert (np.array(mask) == model.mask(read_image(Path(row["image"])), model.known())).mean() > 0.999
+    by_distance = sorted(told["images"], key=lambda row: -row["distance"])
+    assert told["far"] == [row["image"] for row in by_distance if row["distance"] > 1]
+    assert {str(photos / "a.png"), str(photos / "sub/b.jpg")} == set(told["far"][:2])
+    assert len(told["far"]) == 3  # and the farthest of the patches
+    (line,) = [line for line in answer.stderr.splitlines() if line.startswith("warning: ")]
+    assert line.startswith(f"warning: {len(told['far'])} of 7 images lie farther from the training images than 99 %")
+    assert f"wrong: {told['far'][0]} ({by_distance[0]['distance']:.1f} times the limit), " in line
+
+
+def test_a_model_without_features_of_training_images_tells_no_distance(photos, model_folder, tmp_path):
+    answer = call(photos, "--model", model_folder, "-o", tmp_path / "out", "--json")
+    told = json.loads(answer.stdout)
+    assert (told["far"], "distance" in told["images"][0], "warning" in answer.stderr) == (None, False, False)
+
+
+def test_damaged_features_of_training_images_are_one_line(measured, photos, tmp_path):
+    (measured / TRAINING_FEATURES).write_bytes(b"cut")
+    answer = call(photos, "--model", measured, "-o", tmp_path / "out")
+    assert (answer.exit_code, answer.stderr.count("\n")) == (1, 1)
+    assert "does not hold a cliptea model" in answer.stderr
+
+
+def test_confidence_is_the_softmax_of_the_chosen_class_and_unknown_is_below_the_threshold(
+    photos, model_folder, model, tmp_path
+):
+    evaluation, known = model.description.evaluation, model.known()
+    logits = class_logits(model.student, read_image(photos / "a.png"), known.text_ND, evaluation).numpy()
+    expected = softmax(logits + known.gamma_N.numpy()[:, None, None], axis=0).max(0)
+    threshold = float(np.median(expected))
+    options = ("--confidence", "--unknown", threshold)
+    answer = call(photos / "a.png", "--model", model_folder, "-o", tmp_path / "out", *options)
+    assert answer.exit_code == 0, answer.output
+    assert "wrote masks/, overlays/, confidence/ and areas.json for 1 image" in answer.stdout
+    told = json.loads((tmp_path / "out/areas.json").read_text())
+    (row,) = told["images"]
+    with Image.open(tmp_path / "out" / row["confidence"]) as confidence:
+        assert confidence.mode == "L"
+        assert np.abs(np.array(confidence) - expected * 255).max() < 0.51
+    with Image.open(tmp_path / "out" / row["mask"]) as mask:
+        ids, colour = np.array(mask), mask.getpalette()[255 * 3 :]
+    unsure = expected < threshold
+    assert ((ids == 255) == unsure).mean() > 0.999
+    assert (ids == model.mask(read_image(photos / "a.png"), known))[ids != 255].all()
+    assert colour == list(NEUTRAL)
+    assert row["areas"]["unknown"]["share"] == pytest.approx(unsure.mean(), abs=0.001)
+    assert told["unknown"] == threshold
+
+
+def test_a_threshold_that_is_none_is_one_line(photos, model_folder, tmp_path):
+    for value in ("0", "1", "-1", "1.5", "nan", "inf", "half"):
+        answer = call(photos, "--model", model_folder, "-o", tmp_path / "out", "--unknown", value)
+        expected = f"error: cannot use --unknown {value}; expected a number between 0 and 1, such as 0.5\n"
+        assert (answer.exit_code, answer.stderr) == (2, expected)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_precision_of_the_command_line_is_used(photos, model_folder, tmp_path, monkeypatch):

@@ -1,0 +1,58 @@
+"""The folder that `cliptea predict` writes to, on this machine or in S3: who may use it, and how it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cliptea.errors import ConfigError
+from cliptea.storage import Store, is_remote, open_store
+from cliptea.storage.local_files import local_path, sweep
+from cliptea.storage.marks import claim, claim_remote, require_free, require_remote_free
+
+if TYPE_CHECKING:
+    from cliptea.serving.predict import Put
+
+__all__ = ["claim_folder", "free_folder"]
+
+KIND = "folder of predictions"  # in its mark
+ADVICE = "choose another one with -o"
+
+
+def free_folder(given: str) -> Path | Store:
+    """The folder that `claim_folder` would accept. Nothing is changed.
+
+    Raises:
+        ConfigError: it is a file, or an address that is not in S3.
+        StorageError: it belongs to somebody else, or cannot be read.
+    """
+    if is_remote(given):
+        store = open_store(given)
+        require_remote_free(store, KIND, ADVICE)
+        return store
+    folder = local_path("-o", given)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"-o {folder} is a file", "a folder for the results")
+    require_free(folder, KIND, ADVICE, _is_earlier)
+    return folder
+
+
+def claim_folder(folder: Path | Store) -> Put:
+    """Mark the folder. Returns what writes into it.
+
+    Raises:
+        StorageError: it belongs to somebody else, or cannot be written.
+    """
+    if not isinstance(folder, Path):
+        claim_remote(folder, KIND, ADVICE)
+        return folder.put
+    from cliptea.serving.predict import into
+
+    claim(folder, KIND, ADVICE, _is_earlier)
+    sweep(folder)
+    return into(folder)
+
+
+def _is_earlier(names: set[str]) -> bool:
+    """Whether a version without marks has written such a folder. One with masks alone may be somebody's labels."""
+    return {"masks", "overlays"} <= names <= {"masks", "overlays", "areas.json"}

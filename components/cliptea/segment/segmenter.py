@@ -41,10 +41,17 @@ class ClassSet(NamedTuple):
 
 
 class Segmenter:
-    """A student with its description and class embeddings."""
+    """A student with its description and class embeddings.
 
-    def __init__(self, student: Student, description: Description, text_ND: Tensor) -> None:
+    Attributes:
+        devices: which share the images if there are many; the student and the embeddings are on the first.
+    """
+
+    def __init__(
+        self, student: Student, description: Description, text_ND: Tensor, devices: Sequence[torch.device] | None = None
+    ) -> None:
         self.student, self.description, self.text_ND = student, description, text_ND
+        self.devices = devices or [text_ND.device]
 
     def known(self, names: Sequence[str] | None = None) -> ClassSet:
         """All classes of the model, or some of them, with its own gamma for the unseen ones.
@@ -104,14 +111,14 @@ def open_segmenter(folder: Path, allow_code: bool = False, where: str | None = N
 
     Args:
         allow_code: whether the backbone may be a function of the user's own, which is imported and called.
-        where: the device, such as cpu or cuda:1; None: the GPU if there is one.
+        where: the device, such as cpu or cuda:1; None: all GPUs, or the CPU if there is none.
 
     Raises:
         ConfigError: the model names such a function, and this is not allowed; or there is no such device.
         NotFinite: a weight or a text feature is NaN or infinite.
         StorageError: the folder contains no model, or the model is damaged.
     """
-    chosen = device.chosen(where)
+    devices = device.chosen(where)
     try:
         description, files = read_model(folder)
         if backbone_is_code(description.backbone) and not allow_code:
@@ -131,4 +138,4 @@ def open_segmenter(folder: Path, allow_code: bool = False, where: str | None = N
         why = "" if isinstance(error, FileNotFoundError) else f" ({one_line(error)[:200]})"
         expected = f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
         raise StorageError(f"{folder} does not hold a cliptea model{why}", expected) from error
-    return Segmenter(student.to(chosen), description, text_ND.to(chosen))
+    return Segmenter(student.to(devices[0]), description, text_ND.to(devices[0]), devices)

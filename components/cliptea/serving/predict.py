@@ -41,7 +41,8 @@ def predict(
 ) -> Iterator[Predicted]:
     """Write masks/NAME.png and overlays/NAME.jpg below `output` for each image, and continue after unreadable images.
 
-    Threads read and segment the images, see `cliptea.segment.stream`. Files appear only when they are complete.
+    Threads read the images and segment them on the model's devices, see `cliptea.segment.stream`. Files appear only
+    when they are complete.
 
     Args:
         settings: how images are segmented; None: as the model was evaluated.
@@ -55,7 +56,9 @@ def predict(
         return Predicted(loaded.item, _write(loaded.item, loaded.image, mask, classes, output), None)
 
     chosen = settings or model.description.evaluation
-    return each_image(model.student, classes.text_ND, chosen, sources, _read, finish, lambda one: str(one.path))
+    return each_image(
+        model.student, classes.text_ND, chosen, sources, _read, finish, lambda one: str(one.path), model.devices
+    )
 
 
 def _write(source: Source, image: np.ndarray, mask: np.ndarray, classes: ClassSet, output: Path) -> dict[str, Any]:

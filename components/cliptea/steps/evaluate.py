@@ -163,7 +163,14 @@ def _score(
     reader, text_ND = ShardReader(store, task.split.objects, "val"), load_text(store, task.text)
     settings = config.evaluation.model_copy(update={"gamma": task.gamma})
     scored, arrays = score_student(
-        student, reader.names, partial(read_pair, reader), task.catalogue, text_ND, settings, task.label
+        student,
+        reader.names,
+        partial(read_pair, reader),
+        task.catalogue,
+        text_ND.to(device.best()),
+        settings,
+        task.label,
+        device.every(),
     )
     if task.label == config.data.name:
         images = ShardReader(store, task.split.objects, "train")

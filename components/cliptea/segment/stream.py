@@ -30,9 +30,9 @@ from cliptea.segment.inference import image_logits, padded_size
 
 __all__ = ["Loaded", "each_image"]
 
-READERS = 2  # threads, which read up to five images ahead; more with a GPU, for which this is too slow
+READERS = 2  # threads at least, which read up to five images ahead
 BATCH = {"cpu": 1, "cuda": 8}
-GPU_WORKERS = 4  # and as many readers for each GPU, if there are cores for them
+GPU_WORKERS = 4  # for each GPU
 WINDOW = 4  # batches that are read before they are divided by size
 MOST_PIXELS = 50_000_000  # maximum number of pixels of a window, unless a single image is larger
 LARGE = 8_000_000  # pixels of an image that has the memory to itself
@@ -93,8 +93,8 @@ def each_image(
     """
     where, cores = text_ND.device.type, torch.get_num_threads()
     copies = _copies(student, text_ND, devices or [text_ND.device])
-    most = max(len(copies), cores if where == "cpu" else min(cores, GPU_WORKERS * len(copies)))
-    workers = (settings.workers or most) if _is_shareable(student) else len(copies)
+    usual = cores if where == "cpu" else min(cores, GPU_WORKERS * len(copies))
+    workers = (settings.workers or max(usual, len(copies))) if _is_shareable(student) else len(copies)
     threads = max(1, cores // max(1, min(workers, len(items))))
     alone = threading.Lock()
     free: SimpleQueue[_Copy] = SimpleQueue()  # each copy once for every thread that may use it at the same time
@@ -116,7 +116,7 @@ def each_image(
 
     size = settings.batch_size or BATCH.get(where, 1)
     with _threads(threads):
-        loaded = ahead(read, items, READERS if where == "cpu" else max(READERS, most))
+        loaded = ahead(read, items, max(READERS, workers))
         yield from _in_order(ahead(segment, _batches(loaded, size, settings), workers))
 
 

@@ -26,9 +26,9 @@ from cliptea.segment.stream import BATCH, GPU_WORKERS, Loaded, each_image
 
 SECONDS = 0.02  # of the GPU for an image
 NOTE = (
-    "Waiting for images: a simulated GPU takes 20 ms for an image. The share is taken from the start of the first batch "
-    "to the end of the last one. A faster GPU or more GPUs need more cores: the second column says how many images the "
-    "processor reads, decodes and normalises if the GPU takes no time, and how long one core works on each of them."
+    "Waiting for images: a simulated GPU takes 20 ms for an image. The share of time is taken from the start of the "
+    "first batch to the end of the last one. A faster GPU or more GPUs need more cores: the second column says how "
+    "many images a second the processor can read, decode and normalise, and how long one core works on an image."
 )
 
 

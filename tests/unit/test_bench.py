@@ -78,8 +78,8 @@ def test_the_rows_of_waiting_for_images_run(tmp_path):
     assert bench.main(["--quick", "--only", "image_wait", "--output", str(output)]) == 0
     one, two = json.loads(output.read_text())["rows"]
     assert (one["goal"], one["at_most"], two["goal"]) == (0.02, True, None)
-    assert 0 <= one["ratio"] < 1
-    assert 0 <= two["ratio"] < 1
+    for row in (one, two):
+        assert -1e-9 < row["ratio"] < 1  # apart from rounding, a share
 
 
 def test_a_simulated_gpu_is_busy_for_as_long_as_it_says():

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.measure import Bench, environment
 from cliptea import settings
-from cliptea.config import Config, TrainConfig
+from cliptea.config import Config, EvaluationConfig, TrainConfig
 from cliptea.data.datasets import open_dataset
 from cliptea.run import Run, expand
 from cliptea.steps.split import Splits, make_splits
 from cliptea.teacher.network import architecture
 
-__all__ = ["SHAPES", "Prepared", "device", "new_run", "prepare", "weights"]
+if TYPE_CHECKING:
+    from cliptea.segment.segmenter import Segmenter
+
+__all__ = ["CLASSES", "SHAPES", "Prepared", "device", "new_run", "prepare", "random_model", "weights"]
 
 CLASSES, UNSEEN = 20, 5  # as VOC's
 WIDTH, HEIGHT = 500, 375  # as VOC's photos
@@ -63,6 +66,33 @@ def weights(bench: Bench) -> Path:
         safetensors.torch.save_file(state, folder / "open_clip_model.safetensors")
         (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     return folder
+
+
+def random_model(backbone: str, side: int, settings: EvaluationConfig) -> Segmenter:
+    """A network with random weights, 20 classes and random text features of 512 numbers.
+
+    The mean of each feature is 0 for images of this side, so that masks have many classes.
+    """
+    import torch
+
+    from cliptea.models import build_student
+    from cliptea.models.student import EncoderDecoder
+    from cliptea.segment.model_files import Description
+    from cliptea.segment.segmenter import Segmenter
+
+    channels = SHAPES["D"]
+    torch.manual_seed(0)
+    student = build_student(backbone, channels).eval().to(device())
+    text_ND = torch.nn.functional.normalize(torch.randn(CLASSES, channels, device=device()), dim=1)
+    assert isinstance(student, EncoderDecoder)
+    assert student.head.bias is not None
+    with torch.no_grad():
+        student.head.bias -= student(torch.randn(1, 3, side, side, device=device())).mean((0, 2, 3))
+    names = [f"class {number}" for number in range(CLASSES)]
+    description = Description(
+        backbone=backbone, dim=channels, classes=names, unseen=names[-UNSEEN:], evaluation=settings
+    )
+    return Segmenter(student, description, text_ND)
 
 
 def prepare(bench: Bench, images: int, *overrides: str) -> Prepared:

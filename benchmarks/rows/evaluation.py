@@ -12,28 +12,25 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from benchmarks.as_before import as_before
 from benchmarks.measure import Bench, Row, interleaved, speed
-from benchmarks.world import device
+from benchmarks.world import CLASSES, device, random_model
 from cliptea.config import EvaluationConfig
-from cliptea.data.catalogue import Catalogue
+from cliptea.data.catalogue import IGNORE, Catalogue
 from cliptea.data.sample import decode_image, decode_labels
-from cliptea.evaluation.metrics import confusion
 from cliptea.evaluation.scoring import score_student
-from cliptea.models import build_student
-from cliptea.models.student import EncoderDecoder, Student
+from cliptea.models.student import Student
 from cliptea.segment.inference import image_logits
 from cliptea.segment.masks import rank
-from cliptea.segment.model_files import Description
 from cliptea.segment.segmenter import Segmenter
 from cliptea.serving.photos import find_images, read_image
 from cliptea.serving.predict import into, predict
 
-CLASSES, UNSEEN, CHANNELS = 20, 5, 512
+__all__ = ["measure", "read_pair", "write_images"]
+
 NOTE = (
     "Evaluation and predict: the plain side has the attention, the upsampling in the decoder and the choice of the "
     "best class that cliptea had before, and takes one image after the other. Pixels whose two best logits differ by "
@@ -45,17 +42,13 @@ def measure(bench: Bench) -> Iterator[Row]:
     """SegFormer-B0 at 512x512: 200 images for a single round with a GPU or in long runs, else 20 in each round."""
     side, number = (64, 4) if bench.quick else (512, 200 if bench.long or device() == "cuda" else 20)
     folder = bench.folder / "evaluation"
-    _images(folder, side, number)
-    torch.manual_seed(0)
-    student = build_student("segformer_b0", CHANNELS).eval().to(device())
-    assert isinstance(student, EncoderDecoder)
-    text_ND = torch.nn.functional.normalize(torch.randn(CLASSES, CHANNELS, device=device()), dim=1)
-    _centre(student, side)
-    names = [f"class {number}" for number in range(CLASSES)]
-    catalogue = Catalogue(classes=names, unseen=names[-UNSEEN:])
+    write_images(folder, side, number)
     settings = EvaluationConfig(figures=number, scale=(4 * side, side))
+    model = random_model("segformer_b0", side, settings)
+    student, text_ND = model.student, model.text_ND
+    catalogue = Catalogue(classes=model.description.classes, unseen=model.description.unseen)
     photos = [f"{place:03d}" for place in range(number)]
-    read = partial(_read, folder)
+    read = partial(read_pair, folder)
     found: dict[str, dict[str, np.ndarray]] = {}
 
     def engine() -> None:
@@ -78,10 +71,6 @@ def measure(bench: Bench) -> Iterator[Row]:
         details={"equal_pixels": float(equal)},
         note=NOTE,
     )
-    description = Description(
-        backbone="segformer_b0", dim=CHANNELS, classes=names, unseen=names[-UNSEEN:], evaluation=settings
-    )
-    model = Segmenter(student, description, text_ND)
     own, other = interleaved(rounds, partial(_predict, model, folder), partial(_predict_plainly, model, folder))
     yield Row(
         f"predict, {what}, masks and overlays written: as it is : masks of a plain loop, nothing written",
@@ -90,14 +79,6 @@ def measure(bench: Bench) -> Iterator[Row]:
         speed(own, other),
         note=NOTE,
     )
-
-
-@torch.no_grad()
-def _centre(student: EncoderDecoder, side: int) -> None:
-    """Let the mean of each feature be 0, so that masks have many classes, although the weights are random."""
-    noise_13HW = torch.randn(1, 3, side, side, device=device())
-    assert student.head.bias is not None
-    student.head.bias -= student(noise_13HW).mean((0, 2, 3))
 
 
 def _predict(model: Segmenter, folder: Path) -> None:
@@ -111,8 +92,8 @@ def _predict_plainly(model: Segmenter, folder: Path) -> None:
             model.mask(read_image(source.path), model.known())
 
 
-def _images(folder: Path, side: int, number: int) -> None:
-    """JPEGs of blurred noise with patches of labels."""
+def write_images(folder: Path, side: int, number: int) -> None:
+    """JPEGs of blurred noise with patches of labels, in `images` and `labels`."""
     rng = np.random.default_rng(0)
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
@@ -123,7 +104,8 @@ def _images(folder: Path, side: int, number: int) -> None:
         labels.resize((side, side), Image.Resampling.NEAREST).save(folder / f"labels/{name:03d}.png")
 
 
-def _read(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The image and the labels of a name, decoded."""
     image, labels = folder / f"images/{name}.jpg", folder / f"labels/{name}.png"
     return decode_image(image.read_bytes(), name), decode_labels(labels.read_bytes(), name)
 
@@ -145,7 +127,9 @@ def _scored(
         ranked = rank(logits, catalogue.unseen_ids)
         for gamma in gammas:
             predicted = ranked.predict(gamma).cpu().numpy()
-            matrices[gamma] += confusion(truth, predicted, CLASSES)
+            labelled = truth != IGNORE
+            pairs = truth[labelled].astype(np.int64) * CLASSES + predicted[labelled]
+            matrices[gamma] += np.bincount(pairs, minlength=CLASSES * CLASSES).reshape(CLASSES, CLASSES)
             if gamma == settings.gamma:
                 shown[f"prediction/{name}"] = predicted.astype(np.uint8)
     return shown | {"confusion": matrices[settings.gamma]}

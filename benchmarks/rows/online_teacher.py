@@ -85,7 +85,7 @@ def measure(bench: Bench) -> Iterator[Row]:
 def _hiou(store: Store, config: Config, task: EvaluationTask, model: Manifest) -> float:
     weights = safetensors.torch.load(read_object(store, model.objects["model.safetensors"]))
     student = load_student(model.info["backbone"], model.info["dim"], weights).to(device.best())
-    reader, text_ND = ShardReader(store, task.split.objects, "val"), load_text(store, task.text)
+    reader, text_ND = ShardReader(store, task.split.objects, "val"), load_text(store, task.text).to(device.best())
     evaluation = config.evaluation.model_copy(update={"gamma": task.gamma})
     scored, _ = score_student(
         student, reader.names, partial(read_pair, reader), task.catalogue, text_ND, evaluation, task.label

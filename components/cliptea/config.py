@@ -370,7 +370,7 @@ class EvaluationConfig(Section):
     stride: Pixels = 426  # between sliding windows, pixels
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the network, with autocast
     batch_size: Batch | None = None  # images of one size that the network gets together; None: 1 on a CPU, 8 on a GPU
-    workers: Few | None = None  # threads that work on images; None: one per core, at most 4 with a GPU
+    workers: Few | None = None  # threads that work on images; None: one per core, at most 4 for each GPU
     figures: Annotated[int, Field(ge=0, le=1000)] | list[str] = (
         6  # images in the report, as a number or as a list of names
     )

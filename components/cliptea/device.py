@@ -9,7 +9,7 @@ import torch
 from cliptea import env
 from cliptea.errors import ConfigError
 
-__all__ = ["allow_tf32", "best", "chosen", "prepare"]
+__all__ = ["allow_tf32", "best", "chosen", "every", "prepare"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # options of mallopt, from malloc.h of the GNU C library
 PIECE = 32 << 20  # bytes; larger tensors are mapped on their own, so that their memory cannot be fragmented
@@ -42,16 +42,21 @@ def best() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def chosen(name: str | None) -> torch.device:
-    """The device that a user names, or the best one.
+def every() -> list[torch.device]:
+    """All GPUs, or the CPU. The first one is `best`."""
+    return [torch.device("cuda", number) for number in range(torch.cuda.device_count())] or [torch.device("cpu")]
+
+
+def chosen(name: str | None) -> list[torch.device]:
+    """The device that a user names, or every one.
 
     Raises:
         ConfigError: this machine has no such device.
     """
     if name is None:
-        return best()
+        return every()
     found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     known = ["cpu", *(["cuda"] if found else []), *found]
     if name not in known:
         raise ConfigError(f"this machine has no device {name}", f"one of {', '.join(known)}", "change --device")
-    return torch.device(name)
+    return [torch.device(name)]

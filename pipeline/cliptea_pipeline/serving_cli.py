@@ -90,7 +90,7 @@ def predict(
     debug: Debug = False,
     allow_code: AllowCode = False,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, or cuda:1 for the second GPU. Defaults to a GPU if there is one.")
+        str | None, typer.Option(help="cpu, cuda, or cuda:1 for the second GPU. Defaults to all GPUs, or to the CPU.")
     ] = None,
     precision: Annotated[
         str | None,
@@ -115,7 +115,7 @@ def predict(
         typer.Option(
             min=1,
             max=1024,
-            help="Threads that work on images. Defaults to one per processor core, and to at most 4 with a GPU.",
+            help="Threads that work on images. Defaults to one per processor core, and to at most 4 for each GPU.",
             show_default=False,
         ),
     ] = None,

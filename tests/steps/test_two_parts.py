@@ -1,11 +1,16 @@
-"""A run in two parts ends with the comparison that one run has. Every step runs in this process."""
+"""A run in two parts ends with the comparison that one run has. Every step runs in this process.
+
+The parts are evaluated on two devices, and the one run on one.
+"""
 
 import shutil
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from cliptea import device
 from cliptea.errors import ClipteaError
 from cliptea.manifest import Output
 from cliptea.parts import Part
@@ -58,6 +63,8 @@ def place(tmp_path_factory, empty_database):
             splits = make_splits(run)
             log_splits(run, splits)
             cache = publish_cache(run, splits)
+            devices = Mock(return_value=[torch.device("cpu")] * (2 if part else 1))  # simulates several GPUs
+            patch.setattr(device, "every", devices)
             evaluated = []
             for variant in run.variants:
                 model = train_variant(TrainInputs(run=run, variant=variant, splits=splits, teacher=cache))
@@ -66,7 +73,13 @@ def place(tmp_path_factory, empty_database):
             page = read_uri(compared.report, compared.hashes["report"]).decode()
             promotion = promote_best(run, compared)
             return SimpleNamespace(
-                run=run, splits=splits, cache=cache, compared=compared, page=page, promotion=promotion
+                run=run,
+                splits=splits,
+                cache=cache,
+                compared=compared,
+                page=page,
+                promotion=promotion,
+                evaluated_on=[len(devices.return_value)] * devices.call_count,
             )
 
         yield SimpleNamespace(use=use, run=run)
@@ -105,6 +118,7 @@ def test_the_parts_share_data_and_teacher(one, parts):
 
 def test_the_part_that_ends_last_has_the_comparison_of_one_run(one, parts):
     _, last = parts
+    assert [found.evaluated_on for found in (one, *parts)] == [[1] * 4, [2] * 2, [2] * 2]
     assert shown(last.compared) == shown(one.compared)
     assert (last.compared.best, last.compared.evaluation) == (one.compared.best, one.compared.evaluation)
     assert last.compared.missing == one.compared.missing == []

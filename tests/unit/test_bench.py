@@ -1,15 +1,22 @@
 """The runner of the benchmarks: one table, one file, whose throughputs `cliptea plan` reads."""
 
+import copy
 import json
+import time
+from threading import Thread
+from typing import get_args
 
 import pytest
+import torch
 from benchmarks import __main__ as bench
 from benchmarks.measure import Row, interleaved, speed
 from benchmarks.page import render
 from benchmarks.rows import reading
+from benchmarks.rows.image_wait import Simulated
 from typer.testing import CliRunner
 
 from cliptea.plan import read_rates
+from cliptea.serving.choices import Format
 from cliptea_pipeline.cli import app
 
 
@@ -64,6 +71,40 @@ def test_the_rows_of_evaluation_run_and_compare_masks(tmp_path):
     evaluation, predict = json.loads(output.read_text())["rows"]
     assert (evaluation["goal"], predict["goal"]) == (1.6, None)
     assert evaluation["details"]["equal_pixels"] > 0.999
+
+
+def test_the_rows_of_waiting_for_images_run(tmp_path):
+    output = tmp_path / "results.json"
+    assert bench.main(["--quick", "--only", "image_wait", "--output", str(output)]) == 0
+    one, two = json.loads(output.read_text())["rows"]
+    assert (one["goal"], one["at_most"], two["goal"]) == (0.02, True, None)
+    for row in (one, two):
+        assert -1e-9 < row["ratio"] < 1  # apart from rounding, a share
+
+
+def test_a_simulated_gpu_is_busy_for_as_long_as_it_says():
+    times = []
+    student, start = Simulated(0.01, times), time.perf_counter()
+    threads = [Thread(target=student.logits, args=(torch.zeros(3, 3, 8, 8), torch.eye(5))) for _ in range(2)]
+    copied = Thread(target=copy.deepcopy(student).logits, args=(torch.zeros(4, 3, 8, 8), torch.eye(5)))
+    for thread in (*threads, copied):
+        thread.start()
+    for thread in (*threads, copied):
+        thread.join()
+    assert sorted(end - begin for begin, end in times) >= [0.03, 0.03, 0.04]
+    assert time.perf_counter() - start >= 0.06  # one batch after the other
+
+
+@pytest.mark.long
+def test_the_rows_of_the_exports_compare_each_format_with_torch(tmp_path):
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    output = tmp_path / "results.json"
+    assert bench.main(["--quick", "--only", "exports", "--output", str(output)]) == 0
+    rows = json.loads(output.read_text())["rows"]
+    assert [format in row["name"] for row, format in zip(rows, get_args(Format), strict=True)] == [True] * 3
+    for row in rows:
+        assert row["details"]["equal_pixels"] > 0.999
+        assert row["details"]["difference"] < 1e-4
 
 
 def test_rates_go_to_the_file_that_plan_reads(tmp_path, monkeypatch, capsys):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from cliptea.data.catalogue import IGNORE
 from cliptea.evaluation.results import Scores
@@ -12,17 +14,17 @@ from cliptea.evaluation.results import Scores
 __all__ = ["confusion", "per_class_iou", "score"]
 
 
-def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+def confusion(truth: Tensor, predicted: Tensor, classes: int) -> Tensor:
     """(N, N) int64 pixel counts, with rows for true classes and columns for predicted classes.
 
     Args:
         truth: integer train ids of any shape, 255 where there is no class.
-        predicted: train ids of the same shape.
+        predicted: train ids of the same shape, on the same device.
         classes: N.
     """
-    labelled = truth != IGNORE
-    pairs = truth[labelled].astype(np.int64) * classes + predicted[labelled]
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    row = torch.where(truth == IGNORE, classes, truth.int())  # one more for pixels without a class
+    pairs = (row * classes + predicted).flatten()
+    return torch.bincount(pairs, minlength=(classes + 1) * classes)[: classes * classes].view(classes, classes)
 
 
 def per_class_iou(matrix_NN: np.ndarray) -> np.ndarray:

@@ -38,17 +38,19 @@ def score_student(
     text_ND: Tensor,
     settings: EvaluationConfig,
     label: str,
+    devices: Sequence[torch.device] | None = None,
 ) -> tuple[Scored, dict[str, np.ndarray]]:
     """Predict every image of an evaluation set once, and compute the scores for each gamma.
 
     Args:
-        student: in eval mode, on `device.best()`.
+        student: in eval mode.
         names: of the images.
         read: returns the image (H, W, 3) uint8 and the train ids (H, W) uint8 of a name. It is called in threads.
         catalogue: the set's classes.
-        text_ND: unit-norm text features of all of them, float32.
+        text_ND: unit-norm text features of all of them, float32, on the student's device.
         settings: evaluation settings with the gamma of this set and the images for figures.
         label: name of the evaluation set, for the progress bar.
+        devices: which share the images; the first is the student's. None: the student's alone.
 
     Raises:
         NotFinite: a logit is NaN or infinite; the error names the image.
@@ -57,7 +59,6 @@ def score_student(
         The scores, and a dictionary of arrays. `confusion` is (N, N) int64 pixels with rows for true classes, and
         `prediction/IMAGE` is (H, W) uint8 train ids for each image in the figures.
     """
-    text_ND = text_ND.to(device.best())
     gammas = sorted({settings.gamma, *settings.sweep})
     number = len(catalogue.classes)
     matrices = {gamma: np.zeros((number, number), dtype=np.int64) for gamma in gammas}
@@ -70,13 +71,14 @@ def score_student(
     def look(loaded: Loaded[str], logits: ImageLogits | None) -> tuple[str, np.ndarray, np.ndarray | None]:
         """The confusion matrix of an image for each gamma (G, N, N), and its prediction if it is shown."""
         assert logits is not None
-        ranked, truth = rank(logits, catalogue.unseen_ids), np.asarray(loaded.rest)
-        predicted = {gamma: ranked.predict(gamma).cpu().numpy() for gamma in gammas}
-        matrices_GNN = np.stack([confusion(truth, predicted[gamma], number) for gamma in gammas])
-        figure = predicted[settings.gamma].astype(np.uint8) if loaded.item in shown else None
-        return loaded.item, matrices_GNN, figure
+        ranked = rank(logits, catalogue.unseen_ids)
+        truth_HW = torch.from_numpy(np.asarray(loaded.rest)).to(ranked.lead.device)
+        predicted = {gamma: ranked.predict(gamma) for gamma in gammas}
+        matrices_GNN = torch.stack([confusion(truth_HW, predicted[gamma], number) for gamma in gammas])
+        figure = predicted[settings.gamma].cpu().numpy().astype(np.uint8) if loaded.item in shown else None
+        return loaded.item, matrices_GNN.cpu().numpy(), figure
 
-    looked = each_image(student, text_ND, settings, names, load, look, "image {}".format)
+    looked = each_image(student, text_ND, settings, names, load, look, "image {}".format, devices)
     with progress.bar(f"evaluating {label}", total=len(names), unit="image") as bar:
         for name, matrices_GNN, figure in looked:
             for gamma, matrix_NN in zip(gammas, matrices_GNN, strict=True):
@@ -123,7 +125,11 @@ def attention_maps(
 
 
 def fit_training_features(
-    student: Student, images: ShardReader, dim: int, settings: EvaluationConfig
+    student: Student,
+    images: ShardReader,
+    dim: int,
+    settings: EvaluationConfig,
+    devices: Sequence[torch.device] | None = None,
 ) -> TrainingFeatures | None:
     """The distribution of the student's features over up to 400 training images, or None if there are too few.
 
@@ -134,6 +140,7 @@ def fit_training_features(
         images: train shards.
         dim: D, the number of the student's features.
         settings: evaluation settings.
+        devices: which share the images; the first is the student's. None: the student's alone.
     """
     if len(images) < FEWEST_IMAGES:
         return None
@@ -149,7 +156,7 @@ def fit_training_features(
         return image_feature(along).cpu().numpy()
 
     features = []
-    looked = each_image(student, axes_DD, settings, names, load, look, "image {}".format)
+    looked = each_image(student, axes_DD, settings, names, load, look, "image {}".format, devices)
     with progress.bar("measuring training images", total=number, unit="image") as bar:
         for feature_D in looked:
             features.append(feature_D)

@@ -51,7 +51,7 @@ def image_logits(
 def _image_logits(
     student: Student, images: Sequence[np.ndarray], text_ND: Tensor, config: EvaluationConfig
 ) -> Iterator[ImageLogits]:
-    normal = [_fitted(image_HW3, config.scale).to(text_ND.device) for image_HW3 in images]
+    normal = [_fitted(image_HW3, config.scale, text_ND.device) for image_HW3 in images]
     sizes = [((one.shape[1], one.shape[2]), image.shape[:2]) for one, image in zip(normal, images, strict=True)]
     if config.mode != "whole":
         for normal_3hw, (fitted, size) in zip(normal, sizes, strict=True):
@@ -80,12 +80,12 @@ def rounded_up(size: Sequence[int], divisor: int) -> tuple[int, int]:
     return size[0] + -size[0] % divisor, size[1] + -size[1] % divisor
 
 
-def _fitted(image_HW3: np.ndarray, scale: Sequence[int]) -> Tensor:
-    """(3, h, w) normalised."""
+def _fitted(image_HW3: np.ndarray, scale: Sequence[int], where: torch.device) -> Tensor:
+    """(3, h, w) normalised. Bytes go to the device, not floats."""
     height, width = fitted_size((image_HW3.shape[0], image_HW3.shape[1]), scale)
     if (height, width) != image_HW3.shape[:2]:
         image_HW3 = np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR))
-    return normalise(torch.from_numpy(image_HW3.copy()).permute(2, 0, 1))
+    return normalise(torch.from_numpy(image_HW3.copy()).to(where).permute(2, 0, 1))
 
 
 def _slide(student: Student, normal_3hw: Tensor, text_ND: Tensor, config: EvaluationConfig) -> Tensor:

@@ -54,8 +54,7 @@ def make_sure_mask(logits: ImageLogits, gamma_N: Tensor) -> tuple[np.ndarray, np
     best_HW, class_HW = _best(logits, gamma_N)
     sums_HW = torch.zeros_like(best_HW)
     for first, logits_KHW in logits.groups():
-        gamma_K11 = gamma_N[first : first + len(logits_KHW), None, None]
-        sums_HW += (logits_KHW + gamma_K11 - best_HW).exp_().sum(0)
+        sums_HW += (logits_KHW + _column(gamma_N[first:], logits_KHW) - best_HW).exp_().sum(0)
     return class_HW.cpu().numpy(), (1 / sums_HW).cpu().numpy()
 
 
@@ -70,14 +69,19 @@ def _best(logits: ImageLogits, gamma_N: Tensor | None = None) -> tuple[Tensor, T
     best_HW = logits.small_Nhw.new_full(logits.size, -torch.inf)
     class_HW = torch.zeros_like(best_HW, dtype=torch.uint8)
     for first, logits_KHW in logits.groups():
-        gamma_K = None if gamma_N is None else gamma_N[first : first + len(logits_KHW)]
-        raised_KHW = logits_KHW if gamma_K is None else logits_KHW + gamma_K[:, None, None]
-        largest_HW = raised_KHW.amax(0)
+        raised_KHW = logits_KHW if gamma_N is None else logits_KHW + _column(gamma_N[first:], logits_KHW)
+        del logits_KHW  # a single class of a huge photo takes half a GiB, so nothing stays that is not needed
+        largest_HW = raised_KHW.amax(0) if len(raised_KHW) > 1 else raised_KHW[0]
         place_HW = _first_equal(raised_KHW, largest_HW)
         class_HW = torch.where(largest_HW > best_HW, place_HW + first, class_HW)
-        best_HW = torch.maximum(best_HW, largest_HW)
-        del logits_KHW, raised_KHW, largest_HW  # a single class of a huge photo takes half a GiB
+        torch.maximum(best_HW, largest_HW, out=best_HW)
+        del raised_KHW, largest_HW
     return best_HW, class_HW
+
+
+def _column(gamma_N: Tensor, logits_KHW: Tensor) -> Tensor:
+    """The first K values as (K, 1, 1) on the device of the logits."""
+    return gamma_N[: len(logits_KHW), None, None].to(logits_KHW.device)
 
 
 def _first_equal(values_KHW: Tensor, largest_HW: Tensor) -> Tensor:

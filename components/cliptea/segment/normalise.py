@@ -13,5 +13,5 @@ IMAGE_STD = (58.395, 57.12, 57.375)
 
 def normalise(images: Tensor) -> Tensor:
     """Normalise (..., 3, H, W) RGB values 0-255 to float32."""
-    mean, std = torch.tensor(IMAGE_MEAN).view(3, 1, 1), torch.tensor(IMAGE_STD).view(3, 1, 1)
+    mean, std = (torch.tensor(rgb, device=images.device).view(3, 1, 1) for rgb in (IMAGE_MEAN, IMAGE_STD))
     return (images.float() - mean) / std

@@ -50,16 +50,22 @@ class ClassSet(NamedTuple):
 
 
 class Segmenter:
-    """A student with its description, its class embeddings and, if known, the features of its training images."""
+    """A student with its description, its class embeddings and, if known, the features of its training images.
+
+    Attributes:
+        devices: which share the images if there are many; the student and the embeddings are on the first.
+    """
 
     def __init__(
         self,
         student: Student,
         description: Description,
         text_ND: Tensor,
+        devices: Sequence[torch.device] | None = None,
         training_features: TrainingFeatures | None = None,
     ) -> None:
         self.student, self.description, self.text_ND = student, description, text_ND
+        self.devices = devices or [text_ND.device]
         self.training_features = training_features
 
     def known(self, names: Sequence[str] | None = None) -> ClassSet:
@@ -120,14 +126,14 @@ def open_segmenter(folder: Path, allow_code: bool = False, where: str | None = N
 
     Args:
         allow_code: whether the backbone may be a function of the user's own, which is imported and called.
-        where: the device, such as cpu or cuda:1; None: the GPU if there is one.
+        where: the device, such as cpu or cuda:1; None: all GPUs, or the CPU if there is none.
 
     Raises:
         ConfigError: the model names such a function, and this is not allowed; or there is no such device.
         NotFinite: a weight or a text feature is NaN or infinite.
         StorageError: the folder contains no model, or the model is damaged.
     """
-    chosen = device.chosen(where)
+    devices = device.chosen(where)
     try:
         description, files = read_model(folder)
         if backbone_is_code(description.backbone) and not allow_code:
@@ -149,4 +155,6 @@ def open_segmenter(folder: Path, allow_code: bool = False, where: str | None = N
         why = "" if isinstance(error, FileNotFoundError) else f" ({one_line(error)[:200]})"
         expected = f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
         raise StorageError(f"{folder} does not hold a cliptea model{why}", expected) from error
-    return Segmenter(student.to(chosen), description, text_ND.to(chosen), features.to(chosen) if features else None)
+    first = devices[0]
+    features = features.to(first) if features else None
+    return Segmenter(student.to(first), description, text_ND.to(first), devices, features)

@@ -1,7 +1,8 @@
 """Many images through a student: read ahead, in batches of one size, by several threads. The order is kept.
 
 On a CPU, each thread takes whole images with one core, because two images side by side are faster than two cores on one
-image. On a GPU, threads only keep it busy: while one waits for its batch, others work on the logits of theirs.
+image. On a GPU, threads only keep it busy: while one waits for its batch, others work on the logits of theirs. Several
+GPUs have a copy of the student each, and take the next batch as soon as they are free.
 
 Shape legend: H, W image; N classes; D width.
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from queue import SimpleQueue
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -27,9 +30,9 @@ from cliptea.segment.inference import image_logits, padded_size
 
 __all__ = ["Loaded", "each_image"]
 
-READERS = 2  # threads, which read up to five images ahead
+READERS = 2  # threads at least, which read up to five images ahead
 BATCH = {"cpu": 1, "cuda": 8}
-GPU_WORKERS = 4
+GPU_WORKERS = 4  # for each GPU
 WINDOW = 4  # batches that are read before they are divided by size
 MOST_PIXELS = 50_000_000  # maximum number of pixels of a window, unless a single image is larger
 LARGE = 8_000_000  # pixels of an image that has the memory to itself
@@ -55,6 +58,11 @@ class _Batch(NamedTuple, Generic[Item]):
     images: list[Loaded[Item]]  # of one size for the network; one without an image is alone
 
 
+class _Copy(NamedTuple):
+    student: Student
+    text_ND: Tensor  # on the same device
+
+
 def each_image(
     student: Student,
     text_ND: Tensor,
@@ -63,10 +71,11 @@ def each_image(
     read: Callable[[Item], Loaded[Item]],
     work: Callable[[Loaded[Item], ImageLogits | None], Result],
     title: Callable[[Item], str],
+    devices: Sequence[torch.device] | None = None,
 ) -> Iterator[Result]:
     """Yield what `work` makes of each item and its logits, in the order of the items.
 
-    The logits do not depend on the number of threads or the size of batches, apart from rounding on a GPU.
+    The logits do not depend on the number of devices and threads or the size of batches, apart from rounding on a GPU.
 
     Args:
         student: in eval mode.
@@ -74,25 +83,32 @@ def each_image(
         settings: how logits are computed, with the number of `workers` and the `batch_size`.
         items: such as names of images.
         read: reads the image of an item. It is called in threads.
-        work: is called in threads, with None for an item without an image.
+        work: is called in threads, with None for an item without an image. The logits are on any of the devices.
         title: names an item in errors.
+        devices: which share the images, of one type. The first is the student's, and the others get copies of it.
+            None: the student's alone.
 
     Raises:
         NotFinite: a logit is NaN or infinite; the error names the image.
     """
     where, cores = text_ND.device.type, torch.get_num_threads()
-    workers = settings.workers or (cores if where == "cpu" else min(cores, GPU_WORKERS))
-    workers = workers if _is_shareable(student) else 1
+    copies = _copies(student, text_ND, devices or [text_ND.device])
+    usual = cores if where == "cpu" else min(cores, GPU_WORKERS * len(copies))
+    workers = (settings.workers or max(usual, len(copies))) if _is_shareable(student) else len(copies)
     threads = max(1, cores // max(1, min(workers, len(items))))
     alone = threading.Lock()
+    free: SimpleQueue[_Copy] = SimpleQueue()  # each copy once for every thread that may use it at the same time
+    for number in range(workers):
+        free.put(copies[number % len(copies)])
 
     def segment(batch: _Batch[Item]) -> list[tuple[int, Result]]:
         torch.set_num_threads(threads)  # for this thread; new ones would take all cores
         images = [one.image for one in batch.images if one.image is not None]
         if not images:
             return [(batch.places[0], work(batch.images[0], None))]
-        found, logits = [], image_logits(student, images, text_ND, settings)
-        with alone if max(one.pixels for one in batch.images) > LARGE else nullcontext():
+        found, large = [], max(one.pixels for one in batch.images) > LARGE
+        with _taken(free) as copy, alone if large else nullcontext():
+            logits = image_logits(copy.student, images, copy.text_ND, settings)
             for place, one in zip(batch.places, batch.images, strict=True):
                 with named(title(one.item)):
                     found.append((place, work(one, next(logits))))
@@ -100,8 +116,28 @@ def each_image(
 
     size = settings.batch_size or BATCH.get(where, 1)
     with _threads(threads):
-        loaded = ahead(read, items, READERS)
+        loaded = ahead(read, items, max(READERS, workers))
         yield from _in_order(ahead(segment, _batches(loaded, size, settings), workers))
+
+
+def _copies(student: Student, text_ND: Tensor, devices: Sequence[torch.device]) -> list[_Copy]:
+    """The student and the text features on each device.
+
+    A network of the user's own stays on the first one, because its copies may share what it keeps between calls.
+    """
+    if isinstance(student, OwnStudent):
+        devices = devices[:1]
+    copies = [_Copy(deepcopy(student).to(where), text_ND.to(where)) for where in devices[1:]]
+    return [_Copy(student, text_ND), *copies]
+
+
+@contextmanager
+def _taken(free: SimpleQueue[_Copy]) -> Iterator[_Copy]:
+    copy = free.get()
+    try:
+        yield copy
+    finally:
+        free.put(copy)
 
 
 def _is_shareable(student: Student) -> bool:

@@ -64,7 +64,7 @@ class TrainingFeatures(NamedTuple):
         Args:
             along: the logits of the image with `directions_KD` as text features.
         """
-        scores_K = (image_feature(along) - self.mean_K) / self.std_K
+        scores_K = (image_feature(along).to(self.mean_K.device) - self.mean_K) / self.std_K
         return math.sqrt(float((scores_K.double() ** 2).sum()) / self.limit)
 
     def to(self, where: torch.device) -> TrainingFeatures:

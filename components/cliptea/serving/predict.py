@@ -55,7 +55,7 @@ def predict(
 ) -> Iterator[Predicted]:
     """Write masks/NAME.png and overlays/NAME.jpg for each image, and continue after unreadable images.
 
-    Threads read and segment the images, see `cliptea.segment.stream`.
+    Threads read the images and segment them on the model's devices, see `cliptea.segment.stream`.
 
     Args:
         put: writes the files. It is called in threads.
@@ -85,8 +85,8 @@ def predict(
         return Predicted(loaded.item, row, None)
 
     chosen = settings or model.description.evaluation
-    rows_ND = torch.cat([classes.text_ND, directions])
-    return each_image(model.student, rows_ND, chosen, sources, _read, finish, lambda one: str(one.path))
+    rows_ND, devices = torch.cat([classes.text_ND, directions]), model.devices
+    return each_image(model.student, rows_ND, chosen, sources, _read, finish, lambda one: str(one.path), devices)
 
 
 def _write(source: Source, image: np.ndarray, mask: np.ndarray, names: Sequence[str], put: Put) -> dict[str, Any]:

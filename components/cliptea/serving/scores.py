@@ -42,5 +42,7 @@ def evaluate(
         sample = dataset.read("val", name)
         return decode_image(sample.image, name), sample.labels
 
-    scored, _ = score_student(model.student, names, read, dataset.catalogue, classes.text_ND, settings, label)
+    scored, _ = score_student(
+        model.student, names, read, dataset.catalogue, classes.text_ND, settings, label, model.devices
+    )
     return scored

@@ -165,14 +165,21 @@ def _score(
     reader, text_ND = ShardReader(store, task.split.objects, "val"), load_text(store, task.text)
     settings = config.evaluation.model_copy(update={"gamma": task.gamma})
     scored, arrays = score_student(
-        student, reader.names, partial(read_pair, reader), task.catalogue, text_ND, settings, task.label
+        student,
+        reader.names,
+        partial(read_pair, reader),
+        task.catalogue,
+        text_ND.to(device.best()),
+        settings,
+        task.label,
+        device.every(),
     )
     objects = {}
     if task.label == config.data.name:
         images = ShardReader(store, task.split.objects, "train")
         cls, names = ShardReader(store, teacher.tokens.objects, "cls"), chosen_images(images.names, settings.figures)
         arrays |= attention_maps(student, images, cls, names, config.teacher, config.data.seed)
-        if features := fit_training_features(student, images, int(trained.info["dim"]), settings):
+        if features := fit_training_features(student, images, int(trained.info["dim"]), settings, device.every()):
             key = f"{output.prefix}/{TRAINING_FEATURES}"
             objects[TRAINING_FEATURES] = put_object(store, key, features.dump())
     buffer = io.BytesIO()

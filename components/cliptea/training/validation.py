@@ -185,4 +185,4 @@ class Validation:
         with named(f"held-out image {name}"):
             (logits,) = image_logits(student, [image_HW3], text_SD, self._evaluation)
         mask_HW = make_mask(logits, text_SD.new_zeros(len(text_SD)))
-        return confusion(truth_HW, mask_HW, len(text_SD))
+        return confusion(torch.from_numpy(truth_HW), torch.from_numpy(mask_HW), len(text_SD)).numpy()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import confusion_matrix, jaccard_score
 
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
@@ -15,7 +16,7 @@ def test_scores_are_scikit_learns(seed):
     predicted = np.where(rng.random(truth.shape) < 0.6, np.minimum(truth, 6), rng.integers(0, classes, truth.shape))
     labelled = truth != 255
     flat, guessed = truth[labelled], predicted[labelled]
-    matrix = confusion(truth, predicted, classes)
+    matrix = confusion(torch.from_numpy(truth), torch.from_numpy(predicted), classes).numpy()
     np.testing.assert_array_equal(matrix, confusion_matrix(flat, guessed, labels=range(classes)))
     iou = jaccard_score(flat, guessed, labels=range(classes), average=None)
     np.testing.assert_allclose(per_class_iou(matrix), iou, rtol=1e-12)
@@ -38,8 +39,15 @@ def test_a_class_without_pixels_is_left_out_and_a_wrong_one_counts():
     assert score(matrix, [1]).hiou is None
 
 
-def test_matrices_add_up():
+@pytest.mark.parametrize("classes", [4, 255])
+def test_matrices_add_up(classes):
     rng = np.random.default_rng(0)
-    truth, predicted = rng.integers(0, 4, (6, 10, 10)), rng.integers(0, 4, (6, 10, 10))
-    parts = sum(confusion(t, p, 4) for t, p in zip(truth, predicted, strict=True))
-    np.testing.assert_array_equal(parts, confusion(truth, predicted, 4))
+    truth = torch.from_numpy(rng.integers(0, 256, (6, 10, 10), dtype=np.uint8))
+    truth[(truth >= classes)] = 255
+    predicted = torch.from_numpy(rng.integers(0, classes, (6, 10, 10), dtype=np.uint8))
+    total = np.zeros((classes, classes), dtype=np.int64)
+    labelled = (truth != 255).numpy()
+    np.add.at(total, (truth.numpy()[labelled], predicted.numpy()[labelled]), 1)
+    for matrix in (confusion(truth, predicted, classes), sum(map(confusion, truth, predicted, [classes] * 6))):
+        assert matrix.dtype == torch.int64
+        np.testing.assert_array_equal(matrix, total)

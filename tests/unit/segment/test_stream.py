@@ -1,6 +1,10 @@
-"""Images through a student by several threads and in batches give what they give one by one."""
+"""Images through a student by several devices and threads and in batches give what they give one by one.
+
+Several devices are simulated by naming the CPU several times: each place in the list has a copy of the network.
+"""
 
 import threading
+import time
 from functools import partial
 
 import numpy as np
@@ -10,6 +14,8 @@ import torch
 from cliptea.config import EvaluationConfig
 from cliptea.errors import DataError, NotFinite
 from cliptea.models import build_student
+from cliptea.models.own import OwnStudent
+from cliptea.models.student import Student
 from cliptea.segment import stream
 from cliptea.segment.inference import image_logits
 from cliptea.segment.masks import make_mask
@@ -42,14 +48,15 @@ def mask_of(logits):
     return make_mask(logits, -logits.small_Nhw.mean((1, 2)))
 
 
-def masks(student, text, images, settings=SETTINGS):
+def masks(student, text, images, settings=SETTINGS, devices=1):
     """The mask of each image, or None for those that are None."""
 
     def work(loaded, logits):
         return None if logits is None else mask_of(logits)
 
     read = partial(_read, images)
-    return list(each_image(student, text, settings, range(len(images)), read, work, "image {}".format))
+    places = [torch.device("cpu")] * devices
+    return list(each_image(student, text, settings, range(len(images)), read, work, "image {}".format, places))
 
 
 def _read(images, number):
@@ -61,15 +68,80 @@ def one_by_one(student, text, images):
     return [mask_of(logits) for (logits,) in found]
 
 
-@pytest.mark.parametrize(("workers", "batch_size"), [(None, None), (1, None), (3, None), (2, 2), (3, 8)])
-def test_masks_are_those_of_single_images_whatever_the_batch_and_the_threads(
-    student, text, images, workers, batch_size
+@pytest.mark.parametrize(
+    ("workers", "batch_size", "devices"),
+    [(None, None, 1), (1, None, 1), (3, None, 1), (2, 2, 1), (3, 8, 1), (None, None, 3), (3, 2, 2), (1, 2, 2)],
+)
+def test_masks_are_those_of_single_images_whatever_the_batch_the_threads_and_the_devices(
+    student, text, images, workers, batch_size, devices
 ):
     settings = SETTINGS.model_copy(update={"workers": workers, "batch_size": batch_size})
-    found, wanted = masks(student, text, images, settings), one_by_one(student, text, images)
+    found, wanted = masks(student, text, images, settings, devices), one_by_one(student, text, images)
     for one, other in zip(found, wanted, strict=True):
         assert len(np.unique(other)) > 1
         assert np.array_equal(one, other)
+
+
+class Counted(Student):
+    """Knows which of its copies segment images, and how many calls of one copy happen at the same time."""
+
+    def __init__(self):
+        super().__init__("", 1.0)
+        self.layer, self.inside = torch.nn.Conv2d(3, 16, 4, 4), []
+
+    def forward(self, images):
+        self.inside.append(None)
+        CALLS.append((id(self), len(self.inside)))
+        time.sleep(0.02)
+        self.inside.pop()
+        return self.layer(images)
+
+
+CALLS = []
+
+
+@pytest.mark.parametrize(("hooks", "most"), [(False, 2), (True, 1)])
+def test_each_device_has_a_copy_and_as_many_threads_as_may_call_it(text, images, hooks, most):
+    student = Counted()
+    if hooks:  # as in encoders of timm that keep features between calls
+        student.layer.hooks = None
+    CALLS.clear()
+    masks(student, text, images * 3, SETTINGS.model_copy(update={"workers": 6}), devices=3)
+    assert len({copy for copy, _ in CALLS}) == 3
+    assert id(student) in {copy for copy, _ in CALLS}
+    assert max(inside for _, inside in CALLS) == most
+
+
+def test_a_network_of_the_users_own_stays_on_one_device_and_in_one_thread(text, images):
+    calls = []
+
+    class Own(torch.nn.Module):
+        def forward(self, images):
+            calls.append(threading.get_ident())
+            return images.repeat(1, 6, 1, 1)[:, :16, ::4, ::4]
+
+    masks(OwnStudent(Own(), 16, "own"), text, images, SETTINGS.model_copy(update={"workers": 4}), devices=3)
+    assert len(calls) == len(images)
+    assert len(set(calls)) == 1
+
+
+def test_an_error_of_one_device_ends_the_work_and_is_told(text, images):
+    student = Counted()
+    original, found = id(student), []
+
+    class Broken(Counted):
+        def forward(self, images):
+            if id(self) != original:
+                raise RuntimeError("this device has no memory left")
+            return super().forward(images)
+
+    student.__class__ = Broken
+    read, places = partial(_read, images), [torch.device("cpu")] * 2
+    with pytest.raises(RuntimeError, match="this device has no memory left"):
+        found.extend(each_image(student, text, SETTINGS, range(9), read, lambda one, logits: one.item, str, places))
+    assert found == list(range(len(found)))  # in their order up to the error
+    assert len(found) < 9
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
 
 
 def test_batches_hold_images_of_one_padded_size_and_the_order_stays(student, text, images, monkeypatch):

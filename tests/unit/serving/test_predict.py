@@ -96,6 +96,19 @@ def test_a_folder_goes_through_the_network_in_batches_and_comes_out_in_order(mod
     assert batches == [1, 1, 1, 1]  # a CPU takes them one by one
 
 
+def test_several_devices_write_the_same_files_as_one(photos, model, tmp_path, monkeypatch):
+    (photos / "broken.png").write_text("no image")
+    sources, written = find_images([photos], tmp_path / "out"), []
+    for number, folder in ((1, tmp_path / "one"), (2, tmp_path / "two")):
+        monkeypatch.setattr(model, "devices", [torch.device("cpu")] * number)
+        done = list(predict(model, model.known(), sources * 3, folder))
+        assert [one.source for one in done] == sources * 3
+        assert [one.error is None for one in done] == [True, False, True] * 3
+        written.append({str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*.*")})
+    assert len(written[0]) == 4
+    assert written[0] == written[1]
+
+
 def test_every_kind_of_image_gets_a_mask_of_its_own_size(model_folder, tmp_path):
     folder, ramp = tmp_path / "kinds", Image.linear_gradient("L").resize((60, 40))
     folder.mkdir()

@@ -62,6 +62,18 @@ class Run(BaseModel):
         """The run with the students of all parts."""
         return self if self.part.of == 1 else self.model_copy(update={"variants": expand(self.config)})
 
+    @property
+    def model(self) -> str:
+        """Name of the registered model that the best student becomes a version of, one for each setting."""
+        setting = self.config.method.transductive.setting
+        name = self.config.promotion.model or f"cliptea-{self.config.data.name}"
+        return name if setting == "inductive" else f"{name}-{setting}"
+
+    @property
+    def abouts(self) -> dict[str, str]:
+        """Label of a result row -> its variant in one line."""
+        return {member.label: member.about for variant in self.variants for member in variant.members}
+
     def variant(self, label: str) -> Variant:
         """The variant with this label."""
         return next(variant for variant in self.variants if variant.label == label)

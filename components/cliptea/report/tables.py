@@ -112,6 +112,7 @@ def speed_table(groups: Sequence[Group], facts: RunFacts) -> dict[str, Any]:
     return {
         "rows": [{"summary": s, "group": s.group, "variant": s.variant, "same": names[s.label][1]} for s in shown],
         "measured": _devices(shown),
+        "backbones": len({s.backbone for s in shown}),
         "plot": speed_plot(plotted) if several and len(plotted) > 1 else None,
     }
 

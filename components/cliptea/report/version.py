@@ -6,7 +6,7 @@ from markupsafe import escape
 
 __all__ = ["PENDING", "with_version"]
 
-PENDING = "The last step of the run registers it."
+PENDING = "The last step of the run registers this model."
 
 
 def with_version(report: str, sentence: str) -> str:

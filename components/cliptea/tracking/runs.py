@@ -69,15 +69,13 @@ def open_parent(run: Run) -> str:
         progress.note(f"{name} is ignored: it can only be of another job, as a run on one machine sets none")
     key = _key(run)
     found = plugin_run(client) or find_run(client, {Tag.KEY: key})
-    new = found is None
     if found is None:
         part = f" · part {run.part}" if run.part.of > 1 else ""
         name = f"{config.preset} · {config.data.name} · {key[:SHOWN]}{part}"
         found = client.create_run(experiment_id(client), tags={Tag.KEY: key}, run_name=name)
     run_id = found.info.run_id
     require_artifacts(str(found.info.artifact_uri))
-    worked = {} if new else {Tag.BEGAN: now(), Tag.WORKED: f"{_worked(found):.3f}"}
-    tags = worked | {
+    tags = {
         Tag.KEY: key,
         "cliptea.preset": config.preset,
         Tag.FINGERPRINT: run.fingerprint,
@@ -92,7 +90,7 @@ def open_parent(run: Run) -> str:
 
 
 def own_end(run: MlflowRun, silence: float = 0.0) -> int:
-    """The end of a pipeline run for MLflow in milliseconds, so that its duration is the time that it was at work.
+    """The end of a run for MLflow in milliseconds, so that its duration is the time that it was at work.
 
     MLflow shows the time from a run's start to its end. A run that was started again had its first start long ago.
 
@@ -119,7 +117,10 @@ def _since_began(run: MlflowRun, moment: float) -> float:
 
 
 def reopen(client: MlflowClient, run: MlflowRun) -> None:
-    """Set a run to RUNNING, and remove all tags about an earlier end."""
+    """Set a run to RUNNING, remove all tags about an earlier end, and remember how long it was at work until now."""
+    if run.info.end_time or Tag.HEARTBEAT in run.data.tags:
+        for tag, value in ((Tag.WORKED, f"{_worked(run):.3f}"), (Tag.BEGAN, now())):
+            client.set_tag(run.info.run_id, tag, value)
     for tag in run.data.tags.keys() & Tag.ENDED:
         client.delete_tag(run.info.run_id, tag)
     client.update_run(run.info.run_id, status="RUNNING")
@@ -272,7 +273,7 @@ class ChildRun:
             self._client.set_tag(self.run_id, MLFLOW_LOGGED_MODELS, json.dumps([shown]))
 
     def finish(self) -> None:
-        self._client.set_terminated(self.run_id, "FINISHED")
+        self._client.set_terminated(self.run_id, "FINISHED", own_end(self._client.get_run(self.run_id)))
 
 
 def _metrics(point: Mapping[str, float], epoch: float) -> dict[str, float]:

@@ -144,7 +144,8 @@ def _sentence(decided: Promotion, champion: int | None) -> str:
         return f"{version} was registered ({decided.reason}). There is no champion now."
     if str(champion) == decided.version:
         return f"{version} is the champion ({decided.reason})."
-    return f"{version} is not the champion ({decided.reason}). The champion is version {champion}: ship that one."
+    was = "was the champion" if decided.promoted else "is not the champion"
+    return f"{version} {was} ({decided.reason}). The champion is now version {champion}: ship that one."
 
 
 def _scores(row: ComparedRow) -> list[tuple[str, float | None]]:

@@ -22,7 +22,7 @@ STARTED = (MODEL_METRICS, "inference")  # sections that are there from the start
 
 def view_page(experiment: str | int) -> str:
     """The page of an experiment's runs with this view, below the address of MLflow."""
-    return f"#/experiments/{experiment}/runs?viewStateShareKey={VIEW}"
+    return f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
 def first_view() -> str:

@@ -285,7 +285,7 @@ def test_an_experiment_opens_with_the_scores(client):
     assert [chart["metricKey"] for chart in state["compareRunCharts"]][:3] == ["hiou", "miou_unseen", "miou_seen"]
     sections = [section["uuid"] for section in state["compareRunSections"]]
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == set(sections)
-    page = f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=scores"
+    page = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=scores"
     assert f"({page})" in experiment.tags["mlflow.note.content"]
     client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "ours")
     make_run("view again")

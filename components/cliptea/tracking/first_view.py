@@ -39,16 +39,8 @@ def first_view() -> str:
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": [MODELS, *scores, *tags],
-        "columnOrder": [
-            "0",
-            RUN,
-            *scores,
-            MODELS,
-            "runDateAndNestInfo",
-            "duration",
-            *tags,
-        ],  # "0" has the boxes to tick
-        "columnWidths": {RUN: 300, scores[-1]: 240},
+        "columnOrder": ["0", RUN, MODELS, *scores, "runDateAndNestInfo", "duration", *tags],  # "0": boxes to tick
+        "columnWidths": {RUN: 250, MODELS: 210, scores[-1]: 240},
         "compareRunSections": [{"uuid": name, "name": name, "display": True, "isReordered": True} for name in STARTED],
         "compareRunCharts": charts,
         "isAccordionReordered": True,

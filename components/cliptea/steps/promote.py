@@ -9,13 +9,13 @@ from pydantic import BaseModel
 from cliptea import progress
 from cliptea.errors import TrackingError
 from cliptea.evaluation.ranking import best_row, candidates, hiou
-from cliptea.manifest import fingerprint, put_immutable
+from cliptea.manifest import Output, find, fingerprint, put_immutable, read_object
 from cliptea.report.version import with_version
 from cliptea.run import Run
 from cliptea.sealed import seal
 from cliptea.steps.compare import REPORT, ComparedRow, Comparison, catch_up
 from cliptea.steps.component import step
-from cliptea.storage import Store, open_store, read_uri
+from cliptea.storage import Store, open_store
 from cliptea.tracking.deferred import read_record, receipt, receipt_key
 
 __all__ = ["Promotion", "promote", "promote_best"]
@@ -119,23 +119,26 @@ def _tell(store: Store, run: Run, comparison: Comparison, decided: Promotion) ->
     from cliptea.tracking.runs import ChildRun, Tag
 
     client = connect()
-    sentence = _sentence(decided, champion(client, decided.model))
+    present = champion(client, decided.model)
+    sentence, ship = _sentence(decided, present), str(present) == decided.version
     progress.note(sentence)
-    best = next(row for row in comparison.rows if row.label == decided.variant and row.seed == decided.seed)
-    scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in _scores(best) if value is not None)
-    student = f"{best.label} seed {best.seed}"
+    logged = _logged(store, run, comparison.rows)
+    mine = [row for row in logged if (row.label, row.seed) == (decided.variant, decided.seed)]
+    scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in _scores(mine[0]) if value is not None)
+    student = f"{decided.variant} seed {decided.seed}"
     page = f"[{decided.model} version {decided.version}](#/models/{quote(decided.model)}/versions/{decided.version})"
     command = f"`cliptea predict PHOTOS --model models:/{decided.model}@champion`"
-    client.set_tag(run.tracking_run, Tag.NOTE, f"**Ship this:** {student}, {scores}: {page}. {sentence}\n\n{command}")
-    for row in {row.mlflow_run_id: row for row in _logged(store, run, comparison.rows)}.values():
-        own = row.label == best.label and row.seed == best.seed
-        told = sentence if own else f"The best student of this run is {student}, {page}."
-        client.set_tag(row.mlflow_run_id, Tag.NOTE, f"{run.abouts[row.label]}. {told}")
-    report = with_version(read_uri(comparison.report, comparison.hashes["report"]).decode(), sentence).encode()
-    folder = comparison.report.rsplit("/", 2)[1]  # of the output, which has a manifest of its own
-    item = put_immutable(store, f"compare/{folder}/shipped", ".html", report)
-    progress.publish(report=store.uri(item.key), report_sha256=item.sha256)
-    ChildRun(client, run.tracking_run).log_files({REPORT: report})
+    first = "Ship this" if ship else "Best of this run"
+    client.set_tag(run.tracking_run, Tag.NOTE, f"**{first}:** {student}, {scores}: {page}. {sentence}\n\n{command}")
+    for run_id, label in {row.mlflow_run_id: row.label for row in reversed(logged)}.items():
+        told = sentence if run_id == mine[0].mlflow_run_id else f"The best student of this run is {student}, {page}."
+        client.set_tag(run_id, Tag.NOTE, f"{run.abouts[label]}. {told}")
+    output = Output("compare", comparison.report.rsplit("/", 2)[1])
+    if done := find(store, output):  # its report may be newer than the one in the comparison, after an outage
+        report = with_version(read_object(store, done.objects[REPORT]).decode(), sentence, ship).encode()
+        item = put_immutable(store, f"{output.prefix}/shipped", ".html", report)
+        progress.publish(report=store.uri(item.key), report_sha256=item.sha256)
+        ChildRun(client, run.tracking_run).log_files({REPORT: report})
 
 
 def _sentence(decided: Promotion, champion: int | None) -> str:

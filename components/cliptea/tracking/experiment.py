@@ -22,9 +22,9 @@ __all__ = [
 ]  # fmt: skip
 
 DESCRIPTION = (
-    "**[All scores, the highest hIoU first]({page})**. The model to ship has a registered version in the column Models. "
-    "There is a run for each pipeline run, and below it one for each variant and seed. `hiou` is the harmonic mean of "
-    "seen and unseen mIoU."
+    "**[All scores, the highest hIoU first]({page})**. The model to ship has a registered version in the column "
+    "Models. There is a run for each pipeline run, and below it one for each variant and seed. `hiou` is the harmonic "
+    "mean of seen and unseen mIoU."
 )
 NOTE = "mlflow.note.content"  # the description on MLflow's page
 DELETED = "deleted"  # the stage of an experiment

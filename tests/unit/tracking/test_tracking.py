@@ -11,8 +11,8 @@ import pytest
 from cliptea import settings
 from cliptea.errors import ServerAway, StorageError
 from cliptea.evaluation.ranking import best_row, candidates
-from cliptea.manifest import put_object
-from cliptea.report.version import PENDING
+from cliptea.manifest import Contents, Output, make_once, put_object
+from cliptea.report.version import BEST, PENDING, SHIP
 from cliptea.run import Run, expand
 from cliptea.steps.compare import ComparedRow, Comparison
 from cliptea.steps.finish import finish_run
@@ -202,12 +202,17 @@ def row(run_id, hiou, member=("backbones", "demo_fpn"), dataset="demo", seed=0, 
 
 def compared(rows, evaluation="same", stand_in=False):
     """A comparison with a report in the store that lacks only its last sentence."""
-    store, page = open_store(), f"<p><b>{PENDING}</b></p>".encode()
-    report = put_object(store, "compare/0123456789abcdef/report.html", page)
+    store, output = open_store(), Output("compare", "0123456789abcdef")
+
+    def make():
+        page = f"{SHIP} x</h2><p><b>{PENDING}</b></p>".encode()
+        return Contents({"report.html": put_object(store, f"{output.prefix}/report.html", page)}, {})
+
+    made, _ = make_once(store, output, make)
     return Comparison(
-        report=store.uri(report.key),
+        report=store.uri(made.objects["report.html"].key),
         results="",
-        hashes={"report": report.sha256},
+        hashes={},
         rows=rows,
         best={},
         evaluation=evaluation,
@@ -254,7 +259,7 @@ def test_the_report_names_the_version_and_every_student_the_best_one(client):
     published = [json.loads(line) for line in Path(os.environ["CLIPTEA_EVENTS"]).read_text().splitlines()]
     values = next(event["values"] for event in reversed(published) if "report" in event.get("values", {}))
     told = "cliptea-smoke version 1 is the champion (first champion, hIoU 0.5000)."
-    assert read_uri(values["report"], values["report_sha256"]).decode() == f"<p><b>{told}</b></p>"
+    assert read_uri(values["report"], values["report_sha256"]).decode() == f"{SHIP} x</h2><p><b>{told}</b></p>"
     folder = client.download_artifacts(run.tracking_run, "report.html")
     assert told in Path(folder).read_text()
     notes = [client.get_run(child).data.tags["mlflow.note.content"] for child in children]
@@ -326,6 +331,10 @@ def test_a_run_repeated_after_a_rollback_says_which_version_is_the_champion(clie
     told = capsys.readouterr().err
     assert "version 2 was the champion (hIoU 0.6000 beats the champion's 0.4000 by more than 0)." in told
     assert "The champion is now version 1: ship that one." in told
+    page = Path(client.download_artifacts(run.tracking_run, "report.html")).read_text()
+    assert page.startswith(f"{BEST} x</h2><p><b>cliptea-smoke version 2 was the champion")
+    note = client.get_run(run.tracking_run).data.tags["mlflow.note.content"]
+    assert note.startswith("**Best of this run:** backbones/demo_fpn seed 0")
     assert client.get_model_version("cliptea-smoke", "2").tags["cliptea.reason"] == "rolled back to version 1"
     client.delete_registered_model("cliptea-smoke")
     promote_best(run, comparison)

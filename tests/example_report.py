@@ -34,6 +34,11 @@ VARIANTS = [  # group, variant, backbone, hIoU, model
     ("table4", "max", "demo_fpn", 0.62, "m9"),
     ("table4", "mean", "demo_fpn", 0.73, "m10"),
 ]
+ABOUTS = {
+    f"{group}/{name}": settings.about_variant(delta)
+    for group in settings.variant_groups()
+    for name, delta in settings.variant_group(group).items()
+}
 SETTINGS = settings.load("pascal_context", ["variants=[table3]"]).model_dump(mode="json")
 
 INFERENCE = Inference(
@@ -87,6 +92,8 @@ def make(seeds=(0, 1, 2), variants=VARIANTS, classes=CLASSES, unseen=UNSEEN, **f
     return ReportContext(
         facts=RunFacts(
             **{
+                "abouts": {name: ABOUTS.get(name, f"About {name}") for name in names},
+                "model": "cliptea-demo",
                 "candidates": [name for name in names if name.startswith("backbones/") or name.endswith("/full")],
                 "title": "CLIPTeacher on the demo world",
                 "preset": "demo",

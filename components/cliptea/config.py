@@ -41,7 +41,8 @@ Gamma = Annotated[float, Field(ge=-1e6, le=1e6)]
 Ratio = Annotated[float, Field(gt=0, le=100)]
 Size = tuple[Pixels, Pixels]
 Unseen = Annotated[list[str], Field(max_length=254)]
-Group = dict[str, dict[str, Any]]  # variants by name, each with the settings that it changes
+Group = dict[str, dict[str, Any]]  # variants by name, each with the settings that it changes, and ABOUT
+ABOUT = "about"  # describes a variant in one line
 Templates = str | Annotated[list[str], Field(min_length=1, max_length=1000)]
 # class -> the names whose text features are averaged, for a class that one name alone describes badly
 Synonyms = dict[str, Annotated[list[str], Field(min_length=1, max_length=100)]]

@@ -41,11 +41,11 @@ VERSIONS = {
     "evaluate": 2,
     "part": 1,  # the results of a part of a run
     "speed": 1,
-    "compare": 5,
+    "compare": 6,
     # records in the store of what is logged to MLflow
     "data": 1,
-    "evaluated": 2,
-    "promote": 3,
+    "evaluated": 3,
+    "promote": 4,
     # keys that are compared, or that are part of other fingerprints
     "run": 1,
     "variant": 2,

@@ -23,9 +23,15 @@ class Member(BaseModel):
 
     group: str
     variant: str
+    about: str = ""  # the variant in one line
+
+    @property
+    def label(self) -> str:
+        """As of its result rows."""
+        return f"{self.group}/{self.variant}"
 
 
-OTHER_GAMMA = Member(group="table3", variant="no_cls_token")  # the paper measures this row with another gamma
+OTHER_GAMMA = "table3/no_cls_token"  # the paper measures this row with another gamma
 
 
 class Variant(BaseModel):
@@ -56,6 +62,11 @@ class Run(BaseModel):
         """The run with the students of all parts."""
         return self if self.part.of == 1 else self.model_copy(update={"variants": expand(self.config)})
 
+    @property
+    def abouts(self) -> dict[str, str]:
+        """Label of a result row -> its variant in one line."""
+        return {member.label: member.about for variant in self.variants for member in variant.members}
+
     def variant(self, label: str) -> Variant:
         """The variant with this label."""
         return next(variant for variant in self.variants if variant.label == label)
@@ -69,7 +80,8 @@ def expand(config: Config) -> list[Variant]:
         (member, _resolved(base, member, delta))
         for name in config.variants
         for variant, delta in settings.variant_group(name, config.variant_groups).items()
-        for member in [Member(group=name.partition("/")[0], variant=variant)]
+        for about in [settings.about_variant(delta)]
+        for member in [Member(group=name.partition("/")[0], variant=variant, about=about)]
     ]
     named = [(_apart(member, resolved), resolved) for member, resolved in named]
     for seed in range(max((resolved.seeds for _, resolved in named), default=0)):
@@ -78,7 +90,7 @@ def expand(config: Config) -> list[Variant]:
                 continue
             same = fingerprint("variant", config=resolved.model_dump(exclude={"seeds"}), seed=seed)
             if same not in found:
-                label = f"{member.group}/{member.variant}" + (f" seed {seed}" if resolved.seeds > 1 else "")
+                label = member.label + (f" seed {seed}" if resolved.seeds > 1 else "")
                 found[same] = Variant(label=label, seed=seed, members=[], config=resolved)
             if member not in found[same].members:
                 found[same].members.append(member)
@@ -92,7 +104,7 @@ def expand(config: Config) -> list[Variant]:
 
 def _resolved(config: Config, member: Member, delta: dict[str, Any]) -> Config:
     """The config of a variant. Only the row for which the paper names another gamma has another one than the run."""
-    if member == OTHER_GAMMA:
+    if member.label == OTHER_GAMMA:
         delta = settings.merge(delta, {"evaluation": {"gamma": config.evaluation.gamma_no_cls_token}})
     return settings.apply_delta(config, delta)
 

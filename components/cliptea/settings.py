@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from cliptea.config import NAMES, TRACKED, Config, Group
+from cliptea.config import ABOUT, NAMES, TRACKED, Config, Group
 from cliptea.errors import ConfigError
 from cliptea.messages import holds_secret, names_secret
 from cliptea.parse import parse_yaml
@@ -23,6 +23,7 @@ from cliptea.storage import is_remote
 from cliptea.typed import key_of, typed_value, without_free_names
 
 __all__ = [
+    "about_variant",
     "apply_delta",
     "flatten",
     "load",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 SHOWN = 100  # characters of a refused value
+LONGEST_ABOUT = 200  # characters
 # What a variant may change. Everything else is the same for all students of a run, so that they can be compared.
 CHANGEABLE = ["seeds", "method", "student", "train"]
 
@@ -82,7 +84,17 @@ def variant_files_of(overrides: Sequence[str]) -> list[str]:
 
 def apply_delta(config: Config, delta: Mapping[str, Any]) -> Config:
     """Apply a variant's nested delta to a resolved config, so that it overrides everything else, and validate again."""
-    return _validate(merge(config.model_dump(), delta))
+    return _validate(merge(config.model_dump(), _changes(delta)))
+
+
+def about_variant(delta: Mapping[str, Any]) -> str:
+    """A variant in one line: its `about`, or else the settings that it changes."""
+    changes = ", ".join(f"{key}={value}" for key, value in flatten(_changes(delta)).items() if value != {})
+    return delta.get(ABOUT) or changes or "The settings of the run"
+
+
+def _changes(delta: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in delta.items() if key != ABOUT}
 
 
 def merge(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,6 +244,11 @@ def _check_groups(config: Config) -> None:
             for name in (group, variant):
                 if not TRACKED.fullmatch(name):
                     raise ConfigError(f"{key} has the name {name!r}", f"a name that MLflow accepts, {NAMES}")
+            about = delta.get(ABOUT, "")
+            if not isinstance(about, str) or len(about) > LONGEST_ABOUT or not about.isprintable():
+                raise ConfigError(
+                    f"{key}.about={str(about)[:SHOWN]!r} is refused", f"one line of at most {LONGEST_ABOUT} characters"
+                )
             fixed = [name for name in Config.model_fields if name in delta and name not in CHANGEABLE]
             if fixed:
                 raise ConfigError(

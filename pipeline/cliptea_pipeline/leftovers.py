@@ -40,7 +40,7 @@ NAMES = {
     "evaluate": r"figures\.npz|training_features\.safetensors",
     "part": r"results-[0-9a-f]{16}\.json",
     "speed": r"(?!)",  # its manifest is all
-    "compare": r"report\.html|results\.json",
+    "compare": r"report\.html|results\.json|shipped-[0-9a-f]{16}\.html",
 }
 OBJECT = re.compile("|".join(rf"{kind}/[0-9a-f]{{16}}/(?:manifest\.json|{name})" for kind, name in NAMES.items()))
 SCRATCH = re.compile(rf"scratch/(demo-teacher)-([0-9a-f]{{16}})(?:\.lock|/(?:{CLIP}|pretraining\.ckpt))")

@@ -14,6 +14,7 @@ from cliptea.messages import plain
 from cliptea.storage.local_files import local_path
 from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.database import experiment_number
+from cliptea.tracking.first_view import view_page
 from cliptea_pipeline.extras import require
 from cliptea_pipeline.opening import find_tracking
 from cliptea_pipeline.options import Debug, one_line_errors
@@ -21,8 +22,6 @@ from cliptea_pipeline.serving_cli import Home
 from cliptea_pipeline.workdir import find_database
 
 __all__ = ["app"]
-
-BY_HIOU = "workflowType=machine_learning&orderByKey=metrics.%60hiou%60&orderByAsc=false"  # of MLflow's page of runs
 
 app = typer.Typer()
 
@@ -61,8 +60,7 @@ def ui(
         require("mlflow")
         file = find_database(local_path("--workdir", workdir))
         if experiment := experiment_number(file, EXPERIMENT):
-            page = f"http://localhost:{port}/#/experiments/{experiment}/runs"
-            print(f"all runs, the highest hIoU first: {page}?{BY_HIOU}", flush=True)
+            print(f"all runs, the highest hIoU first: http://localhost:{port}/{view_page(experiment)}", flush=True)
         os.chdir(file.parent)  # a relative address needs no escapes, which MLflow's server does not decode
         address = f"sqlite:///{file.name}"
         command = [sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", address, "--port", str(port)]

@@ -43,6 +43,11 @@ def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
         )
     console.print(students)
     console.print()
+    variants = Table("variant", "what it is", box=None)
+    for label, about in plan.variants.items():
+        variants.add_row(cell(label), cell(about))
+    console.print(variants)
+    console.print()
     for line in plan.missing or ["nothing that can be checked from this machine"]:
         console.print(plain(f"missing  {line}"), markup=False, highlight=False, soft_wrap=True)
 

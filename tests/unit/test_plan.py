@@ -124,3 +124,11 @@ def test_a_benchmark_file_is_overruled_by_what_is_given(tmp_path):
     assert read_rates(file, ["swin_b=30"]) == {"teacher": 100, "swin_b": 30}
     with pytest.raises(ConfigError, match="cannot read the throughput"):
         read_rates(tmp_path / "none.json", [])
+
+
+def test_the_plan_says_what_each_variant_is():
+    made = plan("demo", "variants=[table3/no_ce, backbones/segformer_b0]", "seeds=2")
+    assert made.variants == {
+        "table3/no_ce": "Without the cross entropy",
+        "backbones/segformer_b0": "The full method with SegFormer-B0",
+    }

@@ -72,7 +72,7 @@ def test_the_variants_of_a_file_are_trained_beside_shipped_ones(write):
 
 
 def test_variant_files_are_named_beside_the_preset_file_and_travel_with_it(write, tmp_path):
-    write("small: {train: {iterations: 3}}\nlong: {train: {iterations: 30}}", "own/sizes.yaml")
+    write("small: {about: A short one, train: {iterations: 3}}\nlong: {train: {iterations: 30}}", "own/sizes.yaml")
     name = write("preset: smoke\nvariants: [table4/max, ./sizes.yaml, sizes.yaml/small]", "own/mine.yaml")
     text = read_preset(name)
     for file in (tmp_path / "own").iterdir():
@@ -81,6 +81,7 @@ def test_variant_files_are_named_beside_the_preset_file_and_travel_with_it(write
     assert config.variants == ["table4/max", "sizes", "sizes/small"]
     assert [variant.label for variant in expand(config)] == ["table4/max", "sizes/small", "sizes/long"]
     assert [variant.config.train.iterations for variant in expand(config)] == [8, 3, 30]
+    assert [variant.members[0].about for variant in expand(config)][1:] == ["A short one", "train.iterations=30"]
 
 
 def test_set_names_a_variant_file_in_the_current_folder_or_defines_a_variant(write):

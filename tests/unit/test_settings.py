@@ -19,6 +19,50 @@ def test_every_preset_and_variant_validates():
                 settings.apply_delta(config, delta)
 
 
+@pytest.mark.parametrize("group", settings.variant_groups())
+def test_every_shipped_variant_says_in_one_line_what_it_is(group):
+    for variant, delta in settings.variant_group(group).items():
+        about = delta["about"]
+        assert settings.about_variant(delta) == about
+        assert 5 < len(about) < 110, variant
+        assert about[0].isupper()
+        assert about[-1] not in ".;"
+
+
+def test_a_variant_without_a_description_is_described_by_the_settings_that_it_changes():
+    config = settings.load(
+        "smoke",
+        ["variants=[mine]", "variant_groups.mine={plain: {}, two: {train: {iterations: 3}, method: {pseudo: false}}}"],
+    )
+    abouts = {member.variant: member.about for variant in expand(config) for member in variant.members}
+    assert abouts == {
+        "plain": "The settings of the run",
+        "two": "train.iterations=3, method.pseudo=False",
+    }
+
+
+def test_a_description_changes_no_student_and_no_fingerprint():
+    said = [
+        settings.load("smoke", ["variants=[mine]", f"variant_groups.mine.few={{train: {{iterations: 3}}{about}}}"])
+        for about in ("", ", about: Three iterations", ', about: "Three, and no more"')
+    ]
+    variants = [expand(config) for config in said]
+    assert [one[0].members[0].about for one in variants] == [
+        "train.iterations=3",
+        "Three iterations",
+        "Three, and no more",
+    ]
+    assert len({one[0].config.model_dump_json() for one in variants}) == 1
+    counting = [resolve._counting(config, one) for config, one in zip(said, variants, strict=True)]
+    assert counting[0] == counting[1] == counting[2]
+
+
+@pytest.mark.parametrize("about", ["[a, b]", '"two\\nlines"', "x" * 201])
+def test_a_description_is_one_line(about):
+    with pytest.raises(ConfigError, match=r"variant_groups\.mine\.few\.about=.* is refused; expected one line"):
+        settings.load("smoke", ["variants=[mine]", f"variant_groups.mine.few={{about: {about}}}"])
+
+
 @pytest.mark.parametrize("given", ["held_out=0.2", "keep=best", "patience=3"])
 def test_what_only_counts_with_validation_is_refused_without_it(given):
     with pytest.raises(ConfigError, match=f"{given} has no effect without validation; expected validate_every=N"):

@@ -12,7 +12,7 @@ __all__ = ["MAX_POINTS", "Line", "interval_bar", "line_chart", "strip", "svg_tex
 
 MAX_POINTS = 120  # of one line; longer ones are averaged in bins
 WIDTH, HEIGHT = 300, 170
-LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 26  # margins of the plot
+LEFT, RIGHT, TOP, BOTTOM = 40, 20, 8, 26  # margins of the plot
 BAR_WIDTH = 160  # of strip and interval_bar
 
 Points = Sequence[tuple[float, float]]
@@ -75,17 +75,20 @@ def line_chart(
 
 
 def strip(values: Mapping[int, float], mean: float | None) -> Markup:
-    """The mean as a bar on a track from 0 to 1, and each seed's fraction as a dot on it."""
+    """The mean as a bar on a track from 0 to 1, and below it each seed's fraction as a dot.
+
+    The dots do not lie on the bar, where they would look like error bars.
+    """
 
     def x(value: float) -> float:
         return 5 + value * (BAR_WIDTH - 10)
 
-    out = [f'<rect class="track" x="{x(0)}" y="5" width="{x(1) - x(0)}" height="10"/>']
+    out = [f'<rect class="track" x="{x(0)}" y="2" width="{x(1) - x(0)}" height="9"/>']
     if mean is not None:
-        out.append(f'<rect class="mean" x="{x(0)}" y="5" width="{x(mean) - x(0):.1f}" height="10"/>')
+        out.append(f'<rect class="mean" x="{x(0)}" y="2" width="{x(mean) - x(0):.1f}" height="9"/>')
     for seed, value in values.items():
         tip = f"<title>seed {seed}: {100 * value:.1f} %</title>"
-        out.append(f'<circle cx="{x(value):.1f}" cy="10" r="3.4">{tip}</circle>')
+        out.append(f'<circle cx="{x(value):.1f}" cy="16" r="2.2">{tip}</circle>')
     return _bar("strip", out, ", ".join(f"seed {seed}: {100 * value:.1f} %" for seed, value in values.items()))
 
 
@@ -118,10 +121,11 @@ def _bar(kind: str, parts: list[str], spoken: str) -> Markup:
     return Markup(head + "".join(parts) + "</svg>")
 
 
-def svg_text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "") -> str:
-    """An escaped text at (x, y) pixels, of the CSS class `kind` if there is one."""
+def svg_text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "", width: float | None = None) -> str:
+    """An escaped text at (x, y) pixels, of the CSS class `kind` if there is one, squeezed to `width` pixels if set."""
     of_kind = f' class="{kind}"' if kind else ""
-    return f'<text{of_kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    squeezed = "" if width is None else f' textLength="{width:g}" lengthAdjust="spacingAndGlyphs"'
+    return f'<text{of_kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{squeezed}>{escape(text)}</text>'
 
 
 def _line(name: str, line: Line, place: Place, *, dots: bool) -> str:

@@ -32,6 +32,8 @@ class RunFacts(BaseModel):
     teacher: str  # a sentence or less
     clip_sha256: str = ""  # of the file with its weights; "" if they are not a single file
     stand_in: bool  # the teacher was not trained for this data, so the numbers are meaningless
+    abouts: dict[str, str] = {}  # label -> the variant in one line
+    model: str = ""  # name of the registered model that the best student becomes a version of
     candidates: list[str]  # labels of the variants that use the run's own method, of which one may be shipped
     seeds: list[int]
     iterations: int

@@ -98,7 +98,7 @@ def region_map(image: np.ndarray, labels: np.ndarray, regions: np.ndarray) -> by
     labelled = (labels != IGNORE)[..., None]
     grey = _grey(picture)
     base = np.where(labelled, 0.45 * grey, grey)
-    return _encode(Image.fromarray(_blend(base, table[regions], np.where(in_region, 0.78, 0.0))))
+    return _encode(Image.fromarray(_blend(base, table[regions], np.where(in_region, 0.9, 0.0))))
 
 
 def _octaves(weights: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from cliptea.messages import printable
-from cliptea.report import grids, tables
+from cliptea.report import grids, tables, version
 from cliptea.report.context import ReportContext
 from cliptea.report.paper import paper
 from cliptea.report.summaries import Spread, summarise
@@ -29,19 +29,21 @@ def build_report(context: ReportContext) -> str:
         DataError: two rows of one group, variant, evaluation set and seed.
     """
     summaries = summarise(context.rows)
-    groups = tables.groups_of(summaries)
+    facts, groups = context.facts, tables.groups_of(summaries)
     names = tables.names_of(summaries)
     script = _text("report.js")
     page = _environment().get_template("report.html.j2")
     text = page.render(
         context=context,
-        facts=context.facts,
+        facts=facts,
         paper=paper(),
         short=tables.SHORT,
-        headline=tables.headline(groups, context.facts),
-        results=tables.result_tables(groups),
-        conclusions=tables.conclusion_tables(groups, context.facts),
-        classes=tables.class_tables(groups, context.facts, context.confusions or names),
+        headline=tables.headline(groups, facts),
+        results=tables.result_tables(groups, facts),
+        speed=tables.speed_table(groups, facts),
+        pending=version.PENDING,
+        conclusions=tables.conclusion_tables(groups, facts),
+        classes=tables.class_tables(groups, facts, context.confusions or names),
         datasets=list(dict.fromkeys(group.dataset for group in groups)),
         legend=grids.class_legend(context),
         predictions=grids.prediction_grid(context, names, summaries),
@@ -51,7 +53,7 @@ def build_report(context: ReportContext) -> str:
         gammas=grids.gamma_charts(context, names, summaries),
         losses=grids.loss_charts(context, names),
         confusions=grids.confusions(context, names),
-        settings=flatten(context.facts.settings),
+        settings=flatten(facts.settings),
         style=Markup(_text("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

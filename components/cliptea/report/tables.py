@@ -16,25 +16,18 @@ from cliptea.report.bars import class_bars
 from cliptea.report.conclusions import COMPARED, Comparison, PaperValue, compare, paper_values, reference_of
 from cliptea.report.context import RunFacts
 from cliptea.report.paper import own_dataset, paper
+from cliptea.report.speed_plot import Measured, speed_plot
 from cliptea.report.summaries import Spread, Summary
 from cliptea.run import is_transductive
 
 __all__ = [
     "NARROW", "SHORT", "Group", "class_tables", "conclusion_tables", "groups_of", "headline", "names_of",
-    "result_tables",
+    "result_tables", "speed_table",
 ]  # fmt: skip
 
 SHORT: dict[Metric, str] = {"hiou": "hIoU", "miou_unseen": "unseen mIoU", "miou_seen": "seen mIoU", "pAcc": "pAcc"}
 
-# What each ablation leaves out.
-PARTS = {
-    "no_cls_token": "the Global Learning Module",
-    "no_pseudo": "the Pixel Learning Module",
-    "no_ce": "the cross entropy",
-    "no_bce": "the focal and dice loss",
-    "no_generate": "the loss of the generated classifiers",
-    "seen_only": "both modules (cross entropy on seen classes alone)",
-}
+PARTS = ("table3", "baselines")  # groups whose variants leave out a part of the method each
 NOTHING = Spread(mean=None, sd=None)
 NARROW = "\u202f"  # the space between thousands
 
@@ -81,7 +74,7 @@ def names_of(summaries: Sequence[Summary]) -> dict[str, tuple[str, list[str]]]:
     return {own: (name, equal[name]) for own, name in names.items()}
 
 
-def result_tables(groups: Sequence[Group]) -> list[dict[str, Any]]:
+def result_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str, Any]]:
     """The headline tables: a row for each variant, the highest mean of each score marked."""
     tables = []
     for group in groups:
@@ -89,48 +82,78 @@ def result_tables(groups: Sequence[Group]) -> list[dict[str, Any]]:
         rows = [
             {
                 "variant": summary.variant,
-                "backbone": summary.backbone,
+                "about": facts.abouts.get(summary.label, ""),
                 "gamma": summary.gamma,
                 "scores": {metric: _cell(summary.scores[metric], best[metric]) for metric in SHORT},
                 "strip": charts.strip(summary.by_seed["hiou"], summary.scores["hiou"].mean),
-                "training": summary.training_images_per_second,
-                "latency": summary.latency_ms,
-                "speed": summary.images_per_second,
-                "inference": summary.inference,
             }
             for summary in group.summaries
         ]
-        tables.append(
-            {"group": group, "rows": rows, "setting": _setting(group.summaries), "measured": _measured(group.summaries)}
-        )
+        tables.append({"group": group, "rows": rows, "setting": _setting(group.summaries)})
     return tables
+
+
+def speed_table(groups: Sequence[Group], facts: RunFacts) -> dict[str, Any]:
+    """A row for each trained model, and a plot of hIoU over speed if candidates with several backbones were measured.
+
+    The plot needs one device: speeds of different ones cannot be compared.
+    """
+    summaries = [summary for group in groups if group.dataset == facts.dataset for summary in group.summaries]
+    names = names_of(summaries)
+    shown = [summary for summary in summaries if names[summary.label][0] == summary.label]
+    best = _best(groups, facts)
+    candidates = [s for s in shown if {s.label, *names[s.label][1]} & {*facts.candidates}]
+    plotted = [
+        Measured(s.variant, s.images_per_second.mean, s.scores["hiou"].mean, s is best)
+        for s in candidates
+        if s.images_per_second.mean and s.scores["hiou"].mean is not None
+    ]
+    several = len({s.backbone for s in candidates if s.inference}) > 1 and len(_devices(candidates)) == 1
+    return {
+        "rows": [{"summary": s, "group": s.group, "variant": s.variant, "same": names[s.label][1]} for s in shown],
+        "measured": _devices(shown),
+        "backbones": len({s.backbone for s in shown}),
+        "plot": speed_plot(plotted) if several and len(plotted) > 1 else None,
+    }
+
+
+def _best(groups: Sequence[Group], facts: RunFacts) -> Summary | None:
+    """The variant with the highest mean hIoU on the main set among those that use the run's own method."""
+    known = [
+        summary
+        for group in groups
+        for summary in group.summaries
+        if group.dataset == facts.dataset
+        and summary.label in facts.candidates
+        and summary.scores["hiou"].mean is not None
+    ]
+    return max(known, key=lambda summary: summary.scores["hiou"].mean or 0.0, default=None)
 
 
 def headline(groups: Sequence[Group], facts: RunFacts) -> dict[str, Any] | None:
     """The model to ship, and what the evidence says about the parts of the method.
 
-    The model is the variant with the highest mean hIoU on the main set among those that use the run's own method. An
-    ablation is only trained for comparison, and is never shown here.
+    An ablation is only trained for comparison, and is never shown as the model to ship.
     """
-    main = [group for group in groups if group.dataset == facts.dataset]
-    known = [
-        summary
-        for group in main
-        for summary in group.summaries
-        if summary.label in facts.candidates and summary.scores["hiou"].mean is not None
-    ]
-    if not known:
+    best = _best(groups, facts)
+    if best is None:
         return None
     compared = {
-        c.variant: c
-        for group in main
+        c.variant: {"about": facts.abouts.get(f"{group.name}/{c.variant}", c.variant), "c": c}
+        for group in groups
+        if group.dataset == facts.dataset and group.name in PARTS
         if (reference := reference_of(group.summaries)) is not None and reference.variant == "full"
         for c in compare(group.summaries)
-        if c.metric == "hiou" and c.variant in PARTS
+        if c.metric == "hiou"
     }
+    hiou = best.by_seed["hiou"]
+    seed = max(hiou, key=lambda seed: hiou[seed])
     return {
-        "best": max(known, key=lambda summary: summary.scores["hiou"].mean or 0.0),
-        "evidence": [{"part": part, "c": compared[variant]} for variant, part in PARTS.items() if variant in compared],
+        "best": best,
+        "about": facts.abouts.get(best.label, ""),
+        "seed": seed,
+        "of_seed": {metric: best.by_seed[metric].get(seed) for metric in SHORT},
+        "evidence": list(compared.values()),
     }
 
 
@@ -227,12 +250,12 @@ def _setting(summaries: Sequence[Summary]) -> str:
     return " · ".join(parts)
 
 
-def _measured(summaries: Sequence[Summary]) -> str:
+def _devices(summaries: Sequence[Summary]) -> list[str]:
     """On what and how the speed of the models was measured. Speeds of different machines cannot be compared."""
-    found = dict.fromkeys(
-        f"{one.device} (threads: {one.threads}, {one.precision}, {one.size})" for s in summaries if (one := s.inference)
+    measured = [s.inference for s in summaries if s.inference]
+    return list(
+        dict.fromkeys(f"{one.device} (threads: {one.threads}, {one.precision}, {one.size})" for one in measured)
     )
-    return f"Speed measured on {'; '.join(found)}." if found else ""
 
 
 def _bar(c: Comparison, reach: float) -> Markup | None:

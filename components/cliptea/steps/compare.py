@@ -21,7 +21,7 @@ from cliptea.tracking.address import MlflowAway, tracking_address
 from cliptea.tracking.deferred import SHORT_SECONDS, Entry, Receipt, defer, log_deferred, log_or_defer, receipt
 from cliptea.uses import put_uses
 
-__all__ = ["ComparedRow", "Comparison", "ReportEntry", "catch_up", "compare", "compare_variants"]
+__all__ = ["REPORT", "RESULTS", "ComparedRow", "Comparison", "ReportEntry", "catch_up", "compare", "compare_variants"]
 
 REPORT, RESULTS = "report.html", "results.json"
 

@@ -12,7 +12,7 @@ from cliptea import progress
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue, names_of
 from cliptea.errors import named
-from cliptea.evaluation.results import Inference, ResultRow, Scored, scalars
+from cliptea.evaluation.results import METRICS, Inference, ResultRow, Scored, scalars
 from cliptea.manifest import Contents, Manifest, Output, StoredObject, fingerprint, make_once, put_object, read_object
 from cliptea.models.backbones import licence
 from cliptea.run import Run, Variant
@@ -279,11 +279,16 @@ class ScoresEntry(Entry):
         return Receipt(mlflow_run_id=child.run_id)
 
     def _metrics(self, tasks: list[EvaluationTask]) -> dict[str, float | None]:
-        from cliptea.tracking.metric_names import metric_name
+        from cliptea.tracking.metric_names import CLASSES, metric_name
 
         config, info = self.variant.config, self.trained.info
         speed = Inference.model_validate(self.speed.info)
-        metrics: dict[str, float | None] = {
+        metrics: dict[str, float | None] = {}
+        for task in tasks:
+            before = "" if task is tasks[0] else f"{task.label}/"
+            scores = Scored.model_validate(self.evaluated[task.label].info).scores
+            metrics |= {f"{before}{name.lower()}": getattr(scores, name) for name in reversed(METRICS)}
+        metrics |= {
             "throughput/training_images_per_second": info["images_per_second"],
             "throughput/data_wait": info["data_wait"],
         }
@@ -301,8 +306,7 @@ class ScoresEntry(Entry):
         for task in tasks:
             before = "" if task is tasks[0] else f"{task.label}/"
             scored = Scored.model_validate(self.evaluated[task.label].info)
-            metrics |= {f"{before}{name.lower()}": value for name, value in scored.scores.model_dump().items()}
-            metrics |= {metric_name(f"{before}iou", name): value for name, value in scored.per_class.items()}
+            metrics |= {metric_name(f"{before}{CLASSES}", name): value for name, value in scored.per_class.items()}
         return metrics
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
+from cliptea.config import Config
 from cliptea.data.catalogue import IGNORE, Catalogue
-from cliptea.data.records import ViewImage, chosen_images, read_array, read_pair, read_view, record_name
+from cliptea.data.records import chosen_images, read_array, read_pair, read_view, record_name
 from cliptea.data.shards import ShardReader
 from cliptea.evaluation.ranking import candidates
 from cliptea.evaluation.results import Scored
@@ -25,10 +26,11 @@ from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import Store
 from cliptea.training.history import HELD_OUT
 
-__all__ = ["gather_context"]
+__all__ = ["gather_context", "showing_regions"]
 
 PACKAGES = ("cliptea", "torch", "open_clip_torch", "timm", "segmentation_models_pytorch", "kfp", "mlflow")
 
+SEARCHED = 60  # training images, for those that show regions
 PICTURED = 24  # models with pictures and loss curves; MLflow has those of all others
 
 Arrays = Mapping[str, np.ndarray]  # the content of figures.npz
@@ -68,7 +70,7 @@ def gather_context(
             AttentionPicture(id=name, image=view.image, maps=_each(figures, f"attention/{name}"))
             for name, view in views.items()
         ],
-        regions=_regions(store, views, teacher),
+        regions=_regions(store, run, train, teacher),
         confusions=_each(figures, "confusion"),
         warnings=_warnings(run, splits, teacher, evaluated),
     )
@@ -105,6 +107,8 @@ def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str, label
         else f"{config.teacher.model} from {config.teacher.weights}, {grid} dense tokens",
         clip_sha256=info["clip_sha256"],
         stand_in=info["stand_in"],
+        abouts=run.abouts,
+        model=run.config.registered_model,
         candidates=labels,
         seeds=sorted({variant.seed for variant in run.variants}),
         iterations=config.train.iterations,
@@ -130,19 +134,37 @@ def _predictions(store: Store, run: Run, split: Manifest, figures: Mapping[str, 
     ]
 
 
-def _regions(store: Store, views: Mapping[str, ViewImage], teacher: TeacherCache) -> list[RegionPicture]:
+def _regions(store: Store, run: Run, train: ShardReader, teacher: TeacherCache) -> list[RegionPicture]:
     """Pictures of the region maps of the first clustering setting. Empty if the run has no region maps."""
     if not teacher.regions:
         return []
     maps = ShardReader(store, next(iter(teacher.regions.values())).objects, "regions")
-    pictures = []
-    for name, view in views.items():
-        regions = read_array(maps, record_name(name, 0))
-        times = (view.labels.shape[0] // regions.shape[0], view.labels.shape[1] // regions.shape[1])
-        enlarged = np.kron(regions, np.ones(times, dtype=np.uint8))
-        pixels = np.where((view.labels == IGNORE) & view.valid, enlarged, IGNORE).astype(np.uint8)
-        pictures.append(RegionPicture(id=name, image=view.image, labels=view.labels, regions=pixels))
-    return pictures
+    figures = run.config.evaluation.figures
+    searched = chosen_images(train.names, SEARCHED if isinstance(figures, int) else figures)
+    pictures = (_region_picture(train, maps, name, run.config) for name in searched)
+    return list(pictures) if isinstance(figures, list) else showing_regions(pictures, figures)
+
+
+def showing_regions(pictures: Iterable[RegionPicture], number: int) -> list[RegionPicture]:
+    """The first pictures with at least two regions and a fifth of their pixels in regions; then the other ones."""
+    shown: list[RegionPicture] = []
+    others: list[RegionPicture] = []
+    for picture in pictures:
+        if len(shown) == number:
+            break
+        found, pixels = np.unique(picture.regions[picture.regions != IGNORE], return_counts=True)
+        enough = len(found) >= 2 and pixels.sum() >= picture.regions.size / 5
+        (shown if enough else others).append(picture)
+    return [*shown, *others][:number]
+
+
+def _region_picture(train: ShardReader, maps: ShardReader, name: str, config: Config) -> RegionPicture:
+    view = read_view(train, name, 0, config.teacher, config.data.seed)
+    regions = read_array(maps, record_name(name, 0))
+    times = (view.labels.shape[0] // regions.shape[0], view.labels.shape[1] // regions.shape[1])
+    enlarged = np.kron(regions, np.ones(times, dtype=np.uint8))
+    pixels = np.where((view.labels == IGNORE) & view.valid, enlarged, IGNORE).astype(np.uint8)
+    return RegionPicture(id=name, image=view.image, labels=view.labels, regions=pixels)
 
 
 def _warnings(run: Run, splits: Splits, teacher: TeacherCache, evaluated: Sequence[Evaluated]) -> list[str]:

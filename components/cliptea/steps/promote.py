@@ -1,6 +1,7 @@
 """Makes the best student the champion if it beats the current one. This is the last step of a run."""
 
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from kfp import dsl
 from pydantic import BaseModel
@@ -8,11 +9,12 @@ from pydantic import BaseModel
 from cliptea import progress
 from cliptea.errors import ClipteaError, TrackingError
 from cliptea.evaluation.ranking import best_row, candidates, hiou
-from cliptea.manifest import fingerprint
+from cliptea.manifest import Output, find, fingerprint, put_immutable, read_object
 from cliptea.parts import numbers_of, ranges
+from cliptea.report.version import with_version
 from cliptea.run import Run
 from cliptea.sealed import seal
-from cliptea.steps.compare import ComparedRow, Comparison, catch_up
+from cliptea.steps.compare import REPORT, ComparedRow, Comparison, catch_up
 from cliptea.steps.component import step
 from cliptea.steps.part_results import missing_text
 from cliptea.storage import Store, open_store
@@ -42,6 +44,8 @@ class Promotion(BaseModel):
     reason: str
     model: str = ""  # name in MLflow's registry; empty if no model was registered
     version: str = ""
+    variant: str = ""  # label of its result rows
+    seed: int = 0
 
 
 def promote_best(run: Run, comparison: Comparison) -> Promotion:
@@ -70,14 +74,14 @@ def promote_best(run: Run, comparison: Comparison) -> Promotion:
     decided = read_record(store, key, Promotion)
     if decided is not None:
         progress.reused()
-        persist(lambda: _show(run, decided))
-        return decided
-    rows = candidates(run, comparison.rows)
-    if not rows:
-        return _refused("every variant of the run is an ablation")
-    placed = _placed(store, run, rows)
-    decided = persist(lambda: _promote(run, placed, comparison.evaluation))
-    store.put(key, seal(decided))
+    else:
+        rows = candidates(run, comparison.rows)
+        if not rows:
+            return _refused("every variant of the run is an ablation")
+        placed = _placed(store, run, rows)
+        decided = persist(lambda: _promote(run, placed, comparison.evaluation))
+        store.put(key, seal(decided))
+    persist(lambda: _tell(store, run, comparison, decided))
     return decided
 
 
@@ -98,52 +102,85 @@ def _refused(why: str) -> Promotion:
     return Promotion(promoted=False, reason=f"not promoted: {why}")
 
 
-def _placed(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[ComparedRow]:
-    """The rows. Rows from an MLflow outage get the model locations that were logged later."""
+def _logged(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[ComparedRow]:
+    """The rows whose models are in MLflow. Rows from an MLflow outage get the locations that were logged later."""
     placed = []
     for row in rows:
         logged = None if row.mlflow_run_id else receipt(store, run, row.telling)
         placed.append(row.model_copy(update=logged.place()._asdict()) if logged else row)
-    lacking = len({row.model_uri for row in placed if not row.mlflow_run_id})
+    return [row for row in placed if row.mlflow_run_id]
+
+
+def _placed(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[ComparedRow]:
+    """The rows with the locations of their models in MLflow, where all of them have to be."""
+    placed = _logged(store, run, rows)
+    known = {(row.label, row.seed) for row in placed}
+    missing = [row for row in rows if (row.label, row.seed) not in known]
+    lacking = len({row.model_uri for row in missing})
     if lacking:
         models = "1 model is" if lacking == 1 else f"{lacking} models are"
-        first = next(row for row in placed if not row.mlflow_run_id)
-        trained = f", the one of {first.group}/{first.variant} seed {first.seed} among them" if run.part.of > 1 else ""
+        trained = f", the one of {missing[0].label} seed {missing[0].seed} among them" if run.part.of > 1 else ""
         again = "run again" if run.part.of == 1 else "submit the parts again that trained them"
         raise TrackingError(f"{models} not logged in MLflow yet{trained}", todo=again)
     return placed
 
 
-def _show(run: Run, decided: Promotion) -> None:
-    """Log the current champion, which may have changed since the decision by a rollback or a better model."""
+def _tell(store: Store, run: Run, comparison: Comparison, decided: Promotion) -> None:
+    """Say in MLflow and in the report which version the model of this run is, and which one is the champion now.
+
+    That may have changed since the decision, by a rollback or a better model.
+    """
     from cliptea.tracking.mlflow_client import connect
     from cliptea.tracking.registry import champion
-    from cliptea.tracking.runs import Tag
+    from cliptea.tracking.runs import ChildRun, Tag
 
     client = connect()
     present = champion(client, decided.model)
-    now = "there is no champion now" if present is None else f"the champion is now version {present}"
-    told = f"{decided.model} version {decided.version}: already decided ({decided.reason}); {now}"
-    client.set_tag(run.tracking_run, Tag.NOTE, told)
-    progress.note(told)
+    sentence, ship = _sentence(decided, present), str(present) == decided.version
+    progress.note(sentence)
+    logged = _logged(store, run, comparison.rows)
+    mine = [row for row in logged if (row.label, row.seed) == (decided.variant, decided.seed)]
+    scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in _scores(mine[0]) if value is not None)
+    student = f"{decided.variant} seed {decided.seed}"
+    page = f"[{decided.model} version {decided.version}](#/models/{quote(decided.model)}/versions/{decided.version})"
+    command = f"`cliptea predict PHOTOS --model models:/{decided.model}@champion`"
+    first = "Ship this" if ship else "Best of this run"
+    client.set_tag(run.tracking_run, Tag.NOTE, f"**{first}:** {student}, {scores}: {page}. {sentence}\n\n{command}")
+    for run_id, label in {row.mlflow_run_id: row.label for row in reversed(logged)}.items():
+        told = sentence if run_id == mine[0].mlflow_run_id else f"The best student of this run is {student}, {page}."
+        client.set_tag(run_id, Tag.NOTE, f"{run.abouts[label]}. {told}")
+    output = Output("compare", comparison.report.rsplit("/", 2)[1])
+    if done := find(store, output):  # its report may be newer than the one in the comparison, after an outage
+        report = with_version(read_object(store, done.objects[REPORT]).decode(), sentence, ship).encode()
+        item = put_immutable(store, f"{output.prefix}/shipped", ".html", report)
+        progress.publish(report=store.uri(item.key), report_sha256=item.sha256)
+        ChildRun(client, run.tracking_run).log_files({REPORT: report})
+
+
+def _sentence(decided: Promotion, champion: int | None) -> str:
+    version = f"{decided.model} version {decided.version}"
+    if champion is None:
+        return f"{version} was registered ({decided.reason}). There is no champion now."
+    if str(champion) == decided.version:
+        return f"{version} is the champion ({decided.reason})."
+    was = "was the champion" if decided.promoted else "is not the champion"
+    return f"{version} {was} ({decided.reason}). The champion is now version {champion}: ship that one."
+
+
+def _scores(row: ComparedRow) -> list[tuple[str, float | None]]:
+    return [("hIoU", row.hiou), ("unseen", row.miou_unseen), ("seen", row.miou_seen)]
 
 
 def _promote(run: Run, rows: Sequence[ComparedRow], evaluation: str) -> Promotion:
     from cliptea.tracking.champions import Score
     from cliptea.tracking.mlflow_client import connect
     from cliptea.tracking.registry import register, settle
-    from cliptea.tracking.runs import Tag
 
     best = best_row(rows)
-    name = run.config.registered_model
-    client, run_id = connect(), best.mlflow_run_id
+    client, name, run_id = connect(), run.config.registered_model, best.mlflow_run_id
     source = f"{client.get_run(run_id).info.artifact_uri}/model"
     score = Score(hiou(best), evaluation, run.config.promotion.margin)
     version = register(client, name, source, run_id, score, {"backbone": best.backbone, "variant": best.variant})
     outcome = settle(client, name, version)
-    told = f"{name} version {version}: {outcome.decision.reason}; the champion is version {outcome.champion}"
-    for one in (run.tracking_run, run_id):
-        client.set_tag(one, "cliptea.promotion", told)
-        client.set_tag(one, Tag.NOTE, told)
-    progress.note(told)
-    return Promotion(model=name, version=str(version), **outcome.decision._asdict())
+    client.set_tag(run_id, "cliptea.promotion", f"{name} version {version}: {outcome.decision.reason}")
+    return Promotion(model=name, version=str(version), variant=best.label, seed=best.seed, **outcome.decision._asdict())

@@ -14,16 +14,22 @@ from cliptea import env, progress
 from cliptea.errors import ConfigError, TrackingError
 from cliptea.tracking.address import EXPERIMENT, tracking_address
 from cliptea.tracking.database import artifact_folder, database_file
+from cliptea.tracking.first_view import VIEW_TAG, first_view, view_page
 
 __all__ = [
     "all_experiments", "experiment_id", "find_run", "known_experiments", "leftovers", "plugin_run", "quote",
+    "show_scores_first",
 ]  # fmt: skip
 
+DESCRIPTION = (
+    "**[All scores, the highest hIoU first]({page})**. The model to ship has a registered version in the column "
+    "Models. There is a run for each pipeline run, and below it one for each variant and seed. `hiou` is the harmonic "
+    "mean of seen and unseen mIoU."
+)
+NOTE = "mlflow.note.content"  # the description on MLflow's page
 DELETED = "deleted"  # the stage of an experiment
-# Without the second tag, MLflow's user interface treats the experiment as one for language models.
+# Without this tag, MLflow's user interface treats the experiment as one for language models.
 EXPERIMENT_TAGS = {
-    "mlflow.note.content": "Students of cliptea: a run for each pipeline run, and below it one for each variant and "
-    "seed. Compare `hiou`, the harmonic mean of seen and unseen mIoU.",
     "mlflow.experimentKind": "custom_model_development",
 }
 
@@ -60,6 +66,17 @@ def experiment_id(client: MlflowClient) -> str:
         if found is None:
             raise
         return found.experiment_id  # another run has just created it
+
+
+def show_scores_first(client: MlflowClient) -> None:
+    """Give the experiment the view that opens with the scores, and a description with its address if it has none."""
+    experiment = client.get_experiment(experiment_id(client))
+    view = first_view()
+    if experiment.tags.get(VIEW_TAG) != view:
+        client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, view)
+    if NOTE not in experiment.tags:
+        page = view_page(experiment.experiment_id)
+        client.set_experiment_tag(experiment.experiment_id, NOTE, DESCRIPTION.format(page=page))
 
 
 def known_experiments(client: MlflowClient) -> list[str]:

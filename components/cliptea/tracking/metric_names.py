@@ -13,10 +13,11 @@ from mlflow.entities import Param
 from cliptea.data.catalogue import Catalogue
 from cliptea.settings import flatten
 
-__all__ = ["chunks", "log_params", "metric_name", "renamed_metrics"]
+__all__ = ["CLASSES", "chunks", "log_params", "metric_name", "renamed_metrics"]
 
 PARAMS_PER_CALL = 100  # the server's limit
 LONGEST_NAME = 250  # characters of a metric or parameter
+CLASSES = "val_iou"  # group of the IoU of each class; MLflow sorts groups by name, and this is the last one
 
 
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
@@ -51,8 +52,8 @@ def metric_name(name: str, *parts: str) -> str:
 
 def renamed_metrics(catalogue: Catalogue) -> dict[str, str]:
     """Classes with names that MLflow would refuse in a metric, and the metrics of their IoU."""
-    metrics = {name: metric_name("iou", name) for name in catalogue.classes}
-    return {name: metric for name, metric in metrics.items() if metric != f"iou/{name}"}
+    metrics = {name: metric_name(CLASSES, name) for name in catalogue.classes}
+    return {name: metric for name, metric in metrics.items() if metric != f"{CLASSES}/{name}"}
 
 
 def _group(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,14 +24,14 @@ from cliptea.evaluation.results import ResultRow
 from cliptea.run import Run, Variant
 from cliptea.segment.model_files import SUMS, sums
 from cliptea.tracking.artifacts import require_artifacts
-from cliptea.tracking.experiment import experiment_id, find_run, leftovers, plugin_run
+from cliptea.tracking.experiment import experiment_id, find_run, leftovers, plugin_run, show_scores_first
 from cliptea.tracking.metric_names import chunks, log_params, metric_name
 from cliptea.tracking.mlflow_client import connect
 from cliptea.tracking.model import save_model
 from cliptea.tracking.origin import origin
 from cliptea.training.history import HELD_OUT
 
-__all__ = ["ChildRun", "Tag", "log_best", "log_table", "now", "open_parent", "reopen"]
+__all__ = ["ChildRun", "Tag", "log_best", "log_table", "now", "open_parent", "own_end", "reopen"]
 
 METRICS_PER_CALL = 900
 SHOWN = 8  # digits of a pipeline run's key in names
@@ -46,6 +47,8 @@ class Tag:
     HEARTBEAT = "cliptea.heartbeat"  # time of the last heartbeat of a step
     ERROR = "cliptea.error"  # why a run failed or was stopped
     NOTE = "mlflow.note.content"  # the description on MLflow's page
+    BEGAN = "cliptea.began"  # when the run was started again
+    WORKED = "cliptea.worked_seconds"  # how long it had run before that
     TABLES = "mlflow.loggedArtifacts"  # lists a run's tables
     # Tags about the end of a run, which are removed when the run resumes.
     COMPLETE = "cliptea.complete"  # set by the last step
@@ -61,6 +64,7 @@ def open_parent(run: Run) -> str:
     run. If KFP's MLflow plug-in has created a run for it, that run is used.
     """
     client, config = connect(), run.config
+    show_scores_first(client)
     for name in leftovers():
         progress.note(f"{name} is ignored: it can only be of another job, as a run on one machine sets none")
     key = _key(run)
@@ -71,7 +75,12 @@ def open_parent(run: Run) -> str:
         found = client.create_run(experiment_id(client), tags={Tag.KEY: key}, run_name=name)
     run_id = found.info.run_id
     require_artifacts(str(found.info.artifact_uri))
-    tags = {Tag.KEY: key, "cliptea.preset": config.preset, Tag.FINGERPRINT: run.fingerprint, Tag.JOB: run.job_id}
+    tags = {
+        Tag.KEY: key,
+        "cliptea.preset": config.preset,
+        Tag.FINGERPRINT: run.fingerprint,
+        Tag.JOB: run.job_id,
+    }
     reopen(client, found)
     for tag, value in {**tags, Tag.HEARTBEAT: now(), **origin(run.job_id)}.items():
         client.set_tag(run_id, tag, value)
@@ -80,8 +89,38 @@ def open_parent(run: Run) -> str:
     return run_id
 
 
+def own_end(run: MlflowRun, silence: float = 0.0) -> int:
+    """The end of a run for MLflow in milliseconds, so that its duration is the time that it was at work.
+
+    MLflow shows the time from a run's start to its end. A run that was started again had its first start long ago.
+
+    Args:
+        silence: seconds since its last sign of life, which do not count.
+    """
+    seconds = _worked(run) if run.info.status != "RUNNING" else _since_began(run, time.time() - silence)
+    return run.info.start_time + round(1000 * seconds)
+
+
+def _worked(run: MlflowRun) -> float:
+    """Seconds that a run was at work until it ended, or until its last heartbeat if it was killed."""
+    if run.info.end_time:
+        return (run.info.end_time - run.info.start_time) / 1000
+    last = run.data.tags.get(Tag.HEARTBEAT)
+    return _since_began(run, datetime.fromisoformat(last).timestamp() if last else run.info.start_time / 1000)
+
+
+def _since_began(run: MlflowRun, moment: float) -> float:
+    began, tags = run.info.start_time / 1000, run.data.tags
+    if Tag.BEGAN in tags:
+        began = datetime.fromisoformat(tags[Tag.BEGAN]).timestamp()
+    return float(tags.get(Tag.WORKED, 0)) + max(0.0, moment - began)
+
+
 def reopen(client: MlflowClient, run: MlflowRun) -> None:
-    """Set a run to RUNNING, and remove all tags about an earlier end."""
+    """Set a run to RUNNING, remove all tags about an earlier end, and remember how long it was at work until now."""
+    if run.info.end_time or Tag.HEARTBEAT in run.data.tags:
+        for tag, value in ((Tag.WORKED, f"{_worked(run):.3f}"), (Tag.BEGAN, now())):
+            client.set_tag(run.info.run_id, tag, value)
     for tag in run.data.tags.keys() & Tag.ENDED:
         client.delete_tag(run.info.run_id, tag)
     client.update_run(run.info.run_id, status="RUNNING")
@@ -94,7 +133,7 @@ def now() -> str:
 
 def log_best(run: Run, row: ResultRow) -> None:
     """Log the scores of the best model to the pipeline run, so that MLflow's charts can compare pipeline runs."""
-    scores = {"hiou": row.hiou, "miou_seen": row.miou_seen, "miou_unseen": row.miou_unseen, "pacc": row.pAcc}
+    scores = {"hiou": row.hiou, "miou_unseen": row.miou_unseen, "miou_seen": row.miou_seen, "pacc": row.pAcc}
     best = {"cliptea.best": f"{row.group}/{row.variant} seed {row.seed}"}
     ChildRun(connect(), run.tracking_run).log_result(scores, best)
 
@@ -149,8 +188,11 @@ class ChildRun:
                 | origin(run.job_id),
                 run_name=_run_name(variant, config.student.backbone, config.data.name),
             )
+            # MLflow's page of comparisons opens with the metric that came first. NaN means that it is not known yet.
+            client.log_metric(found.info.run_id, "hiou", math.nan, step=0)
         child = cls(client, found.info.run_id)
         reopen(client, found)
+        client.set_tag(child.run_id, Tag.NOTE, f"{variant.members[0].about}.")
         log_params(client, child.run_id, config.model_dump(mode="json") | {"seed": variant.seed})
         return child
 
@@ -187,7 +229,8 @@ class ChildRun:
 
     def log_result(self, metrics: Mapping[str, float | None], tags: Mapping[str, Any]) -> None:
         """Log final metrics that are not logged yet, and set tags. Metrics that are None are left out."""
-        known = self._client.get_run(self.run_id).data.metrics
+        logged = self._client.get_run(self.run_id).data.metrics
+        known = {name for name, value in logged.items() if not math.isnan(value)}
         values = {metric_name(name): value for name, value in metrics.items()}
         now = int(time.time() * 1000)
         new = [Metric(name, value, now, 0) for name, value in values.items() if value is not None and name not in known]
@@ -230,7 +273,7 @@ class ChildRun:
             self._client.set_tag(self.run_id, MLFLOW_LOGGED_MODELS, json.dumps([shown]))
 
     def finish(self) -> None:
-        self._client.set_terminated(self.run_id, "FINISHED")
+        self._client.set_terminated(self.run_id, "FINISHED", own_end(self._client.get_run(self.run_id)))
 
 
 def _metrics(point: Mapping[str, float], epoch: float) -> dict[str, float]:

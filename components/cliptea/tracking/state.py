@@ -25,7 +25,7 @@ from cliptea.storage import open_store
 from cliptea.tracking.address import MlflowAway
 from cliptea.tracking.experiment import all_experiments, experiment_id, find_run, known_experiments, plugin_run, quote
 from cliptea.tracking.mlflow_client import connect, persist
-from cliptea.tracking.runs import Tag, now, reopen
+from cliptea.tracking.runs import Tag, now, own_end, reopen
 
 __all__ = [
     "SILENCE_SECONDS", "End", "Ended", "beat", "close_ended", "close_job", "mark_complete", "mark_failed",
@@ -120,11 +120,12 @@ def mark_stopped(run_id: str) -> None:
     _close(client, client.get_run(run_id), "KILLED", "stopped")
 
 
-def _close(client: MlflowClient, run: MlflowRun, end: End, reason: str) -> list[str]:
+def _close(client: MlflowClient, run: MlflowRun, end: End, reason: str, silence: float = 0.0) -> list[str]:
     """Close a pipeline run and its open variants. Returns the names of these variants.
 
     Args:
         reason: shown in the description if the run did not succeed and no step has recorded an error.
+        silence: seconds since its last sign of life, which its duration leaves out.
     """
     closed, run_id, tags = _close_variants(client, run, end, reason), run.info.run_id, run.data.tags.keys()
     outdated = {Tag.SWEPT, Tag.ERROR} if end == "FINISHED" else {Tag.SWEPT}
@@ -134,7 +135,7 @@ def _close(client: MlflowClient, run: MlflowRun, end: End, reason: str) -> list[
         client.delete_tag(run_id, tag)
     if reason and end != "FINISHED" and (Tag.ERROR not in tags or Tag.SWEPT in tags):
         _explain(client, run_id, end, reason)
-    client.set_terminated(run_id, end)
+    client.set_terminated(run_id, end, own_end(run, silence))
     return closed
 
 
@@ -233,7 +234,7 @@ def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None)
             run = client.get_run(listed.info.run_id)
             if run.info.status == "RUNNING":
                 client.set_tag(run.info.run_id, Tag.SWEPT, now())  # set first, so that a heartbeat can reopen it
-                _close(client, run, end, reason)
+                _close(client, run, end, reason, silence)
                 post_state(job_id, NOTICES[end], reason, run.info.run_id)
                 told.append(f"{run.info.run_name}: closed as {end}; {why}")
     return told + _close_orphans(client)

@@ -96,6 +96,10 @@ def test_strip_and_interval_bar_are_to_scale():
     track, mean = ((float(a["x"] or 0), float(a["width"] or 0)) for t, a in strip.tags if t == "rect")
     assert track == (circles[0], circles[2] - circles[0])
     assert mean == (circles[0], pytest.approx(track[1] / 4))
+    lowest = max(float(a["y"] or 0) + float(a["height"] or 0) for t, a in strip.tags if t == "rect")
+    assert all(
+        float(a["cy"] or 0) - float(a["r"] or 0) > lowest for t, a in strip.tags if t == "circle"
+    )  # no error bars
     bar = Svg(charts.interval_bar(-0.1, 0.0, 0.1, 0.2, "tie"))
     (centre,) = [float(a["cx"] or 0) for t, a in bar.tags if t == "circle"]
     assert centre == charts.BAR_WIDTH / 2

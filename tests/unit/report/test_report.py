@@ -10,17 +10,20 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import scipy.stats
-from example_report import CLASSES, SETTINGS, UNSEEN, VARIANTS, make
+from example_report import CLASSES, INFERENCE, SETTINGS, UNSEEN, VARIANTS, make
+from markupsafe import escape
 
 from cliptea.data.catalogue import Catalogue
 from cliptea.evaluation.results import ResultRow
-from cliptea.report import tables
+from cliptea.report.bars import class_bars
 from cliptea.report.context import ReportContext
 from cliptea.report.page import breakable, build_report, percent, signed
-from cliptea.report.summaries import summarise
+from cliptea.report.summaries import Spread, summarise
+from cliptea.report.version import PENDING, with_version
 
 SECTIONS = [
     "results",
+    "speed",
     "conclusions",
     "classes",
     "gamma",
@@ -85,7 +88,7 @@ def page(html) -> Page:
 
 def test_every_section_is_there_and_linked(page):
     assert [a["id"] for a in page.all("section")] == SECTIONS
-    assert [a["href"] for a in page.all("a")] == [f"#{name}" for name in SECTIONS]
+    assert [a["href"] for a in page.all("a")] == [*(f"#{name}" for name in SECTIONS), "#conclusions"]
 
 
 def test_nothing_is_loaded_from_outside(html, page):
@@ -100,8 +103,12 @@ def test_nothing_is_loaded_from_outside(html, page):
     assert "unsafe-inline" not in policy.split("script-src")[1]
 
 
+def result_rows(page: Page) -> list[list[str]]:
+    return [row for row in page.rows["results"] if row[0] != "Variant"]
+
+
 def test_the_page_s_values_are_the_rows(context, page):
-    shown = [row for row in page.rows["results"] if len(row) == 14 and row[0] != "Variant"]
+    shown = result_rows(page)
     expected = summarise(context.rows)
     assert [row[0] for row in shown] == [s.variant for s in expected]
     for row, summary in zip(shown, expected, strict=True):
@@ -109,20 +116,63 @@ def test_the_page_s_values_are_the_rows(context, page):
             values = np.array([getattr(r, metric) for r in context.rows if same(r, summary)])
             assert row[column] == f"{100 * values.mean():.1f} ± {100 * values.std(ddof=1):.1f}"
         assert row[6] == ", ".join(f"{gamma:g}" for gamma in summary.gamma)
-        assert row[7:13] == ["200", "8.5", "240", "–", "9.1", "3.7"]
-        assert row[13] == summary.backbone
+        assert row[7] == context.facts.abouts[summary.label]
+    assert shown[6][7] == "Without the Global Learning Module"
 
 
-def test_the_device_of_the_speed_is_named(page):
-    assert "Speed measured on CPU (threads: 2, float32, 512x512)." in page.text["results"]
+def test_each_trained_model_has_its_speed(context, page):
+    rows = page.rows["speed"][1:]
+    assert len(rows) == len({model for *_, model in VARIANTS})
+    for row, (group, name, backbone, *_) in zip(rows[:3], VARIANTS[:3], strict=True):
+        values = [r.hiou for r in context.rows if (r.group, r.variant) == (group, name)]
+        assert row[0].startswith(name)
+        assert row[1:] == [f"{100 * np.mean(values):.1f}", "240", "8.5", "–", "9.1", "3.7", "200", backbone]
+    assert "measured on CPU (threads: 2, float32, 512x512)." in " ".join(page.text["speed"].split())
 
 
 def test_a_student_that_was_not_measured_has_dashes():
     rows = [r.model_copy(update={"inference": None}) for r in make().rows]
     page = Page(build_report(replace(make(), rows=rows)))
-    shown = [row for row in page.rows["results"] if len(row) == 14 and row[0] != "Variant"]
-    assert [row[7:13] for row in shown] == [["200", *["–"] * 5]] * len(shown)
-    assert "Speed measured" not in page.text["results"]
+    shown = page.rows["speed"][1:]
+    assert [row[2:8] for row in shown] == [[*["–"] * 5, "200"]] * len(shown)
+    assert "measured on" not in page.text["speed"]
+    assert "Images per second" not in page.text["header"]
+
+
+SPEEDS = {"segformer_b0": 120.0, "convnext_upernet": 75.0, "demo_fpn": 240.0}
+
+
+def at_speed(row: ResultRow, device: str = "CPU") -> ResultRow:
+    """The row with the speed of its backbone and a little of its own."""
+    measured = {"images_per_second": SPEEDS[row.backbone] + row.seed, "device": device}
+    return row.model_copy(update={"inference": INFERENCE.model_copy(update=measured)})
+
+
+def test_accuracy_is_plotted_over_speed_across_backbones(context):
+    """One dot for each trained model of the run's own method, at its mean speed and mean hIoU."""
+    rows = [at_speed(row) for row in context.rows]
+    chart = re.search(r'<svg class="chart speed".*?</svg>', build_report(replace(context, rows=rows)))
+    tip = r"<title>(\w+): hIoU ([\d.]+) %, (\d+)"
+    dots = re.findall(rf'<circle class="(\w+)" cx="([\d.]+)" cy="([\d.]+)" r="5">{tip}', chart[0])
+    assert {name for _, _, _, name, _, _ in dots} == {*SPEEDS}
+    for _, x, y, name, hiou, speed in dots:
+        mine = [row for row in rows if (row.group, row.variant) == ("backbones", name)]
+        mean, fast = np.mean([r.hiou for r in mine]), np.mean([r.inference.images_per_second for r in mine])
+        assert (float(hiou), float(speed)) == (pytest.approx(100 * mean, abs=0.06), pytest.approx(fast, abs=0.6))
+        assert float(x) == pytest.approx(40 + fast / 400 * 500, abs=0.06)  # from 0 to 400 images per second
+        assert float(y) == pytest.approx(226 - mean * 216, abs=0.06)  # from 0 to 100 %
+    assert [name for kind, _, _, name, _, _ in dots if kind == "best"] == ["demo_fpn"]
+
+
+def test_speeds_of_one_backbone_or_of_several_devices_are_not_plotted(context):
+    one = [at_speed(r) for r in context.rows if r.backbone == "demo_fpn"]
+    page = build_report(replace(context, rows=one))
+    assert "chart speed" not in page
+    assert "A run with several backbones also has a plot" in page
+    two = [at_speed(r, "CPU" if r.backbone == "demo_fpn" else "GPU") for r in context.rows]
+    page = build_report(replace(context, rows=two))
+    assert "chart speed" not in page
+    assert "Speeds of different devices cannot be compared." in page
 
 
 def same(row: ResultRow, summary) -> bool:
@@ -290,7 +340,7 @@ def test_a_run_without_pictures_or_rows_still_has_every_section():
 def test_scores_without_value_are_dashes():
     rows = [r.model_copy(update={"miou_unseen": None, "hiou": None}) for r in make().rows]
     page = Page(build_report(replace(make(), rows=rows, sweep=[])))
-    shown = [row for row in page.rows["results"] if len(row) == 14 and row[0] != "Variant"]
+    shown = result_rows(page)
     assert {row[1] for row in shown} == {"–"}
     assert {row[3] for row in shown} == {"–"}
 
@@ -322,25 +372,63 @@ def test_a_report_needs_no_torch_mlflow_or_kfp():
     assert done.stdout.strip() == "set()"
 
 
-def test_the_headline_is_the_best_candidate_and_never_an_ablation():
+def test_the_page_opens_with_the_model_to_ship_and_never_with_an_ablation():
     rows = [(*row[:3], 0.95 if row[1] == "no_bce" else row[3], row[4]) for row in VARIANTS]
-    summaries = summarise(make(variants=rows).rows)
-    shown = tables.headline(tables.groups_of(summaries), make(variants=rows).facts)
-    best = max((s for s in summaries if s.group == "backbones"), key=lambda s: s.scores["hiou"].mean)
-    assert shown["best"].scores == best.scores
-    assert tables.headline(tables.groups_of(summaries), make(candidates=[]).facts) is None
+    context = make(variants=rows)
+    header = " ".join(Page(build_report(context)).text["header"].split())
+    assert "Ship this: demo_fpn backbones" in header
+    mine = [r for r in context.rows if (r.group, r.variant) == ("backbones", "demo_fpn")]
+    for metric in ("hiou", "miou_unseen", "miou_seen"):
+        values = np.array([getattr(r, metric) for r in mine])
+        assert f"{100 * values.mean():.1f} ± {100 * values.std(ddof=1):.1f}" in header
+    best = max(mine, key=lambda r: r.hiou)
+    assert f"seed {best.seed}, which has the highest hIoU: {100 * best.hiou:.1f} %, unseen" in header
+    for part in (
+        "3.71",
+        "240",
+        "CPU, 512x512, 8.5 ms",
+        "The full method with the demo's small feature pyramid network",
+    ):
+        assert part in header
+    assert "cliptea predict PHOTOS --model models:/cliptea-demo@champion" in header
+    assert "Ship this" not in Page(build_report(make(candidates=[]))).text["header"]
+
+
+def test_the_last_step_names_the_version(html):
+    told = 'photos" version 3 is the champion (<first>).'
+    page = with_version(html, told, True)
+    assert told in Page(page).text["header"]
+    assert "<first>" not in page
+    assert PENDING in Page(html).text["header"]
+    assert PENDING not in page
+    assert len(page) - len(html) == len(str(escape(told))) - len(PENDING)  # nothing else has changed
+    assert "Ship this" in page
+    other = Page(with_version(html, told, False)).text["header"]
+    assert "Ship this" not in other
+    assert "Best of this run: demo_fpn" in " ".join(other.split())
 
 
 def test_the_headline_says_what_each_part_of_the_method_is_worth():
     """The differences and their signs follow from the rows, by scipy's paired interval."""
     context = make()
     page = build_report(context)
-    by_name = {(row.variant, row.seed): row.hiou for row in context.rows if row.group in ("table3", "baselines")}
-    for variant, part in tables.PARTS.items():
+    rows = [row for row in context.rows if row.group in ("table3", "baselines")]
+    by_name = {(row.variant, row.seed): row.hiou for row in rows}
+    abouts = {row.variant: context.facts.abouts[row.label] for row in rows if row.variant != "full"}
+    assert len(abouts) == 6
+    for variant, about in abouts.items():
         pairs = np.array([by_name[variant, seed] - by_name["full", seed] for seed in range(3)])
         low, high = scipy.stats.t.interval(0.95, 2, pairs.mean(), scipy.stats.sem(pairs))
-        line = re.search(rf"Without {re.escape(part)}:\s*(.*?)\s*</li>", page, re.DOTALL)[1]
+        line = re.search(rf"<li>{re.escape(about)}:\s*(.*?)\s*</li>", page, re.DOTALL)[1]
         verdict = "lower" if high < 0 else "higher" if low > 0 else "no difference is shown"
         assert verdict in line
         assert signed(low) in line
     assert "one seed only, so no conclusion" in build_report(make(seeds=(0,)))
+
+
+def test_names_of_classes_are_never_cut_off():
+    parts = {"seen": [("a class with quite a long name " + "x" * 8, Spread(0.5, None)), ("sky", Spread(0.25, None))]}
+    chart = class_bars(parts, "t")
+    assert 'textLength="145" lengthAdjust="spacingAndGlyphs">a class with quite a long name xxxxxxxx<' in chart
+    bars = [float(width) for width in re.findall(r'<rect class="seen" x="150" y="[\d.]+" width="([\d.]+)"', chart)]
+    assert bars == pytest.approx([124 / 2, 124 / 4], abs=0.06)

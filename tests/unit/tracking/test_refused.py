@@ -45,7 +45,7 @@ def make_run(job="j"):
 
 
 @pytest.mark.parametrize("name", ODD)
-@pytest.mark.parametrize("before", ["iou", "voc12/iou"])
+@pytest.mark.parametrize("before", ["val_iou", "voc12/val_iou"])
 def test_every_class_name_becomes_a_metric_that_mlflow_takes(name, before):
     metric = metric_name(before, name)
     _validate_metric(metric, 0.5, 0, 0)  # MLflow's own check
@@ -54,21 +54,21 @@ def test_every_class_name_becomes_a_metric_that_mlflow_takes(name, before):
 
 
 def test_different_class_names_are_different_metrics():
-    metrics = [metric_name("iou", name) for name in ODD]
+    metrics = [metric_name("val_iou", name) for name in ODD]
     assert len(set(metrics)) == len(ODD)
-    assert metric_name("iou", "my sofa") == "iou/my sofa"  # and usual ones stay
+    assert metric_name("val_iou", "my sofa") == "val_iou/my sofa"  # and usual ones stay
 
 
 def test_odd_class_names_are_logged_and_told(database):
     run = make_run()
     child = ChildRun.open(run, run.variants[0])
-    child.log_result({metric_name("iou", name): 0.25 for name in ODD}, {})
+    child.log_result({metric_name("val_iou", name): 0.25 for name in ODD}, {})
     logged = MlflowClient().get_run(child.run_id).data.metrics
-    assert len(logged) == len(ODD)
+    assert len(logged) == len(ODD) + 1  # and hIoU
     renamed = renamed_metrics(Catalogue(classes=["sky", *ODD], unseen=["sky"]))
-    assert renamed["and/or/"] == "iou/and:2f:or:2f:"
+    assert renamed["and/or/"] == "val_iou/and:2f:or:2f:"
     assert "sky" not in renamed
-    assert all(renamed.get(name, f"iou/{name}") in logged for name in ODD)
+    assert all(renamed.get(name, f"val_iou/{name}") in logged for name in ODD)
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\x1b[31m", "a\nb", "a\udcff"])

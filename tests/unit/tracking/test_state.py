@@ -260,3 +260,31 @@ def test_the_address_of_a_run_on_a_servers_pages(client, tracking_uri):
     there = f"{tracking_uri}/#/experiments/{experiment}/runs/{run.tracking_run}"
     assert run_address("addressed") == (there if tracking_uri.startswith("http") else None)
     assert run_address("unknown") is None
+
+
+def seconds(client, run_id):
+    info = client.get_run(run_id).info
+    return (info.end_time - info.start_time) / 1000
+
+
+def test_the_duration_is_the_time_that_the_run_was_at_work(client):
+    """A run that worked for two seconds, was left for an hour and resumed for three has a duration of five seconds."""
+    run = started("resumed")
+    start = client.get_run(run.tracking_run).info.start_time
+    client.set_terminated(run.tracking_run, "FINISHED", start + 2000)
+    hour_later = datetime.fromtimestamp(time.time() - 3, UTC).isoformat()
+    open_parent(run)
+    client.set_tag(run.tracking_run, "cliptea.began", hour_later)
+    mark_complete(run.tracking_run)
+    assert seconds(client, run.tracking_run) == pytest.approx(5, abs=1.5)
+    mark_complete(run.tracking_run)  # and says the same again
+    assert seconds(client, run.tracking_run) == pytest.approx(5, abs=1.5)
+
+
+def test_silence_at_the_end_does_not_count(client):
+    run = started("cut off")
+    began = datetime.now(UTC) - timedelta(minutes=70)
+    client.set_tag(run.tracking_run, "cliptea.began", began.isoformat())
+    silent(client, run, minutes=61)
+    sweep()
+    assert seconds(client, run.tracking_run) == pytest.approx(9 * 60, abs=5)

@@ -1,16 +1,23 @@
 """MLflow runs are found before they are made; nothing is logged twice; the champion changes for a reason."""
 
+import json
+import math
+import os
 import uuid
+from pathlib import Path
 
 import pytest
 
 from cliptea import settings
 from cliptea.errors import ServerAway, StorageError
 from cliptea.evaluation.ranking import best_row, candidates
+from cliptea.manifest import Contents, Output, make_once, put_object
+from cliptea.report.version import BEST, PENDING, SHIP
 from cliptea.run import Run, expand
 from cliptea.steps.compare import ComparedRow, Comparison
 from cliptea.steps.finish import finish_run
 from cliptea.steps.promote import promote_best
+from cliptea.storage import open_store, read_uri
 from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.mlflow_client import connect
 from cliptea.tracking.registry import rollback
@@ -125,10 +132,13 @@ def test_results_are_logged_once_and_classes_without_pixels_left_out(client):
     run = make_run("results")
     child = ChildRun.open(run, run.variants[0])
     for _ in range(2):
-        child.log_result({"hiou": 0.5, "iou/a b": 0.25, "iou/odd(name)": 0.75, "iou/gone": None}, {"gamma": 0.0})
+        child.log_result(
+            {"hiou": 0.5, "val_iou/a b": 0.25, "val_iou/odd(name)": 0.75, "val_iou/gone": None}, {"gamma": 0.0}
+        )
     data = client.get_run(child.run_id).data
-    assert {k: data.metrics[k] for k in data.metrics} == {"hiou": 0.5, "iou/a b": 0.25, "iou/odd:28:name:29:": 0.75}
-    assert len(client.get_metric_history(child.run_id, "hiou")) == 1
+    assert data.metrics == {"hiou": 0.5, "val_iou/a b": 0.25, "val_iou/odd:28:name:29:": 0.75}
+    history = client.get_metric_history(child.run_id, "hiou")
+    assert [metric.value for metric in history if not math.isnan(metric.value)] == [0.5]
     child.finish()
     assert client.get_run(child.run_id).info.status == "FINISHED"
 
@@ -191,7 +201,23 @@ def row(run_id, hiou, member=("backbones", "demo_fpn"), dataset="demo", seed=0, 
 
 
 def compared(rows, evaluation="same", stand_in=False):
-    return Comparison(report="", results="", hashes={}, rows=rows, best={}, evaluation=evaluation, stand_in=stand_in)
+    """A comparison with a report in the store that lacks only its last sentence."""
+    store, output = open_store(), Output("compare", "0123456789abcdef")
+
+    def make():
+        page = f"{SHIP} x</h2><p><b>{PENDING}</b></p>".encode()
+        return Contents({"report.html": put_object(store, f"{output.prefix}/report.html", page)}, {})
+
+    made, _ = make_once(store, output, make)
+    return Comparison(
+        report=store.uri(made.objects["report.html"].key),
+        results="",
+        hashes={},
+        rows=rows,
+        best={},
+        evaluation=evaluation,
+        stand_in=stand_in,
+    )
 
 
 def test_the_alias_follows_the_best_model(client):
@@ -207,16 +233,70 @@ def test_the_alias_follows_the_best_model(client):
     assert champions == [True, False, True]
     best = client.get_model_version_by_alias("cliptea-smoke", "champion")
     assert best.tags["cliptea.reason"] == "hIoU 0.6000 beats the champion's 0.4000 by more than 0"
-    told = f"cliptea-smoke version 3: {best.tags['cliptea.reason']}; the champion is version 3"
-    assert [client.get_run(one).data.tags["cliptea.promotion"] for one in (run.tracking_run, child)] == [told, told]
+    reason = best.tags["cliptea.reason"]
+    assert client.get_run(child).data.tags["cliptea.promotion"] == f"cliptea-smoke version 3: {reason}"
     finish_run(run.job_id, "SUCCEEDED", "")
-    note = client.get_run(run.tracking_run).data.tags["mlflow.note.content"]  # of the second call
-    assert (
-        note
-        == f"cliptea-smoke version 3: already decided ({best.tags['cliptea.reason']}); the champion is now version 3"
-    )
-    assert client.get_run(child).data.tags["mlflow.note.content"] == told
+    told = f"cliptea-smoke version 3 is the champion ({reason})."
+    page = "[cliptea-smoke version 3](#/models/cliptea-smoke/versions/3)"
+    shipped = f"**Ship this:** backbones/demo_fpn seed 0, hIoU 60.0 %, unseen 50.0 %, seen 50.0 %: {page}. {told}"
+    note = client.get_run(run.tracking_run).data.tags["mlflow.note.content"]
+    assert note == f"{shipped}\n\n`cliptea predict PHOTOS --model models:/cliptea-smoke@champion`"
+    about = "The full method with the demo's small feature pyramid network"
+    assert client.get_run(child).data.tags["mlflow.note.content"] == f"{about}. {told}"
+    assert client.get_registered_model("cliptea-smoke").description.startswith("The champion is version 3: demo_fpn")
     assert len(client.search_model_versions("name = 'cliptea-smoke'")) == 3
+
+
+def test_the_report_names_the_version_and_every_student_the_best_one(client):
+    run = make_run("shipped")
+    ablation = run.variant("baselines/seen_only")
+    variants = [run.variants[0], ablation]
+    children = [ChildRun.open(run, variant).run_id for variant in variants]
+    members = [(variant.members[0].group, variant.members[0].variant) for variant in variants]
+    rows = [row(child, hiou, member) for child, hiou, member in zip(children, (0.5, 0.9), members, strict=True)]
+    assert max(rows, key=lambda one: one.hiou).label == ablation.label  # and is never what to ship
+    promote_best(run, compared(rows))
+    published = [json.loads(line) for line in Path(os.environ["CLIPTEA_EVENTS"]).read_text().splitlines()]
+    values = next(event["values"] for event in reversed(published) if "report" in event.get("values", {}))
+    told = "cliptea-smoke version 1 is the champion (first champion, hIoU 0.5000)."
+    assert read_uri(values["report"], values["report_sha256"]).decode() == f"{SHIP} x</h2><p><b>{told}</b></p>"
+    folder = client.download_artifacts(run.tracking_run, "report.html")
+    assert told in Path(folder).read_text()
+    notes = [client.get_run(child).data.tags["mlflow.note.content"] for child in children]
+    assert notes[0] == f"{variants[0].members[0].about}. {told}"
+    page = "[cliptea-smoke version 1](#/models/cliptea-smoke/versions/1)"
+    best = f"The best student of this run is {members[0][0]}/{members[0][1]} seed 0, {page}."
+    assert notes[1] == f"Without both modules (cross entropy on seen classes alone). {best}"
+
+
+def test_the_metric_that_comparisons_open_with_is_hiou(client):
+    """MLflow lists metrics in the order in which they came, and opens comparisons with the first."""
+    run = make_run("order")
+    child = ChildRun.open(run, run.variants[0])
+    child.log_curves([{"iteration": 2, "total": 1.0, "ce": 0.5}], 4.0)
+    assert math.isnan(client.get_run(child.run_id).data.metrics["hiou"])  # as missing values are in MLflow's tables
+    child.log_result({"pacc": 0.25, "hiou": 0.5}, {})
+    metrics = client.get_run(child.run_id).data.metrics
+    assert metrics["hiou"] == 0.5
+    if str(client.tracking_uri).startswith("sqlite"):
+        assert next(iter(metrics)) == "hiou"
+
+
+def test_an_experiment_opens_with_the_scores(client):
+    make_run("view")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    state = json.loads(experiment.tags["mlflow.sharedViewState.scores"])
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`hiou`", False)
+    names = [name.strip("`") for name in (column.partition(".")[2] for column in state["columnOrder"])]
+    assert [name for name in names if "iou" in name] == ["hiou", "miou_unseen", "miou_seen"]
+    assert [chart["metricKey"] for chart in state["compareRunCharts"]][:3] == ["hiou", "miou_unseen", "miou_seen"]
+    sections = [section["uuid"] for section in state["compareRunSections"]]
+    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == set(sections)
+    page = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=scores"
+    assert f"({page})" in experiment.tags["mlflow.note.content"]
+    client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "ours")
+    make_run("view again")
+    assert client.get_experiment_by_name(EXPERIMENT).tags["mlflow.note.content"] == "ours"
 
 
 def test_worse_tied_and_elsewhere_measured_models_stay_out_of_office(client):
@@ -249,12 +329,16 @@ def test_a_run_repeated_after_a_rollback_says_which_version_is_the_champion(clie
     capsys.readouterr()
     assert promote_best(run, comparison) == decided
     told = capsys.readouterr().err
-    assert "version 2: already decided (hIoU 0.6000 beats the champion's 0.4000" in told
-    assert "the champion is now version 1" in told
+    assert "version 2 was the champion (hIoU 0.6000 beats the champion's 0.4000 by more than 0)." in told
+    assert "The champion is now version 1: ship that one." in told
+    page = Path(client.download_artifacts(run.tracking_run, "report.html")).read_text()
+    assert page.startswith(f"{BEST} x</h2><p><b>cliptea-smoke version 2 was the champion")
+    note = client.get_run(run.tracking_run).data.tags["mlflow.note.content"]
+    assert note.startswith("**Best of this run:** backbones/demo_fpn seed 0")
     assert client.get_model_version("cliptea-smoke", "2").tags["cliptea.reason"] == "rolled back to version 1"
     client.delete_registered_model("cliptea-smoke")
     promote_best(run, comparison)
-    assert "there is no champion now" in capsys.readouterr().err
+    assert "There is no champion now." in capsys.readouterr().err
 
 
 def test_models_that_mlflow_was_not_told_of_are_no_champions_and_not_lost(client):

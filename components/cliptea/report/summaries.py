@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from cliptea.errors import DataError
 from cliptea.evaluation.results import METRICS, Inference, Metric, ResultRow, Scores
+from cliptea.sweeps import Trial
 
 __all__ = ["Spread", "Summary", "Sweep", "spread", "summarise", "summarise_sweep"]
 
@@ -40,6 +41,8 @@ class Summary(NamedTuple):
     images_per_second: Spread
     inference: Inference | None  # of the first seed
     model_uris: tuple[str, ...]
+    held_out: Spread  # mIoU of the seen classes on held-out training images
+    trial: Trial | None
 
     @property
     def label(self) -> str:
@@ -113,4 +116,6 @@ def _summary(rows: Sequence[ResultRow]) -> Summary:
         images_per_second=spread(row.inference.images_per_second if row.inference else None for row in rows),
         inference=first.inference,
         model_uris=tuple(row.model_uri for row in rows),
+        held_out=spread(row.heldout_miou_seen for row in rows),
+        trial=first.trial,
     )

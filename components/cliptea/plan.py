@@ -47,6 +47,7 @@ class Plan(BaseModel):
     steps: dict[str, int]  # step -> number of tasks, without bookkeeping steps and with a single tokens task
     trainings: int
     students: list[Student]
+    trials: dict[str, dict[str, Any]] = {}  # the settings of each trial of a sweep, by group and variant
     images: int | None  # number of training images
     views: int | None
     validated_images: int | None  # held-out images that are scored, in all validations of all trainings together
@@ -90,6 +91,12 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
         | dict.fromkeys(["compare", "promote", "finish"], 1),
         trainings=len(variants),
         students=_students(configs, images, rates),
+        trials={
+            f"{member.group}/{member.variant}": member.trial.settings
+            for variant in variants
+            for member in variant.members
+            if member.trial
+        },
         images=images,
         views=views,
         validated_images=_sum(validated),

@@ -239,4 +239,4 @@ def _label(number: int, trial: Trial) -> str:
 
 def _word(value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return re.sub(r"[^\w-]+$", "", re.sub(r"[^\w.-]+", "_", text))
+    return re.sub(r"[^\w.-]+", "_", text).strip("._")

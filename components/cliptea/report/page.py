@@ -14,6 +14,7 @@ from cliptea.report import grids, tables
 from cliptea.report.context import ReportContext
 from cliptea.report.paper import paper
 from cliptea.report.summaries import Spread, summarise
+from cliptea.report.sweep_tables import sweep_tables
 from cliptea.settings import flatten
 
 __all__ = ["build_report"]
@@ -40,6 +41,7 @@ def build_report(context: ReportContext) -> str:
         short=tables.SHORT,
         headline=tables.headline(groups, context.facts),
         results=tables.result_tables(groups),
+        sweeps=sweep_tables(summaries, context.facts.dataset, context.facts.clip_seconds),
         conclusions=tables.conclusion_tables(groups, context.facts),
         classes=tables.class_tables(groups, context.facts, context.confusions or names),
         datasets=list(dict.fromkeys(group.dataset for group in groups)),

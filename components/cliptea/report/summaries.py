@@ -10,7 +10,7 @@ from cliptea.errors import DataError
 from cliptea.evaluation.results import METRICS, Inference, Metric, ResultRow, Scores
 from cliptea.sweeps import Trial
 
-__all__ = ["Spread", "Summary", "Sweep", "spread", "summarise", "summarise_sweep"]
+__all__ = ["Spread", "Summary", "Sweep", "has_lost", "spread", "summarise", "summarise_sweep"]
 
 # A row, and by gamma the scores of the same logits at other values. They are never used to choose a model.
 Sweep = tuple[ResultRow, Mapping[str, Scores]]
@@ -76,6 +76,18 @@ def summarise(rows: Sequence[ResultRow]) -> list[Summary]:
         met.add(identity)
         parts.setdefault((row.group, row.variant, row.backbone, row.dataset), []).append(row)
     return [_summary(sorted(part, key=lambda row: row.seed)) for part in parts.values()]
+
+
+def has_lost(summary: Summary, group: Sequence[Summary]) -> bool:
+    """Whether another trial of the same sweep has a higher mean score on held-out images.
+
+    Args:
+        group: all variants of the group of `summary`, on one evaluation set.
+    """
+    if summary.trial is None:
+        return False
+    sweep = [other for other in group if other.trial and other.trial.sweep == summary.trial.sweep]
+    return summary is not max(sweep, key=lambda other: other.held_out.mean or 0.0)
 
 
 def summarise_sweep(sweeps: Sequence[Sweep]) -> dict[tuple[str, str, str], dict[float, dict[Metric, Spread]]]:

@@ -220,7 +220,9 @@ def _checked(model: type[Model], values: Any, place: str) -> Model:
         first = error.errors()[0]
         key = ".".join(map(str, (place, *first["loc"])))
         known = ", ".join(model.model_fields)
-        raise ConfigError(f"{key} is refused: {first['msg'][0].lower()}{first['msg'][1:]}", f"the keys {known}") from None
+        raise ConfigError(
+            f"{key} is refused: {first['msg'][0].lower()}{first['msg'][1:]}", f"the keys {known}"
+        ) from None
 
 
 def _label(number: int, trial: Trial) -> str:

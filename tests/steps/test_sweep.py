@@ -4,6 +4,7 @@ import json
 
 import mlflow
 import pytest
+import torch
 from mlflow import MlflowClient
 from small_run import SMALL
 
@@ -24,6 +25,7 @@ GIVEN = [*SMALL[1:], "variants=[mine.yaml]", "train.validate_every=1", "train.he
 
 @pytest.mark.long
 def test_a_sweep_trains_its_trials_on_the_same_tokens_and_promotes_the_best(tmp_path, monkeypatch, empty_database):
+    torch.set_num_threads(1)
     (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())

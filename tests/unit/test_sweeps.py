@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import re
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from cliptea.errors import ConfigError
 from cliptea.preset_files import read_preset
 from cliptea.run import Run, expand
 
+PAGE = Path(__file__).parents[2] / "docs/settings.md"
 VALIDATED = "train.validate_every=2"
 LR = "train.lr: {low: 1e-5, high: 1e-1, log: true}"
 
@@ -72,13 +75,24 @@ def test_a_file_of_variants_may_have_sweeps_beside_others(tmp_path):
     assert [variant.label for variant in expand(config)] == ["more/full", "more/lr-01 lr_0.01", "more/lr-02 lr_0.02"]
 
 
+def test_the_examples_of_the_page_are_sweeps(tmp_path):
+    texts = [text for text in re.findall(r"```yaml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL) if "sweep:" in text]
+    names = []
+    for number, text in enumerate(texts):
+        (tmp_path / f"rates{number}.yaml").write_text(text)
+        found = expand(settings.load("smoke", [f"variants=[{tmp_path}/rates{number}.yaml]", VALIDATED]))
+        names.append([variant.label for variant in found])
+    assert list(map(len, names)) == [4, 16]
+    assert names[0][0].replace("rates0", "rates") in PAGE.read_text("utf-8")
+
+
 def search(trials, *space, **more):
     given = "".join(f", {key}: {value}" for key, value in more.items())
     return f"{{trials: {trials}, space: {{{', '.join(space)}}}{given}}}"
 
 
 def test_quasi_random_numbers_fill_the_range_evenly():
-    """A scrambled Sobol sequence has one of its first 16 points in each of 16 equal parts; one random point precedes."""
+    """After one random point come the first 16 of a scrambled Sobol sequence: one in each of 16 equal parts."""
     for seed in (0, 7):
         drawn = [math.log10(rate) for (rate,) in values(search(17, LR, seed=seed))]
         assert Counter(int((rate + 5) * 4) for rate in drawn[1:]) == dict.fromkeys(range(16), 1)
@@ -144,7 +158,9 @@ def test_what_is_no_sweep_is_refused_in_one_line(sweep):
 
 def test_a_sweep_without_validation_is_refused():
     config = load("{train.lr: [0.1, 0.2]}", "train.validate_every=0")
-    with pytest.raises(ConfigError, match=r"^the sweep mine/lr has no score .* never used .*set train.validate_every=N"):
+    with pytest.raises(
+        ConfigError, match=r"^the sweep mine/lr has no score .* never used .*set train.validate_every=N"
+    ):
         expand(config)
 
 

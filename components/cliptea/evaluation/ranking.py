@@ -45,10 +45,7 @@ def judge(rows: Sequence[Row]) -> dict[tuple[str, str], list[list[Row]]]:
     for row in rows:
         if row.trial is not None:
             sweeps.setdefault((row.group, row.trial.sweep), {}).setdefault(row.variant, []).append(row)
-    return {
-        sweep: sorted(trials.values(), key=_held_out, reverse=True)
-        for sweep, trials in sweeps.items()
-    }
+    return {sweep: sorted(trials.values(), key=_held_out, reverse=True) for sweep, trials in sweeps.items()}
 
 
 def _held_out(seeds: Sequence[ResultRow]) -> float:

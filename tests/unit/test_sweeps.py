@@ -76,14 +76,14 @@ def test_a_file_of_variants_may_have_sweeps_beside_others(tmp_path):
 
 
 def test_the_examples_of_the_page_are_sweeps(tmp_path):
-    texts = [text for text in re.findall(r"```yaml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL) if "sweep:" in text]
-    names = []
-    for number, text in enumerate(texts):
-        (tmp_path / f"rates{number}.yaml").write_text(text)
-        found = expand(settings.load("smoke", [f"variants=[{tmp_path}/rates{number}.yaml]", VALIDATED]))
-        names.append([variant.label for variant in found])
-    assert list(map(len, names)) == [4, 16]
-    assert names[0][0].replace("rates0", "rates") in PAGE.read_text("utf-8")
+    page = PAGE.read_text("utf-8")
+    grid, drawn = (text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "sweep:" in text)
+    (tmp_path / "rates.yaml").write_text(grid)
+    found = expand(settings.load("rates.yaml", [], read_preset(str(tmp_path / "rates.yaml"))))
+    assert len(found) == 4
+    assert f"`{found[0].label}`" in page
+    (tmp_path / "drawn.yaml").write_text(drawn)
+    assert len(expand(settings.load("smoke", [f"variants=[{tmp_path}/drawn.yaml]", VALIDATED]))) == 16
 
 
 def search(trials, *space, **more):

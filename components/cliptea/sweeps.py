@@ -27,8 +27,8 @@ MOST_TRIALS = 1000  # of one sweep
 LONGEST = 100  # characters of a name that MLflow accepts
 DIGITS = 4  # significant digits of drawn numbers
 EXAMPLE = "settings with lists of values such as train.lr: [1e-4, 3e-4], or trials and space; see docs/settings.md"
-# What decides how trials are judged, or between two settings that no table may mix.
 SECTIONS = ("method", "student", "train")
+# What decides how trials are judged, and what no table may mix.
 FIXED = ("seeds", "method.transductive", "train.validate_every", *(f"train.{name}" for name in VALIDATION))
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -121,16 +121,20 @@ def _search(sweep: Mapping[str, Any], place: str) -> list[dict[str, Any]]:
             "cliptea with the extra sweep, or a grid",
             "run pip install '.[sweep]' in a checkout",
         ) from None
-    space = {key: _distribution(key, values, f"{place}.space") for key, values in search.space.items()}
+    place = f"{place}.space"
+    lists = {key: _choices(key, it, place) for key, it in search.space.items() if not isinstance(it, Mapping)}
+    ranges = {key: _range(key, it, place) for key, it in search.space.items() if key not in lists}
+    places = {key: optuna.distributions.CategoricalDistribution(range(len(it))) for key, it in lists.items()}
     told = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         study = optuna.create_study(sampler=_sampler(search))
         drawn = []
         for _ in range(search.trials):
-            trial = study.ask(space)
+            trial = study.ask(ranges | places)
             study.tell(trial, 0.0)  # the sampler needs an ended trial to begin its sequence; the value is not used
-            drawn.append({key: _rounded(trial.params[key], space[key]) for key in space})
+            numbers = {key: _rounded(trial.params[key], it) for key, it in ranges.items()}
+            drawn.append({key: lists[key][trial.params[key]] if key in lists else numbers[key] for key in search.space})
     finally:
         optuna.logging.set_verbosity(told)
     return drawn
@@ -146,18 +150,16 @@ def _sampler(search: Search) -> Any:
         return samplers.QMCSampler(seed=search.seed, scramble=True, warn_independent_sampling=False)
 
 
-def _distribution(key: str, values: Any, place: str) -> Any:
-    """Optuna's distribution of a setting. The type of the setting decides whether numbers are whole."""
+def _range(key: str, values: Mapping[str, Any], place: str) -> Any:
+    """Optuna's distribution of a number. The type of the setting decides whether it is whole."""
     from optuna import distributions
 
-    if not isinstance(values, Mapping):
-        return distributions.CategoricalDistribution(_choices(key, values, place))
     given, kinds = _checked(Range, values, f"{place}.{key}"), kinds_of(key)
     if kinds and not {int, float} & {*kinds}:
         raise ConfigError(f"{place}.{key} is a range of numbers, which {key} is not", "a list of values")
     try:
         if int in kinds and float not in kinds:
-            whole = {"low": given.low, "high": given.high, "step": given.step or 1}
+            whole = {"low": given.low, "high": given.high, "step": 1 if given.step is None else given.step}
             if any(value != int(value) for value in whole.values()):
                 raise ValueError(f"{key} is a whole number")
             return distributions.IntDistribution(**{end: int(value) for end, value in whole.items()}, log=given.log)
@@ -167,7 +169,7 @@ def _distribution(key: str, values: Any, place: str) -> Any:
 
 
 def _rounded(value: Any, distribution: Any) -> Any:
-    if not isinstance(value, float) or not hasattr(distribution, "low"):
+    if not isinstance(value, float):
         return value
     if distribution.step is not None:
         return float(f"{value:.12g}")
@@ -209,7 +211,7 @@ def _require_free(key: str, place: str) -> None:
     if any(f"{key}.".startswith(f"{fixed}.") for fixed in FIXED):
         raise ConfigError(
             f"{place} varies {key}, which must be the same for all trials",
-            "none of the settings of seeds, validation and what training knows of unseen classes",
+            "other settings than seeds, those of validation, and method.transductive",
         )
 
 

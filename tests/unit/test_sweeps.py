@@ -118,6 +118,16 @@ def test_the_seed_determines_the_trials_and_more_trials_begin_with_the_same(samp
     assert all(rate == float(f"{rate:.4g}") for (rate,) in five)
 
 
+def test_lists_may_hold_lists_and_keep_the_order_of_the_settings():
+    betas = [(0.9, 0.99), (0.8, 0.999), (0.7, 0.9)]
+    space = [f"train.betas: {[list(one) for one in betas]}", "student.backbone: [demo_fpn, segformer_b0]", LR]
+    found = expand(load(search(40, *space)))
+    assert {variant.config.train.betas for variant in found} == {*betas}
+    assert {tuple(variant.members[0].trial.settings) for variant in found} == {
+        ("train.betas", "student.backbone", "train.lr")
+    }
+
+
 def test_trials_that_are_drawn_twice_are_trained_once():
     assert sorted(values(search(50, "train.amp: [true, false]"))) == [(False,), (True,)]
 
@@ -144,6 +154,11 @@ REFUSED = {
     search(2, "train.lr: {low: 2, high: 1}"): r"sweep.space.train.lr is refused: .*low <= high",
     search(2, "train.lr: {low: 0, high: 1, log: true}"): r"sweep.space.train.lr is refused: .*low > 0",
     search(2, "train.iterations: {low: 1.5, high: 9}"): r"train.iterations is a whole number",
+    search(2, "train.iterations: {low: 1, high: 9, step: 0}"): r"space.train.iterations is refused: .*step > 0",
+    search(
+        2, "train.lr: {low: 1, high: 2, steps: 3}"
+    ): r"lr.steps is refused: extra inputs .*expected the keys low, high",
+    "{train.lr: [nan, 1]}": r"trial train.lr=nan: train.lr=nan is refused",
     search(2, "train.amp: {low: 0, high: 1}"): r"space.train.amp is a range of numbers, which train.amp is not",
     search(2, "train.keep: [last, best]"): r"varies train.keep, which must be the same",
 }

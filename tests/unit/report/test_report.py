@@ -312,6 +312,9 @@ def test_a_sweep_has_its_own_section_with_the_best_trial_on_held_out_images_firs
     assert "would have taken 10 h 00 min more" in page.text["sweeps"]
     assert "mine/lr-02" in page.text["header"]
     assert "best trial of its sweep on held-out training images" in page.text["header"]
+    assert "against lr-02" in page.text["conclusions"]
+    assert "The reference is the best trial of its sweep on held-out training images." in page.text["conclusions"]
+    assert "highest mean hIoU" not in page.text["conclusions"]
 
 
 def test_scores_without_value_are_dashes():

@@ -31,7 +31,7 @@ class RunFacts(BaseModel):
     gamma: float
     teacher: str  # a sentence or less
     clip_sha256: str = ""  # of the file with its weights; "" if they are not a single file
-    clip_seconds: float | None = None  # of CLIP for all tokens, added up over its workers; None: not measured
+    clip_views: int | None = None  # whose tokens CLIP has computed; None: not known
     stand_in: bool  # the teacher was not trained for this data, so the numbers are meaningless
     candidates: list[str]  # labels of the variants that use the run's own method, of which one may be shipped
     seeds: list[int]

@@ -41,7 +41,7 @@ def build_report(context: ReportContext) -> str:
         short=tables.SHORT,
         headline=tables.headline(groups, context.facts),
         results=tables.result_tables(groups),
-        sweeps=sweep_tables(summaries, context.facts.dataset, context.facts.clip_seconds),
+        sweeps=sweep_tables(summaries, context.facts.dataset, context.facts.clip_views),
         conclusions=tables.conclusion_tables(groups, context.facts),
         classes=tables.class_tables(groups, context.facts, context.confusions or names),
         datasets=list(dict.fromkeys(group.dataset for group in groups)),

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cliptea.progress import clock
 from cliptea.report.summaries import Summary, has_lost
 
 __all__ = ["sweep_tables"]
 
 
-def sweep_tables(summaries: Sequence[Summary], dataset: str, clip_seconds: float | None = None) -> list[dict[str, Any]]:
+def sweep_tables(summaries: Sequence[Summary], dataset: str, clip_views: int | None = None) -> list[dict[str, Any]]:
     """A table for each sweep of each group.
 
     Args:
         dataset: the one trained on, whose val scores are shown beside.
-        clip_seconds: the time that CLIP took for all tokens of the run, added up over its workers; None: unknown.
+        clip_views: the number of views whose tokens CLIP has computed for the run; None: not known.
 
     Returns:
         Tables with group, sweep, keys of the settings, the sentence about CLIP, and one row for each trial.
@@ -33,7 +32,7 @@ def sweep_tables(summaries: Sequence[Summary], dataset: str, clip_seconds: float
                 "group": group,
                 "sweep": sweep,
                 "keys": list(dict.fromkeys(key for trial in found if trial.trial for key in trial.trial.settings)),
-                "clip": _saved(trained, clip_seconds),
+                "clip": _saved(trained, clip_views),
                 "rows": [
                     {"summary": trial, "settings": trial.trial.settings, "best": not has_lost(trial, found)}
                     for trial in sorted(found, key=lambda trial: trial.held_out.mean or 0.0, reverse=True)
@@ -44,12 +43,11 @@ def sweep_tables(summaries: Sequence[Summary], dataset: str, clip_seconds: float
     return tables
 
 
-def _saved(students: int, clip_seconds: float | None) -> str:
-    """What stored tokens have saved in a sentence; "" if the time of CLIP was not measured."""
-    if clip_seconds is None or students < 2:
+def _saved(students: int, clip_views: int | None) -> str:
+    """What stored tokens have saved in a sentence; "" if that is not known."""
+    if clip_views is None or students < 2:
         return ""
     return (
-        f"CLIP took {clock(clip_seconds)} for the tokens, added up over its workers. They were computed once for all "
-        f"{students} students of this sweep. For each student anew, CLIP would have taken "
-        f"{clock((students - 1) * clip_seconds)} more."
+        f"CLIP saw {clip_views} views once for all {students} students of this sweep. "
+        f"For each student anew, it would have seen {(students - 1) * clip_views} more."
     )

@@ -8,7 +8,6 @@ Shape legend: B views of a batch, C crop, D joint width, g tokens per side.
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
@@ -103,14 +102,11 @@ class BlockMaker:
             blocks: the views of each block by its number.
             tell: called with the number of views that are done since the last call.
         """
-        made, since = [], time.perf_counter()
+        made = []
         for block, tokens in ahead(_write, self._batches(blocks), threads=1):
             if tokens is not None:
                 tell(len(tokens.names))
                 continue
-            before, since = since, time.perf_counter()
-            if block.writers and self._readers is None:
-                block.made.clip_seconds = since - before
             made.append(block.made)
             if not block.writers:
                 tell(len(block.views))

@@ -57,7 +57,6 @@ class MadeBlock(BaseModel):
     shards: dict[str, list[ShardEntry]] = {}
     regions: dict[str, int] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    clip_seconds: float | None = None  # for which a worker was busy with it; None: it existed, or CLIP did not run
 
 
 class TextSet(BaseModel):

@@ -131,9 +131,6 @@ def _publish(maker: BlockMaker, wanted: ViewOutput, made: list[MadeBlock]) -> Ma
     info |= {"split": job.split, "views_of_an_image": job.config.teacher.views}
     if output.kind == "tokens":
         info["clip_sha256"] = _sha256(job.weights)
-        seconds = [block.clip_seconds for block in made]
-        if None not in seconds:  # otherwise an earlier step computed some of the blocks
-            info["clip_seconds"] = sum(filter(None, seconds))
         info["stand_in"] = job.config.teacher.source.kind == "demo" and job.config.data.dataset != "demo"
     manifest = publish(job.store, output, Contents(objects, info))
     if shards is not blocks:  # they are no longer needed

@@ -290,7 +290,7 @@ def test_a_run_without_pictures_or_rows_still_has_every_section():
 
 def test_a_sweep_has_its_own_section_with_the_best_trial_on_held_out_images_first():
     variants = [("mine", "lr-01", "demo_fpn", 0.9, "a"), ("mine", "lr-02", "demo_fpn", 0.4, "b")]
-    context = make(variants=variants, candidates=["mine/lr-02"], clip_seconds=7200.0)
+    context = make(variants=variants, candidates=["mine/lr-02"], clip_views=200)
     tried = {"lr-01": ("<b>1</b>", 0.5), "lr-02": (0.002, 0.625)}
     rows = [
         row.model_copy(
@@ -307,9 +307,8 @@ def test_a_sweep_has_its_own_section_with_the_best_trial_on_held_out_images_firs
     assert head[:3] == ["Trial", "train.lr", "held-out seen mIoU"]
     assert best[:3] == ["lr-02", "0.002", "62.5 ± 0.0"]
     assert other[:3] == ["lr-01", "<b>1</b>", "50.0 ± 0.0"]
-    assert "CLIP took 2 h 00 min" in page.text["sweeps"]
-    assert "all 6 students of this sweep" in page.text["sweeps"]
-    assert "would have taken 10 h 00 min more" in page.text["sweeps"]
+    assert "CLIP saw 200 views once for all 6 students of this sweep" in page.text["sweeps"]
+    assert "would have seen 1000 more" in page.text["sweeps"]
     assert "mine/lr-02" in page.text["header"]
     assert "best trial of its sweep on held-out training images" in page.text["header"]
     assert "against lr-02" in page.text["conclusions"]

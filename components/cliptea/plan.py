@@ -47,7 +47,8 @@ class Plan(BaseModel):
     steps: dict[str, int]  # step -> number of tasks, without bookkeeping steps and with a single tokens task
     trainings: int
     students: list[Student]
-    variants: dict[str, str]  # group/variant -> what it is, in one line
+    variants: dict[str, str]  # group/variant -> what it is, in one line; without trials
+    trials: dict[str, dict[str, Any]] = {}  # the settings of each trial of a sweep, by group and variant
     images: int | None  # number of training images
     views: int | None
     validated_images: int | None  # held-out images that are scored, in all validations of all trainings together
@@ -91,7 +92,12 @@ def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
         | dict.fromkeys(["compare", "promote", "finish"], 1),
         trainings=len(variants),
         students=_students(configs, images, rates),
-        variants={member.label: member.about for variant in variants for member in variant.members},
+        variants={
+            member.label: member.about for variant in variants for member in variant.members if member.trial is None
+        },
+        trials={
+            member.label: member.trial.settings for variant in variants for member in variant.members if member.trial
+        },
         images=images,
         views=views,
         validated_images=_sum(validated),

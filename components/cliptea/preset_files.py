@@ -173,6 +173,8 @@ def _is_code(keys: Sequence[str], value: str) -> bool:
             return names_code(value)
         case ("variant_groups", _, _, *inner):
             return _is_code(inner, value)
+        case ("sweep", "space", key, *_) | ("sweep", key, *_):
+            return _is_code(key.split("."), value)
     return False
 
 

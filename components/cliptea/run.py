@@ -12,6 +12,7 @@ from cliptea.config import Config
 from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, Output, fingerprint
 from cliptea.parts import Part
+from cliptea.sweeps import Trial
 
 __all__ = ["TRANSDUCTIVE", "Member", "Run", "Variant", "expand", "is_transductive", "require_room"]
 
@@ -24,6 +25,7 @@ class Member(BaseModel):
     group: str
     variant: str
     about: str = ""  # the variant in one line
+    trial: Trial | None = None  # of a sweep
 
     @property
     def label(self) -> str:
@@ -77,11 +79,12 @@ def expand(config: Config) -> list[Variant]:
     found: dict[str, Variant] = {}
     base = config.model_copy(update={"variant_groups": {}})  # a student needs no others
     named = [
-        (member, _resolved(base, member, delta))
-        for name in config.variants
-        for variant, delta in settings.variant_group(name, config.variant_groups).items()
-        for about in [settings.about_variant(delta)]
-        for member in [Member(group=name.partition("/")[0], variant=variant, about=about)]
+        (member, _resolved(base, member, changes))
+        for group in config.variants
+        for variant, delta in settings.variant_group(group, config.variant_groups).items()
+        for name, changes, trial in settings.unfold(variant, delta, f"{group.partition('/')[0]}/{variant}")
+        for about in [settings.about_variant(changes, trial)]
+        for member in [Member(group=group.partition("/")[0], variant=name, about=about, trial=trial)]
     ]
     named = [(_apart(member, resolved), resolved) for member, resolved in named]
     for seed in range(max((resolved.seeds for _, resolved in named), default=0)):
@@ -106,7 +109,14 @@ def _resolved(config: Config, member: Member, delta: dict[str, Any]) -> Config:
     """The config of a variant. Only the row for which the paper names another gamma has another one than the run."""
     if member.label == OTHER_GAMMA:
         delta = settings.merge(delta, {"evaluation": {"gamma": config.evaluation.gamma_no_cls_token}})
-    return settings.apply_delta(config, delta)
+    resolved = settings.apply_delta(config, delta)
+    if member.trial and not resolved.train.validate_every:
+        raise ConfigError(
+            f"the sweep {member.group}/{member.trial.sweep} has no score that may choose among its trials",
+            "validation on held-out training images; val images are never used to choose",
+            "set train.validate_every=N, the iterations between two validations",
+        )
+    return resolved
 
 
 def _apart(member: Member, config: Config) -> Member:

@@ -20,6 +20,7 @@ from cliptea.messages import holds_secret, names_secret
 from cliptea.parse import parse_yaml
 from cliptea.preset_files import gather_variants, parse_preset, read_preset, variant_files
 from cliptea.storage import is_remote
+from cliptea.sweeps import SWEEP, Trial, trials
 from cliptea.typed import key_of, typed_value, without_free_names
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "load_without_teacher",
     "merge",
     "presets",
+    "unfold",
     "variant_files_of",
     "variant_group",
     "variant_groups",
@@ -87,10 +89,13 @@ def apply_delta(config: Config, delta: Mapping[str, Any]) -> Config:
     return _validate(merge(config.model_dump(), _changes(delta)))
 
 
-def about_variant(delta: Mapping[str, Any]) -> str:
-    """A variant in one line: its `about`, or else the settings that it changes."""
+def about_variant(delta: Mapping[str, Any], trial: Trial | None = None) -> str:
+    """A variant in one line: its `about`, or else the settings that it changes; for a trial, also its own values."""
+    about = delta.get(ABOUT)
+    if about and trial:
+        return f"{about}: {trial.words}"
     changes = ", ".join(f"{key}={value}" for key, value in flatten(_changes(delta)).items() if value != {})
-    return delta.get(ABOUT) or changes or "The settings of the run"
+    return about or changes or "The settings of the run"
 
 
 def _changes(delta: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,6 +149,26 @@ def variant_group(name: str, own: Mapping[str, Group] | None = None) -> Group:
     return {single: variants[single]}
 
 
+def unfold(variant: str, delta: Mapping[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any], Trial | None]]:
+    """Name and changes of a variant; or of each trial of its sweep, with the trial.
+
+    Args:
+        place: key of the variant, for errors.
+
+    Raises:
+        ConfigError: the sweep is not usable, see `cliptea.sweeps.trials`.
+    """
+    if SWEEP not in delta:
+        yield variant, dict(delta), None
+        return
+    base = {key: value for key, value in delta.items() if key != SWEEP}
+    for name, trial in trials(variant, delta[SWEEP], f"{place}.{SWEEP}").items():
+        changes = base
+        for key, value in trial.settings.items():
+            changes = merge(changes, _nested(key, value))
+        yield name, changes, trial
+
+
 def _yaml_names(folder: str) -> list[str]:
     files = resources.files("cliptea").joinpath(folder).iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
@@ -177,6 +202,11 @@ def _parse(override: str) -> dict[str, Any]:
         raise ConfigError(
             "preset cannot be overridden with --set", "the preset's name in --preset, or in the file of --config"
         )
+    return _nested(key, value)
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """The setting "train.lr" as {"train": {"lr": value}}."""
     *outer, last = key.split(".")
     delta = {last: value}
     for part in reversed(outer):
@@ -241,24 +271,38 @@ def _check_groups(config: Config) -> None:
             raise ConfigError(f"variant_groups.{group} has no variants", "names with settings, such as full: {}")
         for variant, delta in variants.items():
             key = f"variant_groups.{group}.{variant}"
-            for name in (group, variant):
-                if not TRACKED.fullmatch(name):
-                    raise ConfigError(f"{key} has the name {name!r}", f"a name that MLflow accepts, {NAMES}")
             about = delta.get(ABOUT, "")
             if not isinstance(about, str) or len(about) > LONGEST_ABOUT or not about.isprintable():
                 raise ConfigError(
                     f"{key}.about={str(about)[:SHOWN]!r} is refused", f"one line of at most {LONGEST_ABOUT} characters"
                 )
-            fixed = [name for name in Config.model_fields if name in delta and name not in CHANGEABLE]
-            if fixed:
-                raise ConfigError(
-                    f"{key} changes {fixed[0]}, which is the same for all students of a run",
-                    f"changes of {', '.join(CHANGEABLE)}",
-                )
-            try:
-                apply_delta(alone, delta)
-            except ConfigError as error:
-                raise ConfigError(f"{key}: {error.what}", error.expected, error.todo) from None
+            for name, changes, trial in unfold(variant, delta, key):
+                _check_changes(alone, key, (group, name), changes, trial)
+
+
+def _check_changes(
+    alone: Config, key: str, names: tuple[str, str], changes: Mapping[str, Any], trial: Trial | None
+) -> None:
+    """Check a variant or trial.
+
+    Args:
+        alone: the config without variants of the user's own.
+        names: of the group, and of the variant or trial.
+    """
+    for name in names:
+        if not TRACKED.fullmatch(name):
+            raise ConfigError(f"{key} has the name {name!r}", f"a name that MLflow accepts, {NAMES}")
+    fixed = [name for name in Config.model_fields if name in changes and name not in CHANGEABLE]
+    if fixed:
+        raise ConfigError(
+            f"{key} changes {fixed[0]}, which is the same for all students of a run",
+            f"changes of {', '.join(CHANGEABLE)}",
+        )
+    try:
+        apply_delta(alone, changes)
+    except ConfigError as error:
+        tried = f", trial {trial.words}" if trial else ""
+        raise ConfigError(f"{key}{tried}: {error.what}", error.expected, error.todo) from None
 
 
 def _readable(error: ValidationError) -> ConfigError:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from cliptea.config import Config, Group
 from cliptea.parse import parse_yaml
 
-__all__ = ["key_of", "plain_settings", "plain_variants", "typed_value", "without_free_names"]
+__all__ = ["key_of", "kinds_of", "plain_settings", "plain_value", "plain_variants", "typed_value", "without_free_names"]
 
 
 def without_free_names(keys: Sequence[str]) -> list[str]:
@@ -40,13 +40,24 @@ def key_of(place: Sequence[str | int]) -> str:
 
 def typed_value(key: str, text: str) -> Any:
     """The value that was typed for a setting. It is the text itself, unless the setting can be a list or a mapping."""
-    kinds = _kinds(Config)
-    for part in key.split("."):
-        kinds = [inner for kind in kinds for inner in _inside(kind, part)]
+    kinds = kinds_of(key)
     if text.lstrip()[:1] in ("[", "{") and any(_holds(kind) for kind in kinds):
         example = 'a list such as [sky, "red, white"] or a mapping such as {lr: 0.01}'
         return _plain(parse_yaml(text, f"the value of {key}", example, typed=False), kinds)
     return _plain(text, kinds)
+
+
+def kinds_of(key: str) -> list[Any]:
+    """The types that a setting can have, such as int and None. Empty if there is no such setting."""
+    kinds = _kinds(Config)
+    for part in key.split("."):
+        kinds = [inner for kind in kinds for inner in _inside(kind, part)]
+    return kinds
+
+
+def plain_value(key: str, value: Any) -> Any:
+    """The value of a setting in a list of values of a file, which was read as text."""
+    return _plain(value, kinds_of(key))
 
 
 def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +82,8 @@ def _plain(value: Any, kinds: list[Any]) -> Any:
         return {
             key: _plain(item, [inner for kind in kinds for inner in _inside(kind, key)]) for key, item in value.items()
         }
+    if not isinstance(value, list):
+        return value
     inner = [
         inner for kind in kinds if get_origin(kind) in (list, tuple) for one in get_args(kind) for inner in _kinds(one)
     ]
@@ -90,6 +103,8 @@ def _inside(kind: Any, key: str | int) -> list[Any]:
     """The alternatives of the value under `key` in a section or mapping. A variant holds settings."""
     if kind == Group:
         return [Config]
+    if kind is Config and key == "sweep":  # of a variant, see `cliptea.sweeps`
+        return [dict[str, Any]]
     if get_origin(kind) is dict:
         return _kinds(get_args(kind)[1])
     return _kinds(kind.model_fields[key].annotation) if _is_section(kind) and key in kind.model_fields else []

@@ -12,6 +12,8 @@ from cliptea_pipeline.display import cell
 
 __all__ = ["show_plan"]
 
+SHOWN_TRIALS = 50
+
 
 def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
     """Print the plan of a run. On a cluster, one run has room for `room` students."""
@@ -48,6 +50,14 @@ def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
         variants.add_row(cell(label), cell(about))
     console.print(variants)
     console.print()
+    if plan.trials:
+        trials = Table("trial", "settings", box=None)
+        for name, settings in [*plan.trials.items()][:SHOWN_TRIALS]:
+            trials.add_row(cell(name), cell(", ".join(f"{key}={value}" for key, value in settings.items())))
+        console.print(trials)
+        if (more := len(plan.trials) - SHOWN_TRIALS) > 0:
+            console.print(f"and {more} more trials; --json lists all")
+        console.print()
     for line in plan.missing or ["nothing that can be checked from this machine"]:
         console.print(plain(f"missing  {line}"), markup=False, highlight=False, soft_wrap=True)
 

@@ -98,8 +98,9 @@ def test_the_metadata_name_every_extra(built):
         "export",
         "mlflow",
         "openvino",
+        "sweep",
     }
-    assert not re.search(r"^Requires-Dist: (kfp|mlflow|onnx|openvino)[^;]*$", text, re.MULTILINE)
+    assert not re.search(r"^Requires-Dist: (kfp|mlflow|onnx|openvino|optuna)[^;]*$", text, re.MULTILINE)
 
 
 def test_the_modules_of_extras_are_those_of_the_project_file():
@@ -111,7 +112,7 @@ def test_the_modules_of_extras_are_those_of_the_project_file():
     }
     assert found.pop("kfp_kubernetes") == "cluster"  # it adds the module kfp.kubernetes
     assert found == EXTRAS
-    assert extras["all"] == ["cliptea[cluster,export,mlflow]"]
+    assert extras["all"] == ["cliptea[cluster,export,mlflow,sweep]"]
     assert extras["dev"][0] == "cliptea[all,openvino]"
 
 

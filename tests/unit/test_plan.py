@@ -96,6 +96,12 @@ def test_every_validation_scores_every_held_out_image():
     assert (unknown.validated_images, unknown.students[0].gpu_hours) == (None, None)
 
 
+def test_the_trials_of_a_sweep_are_shown_with_their_settings():
+    made = plan("smoke", "variants=[a]", "variant_groups.a.lr.sweep={train.lr: [0.1, 0.2]}", "train.validate_every=2")
+    assert made.trials == {"a/lr-01 lr_0.1": {"train.lr": 0.1}, "a/lr-02 lr_0.2": {"train.lr": 0.2}}
+    assert made.trainings == 2
+
+
 def test_what_is_not_measured_is_unknown():
     made = plan("voc12", "variants=[table1/segformer_b4]", rates=["segformer_b4=50"])
     assert made.students[0].gpu_hours == pytest.approx(20000 * 16 / 50 / 3600)

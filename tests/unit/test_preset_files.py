@@ -303,7 +303,7 @@ def test_the_text_of_a_file_is_json_and_yaml_alike(write):
 
 
 def test_the_example_of_the_page_is_a_preset_file(write):
-    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    text, *_ = re.findall(r"```yaml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     write("deep: {method: {generator_layers: 6}}", "more.yaml")
     config = load(write(text, "my.yaml"))
     assert (config.preset, config.data.dataset, config.data.root) == ("my.yaml", "voc12", "VOCdevkit")

@@ -1,4 +1,8 @@
-"""Selects the best model of a run."""
+"""Selects the best model of a run.
+
+Among the trials of a sweep, the score on held-out training images chooses. The val images only compare its best trial
+with other variants, so the number of trials does not make the scores on them too good.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ from statistics import fmean
 from typing import TypeVar
 
 from cliptea.evaluation.results import ResultRow
-from cliptea.run import Run, is_transductive
+from cliptea.run import Member, Run, Variant, is_transductive
+from cliptea.settings import flatten
 
-__all__ = ["best_of", "best_row", "candidates", "hiou"]
+__all__ = ["best_of", "best_row", "candidates", "hiou", "judge"]
 
 Row = TypeVar("Row", bound=ResultRow)
 
@@ -17,15 +22,57 @@ Row = TypeVar("Row", bound=ResultRow)
 def candidates(run: Run, rows: Sequence[Row]) -> list[Row]:
     """The result rows on the training data set of students that use the run's own method.
 
-    Ablations are left out, because variants with another method are only trained for comparison.
+    Ablations are left out, because variants with another method are only trained for comparison. Of a sweep, only the
+    best trial is a candidate, also if the sweep changes the method.
     """
     own = {
         (member.group, member.variant, variant.seed)
         for variant in run.variants
         for member in variant.members
-        if variant.config.method == run.config.method
+        if _uses_own_method(run, variant, member)
     }
-    return [row for row in rows if row.dataset == run.config.data.name and (row.group, row.variant, row.seed) in own]
+    kept = _without_lost(run, rows)
+    return [row for row in kept if row.dataset == run.config.data.name and (row.group, row.variant, row.seed) in own]
+
+
+def judge(rows: Sequence[Row]) -> dict[tuple[str, str], list[list[Row]]]:
+    """The trials of each sweep, by the names of group and sweep.
+
+    Returns:
+        For each trial the rows of its seeds. The one with the highest mean score on held-out images comes first.
+    """
+    sweeps: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    for row in rows:
+        if row.trial is not None:
+            sweeps.setdefault((row.group, row.trial.sweep), {}).setdefault(row.variant, []).append(row)
+    return {sweep: sorted(trials.values(), key=_held_out, reverse=True) for sweep, trials in sweeps.items()}
+
+
+def _held_out(seeds: Sequence[ResultRow]) -> float:
+    return fmean(row.heldout_miou_seen or 0.0 for row in seeds)
+
+
+def _without_lost(run: Run, rows: Sequence[Row]) -> list[Row]:
+    """The rows without those of students that are trials, but the best one in none of their sweeps.
+
+    They are left out under all of their names, for otherwise the val images would choose among trials after all.
+    """
+    best = {(trials[0][0].group, trials[0][0].variant) for trials in judge(rows).values()}
+    lost = {
+        (member.group, member.variant)
+        for variant in run.variants
+        if any(member.trial for member in variant.members)
+        and not best & {(member.group, member.variant) for member in variant.members}
+        for member in variant.members
+    }
+    return [row for row in rows if (row.group, row.variant) not in lost]
+
+
+def _uses_own_method(run: Run, variant: Variant, member: Member) -> bool:
+    """Whether a student uses the run's method, apart from the settings of its trial."""
+    tried = member.trial.settings if member.trial else {}
+    mine, own = (flatten(config.method.model_dump()) for config in (variant.config, run.config))
+    return {f"method.{key}" for key in mine.keys() | own.keys() if mine.get(key) != own.get(key)} <= tried.keys()
 
 
 def best_row(rows: Sequence[Row]) -> Row:
@@ -39,7 +86,7 @@ def best_row(rows: Sequence[Row]) -> Row:
 
 def best_of(run: Run, rows: Sequence[Row]) -> Row:
     """The best row on the training data set: of the candidates, else of the inductive students, else of all."""
-    own = [row for row in rows if row.dataset == run.config.data.name]
+    own = [row for row in _without_lost(run, rows) if row.dataset == run.config.data.name]
     inductive = [row for row in own if not is_transductive(row.group)]
     return best_row(candidates(run, own) or inductive or own)
 

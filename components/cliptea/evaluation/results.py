@@ -8,6 +8,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cliptea.sweeps import Trial
+
 __all__ = ["METRICS", "Inference", "Metric", "ResultRow", "Scored", "Scores", "dump_results", "scalars"]
 
 Metric = Literal["pAcc", "miou_seen", "miou_unseen", "hiou"]
@@ -76,6 +78,7 @@ class ResultRow(BaseModel):
     mlflow_run_id: str  # empty if the model is not logged yet
     heldout_miou_seen: OptionalScore = None  # on training images that were held out; None: training had no validation
     inference: Inference | None = None  # None: not measured
+    trial: Trial | None = None  # the sweep and its settings; None: the variant is no trial of a sweep
 
     @property
     def label(self) -> str:

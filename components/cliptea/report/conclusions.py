@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 
 from cliptea.evaluation.results import METRICS, Metric
 from cliptea.report.paper import Sign, own_dataset, paper, paper_row, paper_sign, protocol_differences, table_of
-from cliptea.report.summaries import Summary
+from cliptea.report.summaries import Summary, has_lost
 
 __all__ = [
     "COMPARED", "Agreement", "Comparison", "PaperValue", "Verdict", "compare", "paper_values", "reference_of",
@@ -70,14 +70,14 @@ def reference_of(group: Sequence[Summary]) -> Summary | None:
     """The row that the other rows of a group are compared with.
 
     This is the full method if the group has it (`full`, or its name in the paper's table), and otherwise the row with
-    the highest mean hIoU, as for backbones. None if no row has an hIoU.
+    the highest mean hIoU, as for backbones. Of a sweep, only the best trial may be it. None if no row has an hIoU.
     """
     by_name = {summary.variant: summary for summary in group}
     table = paper().tables.get(group[0].group)
     for name in (table.reference if table else None, "full"):
         if name in by_name:
             return by_name[name]
-    known = [(summary.scores["hiou"].mean, -i) for i, summary in enumerate(group)]
+    known = [(summary.scores["hiou"].mean, -i) for i, summary in enumerate(group) if not has_lost(summary, group)]
     best = max(((mean, i) for mean, i in known if mean is not None), default=None)
     return group[-best[1]] if best else None
 

@@ -31,6 +31,7 @@ class RunFacts(BaseModel):
     gamma: float
     teacher: str  # a sentence or less
     clip_sha256: str = ""  # of the file with its weights; "" if they are not a single file
+    clip_views: int | None = None  # whose tokens CLIP has computed; None: not known
     stand_in: bool  # the teacher was not trained for this data, so the numbers are meaningless
     abouts: dict[str, str] = {}  # label -> the variant in one line
     model: str = ""  # name of the registered model that the best student becomes a version of

@@ -14,6 +14,7 @@ from cliptea.report import grids, tables, version
 from cliptea.report.context import ReportContext
 from cliptea.report.paper import paper
 from cliptea.report.summaries import Spread, summarise
+from cliptea.report.sweep_tables import sweep_tables
 from cliptea.settings import flatten
 
 __all__ = ["build_report"]
@@ -40,6 +41,7 @@ def build_report(context: ReportContext) -> str:
         short=tables.SHORT,
         headline=tables.headline(groups, facts),
         results=tables.result_tables(groups, facts),
+        sweeps=sweep_tables(summaries, facts.dataset, facts.clip_views),
         speed=tables.speed_table(groups, facts),
         pending=version.PENDING,
         conclusions=tables.conclusion_tables(groups, facts),

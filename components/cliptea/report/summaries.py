@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from cliptea.errors import DataError
 from cliptea.evaluation.results import METRICS, Inference, Metric, ResultRow, Scores
+from cliptea.sweeps import Trial
 
-__all__ = ["Spread", "Summary", "Sweep", "spread", "summarise", "summarise_sweep"]
+__all__ = ["Spread", "Summary", "Sweep", "has_lost", "spread", "summarise", "summarise_sweep"]
 
 # A row, and by gamma the scores of the same logits at other values. They are never used to choose a model.
 Sweep = tuple[ResultRow, Mapping[str, Scores]]
@@ -40,6 +41,8 @@ class Summary(NamedTuple):
     images_per_second: Spread
     inference: Inference | None  # of the first seed
     model_uris: tuple[str, ...]
+    held_out: Spread  # mIoU of the seen classes on held-out training images
+    trial: Trial | None
 
     @property
     def label(self) -> str:
@@ -73,6 +76,18 @@ def summarise(rows: Sequence[ResultRow]) -> list[Summary]:
         met.add(identity)
         parts.setdefault((row.group, row.variant, row.backbone, row.dataset), []).append(row)
     return [_summary(sorted(part, key=lambda row: row.seed)) for part in parts.values()]
+
+
+def has_lost(summary: Summary, group: Sequence[Summary]) -> bool:
+    """Whether another trial of the same sweep has a higher mean score on held-out images.
+
+    Args:
+        group: all variants of the group of `summary`, on one evaluation set.
+    """
+    if summary.trial is None:
+        return False
+    sweep = [other for other in group if other.trial and other.trial.sweep == summary.trial.sweep]
+    return summary is not max(sweep, key=lambda other: other.held_out.mean or 0.0)
 
 
 def summarise_sweep(sweeps: Sequence[Sweep]) -> dict[tuple[str, str, str], dict[float, dict[Metric, Spread]]]:
@@ -113,4 +128,6 @@ def _summary(rows: Sequence[ResultRow]) -> Summary:
         images_per_second=spread(row.inference.images_per_second if row.inference else None for row in rows),
         inference=first.inference,
         model_uris=tuple(row.model_uri for row in rows),
+        held_out=spread(row.heldout_miou_seen for row in rows),
+        trial=first.trial,
     )

@@ -176,6 +176,7 @@ def conclusion_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str
                 "group": group,
                 "reference": reference.variant,
                 "chosen_by_mean": reference.variant != "full" and group.name not in paper().tables,
+                "of_sweep": reference.trial is not None,
                 "sentence": _sentence(comparisons, reference.variant) if comparisons else "",
                 "variants": by_variant,
                 "in_paper": any(c.paper for c in comparisons),

@@ -1,15 +1,16 @@
 """Compares all students in results.json and an HTML report, and logs both to MLflow."""
 
 from collections.abc import Sequence
-from typing import List  # noqa: UP035 (kfp resolves no list[Artifact])
+from typing import Any, List  # noqa: UP035 (kfp resolves no list[Artifact])
 
 from kfp import dsl
 from pydantic import BaseModel
 
 from cliptea import progress
-from cliptea.evaluation.ranking import best_of
+from cliptea.evaluation.ranking import best_of, judge
 from cliptea.evaluation.results import Inference, ResultRow, dump_results, scalars
 from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make_once, put_object, read_object
+from cliptea.report.summaries import summarise
 from cliptea.run import TRANSDUCTIVE, Run, is_transductive
 from cliptea.steps.component import step
 from cliptea.steps.evaluate import Evaluated, ScoresEntry
@@ -205,6 +206,8 @@ class ReportEntry(Entry):
         for mark, mine in _by_setting(rows).items():
             log_table(run.tracking_run, [_line(row) for row in mine], f"variants{mark}.json")
             log_table(run.tracking_run, [line for row in mine for line in _class_lines(row)], f"classes{mark}.json")
+        if trials := _trial_lines(run, rows):
+            log_table(run.tracking_run, trials, "sweeps.json")
         return Receipt()
 
 
@@ -219,7 +222,27 @@ def _by_setting(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
 def _line(row: ResultRow) -> dict[str, str | int | float | None]:
     """A row without its classes, and with what was measured in columns of its own."""
     measured = {f"inference_{name}": getattr(row.inference, name, None) for name in Inference.model_fields}
-    return row.model_dump(exclude={"per_class", "inference"}) | measured
+    return row.model_dump(exclude={"per_class", "inference", "trial"}) | measured
+
+
+def _trial_lines(run: Run, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
+    """A line for each trial of a sweep, best first. The val scores are means over seeds too, and choose nothing."""
+    own = [row for row in rows if row.dataset == run.config.data.name]
+    return [
+        {
+            "group": group,
+            "sweep": sweep,
+            "variant": trial.variant,
+            "settings": trial.trial.words if trial.trial else "",
+            "seeds": len(trial.seeds),
+            "best": place == 0,
+            "heldout_miou_seen": trial.held_out.mean,
+            "heldout_miou_seen_sd": trial.held_out.sd,
+            **{f"val_{name}": trial.scores[name].mean for name in ("hiou", "miou_unseen", "miou_seen")},
+        }
+        for (group, sweep), trials in judge(own).items()
+        for place, trial in enumerate(summarise([row for seeds in trials for row in seeds]))
+    ]
 
 
 def _class_lines(row: ResultRow) -> list[dict[str, str | int | float | None]]:

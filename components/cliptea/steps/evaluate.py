@@ -214,6 +214,7 @@ def _rows(
             inference=Inference.model_validate(speed.info),
             **place._asdict(),
             heldout_miou_seen=validation.get(HELD_OUT),
+            trial=member.trial,
         )
         for member in variant.members
     ]

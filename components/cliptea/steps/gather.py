@@ -106,6 +106,7 @@ def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str, label
         if config.teacher.source.kind == "demo"
         else f"{config.teacher.model} from {config.teacher.weights}, {grid} dense tokens",
         clip_sha256=info["clip_sha256"],
+        clip_views=info["views"],
         stand_in=info["stand_in"],
         abouts=run.abouts,
         model=run.config.registered_model,

@@ -118,7 +118,10 @@ def _counting(config: Config, variants: list[Variant]) -> dict[str, Any]:
     settings = _used(config)
     used = config.variant_groups.keys() & {name.partition("/")[0] for name in config.variants}
     words = {"members": {"__all__": {"about"}}}
-    students = [variant.model_dump(exclude=words) | {"config": _used(variant.config)} for variant in variants]
+    students = [
+        variant.model_dump(exclude=words, exclude_defaults=True) | {"config": _used(variant.config)}
+        for variant in variants
+    ]
     settings["variant_groups"] = students if used else []
     sections = [settings["data"], *settings["evaluation"]["sets"].values()]
     for section, name in ((settings, "variant_groups"), *((section, "synonyms") for section in sections)):

@@ -178,6 +178,7 @@ class ChildRun:
             found = client.create_run(
                 experiment_id(client),
                 tags=key
+                | _sweep_tag(variant)
                 | {
                     "group": ", ".join(member.group for member in variant.members),
                     "variant": ", ".join(member.variant for member in variant.members),
@@ -280,6 +281,12 @@ def _metrics(point: Mapping[str, float], epoch: float) -> dict[str, float]:
     losses = {f"loss/{name}": value for name, value in point.items() if name not in ("iteration", HELD_OUT)}
     score = {"train/heldout_miou_seen": point[HELD_OUT]} if HELD_OUT in point else {}
     return losses | score | {"train/epoch": point["iteration"] / epoch}  # last: MLflow compares runs by the first
+
+
+def _sweep_tag(variant: Variant) -> dict[str, str]:
+    """The sweeps that a student is a trial of, by which MLflow's page can filter."""
+    sweeps = [f"{member.group}/{member.trial.sweep}" for member in variant.members if member.trial]
+    return {"sweep": ", ".join(sweeps)} if sweeps else {}
 
 
 def _run_name(variant: Variant, backbone: str, dataset: str) -> str:

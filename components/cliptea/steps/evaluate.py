@@ -164,6 +164,7 @@ def _score(
     student = open_student(store, config, trained)
     reader, text_ND = ShardReader(store, task.split.objects, "val"), load_text(store, task.text)
     settings = config.evaluation.model_copy(update={"gamma": task.gamma})
+    devices = device.every()
     scored, arrays = score_student(
         student,
         reader.names,
@@ -172,14 +173,14 @@ def _score(
         text_ND.to(device.best()),
         settings,
         task.label,
-        device.every(),
+        devices,
     )
     objects = {}
     if task.label == config.data.name:
         images = ShardReader(store, task.split.objects, "train")
         cls, names = ShardReader(store, teacher.tokens.objects, "cls"), chosen_images(images.names, settings.figures)
         arrays |= attention_maps(student, images, cls, names, config.teacher, config.data.seed)
-        if features := fit_training_features(student, images, int(trained.info["dim"]), settings, device.every()):
+        if features := fit_training_features(student, images, int(trained.info["dim"]), settings, devices):
             key = f"{output.prefix}/{TRAINING_FEATURES}"
             objects[TRAINING_FEATURES] = put_object(store, key, features.dump())
     buffer = io.BytesIO()

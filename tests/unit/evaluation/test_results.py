@@ -10,7 +10,7 @@ from cliptea.evaluation.results import ResultRow, dump_results, scalars
 DESIGN_KEYS = [
     "variant", "group", "backbone", "dataset", "seed", "iterations", "gamma", "pAcc", "miou_seen",
     "miou_unseen", "hiou", "per_class", "training_images_per_second", "model_uri", "mlflow_run_id",
-    "heldout_miou_seen", "inference",
+    "heldout_miou_seen", "inference", "trial",
 ]  # fmt: skip
 
 

@@ -101,7 +101,7 @@ def test_several_devices_write_the_same_files_as_one(photos, model, tmp_path, mo
     sources, written = find_images([photos], tmp_path / "out"), []
     for number, folder in ((1, tmp_path / "one"), (2, tmp_path / "two")):
         monkeypatch.setattr(model, "devices", [torch.device("cpu")] * number)
-        done = list(predict(model, model.known(), sources * 3, folder))
+        done = list(predict(model, model.known(), sources * 3, into(folder)))
         assert [one.source for one in done] == sources * 3
         assert [one.error is None for one in done] == [True, False, True] * 3
         written.append({str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*.*")})

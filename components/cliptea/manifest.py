@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from cliptea import progress
 from cliptea.errors import StorageError
@@ -71,10 +71,16 @@ class Output(NamedTuple):
         return f"{self.prefix}/manifest.json"
 
 
+def _inside(key: str) -> str:
+    if "\0" in key or {"", ".", ".."} & {*key.split("/")}:
+        raise ValueError("is no key of an object in the store")
+    return key
+
+
 class StoredObject(BaseModel):
     """An object with its key in the store, its size in bytes, and its sha256 in hex."""
 
-    key: str
+    key: Annotated[str, AfterValidator(_inside)]
     size: int = Field(ge=0, le=1 << 60)
     sha256: str
 

@@ -41,6 +41,23 @@ class ShardIndex:
         self.tar, self._columns = tar, columns
         self._names = np.array([name.encode() for name in names])
 
+    def require_whole(self) -> None:
+        """Check that each record has a member, and that all members lie in the tar file.
+
+        Raises:
+            ValueError: this is not so.
+        """
+        number, found = len(self), np.zeros(len(self), dtype=bool)
+        for offset, length, sha256 in self._columns.values():
+            if not offset.shape == length.shape == (number,) or len(sha256) != number * HASH:
+                raise ValueError("a column with another number of records")
+            present = offset != ABSENT
+            if ((offset < 0) & present).any() or (length < 0).any() or (length > self.tar.size - offset)[present].any():
+                raise ValueError("a member outside the tar file")
+            found |= present
+        if not found.all():
+            raise ValueError("a record without members")
+
     def __len__(self) -> int:
         """Number of records."""
         return len(self._names)
@@ -65,8 +82,14 @@ class ShardIndex:
         return found if len(found) == 1 else dict(sorted(found.items(), key=lambda item: item[1].offset))
 
     def column(self, extension: str) -> Iterator[Place]:
-        """The member with this extension of each record, in order. All records must have it."""
-        column = self._columns[extension]
+        """The member with this extension of each record, in order.
+
+        Raises:
+            StorageError: not all records have it.
+        """
+        column = self._columns.get(extension)
+        if column is None or (column.offset == ABSENT).any():
+            raise StorageError(f"the shard {self.tar.key} has records without .{extension}", todo="make it again")
         hashes = (column.sha256[place : place + HASH] for place in range(0, len(column.sha256), HASH))
         return map(Place, column.offset.tolist(), column.length.tolist(), hashes)
 
@@ -103,6 +126,8 @@ def parse_index(data: bytes, where: str) -> ShardIndex:
             )
             for extension, member in described["members"].items()
         }
-        return ShardIndex(StoredObject.model_validate(described["tar"]), described["names"], columns)
+        index = ShardIndex(StoredObject.model_validate(described["tar"]), described["names"], columns)
+        index.require_whole()
+        return index
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise StorageError(f"{where} is not a shard index", todo="delete it and run again") from None

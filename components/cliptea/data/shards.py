@@ -125,7 +125,13 @@ class ShardReader:
         if found is None:
             item = self._shards[shard].index
             data = twice(lambda: read_object(self._store, item))
-            found = self._indexes[shard] = parse_index(data, self._store.uri(item.key))
+            uri = self._store.uri(item.key)
+            found = parse_index(data, uri)
+            if len(found) != self._shards[shard].records:
+                raise StorageError(
+                    f"{uri} has {len(found)} records", f"{self._shards[shard].records}, as its set says", "run again"
+                )
+            self._indexes[shard] = found
             self._forget(shard)
         return found
 

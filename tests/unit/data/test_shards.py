@@ -16,7 +16,7 @@ from cliptea.data.shard_sets import ShardEntry, find_sharded, put_top_index
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.data.shards import ShardReader
 from cliptea.errors import StorageError
-from cliptea.manifest import Contents, Output, StoredObject, publish
+from cliptea.manifest import Contents, Output, StoredObject, publish, put_object
 from cliptea.storage import FileStore
 
 
@@ -237,3 +237,31 @@ NO_INDEXES = [
 def test_what_is_no_index_is_refused(content):
     with pytest.raises(StorageError, match=r"a\.json is not a shard index"):
         parse_index(content.encode(), "a.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda index: index["names"].pop(), "not a shard index"),
+        (lambda index: index["members"]["npy"]["sha256"].pop(), "not a shard index"),
+        (lambda index: index["members"].clear(), "not a shard index"),
+        (lambda index: index["members"]["npy"]["offset"].__setitem__(0, -2), "not a shard index"),
+        (lambda index: index["members"]["npy"]["length"].__setitem__(0, 1 << 40), "not a shard index"),
+        (lambda index: index["tar"].__setitem__("key", "../tar"), "not a shard index"),
+        (lambda index: index["tar"].__setitem__("key", "a\0b"), "not a shard index"),
+        (lambda index: index["members"].__setitem__("txt", index["members"].pop("npy")), "without .npy"),
+    ],
+)
+def test_an_index_that_does_not_fit_its_shard_is_refused(change, what, tmp_path):
+    store = FileStore(tmp_path)
+    writer = ShardWriter(store, "shards/cls", 1 << 20)
+    for number in range(3):
+        writer.add(f"{number}", {"npy": bytes(100)})
+    (top,) = put_top_index(store, "shards", writer.close()).values()
+    listed = json.loads(store.get(top.key))
+    index = json.loads(store.get(listed["shards"][0]["index"]["key"]))
+    change(index)
+    listed["shards"][0]["index"] = put_object(store, "shards/a.index.json", json.dumps(index).encode()).model_dump()
+    reader = ShardReader(store, {"cls": put_object(store, "shards/top.json", json.dumps(listed).encode())}, "cls")
+    with pytest.raises(StorageError, match=what):
+        list(reader.stream("npy"))

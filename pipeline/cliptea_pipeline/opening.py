@@ -25,7 +25,7 @@ def open_model(uri: str, workdir: Path, allow_code: bool, where: str | None = No
     """The model at an address. Invalid ones are rejected before torch is imported, which takes seconds.
 
     Args:
-        where: the device, such as cpu or cuda:1; None: the GPU if there is one.
+        where: the device, such as cpu or cuda:1; None: all GPUs, or the CPU if there is none.
     """
     store = workdir.resolve() / "store"
     if store.is_dir():  # it contains the demo's text tower

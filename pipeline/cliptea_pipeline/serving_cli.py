@@ -234,6 +234,7 @@ def tell_classes(model: Segmenter, classes: ClassSet) -> None:
 
 def _tell_far(document: dict[str, Any]) -> None:
     """Warn of images that lie far from the training images, and name the farthest."""
+    from cliptea.segment.training_features import SHARE
     from cliptea.serving.predict import far_images
 
     far = far_images(document["images"])
@@ -242,8 +243,8 @@ def _tell_far(document: dict[str, Any]) -> None:
         shown = ", ".join(f"{plain(row['image'])} ({row['distance']:.1f} times the limit)" for row in far[:NAMED])
         more = f", and {len(far) - NAMED} more" if len(far) > NAMED else ""
         print(
-            f"warning: {len(far)} of {len(document['images'])} images lie farther from the training images than 99 % "
-            f"of these do, so their masks may be wrong: {shown}{more}",
+            f"warning: {len(far)} of {len(document['images'])} images lie farther from the training images than "
+            f"{SHARE * 100:g} % of these do, so their masks may be wrong: {shown}{more}",
             file=sys.stderr,
         )
 

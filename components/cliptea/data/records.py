@@ -20,6 +20,7 @@ __all__ = [
     "ViewImage",
     "chosen_images",
     "read_array",
+    "read_image",
     "read_pair",
     "read_view",
     "record_name",
@@ -48,6 +49,12 @@ def chosen_images(names: Sequence[str], figures: int | list[str]) -> list[str]:
         return list(names[:figures])
     wanted = set(as_known(figures, names))
     return [name for name in names if name in wanted]
+
+
+def read_image(reader: ShardReader, name: str) -> np.ndarray:
+    """Read only the image (H, W, 3) uint8 of a record of a split."""
+    members = reader.members(name)
+    return decode_image(next(data for member, data in members.items() if member != LABEL), name)
 
 
 def read_pair(reader: ShardReader, record: str | int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cliptea.data.catalogue import IGNORE
+from cliptea.errors import DataError
 from cliptea.evaluation.results import Scores
 
 __all__ = ["confusion", "per_class_iou", "score"]
@@ -21,10 +22,17 @@ def confusion(truth: Tensor, predicted: Tensor, classes: int) -> Tensor:
         truth: integer train ids of any shape, 255 where there is no class.
         predicted: train ids of the same shape, on the same device.
         classes: N.
+
+    Raises:
+        DataError: a train id is not that of a class.
     """
-    row = torch.where(truth == IGNORE, classes, truth.int())  # one more for pixels without a class
+    row = torch.where(truth == IGNORE, 0, truth.int() + 1)  # the first for pixels without a class
     pairs = (row * classes + predicted).flatten()
-    return torch.bincount(pairs, minlength=(classes + 1) * classes)[: classes * classes].view(classes, classes)
+    counts = torch.bincount(pairs, minlength=(classes + 1) * classes)
+    if len(counts) > (classes + 1) * classes:
+        largest = (len(counts) - 1) // classes - 1
+        raise DataError(f"a label map has the train id {largest}", f"ids below {classes}, and 255 for no class")
+    return counts[classes:].view(classes, classes)
 
 
 def per_class_iou(matrix_NN: np.ndarray) -> np.ndarray:

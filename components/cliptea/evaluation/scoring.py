@@ -12,7 +12,7 @@ from torch import Tensor
 from cliptea import device, progress
 from cliptea.config import EvaluationConfig, TeacherConfig
 from cliptea.data.catalogue import Catalogue
-from cliptea.data.records import chosen_images, read_array, read_pair, read_view, record_name
+from cliptea.data.records import chosen_images, read_array, read_image, read_view, record_name
 from cliptea.data.shards import ShardReader
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
 from cliptea.evaluation.results import Scored
@@ -131,9 +131,10 @@ def fit_training_features(
     settings: EvaluationConfig,
     devices: Sequence[torch.device] | None = None,
 ) -> TrainingFeatures | None:
-    """The distribution of the student's features over up to 400 training images, or None if there are too few.
+    """The distribution of the student's features over up to 400 training images, or None.
 
-    The images, spread evenly over all, are seen as those of an evaluation set. Their labels are not used.
+    There is none if the images are too few, or in the mode `slide`, which would need each feature at the size of the
+    image. The images, spread evenly over all, are seen as those of an evaluation set. Their labels are not used.
 
     Args:
         student: in eval mode, on `device.best()`.
@@ -142,14 +143,14 @@ def fit_training_features(
         settings: evaluation settings.
         devices: which share the images; the first is the student's. None: the student's alone.
     """
-    if len(images) < FEWEST_IMAGES:
+    if len(images) < FEWEST_IMAGES or settings.mode == "slide":
         return None
     number = min(len(images), MOST_TRAINING_IMAGES)
     names = [images.name(place) for place in np.linspace(0, len(images) - 1, number).astype(int).tolist()]
     axes_DD = torch.eye(dim, device=device.best())  # as text features, they make logits equal to features
 
     def load(name: str) -> Loaded[str]:
-        return Loaded(name, read_pair(images, name)[0])
+        return Loaded(name, read_image(images, name))
 
     def look(loaded: Loaded[str], along: ImageLogits | None) -> np.ndarray:
         assert along is not None

@@ -30,12 +30,12 @@ from cliptea.segment.inference import image_logits, padded_size
 
 __all__ = ["Loaded", "each_image"]
 
-READERS = 2  # threads at least, which read up to five images ahead
+READERS = (2, 8)  # fewest and most threads that read, each up to two images ahead
 BATCH = {"cpu": 1, "cuda": 8}
 GPU_WORKERS = 4  # for each GPU
 WINDOW = 4  # batches that are read before they are divided by size
 MOST_PIXELS = 50_000_000  # maximum number of pixels of a window, unless a single image is larger
-LARGE = 8_000_000  # pixels of an image that has the memory to itself
+LARGE = 8_000_000  # pixels of an image that has the memory of its device to itself
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -61,6 +61,7 @@ class _Batch(NamedTuple, Generic[Item]):
 class _Copy(NamedTuple):
     student: Student
     text_ND: Tensor  # on the same device
+    alone: threading.Lock  # held for a large image
 
 
 def each_image(
@@ -85,18 +86,18 @@ def each_image(
         read: reads the image of an item. It is called in threads.
         work: is called in threads, with None for an item without an image. The logits are on any of the devices.
         title: names an item in errors.
-        devices: which share the images, of one type. The first is the student's, and the others get copies of it.
-            None: the student's alone.
+        devices: which share the images, of one type. The first is the student's, and the others get copies of it, but
+            only as many as there are images and workers. None: the student's alone.
 
     Raises:
         NotFinite: a logit is NaN or infinite; the error names the image.
     """
     where, cores = text_ND.device.type, torch.get_num_threads()
-    copies = _copies(student, text_ND, devices or [text_ND.device])
+    useful = max(1, min(len(items), settings.workers or len(items)))
+    copies = _copies(student, text_ND, (devices or [text_ND.device])[:useful])
     usual = cores if where == "cpu" else min(cores, GPU_WORKERS * len(copies))
     workers = (settings.workers or max(usual, len(copies))) if _is_shareable(student) else len(copies)
     threads = max(1, cores // max(1, min(workers, len(items))))
-    alone = threading.Lock()
     free: SimpleQueue[_Copy] = SimpleQueue()  # each copy once for every thread that may use it at the same time
     for number in range(workers):
         free.put(copies[number % len(copies)])
@@ -107,7 +108,7 @@ def each_image(
         if not images:
             return [(batch.places[0], work(batch.images[0], None))]
         found, large = [], max(one.pixels for one in batch.images) > LARGE
-        with _taken(free) as copy, alone if large else nullcontext():
+        with _taken(free) as copy, copy.alone if large else nullcontext():
             logits = image_logits(copy.student, images, copy.text_ND, settings)
             for place, one in zip(batch.places, batch.images, strict=True):
                 with named(title(one.item)):
@@ -116,7 +117,7 @@ def each_image(
 
     size = settings.batch_size or BATCH.get(where, 1)
     with _threads(threads):
-        loaded = ahead(read, items, max(READERS, workers))
+        loaded = ahead(read, items, min(max(READERS[0], workers), READERS[1]))
         yield from _in_order(ahead(segment, _batches(loaded, size, settings), workers))
 
 
@@ -127,8 +128,8 @@ def _copies(student: Student, text_ND: Tensor, devices: Sequence[torch.device]) 
     """
     if isinstance(student, OwnStudent):
         devices = devices[:1]
-    copies = [_Copy(deepcopy(student).to(where), text_ND.to(where)) for where in devices[1:]]
-    return [_Copy(student, text_ND), *copies]
+    copies = [_Copy(deepcopy(student).to(where), text_ND.to(where), threading.Lock()) for where in devices[1:]]
+    return [_Copy(student, text_ND, threading.Lock()), *copies]
 
 
 @contextmanager

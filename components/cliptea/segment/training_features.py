@@ -1,8 +1,9 @@
 """How far an image lies from the training images, in the features that the network makes of it.
 
 The feature of an image is the mean of its pixels' features. The training images give the mean and the principal
-components of this feature, with a standard deviation for each component. The distance of an image is the squared
-Mahalanobis distance in these components (Lee et al. 2018, arXiv 1807.03888): the sum of squared standard scores.
+components of this feature, with a standard deviation for each component. The sum of an image's squared standard scores
+is its squared Mahalanobis distance in these components (Lee et al. 2018, arXiv 1807.03888). Few of the training images
+exceed the limit of this sum. `distance` is the root of the sum divided by the limit, so that 1 is the limit.
 
 Shape legend: M images; D width; K components; h, w size of the small logits.
 """
@@ -30,12 +31,12 @@ SMALLEST = 1e-3  # standard deviation of a component relative to the largest; be
 
 
 class TrainingFeatures(NamedTuple):
-    """The distribution of the features of training images, and the distance that few of them exceed."""
+    """The distribution of the features of training images, and the limit that few of them exceed."""
 
     directions_KD: Tensor  # float32, unit vectors
     mean_K: Tensor  # float32, of the features along each direction
     std_K: Tensor  # float32
-    limit: float  # the squared distance that 1 % of the training images exceed
+    limit: float  # of the sum of squared standard scores
 
     @classmethod
     def fit(cls, features_MD: np.ndarray) -> TrainingFeatures | None:
@@ -59,13 +60,18 @@ class TrainingFeatures(NamedTuple):
         return cls(*parts, limit=float(limit)) if limit > 0 else None
 
     def distance(self, along: ImageLogits) -> float:
-        """The distance of an image relative to the limit, so that 1 is the limit (a root, not squared).
+        """The distance of an image.
 
         Args:
             along: the logits of the image with `directions_KD` as text features.
+
+        Raises:
+            NotFinite: it is too large for a number.
         """
         scores_K = (image_feature(along).to(self.mean_K.device) - self.mean_K) / self.std_K
-        return math.sqrt(float((scores_K.double() ** 2).sum()) / self.limit)
+        squared = (scores_K.double() ** 2).sum() / self.limit
+        require_finite({"the distance": squared}, "an image", "check the model, or train it again")
+        return math.sqrt(float(squared))
 
     def to(self, where: torch.device) -> TrainingFeatures:
         return self._replace(
@@ -93,8 +99,10 @@ class TrainingFeatures(NamedTuple):
         if not number or shapes != [(number, dim), (number,), (number,), ()]:
             raise ValueError(f"{name} has the shapes {shapes}")
         require_finite(tensors, name)
-        if not (bool((std_K > 0).all()) and float(limit) > 0):
+        if not (float(std_K.min()) > 0 and float(limit) > 0):
             raise ValueError(f"{name} has a deviation or a limit that is not positive")
+        if float(std_K.min()) < SMALLEST / 2 * float(std_K.max()):  # half, because numbers are rounded in the file
+            raise ValueError(f"{name} has a deviation that is too small beside the others")
         return cls(directions_KD.float(), mean_K.float(), std_K.float(), float(limit))
 
 

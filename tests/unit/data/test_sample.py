@@ -13,6 +13,7 @@ from PIL import Image
 import cliptea
 from cliptea.config import DataConfig
 from cliptea.data.folder import Folder
+from cliptea.data.records import read_image as read_stored
 from cliptea.data.records import read_pair
 from cliptea.data.sample import Sample, decode_image, require_labels
 from cliptea.data.shards import ShardReader
@@ -109,8 +110,10 @@ def test_a_file_has_the_same_pixels_everywhere(name, tmp_path):
     made = write_split(store, config, "split/x", ["train", "val"])
     served = read_image(tmp_path / "data/images/val" / name)
     for split in ("train", "val"):  # training, tokens, evaluation and figures read shards
-        seen, labels = read_pair(ShardReader(store, made.objects, split), 0)
+        reader = ShardReader(store, made.objects, split)
+        seen, labels = read_pair(reader, 0)
         np.testing.assert_array_equal(seen, served)
+        np.testing.assert_array_equal(read_stored(reader, reader.name(0)), served)
         assert seen.shape == (*labels.shape, 3)
     assert served.dtype == np.uint8
     assert np.abs(served - expected.astype(float)).max() <= tolerance

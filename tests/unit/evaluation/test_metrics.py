@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, jaccard_score
 
+from cliptea.errors import DataError
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
 
 
@@ -51,3 +52,10 @@ def test_matrices_add_up(classes):
     for matrix in (confusion(truth, predicted, classes), sum(map(confusion, truth, predicted, [classes] * 6))):
         assert matrix.dtype == torch.int64
         np.testing.assert_array_equal(matrix, total)
+
+
+@pytest.mark.parametrize(("wrong", "classes"), [(4, 4), (5, 4), (254, 4), (254, 254)])
+def test_a_train_id_that_is_not_that_of_a_class_is_an_error(wrong, classes):
+    truth = torch.tensor([[0, 3, 255, wrong]], dtype=torch.uint8)
+    with pytest.raises(DataError, match=f"the train id {wrong}; expected ids below {classes}"):
+        confusion(truth, torch.zeros_like(truth), classes)

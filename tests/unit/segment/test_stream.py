@@ -4,7 +4,7 @@ Several devices are simulated by naming the CPU several times: each place in the
 """
 
 import threading
-import time
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -83,7 +83,12 @@ def test_masks_are_those_of_single_images_whatever_the_batch_the_threads_and_the
 
 
 class Counted(Student):
-    """Knows which of its copies segment images, and how many calls of one copy happen at the same time."""
+    """Knows which of its copies segment images, and how many calls of one copy happen at the same time.
+
+    Each call waits for as many others as `together` asks for. If they do not come, it is an error.
+    """
+
+    together = threading.Barrier(1)
 
     def __init__(self):
         super().__init__("", 1.0)
@@ -92,7 +97,7 @@ class Counted(Student):
     def forward(self, images):
         self.inside.append(None)
         CALLS.append((id(self), len(self.inside)))
-        time.sleep(0.02)
+        self.together.wait(timeout=60)
         self.inside.pop()
         return self.layer(images)
 
@@ -101,15 +106,24 @@ CALLS = []
 
 
 @pytest.mark.parametrize(("hooks", "most"), [(False, 2), (True, 1)])
-def test_each_device_has_a_copy_and_as_many_threads_as_may_call_it(text, images, hooks, most):
+def test_each_device_has_a_copy_and_as_many_threads_as_may_call_it(text, images, monkeypatch, hooks, most):
     student = Counted()
+    monkeypatch.setattr(Counted, "together", threading.Barrier(3 * most))
     if hooks:  # as in encoders of timm that keep features between calls
         student.layer.hooks = None
     CALLS.clear()
-    masks(student, text, images * 3, SETTINGS.model_copy(update={"workers": 6}), devices=3)
+    masks(student, text, images[:6] * 2, SETTINGS.model_copy(update={"workers": 6}), devices=3)
     assert len({copy for copy, _ in CALLS}) == 3
     assert id(student) in {copy for copy, _ in CALLS}
     assert max(inside for _, inside in CALLS) == most
+
+
+@pytest.mark.parametrize(("number", "workers", "used"), [(2, None, 2), (9, 2, 2), (9, None, 4), (0, None, 1)])
+def test_the_network_is_copied_only_to_devices_that_get_work(text, images, monkeypatch, number, workers, used):
+    copied = []
+    monkeypatch.setattr(stream, "deepcopy", lambda student: copied.append(student) or deepcopy(student))
+    masks(Counted(), text, images[:number], SETTINGS.model_copy(update={"workers": workers}), devices=4)
+    assert len(copied) == used - 1
 
 
 def test_a_network_of_the_users_own_stays_on_one_device_and_in_one_thread(text, images):
@@ -126,7 +140,7 @@ def test_a_network_of_the_users_own_stays_on_one_device_and_in_one_thread(text, 
 
 
 def test_an_error_of_one_device_ends_the_work_and_is_told(text, images):
-    student = Counted()
+    student, before = Counted(), set(threading.enumerate())
     original, found = id(student), []
 
     class Broken(Counted):
@@ -141,7 +155,8 @@ def test_an_error_of_one_device_ends_the_work_and_is_told(text, images):
         found.extend(each_image(student, text, SETTINGS, range(9), read, lambda one, logits: one.item, str, places))
     assert found == list(range(len(found)))  # in their order up to the error
     assert len(found) < 9
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    started = set(threading.enumerate()) - before
+    assert not [thread for thread in started if thread.name.startswith("ThreadPoolExecutor")]
 
 
 def test_batches_hold_images_of_one_padded_size_and_the_order_stays(student, text, images, monkeypatch):
@@ -197,7 +212,8 @@ def test_threads_share_the_cores_and_leave_them_as_they_were(student, text, imag
         torch.set_num_threads(before)
 
 
-def test_large_images_are_segmented_one_at_a_time(student, text, images, monkeypatch):
+@pytest.mark.parametrize("devices", [1, 2])
+def test_large_images_are_segmented_one_at_a_time_on_each_device(student, text, images, monkeypatch, devices):
     monkeypatch.setattr(stream, "LARGE", 0)
     inside, most = [0], [0]
     guard = threading.Lock()
@@ -211,8 +227,17 @@ def test_large_images_are_segmented_one_at_a_time(student, text, images, monkeyp
             inside[0] -= 1
 
     settings = SETTINGS.model_copy(update={"workers": 4})
-    list(each_image(student, text, settings, range(9), partial(_read, images), work, str))
-    assert most == [1]
+    places = [torch.device("cpu")] * devices
+    list(each_image(student, text, settings, range(9), partial(_read, images), work, str, places))
+    assert 1 <= most[0] <= devices
+
+
+def test_large_images_on_two_devices_do_not_wait_for_each_other(text, images, monkeypatch):
+    monkeypatch.setattr(stream, "LARGE", 0)
+    monkeypatch.setattr(Counted, "together", threading.Barrier(2))
+    CALLS.clear()
+    masks(Counted(), text, images[:6], SETTINGS.model_copy(update={"workers": 2}), devices=2)
+    assert len({copy for copy, _ in CALLS}) == 2
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])

@@ -52,6 +52,13 @@ def test_directions_that_hardly_vary_are_left_out_and_few_or_equal_images_tell_n
     assert TrainingFeatures.fit(np.ones((200, DIM))) is None
 
 
+def test_a_distance_that_is_no_number_is_refused():
+    found = TrainingFeatures.fit(drawn(100, 4))
+    tiny = found._replace(std_K=found.std_K * 0 + 1e-40)
+    with pytest.raises(NotFinite, match="the distance of an image"):
+        tiny.distance(along(tiny, np.ones(DIM)))
+
+
 def test_padding_is_no_part_of_the_feature():
     small = torch.rand(3, 4, 6)
     logits = ImageLogits(small, (32, 48), (15, 24), (30, 48))  # 8 pixels each: two rows and three columns
@@ -67,6 +74,10 @@ def test_a_file_is_read_as_it_was_written_and_a_damaged_one_is_refused():
         TrainingFeatures.load(found.dump(), DIM + 1, "file")
     with pytest.raises(ValueError, match="not positive"):
         TrainingFeatures.load(found._replace(std_K=found.std_K * 0).dump(), DIM, "file")
+    small = found.std_K.clone()
+    small[-1] = 1e-40
+    with pytest.raises(ValueError, match="too small beside the others"):
+        TrainingFeatures.load(found._replace(std_K=small).dump(), DIM, "file")
     with pytest.raises(NotFinite, match="mean of file holds NaN"):
         TrainingFeatures.load(found._replace(mean_K=found.mean_K * torch.nan).dump(), DIM, "file")
     with pytest.raises(KeyError):

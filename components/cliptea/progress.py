@@ -24,10 +24,11 @@ from cliptea.log_lines import Level, Who, as_json, json_line
 from cliptea.messages import plain, redacted
 
 __all__ = [
-    "Bar", "bar", "clock", "count", "event_line", "halted", "listening", "note", "publish",
+    "TRAINING", "Bar", "bar", "clock", "count", "event_line", "halted", "listening", "note", "publish",
     "reused", "step", "warn", "words",
 ]  # fmt: skip
 
+TRAINING = "training"  # name of the bar whose progress is that of a TrainJob
 EVENT_SECONDS = 0.2  # at most five bar events a second
 LOG_SECONDS = 30.0  # a log is kept, and read as a whole
 WINDOW_SECONDS = 20.0  # the rate is taken over this
@@ -113,7 +114,7 @@ def bar(text: str, total: int | None = None, unit: str = "it", done: int = 0) ->
     """Show the progress of long work.
 
     Args:
-        text: name of the work, such as "training".
+        text: name of the work, such as `TRAINING`.
         total: total number of units, or None if it is not known.
         unit: name of one unit, such as "image".
         done: units that an earlier run has completed. They count as done, but not for the rate.

@@ -12,6 +12,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -158,6 +159,8 @@ def _range(key: str, values: Mapping[str, Any], place: str) -> Any:
     if kinds and not {int, float} & {*kinds}:
         raise ConfigError(f"{place}.{key} is a range of numbers, which {key} is not", "a list of values")
     try:
+        if given.step and (_decimal(given.high) - _decimal(given.low)) % _decimal(given.step):
+            raise ValueError("a whole number of steps does not lead from low to high")
         if int in kinds and float not in kinds:
             whole = {"low": given.low, "high": given.high, "step": 1 if given.step is None else given.step}
             if any(value != int(value) for value in whole.values()):
@@ -166,6 +169,10 @@ def _range(key: str, values: Mapping[str, Any], place: str) -> Any:
         return distributions.FloatDistribution(given.low, given.high, given.log, given.step)
     except ValueError as error:
         raise ConfigError(f"{place}.{key} is refused: {str(error).rstrip('.')}", "low, high, and log or step") from None
+
+
+def _decimal(number: float) -> Decimal:
+    return Decimal(str(number))  # exactly as it is written
 
 
 def _rounded(value: Any, distribution: Any) -> Any:

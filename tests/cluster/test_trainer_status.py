@@ -14,7 +14,6 @@ from certificates import self_signed
 from kubeflow_trainer_api import models
 
 from cliptea import progress
-from cliptea.cluster import trainer_status
 from cliptea.cluster.trainer_status import reporting
 
 PATH = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team/trainjobs/cliptea-full/status"
@@ -95,12 +94,14 @@ def test_a_renewed_token_is_read_and_other_bars_are_not_reported(trainer):
     assert trainer.posts[-1][2]["trainerStatus"]["progressPercentage"] == 100
 
 
-@pytest.mark.parametrize("trouble", ["refused", "no token", "another CA", "away"])
+@pytest.mark.parametrize("trouble", ["refused", "no token", "no text", "another CA", "away"])
 def test_training_goes_on_and_says_once_why_nothing_is_shown(trainer, trouble, tmp_path, monkeypatch, capfd):
     if trouble == "refused":
         trainer.code = 403
     elif trouble == "no token":
         trainer.token.unlink()
+    elif trouble == "no text":
+        trainer.token.write_bytes(b"first\xff")
     elif trouble == "another CA":
         monkeypatch.delenv(NAMES[1])
     else:
@@ -119,10 +120,13 @@ def test_an_error_of_training_is_not_hidden(trainer):
         raise ZeroDivisionError
 
 
-def test_without_trainers_variables_nothing_is_sent(monkeypatch):
-    monkeypatch.setattr(trainer_status, "_send", None)  # would fail
+@pytest.mark.parametrize("url", [None, ""])
+def test_without_trainers_variables_nothing_is_sent(url, monkeypatch, capfd):
+    if url is not None:
+        monkeypatch.setenv(NAMES[0], url)
     with reporting():
         train(8)
+    assert "Kubeflow Trainer" not in capfd.readouterr().err
 
 
 PROCESS = """

@@ -43,6 +43,7 @@ def test_images_and_results_in_s3_are_those_of_local_folders(store, model, tmp_p
     for seed, name in enumerate(names):
         store.put(name, png(seed))
     store.put("in/cut.png", png(9)[:200])
+    store.put("in/sub/cliptea.json", b'{"kind": "folder of predictions"}')
     for seed, name in enumerate(names[:2]):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(png(seed))
@@ -57,6 +58,7 @@ def test_images_and_results_in_s3_are_those_of_local_folders(store, model, tmp_p
     assert [store.uri("in/cut.png") in error for error in told["errors"]] == [True]
     assert told["output"] == store.uri("in/out/new")
     assert "1 left out (hidden)" in answer.stderr
+    assert "cliptea.json" not in answer.stderr
     for name in ("masks/a.png", "masks/sub/b.png", "overlays/a.jpg"):
         assert store.get(f"in/out/new/{name}") == (tmp_path / "out" / name).read_bytes()
     areas = json.loads(store.get("in/out/new/areas.json"))

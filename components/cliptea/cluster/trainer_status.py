@@ -31,13 +31,13 @@ def reporting() -> Iterator[None]:
 
     Training does not wait for Trainer. If a report fails, a warning says so once.
     """
-    if not env.TRAINER_URL.is_set():
+    if not env.TRAINER_URL.get():
         yield
         return
     reports: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
 
     def hear(event: dict[str, Any]) -> None:
-        if event["event"] == "bar" and event["text"] == "training" and event["total"]:
+        if event["event"] == "bar" and event["text"] == progress.TRAINING and event["total"]:
             reports.put(_status(event))
 
     thread = threading.Thread(target=_send_all, args=(reports,), name="cliptea-trainer-status", daemon=True)
@@ -67,7 +67,7 @@ def _send_all(reports: SimpleQueue[dict[str, Any] | None]) -> None:
     while (report := reports.get()) is not None:
         try:
             _send(report)
-        except OSError as error:  # those of requests are, too
+        except (OSError, ValueError) as error:  # requests raises OSErrors, a token that is no text a ValueError
             if not failed:
                 progress.warn(f"Kubeflow Trainer does not take the progress of the TrainJob: {one_line(error)[:200]}")
             failed = True

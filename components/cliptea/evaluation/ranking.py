@@ -14,7 +14,7 @@ from cliptea.evaluation.results import ResultRow
 from cliptea.run import Member, Run, Variant, is_transductive
 from cliptea.settings import flatten
 
-__all__ = ["best_of", "best_row", "candidates", "hiou", "judge"]
+__all__ = ["best_of", "best_row", "candidates", "held_out", "hiou", "judge"]
 
 Row = TypeVar("Row", bound=ResultRow)
 
@@ -45,10 +45,11 @@ def judge(rows: Sequence[Row]) -> dict[tuple[str, str], list[list[Row]]]:
     for row in rows:
         if row.trial is not None:
             sweeps.setdefault((row.group, row.trial.sweep), {}).setdefault(row.variant, []).append(row)
-    return {sweep: sorted(trials.values(), key=_held_out, reverse=True) for sweep, trials in sweeps.items()}
+    return {sweep: sorted(trials.values(), key=held_out, reverse=True) for sweep, trials in sweeps.items()}
 
 
-def _held_out(seeds: Sequence[ResultRow]) -> float:
+def held_out(seeds: Sequence[ResultRow]) -> float:
+    """The mean score on held-out images that chooses among trials. A seed without one counts as 0."""
     return fmean(row.heldout_miou_seen or 0.0 for row in seeds)
 
 
@@ -70,9 +71,10 @@ def _without_lost(run: Run, rows: Sequence[Row]) -> list[Row]:
 
 def _uses_own_method(run: Run, variant: Variant, member: Member) -> bool:
     """Whether a student uses the run's method, apart from the settings of its trial."""
-    tried = member.trial.settings if member.trial else {}
+    tried = tuple(f"{key}." for key in member.trial.settings) if member.trial else ()
     mine, own = (flatten(config.method.model_dump()) for config in (variant.config, run.config))
-    return {f"method.{key}" for key in mine.keys() | own.keys() if mine.get(key) != own.get(key)} <= tried.keys()
+    changed = [key for key in mine.keys() | own.keys() if mine.get(key) != own.get(key)]
+    return all(f"method.{key}.".startswith(tried) for key in changed)  # a trial may set a mapping such as method.losses
 
 
 def best_row(rows: Sequence[Row]) -> Row:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cliptea.errors import DataError
+from cliptea.evaluation.ranking import held_out
 from cliptea.evaluation.results import METRICS, Inference, Metric, ResultRow, Scores
 from cliptea.sweeps import Trial
 
@@ -43,6 +44,7 @@ class Summary(NamedTuple):
     model_uris: tuple[str, ...]
     held_out: Spread  # mIoU of the seen classes on held-out training images
     trial: Trial | None
+    judged: float  # the score that chooses among trials
 
     @property
     def label(self) -> str:
@@ -79,7 +81,7 @@ def summarise(rows: Sequence[ResultRow]) -> list[Summary]:
 
 
 def has_lost(summary: Summary, group: Sequence[Summary]) -> bool:
-    """Whether another trial of the same sweep has a higher mean score on held-out images.
+    """Whether another trial of the same sweep is the best one, as `ranking.judge` finds it.
 
     Args:
         group: all variants of the group of `summary`, on one evaluation set.
@@ -87,7 +89,7 @@ def has_lost(summary: Summary, group: Sequence[Summary]) -> bool:
     if summary.trial is None:
         return False
     sweep = [other for other in group if other.trial and other.trial.sweep == summary.trial.sweep]
-    return summary is not max(sweep, key=lambda other: other.held_out.mean or 0.0)
+    return summary is not max(sweep, key=lambda other: other.judged)
 
 
 def summarise_sweep(sweeps: Sequence[Sweep]) -> dict[tuple[str, str, str], dict[float, dict[Metric, Spread]]]:
@@ -130,4 +132,5 @@ def _summary(rows: Sequence[ResultRow]) -> Summary:
         model_uris=tuple(row.model_uri for row in rows),
         held_out=spread(row.heldout_miou_seen for row in rows),
         trial=first.trial,
+        judged=held_out(rows),
     )

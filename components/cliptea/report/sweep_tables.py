@@ -35,7 +35,7 @@ def sweep_tables(summaries: Sequence[Summary], dataset: str, clip_views: int | N
                 "clip": _saved(trained, clip_views),
                 "rows": [
                     {"summary": trial, "settings": trial.trial.settings, "best": not has_lost(trial, found)}
-                    for trial in sorted(found, key=lambda trial: trial.held_out.mean or 0.0, reverse=True)
+                    for trial in sorted(found, key=lambda trial: trial.judged, reverse=True)
                     if trial.trial
                 ],
             }

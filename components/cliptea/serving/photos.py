@@ -120,7 +120,7 @@ def _stored(uri: str, leave_out: str) -> list[tuple[Photo, Path]]:
     some = False
     for entry in entries:
         some, where = True, store.uri(entry.key)
-        if where.startswith(f"{leave_out}/") or entry.key == MARK:
+        if where.startswith(f"{leave_out}/") or entry.key.rpartition("/")[2] == MARK:
             continue
         if not single and (why := _left_out(entry.key.split("/"))):
             left[why].append(where)

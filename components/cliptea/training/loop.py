@@ -94,7 +94,7 @@ def _run(
     def state() -> dict[str, Any]:
         return trainer.state() | {"best_weights": validation.best_weights}
 
-    with sigterm() as asked, progress.bar("training", train.iterations, "it", trainer.iteration) as bar:
+    with sigterm() as asked, progress.bar(progress.TRAINING, train.iterations, "it", trainer.iteration) as bar:
 
         def stopping() -> bool:
             return world.any(bool(asked))  # all processes stop after the same step, or before the same image

@@ -7,7 +7,7 @@ from cliptea import settings
 from cliptea.evaluation.ranking import best_of, best_row, candidates, judge
 from cliptea.evaluation.results import ResultRow
 from cliptea.report.conclusions import reference_of
-from cliptea.report.summaries import summarise
+from cliptea.report.summaries import has_lost, summarise
 from cliptea.report.sweep_tables import sweep_tables
 from cliptea.run import Run, expand
 
@@ -75,6 +75,17 @@ def test_the_mean_over_seeds_decides_and_trials_are_sorted_by_it():
         assert len(candidates(run, rows)) == 3
 
 
+def test_a_seed_without_score_counts_as_zero_for_the_report_as_well():
+    run = a_run(SWEEP, "seeds=2")
+    scores = {"lr-01": (0.9, [0.9, None]), "lr-02": (0.2, [0.6, 0.6]), "lr-03": (0.8, [0.5, 0.6])}
+    rows = rows_of(run, scores)  # means: 0.45, 0.6 and 0.55
+    summaries = summarise(rows)
+    assert [row.variant for row in candidates(run, rows)] == ["lr-02 lr_0.2"] * 2
+    assert [summary.variant for summary in summaries if not has_lost(summary, summaries)] == ["lr-02 lr_0.2"]
+    (table,) = sweep_tables(summaries, run.config.data.name)
+    assert [row["settings"]["train.lr"] for row in table["rows"]] == [0.2, 0.3, 0.1]
+
+
 def test_a_trial_that_lost_is_no_candidate_under_another_name():
     same = "variant_groups.other.plain.train.lr=0.1"
     run = a_run(SWEEP, same, variants="mine, other")
@@ -101,6 +112,15 @@ def test_a_sweep_of_the_method_is_no_ablation_but_a_sweep_of_an_ablation_is(base
     rows = rows_of(run, {"lr-01": (0.1, 0.7), "lr-02": (0.9, 0.5)})
     assert [row.variant for row in candidates(run, rows)] == expected
     assert best_of(run, rows).variant == "lr-01 temperature_0.05"
+
+
+@pytest.mark.parametrize("temperature", ["", "method.temperature=0.05"])
+def test_a_trial_may_set_a_mapping_of_the_method(temperature):
+    base = [f"variant_groups.mine.mix.{temperature}"] if temperature else []
+    run = a_run("variant_groups.mine.mix.sweep={method.losses: [{ce: true}, {ce: false}]}", *base)
+    assert {variant.config.method.losses.ce for variant in run.variants} == {True, False}
+    rows = rows_of(run, {"mix-01": (0.9, 0.5), "mix-02": (0.1, 0.7)})
+    assert [row.variant[:6] for row in candidates(run, rows)] == ([] if temperature else ["mix-02"])
 
 
 def test_the_table_has_the_settings_of_each_trial_and_what_stored_tokens_saved():

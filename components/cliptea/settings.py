@@ -90,12 +90,13 @@ def apply_delta(config: Config, delta: Mapping[str, Any]) -> Config:
 
 
 def about_variant(delta: Mapping[str, Any], trial: Trial | None = None) -> str:
-    """A variant in one line: its `about`, or else the settings that it changes; for a trial, also its own values."""
+    """A variant in a short line: its `about`, or else the settings that it changes; for a trial, also its values."""
     about = delta.get(ABOUT)
     if about and trial:
-        return f"{about}: {trial.words}"
+        about = f"{about}: {trial.words}"
     changes = ", ".join(f"{key}={value}" for key, value in flatten(_changes(delta)).items() if value != {})
-    return about or changes or "The settings of the run"
+    text = about or changes or "The settings of the run"
+    return text if len(text) <= LONGEST_ABOUT else f"{text[: LONGEST_ABOUT - 1]}…"
 
 
 def _changes(delta: Mapping[str, Any]) -> dict[str, Any]:

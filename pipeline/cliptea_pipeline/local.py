@@ -64,7 +64,8 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False, 
         for name, target in (("report", workdir.report), ("results", workdir.results)):
             workdir.keep(target.name, read_uri(board.published[name], board.published[f"{name}_sha256"]))
     if code == 0:
-        try_it = _images_to_try(workdir, config) if config.data.dataset == "demo" else ""
+        model = board.published.get("model") if config.data.dataset == "demo" else None
+        try_it = _images_to_try(workdir, config, model) if model else ""
         _conclude(workdir, board, time.monotonic() - start, try_it)
     elif code > 128:
         tell("info", "stopped; run the same command again to resume", Who(run=board.run))
@@ -116,7 +117,7 @@ def _advance(board: Board, tail: Tail, shown: Plain | Terminal) -> None:
     shown.tick()
 
 
-def _images_to_try(workdir: Workdir, config: Config) -> str:
+def _images_to_try(workdir: Workdir, config: Config, model: str) -> str:
     """Leave images of the demo world in the work directory. Returns the command that segments them, or ""."""
     from cliptea_pipeline.demo_images import write_demo_images
 
@@ -126,7 +127,7 @@ def _images_to_try(workdir: Workdir, config: Config) -> str:
         tell("info", f"no images to try the model on: {error}")
         return ""
     images, root = shlex.quote(str(workdir.images)), shlex.quote(str(workdir.root))
-    return f"cliptea predict {images} --model models:/{config.registered_model}@champion --workdir {root}"
+    return f"cliptea predict {images} --model {shlex.quote(model)} --workdir {root}"
 
 
 def _conclude(workdir: Workdir, board: Board, seconds: float, try_it: str) -> None:

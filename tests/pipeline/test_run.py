@@ -107,7 +107,7 @@ def test_the_end_shows_scores_and_where_things_are(finished):
     assert ["g/c/late", "b", "0", "0.500", "0.250", "0.125", "0.062"] in rows
     assert (cliptea.workdir / "report.html").read_text() == "<p>report</p>"
     assert "cliptea ui --workdir .cliptea" in first.stdout
-    command = "cliptea predict .cliptea/images --model models:/cliptea-demo@champion --workdir .cliptea"
+    command = "cliptea predict .cliptea/images --model models:/cliptea-demo/3 --workdir .cliptea"
     assert f"images   .cliptea/images; segment them with: {command}" in first.stdout
     assert len(list((cliptea.workdir / "images").glob("*.png"))) == 12
 

@@ -7,6 +7,7 @@ from cliptea.config import Config
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.run import expand
 from cliptea.steps import resolve
+from cliptea.sweeps import Trial
 
 
 def test_every_preset_and_variant_validates():
@@ -39,6 +40,16 @@ def test_a_variant_without_a_description_is_described_by_the_settings_that_it_ch
         "plain": "The settings of the run",
         "two": "train.iterations=3, method.pseudo=False",
     }
+
+
+def test_a_long_list_of_changes_is_cut():
+    long = {"train": {f"setting{number}": number for number in range(50)}}
+    assert settings.about_variant({"about": "x" * 200}) == "x" * 200
+    trial = Trial(sweep="s", settings={"train.iterations": 3})
+    for delta, drawn in ((long, None), ({"about": "x" * 195}, trial)):
+        text = settings.about_variant(delta, drawn)
+        assert len(text) == 200
+        assert text.endswith("…")
 
 
 def test_a_description_changes_no_student_and_no_fingerprint():

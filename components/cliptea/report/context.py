@@ -34,6 +34,7 @@ class RunFacts(BaseModel):
     clip_views: int | None = None  # whose tokens CLIP has computed; None: not known
     stand_in: bool  # the teacher was not trained for this data, so the numbers are meaningless
     abouts: dict[str, str] = {}  # label -> the variant in one line
+    complete: bool = True  # whether no part of the run is missing, so that a model can be shipped
     model: str = ""  # name of the registered model that the best student becomes a version of
     candidates: list[str]  # labels of the variants that use the run's own method, of which one may be shipped
     seeds: list[int]

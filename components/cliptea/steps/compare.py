@@ -151,6 +151,7 @@ def _report(
         manifests=[manifest.fingerprint for item in evaluated for manifest in item.manifests.values()],
         run=run.fingerprint,
         tracking=run.tracking_run,
+        abouts=run.abouts,
     )
     output = Output("compare", fp)
 

@@ -57,7 +57,7 @@ def gather_context(
         for name in chosen_images(train.names, run.config.evaluation.figures)
     }
     return ReportContext(
-        facts=_facts(run, splits, teacher, tracking, sorted({row.label for row in candidates(run, rows)})),
+        facts=_facts(run, splits, teacher, tracking, evaluated),
         rows=rows,
         sweep=[
             (row, Scored.model_validate(item.manifests[row.dataset].info).sweep)
@@ -87,7 +87,7 @@ def _each(figures: Mapping[str, Arrays], key: str) -> dict[str, np.ndarray]:
     return {name: arrays[key] for name, arrays in figures.items()}
 
 
-def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str, labels: list[str]) -> RunFacts:
+def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str, evaluated: Sequence[Evaluated]) -> RunFacts:
     config, counts, info = run.config, splits.own.info["counts"], teacher.tokens.info
     grid = " x ".join(str(side) for side in info["grid"])
     return RunFacts(
@@ -109,8 +109,9 @@ def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str, label
         clip_views=info["views"],
         stand_in=info["stand_in"],
         abouts=run.abouts,
+        complete=not lacking(run, evaluated),
         model=run.config.registered_model,
-        candidates=labels,
+        candidates=sorted({row.label for row in candidates(run, [row for item in evaluated for row in item.rows])}),
         seeds=sorted({variant.seed for variant in run.variants}),
         iterations=config.train.iterations,
         data_digest=run.data_digest,

@@ -12,7 +12,7 @@ from cliptea.errors import ClipteaError, TrackingError
 from cliptea.evaluation.ranking import best_row, candidates, hiou
 from cliptea.manifest import Output, find, fingerprint, read_object
 from cliptea.parts import numbers_of, ranges
-from cliptea.report.version import with_version
+from cliptea.report.version import address, with_version
 from cliptea.run import Run
 from cliptea.sealed import seal
 from cliptea.steps.compare import REPORT, ComparedRow, Comparison, catch_up
@@ -139,20 +139,22 @@ def _tell(store: Store, run: Run, comparison: Comparison, decided: Promotion) ->
     present = champion(client, decided.model)
     sentence, ship = _sentence(decided, present), str(present) == decided.version
     progress.note(sentence)
+    progress.publish(model=address(decided.model, decided.version, False))
     logged = _logged(store, run, comparison.rows)
     mine = [row for row in logged if (row.label, row.seed) == (decided.variant, decided.seed)]
     scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in _scores(mine[0]) if value is not None)
     student = f"{decided.variant} seed {decided.seed}"
-    page = f"[{decided.model} version {decided.version}](#/models/{quote(decided.model)}/versions/{decided.version})"
-    command = f"`cliptea predict PHOTOS --model models:/{decided.model}@champion`"
+    link = f"[{decided.model} version {decided.version}](#/models/{quote(decided.model)}/versions/{decided.version})"
+    command = f"`cliptea predict PHOTOS --model {address(decided.model, decided.version, ship)}`"
     first = "Ship this" if ship else "Best of this run"
-    client.set_tag(run.tracking_run, Tag.NOTE, f"**{first}:** {student}, {scores}: {page}. {sentence}\n\n{command}")
+    client.set_tag(run.tracking_run, Tag.NOTE, f"**{first}:** {student}, {scores}: {link}. {sentence}\n\n{command}")
     for run_id, label in {row.mlflow_run_id: row.label for row in reversed(logged)}.items():
-        told = sentence if run_id == mine[0].mlflow_run_id else f"The best student of this run is {student}, {page}."
+        told = sentence if run_id == mine[0].mlflow_run_id else f"The best student of this run is {student}, {link}."
         client.set_tag(run_id, Tag.NOTE, f"{run.abouts[label]}. {told}")
     output = Output("compare", comparison.report.rsplit("/", 2)[1])
     if done := find(store, output):  # its report may be newer than the one in the comparison, after an outage
-        report = with_version(read_object(store, done.objects[REPORT]).decode(), sentence, ship).encode()
+        page = read_object(store, done.objects[REPORT]).decode()
+        report = with_version(page, sentence, decided.model, decided.version, ship).encode()
         digest = hashlib.sha256(report).hexdigest()
         key = f"{output.prefix}/shipped-{digest[:16]}.html"
         if store.entry(key) is None or store.get(key) != report:

@@ -26,6 +26,7 @@ DESCRIPTION = (
     "Models. There is a run for each pipeline run, and below it one for each variant and seed. `hiou` is the harmonic "
     "mean of seen and unseen mIoU."
 )
+OWN = ("**[All scores, the highest hIoU first]", "Students of cliptea:")  # how our descriptions begin and began
 NOTE = "mlflow.note.content"  # the description on MLflow's page
 DELETED = "deleted"  # the stage of an experiment
 # Without this tag, MLflow's user interface treats the experiment as one for language models.
@@ -69,14 +70,18 @@ def experiment_id(client: MlflowClient) -> str:
 
 
 def show_scores_first(client: MlflowClient) -> None:
-    """Give the experiment the view that opens with the scores, and a description with its address if it has none."""
+    """Give the experiment the view that opens with the scores, and a description with its address.
+
+    A description that a user has written stays.
+    """
     experiment = client.get_experiment(experiment_id(client))
     view = first_view()
     if experiment.tags.get(VIEW_TAG) != view:
         client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, view)
-    if NOTE not in experiment.tags:
-        page = view_page(experiment.experiment_id)
-        client.set_experiment_tag(experiment.experiment_id, NOTE, DESCRIPTION.format(page=page))
+    present = experiment.tags.get(NOTE, "")
+    described = DESCRIPTION.format(page=view_page(experiment.experiment_id))
+    if present != described and (not present or present.startswith(OWN)):
+        client.set_experiment_tag(experiment.experiment_id, NOTE, described)
 
 
 def known_experiments(client: MlflowClient) -> list[str]:

@@ -43,6 +43,7 @@ END_PATIENCE = 60.0  # how long to wait for MLflow at the end of a run; a later 
 BOARD_PATIENCE = 10.0  # how long to wait for the store, which only adds details
 LAST_STEP = "promote"
 LONGEST_TAG = 5000  # characters
+ERROR_NOTES = tuple(f"**{end}**: " for end in NOTICES)  # how the descriptions by `_explain` begin
 
 
 class Ended(NamedTuple):
@@ -83,7 +84,7 @@ def mark_failed(run_id: str, step: str, label: str, text: str) -> None:
     child = find_run(client, {"mlflow.parentRunId": run_id, Tag.LABEL: label}) if label else None
     if child is not None:
         _explain(client, child.info.run_id, "FAILED", f"{step}: {text}")
-        client.set_terminated(child.info.run_id, "FAILED")
+        client.set_terminated(child.info.run_id, "FAILED", own_end(child))
 
 
 def mark_complete(run_id: str) -> None:
@@ -127,11 +128,12 @@ def _close(client: MlflowClient, run: MlflowRun, end: End, reason: str, silence:
         reason: shown in the description if the run did not succeed and no step has recorded an error.
         silence: seconds since its last sign of life, which its duration leaves out.
     """
-    closed, run_id, tags = _close_variants(client, run, end, reason), run.info.run_id, run.data.tags.keys()
+    run_id, tags = run.info.run_id, run.data.tags
+    closed = _close_variants(client, run, end, reason, silence)
     outdated = {Tag.SWEPT, Tag.ERROR} if end == "FINISHED" else {Tag.SWEPT}
-    if end == "FINISHED" and Tag.ERROR in tags:  # then it is the description of that error
+    if end == "FINISHED" and tags.get(Tag.NOTE, "").startswith(ERROR_NOTES):
         outdated.add(Tag.NOTE)
-    for tag in tags & outdated:
+    for tag in tags.keys() & outdated:
         client.delete_tag(run_id, tag)
     if reason and end != "FINISHED" and (Tag.ERROR not in tags or Tag.SWEPT in tags):
         _explain(client, run_id, end, reason)
@@ -139,14 +141,15 @@ def _close(client: MlflowClient, run: MlflowRun, end: End, reason: str, silence:
     return closed
 
 
-def _close_variants(client: MlflowClient, run: MlflowRun, end: End, reason: str) -> list[str]:
+def _close_variants(client: MlflowClient, run: MlflowRun, end: End, reason: str, silence: float = 0.0) -> list[str]:
     """Close the open variants of a run: as FINISHED if the run succeeded, or else as KILLED."""
     at_work = f"tags.`mlflow.parentRunId` = '{run.info.run_id}' and attributes.status = 'RUNNING'"
     closed = []
     for child in _every(client, [run.info.experiment_id], at_work):
         if end != "FINISHED":
             _explain(client, child.info.run_id, "KILLED", f"the pipeline run ended before this finished: {reason}")
-        client.set_terminated(child.info.run_id, "FINISHED" if end == "FINISHED" else "KILLED")
+        state = "FINISHED" if end == "FINISHED" else "KILLED"
+        client.set_terminated(child.info.run_id, state, own_end(child, silence))
         closed.append(child.info.run_name or child.info.run_id)
     return closed
 
@@ -251,15 +254,16 @@ def _verdict(said: End | None, statuses: list[StepStatus], why: str) -> tuple[En
 
 def _close_orphans(client: MlflowClient) -> list[str]:
     """Close open variants whose pipeline run was closed, for example by KFP's plug-in. Returns a line about each."""
-    told, parents = [], {}
+    told: list[str] = []
+    parents: dict[str, MlflowRun] = {}
     at_work = f"tags.`{Tag.LABEL}` LIKE '%' and attributes.status = 'RUNNING'"
     for run in _every(client, known_experiments(client), at_work):
-        parent = run.data.tags.get("mlflow.parentRunId", "")
+        above = run.data.tags.get("mlflow.parentRunId", "")
         with suppress(MlflowException):  # the pipeline run is deleted
-            parents[parent] = parents.get(parent) or client.get_run(parent).info.status
-            if parents[parent] != "RUNNING":
-                end = "FINISHED" if parents[parent] == "FINISHED" else "KILLED"
-                client.set_terminated(run.info.run_id, end)
+            parent = parents[above] = parents.get(above) or client.get_run(above)
+            if parent.info.status != "RUNNING":
+                end = "FINISHED" if parent.info.status == "FINISHED" else "KILLED"
+                client.set_terminated(run.info.run_id, end, own_end(run, silence_of(parent)))
                 told.append(f"{run.info.run_name}: closed as {end}; its pipeline run has ended")
     return told
 

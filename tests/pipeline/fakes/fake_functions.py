@@ -174,6 +174,7 @@ def compare_variants(run, splits, teacher, evaluations):
 
 
 def promote_best(run, comparison):
+    progress.publish(model="models:/cliptea-demo/3")
     return work("promote", order=comparison.order)
 
 

@@ -425,16 +425,19 @@ def test_the_page_opens_with_the_model_to_ship_and_never_with_an_ablation():
 
 def test_the_last_step_names_the_version(html):
     told = 'photos" version 3 is the champion (<first>).'
-    page = with_version(html, told, True)
+    page = with_version(html, told, "cliptea-demo", "3", True)
     assert told in Page(page).text["header"]
     assert "<first>" not in page
     assert PENDING in Page(html).text["header"]
     assert PENDING not in page
     assert len(page) - len(html) == len(str(escape(told))) - len(PENDING)  # nothing else has changed
     assert "Ship this" in page
-    other = Page(with_version(html, told, False)).text["header"]
+    other = Page(with_version(html, told, "cliptea-demo", "3", False)).text["header"]
     assert "Ship this" not in other
     assert "Best of this run: demo_fpn" in " ".join(other.split())
+    assert "models:/cliptea-demo@champion" in Page(page).text["header"]
+    assert "--model models:/cliptea-demo/3" in other
+    assert "@champion" not in other
 
 
 def test_the_headline_says_what_each_part_of_the_method_is_worth():

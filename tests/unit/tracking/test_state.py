@@ -128,6 +128,13 @@ def test_reasons_are_neither_stale_nor_overwritten(client):
     mark_failed(run.tracking_run, "train", "", "boom")
     mark_complete(run.tracking_run)
     assert not client.get_run(run.tracking_run).data.tags.keys() & {"cliptea.error", "mlflow.note.content"}
+    run = started("promoted")
+    mark_failed(run.tracking_run, "train", "", "boom")
+    client.set_tag(run.tracking_run, "mlflow.note.content", "**Ship this:** a student")  # after another attempt
+    mark_complete(run.tracking_run)
+    tags = client.get_run(run.tracking_run).data.tags
+    assert tags["mlflow.note.content"] == "**Ship this:** a student"
+    assert "cliptea.error" not in tags
     run = started("told")
     mark_failed(run.tracking_run, "train", "g/a", "out of memory")
     close_job("told", "KILLED", "cancelled by cliptea cancel")
@@ -268,17 +275,39 @@ def seconds(client, run_id):
 
 
 def test_the_duration_is_the_time_that_the_run_was_at_work(client):
-    """A run that worked for two seconds, was left for an hour and resumed for three has a duration of five seconds."""
+    """A run that worked for two seconds, was left for an hour and has worked for three since then."""
     run = started("resumed")
     start = client.get_run(run.tracking_run).info.start_time
     client.set_terminated(run.tracking_run, "FINISHED", start + 2000)
-    hour_later = datetime.fromtimestamp(time.time() - 3, UTC).isoformat()
+    resumed = time.time() - 3
     open_parent(run)
-    client.set_tag(run.tracking_run, "cliptea.began", hour_later)
+    client.set_tag(run.tracking_run, "cliptea.began", datetime.fromtimestamp(resumed, UTC).isoformat())
     mark_complete(run.tracking_run)
-    assert seconds(client, run.tracking_run) == pytest.approx(5, abs=1.5)
+    duration = seconds(client, run.tracking_run)
+    assert 4.99 < duration < 2.01 + time.time() - resumed
     mark_complete(run.tracking_run)  # and says the same again
-    assert seconds(client, run.tracking_run) == pytest.approx(5, abs=1.5)
+    assert seconds(client, run.tracking_run) == pytest.approx(duration, abs=0.01)
+
+
+def test_the_duration_of_a_student_is_the_time_that_it_was_at_work(client):
+    """Each student worked for two seconds, and for three since it was resumed, however it ends."""
+    ends = {
+        "fails": lambda run: mark_failed(run.tracking_run, "train", run.variants[0].label, "boom"),
+        "stops": lambda run: mark_stopped(run.tracking_run),
+        "is left": lambda run: (client.set_terminated(run.tracking_run, "FAILED"), sweep()),
+    }
+    for name, end in ends.items():
+        run = started(name)
+        child = ChildRun.open(run, run.variants[0])
+        start = client.get_run(child.run_id).info.start_time
+        client.set_terminated(child.run_id, "FAILED", start + 2000)
+        ChildRun.open(run, run.variants[0])
+        resumed = time.time() - 3
+        client.set_tag(child.run_id, "cliptea.began", datetime.fromtimestamp(resumed, UTC).isoformat())
+        client.set_tag(run.tracking_run, HEARTBEAT, datetime.now(UTC).isoformat())
+        end(run)
+        assert status(client, child.run_id) in ("FAILED", "KILLED"), name
+        assert 4.99 < seconds(client, child.run_id) < 2.01 + time.time() - resumed, name
 
 
 def test_silence_at_the_end_does_not_count(client):

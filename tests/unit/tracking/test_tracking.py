@@ -24,6 +24,8 @@ from cliptea.tracking.registry import rollback
 from cliptea.tracking.runs import ChildRun, log_best, open_parent
 from cliptea.tracking.state import mark_stopped
 
+COMMAND = "cliptea predict PHOTOS --model models:/cliptea-smoke"
+
 
 def make_run(name, job="job"):
     config = settings.load("smoke")
@@ -205,7 +207,7 @@ def compared(rows, evaluation="same", stand_in=False):
     store, output = open_store(), Output("compare", "0123456789abcdef")
 
     def make():
-        page = f"{SHIP} x</h2><p><b>{PENDING}</b></p>".encode()
+        page = f"{SHIP} x</h2><p><b>{PENDING}</b></p>{COMMAND}@champion".encode()
         return Contents({"report.html": put_object(store, f"{output.prefix}/report.html", page)}, {})
 
     made, _ = make_once(store, output, make)
@@ -259,7 +261,11 @@ def test_the_report_names_the_version_and_every_student_the_best_one(client):
     published = [json.loads(line) for line in Path(os.environ["CLIPTEA_EVENTS"]).read_text().splitlines()]
     values = next(event["values"] for event in reversed(published) if "report" in event.get("values", {}))
     told = "cliptea-smoke version 1 is the champion (first champion, hIoU 0.5000)."
-    assert read_uri(values["report"], values["report_sha256"]).decode() == f"{SHIP} x</h2><p><b>{told}</b></p>"
+    assert {"model": "models:/cliptea-smoke/1"} in [event.get("values") for event in published]
+    assert (
+        read_uri(values["report"], values["report_sha256"]).decode()
+        == f"{SHIP} x</h2><p><b>{told}</b></p>{COMMAND}@champion"
+    )
     folder = client.download_artifacts(run.tracking_run, "report.html")
     assert told in Path(folder).read_text()
     notes = [client.get_run(child).data.tags["mlflow.note.content"] for child in children]
@@ -294,9 +300,12 @@ def test_an_experiment_opens_with_the_scores(client):
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == set(sections)
     page = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=scores"
     assert f"({page})" in experiment.tags["mlflow.note.content"]
-    client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "ours")
-    make_run("view again")
-    assert client.get_experiment_by_name(EXPERIMENT).tags["mlflow.note.content"] == "ours"
+    earlier = "Students of cliptea: a run for each pipeline run, and below it one for each variant and seed."
+    present = experiment.tags["mlflow.note.content"]
+    for written, expected in (("ours", "ours"), (earlier, present), (present.upper(), present.upper())):
+        client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", written)
+        make_run("view again")
+        assert client.get_experiment_by_name(EXPERIMENT).tags["mlflow.note.content"] == expected
 
 
 def test_worse_tied_and_elsewhere_measured_models_stay_out_of_office(client):
@@ -335,10 +344,13 @@ def test_a_run_repeated_after_a_rollback_says_which_version_is_the_champion(clie
     assert page.startswith(f"{BEST} x</h2><p><b>cliptea-smoke version 2 was the champion")
     note = client.get_run(run.tracking_run).data.tags["mlflow.note.content"]
     assert note.startswith("**Best of this run:** backbones/demo_fpn seed 0")
+    assert page.endswith(f"{COMMAND}/2")
+    assert note.endswith(f"`{COMMAND}/2`")
     assert client.get_model_version("cliptea-smoke", "2").tags["cliptea.reason"] == "rolled back to version 1"
     client.delete_registered_model("cliptea-smoke")
     promote_best(run, comparison)
     assert "There is no champion now." in capsys.readouterr().err
+    assert client.get_run(run.tracking_run).data.tags["mlflow.note.content"].endswith(f"`{COMMAND}/2`")
 
 
 def test_models_that_mlflow_was_not_told_of_are_no_champions_and_not_lost(client):

@@ -18,8 +18,8 @@ from cliptea.teacher.outputs import ViewOutput
 
 VIEWS = 4  # on a CPU, one at a time
 ON_GPU = (
-    "Teacher step on a GPU: the loop runs in one process, in which decoding, clustering, hashing and writing take longer "
-    "than CLIP. `teacher.num_workers` lets several processes share the work, which was not measured."
+    "Teacher step on a GPU: the loop runs in one process, in which decoding, clustering, hashing and writing take "
+    "longer than CLIP. `teacher.num_workers` lets several processes share the work, which was not measured."
 )
 
 

@@ -27,7 +27,7 @@ ui: install ## open MLflow with the runs of the demo
 	$(BIN)/cliptea ui --workdir "$$WORKDIR"
 
 test: install ## run the tests (about 20 minutes on two cores)
-	$(BIN)/python -m pytest -m 'not long' -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'not long' -n 3 --dist loadfile --no-loadscope-reorder
 
 test-long: install ## run the long tests as well: kills in every step, the demo's claims
 	$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""benchmarks/README.md, made from results.json so that no figure in it is written by hand."""
+"""README.md beside a results.json, made from it so that no figure in the page is written by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 __all__ = ["render"]
 
-INTRODUCTION = """<!-- Made from benchmarks/results.json by `make bench`. Edit page.py or the rows instead. -->
+INTRODUCTION = """<!-- Made by `python -m benchmarks` from results.json beside it. Edit page.py or the rows. -->
 
 # Benchmarks
 
@@ -16,11 +16,12 @@ INTRODUCTION = """<!-- Made from benchmarks/results.json by `make bench`. Edit p
     python -m benchmarks --long                   # also hIoU against an online teacher, and every backbone
     cliptea plan --preset voc12 ... --benchmark benchmarks/results.json
 
-Each row is measured by a file in `rows/`. The two sides of a row run alternately, and the ratio is the median over
-the rounds. It means "times as fast" unless the row says otherwise. All measurements go to `benchmarks/results.json`,
-from which this page is made; `cliptea plan` reads its `images_per_second`. With `--only`, the other rows of the file
-are kept if they come from the same machine. With a GPU, the rows use larger batches in bfloat16 and all backbones at
-512x512, and record the memory.
+Each row is measured by a file in `benchmarks/rows/`. The two sides of a row run alternately, and the ratio is the
+median over the rounds. It means "times as fast" unless the row says otherwise. All measurements go to
+`benchmarks/results.json` or the file in `--output`, and a page like this one is made beside it; `cliptea plan`
+reads the file's `images_per_second`. With `--only`, the other rows of the file are kept if they come from the same
+machine. With a GPU, the rows use larger batches in bfloat16 and all backbones at 512x512, and record the memory.
+The table has the rows that were measured on its machine.
 
 ## Results of one machine
 """

@@ -36,6 +36,7 @@ NOTE = (
     "best class that cliptea had before, and takes one image after the other. Pixels whose two best logits differ by "
     "rounding may get another class."
 )
+ON_GPU = " In evaluation on a GPU, the threads of the one process are limited by Python and by decoding."
 
 
 def measure(bench: Bench) -> Iterator[Row]:
@@ -58,6 +59,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         with as_before():
             found["loop"] = _scored(student, photos, read, catalogue, text_ND, settings)
 
+    note = NOTE + ON_GPU if device() == "cuda" else NOTE
     rounds = 1 if number == 200 else bench.repeats
     own, other = interleaved(rounds, engine, loop)
     equal = np.mean([np.mean(found["engine"][name] == mask) for name, mask in found["loop"].items()])
@@ -69,7 +71,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         speed(own, other),
         1.6,
         details={"equal_pixels": float(equal)},
-        note=NOTE,
+        note=note,
     )
     own, other = interleaved(rounds, partial(_predict, model, folder), partial(_predict_plainly, model, folder))
     yield Row(
@@ -77,7 +79,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         f"{median(own):.3g} s",
         f"{median(other):.3g} s",
         speed(own, other),
-        note=NOTE,
+        note=note,
     )
 
 

@@ -90,6 +90,28 @@ def test_an_upload_whose_end_is_not_answered_is_waited_for_and_not_sent_again(st
     assert store.get("large") == LARGE
 
 
+@pytest.mark.parametrize("etag", ["a", f"{0:032x}-4"])
+def test_a_combined_upload_is_found_at_once_where_etags_are_no_md5s(store, proxy, environment, etag):
+    """As with server-side encryption."""
+    proxy.fail("lost", 1, "POST", "uploadId")
+    real, looks = store.entry, []
+
+    def entry(key):
+        looks.append(key)
+        return real(key)._replace(version=etag)
+
+    environment.setattr(store, "entry", entry)
+    store.put("large", LARGE)
+    assert looks == ["large"]
+    assert [method for method, _ in proxy.seen].count("PUT") == 4
+    assert store.get("large") == LARGE
+
+
+def test_an_earlier_object_of_the_same_size_is_not_the_upload_and_is_read_once(filled, proxy):
+    assert not S3Store(filled.bucket, filled.prefix, SHORT)._combined("k", DATA[:-1] + bytes([DATA[-1] ^ 1]))
+    assert [method for method, path in proxy.seen if path.endswith("/k")].count("GET") == 1
+
+
 def test_an_error_behind_the_answer_200_is_no_success(store, proxy):
     """S3 may begin the answer to the end of an upload with 200 before it knows."""
     proxy.fail("error-in-200", 1, "POST", "uploadId")

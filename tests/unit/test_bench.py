@@ -150,8 +150,10 @@ def test_a_single_row_replaces_only_its_own_rows(tmp_path):
     assert [row["module"] for row in json.loads(output.read_text())["rows"]] == ["bytes_stored"]
 
 
-def test_the_page_is_made_from_the_committed_results_and_explains_every_missed_goal():
-    results = json.loads(bench.RESULTS.read_text())
-    assert bench.RESULTS.with_name(bench.PAGE).read_text() == render(results)
+@pytest.mark.parametrize("folder", [".", "h200"])
+def test_the_page_is_made_from_the_committed_results_and_explains_every_missed_goal(folder):
+    file = bench.RESULTS.parent / folder / "results.json"
+    results = json.loads(file.read_text())
+    assert file.with_name(bench.PAGE).read_text() == render(results)
     assert results["quick"] is False
     assert [row["name"] for row in results["rows"] if row["met"] is False and not row["note"]] == []

@@ -75,6 +75,8 @@ def _send_all(reports: SimpleQueue[dict[str, Any] | None]) -> None:
 
 def _send(report: dict[str, Any]) -> None:
     token = Path(env.TRAINER_TOKEN.get()).read_text().strip()  # read anew, because Kubernetes renews it
+    if len(token.split()) != 1:  # requests would show it in its error
+        raise ValueError("the token of the pod is not a single word")
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     with requests.Session() as session:
         session.trust_env = False  # the address is inside the cluster, where no proxy leads

@@ -323,6 +323,15 @@ def test_hostile_names_stay_text():
         assert name in page.text["header"]
 
 
+@pytest.mark.parametrize(("chosen", "said"), [(4, True), (["train/0"], False)])
+def test_how_images_with_regions_are_chosen_is_said_unless_the_settings_name_them(chosen, said):
+    context = make()
+    evaluation = SETTINGS["evaluation"] | {"figures": chosen}
+    facts = context.facts.model_copy(update={"settings": SETTINGS | {"evaluation": evaluation}})
+    text = Page(build_report(replace(context, facts=facts))).text["regions"]
+    assert ("at least two regions that together cover a fifth of the view" in text) is said
+
+
 def test_a_run_without_pictures_or_rows_still_has_every_section():
     empty = ReportContext(facts=make().facts, rows=[])
     page = Page(build_report(empty))

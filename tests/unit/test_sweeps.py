@@ -155,13 +155,8 @@ REFUSED = {
     search(2, "train.lr: {low: 0, high: 1, log: true}"): r"sweep.space.train.lr is refused: .*low > 0",
     search(2, "train.iterations: {low: 1.5, high: 9}"): r"train.iterations is a whole number",
     search(2, "train.iterations: {low: 1, high: 9, step: 0}"): r"space.train.iterations is refused: .*step > 0",
-<<<<<<< HEAD
-    search(2, "train.iterations: {low: 1, high: 9, step: 3}"): r"refused: a whole number of steps does not",
-    search(2, "train.lr: {low: 0.1, high: 0.3, step: 0.15}"): r"lr is refused: a whole number of steps does not",
-=======
     search(2, "train.iterations: {low: 1, high: 9, step: 3}"): r"iterations is refused: a whole number of steps",
     search(2, "train.lr: {low: 0.1, high: 0.3, step: 0.15}"): r"lr is refused: a whole number of steps",
->>>>>>> fc
     search(
         2, "train.lr: {low: 1, high: 2, steps: 3}"
     ): r"lr.steps is refused: extra inputs .*expected the keys low, high",

@@ -80,20 +80,29 @@ def open_one(store: FileStore, tops: dict[str, StoredObject]) -> dict[str, float
 def _simulate(store: FileStore, name: str, views: int, records: int) -> StoredObject:
     members = ("jpg", "label.png") if name == "train" else ("npy",)
     tar = StoredObject(key=f"kind/fingerprint/{name}/00000-{0:016x}.tar", size=64 << 20, sha256="0" * 64)
-    places = [
-        {member: Place(100_000 * row + part, 90_000, bytes([row % 256]) * 32) for part, member in enumerate(members)}
-        for row in range(records)
-    ]
-    index = put_object(
-        store, f"{name}.index.json", dump_index(tar, [f"{row:012d}.v0" for row in range(records)], places)
-    )
+    room = tar.size // (records * len(members))  # bytes
+
+    def index(rows: int) -> StoredObject:
+        places = [
+            {
+                member: Place(room * (row * len(members) + part), room, bytes([row % 256]) * 32)
+                for part, member in enumerate(members)
+            }
+            for row in range(rows)
+        ]
+        return put_object(
+            store, f"{name}-{rows}.index.json", dump_index(tar, [f"{row:012d}.v0" for row in range(rows)], places)
+        )
+
+    sizes = [min(records, views - start) for start in range(0, views, records)]
+    indexes = {rows: index(rows) for rows in {*sizes}}
     shards = [
         ShardEntry(
             tar=tar.model_copy(update={"key": str(Path(tar.key).with_name(f"{number:05d}-{number:016x}.tar"))}),
-            index=index,
-            records=min(records, views - start),
+            index=indexes[rows],
+            records=rows,
         )
-        for number, start in enumerate(range(0, views, records))
+        for number, rows in enumerate(sizes)
     ]
     (top,) = put_top_index(store, f"kind/fingerprint/{name}", shards).values()
     return top

@@ -82,9 +82,9 @@ def inspect(config, dataset, names: dict[str, list[str]], workers: int) -> Inspe
     from rich import progress
     from rich.console import Console
 
-    from cliptea.data.inspection import Inspection, Part, examined, finish
+    from cliptea.data.inspection import Inspection, examined, finish
 
-    found = Inspection(dataset.catalogue, {part: Part() for part in names})
+    found = Inspection(dataset.catalogue, names)
     doubts = []
     for part in names:
         try:
@@ -103,11 +103,10 @@ def inspect(config, dataset, names: dict[str, list[str]], workers: int) -> Inspe
     images = examined(config, dataset, names, workers)
     with progress.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=sum(map(len, names.values())), rate="")
-        for several in images:
-            for looked in several:
-                found.add(looked)
+        for part, few in images:
+            found.parts[part].add(few)
             speed = bar.tasks[0].speed
-            bar.update(task, advance=len(several), rate=f"{speed:.0f} image/s" if speed else "")
+            bar.update(task, advance=few.images + len(few.wrong), rate=f"{speed:.0f} image/s" if speed else "")
     finish(found, dataset, config.max_bad)
     if not found.errors or config.max_bad:  # otherwise they are about files that are listed one by one
         for error in doubts:

@@ -53,7 +53,7 @@ def test_a_kept_run_is_reused_after_the_other_was_cleaned(cliptea, tmp_path):
     assert "nothing was deleted" in cliptea("clean")
     cliptea("clean", "--yes")
     after = {path.relative_to(store).parts[:2] for path in store.rglob("*") if path.is_file()}
-    kinds = ["compare", "evaluate", "tracked", "train", "uses"]
+    kinds = ["compare", "evaluate", "speed", "tracked", "train", "uses"]
     assert sorted(kind for kind, _ in before - after) == kinds
     assert after < before
     steps = sum(made(later))

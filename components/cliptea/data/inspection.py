@@ -12,46 +12,47 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from cliptea.config import DataConfig
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.datasets import Dataset, open_dataset
-from cliptea.data.reader import UNLISTED
+from cliptea.data.reader import UNLISTED, Reader
 from cliptea.data.sample import require_labels
 from cliptea.errors import ClipteaError, DataError
 
-__all__ = ["Inspection", "Looked", "Part", "default_workers", "examined", "finish", "sampled"]
+__all__ = ["Inspection", "Part", "default_workers", "examined", "finish", "sampled"]
 
 CHUNK = 16  # images that a worker looks at before it answers
+DIGEST = 16  # bytes of an image's sha256 that are kept, so that a million images take 16 MB
 USES = {"train": "learned", "val": "scored"}  # what is done with a class
 THREADS = 16  # for a data set in S3, where most time is spent waiting
+
+UNREAD = bytes(DIGEST)
 
 _opened: Dataset | None = None  # of this worker process
 
 
-class Looked(NamedTuple):
-    """What is found in one image."""
-
-    part: str
-    name: str
-    pixels: np.ndarray | None  # (256,) int64 pixels of each train id; None: it cannot be used
-    content: bytes  # sha256 of the image file
-    turned: bool  # by its EXIF orientation
-    wrong: tuple[str, str] = ("", "")  # what is wrong, and what was expected
-
-
 @dataclass
 class Part:
-    """The images of "train" or "val"."""
+    """What is found in images of "train" or "val", be it all of them or a few."""
 
-    images: int = 0
-    turned: int = 0
+    images: int = 0  # that can be used
+    turned: int = 0  # by their EXIF orientation
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # of each train id
     shown_in: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # images that have the train id
+    digests: bytearray = field(default_factory=bytearray)  # `DIGEST` bytes of each image file, 0 if it cannot be used
+    wrong: list[tuple[str, str]] = field(default_factory=list)  # what is wrong, and what was expected
+
+    def add(self, other: Part) -> None:
+        """Count the images of `other`, which come next."""
+        self.images += other.images
+        self.turned += other.turned
+        self.pixels += other.pixels
+        self.shown_in += other.shown_in
+        self.digests += other.digests
+        self.wrong += other.wrong
 
 
 @dataclass
@@ -59,36 +60,27 @@ class Inspection:
     """Everything that is known about a data set. Errors end a run, and warnings are what a user should know."""
 
     catalogue: Catalogue
-    parts: dict[str, Part]
+    names: dict[str, list[str]]  # the images of each part
+    parts: dict[str, Part] = field(init=False)
     errors: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by what was expected
     warnings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # examples by kind
-    bad: int = 0  # images that cannot be used
-    contents: dict[bytes, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))  # (part, name)
 
-    def add(self, looked: Looked) -> None:
-        """Count one image."""
-        if looked.pixels is None:
-            what, expected = looked.wrong
-            self.errors[expected].append(what)
-            self.bad += 1
-            return
-        part = self.parts[looked.part]
-        part.images += 1
-        part.turned += looked.turned
-        part.pixels += looked.pixels
-        part.shown_in += looked.pixels > 0
-        self.contents[looked.content].append((looked.part, looked.name))
+    def __post_init__(self) -> None:
+        self.parts = {part: Part() for part in self.names}
 
 
-def examined(config: DataConfig, dataset: Dataset, names: dict[str, list[str]], workers: int) -> Iterator[list[Looked]]:
+def examined(
+    config: DataConfig, dataset: Dataset, names: dict[str, list[str]], workers: int
+) -> Iterator[tuple[str, Part]]:
     """Look at all images of a data set in order, with several processes, or with threads if the data are in S3.
-
-    A few images come at once, because the caller would otherwise be busy with showing its progress.
 
     Args:
         dataset: the data set, opened by this process.
         names: the images of each part.
         workers: number of processes.
+
+    Yields:
+        What is found in the next few images of a part.
 
     Raises:
         ClipteaError: a worker process was killed.
@@ -103,21 +95,22 @@ def examined(config: DataConfig, dataset: Dataset, names: dict[str, list[str]], 
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         inherited = dataset if sys.platform == "linux" else None
         pool = ProcessPoolExecutor(workers, context, initializer=_open, initargs=(config, inherited))
-    waiting: deque[Future[list[Looked]]] = deque()
+    waiting: deque[tuple[str, Future[Part]]] = deque()
     try:
         with pool:
             for part, ids in chunks:
-                waiting.append(pool.submit(_look, part, ids))
+                waiting.append((part, pool.submit(_look, part, ids)))
                 if len(waiting) > 4 * workers:  # results do not pile up
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            for rest, future in waiting:
+                yield rest, future.result()
     except BrokenProcessPool:
         raise ClipteaError(
             "a process that reads images was killed", "enough memory for the largest image", "use fewer --workers"
         ) from None
     finally:
-        for future in waiting:
+        for _, future in waiting:
             future.cancel()
 
 
@@ -126,19 +119,43 @@ def _open(config: DataConfig, dataset: Dataset | None) -> None:
     _opened = dataset or open_dataset(config)
 
 
-def _look(part: str, names: Sequence[str]) -> list[Looked]:
+def _look(part: str, names: Sequence[str]) -> Part:
     assert _opened is not None
-    found = []
+    found = Part()
     for name in names:
         try:
-            sample = _opened.read(part, name)
-            require_labels(sample, name)
+            image, turned, pixels = _counted(_opened, part, name)
         except DataError as error:
-            found.append(Looked(part, name, None, b"", False, (error.what, error.expected)))
+            found.wrong.append((error.what, error.expected))
+            found.digests += UNREAD
             continue
-        pixels = np.array(Image.fromarray(sample.labels).histogram())  # faster than numpy's bincount
-        found.append(Looked(part, name, pixels, hashlib.sha256(sample.image).digest(), sample.turned))
+        found.images += 1
+        found.turned += turned
+        found.pixels += pixels
+        found.shown_in += pixels > 0
+        found.digests += hashlib.sha256(image).digest()[:DIGEST]
     return found
+
+
+def _counted(dataset: Dataset, part: str, name: str) -> tuple[bytes, bool, np.ndarray]:
+    """An image's bytes, whether it is turned by its EXIF orientation, and its (256,) int64 pixels of each train id."""
+    if isinstance(dataset, Reader) and type(dataset).read is Reader.read:
+        return dataset.count(part, name)
+    sample = dataset.read(part, name)
+    require_labels(sample, name)
+    return sample.image, sample.turned, np.bincount(sample.labels.ravel(), minlength=256)
+
+
+def _copies(found: Inspection) -> list[list[tuple[str, str]]]:
+    """The images with the same file: (part, name) of each, in their order."""
+    places = [(part, name) for part, names in found.names.items() for name in names]
+    digests = np.frombuffer(b"".join(part.digests for part in found.parts.values()), np.dtype((np.void, DIGEST)))
+    _, same, times = np.unique(digests, return_inverse=True, return_counts=True)
+    groups = defaultdict(list)
+    for index in np.flatnonzero(times[same] > 1):
+        if bytes(digests[index]) != UNREAD:
+            groups[same[index]].append(places[index])
+    return list(groups.values())
 
 
 def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
@@ -146,10 +163,13 @@ def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
 
     A run leaves out `max_bad` images that cannot be used, so as many are no errors if others are left in each part.
     """
-    if 0 < found.bad <= max_bad and all(part.images for part in found.parts.values()):
-        left_out = [f"{what}; expected {expected}" for expected, whats in found.errors.items() for what in whats]
+    wrong = [one for part in found.parts.values() for one in part.wrong]
+    if 0 < len(wrong) <= max_bad and all(part.images for part in found.parts.values()):
+        left_out = [f"{what}; expected {expected}" for what, expected in wrong]
         found.warnings[f"images that cannot be used and are left out, as data.max_bad={max_bad} allows"] += left_out
-        found.errors.clear()
+    else:
+        for what, expected in wrong:
+            found.errors[expected].append(what)
     wanted = {"train": found.catalogue.seen, "val": found.catalogue.classes}
     for part, counted in found.parts.items():
         for index, name in enumerate(found.catalogue.classes):
@@ -160,7 +180,7 @@ def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
             found.warnings[f"{part} images that are turned upright as their EXIF orientation says"].append(
                 str(counted.turned)
             )
-    for places in found.contents.values():
+    for places in _copies(found):
         parts = {part for part, _ in places}
         if len(parts) > 1:
             found.warnings["images that are both in train and in val, so the scores say too much"].append(

@@ -31,6 +31,15 @@ class Pair(NamedTuple):
     rule: LabelRule
 
 
+class Decoded(NamedTuple):
+    """An image and its label map, which have the same size."""
+
+    pair: Pair
+    image: bytes  # as stored
+    turned: bool  # by its EXIF orientation
+    values: np.ndarray  # (H, W) uint8 or uint16, not yet train ids
+
+
 class Reader(ABC):
     """A data set of image files and label maps. Only splits that are used are read."""
 
@@ -133,6 +142,21 @@ class Reader(ABC):
         Raises:
             DataError: a file is missing, damaged, of a wrong kind, or the two differ in size.
         """
+        decoded = self._decoded(split, name)
+        labels = decoded.pair.rule.train_ids(decoded.values, self.named(decoded.pair))
+        suffix = decoded.pair.image.rpartition(".")[2].lower()
+        return Sample(decoded.image, suffix, labels, decoded.turned, labels.shape)
+
+    def count(self, split: str, name: str) -> tuple[bytes, bool, np.ndarray]:
+        """What `read` would give, counted: the image's bytes, whether it is turned, and its pixels of each train id.
+
+        Raises:
+            DataError: as for `read`.
+        """
+        decoded = self._decoded(split, name)
+        return decoded.image, decoded.turned, decoded.pair.rule.count(decoded.values, self.named(decoded.pair))
+
+    def _decoded(self, split: str, name: str) -> Decoded:
         pair = self.pairs(split)[name]
         self._require(pair[:2])
         data = self.source.read(pair.image)
@@ -146,8 +170,7 @@ class Reader(ABC):
                 "an image and a label map of the same size",
                 "turn the label map as well, or remove the orientation from the image" if turned else "",
             )
-        labels = pair.rule.train_ids(values, self.named(pair))
-        return Sample(data, pair.image.rpartition(".")[2].lower(), labels, turned, size)
+        return Decoded(pair, data, turned, values)
 
     def digest(self, splits: Sequence[str] = ("train", "val")) -> str:
         """sha256 of the classes, the meaning of label values, and the path, size and version of every file used."""

@@ -9,6 +9,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from cliptea.config import DataConfig
+from cliptea.data.folder import Folder
+from cliptea.data.inspection import Inspection, examined
+from cliptea.data.labels import LabelRule
+from cliptea.errors import DataError
 from cliptea_pipeline.cli import app
 
 CLASSES, UNSEEN = ["sky", "road", "car", "dog"], ["dog"]
@@ -184,3 +189,43 @@ def test_what_cannot_be_done_is_one_line(root, arguments, code, text):
     assert answer.exit_code == code
     assert answer.stderr.startswith(f"error: {text}")
     assert answer.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_label_values_are_counted_as_they_are_translated(dtype):
+    rng = np.random.default_rng(1)
+    size = 256 if dtype is np.uint8 else 900
+    table, known = rng.integers(0, 200, size).astype(np.uint8), rng.random(size) < 0.8
+    rule = LabelRule(table, known, "others", "")
+    values = rng.choice(np.flatnonzero(known), (50, 70)).astype(dtype)
+    expected = np.zeros(256, np.int64)
+    for value in values.ravel():
+        expected[table[value]] += 1
+    np.testing.assert_array_equal(rule.count(values, "a.png"), expected)
+    np.testing.assert_array_equal(np.bincount(rule.train_ids(values, "a.png").ravel(), minlength=256), expected)
+    values[3, 4] = values[5, 6] = np.flatnonzero(~known)[0]
+    with pytest.raises(DataError) as counted:
+        rule.count(values, "a.png")
+    with pytest.raises(DataError) as translated:
+        rule.train_ids(values, "a.png")
+    assert str(counted.value) == str(translated.value)
+    assert f"{values[3, 4]} (2 pixels)" in str(counted.value)
+
+
+class Turned(Folder):
+    """A data set of the user's own, which changes what it has read."""
+
+    def read(self, split, name):
+        return super().read(split, name)._replace(labels=np.zeros((2, 2), np.uint8), size=None)
+
+
+def test_a_reader_that_changes_its_samples_is_counted_as_it_reads(root):
+    config = DataConfig(dataset="folder", root=str(root))
+    dataset = Turned(config)
+    found = Inspection(dataset.catalogue, {"train": dataset.ids("train")})
+    for part, few in examined(config, dataset, found.names, 1):
+        found.parts[part].add(few)
+    assert [expected for _, expected in found.parts["train"].wrong] == [
+        f"a numpy array uint8 {label_map.shape}, the height and width of the image"
+        for label_map in label_maps(root, "train")
+    ]

@@ -17,7 +17,7 @@ version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.apidoc", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "README"
-include_patterns = ["*.md", "docs/**", "benchmarks/**/README.md", "components/cliptea/data/SHARDS.md"]
+include_patterns = ["*.md", "docs/**", "benchmarks/README.md", "benchmarks/*/README.md", "components/**/SHARDS.md"]
 exclude_patterns = [".*", "dist", "tests"]
 html_theme = "furo"
 html_title = f"cliptea {release}"
@@ -61,6 +61,7 @@ docs/troubleshooting
 docs/security
 docs/glossary
 Benchmarks <benchmarks/README>
+Benchmarks on a GPU <benchmarks/h200/README>
 components/cliptea/data/SHARDS
 CONTRIBUTING
 CHANGELOG

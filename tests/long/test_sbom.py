@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def test_the_list_holds_every_installed_package(tmp_path):
     listed = json.loads(file.read_text())
     assert (listed["bomFormat"], listed["metadata"]["component"]["name"]) == ("CycloneDX", "cliptea")
     versions = {canonicalize_name(item["name"]): item.get("version") for item in listed["components"]}
-    installed = {canonicalize_name(found.metadata["Name"]): found.version for found in distributions()}
+    found = distributions(path=[sysconfig.get_path("purelib")])  # sys.path may hold what setuptools brings along
+    installed = {canonicalize_name(one.metadata["Name"]): one.version for one in found}
     assert installed.pop("cliptea")
     assert versions.items() >= installed.items()
     licences = {canonicalize_name(item["name"]): item.get("licenses") for item in listed["components"]}

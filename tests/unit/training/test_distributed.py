@@ -224,7 +224,7 @@ def test_batch_norm_students_end_with_equal_weights(together, plain_config):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [2, 1])  # forks cannot compile once this process has
 def test_a_compiled_student_learns_the_same(together, plain_config, size):
     (alone,) = together(1, train, plain_config(train={"iterations": 4}))
     assert_same_training(alone, together(size, train, plain_config(train={"iterations": 4, "compile": True}))[0])

@@ -241,7 +241,7 @@ SECTIONS = (
     Section(
         "Hugging Face hub",
         HUB,
-        "Its library reads these, for weights of CLIP and for `cliptea bundle --push-to-hub`.",
+        "Its library reads these, for weights of CLIP and for `cliptea bundle --push-to-hub USER/NAME`.",
     ),
     Section("Commands that talk to a cluster", CLUSTER),
     Section("How a run behaves", (PATIENCE, STALL_MINUTES, THREADS, OMP_NUM_THREADS, LOG_FORMAT, WEBHOOK, KFP_URL)),

@@ -196,6 +196,12 @@ MLFLOW = (
     ),
     Variable("MLFLOW_REGISTRY_URI", "must be unset or the tracking server: models are kept there", "unset"),
 )
+HUB = (
+    Variable("HF_ENDPOINT", "the address of the hub", "`https://huggingface.co`"),
+    Variable("HF_TOKEN", "the token, in place of the one that `hf auth login` has stored", "none"),
+    Variable("HF_HOME", "the folder for that token and for downloads", "`~/.cache/huggingface`"),
+    Variable("HF_HUB_OFFLINE", "1 forbids to use the hub; what has been downloaded is still used", "none"),
+)
 CLUSTER = (
     Variable("KFP_ENDPOINT", "the address of Kubeflow Pipelines", "in a pod without `KUBECONFIG`: that of its cluster"),
     Variable("KF_PIPELINES_ENDPOINT", "the same under the name of kfp's client, if `KFP_ENDPOINT` is not set", "none"),
@@ -232,6 +238,11 @@ SURROUNDINGS = (
 SECTIONS = (
     Section("Object store", OBJECT_STORE),
     Section("MLflow", MLFLOW),
+    Section(
+        "Hugging Face hub",
+        HUB,
+        "Its library reads these, for weights of CLIP and for `cliptea bundle --push-to-hub USER/NAME`.",
+    ),
     Section("Commands that talk to a cluster", CLUSTER),
     Section("How a run behaves", (PATIENCE, STALL_MINUTES, THREADS, OMP_NUM_THREADS, LOG_FORMAT, WEBHOOK, KFP_URL)),
     Section(
@@ -253,6 +264,7 @@ SECTIONS = (
 
 SECRETS |= {WEBHOOK.name, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "KFP_TOKEN", "MLFLOW_TRACKING_TOKEN"}
 SECRETS |= {"KFP_EXISTING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "PGPASSWORD", "HF_TOKEN"}
+SECRETS |= {"HUGGING_FACE_HUB_TOKEN"}  # the older name, which the library still reads
 
 INTRODUCTION = """\
 <!-- Generated from components/cliptea/env.py by `make environment`. Edit that file instead. -->

@@ -141,6 +141,19 @@ def bundle(
         ),
     ] = None,
     size: Size = None,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(
+            "--push-to-hub",
+            metavar="USER/NAME",
+            help="Also upload the bundle to this model repository of the Hugging Face hub, which is created if it does "
+            "not exist. HF_TOKEN, or `hf auth login`, says who you are, and HF_ENDPOINT names another hub.",
+            show_default=False,
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push-to-hub: only let the owner see the repository.")
+    ] = False,
     text_weights: TextWeights = None,
     workdir: Home = ".cliptea",
     debug: Debug = False,
@@ -154,9 +167,15 @@ def bundle(
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"-o {folder} is a file", "a folder for the bundle")
         require_free(folder, BUNDLE, TODO)
+        if push_to_hub is not None:
+            from cliptea.serving.push import require_pushable
+
+            require_pushable(push_to_hub)
+        elif private:
+            raise ConfigError("--private is about a repository", "--push-to-hub", "add it, or leave out --private")
         segmenter = open_model(model, home, allow_code)
         _require_size(segmenter, edges)
-        from cliptea.serving.bundle import bundle_files, write_bundle
+        from cliptea.serving.bundle import bundle_files, of_other_servers, write_bundle
         from cliptea.serving.model_card import read_scores
         from cliptea.tracking.origin import origin
 
@@ -173,7 +192,11 @@ def bundle(
         claim(folder, BUNDLE, TODO)
         sweep(folder)
         write_bundle(folder, files)
-        print(f"wrote {', '.join(sorted(files))} to {plain(str(folder))}")
+        print(f"wrote {', '.join(sorted(files))} to {plain(str(folder))}", flush=True)
+        if push_to_hub is not None:
+            from cliptea.serving.push import push
+
+            print(f"uploaded to {plain(push(push_to_hub, folder, files, of_other_servers(files), private))}")
 
 
 def _edges(size: str | None) -> tuple[int, int] | None:

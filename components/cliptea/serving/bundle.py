@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ from cliptea.serving.export import Form, export_model
 from cliptea.serving.model_card import Measurement, model_card
 from cliptea.storage.local_files import write_file
 
-__all__ = ["bundle_files", "write_bundle"]
+__all__ = ["bundle_files", "of_other_servers", "write_bundle"]
 
 HERE = Path(__file__).parent
 KSERVE = "kserve>=0.15"
@@ -110,9 +110,14 @@ def bundle_files(
     return files
 
 
+def of_other_servers(files: Collection[str]) -> list[str]:
+    """Paths that an earlier bundle for another server may have left, and that are not among the files."""
+    return [name for names in SERVED.values() for name in names if name not in files]
+
+
 def write_bundle(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write the files into a claimed folder, and delete files for servers of an earlier bundle."""
-    for name in (name for names in SERVED.values() for name in names if name not in files):
+    for name in of_other_servers(files):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):  # it is not there, or not empty
         (folder / "1").rmdir()

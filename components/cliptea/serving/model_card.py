@@ -22,6 +22,19 @@ __all__ = ["Measurement", "model_card", "read_scores"]
 UNKNOWN = "unknown"
 NO_LICENCE = "unknown; there is none if training started from random weights"
 
+# Licences that timm states and the Hugging Face hub knows by the same name.
+HUB_LICENCES = {"apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "mit"}
+METADATA = """\
+---
+license: {licence}
+pipeline_tag: image-segmentation
+library_name: onnx
+tags:
+- cliptea
+- onnx
+- semantic-segmentation
+---"""
+
 USE = """\
     pip install -r requirements.txt
     python segment.py photo.jpg folder_with_photos -o segmented
@@ -84,7 +97,7 @@ def model_card(
     scores: Measurement | None,
     made: Mapping[str, str],
 ) -> str:
-    """The text of README.md.
+    """The text of README.md, which begins with the metadata that the Hugging Face hub reads.
 
     Args:
         scores: what `cliptea evaluate` has written.
@@ -104,6 +117,7 @@ def model_card(
             "masks differ from those of `cliptea predict`."
         )
     parts = [
+        METADATA.format(licence=hub_licence(description.licence)),
         "# Model card",
         "A network that gives each pixel of an image one of the classes below. It was made by cliptea, which distils "
         "CLIP into networks for segmentation.",
@@ -121,6 +135,13 @@ def model_card(
         LIMITS.rstrip(),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def hub_licence(licence: str) -> str:
+    """The hub's name for the licence of the weights that training started from."""
+    if not licence:
+        return "unknown"
+    return licence.lower() if licence.lower() in HUB_LICENCES else "other"
 
 
 def _classes(description: Description, classes: ClassSet, scores: Measurement | None) -> Iterable[list[str]]:

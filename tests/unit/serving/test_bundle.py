@@ -123,6 +123,7 @@ def test_the_card_says_what_the_model_knows_and_invents_nothing(bundled):
         "segment.py",
     }
     card = (bundled / "README.md").read_text()
+    assert card.startswith("---\nlicense: unknown\npipeline_tag: image-segmentation\n")
     assert "| 0 | zebra | unseen: without masks | unknown | #" in card
     assert "| 1 | sky | seen: with masks | unknown | #" in card
     for fact in (
@@ -159,6 +160,7 @@ def test_the_card_has_scores_and_origin_if_they_are_known(scored, tmp_path):
     answer = call(*arguments)
     assert answer.exit_code == 0, answer.output
     card = (tmp_path / "out/README.md").read_text()
+    assert card.startswith("---\nlicense: mit\n")
     assert "| 0 | sky | seen: with masks | 75.0% |" in card
     assert "| 1 | grass | seen: with masks | unknown |" in card
     assert "| 3 | zebra | unseen: without masks | no pixels |" in card

@@ -8,7 +8,7 @@ export WORKDIR # recipes use it as a variable of the shell, so that it may conta
 IMAGES ?= cpu mlflow
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo ui test test-long bench claims lint format compile environment sbom docs image clean
+.PHONY: help install demo ui test test-long test-claims bench claims lint format compile environment sbom docs image clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,10 +27,13 @@ ui: install ## open MLflow with the runs of the demo
 	$(BIN)/cliptea ui --workdir "$$WORKDIR"
 
 test: install ## run the tests (about 20 minutes on two cores)
-	$(BIN)/python -m pytest -m 'not long' -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'not long and not claims' -n 3 --dist loadfile --no-loadscope-reorder
 
-test-long: install ## run the long tests as well: kills in every step, the demo's claims
-	$(BIN)/python -m pytest
+test-long: install ## run the long tests: kills, full disks, damaged objects, fuzzing (about an hour on two cores)
+	$(BIN)/python -m pytest -m long -n 2 --dist loadfile --no-loadscope-reorder
+
+test-claims: install ## check the demo's claims on worlds that nothing is tuned on (an hour; only after tuning has ended)
+	$(BIN)/python -m pytest -m claims
 
 bench: install ## measure speed and size, see benchmarks/README.md
 	$(BIN)/python -m benchmarks

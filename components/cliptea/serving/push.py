@@ -30,7 +30,7 @@ def require_pushable(name: str) -> None:
     Raises:
         ConfigError: the name cannot be one of a repository, there is no usable token, or HF_HUB_OFFLINE is set.
     """
-    expected = "USER/NAME or ORGANISATION/NAME of letters, digits, -, _ and . as in anna/meadows"
+    expected = "USER/NAME or ORGANISATION/NAME of letters, digits, -, _ and . as in vision-team/meadows"
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -113,7 +113,7 @@ def _passing(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, HfHubHTTPError):
-        return f"{error.response.status_code} {one_line(error.response.reason_phrase)}"
+        return f"{error.response.status_code} {error.response.reason_phrase}"
     return one_line(error) or type(error).__name__
 
 

@@ -24,7 +24,7 @@ from cliptea.serving import bundle, model_card, push
 from cliptea_pipeline.cli import app
 
 TOKEN = "hf_" + "aB3" * 11 + "x"
-NAME = "anna/meadows"
+NAME = "vision-team/meadows"
 TEXT = {"model.onnx": b"network", "README.md": b"---\nlicense: mit\n---\n# Model card\n", "1/model.py": b"triton"}
 
 
@@ -198,9 +198,9 @@ def test_a_private_bundle_does_not_get_into_a_public_repository(hub, folder):
     ("arguments", "settings", "words"),
     [
         (
-            ["--push-to-hub", "anna/bad name"],
+            ["--push-to-hub", "vision-team/bad name"],
             {},
-            "anna/bad name cannot be the name of a repository; expected USER/",
+            "vision-team/bad name cannot be the name of a repository; expected USER/",
         ),
         (["--push-to-hub", "a/b/c"], {}, "cannot be the name of a repository"),
         (["--push-to-hub", "meadows"], {}, "does not say whose repository it is; expected USER/NAME"),

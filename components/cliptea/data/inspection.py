@@ -41,7 +41,7 @@ class Looked(NamedTuple):
     pixels: np.ndarray | None  # (256,) int64 pixels of each train id; None: it cannot be used
     content: bytes  # sha256 of the image file
     turned: bool  # by its EXIF orientation
-    wrong: tuple[str, str] = ("", "")  # what is wrong, and what was expected
+    wrong: tuple[str, str] = ("", "")  # what is wrong, and the advice of the error
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Part:
     """The images of "train" or "val"."""
 
     images: int = 0
-    turned: int = 0
+    turned: list[str] = field(default_factory=list)  # names of the images that EXIF turns
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # of each train id
     shown_in: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # images that have the train id
 
@@ -60,7 +60,7 @@ class Inspection:
 
     catalogue: Catalogue
     parts: dict[str, Part]
-    errors: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by what was expected
+    errors: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by their advice
     warnings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # examples by kind
     bad: int = 0  # images that cannot be used
     contents: dict[bytes, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))  # (part, name)
@@ -68,13 +68,13 @@ class Inspection:
     def add(self, looked: Looked) -> None:
         """Count one image."""
         if looked.pixels is None:
-            what, expected = looked.wrong
-            self.errors[expected].append(what)
+            what, advice = looked.wrong
+            self.errors[advice].append(what)
             self.bad += 1
             return
         part = self.parts[looked.part]
         part.images += 1
-        part.turned += looked.turned
+        part.turned += [looked.name] * looked.turned
         part.pixels += looked.pixels
         part.shown_in += looked.pixels > 0
         self.contents[looked.content].append((looked.part, looked.name))
@@ -134,7 +134,7 @@ def _look(part: str, names: Sequence[str]) -> list[Looked]:
             sample = _opened.read(part, name)
             require_labels(sample, name)
         except DataError as error:
-            found.append(Looked(part, name, None, b"", False, (error.what, error.expected)))
+            found.append(Looked(part, name, None, b"", False, (error.what, error.advice)))
             continue
         pixels = np.array(Image.fromarray(sample.labels).histogram())  # faster than numpy's bincount
         found.append(Looked(part, name, pixels, hashlib.sha256(sample.image).digest(), sample.turned))
@@ -147,7 +147,7 @@ def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
     A run leaves out `max_bad` images that cannot be used, so as many are no errors if others are left in each part.
     """
     if 0 < found.bad <= max_bad and all(part.images for part in found.parts.values()):
-        left_out = [f"{what}; expected {expected}" for expected, whats in found.errors.items() for what in whats]
+        left_out = [f"{what}; expected {advice}" for advice, whats in found.errors.items() for what in whats]
         found.warnings[f"images that cannot be used and are left out, as data.max_bad={max_bad} allows"] += left_out
         found.errors.clear()
     wanted = {"train": found.catalogue.seen, "val": found.catalogue.classes}
@@ -157,9 +157,10 @@ def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
                 shown = f"{name} (unseen)" if name in found.catalogue.unseen else name
                 found.warnings[f"classes that no {part} image shows, so they cannot be {USES[part]}"].append(shown)
         if counted.turned:
-            found.warnings[f"{part} images that are turned upright as their EXIF orientation says"].append(
-                str(counted.turned)
-            )
+            found.warnings[
+                f"{part} images that are turned upright as their EXIF orientation says, and label maps that were drawn "
+                "on the raw pixels do not fit them"
+            ] += counted.turned
     for places in found.contents.values():
         parts = {part for part, _ in places}
         if len(parts) > 1:

@@ -26,7 +26,7 @@ __all__ = [
 # Pillow knows more formats, but some of them start other programs, and most are no photos.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 PHOTO = "JPEG, PNG, TIFF, WebP, BMP or GIF"
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # in any case
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # in any case
 LARGEST_FILE = 1 << 30  # bytes
 ORIENTATION, UPRIGHT, SIDEWAYS = 0x0112, (0, 1), (5, 6, 7, 8)  # EXIF
 TURNED = "cliptea turned it"  # in the info of an opened image

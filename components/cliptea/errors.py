@@ -34,6 +34,11 @@ class ClipteaError(Exception):
             parts.append(todo)
         super().__init__(plain("; ".join(" ".join(part.split()) for part in parts)))
 
+    @property
+    def advice(self) -> str:
+        """What was expected, and what to do."""
+        return "; ".join(filter(None, (self.expected, self.todo)))
+
 
 class ConfigError(ClipteaError):
     """A setting does not exist, has the wrong type, or cannot be combined with another one."""

@@ -52,6 +52,7 @@ def check(
     """
     with one_line_errors(debug):
         from cliptea import settings
+        from cliptea.data.catalogue import names_of
         from cliptea.data.datasets import open_dataset
         from cliptea.data.inspection import default_workers
 
@@ -61,6 +62,7 @@ def check(
         chosen, text = choose_preset(preset, config_file)
         config = settings.load_without_teacher(chosen, overrides or [], text).data
         dataset = open_dataset(config)
+        names_of(dataset.catalogue.classes, config.synonyms)
         names = {part: dataset.ids(part) for part in ("train", "val")}
         found = inspect(config, dataset, names, workers or default_workers())
         _show(found)
@@ -110,7 +112,7 @@ def inspect(config, dataset, names: dict[str, list[str]], workers: int) -> Inspe
     finish(found, dataset, config.max_bad)
     if not found.errors or config.max_bad:  # otherwise they are about files that are listed one by one
         for error in doubts:
-            found.errors[error.expected].append(error.what)
+            found.errors[error.advice].append(error.what)
     return found
 
 

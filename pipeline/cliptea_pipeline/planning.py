@@ -45,11 +45,12 @@ def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
         )
     console.print(students)
     console.print()
-    variants = Table("variant", "what it is", box=None)
-    for label, about in plan.variants.items():
-        variants.add_row(cell(label), cell(about))
-    console.print(variants)
-    console.print()
+    if plan.variants:
+        variants = Table("variant", "what it is", box=None)
+        for label, about in plan.variants.items():
+            variants.add_row(cell(label), cell(about))
+        console.print(variants)
+        console.print()
     if plan.trials:
         trials = Table("trial", "settings", box=None)
         for name, settings in [*plan.trials.items()][:SHOWN_TRIALS]:

@@ -18,6 +18,7 @@ from cliptea.data.catalogue import IGNORE, require_distinct
 from cliptea.data.label_lists import Mark, colour_of
 from cliptea.data.labels import Colours, LabelRule
 from cliptea.errors import ConfigError, DataError
+from cliptea.names import as_known
 from cliptea.parse import parse_json
 
 __all__ = ["DESCRIPTION", "LARGEST_ID", "NONE", "Described", "class_marks", "label_rule", "parse_description"]
@@ -84,7 +85,7 @@ def parse_description(data: bytes, where: str) -> Described:
             said = ", ".join(f"{key!r} (perhaps {known})" for key, known in near.items())
             raise DataError(f"{where} has the unknown keys {said}", f"only {', '.join(keys)}") from None
         place = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
-        said = first["msg"].removeprefix("Value error, ")
+        said = first["msg"].removeprefix("Value error, ") if first["loc"] else "it holds no keys"
         raise DataError(f"{where} cannot be read ({place}{said})", EXAMPLE) from None
 
 
@@ -107,12 +108,14 @@ def class_marks(described: Described, named: Mapping[str, Mark] | None, where: s
     if first:
         raise DataError(f"{where} has first_id={first}", "first_id only with a list of classes without other marks")
     if classes is None and named is None:
-        raise DataError(f"{where} has no classes", EXAMPLE)
+        raise DataError(
+            f"{where} has no classes", f"{EXAMPLE}, a label_list, or a COCO file in labels/train and labels/val"
+        )
     if classes is None:
+        marks = named or {}
         ignored = {colour_of(mark) if isinstance(mark, str) else mark for mark in described.ignore}
-        return {
-            name: [name] for name, mark in (named or {}).items() if name not in described.ignore and mark not in ignored
-        }
+        names = as_known((mark for mark in described.ignore if isinstance(mark, str)), [*marks])
+        return {name: [name] for name, mark in marks.items() if name not in names and mark not in ignored}
     return classes if isinstance(classes, dict) else {name: [name] for name in classes}
 
 
@@ -131,7 +134,9 @@ def label_rule(described: Described, named: Mapping[str, Mark] | None, where: st
     for index, marks in [*enumerate(by_class.values()), (IGNORE, described.ignore)]:
         for mark in (_resolved(mark, named, where) for mark in marks):
             if owners.setdefault(mark, index) != index:
-                raise DataError(f"{where} gives {mark} two meanings", "each id and each colour once")
+                triple = any(len(marks) == 3 and isinstance(marks[0], int) for marks in by_class.values())
+                todo = 'write colours as "128,64,128", because [128, 64, 128] is a list of ids' if triple else ""
+                raise DataError(f"{where} gives {mark} two meanings", "each id and each colour once", todo)
     ids = {mark: owner for mark, owner in owners.items() if isinstance(mark, int)}
     colours = {mark: owner for mark, owner in owners.items() if isinstance(mark, str)}
     if ids and colours:
@@ -153,15 +158,16 @@ def _resolved(mark: Mark, named: Mapping[str, Mark] | None, where: str) -> Mark:
     """The id or the colour (#rrggbb) of a mark."""
     if isinstance(mark, int):
         return mark
-    if named is not None and mark in named:
-        return named[mark]
+    (known,) = as_known([mark], [*(named or ())])
+    if named is not None and known in named:
+        return named[known]
     if colour := colour_of(mark):
         return colour
     near = difflib.get_close_matches(mark, named or (), n=1)
-    known = ", or a name of the label list or COCO file" if named is not None else ""
+    other = ", or a name of the label list or COCO file" if named is not None else ""
     raise DataError(
         f"{where} has the mark {mark!r}, which has no meaning",
-        f'an id, a colour such as "#804080" or "128,64,128"{known}',
+        f'an id, a colour such as "#804080" or "128,64,128"{other}',
         f"perhaps {near[0]} is meant" if near else "",
     )
 

@@ -8,7 +8,7 @@ table. Crowds count as their category.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -83,11 +83,14 @@ class CocoLabels:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise DataError(f"{where} cannot be read ({place}: {first['msg']})", EXPECTED, todo) from None
+            said = f"{place}: {first['msg']}" if place else "it holds no keys"
+            raise DataError(f"{where} cannot be read ({said})", EXPECTED, todo) from None
         self.where, self.digest = where, hashlib.sha256(data).digest()
         self.categories = {category.name: category.id for category in content.categories}
-        if len({*self.categories.values()}) != len(content.categories):
-            raise DataError(f"{where} has categories with the same name or id", "each name and each id once")
+        number = Counter(mark for category in content.categories for mark in (category.id, category.name))
+        if twice := [one for one in content.categories if number[one.id] > 1 or number[one.name] > 1]:
+            shown = ", ".join(f"{one.id} = {one.name}" for one in twice[:3])
+            raise DataError(f"{where} has categories with the same name or id: {shown}", "each name and each id once")
         self._pictures = {_stem(picture.file_name): picture for picture in content.images}
         if len(self._pictures) != len(content.images):
             raise DataError(f"{where} has images with the same name", "each NAME once")
@@ -99,7 +102,9 @@ class CocoLabels:
             self._annotations[annotation.image_id].append(annotation)
         if lone := self._annotations.keys() - ids:
             raise DataError(f"{where} has annotations of the image {min(map(str, lone))}, which it does not list")
-        self.panoptic = any(annotation.segments_info is not None for annotation in content.annotations)
+        self.panoptic = any(
+            one.segments_info is not None or (one.file_name and one.segmentation is None) for one in content.annotations
+        )
         self._ids = {*self.categories.values()}
 
     @property
@@ -110,7 +115,7 @@ class CocoLabels:
     def png(self, name: str) -> str:
         """The file name of an image's panoptic PNG."""
         found = self._annotations.get(self._pictures[name].id, []) if name in self._pictures else []
-        return PurePosixPath(found[0].file_name).name if found and found[0].file_name else f"{name}.png"
+        return _path(found[0].file_name).name if found and found[0].file_name else f"{name}.png"
 
     def values(self, name: str, png: bytes | None, png_name: str) -> np.ndarray:
         """(H, W) uint16 category ids of an image, or `NONE`.
@@ -133,17 +138,22 @@ class CocoLabels:
         if png is None:
             return _drawn(picture, annotations, f"{self.where}: image {name}")
         if len(annotations) != 1 or annotations[0].segments_info is None:
-            raise DataError(
-                f"{self.where} has {len(annotations)} annotations of the image {name}", "one, with its segments_info"
+            found = (
+                f"{len(annotations)} annotations" if len(annotations) != 1 else "one annotation, without segments_info,"
             )
+            raise DataError(f"{self.where} has {found} of the image {name}", "one, with its segments_info")
         segments = annotations[0].segments_info
         if len({segment.id for segment in segments}) != len(segments):
             raise DataError(f"{self.where} has segments of the image {name} with the same id", "each id once")
         return _of_segments(png, png_name, segments)
 
 
+def _path(file_name: str) -> PurePosixPath:
+    return PurePosixPath(file_name.replace("\\", "/"))  # tools on Windows write backslashes
+
+
 def _stem(file_name: str) -> str:
-    return composed(PurePosixPath(file_name).stem)
+    return composed(_path(file_name).stem)
 
 
 def _of_segments(png: bytes, name: str, segments: list[Segment]) -> np.ndarray:

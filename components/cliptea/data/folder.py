@@ -22,6 +22,7 @@ from cliptea.data.reader import Pair, Reader
 from cliptea.data.sample import SUFFIXES
 from cliptea.data.source import Source, one_form
 from cliptea.errors import DataError
+from cliptea.names import visible
 from cliptea.parse import MOST
 
 __all__ = ["Folder"]
@@ -56,8 +57,9 @@ class Folder(Reader):
             if suffix not in SUFFIXES:
                 continue
             if name in images:
+                two = f"{visible(images[name])} and {visible(file)}"
                 raise DataError(
-                    f"two images in {self.source.where(folder)} share a name: {images[name]} and {file}",
+                    f"two images in {self.source.where(folder)} share a name: {two}",
                     "each NAME once, with a single suffix",
                 )
             images[name] = file

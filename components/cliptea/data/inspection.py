@@ -39,11 +39,11 @@ class Part:
     """What is found in images of "train" or "val", be it all of them or a few."""
 
     images: int = 0  # that can be used
-    turned: int = 0  # by their EXIF orientation
+    turned: list[str] = field(default_factory=list)  # names of the images that EXIF turns
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # of each train id
     shown_in: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # images that have the train id
     digests: bytearray = field(default_factory=bytearray)  # `DIGEST` bytes of each image file, 0 if it cannot be used
-    wrong: list[tuple[str, str]] = field(default_factory=list)  # what is wrong, and what was expected
+    wrong: list[tuple[str, str]] = field(default_factory=list)  # what is wrong, and the advice of the error
 
     def add(self, other: Part) -> None:
         """Count the images of `other`, which come next."""
@@ -62,7 +62,7 @@ class Inspection:
     catalogue: Catalogue
     names: dict[str, list[str]]  # the images of each part
     parts: dict[str, Part] = field(init=False)
-    errors: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by what was expected
+    errors: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by their advice
     warnings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # examples by kind
 
     def __post_init__(self) -> None:
@@ -126,11 +126,11 @@ def _look(part: str, names: Sequence[str]) -> Part:
         try:
             image, turned, pixels = _counted(_opened, part, name)
         except DataError as error:
-            found.wrong.append((error.what, error.expected))
+            found.wrong.append((error.what, error.advice))
             found.digests += UNREAD
             continue
         found.images += 1
-        found.turned += turned
+        found.turned += [name] * turned
         found.pixels += pixels
         found.shown_in += pixels > 0
         found.digests += hashlib.sha256(image).digest()[:DIGEST]
@@ -165,11 +165,11 @@ def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
     """
     wrong = [one for part in found.parts.values() for one in part.wrong]
     if 0 < len(wrong) <= max_bad and all(part.images for part in found.parts.values()):
-        left_out = [f"{what}; expected {expected}" for what, expected in wrong]
+        left_out = [f"{what}; expected {advice}" for what, advice in wrong]
         found.warnings[f"images that cannot be used and are left out, as data.max_bad={max_bad} allows"] += left_out
     else:
-        for what, expected in wrong:
-            found.errors[expected].append(what)
+        for what, advice in wrong:
+            found.errors[advice].append(what)
     wanted = {"train": found.catalogue.seen, "val": found.catalogue.classes}
     for part, counted in found.parts.items():
         for index, name in enumerate(found.catalogue.classes):
@@ -177,9 +177,10 @@ def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
                 shown = f"{name} (unseen)" if name in found.catalogue.unseen else name
                 found.warnings[f"classes that no {part} image shows, so they cannot be {USES[part]}"].append(shown)
         if counted.turned:
-            found.warnings[f"{part} images that are turned upright as their EXIF orientation says"].append(
-                str(counted.turned)
-            )
+            found.warnings[
+                f"{part} images that are turned upright as their EXIF orientation says, and label maps that were drawn "
+                "on the raw pixels do not fit them"
+            ] += counted.turned
     for places in _copies(found):
         parts = {part for part, _ in places}
         if len(parts) > 1:

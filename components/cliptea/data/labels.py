@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from cliptea.data.catalogue import IGNORE
-from cliptea.data.sample import opened
+from cliptea.data.sample import has_pages, opened
 from cliptea.errors import DataError
 
 __all__ = ["Colours", "LabelRule", "counted", "decode_values", "pixels_of", "voc_colours"]
@@ -85,13 +85,20 @@ def decode_values(data: bytes, name: str, colours: Colours | None = None) -> np.
     with opened(data, name, "label map", "PNG") as image:
         if image.format in LOSSY:
             raise DataError(f"the label map {name} is {LOSSY[image.format]}, which alters label values", "a PNG file")
+        if has_pages(data, image):
+            raise DataError(
+                f"the label map {name} has several pages", "one", "save the labels of all classes as one image"
+            )
         if colours is not None and (colours.only or image.mode == "RGB"):
             return colours.values(pixels_of(data, image, name), name)
         if image.mode not in ("1", "L", "P", "I;16", "I;16B"):
+            numbers = image.mode in ("I", "F")
+            kind = "signed, 32-bit or floating-point numbers" if numbers else "colours"
+            colours_too = 'in a plain folder, classes.json can give each class its colours, such as "128,64,128"'
             raise DataError(
-                f"the label map {name} has pixel mode {image.mode}: colours, not label values",
+                f"the label map {name} has pixel mode {image.mode}: {kind}, not label values",
                 "one channel of label values (PNG of mode L, P, 1 or I;16)",
-                "in a plain folder, classes.json can give each class its colours",
+                "save it with 8 or 16 bits without a sign" if numbers else colours_too,
             )
         values = np.array(image)
     if image.mode == "1":

@@ -7,29 +7,31 @@ network sees the same pixels of a file everywhere.
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
 from cliptea.errors import DataError, one_line
 
 __all__ = [
-    "LARGEST_FILE", "SUFFIXES", "Sample", "decode_image", "decode_labels", "encode_png", "is_turned", "opened",
-    "require_labels", "size_of_image",
+    "LARGEST_FILE", "SUFFIXES", "Sample", "decode_image", "decode_labels", "encode_png", "has_pages", "is_turned",
+    "opened", "require_labels", "size_of_image",
 ]  # fmt: skip
 
 # Pillow knows more formats, but some of them start other programs, and most are no photos.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 PHOTO = "JPEG, PNG, TIFF, WebP, BMP or GIF"
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # in any case
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # in any case
 LARGEST_FILE = 1 << 30  # bytes
 ORIENTATION, UPRIGHT, SIDEWAYS = 0x0112, (0, 1), (5, 6, 7, 8)  # EXIF
 TURNED = "cliptea turned it"  # in the info of an opened image
 DEEPEST_GREY = 65535
+SUBFILE, NO_PAGE = 254, 0b101  # a tag of TIFF: what an image is, and its bits for smaller copies and masks
 
 # Pillow warns of odd metadata, and of images half as large as those that it refuses.
 warnings.filterwarnings("ignore", module=r"PIL\..*")
@@ -101,6 +103,20 @@ def is_turned(data: bytes) -> bool:
     """Whether `decode_image` turns or flips an image because of its EXIF orientation."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return image.getexif().get(ORIENTATION, 1) not in UPRIGHT
+
+
+def has_pages(data: bytes, opened: Image.Image) -> bool:
+    """Whether a TIFF or GIF holds several images. Smaller copies and masks, which some TIFFs have, do not count.
+
+    Args:
+        data: the file of the opened image, which is left as it is.
+    """
+    if opened.format not in ("TIFF", "GIF"):
+        return False
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        frames = (getattr(frame, "tag_v2", {}).get(SUBFILE, 0) for frame in ImageSequence.Iterator(image))
+        pages = (kind for kind in frames if not kind & NO_PAGE)
+        return len([*itertools.islice(pages, 2)]) == 2
 
 
 def decode_labels(data: bytes, name: str) -> np.ndarray:

@@ -27,7 +27,7 @@ __all__ = ["Model", "best_classes", "fit", "overlay", "pieces", "read_image"]
 
 HERE = Path(__file__).resolve().parent
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 DEEPEST_GREY = 65535
 OPACITY = 0.55

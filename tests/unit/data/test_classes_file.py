@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,17 @@ def test_without_classes_a_name_is_ignored_in_every_spelling(tmp_path, spelled):
     )
 
 
+@pytest.mark.parametrize("classes", [None, ["ca\u00f1a", "car"], {"x": "ca\u00f1a", "car": "car"}])
+def test_names_of_a_list_may_be_in_another_unicode_form(tmp_path, classes):
+    labels = drawn([(1, 2, 3), (4, 5, 6), (7, 8, 9)]).astype(np.uint8)
+    listed = unicodedata.normalize("NFD", "ca\u00f1a:1,2,3::\ncar:4,5,6::\nt\u00e9:7,8,9::\n")
+    assert listed != unicodedata.normalize("NFC", listed)
+    described = {"classes": classes} if classes else {}
+    data = folder(tmp_path, labels, listed=listed, label_list="labelmap.txt", ignore="t\u00e9", **described)
+    assert len(data.catalogue.classes) == 2
+    require_equal(data, labels, {(1, 2, 3): 0, (4, 5, 6): 1, (7, 8, 9): 255})
+
+
 def test_a_list_of_names_gives_the_ids_of_palette_masks(tmp_path):
     labels = drawn([0, 1, 2, 3, 255]).astype(np.uint8)
     image = Image.fromarray(labels)
@@ -171,6 +183,7 @@ def test_hidden_pixels_have_no_colour(tmp_path):
         ({"classes": {"sky": 1, "car": "#ffffff"}}, "both ids and colours"),
         ({"classes": {"sky": 1, "car": [2, 1]}}, "gives 1 two meanings"),
         ({"classes": {"sky": 1, "car": 2}, "ignore": [2]}, "gives 2 two meanings"),
+        ({"classes": {"sky": [0, 0, 255], "car": [128, 0, 0]}}, 'colour once; write colours as "128,64,128"'),
         ({"classes": {"sky": 1, "car": "blue"}}, "the mark 'blue', which has no meaning"),
         ({"classes": CLASSES, "label_list": "labelmap.txt", "first_id": 1}, "first_id=1; expected first_id only"),
         ({"classes": ["sky", "cars"], "label_list": "labelmap.txt", "unseen": ["cars"]}, "perhaps car is meant"),
@@ -178,7 +191,8 @@ def test_hidden_pixels_have_no_colour(tmp_path):
         ({"classes": {"sky": True, "car": 2}}, "classes: True is no id, no colour and no name"),
         ({"classes": CLASSES, "label_list": "../labelmap.txt"}, "label_list: '../labelmap.txt' is no name of a file"),
         ({"classes": CLASSES, "label_list": "other.txt"}, "other.txt is missing"),
-        ({}, "classes.json has no classes"),
+        ({}, "classes.json has no classes; expected JSON such as {"),
+        ({}, ", a label_list, or a COCO file in labels/train and labels/val"),
         ({"classes": ["sky", "road", "sky", "car"]}, "class names occur twice: sky"),
         ({"classes": {"sky": [], "car": 2}}, "classes: 'sky' has no id, no colour and no name"),
     ],

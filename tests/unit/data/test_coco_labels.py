@@ -88,6 +88,15 @@ def test_instances_are_decoded_one_at_a_time(tmp_path):
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("file_name", ["a.jpg", "train/images/a.jpg", "images\\a.jpg", "C:\\photos\\a.JPG"])
+def test_an_image_is_found_by_its_name_in_whatever_folder(tmp_path, file_name):
+    coco = instances({"category_id": 3, "segmentation": [TRIANGLE]})
+    coco["images"][0]["file_name"] = file_name
+    data = folder(tmp_path, coco)
+    np.testing.assert_array_equal(data.read("train", "a").labels, np.where(polygons(TRIANGLE), 0, 255))
+    assert data.left_out(["train", "val"]) == {}
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_of_two_instances_the_smaller_one_is_seen(tmp_path, order):
     both = [{"category_id": 3, "segmentation": [TRIANGLE]}, {"category_id": 7, "segmentation": SQUARES}]
@@ -165,6 +174,13 @@ def test_panoptic_segments_are_their_categories(tmp_path):
     assert data.left_out(["train", "val"]) == {}
 
 
+@pytest.mark.parametrize("one", [{"image_id": 5, "file_name": "a.png"}, {"image_id": 5, "file_name": "x\\a.png"}])
+def test_a_panoptic_file_without_segments_is_called_so(tmp_path, one):
+    data = folder(tmp_path, panoptic([], annotations=[one]), {"a": coloured(np.full((HEIGHT, WIDTH), 300))})
+    with pytest.raises(ClipteaError, match="one annotation, without segments_info, of the image a; expected one, with"):
+        data.read("train", "a")
+
+
 def test_unknown_segments_are_named_with_their_pixels(tmp_path):
     ids = np.full((HEIGHT, WIDTH), 300)
     ids[0, :7] = 66_000
@@ -221,9 +237,10 @@ def test_a_broken_segmentation_is_one_line(tmp_path, segmentation, says):
 @pytest.mark.parametrize(
     ("coco", "says"),
     [
-        ([], r"cannot be read .*; move \.json files of other kinds out of labels/train and labels/val"),
+        ([], r"cannot be read \(it holds no keys\).*; move \.json files of other kinds out of labels/train and"),
         ({"images": []}, r"annotations: Field required.*; move \.json files of other kinds"),
-        (instances(categories=[*CATEGORIES, {"id": 9, "name": "cup"}]), "categories with the same name or id"),
+        (instances(categories=[*CATEGORIES, {"id": 9, "name": "cup"}]), "same name or id: 7 = cup, 9 = cup; "),
+        (instances(categories=[*CATEGORIES, {"id": 3, "name": "hat"}]), "same name or id: 3 = table, 3 = hat; "),
         (instances(categories=[*CATEGORIES, {"id": 65_535, "name": "x"}]), "categories.3.id: "),
         (
             instances(images=[{"id": 5, "file_name": f"{name}.jpg", "height": 3, "width": 3} for name in "ab"]),

@@ -91,11 +91,17 @@ def coloured(root):
 
 
 FAULTS = {
-    truncate: (r"expected a complete .* file", r"cannot decode the image .*train03\.png"),
+    truncate: (r"expected a complete .* file; replace or remove it", r"cannot decode the image .*train03\.png"),
     no_labels: (r"expected images/SPLIT/NAME", r"labels/train/train03\.png is missing"),
     other_size: (r"expected an image and a label map of the same size", r"train03\.png has 5x5 pixels"),
-    unknown_id: (r"expected .*", r"train03\.png holds the label ids 77"),
-    coloured: (r"expected one channel of label values", r"train03\.png has pixel mode RGB"),
+    unknown_id: (
+        r"expected 0 to 3 .*; if 4 is not a class, add .ignore.: 4 to classes\.json, ",
+        r"train03\.png holds the label ids 77",
+    ),
+    coloured: (
+        r"expected one channel of label values .*; in a plain folder, classes\.json can",
+        r"train03\.png has pixel mode RGB",
+    ),
 }
 
 
@@ -148,12 +154,12 @@ def test_an_unseen_class_without_train_pixels_is_as_it_should_be(root):
     assert "warning" not in call(root).output
 
 
-def test_turned_images_are_counted(root):
+def test_turned_images_are_named(root):
     image = Image.open(root / "images/val/val02.png")
     exif = image.getexif()
     exif[ORIENTATION] = 3  # upside down, which keeps the size
     image.save(root / "images/val/val02.png", exif=exif)
-    assert "val images that are turned upright as their EXIF orientation says (1)" in call(root).stdout
+    assert re.search(r"warning: val images that are turned .* not fit them \(1\)\n  val02\n", call(root).stdout)
 
 
 def test_the_page_needs_nothing_else_and_shows_problems_classes_and_pictures(root, tmp_path):
@@ -182,6 +188,7 @@ def test_names_are_escaped(root, tmp_path, name):
     [
         (["-o", "page.txt"], 2, "cannot write a page to page.txt; expected the name of an .html file"),
         (["--set", "data.root=missing"], 1, "data.root=missing is not a folder"),
+        (["--set", "data.synonyms.cat=[kitty]"], 2, "data.synonyms names 'cat', which the data set does not have"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(root, arguments, code, text):

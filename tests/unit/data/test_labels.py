@@ -97,6 +97,36 @@ def test_colours_are_refused(mode):
         decode_values(encoded(Image.fromarray(VALUES).convert(mode)), "x.png")
 
 
+@pytest.mark.parametrize(("kind", "mode"), [(np.int32, "I"), (np.int16, "I"), (np.float32, "F")])
+def test_numbers_of_other_kinds_are_not_called_colours(kind, mode):
+    says = (
+        f"has pixel mode {mode}: signed, 32-bit or floating-point numbers, not label values; .*; save it with 8 or 16"
+    )
+    with pytest.raises(DataError, match=says):
+        decode_values(encoded(Image.fromarray(VALUES.astype(kind)), "TIFF"), "x.tif")
+
+
+@pytest.mark.parametrize(
+    ("form", "colours"), [("TIFF", None), ("GIF", None), ("TIFF", Colours([0, 0x010101], "", True))]
+)
+def test_a_file_of_several_label_maps_is_refused(form, colours):
+    first, second = Image.fromarray(VALUES), Image.fromarray(1 - VALUES)
+    with pytest.raises(DataError, match=r"^the label map x has several pages; expected one; save the labels"):
+        decode_values(encoded(first, form, save_all=True, append_images=[second]), "x", colours)
+    np.testing.assert_array_equal(decode_values(encoded(first, form), "x"), VALUES)
+
+
+@pytest.mark.parametrize("kind", [1, 4])
+def test_smaller_copies_and_masks_of_a_tiff_are_no_pages(kind):
+    first, second = Image.fromarray(VALUES), Image.fromarray(1 - VALUES)
+    second.encoderinfo = {"tiffinfo": {254: kind}}  # NewSubfileType
+    data = encoded(first, "TIFF", save_all=True, append_images=[second])
+    with Image.open(io.BytesIO(data)) as image:
+        image.seek(1)
+        assert image.tag_v2[254] == kind
+    np.testing.assert_array_equal(decode_values(data, "x.tif"), VALUES)
+
+
 def test_a_jpeg_under_the_name_of_a_png_is_refused():
     with pytest.raises(DataError, match=r"x\.png is a JPEG"):
         decode_values(encoded(Image.fromarray(VALUES), "JPEG"), "x.png")

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from cliptea.config import EvaluationConfig
+from cliptea.data import sample
 from cliptea.data.sample import decode_image
 from cliptea.errors import DataError
 from cliptea.segment.inference import padded_size
@@ -31,6 +32,10 @@ def test_it_imports_numpy_pillow_and_onnxruntime_alone():
         )
     }
     assert found - sys.stdlib_module_names == {"numpy", "PIL", "onnxruntime"}
+
+
+def test_it_looks_for_the_same_files_as_predict():
+    assert standalone.SUFFIXES == sample.SUFFIXES
 
 
 def kinds():

@@ -8,6 +8,7 @@ table. Crowds count as their category.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter, defaultdict
 from pathlib import PurePosixPath
 from typing import Any
@@ -106,6 +107,8 @@ class CocoLabels:
             one.segments_info is not None or (one.file_name and one.segmentation is None) for one in content.annotations
         )
         self._ids = {*self.categories.values()}
+        if _in_shares(content.annotations):
+            raise DataError(f"all polygons in {where} lie between 0 and 1, as shares of the image's size", "pixels")
 
     @property
     def names(self) -> list[str]:
@@ -154,6 +157,16 @@ def _path(file_name: str) -> PurePosixPath:
 
 def _stem(file_name: str) -> str:
     return composed(_path(file_name).stem)
+
+
+def _in_shares(annotations: list[Annotation]) -> bool:
+    """Whether there are polygons, and all their coordinates are 0 to 1. The first one in pixels ends the search."""
+    shapes = (one.segmentation for one in annotations if isinstance(one.segmentation, list))
+    numbers = (number for shape in shapes for polygon in shape if isinstance(polygon, list) for number in polygon)
+    first = next(numbers, None)
+    return first is not None and all(
+        isinstance(number, int | float) and 0 <= number <= 1 for number in itertools.chain([first], numbers)
+    )
 
 
 def _of_segments(png: bytes, name: str, segments: list[Segment]) -> np.ndarray:

@@ -11,7 +11,7 @@ from pycocotools import mask
 from cliptea.config import DataConfig
 from cliptea.data.coco_labels import CocoLabels
 from cliptea.data.folder import Folder
-from cliptea.errors import ClipteaError
+from cliptea.errors import ClipteaError, DataError
 
 HEIGHT, WIDTH = 30, 40
 CATEGORIES = [{"id": 3, "name": "table"}, {"id": 7, "name": "cup"}, {"id": 200, "name": "tie"}]
@@ -275,3 +275,13 @@ def test_the_digest_follows_the_content_of_the_file(tmp_path):
     other = panoptic([{"id": 300, "category_id": 3}])
     (tmp_path / "labels/val/instances_val2017.json").write_text(json.dumps(other))
     assert Folder(DataConfig(dataset="folder", root=str(tmp_path))).digest() != before
+
+
+def test_polygons_in_shares_of_the_image_are_refused(tmp_path):
+    shares = [float(number) for number in np.array(TRIANGLE) / np.tile([WIDTH, HEIGHT], 3)]
+    coco = instances({"category_id": 200, "segmentation": [shares]}, {"category_id": 3, "segmentation": [shares]})
+    with pytest.raises(DataError, match="lie between 0 and 1, as shares of the image's size; expected pixels"):
+        folder(tmp_path / "shares", coco).ids("train")
+    coco["annotations"][1]["segmentation"] = [TRIANGLE]
+    drawn = folder(tmp_path / "pixels", coco).read("train", "a").labels
+    np.testing.assert_array_equal(drawn == 0, polygons(TRIANGLE) & (drawn != 2))

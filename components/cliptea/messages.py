@@ -8,8 +8,8 @@ import re
 import signal
 
 __all__ = [
-    "SECRETS", "holds_secret", "meaning", "names_secret", "of_connection", "of_signal", "plain", "printable",
-    "redacted",
+    "ERRNOS", "FULL", "SECRETS", "holds_secret", "meaning", "names_secret", "of_connection", "of_signal", "plain",
+    "printable", "redacted",
 ]  # fmt: skip
 
 Texts = tuple[tuple[str, tuple[str, str]], ...]  # patterns, each with what it means and what to do

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from cliptea.config import Config
 from cliptea.errors import StorageError
 from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import Who, as_json, tell
-from cliptea.messages import plain
+from cliptea.messages import FULL, plain
 from cliptea.progress import clock
 from cliptea.steps.resolve import check
 from cliptea.storage import read_uri
@@ -32,6 +33,7 @@ from cliptea_pipeline.workdir import Workdir
 __all__ = ["run"]
 
 POLL_SECONDS = 0.1
+LEAST_FREE = 1 << 20  # bytes of a disk that is not full
 
 
 def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False, text: str = "") -> int:
@@ -171,7 +173,9 @@ def _explain(workdir: Workdir, board: Board, debug: bool) -> None:
         who = Who(failure["step"], failure["label"], board.run)
         tell("error", f"{who.name}: {failure['text']}", who)
     if not board.failures:
-        tell("error", "the run ended without an error message; see the end of the log", Who(run=board.run))
+        full = shutil.disk_usage(workdir.root).free < LEAST_FREE  # so that a step could not write down its error
+        why = f"the disk of {workdir.root} is full; {FULL}" if full else "see the end of the log"
+        tell("error", plain(f"the run ended without an error message; {why}"), Who(run=board.run))
     if "report" in board.published:
         tell("info", f"report: {plain(str(workdir.report))}", Who(run=board.run))
     tell("info", f"log: {plain(os.path.relpath(workdir.log))}", Who(run=board.run))

@@ -103,5 +103,5 @@ def test_a_run_whose_teacher_is_ready_survives_a_disk_that_is_full_at_every_writ
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
     ready, whole = used(folder), used(calm)
-    step = (whole - ready) // 20
+    step = (whole - ready) // 12
     fill(disk, calm, range(ready + step, 4 * whole, step), at_least=10)

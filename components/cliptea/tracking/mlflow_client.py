@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 from requests import RequestException
 from sqlalchemy.exc import OperationalError
 
 from cliptea.errors import ConfigError, TrackingError, one_line
-from cliptea.messages import meaning
+from cliptea.messages import ERRNOS, meaning
 from cliptea.outage import COMMAND_SECONDS, Outage, patience, untrusted
 from cliptea.tracking.address import (
     CHECK,
@@ -118,7 +118,7 @@ def _away(error: BaseException) -> MlflowAway:
         if found := re.search(pattern, texts):
             return MlflowAway(reason.format(*found.groups()), False, todo.format(uri=tracking_address()))
     known = next((meant for cause in _causes(error) if (meant := meaning(cause))), None)
-    if known is not None and not _may_pass(error):
+    if known is not None and (not _may_pass(error) or (known in ERRNOS.values() and not _of_server(error))):
         return MlflowAway(known[0], False, known[1])
     temporary, uri = _may_pass(error), tracking_address()
     behind_port = is_database(uri) and not database_file(uri)
@@ -167,6 +167,14 @@ def _may_pass(error: BaseException) -> bool:
     else:
         return False
     return status >= 500 or status in (408, 429)
+
+
+def _of_server(error: BaseException) -> bool:
+    """Whether an error, such as a full disk, may be of the server's machine, where it may be mended meanwhile."""
+    uri = tracking_address()
+    if is_database(uri):
+        return database_file(uri) is None
+    return any(isinstance(cause, RestException) for cause in _causes(error))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

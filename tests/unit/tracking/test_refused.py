@@ -9,6 +9,7 @@ import time
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException, RestException
 from mlflow.utils.validation import _validate_metric
 from sqlalchemy.exc import OperationalError
 
@@ -354,3 +355,23 @@ def test_an_experiment_of_another_name_is_used_but_not_in_a_work_directory(datab
     ours = client.get_experiment_by_name(EXPERIMENT)
     assert client.get_run(own.tracking_run).info.experiment_id == ours.experiment_id
     assert "MLFLOW_EXPERIMENT_NAME is ignored" in (tmp_path / "events").read_text()
+
+
+FULL_DISK = "[Errno 28] No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("uri", "error", "passes"),
+    [
+        ("sqlite:////x/mlflow.db", OperationalError("INSERT", {}, Exception("database or disk is full")), False),
+        ("sqlite:////x/mlflow.db", MlflowException(f"failures occurred while downloading: {FULL_DISK}"), False),
+        ("http://h:5000", MlflowException(f"failures occurred while downloading: {FULL_DISK}"), False),
+        ("http://h:5000", RestException({"error_code": "INTERNAL_ERROR", "message": FULL_DISK}), True),
+        ("postgresql://mlflow@h/mlflow", MlflowException(f"could not extend file: {FULL_DISK}"), True),
+    ],
+)
+def test_a_full_disk_is_waited_for_only_if_it_is_the_server_s(monkeypatch, uri, error, passes):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    told = _away(error)
+    assert told.temporary == passes
+    assert passes or "the disk is full" in str(told)

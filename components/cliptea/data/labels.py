@@ -156,10 +156,14 @@ def counted(names: Sequence[str], pixels: np.ndarray) -> str:
 
 
 def _pixels_by_value(values: np.ndarray) -> np.ndarray:
-    """(256,) or (65536,) int64 pixels of each value of a map of 8 or 16 bits."""
-    if values.dtype == np.uint8:
-        return np.array(Image.fromarray(values).histogram())  # several times as fast as bincount
-    return np.bincount(values.ravel(), minlength=1 << 16)
+    """(256,) or (65536,) int64 pixels of each value of a map of 8 or 16 bits.
+
+    Label maps have long runs of one value, so that adding up runs is several times as fast as counting pixels.
+    """
+    flat = values.ravel()
+    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
+    lengths = np.diff(starts, append=flat.size)
+    return np.bincount(flat[starts], lengths, np.iinfo(values.dtype).max + 1).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,7 +75,7 @@ class Hub(BaseHTTPRequestHandler):
             return self.reply({"url": f"{self.address}/{name}"}, status)
         if path == "/api/validate-yaml":
             return self.reply({"warnings": [], "errors": []})
-        name, kind = re.fullmatch(r"/(?:api/models/)?(\w+/\w+)(?:\.git/info/lfs/objects)?/?(\w*).*", path).groups()
+        name, kind = re.fullmatch(r"/(?:api/models/)?([\w-]+/\w+)(?:\.git/info/lfs/objects)?/?(\w*).*", path).groups()
         if name not in self.repositories:
             return self.reply({"error": "Repository not found"}, 404)
         repository = self.repositories[name]

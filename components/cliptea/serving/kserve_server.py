@@ -7,6 +7,7 @@ The input is a tensor of images, (B, H, W, 3) UINT8 RGB, and the output their ma
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from kserve import InferOutput, InferRequest, InferResponse, ModelServer  # pyright: ignore[reportMissingImports]
@@ -32,7 +33,7 @@ class Segmentation(Served):
         masks_BHW = np.stack([self._model.mask(image_HW3) for image_HW3 in images_BHW3])
         output = InferOutput("masks", list(masks_BHW.shape), "UINT8")
         output.set_data_from_numpy(masks_BHW, binary_data=False)
-        return InferResponse(payload.id, NAME, [output])
+        return InferResponse(payload.id or str(uuid4()), NAME, [output])
 
 
 if __name__ == "__main__":

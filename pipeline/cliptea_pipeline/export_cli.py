@@ -172,7 +172,7 @@ def bundle(
 
             require_pushable(push_to_hub)
         elif private:
-            raise ConfigError("--private is about a repository", "--push-to-hub", "add it, or leave out --private")
+            raise ConfigError("--private is given without --push-to-hub", "both, or neither")
         segmenter = open_model(model, home, allow_code)
         _require_size(segmenter, edges)
         from cliptea.serving.bundle import bundle_files, of_other_servers, write_bundle

@@ -76,7 +76,7 @@ def predict(
         str | None,
         typer.Option(
             help="Class names, for example 'cat, dog, my sofa', or a list as in YAML if a name has a comma: "
-            "'[cat, \"red, white\"]'. Defaults to the model's own classes."
+            "'\\[cat, \"red, white\"]'. Defaults to the model's own classes."
         ),
     ] = None,
     text_weights: TextWeights = None,

@@ -28,7 +28,8 @@ def require_pushable(name: str) -> None:
     """Check what can be checked without the hub.
 
     Raises:
-        ConfigError: the name cannot be one of a repository, there is no usable token, or HF_HUB_OFFLINE is set.
+        ConfigError: the name cannot be one of a repository, there is no usable token, HF_HUB_OFFLINE is set, or
+            HF_ENDPOINT is no address.
     """
     expected = "USER/NAME or ORGANISATION/NAME of letters, digits, -, _ and . as in vision-team/meadows"
     try:
@@ -42,6 +43,8 @@ def require_pushable(name: str) -> None:
             "--push-to-hub needs the hub, and HF_HUB_OFFLINE forbids to use it",
             todo="unset HF_HUB_OFFLINE, or leave out --push-to-hub",
         )
+    if not constants.ENDPOINT.startswith(("http://", "https://")):
+        raise ConfigError(f"HF_ENDPOINT={constants.ENDPOINT} is no address", "one such as https://hub.example")
     token = get_token()
     if not token:
         raise ConfigError("there is no token for the hub", "one that may write", LOG_IN)

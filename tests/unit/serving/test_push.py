@@ -211,7 +211,8 @@ def test_a_private_bundle_does_not_get_into_a_public_repository(hub, folder):
         ),
         (["--push-to-hub", NAME], {"HF_TOKEN": f"{TOKEN} {TOKEN}"}, "holds a space or another character"),
         (["--push-to-hub", NAME], {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids"),
-        (["--private"], {}, "--private is about a repository; expected --push-to-hub"),
+        (["--push-to-hub", NAME], {"HF_ENDPOINT": "hub"}, "HF_ENDPOINT=hub is no address; expected one such as http"),
+        (["--private"], {}, "--private is given without --push-to-hub; expected both, or neither"),
     ],
 )
 def test_what_cannot_be_pushed_is_refused_before_any_work(
@@ -220,6 +221,7 @@ def test_what_cannot_be_pushed_is_refused_before_any_work(
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", "HF_HUB_OFFLINE" in settings)
+    monkeypatch.setattr(constants, "ENDPOINT", settings.get("HF_ENDPOINT", hub.address))
     answer = call(model_folder, tmp_path / "out", *arguments)
     assert (answer.exit_code, words in answer.stderr, answer.stderr.count("\n")) == (2, True, 1), answer.output
     assert TOKEN not in answer.output

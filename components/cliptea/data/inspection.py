@@ -148,13 +148,14 @@ def _counted(dataset: Dataset, part: str, name: str) -> tuple[bytes, bool, np.nd
 
 def _copies(found: Inspection) -> list[list[tuple[str, str]]]:
     """The images with the same file: (part, name) of each, in their order."""
-    places = [(part, name) for part, names in found.names.items() for name in names]
+    parts = [part for part, names in found.names.items() for _ in names]
+    names = list(itertools.chain.from_iterable(found.names.values()))
     digests = np.frombuffer(b"".join(part.digests for part in found.parts.values()), np.dtype((np.void, DIGEST)))
     _, same, times = np.unique(digests, return_inverse=True, return_counts=True)
     groups = defaultdict(list)
     for index in np.flatnonzero(times[same] > 1):
         if bytes(digests[index]) != UNREAD:
-            groups[same[index]].append(places[index])
+            groups[same[index]].append((parts[index], names[index]))
     return list(groups.values())
 
 

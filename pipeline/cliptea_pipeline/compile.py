@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cliptea import __version__
 from cliptea.errors import ClipteaError, ConfigError
-from cliptea.steps.component import IMAGE
 
 if TYPE_CHECKING:
     from cliptea_pipeline.placement import Placement
@@ -106,6 +106,6 @@ def _require_pinned(image: str) -> None:
         what = "has the tag latest, which moves" if found["tag"] else "has no tag"
     raise ConfigError(
         f"the image {image!r} {what}",
-        f"host/path in lower case with a tag that never moves, for example host/{IMAGE}, or with @sha256: and its "
-        "64 digits",
+        f"host/path in lower case with a tag that never moves, for example host/cliptea:{__version__}, or "
+        "with @sha256: and its 64 digits",
     )

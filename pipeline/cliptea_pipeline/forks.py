@@ -25,6 +25,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ EVERY_TASK = (
 )  # fmt: skip
 # A process with threads should not fork, so libraries must not start any when they are imported.
 NO_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-# Imported once a task has needed them.
+# Imported once a task needs them, at the same time as it imports them itself.
 WARM = ("torch", "torchvision.transforms.v2", "timm", "segmentation_models_pytorch", "open_clip", "scipy.optimize")
 
 
@@ -154,7 +155,7 @@ def _work(arguments: Sequence[str], environment: dict[str, str], needed: int) ->
     for name, value in environment.items():  # from the compiled pipeline; the user's own variables take precedence
         os.environ.setdefault(name, value)
     sys.argv = [EXECUTOR, *arguments]
-    before = set(sys.modules)
+    sys.meta_path.insert(0, _Needed(needed))
     try:
         importlib.import_module(EXECUTOR).executor_main()
     except SystemExit as error:
@@ -162,10 +163,19 @@ def _work(arguments: Sequence[str], environment: dict[str, str], needed: int) ->
     except BaseException:
         traceback.print_exc()
         return 1
-    finally:
-        new = " ".join(name for name in WARM if name in sys.modules and name not in before)
-        os.write(needed, new.encode() + b" ")
     return 0
+
+
+class _Needed(MetaPathFinder):
+    """Tells the nursery which modules of WARM a task begins to import. It finds no module itself."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname in WARM:
+            with suppress(OSError):  # the run is dead
+                os.write(self._pipe, f"{fullname} ".encode())
 
 
 def _main() -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 from command import HERE, SOURCES
 
-from cliptea_pipeline.forks import NO_THREADS
+from cliptea_pipeline.forks import NO_THREADS, WARM
 
 SCRIPT = "python3 -m kfp.dsl.executor_main"
 DRIVER = """
@@ -21,7 +21,9 @@ def run(name, source):
     command = ["sh", "-ec", SCRIPT, source, *arguments, "--function_to_execute", "task"]
     codes[name] = nursery.run(command, {"TOLD": name})
 threads = [threading.Thread(target=run, args=item) for item in json.loads(sys.argv[1]).items()]
-for thread in threads: thread.start()
+for thread in threads:
+    thread.start()
+    if sys.argv[3] == "in turn": thread.join()
 for thread in threads: thread.join()
 print("CODES", json.dumps(codes))
 """.replace("SCRIPT", repr(SCRIPT))
@@ -29,12 +31,12 @@ print("CODES", json.dumps(codes))
 
 @pytest.fixture
 def forked(tmp_path):
-    def run(**bodies):
-        """Exit codes and output of tasks with these bodies, side by side."""
+    def run(order="side by side", **bodies):
+        """Exit codes and output of tasks with these bodies, side by side or in turn."""
         sources = {name: f"def task():\n    {body}\n" for name, body in bodies.items()}
         path = os.pathsep.join([str(HERE / "fakes"), SOURCES])
         ended = subprocess.run(
-            [sys.executable, "-c", DRIVER, json.dumps(sources), str(tmp_path / "output.json")],
+            [sys.executable, "-c", DRIVER, json.dumps(sources), str(tmp_path / "output.json"), order],
             check=True,
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
@@ -90,6 +92,15 @@ def test_a_variable_of_the_user_holds_against_that_of_the_pipeline(forked, monke
     assert "TOLD is a\n" in forked(a=body)[1]
     monkeypatch.setenv("TOLD", "user")
     assert "TOLD is user\n" in forked(a=body)[1]
+
+
+def test_what_a_task_has_imported_is_there_for_the_next_one(forked):
+    name = "scipy.optimize"
+    assert name in WARM
+    show = f"import sys; print('there' if {name!r} in sys.modules else 'missing')"
+    codes, output = forked(order="in turn", first=show, importing=f"import {name}", last=show)
+    assert codes == {"first": 0, "importing": 0, "last": 0}
+    assert output.index("missing") < output.index("there")
 
 
 def test_what_every_task_needs_starts_no_thread():

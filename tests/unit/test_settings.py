@@ -6,7 +6,7 @@ from cliptea import settings
 from cliptea.config import Config
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.run import expand
-from cliptea.steps import resolve
+from cliptea.steps import checks, resolve
 from cliptea.sweeps import Trial
 
 
@@ -297,7 +297,7 @@ def test_other_addresses_are_settings(override):
 )
 def test_settings_that_fit_no_data_or_network_are_refused_before_work(override, says):
     with pytest.raises(ClipteaError) as caught:
-        resolve.check(settings.load("demo", ["variants=[table3]", override]))
+        checks.check(settings.load("demo", ["variants=[table3]", override]))
     assert says in str(caught.value)
 
 
@@ -330,10 +330,10 @@ def test_initial_weights_are_chosen_by_backbone():
 
 def test_teacher_weights_that_are_not_here_are_refused_before_any_work(tmp_path):
     with pytest.raises(ConfigError, match=r"teacher\.weights=.* does not exist"):
-        resolve.check(settings.load("demo", ["teacher.weights=nowhere/clip.pt"]))
+        checks.check(settings.load("demo", ["teacher.weights=nowhere/clip.pt"]))
     (tmp_path / "clip.pt").touch()
     for weights in (tmp_path / "clip.pt", "openai", "s3://bucket/clip.pt", "demo"):
-        resolve.check(settings.load("demo", [f"teacher.weights={weights}"]))
+        checks.check(settings.load("demo", [f"teacher.weights={weights}"]))
 
 
 def test_settings_are_flattened():

@@ -6,21 +6,19 @@ from kfp import dsl
 
 from cliptea import env, progress, settings
 from cliptea.config import Config
-from cliptea.data.catalogue import Catalogue, names_of
 from cliptea.data.shard_cache import open_cache
 from cliptea.errors import ConfigError, described
 from cliptea.manifest import Output, fingerprint
-from cliptea.models.backbones import licence, require
 from cliptea.names import as_known, visible
 from cliptea.parts import Part
 from cliptea.run import Run, Variant, expand, require_room
+from cliptea.steps.checks import check
 from cliptea.steps.component import step
-from cliptea.steps.initial import check_address, put_initial, read_initial
+from cliptea.steps.initial import put_initial, read_initial
 from cliptea.storage import open_store
-from cliptea.teacher.families import require_teacher
 from cliptea.uses import put_uses
 
-__all__ = ["check", "resolve", "start_run"]
+__all__ = ["resolve", "start_run"]
 
 
 @step()
@@ -143,35 +141,6 @@ def _used(config: Config) -> dict[str, Any]:
         if section[name] == usual:
             del section[name]
     return settings
-
-
-def check(config: Config) -> Catalogue:
-    """Check that the settings fit the data set and the registries, before any work starts.
-
-    Raises:
-        ConfigError, DataError, TeacherError: the settings, the data set or the teacher are not suitable.
-    """
-    from cliptea.data.datasets import open_dataset
-
-    variants = expand(config)
-    for variant in variants:
-        student = variant.config.student
-        require(student.backbone)
-        licence(student.backbone, variant.config.encoder_weights)  # raises ConfigError for weights that do not exist
-        check_address(variant.config)
-    if config.teacher.source.missing:  # before the data are split; hubs and buckets are only contacted later
-        raise ConfigError(
-            f"teacher.weights={config.teacher.weights} does not exist",
-            "CLIP weights, a pre-training tag such as openai, or demo",
-        )
-    methods = [variant.config.method for variant in variants]
-    require_teacher(config.teacher, [method.clustering for method in methods if method.pseudo])
-    for name, further in config.evaluation.sets.items():
-        other = open_dataset(further.data(name, config.data)).catalogue
-        names_of(other.classes, further.synonyms, f"evaluation.sets.{name}.synonyms")
-    catalogue = open_dataset(config.data).catalogue
-    names_of(catalogue.classes, config.data.synonyms)
-    return catalogue
 
 
 def _check_figures(config: Config, ids: list[list[str]]) -> None:

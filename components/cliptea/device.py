@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from cliptea import env
 from cliptea.errors import ConfigError
 
-__all__ = ["allow_tf32", "best", "chosen", "every", "prepare"]
+__all__ = ["Beside", "allow_tf32", "best", "chosen", "done_so_far", "every", "prepare"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # options of mallopt, from malloc.h of the GNU C library
 PIECE = 32 << 20  # bytes; larger tensors are mapped on their own, so that their memory cannot be fragmented
@@ -60,3 +62,31 @@ def chosen(name: str | None) -> list[torch.device]:
     if name not in known:
         raise ConfigError(f"this machine has no device {name}", f"one of {', '.join(known)}", "change --device")
     return [torch.device(name)]
+
+
+def done_so_far() -> torch.cuda.Event | None:
+    """What the GPU has to do for this thread up to now, for `Beside.after`; None on a CPU."""
+    return torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
+
+
+class Beside:
+    """Work of another thread, which the GPU does beside that of the main thread. On a CPU, it makes no difference."""
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream(priority=-1) if torch.cuda.is_available() else None
+
+    @contextmanager
+    def after(self, others: torch.cuda.Event | None) -> Iterator[None]:
+        """The work in this context. It waits for that of the other thread, and is done at the end of the context.
+
+        Because of that, tensors of the other thread may be freed at the end.
+        """
+        if self._stream is None or others is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(others)
+            try:
+                yield
+            finally:
+                self._stream.synchronize()

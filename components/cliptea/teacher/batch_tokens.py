@@ -35,6 +35,7 @@ class Tokens:
     kinds: dict[str, Tensor]  # (B, D, g, g) float16, as they are stored
     ignored_Bgg: Tensor  # bool
     centre_D: Tensor | None = None  # subtracted for clustering.tokens=value_centred
+    ready: torch.cuda.Event | None = None  # when a GPU has computed them
     described: dict[ViewOutput, Regions] = field(default_factory=dict)  # region maps with an embedding of each region
     _maps: dict[ClusteringConfig, Tensor] = field(default_factory=dict)
 

@@ -1,5 +1,7 @@
 """Processes blocks of views: read, encode with CLIP, cluster and write. All stages run at the same time.
 
+On a GPU, clustering has a CUDA stream of its own. It waits for results many times, and must not wait for CLIP as well.
+
 CLIP does not wait at the end of a block: it goes on with the next block while the last one is written.
 
 Shape legend: B views of a batch, C crop, D joint width, g tokens per side.
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -62,10 +64,19 @@ class OpenBlock(NamedTuple):
     writers: dict[ViewOutput, ShardWriter]
 
 
+class Batch(NamedTuple):
+    """What is written of some views, in the memory of the CPU."""
+
+    names: list[str]
+    arrays_B: dict[ViewOutput, np.ndarray]  # with one row for each view
+    region_tokens: dict[ViewOutput, list[np.ndarray]]  # (R, D) float32 of each view
+    shapes: dict[str, tuple[int, ...]]  # as in `MadeBlock`
+
+
 class BlockMaker:
     """Computes blocks in one process.
 
-    Memory: 17 decoded views, 4 batches of tokens, and for each output at most three times `data.shard_mib`. Stored
+    Memory: 17 decoded views, 7 batches of tokens, and for each output at most three times `data.shard_mib`. Stored
     tokens take another 100 MiB. Pictures of regions take 2 MiB for each region of a batch at 512 x 512 pixels.
     """
 
@@ -103,9 +114,10 @@ class BlockMaker:
             tell: called with the number of views that are done since the last call.
         """
         made = []
-        for block, tokens in ahead(_write, self._batches(blocks), threads=1):
-            if tokens is not None:
-                tell(len(tokens.names))
+        clustered = ahead(partial(_cluster, device.Beside()), self._batches(blocks), threads=1)
+        for block, batch in ahead(_write, clustered, threads=1):
+            if batch is not None:
+                tell(len(batch.names))
                 continue
             made.append(block.made)
             if not block.writers:
@@ -175,6 +187,7 @@ class BlockMaker:
                         size = self._config.batch_size
                         found = self._teacher.picture_tokens(images_B3CC, valid_BCC, maps_Bgg, size)
                 tokens.described[output] = Regions(maps_Bgg, found)
+            tokens.ready = device.done_so_far()
             yield tokens
 
     def _stored(
@@ -193,7 +206,7 @@ class BlockMaker:
             }
             grid = next(iter(kinds.values())).shape[2:]
             ignored_Bgg = ignored_tokens(labels_BCC, valid_BCC, (grid[0], grid[1]))
-            yield Tokens(list(names), None, kinds, ignored_Bgg, centre_D)
+            yield Tokens(list(names), None, kinds, ignored_Bgg, centre_D, device.done_so_far())
 
     def _view(self, view: int):
         image, number = divmod(view, self._config.views)
@@ -208,33 +221,48 @@ class BlockMaker:
         return record_name(name, number), cut_labels(labels, chosen), chosen.valid
 
 
-def _write(item: tuple[OpenBlock, Tokens | None]) -> tuple[OpenBlock, Tokens | None]:
-    """Append a batch to the shards of each output, and count the regions. At the end of a block, store its shards.
+def _cluster(beside: device.Beside, item: tuple[OpenBlock, Tokens | None]) -> tuple[OpenBlock, Batch | None]:
+    """Divide the tokens of a batch into regions, and move everything that is written to the CPU.
 
     Raises:
         NotFinite: a token is NaN or infinite; the error names the view.
     """
-    (made, _, writers), tokens = item
+    block, tokens = item
     if tokens is None:
+        return block, None
+    with beside.after(tokens.ready):
+        tokens.require_finite()
+        arrays_B, described, shapes = {}, {}, {}
+        for output in block.writers:
+            kind, regions = output.output.kind, tokens.described.get(output)
+            if kind == "regions":
+                values_B = tokens.maps(output) if regions is None else regions.maps_Bgg
+            else:
+                values_B = tokens.cls_BD if kind == "tokens" else tokens.kinds[kind]
+                assert values_B is not None
+                shapes[kind] = (values_B.shape[1], *tokens.ignored_Bgg.shape[1:])
+            arrays_B[output] = values_B.cpu().numpy()
+            if regions is not None:
+                described[output] = [tokens_RD.cpu().numpy() for tokens_RD in regions.tokens]
+    return block, Batch(tokens.names, arrays_B, described, shapes)
+
+
+def _write(item: tuple[OpenBlock, Batch | None]) -> tuple[OpenBlock, Batch | None]:
+    """Append a batch to the shards of each output, and count the regions. At the end of a block, store its shards."""
+    (made, _, writers), batch = item
+    if batch is None:
         for output, writer in writers.items():
             made.shards[output.folder] = writer.close()
         return item
-    tokens.require_finite()
+    made.shapes.update(batch.shapes)
     for output, writer in writers.items():
-        kind = output.output.kind
-        described = tokens.described.get(output)
-        if kind == "regions":
-            arrays_B = tokens.maps(output) if described is None else described.maps_Bgg
-        else:
-            arrays_B = tokens.cls_BD if kind == "tokens" else tokens.kinds[kind]
-            assert arrays_B is not None
-            made.shapes[kind] = (arrays_B.shape[1], *tokens.ignored_Bgg.shape[1:])
-        for place, (name, array) in enumerate(zip(tokens.names, arrays_B.cpu().numpy(), strict=True)):
+        described = batch.region_tokens.get(output)
+        for place, (name, array) in enumerate(zip(batch.names, batch.arrays_B[output], strict=True)):
             members = {"npy": _bytes(array)}
             if described is not None:
-                members[REGION_TOKENS] = _bytes(described.tokens[place].cpu().numpy())
+                members[REGION_TOKENS] = _bytes(described[place])
             writer.add(name, members)
-            if kind == "regions":
+            if output.output.kind == "regions":
                 made.regions[output.folder] += _count(array)
     return item
 

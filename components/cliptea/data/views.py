@@ -32,10 +32,15 @@ class View(NamedTuple):
     crop: int
 
     @property
+    def inside(self) -> tuple[int, int]:
+        """Height and width of the part that is not padding."""
+        return min(self.crop, self.size[0] - self.top), min(self.crop, self.size[1] - self.left)
+
+    @property
     def valid(self) -> np.ndarray:
         """(C, C) bool, False on padding."""
         mask = np.zeros((self.crop, self.crop), dtype=bool)
-        mask[: self.size[0] - self.top, : self.size[1] - self.left] = True
+        mask[: self.inside[0], : self.inside[1]] = True
         return mask
 
 
@@ -60,14 +65,13 @@ def choose_view(labels: np.ndarray, name: str, number: int, config: TeacherConfi
     rng = generator("view", seed, name, number)
     ratio = rng.uniform(*config.ratio_range)
     size = fitted_size((labels.shape[0], labels.shape[1]), [edge * ratio for edge in config.base_scale])
-    scaled = _resize(labels, size, Image.Resampling.NEAREST)
+    scaled = _resized(labels, size, Image.Resampling.NEAREST)
     view = View(size, 0, 0, config.crop)
     for _ in range(TRIES + 1):
         top = int(rng.integers(0, max(size[0] - config.crop, 0) + 1))
         left = int(rng.integers(0, max(size[1] - config.crop, 0) + 1))
         view = View(size, top, left, config.crop)
-        counts = np.bincount(scaled[top : top + config.crop, left : left + config.crop].ravel(), minlength=256)
-        counts = counts[:IGNORE]
+        counts = np.array(_crop(scaled, view).histogram()[:IGNORE])
         if (counts > 0).sum() > 1 and counts.max() < config.cat_max_ratio * counts.sum():
             break
     return view
@@ -75,22 +79,26 @@ def choose_view(labels: np.ndarray, name: str, number: int, config: TeacherConfi
 
 def cut_image(image: np.ndarray, view: View) -> np.ndarray:
     """(C, C, 3) uint8 crop of an (H, W, 3) uint8 image, bilinear; padding is 0."""
-    return _cut(_resize(image, view.size, Image.Resampling.BILINEAR), view, 0)
+    return _cut(image, view, Image.Resampling.BILINEAR, 0)
 
 
 def cut_labels(labels: np.ndarray, view: View) -> np.ndarray:
     """(C, C) uint8 crop of (H, W) uint8 labels, nearest neighbour; padding is 255."""
-    return _cut(_resize(labels, view.size, Image.Resampling.NEAREST), view, IGNORE)
+    return _cut(labels, view, Image.Resampling.NEAREST, IGNORE)
 
 
-def _resize(array: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
-    if array.shape[:2] == size:
-        return array
-    return np.asarray(Image.fromarray(array).resize((size[1], size[0]), how))
-
-
-def _cut(array: np.ndarray, view: View, fill: int) -> np.ndarray:
-    part = array[view.top : view.top + view.crop, view.left : view.left + view.crop]
+def _cut(array: np.ndarray, view: View, how: Image.Resampling, fill: int) -> np.ndarray:
     cut = np.full((view.crop, view.crop, *array.shape[2:]), fill, dtype=np.uint8)
-    cut[: part.shape[0], : part.shape[1]] = part
+    cut[: view.inside[0], : view.inside[1]] = _crop(_resized(array, view.size, how), view)
     return cut
+
+
+def _resized(array: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> Image.Image:
+    image = Image.fromarray(array)
+    return image if array.shape[:2] == size else image.resize((size[1], size[0]), how)
+
+
+def _crop(scaled: Image.Image, view: View) -> Image.Image:
+    """The part of the scaled image that is not padding."""
+    height, width = view.inside
+    return scaled.crop((view.left, view.top, view.left + width, view.top + height))

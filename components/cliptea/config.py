@@ -121,7 +121,7 @@ class TeacherConfig(Section):
     cat_max_ratio: Fraction = 0.75  # a crop is drawn again if one class covers this share of its labelled pixels
     batch_size: Batch = 16
     keep_dense: bool = True  # store dense tokens, so that new clustering settings do not need CLIP
-    num_workers: Few = 1  # CLIP processes on one machine, each with its own GPU
+    num_workers: Few = 1  # CLIP processes on one machine, which share its GPUs
     compile: bool = False  # compile CLIP's image tower with torch.compile
     pretrain: PretrainConfig = PretrainConfig()
 

@@ -222,7 +222,7 @@ def _write(item: tuple[OpenBlock, Tokens | None]) -> tuple[OpenBlock, Tokens | N
     Raises:
         NotFinite: a token is NaN or infinite; the error names the view.
     """
-    (made, _, writers), tokens = item
+    (made, _, writers, _), tokens = item
     if tokens is None:
         for output, writer in writers.items():
             made.shards[output.folder] = writer.close()

@@ -187,6 +187,13 @@ def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
             ] += counted.turned
     if without := found.parts["train"].without:
         found.warnings["train images that show no seen class, so that training has no labels for them"] += without
+    _warn_of_copies(found)
+    for why, paths in dataset.left_out(tuple(found.parts)).items():
+        if why != UNLISTED:
+            found.warnings[f"files and folders that are not used ({why})"].extend(paths)
+
+
+def _warn_of_copies(found: Inspection) -> None:
     for places in _copies(found):
         parts = {part for part, _ in places}
         if len(parts) > 1:
@@ -197,9 +204,6 @@ def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
             found.warnings[f"images that occur more than once in {places[0][0]}"].append(
                 " = ".join(name for _, name in places)
             )
-    for why, paths in dataset.left_out(tuple(found.parts)).items():
-        if why != UNLISTED:
-            found.warnings[f"files and folders that are not used ({why})"].extend(paths)
 
 
 def default_workers() -> int:

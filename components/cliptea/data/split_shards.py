@@ -108,8 +108,8 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
                 )
             if found.turned:
                 warnings.append(
-                    f"{len(found.turned)} {part} images are turned upright as their EXIF orientation says, and label maps "
-                    f"that were drawn on the raw pixels do not fit them: {_first(found.turned)}"
+                    f"{len(found.turned)} {part} images are turned upright as their EXIF orientation says, and label "
+                    f"maps that were drawn on the raw pixels do not fit them: {_first(found.turned)}"
                 )
             if found.without and part == "train":
                 warnings.append(

@@ -51,6 +51,38 @@ def clock(monkeypatch):
     return clock
 
 
+class Event:
+    """Of a GPU that has done nothing before `synchronize`. Work on it is not seen by the clock of this process."""
+
+    gpu, ready = 0.0, 0.0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+        self.at = None
+
+    def record(self):
+        self.at = Event.gpu
+
+    def synchronize(self):
+        Event.ready = max(Event.ready, self.at)
+
+    def elapsed_time(self, other):
+        assert self.at <= other.at <= Event.ready
+        return 1000 * (other.at - self.at)
+
+
+def test_a_gpu_is_measured_by_its_own_events(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda where: f"GPU of {where.type}")
+    watch, wanted = stopwatch.Stopwatch(torch.device("cuda")), 0.0
+    for views, seconds in ((4, 0.25), (4, 0.5), (2, 3.0)):
+        Event.gpu += 50.0  # other work
+        with watch.running(views):
+            Event.gpu += seconds
+        wanted += seconds
+    assert watch.read() == ClipTime(views=10, seconds=wanted, devices=["GPU of cuda"])
+
+
 def forget(made):
     """Delete all that the teacher step has left."""
     for entry in list(made.store.entries("")):

@@ -25,6 +25,7 @@ FILES = {
     "evaluate": ("figures.npz", "training_features.safetensors"),
     "part": ("results-0123456789abcdef.json",),
     "speed": (),
+    "clip-time": (),
     "text": ("text.safetensors",),
     "compare": ("report.html", "results.json"),
     "demo-teacher": ("open_clip_config.json", "open_clip_model.safetensors"),

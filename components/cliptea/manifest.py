@@ -35,6 +35,7 @@ VERSIONS = {
     "demo-teacher": 3,
     "tokens": 5,  # also for dense tokens, values and keys
     "regions": 3,
+    "clip-time": 1,
     "text": 1,
     "initial": 1,  # models in train.init_from
     "train": 4,

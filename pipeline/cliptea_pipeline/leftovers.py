@@ -39,7 +39,8 @@ NAMES = {
     "train": r"model\.safetensors|history\.json|checkpoints/\d{9}-[0-9a-f]{32}\.pt|inputs-[0-9a-f]{10}\.json",
     "evaluate": r"figures\.npz|training_features\.safetensors",
     "part": r"results-[0-9a-f]{16}\.json",
-    "speed": r"(?!)",  # its manifest is all
+    "clip-time": r"(?!)",  # its manifest is all
+    "speed": r"(?!)",
     "compare": r"report\.html|results\.json|shipped-[0-9a-f]{16}\.html",
 }
 SHIPPED = re.compile(r"compare/[0-9a-f]{16}/shipped-[0-9a-f]{16}\.html")  # is made when its output is complete

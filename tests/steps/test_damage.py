@@ -20,6 +20,7 @@ READS = {
     "tokens": "train.lr=0.001",
     "regions": "train.lr=0.001",
     "text": "train.lr=0.001",
+    "clip-time": "promotion.margin=0.1",
     "evaluate": "promotion.margin=0.1",  # the report is made anew
     "speed": "promotion.margin=0.1",
     "compare": "promotion.margin=0.1",

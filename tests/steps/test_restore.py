@@ -24,6 +24,7 @@ OUTPUTS = {
     "dense",
     "regions",
     "text",
+    "clip-time",
     "train",
     "evaluate",
     "speed",

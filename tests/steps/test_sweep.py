@@ -1,6 +1,7 @@
 """A sweep in all steps of a run: one set of tokens, one student for each trial, and the choice by held-out images."""
 
 import json
+import re
 
 import mlflow
 import pytest
@@ -70,7 +71,13 @@ def test_a_sweep_trains_its_trials_on_the_same_tokens_and_promotes_the_best(tmp_
     assert section.index(best.partition("/")[2].split()[0]) == min(
         section.index(label.partition("/")[2].split()[0]) for label in held_out
     )
-    assert "CLIP saw 8 views once for all 3 students of this sweep" in section
+    assert re.search(
+        r"CLIP saw 8 views once for all 3 students of this sweep, in .* seconds of one CPU core\.", section
+    )
+    assert cache.clip.views == 8
+    parent = client.get_run(run.tracking_run).data
+    assert parent.metrics["clip_hours"] == pytest.approx(cache.clip.seconds / 3600)
+    assert parent.tags["clip_device"] == "CPU core"
 
     again = start_run("smoke", GIVEN, "job")
     assert again.fingerprint == run.fingerprint

@@ -9,6 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from cliptea import device
 from cliptea.errors import ClipteaError
@@ -154,6 +155,17 @@ def test_a_part_that_runs_again_has_the_whole_comparison(place, parts):
     again = place.run("parts", "2/2")
     assert again.compared.missing == []
     assert shown(again.compared) == shown(parts[1].compared)
+
+
+def test_mlflow_has_the_time_of_clip_whichever_part_made_the_tokens(place, parts):
+    second, first = parts
+    assert second.cache.clip.views == second.cache.tokens.info["views"]
+    assert first.cache.clip == second.cache.clip
+    place.use("parts")
+    for part in parts:
+        logged = MlflowClient().get_run(part.run.tracking_run).data
+        assert logged.metrics["clip_hours"] == pytest.approx(part.cache.clip.seconds / 3600)
+        assert logged.tags["clip_device"] == "CPU core"
 
 
 def test_parts_with_other_settings_are_not_mixed(place, parts):

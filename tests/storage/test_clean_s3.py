@@ -77,6 +77,6 @@ def test_what_split_and_teacher_make_is_what_the_list_of_the_run_names(store, en
     listed = planned(run)
     made = {tuple(key.split("/")[:2]) for key in keys(open_store())}
     kinds = {kind for kind, _ in made}
-    assert kinds == {"split", "tokens", "dense", "regions", "text"}
+    assert kinds == {"split", "tokens", "dense", "regions", "text", "clip-time"}
     assert made == {output for output in map(tuple, listed) if output[0] in kinds}
     assert {kind for kind, _ in listed} == kinds | {"train", "evaluate", "speed"}

@@ -47,6 +47,7 @@ KNOWN = {
     "demo-teacher": "4a62ff08d4a18915",
     "tokens": "7ca2985740647b4d",
     "regions": "08982ad0621e5858",
+    "clip-time": "aa8bdf9148fba87f",
     "text": "6bed259d7cff8c06",
     "initial": "7a556bfe0e23c75a",
     "train": "236488b5e881d1bd",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,6 +28,7 @@ from cliptea.parse import parse_json
 
 __all__ = ["CocoLabels"]
 
+SHOWN = 3  # ids in a line
 LONGEST = 60  # bits of a number in a run-length code
 EXPECTED = "a COCO file of instances or of panoptic segments, with images, annotations and categories"
 
@@ -102,6 +105,7 @@ class CocoLabels:
         for annotation in content.annotations:
             self._annotations[annotation.image_id].append(annotation)
         if lone := self._annotations.keys() - ids:
+            _require_same_spelling(ids, lone, where)
             raise DataError(f"{where} has annotations of the image {min(map(str, lone))}, which it does not list")
         self.panoptic = any(
             one.segments_info is not None or (one.file_name and one.segmentation is None) for one in content.annotations
@@ -157,6 +161,28 @@ def _path(file_name: str) -> PurePosixPath:
 
 def _stem(file_name: str) -> str:
     return composed(_path(file_name).stem)
+
+
+def _require_same_spelling(listed: Iterable[int | str], lone: Iterable[int | str], where: str) -> None:
+    """Check that annotations do not write the ids of images otherwise than the images, such as "5" instead of 5.
+
+    Raises:
+        DataError: some do.
+    """
+    written = {_number(one): one for one in listed}
+    twice = [(written[_number(one)], one) for one in sorted(lone, key=str) if _number(one) in written]
+    if twice:
+        shown = ", ".join(f"{json.dumps(first)} and {json.dumps(other)}" for first, other in twice[:SHOWN])
+        more = f", and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
+        raise DataError(
+            f"{where} writes image ids differently in images and in annotations: {shown}{more}",
+            "the same spelling in both, such as numbers without quotes",
+        )
+
+
+def _number(one: int | str) -> int | str:
+    """An id as a number, if it is one or a text of digits."""
+    return int(one) if isinstance(one, int) or (one.isascii() and one.isdigit() and len(one) <= 20) else one
 
 
 def _in_shares(annotations: list[Annotation]) -> bool:

@@ -40,6 +40,7 @@ class Part:
 
     images: int = 0  # that can be used
     turned: list[str] = field(default_factory=list)  # names of the images that EXIF turns
+    without: list[str] = field(default_factory=list)  # names of the images without a pixel of a seen class
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # of each train id
     shown_in: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # images that have the train id
     digests: bytearray = field(default_factory=bytearray)  # `DIGEST` bytes of each image file, 0 if it cannot be used
@@ -49,6 +50,7 @@ class Part:
         """Count the images of `other`, which come next."""
         self.images += other.images
         self.turned += other.turned
+        self.without += other.without
         self.pixels += other.pixels
         self.shown_in += other.shown_in
         self.digests += other.digests
@@ -131,6 +133,7 @@ def _look(part: str, names: Sequence[str]) -> Part:
             continue
         found.images += 1
         found.turned += [name] * turned
+        found.without += [name] * (not pixels[_opened.catalogue.seen_ids].any())
         found.pixels += pixels
         found.shown_in += pixels > 0
         found.digests += hashlib.sha256(image).digest()[:DIGEST]
@@ -182,6 +185,15 @@ def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
                 f"{part} images that are turned upright as their EXIF orientation says, and label maps that were drawn "
                 "on the raw pixels do not fit them"
             ] += counted.turned
+    if without := found.parts["train"].without:
+        found.warnings["train images that show no seen class, so that training has no labels for them"] += without
+    _warn_of_copies(found)
+    for why, paths in dataset.left_out(tuple(found.parts)).items():
+        if why != UNLISTED:
+            found.warnings[f"files and folders that are not used ({why})"].extend(paths)
+
+
+def _warn_of_copies(found: Inspection) -> None:
     for places in _copies(found):
         parts = {part for part, _ in places}
         if len(parts) > 1:
@@ -192,9 +204,6 @@ def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
             found.warnings[f"images that occur more than once in {places[0][0]}"].append(
                 " = ".join(name for _, name in places)
             )
-    for why, paths in dataset.left_out(tuple(found.parts)).items():
-        if why != UNLISTED:
-            found.warnings[f"files and folders that are not used ({why})"].extend(paths)
 
 
 def default_workers() -> int:

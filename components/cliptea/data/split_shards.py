@@ -41,6 +41,22 @@ class Record(NamedTuple):
     turned: bool
 
 
+class Found:
+    """What the images of a part show."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._seen_ids = catalogue.seen_ids
+        self.counts = np.zeros((2, 256), dtype=np.int64)  # as `_counted`
+        self.turned: list[str] = []  # names of the images that EXIF turns
+        self.without: list[str] = []  # names of the images without a pixel of a seen class
+
+    def add(self, name: str, counts: np.ndarray, turned: bool) -> None:
+        """Count an image."""
+        self.counts += counts
+        self.turned += [name] * turned
+        self.without += [name] * (not counts[0, self._seen_ids].any())
+
+
 def hide_unseen(labels: np.ndarray, catalogue: Catalogue) -> np.ndarray:
     """(H, W) uint8 train ids with every unseen one replaced by 255."""
     table = np.arange(256, dtype=np.uint8)
@@ -66,9 +82,9 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
     bad: dict[str, dict[str, str]] = {part: {} for part in parts}  # why an image is left out, by its name
     with progress.bar(f"splitting {config.name}", total=sum(map(len, names.values())), unit="image") as bar:
         for part, ids in names.items():
-            folder, counts, turned = f"{prefix}/{part}", np.zeros((2, 256), dtype=np.int64), []
+            folder, found = f"{prefix}/{part}", Found(catalogue)
             read = partial(_record, dataset, part, catalogue)
-            left = _take_over(store, folder, ids, counts, turned, bad[part], read)
+            left = _take_over(store, folder, ids, found, bad[part], read)
             done = sum(entry.records for entry in left) + len(bad[part])
             bar.update(done)
             writer = ShardWriter(store, folder, config.shard_mib << 20, left)
@@ -78,23 +94,27 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
                     _require_few(sum(map(len, bad.values())), config.max_bad, record)
                 else:
                     writer.add(name, record.members)
-                    counts += record.counts
-                    turned += [name] * record.turned
+                    found.add(name, record.counts, record.turned)
                 bar.update(1)
             objects |= put_top_index(store, folder, writer.close())
             images = len(ids) - len(bad[part])
             if not images:
                 raise DataError(f"no {part} image of {config.name} can be used", "at least one", CHECK)
-            facts[part] = {"images": images, "turned_images": len(turned), **_by_class(counts, catalogue)}
+            facts[part] = {"images": images, "turned_images": len(found.turned), **_by_class(found.counts, catalogue)}
             if bad[part]:
                 warnings.append(
                     f"{len(bad[part])} {part} images cannot be used and are left out, as data.max_bad="
                     f"{config.max_bad} allows: {_first([f'{name} ({why})' for name, why in bad[part].items()])}"
                 )
-            if turned:
+            if found.turned:
                 warnings.append(
-                    f"{len(turned)} {part} images are turned upright as their EXIF orientation says, and label maps "
-                    f"that were drawn on the raw pixels do not fit them: {_first(turned)}"
+                    f"{len(found.turned)} {part} images are turned upright as their EXIF orientation says, and label "
+                    f"maps that were drawn on the raw pixels do not fit them: {_first(found.turned)}"
+                )
+            if found.without and part == "train":
+                warnings.append(
+                    f"{len(found.without)} of {images} train images show no seen class, so that training has no labels "
+                    f"for them, only regions: {_first(found.without)}"
                 )
     problems = warnings + _left_out(left_out) + _problems(catalogue, facts)
     for problem in problems:
@@ -135,14 +155,13 @@ def _take_over(
     store: Store,
     prefix: str,
     ids: Sequence[str],
-    counts: np.ndarray,
-    turned: list[str],
+    found: Found,
     bad: dict[str, str],
     read: Callable[[str], Record | DataError],
 ) -> list[ShardEntry]:
     """Complete shards with the first of the `ids`, except for those that still cannot be used.
 
-    Labels are added to `counts`, turned images to `turned`, and what cannot be used to `bad`.
+    What they show is added to `found`, and what cannot be used to `bad`.
     """
     entries: list[ShardEntry] = []
     done = 0
@@ -156,9 +175,9 @@ def _take_over(
         ):
             break
         for place, name in enumerate(shard.index.names):
-            counts += _counted(decode_labels(shard.content(place, LABEL), name))
             (image,) = (extension for extension in shard.index.places(place) if extension != LABEL)
-            turned += [name] * is_turned(shard.content(place, image))
+            counts = _counted(decode_labels(shard.content(place, LABEL), name))
+            found.add(name, counts, is_turned(shard.content(place, image)))
         bad |= {name: str(error) for name, error in skipped.items()}
         entries.append(shard.entry)
         done += number

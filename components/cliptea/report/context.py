@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from cliptea.data.catalogue import Catalogue
 from cliptea.evaluation.results import ResultRow
 from cliptea.report.summaries import Sweep
+from cliptea.teacher.outputs import ClipTime
 
 __all__ = ["AttentionPicture", "PredictionPicture", "RegionPicture", "ReportContext", "RunFacts"]
 
@@ -32,6 +33,7 @@ class RunFacts(BaseModel):
     teacher: str  # a sentence or less
     clip_sha256: str = ""  # of the file with its weights; "" if they are not a single file
     clip_views: int | None = None  # whose tokens CLIP has computed; None: not known
+    clip_time: ClipTime = ClipTime()  # for those of these views that were measured
     stand_in: bool  # the teacher was not trained for this data, so the numbers are meaningless
     abouts: dict[str, str] = {}  # label -> the variant in one line
     complete: bool = True  # whether no part of the run is missing, so that a model can be shipped

@@ -41,7 +41,7 @@ def build_report(context: ReportContext) -> str:
         short=tables.SHORT,
         headline=tables.headline(groups, facts),
         results=tables.result_tables(groups, facts),
-        sweeps=sweep_tables(summaries, facts.dataset, facts.clip_views),
+        sweeps=sweep_tables(summaries, facts.dataset, facts.clip_views, facts.clip_time),
         speed=tables.speed_table(groups, facts),
         pending=version.PENDING,
         conclusions=tables.conclusion_tables(groups, facts),

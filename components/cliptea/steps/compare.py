@@ -203,7 +203,11 @@ class ReportEntry(Entry):
         rows = [row for item in evaluated for row in item.rows]
         log_best(run, best_of(run, rows))
         files = {name: read_object(store, item) for name, item in done.objects.items()}
-        ChildRun(connect(), run.tracking_run).log_files(files)
+        parent, clip = ChildRun(connect(), run.tracking_run), self.teacher.clip
+        parent.log_files(files)
+        if clip.views:
+            seconds = clip.seconds_for(self.teacher.tokens.info["views"])
+            parent.log_result({"clip_hours": seconds / 3600}, {"clip_device": " or ".join(clip.devices)})
         for mark, mine in _by_setting(rows).items():
             log_table(run.tracking_run, [_line(row) for row in mine], f"variants{mark}.json")
             log_table(run.tracking_run, [line for row in mine for line in _class_lines(row)], f"classes{mark}.json")

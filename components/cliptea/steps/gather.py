@@ -107,6 +107,7 @@ def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str, evalu
         else f"{config.teacher.model} from {config.teacher.weights}, {grid} dense tokens",
         clip_sha256=info["clip_sha256"],
         clip_views=info["views"],
+        clip_time=teacher.clip,
         stand_in=info["stand_in"],
         abouts=run.abouts,
         complete=not lacking(run, evaluated),

@@ -5,6 +5,7 @@ from cliptea.data.datasets import open_dataset
 from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, Output
 from cliptea.run import Run
+from cliptea.steps.clip_time import clip_time_output
 from cliptea.steps.evaluate import evaluation_tasks, scores_output
 from cliptea.steps.speed import speed_output
 from cliptea.steps.split import BOTH, VAL, Splits, split_output
@@ -41,7 +42,7 @@ def planned(run: Run) -> list[Output]:
         text={label: _promised(output) for label, output in texts.items()},
     )
     outputs = [splits.own.output, *(split.output for split in splits.others.values()), *texts.values()]
-    outputs += views.all
+    outputs += [*views.all, clip_time_output(views.tokens)]
     outputs += [model.output for model in run.initial.values()]
     if config.teacher.source.kind == "demo":
         outputs.append(demo_output(config))

@@ -11,11 +11,12 @@ from cliptea.config import Config
 from cliptea.data.catalogue import names_of
 from cliptea.manifest import Manifest, find
 from cliptea.run import Run
+from cliptea.steps.clip_time import keep_clip_time
 from cliptea.steps.component import step
 from cliptea.steps.split import Splits
 from cliptea.steps.tokens import MadePart, make_tokens, survey_views, views_job
 from cliptea.storage import open_store
-from cliptea.teacher.outputs import TextSet, text_output
+from cliptea.teacher.outputs import ClipTime, TextSet, text_output
 
 __all__ = ["TeacherCache", "publish_cache", "teacher"]
 
@@ -42,13 +43,15 @@ def teacher(
 class TeacherCache(BaseModel):
     """The output of the teacher step.
 
-    It holds the CLS tokens, the region maps by `clustering_key`, and the text features by evaluation set.
+    It holds the CLS tokens, the region maps by `clustering_key`, the text features by evaluation set, and how long CLIP
+    took for the tokens, whichever run has made them.
     """
 
     tokens: Manifest
     clustered: dict[str, Manifest] = {}  # tokens to cluster by their kind, if they are stored
     regions: dict[str, Manifest]
     text: dict[str, Manifest]
+    clip: ClipTime = ClipTime()
 
 
 def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> TeacherCache:
@@ -64,12 +67,14 @@ def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> Te
     wanted = {output: prompts[label] for label, output in texts.items() if output not in found}
     if not views.missing and not wanted:
         progress.reused()
+    measured = ClipTime()
     if views.missing:
         from cliptea.teacher.view_outputs import make_outputs
 
         parts = made or [make_tokens(run, splits)]
         handed = [block for part in parts for block in part.blocks]
-        found |= make_outputs(views_job(store, run, splits, views), handed)
+        made_here, measured = make_outputs(views_job(store, run, splits, views), handed)
+        found |= made_here
     if wanted:
         from cliptea.teacher.text import make_texts
 
@@ -79,6 +84,7 @@ def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> Te
         clustered={kind: found[it] for kind, it in views.outputs.clustered.items() if it in found},
         regions={key: found[wanted.output] for key, wanted in views.outputs.regions.items()},
         text={label: found[output] for label, output in texts.items()},
+        clip=keep_clip_time(store, views.tokens, measured),
     )
 
 

@@ -34,6 +34,7 @@ from cliptea.storage import Store
 from cliptea.teacher.batch_tokens import Regions, Tokens
 from cliptea.teacher.clip import Teacher, open_teacher
 from cliptea.teacher.outputs import REGION_BLOCKS, MadeBlock, ViewOutput, clustered_kind
+from cliptea.teacher.stopwatch import Stopwatch
 
 __all__ = ["BLOCK", "BlockMaker", "Job"]
 
@@ -62,6 +63,7 @@ class OpenBlock(NamedTuple):
     made: MadeBlock
     views: range
     writers: dict[ViewOutput, ShardWriter]
+    clip: Stopwatch
 
 
 class Batch(NamedTuple):
@@ -119,6 +121,7 @@ class BlockMaker:
             if batch is not None:
                 tell(len(batch.names))
                 continue
+            block.made.clip = block.clip.read()
             made.append(block.made)
             if not block.writers:
                 tell(len(block.views))
@@ -129,7 +132,7 @@ class BlockMaker:
         for number, views in blocks.items():
             block = self._open(number, views)
             if block.writers:
-                yield from ((block, tokens) for tokens in self._tokens(views, block.writers))
+                yield from ((block, tokens) for tokens in self._tokens(block))
             yield block, None
 
     def _open(self, number: int, views: range) -> OpenBlock:
@@ -142,7 +145,7 @@ class BlockMaker:
                 writers[output], made.regions[output.folder] = ShardWriter(self.job.store, folder, limit), 0
             else:
                 made.shards[output.folder], made.regions[output.folder] = found
-        return OpenBlock(made, views, writers)
+        return OpenBlock(made, views, writers, Stopwatch(self._where))
 
     @cached_property
     def _centre_D(self) -> Tensor | None:
@@ -150,21 +153,26 @@ class BlockMaker:
         if not any(output.clustering and output.clustering.tokens == "value_centred" for output in self.job.outputs):
             return None
         views = range(0, self.total, -(-self.total // CENTRE_VIEWS))
-        batches = self._encoded(views) if self._readers is None else self._stored(self._readers, views)
+        if self._readers is None:
+            batches = self._encoded(views, Stopwatch(self._where))
+        else:
+            batches = self._stored(self._readers, views)
         values = [tokens.kinds["value"].double().mean((2, 3)) for tokens in batches]
         return torch.cat(values).mean(0).float()
 
-    def _tokens(self, views: range, wanted: Iterable[ViewOutput]) -> Iterator[Tokens]:
-        """The tokens of these views, with the regions that CLIP has to describe for the wanted outputs."""
+    def _tokens(self, block: OpenBlock) -> Iterator[Tokens]:
+        """The tokens of a block, with the regions that CLIP has to describe for the outputs that it lacks."""
         centre_D = self._centre_D
         if self._readers is None:
-            return self._encoded(views, centre_D, [output for output in wanted if output.form != "none"])
-        return self._stored(self._readers, views, centre_D)
+            described = [output for output in block.writers if output.form != "none"]
+            return self._encoded(block.views, block.clip, centre_D, described)
+        return self._stored(self._readers, block.views, centre_D)
 
     def _encoded(
-        self, views: range, centre_D: Tensor | None = None, described: Sequence[ViewOutput] = ()
+        self, views: range, clip: Stopwatch, centre_D: Tensor | None = None, described: Sequence[ViewOutput] = ()
     ) -> Iterator[Tokens]:
         """Compute tokens with CLIP, in bfloat16 on a GPU."""
+        teacher = self._teacher  # is loaded now, and not while time is measured
         amp = torch.autocast(self._where.type, torch.bfloat16, enabled=self._where.type == "cuda")
         blocks = REGION_BLOCKS if any(output.form == "attention" for output in described) else 0
         for batch in _batched(ahead(self._view, views), self._config.batch_size):
@@ -173,8 +181,8 @@ class BlockMaker:
                 torch.from_numpy(np.stack(part)).to(self._where) for part in zip(*cut, strict=True)
             )
             images_B3CC = images_BCC3.permute(0, 3, 1, 2)
-            with amp:
-                encoded = self._teacher.encode(images_B3CC, valid_BCC, self._kinds, blocks)
+            with amp, clip.running(len(batch)):
+                encoded = teacher.encode(images_B3CC, valid_BCC, self._kinds, blocks)
             ignored_Bgg = ignored_tokens(labels_BCC, valid_BCC, self._teacher.grid)
             halves = {kind: tokens.half() for kind, tokens in encoded.tokens.items()}
             tokens = Tokens(list(names), encoded.cls_BD, halves, ignored_Bgg, centre_D)
@@ -182,10 +190,10 @@ class BlockMaker:
                 maps_Bgg = tokens.maps(output)
                 with amp:
                     if output.form == "attention":
-                        found = self._teacher.region_tokens(encoded.inputs, maps_Bgg)
+                        found = teacher.region_tokens(encoded.inputs, maps_Bgg)
                     else:
                         size = self._config.batch_size
-                        found = self._teacher.picture_tokens(images_B3CC, valid_BCC, maps_Bgg, size)
+                        found = teacher.picture_tokens(images_B3CC, valid_BCC, maps_Bgg, size)
                 tokens.described[output] = Regions(maps_Bgg, found)
             tokens.ready = device.done_so_far()
             yield tokens
@@ -249,7 +257,7 @@ def _cluster(beside: device.Beside, item: tuple[OpenBlock, Tokens | None]) -> tu
 
 def _write(item: tuple[OpenBlock, Batch | None]) -> tuple[OpenBlock, Batch | None]:
     """Append a batch to the shards of each output, and count the regions. At the end of a block, store its shards."""
-    (made, _, writers), batch = item
+    (made, _, writers, _), batch = item
     if batch is None:
         for output, writer in writers.items():
             made.shards[output.folder] = writer.close()

@@ -8,9 +8,10 @@ the classes of every evaluation set.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from cliptea.config import ClusteringConfig, Config, Templates
 from cliptea.data.shard_sets import ShardEntry
@@ -19,7 +20,7 @@ from cliptea.teacher.demo_clip import demo_fingerprint
 from cliptea.weights_source import WeightsSource
 
 __all__ = [
-    "REGION_BLOCKS", "SHARDS", "MadeBlock", "TextSet", "ViewOutput", "clustered_kind", "clustering_key",
+    "REGION_BLOCKS", "SHARDS", "ClipTime", "MadeBlock", "TextSet", "ViewOutput", "clustered_kind", "clustering_key",
     "text_output", "tokens_fingerprint",
 ]  # fmt: skip
 
@@ -47,6 +48,31 @@ class ViewOutput(NamedTuple):
         return f"{self.output.prefix}/{SHARDS[self.output.kind]}"
 
 
+class ClipTime(BaseModel):
+    """How long CLIP took to encode views, added up over all workers. Without views, nothing was measured.
+
+    Loading CLIP, reading, clustering, writing and waiting do not count, nor do the descriptions of regions.
+    """
+
+    views: int = Field(0, ge=0)
+    seconds: float = Field(0.0, ge=0, allow_inf_nan=False)  # of GPUs, or of CPU cores
+    devices: list[str] = []  # names of GPUs, or "CPU core"
+
+    @classmethod
+    def joined(cls, times: Iterable[ClipTime]) -> ClipTime:
+        """The sum of several measurements."""
+        times = list(times)
+        return cls(
+            views=sum(time.views for time in times),
+            seconds=sum(time.seconds for time in times),
+            devices=sorted({device for time in times for device in time.devices}),
+        )
+
+    def seconds_for(self, views: int) -> float:
+        """The time for that many views at the same speed, if any was measured."""
+        return self.seconds * views / self.views
+
+
 class MadeBlock(BaseModel):
     """The shards of a block by the output's folder and, for region maps, the number of regions.
 
@@ -57,6 +83,7 @@ class MadeBlock(BaseModel):
     shards: dict[str, list[ShardEntry]] = {}
     regions: dict[str, int] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    clip: ClipTime = ClipTime()  # without views if the block was found in the store
 
 
 class TextSet(BaseModel):

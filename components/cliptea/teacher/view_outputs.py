@@ -20,7 +20,7 @@ from cliptea.data.shard_writer import joined
 from cliptea.errors import StorageError
 from cliptea.manifest import Contents, Manifest, Output, publish
 from cliptea.teacher.blocks import BlockMaker, Job
-from cliptea.teacher.outputs import MadeBlock, ViewOutput
+from cliptea.teacher.outputs import ClipTime, MadeBlock, ViewOutput
 from cliptea.weights_source import WeightsSource
 
 __all__ = ["make_outputs", "make_part"]
@@ -34,8 +34,8 @@ def make_part(job: Job, part: int, parts: int) -> list[MadeBlock]:
     return _make_blocks(BlockMaker(job), part, parts)
 
 
-def make_outputs(job: Job, handed: Sequence[MadeBlock] = ()) -> dict[Output, Manifest]:
-    """Publish the outputs of all views.
+def make_outputs(job: Job, handed: Sequence[MadeBlock] = ()) -> tuple[dict[Output, Manifest], ClipTime]:
+    """Publish the outputs of all views. Returns their manifests, and how long CLIP took for those views that it saw.
 
     Args:
         handed: blocks from the parts. If any block is missing, all blocks are searched, and computed if needed.
@@ -44,7 +44,9 @@ def make_outputs(job: Job, handed: Sequence[MadeBlock] = ()) -> dict[Output, Man
     made = sorted(handed, key=lambda block: block.number)
     if not _complete(made, maker):
         made = _make_blocks(maker, 0, 1)
-    return {output.output: _publish(maker, output, made) for output in job.outputs}
+    seen = {block.number: block.clip for block in [*handed, *made] if block.clip.views}
+    published = {output.output: _publish(maker, output, made) for output in job.outputs}
+    return published, ClipTime.joined(seen.values())
 
 
 def _complete(made: list[MadeBlock], maker: BlockMaker) -> bool:

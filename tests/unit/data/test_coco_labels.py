@@ -247,6 +247,20 @@ def test_a_broken_segmentation_is_one_line(tmp_path, segmentation, says):
             "images with the same id",
         ),
         (instances({"category_id": 3, "image_id": 77}), "annotations of the image 77, which it does not list"),
+        (
+            instances({"category_id": 3, "image_id": "5"}),
+            'train2017.json writes image ids differently in images and in annotations: 5 and "5"; expected the same',
+        ),
+        (
+            instances(
+                *[{"category_id": 3, "image_id": number} for number in (7, 10, 8, 9)],
+                images=[
+                    {"id": f"{number:03d}", "file_name": f"{number}.jpg", "height": 3, "width": 3}
+                    for number in range(7, 11)
+                ],
+            ),
+            'in annotations: "010" and 10, "007" and 7, "008" and 8, and 1 more; expected',
+        ),
         (instances({"category_id": 4, "segmentation": [TRIANGLE]}), "the category 4 for the image a"),
     ],
 )

@@ -154,6 +154,16 @@ def test_an_unseen_class_without_train_pixels_is_as_it_should_be(root):
     assert "warning" not in call(root).output
 
 
+def test_train_images_without_a_seen_class_are_named(root):
+    for part, names in (("train", ["train04", "train11"]), ("val", ["val02"])):
+        for name in names:
+            file = root / "labels" / part / f"{name}.png"
+            labels = np.array(Image.open(file))
+            Image.fromarray(np.where(labels == 3, 3, 255).astype(np.uint8)).save(file)
+    said = "train images that show no seen class, so that training has no labels for them (2)\n  train04\n  train11\n"
+    assert f"warning: {said}" in call(root).stdout
+
+
 def test_turned_images_are_named(root):
     image = Image.open(root / "images/val/val02.png")
     exif = image.getexif()

@@ -63,6 +63,27 @@ def test_a_second_call_makes_nothing(run):
     assert list(store.entries("")) == before
 
 
+def test_train_images_without_a_seen_class_are_counted_and_named_also_after_a_kill(run, monkeypatch):
+    dataset = open_dataset(run.config.data)
+    unseen = dataset.catalogue.unseen_ids[0]
+    alone = [name for number, name in enumerate(dataset.ids("train")) if number % 6 == 1]
+    read = type(dataset).read
+
+    def changed(self, part, name):
+        sample = read(self, part, name)
+        return sample._replace(labels=np.full_like(sample.labels, unseen)) if name in alone else sample
+
+    monkeypatch.setattr(type(dataset), "read", changed)
+    split = make_splits(run).own
+    wanted = (
+        f"{len(alone)} of 40 train images show no seen class, so that training has no labels for them, only regions: "
+        f"{', '.join(alone[:5])}, and {len(alone) - 5} more"
+    )
+    assert wanted in split.info["problems"]
+    open_store().delete(split.output.manifest_key)  # so that complete shards are taken over
+    assert wanted in make_splits(run).own.info["problems"]
+
+
 def test_hiding_is_a_table_look_up():
     catalogue = Catalogue(classes=list("abcde"), unseen=["b", "e"])
     labels = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)

@@ -21,6 +21,7 @@ from cliptea.report.page import breakable, build_report, percent, signed
 from cliptea.report.summaries import Spread, summarise
 from cliptea.report.version import PENDING, with_version
 from cliptea.sweeps import Trial
+from cliptea.teacher.outputs import ClipTime
 
 SECTIONS = [
     "results",
@@ -367,12 +368,33 @@ def test_a_sweep_has_its_own_section_with_the_best_trial_on_held_out_images_firs
     assert best[:3] == ["lr-02", "0.002", "62.5 ± 0.0"]
     assert other[:3] == ["lr-01", "<b>1</b>", "50.0 ± 0.0"]
     assert "CLIP saw 200 views once for all 6 students of this sweep" in page.text["sweeps"]
-    assert "would have seen 1000 more" in page.text["sweeps"]
+    assert "CLIP would have seen 1000 more" in page.text["sweeps"]
     assert "mine/lr-02" in page.text["header"]
     assert "best trial of its sweep on held-out training images" in page.text["header"]
     assert "against lr-02" in page.text["conclusions"]
     assert "The reference is the best trial of its sweep on held-out training images." in page.text["conclusions"]
     assert "highest mean hIoU" not in page.text["conclusions"]
+
+
+@pytest.mark.parametrize(
+    ("views", "seconds", "devices", "said"),
+    [
+        (80, 0.3, ["CPU core"], "in 0.3 seconds of one CPU core.@1.5 seconds more"),
+        (80, 24.0, ["CPU core"], "in 24 seconds of one CPU core.@2 minutes more"),
+        (20, 540.0, ["A100"], "in 36 minutes of one A100 (measured on 20 of them).@3 hours more"),
+        (80, 9000.0, ["A100", "H100"], "in 2.5 hours of one A100 or H100.@12 hours more"),
+    ],
+)
+def test_a_sweep_says_what_clip_would_have_taken_if_its_time_was_measured(views, seconds, devices, said):
+    variants = [("mine", name, "demo_fpn", 0.5, "") for name in ("lr-01", "lr-02")]
+    time = ClipTime(views=views, seconds=seconds, devices=devices)
+    context = make(variants=variants, candidates=["mine/lr-01"], clip_views=80, clip_time=time)
+    tried = {"trial": Trial(sweep="lr", settings={"train.lr": 1}), "heldout_miou_seen": 0.5}
+    rows = [row.model_copy(update=tried) for row in context.rows]
+    text = " ".join(Page(build_report(replace(context, rows=rows))).text["sweeps"].split())
+    once, more = said.split("@")
+    assert f"CLIP saw 80 views once for all 6 students of this sweep, {once}" in text
+    assert f"If each student had made its own tokens, CLIP would have taken {more}." in text
 
 
 def test_scores_without_value_are_dashes():

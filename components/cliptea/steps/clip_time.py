@@ -1,0 +1,25 @@
+"""The time that CLIP took for the tokens of a run, an output of the teacher step."""
+
+from cliptea.manifest import Contents, Output, find, fingerprint, publish
+from cliptea.storage import Store
+from cliptea.teacher.outputs import ClipTime
+
+__all__ = ["clip_time_output", "keep_clip_time"]
+
+
+def clip_time_output(tokens: Output) -> Output:
+    """The output for these tokens. It is no result: of other outputs, only the report contains it."""
+    return Output("clip-time", fingerprint("clip-time", tokens=tokens.fingerprint))
+
+
+def keep_clip_time(store: Store, tokens: Output, measured: ClipTime) -> ClipTime:
+    """The time that is stored for these tokens, or else the one that was now measured, which is then stored.
+
+    Args:
+        measured: without views if CLIP did not run. It then only replaces a record that is missing or damaged.
+    """
+    output = clip_time_output(tokens)
+    found = find(store, output)
+    if found is None or (measured.views and not found.info["views"]):
+        found = publish(store, output, Contents({}, measured.model_dump()))
+    return ClipTime.model_validate(found.info)

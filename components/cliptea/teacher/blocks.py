@@ -1,7 +1,5 @@
 """Processes blocks of views: read, encode with CLIP, cluster and write. All stages run at the same time.
 
-On a GPU, clustering has a CUDA stream of its own. It waits for results many times, and must not wait for CLIP as well.
-
 CLIP does not wait at the end of a block: it goes on with the next block while the last one is written.
 
 Shape legend: B views of a batch, C crop, D joint width, g tokens per side.
@@ -22,16 +20,16 @@ from torch import Tensor
 from cliptea import device
 from cliptea.config import Config
 from cliptea.data.ahead import ahead
-from cliptea.data.records import LABEL, REGION_TOKENS, read_view, record_name
+from cliptea.data.records import LABEL, read_view, record_name
 from cliptea.data.sample import decode_labels
-from cliptea.data.shard_sets import ShardEntry
-from cliptea.data.shard_writer import ShardWriter, found_shards
+from cliptea.data.shard_writer import ShardWriter
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import choose_view, cut_labels
 from cliptea.manifest import StoredObject
-from cliptea.method.plm import IGNORE, ignored_tokens
+from cliptea.method.plm import ignored_tokens
 from cliptea.storage import Store
 from cliptea.teacher.batch_tokens import Regions, Tokens
+from cliptea.teacher.block_stages import OpenBlock, cluster, whole, write
 from cliptea.teacher.clip import Teacher, open_teacher
 from cliptea.teacher.outputs import REGION_BLOCKS, MadeBlock, ViewOutput, clustered_kind
 from cliptea.teacher.stopwatch import Stopwatch
@@ -55,24 +53,6 @@ class Job(NamedTuple):
     # objects of stored tokens by kind, for computing region maps; None: CLIP has to run
     stored: Mapping[str, Mapping[str, StoredObject]] | None
     weights: str  # of CLIP, as for `open_teacher`
-
-
-class OpenBlock(NamedTuple):
-    """A block while it is computed. Outputs that exist have no writer."""
-
-    made: MadeBlock
-    views: range
-    writers: dict[ViewOutput, ShardWriter]
-    clip: Stopwatch
-
-
-class Batch(NamedTuple):
-    """What is written of some views, in the memory of the CPU."""
-
-    names: list[str]
-    arrays_B: dict[ViewOutput, np.ndarray]  # with one row for each view
-    region_tokens: dict[ViewOutput, list[np.ndarray]]  # (R, D) float32 of each view
-    shapes: dict[str, tuple[int, ...]]  # as in `MadeBlock`
 
 
 class BlockMaker:
@@ -116,8 +96,8 @@ class BlockMaker:
             tell: called with the number of views that are done since the last call.
         """
         made = []
-        clustered = ahead(partial(_cluster, device.Beside()), self._batches(blocks), threads=1)
-        for block, batch in ahead(_write, clustered, threads=1):
+        clustered = ahead(partial(cluster, device.Beside()), self._batches(blocks), threads=1)
+        for block, batch in ahead(write, clustered, threads=1):
             if batch is not None:
                 tell(len(batch.names))
                 continue
@@ -139,7 +119,7 @@ class BlockMaker:
         made, writers = MadeBlock(number=number), {}
         for output in self.job.outputs:
             folder = f"{output.folder}/{number:05d}"
-            found = _whole(self.job.store, folder, len(views), output.clustering is not None)
+            found = whole(self.job.store, folder, len(views), output.clustering is not None)
             if found is None:
                 limit = self.job.config.data.shard_mib << 20
                 writers[output], made.regions[output.folder] = ShardWriter(self.job.store, folder, limit), 0
@@ -229,79 +209,11 @@ class BlockMaker:
         return record_name(name, number), cut_labels(labels, chosen), chosen.valid
 
 
-def _cluster(beside: device.Beside, item: tuple[OpenBlock, Tokens | None]) -> tuple[OpenBlock, Batch | None]:
-    """Divide the tokens of a batch into regions, and move everything that is written to the CPU.
-
-    Raises:
-        NotFinite: a token is NaN or infinite; the error names the view.
-    """
-    block, tokens = item
-    if tokens is None:
-        return block, None
-    with beside.after(tokens.ready):
-        tokens.require_finite()
-        arrays_B, described, shapes = {}, {}, {}
-        for output in block.writers:
-            kind, regions = output.output.kind, tokens.described.get(output)
-            if kind == "regions":
-                values_B = tokens.maps(output) if regions is None else regions.maps_Bgg
-            else:
-                values_B = tokens.cls_BD if kind == "tokens" else tokens.kinds[kind]
-                assert values_B is not None
-                shapes[kind] = (values_B.shape[1], *tokens.ignored_Bgg.shape[1:])
-            arrays_B[output] = values_B.cpu().numpy()
-            if regions is not None:
-                described[output] = [tokens_RD.cpu().numpy() for tokens_RD in regions.tokens]
-    return block, Batch(tokens.names, arrays_B, described, shapes)
-
-
-def _write(item: tuple[OpenBlock, Batch | None]) -> tuple[OpenBlock, Batch | None]:
-    """Append a batch to the shards of each output, and count the regions. At the end of a block, store its shards."""
-    (made, _, writers, _), batch = item
-    if batch is None:
-        for output, writer in writers.items():
-            made.shards[output.folder] = writer.close()
-        return item
-    made.shapes.update(batch.shapes)
-    for output, writer in writers.items():
-        described = batch.region_tokens.get(output)
-        for place, (name, array) in enumerate(zip(batch.names, batch.arrays_B[output], strict=True)):
-            members = {"npy": _bytes(array)}
-            if described is not None:
-                members[REGION_TOKENS] = _bytes(described[place])
-            writer.add(name, members)
-            if output.output.kind == "regions":
-                made.regions[output.folder] += _count(array)
-    return item
-
-
-def _whole(store: Store, folder: str, records: int, count: bool) -> tuple[list[ShardEntry], int] | None:
-    """The shards of a block if all of them exist, and the number of regions in their maps if it is needed."""
-    entries, regions = [], 0
-    for shard in found_shards(store, folder):
-        entries.append(shard.entry)
-        if count:
-            contents = (shard.content(number, "npy") for number in range(shard.entry.records))
-            regions += sum(_count(np.load(io.BytesIO(data), allow_pickle=False)) for data in contents)
-    return (entries, regions) if sum(entry.records for entry in entries) == records else None
-
-
 def _records(reader: ShardReader, views: range) -> Iterator[bytes | memoryview]:
     """The arrays of some views, as bytes of .npy files."""
     if views.step == 1:
         return reader.stream("npy", views.start, views.stop)
     return (reader.read(view, "npy") for view in views)
-
-
-def _bytes(array: np.ndarray) -> bytes:
-    """An array as a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _count(regions_gg: np.ndarray) -> int:
-    return len(np.unique(regions_gg[regions_gg != IGNORE]))
 
 
 def _batched(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:

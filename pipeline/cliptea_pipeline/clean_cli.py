@@ -10,7 +10,7 @@ import typer
 from cliptea.errors import ConfigError
 from cliptea.storage.local_files import local_path
 from cliptea_pipeline.cluster_cli import Kfp, Namespace
-from cliptea_pipeline.options import Debug, one_line_errors
+from cliptea_pipeline.options import Debug, one_line_errors, whole_number
 
 __all__ = ["app", "seconds_of"]
 
@@ -21,7 +21,12 @@ UNITS = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}  # seconds
 @app.command("clean", rich_help_panel="Train")
 def clean_(
     keep: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Keep the newest N finished runs and everything that ended later.")
+        int,
+        typer.Option(
+            metavar="N",
+            parser=whole_number("--keep", 0),
+            help="Keep the newest N finished runs and everything that ended later.",
+        ),
     ] = 1,
     older_than: Annotated[
         str, typer.Option(metavar="AGE", help="Keep all runs that ended less than AGE ago, for example 12h, 30d or 8w.")

@@ -25,6 +25,7 @@ from cliptea_pipeline.options import (
     choose_preset,
     json_document,
     one_line_errors,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def submit(
         typer.Option(
             "--split",
             metavar="N",
-            min=1,
+            parser=whole_number("--split", 1),
             help="Share the students among so many runs with one comparison. They start one after another, and the "
             "command follows them as with --wait.",
             show_default=False,

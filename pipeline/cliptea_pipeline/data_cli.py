@@ -12,7 +12,7 @@ from cliptea.exit_codes import ExitCode
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path, write_file
 from cliptea_pipeline.display import cell
-from cliptea_pipeline.options import ConfigFile, Debug, Overrides, Preset, choose_preset, one_line_errors
+from cliptea_pipeline.options import ConfigFile, Debug, Overrides, Preset, choose_preset, one_line_errors, whole_number
 
 if TYPE_CHECKING:
     from cliptea.data.inspection import Inspection
@@ -42,7 +42,12 @@ def check(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of processes. Defaults to the number of processors.", show_default=False),
+        typer.Option(
+            metavar="N",
+            parser=whole_number("--workers", 1),
+            help="Number of processes. Defaults to the number of processors.",
+            show_default=False,
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from cliptea.errors import ConfigError
 from cliptea.messages import plain
-from cliptea.serving.choices import SUFFIXES, Format, Output, Precision, Server, require_choices
+from cliptea.serving.choices import SUFFIXES, Format, Output, Precision, Server, require_choices, require_replaceable
 from cliptea.storage.local_files import local_path, sweep
 from cliptea.storage.marks import claim, require_free
 from cliptea_pipeline.extras import require
@@ -20,6 +21,7 @@ from cliptea_pipeline.options import Debug, one_line_errors
 from cliptea_pipeline.serving_cli import AllowCode, Home, Model, TextWeights, split_names, tell_classes
 
 if TYPE_CHECKING:
+    from cliptea.segment.model_files import Description
     from cliptea.segment.segmenter import ClassSet, Segmenter
 
 __all__ = ["app", "bundle", "export"]
@@ -86,17 +88,15 @@ def export(
                 f"cannot export to {file}",
                 f"a file name that ends in {SUFFIXES[format]}; a .json file of that name is written as well",
             )
-        wanted = None if names is None else split_names(names)
+        wanted = None if names is None else split_names(names, "--names")
         require_choices(format, result, precision, named=wanted is not None, photos=bool(images))
+        require_replaceable(file)
         from cliptea.serving.photos import find_images
 
         sources = find_images(images, leave_out=file) if images else []
-        segmenter = open_model(model, home, allow_code)
-        _require_size(segmenter, edges)
+        segmenter = open_model(model, home, allow_code, require=partial(_require_size, edges=edges))
         from cliptea.serving.export import Form, export_model
-        from cliptea.serving.export_facts import require_replaceable
 
-        require_replaceable(file)
         classes = None if wanted is None else _choose(segmenter, wanted, text_weights)
         _tell_start(segmenter, edges)
         photos = [source.path for source in sources]
@@ -163,7 +163,7 @@ def bundle(
     with one_line_errors(debug):
         require("onnx", "onnxruntime", "onnxscript")
         folder, home, edges = local_path("-o", output), local_path("--workdir", workdir), _edges(size)
-        wanted = None if names is None else split_names(names)
+        wanted = None if names is None else split_names(names, "--names")
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"-o {folder} is a file", "a folder for the bundle")
         require_free(folder, BUNDLE, TODO)
@@ -173,13 +173,13 @@ def bundle(
             require_pushable(push_to_hub)
         elif private:
             raise ConfigError("--private is given without --push-to-hub", "both, or neither")
-        segmenter = open_model(model, home, allow_code)
-        _require_size(segmenter, edges)
-        from cliptea.serving.bundle import bundle_files, of_other_servers, write_bundle
-        from cliptea.serving.model_card import read_scores
-        from cliptea.tracking.origin import origin
+        from cliptea.serving.score_file import read_scores
 
         measured = None if scores is None else read_scores(scores, model)
+        segmenter = open_model(model, home, allow_code, require=partial(_require_size, edges=edges))
+        from cliptea.serving.bundle import bundle_files, of_other_servers, write_bundle
+        from cliptea.tracking.origin import origin
+
         classes = _choose(segmenter, wanted, text_weights)
         _tell_start(segmenter, edges)
         tags = origin("")
@@ -213,8 +213,8 @@ def _edges(size: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def _require_size(model: Segmenter, edges: tuple[int, int] | None) -> None:
-    divisor = model.description.evaluation.divisor
+def _require_size(description: Description, edges: tuple[int, int] | None) -> None:
+    divisor = description.evaluation.divisor
     if edges and any(edge % divisor or not edge for edge in edges):
         raise ConfigError(f"--size {edges[0]}x{edges[1]} does not fit the model", f"multiples of {divisor}")
 

@@ -17,7 +17,7 @@ from cliptea.tracking.database import experiment_number
 from cliptea.tracking.first_view import view_page
 from cliptea_pipeline.extras import require
 from cliptea_pipeline.opening import find_tracking
-from cliptea_pipeline.options import Debug, one_line_errors
+from cliptea_pipeline.options import Debug, one_line_errors, whole_number
 from cliptea_pipeline.serving_cli import Home
 from cliptea_pipeline.workdir import find_database
 
@@ -52,7 +52,10 @@ def rollback(
 @app.command(rich_help_panel="Use models")
 def ui(
     workdir: Home = ".cliptea",
-    port: Annotated[int, typer.Option(help="Port of this machine to listen on.")] = 5000,
+    port: Annotated[
+        int,
+        typer.Option(metavar="N", parser=whole_number("--port", 1, 65535), help="Port of this machine to listen on."),
+    ] = 5000,
     debug: Debug = False,
 ) -> None:
     """Open MLflow with the runs of a work directory, until you press Ctrl-C."""

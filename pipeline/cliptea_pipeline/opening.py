@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,16 +17,24 @@ from cliptea_pipeline.extras import require
 from cliptea_pipeline.workdir import find_database
 
 if TYPE_CHECKING:
+    from cliptea.segment.model_files import Description
     from cliptea.segment.segmenter import Segmenter
 
 __all__ = ["find_tracking", "open_model"]
 
 
-def open_model(uri: str, workdir: Path, allow_code: bool, where: str | None = None) -> Segmenter:
+def open_model(
+    uri: str,
+    workdir: Path,
+    allow_code: bool,
+    where: str | None = None,
+    require: Callable[[Description], None] | None = None,
+) -> Segmenter:
     """The model at an address. Invalid ones are rejected before torch is imported, which takes seconds.
 
     Args:
         where: the device, such as cpu or cuda:1; None: all GPUs, or the CPU if there is none.
+        require: raises if the model is not suitable.
     """
     store = workdir.resolve() / "store"
     if store.is_dir():  # it contains the demo's text tower
@@ -44,6 +53,11 @@ def open_model(uri: str, workdir: Path, allow_code: bool, where: str | None = No
             f"--model {uri}: this folder does not exist", "models:/NAME@champion, runs:/ID/model or a folder"
         )
     with found as folder:
+        if require is not None:
+            from cliptea.segment.model_files import read_description
+
+            with suppress(OSError, ValueError):  # which the model is refused for below
+                require(read_description(folder))
         from cliptea.segment.segmenter import open_segmenter
 
         return open_segmenter(folder, allow_code, where)

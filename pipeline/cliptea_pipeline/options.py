@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ from cliptea_pipeline.extras import needing_extras
 
 __all__ = [
     "AsJson", "ConfigFile", "Debug", "LogFormat", "Overrides", "Pipeline", "Preset", "choose_preset", "json_document",
-    "one_line_errors",
+    "one_line_errors", "whole_number",
 ]  # fmt: skip
 
 Preset = Annotated[
@@ -60,6 +60,25 @@ LogFormat = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout. Everything else goes to stderr.")
 ]
+
+
+def whole_number(option: str, least: int, most: int | None = None) -> Callable[[str], int]:
+    """Parser of an option's value. It ends the command with one line if the value is not a number from least to most.
+
+    Args:
+        option: its name, such as --workers.
+        most: None: no limit.
+    """
+    expected = f"a whole number from {least} to {most}" if most else f"a whole number of {least} or more"
+
+    def parse(text: str) -> int:
+        digits = str(text).removeprefix("-")
+        if digits.isdecimal() and least <= (value := int(text)) and (most is None or value <= most):
+            return value
+        tell("error", str(ConfigError(f"cannot use {option} {text[:20]}", expected)))
+        raise typer.Exit(ExitCode.REJECTED)
+
+    return parse
 
 
 def choose_preset(preset: str | None, file: str | None) -> tuple[str, str]:

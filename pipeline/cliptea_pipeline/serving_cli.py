@@ -15,7 +15,7 @@ from cliptea.exit_codes import ExitCode
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path
 from cliptea_pipeline.opening import open_model
-from cliptea_pipeline.options import AsJson, Debug, json_document, one_line_errors
+from cliptea_pipeline.options import AsJson, Debug, json_document, one_line_errors, whole_number
 from cliptea_pipeline.prediction_folder import claim_folder, free_folder
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ def predict(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            max=1 << 20,
+            metavar="N",
+            parser=whole_number("--batch-size", 1, 1 << 20),
             help="Images of one size that the network gets together. Defaults to 8 on a GPU, and to 1 on a CPU.",
             show_default=False,
         ),
@@ -113,8 +113,8 @@ def predict(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            max=1024,
+            metavar="N",
+            parser=whole_number("--workers", 1, 1024),
             help="Threads that work on images. Defaults to one per processor core, and to at most 4 for each GPU.",
             show_default=False,
         ),
@@ -143,7 +143,7 @@ def predict(
         from cliptea.serving.photos import find_images
 
         threshold = None if unknown is None else _threshold(unknown)
-        wanted = None if classes is None else split_names(classes)
+        wanted = None if classes is None else split_names(classes, "--classes")
         home = local_path("--workdir", workdir)
         folder = free_folder(output)
         sources = find_images(images, leave_out=output)
@@ -187,13 +187,16 @@ def _threshold(text: str) -> float:
     return value
 
 
-def split_names(text: str) -> list[str]:
+def split_names(text: str, option: str) -> list[str]:
     """The names in "cat, dog,my sofa" or in a list such as [cat, "red, white"], where a name may hold a comma.
+
+    Args:
+        option: that the text was given with, such as --classes.
 
     Raises:
         ConfigError: the list cannot be read, or there are no names, too many, repeated ones, or one is too long.
     """
-    names = _listed(text) if text.lstrip().startswith("[") else text.split(",")
+    names = _listed(text, option) if text.lstrip().startswith("[") else text.split(",")
     names = [name.strip() for name in names if name.strip()]
     if longest := max((name for name in names if len(name) > LONGEST_NAME), key=len, default=""):
         raise ConfigError(
@@ -206,18 +209,18 @@ def split_names(text: str) -> list[str]:
     require_distinct(names)
     if not 0 < len(names) <= MAX_CLASSES:
         raise ConfigError(
-            f"{len(names)} class names are given", f"1 to {MAX_CLASSES}, for example --classes 'cat, dog, my sofa'"
+            f"{len(names)} class names are given", f"1 to {MAX_CLASSES}, for example {option} 'cat, dog, my sofa'"
         )
     return names
 
 
-def _listed(text: str) -> list[str]:
+def _listed(text: str, option: str) -> list[str]:
     from cliptea.parse import parse_yaml
 
     expected = 'a list such as [cat, "red, white"]'
-    found = parse_yaml(text, "--classes", expected, typed=False)
+    found = parse_yaml(text, option, expected, typed=False)
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise ConfigError("cannot read --classes: it is not a list of names", expected)
+        raise ConfigError(f"cannot read {option}: it is not a list of names", expected)
     return found
 
 

@@ -2,8 +2,10 @@ import json
 import subprocess
 import sys
 import time
+from typing import get_args, get_type_hints
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -12,6 +14,7 @@ from cliptea.config import Config
 from cliptea.errors import ClipteaError
 from cliptea_pipeline import compile as compiling
 from cliptea_pipeline.cli import app
+from cliptea_pipeline.options import whole_number
 
 
 def call(*arguments):
@@ -148,3 +151,48 @@ def test_json_of_plan_is_one_document_also_if_it_takes_several_runs():
 
 def test_completion_can_be_installed():
     assert "--install-completion" in call("--help").stdout
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", ""])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", ".", "--model", "m", "--batch-size"),
+        ("predict", ".", "--model", "m", "--workers"),
+        ("data", "check", "--workers"),
+        ("submit", "--split"),
+        ("ui", "--port"),
+    ],
+)
+def test_a_number_that_an_option_cannot_take_is_one_line(arguments, text):
+    answer = call(*arguments, text)
+    assert answer.exit_code == 2
+    told = f"cannot use {arguments[-1]} {text}".rstrip()
+    assert answer.stderr.startswith(f"error: {told}; expected a whole number ")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_numbers_have_the_bounds_that_the_message_names():
+    keep, workers = whole_number("--keep", 0), whole_number("--workers", 1, 1024)
+    assert (keep("0"), keep("12"), workers("1024")) == (0, 12, 1024)
+    for parse, text in ((keep, "-1"), (workers, "0"), (workers, "1025")):
+        with pytest.raises(typer.Exit):
+            parse(text)
+
+
+def callbacks(group):
+    """The functions of all commands of a Typer application."""
+    yield from (one.callback for one in group.registered_commands)
+    for below in group.registered_groups:
+        yield from callbacks(below.typer_instance)
+
+
+def test_every_number_is_checked_in_the_same_way():
+    found = []
+    for function in callbacks(app):
+        for name, hint in get_type_hints(function, include_extras=True).items():
+            kinds = {*get_args(get_args(hint)[0]), get_args(hint)[0]} if hasattr(hint, "__metadata__") else {hint}
+            if {int, float} & kinds:
+                found.append((function.__name__, name, hint.__metadata__[0].parser))
+    assert len(found) >= 5
+    assert all(parser.__qualname__.startswith(whole_number.__name__) for _, _, parser in found), found

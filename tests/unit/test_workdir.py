@@ -405,7 +405,7 @@ def test_make_clean_leaves_other_marked_folders(tmp_path):
 
 
 def test_an_export_replaces_only_an_earlier_export(tmp_path):
-    from cliptea.serving.export_facts import require_replaceable
+    from cliptea.serving.choices import require_replaceable
 
     file, facts = tmp_path / "model.onnx", tmp_path / "model.json"
     require_replaceable(file)

@@ -15,7 +15,7 @@ from torch.nn.functional import conv2d
 
 from cliptea.method.losses import FeatureNorm, class_logits
 
-__all__ = ["EncoderDecoder", "ParameterGroup", "Student"]
+__all__ = ["EncoderDecoder", "ParameterGroup", "Projection", "Student"]
 
 # What is not used in products and so has no weight decay, although it is no vector: positions, tokens of transformers.
 POSITIONS = {"relative_position_bias_table", "absolute_pos_embed", "pos_embed", "cls_token", "dist_token", "reg_token"}
@@ -69,6 +69,13 @@ class Student(nn.Module):
                     yield ParameterGroup(chosen, head, decay)
 
 
+class Projection(nn.Module):
+    """A 1x1 convolution whose weights are arguments."""
+
+    def forward(self, maps_BChw: Tensor, weight_NC: Tensor, bias_N: Tensor) -> Tensor:
+        return conv2d(maps_BChw, weight_NC[:, :, None, None], bias_N)
+
+
 class EncoderDecoder(Student):
     """A student whose last convolution has `channels` output features.
 
@@ -93,6 +100,7 @@ class EncoderDecoder(Student):
         self.encoder, self.decoder = encoder, decoder
         self.dropout = nn.Dropout2d(dropout)
         self.head = nn.Conv2d(decoder_channels, channels, kernel_size=1)
+        self.projection = Projection()
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Dense features (B, D, h, w)."""
@@ -105,7 +113,7 @@ class EncoderDecoder(Student):
         """
         assert self.head.bias is not None
         weight_NC, bias_N = text_ND @ self.head.weight[:, :, 0, 0], text_ND @ self.head.bias
-        return conv2d(self.decoder(self.encoder(images_B3HW)), weight_NC[:, :, None, None], bias_N)
+        return self.projection(self.decoder(self.encoder(images_B3HW)), weight_NC, bias_N)
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

@@ -44,6 +44,8 @@ def build_report(context: ReportContext) -> str:
         sweeps=sweep_tables(summaries, facts.dataset, facts.clip_views, facts.clip_time),
         speed=tables.speed_table(groups, facts),
         pending=version.PENDING,
+        ship=version.SHIP,
+        command=version.predict_command(facts.model, version.CHAMPION),
         conclusions=tables.conclusion_tables(groups, facts),
         classes=tables.class_tables(groups, facts, context.confusions or names),
         datasets=list(dict.fromkeys(group.dataset for group in groups)),

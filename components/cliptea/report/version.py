@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from markupsafe import escape
 
-__all__ = ["PENDING", "address", "with_version"]
+__all__ = ["BEST", "CHAMPION", "PENDING", "SHIP", "address", "predict_command", "with_version"]
 
 PENDING = "The last step of the run registers this model."
-SHIP, BEST = "<h2>Ship this:", "<h2>Best of this run:"
+SHIP, BEST = "Ship this:", "Best of this run, but not the champion:"
+CHAMPION = "champion"  # alias in the registry
 
 
-def with_version(report: str, sentence: str, model: str, version: str, ship: bool) -> str:
+def with_version(report: str, sentence: str, model: str, version: str, champion: str) -> str:
     """The report with what the last step knows. A report without a model to ship stays as it is.
 
     Args:
         sentence: about the version and the champion.
         model, version: its name in the registry, and its number.
-        ship: whether the version is the champion; if not, heading and command do not say so either.
+        champion: number of the present champion, or "". If it is another version, the heading says so, and the
+            version has a command of its own, below that of the champion.
     """
     report = report.replace(str(escape(PENDING)), str(escape(sentence)), 1)
-    if ship:
+    if champion == version:
         return report
-    used, exact = (str(escape(address(model, version, champion))) for champion in (True, False))
-    return report.replace(SHIP, BEST, 1).replace(used, exact, 1)
+    report = report.replace(f"<h2>{SHIP}", f"<h2>{BEST}", 1)
+    first, own = (f"<code>{escape(predict_command(model, named))}</code></p>" for named in (CHAMPION, version))
+    both = f'{first}\n<p>This run\'s best, to compare:</p>\n<p class="command">{own}'
+    return report.replace(first, both if champion else own, 1)
 
 
-def address(model: str, version: str, champion: bool) -> str:
-    """What commands take for a version: its alias if it is the champion, or else its number."""
-    return f"models:/{model}{'@champion' if champion else f'/{version}'}"
+def predict_command(model: str, version: str) -> str:
+    """The command to try a version, or `CHAMPION`, with."""
+    return f"cliptea predict PHOTOS --model {address(model, version)}"
+
+
+def address(model: str, version: str) -> str:
+    """What commands take for a version, or for `CHAMPION`."""
+    return f"models:/{model}{'@' if version == CHAMPION else '/'}{version}"

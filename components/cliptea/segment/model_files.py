@@ -20,7 +20,7 @@ from cliptea.parse import parse_json, read_text
 
 __all__ = [
     "DESCRIPTION", "FILES", "SUMS", "TEXT", "TRAINING_FEATURES", "WEIGHTS", "Description", "TeacherSource", "home_of",
-    "read_model", "sums",
+    "read_description", "read_model", "sums",
 ]  # fmt: skip
 
 FILES = DESCRIPTION, WEIGHTS, TEXT = "model.json", "model.safetensors", "text.safetensors"
@@ -99,7 +99,16 @@ def read_model(folder: Path) -> tuple[Description, dict[str, bytes]]:
         raise StorageError(
             f"the model in {home} is damaged", f"files that match its {SUMS}", "fetch or train the model again"
         )
+    return read_description(folder), files
+
+
+def read_description(folder: Path) -> Description:
+    """The description of the model in a folder, as for `read_model`.
+
+    Raises:
+        ValueError: it cannot be read, or is not valid.
+    """
     try:
-        return Description.model_validate(parse_json(read_text(home / DESCRIPTION, "the file"), DESCRIPTION)), files
+        return Description.model_validate(parse_json(read_text(home_of(folder) / DESCRIPTION, "the file"), DESCRIPTION))
     except ConfigError as error:
         raise ValueError(error.what) from None

@@ -13,7 +13,8 @@ import PIL
 from cliptea.segment.segmenter import ClassSet, Segmenter
 from cliptea.serving.choices import Server
 from cliptea.serving.export import Form, export_model
-from cliptea.serving.model_card import Measurement, model_card
+from cliptea.serving.model_card import model_card
+from cliptea.serving.score_file import Measurement
 from cliptea.storage.local_files import write_file
 
 __all__ = ["bundle_files", "of_other_servers", "write_bundle"]

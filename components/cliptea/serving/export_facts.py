@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from cliptea.config import EvaluationConfig
 from cliptea.data.colours import palette
-from cliptea.errors import ConfigError
 from cliptea.segment.normalise import IMAGE_MEAN
 from cliptea.segment.segmenter import ClassSet, Segmenter
 from cliptea.serving.choices import Output
 from cliptea.teacher.templates import list_templates
 
-__all__ = ["export_facts", "mask_recipe", "require_replaceable"]
+__all__ = ["export_facts", "mask_recipe"]
 
 OUTPUTS = {
     "logits": "logits: float32 (B, N, H, W)",
     "probabilities": "probabilities: float32 (B, N, H, W)",
     "classes": "classes: uint8 (B, H, W)",
 }
-
-
-def require_replaceable(file: Path) -> None:
-    """Check that an export to `file` would only replace files of an earlier export.
-
-    Raises:
-        ConfigError: one of these files is from somebody else.
-    """
-    facts = file.with_suffix(".json")
-    written = [file, facts, *([file.with_suffix(".bin")] if file.suffix == ".xml" else [])]
-    present = [path for path in written if path.exists()]
-    if present and not _is_export(facts):
-        raise ConfigError(f"{present[0]} exists and is not an earlier export", "a new file name", "change it with -o")
-
-
-def _is_export(facts: Path) -> bool:
-    try:
-        return set(json.loads(facts.read_bytes())) >= {"inputs", "output", "steps", "classes"}
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
 
 
 def export_facts(

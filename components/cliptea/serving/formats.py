@@ -134,12 +134,18 @@ def openvino_files(model: Any, facts: Mapping[str, Any]) -> tuple[bytes, bytes]:
 
 
 def openvino_runner(model: Any) -> Run:
-    """Runs a model of OpenVINO on the CPU with float32 arithmetic, unless the model itself is of lower precision."""
+    """Runs a model of OpenVINO on the CPU with float32 arithmetic, unless the model itself is of lower precision.
+
+    Raises:
+        NotExported: OpenVINO cannot compile it.
+    """
     import openvino  # pyright: ignore[reportMissingImports]
 
-    compiled = openvino.Core().compile_model(
-        model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    )
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    try:
+        compiled = openvino.Core().compile_model(model, "CPU", settings)
+    except Exception as error:  # as above
+        raise NotExported(f"OpenVINO cannot run the network ({first_line(error)})") from error
     return lambda *inputs: np.asarray(compiled(list(inputs))[0])
 
 

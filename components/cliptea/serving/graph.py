@@ -1,6 +1,7 @@
-"""A student as a function of images and class embeddings, built from operations that ONNX supports.
+"""A student as a function of images and class embeddings, built from operations that other runtimes support.
 
-Shape legend: B images, H, W size; N classes; D width; h, w output size of the student; C channels; P pooled size.
+Shape legend: B images, H, W size; N classes; D width; h, w output size of the student, p = h w;
+C channels; P pooled size.
 """
 
 from __future__ import annotations
@@ -10,21 +11,25 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from cliptea.models.student import Student
+from cliptea.models.student import Projection, Student
 from cliptea.segment.image_logits import resize
 from cliptea.segment.normalise import normalise
 from cliptea.segment.segmenter import ClassSet, Segmenter
 from cliptea.serving.choices import Output
 
-__all__ = ["NamedNetwork", "Network", "PlainPooling"]
+__all__ = ["MatrixProjection", "NamedNetwork", "Network", "PlainPooling"]
 
 
 class Network(nn.Module):
-    """Normalisation, student and product with the embeddings, on the CPU, with operations that ONNX supports."""
+    """Normalisation, student and product with the embeddings, on the CPU.
 
-    def __init__(self, model: Segmenter) -> None:
+    Args:
+        fixed: whether the embeddings will be constants of the exported network.
+    """
+
+    def __init__(self, model: Segmenter, fixed: bool = False) -> None:
         super().__init__()
-        self.student = _with_plain_pooling(copy.deepcopy(model.student).cpu().float())
+        self.student = _exportable(copy.deepcopy(model.student).cpu().float(), fixed)
 
     def forward(self, images_B3HW: Tensor, embeddings_ND: Tensor) -> Tensor:
         return resize(self.student.logits(normalise(images_B3HW), embeddings_ND), images_B3HW.shape[2:])
@@ -68,9 +73,19 @@ class PlainPooling(nn.Module):
         return inside / inside.sum(1, keepdim=True)
 
 
-def _with_plain_pooling(student: Student) -> Student:
+class MatrixProjection(nn.Module):
+    """`Projection` as a matrix product, because OpenVINO has no convolution with an unknown number of outputs."""
+
+    def forward(self, maps_BChw: Tensor, weight_NC: Tensor, bias_N: Tensor) -> Tensor:
+        products_BNp = weight_NC @ maps_BChw.flatten(2) + bias_N[:, None]
+        return products_BNp.unflatten(2, maps_BChw.shape[2:])
+
+
+def _exportable(student: Student, fixed: bool) -> Student:
     for parent in list(student.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and isinstance(child.output_size, int):
                 setattr(parent, name, PlainPooling(child.output_size))
+            if isinstance(child, Projection) and not fixed:  # int8 needs the convolution
+                setattr(parent, name, MatrixProjection())
     return student

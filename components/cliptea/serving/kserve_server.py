@@ -1,7 +1,8 @@
 """Serves the model in this folder with KServe's open inference protocol (v2): `python serve_kserve.py`.
 
-The input is a tensor of images, (B, H, W, 3) UINT8 RGB, and the output their masks, (B, H, W) UINT8 positions in the
-`classes` of model.json. It needs the packages in requirements.txt. `cliptea bundle --serving kserve` copies this file.
+The input is the tensor `images`, (B, H, W, 3) UINT8 RGB. The output is the tensor `masks`, (B, H, W) UINT8 positions in
+the `classes` of model.json. It needs the packages in requirements.txt. `cliptea bundle --serving kserve` copies this
+file.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ class Segmentation(Served):
 
     def predict(self, payload: InferRequest, headers: Any = None, response_headers: Any = None) -> InferResponse:
         images_BHW3 = payload.inputs[0].as_numpy()
-        if images_BHW3.ndim != 4 or images_BHW3.shape[-1] != 3 or images_BHW3.dtype != np.uint8:
-            raise InvalidInput(f"{images_BHW3.dtype} {images_BHW3.shape} is no (B, H, W, 3) UINT8 tensor of images")
+        if images_BHW3.dtype != np.uint8 or images_BHW3.ndim != 4 or images_BHW3.shape[3] != 3 or not images_BHW3.size:
+            raise InvalidInput(f"the input is {images_BHW3.dtype} {images_BHW3.shape}; expected UINT8 (B, H, W, 3)")
         masks_BHW = np.stack([self._model.mask(image_HW3) for image_HW3 in images_BHW3])
         output = InferOutput("masks", list(masks_BHW.shape), "UINT8")
         output.set_data_from_numpy(masks_BHW, binary_data=False)
-        return InferResponse(payload.id or str(uuid4()), NAME, [output])
+        return InferResponse(payload.id or str(uuid4()), NAME, [output])  # the protocol lets requests omit their id
 
 
 if __name__ == "__main__":

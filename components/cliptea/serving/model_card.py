@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-
-from pydantic import BaseModel, ValidationError
 
 from cliptea.data.colours import class_colour
-from cliptea.errors import ConfigError
-from cliptea.evaluation.results import OptionalScore, Scores
 from cliptea.messages import printable
-from cliptea.parse import parse_json, read_text
 from cliptea.segment.model_files import Description
 from cliptea.segment.segmenter import ClassSet
 from cliptea.serving.export import Exported
+from cliptea.serving.score_file import Measurement
 from cliptea.teacher.templates import list_templates
 
-__all__ = ["Measurement", "model_card", "read_scores"]
+__all__ = ["model_card"]
 
 UNKNOWN = "unknown"
+SCORES = {"pAcc": "pixel accuracy", "miou_seen": "seen mIoU", "miou_unseen": "unseen mIoU", "hiou": "hIoU"}
 NO_LICENCE = "unknown; there is none if training started from random weights"
 
 # Licences that timm states and the Hugging Face hub knows by the same name.
@@ -56,38 +52,6 @@ LIMITS = """\
 - Images that differ from those of the training data may be segmented badly. The network does not notice that.
 - The scores, if there are any, hold for their data set only. Measure with images of your own before you rely on it.
 """
-
-
-class Measurement(BaseModel):
-    """What `cliptea evaluate -o FILE` writes, as far as a model card needs it."""
-
-    model: str
-    dataset: str
-    images: int
-    gamma: float
-    scores: Scores
-    per_class: dict[str, OptionalScore]
-
-
-def read_scores(file: Path, model: str) -> Measurement:
-    """The scores in a file of `cliptea evaluate`.
-
-    Args:
-        model: the address of the model that they must be of.
-
-    Raises:
-        ConfigError: they are of another model, or the file cannot be read.
-    """
-    try:
-        found = Measurement.model_validate(parse_json(read_text(file, "the file"), str(file)))
-    except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ConfigError(
-            f"{file} holds no scores: {place} is missing or wrong", "a file of cliptea evaluate"
-        ) from None
-    if found.model != model:
-        raise ConfigError(f"the scores in {file} are of the model {found.model}", f"scores of {model}")
-    return found
 
 
 def model_card(
@@ -160,7 +124,7 @@ def _classes(description: Description, classes: ClassSet, scores: Measurement | 
 def _scores(scores: Measurement | None) -> str:
     if scores is None:
         return "Unknown. `cliptea evaluate` measures them, and `cliptea bundle --scores FILE` puts them here."
-    numbers = ", ".join(f"{name} {_percent(value)}" for name, value in scores.scores.model_dump().items())
+    numbers = ", ".join(f"{SCORES[name]} {_percent(value)}" for name, value in scores.scores.model_dump().items())
     return (
         f"On {scores.images} val images of {_cell(scores.dataset)}, with a gamma of {scores.gamma:g}: {numbers}. "
         "The table above shows the IoU of each class."
@@ -171,13 +135,14 @@ def _origin(description: Description, classes: ClassSet, made: Mapping[str, str]
     teacher = description.teacher
     yield ["network", description.backbone]
     yield ["training data", description.dataset or UNKNOWN]
-    for fact in ("cliptea.version", "git.commit"):
-        yield [f"{fact} of training", description.origin.get(fact, UNKNOWN)]
+    for fact, told in (("cliptea.version", "cliptea"), ("git.commit", "commit of cliptea")):
+        yield [f"{told} that trained it", description.origin.get(fact, UNKNOWN)]
     yield ["classes with masks in training", ", ".join(n for n in description.classes if n not in description.unseen)]
     yield ["classes without masks in training", ", ".join(description.unseen) or "none"]
     if description.learned_before:
         yield ["further classes, of the models that training started from", ", ".join(description.learned_before)]
-    yield ["whether training knew the names of unseen classes", f"{description.setting}"]
+    knew = "yes" if description.setting == "transductive" else "no"
+    yield ["whether training knew the names of unseen classes", f"{knew} (the {description.setting} setting)"]
     yield ["licence of the weights that training started from", description.licence or NO_LICENCE]
     yield ["CLIP that taught it", f"{teacher.model}, {teacher.weights or UNKNOWN}" if teacher else UNKNOWN]
     yield ["prompts", ", ".join(list_templates(teacher.templates)) if teacher else UNKNOWN]

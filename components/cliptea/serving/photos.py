@@ -16,6 +16,7 @@ from cliptea.data.sample import LARGEST_FILE, SUFFIXES, decode_image
 from cliptea.errors import DataError
 from cliptea.files import oddity
 from cliptea.messages import printable
+from cliptea.serving.standalone import output_name
 from cliptea.storage import Store, is_remote, open_store
 from cliptea.storage.local_files import place
 from cliptea.storage.marks import MARK
@@ -79,7 +80,7 @@ def find_images(given: Sequence[str | Path], leave_out: str | Path) -> list[Sour
         found += inside
     taken: dict[str, Photo] = {}
     for file, relative in found:
-        taken.setdefault(_free_name(taken, file, relative), file)
+        taken.setdefault(output_name(file, relative, taken), file)
     return [Source(file, name) for name, file in taken.items()]
 
 
@@ -170,10 +171,3 @@ def _tell_left(left: dict[str, list[str]]) -> None:
     for why, paths in left.items():
         more = f", and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
         progress.note(f"{len(paths)} left out ({why}): {', '.join(map(printable, paths[:SHOWN]))}{more}")
-
-
-def _free_name(taken: dict[str, Photo], file: Photo, relative: Path) -> str:
-    """The path without its suffix. If another file has this name, the suffix and then a number are added."""
-    candidates = [relative.with_suffix(""), relative.with_name(relative.name.replace(".", "_"))]
-    numbered = (candidates[-1].with_name(f"{candidates[-1].name}-{number}") for number in range(2, len(taken) + 3))
-    return next(str(name) for name in (*candidates, *numbered) if taken.get(str(name), file) == file)

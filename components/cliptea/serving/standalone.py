@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["Model", "best_classes", "fit", "overlay", "pieces", "read_image"]
+__all__ = ["Model", "best_classes", "fit", "output_name", "overlay", "pieces", "read_image"]
 
 HERE = Path(__file__).resolve().parent
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
@@ -166,18 +166,44 @@ def overlay(image_HW3: np.ndarray, mask_HW: np.ndarray, colours: Sequence[Sequen
     return Image.blend(Image.fromarray(image_HW3), Image.fromarray(coloured_HW3), OPACITY)
 
 
+def output_name(file: Any, relative: Path, taken: Mapping[str, Any]) -> str:
+    """The name of an image's outputs: its path without the suffix.
+
+    If another image has this name, the suffix is added with an underscore, and then a number.
+
+    Args:
+        file: the image.
+        relative: its path below the folder that was given.
+        taken: the images that have a name, by this name.
+    """
+    candidates = [relative.with_suffix(""), relative.with_name(relative.name.replace(".", "_"))]
+    numbered = (candidates[-1].with_name(f"{candidates[-1].name}-{number}") for number in range(2, len(taken) + 3))
+    return next(str(name) for name in (*candidates, *numbered) if taken.get(str(name), file) == file)
+
+
 def _find(paths: Sequence[Path], output: Path) -> dict[str, Path]:
-    """Image files by the name of their outputs: the files given, and those below the folders given, without results."""
+    """Images by the name of their outputs: the files given, and those in the folders given, without results."""
     found: dict[str, Path] = {}
     for path in paths:
-        below = sorted(path.rglob("*")) if path.is_dir() else []
-        inside = [one for one in below if one.suffix.lower() in SUFFIXES and output not in one.resolve().parents]
-        for file, name in [(file, str(file.relative_to(path))) for file in inside] or [(path, path.name)]:
-            if found.setdefault(name, file) != file:
-                raise SystemExit(
-                    f"error: two images have the name {name}: {found[name]} and {file}; rename one of them"
-                )
+        if not path.exists():
+            raise SystemExit(f"error: the file or folder {path} does not exist")
+        inside = [(path, Path(path.name))]
+        if path.is_dir():
+            inside = [(file, file.relative_to(path)) for file in _images(path) if output not in file.resolve().parents]
+        if not inside:
+            raise SystemExit(f"error: the folder {path} contains no images; expected {', '.join(SUFFIXES)}")
+        for file, relative in inside:
+            found.setdefault(output_name(file, relative, found), file)
     return found
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    """All image files in a folder and below that are not hidden: in each folder first its own, then those below."""
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    yield from (path for path in inside if not path.is_dir() and path.suffix.lower() in SUFFIXES)
+    for path in inside:
+        if path.is_dir() and not path.is_symlink():
+            yield from _images(path)
 
 
 def _save(picture: Image.Image, file: Path, kind: str) -> None:
@@ -195,8 +221,8 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("segmented"), help="folder for masks and overlays")
     given = parser.parse_args()
     sources = _find(given.images, given.output.resolve())
-    if not sources:
-        raise SystemExit(f"error: no images in {', '.join(map(str, given.images))}; expected {', '.join(SUFFIXES)}")
+    if given.output.exists() and not given.output.is_dir():
+        raise SystemExit(f"error: -o {given.output} is a file; expected a folder for the results")
     model, bad = Model(), 0
     colours = model.facts["colours"]
     for name, file in sources.items():
@@ -211,7 +237,9 @@ def main() -> int:
         picture.putpalette([value for colour in colours for value in colour])
         _save(picture, given.output / "masks" / f"{name}.png", "PNG")
         _save(overlay(image_HW3, mask_HW, colours), given.output / "overlays" / f"{name}.jpg", "JPEG")
-    print(f"wrote masks and overlays of {len(sources) - bad} images to {given.output}")
+    done = len(sources) - bad
+    if done:
+        print(f"wrote masks and overlays of {done} image{'s' * (done != 1)} to {given.output}")
     return 1 if bad else 0
 
 

@@ -28,5 +28,8 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         images_BHW3 = pb_utils.get_input_tensor_by_name(request, "images").as_numpy()
-        masks_BHW = np.stack([self._model.mask(image_HW3) for image_HW3 in images_BHW3])
+        try:
+            masks_BHW = np.stack([self._model.mask(image_HW3) for image_HW3 in images_BHW3])
+        except ValueError as error:  # such as no images: the other requests get their answers
+            return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error)))
         return pb_utils.InferenceResponse([pb_utils.Tensor("masks", masks_BHW)])

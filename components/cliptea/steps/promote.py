@@ -12,7 +12,7 @@ from cliptea.errors import ClipteaError, TrackingError
 from cliptea.evaluation.ranking import best_row, candidates, hiou
 from cliptea.manifest import Output, find, fingerprint, read_object
 from cliptea.parts import numbers_of, ranges
-from cliptea.report.version import address, with_version
+from cliptea.report.version import BEST, CHAMPION, SHIP, address, predict_command, with_version
 from cliptea.run import Run
 from cliptea.sealed import seal
 from cliptea.steps.compare import REPORT, ComparedRow, Comparison, catch_up
@@ -136,25 +136,26 @@ def _tell(store: Store, run: Run, comparison: Comparison, decided: Promotion) ->
     from cliptea.tracking.runs import ChildRun, Tag
 
     client = connect()
-    present = champion(client, decided.model)
-    sentence, ship = _sentence(decided, present), str(present) == decided.version
+    present = str(champion(client, decided.model) or "")
+    sentence = _sentence(decided, present)
     progress.note(sentence)
-    progress.publish(model=address(decided.model, decided.version, False))
+    to_try = CHAMPION if present else decided.version
+    progress.publish(model=address(decided.model, to_try))
     logged = _logged(store, run, comparison.rows)
     mine = [row for row in logged if (row.label, row.seed) == (decided.variant, decided.seed)]
     scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in _scores(mine[0]) if value is not None)
     student = f"{decided.variant} seed {decided.seed}"
     link = f"[{decided.model} version {decided.version}](#/models/{quote(decided.model)}/versions/{decided.version})"
-    command = f"`cliptea predict PHOTOS --model {address(decided.model, decided.version, ship)}`"
-    first = "Ship this" if ship else "Best of this run"
-    client.set_tag(run.tracking_run, Tag.NOTE, f"**{first}:** {student}, {scores}: {link}. {sentence}\n\n{command}")
+    command = f"`{predict_command(decided.model, to_try)}`"
+    first = SHIP if present == decided.version else BEST
+    client.set_tag(run.tracking_run, Tag.NOTE, f"**{first}** {student}, {scores}: {link}. {sentence}\n\n{command}")
     for run_id, label in {row.mlflow_run_id: row.label for row in reversed(logged)}.items():
         told = sentence if run_id == mine[0].mlflow_run_id else f"The best student of this run is {student}, {link}."
         client.set_tag(run_id, Tag.NOTE, f"{run.abouts[label]}. {told}")
     output = Output("compare", comparison.report.rsplit("/", 2)[1])
     if done := find(store, output):  # its report may be newer than the one in the comparison, after an outage
         page = read_object(store, done.objects[REPORT]).decode()
-        report = with_version(page, sentence, decided.model, decided.version, ship).encode()
+        report = with_version(page, sentence, decided.model, decided.version, present).encode()
         digest = hashlib.sha256(report).hexdigest()
         key = f"{output.prefix}/shipped-{digest[:16]}.html"
         if store.entry(key) is None or store.get(key) != report:
@@ -163,14 +164,14 @@ def _tell(store: Store, run: Run, comparison: Comparison, decided: Promotion) ->
         ChildRun(client, run.tracking_run).log_files({REPORT: report})
 
 
-def _sentence(decided: Promotion, champion: int | None) -> str:
+def _sentence(decided: Promotion, champion: str) -> str:
     version = f"{decided.model} version {decided.version}"
-    if champion is None:
+    if not champion:
         return f"{version} was registered ({decided.reason}). There is no champion now."
-    if str(champion) == decided.version:
+    if champion == decided.version:
         return f"{version} is the champion ({decided.reason})."
-    was = "was the champion" if decided.promoted else "is not the champion"
-    return f"{version} {was} ({decided.reason}). The champion is now version {champion}: ship that one."
+    was, now = ("was the champion", "is now") if decided.promoted else ("is not the champion", "is")
+    return f"{version} {was} ({decided.reason}). The champion {now} version {champion}: ship that one."
 
 
 def _scores(row: ComparedRow) -> list[tuple[str, float | None]]:

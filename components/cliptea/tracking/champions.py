@@ -61,9 +61,16 @@ def decide(model: Score, champion: Score | None) -> Decision:
             f"hIoU {new:.4f}, but the champion's {old:.4f} was measured on another evaluation set, "
             "so the two cannot be compared",
         )
-    if new > old + margin:
-        return Decision(True, f"hIoU {new:.4f} beats the champion's {old:.4f} by more than {margin:g}")
-    return Decision(False, f"hIoU {new:.4f} does not beat the champion's {old:.4f} by more than {margin:g}")
+    return _compared(new, old, margin)
+
+
+def _compared(new: float, old: float, margin: float) -> Decision:
+    if new == old:
+        return Decision(False, f"hIoU {new:.4f} equals the champion's, so the champion stays")
+    digits = next((digits for digits in (4, 6, 8) if f"{new:.{digits}f}" != f"{old:.{digits}f}"), 17)
+    beats = new > old + margin
+    reason = f"hIoU {new:.{digits}f} {'beats' if beats else 'does not beat'} the champion's {old:.{digits}f}"
+    return Decision(beats, reason + (f" by more than {margin:g}" if margin else ""))
 
 
 def _measured(hiou: float | None) -> float | None:

@@ -456,19 +456,31 @@ def test_the_page_opens_with_the_model_to_ship_and_never_with_an_ablation():
 
 def test_the_last_step_names_the_version(html):
     told = 'photos" version 3 is the champion (<first>).'
-    page = with_version(html, told, "cliptea-demo", "3", True)
+    page = with_version(html, told, "cliptea-demo", "3", "3")
     assert told in Page(page).text["header"]
     assert "<first>" not in page
     assert PENDING in Page(html).text["header"]
     assert PENDING not in page
     assert len(page) - len(html) == len(str(escape(told))) - len(PENDING)  # nothing else has changed
     assert "Ship this" in page
-    other = Page(with_version(html, told, "cliptea-demo", "3", False)).text["header"]
-    assert "Ship this" not in other
-    assert "Best of this run: demo_fpn" in " ".join(other.split())
-    assert "models:/cliptea-demo@champion" in Page(page).text["header"]
-    assert "--model models:/cliptea-demo/3" in other
-    assert "@champion" not in other
+    assert commands(page) == ["models:/cliptea-demo@champion"]
+
+
+def commands(page):
+    """The models that the commands in the header name."""
+    return re.findall(r"cliptea predict PHOTOS --model (\S+)", Page(page).text["header"])
+
+
+@pytest.mark.parametrize(
+    ("champion", "models"),
+    [("1", ["models:/cliptea-demo@champion", "models:/cliptea-demo/3"]), ("", ["models:/cliptea-demo/3"])],
+)
+def test_a_version_that_is_not_the_champion_is_not_what_to_ship(html, champion, models):
+    page = with_version(html, "told", "cliptea-demo", "3", champion)
+    header = " ".join(Page(page).text["header"].split())
+    assert "Ship this" not in header
+    assert "Best of this run, but not the champion: demo_fpn" in header
+    assert commands(page) == models
 
 
 def test_the_headline_says_what_each_part_of_the_method_is_worth():

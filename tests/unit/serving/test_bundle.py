@@ -76,12 +76,12 @@ def agree(bundle, model, names, photos, output):
     for file in files:
         with Image.open(output / "ours/masks" / file.with_suffix(".png")) as mask:
             expected = np.array(mask)
-        with Image.open(output / "alone/masks" / f"{file}.png") as mask:
+        with Image.open(output / "alone/masks" / file.with_suffix(".png")) as mask:
             found = np.array(mask)
             assert mask.mode == "P"
         assert found.shape == expected.shape
         assert (found == expected).mean() >= EQUAL, file
-        with Image.open(output / "alone/overlays" / f"{file}.jpg") as overlay:
+        with Image.open(output / "alone/overlays" / file.with_suffix(".jpg")) as overlay:
             assert overlay.size == found.shape[::-1]
         ids |= set(np.unique(expected))
     assert len(files) == 7
@@ -110,7 +110,8 @@ def test_a_bad_image_gets_a_line_and_the_others_are_done(bundled, photos, tmp_pa
     ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert (ended.stderr.count("\n"), "bad.png" in ended.stderr) == (1, True)
-    assert [file.name for file in (tmp_path / "out/masks").iterdir()] == ["good.png.png"]
+    assert ended.stdout == f"wrote masks and overlays of 1 image to {tmp_path / 'out'}\n"
+    assert [file.name for file in (tmp_path / "out/masks").iterdir()] == ["good.png"]
 
 
 def test_the_card_says_what_the_model_knows_and_invents_nothing(bundled):
@@ -128,13 +129,14 @@ def test_the_card_says_what_the_model_knows_and_invents_nothing(bundled):
     assert "| 1 | sky | seen: with masks | unknown | #" in card
     for fact in (
         "training data",
-        "git.commit of training",
+        "commit of cliptea that trained it",
         "licence of the weights that training started from",
         "CLIP that taught it",
         "prompts",
     ):
         assert f"| {fact} | unknown" in card
     assert "| gamma, which is added to the logits of unseen classes | 0.02 |" in card
+    assert "| whether training knew the names of unseen classes | no (the inductive setting) |" in card
     assert "## Scores\n\nUnknown." in card
     requirements = (bundled / "requirements.txt").read_text().split()
     assert [line.partition("==")[0] for line in requirements] == ["numpy", "onnxruntime", "pillow"]
@@ -164,9 +166,13 @@ def test_the_card_has_scores_and_origin_if_they_are_known(scored, tmp_path):
     assert "| 0 | sky | seen: with masks | 75.0% |" in card
     assert "| 1 | grass | seen: with masks | unknown |" in card
     assert "| 3 | zebra | unseen: without masks | no pixels |" in card
-    assert "On 12 val images of a\\|b, with a gamma of 0.02: pAcc 90.0%" in card
-    assert "hiou no pixels" in card
-    for fact in ("| training data | meadow |", "| git.commit of training | c0ffee |", "started from | MIT |"):
+    assert "On 12 val images of a\\|b, with a gamma of 0.02: pixel accuracy 90.0%" in card
+    assert "hIoU no pixels" in card
+    for fact in (
+        "| training data | meadow |",
+        "| commit of cliptea that trained it | c0ffee |",
+        "started from | MIT |",
+    ):
         assert fact in card
     assert "only takes images of 64x64" in card
 
@@ -184,11 +190,45 @@ def test_scores_of_another_model_and_folders_of_others_are_refused(scored, model
         (["-o", file], 2, "is a file; expected a folder"),
         (["--size", "65x64", "-o", tmp_path / "out"], 2, "--size 65x64 does not fit the model"),
         (["--names", "sofa", "-o", tmp_path / "out"], 2, "its text tower is not available"),
+        (
+            ["--names", " ", "-o", tmp_path / "out"],
+            2,
+            "0 class names are given; expected 1 to 255, for example --names",
+        ),
+        (["--names", "[a", "-o", tmp_path / "out"], 2, "cannot read --names"),
     ):
         answer = call("bundle", "--model", model_folder, *arguments)
         assert answer.exit_code == code, answer.output
         assert (words in answer.stderr, answer.stderr.count("\n")) == (True, 1), answer.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments", [["--size", "65x64"], ["--size", "64"], ["--size", "0x64"], ["--scores", "none"]])
+def test_a_wrong_size_and_wrong_scores_are_told_before_the_model_is_loaded(
+    arguments, model_folder, tmp_path, monkeypatch
+):
+    def load(*_):
+        raise AssertionError("the model is loaded")
+
+    monkeypatch.setattr("cliptea.segment.segmenter.open_segmenter", load)
+    monkeypatch.chdir(tmp_path)
+    commands = [("bundle", "out")] if arguments[0] == "--scores" else [("bundle", "out"), ("export", "out.onnx")]
+    for command, output in commands:
+        answer = call(command, "--model", model_folder, *arguments, "-o", output)
+        assert (answer.exit_code, answer.stderr.count("\n")) == (2, 1), answer.stderr
+        assert arguments[1] in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_size_is_told_without_torch(model_folder):
+    code = (
+        "import sys; from cliptea_pipeline.cli import app\n"
+        f"try: app(['bundle', '--model', {str(model_folder)!r}, '--size', '65x64', '-o', 'out'])\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "False\n"
+    assert "--size 65x64 does not fit the model" in ended.stderr
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +252,8 @@ class Tensor:
     def as_numpy(self):
         return self.array
 tensors.Tensor = Tensor
-tensors.InferenceResponse = lambda outputs: outputs
+tensors.InferenceResponse = lambda output_tensors, error=None: error or output_tensors
+tensors.TritonError = str
 tensors.get_input_tensor_by_name = lambda request, name: request[name]
 sys.modules["triton_python_backend_utils"] = tensors
 import importlib.util
@@ -221,7 +262,9 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 model = module.TritonPythonModel()
 model.initialize({})
-((masks,),) = model.execute([{"images": Tensor("images", np.load(sys.argv[2]))}])
+images = np.load(sys.argv[2])
+(masks,), error = model.execute([{"images": Tensor("images", one)} for one in (images, images[:0])])
+assert isinstance(error, str)
 assert masks.name == "masks"
 np.save(sys.argv[3], masks.as_numpy())
 """
@@ -275,11 +318,11 @@ def kserve(folder):
             server.terminate()
 
 
-def infer(address, images):
+def infer(address, images, **more):
     tensor = {"name": "images", "shape": images.shape, "datatype": "UINT8", "data": images.ravel().tolist()}
     request = urllib.request.Request(
         f"{address}/v2/models/cliptea/infer",
-        json.dumps({"id": "1", "inputs": [tensor]}).encode(),
+        json.dumps({"inputs": [tensor], **more}).encode(),
         {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=300) as answer:
@@ -290,10 +333,14 @@ def infer(address, images):
 def test_kserve_answers_a_request_of_its_open_protocol_with_the_masks_of_predict(served, model_folder):
     images, model = np.stack([smooth(number, (50, 70)) for number in (1, 2)]), open_segmenter(model_folder)
     with kserve(served / "kserve") as address:
-        (output,) = infer(address, images)["outputs"]
+        answer, unnamed = infer(address, images, id="7"), infer(address, images)
+        (output,) = answer["outputs"]
         with pytest.raises(urllib.error.HTTPError) as refused:
             infer(address, images[0])
     assert refused.value.code == 400
+    assert answer["id"] == "7"
+    assert unnamed["id"]  # which the server makes
+    assert unnamed["outputs"] == answer["outputs"]
     assert (output["name"], output["datatype"], output["shape"]) == ("masks", "UINT8", [2, 50, 70])
     masks = np.array(output["data"], np.uint8).reshape(2, 50, 70)
     for image, mask in zip(images, masks, strict=True):

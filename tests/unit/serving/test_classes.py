@@ -62,8 +62,8 @@ def test_a_damaged_tower_in_the_store_is_refused(model, tower, tmp_path):
 
 
 def test_names_are_split():
-    assert split_names("cat, dog,my sofa,") == ["cat", "dog", "my sofa"]
-    assert split_names("'red, white'") == ["'red", "white'"]  # only a list has quotes
+    assert split_names("cat, dog,my sofa,", "--classes") == ["cat", "dog", "my sofa"]
+    assert split_names("'red, white'", "--classes") == ["'red", "white'"]  # only a list has quotes
     assert split_names(' [cat, "red, white", \'no\', 010, "a \\u00e9"]') == [
         "cat",
         "red, white",
@@ -81,7 +81,7 @@ def test_names_are_split():
         (",".join(map(str, range(256))), "256"),
     ):
         with pytest.raises(ConfigError, match=words):
-            split_names(text)
+            split_names(text, "--classes")
 
 
 def test_without_free_names_no_tower_is_needed(model):

@@ -11,10 +11,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from cliptea.models.student import Projection
 from cliptea.segment.normalise import normalise
 from cliptea.serving.choices import SUFFIXES
 from cliptea.serving.export import Form, export_model
+from cliptea.serving.formats import openvino_runner
+from cliptea.serving.graph import MatrixProjection
 from cliptea.serving.measured import measure
+from cliptea.serving.parity import NotExported
 from cliptea_pipeline.cli import app
 
 SIZE = (64, 96)
@@ -132,6 +136,32 @@ def test_openvino_computes_the_same_for_any_size(model, image, tmp_path):
     compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     assert np.abs(compiled([image])[0][0] - expected(model, classes, image).numpy()).max() < 1e-4
     assert json.loads(read.get_rt_info("cliptea").value) == facts_of(file)
+
+
+def test_openvino_takes_any_number_of_classes(model, image, tmp_path):
+    openvino = pytest.importorskip("openvino", reason="needs the extra openvino")
+    file = tmp_path / "student.xml"
+    assert export_model(model, file, Form("openvino")).fixed is None
+    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for names in (["sky"], ["zebra", "sky", "cow"]):
+        classes = model.known(names)._replace(gamma_N=torch.zeros(len(names)))
+        found = compiled([image, classes.text_ND.numpy()])[0]
+        assert np.abs(found[0] - expected(model, classes, image).numpy()).max() < 1e-4
+
+
+def test_what_openvino_cannot_compile_is_one_line():
+    openvino = pytest.importorskip("openvino", reason="needs the extra openvino")
+    ops = openvino.opset13
+    images, weights = ops.parameter([1, 2, 4, 4], np.float32), ops.parameter([-1, 2, 1, 1], np.float32)
+    product = ops.convolution(images, weights, [1, 1], [0, 0], [0, 0], [1, 1])
+    with pytest.raises(NotExported, match="OpenVINO cannot run the network") as caught:
+        openvino_runner(openvino.Model([product], [images, weights]))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_matrix_product_is_the_convolution():
+    maps, weight, bias = torch.randn(2, 3, 5, 7), torch.randn(4, 3), torch.randn(4)
+    assert torch.allclose(MatrixProjection()(maps, weight, bias), Projection()(maps, weight, bias), atol=1e-6)
 
 
 def test_equal_pixels_are_averaged_over_images_by_their_area():

@@ -3,6 +3,7 @@
 import ast
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from cliptea.data.sample import decode_image
 from cliptea.errors import DataError
 from cliptea.segment.inference import padded_size
 from cliptea.serving import standalone
+from cliptea.serving.photos import find_images
 
 
 def test_it_imports_numpy_pillow_and_onnxruntime_alone():
@@ -36,6 +38,44 @@ def test_it_imports_numpy_pillow_and_onnxruntime_alone():
 
 def test_it_looks_for_the_same_files_as_predict():
     assert standalone.SUFFIXES == sample.SUFFIXES
+
+
+def test_it_names_the_outputs_as_predict_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in (
+        "in/a.jpg", "in/a.png", "in/a_png.gif", "in/sub/a.png", "in/sub.x/a.b.png", "in/.hidden/a.png", "in/.a.png",
+        "in/out/masks/a.png", "in/notes.txt", "b/a.jpg", "b/a.png",
+    ):  # fmt: skip
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).touch()
+    given = [Path("in"), Path("b/a.png"), Path("b"), Path("in/a.jpg")]
+    found = standalone._find(given, Path("in/out").resolve())
+    assert list(found.items()) == [(name, path) for path, name in find_images(given, leave_out="in/out")]
+    assert {name: str(path) for name, path in found.items()} == {
+        "a": "in/a.jpg",
+        "a_png": "in/a.png",
+        "a_png_gif": "in/a_png.gif",
+        "sub/a": "in/sub/a.png",
+        "sub.x/a.b": "in/sub.x/a.b.png",
+        "a_png-2": "b/a.png",
+        "a_jpg": "b/a.jpg",
+    }
+
+
+def test_paths_without_images_are_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for arguments, words in (
+        (["none"], "error: the file or folder none does not exist"),
+        (["empty"], "error: the folder empty contains no images; expected .bmp"),
+        (["file", "-o", "file"], "error: -o file is a file; expected a folder"),
+    ):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["segment.py", *arguments])
+        with pytest.raises(SystemExit, match=words) as ended:
+            standalone.main()
+        assert "\n" not in str(ended.value.code)
+    assert capsys.readouterr().out == ""
 
 
 def kinds():

@@ -14,7 +14,8 @@ def scores(*hious, margin=0.0, evaluation="set"):
     [
         (0.5, None, 0.0, True, "first champion, hIoU 0.5000"),
         (0.5, Score(0.4, "set", 0.0), 0.0, True, "hIoU 0.5000 beats the champion's 0.4000"),
-        (0.5, Score(0.5, "set", 0.0), 0.0, False, "does not beat"),
+        (0.5, Score(0.5, "set", 0.0), 0.0, False, "hIoU 0.5000 equals the champion's, so the champion stays"),
+        (0.50001, Score(0.50002, "set", 0.0), 0.0, False, "hIoU 0.500010 does not beat the champion's 0.500020"),
         (0.4, Score(0.5, "set", 0.0), 0.0, False, "hIoU 0.4000 does not beat the champion's 0.5000"),
         (0.52, Score(0.5, "set", 0.0), 0.05, False, "by more than 0.05"),
         (0.9, Score(0.5, "another set", 0.0), 0.0, False, "another evaluation set"),

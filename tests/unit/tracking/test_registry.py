@@ -34,7 +34,7 @@ def test_decision_and_reason_are_tags_of_the_version(client):
     assert [outcome.champion for outcome in outcomes] == [1, 1, 3]
     versions = {int(v.version): v.tags for v in client.search_model_versions(f"name = '{NAME}'")}
     assert [versions[n]["cliptea.decision"] for n in (1, 2, 3)] == ["promoted", "not promoted", "promoted"]
-    assert versions[2]["cliptea.reason"] == "hIoU 0.3000 does not beat the champion's 0.4000 by more than 0"
+    assert versions[2]["cliptea.reason"] == "hIoU 0.3000 does not beat the champion's 0.4000"
 
 
 def test_descriptions_name_the_champion_until_a_user_writes_another_one(client):
@@ -42,7 +42,7 @@ def test_descriptions_name_the_champion_until_a_user_writes_another_one(client):
         promote(client, hiou)
     assert client.get_registered_model(NAME).description == "The champion is version 2: hIoU 60.0 %."
     assert client.get_model_version(NAME, "3").description == (
-        "hIoU 50.0 %. Not promoted: hIoU 0.5000 does not beat the champion's 0.6000 by more than 0."
+        "hIoU 50.0 %. Not promoted: hIoU 0.5000 does not beat the champion's 0.6000."
     )
     rollback(client, NAME)
     assert client.get_registered_model(NAME).description == "The champion is version 1: hIoU 40.0 %."

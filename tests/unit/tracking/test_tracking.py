@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import uuid
 from pathlib import Path
 
@@ -207,7 +208,7 @@ def compared(rows, evaluation="same", stand_in=False):
     store, output = open_store(), Output("compare", "0123456789abcdef")
 
     def make():
-        page = f"{SHIP} x</h2><p><b>{PENDING}</b></p>{COMMAND}@champion".encode()
+        page = f"<h2>{SHIP} x</h2><p><b>{PENDING}</b></p><p><code>{COMMAND}@champion</code></p>".encode()
         return Contents({"report.html": put_object(store, f"{output.prefix}/report.html", page)}, {})
 
     made, _ = make_once(store, output, make)
@@ -234,7 +235,7 @@ def test_the_alias_follows_the_best_model(client):
         champions.append(client.get_model_version_by_alias("cliptea-smoke", "champion").run_id == child)
     assert champions == [True, False, True]
     best = client.get_model_version_by_alias("cliptea-smoke", "champion")
-    assert best.tags["cliptea.reason"] == "hIoU 0.6000 beats the champion's 0.4000 by more than 0"
+    assert best.tags["cliptea.reason"] == "hIoU 0.6000 beats the champion's 0.4000"
     reason = best.tags["cliptea.reason"]
     assert client.get_run(child).data.tags["cliptea.promotion"] == f"cliptea-smoke version 3: {reason}"
     finish_run(run.job_id, "SUCCEEDED", "")
@@ -261,10 +262,10 @@ def test_the_report_names_the_version_and_every_student_the_best_one(client):
     published = [json.loads(line) for line in Path(os.environ["CLIPTEA_EVENTS"]).read_text().splitlines()]
     values = next(event["values"] for event in reversed(published) if "report" in event.get("values", {}))
     told = "cliptea-smoke version 1 is the champion (first champion, hIoU 0.5000)."
-    assert {"model": "models:/cliptea-smoke/1"} in [event.get("values") for event in published]
+    assert {"model": "models:/cliptea-smoke@champion"} in [event.get("values") for event in published]
     assert (
         read_uri(values["report"], values["report_sha256"]).decode()
-        == f"{SHIP} x</h2><p><b>{told}</b></p>{COMMAND}@champion"
+        == f"<h2>{SHIP} x</h2><p><b>{told}</b></p><p><code>{COMMAND}@champion</code></p>"
     )
     folder = client.download_artifacts(run.tracking_run, "report.html")
     assert told in Path(folder).read_text()
@@ -338,14 +339,14 @@ def test_a_run_repeated_after_a_rollback_says_which_version_is_the_champion(clie
     capsys.readouterr()
     assert promote_best(run, comparison) == decided
     told = capsys.readouterr().err
-    assert "version 2 was the champion (hIoU 0.6000 beats the champion's 0.4000 by more than 0)." in told
+    assert "version 2 was the champion (hIoU 0.6000 beats the champion's 0.4000)." in told
     assert "The champion is now version 1: ship that one." in told
     page = Path(client.download_artifacts(run.tracking_run, "report.html")).read_text()
-    assert page.startswith(f"{BEST} x</h2><p><b>cliptea-smoke version 2 was the champion")
+    assert page.startswith(f"<h2>{BEST} x</h2><p><b>cliptea-smoke version 2 was the champion")
     note = client.get_run(run.tracking_run).data.tags["mlflow.note.content"]
-    assert note.startswith("**Best of this run:** backbones/demo_fpn seed 0")
-    assert page.endswith(f"{COMMAND}/2")
-    assert note.endswith(f"`{COMMAND}/2`")
+    assert note.startswith("**Best of this run, but not the champion:** backbones/demo_fpn seed 0")
+    assert re.findall("<code>(.*?)</code>", page) == [f"{COMMAND}@champion", f"{COMMAND}/2"]
+    assert note.endswith(f"`{COMMAND}@champion`")
     assert client.get_model_version("cliptea-smoke", "2").tags["cliptea.reason"] == "rolled back to version 1"
     client.delete_registered_model("cliptea-smoke")
     promote_best(run, comparison)

@@ -82,7 +82,7 @@ def export_model(model: Segmenter, file: Path, form: Form = PLAIN) -> Exported:
     evaluation, size = model.description.evaluation, form.size
     if size is not None and any(edge % evaluation.divisor for edge in size):
         raise ConfigError(f"the size {size[0]}x{size[1]} does not fit the model", f"multiples of {evaluation.divisor}")
-    network: nn.Module = Network(model, fixed=form.classes is not None)
+    network: nn.Module = Network(model)
     if form.classes is not None:
         network = NamedNetwork(network, form.classes, form.output)
     network.eval()
@@ -123,7 +123,7 @@ def _make(model: Segmenter, network: nn.Module, form: Form, size: tuple[int, int
     calibrating, inputs, told = _inputs(model, form, size)
     data = lowered(data, form.precision, calibrating)
     if form.classes is not None and form.output == "classes" and form.precision != "float32":
-        logits = NamedNetwork(Network(model, fixed=True), form.classes, "logits").eval()  # NaN does not show in classes
+        logits = NamedNetwork(Network(model), form.classes, "logits").eval()  # NaN does not show in classes
         shown = lowered(formats.to_onnx(logits, shapes, "logits"), form.precision, calibrating)
         compare(onnx_runner(shown), "ONNX", logits, inputs[0])
     if form.format == "onnx":

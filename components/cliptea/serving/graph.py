@@ -21,15 +21,11 @@ __all__ = ["MatrixProjection", "NamedNetwork", "Network", "PlainPooling"]
 
 
 class Network(nn.Module):
-    """Normalisation, student and product with the embeddings, on the CPU.
+    """Normalisation, student and product with the embeddings, on the CPU, with operations that the runtimes support."""
 
-    Args:
-        fixed: whether the embeddings will be constants of the exported network.
-    """
-
-    def __init__(self, model: Segmenter, fixed: bool = False) -> None:
+    def __init__(self, model: Segmenter) -> None:
         super().__init__()
-        self.student = _exportable(copy.deepcopy(model.student).cpu().float(), fixed)
+        self.student = _exportable(copy.deepcopy(model.student).cpu().float())
 
     def forward(self, images_B3HW: Tensor, embeddings_ND: Tensor) -> Tensor:
         return resize(self.student.logits(normalise(images_B3HW), embeddings_ND), images_B3HW.shape[2:])
@@ -81,11 +77,11 @@ class MatrixProjection(nn.Module):
         return products_BNp.unflatten(2, maps_BChw.shape[2:])
 
 
-def _exportable(student: Student, fixed: bool) -> Student:
+def _exportable(student: Student) -> Student:
     for parent in list(student.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and isinstance(child.output_size, int):
                 setattr(parent, name, PlainPooling(child.output_size))
-            if isinstance(child, Projection) and not fixed:  # int8 needs the convolution
+            if isinstance(child, Projection):
                 setattr(parent, name, MatrixProjection())
     return student

@@ -64,7 +64,7 @@ def test_a_damaged_tower_in_the_store_is_refused(model, tower, tmp_path):
 def test_names_are_split():
     assert split_names("cat, dog,my sofa,", "--classes") == ["cat", "dog", "my sofa"]
     assert split_names("'red, white'", "--classes") == ["'red", "white'"]  # only a list has quotes
-    assert split_names(' [cat, "red, white", \'no\', 010, "a \\u00e9"]') == [
+    assert split_names(' [cat, "red, white", \'no\', 010, "a \\u00e9"]', "--names") == [
         "cat",
         "red, white",
         "no",

@@ -32,6 +32,7 @@ __all__ = [
     "merge",
     "presets",
     "unfold",
+    "unused_groups",
     "variant_files_of",
     "variant_group",
     "variant_groups",
@@ -148,6 +149,12 @@ def variant_group(name: str, own: Mapping[str, Group] | None = None) -> Group:
     if single not in variants:
         raise ConfigError(f"group {group} has no variant {single!r}", _one_of(single, list(variants)))
     return {single: variants[single]}
+
+
+def unused_groups(config: Config) -> list[str]:
+    """The groups of variants of the user's own from which `variants` takes nothing."""
+    used = {name.partition("/")[0] for name in config.variants}
+    return [group for group in config.variant_groups if group not in used]
 
 
 def unfold(variant: str, delta: Mapping[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any], Trial | None]]:

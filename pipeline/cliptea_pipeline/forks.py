@@ -25,7 +25,6 @@ import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,8 @@ def _serve(connection: socket.socket) -> dict[str, Any]:
         ready, _, _ = select.select([connection, needed], [], [])
         if connection not in ready:
             for name in os.read(needed, 4096).decode().split():
-                importlib.import_module(name)
+                with suppress(Exception):  # the task has the same error and reports it
+                    importlib.import_module(name)
             continue
         request, descriptors, _, _ = socket.recv_fds(connection, 4096, 2)
         if not request:  # the run has ended
@@ -155,7 +155,7 @@ def _work(arguments: Sequence[str], environment: dict[str, str], needed: int) ->
     for name, value in environment.items():  # from the compiled pipeline; the user's own variables take precedence
         os.environ.setdefault(name, value)
     sys.argv = [EXECUTOR, *arguments]
-    sys.meta_path.insert(0, _Needed(needed))
+    _tell_needed(needed)
     try:
         importlib.import_module(EXECUTOR).executor_main()
     except SystemExit as error:
@@ -166,16 +166,15 @@ def _work(arguments: Sequence[str], environment: dict[str, str], needed: int) ->
     return 0
 
 
-class _Needed(MetaPathFinder):
-    """Tells the nursery which modules of WARM a task begins to import. It finds no module itself."""
+def _tell_needed(pipe: int) -> None:
+    """Tell the nursery which modules of WARM this task begins to import. To look for a module is not an import."""
 
-    def __init__(self, pipe: int) -> None:
-        self._pipe = pipe
-
-    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
-        if fullname in WARM:
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "import" and arguments[0] in WARM:
             with suppress(OSError):  # the run is dead
-                os.write(self._pipe, f"{fullname} ".encode())
+                os.write(pipe, f"{arguments[0]} ".encode())
+
+    sys.addaudithook(hook)
 
 
 def _main() -> None:

@@ -73,7 +73,14 @@ def whole_number(option: str, least: int, most: int | None = None) -> Callable[[
 
     def parse(text: str) -> int:
         digits = str(text).removeprefix("-")
-        if digits.isdecimal() and least <= (value := int(text)) and (most is None or value <= most):
+        short = len(digits) <= 18  # Python refuses to convert thousands of digits
+        if (
+            short
+            and digits.isascii()
+            and digits.isdecimal()
+            and least <= (value := int(text))
+            and (most is None or value <= most)
+        ):
             return value
         tell("error", str(ConfigError(f"cannot use {option} {text[:20]}", expected)))
         raise typer.Exit(ExitCode.REJECTED)

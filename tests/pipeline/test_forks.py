@@ -103,6 +103,21 @@ def test_what_a_task_has_imported_is_there_for_the_next_one(forked):
     assert output.index("missing") < output.index("there")
 
 
+def test_to_look_for_a_module_imports_it_nowhere(forked):
+    look = "import importlib.util; importlib.util.find_spec('scipy.optimize'); importlib.util.find_spec('timm')"
+    codes, output = forked(order="in turn", look=look, last="import sys; print('timm' in sys.modules, 'there')")
+    assert codes == {"look": 0, "last": 0}
+    assert "False there" in output
+
+
+def test_a_module_that_cannot_be_imported_ends_no_other_task(forked, tmp_path):
+    (tmp_path / "timm.py").write_text("raise RuntimeError('broken')")  # found first, in the folder that it runs in
+    attempt = "import sys; sys.path.insert(0, '')\n    try: import timm\n    except RuntimeError: print('refused')"
+    codes, output = forked(order="in turn", attempt=attempt, last="print('goes on')")
+    assert codes == {"attempt": 0, "last": 0}
+    assert output.index("refused") < output.index("goes on")
+
+
 def test_what_every_task_needs_starts_no_thread():
     code = (
         "import importlib, os\n"

@@ -344,3 +344,9 @@ def test_settings_are_flattened():
 def test_names_and_a_file_of_text_features_exclude_each_other():
     with pytest.raises(ConfigError, match=r"^data.synonyms and teacher.text_features are both set: expected one"):
         settings.load("demo", ["data.synonyms.cow=[calf]", "teacher.text_features=a.npy"])
+
+
+def test_groups_that_variants_does_not_list_are_found():
+    own = ["variant_groups.used={a: {}, b: {seeds: 2}}", "variant_groups.forgotten={a: {}}"]
+    assert settings.unused_groups(settings.load("smoke", ["variants=[used/b]", *own])) == ["forgotten"]
+    assert settings.unused_groups(settings.load("smoke", ["variants=[forgotten, used, table3]", *own])) == []

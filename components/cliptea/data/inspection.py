@@ -20,6 +20,7 @@ from cliptea.data.catalogue import Catalogue
 from cliptea.data.datasets import Dataset, open_dataset
 from cliptea.data.reader import UNLISTED, Reader
 from cliptea.data.sample import require_labels
+from cliptea.data.split_shards import NOTHING_SEEN
 from cliptea.errors import ClipteaError, DataError
 
 __all__ = ["Inspection", "Part", "default_workers", "examined", "finish", "sampled"]
@@ -185,7 +186,11 @@ def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
                 f"{part} images that are turned upright as their EXIF orientation says, and label maps that were drawn "
                 "on the raw pixels do not fit them"
             ] += counted.turned
-    if without := found.parts["train"].without:
+    without = found.parts["train"].without
+    if without and len(without) == found.parts["train"].images:
+        what, expected = NOTHING_SEEN
+        found.errors[expected].append(what)
+    elif without:
         found.warnings["train images that show no seen class, so that training has no labels for them"] += without
     _warn_of_copies(found)
     for why, paths in dataset.left_out(tuple(found.parts)).items():

@@ -26,10 +26,12 @@ from cliptea.errors import DataError
 from cliptea.manifest import Contents
 from cliptea.storage import Store
 
-__all__ = ["hide_unseen", "write_split"]
-
+__all__ = ["NOTHING_SEEN", "hide_unseen", "write_split"]
 
 SHOWN = 5  # names in a line
+NOTHING_SEEN = (
+    "no train image shows a seen class, so there is nothing to learn from", "seen classes in the label maps of train"
+)  # fmt: skip
 CHECK = "`cliptea data check` shows examples"
 
 
@@ -111,10 +113,12 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
                     f"{len(found.turned)} {part} images are turned upright as their EXIF orientation says, and label "
                     f"maps that were drawn on the raw pixels do not fit them: {_first(found.turned)}"
                 )
+            if part == "train" and len(found.without) == images:
+                raise DataError(*NOTHING_SEEN)
             if found.without and part == "train":
                 warnings.append(
                     f"{len(found.without)} of {images} train images show no seen class, so that training has no labels "
-                    f"for them, only regions: {_first(found.without)}"
+                    f"for them: {_first(found.without)}"
                 )
     problems = warnings + _left_out(left_out) + _problems(catalogue, facts)
     for problem in problems:

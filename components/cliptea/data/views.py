@@ -89,7 +89,7 @@ def cut_labels(labels: np.ndarray, view: View) -> np.ndarray:
 
 def _cut(array: np.ndarray, view: View, how: Image.Resampling, fill: int) -> np.ndarray:
     cut = np.full((view.crop, view.crop, *array.shape[2:]), fill, dtype=np.uint8)
-    cut[: view.inside[0], : view.inside[1]] = _crop(_resized(array, view.size, how), view)
+    cut[: view.inside[0], : view.inside[1]] = np.asarray(_crop(_resized(array, view.size, how), view))
     return cut
 
 

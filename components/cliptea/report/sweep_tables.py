@@ -65,7 +65,7 @@ def _saved(students: int, views: int | None, time: ClipTime) -> str:
 
 
 def _amount(seconds: float) -> str:
-    """A time with two digits or more, in the unit that suits it: "0.42 seconds", "75 minutes" or "2.5 hours"."""
-    unit, size = next((unit, size) for unit, size in UNITS if seconds >= 2 * size or size == 1)
+    """A time with at least two digits, in the unit that suits it: "0.42 seconds", "75 minutes" or "2.5 hours"."""
+    unit, size = next((unit, size) for unit, size in UNITS if seconds >= 1.99 * size or size == 1)
     number = seconds / size
-    return f"{number:.0f} {unit}" if number >= 9.95 else f"{number:.2g} {unit}"
+    return f"{number:.0f} {unit}" if number >= 9.95 else f"{number:#.2g} {unit}"

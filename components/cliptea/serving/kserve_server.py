@@ -28,11 +28,14 @@ class Segmentation(Served):
         self.ready = True
 
     def predict(self, payload: InferRequest, headers: Any = None, response_headers: Any = None) -> InferResponse:
+        if len(payload.inputs) != 1:
+            raise InvalidInput(f"the request has {len(payload.inputs)} inputs; expected one, the tensor images")
         images_BHW3 = payload.inputs[0].as_numpy()
-        if images_BHW3.dtype != np.uint8 or images_BHW3.ndim != 4 or images_BHW3.shape[3] != 3 or not images_BHW3.size:
-            raise InvalidInput(
-                f"the input is {images_BHW3.dtype} {images_BHW3.shape}; expected UINT8 (B, H, W, 3), none of them 0"
-            )
+        shape = images_BHW3.shape
+        if images_BHW3.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
+            raise InvalidInput(f"the input is {images_BHW3.dtype} {shape}; expected UINT8 (B, H, W, 3)")
+        if not images_BHW3.size:
+            raise InvalidInput(f"the input has the shape {shape}; expected at least one image with pixels")
         masks_BHW = np.stack([self._model.mask(image_HW3) for image_HW3 in images_BHW3])
         output = InferOutput("masks", list(masks_BHW.shape), "UINT8")
         output.set_data_from_numpy(masks_BHW, binary_data=False)

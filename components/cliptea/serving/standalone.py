@@ -26,6 +26,7 @@ from PIL import Image, ImageOps
 __all__ = ["Model", "best_classes", "fit", "output_name", "overlay", "pieces", "read_image"]
 
 HERE = Path(__file__).resolve().parent
+CLASSES = "classes.json"  # of the results: the names of the values of masks
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -206,6 +207,21 @@ def _images(folder: Path) -> Iterator[Path]:
             yield from _images(path)
 
 
+def _claim(folder: Path, classes: Sequence[str]) -> None:
+    """Make the folder for the results, and write the classes into it. Only a folder that has them is used again."""
+    mark = folder / CLASSES
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not mark.exists():
+            raise SystemExit(f"error: -o {folder} holds other files; expected a new or an empty folder")
+        text = json.dumps(list(classes), ensure_ascii=False, indent=1) + "\n"
+        if mark.exists() and mark.read_text(encoding="utf-8") != text:
+            raise SystemExit(f"error: -o {folder} holds results with other classes; choose another folder")
+        mark.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SystemExit(f"error: cannot write to -o {folder}: {error.strerror}; choose another folder") from None
+
+
 def _save(picture: Image.Image, file: Path, kind: str) -> None:
     """Write the file at once, so that an error while encoding leaves none."""
     stream = io.BytesIO()
@@ -224,6 +240,7 @@ def main() -> int:
     if given.output.exists() and not given.output.is_dir():
         raise SystemExit(f"error: -o {given.output} is a file; expected a folder for the results")
     model, bad = Model(), 0
+    _claim(given.output, model.facts["classes"])
     colours = model.facts["colours"]
     for name, file in sources.items():
         try:

@@ -12,14 +12,15 @@ def clip_time_output(tokens: Output) -> Output:
     return Output("clip-time", fingerprint("clip-time", tokens=tokens.fingerprint))
 
 
-def keep_clip_time(store: Store, tokens: Output, measured: ClipTime) -> ClipTime:
+def keep_clip_time(store: Store, tokens: Output, measured: ClipTime, anew: bool = False) -> ClipTime:
     """The time that is stored for these tokens, or else the one that was now measured, which is then stored.
 
     Args:
         measured: without views if CLIP did not run. It then only replaces a record that is missing or damaged.
+        anew: whether the tokens themselves were made now, so that an earlier record is of others.
     """
     output = clip_time_output(tokens)
     found = find(store, output)
-    if found is None or (measured.views and not found.info["views"]):
+    if found is None or (measured.views and (anew or not found.info["views"])):
         found = publish(store, output, Contents({}, measured.model_dump()))
     return ClipTime.model_validate(found.info)

@@ -139,6 +139,8 @@ def _tell(store: Store, run: Run, comparison: Comparison, decided: Promotion) ->
     present = str(champion(client, decided.model) or "")
     sentence = _sentence(decided, present)
     progress.note(sentence)
+    if present == decided.version:  # the report and MLflow keep the sentence when the champion changes later
+        sentence = f"At the end of this run, {sentence}"
     to_try = CHAMPION if present else decided.version
     progress.publish(model=address(decided.model, to_try))
     logged = _logged(store, run, comparison.rows)
@@ -147,6 +149,8 @@ def _tell(store: Store, run: Run, comparison: Comparison, decided: Promotion) ->
     student = f"{decided.variant} seed {decided.seed}"
     link = f"[{decided.model} version {decided.version}](#/models/{quote(decided.model)}/versions/{decided.version})"
     command = f"`{predict_command(decided.model, to_try)}`"
+    if present not in ("", decided.version):
+        command = f"The champion: {command}\n\nThis run's best: `{predict_command(decided.model, decided.version)}`"
     first = SHIP if present == decided.version else BEST
     client.set_tag(run.tracking_run, Tag.NOTE, f"**{first}** {student}, {scores}: {link}. {sentence}\n\n{command}")
     for run_id, label in {row.mlflow_run_id: row.label for row in reversed(logged)}.items():

@@ -56,6 +56,8 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "", pa
     from cliptea.tracking.mlflow_client import persist
 
     config = settings.load(preset, overrides, text)
+    for group in settings.unused_groups(config):
+        progress.warn(f"variant_groups.{group} is not used, because variants does not list {group}")
     catalogue = check(config)
     variants, own_part = expand(config), Part.parse(part)
     room = 0 if env.in_local_run() else env.STUDENTS.count()

@@ -67,7 +67,7 @@ def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> Te
     wanted = {output: prompts[label] for label, output in texts.items() if output not in found}
     if not views.missing and not wanted:
         progress.reused()
-    measured = ClipTime()
+    measured, made_here = ClipTime(), {}
     if views.missing:
         from cliptea.teacher.view_outputs import make_outputs
 
@@ -84,7 +84,7 @@ def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> Te
         clustered={kind: found[it] for kind, it in views.outputs.clustered.items() if it in found},
         regions={key: found[wanted.output] for key, wanted in views.outputs.regions.items()},
         text={label: found[output] for label, output in texts.items()},
-        clip=keep_clip_time(store, views.tokens, measured),
+        clip=keep_clip_time(store, views.tokens, measured, anew=views.tokens in made_here),
     )
 
 

@@ -115,6 +115,9 @@ class BlockMaker:
                 yield from ((block, tokens) for tokens in self._tokens(block))
             yield block, None
 
+    def _stopwatch(self) -> Stopwatch:
+        return Stopwatch(self._where, shared=self._config.num_workers > torch.cuda.device_count())
+
     def _open(self, number: int, views: range) -> OpenBlock:
         made, writers = MadeBlock(number=number), {}
         for output in self.job.outputs:
@@ -125,7 +128,7 @@ class BlockMaker:
                 writers[output], made.regions[output.folder] = ShardWriter(self.job.store, folder, limit), 0
             else:
                 made.shards[output.folder], made.regions[output.folder] = found
-        return OpenBlock(made, views, writers, Stopwatch(self._where))
+        return OpenBlock(made, views, writers, self._stopwatch())
 
     @cached_property
     def _centre_D(self) -> Tensor | None:
@@ -134,7 +137,7 @@ class BlockMaker:
             return None
         views = range(0, self.total, -(-self.total // CENTRE_VIEWS))
         if self._readers is None:
-            batches = self._encoded(views, Stopwatch(self._where))
+            batches = self._encoded(views, self._stopwatch())
         else:
             batches = self._stored(self._readers, views)
         values = [tokens.kinds["value"].double().mean((2, 3)) for tokens in batches]

@@ -19,8 +19,12 @@ class Stopwatch:
     A GPU still works after the call has returned, so its own events are compared, and nobody waits for it meanwhile.
     """
 
-    def __init__(self, where: torch.device) -> None:
-        self._where = where
+    def __init__(self, where: torch.device, shared: bool = False) -> None:
+        """
+        Args:
+            shared: whether other processes work on the same GPU, whose work then counts as well.
+        """
+        self._where, self._shared = where, shared
         self._views = 0
         self._seconds = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
@@ -49,4 +53,8 @@ class Stopwatch:
         for _, end in self._events:
             end.synchronize()
         seconds = sum(start.elapsed_time(end) for start, end in self._events) / 1000
-        return ClipTime(views=self._views, seconds=seconds, devices=[torch.cuda.get_device_name(self._where)])
+        return ClipTime(views=self._views, seconds=seconds, devices=[self._gpu])
+
+    @property
+    def _gpu(self) -> str:
+        return torch.cuda.get_device_name(self._where) + " that several processes share" * self._shared

@@ -164,6 +164,16 @@ def test_train_images_without_a_seen_class_are_named(root):
     assert f"warning: {said}" in call(root).stdout
 
 
+def test_a_train_part_without_any_seen_class_is_an_error(root):
+    for file in (root / "labels/train").iterdir():
+        labels = np.array(Image.open(file))
+        Image.fromarray(np.where(labels == 3, 3, 255).astype(np.uint8)).save(file)
+    answer = call(root)
+    assert answer.exit_code == 1
+    assert "no train image shows a seen class, so there is nothing to learn from" in answer.stdout
+    assert answer.stderr.endswith("error: 1 problem would end a run\n")
+
+
 def test_turned_images_are_named(root):
     image = Image.open(root / "images/val/val02.png")
     exif = image.getexif()

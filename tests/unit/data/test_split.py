@@ -10,7 +10,7 @@ from cliptea.data.records import LABEL
 from cliptea.data.sample import decode_image, decode_labels
 from cliptea.data.shards import ShardReader
 from cliptea.data.split_shards import hide_unseen
-from cliptea.errors import ConfigError
+from cliptea.errors import ConfigError, DataError
 from cliptea.run import Run
 from cliptea.steps.split import make_splits
 from cliptea.storage import open_store
@@ -76,12 +76,25 @@ def test_train_images_without_a_seen_class_are_counted_and_named_also_after_a_ki
     monkeypatch.setattr(type(dataset), "read", changed)
     split = make_splits(run).own
     wanted = (
-        f"{len(alone)} of 40 train images show no seen class, so that training has no labels for them, only regions: "
+        f"{len(alone)} of 40 train images show no seen class, so that training has no labels for them: "
         f"{', '.join(alone[:5])}, and {len(alone) - 5} more"
     )
     assert wanted in split.info["problems"]
     open_store().delete(split.output.manifest_key)  # so that complete shards are taken over
     assert wanted in make_splits(run).own.info["problems"]
+
+
+def test_a_train_part_without_any_seen_class_is_refused(run, monkeypatch):
+    dataset = open_dataset(run.config.data)
+    read, unseen = type(dataset).read, dataset.catalogue.unseen_ids[0]
+
+    def changed(self, part, name):
+        sample = read(self, part, name)
+        return sample._replace(labels=np.full_like(sample.labels, unseen)) if part == "train" else sample
+
+    monkeypatch.setattr(type(dataset), "read", changed)
+    with pytest.raises(DataError, match="no train image shows a seen class"):
+        make_splits(run)
 
 
 def test_hiding_is_a_table_look_up():

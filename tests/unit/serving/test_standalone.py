@@ -2,6 +2,7 @@
 
 import ast
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -76,6 +77,25 @@ def test_paths_without_images_are_refused_in_one_line(tmp_path, monkeypatch, cap
             standalone.main()
         assert "\n" not in str(ended.value.code)
     assert capsys.readouterr().out == ""
+
+
+def test_results_only_go_to_a_folder_of_their_own(tmp_path):
+    for name in ("new/folder", "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        standalone._claim(tmp_path / name, ["cat", "dog"])
+        standalone._claim(tmp_path / name, ["cat", "dog"])
+        assert json.loads((tmp_path / name / "classes.json").read_text()) == ["cat", "dog"]
+    (tmp_path / "labels/masks").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    for name, words in (
+        ("labels", "holds other files; expected a new or an empty folder"),
+        ("empty", "holds results with other classes"),
+        ("file/below", "cannot write to -o .*Not a directory"),
+    ):
+        with pytest.raises(SystemExit, match=f"error: .*{words}") as ended:
+            standalone._claim(tmp_path / name, ["cat", "cow"])
+        assert "\n" not in str(ended.value.code)
+    assert [path.name for path in (tmp_path / "labels").iterdir()] == ["masks"]
 
 
 def kinds():

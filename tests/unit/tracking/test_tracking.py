@@ -239,7 +239,7 @@ def test_the_alias_follows_the_best_model(client):
     reason = best.tags["cliptea.reason"]
     assert client.get_run(child).data.tags["cliptea.promotion"] == f"cliptea-smoke version 3: {reason}"
     finish_run(run.job_id, "SUCCEEDED", "")
-    told = f"cliptea-smoke version 3 is the champion ({reason})."
+    told = f"At the end of this run, cliptea-smoke version 3 is the champion ({reason})."
     page = "[cliptea-smoke version 3](#/models/cliptea-smoke/versions/3)"
     shipped = f"**Ship this:** backbones/demo_fpn seed 0, hIoU 60.0 %, unseen 50.0 %, seen 50.0 %: {page}. {told}"
     note = client.get_run(run.tracking_run).data.tags["mlflow.note.content"]
@@ -261,7 +261,7 @@ def test_the_report_names_the_version_and_every_student_the_best_one(client):
     promote_best(run, compared(rows))
     published = [json.loads(line) for line in Path(os.environ["CLIPTEA_EVENTS"]).read_text().splitlines()]
     values = next(event["values"] for event in reversed(published) if "report" in event.get("values", {}))
-    told = "cliptea-smoke version 1 is the champion (first champion, hIoU 0.5000)."
+    told = "At the end of this run, cliptea-smoke version 1 is the champion (first champion, hIoU 0.5000)."
     assert {"model": "models:/cliptea-smoke@champion"} in [event.get("values") for event in published]
     assert (
         read_uri(values["report"], values["report_sha256"]).decode()

@@ -65,12 +65,19 @@ def chosen(name: str | None) -> list[torch.device]:
 
 
 def done_so_far() -> torch.cuda.Event | None:
-    """What the GPU has to do for this thread up to now, for `Beside.after`; None on a CPU."""
-    return torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
+    """An event after what the GPU has to do for this thread up to now, for `Beside.after`; None on a CPU."""
+    if not torch.cuda.is_available():
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
 
 
 class Beside:
-    """Work of another thread, which the GPU does beside that of the main thread. On a CPU, it makes no difference."""
+    """A CUDA stream for the work of another thread, beside that of the main thread. On a CPU, it makes no difference.
+
+    It has a higher priority than the main stream, because its work is short and often waited for.
+    """
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream(priority=-1) if torch.cuda.is_available() else None

@@ -54,8 +54,8 @@ class ClipTime(BaseModel):
     Loading CLIP, reading, clustering, writing and waiting do not count, nor do the descriptions of regions.
     """
 
-    views: int = Field(0, ge=0)
-    seconds: float = Field(0.0, ge=0, allow_inf_nan=False)  # of GPUs, or of CPU cores
+    views: int = Field(default=0, ge=0)
+    seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)  # of GPUs, or of CPU cores
     devices: list[str] = []  # names of GPUs, or "CPU core"
 
     @classmethod

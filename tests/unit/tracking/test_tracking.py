@@ -346,7 +346,7 @@ def test_a_run_repeated_after_a_rollback_says_which_version_is_the_champion(clie
     note = client.get_run(run.tracking_run).data.tags["mlflow.note.content"]
     assert note.startswith("**Best of this run, but not the champion:** backbones/demo_fpn seed 0")
     assert re.findall("<code>(.*?)</code>", page) == [f"{COMMAND}@champion", f"{COMMAND}/2"]
-    assert note.endswith(f"`{COMMAND}@champion`")
+    assert note.endswith(f"The champion: `{COMMAND}@champion`\n\nThis run's best: `{COMMAND}/2`")
     assert client.get_model_version("cliptea-smoke", "2").tags["cliptea.reason"] == "rolled back to version 1"
     client.delete_registered_model("cliptea-smoke")
     promote_best(run, comparison)

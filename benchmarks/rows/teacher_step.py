@@ -23,7 +23,7 @@ WORKERS = 4  # processes on a GPU
 ON_GPU = (
     "Teacher step on a GPU: in one process, decoding, hashing and writing take longer than CLIP. With "
     "`teacher.num_workers`, several processes share the work. Their rate is that of the second and third block of "
-    "each, so that it does not include their start. Dense tokens are a mebibyte a view, which the disk has to take."
+    "each, so that it does not include their start. Each view also writes 1 MiB of dense tokens to the disk."
 )
 
 

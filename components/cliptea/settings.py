@@ -319,7 +319,11 @@ def _readable(error: ValidationError) -> ConfigError:
     alternatives = [one for one in errors if f"{one[0]}.".startswith(f"{errors[0][0]}.")]
     key, first = max(alternatives, key=lambda one: (not one[1]["type"].endswith("_type"), len(one[0])))
     if first["type"] == "extra_forbidden":
-        return ConfigError(f"the setting {key} does not exist", _one_of(key, list(_keys(Config))))
+        known = list(_keys(Config))
+        if key in known:  # a file has the key "train.lr", and not lr in train
+            section, _, last = key.rpartition(".")
+            return ConfigError(f"the setting {key} is written with dots", f"{section}: {{{last}: ...}} in a file")
+        return ConfigError(f"the setting {key} does not exist", _one_of(key, known))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return ConfigError(f"{key}.{message}" if key else message)
@@ -341,5 +345,8 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 def _one_of(name: str, valid: Sequence[str]) -> str:
     if len(valid) <= 12:
         return "one of " + ", ".join(valid)
-    near = difflib.get_close_matches(name, valid, n=1)
-    return f"an existing key, perhaps {near[0]}" if near else "an existing key; `cliptea config` lists them"
+    same = [one for one in valid if one.rpartition(".")[2] == name.rpartition(".")[2]]  # in another section
+    near = same or difflib.get_close_matches(name, valid, n=1)
+    return (
+        f"an existing key, perhaps {' or '.join(near[:3])}" if near else "an existing key; `cliptea config` lists them"
+    )

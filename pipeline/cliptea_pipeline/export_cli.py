@@ -16,7 +16,7 @@ from cliptea.serving.choices import SUFFIXES, Format, Output, Precision, Server,
 from cliptea.storage.local_files import local_path, sweep
 from cliptea.storage.marks import claim, require_free
 from cliptea_pipeline.extras import require
-from cliptea_pipeline.opening import open_model
+from cliptea_pipeline.opening import exact_address, open_model
 from cliptea_pipeline.options import Debug, one_line_errors
 from cliptea_pipeline.serving_cli import AllowCode, Home, Model, TextWeights, split_names, tell_classes
 
@@ -176,7 +176,8 @@ def bundle(
         from cliptea.serving.score_file import read_scores
 
         measured = None if scores is None else read_scores(scores, model)
-        segmenter = open_model(model, home, allow_code, require=partial(_require_size, edges=edges))
+        exact = exact_address(model, home)
+        segmenter = open_model(exact, home, allow_code, require=partial(_require_size, edges=edges))
         from cliptea.serving.bundle import bundle_files, of_other_servers, write_bundle
         from cliptea.tracking.origin import origin
 
@@ -184,7 +185,7 @@ def bundle(
         _tell_start(segmenter, edges)
         tags = origin("")
         made = {
-            "model": model,
+            "model": exact,
             "cliptea that made this folder": tags.get("cliptea.version", ""),
             "commit of cliptea that made this folder": tags.get("git.commit", ""),
         }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cliptea.segment.model_files import Description
     from cliptea.segment.segmenter import Segmenter
 
-__all__ = ["find_tracking", "open_model"]
+__all__ = ["exact_address", "find_tracking", "open_model"]
 
 
 def open_model(
@@ -56,11 +56,21 @@ def open_model(
         if require is not None:
             from cliptea.segment.model_files import read_description
 
-            with suppress(OSError, ValueError):  # which the model is refused for below
+            with suppress(OSError, ValueError):  # open_segmenter refuses a damaged model
                 require(read_description(folder))
         from cliptea.segment.segmenter import open_segmenter
 
         return open_segmenter(folder, allow_code, where)
+
+
+def exact_address(uri: str, workdir: Path) -> str:
+    """The address of a model with a version instead of an alias, so that it names the same model later."""
+    if not re.fullmatch(r"models:/[^/@]+@[^/@]+", uri):
+        return uri
+    find_tracking(workdir)
+    from cliptea.tracking.model import exact_version
+
+    return exact_version(uri)
 
 
 def find_tracking(workdir: Path) -> None:

@@ -186,6 +186,8 @@ def test_a_delta_changes_only_what_it_names():
     ("override", "says"),
     [
         ("train.iteratons=3", "perhaps train.iterations"),
+        ("teacher.lr=0.1", "perhaps teacher.pretrain.lr or train.lr"),
+        ("train.views=2", "perhaps teacher.views"),
         ("train.iterations=abc", "train.iterations=abc is refused"),
         ("teacher.views=0", "teacher.views=0 is refused"),
         ("train.batch_size=0", "train.batch_size"),
@@ -350,3 +352,8 @@ def test_groups_that_variants_does_not_list_are_found():
     own = ["variant_groups.used={a: {}, b: {seeds: 2}}", "variant_groups.forgotten={a: {}}"]
     assert settings.unused_groups(settings.load("smoke", ["variants=[used/b]", *own])) == ["forgotten"]
     assert settings.unused_groups(settings.load("smoke", ["variants=[forgotten, used, table3]", *own])) == []
+
+
+def test_settings_with_dots_in_a_file_are_told_how_to_be_written():
+    with pytest.raises(ConfigError, match=r"train\.lr is written with dots; expected train: \{lr: \.\.\.\} in a file"):
+        settings.load("my.yaml", text="preset: smoke\ntrain.lr: 0.001\n")

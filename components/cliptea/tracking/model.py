@@ -103,6 +103,27 @@ def fetch_model(uri: str) -> Iterator[Path]:
             ) from None
 
 
+def exact_version(uri: str) -> str:
+    """models:/NAME/VERSION of models:/NAME@ALIAS, which may name another version later.
+
+    Raises:
+        TrackingError: MLflow cannot be reached, or there is no such alias.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from cliptea.tracking.mlflow_client import connect
+
+    client = connect()
+    name, _, alias = uri.removeprefix("models:/").partition("@")
+    try:
+        return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
+    except MlflowException as error:
+        raise TrackingError(
+            f"the model {uri} does not exist at {client.tracking_uri} ({one_line(error)[:200]})",
+            "models:/NAME@champion, models:/NAME/VERSION, runs:/ID/model or a folder",
+        ) from None
+
+
 def _requirements() -> list[str]:
     # Without the local version ("+cpu"), which is not on the package index.
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in NEEDED]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cliptea import settings
-from cliptea.errors import ServerAway, StorageError
+from cliptea.errors import ServerAway, StorageError, TrackingError
 from cliptea.evaluation.ranking import best_row, candidates
 from cliptea.manifest import Contents, Output, make_once, put_object
 from cliptea.report.version import BEST, PENDING, SHIP
@@ -21,6 +21,7 @@ from cliptea.steps.promote import promote_best
 from cliptea.storage import open_store, read_uri
 from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.mlflow_client import connect
+from cliptea.tracking.model import exact_version
 from cliptea.tracking.registry import rollback
 from cliptea.tracking.runs import ChildRun, log_best, open_parent
 from cliptea.tracking.state import mark_stopped
@@ -236,6 +237,9 @@ def test_the_alias_follows_the_best_model(client):
     assert champions == [True, False, True]
     best = client.get_model_version_by_alias("cliptea-smoke", "champion")
     assert best.tags["cliptea.reason"] == "hIoU 0.6000 beats the champion's 0.4000"
+    assert exact_version("models:/cliptea-smoke@champion") == "models:/cliptea-smoke/3"
+    with pytest.raises(TrackingError, match="the model models:/cliptea-smoke@other does not exist"):
+        exact_version("models:/cliptea-smoke@other")
     reason = best.tags["cliptea.reason"]
     assert client.get_run(child).data.tags["cliptea.promotion"] == f"cliptea-smoke version 3: {reason}"
     finish_run(run.job_id, "SUCCEEDED", "")

@@ -19,7 +19,7 @@ from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import Who, as_json, tell
 from cliptea.messages import FULL, plain
 from cliptea.progress import clock
-from cliptea.steps.checks import check
+from cliptea.steps.preflight import check
 from cliptea.storage import read_uri
 from cliptea.storage.local_files import write_file
 from cliptea.tracking.address import require_server

@@ -206,8 +206,8 @@ def test_settings_are_resolved_without_extras(core):
     ("arguments", "module", "extra"),
     [
         (["run", "--preset", "smoke"], "kfp", "cluster"),
-        (["plan", "--preset", "smoke"], "kfp", "cluster"),
-        (["submit", "--endpoint", "http://localhost:1"], "kfp", "cluster"),
+        (["plan", "--preset", "smoke"], "kubernetes", "cluster"),
+        (["submit", "--endpoint", "http://localhost:1"], "kubernetes", "cluster"),
         (["predict", "photo.png", "--model", "models:/a@champion"], "mlflow", "mlflow"),
         (["ui"], "mlflow", "mlflow"),
     ],

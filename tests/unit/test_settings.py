@@ -6,7 +6,7 @@ from cliptea import settings
 from cliptea.config import Config
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.run import expand
-from cliptea.steps import checks, resolve
+from cliptea.steps import preflight, resolve
 from cliptea.sweeps import Trial
 
 
@@ -299,7 +299,7 @@ def test_other_addresses_are_settings(override):
 )
 def test_settings_that_fit_no_data_or_network_are_refused_before_work(override, says):
     with pytest.raises(ClipteaError) as caught:
-        checks.check(settings.load("demo", ["variants=[table3]", override]))
+        preflight.check(settings.load("demo", ["variants=[table3]", override]))
     assert says in str(caught.value)
 
 
@@ -332,10 +332,10 @@ def test_initial_weights_are_chosen_by_backbone():
 
 def test_teacher_weights_that_are_not_here_are_refused_before_any_work(tmp_path):
     with pytest.raises(ConfigError, match=r"teacher\.weights=.* does not exist"):
-        checks.check(settings.load("demo", ["teacher.weights=nowhere/clip.pt"]))
+        preflight.check(settings.load("demo", ["teacher.weights=nowhere/clip.pt"]))
     (tmp_path / "clip.pt").touch()
     for weights in (tmp_path / "clip.pt", "openai", "s3://bucket/clip.pt", "demo"):
-        checks.check(settings.load("demo", [f"teacher.weights={weights}"]))
+        preflight.check(settings.load("demo", [f"teacher.weights={weights}"]))
 
 
 def test_settings_are_flattened():

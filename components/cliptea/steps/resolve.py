@@ -12,9 +12,9 @@ from cliptea.manifest import Output, fingerprint
 from cliptea.names import as_known, visible
 from cliptea.parts import Part
 from cliptea.run import Run, Variant, expand, require_room
-from cliptea.steps.checks import check
 from cliptea.steps.component import step
 from cliptea.steps.initial import put_initial, read_initial
+from cliptea.steps.preflight import check
 from cliptea.storage import open_store
 from cliptea.uses import put_uses
 

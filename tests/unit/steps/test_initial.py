@@ -17,7 +17,7 @@ from cliptea.models import build_student
 from cliptea.plan import make_plan
 from cliptea.run import Run, expand
 from cliptea.segment.model_files import SUMS, sums
-from cliptea.steps import checks
+from cliptea.steps import preflight
 from cliptea.steps.initial import check_address, initial_state, put_initial, read_initial
 from cliptea.storage import open_store
 from cliptea.teacher.width import teacher_width
@@ -192,9 +192,9 @@ def test_what_is_no_model_is_refused_in_one_line(folder, damage, says):
 
 def test_an_address_is_checked_before_a_run_starts(tmp_path):
     for given in ("s3://bucket/model", "models:/x@champion", "models:/x/1", "runs:/a/model", tmp_path):
-        checks.check(config(given))
+        preflight.check(config(given))
     with pytest.raises(ConfigError, match="does not name a version; expected models:/x@champion or models:/x/VERSION"):
-        checks.check(config("models:/x"))
+        preflight.check(config("models:/x"))
     with pytest.raises(ConfigError, match=r"/none: this folder does not exist; expected a folder, s3://"):
         check_address(config(tmp_path / "none"))
 

@@ -11,7 +11,7 @@ from cliptea import progress, settings
 from cliptea.config import ClusteringConfig
 from cliptea.errors import TeacherError
 from cliptea.plan import make_plan
-from cliptea.steps import checks
+from cliptea.steps import preflight
 from cliptea.teacher import clip, families
 from cliptea.teacher.clip import load_teacher
 from cliptea.teacher.families import patch_size, require_family
@@ -95,7 +95,7 @@ def test_a_mean_has_values_but_no_cls_token_for_regions(monkeypatch):
     assert "region_tokens=attention" in refusal("ViT-L-14-CLIPA", [ClusteringConfig(region_tokens="attention")])
 
 
-@pytest.mark.parametrize("start", [checks.check, lambda config: make_plan(config, {})])
+@pytest.mark.parametrize("start", [preflight.check, lambda config: make_plan(config, {})])
 def test_a_run_and_its_plan_refuse_a_teacher_before_any_work(start):
     with pytest.raises(TeacherError, match=r"RN50 does not provide.*docs/models\.md"):
         start(settings.load("demo", ["teacher.weights=openai", "teacher.model=RN50"]))
@@ -107,15 +107,15 @@ def test_a_run_and_its_plan_refuse_a_teacher_before_any_work(start):
 def test_a_crop_that_the_patches_do_not_fill_is_refused_before_any_work():
     given = ["teacher.weights=openai", "teacher.model=ViT-L-14", "teacher.crop=512"]
     with pytest.raises(TeacherError, match=r"teacher\.crop=512 .* 14 pixels; expected such as 504"):
-        checks.check(settings.load("demo", given))
-    checks.check(settings.load("demo", [*given[:2], "teacher.crop=448"]))
+        preflight.check(settings.load("demo", given))
+    preflight.check(settings.load("demo", [*given[:2], "teacher.crop=448"]))
 
 
 def test_a_folder_of_weights_is_refused_before_any_work(tmp_path):
     described = {"embed_dim": 8, "vision_cfg": {"layers": [1, 1, 1, 1]}, "text_cfg": {}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": described}))
     with pytest.raises(TeacherError, match="ResNet") as caught:
-        checks.check(settings.load("demo", [f"teacher.weights={tmp_path}"]))
+        preflight.check(settings.load("demo", [f"teacher.weights={tmp_path}"]))
     assert str(tmp_path) in str(caught.value)
 
 
@@ -168,7 +168,7 @@ def test_options_of_a_tokenizer_that_could_run_code_are_refused(option, folder, 
     (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
     for start in (
         lambda: load_teacher(str(tmp_path), "unused", 32),
-        lambda: checks.check(settings.load("demo", [f"teacher.weights={tmp_path}"])),
+        lambda: preflight.check(settings.load("demo", [f"teacher.weights={tmp_path}"])),
     ):
         with pytest.raises(TeacherError, match=f"has the tokenizer_kwargs {option}, which .*; expected only clean"):
             start()

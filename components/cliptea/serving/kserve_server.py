@@ -28,9 +28,13 @@ class Segmentation(Served):
         self.ready = True
 
     def predict(self, payload: InferRequest, headers: Any = None, response_headers: Any = None) -> InferResponse:
-        if len(payload.inputs) != 1:
-            raise InvalidInput(f"the request has {len(payload.inputs)} inputs; expected one, the tensor images")
-        images_BHW3 = payload.inputs[0].as_numpy()
+        names = [tensor.name for tensor in payload.inputs]
+        if names != ["images"]:
+            raise InvalidInput(f"the inputs of the request are {names}; expected one, the tensor images")
+        try:
+            images_BHW3 = payload.inputs[0].as_numpy()
+        except Exception as error:  # such as a shape that does not fit the data
+            raise InvalidInput(f"cannot read the tensor images ({error})") from None
         shape = images_BHW3.shape
         if images_BHW3.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
             raise InvalidInput(f"the input is {images_BHW3.dtype} {shape}; expected UINT8 (B, H, W, 3)")

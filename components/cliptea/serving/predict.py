@@ -119,7 +119,8 @@ def areas_facts(model: str, classes: ClassSet, rows: list[dict[str, Any]], unkno
 
 def write_areas(put: Put, facts: dict[str, Any]) -> None:
     """Write areas.json."""
-    put(AREAS, json.dumps(facts, indent=1, ensure_ascii=False).encode())
+    text = json.dumps(facts, indent=1, ensure_ascii=False)
+    put(AREAS, text.encode(errors="backslashreplace"))  # as JSON escapes the bytes of names that are not UTF-8
 
 
 def _read(source: Source) -> Loaded[Source]:

@@ -244,16 +244,17 @@ def main() -> int:
     colours = model.facts["colours"]
     for name, file in sources.items():
         try:
+            if not file.is_file():
+                raise OSError("it is not a regular file")
             image_HW3 = read_image(file)
+            mask_HW = model.mask(image_HW3)
+            picture = Image.fromarray(mask_HW)
+            picture.putpalette([value for colour in colours for value in colour])
+            _save(picture, given.output / "masks" / f"{name}.png", "PNG")
+            _save(overlay(image_HW3, mask_HW, colours), given.output / "overlays" / f"{name}.jpg", "JPEG")
         except Exception as error:  # damaged files make Pillow raise almost any error
-            print(f"error: cannot read {file} ({error})", file=sys.stderr)
+            print(f"error: cannot segment {file} ({error})", file=sys.stderr)
             bad += 1
-            continue
-        mask_HW = model.mask(image_HW3)
-        picture = Image.fromarray(mask_HW)
-        picture.putpalette([value for colour in colours for value in colour])
-        _save(picture, given.output / "masks" / f"{name}.png", "PNG")
-        _save(overlay(image_HW3, mask_HW, colours), given.output / "overlays" / f"{name}.jpg", "JPEG")
     done = len(sources) - bad
     if done:
         print(f"wrote masks and overlays of {done} image{'s' * (done != 1)} to {given.output}")

@@ -27,12 +27,13 @@ class TritonPythonModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        images_BHW3 = pb_utils.get_input_tensor_by_name(request, "images").as_numpy()
-        if not images_BHW3.size:
-            what = f"the input has the shape {images_BHW3.shape}; expected at least one image with pixels"
-            return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(what))
         try:
+            images_BHW3 = pb_utils.get_input_tensor_by_name(request, "images").as_numpy()
+            if not images_BHW3.size:
+                raise ValueError(
+                    f"the input has the shape {images_BHW3.shape}; expected at least one image with pixels"
+                )
             masks_BHW = np.stack([self._model.mask(image_HW3) for image_HW3 in images_BHW3])
-        except ValueError as error:  # the other requests get their answers
+        except Exception as error:  # the other requests get their answers
             return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error)))
         return pb_utils.InferenceResponse([pb_utils.Tensor("masks", masks_BHW)])

@@ -23,7 +23,7 @@ from cliptea.segment.segmenter import open_segmenter
 from cliptea.segment.training_features import TrainingFeatures, image_feature
 from cliptea.serving import predict as predicting
 from cliptea.serving.photos import find_images, read_image
-from cliptea.serving.predict import class_pixels, into, predict
+from cliptea.serving.predict import class_pixels, into, predict, write_areas
 from cliptea_pipeline.cli import app
 
 
@@ -369,3 +369,10 @@ def test_a_refusal_waits_for_no_import(photos, tmp_path):
     ):
         assert words in line
     assert loaded == "set()"
+
+
+def test_names_that_are_not_utf_8_come_back_from_the_areas():
+    written = {}
+    facts = {"images": [{"image": "caf\u00e9-\udcff.png"}]}
+    write_areas(written.__setitem__, facts)
+    assert json.loads(written["areas.json"].decode("utf-8")) == facts

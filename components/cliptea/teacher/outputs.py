@@ -60,13 +60,13 @@ class ClipTime(BaseModel):
 
     @classmethod
     def joined(cls, times: Iterable[ClipTime]) -> ClipTime:
-        """The sum of several measurements."""
+        """The sum of several measurements. Those of different devices have no sum, so then nothing was measured."""
         times = list(times)
-        return cls(
-            views=sum(time.views for time in times),
-            seconds=sum(time.seconds for time in times),
-            devices=sorted({device for time in times for device in time.devices}),
-        )
+        devices = {device for time in times for device in time.devices}
+        if len(devices) > 1:
+            return cls()
+        views, seconds = sum(time.views for time in times), sum(time.seconds for time in times)
+        return cls(views=views, seconds=seconds, devices=sorted(devices))
 
     def seconds_for(self, views: int) -> float:
         """The time for that many views at the same speed, if any was measured."""

@@ -169,3 +169,9 @@ def test_a_damaged_or_missing_measurement_leaves_one_without_views_until_clip_ru
         for entry in list(made.store.entries(manifest.output.prefix)):
             made.store.delete(entry.key)
     assert make().clip == made.clip
+
+
+def test_times_of_different_devices_have_no_sum():
+    one, other = (ClipTime(views=2, seconds=3.0, devices=[name]) for name in ("A100", "CPU core"))
+    assert ClipTime.joined([one, one]) == ClipTime(views=4, seconds=6.0, devices=["A100"])
+    assert ClipTime.joined([one, other]) == ClipTime()

@@ -11,7 +11,7 @@ from cliptea.errors import ConfigError
 from cliptea.messages import plain
 from cliptea.storage.local_files import local_path, write_file
 from cliptea_pipeline.display import cell
-from cliptea_pipeline.opening import open_model
+from cliptea_pipeline.opening import exact_address, open_model
 from cliptea_pipeline.options import ConfigFile, Debug, Overrides, Preset, choose_preset, one_line_errors
 from cliptea_pipeline.serving_cli import AllowCode, Home, Model, TextWeights
 
@@ -55,7 +55,8 @@ def evaluate(
         for warning in dataset.check("val"):
             print(f"warning: {plain(warning)}")
         names = dataset.ids("val")
-        segmenter = open_model(model, home, allow_code)
+        exact = exact_address(model, home)
+        segmenter = open_model(exact, home, allow_code)
         from cliptea.serving.classes import choose_classes
         from cliptea.serving.scores import evaluate as score
         from cliptea.serving.scores import settings_of
@@ -64,8 +65,14 @@ def evaluate(
         classes = choose_classes(segmenter, dataset.catalogue.classes, text_weights, synonyms)
         chosen = settings_of(segmenter, config.evaluation)
         scored = score(segmenter, dataset, names, classes, chosen, label)
-        facts: dict[str, Any] = {"model": model, "dataset": label, "images": len(names), "gamma": chosen.gamma}
-        facts["unseen"] = dataset.catalogue.unseen
+        facts: dict[str, Any] = {
+            "model": exact,
+            "model_sha256": segmenter.sha256,
+            "dataset": label,
+            "images": len(names),
+            "gamma": chosen.gamma,
+            "unseen": dataset.catalogue.unseen,
+        }
         _print(facts, scored)
         if file is not None:
             write_file(file, json.dumps(facts | scored.model_dump(), indent=1, ensure_ascii=False).encode() + b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from functools import partial
@@ -12,7 +13,7 @@ import typer
 
 from cliptea.errors import ConfigError
 from cliptea.messages import plain
-from cliptea.serving.choices import SUFFIXES, Format, Output, Precision, Server, require_choices, require_replaceable
+from cliptea.serving.choices import SUFFIXES, Format, Output, Precision, Server, require_choices
 from cliptea.storage.local_files import local_path, sweep
 from cliptea.storage.marks import claim, require_free
 from cliptea_pipeline.extras import require
@@ -37,6 +38,7 @@ Size = Annotated[
     ),
 ]
 BUNDLE = "bundle of a model"  # in its mark
+LARGEST_EDGE = 8192  # pixels
 TODO = "choose another one with -o"
 
 
@@ -66,11 +68,11 @@ def export(
         Precision, typer.Option("--precision", help="Numbers in the exported model. int8 needs --images.")
     ] = "float32",
     images: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--images",
-            help="Images, or folders of images, to compare with PyTorch on. Every other one calibrates int8. Can be "
-            "repeated.",
+            help="Images, or folders of images, to compare with PyTorch on, also in S3. Every other one calibrates "
+            "int8. Can be repeated.",
         ),
     ] = None,
     text_weights: TextWeights = None,
@@ -90,7 +92,7 @@ def export(
             )
         wanted = None if names is None else split_names(names, "--names")
         require_choices(format, result, precision, named=wanted is not None, photos=bool(images))
-        require_replaceable(file)
+        _require_replaceable(file)
         from cliptea.serving.photos import find_images
 
         sources = find_images(images, leave_out=file) if images else []
@@ -175,9 +177,11 @@ def bundle(
             raise ConfigError("--private is given without --push-to-hub", "both, or neither")
         from cliptea.serving.score_file import read_scores
 
-        measured = None if scores is None else read_scores(scores, model)
+        measured = None if scores is None else read_scores(scores)
         exact = exact_address(model, home)
         segmenter = open_model(exact, home, allow_code, require=partial(_require_size, edges=edges))
+        if measured is not None:
+            measured.require_model(segmenter.sha256)
         from cliptea.serving.bundle import bundle_files, of_other_servers, write_bundle
         from cliptea.tracking.origin import origin
 
@@ -204,14 +208,37 @@ def _edges(size: str | None) -> tuple[int, int] | None:
     """Height and width.
 
     Raises:
-        ConfigError: --size cannot be read.
+        ConfigError: --size cannot be read, or is too large.
     """
     if size is None:
         return None
-    match = re.fullmatch(r"(\d+)x(\d+)", size)
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", size, re.ASCII)
     if match is None:
-        raise ConfigError(f"cannot read --size {size}", "HEIGHTxWIDTH, for example 512x512")
-    return int(match[1]), int(match[2])
+        raise ConfigError(f"cannot read --size {size[:30]}", "HEIGHTxWIDTH, for example 512x512")
+    edges = int(match[1]), int(match[2])
+    if max(edges) > LARGEST_EDGE:
+        raise ConfigError(f"--size {size} is too large", f"at most {LARGEST_EDGE}x{LARGEST_EDGE}")
+    return edges
+
+
+def _require_replaceable(file: Path) -> None:
+    """Check that an export to `file` would only replace files of an earlier export.
+
+    Raises:
+        ConfigError: one of these files is from somebody else.
+    """
+    facts = file.with_suffix(".json")
+    written = [file, facts, *([file.with_suffix(".bin")] if file.suffix == ".xml" else [])]
+    present = [path for path in written if path.exists()]
+    if present and not _is_export(facts):
+        raise ConfigError(f"{present[0]} exists and is not an earlier export", "a new file name", "change it with -o")
+
+
+def _is_export(facts: Path) -> bool:
+    try:
+        return set(json.loads(facts.read_bytes())) >= {"inputs", "output", "steps", "classes"}
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def _require_size(description: Description, edges: tuple[int, int] | None) -> None:

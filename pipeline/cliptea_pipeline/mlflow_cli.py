@@ -11,6 +11,7 @@ import typer
 
 from cliptea.errors import ConfigError
 from cliptea.messages import plain
+from cliptea.model_address import CHAMPION
 from cliptea.storage.local_files import local_path
 from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.database import experiment_number
@@ -42,11 +43,10 @@ def rollback(
         name = match[1]
         find_tracking(local_path("--workdir", workdir))
         from cliptea.tracking.mlflow_client import connect
-        from cliptea.tracking.registry import ALIAS
         from cliptea.tracking.registry import rollback as roll_back
 
         was, now = roll_back(connect(), name)
-        print(f"{plain(name)}: the {ALIAS} is version {now} again, and no longer version {was}")
+        print(f"{plain(name)}: the {CHAMPION} is version {now} again, and no longer version {was}")
 
 
 @app.command(rich_help_panel="Use models")

@@ -10,10 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cliptea.sweeps import Trial
 
-__all__ = ["METRICS", "Inference", "Metric", "ResultRow", "Scored", "Scores", "dump_results", "scalars"]
+__all__ = ["METRICS", "SCORE_NAMES", "Inference", "Metric", "ResultRow", "Scored", "Scores", "dump_results", "scalars"]
 
 Metric = Literal["pAcc", "miou_seen", "miou_unseen", "hiou"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+SCORE_NAMES: dict[Metric, str] = {  # as they are shown, with the one that decides first
+    "hiou": "hIoU", "miou_unseen": "unseen mIoU", "miou_seen": "seen mIoU", "pAcc": "pAcc",
+}  # fmt: skip
 
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]

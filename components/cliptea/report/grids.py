@@ -10,7 +10,7 @@ import numpy as np
 
 from cliptea.data.catalogue import IGNORE
 from cliptea.data.colours import class_colour, hex_colour
-from cliptea.evaluation.results import Metric
+from cliptea.evaluation.results import SCORE_NAMES, Metric
 from cliptea.report import charts, figures
 from cliptea.report.confusion_figure import confusion_figure
 from cliptea.report.context import ReportContext
@@ -21,7 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 Names = Mapping[str, tuple[str, list[str]]]  # as tables.names_of
-SWEPT: dict[Metric, str] = {"miou_seen": "seen mIoU", "miou_unseen": "unseen mIoU", "hiou": "hIoU"}
+SWEPT: tuple[Metric, ...] = ("miou_seen", "miou_unseen", "hiou")
 
 
 def class_legend(context: ReportContext) -> list[dict[str, Any]]:
@@ -83,11 +83,11 @@ def gamma_charts(context: ReportContext, names: Names, summaries: Sequence[Summa
         if names.get(own, (own, []))[0] != own:
             continue
         lines = {
-            title: (
+            SCORE_NAMES[metric]: (
                 i,
                 [(g, mean) for g, scores in points.items() if (mean := scores[metric].mean) is not None],
             )
-            for i, (metric, title) in enumerate(SWEPT.items())
+            for i, metric in enumerate(SWEPT)
         }
         gammas = used.get((group, variant, dataset), (context.facts.gamma,))
         chart = charts.line_chart(lines, axis="percent", title=f"{own} over gamma", x_label="gamma", marker=gammas[0])

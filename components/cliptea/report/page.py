@@ -9,7 +9,9 @@ from importlib import resources
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from cliptea.evaluation.results import SCORE_NAMES
 from cliptea.messages import printable
+from cliptea.model_address import CHAMPION, predict_command
 from cliptea.report import grids, tables, version
 from cliptea.report.context import ReportContext
 from cliptea.report.paper import paper
@@ -38,14 +40,14 @@ def build_report(context: ReportContext) -> str:
         context=context,
         facts=facts,
         paper=paper(),
-        short=tables.SHORT,
+        short=SCORE_NAMES,
         headline=tables.headline(groups, facts),
         results=tables.result_tables(groups, facts),
         sweeps=sweep_tables(summaries, facts.dataset, facts.clip_views, facts.clip_time),
         speed=tables.speed_table(groups, facts),
         pending=version.PENDING,
         ship=version.SHIP,
-        command=version.predict_command(facts.model, version.CHAMPION),
+        command=predict_command(facts.model, CHAMPION),
         conclusions=tables.conclusion_tables(groups, facts),
         classes=tables.class_tables(groups, facts, context.confusions or names),
         datasets=list(dict.fromkeys(group.dataset for group in groups)),

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.colours import class_colour
-from cliptea.evaluation.results import METRICS, Metric
+from cliptea.evaluation.results import METRICS, SCORE_NAMES, Metric
 from cliptea.report import charts
 from cliptea.report.bars import class_bars
 from cliptea.report.conclusions import COMPARED, Comparison, PaperValue, compare, paper_values, reference_of
@@ -21,11 +21,9 @@ from cliptea.report.summaries import Spread, Summary
 from cliptea.run import is_transductive
 
 __all__ = [
-    "NARROW", "SHORT", "Group", "class_tables", "conclusion_tables", "groups_of", "headline", "names_of",
+    "NARROW", "Group", "class_tables", "conclusion_tables", "groups_of", "headline", "names_of",
     "result_tables", "speed_table",
 ]  # fmt: skip
-
-SHORT: dict[Metric, str] = {"hiou": "hIoU", "miou_unseen": "unseen mIoU", "miou_seen": "seen mIoU", "pAcc": "pAcc"}
 
 PARTS = ("table3", "baselines")  # groups whose variants leave out a part of the method each
 NOTHING = Spread(mean=None, sd=None)
@@ -84,7 +82,7 @@ def result_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str, An
                 "variant": summary.variant,
                 "about": facts.abouts.get(summary.label, ""),
                 "gamma": summary.gamma,
-                "scores": {metric: _cell(summary.scores[metric], best[metric]) for metric in SHORT},
+                "scores": {metric: _cell(summary.scores[metric], best[metric]) for metric in SCORE_NAMES},
                 "strip": charts.strip(summary.by_seed["hiou"], summary.scores["hiou"].mean),
             }
             for summary in group.summaries
@@ -152,7 +150,7 @@ def headline(groups: Sequence[Group], facts: RunFacts) -> dict[str, Any] | None:
         "best": best,
         "about": facts.abouts.get(best.label, ""),
         "seed": seed,
-        "of_seed": {metric: best.by_seed[metric].get(seed) for metric in SHORT},
+        "of_seed": {metric: best.by_seed[metric].get(seed) for metric in SCORE_NAMES},
         "evidence": list(compared.values()),
     }
 

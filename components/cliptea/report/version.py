@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from markupsafe import escape
 
-__all__ = ["BEST", "CHAMPION", "PENDING", "SHIP", "address", "predict_command", "with_version"]
+from cliptea.model_address import CHAMPION, predict_command
+
+__all__ = ["BEST", "PENDING", "SHIP", "with_version"]
 
 PENDING = "The last step of the run registers this model."
 SHIP, BEST = "Ship this:", "Best of this run, but not the champion:"
-CHAMPION = "champion"  # alias in the registry
 
 
 def with_version(report: str, sentence: str, model: str, version: str, champion: str) -> str:
@@ -27,13 +28,3 @@ def with_version(report: str, sentence: str, model: str, version: str, champion:
     first, own = (f"<code>{escape(predict_command(model, named))}</code></p>" for named in (CHAMPION, version))
     both = f'{first}\n<p>This run\'s best, to compare:</p>\n<p class="command">{own}'
     return report.replace(first, both if champion else own, 1)
-
-
-def predict_command(model: str, version: str) -> str:
-    """The command to try a version, or `CHAMPION`, with."""
-    return f"cliptea predict PHOTOS --model {address(model, version)}"
-
-
-def address(model: str, version: str) -> str:
-    """What commands take for a version, or for `CHAMPION`."""
-    return f"models:/{model}{'@' if version == CHAMPION else '/'}{version}"

@@ -19,8 +19,8 @@ from cliptea.files import oddity
 from cliptea.parse import parse_json, read_text
 
 __all__ = [
-    "DESCRIPTION", "FILES", "SUMS", "TEXT", "TRAINING_FEATURES", "WEIGHTS", "Description", "TeacherSource", "home_of",
-    "read_description", "read_model", "sums",
+    "DESCRIPTION", "FILES", "SUMS", "TEXT", "TRAINING_FEATURES", "WEIGHTS", "Description", "TeacherSource", "digest",
+    "home_of", "read_description", "read_model", "sums",
 ]  # fmt: skip
 
 FILES = DESCRIPTION, WEIGHTS, TEXT = "model.json", "model.safetensors", "text.safetensors"
@@ -72,6 +72,11 @@ def sums(files: Mapping[str, bytes]) -> bytes:
     """The content of SHA256SUMS for files by name."""
     lines = (f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
     return "".join(lines).encode()
+
+
+def digest(files: Mapping[str, bytes]) -> str:
+    """The sha256 of the model's SHA256SUMS. Models with the same files have the same one, whatever their address."""
+    return hashlib.sha256(sums(files)).hexdigest()
 
 
 def home_of(folder: Path) -> Path:

@@ -33,6 +33,7 @@ from cliptea.segment.model_files import (
     TRAINING_FEATURES,
     WEIGHTS,
     Description,
+    digest,
     home_of,
     read_model,
 )
@@ -54,6 +55,7 @@ class Segmenter:
 
     Attributes:
         devices: which share the images if there are many; the student and the embeddings are on the first.
+        sha256: of the files of the model, see `digest`; "" if it was not read from files.
     """
 
     def __init__(
@@ -63,10 +65,11 @@ class Segmenter:
         text_ND: Tensor,
         devices: Sequence[torch.device] | None = None,
         training_features: TrainingFeatures | None = None,
+        sha256: str = "",
     ) -> None:
         self.student, self.description, self.text_ND = student, description, text_ND
         self.devices = devices or [text_ND.device]
-        self.training_features = training_features
+        self.training_features, self.sha256 = training_features, sha256
 
     def known(self, names: Sequence[str] | None = None) -> ClassSet:
         """All classes of the model, or some of them, with its own gamma for the unseen ones.
@@ -157,4 +160,4 @@ def open_segmenter(folder: Path, allow_code: bool = False, where: str | None = N
         raise StorageError(f"{folder} does not hold a cliptea model{why}", expected) from error
     first = devices[0]
     features = features.to(first) if features else None
-    return Segmenter(student.to(first), description, text_ND.to(first), devices, features)
+    return Segmenter(student.to(first), description, text_ND.to(first), devices, features, digest(files))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Literal
 
 from cliptea.errors import ConfigError
 
-__all__ = ["SUFFIXES", "Format", "Output", "Precision", "Server", "require_choices", "require_replaceable"]
+__all__ = ["SUFFIXES", "Format", "Output", "Precision", "Server", "require_choices"]
 
 Format = Literal["onnx", "openvino", "torch-export"]
 Output = Literal["logits", "probabilities", "classes"]
@@ -34,23 +32,3 @@ def require_choices(format: Format, output: Output, precision: Precision, *, nam
         raise ConfigError(f"--format torch-export has no --precision {precision}", "--format onnx or openvino")
     if precision == "int8" and not photos:
         raise ConfigError("--precision int8 has no images to calibrate with", "--images with images of your own")
-
-
-def require_replaceable(file: Path) -> None:
-    """Check that an export to `file` would only replace files of an earlier export.
-
-    Raises:
-        ConfigError: one of these files is from somebody else.
-    """
-    facts = file.with_suffix(".json")
-    written = [file, facts, *([file.with_suffix(".bin")] if file.suffix == ".xml" else [])]
-    present = [path for path in written if path.exists()]
-    if present and not _is_export(facts):
-        raise ConfigError(f"{present[0]} exists and is not an earlier export", "a new file name", "change it with -o")
-
-
-def _is_export(facts: Path) -> bool:
-    try:
-        return set(json.loads(facts.read_bytes())) >= {"inputs", "output", "steps", "classes"}
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False

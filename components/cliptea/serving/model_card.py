@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from cliptea.data.colours import class_colour
+from cliptea.evaluation.results import SCORE_NAMES
 from cliptea.messages import printable
 from cliptea.segment.model_files import Description
 from cliptea.segment.segmenter import ClassSet
@@ -15,7 +16,6 @@ from cliptea.teacher.templates import list_templates
 __all__ = ["model_card"]
 
 UNKNOWN = "unknown"
-SCORES = {"pAcc": "pixel accuracy", "miou_seen": "seen mIoU", "miou_unseen": "unseen mIoU", "hiou": "hIoU"}
 NO_LICENCE = "unknown; there is none if training started from random weights"
 
 # Licences that timm states and the Hugging Face hub knows by the same name.
@@ -90,7 +90,7 @@ def model_card(
         "## Classes",
         _table(("id", "class", "in training", "IoU", "colour"), _classes(description, classes, scores)),
         "## Scores",
-        _scores(scores),
+        _scores(scores, classes),
         "## Origin",
         _table(("fact", ""), _origin(description, classes, made)),
         "## This file and PyTorch",
@@ -109,7 +109,7 @@ def hub_licence(licence: str) -> str:
 
 
 def _classes(description: Description, classes: ClassSet, scores: Measurement | None) -> Iterable[list[str]]:
-    per_class = scores.per_class if scores else {}
+    per_class = scores.per_class if scores and _same_classes(scores, classes) else {}
     for number, name in enumerate(classes.names):
         if name in description.unseen:
             trained = "unseen: without masks"
@@ -121,13 +121,21 @@ def _classes(description: Description, classes: ClassSet, scores: Measurement | 
         yield [str(number), name, trained, iou, class_colour(number)]
 
 
-def _scores(scores: Measurement | None) -> str:
+def _same_classes(scores: Measurement, classes: ClassSet) -> bool:
+    return {*scores.per_class} == {*classes.names}
+
+
+def _scores(scores: Measurement | None, classes: ClassSet) -> str:
     if scores is None:
         return "Unknown. `cliptea evaluate` measures them, and `cliptea bundle --scores FILE` puts them here."
-    numbers = ", ".join(f"{SCORES[name]} {_percent(value)}" for name, value in scores.scores.model_dump().items())
-    return (
-        f"On {scores.images} val images of {_cell(scores.dataset)}, with a gamma of {scores.gamma:g}: {numbers}. "
-        "The table above shows the IoU of each class."
+    numbers = ", ".join(f"{shown} {_percent(getattr(scores.scores, name))}" for name, shown in SCORE_NAMES.items())
+    told = f"On {scores.images} val images of {_cell(scores.dataset)}, with a gamma of {scores.gamma:g}: {numbers}. "
+    if _same_classes(scores, classes):
+        return told + "The table above shows the IoU of each class."
+    listed = ", ".join(map(_cell, scores.per_class))
+    return told + (
+        f"This was measured with other classes than those above: each pixel got one of {listed}. With the classes "
+        "above, pixels get other classes, and the scores for those are unknown."
     )
 
 

@@ -16,30 +16,41 @@ __all__ = ["Measurement", "read_scores"]
 class Measurement(BaseModel):
     """What `cliptea evaluate -o FILE` writes, as far as a model card needs it."""
 
-    model: str
+    model: str  # its address
+    model_sha256: str  # of its files, see `cliptea.segment.model_files.digest`
     dataset: str
     images: int
     gamma: float
     scores: Scores
-    per_class: dict[str, OptionalScore]
+    per_class: dict[str, OptionalScore]  # IoU among all these classes
+
+    def require_model(self, sha256: str) -> None:
+        """Check whose scores these are.
+
+        Args:
+            sha256: of the model that they must be of.
+
+        Raises:
+            ConfigError: they are of another model.
+        """
+        if self.model_sha256 != sha256:
+            raise ConfigError(
+                f"the scores are of another model, {self.model} at that time",
+                "scores of this model",
+                "run cliptea evaluate again",
+            )
 
 
-def read_scores(file: Path, model: str) -> Measurement:
+def read_scores(file: Path) -> Measurement:
     """The scores in a file of `cliptea evaluate`.
 
-    Args:
-        model: the address of the model that they must be of.
-
     Raises:
-        ConfigError: they are of another model, or the file cannot be read.
+        ConfigError: the file cannot be read, or holds something else.
     """
     try:
-        found = Measurement.model_validate(parse_json(read_text(file, "the file"), str(file)))
+        return Measurement.model_validate(parse_json(read_text(file, "the file"), str(file)))
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))
         raise ConfigError(
             f"{file} holds no scores: {place} is missing or wrong", "a file of cliptea evaluate"
         ) from None
-    if found.model != model:
-        raise ConfigError(f"the scores in {file} are of the model {found.model}", f"scores of {model}")
-    return found

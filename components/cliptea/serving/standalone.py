@@ -182,17 +182,34 @@ def output_name(file: Any, relative: Path, taken: Mapping[str, Any]) -> str:
     return next(str(name) for name in (*candidates, *numbered) if taken.get(str(name), file) == file)
 
 
+def _open() -> Model:
+    try:
+        return Model()
+    except Exception as error:  # onnxruntime has errors of its own for damaged files
+        why = " ".join(str(error).split())[:200]
+        raise _refusal(f"cannot open model.onnx and model.json in {HERE} ({why}); make the bundle again") from None
+
+
+def _refusal(text: str) -> SystemExit:
+    return SystemExit(_shown(f"error: {text}"))
+
+
+def _shown(text: str) -> str:
+    """The text with control characters and bytes that are not UTF-8 as `\\x1b`, `\\udcff`."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _find(paths: Sequence[Path], output: Path) -> dict[str, Path]:
     """Images by the name of their outputs: the files given, and those in the folders given, without results."""
     found: dict[str, Path] = {}
     for path in paths:
         if not path.exists():
-            raise SystemExit(f"error: the file or folder {path} does not exist")
+            raise _refusal(f"the file or folder {path} does not exist")
         inside = [(path, Path(path.name))]
         if path.is_dir():
             inside = [(file, file.relative_to(path)) for file in _images(path) if output not in file.resolve().parents]
         if not inside:
-            raise SystemExit(f"error: the folder {path} contains no images; expected {', '.join(SUFFIXES)}")
+            raise _refusal(f"the folder {path} contains no images; expected {', '.join(SUFFIXES)}")
         for file, relative in inside:
             found.setdefault(output_name(file, relative, found), file)
     return found
@@ -213,13 +230,13 @@ def _claim(folder: Path, classes: Sequence[str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()) and not mark.exists():
-            raise SystemExit(f"error: -o {folder} holds other files; expected a new or an empty folder")
+            raise _refusal(f"-o {folder} holds other files; expected a new or an empty folder")
         text = json.dumps(list(classes), ensure_ascii=False, indent=1) + "\n"
         if mark.exists() and mark.read_text(encoding="utf-8") != text:
-            raise SystemExit(f"error: -o {folder} holds results with other classes; choose another folder")
+            raise _refusal(f"-o {folder} holds results with other classes; choose another folder")
         mark.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise SystemExit(f"error: cannot write to -o {folder}: {error.strerror}; choose another folder") from None
+        raise _refusal(f"cannot write to -o {folder}: {error.strerror}; choose another folder") from None
 
 
 def _save(picture: Image.Image, file: Path, kind: str) -> None:
@@ -238,8 +255,8 @@ def main() -> int:
     given = parser.parse_args()
     sources = _find(given.images, given.output.resolve())
     if given.output.exists() and not given.output.is_dir():
-        raise SystemExit(f"error: -o {given.output} is a file; expected a folder for the results")
-    model, bad = Model(), 0
+        raise _refusal(f"-o {given.output} is a file; expected a folder for the results")
+    model, bad = _open(), 0
     _claim(given.output, model.facts["classes"])
     colours = model.facts["colours"]
     for name, file in sources.items():
@@ -253,11 +270,11 @@ def main() -> int:
             _save(picture, given.output / "masks" / f"{name}.png", "PNG")
             _save(overlay(image_HW3, mask_HW, colours), given.output / "overlays" / f"{name}.jpg", "JPEG")
         except Exception as error:  # damaged files make Pillow raise almost any error
-            print(f"error: cannot segment {file} ({error})", file=sys.stderr)
+            print(_shown(f"error: cannot segment {file} ({error})"), file=sys.stderr)
             bad += 1
     done = len(sources) - bad
     if done:
-        print(f"wrote masks and overlays of {done} image{'s' * (done != 1)} to {given.output}")
+        print(_shown(f"wrote masks and overlays of {done} image{'s' * (done != 1)} to {given.output}"))
     return 1 if bad else 0
 
 

@@ -1,5 +1,7 @@
 """The time that CLIP took for the tokens of a run, an output of the teacher step."""
 
+from pydantic import ValidationError
+
 from cliptea.manifest import Contents, Output, find, fingerprint, publish
 from cliptea.storage import Store
 from cliptea.teacher.outputs import ClipTime
@@ -20,7 +22,16 @@ def keep_clip_time(store: Store, tokens: Output, measured: ClipTime, anew: bool 
         anew: whether the tokens themselves were made now, so that an earlier record is of others.
     """
     output = clip_time_output(tokens)
-    found = find(store, output)
-    if found is None or (measured.views and (anew or not found.info["views"])):
-        found = publish(store, output, Contents({}, measured.model_dump()))
-    return ClipTime.model_validate(found.info)
+    found = _stored(store, output)
+    if found is None or (measured.views and (anew or not found.views)):
+        publish(store, output, Contents({}, measured.model_dump()))
+        return measured
+    return found
+
+
+def _stored(store: Store, output: Output) -> ClipTime | None:
+    manifest = find(store, output)
+    try:
+        return ClipTime.model_validate(manifest.info) if manifest else None
+    except ValidationError:
+        return None

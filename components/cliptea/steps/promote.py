@@ -11,8 +11,9 @@ from cliptea import progress
 from cliptea.errors import ClipteaError, TrackingError
 from cliptea.evaluation.ranking import best_row, candidates, hiou
 from cliptea.manifest import Output, find, fingerprint, read_object
+from cliptea.model_address import CHAMPION, address, predict_command
 from cliptea.parts import numbers_of, ranges
-from cliptea.report.version import BEST, CHAMPION, SHIP, address, predict_command, with_version
+from cliptea.report.version import BEST, SHIP, with_version
 from cliptea.run import Run
 from cliptea.sealed import seal
 from cliptea.steps.compare import REPORT, ComparedRow, Comparison, catch_up

@@ -51,14 +51,14 @@ def decide(model: Score, champion: Score | None) -> Decision:
     if new is None:
         return Decision(False, "it has no hIoU")
     if champion is None:
-        return Decision(True, f"first champion, hIoU {new:.4f}")
+        return Decision(True, f"first champion, hIoU {_percent(new)}")
     old = _measured(champion.hiou)
     if old is None:
-        return Decision(False, f"hIoU {new:.4f}, but the champion has none, so the two cannot be compared")
+        return Decision(False, f"hIoU {_percent(new)}, but the champion has none, so the two cannot be compared")
     if champion.evaluation != model.evaluation:
         return Decision(
             False,
-            f"hIoU {new:.4f}, but the champion's {old:.4f} was measured on another evaluation set, "
+            f"hIoU {_percent(new)}, but the champion's {_percent(old)} was measured on another evaluation set, "
             "so the two cannot be compared",
         )
     return _compared(new, old, margin)
@@ -66,11 +66,16 @@ def decide(model: Score, champion: Score | None) -> Decision:
 
 def _compared(new: float, old: float, margin: float) -> Decision:
     if new == old:
-        return Decision(False, f"hIoU {new:.4f} equals the champion's, so the champion stays")
-    digits = next((digits for digits in (4, 6, 8) if f"{new:.{digits}f}" != f"{old:.{digits}f}"), 17)
+        return Decision(False, f"hIoU {_percent(new)} equals the champion's, so the champion stays")
+    digits = next((digits for digits in (2, 4, 6) if _percent(new, digits) != _percent(old, digits)), 15)
     beats = new > old + margin
-    reason = f"hIoU {new:.{digits}f} {'beats' if beats else 'does not beat'} the champion's {old:.{digits}f}"
-    return Decision(beats, reason + (f" by more than {margin:g}" if margin else ""))
+    verb = "beats" if beats else "does not beat"
+    reason = f"hIoU {_percent(new, digits)} {verb} the champion's {_percent(old, digits)}"
+    return Decision(beats, reason + (f" by more than {100 * margin:g} points" if margin else ""))
+
+
+def _percent(hiou: float, digits: int = 2) -> str:
+    return f"{100 * hiou:.{digits}f} %"
 
 
 def _measured(hiou: float | None) -> float | None:

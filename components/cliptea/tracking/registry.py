@@ -19,11 +19,11 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from cliptea.errors import ConfigError, NotFinite
+from cliptea.model_address import CHAMPION
 from cliptea.tracking.champions import Choice, Decision, History, Score, replay
 
-__all__ = ["ALIAS", "Outcome", "champion", "register", "rollback", "settle"]
+__all__ = ["Outcome", "champion", "register", "rollback", "settle"]
 
-ALIAS = "champion"
 HIOU_TAG, EVALUATION_TAG, MARGIN_TAG = "hiou", "cliptea.evaluation", "cliptea.margin"
 CHOSEN_TAG = "cliptea.chosen"  # with the last version at that moment and the moment: cliptea.chosen.7.1700000000000
 DECISION_TAG, REASON_TAG, SETTLED_TAG = "cliptea.decision", "cliptea.reason", "cliptea.settled"
@@ -68,20 +68,20 @@ def register(client: MlflowClient, name: str, source: str, run_id: str, score: S
 
 
 def settle(client: MlflowClient, name: str, version: int) -> Outcome:
-    """Set the alias to the champion of all versions, even if other runs do the same at the same time."""
+    """Set the alias to the champion of all versions, even if other runs do the same at the same time.
+
+    If a user has deleted versions, earlier decisions may change. Their versions then get tags and a description anew.
+    """
     _note_choice_by_hand(client, name, version)
     seen = _align(client, name)
-    decision = seen.history.decisions[version]
-    told = {
-        DECISION_TAG: "promoted" if decision.promoted else "not promoted",
-        REASON_TAG: decision.reason,
-        SETTLED_TAG: "yes",
-    }
-    for key, value in told.items():
-        client.set_model_version_tag(name, str(version), key, value)
-    description = f"{_what(seen.versions[version])}. {told[DECISION_TAG].capitalize()}: {decision.reason}."
-    client.update_model_version(name, str(version), description)
-    return Outcome(decision, seen.history.champions[-1])
+    for number, decision in seen.history.decisions.items():
+        decided = seen.versions[number].tags.get(DECISION_TAG)
+        if number == version:
+            _tell(client, seen.versions[number], decision)
+        elif decided is not None and decided != _word(decision):
+            reason = f"{decision.reason} (decided again, because a version of the model was deleted)"
+            _tell(client, seen.versions[number], decision._replace(reason=reason))
+    return Outcome(seen.history.decisions[version], seen.history.champions[-1])
 
 
 def champion(client: MlflowClient, name: str) -> int | None:
@@ -115,12 +115,24 @@ def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
         raise ConfigError(
             f"version {champions[0]} is the first champion of {name}",
             "a previous champion to restore",
-            f"to choose another version, give it the alias {ALIAS} in MLflow",
+            f"to choose another version, give it the alias {CHAMPION} in MLflow",
         )
     before, present = champions[-2:]
     client.set_model_version_tag(name, str(present), REASON_TAG, f"rolled back to version {before}")
     _choose(client, name, before, max(seen.versions))
     return present, _align(client, name).history.champions[-1]
+
+
+def _word(decision: Decision) -> str:
+    return "promoted" if decision.promoted else "not promoted"
+
+
+def _tell(client: MlflowClient, version: ModelVersion, decision: Decision) -> None:
+    """Write a decision into the tags and the description of its version."""
+    for key, value in {DECISION_TAG: _word(decision), REASON_TAG: decision.reason, SETTLED_TAG: "yes"}.items():
+        client.set_model_version_tag(version.name, version.version, key, value)
+    description = f"{_what(version)}. {_word(decision).capitalize()}: {decision.reason}."
+    client.update_model_version(version.name, version.version, description)
 
 
 def _align(client: MlflowClient, name: str) -> _Registry:
@@ -138,7 +150,7 @@ def _align(client: MlflowClient, name: str) -> _Registry:
             return seen
         if seen.alias != champion:
             try:
-                client.set_registered_model_alias(name, ALIAS, str(champion))
+                client.set_registered_model_alias(name, CHAMPION, str(champion))
             except MlflowException:  # MLflow refuses it if another run sets the alias at the same moment
                 if _read(client, name).alias == seen.alias:
                     raise
@@ -160,7 +172,7 @@ def _named(name: str) -> str:
 
 def _read(client: MlflowClient, name: str) -> _Registry:
     model = client.get_registered_model(name)  # before the versions: its alias is never of a newer one
-    alias = model.aliases.get(ALIAS)
+    alias = model.aliases.get(CHAMPION)
     found = {int(version.version): version for version in client.search_model_versions(_named(name))}
     number = None if alias is None else int(alias)
     return _Registry(found, number, model.description or "", _history(found, set(found)))
@@ -193,7 +205,7 @@ def _choices(version: int, tags: dict[str, str]) -> list[Choice]:
 
 def _choose(client: MlflowClient, name: str, version: int, after: int) -> None:
     moment = time.time_ns() // 1_000_000
-    client.set_model_version_tag(name, str(version), f"{CHOSEN_TAG}.{after}.{moment}", ALIAS)
+    client.set_model_version_tag(name, str(version), f"{CHOSEN_TAG}.{after}.{moment}", CHAMPION)
 
 
 def _note_choice_by_hand(client: MlflowClient, name: str, own: int | None) -> None:

@@ -114,6 +114,37 @@ def test_a_bad_image_gets_a_line_and_the_others_are_done(bundled, photos, tmp_pa
     assert [file.name for file in (tmp_path / "out/masks").iterdir()] == ["good.png"]
 
 
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.json", lambda data: data[:40]),
+        ("model.json", lambda data: b"{}"),
+        ("model.onnx", lambda data: data[: len(data) // 2]),
+        ("model.onnx", lambda data: None),
+    ],
+)
+def test_a_damaged_bundle_gets_a_line(bundled, photos, tmp_path, name, damage):
+    shutil.copytree(bundled, tmp_path / "bundle")
+    data = damage((bundled / name).read_bytes())
+    (tmp_path / "bundle" / name).unlink()
+    if data is not None:
+        (tmp_path / "bundle" / name).write_bytes(data)
+    command = [sys.executable, "-I", "-c", ALONE, tmp_path / "bundle/segment.py", photos, "-o", tmp_path / "out"]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.stderr.startswith("error: cannot open model.onnx and model.json in ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_cannot_write_to_the_terminal(bundled, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/\x1b[31m\n.png").write_text("no image")
+    command = [sys.executable, "-I", "-c", ALONE, bundled / "segment.py", tmp_path / "in", "-o", tmp_path / "out"]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert (ended.stderr.count("\n"), "\x1b" in ended.stderr, r"\x1b[31m\n" in ended.stderr) == (1, False, True)
+
+
 def test_the_card_says_what_the_model_knows_and_invents_nothing(bundled):
     assert {file.name for file in bundled.iterdir()} == {
         "README.md",
@@ -151,8 +182,10 @@ def scored(model_folder, tmp_path):
     described |= {"dataset": "meadow", "origin": {"git.commit": "c0ffee"}, "licence": "MIT"}
     (folder / "model.json").write_text(json.dumps(described))
     scores = {"pAcc": 0.9, "miou_seen": 0.8, "miou_unseen": 0.5, "hiou": None}
-    found = {"model": str(folder), "dataset": "a|b", "images": 12, "gamma": 0.02, "scores": scores, "sweep": {}}
-    file.write_text(json.dumps(found | {"unseen": ["zebra"], "per_class": {"sky": 0.75, "zebra": None}}))
+    found = {"model": "models:/m/1", "dataset": "a|b", "images": 12, "gamma": 0.02, "scores": scores, "sweep": {}}
+    found["model_sha256"] = open_segmenter(folder).sha256
+    per_class = {"sky": 0.75, "grass": 0.25, "cow": 0.5, "zebra": None}
+    file.write_text(json.dumps(found | {"unseen": ["zebra"], "per_class": per_class}))
     return folder, file
 
 
@@ -164,10 +197,10 @@ def test_the_card_has_scores_and_origin_if_they_are_known(scored, tmp_path):
     card = (tmp_path / "out/README.md").read_text()
     assert card.startswith("---\nlicense: mit\n")
     assert "| 0 | sky | seen: with masks | 75.0% |" in card
-    assert "| 1 | grass | seen: with masks | unknown |" in card
+    assert "| 1 | grass | seen: with masks | 25.0% |" in card
     assert "| 3 | zebra | unseen: without masks | no pixels |" in card
-    assert "On 12 val images of a\\|b, with a gamma of 0.02: pixel accuracy 90.0%" in card
-    assert "hIoU no pixels" in card
+    assert "On 12 val images of a\\|b, with a gamma of 0.02: hIoU no pixels, unseen mIoU 50.0%, " in card
+    assert "seen mIoU 80.0%, pAcc 90.0%. " in card
     for fact in (
         "| training data | meadow |",
         "| commit of cliptea that trained it | c0ffee |",
@@ -177,6 +210,16 @@ def test_the_card_has_scores_and_origin_if_they_are_known(scored, tmp_path):
     assert "only takes images of 64x64" in card
 
 
+def test_scores_of_more_classes_are_not_shown_as_those_of_the_bundle(scored, tmp_path):
+    folder, file = scored
+    answer = call("bundle", "--model", folder, "--scores", file, "--names", "zebra, sky", "-o", tmp_path / "out")
+    assert answer.exit_code == 0, answer.output
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| 1 | sky | seen: with masks | unknown |" in card
+    assert "seen mIoU 80.0%" in card
+    assert "measured with other classes than those above: each pixel got one of sky, grass, cow, zebra." in card
+
+
 def test_scores_of_another_model_and_folders_of_others_are_refused(scored, model_folder, tmp_path):
     _, file = scored
     (tmp_path / "mine").mkdir()
@@ -184,7 +227,7 @@ def test_scores_of_another_model_and_folders_of_others_are_refused(scored, model
     (tmp_path / "empty.json").write_text("{}")
     before = sorted(tmp_path.rglob("*"))
     for arguments, code, words in (
-        (["--scores", file, "-o", tmp_path / "out"], 2, "are of the model"),
+        (["--scores", file, "-o", tmp_path / "out"], 2, "the scores are of another model, models:/m/1 at that time"),
         (["--scores", tmp_path / "empty.json", "-o", tmp_path / "out"], 2, "holds no scores: model is missing"),
         (["-o", tmp_path / "mine"], 1, "holds files that are not from cliptea"),
         (["-o", file], 2, "is a file; expected a folder"),
@@ -203,7 +246,17 @@ def test_scores_of_another_model_and_folders_of_others_are_refused(scored, model
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("arguments", [["--size", "65x64"], ["--size", "64"], ["--size", "0x64"], ["--scores", "none"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--size", "65x64"],
+        ["--size", "64"],
+        ["--size", "0x64"],
+        ["--size", "320000x320000"],
+        ["--size", "1e23x64"],
+        ["--scores", "none"],
+    ],
+)
 def test_a_wrong_size_and_wrong_scores_are_told_before_the_model_is_loaded(
     arguments, model_folder, tmp_path, monkeypatch
 ):

@@ -12,12 +12,12 @@ def scores(*hious, margin=0.0, evaluation="set"):
 @pytest.mark.parametrize(
     ("hiou", "champion", "margin", "promoted", "words"),
     [
-        (0.5, None, 0.0, True, "first champion, hIoU 0.5000"),
-        (0.5, Score(0.4, "set", 0.0), 0.0, True, "hIoU 0.5000 beats the champion's 0.4000"),
-        (0.5, Score(0.5, "set", 0.0), 0.0, False, "hIoU 0.5000 equals the champion's, so the champion stays"),
-        (0.50001, Score(0.50002, "set", 0.0), 0.0, False, "hIoU 0.500010 does not beat the champion's 0.500020"),
-        (0.4, Score(0.5, "set", 0.0), 0.0, False, "hIoU 0.4000 does not beat the champion's 0.5000"),
-        (0.52, Score(0.5, "set", 0.0), 0.05, False, "by more than 0.05"),
+        (0.5, None, 0.0, True, "first champion, hIoU 50.00 %"),
+        (0.5, Score(0.4, "set", 0.0), 0.0, True, "hIoU 50.00 % beats the champion's 40.00 %"),
+        (0.5, Score(0.5, "set", 0.0), 0.0, False, "hIoU 50.00 % equals the champion's, so the champion stays"),
+        (0.50001, Score(0.50002, "set", 0.0), 0.0, False, "hIoU 50.0010 % does not beat the champion's 50.0020 %"),
+        (0.4, Score(0.5, "set", 0.0), 0.0, False, "hIoU 40.00 % does not beat the champion's 50.00 %"),
+        (0.52, Score(0.5, "set", 0.0), 0.05, False, "by more than 5 points"),
         (0.9, Score(0.5, "another set", 0.0), 0.0, False, "another evaluation set"),
         (0.9, Score(None, "", 0.0), 0.0, False, "has none"),
         (None, None, 0.0, False, "no hIoU"),

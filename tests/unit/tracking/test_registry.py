@@ -9,8 +9,9 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from cliptea.errors import ConfigError
+from cliptea.model_address import CHAMPION
 from cliptea.tracking.champions import Score
-from cliptea.tracking.registry import ALIAS, register, rollback, settle
+from cliptea.tracking.registry import register, rollback, settle
 from cliptea_pipeline.cli import app
 
 NAME = "cliptea-world"
@@ -21,7 +22,7 @@ def add(client, hiou, source=None, name=NAME, margin=0.0):
 
 
 def champion(client, name=NAME):
-    return int(client.get_model_version_by_alias(name, ALIAS).version)
+    return int(client.get_model_version_by_alias(name, CHAMPION).version)
 
 
 def promote(client, hiou, **more):
@@ -34,7 +35,7 @@ def test_decision_and_reason_are_tags_of_the_version(client):
     assert [outcome.champion for outcome in outcomes] == [1, 1, 3]
     versions = {int(v.version): v.tags for v in client.search_model_versions(f"name = '{NAME}'")}
     assert [versions[n]["cliptea.decision"] for n in (1, 2, 3)] == ["promoted", "not promoted", "promoted"]
-    assert versions[2]["cliptea.reason"] == "hIoU 0.3000 does not beat the champion's 0.4000"
+    assert versions[2]["cliptea.reason"] == "hIoU 30.00 % does not beat the champion's 40.00 %"
 
 
 def test_descriptions_name_the_champion_until_a_user_writes_another_one(client):
@@ -42,7 +43,7 @@ def test_descriptions_name_the_champion_until_a_user_writes_another_one(client):
         promote(client, hiou)
     assert client.get_registered_model(NAME).description == "The champion is version 2: hIoU 60.0 %."
     assert client.get_model_version(NAME, "3").description == (
-        "hIoU 50.0 %. Not promoted: hIoU 0.5000 does not beat the champion's 0.6000."
+        "hIoU 50.0 %. Not promoted: hIoU 50.00 % does not beat the champion's 60.00 %."
     )
     rollback(client, NAME)
     assert client.get_registered_model(NAME).description == "The champion is version 1: hIoU 40.0 %."
@@ -147,18 +148,35 @@ def test_rollback_of_an_unknown_model_names_those_that_are(client):
 def test_an_alias_set_by_hand_is_what_later_models_must_beat(client):
     for hiou in (0.4, 0.6):
         promote(client, hiou)
-    client.set_registered_model_alias(NAME, ALIAS, "1")
+    client.set_registered_model_alias(NAME, CHAMPION, "1")
     outcome = promote(client, 0.5)
-    assert outcome.decision.reason.startswith("hIoU 0.5000 beats the champion's 0.4000")
+    assert outcome.decision.reason.startswith("hIoU 50.00 % beats the champion's 40.00 %")
     assert champion(client) == 3
     assert rollback(client, NAME) == (3, 1)
+
+
+def test_a_deleted_champion_leaves_no_decision_that_is_no_longer_so(client):
+    for hiou in (0.6, 0.5, 0.4):
+        promote(client, hiou)
+    client.delete_model_version(NAME, "1")
+    assert promote(client, 0.3).champion == champion(client) == 2
+    versions = {int(v.version): v for v in client.search_model_versions(f"name = '{NAME}'")}
+    assert {number: one.tags["cliptea.decision"] for number, one in versions.items()} == {
+        2: "promoted",
+        3: "not promoted",
+        4: "not promoted",
+    }
+    told = "first champion, hIoU 50.00 % (decided again, because a version of the model was deleted)"
+    assert versions[2].tags["cliptea.reason"] == told
+    assert versions[2].description == f"hIoU 50.0 %. Promoted: {told}."
+    assert versions[3].tags["cliptea.reason"] == "hIoU 40.00 % does not beat the champion's 60.00 %"  # as it was then
 
 
 def test_a_version_registered_by_hand_is_no_candidate_but_may_be_chosen(client):
     client.create_registered_model(NAME)
     client.create_model_version(NAME, "s3://models/theirs", tags={"cliptea.settled": "yes"})
     assert promote(client, 0.4).champion == 2
-    client.set_registered_model_alias(NAME, ALIAS, "1")
+    client.set_registered_model_alias(NAME, CHAMPION, "1")
     outcome = promote(client, 0.9)
     assert "cannot be compared" in outcome.decision.reason
     assert champion(client) == 1

@@ -236,7 +236,7 @@ def test_the_alias_follows_the_best_model(client):
         champions.append(client.get_model_version_by_alias("cliptea-smoke", "champion").run_id == child)
     assert champions == [True, False, True]
     best = client.get_model_version_by_alias("cliptea-smoke", "champion")
-    assert best.tags["cliptea.reason"] == "hIoU 0.6000 beats the champion's 0.4000"
+    assert best.tags["cliptea.reason"] == "hIoU 60.00 % beats the champion's 40.00 %"
     assert exact_version("models:/cliptea-smoke@champion") == "models:/cliptea-smoke/3"
     with pytest.raises(TrackingError, match="the model models:/cliptea-smoke@other does not exist"):
         exact_version("models:/cliptea-smoke@other")
@@ -265,7 +265,7 @@ def test_the_report_names_the_version_and_every_student_the_best_one(client):
     promote_best(run, compared(rows))
     published = [json.loads(line) for line in Path(os.environ["CLIPTEA_EVENTS"]).read_text().splitlines()]
     values = next(event["values"] for event in reversed(published) if "report" in event.get("values", {}))
-    told = "At the end of this run, cliptea-smoke version 1 is the champion (first champion, hIoU 0.5000)."
+    told = "At the end of this run, cliptea-smoke version 1 is the champion (first champion, hIoU 50.00 %)."
     assert {"model": "models:/cliptea-smoke@champion"} in [event.get("values") for event in published]
     assert (
         read_uri(values["report"], values["report_sha256"]).decode()
@@ -321,7 +321,7 @@ def test_worse_tied_and_elsewhere_measured_models_stay_out_of_office(client):
         decisions.append(promote_best(run, compared([row(child, hiou)], evaluation)))
     assert [decision.promoted for decision in decisions] == [True, False, False, False]
     assert str(client.get_model_version_by_alias("cliptea-smoke", "champion").version) == decisions[0].version
-    assert "hIoU 0.9000, but the champion's 0.5000 was measured on another evaluation set" in decisions[3].reason
+    assert "hIoU 90.00 %, but the champion's 50.00 % was measured on another evaluation set" in decisions[3].reason
 
 
 def test_one_lucky_seed_does_not_choose_the_variant():
@@ -343,7 +343,7 @@ def test_a_run_repeated_after_a_rollback_says_which_version_is_the_champion(clie
     capsys.readouterr()
     assert promote_best(run, comparison) == decided
     told = capsys.readouterr().err
-    assert "version 2 was the champion (hIoU 0.6000 beats the champion's 0.4000)." in told
+    assert "version 2 was the champion (hIoU 60.00 % beats the champion's 40.00 %)." in told
     assert "The champion is now version 1: ship that one." in told
     page = Path(client.download_artifacts(run.tracking_run, "report.html")).read_text()
     assert page.startswith(f"<h2>{BEST} x</h2><p><b>cliptea-smoke version 2 was the champion")

@@ -1,0 +1,21 @@
+"""What commands take for a model in MLflow's registry."""
+
+from __future__ import annotations
+
+__all__ = ["CHAMPION", "address", "predict_command"]
+
+CHAMPION = "champion"  # the alias of the version to use
+
+
+def address(model: str, version: str) -> str:
+    """The address of a version, or of `CHAMPION`.
+
+    Args:
+        model: its name in the registry.
+    """
+    return f"models:/{model}{'@' if version == CHAMPION else '/'}{version}"
+
+
+def predict_command(model: str, version: str) -> str:
+    """The command to try a version, or `CHAMPION`, with."""
+    return f"cliptea predict PHOTOS --model {address(model, version)}"

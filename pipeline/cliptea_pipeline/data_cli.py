@@ -113,7 +113,7 @@ def inspect(config, dataset, names: dict[str, list[str]], workers: int) -> Inspe
         for part, few in images:
             found.parts[part].add(few)
             speed = bar.tasks[0].speed
-            bar.update(task, advance=few.images + len(few.wrong), rate=f"{speed:.0f} image/s" if speed else "")
+            bar.update(task, advance=few.counts.images + len(few.wrong), rate=f"{speed:.0f} image/s" if speed else "")
     finish(found, dataset, config.max_bad)
     if not found.errors or config.max_bad:  # otherwise they are about files that are listed one by one
         for error in doubts:
@@ -136,7 +136,7 @@ def _show(found: Inspection) -> None:
         counted = [text for one in row["parts"].values() for text in (f"{one['share']:.2%}", str(one["images"]))]
         table.add_row(str(row["id"]), cell(row["name"]), "unseen" if row["unseen"] else "seen", *counted)
     console.print(table)
-    counts = ", ".join(f"{counted.images} {part} images" for part, counted in found.parts.items())
+    counts = ", ".join(f"{one.counts.images} {part} images" for part, one in found.parts.items())
     console.print(f"{counts} can be used")
     for kind, groups in (("error", found.errors), ("warning", found.warnings)):
         for what, examples in groups.items():

@@ -18,6 +18,7 @@ import numpy as np
 from cliptea.config import DataConfig
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.datasets import Dataset, open_dataset
+from cliptea.data.part_counts import PartCounts
 from cliptea.data.reader import UNLISTED, Reader
 from cliptea.data.sample import require_labels
 from cliptea.data.split_shards import NOTHING_SEEN
@@ -39,21 +40,13 @@ _opened: Dataset | None = None  # of this worker process
 class Part:
     """What is found in images of "train" or "val", be it all of them or a few."""
 
-    images: int = 0  # that can be used
-    turned: list[str] = field(default_factory=list)  # names of the images that EXIF turns
-    without: list[str] = field(default_factory=list)  # names of the images without a pixel of a seen class
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # of each train id
-    shown_in: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # images that have the train id
+    counts: PartCounts = field(default_factory=PartCounts)
     digests: bytearray = field(default_factory=bytearray)  # `DIGEST` bytes of each image file, 0 if it cannot be used
     wrong: list[tuple[str, str]] = field(default_factory=list)  # what is wrong, and the advice of the error
 
     def add(self, other: Part) -> None:
         """Count the images of `other`, which come next."""
-        self.images += other.images
-        self.turned += other.turned
-        self.without += other.without
-        self.pixels += other.pixels
-        self.shown_in += other.shown_in
+        self.counts.add(other.counts)
         self.digests += other.digests
         self.wrong += other.wrong
 
@@ -132,11 +125,7 @@ def _look(part: str, names: Sequence[str]) -> Part:
             found.wrong.append((error.what, error.advice))
             found.digests += UNREAD
             continue
-        found.images += 1
-        found.turned += [name] * turned
-        found.without += [name] * (not pixels[_opened.catalogue.seen_ids].any())
-        found.pixels += pixels
-        found.shown_in += pixels > 0
+        found.counts.add_image(name, pixels, turned, _opened.catalogue.seen_ids)
         found.digests += hashlib.sha256(image).digest()[:DIGEST]
     return found
 
@@ -169,14 +158,14 @@ def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
     A run leaves out `max_bad` images that cannot be used, so as many are no errors if others are left in each part.
     """
     wrong = [one for part in found.parts.values() for one in part.wrong]
-    if 0 < len(wrong) <= max_bad and all(part.images for part in found.parts.values()):
+    if 0 < len(wrong) <= max_bad and all(part.counts.images for part in found.parts.values()):
         left_out = [f"{what}; expected {advice}" for what, advice in wrong]
         found.warnings[f"images that cannot be used and are left out, as data.max_bad={max_bad} allows"] += left_out
     else:
         for what, advice in wrong:
             found.errors[advice].append(what)
     wanted = {"train": found.catalogue.seen, "val": found.catalogue.classes}
-    for part, counted in found.parts.items():
+    for part, counted in ((name, one.counts) for name, one in found.parts.items()):
         for index, name in enumerate(found.catalogue.classes):
             if name in wanted[part] and counted.images and not counted.pixels[index]:
                 shown = f"{name} (unseen)" if name in found.catalogue.unseen else name
@@ -186,12 +175,12 @@ def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
                 f"{part} images that are turned upright as their EXIF orientation says, and label maps that were drawn "
                 "on the raw pixels do not fit them"
             ] += counted.turned
-    without = found.parts["train"].without
-    if without and len(without) == found.parts["train"].images:
+    train = found.parts["train"].counts
+    if train.without and len(train.without) == train.images:
         what, expected = NOTHING_SEEN
         found.errors[expected].append(what)
-    elif without:
-        found.warnings["train images that show no seen class, so that training has no labels for them"] += without
+    elif train.without:
+        found.warnings["train images that show no seen class, so that training has no labels for them"] += train.without
     _warn_of_copies(found)
     for why, paths in dataset.left_out(tuple(found.parts)).items():
         if why != UNLISTED:

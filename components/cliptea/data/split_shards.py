@@ -17,6 +17,7 @@ from cliptea.config import DataConfig
 from cliptea.data.ahead import ahead
 from cliptea.data.catalogue import IGNORE, Catalogue
 from cliptea.data.datasets import Dataset, open_dataset
+from cliptea.data.part_counts import PartCounts
 from cliptea.data.reader import UNLISTED
 from cliptea.data.records import LABEL
 from cliptea.data.sample import decode_labels, encode_png, is_turned, require_labels
@@ -39,24 +40,8 @@ class Record(NamedTuple):
     """The record of an image."""
 
     members: dict[str, bytes]
-    counts: np.ndarray  # its labels, as `_counted`
+    pixels: np.ndarray  # (256,) int64, of each train id
     turned: bool
-
-
-class Found:
-    """What the images of a part show."""
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._seen_ids = catalogue.seen_ids
-        self.counts = np.zeros((2, 256), dtype=np.int64)  # as `_counted`
-        self.turned: list[str] = []  # names of the images that EXIF turns
-        self.without: list[str] = []  # names of the images without a pixel of a seen class
-
-    def add(self, name: str, counts: np.ndarray, turned: bool) -> None:
-        """Count an image."""
-        self.counts += counts
-        self.turned += [name] * turned
-        self.without += [name] * (not counts[0, self._seen_ids].any())
 
 
 def hide_unseen(labels: np.ndarray, catalogue: Catalogue) -> np.ndarray:
@@ -84,9 +69,9 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
     bad: dict[str, dict[str, str]] = {part: {} for part in parts}  # why an image is left out, by its name
     with progress.bar(f"splitting {config.name}", total=sum(map(len, names.values())), unit="image") as bar:
         for part, ids in names.items():
-            folder, found = f"{prefix}/{part}", Found(catalogue)
+            folder, found = f"{prefix}/{part}", PartCounts()
             read = partial(_record, dataset, part, catalogue)
-            left = _take_over(store, folder, ids, found, bad[part], read)
+            left = _take_over(store, folder, ids, found, bad[part], read, catalogue.seen_ids)
             done = sum(entry.records for entry in left) + len(bad[part])
             bar.update(done)
             writer = ShardWriter(store, folder, config.shard_mib << 20, left)
@@ -96,13 +81,12 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
                     _require_few(sum(map(len, bad.values())), config.max_bad, record)
                 else:
                     writer.add(name, record.members)
-                    found.add(name, record.counts, record.turned)
+                    found.add_image(name, record.pixels, record.turned, catalogue.seen_ids)
                 bar.update(1)
             objects |= put_top_index(store, folder, writer.close())
-            images = len(ids) - len(bad[part])
-            if not images:
+            if not found.images:
                 raise DataError(f"no {part} image of {config.name} can be used", "at least one", CHECK)
-            facts[part] = {"images": images, "turned_images": len(found.turned), **_by_class(found.counts, catalogue)}
+            facts[part] = {"images": found.images, "turned_images": len(found.turned), **_by_class(found, catalogue)}
             if bad[part]:
                 warnings.append(
                     f"{len(bad[part])} {part} images cannot be used and are left out, as data.max_bad="
@@ -113,12 +97,12 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
                     f"{len(found.turned)} {part} images are turned upright as their EXIF orientation says, and label "
                     f"maps that were drawn on the raw pixels do not fit them: {_first(found.turned)}"
                 )
-            if part == "train" and len(found.without) == images:
+            if part == "train" and len(found.without) == found.images:
                 raise DataError(*NOTHING_SEEN)
             if found.without and part == "train":
                 warnings.append(
-                    f"{len(found.without)} of {images} train images show no seen class, so that training has no labels "
-                    f"for them: {_first(found.without)}"
+                    f"{len(found.without)} of {found.images} train images show no seen class, so that training has no "
+                    f"labels for them: {_first(found.without)}"
                 )
     problems = warnings + _left_out(left_out) + _problems(catalogue, facts)
     for problem in problems:
@@ -133,8 +117,8 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
     return Contents(objects, info)
 
 
-def _by_class(counts: np.ndarray, catalogue: Catalogue) -> dict[str, Any]:
-    pixels, images = counts.tolist()
+def _by_class(found: PartCounts, catalogue: Catalogue) -> dict[str, Any]:
+    pixels, images = found.pixels.tolist(), found.shown_in.tolist()
     return {
         "unlabelled_pixels": pixels[IGNORE],
         "classes": {
@@ -159,9 +143,10 @@ def _take_over(
     store: Store,
     prefix: str,
     ids: Sequence[str],
-    found: Found,
+    found: PartCounts,
     bad: dict[str, str],
     read: Callable[[str], Record | DataError],
+    seen_ids: Sequence[int],
 ) -> list[ShardEntry]:
     """Complete shards with the first of the `ids`, except for those that still cannot be used.
 
@@ -180,8 +165,8 @@ def _take_over(
             break
         for place, name in enumerate(shard.index.names):
             (image,) = (extension for extension in shard.index.places(place) if extension != LABEL)
-            counts = _counted(decode_labels(shard.content(place, LABEL), name))
-            found.add(name, counts, is_turned(shard.content(place, image)))
+            pixels = _pixels(decode_labels(shard.content(place, LABEL), name))
+            found.add_image(name, pixels, is_turned(shard.content(place, image)), seen_ids)
         bad |= {name: str(error) for name, error in skipped.items()}
         entries.append(shard.entry)
         done += number
@@ -196,13 +181,13 @@ def _record(dataset: Dataset, part: str, catalogue: Catalogue, name: str) -> Rec
     except DataError as error:
         return error
     labels = hide_unseen(sample.labels, catalogue) if part == "train" else sample.labels
-    counts = _counted(labels)
-    if (strange := np.flatnonzero(counts[0, len(catalogue.classes) : IGNORE])).size:
+    pixels = _pixels(labels)
+    if (strange := np.flatnonzero(pixels[len(catalogue.classes) : IGNORE])).size:
         return DataError(
             f"the data set gives the train id {len(catalogue.classes) + strange[0]} for {part} image {name}",
             f"positions in its list of {len(catalogue.classes)} classes, or {IGNORE}",
         )
-    return Record({sample.extension: sample.image, LABEL: encode_png(labels)}, counts, sample.turned)
+    return Record({sample.extension: sample.image, LABEL: encode_png(labels)}, pixels, sample.turned)
 
 
 def _require_few(number: int, most: int, error: DataError) -> None:
@@ -217,10 +202,9 @@ def _require_few(number: int, most: int, error: DataError) -> None:
         )
 
 
-def _counted(labels: np.ndarray) -> np.ndarray:
-    """(2, 256) the number of pixels of each label, and of images with it."""
-    pixels = np.bincount(labels.ravel(), minlength=256)
-    return np.stack([pixels, pixels > 0])
+def _pixels(labels: np.ndarray) -> np.ndarray:
+    """(256,) int64 number of pixels of each train id."""
+    return np.bincount(labels.ravel(), minlength=256)
 
 
 def _problems(catalogue: Catalogue, counts: dict[str, Any]) -> list[str]:

@@ -27,10 +27,10 @@ def class_rows(found: Inspection) -> list[dict[str, Any]]:
     for index, name in enumerate(found.catalogue.classes):
         parts = {
             part: {
-                "share": float(counted.pixels[index] / max(1, counted.pixels.sum())),
-                "images": counted.shown_in[index],
+                "share": float(one.counts.pixels[index] / max(1, one.counts.pixels.sum())),
+                "images": one.counts.shown_in[index],
             }
-            for part, counted in found.parts.items()
+            for part, one in found.parts.items()
         }
         unseen = name in found.catalogue.unseen
         rows.append({"id": index, "name": name, "colour": class_colour(index), "unseen": unseen, "parts": parts})

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from cliptea import settings
+from cliptea import settings, variant_groups
 from cliptea.data.catalogue import Catalogue
 from cliptea.evaluation.results import Inference, ResultRow, Scores
 from cliptea.report.context import (
@@ -35,9 +35,9 @@ VARIANTS = [  # group, variant, backbone, hIoU, model
     ("table4", "mean", "demo_fpn", 0.73, "m10"),
 ]
 ABOUTS = {
-    f"{group}/{name}": settings.about_variant(delta)
-    for group in settings.variant_groups()
-    for name, delta in settings.variant_group(group).items()
+    f"{group}/{name}": variant_groups.about_variant(delta)
+    for group in variant_groups.variant_groups()
+    for name, delta in variant_groups.variant_group(group).items()
 }
 SETTINGS = settings.load("pascal_context", ["variants=[table3]"]).model_dump(mode="json")
 

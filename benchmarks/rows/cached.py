@@ -20,13 +20,13 @@ from cliptea.data.shards import ShardReader
 from cliptea.method.plm import ignored_tokens
 from cliptea.method.regions import region_maps
 from cliptea.models.backbones import STUDENTS
-from cliptea.settings import apply_delta
 from cliptea.steps.teacher import TeacherCache, publish_cache
 from cliptea.steps.train import training_data
 from cliptea.storage import open_store
 from cliptea.teacher.clip import Teacher, open_teacher
 from cliptea.training.batches import batches
 from cliptea.training.trainer import Trainer
+from cliptea.variant_groups import apply_delta
 
 IMAGES = 6
 

@@ -8,13 +8,13 @@ from statistics import median
 
 from benchmarks.measure import Bench, Row, environment
 from benchmarks.world import device, prepare
-from cliptea.settings import apply_delta
 from cliptea.steps.teacher import publish_cache
 from cliptea.steps.train import training_data
 from cliptea.storage import open_store
 from cliptea.training.batches import batches
 from cliptea.training.history import History
 from cliptea.training.trainer import Trainer
+from cliptea.variant_groups import apply_delta
 
 PART = 5  # iterations of a measurement
 

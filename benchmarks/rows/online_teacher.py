@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.measure import Bench, Row, environment
 from benchmarks.world import new_run
-from cliptea import device, settings
+from cliptea import device, settings, variant_groups
 from cliptea.config import ClusteringConfig, Config
 from cliptea.data.records import read_array, read_pair, read_view, record_name
 from cliptea.data.shard_sets import put_top_index
@@ -56,7 +56,7 @@ WORLD = [
 def measure(bench: Bench) -> Iterator[Row]:
     """The distance of the two sides, in standard deviations between seeds."""
     config = settings.load(*(("smoke", []) if bench.quick else ("demo", WORLD)))
-    config = settings.apply_delta(config, {"variants": ["baselines/full"]})
+    config = variant_groups.apply_delta(config, {"variants": ["baselines/full"]})
     with environment(CLIPTEA_STORE=(bench.folder / "online").as_uri()):
         store, run = open_store(), new_run(config)
         splits = make_splits(run)

@@ -21,11 +21,11 @@ from cliptea import settings
 from cliptea.method import plm
 from cliptea.method.pixel_losses import pixel_losses
 from cliptea.models.segformer import Decoder
-from cliptea.settings import apply_delta
 from cliptea.training import loss_terms
 from cliptea.training.batches import Batch
 from cliptea.training.loss_terms import TextFeatures
 from cliptea.training.trainer import Trainer
+from cliptea.variant_groups import apply_delta
 
 IMAGES, SEEN, REGIONS, DIM = 2, 59, 32, 512  # 91 classes
 MEMORY = """

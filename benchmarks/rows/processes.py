@@ -8,7 +8,7 @@ from statistics import median
 
 from benchmarks.measure import Bench, Row, environment
 from benchmarks.world import new_run
-from cliptea import settings
+from cliptea import settings, variant_groups
 from cliptea.manifest import find
 from cliptea.sealed import seal
 from cliptea.steps.split import make_splits
@@ -62,7 +62,7 @@ def _inputs(iterations: int) -> TrainInputs:
 
 
 def _rate(inputs: TrainInputs, processes: int, seed: int) -> float:
-    config = settings.apply_delta(inputs.variant.config, {"train": {"processes": processes}})
+    config = variant_groups.apply_delta(inputs.variant.config, {"train": {"processes": processes}})
     variant = inputs.variant.model_copy(update={"seed": seed, "label": f"seed {seed}", "config": config})
     inputs, store = inputs.model_copy(update={"variant": variant}), open_store()
     store.put(inputs.key, seal(inputs))

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cliptea import settings
+from cliptea import nested, variant_groups
 from cliptea.config import Config
 from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, Output, fingerprint
@@ -81,9 +81,9 @@ def expand(config: Config) -> list[Variant]:
     named = [
         (member, _resolved(base, member, changes))
         for group in config.variants
-        for variant, delta in settings.variant_group(group, config.variant_groups).items()
-        for name, changes, trial in settings.unfold(variant, delta, f"{group.partition('/')[0]}/{variant}")
-        for about in [settings.about_variant(changes, trial)]
+        for variant, delta in variant_groups.variant_group(group, config.variant_groups).items()
+        for name, changes, trial in variant_groups.unfold(variant, delta, f"{group.partition('/')[0]}/{variant}")
+        for about in [variant_groups.about_variant(changes, trial)]
         for member in [Member(group=group.partition("/")[0], variant=name, about=about, trial=trial)]
     ]
     named = [(_apart(member, resolved), resolved) for member, resolved in named]
@@ -98,7 +98,7 @@ def expand(config: Config) -> list[Variant]:
             if member not in found[same].members:
                 found[same].members.append(member)
     if not found:
-        raise ConfigError("variants is empty", "at least one of " + ", ".join(settings.variant_groups()))
+        raise ConfigError("variants is empty", "at least one of " + ", ".join(variant_groups.variant_groups()))
     (label, times), *_ = Counter(variant.label for variant in found.values()).most_common(1)
     if times > 1:
         raise ConfigError(f"two students are called {label}", "another name of one variant", "rename it")
@@ -108,8 +108,8 @@ def expand(config: Config) -> list[Variant]:
 def _resolved(config: Config, member: Member, delta: dict[str, Any]) -> Config:
     """The config of a variant. Only the row for which the paper names another gamma has another one than the run."""
     if member.label == OTHER_GAMMA:
-        delta = settings.merge(delta, {"evaluation": {"gamma": config.evaluation.gamma_no_cls_token}})
-    resolved = settings.apply_delta(config, delta)
+        delta = nested.merge(delta, {"evaluation": {"gamma": config.evaluation.gamma_no_cls_token}})
+    resolved = variant_groups.apply_delta(config, delta)
     if member.trial and not resolved.train.validate_every:
         raise ConfigError(
             f"the sweep {member.group}/{member.trial.sweep} has no score that may choose among its trials",

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from cliptea.errors import ConfigError
+from cliptea.nested import merge
 from cliptea.parse import parse_yaml, read_text
-from cliptea.settings import merge
 from cliptea_pipeline.placement import Placement, Toleration
 
 __all__ = ["read_placement"]

@@ -5,7 +5,7 @@ import threading
 import pytest
 from quick_pace import Quick
 
-from cliptea import settings
+from cliptea import settings, variant_groups
 from cliptea.board import posting, status_key
 from cliptea.cluster.job_settings import JobSettings, Passed
 from cliptea.cluster.kubernetes_api import ClusterError
@@ -115,7 +115,7 @@ def test_runs_of_equal_settings_keep_their_inputs_apart(kubernetes, inputs):
 
 def test_local_runs_of_equal_settings_keep_their_inputs_apart(inputs, monkeypatch):
     """The second begins, and ends, while the first is at work."""
-    config = settings.apply_delta(inputs.variant.config, {"train": {"processes": 2}})
+    config = variant_groups.apply_delta(inputs.variant.config, {"train": {"processes": 2}})
     first = inputs.model_copy(update={"variant": inputs.variant.model_copy(update={"config": config})})
     second, read = relabelled(first, first.variant.label, job_id="other"), []
 

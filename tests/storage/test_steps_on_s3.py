@@ -10,7 +10,7 @@ import torch
 from conftest import QUICK
 from s3_server import BUCKET
 
-from cliptea import progress, settings
+from cliptea import progress, settings, variant_groups
 from cliptea.data.datasets import open_dataset
 from cliptea.manifest import Output, read_object
 from cliptea.run import Run, expand
@@ -118,7 +118,7 @@ def test_training_over_a_bad_network_ends_with_the_weights_of_a_disk(store, prox
 def test_training_goes_on_while_the_server_is_away_and_leaves_its_model(mortal, own, environment, clip):
     environment.setenv("CLIPTEA_STORE", own.uri("").rstrip("/"))
     config, splits, teacher = prepare(clip)
-    config = settings.apply_delta(config, {"train": {"iterations": 12, "batch_size": 4, "log_every": 1}})
+    config = variant_groups.apply_delta(config, {"train": {"iterations": 12, "batch_size": 4, "log_every": 1}})
     warned, logged = [], []
     environment.setattr(progress, "warn", warned.append)
 

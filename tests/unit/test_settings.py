@@ -2,7 +2,7 @@
 
 import pytest
 
-from cliptea import settings
+from cliptea import nested, settings, variant_groups
 from cliptea.config import Config
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.run import expand
@@ -15,16 +15,16 @@ def test_every_preset_and_variant_validates():
     for preset in settings.presets():
         config = settings.load(preset, ["teacher.weights=demo"])
         assert config.preset == preset
-        for group in settings.variant_groups():
-            for delta in settings.variant_group(group).values():
-                settings.apply_delta(config, delta)
+        for group in variant_groups.variant_groups():
+            for delta in variant_groups.variant_group(group).values():
+                variant_groups.apply_delta(config, delta)
 
 
-@pytest.mark.parametrize("group", settings.variant_groups())
+@pytest.mark.parametrize("group", variant_groups.variant_groups())
 def test_every_shipped_variant_says_in_one_line_what_it_is(group):
-    for variant, delta in settings.variant_group(group).items():
+    for variant, delta in variant_groups.variant_group(group).items():
         about = delta["about"]
-        assert settings.about_variant(delta) == about
+        assert variant_groups.about_variant(delta) == about
         assert 5 < len(about) < 110, variant
         assert about[0].isupper()
         assert about[-1] not in ".;"
@@ -44,10 +44,10 @@ def test_a_variant_without_a_description_is_described_by_the_settings_that_it_ch
 
 def test_a_long_list_of_changes_is_cut():
     long = {"train": {f"setting{number}": number for number in range(50)}}
-    assert settings.about_variant({"about": "x" * 200}) == "x" * 200
+    assert variant_groups.about_variant({"about": "x" * 200}) == "x" * 200
     trial = Trial(sweep="s", settings={"train.iterations": 3})
     for delta, drawn in ((long, None), ({"about": "x" * 195}, trial)):
-        text = settings.about_variant(delta, drawn)
+        text = variant_groups.about_variant(delta, drawn)
         assert len(text) == 200
         assert text.endswith("…")
 
@@ -167,7 +167,7 @@ def test_every_number_has_bounds():
 
 @pytest.mark.parametrize("text", ["1e29", "1" + "0" * 29, "nan", "inf", "-inf", "-1e29", "0x10", "2:30", "1e999"])
 def test_absurd_numbers_are_refused_in_every_setting(text):
-    flat = settings.flatten(settings.load("demo").model_dump())
+    flat = nested.flatten(settings.load("demo").model_dump())
     keys = [key for key, value in flat.items() if type(value) in (int, float)]
     assert len(keys) > 40
     for key in keys:
@@ -177,7 +177,7 @@ def test_absurd_numbers_are_refused_in_every_setting(text):
 
 def test_a_delta_changes_only_what_it_names():
     base = settings.load("demo")
-    changed = settings.apply_delta(base, {"method": {"losses": {"ce": False}}})
+    changed = variant_groups.apply_delta(base, {"method": {"losses": {"ce": False}}})
     assert not changed.method.losses.ce
     assert changed.model_copy(update={"method": base.method}) == base
 
@@ -315,7 +315,7 @@ def test_equal_variants_of_different_groups_are_trained_once():
     config = settings.load("demo", ["seeds=2"])
     variants = expand(config)
     listed = [(m.group, m.variant, v.seed) for v in variants for m in v.members]
-    named = [(g, v, s) for s in range(2) for g in config.variants for v in settings.variant_group(g)]
+    named = [(g, v, s) for s in range(2) for g in config.variants for v in variant_groups.variant_group(g)]
     assert sorted(listed) == sorted(named)
     assert len(listed) == len(set(listed))
     configs = [(v.config.model_dump_json(), v.seed) for v in variants]
@@ -339,7 +339,7 @@ def test_teacher_weights_that_are_not_here_are_refused_before_any_work(tmp_path)
 
 
 def test_settings_are_flattened():
-    flat = settings.flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None, "f": {}})
+    flat = nested.flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None, "f": {}})
     assert flat == {"a.b": 1, "a.c.d": [1, 2], "e": None, "f": {}}
 
 
@@ -350,8 +350,8 @@ def test_names_and_a_file_of_text_features_exclude_each_other():
 
 def test_groups_that_variants_does_not_list_are_found():
     own = ["variant_groups.used={a: {}, b: {seeds: 2}}", "variant_groups.forgotten={a: {}}"]
-    assert settings.unused_groups(settings.load("smoke", ["variants=[used/b]", *own])) == ["forgotten"]
-    assert settings.unused_groups(settings.load("smoke", ["variants=[forgotten, used, table3]", *own])) == []
+    assert variant_groups.unused_groups(settings.load("smoke", ["variants=[used/b]", *own])) == ["forgotten"]
+    assert variant_groups.unused_groups(settings.load("smoke", ["variants=[forgotten, used, table3]", *own])) == []
 
 
 def test_settings_with_dots_in_a_file_are_told_how_to_be_written():

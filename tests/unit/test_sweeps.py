@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from cliptea import settings
+from cliptea import nested, settings
 from cliptea.config import TRACKED
 from cliptea.errors import ConfigError
 from cliptea.preset_files import read_preset
@@ -31,7 +31,7 @@ def values(sweep, *overrides):
     found = []
     for variant in expand(load(sweep, *overrides)):
         trial = variant.members[0].trial
-        config = settings.flatten(variant.config.model_dump())
+        config = nested.flatten(variant.config.model_dump())
         assert {key: config[key] for key in trial.settings} == trial.settings
         assert trial.sweep == "lr"
         found.append(tuple(trial.settings.values()))

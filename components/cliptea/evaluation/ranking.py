@@ -11,8 +11,8 @@ from statistics import fmean
 from typing import TypeVar
 
 from cliptea.evaluation.results import ResultRow
+from cliptea.nested import flatten
 from cliptea.run import Member, Run, Variant, is_transductive
-from cliptea.settings import flatten
 
 __all__ = ["best_of", "best_row", "candidates", "held_out", "hiou", "judge"]
 

@@ -12,12 +12,12 @@ from markupsafe import Markup, escape
 from cliptea.evaluation.results import SCORE_NAMES
 from cliptea.messages import printable
 from cliptea.model_address import CHAMPION, predict_command
+from cliptea.nested import flatten
 from cliptea.report import grids, tables, version
 from cliptea.report.context import ReportContext
 from cliptea.report.paper import paper
 from cliptea.report.summaries import Spread, summarise
 from cliptea.report.sweep_tables import sweep_tables
-from cliptea.settings import flatten
 
 __all__ = ["build_report"]
 

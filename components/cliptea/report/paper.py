@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from cliptea.config import Config, EvaluationSet
 from cliptea.evaluation.results import METRICS, Metric
+from cliptea.nested import flatten
 from cliptea.parse import parse_yaml
 from cliptea.report.summaries import Summary
-from cliptea.settings import apply_delta, flatten, load, variant_group
+from cliptea.settings import load
+from cliptea.variant_groups import apply_delta, variant_group
 
 __all__ = [
     "Paper", "PaperRow", "PaperTable", "Sign", "own_dataset", "paper", "paper_row", "paper_sign",

@@ -4,7 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from cliptea import env, progress, settings
+from cliptea import env, progress, settings, variant_groups
 from cliptea.config import Config
 from cliptea.data.shard_cache import open_cache
 from cliptea.errors import ConfigError, described
@@ -56,7 +56,7 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "", pa
     from cliptea.tracking.mlflow_client import persist
 
     config = settings.load(preset, overrides, text)
-    for group in settings.unused_groups(config):
+    for group in variant_groups.unused_groups(config):
         progress.warn(f"variant_groups.{group} is not used, because variants does not list {group}")
     catalogue = check(config)
     variants, own_part = expand(config), Part.parse(part)

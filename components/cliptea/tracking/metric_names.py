@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Param
 
 from cliptea.data.catalogue import Catalogue
-from cliptea.settings import flatten
+from cliptea.nested import flatten
 
 __all__ = ["CLASSES", "chunks", "log_params", "metric_name", "renamed_metrics"]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from cliptea import settings
+from cliptea import settings, variant_groups
 from cliptea.config import TeacherConfig
 from cliptea.data.records import read_array
 from cliptea.data.shards import ShardReader
@@ -133,7 +133,7 @@ class Pool:
 @pytest.mark.parametrize(("workers", "busy"), [(2, [2, 2, 2, 2]), (3, [3, 3, 3, 1]), (4, [4] * 4), (9, [4] * 4)])
 def test_workers_share_the_threads_among_those_that_have_a_block(make, monkeypatch, workers, busy):
     made = make()
-    config = settings.apply_delta(made.run.config, {"teacher": {"num_workers": workers}})
+    config = variant_groups.apply_delta(made.run.config, {"teacher": {"num_workers": workers}})
     job = blocks.Job(made.store, config, made.split.objects, made.split.fingerprint, (), None, "")
     monkeypatch.setattr(Pool, "submitted", [])
     monkeypatch.setattr(view_outputs, "ProcessPoolExecutor", Pool)

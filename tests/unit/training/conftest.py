@@ -13,7 +13,7 @@ import torch.distributed as dist
 from plain_network import BACKBONE
 from tiny_world import TinyWorld
 
-from cliptea import settings
+from cliptea import settings, variant_groups
 from cliptea.run import Run, expand
 from cliptea.steps.split import make_splits
 from cliptea.steps.teacher import publish_cache
@@ -66,7 +66,7 @@ def plain_config(world):
             "method": {"generator_dropout": 0.0, "generator_heads": 4, **(method or {})},
             "train": {"batch_size": 8, "iterations": 12, "warmup_iterations": 0, "log_every": 1, **(train or {})},
         }
-        return settings.apply_delta(world[0].config, delta)
+        return variant_groups.apply_delta(world[0].config, delta)
 
     return changed
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cliptea import outage, progress, settings
+from cliptea import outage, progress, variant_groups
 from cliptea.data.views import generator
 from cliptea.errors import ServerAway, StorageError
 from cliptea.outage import Outage
@@ -218,7 +218,7 @@ def train(group, world, config, folder, begin=0, end=ITERATIONS, seed=SEED):
 def config_of(world, backbone="demo_fpn", **train):
     """With dropout in student and adapter, and batch norms."""
     delta = {"iterations": ITERATIONS, "batch_size": 8, **train}
-    return settings.apply_delta(world[0].config, {"student": {"backbone": backbone}, "train": delta})
+    return variant_groups.apply_delta(world[0].config, {"student": {"backbone": backbone}, "train": delta})
 
 
 def assert_equal(one, other):

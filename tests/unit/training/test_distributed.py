@@ -11,7 +11,7 @@ from random_batches import DIM, SEEN, make_batch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cliptea import settings
+from cliptea import variant_groups
 from cliptea.training import torchrun
 from cliptea.training.distributed import World, join
 from cliptea.training.loss_terms import TextFeatures
@@ -219,7 +219,7 @@ def test_gradients_are_summed_and_statistics_averaged(together):
 
 def test_batch_norm_students_end_with_equal_weights(together, plain_config):
     """Statistics are each process's own on the CPU; weights and running statistics are still one model's."""
-    config = settings.apply_delta(plain_config(train={"iterations": 3}), {"student": {"backbone": "demo_fpn"}})
+    config = variant_groups.apply_delta(plain_config(train={"iterations": 3}), {"student": {"backbone": "demo_fpn"}})
     assert_equal(*together(2, train, config))
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cliptea import settings
+from cliptea import variant_groups
 from cliptea.errors import NotFinite
 from cliptea.manifest import Output
 from cliptea.storage import FileStore
@@ -20,7 +20,7 @@ FOLDER = "train/f/checkpoints"
 @pytest.fixture
 def config(world):
     train = {"iterations": 4, "batch_size": 8, "checkpoint_every": 1, "log_every": 1, "warmup_iterations": 0}
-    return settings.apply_delta(world.run.config, {"student": {"backbone": "demo_fpn"}, "train": train})
+    return variant_groups.apply_delta(world.run.config, {"student": {"backbone": "demo_fpn"}, "train": train})
 
 
 def train(group, folder, world, config):
@@ -42,7 +42,7 @@ def refused(group, folder, world, config, match):
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_a_learning_rate_that_diverges_is_told_with_the_iteration(together, world, config, tmp_path, size, clip):
-    config = settings.apply_delta(config, {"train": {"lr": 1e6, "clip_norm": clip}})
+    config = variant_groups.apply_delta(config, {"train": {"lr": 1e6, "clip_norm": clip}})
     assert all(
         together(size, refused, tmp_path, world, config, r"in iteration \d: .* is (nan|inf)|of iteration \d hold")
     )

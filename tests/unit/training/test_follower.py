@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from cliptea import settings
+from cliptea import variant_groups
 from cliptea.board import StepStatus, posting, read_board, status_key
 from cliptea.errors import ServerAway
 from cliptea.sealed import seal
@@ -111,7 +111,7 @@ def begin(world, follower):
     """`cliptea.steps.train_process` of a student of the tiny world, which does not come to its end."""
     run, splits, teacher = world
     train = {"batch_size": 4, "checkpoint_every": 10**6, "iterations": 10**6}
-    config = settings.apply_delta(run.variants[0].config, {"student": {"backbone": "demo_fpn"}, "train": train})
+    config = variant_groups.apply_delta(run.variants[0].config, {"student": {"backbone": "demo_fpn"}, "train": train})
     variant = run.variants[0].model_copy(update={"config": config})
     inputs = TrainInputs(run=run, variant=variant, splits=splits, teacher=teacher, follower=follower)
     open_store().put("train/x/inputs.json", seal(inputs))

@@ -5,7 +5,7 @@ import safetensors.torch
 import torch
 from plain_network import BACKBONE
 
-from cliptea import settings
+from cliptea import variant_groups
 from cliptea.errors import ConfigError, NotFinite
 from cliptea.manifest import Contents, Manifest, Output, publish, put_object, read_object
 from cliptea.models import build_student
@@ -18,7 +18,7 @@ from cliptea.training.trainer import Trainer
 @pytest.fixture
 def config(world):
     train = {"iterations": 1, "batch_size": 8, "lr": 1e-6}
-    return settings.apply_delta(world.run.config, {"student": {"backbone": "demo_fpn"}, "train": train})
+    return variant_groups.apply_delta(world.run.config, {"student": {"backbone": "demo_fpn"}, "train": train})
 
 
 def trained(backbone, dim, seed=7):
@@ -34,7 +34,7 @@ def same(one, other):
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
 def test_all_weights_are_those_of_the_model(world, config, backbone, prefix):
     text = world.text()
-    chosen = settings.apply_delta(config, {"student": {"backbone": backbone}})
+    chosen = variant_groups.apply_delta(config, {"student": {"backbone": backbone}})
     given = trained(backbone, text.seen_SD.shape[1])
     renamed = {f"{prefix}{name}": value for name, value in given.items()}
     warm = Trainer(chosen, text, 0, initial=InitialState("m", text.seen_SD.shape[1], renamed))
@@ -46,7 +46,7 @@ def test_all_weights_are_those_of_the_model(world, config, backbone, prefix):
 
 
 def test_pretrained_weights_are_not_needed(world, config):
-    chosen = settings.apply_delta(config, {"student": {"pretrained": "none.pth"}, "train": {"init_from": "m"}})
+    chosen = variant_groups.apply_delta(config, {"student": {"pretrained": "none.pth"}, "train": {"init_from": "m"}})
     assert chosen.encoder_weights is False
     dim = world.text().seen_SD.shape[1]
     Trainer(chosen, world.text(), 0, initial=InitialState("m", dim, trained("demo_fpn", dim)))
@@ -77,13 +77,13 @@ def test_the_train_step_starts_from_the_stored_weights(world, config):
         output = Output("initial", fp)
         stored = {"model.safetensors": put_object(store, f"{output.prefix}/model.safetensors", data)}
         publish(store, output, Contents(stored, {"dim": dim}))
-        chosen = settings.apply_delta(config, {"train": {"init_from": "m"}})
+        chosen = variant_groups.apply_delta(config, {"train": {"init_from": "m"}})
         variant = world.run.variants[0].model_copy(update={"config": chosen})
         run = world.run.model_copy(update={"initial": {"m": Manifest(kind="initial", fingerprint=fp)}})
         inputs.append(TrainInputs(run=run, variant=variant, splits=world.splits, teacher=world.teacher))
     cold = inputs[0].model_copy(update={"variant": inputs[0].variant.model_copy(update={"config": config})})
     assert len({model_output(one).fingerprint for one in (*inputs, cold)}) == 3
-    elsewhere = settings.apply_delta(config, {"train": {"init_from": "n"}})
+    elsewhere = variant_groups.apply_delta(config, {"train": {"init_from": "n"}})
     moved = inputs[0].model_copy(
         update={
             "variant": inputs[0].variant.model_copy(update={"config": elsewhere}),

@@ -6,7 +6,7 @@ import signal
 import pytest
 from whole_training import assert_same_model, killed, train
 
-from cliptea import progress, settings
+from cliptea import progress, variant_groups
 from cliptea.data.views import generator
 from cliptea.errors import ConfigError
 from cliptea.manifest import read_object
@@ -19,7 +19,7 @@ ITERATIONS = 6
 @pytest.fixture
 def config(world):
     train = {"iterations": ITERATIONS, "batch_size": 8, "checkpoint_every": 2, "log_every": 2}
-    return settings.apply_delta(world[0].config, {"student": {"backbone": "demo_fpn"}, "train": train})
+    return variant_groups.apply_delta(world[0].config, {"student": {"backbone": "demo_fpn"}, "train": train})
 
 
 def test_a_training_leaves_a_model_and_its_measures(world, config, tmp_path):
@@ -39,7 +39,7 @@ def test_a_training_leaves_a_model_and_its_measures(world, config, tmp_path):
 @pytest.mark.parametrize("size", [1, 2])
 def test_sigterm_saves_after_the_step_and_the_next_training_goes_on(together, world, config, tmp_path, size):
     """Sent to the last process only: all of them leave after the same step."""
-    config = settings.apply_delta(config, {"train": {"checkpoint_every": 100, "workers": 1 if size == 1 else 0}})
+    config = variant_groups.apply_delta(config, {"train": {"checkpoint_every": 100, "workers": 1 if size == 1 else 0}})
     ((whole, _), *_) = together(size, train, tmp_path / "whole", world, config)
     for stopped, logged in together(size, train, tmp_path / "cut", world, config, (3, size - 1, signal.SIGTERM)):
         assert stopped == (75, 3)
@@ -74,6 +74,6 @@ def test_processes_that_cannot_share_a_batch_are_refused(world, config, tmp_path
 
 
 def test_a_single_image_for_upernet_is_refused(world, config, tmp_path):
-    alone = settings.apply_delta(config, {"student": {"backbone": "convnext_atto"}, "train": {"accumulate": 8}})
+    alone = variant_groups.apply_delta(config, {"student": {"backbone": "convnext_atto"}, "train": {"accumulate": 8}})
     with pytest.raises(ConfigError, match="convnext_atto cannot train with one image at a time; expected two or more"):
         train(World(), tmp_path, world, alone)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import get_worker_info
 
-from cliptea import settings
+from cliptea import settings, variant_groups
 from cliptea.data.records import read_view
 from cliptea.method.vla import Adapter
 from cliptea.models import build_student
@@ -62,7 +62,7 @@ def test_text_of_unseen_classes_never_reaches_training(world):
 
 
 def test_an_epoch_shows_every_view_once_and_labels_are_seen_indices(world):
-    config = settings.apply_delta(world.run.config, {"train": {"iterations": 8, "batch_size": 4}})
+    config = variant_groups.apply_delta(world.run.config, {"train": {"iterations": 8, "batch_size": 4}})
     shown = list(batches(config, world.data(), seed=3))
     ids = torch.cat([batch.image_ids_B for batch in shown]).tolist()
     assert sorted(ids) == list(range(32))
@@ -84,7 +84,7 @@ def test_any_iteration_can_be_the_first(world):
 def test_loading_processes_do_not_change_the_data(world):
     run, data = world.run, world.data()
     assert get_worker_info() is None
-    parallel = settings.apply_delta(run.config, {"train": {"workers": 2}})
+    parallel = variant_groups.apply_delta(run.config, {"train": {"workers": 2}})
     for one, two in zip(batches(run.config, data, 1), batches(parallel, data, 1), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
@@ -100,7 +100,9 @@ def test_processes_divide_each_batch_in_its_order(world, size):
 
 def test_image_labels_and_regions_are_flipped_together(world):
     run, data = world.run, world.data()
-    views = {flip: _Views(settings.apply_delta(run.config, {"train": {"flip": flip}}), data, 0) for flip in (0.0, 1.0)}
+    views = {
+        flip: _Views(variant_groups.apply_delta(run.config, {"train": {"flip": flip}}), data, 0) for flip in (0.0, 1.0)
+    }
     for item in range(6):
         plain, flipped = views[0.0][item], views[1.0][item]
         for index in (0, 1, 2, 4):  # image, labels, valid, regions
@@ -110,7 +112,7 @@ def test_image_labels_and_regions_are_flipped_together(world):
 
 def test_padding_is_zero_after_normalisation(world):
     run, data = world.run, world.data()
-    small = settings.apply_delta(run.config, {"teacher": {"ratio_range": [0.3, 0.4]}})
+    small = variant_groups.apply_delta(run.config, {"teacher": {"ratio_range": [0.3, 0.4]}})
     image, _, valid, *_ = _Views(small, data, 0)[0]
     assert 0 < valid.sum() < valid.numel()
     assert (image[:, ~valid] == 0).all()
@@ -120,7 +122,7 @@ def test_padding_is_zero_after_normalisation(world):
 def test_regions_lie_on_ignored_tokens_of_the_same_view(world):
     """Recomputed with NumPy from the view's own labels: a region exactly where half of a token's pixels are free."""
     run, data = world.run, world.data()
-    config = settings.apply_delta(run.config, {"train": {"flip": 0.0}})
+    config = variant_groups.apply_delta(run.config, {"train": {"flip": 0.0}})
     views = _Views(config, data, 0)
     regions = 0
     for image_id in range(12):
@@ -136,7 +138,7 @@ def test_regions_lie_on_ignored_tokens_of_the_same_view(world):
 
 def test_a_step_lowers_the_loss_it_minimises(world):
     run, data = world.run, world.data()
-    config = settings.apply_delta(run.config, {"train": {"warmup_iterations": 0, "iterations": 1000}})
+    config = variant_groups.apply_delta(run.config, {"train": {"warmup_iterations": 0, "iterations": 1000}})
     trainer = Trainer(config, world.text(), seed=0)
     batch = next(batches(config, data, 0))
     totals = [trainer.step(batch)["total"] for _ in range(12)]
@@ -147,7 +149,7 @@ def test_the_fingerprint_knows_what_matters(world):
     run, splits, teacher = world
 
     def changed(delta, seed=0):
-        variant = Variant(label="g/a", seed=seed, members=[], config=settings.apply_delta(run.config, delta))
+        variant = Variant(label="g/a", seed=seed, members=[], config=variant_groups.apply_delta(run.config, delta))
         return model_output(TrainInputs(run=run, variant=variant, splits=splits, teacher=teacher))
 
     base = changed({})

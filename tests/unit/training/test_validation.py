@@ -12,7 +12,7 @@ from naive_logits import class_logits
 from sklearn.metrics import jaccard_score
 from whole_training import assert_same_model, killed, train, weights
 
-from cliptea import settings
+from cliptea import variant_groups
 from cliptea.data.records import read_pair
 from cliptea.errors import DataError, NotFinite
 from cliptea.manifest import Output, read_object
@@ -42,7 +42,7 @@ def changed(world):
         plain = {"iterations": 6, "batch_size": 4, "checkpoint_every": 2, "log_every": 2, "lr": 0.02}
         scored = {"validate_every": 1, "held_out": HELD / 32}
         delta = {"student": {"backbone": "demo_fpn", "dropout": 0.1}, "train": {**plain, **scored, **train}}
-        return settings.apply_delta(world.run.config, delta)
+        return variant_groups.apply_delta(world.run.config, delta)
 
     return config
 

@@ -349,6 +349,59 @@ def test_the_files_of_one_server_do_not_stay_for_another(served):
     assert "serve_kserve.py" in (served / "kserve/Dockerfile").read_text()
 
 
+KSERVE = """
+import sys, types
+from pathlib import Path
+import numpy as np
+kserve, errors = types.ModuleType("kserve"), types.ModuleType("kserve.errors")
+class InvalidInput(ValueError):
+    pass
+class Served:
+    def __init__(self, name):
+        self.name = name
+class Output:
+    def __init__(self, name, shape, datatype):
+        self.name, self.shape, self.datatype = name, shape, datatype
+    def set_data_from_numpy(self, array, binary_data):
+        self.array = array
+kserve.InferRequest = kserve.ModelServer = None
+kserve.InferOutput, kserve.Model, errors.InvalidInput = Output, Served, InvalidInput
+kserve.InferResponse = lambda id, name, outputs: outputs
+sys.modules |= {"kserve": kserve, "kserve.errors": errors}
+sys.path.insert(0, sys.argv[1])
+import serve_kserve
+model = serve_kserve.Segmentation()
+def tensor(array, name="images"):
+    def as_numpy():
+        if isinstance(array, Exception):
+            raise array
+        return array
+    return types.SimpleNamespace(name=name, as_numpy=as_numpy)
+def ask(*tensors):
+    return model.predict(types.SimpleNamespace(id="7", inputs=list(tensors)))
+images = np.zeros((1, 40, 50, 3), np.uint8)
+for wrong in (
+    [], [tensor(images), tensor(images)], [tensor(images, "image")], [tensor(images[0])], [tensor(images[..., :2])],
+    [tensor(images[:0])], [tensor(images[:, :0])], [tensor(images.astype(np.float32))],
+    [tensor(ValueError("no bytes"))],
+):
+    try:
+        ask(*wrong)
+    except InvalidInput as error:
+        print(error)
+(output,) = ask(tensor(images))
+assert (output.name, output.shape, output.datatype, output.array.dtype) == ("masks", [1, 40, 50], "UINT8", np.uint8)
+"""
+
+
+def test_kserve_refuses_each_odd_request_in_a_line(served):
+    """With a stand-in for KServe's package. The test below uses the package itself where it is installed."""
+    command = [sys.executable, "-I", "-c", KSERVE, str(served / "kserve")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(ended.stdout.splitlines()) == 9
+    assert all("; expected" in line or "cannot read the tensor" in line for line in ended.stdout.splitlines())
+
+
 @contextmanager
 def kserve(folder):
     """The address of KServe's model server, which runs the script in the folder."""

@@ -99,8 +99,9 @@ def make(seeds=(0, 1, 2), variants=VARIANTS, classes=CLASSES, unseen=UNSEEN, **f
                 "preset": "demo",
                 "dataset": dataset,
                 "data_seed": 0,
-                "train_images": 800,
-                "val_images": 200,
+                "images": {
+                    dataset: {"train": 4998, "val": 5105} if dataset == "pascal_context" else {"train": 800, "val": 200}
+                },
                 "catalogue": catalogue,
                 "gamma": 0.0,
                 "teacher": "the demo's small CLIP",

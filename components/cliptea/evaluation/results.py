@@ -39,6 +39,11 @@ class Inference(BaseModel):
     parameters: int
     gflops: Positive  # billions of operations of the network for one image; a multiplication and an addition are two
 
+    @property
+    def conditions(self) -> tuple[str, int, str, str]:
+        """What must be equal for two speeds to be comparable."""
+        return self.device, self.threads, self.precision, self.size
+
 
 class Scores(BaseModel):
     """The four scores of a confusion matrix, fractions 0-1; None where no class of the group has pixels."""

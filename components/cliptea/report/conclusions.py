@@ -98,13 +98,18 @@ def compare(summaries: Sequence[Summary]) -> list[Comparison]:
 
 
 def paper_values(
-    summaries: Sequence[Summary], trained_on: str, settings: Mapping[str, Any], clip_sha256: str = ""
+    summaries: Sequence[Summary],
+    trained_on: str,
+    settings: Mapping[str, Any],
+    images: Mapping[str, Mapping[str, int]],
+    clip_sha256: str = "",
 ) -> tuple[list[PaperValue], list[str]]:
     """Our means and the paper's values, only for the data sets and the protocol of the paper.
 
     Args:
         trained_on: name of the data set that the students were trained on.
         settings: the run's resolved config, nested.
+        images: data set -> part -> number of images, as for `protocol_differences`.
         clip_sha256: of the file with CLIP's weights; "" if it is not known.
 
     Returns:
@@ -117,7 +122,7 @@ def paper_values(
         row = paper_row(table, summary.variant, summary.dataset)
         if table is None or row is None or own_dataset(trained_on) is None:
             continue
-        differences = protocol_differences(table, summary, trained_on, settings, clip_sha256)
+        differences = protocol_differences(table, summary, trained_on, settings, clip_sha256, images)
         if differences:
             otherwise += differences
             continue

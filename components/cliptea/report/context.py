@@ -25,8 +25,7 @@ class RunFacts(BaseModel):
     preset: str
     dataset: str  # the one trained on, also the main evaluation set
     data_seed: int
-    train_images: int
-    val_images: int
+    images: dict[str, dict[str, int]]  # data set -> "train" or "val" -> number of its images that were used
     catalogue: Catalogue
     other_catalogues: dict[str, Catalogue] = {}  # of further evaluation sets, by name
     gamma: float

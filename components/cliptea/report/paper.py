@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from cliptea.config import Config, EvaluationSet
+from cliptea.data.facts import facts
 from cliptea.evaluation.results import METRICS, Metric
 from cliptea.nested import flatten
 from cliptea.parse import parse_yaml
@@ -117,7 +118,12 @@ def paper_row(table: str | None, variant: str, dataset: str | None = None) -> Pa
 
 
 def protocol_differences(
-    table: str, summary: Summary, trained_on: str, settings: Mapping[str, Any], clip_sha256: str
+    table: str,
+    summary: Summary,
+    trained_on: str,
+    settings: Mapping[str, Any],
+    clip_sha256: str,
+    images: Mapping[str, Mapping[str, int]],
 ) -> list[str]:
     """All differences between the protocol of a row and that of the paper, in words; empty if they are comparable.
 
@@ -127,6 +133,7 @@ def protocol_differences(
         trained_on: name of the data set that the students were trained on.
         settings: the run's resolved config, nested.
         clip_sha256: of the file with CLIP's weights; "" if it is not known.
+        images: data set -> part ("train" or "val") -> number of its images that were used.
     """
     own, row = own_dataset(trained_on), paper_row(table, summary.variant, summary.dataset)
     iterations = paper().tables[table].iterations.get(own or "")
@@ -142,11 +149,21 @@ def protocol_differences(
     if gamma is not None:
         key = f"the gamma of {summary.variant}"
         found[key], wanted[key] = _listed(summary.gamma), f"{gamma:g}"
+    for part, name in (("train", trained_on), ("val", summary.dataset)):
+        key, number = f"the number of {part} images of {name}", images[name][part]
+        accepted = _numbers_of_images(name, part)
+        found[key], wanted[key] = number, number if number in accepted else " or ".join(map(str, accepted))
     return [
         f"{key} is {_said(found.get(key))} (paper {_said(wanted.get(key), key)})"
         for key in dict.fromkeys([*wanted, *found])
         if found.get(key) != wanted.get(key)
     ]
+
+
+def _numbers_of_images(dataset: str, part: str) -> list[int]:
+    """The numbers of images that published results of a data set are measured on."""
+    known = facts(own_dataset(dataset) or "")
+    return known.splits[known.train if part == "train" else part].images
 
 
 def _listed(numbers: Sequence[float]) -> str:

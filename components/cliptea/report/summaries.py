@@ -40,7 +40,7 @@ class Summary(NamedTuple):
     training_images_per_second: Spread
     latency_ms: Spread
     images_per_second: Spread
-    inference: Inference | None  # of the first seed
+    inference: Inference | None  # of the first seed that was measured; other seeds on other devices do not count
     model_uris: tuple[str, ...]
     held_out: Spread  # mIoU of the seen classes on held-out training images
     trial: Trial | None
@@ -110,6 +110,8 @@ def summarise_sweep(sweeps: Sequence[Sweep]) -> dict[tuple[str, str, str], dict[
 
 def _summary(rows: Sequence[ResultRow]) -> Summary:
     first = rows[0]
+    measured = [row.inference for row in rows if row.inference]
+    comparable = [one for one in measured if one.conditions == measured[0].conditions]
     classes = dict.fromkeys(name for row in rows for name in row.per_class)
     by_seed: dict[Metric, dict[int, float]] = {
         metric: {row.seed: value for row in rows if (value := getattr(row, metric)) is not None} for metric in METRICS
@@ -126,9 +128,9 @@ def _summary(rows: Sequence[ResultRow]) -> Summary:
         by_seed=by_seed,
         per_class={name: spread(row.per_class.get(name) for row in rows) for name in classes},
         training_images_per_second=spread(row.training_images_per_second for row in rows),
-        latency_ms=spread(row.inference.latency_ms if row.inference else None for row in rows),
-        images_per_second=spread(row.inference.images_per_second if row.inference else None for row in rows),
-        inference=first.inference,
+        latency_ms=spread(one.latency_ms for one in comparable),
+        images_per_second=spread(one.images_per_second for one in comparable),
+        inference=comparable[0] if comparable else None,
         model_uris=tuple(row.model_uri for row in rows),
         held_out=spread(row.heldout_miou_seen for row in rows),
         trial=first.trial,

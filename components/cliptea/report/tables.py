@@ -160,7 +160,9 @@ def conclusion_tables(groups: Sequence[Group], facts: RunFacts) -> list[dict[str
     tables = []
     for group in groups:
         comparisons, reference = compare(group.summaries), reference_of(group.summaries)
-        values, otherwise = paper_values(group.summaries, facts.dataset, facts.settings, facts.clip_sha256)
+        values, otherwise = paper_values(
+            group.summaries, facts.dataset, facts.settings, facts.images, facts.clip_sha256
+        )
         if reference is None or not (comparisons or values or otherwise):
             continue
         ends = [abs(end) for c in comparisons for end in (c.low, c.high, c.difference) if end is not None]

@@ -88,15 +88,17 @@ def _each(figures: Mapping[str, Arrays], key: str) -> dict[str, np.ndarray]:
 
 
 def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str, evaluated: Sequence[Evaluated]) -> RunFacts:
-    config, counts, info = run.config, splits.own.info["counts"], teacher.tokens.info
+    config, info = run.config, teacher.tokens.info
     grid = " x ".join(str(side) for side in info["grid"])
     return RunFacts(
         title=f"{config.data.name}: {len(run.variants)} students",
         preset=config.preset,
         dataset=config.data.name,
         data_seed=config.data.seed,
-        train_images=counts["train"]["images"],
-        val_images=counts["val"]["images"],
+        images={
+            name: {part: counted["images"] for part, counted in split.info["counts"].items()}
+            for name, split in {**splits.others, config.data.name: splits.own}.items()
+        },
         catalogue=Catalogue.model_validate(splits.own.info["catalogue"]),
         other_catalogues={
             name: Catalogue.model_validate(split.info["catalogue"]) for name, split in splits.others.items()

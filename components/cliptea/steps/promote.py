@@ -80,6 +80,8 @@ def promote_best(run: Run, comparison: Comparison) -> Promotion:
         rows = candidates(run, comparison.rows)
         if not rows:
             return _refused("every variant of the run is an ablation")
+        if all(row.hiou is None for row in rows):
+            return _refused("no student has an hIoU, because no val image shows an unseen class, or none a seen class")
         placed = _placed(store, run, rows)
         decided = persist(lambda: _promote(run, placed, comparison.evaluation))
         store.put(key, seal(decided))

@@ -72,19 +72,21 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "", pa
     _check_figures(config, [own.ids("train"), own.ids("val"), *(dataset.ids("val") for dataset in further.values())])
     models = persist(lambda: read_initial((variant.config for variant in variants), catalogue.unseen))
     start = {"initial": {name: model.manifest.fingerprint for name, model in models.items()}} if models else {}
-    fp = fingerprint("run", config=_counting(config, variants), data=digest, others=others, **start)
     run = Run(
         config=config,
         data_digest=digest,
         evaluation_digests=others,
-        fingerprint=fp,
+        fingerprint="",
         job_id=job_id,
         tracking_run="",
         initial={name: model.manifest for name, model in models.items()},
         variants=variants,
     )
     uses = planned(run)  # of all parts, so that none loses what another one needs
-    run = _with_share(run, own_part, uses)
+    # Outputs also depend on files, such as weights, and on the versions of steps. If one changes, this is another run.
+    known = {"config": _counting(config, variants), "data": digest, "others": others, "outputs": sorted(set(uses))}
+    run = run.model_copy(update={"fingerprint": fingerprint("run", **known, **start)})
+    run = _with_share(run, own_part)
     run = run.model_copy(update={"tracking_run": persist(lambda: tracked.open_parent(run))})
     put_uses(store, run, [*uses, *run.parts])
     put_initial(store, models)
@@ -95,16 +97,15 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "", pa
     return run
 
 
-def _with_share(run: Run, part: Part, uses: list[Output]) -> Run:
+def _with_share(run: Run, part: Part) -> Run:
     """The run with the students of a part, and a fingerprint that belongs to this part.
 
     Args:
         run: with all students.
-        uses: all of its outputs, so that only results of the same students are ever compared.
     """
     if part.of == 1:
         return run
-    known = {"run": run.fingerprint, "outputs": sorted(set(uses)), "of": part.of}
+    known = {"run": run.fingerprint, "of": part.of}
     parts = [Output("part", fingerprint("part", **known, number=number)) for number in range(1, part.of + 1)]
     share = {"variants": part.share(run.variants), "fingerprint": parts[part.number - 1].fingerprint}
     return run.model_copy(update={"part": part, "parts": parts, **share})

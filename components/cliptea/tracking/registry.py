@@ -50,6 +50,8 @@ class _Registry(NamedTuple):
 def register(client: MlflowClient, name: str, source: str, run_id: str, score: Score, tags: dict[str, str]) -> int:
     """The version of the model at `source`. If it does not exist, it is created together with its score.
 
+    If it had another score, as the student was trained again, it gets the new one.
+
     Raises:
         NotFinite: the score is NaN or infinite.
     """
@@ -60,10 +62,13 @@ def register(client: MlflowClient, name: str, source: str, run_id: str, score: S
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    measured = {HIOU_TAG: repr(score.hiou), EVALUATION_TAG: score.evaluation, MARGIN_TAG: repr(score.margin)}
     for version in client.search_model_versions(_named(name)):
         if version.source == source:
+            for key, value in measured.items():
+                if version.tags.get(key) != value:
+                    client.set_model_version_tag(name, version.version, key, value)
             return int(version.version)
-    measured = {HIOU_TAG: repr(score.hiou), EVALUATION_TAG: score.evaluation, MARGIN_TAG: repr(score.margin)}
     return int(client.create_model_version(name, source=source, run_id=run_id, tags=measured | tags).version)
 
 

@@ -229,12 +229,18 @@ class ChildRun:
             self._last_step = int(part[-1]["iteration"])
 
     def log_result(self, metrics: Mapping[str, float | None], tags: Mapping[str, Any]) -> None:
-        """Log final metrics that are not logged yet, and set tags. Metrics that are None are left out."""
+        """Log final metrics and set tags. Metrics that are None or logged already are left out.
+
+        A student that was deleted and trained again may have other scores. MLflow then shows the later ones.
+        """
         logged = self._client.get_run(self.run_id).data.metrics
-        known = {name for name, value in logged.items() if not math.isnan(value)}
         values = {metric_name(name): value for name, value in metrics.items()}
         now = int(time.time() * 1000)
-        new = [Metric(name, value, now, 0) for name, value in values.items() if value is not None and name not in known]
+        new = [
+            Metric(name, value, now, 0)
+            for name, value in values.items()
+            if value is not None and logged.get(name) != value
+        ]
         for part in chunks(new, METRICS_PER_CALL):
             self._client.log_batch(self.run_id, metrics=part)
         for name, value in tags.items():

@@ -146,6 +146,14 @@ def test_the_reference_of_a_group(group, names, reference):
     }
 
 
+IMAGES = {
+    "voc12": {"train": 10582, "val": 1449},
+    "coco_stuff164k": {"train": 118287, "val": 5000},
+    "pascal_context": {"train": 4996, "val": 5104},
+    "pascal_context59": {"train": 4998, "val": 5105},
+}
+
+
 def protocol(preset: str, *overrides: str) -> dict:
     """The resolved settings of a run."""
     return settings.load(preset, overrides).model_dump(mode="json")
@@ -153,10 +161,10 @@ def protocol(preset: str, *overrides: str) -> dict:
 
 def test_values_stand_beside_the_paper_s_only_on_its_own_sets():
     scores, context = {"full": [0.45, 0.47], "no_ce": [0.384], "own_idea": [0.5]}, protocol("pascal_context")
-    assert paper_values(summaries(scores), "demo", context) == ([], [])
-    assert paper_values(summaries(scores, dataset="pascal_context"), "demo", context) == ([], [])
+    assert paper_values(summaries(scores), "demo", context, IMAGES) == ([], [])
+    assert paper_values(summaries(scores, dataset="pascal_context"), "demo", context, IMAGES) == ([], [])
     there = summaries(scores, dataset="pascal_context59", iterations=20000, gamma=1.5)
-    values, otherwise = paper_values(there, "pascal_context", context)
+    values, otherwise = paper_values(there, "pascal_context", context, IMAGES)
     assert otherwise == []
     assert {v.variant for v in values} == {"full", "no_ce"}
     by_key = {(v.variant, v.metric): v for v in values}
@@ -191,7 +199,15 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_any_other_setting_keeps_the_paper_s_values_away_and_is_named(change):
     there = summaries({"swin_b": [0.85]}, "table1", "voc12", iterations=20000, gamma=1.5)
-    assert paper_values(there, "voc12", protocol("voc12", change)) == ([], [CHANGES[change]])
+    assert paper_values(there, "voc12", protocol("voc12", change), IMAGES) == ([], [CHANGES[change]])
+
+
+@pytest.mark.parametrize(("part", "paper"), [("train", 10582), ("val", 1449)])
+def test_other_lists_of_images_keep_the_paper_s_values_away(part, paper):
+    there = summaries({"swin_b": [0.85]}, "table1", "voc12", iterations=20000, gamma=1.5)
+    images = {"voc12": IMAGES["voc12"] | {part: 1000}}
+    says = f"the number of {part} images of voc12 is 1000 (paper {paper})"
+    assert paper_values(there, "voc12", protocol("voc12"), images) == ([], [says])
 
 
 @pytest.mark.parametrize(
@@ -203,13 +219,13 @@ def test_any_other_setting_keeps_the_paper_s_values_away_and_is_named(change):
 )
 def test_own_prompts_and_names_keep_the_paper_s_values_away(change, says):
     there = summaries({"swin_b": [0.85]}, "table1", "voc12", iterations=20000, gamma=1.5)
-    assert paper_values(there, "voc12", protocol("voc12", change)) == ([], [says])
+    assert paper_values(there, "voc12", protocol("voc12", change), IMAGES) == ([], [says])
 
 
 def test_every_difference_is_named():
     there = summaries({"swin_b": [0.85]}, "table1", "voc12", iterations=300, gamma=1.5)
     settings_ = protocol("voc12", *CHANGES, "train.iterations=300")
-    _, otherwise = paper_values(there, "voc12", settings_)
+    _, otherwise = paper_values(there, "voc12", settings_, IMAGES)
     assert sorted(otherwise) == sorted([*CHANGES.values(), "train.iterations is 300 (paper 20000)"])
 
 
@@ -217,7 +233,7 @@ def test_settings_that_measure_the_same_do_not_matter():
     same = ("data.root=/d", "data.train_list=trainaug", "train.workers=0", "train.processes=4", "seeds=3")
     same += ("data.shard_mib=8", "evaluation.figures=2", "promotion.margin=0.1", "teacher.keep_dense=false")
     there = summaries({"swin_b": [0.85]}, "table1", "voc12", iterations=20000, gamma=1.5)
-    values, otherwise = paper_values(there, "voc12", protocol("voc12", *same))
+    values, otherwise = paper_values(there, "voc12", protocol("voc12", *same), IMAGES)
     assert (len(values), otherwise) == (4, [])
 
 
@@ -225,18 +241,18 @@ def test_the_paper_s_clip_is_known_by_its_content():
     there = summaries({"swin_b": [0.85]}, "table1", "voc12", iterations=20000, gamma=1.5)
     file = protocol("voc12", "teacher.weights=/w/ViT-B-16.pt")
     published = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"  # in the address of OpenAI's file
-    assert len(paper_values(there, "voc12", file, published)[0]) == 4
+    assert len(paper_values(there, "voc12", file, IMAGES, published)[0]) == 4
     other = ["teacher.weights is /w/ViT-B-16.pt (paper OpenAI's CLIP)"]
-    assert paper_values(there, "voc12", file, "0" * 64) == ([], other)
+    assert paper_values(there, "voc12", file, IMAGES, "0" * 64) == ([], other)
 
 
 @pytest.mark.parametrize(("variant", "gamma", "wanted"), [("full", 5.0, "1.5"), ("no_cls_token", 1.5, "5")])
 def test_each_row_is_measured_with_its_own_gamma(variant, gamma, wanted):
     there = summaries({variant: [0.4]}, dataset="pascal_context", iterations=20000, gamma=gamma)
-    _, otherwise = paper_values(there, "pascal_context", protocol("pascal_context"))
+    _, otherwise = paper_values(there, "pascal_context", protocol("pascal_context"), IMAGES)
     assert otherwise == [f"the gamma of {variant} is {gamma:g} (paper {wanted})"]
     right = summaries({variant: [0.4]}, dataset="pascal_context", iterations=20000, gamma=float(wanted))
-    assert paper_values(right, "pascal_context", protocol("pascal_context"))[1] == []
+    assert paper_values(right, "pascal_context", protocol("pascal_context"), IMAGES)[1] == []
 
 
 @pytest.mark.parametrize("group", ["backbones", "table1", "table2"])
@@ -244,12 +260,12 @@ def test_backbones_find_table_1_or_across_sets_table_2(group):
     further = ("evaluation.sets.voc12.root=/v", "evaluation.sets.voc12.templates=single")
     at_home = summaries({"swin_b": [0.5]}, group, "voc12", iterations=20000, gamma=1.5)
     abroad = summaries({"swin_b": [0.5]}, group, "voc12", iterations=80000)
-    same, _ = paper_values(at_home, "voc12", protocol("voc12"))
-    across, _ = paper_values(abroad, "coco_stuff164k", protocol("coco_stuff164k", *further))
+    same, _ = paper_values(at_home, "voc12", protocol("voc12"), IMAGES)
+    across, _ = paper_values(abroad, "coco_stuff164k", protocol("coco_stuff164k", *further), IMAGES)
     assert {v.printed for v in same if v.metric == "hiou"} == {0.851}
     assert {v.printed for v in across if v.metric == "hiou"} == {0.929}
     other = protocol("coco_stuff164k", *further, "evaluation.sets.voc12.unseen=[cat]")
-    assert paper_values(abroad, "coco_stuff164k", other)[1] == [
+    assert paper_values(abroad, "coco_stuff164k", other, IMAGES)[1] == [
         "evaluation.sets.voc12.unseen is ['cat'] (paper its own list)"
     ]
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliptea.errors import DataError
-from cliptea.evaluation.results import ResultRow, Scores
+from cliptea.evaluation.results import Inference, ResultRow, Scores
 from cliptea.report.summaries import spread, summarise, summarise_sweep
 
 
@@ -41,6 +41,27 @@ def test_spread_is_numpy_s_mean_and_sample_deviation(values):
 def test_one_value_has_no_deviation_and_none_has_no_mean():
     assert (spread([0.5]).mean, spread([0.5]).sd) == (0.5, None)
     assert spread([None]) == spread([]) == (None, None)
+
+
+def test_speeds_of_other_devices_do_not_count():
+    cpu = Inference(
+        device="CPU",
+        threads=2,
+        precision="float32",
+        size="64x64",
+        latency_ms=10.0,
+        images_per_second=100.0,
+        peak_memory_mib=None,
+        parameters=1,
+        gflops=1.0,
+    )
+    gpu = cpu.model_copy(update={"device": "H100", "latency_ms": 1.0, "images_per_second": 1000.0})
+    more = cpu.model_copy(update={"threads": 4, "latency_ms": 5.0, "images_per_second": 200.0})
+    slower = cpu.model_copy(update={"latency_ms": 30.0, "images_per_second": 50.0})
+    (found,) = summarise([row(seed=n, inference=one) for n, one in enumerate((None, cpu, gpu, more, slower))])
+    assert found.inference == cpu
+    assert found.latency_ms == (pytest.approx(20), pytest.approx(np.std([10, 30], ddof=1)))
+    assert found.images_per_second.mean == 75
 
 
 def test_summaries_hold_seeds_apart_from_variants_groups_and_sets():

@@ -3,9 +3,11 @@
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from cliptea.errors import ConfigError
+from cliptea.manifest import VERSIONS
 from cliptea.parts import Part
 from cliptea.preset_files import read_preset
 from cliptea.steps.resolve import start_run
@@ -98,6 +100,26 @@ def test_variants_that_are_one_student_are_refused(started, change):
         started(file=f"preset: smoke\nvariants: [mine]\nvariant_groups: {{mine: {{a: {{}}, b: {change}}}}}")
     assert str(caught.value).startswith("the variants mine/a and mine/b are one student, because their settings differ")
     assert len(started(file="preset: smoke\nvariants: [mine]\nvariant_groups: {mine: {a: {}, b: {}}}").variants) == 1
+
+
+def test_other_weights_and_other_versions_of_steps_make_it_another_run(started, tmp_path, monkeypatch):
+    """MLflow's run has the scores of its students, so other students need another one."""
+
+    file = tmp_path / "text.npy"
+
+    def with_features():
+        return started(f"teacher.text_features={file}")
+
+    np.save(file, np.zeros((12, 64), np.float32))
+    first, same = with_features(), with_features()
+    np.save(file, np.ones((12, 65), np.float32))
+    other = with_features()
+    assert first.config == other.config
+    assert (first.fingerprint, first.tracking_run) == (same.fingerprint, same.tracking_run)
+    assert first.fingerprint != other.fingerprint
+    assert first.tracking_run != other.tracking_run
+    monkeypatch.setitem(VERSIONS, "train", VERSIONS["train"] + 1)
+    assert with_features().fingerprint != other.fingerprint
 
 
 def test_parts_have_fingerprints_of_their_own_and_list_the_outputs_of_all(started):

@@ -56,6 +56,14 @@ def test_a_model_is_registered_once(client):
     assert add(client, 0.5, "s3://models/a") == add(client, 0.5, "s3://models/a") == 1
 
 
+def test_a_model_that_was_trained_again_has_its_later_score(client):
+    promote(client, 0.5, source="s3://models/a")
+    outcome = promote(client, 0.25, source="s3://models/a")
+    assert outcome.decision.reason == "first champion, hIoU 25.00 %"
+    assert client.get_model_version(NAME, "1").tags["hiou"] == "0.25"
+    assert promote(client, 0.3).champion == 2
+
+
 def test_a_run_killed_after_registering_is_completed_by_the_next_or_by_itself(client):
     promote(client, 0.4)
     lost = add(client, 0.7, "s3://models/lost")  # killed here

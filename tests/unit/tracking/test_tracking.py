@@ -72,6 +72,15 @@ def test_a_pipeline_run_has_the_scores_of_its_best_model(client):
     assert data.tags["cliptea.best"] == "backbones/demo_fpn seed 0"
 
 
+def test_a_student_that_was_trained_again_has_its_later_scores(client):
+    child = ChildRun.open(run := make_run("again"), run.variants[0])
+    for hiou in (0.5, 0.5, 0.25):
+        child.log_result({"hiou": hiou, "pacc": None}, {})
+    assert client.get_run(child.run_id).data.metrics["hiou"] == 0.25
+    logged = [metric.value for metric in client.get_metric_history(child.run_id, "hiou")]
+    assert [value for value in logged if not math.isnan(value)] == [0.5, 0.25]
+
+
 def test_the_experiment_says_what_it_is_and_opens_as_one_of_models(client):
     make_run("experiment")
     tags = client.get_experiment_by_name(EXPERIMENT).tags
@@ -392,6 +401,12 @@ def test_ablations_and_other_evaluation_sets_are_no_candidates():
 def test_a_run_of_ablations_alone_promotes_nothing(client):
     comparison = compared([row("x", 0.9, ("baselines", "seen_only"))])
     assert "ablation" in promote_best(make_run("ablations"), comparison).reason
+
+
+def test_students_without_an_hiou_promote_nothing(client):
+    comparison = compared([row("x", 0.5).model_copy(update={"hiou": None})])
+    assert "no student has an hIoU" in promote_best(make_run("nothing unseen"), comparison).reason
+    assert client.search_registered_models() == []
 
 
 def test_a_model_of_a_stand_in_teacher_is_never_promoted(client):

@@ -20,10 +20,11 @@ from cliptea.tracking.experiment import experiment_id
 from cliptea.tracking.runs import Tag
 from cliptea.uses import put_uses
 
+HASH = "0123456789abcdef"
 FILES = {
-    "train": ("model.safetensors", "history.json"),
-    "evaluate": ("figures.npz", "training_features.safetensors"),
-    "part": ("results-0123456789abcdef.json",),
+    "train": (f"model-{HASH}.safetensors", f"history-{HASH}.json"),
+    "evaluate": (f"figures-{HASH}.npz", f"training_features-{HASH}.safetensors"),
+    "part": (f"results-{HASH}.json",),
     "speed": (),
     "clip-time": (),
     "text": ("text.safetensors",),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -20,8 +21,8 @@ from cliptea.sealed import Damaged, seal, unseal
 from cliptea.storage import Store
 
 __all__ = [
-    "Contents", "Manifest", "Output", "StoredObject", "find", "fingerprint", "make_once", "publish", "put_immutable",
-    "put_object", "read_object",
+    "Contents", "Manifest", "Output", "StoredObject", "find", "find_of", "fingerprint", "make_once", "publish",
+    "put_immutable", "put_object", "read_object",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -94,6 +95,7 @@ class Manifest(BaseModel):
     fingerprint: str
     objects: dict[str, StoredObject] = {}
     info: dict[str, Any] = {}
+    inputs: dict[str, str] = {}  # by name, the sha256 of inputs whose fingerprint does not determine every bit
 
     @property
     def output(self) -> Output:
@@ -101,10 +103,11 @@ class Manifest(BaseModel):
 
 
 class Contents(NamedTuple):
-    """The content of an output: its objects by name, and facts about them."""
+    """The content of an output: its objects by name, facts about them, and inputs as in its manifest."""
 
     objects: dict[str, StoredObject]
     info: dict[str, Any]
+    inputs: Mapping[str, str] = MappingProxyType({})
 
 
 def fingerprint(kind: str, **parts: Any) -> str:
@@ -179,9 +182,19 @@ def publish(store: Store, output: Output, contents: Contents) -> Manifest:
     Raises:
         NotFinite: a number in its facts is NaN or infinite.
     """
-    manifest = Manifest(**output._asdict(), **contents._asdict())
+    made = {"objects": contents.objects, "info": contents.info, "inputs": dict(contents.inputs)}
+    manifest = Manifest(**output._asdict(), **made)
     store.put(output.manifest_key, seal(manifest))
     return manifest
+
+
+def find_of(inputs: Mapping[str, str], store: Store, output: Output) -> Manifest | None:
+    """As `find`, but None if the output was made of other inputs.
+
+    A student that was deleted and trained again may have other weights, and then other scores.
+    """
+    found = find(store, output)
+    return found if found is not None and found.inputs == inputs else None
 
 
 def make_once(

@@ -27,6 +27,7 @@ from cliptea.uses import LISTS, Uses, read_uses
 __all__ = ["Group", "Leftovers", "Lists", "find_leftovers", "read_lists", "runs_of"]
 
 RECORDS = "records of runs"
+HASH = "[0-9a-f]{16}"
 SHARD = r"(?:\d{5}/)?\d{5}-[0-9a-f]{16}(?:\.tar|\.index\.json)|index-[0-9a-f]{16}\.json"
 SHARDED = {"split": "train|val", **SHARDS}  # kind -> shard sets
 CLIP = r"open_clip_config\.json|open_clip_model\.safetensors"
@@ -36,9 +37,10 @@ NAMES = {
     "demo-teacher": CLIP,
     "text": r"text\.safetensors",
     "initial": r"model\.safetensors",
-    "train": r"model\.safetensors|history\.json|checkpoints/\d{9}-[0-9a-f]{32}\.pt|inputs-[0-9a-f]{10}\.json",
-    "evaluate": r"figures\.npz|training_features\.safetensors",
-    "part": r"results-[0-9a-f]{16}\.json",
+    "train": rf"model-{HASH}\.safetensors|history-{HASH}\.json|"
+    r"checkpoints/\d{9}-[0-9a-f]{32}\.pt|inputs-[0-9a-f]{10}\.json",
+    "evaluate": rf"figures-{HASH}\.npz|training_features-{HASH}\.safetensors",
+    "part": rf"results-{HASH}\.json",
     "clip-time": r"(?!)",  # its manifest is all
     "speed": r"(?!)",
     "compare": r"report\.html|results\.json|shipped-[0-9a-f]{16}\.html",

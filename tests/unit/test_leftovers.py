@@ -164,7 +164,7 @@ def test_a_run_that_begins_meanwhile_keeps_what_its_list_names(store, monkeypatc
     sweep(store, {})
     left = keys(store)
     assert first.manifest_key not in left  # the run makes it anew, and nothing of what it puts there is deleted
-    assert f"{first.prefix}/model.safetensors" in left
+    assert f"{first.prefix}/model-{past_runs.HASH}.safetensors" in left
     assert untouched <= left
     assert not any(second.fingerprint in key for key in left)
     assert {key for key in left if key.startswith("uses/")} == {key for key in left if key.startswith("uses/new/")}

@@ -13,12 +13,22 @@ from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue, names_of
 from cliptea.errors import named
 from cliptea.evaluation.results import METRICS, Inference, ResultRow, Scored, scalars
-from cliptea.manifest import Contents, Manifest, Output, StoredObject, fingerprint, make_once, put_object, read_object
+from cliptea.manifest import (
+    Contents,
+    Manifest,
+    Output,
+    StoredObject,
+    find_of,
+    fingerprint,
+    make_once,
+    put_immutable,
+    read_object,
+)  # fmt: skip
 from cliptea.models.backbones import licence
 from cliptea.run import Run, Variant
 from cliptea.segment.model_files import TRAINING_FEATURES
 from cliptea.steps.component import step
-from cliptea.steps.speed import SERVED, measure_speed, open_student, speed_output
+from cliptea.steps.speed import SERVED, inputs_of, measure_speed, open_student, speed_output
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.steps.train import iterations_per_epoch
@@ -103,15 +113,16 @@ def evaluate_variant(run: Run, variant: Variant, splits: Splits, teacher: Teache
     """Score one variant on every evaluation set, and log the results to its MLflow run."""
     store, config = open_store(), variant.config
     tasks, manifests, made = evaluation_tasks(config, splits, teacher), {}, False
+    look = partial(find_of, inputs_of(trained))
     for task in tasks:
         output = scores_output(config, task, trained)
         work = partial(_score, store, output, config, task, teacher, trained)
         with named(variant.label):
-            manifests[task.label], new = make_once(store, output, work)
+            manifests[task.label], new = make_once(store, output, work, look)
         made = made or new
     output = speed_output(config, tasks[0].text, trained)
     with named(variant.label):
-        speed, new = make_once(store, output, partial(measure_speed, store, config, tasks[0].text, trained))
+        speed, new = make_once(store, output, partial(measure_speed, store, config, tasks[0].text, trained), look)
     entry = ScoresEntry(
         variant=variant, splits=splits, teacher=teacher, trained=trained, evaluated=manifests, speed=speed
     )
@@ -181,12 +192,12 @@ def _score(
         cls, names = ShardReader(store, teacher.tokens.objects, "cls"), chosen_images(images.names, settings.figures)
         arrays |= attention_maps(student, images, cls, names, config.teacher, config.data.seed)
         if features := fit_training_features(student, images, int(trained.info["dim"]), settings, devices):
-            key = f"{output.prefix}/{TRAINING_FEATURES}"
-            objects[TRAINING_FEATURES] = put_object(store, key, features.dump())
+            stem = f"{output.prefix}/training_features"
+            objects[TRAINING_FEATURES] = put_immutable(store, stem, ".safetensors", features.dump())
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **dict[str, Any](arrays))
-    objects[FIGURES] = put_object(store, f"{output.prefix}/{FIGURES}", buffer.getvalue())
-    return Contents(objects, scored.model_dump())
+    objects[FIGURES] = put_immutable(store, f"{output.prefix}/figures", ".npz", buffer.getvalue())
+    return Contents(objects, scored.model_dump(), inputs_of(trained))
 
 
 def _rows(
@@ -237,7 +248,7 @@ class ScoresEntry(Entry):
 
     @property
     def name(self) -> str:
-        fps = {label: manifest.fingerprint for label, manifest in self.evaluated.items()}
+        fps = {label: [manifest.fingerprint, manifest.inputs] for label, manifest in self.evaluated.items()}
         return f"{fingerprint('evaluated', fps=fps)}-{self.trained.fingerprint}"
 
     @property

@@ -11,7 +11,7 @@ from cliptea.storage import Store
 if TYPE_CHECKING:
     from cliptea.models.student import Student
 
-__all__ = ["SERVED", "measure_speed", "open_student", "speed_output"]
+__all__ = ["SERVED", "inputs_of", "measure_speed", "open_student", "speed_output"]
 
 SERVED = {"scale", "divisor", "mode", "window", "stride", "precision"}  # evaluation settings that a model is used with
 
@@ -36,7 +36,12 @@ def measure_speed(store: Store, config: Config, text: Manifest, trained: Manifes
     text_ND = load_text(store, text).to(device.best())
     progress.note("measuring the speed of the student, which takes a few seconds")
     found = measure_inference(open_student(store, config, trained), text_ND, config.evaluation)
-    return Contents({}, found.model_dump())
+    return Contents({}, found.model_dump(), inputs_of(trained))
+
+
+def inputs_of(trained: Manifest) -> dict[str, str]:
+    """What the scores and the speed of a student are made of, for their manifests."""
+    return {"weights": trained.objects["model.safetensors"].sha256}
 
 
 def open_student(store: Store, config: Config, trained: Manifest) -> "Student":

@@ -12,7 +12,7 @@ import torch
 from cliptea import device, progress
 from cliptea.config import Config
 from cliptea.errors import ConfigError
-from cliptea.manifest import Contents, Manifest, Output, publish, put_object
+from cliptea.manifest import Contents, Manifest, Output, find, publish, put_immutable
 from cliptea.models.backbones import require
 from cliptea.storage import Store
 from cliptea.training.batches import Batch, TrainingData, batches
@@ -155,8 +155,10 @@ def _publish(store: Store, output: Output, trainer: Trainer, validation: Validat
     if trainer.where.type == "cuda":
         info["peak_memory_bytes"] = torch.cuda.max_memory_allocated()  # of the first process, since its start
     curves = json.dumps(history.curves).encode()
+    saved = safetensors.torch.save(weights)
     objects = {
-        "model.safetensors": put_object(store, f"{output.prefix}/model.safetensors", safetensors.torch.save(weights)),
-        "history.json": put_object(store, f"{output.prefix}/history.json", curves),
+        "model.safetensors": put_immutable(store, f"{output.prefix}/model", ".safetensors", saved),
+        "history.json": put_immutable(store, f"{output.prefix}/history", ".json", curves),
     }
-    return publish(store, output, Contents(objects, info))
+    # Another run may have trained the same student at the same time. Then its steps use that one already.
+    return find(store, output) or publish(store, output, Contents(objects, info))

@@ -13,7 +13,7 @@ from cliptea.report import page
 from cliptea.run import Run, expand
 from cliptea.steps import compare, evaluate, gather
 from cliptea.steps.evaluate import ScoresEntry, evaluate_variant, evaluation_tasks, scores_output
-from cliptea.steps.speed import speed_output
+from cliptea.steps.speed import inputs_of, speed_output
 from cliptea.steps.split import DataEntry, Splits, log_splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import FileStore, open_store
@@ -87,6 +87,7 @@ SPEED = {
     "images_per_second": 300.0, "peak_memory_mib": None, "parameters": 7, "gflops": 0.25,
 }  # fmt: skip
 SCORES = dict.fromkeys(("pAcc", "miou_seen", "miou_unseen", "hiou"), 0.5)
+OTHER = {"scores": SCORES | {"hiou": 0.25}, "per_class": {"a": 0.5, "b": None}, "sweep": {}}
 
 
 def evaluated(store, run, number=0, scores=SCORES, **facts):
@@ -94,8 +95,8 @@ def evaluated(store, run, number=0, scores=SCORES, **facts):
     model = Manifest(kind="train", fingerprint=f"m{number}", objects=objects, info={"images_per_second": 2.0, **facts})
     (task,) = evaluation_tasks(run.config, splits(), teacher())
     info = {"scores": scores, "per_class": {"a": 0.5, "b": None}, "sweep": {}}
-    publish(store, scores_output(run.config, task, model), Contents({}, info))
-    publish(store, speed_output(run.config, task.text, model), Contents({}, SPEED))
+    publish(store, scores_output(run.config, task, model), Contents({}, info, inputs_of(model)))
+    publish(store, speed_output(run.config, task.text, model), Contents({}, SPEED, inputs_of(model)))
     return evaluate_variant(run, run.variants[number], splits(), teacher(), model)
 
 
@@ -128,6 +129,20 @@ def test_scores_are_handed_on_and_noted_and_logged_by_the_next_run(store, run, b
     compare.catch_up(run)
     assert said == ["scores"]
     assert left(store) == []
+
+
+def test_a_student_with_other_weights_is_scored_and_logged_again(store, run, back, monkeypatch):
+    """Training again on a GPU gives other weights under the same fingerprint, which only depends on settings."""
+    evaluated(store, run)
+    said, scored = back(), []
+    monkeypatch.setattr(evaluate, "_score", lambda *_: scored.append("scores") or Contents({}, OTHER, {"weights": "x"}))
+    monkeypatch.setattr(evaluate, "measure_speed", lambda *_: scored.append("speed") or Contents({}, SPEED, {}))
+    (row,) = evaluated(store, run).rows
+    assert (row.hiou, scored, said) == (0.5, [], ["scores"])
+    objects = {name: put_object(store, f"other/{name}", b"[0]") for name in ("model.safetensors", "history.json")}
+    model = Manifest(kind="train", fingerprint="m0", objects=objects, info={"images_per_second": 2.0})
+    (row,) = evaluate_variant(run, run.variants[0], splits(), teacher(), model).rows
+    assert (row.hiou, scored, said) == (0.25, ["scores", "speed"], ["scores", "scores"])
 
 
 def test_a_validated_student_tells_its_score_on_held_out_images(store, run, monkeypatch):

@@ -17,7 +17,7 @@ from cliptea.report import page
 from cliptea.run import Run, expand
 from cliptea.steps import compare, evaluate, gather
 from cliptea.steps.promote import promote_best
-from cliptea.steps.speed import speed_output
+from cliptea.steps.speed import inputs_of, speed_output
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import open_store
@@ -62,8 +62,8 @@ def inputs(client, run, monkeypatch):
     figures = {evaluate.FIGURES: put_object(store, "evaluate/e/figures.npz", confusion.getvalue())}
     (task,) = evaluate.evaluation_tasks(run.config, splits, cache)
     info = {"scores": scores, "per_class": {"a": 0.5, "b": 0.5}, "sweep": {}}
-    publish(store, evaluate.scores_output(run.config, task, trained), Contents(figures, info))
-    publish(store, speed_output(run.config, task.text, trained), Contents({}, SPEED))
+    publish(store, evaluate.scores_output(run.config, task, trained), Contents(figures, info, inputs_of(trained)))
+    publish(store, speed_output(run.config, task.text, trained), Contents({}, SPEED, inputs_of(trained)))
     monkeypatch.setattr(evaluate, "demo_fingerprint", lambda config: "demo")
     monkeypatch.setattr(ChildRun, "log_model", lambda self, files, description: self.log_files(files, "model"))
     monkeypatch.setattr(gather, "gather_context", lambda *given: Context(given[-2]))

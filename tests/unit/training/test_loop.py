@@ -9,9 +9,10 @@ from whole_training import assert_same_model, killed, train
 from cliptea import progress, variant_groups
 from cliptea.data.views import generator
 from cliptea.errors import ConfigError
-from cliptea.manifest import read_object
+from cliptea.manifest import Contents, Output, find, publish, put_immutable, read_object
 from cliptea.storage import FileStore
 from cliptea.training.distributed import World
+from cliptea.training.history import History
 
 ITERATIONS = 6
 
@@ -26,7 +27,7 @@ def test_a_training_leaves_a_model_and_its_measures(world, config, tmp_path):
     manifest, logged = train(World(), tmp_path, world, config)
     store = FileStore(tmp_path)
     left = {entry.key for entry in store.entries("train")}
-    assert left == {f"train/fp/{name}" for name in ("manifest.json", "model.safetensors", "history.json")}
+    assert left == {"train/fp/manifest.json", *(item.key for item in manifest.objects.values())}
     info = manifest.info
     assert info["images_per_second"] == pytest.approx(ITERATIONS * 8 / info["seconds"])
     assert info["data_wait"] > 0
@@ -34,6 +35,22 @@ def test_a_training_leaves_a_model_and_its_measures(world, config, tmp_path):
     curves = json.loads(read_object(store, manifest.objects["history.json"]))
     assert [point["iteration"] for point in curves] == [2, 4, 6]
     assert logged[-1] == curves
+
+
+def test_of_two_trainings_of_one_student_the_first_that_ends_counts(world, config, tmp_path, monkeypatch):
+    """Their weights may differ on a GPU, and the steps after the first one use its weights."""
+    output, published = Output("train", "fp"), []
+    closing = History.summary
+
+    def end_first(self, images):
+        if not published:
+            item = put_immutable(FileStore(tmp_path), "train/fp/model", ".safetensors", b"those of the other run")
+            published.append(publish(FileStore(tmp_path), output, Contents({"model.safetensors": item}, {})))
+        return closing(self, images)
+
+    monkeypatch.setattr(History, "summary", end_first)
+    manifest, _ = train(World(), tmp_path, world, config)
+    assert manifest == published[0] == find(FileStore(tmp_path), output)
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -35,6 +35,7 @@ Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
 Batch = Annotated[int, Field(ge=1, le=1 << 20)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average
 Factor = Annotated[float, Field(gt=0, le=1e6)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Gamma = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -230,6 +231,13 @@ class MethodConfig(Section):
             )
         if self.losses.local and self.detach_centroids:
             raise ValueError("losses.local=true trains nothing with detach_centroids=true; expected one of them")
+        if self.losses.generate and self.generator == "original" and self.detach_centroids:
+            raise ValueError(
+                "losses.generate=true trains nothing with generator=original and detach_centroids=true; "
+                "expected another generator, or one of the two false"
+            )
+        if not any(self.losses.model_dump(include={"cls_token", "ce", "bce", "generate", "local"}).values()):
+            raise ValueError("all losses are false, so nothing is trained; expected one of them true")
         if self.transductive.names and (self.pseudo_scope == "batch" or self.pseudo_logit == "cosine"):
             raise ValueError(
                 "transductive.names=true needs one logit for each name; "
@@ -240,7 +248,7 @@ class MethodConfig(Section):
 
 class StudentConfig(Section):
     backbone: str = "segformer_b0"  # a name in cliptea.models, timm:NAME, or your own package.module:function
-    # ImageNet weights: true, a timm tag, a file or s3://bucket/key; or a mapping from backbones to these, else false
+    # ImageNet weights: true, a timm tag, a file or s3://bucket/key; or a mapping from backbones to these
     pretrained: bool | str | dict[str, bool | str] = False
     dropout: Fraction = 0.1  # before the last 1x1 convolution
 
@@ -260,7 +268,7 @@ class TrainConfig(Section):
     accumulate: Batch = 1  # parts into which each process splits its images; see cliptea.training.trainer
     lr: Factor = 6e-5
     lr_scale: dict[str, Factor] = Field(default_factory=dict)  # backbone -> factor for lr
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: Weight = 0.01
     head_lr_factor: Factor | None = None  # None: the default of the backbone family
     generator_lr_factor: Factor | None = None  # of the pixel module's g; None: as the head

@@ -40,9 +40,9 @@ VERSIONS = {
     "text": 1,
     "initial": 1,  # models in train.init_from
     "train": 4,
-    "evaluate": 2,
+    "evaluate": 3,
     "part": 1,  # the results of a part of a run
-    "speed": 1,
+    "speed": 2,
     "compare": 6,
     # records in the store of what is logged to MLflow
     "data": 1,
@@ -53,7 +53,7 @@ VERSIONS = {
     "variant": 2,
     "world": 3,  # the demo's scenes
     "clustering": 3,
-    "protocol": 2,  # how a champion was evaluated; increment it together with "evaluate"
+    "protocol": 3,  # how a champion was evaluated; increment it together with "evaluate"
 }
 
 

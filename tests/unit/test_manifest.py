@@ -51,9 +51,9 @@ KNOWN = {
     "text": "6bed259d7cff8c06",
     "initial": "7a556bfe0e23c75a",
     "train": "236488b5e881d1bd",
-    "evaluate": "86a6a09d252d426c",
+    "evaluate": "bdfd0d02b4c878bd",
     "part": "dccbe65f98dceaaf",
-    "speed": "15a69db025885222",
+    "speed": "a17a2bd6adcb032d",
     "compare": "4c7992dce60e6083",
     "data": "de680478bc9448e2",
     "evaluated": "9e89550a395d24bb",
@@ -62,7 +62,7 @@ KNOWN = {
     "variant": "8a6ef6462c6f5340",
     "world": "5ecc2138b0910342",
     "clustering": "2185dd97f88e4a8e",
-    "protocol": "be28b672b5a9f394",
+    "protocol": "99e4ed96aa0dc246",
 }
 
 

@@ -295,6 +295,9 @@ def test_other_addresses_are_settings(override):
         ("data.dataset=imagenet", "imagenet"),
         ("student.backbone=resnet", "resnet"),
         ("variants=[]", "variants is empty"),
+        ("train.lr_scale.segformer_bo=0.1", "train.lr_scale.segformer_bo is refused: the backbone 'segformer_bo' does"),
+        ("student.pretrained.swin_bb=a.pth", "student.pretrained.swin_bb is refused: the backbone 'swin_bb' does not"),
+        ("method.generator_heads=7", "method.generator_heads=7 does not divide the 64 features of CLIP's tokens"),
     ],
 )
 def test_settings_that_fit_no_data_or_network_are_refused_before_work(override, says):
@@ -328,6 +331,41 @@ def test_initial_weights_are_chosen_by_backbone():
     chosen = [v.config.student.initial_weights for v in expand(named)]
     assert chosen == [False, "a.pth", True]
     assert settings.load("voc12").student.initial_weights is True
+
+
+def test_weights_for_some_backbones_do_not_turn_off_those_of_the_others():
+    """A preset's `pretrained: true` is replaced by the mapping."""
+    given = ["teacher.weights=demo", "data.dataset=demo", "variants=[backbones/segformer_b0, backbones/demo_fpn]"]
+    with pytest.raises(
+        ConfigError, match=r"names weights for swin_b, and none for segformer_b0; expected student\.pre"
+    ):
+        preflight.check(settings.load("voc12", [*given, "student.pretrained.swin_b=true"]))
+    preflight.check(settings.load("voc12", [*given, "student.pretrained.segformer_b0=true"]))
+    preflight.check(settings.load("voc12", [*given, "student.pretrained={swin_b: true, segformer_b0: false}"]))
+
+
+@pytest.mark.parametrize("seen", [222, 223, 224])
+def test_label_maps_have_room_for_seen_classes_and_regions(seen):
+    method = settings.load("demo").method
+    assert method.clustering.max_regions == 32
+    if seen + 32 <= 255:
+        preflight._check_regions(method, seen)
+        return
+    with pytest.raises(ConfigError, match=r"224 seen classes and .*max_regions=32 .* at most 31 regions"):
+        preflight._check_regions(method, seen)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.betas=[0.9, 1.0]"],
+        ["method.generator=original", "method.detach_centroids=true"],
+        [f"method.losses.{name}=false" for name in ("cls_token", "ce", "bce", "generate")],
+    ],
+)
+def test_settings_that_train_nothing_are_refused(overrides):
+    with pytest.raises(ConfigError):
+        settings.load("demo", overrides)
 
 
 def test_teacher_weights_that_are_not_here_are_refused_before_any_work(tmp_path):

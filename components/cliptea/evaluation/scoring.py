@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from cliptea import device, progress
-from cliptea.config import EvaluationConfig, TeacherConfig
+from cliptea.config import Config, EvaluationConfig
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.records import chosen_images, read_array, read_image, read_view, record_name
 from cliptea.data.shards import ShardReader
 from cliptea.evaluation.metrics import confusion, per_class_iou, score
 from cliptea.evaluation.results import Scored
 from cliptea.finite import require_finite
-from cliptea.method import glm
+from cliptea.method import glm, plm
 from cliptea.models.student import Student
 from cliptea.segment.image_logits import ImageLogits
 from cliptea.segment.masks import rank
@@ -99,26 +99,31 @@ def score_student(
 
 @torch.inference_mode()
 def attention_maps(
-    student: Student, images: ShardReader, cls: ShardReader, names: Sequence[str], teacher: TeacherConfig, seed: int
+    student: Student, images: ShardReader, cls: ShardReader, names: Sequence[str], config: Config
 ) -> dict[str, np.ndarray]:
     """Attention of eq. 1 on the first view of training images, whose CLS tokens are stored (the paper's Figure 5).
+
+    It is that of training: with the student's own way to pool, and without padding.
 
     Args:
         student: in eval mode, on `device.best()`.
         images, cls: train shards and CLS tokens.
         names: of the images.
-        teacher, seed: settings of the views for which the tokens were computed.
+        config: of the student. It also has the settings of the views for which the tokens were computed.
 
     Returns:
         `attention/NAME`: (h, w) float32 for each image.
     """
-    maps = {}
+    maps, method = {}, config.method
     for name in names:
-        view = read_view(images, name, 0, teacher, seed)
+        view = read_view(images, name, 0, config.teacher, config.data.seed)
         valid = torch.from_numpy(view.valid)
         pixels = (normalise(torch.from_numpy(view.image.copy()).permute(2, 0, 1)) * valid)[None].to(device.best())
         cls_BD = torch.from_numpy(read_array(cls, record_name(name, 0)))[None].to(device.best())
-        weights_hw = glm.attend(cls_BD, student(pixels)).weights_Bhw[0].cpu()
+        features_BDhw = student(pixels)
+        valid_Bhw = plm.reduce_labels(valid[None].to(device.best()), tuple(features_BDhw.shape[2:]))
+        token = glm.attend(cls_BD, features_BDhw, valid_Bhw, method.global_token, method.unit_query)
+        weights_hw = token.weights_Bhw[0].cpu()
         require_finite({"an attention weight": weights_hw}, f"image {name}")
         maps[f"attention/{name}"] = weights_hw.numpy()
     return maps

@@ -61,9 +61,12 @@ def label_map(labels: np.ndarray) -> bytes:
 
 
 def heat_range(maps: Iterable[np.ndarray]) -> float:
-    """Number of octaves around uniform attention that contain 99 % of the weights, a shared scale for all pictures."""
-    logs = [np.abs(_octaves(weights)).ravel() for weights in maps]
-    reach = float(np.quantile(np.concatenate(logs), 0.99)) if logs else 0.0
+    """Number of octaves around uniform attention that contain 99 % of the weights, a shared scale for all pictures.
+
+    Weights of zero, as on padding, do not count.
+    """
+    logs = [np.abs(_octaves(weights))[np.asarray(weights) > 0] for weights in maps]
+    reach = float(np.quantile(np.concatenate(logs), 0.99)) if any(map(len, logs)) else 0.0
     return next((octaves for octaves in OCTAVES if octaves >= reach), OCTAVES[-1])
 
 

@@ -137,6 +137,7 @@ def open_segmenter(folder: Path, allow_code: bool = False, where: str | None = N
         StorageError: the folder contains no model, or the model is damaged.
     """
     devices = device.chosen(where)
+    device.allow_tf32(False)  # masks are those of the evaluate step
     try:
         description, files = read_model(folder)
         if backbone_is_code(description.backbone) and not allow_code:

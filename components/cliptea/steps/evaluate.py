@@ -190,7 +190,7 @@ def _score(
     if task.label == config.data.name:
         images = ShardReader(store, task.split.objects, "train")
         cls, names = ShardReader(store, teacher.tokens.objects, "cls"), chosen_images(images.names, settings.figures)
-        arrays |= attention_maps(student, images, cls, names, config.teacher, config.data.seed)
+        arrays |= attention_maps(student, images, cls, names, config)
         if features := fit_training_features(student, images, int(trained.info["dim"]), settings, devices):
             stem = f"{output.prefix}/training_features"
             objects[TRAINING_FEATURES] = put_immutable(store, stem, ".safetensors", features.dump())

@@ -5,13 +5,14 @@ It does not import kfp, which takes seconds.
 
 from __future__ import annotations
 
-from cliptea.config import Config
-from cliptea.data.catalogue import Catalogue, names_of
+from cliptea.config import Config, MethodConfig
+from cliptea.data.catalogue import IGNORE, Catalogue, names_of
 from cliptea.errors import ConfigError
 from cliptea.models.backbones import licence, require
 from cliptea.run import expand
 from cliptea.steps.initial import check_address
 from cliptea.teacher.families import require_teacher
+from cliptea.teacher.width import teacher_width
 
 __all__ = ["check"]
 
@@ -26,10 +27,11 @@ def check(config: Config) -> Catalogue:
 
     variants = expand(config)
     for variant in variants:
-        student = variant.config.student
-        require(student.backbone)
-        licence(student.backbone, variant.config.encoder_weights)  # raises ConfigError for weights that do not exist
+        require(variant.config.student.backbone)
+        _check_by_backbone(variant.config)
+        licence(variant.config.student.backbone, variant.config.encoder_weights)  # raises ConfigError if there are none
         check_address(variant.config)
+        _check_generator(variant.config)
     if config.teacher.source.missing:  # before the data are split; hubs and buckets are only contacted later
         raise ConfigError(
             f"teacher.weights={config.teacher.weights} does not exist",
@@ -42,4 +44,44 @@ def check(config: Config) -> Catalogue:
         names_of(other.classes, further.synonyms, f"evaluation.sets.{name}.synonyms")
     catalogue = open_dataset(config.data).catalogue
     names_of(catalogue.classes, config.data.synonyms)
+    for method in methods:
+        _check_regions(method, len(catalogue.seen))
     return catalogue
+
+
+def _check_by_backbone(config: Config) -> None:
+    """Check the settings that have a value for each backbone."""
+    pretrained, backbone = config.student.pretrained, config.student.backbone
+    weights = pretrained if isinstance(pretrained, dict) else {}
+    for key, names in (("student.pretrained", weights), ("train.lr_scale", config.train.lr_scale)):
+        for name in names:
+            try:
+                require(name)
+            except ConfigError as error:
+                raise ConfigError(f"{key}.{name} is refused: {error.what}", error.expected, error.todo) from None
+    if weights and backbone not in weights and require(backbone).tag and not config.train.init_from:
+        raise ConfigError(
+            f"student.pretrained names weights for {', '.join(weights)}, and none for {backbone}",
+            f"student.pretrained.{backbone}: true, false, or a file",
+        )
+
+
+def _check_generator(config: Config) -> None:
+    method, width = config.method, teacher_width(config.teacher)
+    if method.generator in ("transformer_decoder", "region") and width and width % method.generator_heads:
+        raise ConfigError(
+            f"method.generator_heads={method.generator_heads} does not divide the {width} features of CLIP's tokens",
+            f"a divisor of {width}, such as 8",
+        )
+
+
+def _check_regions(method: MethodConfig, seen: int) -> None:
+    """Check that label maps, whose values are bytes, have room for the regions of an image."""
+    room = IGNORE - seen
+    if method.pseudo and method.clustering.max_regions > room:
+        raise ConfigError(
+            f"{seen} seen classes and method.clustering.max_regions={method.clustering.max_regions} are too many for "
+            f"label maps with {IGNORE} values",
+            f"at most {room} regions",
+            f"add --set method.clustering.max_regions={room}",
+        )

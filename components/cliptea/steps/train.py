@@ -13,6 +13,7 @@ from cliptea.data.catalogue import Catalogue
 from cliptea.errors import named
 from cliptea.manifest import Manifest, Output, find, fingerprint
 from cliptea.models.backbones import weights
+from cliptea.own_code import backbone_is_code, source_of
 from cliptea.run import Run, Variant
 from cliptea.sealed import seal
 from cliptea.steps.common import read
@@ -167,13 +168,15 @@ def model_output(inputs: TrainInputs) -> Output:
 
     Settings for data loading and checkpoints are excluded. So are the number of processes, memory layout and
     compilation, because they only change the rounding (see `trainer` for exceptions). Evaluation settings count if
-    training validates with them.
+    training validates with them, and the module of a network of the user's own with every change.
     """
     config, teacher = inputs.variant.config, inputs.teacher
     given = config.train.init_from
     start: dict[str, Any] = {} if given is None else {"initial": inputs.run.initial[given].fingerprint}
     regions = teacher.regions[clustering_key(config.method.clustering)].fingerprint if config.method.pseudo else ""
     quiet = {"init_from", "checkpoint_every", "keep_checkpoints", "workers", "processes", "compile", "channels_last"}
+    if backbone_is_code(config.student.backbone):
+        start["code"] = hashlib.sha256(source_of(config.student.backbone)).hexdigest()
     if config.train.validate_every:
         start["validation"] = config.evaluation.model_dump(include={"scale", "divisor", "mode", "window", "stride"})
     fp = fingerprint(

@@ -14,6 +14,7 @@ from naive_logits import class_logits
 from PIL import Image
 from typer.testing import CliRunner
 
+from cliptea import device
 from cliptea.errors import ConfigError, StorageError
 from cliptea.models import build_student
 from cliptea.segment.image_logits import ImageLogits
@@ -166,3 +167,12 @@ def test_a_named_pipe_in_a_model_is_not_opened(model_folder, tmp_path, name):
     os.mkfifo(folder / name)
     with pytest.raises(StorageError, match=f"{name} is a named pipe|the file .* is a named pipe"):
         open_segmenter(folder)
+
+
+def test_float32_is_exact_as_in_the_evaluate_step(model_folder, monkeypatch):
+    """By default, torch rounds the factors of convolutions on a GPU (TF32)."""
+    for prepared in (lambda: open_segmenter(model_folder), device.prepare):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+        prepared()
+        assert torch.backends.cudnn.allow_tf32 is False
+        assert torch.backends.cuda.matmul.allow_tf32 is False

@@ -1,12 +1,15 @@
 """Schedule, groups, augmentation, batches, and what a fingerprint knows."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import get_worker_info
 
 from cliptea import settings, variant_groups
-from cliptea.data.records import read_view
+from cliptea.data.records import read_array, read_view, record_name
+from cliptea.evaluation import scoring
 from cliptea.method.vla import Adapter
 from cliptea.models import build_student
 from cliptea.run import Variant
@@ -143,6 +146,46 @@ def test_a_step_lowers_the_loss_it_minimises(world):
     batch = next(batches(config, data, 0))
     totals = [trainer.step(batch)["total"] for _ in range(12)]
     assert min(totals[-3:]) < totals[0]
+
+
+def test_a_network_of_ones_own_counts_with_its_module(world, tmp_path, monkeypatch):
+    run, splits, teacher = world
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = variant_groups.apply_delta(run.config, {"student": {"backbone": "own_net_of_fingerprints:build"}})
+    variant = Variant(label="g/a", seed=0, members=[], config=config)
+
+    def fp(source):
+        (tmp_path / "own_net_of_fingerprints.py").write_text(source)
+        return model_output(TrainInputs(run=run, variant=variant, splits=splits, teacher=teacher)).fingerprint
+
+    first = fp("def build(channels): ...")
+    assert first == fp("def build(channels): ...") != fp("def build(channels): ...  # with GELU")
+
+
+@pytest.mark.parametrize("method", [{}, {"unit_query": True}, {"global_token": "max"}, {"global_token": "mean"}])
+def test_shown_attention_is_that_of_training_without_padding(world, method, monkeypatch):
+    """Against eq. 1 and its variants in NumPy, on a view whose lower half is padding."""
+    config = variant_groups.apply_delta(world.run.config, {"method": method})
+    data = world.data(config)
+    name, dim = data.images.name(0), world.text().seen_SD.shape[1]
+    view = read_view(data.images, name, 0, config.teacher, config.data.seed)
+    view.valid[len(view.valid) // 2 :] = False
+    monkeypatch.setattr(scoring, "read_view", lambda *_: view)
+    features_DL = torch.randn(dim, 16 * 16, generator=torch.Generator().manual_seed(0)).numpy()
+    student = Mock(return_value=torch.from_numpy(features_DL).reshape(1, dim, 16, 16))
+    maps = scoring.attention_maps(student, data.images, data.cls, [name], config)
+    query_D = read_array(data.cls, record_name(name, 0)).astype(np.float64)
+    seen_DL = features_DL[:, : 8 * 16].astype(np.float64)
+    if method.get("unit_query"):
+        query_D /= np.linalg.norm(query_D)
+    weights_L = np.exp(query_D @ seen_DL / np.sqrt(dim))
+    weights_L /= weights_L.sum()
+    if method.get("global_token") == "max":
+        weights_L = np.bincount(seen_DL.argmax(1), minlength=8 * 16) / dim
+    if method.get("global_token") == "mean":
+        weights_L = np.full(8 * 16, 1 / (8 * 16))
+    np.testing.assert_allclose(maps[f"attention/{name}"][:8].ravel(), weights_L, rtol=1e-4, atol=1e-7)
+    assert not maps[f"attention/{name}"][8:].any()
 
 
 def test_the_fingerprint_knows_what_matters(world):

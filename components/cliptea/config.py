@@ -18,8 +18,8 @@ from cliptea.weights_source import WeightsSource
 
 __all__ = [
     "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "EvaluationSet", "Group", "LossConfig",
-    "MethodConfig", "PretrainConfig", "PromotionConfig", "StudentConfig", "Synonyms", "TeacherConfig", "Templates",
-    "TrainConfig", "TransductiveConfig", "WorldConfig", "require_templates",
+    "MethodConfig", "PretrainConfig", "PromotionConfig", "SERVED", "StudentConfig", "Synonyms", "TeacherConfig",
+    "Templates", "TrainConfig", "TransductiveConfig", "WorldConfig", "require_templates",
 ]  # fmt: skip
 
 # Names of models and evaluation sets, as MLflow accepts them in its registry, in metrics and in paths of artifacts.
@@ -358,6 +358,9 @@ class EvaluationSet(Section):
         return base.model_copy(update={"dataset": self.dataset or name, **own})
 
 
+SERVED = {"scale", "divisor", "mode", "window", "stride", "precision"}  # evaluation settings that a model is used with
+
+
 class EvaluationConfig(Section):
     sets: dict[str, EvaluationSet] = {}  # by name, in addition to the val images of the data set itself
     gamma: Gamma = 1.5  # added to unseen logits (paper, section 3.4)
@@ -381,6 +384,11 @@ class EvaluationConfig(Section):
         if self.stride > self.window:
             raise ValueError(f"stride is {self.stride} with windows of {self.window}: expected no gap between windows")
         return self
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide masks, as in JSON: those that a model is used with, and gamma."""
+        windows = set() if self.mode == "slide" else {"window", "stride"}
+        return self.model_dump(mode="json", include=(SERVED - windows) | {"gamma"})
 
     def counting(self, *left_out: str) -> dict[str, Any]:
         """The settings that fingerprints depend on, without `left_out` and those that are about speed alone.

@@ -150,7 +150,13 @@ class Source:
         others: dict[str, str] = {}
         if isinstance(self._store, FileStore):
             here, start = self._store.path(folder), f"{folder}/" if folder else ""
-            for item in os.scandir(here) if here.is_dir() else ():
+            try:
+                items = [*os.scandir(here)] if here.is_dir() else []
+            except OSError as error:
+                raise DataError(
+                    f"cannot read the folder {here} ({error.strerror or error})", "a folder that you may read"
+                ) from None
+            for item in items:
                 name = item.name
                 try:
                     found = item.stat()

@@ -9,6 +9,7 @@ from miniatures import coco_stuff164k, folder, pascal_context, voc12
 from cliptea.config import DataConfig
 from cliptea.data import source
 from cliptea.data.datasets import open_dataset
+from cliptea.errors import DataError
 from cliptea.storage import Entry
 
 
@@ -75,3 +76,10 @@ def test_errors_name_the_uri(tmp_path, monkeypatch):
     monkeypatch.setattr(source, "open_store", lambda uri: Remote(tmp_path))
     with pytest.raises(Exception, match=r"s3://bucket/raw/labels/val/val0\.png is missing"):
         open_dataset(DataConfig(dataset="folder", root="s3://bucket/raw/")).read("val", "val0")
+
+
+def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, closed):
+    folder(tmp_path)
+    closed("labels/val")
+    with pytest.raises(DataError, match=r"cannot read the folder .*/labels/val \(Permission denied\); expected a folder"):
+        open_dataset(DataConfig(dataset="folder", root=str(tmp_path))).ids("val")

@@ -93,6 +93,8 @@ def decode_values(data: bytes, name: str, colours: Colours | None = None) -> np.
             raise DataError(
                 f"the label map {name} has several pages", "one", "save the labels of all classes as one image"
             )
+        if why := _misread(data, image):
+            raise DataError(f"the label map {name} is {why}", "a PNG file", "save it as PNG")
         if colours is not None and (colours.only or image.mode == "RGB"):
             return colours.values(pixels_of(data, image, name), name)
         if image.mode not in ("1", "L", "P", "I;16", "I;16B"):
@@ -104,8 +106,15 @@ def decode_values(data: bytes, name: str, colours: Colours | None = None) -> np.
                 "one channel of label values (PNG of mode L, P, 1 or I;16)",
                 "save it with 8 or 16 bits without a sign" if numbers else colours_too,
             )
-        if why := _not_as_stored(data, image):
-            raise DataError(f"the label map {name} {why}", "values that every program reads alike", "save it as PNG")
+        tags = getattr(image, "tag_v2", {})
+        if tags.get(TIFF_MEANING) == WHITE_IS_ZERO:
+            raise DataError(
+                f"the label map {name} is a TIFF in which 0 is white, so programs disagree about its values",
+                "a TIFF in which 0 is black, or a PNG file",
+                "save it as PNG, and look at the values",
+            )
+        if SIGNED in tags.get(TIFF_SIGN, ()):
+            raise DataError(f"the label map {name} holds signed numbers", "label values of 8 or 16 bits without a sign")
         values = np.array(image)
     if image.mode == "1":
         return values.astype(np.uint8)
@@ -115,17 +124,12 @@ def decode_values(data: bytes, name: str, colours: Colours | None = None) -> np.
     return values.astype(np.uint16) if image.mode == "I;16B" else values
 
 
-def _not_as_stored(data: bytes, image: Image.Image) -> str:
-    """Why Pillow gives other values than those in the file, or "" if it gives the same."""
-    tags = getattr(image, "tag_v2", {})
-    if tags.get(TIFF_MEANING) == WHITE_IS_ZERO:
-        return "is a TIFF in which zero stands for white, so programs disagree about its values"
-    if SIGNED in tags.get(TIFF_SIGN, ()):
-        return "is a TIFF with signed values"
+def _misread(data: bytes, image: Image.Image) -> str:
+    """A kind of file from which Pillow gives other pixels than those that are stored, or ""."""
     if image.format == "BMP" and image.mode in BMP_BITS and _bmp_bits(data) != BMP_BITS[image.mode]:
-        return f"is a BMP of {_bmp_bits(data)} bits with a short grey palette, which is not read correctly"
+        return f"a BMP of {_bmp_bits(data)} bits with a short grey palette, which cannot be read"
     if image.format == "GIF" and image.tile[0].extents != (0, 0, *image.size):
-        return "is a GIF whose picture does not fill it"
+        return "a GIF whose picture does not fill its area"
     return ""
 
 

@@ -17,9 +17,9 @@ from cliptea.own_code import names_code
 from cliptea.weights_source import WeightsSource
 
 __all__ = [
-    "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "EvaluationSet", "Group", "LossConfig",
-    "MethodConfig", "PretrainConfig", "PromotionConfig", "SERVED", "StudentConfig", "Synonyms", "TeacherConfig",
-    "Templates", "TrainConfig", "TransductiveConfig", "WorldConfig", "require_templates",
+    "SERVED", "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "EvaluationSet", "Group", "LossConfig",
+    "MethodConfig", "PretrainConfig", "PromotionConfig", "StudentConfig", "Synonyms", "TeacherConfig", "Templates",
+    "TrainConfig", "TransductiveConfig", "WorldConfig", "require_templates",
 ]  # fmt: skip
 
 # Names of models and evaluation sets, as MLflow accepts them in its registry, in metrics and in paths of artifacts.

@@ -60,7 +60,7 @@ def load_without_teacher(preset: str, overrides: Sequence[str], text: str = "") 
 
 
 def given_settings(preset: str, overrides: Sequence[str], text: str = "") -> dict[str, Any]:
-    """The settings that the user gives, in overrides and in a preset file of their own: without those of shipped presets.
+    """The settings in overrides and in a preset file of the user's own, without those of a preset of cliptea.
 
     The arguments and errors are those of `load`.
     """

@@ -111,7 +111,8 @@ def _print(facts: dict[str, Any], scored: Scored) -> None:
     for name, value in scored.scores.model_dump().items():
         table.add_row(f"[bold]{name}[/]", f"[bold]{_percent(value)}[/]")
     console = Console(highlight=False)
-    console.print(f"{facts['images']} val images of {plain(facts['dataset'])}, gamma {facts['evaluation']['gamma']:g}", markup=False)
+    gamma = facts["evaluation"]["gamma"]
+    console.print(f"{facts['images']} val images of {plain(facts['dataset'])}, gamma {gamma:g}", markup=False)
     console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""A small student that nobody trained: what it predicts is of no matter, that all roads agree is. And closed folders."""
+"""A small student that nobody trained, whose predictions only have to be the same everywhere; and closed folders."""
 
 import errno
 import json

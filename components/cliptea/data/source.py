@@ -64,8 +64,9 @@ class Source:
         if root is None:
             raise DataError("data.root is not set", f"the folder of {holds}", "add --set data.root=FOLDER")
         self._root = root.rstrip("/") if "://" in root else str(Path(root).expanduser())
-        if "://" not in root and not Path(self._root).is_dir():
-            raise DataError(f"data.root={root} is not a folder", f"the folder of {holds}")
+        if "://" not in root and (odd := oddity(self._root)) != "a folder":
+            why = f" ({odd})" if odd else ""
+            raise DataError(f"data.root={root} is not a folder{why}", f"the folder of {holds}")
         self._store: Store = open_store(root if "://" in root else Path(self._root).absolute().as_uri())
         self._holds, self._folders, self._marks = holds, folders, marks
         self._listed: dict[str, Listing] = {}

@@ -48,6 +48,5 @@ def text_digests(classes: ClassSet) -> dict[str, str]:
     """The sha256 of each class's embedding, as float32 numbers with the first byte last."""
     rows_ND = classes.text_ND.float().cpu().numpy().astype("<f4")
     return {
-        name: hashlib.sha256(row_D.tobytes()).hexdigest()
-        for name, row_D in zip(classes.names, rows_ND, strict=True)
+        name: hashlib.sha256(row_D.tobytes()).hexdigest() for name, row_D in zip(classes.names, rows_ND, strict=True)
     }

@@ -53,8 +53,8 @@ class Source(NamedTuple):
 def find_images(given: Sequence[str | Path], leave_out: str | Path) -> list[Source]:
     """The given files, and all images in the given folders and their subfolders. An s3:// address may be either.
 
-    What else is in the folders is reported in one line for each reason. Folders that cannot be read are returned, and so
-    are named pipes, devices and broken links with the suffix of an image, so that `read_image` rejects them.
+    What else is in the folders is reported in one line for each reason. Subfolders that cannot be read are returned, so
+    that `read_image` rejects them, and so are named pipes, devices and broken links with the suffix of an image.
 
     Args:
         leave_out: a folder with results, which is not searched.

@@ -9,7 +9,7 @@ import numpy as np
 
 from cliptea.config import EvaluationConfig
 from cliptea.data.datasets import Dataset
-from cliptea.data.sample import decode_image
+from cliptea.data.sample import decode_image, require_labels
 from cliptea.evaluation.results import Scored
 from cliptea.evaluation.scoring import score_student
 from cliptea.segment.segmenter import ClassSet, Segmenter
@@ -33,11 +33,9 @@ def settings_of(model: Segmenter, given: Mapping[str, Any]) -> EvaluationConfig:
 
 
 def other_settings(used: EvaluationConfig, own: EvaluationConfig) -> dict[str, dict[str, Any]]:
-    """The settings that decide masks and differ: by name, what is `used` and what the model's `own` is, if it has it."""
+    """The settings that decide masks and differ: by name, what is `used`, and the model's `own` if it has one."""
     mine, theirs = used.deciding(), own.deciding()
-    return {
-        name: {"used": value, "own": theirs.get(name)} for name, value in mine.items() if value != theirs.get(name)
-    }
+    return {name: {"used": value, "own": theirs.get(name)} for name, value in mine.items() if value != theirs.get(name)}
 
 
 def evaluate(
@@ -58,6 +56,7 @@ def evaluate(
 
     def read(name: str) -> tuple[np.ndarray, np.ndarray]:
         sample = dataset.read("val", name)
+        require_labels(sample, name)
         return decode_image(sample.image, name), sample.labels
 
     scored, _ = score_student(

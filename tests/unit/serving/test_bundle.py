@@ -238,7 +238,7 @@ def card(folder, file, names=None, fixed=None, **changed):
         ({"evaluation": {"divisor": 64}}, "The divisor of the evaluation was 64; here it is 32."),
         (
             {"evaluation": {"mode": "slide", "window": 64, "stride": 40}},
-            "The mode of the evaluation was slide; here it is whole. The window of the evaluation was 64. The stride of",
+            "The mode of the evaluation was slide; here it is whole. The window of the evaluation was 64.",
         ),
         ({"evaluation": {"gamma": 0.3}}, "Gamma was 0.3 for zebra; here it is 0.02 for zebra."),
         ({"unseen": ["cow"]}, "Gamma was 0.02 for cow; here it is 0.02 for zebra."),

@@ -7,9 +7,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cliptea.data.sample import decode_image
-from cliptea.errors import ConfigError
-from cliptea.serving.scores import other_settings, settings_of
+from cliptea.data.catalogue import Catalogue
+from cliptea.data.sample import Sample, decode_image, encode_png
+from cliptea.errors import ConfigError, DataError
+from cliptea.serving.classes import text_digests
+from cliptea.serving.score_file import read_scores
+from cliptea.serving.scores import evaluate, other_settings, settings_of
 from cliptea.settings import given_settings, presets
 from cliptea_pipeline.cli import app
 
@@ -66,6 +69,10 @@ def test_scores_are_those_of_the_masks(data, model, model_folder, tmp_path, sett
     assert found["other_settings"] == ({} if gamma == 0.02 else {"gamma": {"used": 0.3, "own": 0.02}})
     assert ("evaluation.gamma is 0.3; the model's own is 0.02" in answer.output) == (gamma == 0.3)
     assert "evaluation.scale" not in answer.output
+    read = read_scores(file)
+    known = text_digests(model.known())
+    assert (read.evaluation.scale, read.evaluation.gamma) == ((96, 64), gamma)
+    assert read.text_sha256 == {name: known[name] for name in found["per_class"]}
     assert found["per_class"] == pytest.approx(reference(model, data, gamma))
     unseen = np.mean([found["per_class"][name] for name in found["unseen"]])
     assert found["scores"]["miou_unseen"] == pytest.approx(unseen)
@@ -114,3 +121,14 @@ def test_what_is_left_out_and_unseen_classes_that_had_masks_are_told(data, model
     assert "images/val/note.txt" in answer.output
     assert "warning: the data set calls cow unseen, but the model had masks of this class in training" in answer.output
     assert json.loads(file.read_text())["unseen_with_masks"] == ["cow"]
+
+
+def test_labels_of_another_size_from_a_data_set_of_ones_own_are_refused(model):
+    class Own:
+        catalogue = Catalogue(classes=model.description.classes, unseen=["zebra"])
+
+        def read(self, split, name):
+            return Sample(encode_png(np.zeros((8, 9, 3), np.uint8)), "png", np.zeros((9, 8), np.uint8))
+
+    with pytest.raises(DataError, match=r"gives labels of the form uint8 \(9, 8\) for the image a"):
+        evaluate(model, Own(), ["a"], model.known(), model.description.evaluation, "own")

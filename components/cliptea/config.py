@@ -17,7 +17,7 @@ from cliptea.own_code import names_code
 from cliptea.weights_source import WeightsSource
 
 __all__ = [
-    "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "EvaluationSet", "Group", "LossConfig",
+    "SERVED", "ClusteringConfig", "Config", "DataConfig", "EvaluationConfig", "EvaluationSet", "Group", "LossConfig",
     "MethodConfig", "PretrainConfig", "PromotionConfig", "StudentConfig", "Synonyms", "TeacherConfig", "Templates",
     "TrainConfig", "TransductiveConfig", "WorldConfig", "require_templates",
 ]  # fmt: skip
@@ -366,6 +366,9 @@ class EvaluationSet(Section):
         return base.model_copy(update={"dataset": self.dataset or name, **own})
 
 
+SERVED = {"scale", "divisor", "mode", "window", "stride", "precision"}  # evaluation settings that a model is used with
+
+
 class EvaluationConfig(Section):
     sets: dict[str, EvaluationSet] = {}  # by name, in addition to the val images of the data set itself
     gamma: Gamma = 1.5  # added to unseen logits (paper, section 3.4)
@@ -389,6 +392,11 @@ class EvaluationConfig(Section):
         if self.stride > self.window:
             raise ValueError(f"stride is {self.stride} with windows of {self.window}: expected no gap between windows")
         return self
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide masks, as in JSON: those that a model is used with, and gamma."""
+        windows = set() if self.mode == "slide" else {"window", "stride"}
+        return self.model_dump(mode="json", include=(SERVED - windows) | {"gamma"})
 
     def counting(self, *left_out: str) -> dict[str, Any]:
         """The settings that fingerprints depend on, without `left_out` and those that are about speed alone.

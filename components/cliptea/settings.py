@@ -20,7 +20,7 @@ from cliptea.typed import typed_value, without_free_names
 from cliptea.valid_config import one_of, validated
 from cliptea.variant_groups import check_groups, variant_group
 
-__all__ = ["load", "load_without_teacher", "presets", "variant_files_of"]
+__all__ = ["given_settings", "load", "load_without_teacher", "presets", "variant_files_of"]
 
 
 def load(preset: str = "demo", overrides: Sequence[str] = (), text: str = "") -> Config:
@@ -57,6 +57,16 @@ def load_without_teacher(preset: str, overrides: Sequence[str], text: str = "") 
     for name in config.variants:
         variant_group(name, config.variant_groups)
     return config
+
+
+def given_settings(preset: str, overrides: Sequence[str], text: str = "") -> dict[str, Any]:
+    """The settings in overrides and in a preset file of the user's own, without those of a preset of cliptea.
+
+    The arguments and errors are those of `load`.
+    """
+    if is_remote(preset) and not text:
+        text = read_preset(preset)
+    return merge(parse_preset(text, preset) if text else {}, _typed(overrides))
 
 
 def variant_files_of(overrides: Sequence[str]) -> list[str]:

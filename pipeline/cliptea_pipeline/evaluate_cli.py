@@ -39,44 +39,66 @@ def evaluate(
 ) -> None:
     """Score a trained model on the val images of any data set, without a run.
 
-    The preset and --set name the data set. Evaluation settings that they do not give are those of the model.
+    The preset and --set name the data set. Evaluation settings are those of the model, except for those in --set and in
+    a file of your own.
     """
     with one_line_errors(debug):
         from cliptea import settings
-        from cliptea.data.catalogue import names_of
+        from cliptea.data.catalogue import known_to, names_of
         from cliptea.data.datasets import open_dataset
+        from cliptea.data.split_shards import left_out_lines
 
         home, file = local_path("--workdir", workdir), None if output is None else local_path("-o", output)
         if file is not None and (file.suffix != ".json" or file.is_dir()):
             raise ConfigError(f"cannot write scores to {file}", "the name of a .json file")
         chosen, text = choose_preset(preset, config_file)
         config = settings.load_without_teacher(chosen, overrides or [], text)
+        given = settings.given_settings(chosen, overrides or [], text)
         dataset, label = open_dataset(config.data), config.data.name
-        for warning in dataset.check("val"):
+        for warning in [*dataset.check("val"), *left_out_lines(dataset.left_out(["val"]))]:
             print(f"warning: {plain(warning)}")
-        names = dataset.ids("val")
+        names, unseen = dataset.ids("val"), dataset.catalogue.unseen
         exact = exact_address(model, home)
         segmenter = open_model(exact, home, allow_code)
-        from cliptea.serving.classes import choose_classes
+        from cliptea.serving.classes import choose_classes, text_digests
         from cliptea.serving.scores import evaluate as score
-        from cliptea.serving.scores import settings_of
+        from cliptea.serving.scores import other_settings, settings_of
+
+        used = settings_of(segmenter, given)
+        others = other_settings(used, segmenter.description.evaluation)
+        masks = known_to(unseen, segmenter.description.had_masks)
+        _tell(others, masks)
 
         synonyms = names_of(dataset.catalogue.classes, config.data.synonyms)
         classes = choose_classes(segmenter, dataset.catalogue.classes, text_weights, synonyms)
-        chosen = settings_of(segmenter, config.evaluation)
-        scored = score(segmenter, dataset, names, classes, chosen, label)
+        scored = score(segmenter, dataset, names, classes, used, label)
         facts: dict[str, Any] = {
             "model": exact,
             "model_sha256": segmenter.sha256,
             "dataset": label,
             "images": len(names),
-            "gamma": chosen.gamma,
-            "unseen": dataset.catalogue.unseen,
+            "evaluation": used.deciding(),
+            "other_settings": others,
+            "unseen": unseen,
+            "unseen_with_masks": masks,
+            "text_sha256": text_digests(classes),
         }
         _print(facts, scored)
         if file is not None:
             write_file(file, json.dumps(facts | scored.model_dump(), indent=1, ensure_ascii=False).encode() + b"\n")
             print(f"wrote {plain(str(file))}")
+
+
+def _tell(others: dict[str, dict[str, Any]], masks: list[str]) -> None:
+    """Name the settings that are not the model's own, and warn of unseen classes that had masks in training."""
+    for name, values in others.items():
+        own = "" if values["own"] is None else f"; the model's own is {values['own']}"
+        print(plain(f"evaluation.{name} is {values['used']}{own}"))
+    if masks:
+        print(
+            f"warning: the data set calls {plain(', '.join(masks))} unseen, but the model had masks of "
+            f"{'this class' if len(masks) == 1 else 'these classes'} in training, so unseen mIoU and hIoU say too much"
+        )
 
 
 def _print(facts: dict[str, Any], scored: Scored) -> None:
@@ -89,7 +111,8 @@ def _print(facts: dict[str, Any], scored: Scored) -> None:
     for name, value in scored.scores.model_dump().items():
         table.add_row(f"[bold]{name}[/]", f"[bold]{_percent(value)}[/]")
     console = Console(highlight=False)
-    console.print(f"{facts['images']} val images of {plain(facts['dataset'])}, gamma {facts['gamma']:g}", markup=False)
+    gamma = facts["evaluation"]["gamma"]
+    console.print(f"{facts['images']} val images of {plain(facts['dataset'])}, gamma {gamma:g}", markup=False)
     console.print(table)
 
 

@@ -1,6 +1,8 @@
-"""A small student that nobody trained: what it predicts is of no matter, that all roads agree is."""
+"""A small student that nobody trained, whose predictions only have to be the same everywhere; and closed folders."""
 
+import errno
 import json
+import os
 
 import pytest
 import safetensors.torch
@@ -36,3 +38,22 @@ def model_folder(tmp_path_factory):
 @pytest.fixture
 def model(model_folder):
     return open_segmenter(model_folder)
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """Makes all folders that end with a name as if they could not be read, which holds for root as well."""
+
+    def close(name):
+        def refusing(listing):
+            def list_folder(path="."):
+                if os.fspath(path).endswith(name):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+                return listing(path)
+
+            return list_folder
+
+        for function in (os.scandir, os.listdir):
+            monkeypatch.setattr(os, function.__name__, refusing(function))
+
+    return close

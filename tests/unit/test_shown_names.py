@@ -60,7 +60,7 @@ def test_tables_show_them(capsys):
     assert f"g/{SHOWN}" in table
     scores = Scores(pAcc=0.5, miou_seen=0.5, miou_unseen=0.5, hiou=0.5)
     scored = Scored.model_construct(scores=scores, per_class={ODD: 0.5})
-    evaluate_cli._print({"unseen": [ODD], "images": 3, "dataset": "d", "gamma": 0.0}, scored)
+    evaluate_cli._print({"unseen": [ODD], "images": 3, "dataset": "d", "evaluation": {"gamma": 0.0}}, scored)
     told = capsys.readouterr().out
     assert clean(told)
     assert f"{SHOWN} (unseen)" in told

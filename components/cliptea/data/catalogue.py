@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from cliptea.errors import ConfigError
 from cliptea.names import as_known, visible
 
-__all__ = ["IGNORE", "Catalogue", "as_text", "make_catalogue", "names_of", "require_distinct"]
+__all__ = ["IGNORE", "Catalogue", "as_text", "known_to", "make_catalogue", "names_of", "require_distinct"]
 
 IGNORE = 255  # the label of pixels without a class
 
@@ -41,6 +41,12 @@ def as_text(name: str) -> str:
     """A class name as CLIP reads it: without its case, and the kind and number of its spaces."""
     # as in open_clip's tokenizer, whose ftfy also maps compatible letters, such as full-width ones, to usual ones
     return " ".join(html.unescape(html.unescape(unicodedata.normalize("NFKC", name))).lower().split())
+
+
+def known_to(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Those of `names` that CLIP reads as one of `known`."""
+    texts = {as_text(name) for name in known}
+    return [name for name in names if as_text(name) in texts]
 
 
 def require_distinct(names: Sequence[str]) -> None:

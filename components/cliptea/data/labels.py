@@ -19,9 +19,12 @@ from cliptea.errors import DataError
 __all__ = ["Colours", "LabelRule", "counted", "decode_values", "pixels_of", "voc_colours"]
 
 PNG_DEPTH, PNG_COLOUR = 24, 25  # offsets of two bytes of a PNG's header
-TIFF_DEPTH = 258  # tag of the bits of each channel
+TIFF_DEPTH, TIFF_MEANING, TIFF_SIGN = 258, 262, 339  # tags: bits of each channel, what zero stands for, kind of number
+WHITE_IS_ZERO, SIGNED = 0, 2  # values of the last two
+BMP_BITS = {"1": 1, "L": 8}  # of a pixel, if Pillow reads a BMP with a grey palette correctly
 GREY = 0  # colour type of a PNG
 LOSSY = {"JPEG": "a JPEG", "MPO": "a JPEG", "WEBP": "a WebP"}
+LOSSY_IN_TIFF = {"jpeg": "a JPEG in a TIFF", "tiff_jpeg": "a JPEG in a TIFF", "webp": "a WebP in a TIFF"}
 SMOOTHED = 16  # a map with more unknown colours than this was probably smoothed
 SHOWN = 5  # values in a message
 UNKNOWN = IGNORE - 1  # no train id, as there are at most as many classes
@@ -83,12 +86,15 @@ def decode_values(data: bytes, name: str, colours: Colours | None = None) -> np.
         DataError: the file is not readable, or of a kind that does not contain label values.
     """
     with opened(data, name, "label map", "PNG") as image:
-        if image.format in LOSSY:
-            raise DataError(f"the label map {name} is {LOSSY[image.format]}, which alters label values", "a PNG file")
+        inside = LOSSY_IN_TIFF.get(image.info.get("compression", "")) if image.format == "TIFF" else None
+        if lossy := inside or LOSSY.get(image.format or ""):
+            raise DataError(f"the label map {name} is {lossy}, which alters label values", "a PNG file")
         if has_pages(data, image):
             raise DataError(
                 f"the label map {name} has several pages", "one", "save the labels of all classes as one image"
             )
+        if why := _misread(data, image):
+            raise DataError(f"the label map {name} is {why}", "a PNG file", "save it as PNG")
         if colours is not None and (colours.only or image.mode == "RGB"):
             return colours.values(pixels_of(data, image, name), name)
         if image.mode not in ("1", "L", "P", "I;16", "I;16B"):
@@ -100,13 +106,42 @@ def decode_values(data: bytes, name: str, colours: Colours | None = None) -> np.
                 "one channel of label values (PNG of mode L, P, 1 or I;16)",
                 "save it with 8 or 16 bits without a sign" if numbers else colours_too,
             )
+        tags = getattr(image, "tag_v2", {})
+        if tags.get(TIFF_MEANING) == WHITE_IS_ZERO:
+            raise DataError(
+                f"the label map {name} is a TIFF in which 0 is white, so programs disagree about its values",
+                "a TIFF in which 0 is black, or a PNG file",
+                "save it as PNG, and look at the values",
+            )
+        if SIGNED in tags.get(TIFF_SIGN, ()):
+            raise DataError(f"the label map {name} holds signed numbers", "label values of 8 or 16 bits without a sign")
         values = np.array(image)
     if image.mode == "1":
         return values.astype(np.uint8)
-    if image.mode == "L" and image.format == "PNG" and data[PNG_COLOUR] == GREY:
-        scale = 255 // (2 ** data[PNG_DEPTH] - 1)  # Pillow scales 2 and 4 bits to 0..255
+    if image.mode == "L":
+        scale = 255 // (2 ** _grey_bits(data, image) - 1)  # Pillow scales 2 and 4 bits to 0..255
         return values if scale == 1 else values // scale
     return values.astype(np.uint16) if image.mode == "I;16B" else values
+
+
+def _misread(data: bytes, image: Image.Image) -> str:
+    """A kind of file from which Pillow gives other pixels than those that are stored, or ""."""
+    if image.format == "BMP" and image.mode in BMP_BITS and _bmp_bits(data) != BMP_BITS[image.mode]:
+        return f"a BMP of {_bmp_bits(data)} bits with a short grey palette, which cannot be read"
+    if image.format == "GIF" and image.tile[0].extents != (0, 0, *image.size):
+        return "a GIF whose picture does not fill its area"
+    return ""
+
+
+def _grey_bits(data: bytes, image: Image.Image) -> int:
+    if image.format == "PNG" and data[PNG_COLOUR] == GREY:
+        return data[PNG_DEPTH]
+    return getattr(image, "tag_v2", {}).get(TIFF_DEPTH, (8,))[0]
+
+
+def _bmp_bits(data: bytes) -> int:
+    place = 24 if data[14] == 12 else 28  # the header of OS/2 is shorter
+    return int.from_bytes(data[place : place + 2], "little")
 
 
 def pixels_of(data: bytes, image: Image.Image, name: str) -> np.ndarray:

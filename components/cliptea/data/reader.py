@@ -19,6 +19,7 @@ from cliptea.errors import DataError
 __all__ = ["UNLISTED", "Pair", "Reader"]
 
 READING = 2  # increment it when the same files give other samples
+READING_OTHERS = b"1"  # the same for label maps that are no PNG, so that data sets with PNGs keep their outputs
 UNLISTED = "no list of these splits names them"
 LOOKED_AT = 64  # number of label maps of a split that are checked before the split is read
 
@@ -181,6 +182,8 @@ class Reader(ABC):
                 digest.update(rule.table.tobytes() + rule.origin)
             paths = (path for pair in pairs for path in pair[:2])
             digest.update("".join(f"{split}\0{path}\0{self._state(path)}\n" for path in paths).encode())
+            if not all(pair.labels.lower().endswith((".png", ".json")) for pair in pairs):
+                digest.update(READING_OTHERS)
         return digest.hexdigest()
 
     def _state(self, path: str) -> str:

@@ -148,8 +148,9 @@ def require_labels(sample: Sample, name: str) -> None:
 def _size_in_header(data: bytes, name: str) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            sideways = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
-            return image.size if sideways else (image.height, image.width)
+            turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
+            # Pillow states the size of a TIFF as it is after turning, and that of other formats as it is before.
+            return image.size if turned and image.format != "TIFF" else (image.height, image.width)
     except Exception as error:  # damaged files make Pillow raise almost any error
         raise DataError(
             f"the data set gives no image for {name} ({one_line(error)[:100]})", "an encoded image"

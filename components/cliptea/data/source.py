@@ -64,8 +64,9 @@ class Source:
         if root is None:
             raise DataError("data.root is not set", f"the folder of {holds}", "add --set data.root=FOLDER")
         self._root = root.rstrip("/") if "://" in root else str(Path(root).expanduser())
-        if "://" not in root and not Path(self._root).is_dir():
-            raise DataError(f"data.root={root} is not a folder", f"the folder of {holds}")
+        if "://" not in root and (odd := oddity(self._root)) != "a folder":
+            why = f" ({odd})" if odd else ""
+            raise DataError(f"data.root={root} is not a folder{why}", f"the folder of {holds}")
         self._store: Store = open_store(root if "://" in root else Path(self._root).absolute().as_uri())
         self._holds, self._folders, self._marks = holds, folders, marks
         self._listed: dict[str, Listing] = {}
@@ -150,7 +151,13 @@ class Source:
         others: dict[str, str] = {}
         if isinstance(self._store, FileStore):
             here, start = self._store.path(folder), f"{folder}/" if folder else ""
-            for item in os.scandir(here) if here.is_dir() else ():
+            try:
+                items = [*os.scandir(here)] if here.is_dir() else []
+            except OSError as error:
+                raise DataError(
+                    f"cannot read the folder {here} ({error.strerror or error})", "a folder that you may read"
+                ) from None
+            for item in items:
                 name = item.name
                 try:
                     found = item.stat()

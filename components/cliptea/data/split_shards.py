@@ -27,7 +27,7 @@ from cliptea.errors import DataError
 from cliptea.manifest import Contents
 from cliptea.storage import Store
 
-__all__ = ["NOTHING_SEEN", "hide_unseen", "write_split"]
+__all__ = ["NOTHING_SEEN", "hide_unseen", "left_out_lines", "write_split"]
 
 SHOWN = 5  # names in a line
 NOTHING_SEEN = (
@@ -104,7 +104,7 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
                     f"{len(found.without)} of {found.images} train images show no seen class, so that training has no "
                     f"labels for them: {_first(found.without)}"
                 )
-    problems = warnings + _left_out(left_out) + _problems(catalogue, facts)
+    problems = warnings + left_out_lines(left_out) + _problems(catalogue, facts)
     for problem in problems:
         progress.warn(problem)
     info = {
@@ -127,7 +127,7 @@ def _by_class(found: PartCounts, catalogue: Catalogue) -> dict[str, Any]:
     }
 
 
-def _left_out(found: dict[str, list[str]]) -> list[str]:
+def left_out_lines(found: dict[str, list[str]]) -> list[str]:
     """One line for each reason. What no list of a published data set names is only counted, as that is its protocol."""
     return [
         f"{len(paths)} left out of the data ({why}): {_first(paths)}" for why, paths in found.items() if why != UNLISTED

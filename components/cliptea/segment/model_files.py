@@ -61,6 +61,11 @@ class Description(BaseModel):
     dataset: str = ""  # that it was trained on
     origin: dict[str, str] = {}  # cliptea.version and git.commit of the code that trained it, if known
 
+    @property
+    def had_masks(self) -> list[str]:
+        """The classes with masks in training, also in that of the models that training started from."""
+        return [name for name in self.classes if name not in self.unseen] + self.learned_before
+
     @model_validator(mode="after")
     def _listed(self) -> Description:
         if len(set(self.classes)) < len(self.classes) or not set(self.unseen) <= set(self.classes):

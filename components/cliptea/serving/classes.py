@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from cliptea.names import as_known
 from cliptea.segment.segmenter import ClassSet, Segmenter
 
-__all__ = ["choose_classes"]
+__all__ = ["choose_classes", "text_digests"]
 
 
 def choose_classes(
@@ -41,3 +42,11 @@ def choose_classes(
     rows |= dict(zip(free, embed_names(model, free, text_weights, synonyms).to(model.text_ND.device), strict=True))
     text_ND = torch.stack([rows[name] for name in names])
     return ClassSet(list(names), text_ND, torch.zeros(len(names), device=text_ND.device))
+
+
+def text_digests(classes: ClassSet) -> dict[str, str]:
+    """The sha256 of each class's embedding, as float32 numbers with the first byte last."""
+    rows_ND = classes.text_ND.float().cpu().numpy().astype("<f4")
+    return {
+        name: hashlib.sha256(row_D.tobytes()).hexdigest() for name, row_D in zip(classes.names, rows_ND, strict=True)
+    }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from cliptea.data.colours import class_colour
 from cliptea.evaluation.results import SCORE_NAMES
 from cliptea.messages import printable
 from cliptea.segment.model_files import Description
 from cliptea.segment.segmenter import ClassSet
+from cliptea.serving.classes import text_digests
 from cliptea.serving.export import Exported
 from cliptea.serving.score_file import Measurement
+from cliptea.serving.scores import other_settings
 from cliptea.teacher.templates import list_templates
 
 __all__ = ["model_card"]
@@ -68,6 +71,7 @@ def model_card(
         made: facts about where the model and the bundle come from, by their names.
     """
     measured, fixed = exported.measured, exported.fixed
+    differing = _differences(scores, description, classes, fixed) if scores else []
     agreement = (
         f"Compared with PyTorch on random images, the ONNX file's logits differ by at most "
         f"{exported.parity.difference:.1e}, and {exported.parity.equal:.2%} of pixels have the same class. "
@@ -88,9 +92,9 @@ def model_card(
         "## Use",
         USE.rstrip(),
         "## Classes",
-        _table(("id", "class", "in training", "IoU", "colour"), _classes(description, classes, scores)),
+        _table(("id", "class", "in training", "IoU", "colour"), _classes(description, classes, scores, differing)),
         "## Scores",
-        _scores(scores, classes),
+        _scores(scores, differing),
         "## Origin",
         _table(("fact", ""), _origin(description, classes, made)),
         "## This file and PyTorch",
@@ -108,8 +112,10 @@ def hub_licence(licence: str) -> str:
     return licence.lower() if licence.lower() in HUB_LICENCES else "other"
 
 
-def _classes(description: Description, classes: ClassSet, scores: Measurement | None) -> Iterable[list[str]]:
-    per_class = scores.per_class if scores and _same_classes(scores, classes) else {}
+def _classes(
+    description: Description, classes: ClassSet, scores: Measurement | None, differing: Sequence[str]
+) -> Iterable[list[str]]:
+    per_class = scores.per_class if scores and not differing else {}
     for number, name in enumerate(classes.names):
         if name in description.unseen:
             trained = "unseen: without masks"
@@ -121,22 +127,51 @@ def _classes(description: Description, classes: ClassSet, scores: Measurement | 
         yield [str(number), name, trained, iou, class_colour(number)]
 
 
-def _same_classes(scores: Measurement, classes: ClassSet) -> bool:
-    return {*scores.per_class} == {*classes.names}
+def _differences(
+    scores: Measurement, description: Description, classes: ClassSet, fixed: tuple[int, int] | None
+) -> list[str]:
+    """What was measured otherwise than this folder segments, one sentence each."""
+    found = []
+    if {*scores.per_class} != {*classes.names}:
+        listed = ", ".join(map(_cell, scores.per_class))
+        found.append(f"This was measured with other classes than those above: each pixel got one of {listed}.")
+    else:
+        raised = {name: scores.evaluation.gamma if name in scores.unseen else 0.0 for name in classes.names}
+        own = dict(zip(classes.names, classes.gamma_N.tolist(), strict=True))
+        if not all(math.isclose(raised[name], own[name], rel_tol=1e-6) for name in classes.names):  # own is float32
+            found.append(f"Gamma was {_gammas(raised)}; here it is {_gammas(own)}.")
+        digests = text_digests(classes)
+        if others := [_cell(name) for name in classes.names if scores.text_sha256.get(name) != digests[name]]:
+            found.append(f"The text embeddings of {', '.join(others)} were others.")
+    own_settings = description.evaluation.model_copy(update={"precision": "float32"})
+    for name, values in other_settings(scores.evaluation, own_settings).items():
+        if name != "gamma":
+            here = "" if values["own"] is None else f"; here it is {values['own']}"
+            found.append(f"The {name} of the evaluation was {values['used']}{here}.")
+    if fixed:
+        found.append(f"Images were not fitted into {fixed[0]}x{fixed[1]}, as segment.py does.")
+    return found
 
 
-def _scores(scores: Measurement | None, classes: ClassSet) -> str:
+def _gammas(by_class: Mapping[str, float]) -> str:
+    """Such as "0.5 for cow, zebra"."""
+    raised = {name: gamma for name, gamma in by_class.items() if gamma}
+    return f"{max(raised.values(), key=abs):g} for {', '.join(map(_cell, raised))}" if raised else "0"
+
+
+def _scores(scores: Measurement | None, differing: Sequence[str]) -> str:
     if scores is None:
         return "Unknown. `cliptea evaluate` measures them, and `cliptea bundle --scores FILE` puts them here."
     numbers = ", ".join(f"{shown} {_percent(getattr(scores.scores, name))}" for name, shown in SCORE_NAMES.items())
-    told = f"On {scores.images} val images of {_cell(scores.dataset)}, with a gamma of {scores.gamma:g}: {numbers}. "
-    if _same_classes(scores, classes):
-        return told + "The table above shows the IoU of each class."
-    listed = ", ".join(map(_cell, scores.per_class))
-    return told + (
-        f"This was measured with other classes than those above: each pixel got one of {listed}. With the classes "
-        "above, pixels get other classes, and the scores for those are unknown."
-    )
+    told = [
+        f"On {scores.images} val images of {_cell(scores.dataset)}, with a gamma of {scores.evaluation.gamma:g}: "
+        f"{numbers}. The unseen classes were {', '.join(map(_cell, scores.unseen))}."
+    ]
+    if scores.unseen_with_masks:
+        told.append(f"Of these, training had masks of {', '.join(map(_cell, scores.unseen_with_masks))}.")
+    if not differing:
+        return " ".join([*told, "The table above shows the IoU of each class."])
+    return " ".join([*told, *differing, "So the masks of this folder are others, and their scores are unknown."])
 
 
 def _origin(description: Description, classes: ClassSet, made: Mapping[str, str]) -> Iterable[list[str]]:

@@ -53,14 +53,14 @@ class Source(NamedTuple):
 def find_images(given: Sequence[str | Path], leave_out: str | Path) -> list[Source]:
     """The given files, and all images in the given folders and their subfolders. An s3:// address may be either.
 
-    What else is in the folders is reported in one line for each reason. Named pipes, devices and broken links with the
-    suffix of an image are returned, so that `read_image` rejects them.
+    What else is in the folders is reported in one line for each reason. Subfolders that cannot be read are returned, so
+    that `read_image` rejects them, and so are named pipes, devices and broken links with the suffix of an image.
 
     Args:
         leave_out: a folder with results, which is not searched.
 
     Raises:
-        DataError: a folder contains no images, or a path does not exist.
+        DataError: a folder contains no images, or a path does not exist or cannot be read.
         StorageError: S3 cannot be read.
     """
     found: list[tuple[Photo, Path]] = []  # file, and path for its name
@@ -69,9 +69,16 @@ def find_images(given: Sequence[str | Path], leave_out: str | Path) -> list[Sour
             found += _stored(str(one), str(leave_out).rstrip("/"))
             continue
         path = Path(one)
-        if not path.is_dir():
-            if not path.exists():
-                raise DataError(f"the file or folder {path} does not exist")
+        try:
+            path.stat()
+            searched = path.is_dir()
+            if searched:
+                os.scandir(path).close()
+        except FileNotFoundError:
+            raise DataError(f"the file or folder {path} does not exist") from None
+        except OSError as error:
+            raise DataError(f"cannot read {path} ({error.strerror or error})") from None
+        if not searched:
             found.append((path, Path(path.name)))
             continue
         inside = [(file, file.relative_to(path)) for file in _below(path, Path(leave_out).resolve())]
@@ -94,9 +101,11 @@ def read_image(path: Photo) -> np.ndarray:
     if isinstance(path, StoredPhoto):
         _require_photo(path, path.size)
         return decode_image(path.store.get(path.key), str(path))
-    if odd := oddity(path):  # opening a named pipe would wait forever
-        raise DataError(f"cannot read {path}: it is {odd}", "a file")
     try:
+        if path.is_dir():
+            os.scandir(path).close()
+        if odd := oddity(path):  # opening a named pipe would wait forever
+            raise DataError(f"cannot read {path}: it is {odd}", "a file")
         _require_photo(path, path.stat().st_size)
         data = path.read_bytes()
     except OSError as error:
@@ -147,13 +156,15 @@ def _no_images(folder: object) -> DataError:
 
 
 def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
+    """All image files below the folder, and at the end the folders that cannot be read."""
     left: dict[str, list[str]] = defaultdict(list)
-    for name, folders, files in os.walk(folder):
+    unread: list[OSError] = []
+    for name, folders, files in os.walk(folder, onerror=unread.append):
         here = Path(name)
-        inside = sorted(one for one in folders if (here / one).is_symlink() or (here / one).resolve() != leave_out)
+        inside = sorted(one for one in folders if os.path.islink(here / one) or (here / one).resolve() != leave_out)
         folders[:] = []
         for one in inside:
-            if one.startswith(".") or (here / one).is_symlink():
+            if one.startswith(".") or os.path.islink(here / one):
                 left["hidden" if one.startswith(".") else "a link to a folder"].append(str(here / one))
             else:
                 folders.append(one)
@@ -164,6 +175,7 @@ def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
                 left[why].append(str(here / file))
             else:
                 yield here / file
+    yield from (Path(error.filename) for error in unread)
     _tell_left(left)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from cliptea.config import EvaluationConfig
 from cliptea.errors import ConfigError
 from cliptea.evaluation.results import OptionalScore, Scores
 from cliptea.parse import parse_json, read_text
@@ -20,7 +21,10 @@ class Measurement(BaseModel):
     model_sha256: str  # of its files, see `cliptea.segment.model_files.digest`
     dataset: str
     images: int
-    gamma: float
+    evaluation: EvaluationConfig  # those that decide masks
+    unseen: list[str]  # classes that the data set calls so
+    unseen_with_masks: list[str]  # those of them that had masks in training
+    text_sha256: dict[str, str]  # of the embedding of each class
     scores: Scores
     per_class: dict[str, OptionalScore]  # IoU among all these classes
 

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from cliptea.config import EvaluationConfig
 from cliptea.data.datasets import Dataset
-from cliptea.data.sample import decode_image
+from cliptea.data.sample import decode_image, require_labels
 from cliptea.evaluation.results import Scored
 from cliptea.evaluation.scoring import score_student
 from cliptea.segment.segmenter import ClassSet, Segmenter
+from cliptea.valid_config import validated
 
-__all__ = ["evaluate", "settings_of"]
+__all__ = ["evaluate", "other_settings", "settings_of"]
 
 
-def settings_of(model: Segmenter, given: EvaluationConfig) -> EvaluationConfig:
-    """The settings that a preset or `--set` gives, and for all others those that the model was evaluated with."""
-    chosen = {name: getattr(given, name) for name in given.model_fields_set}
-    return model.description.evaluation.model_copy(update=chosen | {"figures": 0})
+def settings_of(model: Segmenter, given: Mapping[str, Any]) -> EvaluationConfig:
+    """The evaluation settings that the user gives, and for all others those that the model was evaluated with.
+
+    Args:
+        given: from `cliptea.settings.given_settings`.
+
+    Raises:
+        ConfigError: they do not fit together.
+    """
+    own = model.description.evaluation.model_dump()
+    chosen = {name: value for name, value in given.get("evaluation", {}).items() if name != "sets"}
+    return validated({"evaluation": own | chosen | {"figures": 0}}).evaluation
+
+
+def other_settings(used: EvaluationConfig, own: EvaluationConfig) -> dict[str, dict[str, Any]]:
+    """The settings that decide masks and differ: by name, what is `used`, and the model's `own` if it has one."""
+    mine, theirs = used.deciding(), own.deciding()
+    return {name: {"used": value, "own": theirs.get(name)} for name, value in mine.items() if value != theirs.get(name)}
 
 
 def evaluate(
@@ -40,6 +56,7 @@ def evaluate(
 
     def read(name: str) -> tuple[np.ndarray, np.ndarray]:
         sample = dataset.read("val", name)
+        require_labels(sample, name)
         return decode_image(sample.image, name), sample.labels
 
     scored, _ = score_student(

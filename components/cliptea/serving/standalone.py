@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,8 @@ def read_image(file: Path) -> np.ndarray:
     It is turned upright according to EXIF. 16-bit values are reduced to 8 bits, floats are scaled so that the smallest
     is 0 and the largest 255, and transparent pixels are put on white. Only the first image of an animation is used.
     """
-    with Image.open(file, formats=FORMATS) as opened:
+    data = file.read_bytes()  # Pillow maps files into memory, and then turns some TIFFs wrongly
+    with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
         image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I") or image.mode == "F":
             return np.array(Image.fromarray(_grey(np.array(image), image.mode)).convert("RGB"))
@@ -200,28 +203,64 @@ def _shown(text: str) -> str:
 
 
 def _find(paths: Sequence[Path], output: Path) -> dict[str, Path]:
-    """Images by the name of their outputs: the files given, and those in the folders given, without results."""
+    """Images by the name of their outputs: the files given, and those in the folders given, without results.
+
+    Folders below them that cannot be read are among them. What else the folders hold is counted on stderr.
+    """
     found: dict[str, Path] = {}
+    left: Counter[str] = Counter()
     for path in paths:
-        if not path.exists():
-            raise _refusal(f"the file or folder {path} does not exist")
+        try:
+            path.stat()
+            searched = path.is_dir()
+            if searched:
+                os.scandir(path).close()
+        except FileNotFoundError:
+            raise _refusal(f"the file or folder {path} does not exist") from None
+        except OSError as error:
+            raise _refusal(f"cannot read {path} ({error.strerror or error})") from None
         inside = [(path, Path(path.name))]
-        if path.is_dir():
-            inside = [(file, file.relative_to(path)) for file in _images(path) if output not in file.resolve().parents]
+        if searched:
+            every = _images(path, output, left)
+            inside = [(file, file.relative_to(path)) for file in every if output not in file.resolve().parents]
         if not inside:
             raise _refusal(f"the folder {path} contains no images; expected {', '.join(SUFFIXES)}")
         for file, relative in inside:
             found.setdefault(output_name(file, relative, found), file)
+    for why, number in left.items():
+        print(f"{number} left out ({why})", file=sys.stderr)
     return found
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    """All image files in a folder and below that are not hidden: in each folder first its own, then those below."""
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    yield from (path for path in inside if not path.is_dir() and path.suffix.lower() in SUFFIXES)
+def _images(folder: Path, output: Path, left: Counter[str]) -> Iterator[Path]:
+    """All image files in a folder and below that are not hidden: in each folder first its own, then those below.
+
+    A folder that cannot be read is yielded itself.
+
+    Args:
+        output: the folder for results, which is not searched.
+        left: counts what else there is, by the reason why it is left out.
+    """
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError:
+        yield folder
+        return
+    below = []
     for path in inside:
-        if path.is_dir() and not path.is_symlink():
-            yield from _images(path)
+        if path.name.startswith("."):
+            left["hidden"] += 1
+        elif os.path.isdir(path):
+            below.append(path)
+        elif path.suffix.lower() in SUFFIXES:
+            yield path
+        else:
+            left["not an image by its suffix"] += 1
+    for path in below:
+        if path.is_symlink():
+            left["a link to a folder"] += 1
+        elif path.resolve() != output:
+            yield from _images(path, output, left)
 
 
 def _claim(folder: Path, classes: Sequence[str]) -> None:
@@ -261,6 +300,8 @@ def main() -> int:
     colours = model.facts["colours"]
     for name, file in sources.items():
         try:
+            if file.is_dir():
+                os.scandir(file).close()  # its error says why the folder cannot be read
             if not file.is_file():
                 raise OSError("it is not a regular file")
             image_HW3 = read_image(file)

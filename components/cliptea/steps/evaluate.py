@@ -9,7 +9,7 @@ from kfp import dsl
 from pydantic import BaseModel
 
 from cliptea import progress
-from cliptea.config import Config
+from cliptea.config import SERVED, Config
 from cliptea.data.catalogue import Catalogue, names_of
 from cliptea.errors import named
 from cliptea.evaluation.results import METRICS, Inference, ResultRow, Scored, scalars
@@ -28,7 +28,7 @@ from cliptea.models.backbones import licence
 from cliptea.run import Run, Variant
 from cliptea.segment.model_files import TRAINING_FEATURES
 from cliptea.steps.component import step
-from cliptea.steps.speed import SERVED, inputs_of, measure_speed, open_student, speed_output
+from cliptea.steps.speed import inputs_of, measure_speed, open_student, speed_output
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.steps.train import iterations_per_epoch

@@ -136,7 +136,7 @@ def _read(given: str) -> Initial:
         "dim": description.dim,
         "licence": description.licence,
         "setting": description.setting,
-        "seen": [name for name in description.classes if name not in description.unseen] + description.learned_before,
+        "seen": description.had_masks,
     }
     digest = hashlib.sha256(files[WEIGHTS]).hexdigest()
     fp = fingerprint("initial", weights=digest, **info)

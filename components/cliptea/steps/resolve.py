@@ -1,11 +1,13 @@
 """Resolves preset and overrides into a run with its config, data digest and variants. This step is never cached."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kfp import dsl
 
 from cliptea import env, progress, settings, variant_groups
 from cliptea.config import Config
+from cliptea.data.catalogue import Catalogue, known_to
 from cliptea.data.shard_cache import open_cache
 from cliptea.errors import ConfigError, described
 from cliptea.manifest import Output, fingerprint
@@ -13,7 +15,7 @@ from cliptea.names import as_known, visible
 from cliptea.parts import Part
 from cliptea.run import Run, Variant, expand, require_room
 from cliptea.steps.component import step
-from cliptea.steps.initial import put_initial, read_initial
+from cliptea.steps.initial import Initial, put_initial, read_initial
 from cliptea.steps.preflight import check
 from cliptea.storage import open_store
 from cliptea.uses import put_uses
@@ -71,6 +73,7 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "", pa
     others = {name: data_digest(wanted, ["val"]) for name, wanted in sets.items()}
     _check_figures(config, [own.ids("train"), own.ids("val"), *(dataset.ids("val") for dataset in further.values())])
     models = persist(lambda: read_initial((variant.config for variant in variants), catalogue.unseen))
+    _warn_of_masks({name: dataset.catalogue for name, dataset in further.items()}, catalogue, models.values())
     start = {"initial": {name: model.manifest.fingerprint for name, model in models.items()}} if models else {}
     run = Run(
         config=config,
@@ -165,6 +168,17 @@ def _check_figures(config: Config, ids: list[list[str]]) -> None:
             f"names without suffix, such as {', '.join(dict.fromkeys([*ids[1][:2], *ids[0][:1]]))}",
             f"perhaps {', '.join(sorted(stems)[:5])}" if stems else "",
         )
+
+
+def _warn_of_masks(others: Mapping[str, Catalogue], own: Catalogue, initial: Iterable[Initial]) -> None:
+    """Warn of classes with masks in training that a further evaluation set calls unseen."""
+    learned = own.seen + [name for model in initial for name in model.manifest.info["seen"]]
+    for name, catalogue in others.items():
+        if masks := known_to(catalogue.unseen, learned):
+            progress.warn(
+                f"evaluation.sets.{name} calls {', '.join(masks)} unseen, but training has masks of "
+                f"{'this class' if len(masks) == 1 else 'these classes'}, so its unseen mIoU and hIoU say too much"
+            )
 
 
 def _sweep() -> None:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from cliptea import progress
-from cliptea.config import Config
+from cliptea.config import SERVED, Config
 from cliptea.errors import named
 from cliptea.manifest import Contents, Manifest, Output, fingerprint, read_object
 from cliptea.storage import Store
@@ -11,9 +11,7 @@ from cliptea.storage import Store
 if TYPE_CHECKING:
     from cliptea.models.student import Student
 
-__all__ = ["SERVED", "inputs_of", "measure_speed", "open_student", "speed_output"]
-
-SERVED = {"scale", "divisor", "mode", "window", "stride", "precision"}  # evaluation settings that a model is used with
+__all__ = ["inputs_of", "measure_speed", "open_student", "speed_output"]
 
 
 def speed_output(config: Config, text: Manifest, trained: Manifest) -> Output:

@@ -1,6 +1,8 @@
 """Label PNGs of every mode: the values that were written, or one line that says why not."""
 
+import contextlib
 import io
+import itertools
 import struct
 import zlib
 
@@ -146,3 +148,97 @@ def test_colour_map_is_that_of_the_development_kit():
     image = Image.fromarray(np.array([list(known.values())], dtype=np.uint8))
     colours = Colours([(red << 16) + (green << 8) + blue for red, green, blue in voc_colours().tolist()], "colours")
     np.testing.assert_array_equal(decode_values(encoded(image), "x.png", colours), values)
+
+
+def packed(values, bits):
+    """The rows of values of some bits each, with the first value in the highest bits of a byte."""
+    ones = (values[..., None].astype(int) >> np.arange(bits)[::-1]) & 1
+    return np.packbits(ones.reshape(len(values), -1).astype(np.uint8), axis=1).tobytes()
+
+
+def tiff(values, bits, meaning=1, order="<", fill=1, compression=1, sign=1):
+    """A TIFF of one strip, with a palette if `meaning` is 3. The bits of each byte are reversed if `fill` is 2."""
+    height, width = values.shape
+    data = values.astype(f"{order}u2").tobytes() if bits == 16 else packed(values, bits)
+    data = zlib.compress(data) if compression == 8 else data
+    if fill == 2:
+        data = np.packbits(np.unpackbits(np.frombuffer(data, np.uint8)), bitorder="little").tobytes()
+    colours = np.random.default_rng(0).integers(0, 1 << 16, 3 << bits, dtype=np.uint16).astype(f"{order}u2").tobytes()
+    tags = {256: width, 257: height, 258: bits, 259: compression, 262: meaning, 266: fill, 273: 0, 277: 1, 278: height}
+    tags |= {279: len(data), 320: 0, 339: sign}
+    if meaning != 3:
+        del tags[320]
+    start = 8 + 2 + 12 * len(tags) + 4  # of what follows the tags
+    tags |= {273: start} | ({320: start + len(data)} if meaning == 3 else {})
+    entries = b"".join(
+        struct.pack(f"{order}HHII", tag, 3, 3 << bits, value)
+        if tag == 320
+        else struct.pack(f"{order}HHII", tag, 4, 1, value)
+        for tag, value in sorted(tags.items())
+    )
+    head = struct.pack(f"{order}2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(tags))
+    return head + entries + bytes(4) + data + (colours if meaning == 3 else b"")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
+@pytest.mark.parametrize("meaning", [1, 3])  # black is zero, or a palette
+def test_a_tiff_keeps_its_values_or_is_refused(bits, meaning):
+    values = np.random.default_rng(bits).integers(0, 1 << bits, (9, 13), dtype=np.uint16)
+    read = set()
+    for order, fill, compression in itertools.product("<>", (1, 2), (1, 8)):
+        with contextlib.suppress(DataError):
+            found = decode_values(tiff(values, bits, meaning, order, fill, compression), "x.tif")
+            np.testing.assert_array_equal(found, values)
+            read.add((order, fill, compression))
+    usual = set() if meaning == 3 and bits > 8 else {("<", 1, 1)} if bits == 12 else {("<", 1, 1), (">", 1, 1)}
+    assert read >= usual
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_tiff_in_which_zero_is_white_is_refused(bits):
+    values = np.random.default_rng(bits).integers(0, 1 << bits, (9, 13), dtype=np.uint16)
+    with pytest.raises(DataError, match=r"^the label map x\.tif is a TIFF in which 0 is white, so .*; save it as PNG"):
+        decode_values(tiff(values, bits, meaning=0), "x.tif")
+
+
+def test_a_tiff_of_signed_or_lossy_values_is_refused():
+    with pytest.raises(DataError, match=r"x\.tif holds signed numbers"):
+        decode_values(tiff(VALUES, 8, sign=2), "x.tif")
+    with pytest.raises(DataError, match=r"x\.tif is a JPEG in a TIFF, which alters label values"):
+        decode_values(encoded(Image.fromarray(VALUES), "TIFF", compression="jpeg"), "x.tif")
+
+
+def bmp(values, bits, colours):
+    rows = [packed(row[None], bits) for row in values[::-1]]
+    data = b"".join(row + bytes(-len(row) % 4) for row in rows)
+    table = b"".join(bytes([blue, green, red, 0]) for red, green, blue in colours)
+    header = struct.pack("<IiiHHIIiiII", 40, *values.shape[::-1], 1, bits, 0, len(data), 0, 0, len(colours), 0)
+    start = 14 + len(header) + len(table)
+    return struct.pack("<2sIHHI", b"BM", start + len(data), 0, 0, start) + header + table + data
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_a_bmp_keeps_its_values_or_is_refused(bits):
+    read = []
+    for number in {2, 3, 1 << bits} - ({3} if bits == 1 else set()):
+        values = np.random.default_rng(number).integers(0, number, (9, 13), dtype=np.uint8)
+        ramp = np.arange(number)
+        for greys in (ramp, ramp[::-1], ramp * 255 // (number - 1)):
+            for blue in (0, 1):
+                data = bmp(values, bits, [(grey, grey, grey ^ blue) for grey in greys.tolist()])
+                try:
+                    found = decode_values(data, "x.bmp")
+                except DataError as error:
+                    assert "a BMP of" in str(error)  # noqa: PT017
+                    continue
+                np.testing.assert_array_equal(found, values)
+                read.append(number)
+    assert len(read) >= {1: 6, 4: 12, 8: 16}[bits]
+
+
+def test_a_gif_whose_picture_is_smaller_than_its_area_is_refused():
+    data = bytearray(encoded(Image.fromarray(VALUES), "GIF"))
+    np.testing.assert_array_equal(decode_values(bytes(data), "x.gif"), VALUES)
+    data[6:8] = struct.pack("<H", 20)
+    with pytest.raises(DataError, match=r"x\.gif is a GIF whose picture does not fill its area"):
+        decode_values(bytes(data), "x.gif")

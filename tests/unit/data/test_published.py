@@ -116,7 +116,7 @@ def test_a_root_without_the_data_set_says_where_it_looked(tmp_path):
     for folder in ("", "/VOC2012", "/VOCdevkit/VOC2012"):
         assert f"{tmp_path}{folder}/ImageSets/Segmentation" in str(caught.value)
     assert list(tmp_path.iterdir()) == [tmp_path / "VOC2012"]
-    with pytest.raises(DataError, match="is not a folder; expected the folder of PASCAL VOC 2012"):
+    with pytest.raises(DataError, match=r"is not a folder \(missing\); expected the folder of PASCAL VOC 2012"):
         opened(voc12, tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
     with pytest.raises(DataError, match=r"data\.root is not set"):

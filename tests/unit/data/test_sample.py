@@ -205,14 +205,25 @@ def test_only_one_module_decodes_images():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_labels_have_the_size_of_the_upright_image(orientation):
-    buffer, exif = io.BytesIO(), Image.Exif()
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}), ("PNG", {}), ("WEBP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("GIF", None),
+        ("BMP", None),
+    ],
+)  # fmt: skip
+def test_labels_have_the_size_of_the_upright_image(kind, options, orientation):
+    exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.new("RGB", (7, 5)).save(buffer, "JPEG", exif=exif)
-    height, width = decode_image(buffer.getvalue(), "a").shape[:2]
-    require_labels(Sample(buffer.getvalue(), "jpg", np.zeros((height, width), np.uint8)), "a")
-    with pytest.raises(DataError, match=rf"expected a numpy array uint8 \({height}, {width}\)"):
-        require_labels(Sample(buffer.getvalue(), "jpg", np.zeros((width, height), np.uint8)), "a")
+    for mode in ("RGB", "L"):
+        image = Image.new(mode, (7, 5))
+        data = as_bytes(image, kind) if options is None else as_bytes(image, kind, exif=exif, **options)
+        height, width = decode_image(data, "a").shape[:2]
+        sideways = options is not None and orientation > 4
+        assert (height, width) == ((7, 5) if sideways else (5, 7))
+        require_labels(Sample(data, kind.lower(), np.zeros((height, width), np.uint8)), "a")
+        with pytest.raises(DataError, match=rf"expected a numpy array uint8 \({height}, {width}\)"):
+            require_labels(Sample(data, kind.lower(), np.zeros((width, height), np.uint8)), "a")
 
 
 def test_what_is_no_image_has_no_labels():

@@ -7,8 +7,9 @@ import pytest
 from miniatures import coco_stuff164k, folder, pascal_context, voc12
 
 from cliptea.config import DataConfig
-from cliptea.data import source
+from cliptea.data import reader, source
 from cliptea.data.datasets import open_dataset
+from cliptea.errors import DataError
 from cliptea.storage import Entry
 
 
@@ -75,3 +76,28 @@ def test_errors_name_the_uri(tmp_path, monkeypatch):
     monkeypatch.setattr(source, "open_store", lambda uri: Remote(tmp_path))
     with pytest.raises(Exception, match=r"s3://bucket/raw/labels/val/val0\.png is missing"):
         open_dataset(DataConfig(dataset="folder", root="s3://bucket/raw/")).read("val", "val0")
+
+
+def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, closed):
+    folder(tmp_path)
+    closed("labels/val")
+    with pytest.raises(DataError, match=r"cannot read the folder .*/labels/val \(Permission denied\); expected"):
+        open_dataset(DataConfig(dataset="folder", root=str(tmp_path))).ids("val")
+
+
+def test_label_maps_that_are_no_png_have_a_version_of_reading_of_their_own(tmp_path, monkeypatch):
+    folder(tmp_path)
+    config = DataConfig(dataset="folder", root=str(tmp_path))
+
+    def digests():
+        found = [open_dataset(config).digest()]
+        monkeypatch.setattr(reader, "READING_OTHERS", b"another")
+        found.append(open_dataset(config).digest())
+        monkeypatch.undo()
+        return found
+
+    first, second = digests()
+    assert first == second
+    (tmp_path / "labels/val/val0.png").rename(tmp_path / "labels/val/val0.TIF")
+    first, second = digests()
+    assert first != second

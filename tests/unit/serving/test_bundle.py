@@ -18,6 +18,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cliptea.segment.segmenter import open_segmenter
+from cliptea.serving.classes import text_digests
+from cliptea.serving.export import Exported
+from cliptea.serving.measured import Measured
+from cliptea.serving.model_card import model_card
+from cliptea.serving.parity import Parity
+from cliptea.serving.score_file import Measurement
 from cliptea_pipeline.cli import app
 
 # Runs a script where only the standard library, NumPy, Pillow and onnxruntime can be imported.
@@ -182,8 +188,10 @@ def scored(model_folder, tmp_path):
     described |= {"dataset": "meadow", "origin": {"git.commit": "c0ffee"}, "licence": "MIT"}
     (folder / "model.json").write_text(json.dumps(described))
     scores = {"pAcc": 0.9, "miou_seen": 0.8, "miou_unseen": 0.5, "hiou": None}
-    found = {"model": "models:/m/1", "dataset": "a|b", "images": 12, "gamma": 0.02, "scores": scores, "sweep": {}}
-    found["model_sha256"] = open_segmenter(folder).sha256
+    found = {"model": "models:/m/1", "dataset": "a|b", "images": 12, "scores": scores, "sweep": {}}
+    model = open_segmenter(folder)
+    found |= {"model_sha256": model.sha256, "evaluation": model.description.evaluation.deciding()}
+    found |= {"text_sha256": text_digests(model.known()), "unseen_with_masks": []}
     per_class = {"sky": 0.75, "grass": 0.25, "cow": 0.5, "zebra": None}
     file.write_text(json.dumps(found | {"unseen": ["zebra"], "per_class": per_class}))
     return folder, file
@@ -191,7 +199,7 @@ def scored(model_folder, tmp_path):
 
 def test_the_card_has_scores_and_origin_if_they_are_known(scored, tmp_path):
     folder, file = scored
-    arguments = ("bundle", "--model", folder, "--scores", file, "--size", "64x64", "-o", tmp_path / "out")
+    arguments = ("bundle", "--model", folder, "--scores", file, "-o", tmp_path / "out")
     answer = call(*arguments)
     assert answer.exit_code == 0, answer.output
     card = (tmp_path / "out/README.md").read_text()
@@ -200,14 +208,58 @@ def test_the_card_has_scores_and_origin_if_they_are_known(scored, tmp_path):
     assert "| 1 | grass | seen: with masks | 25.0% |" in card
     assert "| 3 | zebra | unseen: without masks | no pixels |" in card
     assert "On 12 val images of a\\|b, with a gamma of 0.02: hIoU no pixels, unseen mIoU 50.0%, " in card
-    assert "seen mIoU 80.0%, pAcc 90.0%. " in card
+    assert "seen mIoU 80.0%, pAcc 90.0%. The unseen classes were zebra. The table above shows the IoU of" in card
     for fact in (
         "| training data | meadow |",
         "| commit of cliptea that trained it | c0ffee |",
         "started from | MIT |",
     ):
         assert fact in card
-    assert "only takes images of 64x64" in card
+
+
+MEASURED = Measured("random images", 1.0, 0.0, 1.0, 1.0, (64, 64), 1, "a processor")
+
+
+def card(folder, file, names=None, fixed=None, **changed):
+    """The model card of a bundle, with scores in which something is changed."""
+    model = open_segmenter(folder)
+    found = json.loads(file.read_text())
+    for name, value in changed.items():
+        found[name] = found[name] | value if isinstance(value, dict) else value
+    scores = Measurement.model_validate(found)
+    return model_card(model.description, model.known(names), Exported(fixed, Parity(0.0, 1.0), MEASURED), scores, {})
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"evaluation": {"scale": [48, 32]}}, "The scale of the evaluation was [48, 32]; here it is [96, 64]."),
+        ({"evaluation": {"precision": "bfloat16"}}, "was bfloat16; here it is float32."),
+        ({"evaluation": {"divisor": 64}}, "The divisor of the evaluation was 64; here it is 32."),
+        (
+            {"evaluation": {"mode": "slide", "window": 64, "stride": 40}},
+            "The mode of the evaluation was slide; here it is whole. The window of the evaluation was 64.",
+        ),
+        ({"evaluation": {"gamma": 0.3}}, "Gamma was 0.3 for zebra; here it is 0.02 for zebra."),
+        ({"unseen": ["cow"]}, "Gamma was 0.02 for cow; here it is 0.02 for zebra."),
+        ({"text_sha256": {"cow": "0" * 64}}, "The text embeddings of cow were others."),
+        ({"fixed": (64, 64)}, "Images were not fitted into 64x64, as segment.py does."),
+    ],
+)
+def test_what_was_measured_otherwise_is_said_and_hides_the_iou_of_classes(scored, changed, said):
+    assert "| seen: with masks | 75.0% |" in card(*scored)
+    assert "| seen: with masks | 75.0% |" in card(*scored, names=["zebra", "sky", "cow", "grass"])  # another order
+    text = card(*scored, **changed)
+    assert said in text
+    assert "So the masks of this folder are others, and their scores are unknown." in text
+    assert "| seen: with masks | unknown |" in text
+    assert "75.0%" not in text
+
+
+def test_the_card_names_unseen_classes_that_had_masks(scored):
+    assert "training had masks" not in card(*scored)
+    text = card(*scored, unseen=["cow", "zebra"], unseen_with_masks=["cow"])
+    assert "The unseen classes were cow, zebra. Of these, training had masks of cow." in text
 
 
 def test_scores_of_more_classes_are_not_shown_as_those_of_the_bundle(scored, tmp_path):

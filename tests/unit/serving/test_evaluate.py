@@ -7,7 +7,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cliptea.data.sample import decode_image
+from cliptea.data.catalogue import Catalogue
+from cliptea.data.sample import Sample, decode_image, encode_png
+from cliptea.errors import ConfigError, DataError
+from cliptea.serving.classes import text_digests
+from cliptea.serving.score_file import read_scores
+from cliptea.serving.scores import evaluate, other_settings, settings_of
+from cliptea.settings import given_settings, presets
 from cliptea_pipeline.cli import app
 
 
@@ -31,8 +37,7 @@ def data(tmp_path, model):
 
 
 def call(*arguments):
-    same = ("--set", "evaluation.scale=[96, 64]")  # as of the model, because the preset has another one
-    return CliRunner().invoke(app, ["evaluate", "--preset", "folder", *same, *map(str, arguments)])
+    return CliRunner().invoke(app, ["evaluate", "--preset", "folder", *map(str, arguments)])
 
 
 def reference(model, root, gamma):
@@ -58,7 +63,16 @@ def test_scores_are_those_of_the_masks(data, model, model_folder, tmp_path, sett
     answer = call("--model", model_folder, "--set", f"data.root={data}", *settings, "-o", file)
     assert answer.exit_code == 0, answer.output
     found = json.loads(file.read_text())
-    assert (found["images"], found["gamma"]) == (3, gamma)
+    assert found["images"] == 3
+    own = {"scale": [96, 64], "divisor": 32, "mode": "whole", "precision": "float32"}
+    assert found["evaluation"] == own | {"gamma": gamma}  # and not the scale of the preset
+    assert found["other_settings"] == ({} if gamma == 0.02 else {"gamma": {"used": 0.3, "own": 0.02}})
+    assert ("evaluation.gamma is 0.3; the model's own is 0.02" in answer.output) == (gamma == 0.3)
+    assert "evaluation.scale" not in answer.output
+    read = read_scores(file)
+    known = text_digests(model.known())
+    assert (read.evaluation.scale, read.evaluation.gamma) == ((96, 64), gamma)
+    assert read.text_sha256 == {name: known[name] for name in found["per_class"]}
     assert found["per_class"] == pytest.approx(reference(model, data, gamma))
     unseen = np.mean([found["per_class"][name] for name in found["unseen"]])
     assert found["scores"]["miou_unseen"] == pytest.approx(unseen)
@@ -74,3 +88,47 @@ def test_what_cannot_be_scored_is_one_line(data, model_folder, tmp_path):
     assert answer.exit_code == 1
     assert "labels/val/1.png" in answer.output
     assert not (tmp_path / "scores.json").exists()
+
+
+def test_a_file_of_the_users_own_changes_settings_and_the_preset_in_it_does_not(model, model_folder, tmp_path):
+    (tmp_path / "own.yaml").write_text("preset: folder\nevaluation: {mode: slide, window: 64, stride: 32}\n")
+    given = given_settings("own.yaml", ["evaluation.batch_size=3"], (tmp_path / "own.yaml").read_text())
+    used = settings_of(model, given)
+    assert (used.scale, used.mode, used.window, used.batch_size) == ((96, 64), "slide", 64, 3)
+    assert other_settings(used, model.description.evaluation) == {
+        "mode": {"used": "slide", "own": "whole"},
+        "window": {"used": 64, "own": None},
+        "stride": {"used": 32, "own": None},
+    }
+    with pytest.raises(ConfigError, match=r"stride is 32 with windows of 16: expected no gap"):
+        settings_of(model, {"evaluation": {"window": 16, "stride": 32}})
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_no_preset_changes_the_settings_of_a_model(model, preset):
+    assert other_settings(settings_of(model, given_settings(preset, [])), model.description.evaluation) == {}
+
+
+def test_what_is_left_out_and_unseen_classes_that_had_masks_are_told(data, model_folder, tmp_path):
+    described = json.loads((data / "classes.json").read_text())
+    (data / "classes.json").write_text(json.dumps(described | {"unseen": ["zebra", "cow"]}))
+    (data / "images/val/more").mkdir()
+    (data / "images/val/note.txt").touch()
+    file = tmp_path / "scores.json"
+    answer = call("--model", model_folder, "--set", f"data.root={data}", "-o", file)
+    assert answer.exit_code == 0, answer.output
+    assert "warning: 1 left out of the data (sub-folders are not searched): images/val/more" in answer.output
+    assert "images/val/note.txt" in answer.output
+    assert "warning: the data set calls cow unseen, but the model had masks of this class in training" in answer.output
+    assert json.loads(file.read_text())["unseen_with_masks"] == ["cow"]
+
+
+def test_labels_of_another_size_from_a_data_set_of_ones_own_are_refused(model):
+    class Own:
+        catalogue = Catalogue(classes=model.description.classes, unseen=["zebra"])
+
+        def read(self, split, name):
+            return Sample(encode_png(np.zeros((8, 9, 3), np.uint8)), "png", np.zeros((9, 8), np.uint8))
+
+    with pytest.raises(DataError, match=r"gives labels of the form uint8 \(9, 8\) for the image a"):
+        evaluate(model, Own(), ["a"], model.known(), model.description.evaluation, "own")

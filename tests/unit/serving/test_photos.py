@@ -135,3 +135,16 @@ def test_what_a_folder_leaves_out_is_told(tmp_path, capsys):
     assert "1 left out (a link to a folder): " in told
     assert all(name in told for name in ("notes.txt", "b.heic", "._a.png", ".cache", "again"))
     assert "masks" not in told
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_and_the_others_are_found(tmp_path, closed):
+    for name in ("a.png", "shut/b.png", "sub/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    closed("shut")
+    found = find_images([tmp_path], tmp_path / "out")
+    assert [source.path.relative_to(tmp_path) for source in found] == [Path("a.png"), Path("sub/c.png"), Path("shut")]
+    with pytest.raises(DataError, match=r"cannot read .*/shut \(Permission denied\)$"):
+        read_image(found[-1].path)
+    with pytest.raises(DataError, match=r"cannot read .*/shut \(Permission denied\)$"):
+        find_images([tmp_path, tmp_path / "shut"], tmp_path / "out")

@@ -289,6 +289,14 @@ def test_a_folder_of_predictions_of_an_earlier_version_is_used_again(photos, mod
     assert (output / "cliptea.json").exists()
 
 
+def test_a_subfolder_that_cannot_be_read_gets_a_line_and_the_others_are_done(photos, model_folder, tmp_path, closed):
+    closed("photos/sub")
+    answer = call(photos, "--model", model_folder, "-o", tmp_path / "out")
+    assert answer.exit_code == 1
+    assert f"error: cannot read {photos / 'sub'} (Permission denied)" in answer.output
+    assert [file.name for file in (tmp_path / "out/masks").iterdir()] == ["a.png"]
+
+
 def test_a_named_pipe_gets_a_line_and_is_not_waited_for(photos, model_folder, tmp_path):
     os.mkfifo(photos / "pipe.png")
     answer = call(photos, "--model", model_folder, "-o", tmp_path / "out")

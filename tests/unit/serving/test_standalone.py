@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -98,6 +99,45 @@ def test_results_only_go_to_a_folder_of_their_own(tmp_path):
     assert [path.name for path in (tmp_path / "labels").iterdir()] == ["masks"]
 
 
+def test_what_it_leaves_out_is_counted(tmp_path, capsys):
+    for name in ("a.png", "b.txt", "c.heic", ".d.png", "sub/e.png", "sub/f.md", "out/classes.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert list(standalone._find([tmp_path], tmp_path / "out")) == ["a", "sub/e"]
+    told = capsys.readouterr().err.splitlines()
+    assert sorted(told) == [
+        "1 left out (a link to a folder)",
+        "1 left out (hidden)",
+        "3 left out (not an image by its suffix)",
+    ]
+
+
+def test_a_folder_that_cannot_be_read_is_a_line_and_the_others_are_done(tmp_path, monkeypatch, capsys, closed):
+    for name in ("in/a.png", "in/shut/b.png", "shut/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+
+    class Model:
+        facts = MappingProxyType({"classes": ["sky"], "colours": [[0, 0, 0]]})
+
+        def mask(self, image_HW3):
+            return np.zeros(image_HW3.shape[:2], np.uint8)
+
+    monkeypatch.setattr(standalone, "Model", Model)
+    monkeypatch.chdir(tmp_path)
+    closed("shut")
+    monkeypatch.setattr(sys, "argv", ["segment.py", "in", "-o", "out"])
+    assert standalone.main() == 1
+    said = capsys.readouterr()
+    assert said.out == "wrote masks and overlays of 1 image to out\n"
+    assert said.err.startswith("error: cannot segment in/shut ([Errno 13] Permission denied")
+    assert said.err.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", ["segment.py", "in", "shut", "-o", "out"])
+    with pytest.raises(SystemExit, match=r"^error: cannot read shut \(Permission denied\)$"):
+        standalone.main()
+
+
 def kinds():
     """Encoded images of all modes that photos have."""
     ramp = Image.linear_gradient("L").resize((60, 40))
@@ -116,18 +156,48 @@ def kinds():
         ("turned", clear.convert("RGB"), "JPEG", {"exif": turned}),
         ("moving", ramp, "GIF", {"save_all": True, "append_images": [ramp.rotate(90)]}),
     ):
-        stream = io.BytesIO()
-        image.save(stream, kind, **options)
-        yield pytest.param(stream.getvalue(), id=name)
+        yield pytest.param(encoded(image, kind, **options), id=name)
+    grey_of_16_bits = Image.fromarray(deep.astype(np.uint16))
+    for image in (
+        ramp.convert("1"), ramp, clear.convert("P"), Image.merge("LA", clear.split()[:2]), clear.convert("RGB"), clear,
+        clear.convert("CMYK"), clear.convert("RGB").convert("YCbCr"), grey_of_16_bits,
+        Image.frombytes("I;16B", (60, 40), deep.astype(">u2").tobytes()), Image.fromarray(deep.astype(np.int32)),
+        Image.fromarray(deep.astype(np.float32)),
+    ):  # fmt: skip
+        for compression in (None, "tiff_lzw"):
+            yield pytest.param(turned_tiff(image, compression), id=f"turned-{image.mode}-{compression}")
+
+
+def encoded(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def turned_tiff(image, compression):
+    """The encoded TIFFs of all orientations."""
+    exif = Image.Exif()
+    found = []
+    for exif[0x0112] in range(1, 9):
+        found.append(encoded(image, "TIFF", exif=exif, compression=compression))
+    return found
 
 
 @pytest.mark.parametrize("data", kinds())
 def test_it_reads_images_as_training_does(data, tmp_path):
-    file = tmp_path / "photo"
+    if isinstance(data, list):
+        shapes = [same_as_training(one, tmp_path / "photo") for one in data]
+        assert shapes == [(40, 60, 3)] * 4 + [(60, 40, 3)] * 4
+    else:
+        same_as_training(data, tmp_path / "photo")
+
+
+def same_as_training(data, file):
     file.write_bytes(data)
     found = standalone.read_image(file)
     assert found.dtype == np.uint8
-    assert (found == decode_image(data, "photo")).all()
+    np.testing.assert_array_equal(found, decode_image(data, "photo"))
+    return found.shape
 
 
 def test_it_refuses_values_that_are_no_colours_as_training_does(tmp_path):

@@ -159,3 +159,14 @@ def test_on_a_cluster_a_share_needs_room(started, monkeypatch):
     with pytest.raises(ConfigError, match=r"4 students .* too many for one run .* cliptea submit --split 2;"):
         started()
     assert [len(started(part=part).variants) for part in ("1/2", "2/2")] == [2, 2]
+
+
+def test_a_further_set_whose_unseen_classes_have_masks_in_training_is_warned_of(started, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "farm_with_masks.py").write_text(FARM)
+    own = ["data.dataset=farm_with_masks:Farm", "evaluation.sets.other.dataset=farm_with_masks:Farm"]
+    started(*own)
+    assert "say too much" not in (tmp_path / "events").read_text()
+    started(*own, "evaluation.sets.other.unseen=[sky]")
+    said = "evaluation.sets.other calls sky unseen, but training has masks of this class"
+    assert said in (tmp_path / "events").read_text()

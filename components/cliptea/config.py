@@ -196,7 +196,7 @@ class MethodConfig(Section):
     bank_iterations: Count = 24  # iterations whose CLS tokens are kept as further negatives of L_global
     bank_tokens: Count | None = None  # size of the bank in tokens instead of iterations
     pseudo: bool = True  # the Pixel Learning Module's pseudo classes
-    pseudo_scope: Literal["image", "batch"] = "image"
+    pseudo_scope: Literal["image", "batch"] = "image"  # a pixel is compared with the regions of its image, or of all
     clustering: ClusteringConfig = ClusteringConfig()  # of the regions
     # Table 5; region is not in the paper: it starts from CLIP's embedding of each region
     generator: Literal["transformer_decoder", "mlp", "original", "region"] = "transformer_decoder"

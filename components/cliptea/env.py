@@ -123,7 +123,8 @@ OMP_NUM_THREADS = Variable(
 WEBHOOK = Variable(
     "CLIPTEA_WEBHOOK",
     "an address that is notified when a run ends, by a POST of JSON: `text`, `job_id`, `state` (SUCCEEDED, FAILED, "
-    "CANCELED or SKIPPED), `error`, `mlflow_run_id`; not when Ctrl-C stops a run on one machine; it is treated as a secret",
+    "CANCELED or SKIPPED), `error`, `mlflow_run_id`; not when Ctrl-C stops a run on one machine; it is treated as a "
+    "secret",
     "none",
 )
 KFP_URL = Variable("CLIPTEA_KFP_URL", "the address of the user interface of Pipelines, for a link from MLflow", "none")

@@ -148,8 +148,8 @@ def schedule(
     cron: Annotated[
         str | None,
         typer.Option(
-            help="Create a schedule. Cron expression of six fields, seconds first: '0 0 3 * * 0' means Sundays at 3 am; "
-            "or @daily, @weekly or @every 12h."
+            help="Create a schedule. Cron expression of six fields, seconds first: '0 0 3 * * 0' means Sundays at "
+            "3 am. Or @daily, @weekly, @every 12h."
         ),
     ] = None,
     name: Annotated[

@@ -72,8 +72,8 @@ class WorldConfig(Section):
     """The demo world: rendered scenes and the images that its teacher learns from."""
 
     size: Annotated[int, Field(ge=32, le=4096, multiple_of=8)] = 64  # height and width of a scene, pixels
-    train_scenes: Positive = 800
-    val_scenes: Positive = 200
+    train_scenes: Positive = 800  # number of training images
+    val_scenes: Positive = 200  # number of val images
     canvases: Few = 6  # textures per class, different ones for the teacher, the train and the val scenes
 
 
@@ -86,7 +86,7 @@ class DataConfig(Section):
     synonyms: Synonyms = {}  # for the text features; a class that is not listed has its own name alone
     max_bad: Annotated[int, Field(ge=0, le=10_000)] = 0  # images that are left out because they cannot be used
     shard_mib: Annotated[int, Field(ge=1, le=1 << 14)] = 64  # a shard is closed when it reaches this size
-    world: WorldConfig = WorldConfig()
+    world: WorldConfig = WorldConfig()  # of the demo
 
     @property
     def name(self) -> str:
@@ -100,10 +100,10 @@ class PretrainConfig(Section):
     detail_iterations: Positive = 300  # first on close-ups: crops a quarter of a scene wide, most of it a single class
     crop_iterations: Positive = 120  # then on crops half as wide as a scene
     scene_iterations: Count = 40  # and finally on whole scenes
-    detail_batch: Batch = 128
-    crop_batch: Batch = 64
-    scene_batch: Batch = 24
-    lr: Factor = 1.5e-3
+    detail_batch: Batch = 128  # close-ups in an iteration
+    crop_batch: Batch = 64  # larger crops in an iteration
+    scene_batch: Batch = 24  # scenes in an iteration
+    lr: Factor = 1.5e-3  # learning rate
     scenes: Positive = 3000  # number of rendered scenes, from which all crops are taken
     cone: Weight = 1.8  # length of a constant that is added to all text features, relative to their mean length
 
@@ -117,14 +117,14 @@ class TeacherConfig(Section):
     text_features: str | None = None  # .npy file with the text features of the classes; None: use the text tower
     views: Annotated[int, Field(ge=1, le=10_000)] = 1  # deterministic scale-and-crop views of each training image
     base_scale: Size = (2048, 512)  # long and short edge that an image is fitted into before the ratio is applied
-    ratio_range: tuple[Ratio, Ratio] = (0.5, 2.0)
-    crop: Pixels = 512
+    ratio_range: tuple[Ratio, Ratio] = (0.5, 2.0)  # an image is scaled by a ratio between these
+    crop: Pixels = 512  # height and width of a view, pixels; a multiple of the teacher's patch
     cat_max_ratio: Fraction = 0.75  # a crop is drawn again if one class covers this share of its labelled pixels
-    batch_size: Batch = 16
+    batch_size: Batch = 16  # views that CLIP processes at once
     keep_dense: bool = True  # store dense tokens, so that new clustering settings do not need CLIP
     num_workers: Few = 1  # CLIP processes on one machine, which share its GPUs
     compile: bool = False  # compile CLIP's image tower with torch.compile
-    pretrain: PretrainConfig = PretrainConfig()
+    pretrain: PretrainConfig = PretrainConfig()  # of the demo's CLIP
 
     @property
     def source(self) -> WeightsSource:
@@ -146,14 +146,15 @@ class ClusteringConfig(Section):
     # of CLIP's last block: its output as in the paper, its values (MaskCLIP), these without their mean, or its keys
     tokens: Literal["dense", "value", "value_centred", "key"] = "dense"
     partition: Literal["kmeans", "normalised_cut"] = "kmeans"  # normalised_cut is not in the paper
+    # K-means starts from the means of windows: `sliding` ones of these sizes in tokens, or so many cells along an edge
     seed_mode: Literal["sliding", "grid"] = "sliding"
     windows: Annotated[tuple[Few, ...], Field(max_length=16)] = (3, 7)
-    rounds: Few = 10
-    fusion_threshold: Fraction = 0.8  # lambda
+    rounds: Few = 10  # of K-means, at most
+    fusion_threshold: Fraction = 0.8  # lambda: clusters whose cosine reaches it are fused
     cut_sigma: Factor = 0.2  # the weight of two tokens falls with exp((cosine - 1) / sigma)
     cut_radius: Factor = 0.25  # and with their distance, relative to the side of the grid
     cut_threshold: Annotated[float, Field(ge=0, le=2)] = 0.5  # a part that costs less is cut in two
-    max_regions: Annotated[int, Field(ge=1, le=64)] = 32
+    max_regions: Annotated[int, Field(ge=1, le=64)] = 32  # of a view; the largest are kept
     # CLIP's embedding of each region, for the variants that need it: from pictures of the region, or from a CLS token
     # that attends to the region only
     region_tokens: Literal["none", "crop", "attention"] = "none"
@@ -163,12 +164,13 @@ class LossConfig(Section):
     """Terms of eq. 11 and 12 in the paper. The switches are the rows of Table 3."""
 
     cls_token: bool = True  # L_global
-    ce: bool = True
+    ce: bool = True  # cross entropy
     bce: bool = True  # focal and dice
-    generate: bool = True
-    focal_weight: Weight = 100.0
-    dice_weight: Weight = 1.0
+    generate: bool = True  # L_generate
+    focal_weight: Weight = 100.0  # of the focal loss
+    dice_weight: Weight = 1.0  # of the dice loss
     local: bool = False  # regions and CLIP's embeddings of them are contrasted; not in the paper
+    # pixels without a class in focal and dice: left out, or negatives of every class
     nel_ignore: Literal["exclude", "negative"] = "exclude"
     size: Literal["image", "feature"] = "image"  # resolution at which the pixel losses are computed
 
@@ -191,25 +193,25 @@ class TransductiveConfig(Section):
 class MethodConfig(Section):
     global_token: Literal["attention", "max", "mean"] = "attention"  # Table 4
     unit_query: bool = False  # eq. 1 with S/|S|
-    temperature: Factor = 0.07
-    bank_iterations: Count = 24
+    temperature: Factor = 0.07  # of L_global and the local loss
+    bank_iterations: Count = 24  # iterations whose CLS tokens are kept as further negatives of L_global
     bank_tokens: Count | None = None  # size of the bank in tokens instead of iterations
     pseudo: bool = True  # the Pixel Learning Module's pseudo classes
-    pseudo_scope: Literal["image", "batch"] = "image"
-    clustering: ClusteringConfig = ClusteringConfig()
+    pseudo_scope: Literal["image", "batch"] = "image"  # a pixel is compared with the regions of its image, or of all
+    clustering: ClusteringConfig = ClusteringConfig()  # of the regions
     # Table 5; region is not in the paper: it starts from CLIP's embedding of each region
     generator: Literal["transformer_decoder", "mlp", "original", "region"] = "transformer_decoder"
-    generator_layers: Few = 3
-    generator_heads: Few = 8
-    generator_ffn: Batch = 2048
-    generator_dropout: Fraction = 0.1
-    detach_centroids: bool = False
+    generator_layers: Few = 3  # number of layers
+    generator_heads: Few = 8  # attention heads of each layer
+    generator_ffn: Batch = 2048  # width of the hidden layer of its MLPs
+    generator_dropout: Fraction = 0.1  # in its layers
+    detach_centroids: bool = False  # no gradients flow from the centroids of regions into the features
     pseudo_logit: Literal["dot", "cosine"] = "dot"  # product of features and pseudo classes, or 1/0.07 times the cosine
     feature_norm: Literal["none", "scaled_cosine"] = (
         "none"  # 1/0.07 times the cosine for all classes, also at test time
     )
-    transductive: TransductiveConfig = TransductiveConfig()
-    losses: LossConfig = LossConfig()
+    transductive: TransductiveConfig = TransductiveConfig()  # self-training
+    losses: LossConfig = LossConfig()  # the terms of the loss
 
     @property
     def describes_regions(self) -> bool:
@@ -262,25 +264,25 @@ class TrainConfig(Section):
     """Training as in section 4.1 of the paper or, where it gives no details, as in MMSegmentation's schedules."""
 
     init_from: str | None = None  # the trained model whose weights the student starts from, see docs/models.md
-    iterations: Positive = 20000
+    iterations: Positive = 20000  # number of optimiser steps
     batch_size: Batch = 16  # in total over all processes
     processes: Few = 1  # on one machine; the placement sets those of a TrainJob
     accumulate: Batch = 1  # parts into which each process splits its images; see cliptea.training.trainer
-    lr: Factor = 6e-5
+    lr: Factor = 6e-5  # base learning rate, which the encoder has
     lr_scale: dict[str, Factor] = Field(default_factory=dict)  # backbone -> factor for lr
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    weight_decay: Weight = 0.01
+    betas: tuple[Decay, Decay] = (0.9, 0.999)  # of AdamW
+    weight_decay: Weight = 0.01  # of AdamW; norms and biases of the student have none
     head_lr_factor: Factor | None = None  # None: the default of the backbone family
     generator_lr_factor: Factor | None = None  # of the pixel module's g; None: as the head
     warmup_iterations: Count = 1500  # limited to 5 % of the iterations
     clip_norm: Factor | None = None  # maximum gradient norm over all parameters
     sync_bn: bool | None = None  # synchronise batch norms over processes on GPUs; None: the default for the backbone
-    photometric: bool = True
-    flip: Fraction = 0.5
+    photometric: bool = True  # change brightness, contrast, saturation and hue of the student's views
+    flip: Fraction = 0.5  # probability that a view is mirrored for the student
     workers: Annotated[int, Field(ge=0, le=1024)] = 2  # data loading processes per training process
-    checkpoint_every: Positive = 1000
-    keep_checkpoints: Positive = 2
-    log_every: Positive = 50
+    checkpoint_every: Positive = 1000  # iterations between two checkpoints
+    keep_checkpoints: Positive = 2  # the newest ones, from which training resumes
+    log_every: Positive = 50  # iterations between two points of the curves
     amp: bool = True  # bfloat16 autocast on GPUs
     tf32: bool = False  # use TF32 for float32 products on GPUs, including those in the losses
     channels_last: bool = False  # memory layout of images and features
@@ -345,7 +347,7 @@ class TrainConfig(Section):
 class EvaluationSet(Section):
     """A further data set for evaluation, with its own classes and split (as in Table 2 of the paper)."""
 
-    root: str | None = None
+    root: str | None = None  # as data.root
     dataset: str | None = None  # None: its name in `evaluation.sets` is the name of the data set
     unseen: Unseen | None = None  # None: the default list of the data set
     synonyms: Synonyms = {}  # as data.synonyms, of its classes
@@ -377,7 +379,7 @@ class EvaluationConfig(Section):
     sweep: Annotated[list[Gamma], Field(max_length=1000)] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]
     scale: Size = (2048, 512)  # long and short edge that a test image is fitted into
     divisor: Few = 32  # zero padding to a multiple of this
-    mode: Literal["whole", "slide"] = "whole"
+    mode: Literal["whole", "slide"] = "whole"  # the network sees the whole image, or sliding windows
     window: Pixels = 512  # of sliding windows, pixels
     stride: Pixels = 426  # between sliding windows, pixels
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the network, with autocast
@@ -421,19 +423,19 @@ class PromotionConfig(Section):
 class Config(Section):
     """Everything that determines the result of a run."""
 
-    preset: str = "demo"
+    preset: str = "demo"  # its name, or that of a file
     seeds: Few = 1  # number of times that each student is trained
     variants: Annotated[list[str], Field(max_length=1000)] = [
         "backbones"
     ]  # groups or "group/name", from cliptea/variants or from variant_groups
     variant_groups: dict[str, Group] = {}  # of your own, by name
-    data: DataConfig = DataConfig()
-    teacher: TeacherConfig = TeacherConfig()
-    method: MethodConfig = MethodConfig()
-    student: StudentConfig = StudentConfig()
-    train: TrainConfig = TrainConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    promotion: PromotionConfig = PromotionConfig()
+    data: DataConfig = DataConfig()  # what is learned from
+    teacher: TeacherConfig = TeacherConfig()  # CLIP, its views and prompts
+    method: MethodConfig = MethodConfig()  # the method, and its ablations
+    student: StudentConfig = StudentConfig()  # the network
+    train: TrainConfig = TrainConfig()  # how it is trained
+    evaluation: EvaluationConfig = EvaluationConfig()  # how it is scored
+    promotion: PromotionConfig = PromotionConfig()  # which model becomes the champion
 
     @property
     def roots(self) -> dict[str, str | None]:

@@ -97,7 +97,8 @@ CACHE_GIB = Variable(
 )
 PATIENCE = Variable(
     "CLIPTEA_PATIENCE",
-    "how many seconds to wait for S3, MLflow or an API that is not available; 0 means a single attempt",
+    "how many seconds to wait for S3, MLflow or an API that is not available; 0 means a single attempt; at most 10 if "
+    "`MLFLOW_TRACKING_URI` is a database and not a server",
     "600 in a step, 10 in a command",
     "a number of seconds, such as 600, or 0 for one try",
 )
@@ -119,7 +120,13 @@ OMP_NUM_THREADS = Variable(
     "the number of threads of numerical libraries; on one machine, the smaller of the two values applies to both",
     "none",
 )
-WEBHOOK = Variable("CLIPTEA_WEBHOOK", "an address that is notified when a run ends; it is treated as a secret", "none")
+WEBHOOK = Variable(
+    "CLIPTEA_WEBHOOK",
+    "an address that is notified when a run ends, by a POST of JSON: `text`, `job_id`, `state` (SUCCEEDED, FAILED, "
+    "CANCELED or SKIPPED), `error`, `mlflow_run_id`; not when Ctrl-C stops a run on one machine; it is treated as a "
+    "secret",
+    "none",
+)
 KFP_URL = Variable("CLIPTEA_KFP_URL", "the address of the user interface of Pipelines, for a link from MLflow", "none")
 
 LOG_FORMAT = Variable(
@@ -142,7 +149,8 @@ GRACE = Variable(
 )
 STUDENTS = Variable(
     "CLIPTEA_STUDENTS",
-    "the maximum number of students in one run on a cluster; from the placement's `students`",
+    "the maximum number of students in one run on a cluster; the placement's `students`, less half of its "
+    "`token_parts`",
     expected="a whole number of students, at least 1",
 )
 IMAGE = Variable("CLIPTEA_IMAGE", "the container image of a run, for a tag in MLflow")
@@ -195,10 +203,14 @@ MLFLOW = (
         "`cliptea`",
     ),
     Variable("MLFLOW_REGISTRY_URI", "must be unset or the tracking server: models are kept there", "unset"),
+    Variable("PGPASSWORD", "credentials: the password of a PostgreSQL database in `MLFLOW_TRACKING_URI`", "none"),
+    Variable("REQUESTS_CA_BUNDLE", "a file of CA certificates for MLflow, in place of `SSL_CERT_FILE`", "none"),
+    Variable("MLFLOW_TRACKING_SERVER_CERT_PATH", "the same, in place of both", "none"),
 )
 HUB = (
     Variable("HF_ENDPOINT", "the address of the hub", "`https://huggingface.co`"),
     Variable("HF_TOKEN", "the token, in place of the one that `hf auth login` has stored", "none"),
+    Variable("HUGGING_FACE_HUB_TOKEN", "the same under its older name, if `HF_TOKEN` is not set", "none"),
     Variable("HF_HOME", "the folder for that token and for downloads", "`~/.cache/huggingface`"),
     Variable("HF_HUB_OFFLINE", "1 forbids to use the hub; what has been downloaded is still used", "none"),
 )
@@ -219,6 +231,16 @@ CLUSTER = (
     ),
     Variable("KFP_NAMESPACE", "your namespace on a multi-user server", "in a pod of its cluster: its own"),
     Variable("KUBECONFIG", "the Kubernetes cluster", "`~/.kube/config`"),
+)
+BEHAVIOUR = (
+    PATIENCE,
+    STALL_MINUTES,
+    THREADS,
+    OMP_NUM_THREADS,
+    Variable("TMPDIR", "the folder for temporary files", "`/tmp`"),
+    LOG_FORMAT,
+    WEBHOOK,
+    KFP_URL,
 )
 SURROUNDINGS = (
     Variable("MLFLOW_RUN_ID", "by the MLflow plug-in of Kubeflow Pipelines: the run to join"),
@@ -244,7 +266,7 @@ SECTIONS = (
         "Its library reads these, for weights of CLIP and for `cliptea bundle --push-to-hub USER/NAME`.",
     ),
     Section("Commands that talk to a cluster", CLUSTER),
-    Section("How a run behaves", (PATIENCE, STALL_MINUTES, THREADS, OMP_NUM_THREADS, LOG_FORMAT, WEBHOOK, KFP_URL)),
+    Section("How a run behaves", BEHAVIOUR),
     Section(
         "Set by the pipeline",
         (RETRIES, STUDENTS, GRACE, IMAGE, COMMIT),

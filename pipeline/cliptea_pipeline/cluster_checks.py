@@ -141,14 +141,20 @@ def _controller(cluster: Cluster) -> Iterator[Finding]:
     policy = _at(settings, "workflowDefaults", "spec", "templateDefaults", "retryStrategy", "retryPolicy")
     own = "steps retry temporary failures themselves"
     if policy == "OnError":
-        text = f"the server replaces lost pods and does not rerun failed code (retryPolicy OnError); {own}"
+        text = (
+            f"the server replaces deleted pods and does not rerun failed code (retryPolicy OnError); {own}. If a node "
+            "evicts the pod of a step or shuts down, the run fails: submit it again, or set retryPolicy Always"
+        )
     else:
         text = f"the server may rerun failed code (retryPolicy {policy or 'not set'}), which then resumes; {own}"
     yield Finding("retries", OK, text)
     if _at(settings, "persistence", "nodeStatusOffLoad") is True:
         text = "workflows over 1 MiB are kept in a database, so a run can have more than 105 variants"
     else:
-        text = "a workflow is limited to 1 MiB, about 105 variants; for more, use several runs with one store"
+        text = (
+            "a workflow is limited to 1 MiB, about 105 variants; for more, cliptea submit --split N; cliptea plan says "
+            "how many"
+        )
     yield Finding("size", OK, text)
 
 

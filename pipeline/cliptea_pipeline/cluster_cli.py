@@ -66,7 +66,11 @@ def submit(
     experiment: Experiment = "cliptea",
     pipeline: Pipeline = None,
     skip_unchanged: Annotated[
-        bool, typer.Option("--skip-unchanged", help="End early if neither the data nor the settings have changed.")
+        bool,
+        typer.Option(
+            "--skip-unchanged",
+            help="End early if neither data, settings, weights nor the version of a step have changed.",
+        ),
     ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the run until it ends, and exit with a code for its result.")
@@ -144,7 +148,8 @@ def schedule(
     cron: Annotated[
         str | None,
         typer.Option(
-            help="Create a schedule. Cron expression of six fields, seconds first: '0 0 3 * * 0' means Sundays at 3 am."
+            help="Create a schedule. Cron expression of six fields, seconds first: '0 0 3 * * 0' means Sundays at "
+            "3 am. Or @daily, @weekly, @every 12h."
         ),
     ] = None,
     name: Annotated[
@@ -158,7 +163,10 @@ def schedule(
     resume: Annotated[str | None, typer.Option(metavar="NAME", help="Resume a paused schedule.")] = None,
     delete: Annotated[str | None, typer.Option(metavar="NAME", help="Delete a schedule. Its runs are kept.")] = None,
     always: Annotated[
-        bool, typer.Option("--always", help="Train even if neither the data nor the settings have changed.")
+        bool,
+        typer.Option(
+            "--always", help="Train even if neither data, settings, weights nor the version of a step have changed."
+        ),
     ] = False,
     endpoint: Kfp = None,
     namespace: Namespace = None,
@@ -169,8 +177,9 @@ def schedule(
 ) -> None:
     """Retrain regularly on a cluster, and manage the schedules.
 
-    Scheduled runs end early if neither the data nor the settings have changed. Times are in the time zone of the
-    Kubeflow Pipelines controller, which is UTC by default. All schedules run the newest upload of the pipeline.
+    Scheduled runs end early if neither data, settings, weights nor the version of a step have changed. Times are in the
+    time zone of the Kubeflow Pipelines controller, which is UTC by default. All schedules run the newest upload of the
+    pipeline.
     """
     with one_line_errors(debug), json_document(as_json) as document:
         from cliptea_pipeline import schedule as scheduling

@@ -51,7 +51,12 @@ def rollback(
 
 @app.command(rich_help_panel="Use models")
 def ui(
-    workdir: Home = ".cliptea",
+    workdir: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER", help="Work directory whose MLflow to open. MLFLOW_TRACKING_URI does not count here."
+        ),
+    ] = ".cliptea",
     port: Annotated[
         int,
         typer.Option(metavar="N", parser=whole_number("--port", 1, 65535), help="Port of this machine to listen on."),

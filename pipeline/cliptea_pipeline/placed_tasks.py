@@ -45,7 +45,7 @@ def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.Pipel
         kubernetes.set_image_pull_secrets(task, placement.image_pull_secrets)
     if step.shared_memory is not None and not follows:
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", "Memory", step.shared_memory)
-    # These retries are only for lost pods: the server replaces pods that are deleted, evicted or lost with their node.
+    # These retries are only for lost pods: the server replaces pods that are deleted, also with their node.
     # By default, it does not rerun failed code (the workflow controller's `retryPolicy: OnError`). Steps retry
     # temporary failures themselves, as set in CLIPTEA_RETRIES.
     retries = placement.retries

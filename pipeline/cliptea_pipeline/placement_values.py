@@ -89,7 +89,8 @@ Store = Annotated[
     str,
     _text(
         r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?|file:///.+",
-        "s3://bucket/folder with a bucket of a-z, 0-9, - and ., or file:///folder on a volume that all steps mount",
+        "s3://bucket/folder with a bucket of a-z, 0-9, - and .; file:///folder needs pods to which your cluster adds a "
+        "volume",
     ),
 ]
 Key = Annotated[

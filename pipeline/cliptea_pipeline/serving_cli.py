@@ -27,7 +27,10 @@ __all__ = ["AllowCode", "Home", "Model", "TextWeights", "app", "predict", "split
 app = typer.Typer()
 
 Model = Annotated[
-    str, typer.Option("--model", help="Model to use: models:/NAME@champion, runs:/ID/model, or a local folder.")
+    str,
+    typer.Option(
+        "--model", help="Model to use: models:/NAME@champion, models:/NAME/VERSION, runs:/ID/model, or a local folder."
+    ),
 ]
 Home = Annotated[
     str,

@@ -66,7 +66,8 @@ def parameters(
 
     Args:
         preset, overrides, text: as for `settings.load`.
-        skip_unchanged: end early if neither data nor settings have changed since a run that finished.
+        skip_unchanged: end early if neither data, settings, weights nor the version of a step have changed since a run
+            that finished.
         file: compiled pipeline that will run them; defaults to the one in the package.
         parts: number of runs that share the students.
 

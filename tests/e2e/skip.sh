@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A scheduled run is skipped, because smoke.sh has finished one with the same data and settings.
+# A scheduled run is skipped, because smoke.sh has finished one with the same data, settings, weights and versions of steps.
 . "$(dirname "$0")/environment.sh"
 connect
 

@@ -193,11 +193,11 @@ def _sweep() -> None:
 
 
 def skip(run: Run) -> bool:
-    """Mark the run as skipped if a finished run had the same data and settings. Returns whether it is skipped."""
+    """Mark the run as skipped if a finished run had the same fingerprint. Returns whether it is skipped."""
     from cliptea.tracking.mlflow_client import persist
     from cliptea.tracking.state import mark_unchanged
 
     earlier = persist(lambda: mark_unchanged(run))
     if earlier:
-        progress.note(f"skipped: data and settings have not changed since run {earlier}")
+        progress.note(f"skipped: data, settings, weights and versions of steps have not changed since run {earlier}")
     return earlier is not None

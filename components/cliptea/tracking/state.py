@@ -103,7 +103,7 @@ def mark_complete(run_id: str) -> None:
 
 
 def mark_unchanged(run: Run) -> str | None:
-    """Mark the run as skipped if a run with the same data and settings has finished. Returns the id of that run."""
+    """Mark the run as skipped if a run with the same fingerprint has finished. Returns the id of that run."""
     client = connect()
     query = f"tags.`{Tag.FINGERPRINT}` = '{run.fingerprint}' and attributes.status = 'FINISHED'"
     found = client.search_runs([experiment_id(client)], query, order_by=["attributes.start_time DESC"])

@@ -60,6 +60,23 @@ def test_the_log_goes_on_after_a_line_without_a_time(kubernetes, capfd):
     assert [line for line in lines if "TrainJob" not in line] == ["one", "two", "three"]
 
 
+@pytest.mark.parametrize("trouble", ["500", "denied", "cut off"])
+def test_a_log_that_cannot_be_read_costs_a_warning(kubernetes, capfd, trouble):
+    def first(server):
+        server.pod("p0")
+        server.logs["p0"] = ["2026-01-01T00:00:00.5Z one"]
+        if trouble == "500":
+            server.broken.add("pods/log")
+        elif trouble == "denied":
+            server.denied.add(("get", "pods/log"))
+        else:
+            server.cut.add("log")
+
+    kubernetes.play = script(first, nothing, nothing, complete)
+    follow()
+    assert capfd.readouterr().err.count("the log of pod p0 cannot be read") == 1
+
+
 EVICTED = {"reason": "Evicted", "message": "disk pressure"}
 
 

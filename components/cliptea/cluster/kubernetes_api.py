@@ -172,19 +172,23 @@ class Cluster:
 
     def log(self, pod: str, container: str, seconds: int) -> str:
         """The log of a container from the last `seconds`, with a timestamp in each line. "" before it has started."""
+
+        def read(*place: Any, **options: Any) -> bytes:
+            answer = self._core.read_namespaced_pod_log(*place, **options, _preload_content=False)
+            return answer.data  # the connection may break here as well
+
         answer = self._ask(
             "get",
             "pods/log",
-            self._core.read_namespaced_pod_log,
+            read,
             pod,
             self.namespace,
             container=container,
             since_seconds=seconds,
             timestamps=True,
-            _preload_content=False,
             absent=lambda error: error.status in (400, 404),  # still starting, or gone
         )
-        return "" if answer is None else answer.data.decode(errors="replace")
+        return "" if answer is None else answer.decode(errors="replace")
 
     def _pods(self, **selector: Any) -> list[dict[str, Any]]:
         found = self._ask("list", "pods", self._core.list_namespaced_pod, self.namespace, **selector)

@@ -98,7 +98,9 @@ def test_an_address_that_leads_nowhere(url, cause):
 
 
 @pytest.mark.parametrize(
-    "command", [["submit", "--preset", "smoke"], ["cancel", "run-1"], ["schedule", "--list"]], ids=lambda words: words[0]
+    "command",
+    [["submit", "--preset", "smoke"], ["cancel", "run-1"], ["schedule", "--list"]],
+    ids=lambda words: words[0],
 )
 def test_a_server_that_never_answers_is_not_waited_for(command, monkeypatch):
     monkeypatch.setattr(endpoint, "TIMEOUT", (0.2, 0.2))

@@ -29,7 +29,7 @@ from cliptea.tracking.address import (
 )
 from cliptea.tracking.database import database_file, leave_folders, require_database
 
-__all__ = ["connect", "persist"]
+__all__ = ["away", "connect", "persist"]
 
 Result = TypeVar("Result")
 PROBE = "/api/2.0/mlflow/experiments/search"  # asks the server for its database
@@ -114,7 +114,7 @@ def connect() -> MlflowClient:
         client = MlflowClient(uri)
         _require_answer(client)
     except Exception as error:  # MLflow does not wrap errors of the database libraries
-        raise _away(error) from None
+        raise away(error) from None
     return client
 
 
@@ -133,7 +133,7 @@ def _require_answer(client: MlflowClient) -> None:
     verify_rest_response(answer, PROBE)
 
 
-def _away(error: BaseException) -> MlflowAway:
+def away(error: BaseException) -> MlflowAway:
     """What an error of MLflow means for its user."""
     texts = " ".join(str(cause) for cause in _causes(error))
     for pattern, reason, todo in KNOWN:
@@ -169,7 +169,7 @@ def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
         except MlflowAway as error:
             failure = error
         except (MlflowException, OSError) as error:
-            failure = _away(error)
+            failure = away(error)
         else:
             absence.over()
             return done
@@ -182,7 +182,9 @@ def _may_pass(error: BaseException) -> bool:
     if any(untrusted(cause) for cause in _causes(error)):
         return False
     if isinstance(error, MlflowException):
-        status = error.get_http_status_code()  # 500 if there was no answer
+        status = error.get_http_status_code()  # 500 if there was no answer, and for files that were not downloaded
+        if (told := re.search(r"\b(4\d\d) Client Error", str(error))) and status == 500:
+            status = int(told[1])
     elif isinstance(error, RequestException):  # from artifact requests
         status = 500 if error.response is None else error.response.status_code
     elif isinstance(error, OperationalError):  # from a database that is just starting or ending

@@ -7,13 +7,14 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from cliptea.cluster.kubernetes_api import ClusterError
+from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import Who, tell
 from cliptea.outage import Outage
 from cliptea.progress import clock
 from cliptea_pipeline import closing
 from cliptea_pipeline.display import new_console, new_view
-from cliptea_pipeline.endpoint import Away, Endpoint
+from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
 from cliptea_pipeline.events import Board
 from cliptea_pipeline.failures import failures
 from cliptea_pipeline.looks import CANCELLED, ENDED, Look, look, step_named, word
@@ -57,8 +58,7 @@ def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace | None = N
         Exit code: 0 if it succeeded or was skipped, 1 if it failed, 3 if it was cancelled, 130 after Ctrl-C.
 
     Raises:
-        ConfigError: the run does not exist.
-        EndpointError: the server denies the request, or is down for too long.
+        EndpointError: the server denies the request, is down for too long, or the run was deleted.
     """
     watch, who = _Watch(endpoint, run_id, store, pace or PACE), Who(run=run_id)
     try:
@@ -120,6 +120,10 @@ class _Watch:
                 if not outage.wait(error.reason):
                     raise
                 continue
+            except ConfigError:  # which would say that nothing was started
+                raise EndpointError(
+                    f"the run {self._run_id} was deleted in Pipelines before it had ended", todo="submit it again"
+                ) from None
             outage.over()
             self._show(seen)
             if seen.state in ENDED:

@@ -1,5 +1,6 @@
 """Lives of TrainJobs, played by a fake cluster: good ones, evictions, retries, cancelling."""
 
+import json
 import os
 import signal
 import threading
@@ -183,3 +184,47 @@ def test_no_cluster_gives_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(ClusterError, match="no Kubernetes cluster is configured"):
         connect()
+
+
+def configured(**sections):
+    cluster = {"name": "c", "cluster": {"server": "https://127.0.0.1:9"}}
+    user = {"name": "u", "user": {"token": "s3cret"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    known = {"current-context": "c", "contexts": [context], "clusters": [cluster], "users": [user]}
+    return json.dumps(known | sections).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"users:\n\t- token: s3cret", "ScannerError in line 2"),
+        (b"users: [s3cret", "ParserError in line 1"),
+        (b"s3cret", "TypeError"),
+        (b"[1, 2]", "TypeError"),
+        (bytes(range(128, 256)), "UnicodeDecodeError"),
+        (b"a\0b", "ReaderError"),
+        (configured(clusters=[{"name": "c", "cluster": {"server": 5}}]), "AttributeError"),
+        (
+            configured(
+                clusters=[{"name": "c", "cluster": {"server": "https://a", "certificate-authority-data": "!a"}}]
+            ),
+            "Error",
+        ),
+    ],
+)
+def test_a_damaged_configuration_gives_one_line(monkeypatch, tmp_path, content, says):
+    file = tmp_path / "config"
+    file.write_bytes(content)
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    with pytest.raises(ClusterError) as caught:
+        connect()
+    text = str(caught.value)
+    assert text.startswith(f"{file} is not the configuration file of a cluster ({says}); expected a file that `kubectl")
+    assert "\n" not in text
+    assert "s3cret" not in text
+
+
+def test_an_expired_login_is_told_as_such(kubernetes):
+    kubernetes.away = 401
+    with pytest.raises(ClusterError, match=r"does not accept the login \(401\); .*; log in to the cluster again"):
+        connect().pods("any")

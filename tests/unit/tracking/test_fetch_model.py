@@ -1,4 +1,4 @@
-"""Why a model of MLflow could not be downloaded: it does not exist, its server is away, or this machine cannot keep it."""
+"""Why a model could not be downloaded: it does not exist, its server is away, or this machine cannot keep it."""
 
 import builtins
 import errno

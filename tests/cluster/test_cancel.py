@@ -128,7 +128,7 @@ def test_a_damaged_kubeconfig_does_not_keep_mlflow_from_being_closed(pipelines, 
 
 def test_a_run_that_is_deleted_meanwhile_has_ended(pipelines):
     at_work(pipelines)
-    pipelines.acts = [lambda: None, lambda: None, pipelines.held["runs"].clear]
+    pipelines.acts = [lambda: None, pipelines.held["runs"].clear]
     ended = call("cancel", RUN)
     assert (ended.exit_code, ended.stdout.splitlines()[1]) == (0, "run: cancelled")
 

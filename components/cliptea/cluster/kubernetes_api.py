@@ -94,13 +94,7 @@ def connect(namespace: str = "", timeout: tuple[int, int] = TIMEOUT) -> Cluster:
             "a pod with a service account, or a file ~/.kube/config",
             "set KUBECONFIG to the configuration file of the cluster",
         ) from None
-    except (
-        yaml.YAMLError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:  # a damaged file
+    except (yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         raise ClusterError(
             f"{file or '~/.kube/config'} is not the configuration file of a cluster "

@@ -103,11 +103,11 @@ def test_an_address_that_leads_nowhere(url, cause):
     ids=lambda words: words[0],
 )
 def test_a_server_that_never_answers_is_not_waited_for(command, monkeypatch):
-    monkeypatch.setattr(endpoint, "TIMEOUT", (0.2, 0.2))
+    monkeypatch.setattr(endpoint, "TIMEOUT", (0.1, 0.5))
     with silent() as place:
         began = time.monotonic()
         ended = CliRunner().invoke(app, [*command, "--endpoint", f"http://{place}"])
-        assert time.monotonic() - began < 10
+        assert 0.5 < time.monotonic() - began < 30
     assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
     assert f"Kubeflow Pipelines cannot be reached at http://{place} (no answer in time)" in ended.output
 

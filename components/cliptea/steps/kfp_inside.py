@@ -59,7 +59,8 @@ def limit_requests(api: Any, timeout: tuple[float, float]) -> None:
     from urllib3 import Retry, Timeout
 
     pool = api.rest_client.pool_manager
-    ask, usual, once = pool.request, Timeout(*timeout), Retry(3, connect=0, read=0)
+    usual, once = Timeout(connect=timeout[0], read=timeout[1]), Retry(3, connect=0, read=0)
+    ask = pool.request
 
     def request(*place: Any, timeout: Any = None, **options: Any) -> Any:
         return ask(*place, timeout=timeout or usual, retries=once, **options)

@@ -58,7 +58,8 @@ def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace | None = N
         Exit code: 0 if it succeeded or was skipped, 1 if it failed, 3 if it was cancelled, 130 after Ctrl-C.
 
     Raises:
-        EndpointError: the server denies the request, is down for too long, or the run was deleted.
+        ConfigError: the run does not exist.
+        EndpointError: the server denies the request, is down for too long, or the run was deleted meanwhile.
     """
     watch, who = _Watch(endpoint, run_id, store, pace or PACE), Who(run=run_id)
     try:
@@ -120,8 +121,10 @@ class _Watch:
                 if not outage.wait(error.reason):
                     raise
                 continue
-            except ConfigError:  # which would say that nothing was started
-                raise EndpointError(
+            except ConfigError:
+                if not self._state:
+                    raise
+                raise EndpointError(  # a ConfigError would say that nothing was started
                     f"the run {self._run_id} was deleted in Pipelines before it had ended", todo="submit it again"
                 ) from None
             outage.over()

@@ -1,6 +1,8 @@
-"""HTTP servers in a thread of the test: of any handler, and a webhook."""
+"""Servers of a test: of any handler, a webhook, and one that never answers."""
 
 import json
+import socket
+import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,3 +45,25 @@ def webhook(monkeypatch):
 def told(webhook):
     """What a webhook was told."""
     return webhook.bodies
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """The host and port of a server that takes connections and never answers, like a frozen process."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@contextmanager
+def greeting(words: bytes) -> Iterator[str]:
+    """The host and port of a server that says `words` to whoever connects, in place of an answer in HTTP."""
+
+    class Greeter(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(words)
+            self.request.recv(10_000)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Greeter) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from http.client import HTTPException
 
 from cliptea import env, progress
 
@@ -32,6 +33,9 @@ def post_state(job_id: str, state: str, error: str, tracking_run: str) -> None:
             address, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
         )
         urllib.request.urlopen(request, timeout=SECONDS).close()
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, HTTPException) as problem:
         kind = getattr(problem, "code", None) or type(getattr(problem, "reason", problem)).__name__
-        progress.warn(f"the webhook CLIPTEA_WEBHOOK could not be notified that the run ended ({kind})")
+        progress.warn(
+            f"the webhook CLIPTEA_WEBHOOK could not be notified that the run ended ({kind}); "
+            "check whether it is the address of a running webhook"
+        )

@@ -62,12 +62,14 @@ def untrusted(error: BaseException | None) -> bool:
 
 def unreached(error: Exception) -> str:
     """Why urllib3 could not reach a server, in a few words."""
-    from urllib3.exceptions import NameResolutionError, NewConnectionError
+    from urllib3.exceptions import NameResolutionError, NewConnectionError, TimeoutError
 
     cause = getattr(error, "reason", None) or error  # a last try that failed wraps what happened
     if isinstance(cause, NameResolutionError):
         return "unknown host name"
-    return "nothing is listening there" if isinstance(cause, NewConnectionError) else type(cause).__name__
+    if isinstance(cause, NewConnectionError):
+        return "nothing is listening there"
+    return "no answer in time" if isinstance(cause, TimeoutError) else type(cause).__name__
 
 
 class Outage:
@@ -77,12 +79,13 @@ class Outage:
 
     Args:
         server: for example "S3 at http://host:8333".
-        seconds: time limit from the first failure on; defaults to `patience()`.
+        seconds: time limit; defaults to `patience()`.
+        since: when it begins, on the monotonic clock; defaults to the first failure. For a single request.
     """
 
-    def __init__(self, server: str, seconds: float | None = None) -> None:
+    def __init__(self, server: str, seconds: float | None = None, since: float | None = None) -> None:
         self._server, self._seconds = server, patience() if seconds is None else seconds
-        self._since: float | None = None  # the first failure
+        self._since = since
         self._tries = 0
 
     def wait(self, reason: str) -> bool:

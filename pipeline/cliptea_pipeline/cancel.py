@@ -11,7 +11,7 @@ from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
 from cliptea_pipeline import closing
 from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
-from cliptea_pipeline.looks import ENDED, look, run_page, word
+from cliptea_pipeline.looks import CANCELLED, ENDED, look, run_page, word
 
 __all__ = ["cancel", "parse"]
 
@@ -78,8 +78,16 @@ def _terminate(endpoint: Endpoint, run_id: str) -> None:
         with endpoint.asked():
             endpoint.client.terminate_run(run_id)
     except EndpointError:
-        if look(endpoint, run_id).state not in ENDED:  # it has not just ended by itself
+        if _state(endpoint, run_id) not in ENDED:  # it has not just ended by itself
             raise
+
+
+def _state(endpoint: Endpoint, run_id: str) -> str:
+    """The state of a run that was there, and that someone may have deleted meanwhile."""
+    try:
+        return look(endpoint, run_id).state
+    except ConfigError:
+        return CANCELLED
 
 
 def _ended(endpoint: Endpoint, run_id: str) -> str:
@@ -89,7 +97,7 @@ def _ended(endpoint: Endpoint, run_id: str) -> str:
     while state not in ENDED and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         try:
-            state = look(endpoint, run_id).state
+            state = _state(endpoint, run_id)
         except Away:
             continue
     return state

@@ -17,14 +17,14 @@ from cliptea import __version__
 from cliptea.cluster.kubernetes_api import Cluster, connect
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.outage import unreached
-from cliptea.steps.kfp_inside import api_client
+from cliptea.steps.kfp_inside import api_client, limit_requests, new_client
 from cliptea_pipeline.server_address import ENDPOINT, NAMESPACE, TOKEN, address, namespace_inside, token
 
 __all__ = ["PAGE", "PIPELINE", "Away", "Endpoint", "EndpointError", "Unknown", "Version", "all_pages"]
 
 PIPELINE = "cliptea"
 PAGE = 100
-CLUSTER_TIMEOUT = (3, 10)  # seconds to connect to the Kubernetes API, and for its answer
+TIMEOUT = (3, 10)  # seconds to connect to Pipelines or the Kubernetes API, and for an answer
 
 
 class EndpointError(ClipteaError):
@@ -81,9 +81,8 @@ class Endpoint:
             self.client: Any = self._connect()  # the generated client's types say that everything may be None
 
     def _connect(self) -> Any:
-        import kfp
-
-        several = self._serves_several()
+        health = self._health()
+        several = bool(health.multi_user)
         self.steps_namespace = self.namespace or namespace_inside(self.url, several)
         self.namespace = (self.steps_namespace or None) if several else None  # single-user servers reject a namespace
         if several and self.namespace is None:
@@ -95,14 +94,17 @@ class Endpoint:
         credentials: Any = _Token(self.url) if token(self.url) else None  # kfp only calls the hook
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return kfp.Client(
+            return new_client(
+                health,
+                TIMEOUT,
                 host=self.url,
                 namespace=self.namespace or "kubeflow",
                 credentials=credentials,
                 ssl_ca_cert=os.environ.get("SSL_CERT_FILE") or None,
             )
 
-    def _serves_several(self) -> bool:
+    def _health(self) -> Any:
+        """What the server says about itself."""
         import kfp_server_api
 
         # kfp.Client tries this five times within 25 s, and prints a traceback each time, before it gives up.
@@ -110,7 +112,9 @@ class Endpoint:
         quick.ssl_ca_cert = os.environ.get("SSL_CERT_FILE") or None
         if given := token(self.url):
             quick.api_key, quick.api_key_prefix = {"authorization": given}, {"authorization": "Bearer"}
-        api: Any = kfp_server_api.HealthzServiceApi(kfp_server_api.ApiClient(quick))
+        client = kfp_server_api.ApiClient(quick)
+        limit_requests(client, TIMEOUT)
+        api: Any = kfp_server_api.HealthzServiceApi(client)
         found, _, headers = api.healthz_service_get_healthz_with_http_info()
         if "json" not in headers.get("Content-Type", ""):
             raise EndpointError(
@@ -118,7 +122,7 @@ class Endpoint:
                 "the address of Pipelines' user interface or API",
                 f"check --endpoint; behind a login, set {TOKEN} or use a port-forward",
             )
-        return bool(found.multi_user)
+        return found
 
     @contextlib.contextmanager
     def asked(self) -> Iterator[None]:
@@ -192,7 +196,7 @@ class Endpoint:
 
     def cluster(self) -> Cluster:
         """The cluster that the steps run on, through the Kubernetes API."""
-        return connect(self.steps_namespace, CLUSTER_TIMEOUT)
+        return connect(self.steps_namespace, TIMEOUT)
 
     def experiment(self, name: str) -> str:
         """The id of the experiment with that name, which is created if it does not exist."""

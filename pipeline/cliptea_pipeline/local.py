@@ -33,6 +33,7 @@ from cliptea_pipeline.workdir import Workdir
 __all__ = ["run"]
 
 POLL_SECONDS = 0.1
+FIRST = "resolve"  # it checks what only a step can check, before any other step starts
 LEAST_FREE = 1 << 20  # bytes of a disk that is not full
 
 
@@ -45,8 +46,8 @@ def run(preset: str, overrides: Sequence[str], root: Path, debug: bool = False, 
         debug: show the tracebacks of failed steps.
 
     Returns:
-        Exit code: 0, or 1 if a step failed, 2 if a setting was rejected, 77 if the watchdog ended a step, 128 + signal
-        if the run was stopped.
+        Exit code: 0, or 1 if a step failed, 2 if the first step rejected a setting, 77 if the watchdog ended a step,
+        128 + signal if the run was stopped.
 
     Raises:
         ClipteaError: nothing was started.
@@ -104,7 +105,7 @@ def _follow(workdir: Workdir, file: Path, arguments: dict) -> tuple[Board, int]:
             return board, 128 + stopped[0]
     if process.returncode == 0 and not board.failures:
         return board, 0
-    if any(failure["setting"] for failure in board.failures):
+    if any(failure["setting"] and failure["step"] == FIRST for failure in board.failures):
         return board, ExitCode.REJECTED
     return board, max((failure.get("code", ExitCode.FAILED) for failure in board.failures), default=ExitCode.FAILED)
 

@@ -7,13 +7,14 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from cliptea.cluster.kubernetes_api import ClusterError
+from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import Who, tell
 from cliptea.outage import Outage
 from cliptea.progress import clock
 from cliptea_pipeline import closing
 from cliptea_pipeline.display import new_console, new_view
-from cliptea_pipeline.endpoint import Away, Endpoint
+from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
 from cliptea_pipeline.events import Board
 from cliptea_pipeline.failures import failures
 from cliptea_pipeline.looks import CANCELLED, ENDED, Look, look, step_named, word
@@ -58,7 +59,7 @@ def wait(endpoint: Endpoint, run_id: str, store: str = "", pace: Pace | None = N
 
     Raises:
         ConfigError: the run does not exist.
-        EndpointError: the server denies the request, or is down for too long.
+        EndpointError: the server denies the request, is down for too long, or the run was deleted meanwhile.
     """
     watch, who = _Watch(endpoint, run_id, store, pace or PACE), Who(run=run_id)
     try:
@@ -120,6 +121,12 @@ class _Watch:
                 if not outage.wait(error.reason):
                     raise
                 continue
+            except ConfigError:
+                if not self._state:
+                    raise
+                raise EndpointError(  # a ConfigError would say that nothing was started
+                    f"the run {self._run_id} was deleted in Pipelines before it had ended", todo="submit it again"
+                ) from None
             outage.over()
             self._show(seen)
             if seen.state in ENDED:

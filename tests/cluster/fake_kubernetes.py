@@ -54,6 +54,7 @@ class FakeKubernetes:
         self.granted: set[tuple[str, str, str]] | None = None  # rights; None: all
         self.denied: set[tuple[str, str]] = set()  # (verb, resource)
         self.broken: set[str] = set()  # resources that cannot be read: the answer is 500
+        self.cut: set[str] = set()  # last parts of paths whose answers break off
         self.lingers = 0.0  # seconds until a deleted TrainJob is gone, with its pods
         self.quota: int | None = None  # how many TrainJobs there may be
         self.refusal = ""  # of an admission webhook or a quota: no TrainJob is created
@@ -226,7 +227,8 @@ def _handler(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:
             data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
             self.send_response(code)
             self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
-            self.send_header("Content-Length", str(len(data)))
+            missing = 9 if url.path.rpartition("/")[2] in fake.cut else 0
+            self.send_header("Content-Length", str(len(data) + missing))
             self.end_headers()
             with suppress(ConnectionError):  # whoever asked may have been cancelled
                 self.wfile.write(data)

@@ -113,6 +113,26 @@ def test_without_kubernetes_and_mlflow_it_says_what_happens_then(pipelines):
     assert tracking == UNNAMED
 
 
+def test_a_damaged_kubeconfig_does_not_keep_mlflow_from_being_closed(pipelines, monkeypatch, tmp_path):
+    (tmp_path / "config").write_text("apiVersion: v1\n\tkind: Config\n")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    at_work(pipelines)
+    ended = call("cancel", RUN)
+    jobs, tracking = ended.stdout.splitlines()[-2:]
+    assert ended.exit_code == 0
+    assert jobs.startswith(
+        f"TrainJobs: could not be listed ({tmp_path}/config is not the configuration file of a cluster"
+    )
+    assert tracking == UNNAMED
+
+
+def test_a_run_that_is_deleted_meanwhile_has_ended(pipelines):
+    at_work(pipelines)
+    pipelines.acts = [lambda: None, pipelines.held["runs"].clear]
+    ended = call("cancel", RUN)
+    assert (ended.exit_code, ended.stdout.splitlines()[1]) == (0, "run: cancelled")
+
+
 def test_a_cluster_without_trainer_has_no_trainjobs(pipelines, cluster, monkeypatch):
     monkeypatch.setattr(cluster, "answer", lambda *request: (404, "404 page not found\n"))
     at_work(pipelines)

@@ -2,20 +2,23 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 
 import pytest
-from small_servers import served
+from small_servers import served, silent
 from typer.testing import CliRunner
 
 from cliptea.cluster.kubernetes_api import ClusterError
 from cliptea.errors import ConfigError
-from cliptea_pipeline import cluster_checks
+from cliptea.steps.kfp_inside import api_client
+from cliptea_pipeline import cluster_checks, endpoint
 from cliptea_pipeline import server_address as addresses
 from cliptea_pipeline.cli import app
-from cliptea_pipeline.endpoint import Endpoint, EndpointError
+from cliptea_pipeline.compile import pipeline_file
+from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
 from cliptea_pipeline.server_address import address, token, token_in_shell
 
 PAGE = ("text/html", b"<!doctype html><title>Log in</title>")
@@ -92,6 +95,31 @@ def test_an_address_without_a_scheme_is_not_guessed_at():
 )
 def test_an_address_that_leads_nowhere(url, cause):
     assert f"cannot be reached at {url} ({cause})" in submit(url)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["submit", "--preset", "smoke"], ["cancel", "run-1"], ["schedule", "--list"]],
+    ids=lambda words: words[0],
+)
+def test_a_server_that_never_answers_is_not_waited_for(command, monkeypatch):
+    monkeypatch.setattr(endpoint, "TIMEOUT", (0.1, 0.5))
+    with silent() as place:
+        began = time.monotonic()
+        ended = CliRunner().invoke(app, [*command, "--endpoint", f"http://{place}"])
+        assert 0.5 < time.monotonic() - began < 30
+    assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
+    assert f"Kubeflow Pipelines cannot be reached at http://{place} (no answer in time)" in ended.output
+
+
+def test_a_server_that_falls_silent_later_is_not_waited_for(pipelines, monkeypatch):
+    monkeypatch.setattr(endpoint, "TIMEOUT", (0.2, 0.2))
+    server = Endpoint()
+    with silent() as place:
+        api_client(server.client).configuration.host = f"http://{place}"
+        for ask in (server.pipeline, lambda: server.experiment("cliptea"), lambda: server.upload(pipeline_file())):
+            with pytest.raises(Away, match="no answer in time"):
+                ask()
 
 
 def test_the_names_of_kfp_are_understood(pipelines, monkeypatch):

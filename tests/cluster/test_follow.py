@@ -1,5 +1,6 @@
 """Lives of TrainJobs, played by a fake cluster: good ones, evictions, retries, cancelling."""
 
+import json
 import os
 import signal
 import threading
@@ -58,6 +59,23 @@ def test_the_log_goes_on_after_a_line_without_a_time(kubernetes, capfd):
     follow()
     lines = capfd.readouterr().err.splitlines()
     assert [line for line in lines if "TrainJob" not in line] == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("trouble", ["500", "denied", "cut off"])
+def test_a_log_that_cannot_be_read_costs_a_warning(kubernetes, capfd, trouble):
+    def first(server):
+        server.pod("p0")
+        server.logs["p0"] = ["2026-01-01T00:00:00.5Z one"]
+        if trouble == "500":
+            server.broken.add("pods/log")
+        elif trouble == "denied":
+            server.denied.add(("get", "pods/log"))
+        else:
+            server.cut.add("log")
+
+    kubernetes.play = script(first, nothing, nothing, complete)
+    follow()
+    assert capfd.readouterr().err.count("the log of pod p0 cannot be read") == 1
 
 
 EVICTED = {"reason": "Evicted", "message": "disk pressure"}
@@ -166,3 +184,47 @@ def test_no_cluster_gives_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(ClusterError, match="no Kubernetes cluster is configured"):
         connect()
+
+
+def configured(**sections):
+    cluster = {"name": "c", "cluster": {"server": "https://127.0.0.1:9"}}
+    user = {"name": "u", "user": {"token": "s3cret"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    known = {"current-context": "c", "contexts": [context], "clusters": [cluster], "users": [user]}
+    return json.dumps(known | sections).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"users:\n\t- token: s3cret", "ScannerError in line 2"),
+        (b"users: [s3cret", "ParserError in line 1"),
+        (b"s3cret", "TypeError"),
+        (b"[1, 2]", "TypeError"),
+        (bytes(range(128, 256)), "UnicodeDecodeError"),
+        (b"a\0b", "ReaderError"),
+        (configured(clusters=[{"name": "c", "cluster": {"server": 5}}]), "AttributeError"),
+        (
+            configured(
+                clusters=[{"name": "c", "cluster": {"server": "https://a", "certificate-authority-data": "!a"}}]
+            ),
+            "Error",
+        ),
+    ],
+)
+def test_a_damaged_configuration_gives_one_line(monkeypatch, tmp_path, content, says):
+    file = tmp_path / "config"
+    file.write_bytes(content)
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    with pytest.raises(ClusterError) as caught:
+        connect()
+    text = str(caught.value)
+    assert text.startswith(f"{file} is not the configuration file of a cluster ({says}); expected a file that `kubectl")
+    assert "\n" not in text
+    assert "s3cret" not in text
+
+
+def test_an_expired_login_is_told_as_such(kubernetes):
+    kubernetes.away = 401
+    with pytest.raises(ClusterError, match=r"does not accept the login \(401\); .*; log in to the cluster again"):
+        connect().pods("any")

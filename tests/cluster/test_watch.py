@@ -49,6 +49,15 @@ def test_the_launcher_of_trainjobs_is_shown_as_train(pipelines):
     assert "launch" not in told
 
 
+def test_a_run_that_is_deleted_meanwhile_was_started_all_the_same(pipelines):
+    pipelines.looks, pipelines.acts = 30, [lambda: None, lambda: None, pipelines.held["runs"].clear]
+    ended = followed()
+    assert ended.exit_code == 1
+    assert ended.stderr.splitlines()[-1] == (
+        f"error: the run {RUN} was deleted in Pipelines before it had ended; submit it again"
+    )
+
+
 def test_with_the_store_variants_and_progress_are_shown_and_tasks_are_not(pipelines, store, monkeypatch):
     monkeypatch.setattr("cliptea_pipeline.display.PLAIN_SECONDS", 0.0)
     pipelines.looks = 8

@@ -201,10 +201,11 @@ def test_a_step_that_is_killed_from_outside_is_reported(cliptea):
     assert "train one: failed after" in ended.stdout
 
 
-def test_a_setting_that_only_a_step_can_refuse_gives_code_2(cliptea):
-    ended = cliptea("run", fail={"resolve": "setting"})
-    assert ended.returncode == 2
-    assert ended.stderr.splitlines()[0] == "error: resolve: the class 'cat' is unknown"
+@pytest.mark.parametrize(("step", "code"), [("resolve", 2), ("split", 1)])
+def test_a_setting_that_a_step_refuses_gives_code_2_if_nothing_was_started(cliptea, step, code):
+    ended = cliptea("run", fail={step: "setting"})
+    assert ended.returncode == code
+    assert ended.stderr.splitlines()[0] == f"error: {step}: the class 'cat' is unknown"
 
 
 def test_a_bad_setting_starts_nothing(cliptea):

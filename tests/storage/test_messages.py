@@ -6,7 +6,9 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,6 +18,7 @@ from certificates import self_signed
 from conftest import QUICK
 from faulty_proxy import FaultyProxy
 from s3_server import ACCESS, BUCKET, SECRET
+from small_servers import served
 from urllib3.exceptions import MaxRetryError, ReadTimeoutError
 from urllib3.util import connection
 
@@ -23,7 +26,8 @@ from cliptea import watchdog
 from cliptea.errors import ClipteaError, ServerAway, StorageError
 from cliptea.steps.resolve import start_run
 from cliptea.storage import fetch, open_store
-from cliptea.storage.minio_client import Limits, connect, endpoint
+from cliptea.storage.minio_client import Limits, connect
+from cliptea.storage.s3_errors import endpoint
 from cliptea.storage.s3_store import S3Store
 
 OPERATIONS = [
@@ -76,6 +80,74 @@ def test_credentials_from_a_mounted_file(environment, store, tmp_path):
     environment.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     store.put("k", b"x")
     assert store.get("k") == b"x"
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("aws_access_key_id = AKEY\n", "MissingSectionHeaderError in line 1"),
+        ("[default]\naws_access_key_id = AKEY\nA-SECRET\n", "ParsingError in line 3"),
+        ("[default]\naws_access_key_id = AKEY\naws_access_key_id = AKEY\n", "DuplicateOptionError in line 3"),
+    ],
+)
+def test_a_damaged_file_of_credentials_is_named(environment, tmp_path, text, place):
+    file = tmp_path / "credentials"
+    file.write_text(text)
+    environment.delenv("AWS_ACCESS_KEY_ID")
+    environment.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    told = message(OPERATIONS[0], S3Store(BUCKET))
+    assert f"the file with the credentials for S3, {file}, cannot be read ({place})" in told
+    assert "AKEY" not in told
+    assert "A-SECRET" not in told
+
+
+@pytest.mark.parametrize(
+    ("code", "todo"),
+    [
+        ("RequestTimeTooSkewed", "set the clock of this machine"),
+        ("AuthorizationHeaderMalformed", "set AWS_REGION to it"),
+        ("XMinioStorageFull", "free some space there, or raise the quota"),
+        ("QuotaExceeded", "free some space there, or raise the quota"),
+        ("EntityTooLarge", "raise its limit"),
+        ("SomethingNew", "try again later"),
+    ],
+)
+def test_what_a_server_refuses_comes_with_what_helps(environment, code, todo):
+    error = f"<Error><Code>{code}</Code><Message>why</Message><Resource>/</Resource></Error>"
+    with answering(400, error.encode()) as address:
+        environment.setenv("CLIPTEA_S3_ENDPOINT", address)
+        environment.setenv("AWS_REGION", "us-east-1")
+        text = message(OPERATIONS[0], S3Store(BUCKET))
+    assert text.startswith(f"{address} answers {code} for s3://{BUCKET}/k: why; ")
+    assert todo in text
+
+
+def test_a_refusal_without_a_word_names_token_and_region(environment):
+    """What AWS answers to a HEAD when a session token has expired."""
+    with answering(400, b"") as address:
+        environment.setenv("CLIPTEA_S3_ENDPOINT", address)
+        environment.setenv("AWS_REGION", "us-east-1")
+        text = message(OPERATIONS[2], S3Store(BUCKET))
+    assert "renew AWS_SESSION_TOKEN if it is set, and check AWS_REGION" in text
+
+
+@contextmanager
+def answering(status, body):
+    """The address of a server that refuses every request in the same way."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(status)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_PUT = do_HEAD = answer
+
+    with served(Handler) as address:
+        yield address
 
 
 @pytest.mark.parametrize("operation", [OPERATIONS[0], OPERATIONS[1], OPERATIONS[3]])

@@ -70,8 +70,9 @@ def connect(namespace: str = "", timeout: tuple[int, int] = TIMEOUT) -> Cluster:
         timeout: seconds to connect, and between two parts of an answer.
 
     Raises:
-        ClusterError: no cluster is configured.
+        ClusterError: no cluster is configured, or its configuration is damaged.
     """
+    import yaml
     from kubernetes import client, config
 
     # Do not log retries: if one fails, the error is reported anyway.
@@ -92,6 +93,14 @@ def connect(namespace: str = "", timeout: tuple[int, int] = TIMEOUT) -> Cluster:
             f"no Kubernetes cluster is configured ({one_line(error)})",
             "a pod with a service account, or a file ~/.kube/config",
             "set KUBECONFIG to the configuration file of the cluster",
+        ) from None
+    except (yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        raise ClusterError(
+            f"{file or '~/.kube/config'} is not the configuration file of a cluster "
+            f"({type(error).__name__}{'' if line is None else f' in line {line + 1}'})",
+            "a file that `kubectl config view` can read",
+            "correct it, or set KUBECONFIG to another one",
         ) from None
     setattr(chosen, "retries", 0)  # noqa: B010 (the client's types say None)
     return Cluster(client.ApiClient(chosen), namespace or own or "kubeflow", timeout)
@@ -172,19 +181,23 @@ class Cluster:
 
     def log(self, pod: str, container: str, seconds: int) -> str:
         """The log of a container from the last `seconds`, with a timestamp in each line. "" before it has started."""
+
+        def read(*place: Any, **options: Any) -> bytes:
+            answer = self._core.read_namespaced_pod_log(*place, **options, _preload_content=False)
+            return answer.data  # the connection may break here as well
+
         answer = self._ask(
             "get",
             "pods/log",
-            self._core.read_namespaced_pod_log,
+            read,
             pod,
             self.namespace,
             container=container,
             since_seconds=seconds,
             timestamps=True,
-            _preload_content=False,
             absent=lambda error: error.status in (400, 404),  # still starting, or gone
         )
-        return "" if answer is None else answer.data.decode(errors="replace")
+        return "" if answer is None else answer.decode(errors="replace")
 
     def _pods(self, **selector: Any) -> list[dict[str, Any]]:
         found = self._ask("list", "pods", self._core.list_namespaced_pod, self.namespace, **selector)
@@ -222,7 +235,13 @@ def _not_found(error: Any) -> bool:
 
 def _refused(error: Any, verb: str, resource: str, namespace: str) -> ClusterError:
     message = _message(error)
-    if error.status == 401 or f"cannot {verb} resource" in message:
+    if error.status == 401:
+        return ClusterError(
+            f"{SERVER} does not accept the login (401)",
+            "credentials that are valid now",
+            "log in to the cluster again, or check KUBECONFIG",
+        )
+    if f"cannot {verb} resource" in message:
         return ClusterError(
             f"this service account may not {verb} {resource} in namespace {namespace}",
             "the Role from cliptea's manifests, bound to it",

@@ -9,7 +9,8 @@ from collections import deque
 from datetime import datetime
 from typing import Any
 
-from cliptea.cluster.kubernetes_api import Cluster
+from cliptea import progress
+from cliptea.cluster.kubernetes_api import Cluster, ClusterError
 
 __all__ = ["RankZero", "of_training", "place", "rank_zero"]
 
@@ -47,10 +48,11 @@ class RankZero:
         self._last = (0.0, "")  # time of the newest line: whole seconds, and the digits of the fraction
         self._at_last: set[str] = set()  # the lines with exactly this time
         self._asked: float | None = None
+        self._warned = False
         self.tail: deque[str] = deque(maxlen=KEPT_LINES)
 
     def pass_on(self, pods: list[dict[str, Any]]) -> None:
-        """Print lines that are new since the last call."""
+        """Print lines that are new since the last call. The log only informs, so its errors cost one warning."""
         pod = rank_zero(pods)
         if pod is None:
             return
@@ -58,7 +60,13 @@ class RankZero:
             self._pod, self._asked = pod, None
         now = time.monotonic()
         since = 10**6 if self._asked is None else int(now - self._asked) + OVERLAP_SECONDS
-        text = self._cluster.log(pod, CONTAINER, since)
+        try:
+            text = self._cluster.log(pod, CONTAINER, since)
+        except ClusterError as error:
+            if not self._warned:
+                progress.warn(f"the log of pod {pod} cannot be read, and training goes on without it: {error}")
+            self._warned = True
+            return
         lines = [found for line in text.splitlines() if (found := STAMPED.fullmatch(line)) is not None]
         if lines:  # otherwise, nothing was printed, or the kubelet explains why there is no log
             self._asked = now

@@ -16,6 +16,7 @@ __all__ = ["watched"]
 
 FIRST_SECONDS, BEAT_SECONDS = 20.0, 60.0  # short steps end before the first heartbeat and need not load MLflow
 POST_PATIENCE = 20.0  # seconds; status updates that cannot be stored by then are dropped
+TELL_SECONDS = 20.0  # how long MLflow may take to record an error; the watchdog no longer watches then
 
 
 @contextmanager
@@ -48,10 +49,15 @@ class _Heart:
         if event["event"] == "published":
             self.tracking_run = event["values"].get("tracking_run", self.tracking_run)
         elif event["event"] == "failed" and not event["stopped"] and self.tracking_run:
+            telling = threading.Thread(target=self._tell, args=(event,), name="cliptea-failure", daemon=True)
+            telling.start()
+            telling.join(TELL_SECONDS)
+
+    def _tell(self, failure: dict[str, Any]) -> None:
+        with suppress(Exception):
             from cliptea.tracking.state import mark_failed
 
-            with suppress(Exception):
-                mark_failed(self.tracking_run, event["step"], event["label"], event["text"])
+            mark_failed(self.tracking_run, failure["step"], failure["label"], failure["text"])
 
     def live(self) -> None:
         seconds = FIRST_SECONDS

@@ -1,15 +1,12 @@
-"""The connection to an S3 server: endpoint, credentials, waiting during outages, and errors in one line."""
+"""The connection to an S3 server: credentials, and waiting during outages."""
 
 from __future__ import annotations
 
 import configparser
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 from xml.etree.ElementTree import ParseError
 
 import certifi
@@ -17,27 +14,18 @@ import minio
 import urllib3
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import AWSConfigProvider, ChainedProvider, EnvAWSProvider, IamAwsProvider, Provider
-from minio.error import MinioException, S3Error
+from minio.error import MinioException
 from urllib3 import BaseHTTPResponse
-from urllib3.exceptions import (
-    HTTPError,
-    MaxRetryError,
-    NewConnectionError,
-    ProtocolError,
-    ResponseError,
-    SSLError,
-    TimeoutError,
-)
+from urllib3.exceptions import HTTPError
 
-from cliptea import env, watchdog
+from cliptea import watchdog
 from cliptea.errors import ServerAway, StorageError, one_line
 from cliptea.messages import of_connection
-from cliptea.outage import Outage, untrusted
-from cliptea.storage.base import missing
+from cliptea.outage import Outage
+from cliptea.storage.s3_errors import cause, endpoint, is_untrusted, server, why
 
-__all__ = ["Limits", "absence", "connect", "endpoint", "explained", "why"]
+__all__ = ["Limits", "absence", "connect"]
 
-AWS = "https://s3.amazonaws.com"
 BUSY = (408, 429, 500, 502, 503, 504)  # temporary errors, after which the same request may succeed
 CONNECTIONS = 64  # connections in the pool; more threads open additional connections
 # A single attempt that raises an error if the server is not available. minio handles other answers.
@@ -97,7 +85,7 @@ class Client(minio.Minio):
                 outage.over()
                 raise
             except HTTPError as error:
-                if _untrusted(error) or of_connection(_cause(error)) or not outage.wait(why(error)):
+                if is_untrusted(error) or of_connection(cause(error)) or not outage.wait(why(error)):
                     raise
             else:
                 watchdog.alive()  # it does not see what sockets send and receive
@@ -107,31 +95,7 @@ class Client(minio.Minio):
 
 def absence(limits: Limits) -> Outage:
     """The outage of the server during one request."""
-    return Outage(f"S3 at {_server()}", limits.patience)
-
-
-def endpoint() -> SplitResult:
-    """The server in CLIPTEA_S3_ENDPOINT, or else in the variables of AWS's tools.
-
-    Raises:
-        StorageError: the value is invalid. The error does not show it, because it may contain a password.
-    """
-    try:
-        url = urlsplit(next(filter(None, (variable.get() for variable in env.S3_ENDPOINTS)), AWS))
-        port = url.port
-    except ValueError:
-        url, port = SplitResult("", "", "", "", ""), None
-    if url.scheme not in ("http", "https") or not url.hostname or port == 0 or "@" in url.netloc or url.path.strip("/"):
-        raise StorageError(
-            f"{_named()} is not the address of a server",
-            "http://HOST:PORT or https://HOST and nothing else",
-        )
-    return url
-
-
-def _named() -> str:
-    """The name of the variable that sets the server, or of the one that may."""
-    return next((variable for variable in env.S3_ENDPOINTS if variable.get()), env.S3_ENDPOINT).name
+    return Outage(f"S3 at {server()}", limits.patience)
 
 
 def connect(limits: Limits) -> minio.Minio:
@@ -179,6 +143,12 @@ def _credentials() -> Provider:
                 "a server of AWS that takes the token in AWS_WEB_IDENTITY_TOKEN_FILE",
                 "check both variables, or try again later",
             ) from None
+        if isinstance(error, configparser.Error):
+            raise StorageError(
+                f"the file with the credentials for S3, {_credentials_file()}, cannot be read ({_place(error)})",
+                "lines such as [default] and aws_access_key_id = KEY",
+                "correct it",
+            ) from None
         raise StorageError(
             "the credentials for S3 are missing",
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile in a file AWS_SHARED_CREDENTIALS_FILE, or a role",
@@ -186,98 +156,16 @@ def _credentials() -> Provider:
     return Renewed(provider)
 
 
+def _credentials_file() -> str:
+    return os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
+
+
+def _place(error: configparser.Error) -> str:
+    """The kind of a syntax error and its line, without the text of that line, which may be a secret."""
+    lines = [getattr(error, "lineno", None), *(number for number, _ in getattr(error, "errors", None) or [])]
+    line = next(filter(None, lines), None)
+    return type(error).__name__ + (f" in line {line}" if line else "")
+
+
 def _no_credentials(error: Exception) -> str:
     return why(error) if isinstance(error, HTTPError) else one_line(error)  # urllib3 shows the address, with a token
-
-
-@contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """Convert errors inside the block to a StorageError in one line about the object or folder `uri`."""
-    try:
-        yield
-    except S3Error as error:
-        raise _refused(error, uri) from None
-    except HTTPError as error:
-        raise _unreachable(error) from None
-    except (MinioException, ParseError) as error:
-        what = str(error).partition(", Content-Type")[0]
-        if known := of_connection(error):
-            raise StorageError(f"S3 cannot be used at {_server()}: {known[0]}", todo=known[1]) from None
-        raise StorageError(
-            f"{_server()} does not answer like an S3 server for {uri} ({what})",
-            "an S3 server",
-            f"check {_named()}",
-        ) from None
-    except ValueError as error:  # from minio: an invalid name, or invalid XML
-        raise StorageError(
-            f"{_server()} cannot serve {uri} ({error})",
-            "an S3 server and a valid name",
-            f"check {_named()} and the name",
-        ) from None
-
-
-def _server() -> str:
-    url = endpoint()
-    return f"{url.scheme}://{url.netloc}"
-
-
-def _refused(error: S3Error, uri: str) -> StorageError:
-    code = error.code or ""
-    if code in ("NoSuchKey", "NoSuchObject"):
-        return missing(uri)
-    if code == "NoSuchBucket":
-        bucket = uri.removeprefix("s3://").partition("/")[0]
-        return StorageError(f"the bucket {bucket} does not exist at {_server()}", todo="create it, or correct the name")
-    if code == "InvalidBucketName":
-        return StorageError(
-            f"{_server()} does not allow the bucket name in {uri}", "lower case letters, digits, dots and hyphens"
-        )
-    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"):
-        return StorageError(
-            f"{_server()} rejects the credentials ({code})",
-            todo="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the file with them",
-        )
-    if code == "AccessDenied":
-        return StorageError(
-            f"{_server()} denies access to {uri}",
-            "credentials with permission to read, write and list there",
-            "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and the bucket's policy",
-        )
-    return StorageError(f"{_server()} answers {code} for {uri}: {(error.message or '')[:200]}", todo="try again later")
-
-
-def _unreachable(error: HTTPError) -> StorageError:
-    if known := of_connection(_cause(error)):
-        return StorageError(f"S3 cannot be reached at {_server()}: {known[0]}", todo=known[1])
-    if _untrusted(error):
-        return StorageError(
-            f"no trusted connection to {_server()}: {_cause(error)}",
-            "a certificate signed by a trusted CA",
-            "set SSL_CERT_FILE to the server's CA",
-        )
-    return ServerAway(
-        f"S3 cannot be reached at {_server()}: {why(error)}",
-        "a running server",
-        f"check {_named()}, or wait longer with CLIPTEA_PATIENCE",
-    )
-
-
-def why(error: HTTPError) -> str:
-    """The reason of a failed attempt in a few words."""
-    reason = _cause(error)
-    if isinstance(reason, NewConnectionError):
-        return str(reason).rpartition(": ")[2].rpartition("] ")[2].rstrip(")")  # without "[Errno 111]"
-    if isinstance(reason, TimeoutError):
-        return "no answer in time"
-    if isinstance(reason, ResponseError):
-        return f"it answers {next(word for word in str(reason).split() if word.isdigit())}"
-    return "the connection breaks" if isinstance(reason, ProtocolError | SSLError) else str(reason)
-
-
-def _untrusted(error: HTTPError) -> bool:
-    reason = _cause(error)
-    return isinstance(reason, SSLError) and untrusted(reason.args[0])  # urllib3's error contains Python's
-
-
-def _cause(error: HTTPError) -> Exception:
-    return error.reason if isinstance(error, MaxRetryError) and error.reason else error

@@ -19,7 +19,8 @@ from cliptea.errors import StorageError
 from cliptea.storage.base import Entry, Store, missing, truncated
 from cliptea.storage.local_files import new_file, place
 from cliptea.storage.marks import claim_cache
-from cliptea.storage.minio_client import Limits, absence, connect, explained, why
+from cliptea.storage.minio_client import Limits, absence, connect
+from cliptea.storage.s3_errors import explained, why
 
 __all__ = ["LIMITS", "S3Store", "parse"]
 

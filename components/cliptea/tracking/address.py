@@ -9,6 +9,7 @@ import ssl
 import urllib.error
 import urllib.request
 from contextlib import closing
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
@@ -139,7 +140,15 @@ def _require_http(uri: str) -> None:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SECONDS).close()
     except urllib.error.HTTPError as answer:  # the server is running; permissions are checked later
         answer.close()
-    except (OSError, ValueError) as error:
+    except (ValueError, InvalidURL) as error:
+        raise StorageError(f"MLFLOW_TRACKING_URI={uri} is not an address ({error})", KINDS, "correct it") from None
+    except HTTPException as error:
+        raise StorageError(
+            f"what answers at {uri} does not speak HTTP ({type(error).__name__})",
+            "an MLflow server",
+            "correct the host and the port in MLFLOW_TRACKING_URI",
+        ) from None
+    except OSError as error:
         reason = getattr(error, "reason", error)
         known = meaning(reason) if isinstance(reason, BaseException) else None
         if isinstance(reason, ssl.SSLError) and known is None:  # MLflow has its own settings for certificates

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException, RestException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request, verify_rest_response
 from requests import RequestException
 from sqlalchemy.exc import OperationalError
 
@@ -26,9 +29,12 @@ from cliptea.tracking.address import (
 )
 from cliptea.tracking.database import database_file, leave_folders, require_database
 
-__all__ = ["connect", "persist"]
+__all__ = ["away", "connect", "persist"]
 
 Result = TypeVar("Result")
+PROBE = "/api/2.0/mlflow/experiments/search"  # asks the server for its database
+PROBE_SECONDS = 8.0
+DATABASE_SECONDS = "3"  # for the answer of a PostgreSQL server to a connection
 # Errors that no waiting mends: a pattern of MLflow's text, what it means, and what to do.
 KNOWN = (
     (
@@ -100,18 +106,34 @@ def connect() -> MlflowClient:
         if is_database(uri):
             from mlflow.store.db import utils
 
-            utils.MAX_RETRY_COUNT = 5  # with pauses of 3 seconds in total, instead of 100 by default
+            utils.MAX_RETRY_COUNT = 1  # MLflow tries for minutes by default; `persist` tries again
+            os.environ.setdefault("PGCONNECT_TIMEOUT", DATABASE_SECONDS)  # psycopg waits for minutes or forever
             leave_folders()
             if file := database_file(uri):
                 require_database(file)
         client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
+        _require_answer(client)
     except Exception as error:  # MLflow does not wrap errors of the database libraries
-        raise _away(error) from None
+        raise away(error) from None
     return client
 
 
-def _away(error: BaseException) -> MlflowAway:
+def _require_answer(client: MlflowClient) -> None:
+    """Ask for an experiment, so that a server that does not answer costs seconds.
+
+    Later requests have MLflow's own limit of two minutes, which the upload of a large model may need.
+    """
+    uri = client.tracking_uri
+    if not uri.startswith("http"):
+        client.search_experiments(max_results=1)
+        return
+    answer = http_request(
+        get_default_host_creds(uri), PROBE, "POST", json={"max_results": 1}, timeout=PROBE_SECONDS, max_retries=0
+    )
+    verify_rest_response(answer, PROBE)
+
+
+def away(error: BaseException) -> MlflowAway:
     """What an error of MLflow means for its user."""
     texts = " ".join(str(cause) for cause in _causes(error))
     for pattern, reason, todo in KNOWN:
@@ -132,21 +154,22 @@ def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
 
     Args:
         work: the function to call. It must be safe to call it again.
-        seconds: how long to wait for MLflow. The default and the maximum are `cliptea.outage.patience()`.
+        seconds: how long to wait for MLflow from the start of the first try, which may take seconds itself. The default
+            and the maximum are `cliptea.outage.patience()`.
 
     Raises:
         TrackingError: MLflow is not available for longer than that, or (not temporary) it rejects a request.
     """
     uri = tracking_address()
     limits = [patience(), *([] if seconds is None else [seconds]), *([COMMAND_SECONDS] if is_database(uri) else [])]
-    absence = Outage(f"MLflow at {uri}", min(limits))
+    absence = Outage(f"MLflow at {uri}", min(limits), since=time.monotonic())
     while True:
         try:
             done = work()
         except MlflowAway as error:
             failure = error
         except (MlflowException, OSError) as error:
-            failure = _away(error)
+            failure = away(error)
         else:
             absence.over()
             return done
@@ -159,7 +182,9 @@ def _may_pass(error: BaseException) -> bool:
     if any(untrusted(cause) for cause in _causes(error)):
         return False
     if isinstance(error, MlflowException):
-        status = error.get_http_status_code()  # 500 if there was no answer
+        status = error.get_http_status_code()  # 500 if there was no answer, and for files that were not downloaded
+        if (told := re.search(r"\b(4\d\d) Client Error", str(error))) and status == 500:
+            status = int(told[1])
     elif isinstance(error, RequestException):  # from artifact requests
         status = 500 if error.response is None else error.response.status_code
     elif isinstance(error, OperationalError):  # from a database that is just starting or ending

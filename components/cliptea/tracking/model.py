@@ -6,17 +6,24 @@ images of a call have the same size. Use `cliptea predict` for files and for ima
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from cliptea.errors import TrackingError, one_line
+from cliptea.errors import TrackingError, described, one_line
+from cliptea.messages import meaning
 
-__all__ = ["fetch_model", "save_model"]
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["exact_version", "fetch_model", "save_model"]
 
 PACKAGE = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("pyfunc.py")
@@ -85,22 +92,28 @@ def fetch_model(uri: str) -> Iterator[Path]:
         uri: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/model.
 
     Raises:
-        TrackingError: MLflow cannot be reached, or the model does not exist.
+        TrackingError: MLflow or its artifacts cannot be reached, the model does not exist, or it cannot be stored here.
     """
     from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
 
     from cliptea.tracking.mlflow_client import connect
 
     client = connect()
-    with TemporaryDirectory() as folder:
+    with ExitStack() as kept:
         try:
-            yield Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=client.tracking_uri))
-        except (MlflowException, OSError) as error:
-            raise TrackingError(
-                f"the model {uri} does not exist at {client.tracking_uri} ({one_line(error)[:200]})",
-                "models:/NAME@champion, models:/NAME/VERSION, runs:/ID/model or a folder",
-            ) from None
+            folder, place = kept.enter_context(TemporaryDirectory()), _artifacts(client, uri)
+            path = Path(download_artifacts(artifact_uri=place, dst_path=folder, tracking_uri=client.tracking_uri))
+        except Exception as error:  # MLflow does not wrap errors of the libraries for artifacts
+            raise _missed(uri, client, error) from None
+        yield path
+
+
+def _artifacts(client: MlflowClient, uri: str) -> str:
+    """The address of the files of a model in a run. For runs:/, MLflow's download hides why it has failed."""
+    if not uri.startswith("runs:/"):
+        return uri
+    run, _, path = uri.removeprefix("runs:/").partition("/")
+    return f"{client.get_run(run).info.artifact_uri}/{path}"
 
 
 def exact_version(uri: str) -> str:
@@ -109,19 +122,54 @@ def exact_version(uri: str) -> str:
     Raises:
         TrackingError: MLflow cannot be reached, or there is no such alias.
     """
-    from mlflow.exceptions import MlflowException
-
     from cliptea.tracking.mlflow_client import connect
 
     client = connect()
     name, _, alias = uri.removeprefix("models:/").partition("@")
     try:
         return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
-    except MlflowException as error:
-        raise TrackingError(
+    except Exception as error:
+        raise _missed(uri, client, error) from None
+
+
+def _missed(uri: str, client: MlflowClient, error: Exception) -> TrackingError:
+    """Why a model was not found or not downloaded."""
+    from cliptea.tracking.mlflow_client import away
+
+    error = _of_first_file(error)
+    if isinstance(error, OSError) and meaning(error):
+        return TrackingError(f"the model {uri} cannot be downloaded: {described(error)}")
+    if _does_not_exist(error):
+        return TrackingError(
             f"the model {uri} does not exist at {client.tracking_uri} ({one_line(error)[:200]})",
             "models:/NAME@champion, models:/NAME/VERSION, runs:/ID/model or a folder",
-        ) from None
+        )
+    reason = away(error)
+    if reason.temporary:
+        return reason
+    return TrackingError(
+        f"the model {uri} cannot be downloaded from {client.tracking_uri} ({reason.reason})", todo=reason.todo
+    )
+
+
+def _of_first_file(error: Exception) -> Exception:
+    """What has failed for the first file of a download. MLflow only keeps the texts of these errors."""
+    from mlflow.exceptions import MlflowException
+
+    found = re.search(r"##### File .* #####\n(?:\[Errno (\d+)\] .*?: '(.*)'|(.*))", str(error))
+    if found is None:
+        return error
+    if found[1]:
+        return OSError(int(found[1]), os.strerror(int(found[1])), found[2])
+    return MlflowException(found[3])
+
+
+def _does_not_exist(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException) and error.get_http_status_code() in (400, 404):
+        return True
+    return re.search("404 Client Error|^Not a proper|No such file|No such artifact", str(error)) is not None
 
 
 def _requirements() -> list[str]:

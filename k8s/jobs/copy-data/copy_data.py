@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cliptea.errors import ClipteaError
-from cliptea.storage.minio_client import Limits, connect, explained
+from cliptea.storage.minio_client import Limits, connect
+from cliptea.storage.s3_errors import explained
 from cliptea.storage.s3_store import S3Store, parse
 
 THREADS = 16

@@ -1,6 +1,7 @@
 """A step gives signs of life while it works, and says why it failed: on the board in the store, and in MLflow."""
 
 import shutil
+import threading
 import time
 
 import pytest
@@ -104,6 +105,27 @@ def test_a_bug_is_told_as_well_and_keeps_its_traceback(client):
     with pytest.raises(KeyError):
         common.run_step("split", lambda run: {}["x"], run=artifact(run))
     assert client.get_run(run.tracking_run).data.tags["cliptea.error"] == "split: KeyError: 'x'"
+
+
+def test_a_failure_does_not_wait_for_a_silent_mlflow(monkeypatch):
+    told, free = [], threading.Event()
+
+    def mark_failed(*failure):
+        told.append(failure)
+        free.wait(60)  # a database that is frozen
+
+    monkeypatch.setattr("cliptea.tracking.state.mark_failed", mark_failed)
+    monkeypatch.setattr(watched, "TELL_SECONDS", 0.2)
+
+    def work(run):
+        raise DataError("the image a.png is damaged")
+
+    began = time.monotonic()
+    with pytest.raises(SystemExit):
+        common.run_step("split", work, run=artifact(plain("silent", "run-1")))
+    assert time.monotonic() - began < 30
+    assert told == [("run-1", "split", "", "the image a.png is damaged")]
+    free.set()
 
 
 def test_a_step_that_is_stopped_is_no_failure(client):

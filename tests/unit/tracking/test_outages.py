@@ -1,18 +1,19 @@
 """A tracking server that is down, hangs or restarts costs no training, and what was to be logged comes later."""
 
+import re
 import sqlite3
 import time
 from http.server import BaseHTTPRequestHandler
 
 import pytest
-from small_servers import served
+from small_servers import greeting, served, silent
 from storage.faulty_proxy import ALWAYS, FaultyProxy
 
 from cliptea import outage, settings
 from cliptea.errors import ConfigError, StorageError
 from cliptea.outage import COMMAND_SECONDS
 from cliptea.run import Run, expand
-from cliptea.tracking import curves
+from cliptea.tracking import curves, mlflow_client
 from cliptea.tracking.address import EXPERIMENT, MlflowAway, require_server
 from cliptea.tracking.mlflow_client import connect, persist
 from cliptea.tracking.runs import ChildRun, open_parent
@@ -173,6 +174,42 @@ def test_a_server_that_stays_away_is_one_line(monkeypatch):
     assert away.value.temporary
 
 
+@pytest.mark.parametrize("kind", ["http", "postgresql+psycopg"])
+def test_a_server_that_never_answers_is_waited_for_no_longer_than_told(kind, monkeypatch):
+    monkeypatch.setattr(mlflow_client, "PROBE_SECONDS", 1.0)
+    monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
+    monkeypatch.setattr(mlflow_client, "DATABASE_SECONDS", "2")  # the least that the drivers take
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    tries = []
+
+    def work():
+        tries.append(time.monotonic())
+        connect()
+
+    with silent() as place:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{kind}://{place}" + ("/mlflow" if kind != "http" else ""))
+        with pytest.raises(MlflowAway, match="does not answer at") as away:
+            persist(work, 0.9)
+        assert time.monotonic() - tries[0] < 60  # MLflow and psycopg have two minutes for each of several tries
+    assert away.value.temporary
+    assert len(tries) == 1  # the first one has taken all of the time
+
+
+def test_the_time_of_the_first_try_counts(monkeypatch):
+    """Otherwise, a server that answers late costs its own delay and then the whole patience."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    tries = []
+
+    def late():
+        tries.append(1)
+        time.sleep(0.4)
+        raise MlflowAway("timed out")
+
+    with pytest.raises(MlflowAway):
+        persist(late, 0.3)
+    assert len(tries) == 1
+
+
 def no_database(folder):
     (folder / "mlflow.db").write_bytes(b"no database at all" * 100)
     return f"sqlite:///{folder}/mlflow.db", "it is not an SQLite database"
@@ -221,6 +258,24 @@ def test_a_command_is_told_at_once_that_nobody_answers(uri, monkeypatch):
     with pytest.raises(StorageError, match=f"does not answer at {uri} .*unset MLFLOW_TRACKING_URI"):
         require_server()
     assert time.monotonic() - before < 2
+
+
+@pytest.mark.parametrize("uri", ["http://localhost:50o0", "http://[::1", "http://local host:5000"])
+def test_an_address_that_is_none_is_named_with_its_variable(uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(
+        StorageError, match=rf"^MLFLOW_TRACKING_URI={re.escape(uri)} is not an address \(.*; correct it$"
+    ):
+        require_server()
+
+
+def test_the_port_of_another_protocol_is_told(monkeypatch):
+    with greeting(b"SSH-2.0-OpenSSH_9.2\r\n") as place:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{place}")
+        with pytest.raises(
+            StorageError, match=f"what answers at http://{place} does not speak HTTP .BadStatusLine.*_URI"
+        ):
+            require_server()
 
 
 @pytest.mark.parametrize("status", [200, 401, 404])

@@ -21,7 +21,7 @@ from cliptea.tracking.address import EXPERIMENT, MlflowAway, database_trouble, r
 from cliptea.tracking.artifacts import require_artifacts
 from cliptea.tracking.experiment import experiment_id, plugin_run
 from cliptea.tracking.metric_names import metric_name, renamed_metrics
-from cliptea.tracking.mlflow_client import _away, connect, persist
+from cliptea.tracking.mlflow_client import away, connect, persist
 from cliptea.tracking.runs import ChildRun, open_parent
 
 ODD = ["and/or/", "..", ".", "a//b", "/a", "a/../b", "x" * 300, "x" * 299 + "y", "a,b", "a;b", "a:2c:b", " a",
@@ -285,9 +285,9 @@ def test_a_database_server_that_restarts_is_waited_for(monkeypatch):
 def test_a_database_server_that_is_just_starting_is_waited_for(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://mlflow@h/mlflow")
     starting = OperationalError("SELECT 1", {}, Exception("FATAL: the database system is starting up"))
-    assert _away(starting).temporary
+    assert away(starting).temporary
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////x/mlflow.db")
-    assert not _away(starting).temporary
+    assert not away(starting).temporary
 
 
 def test_a_database_server_that_swallows_packets_is_told_within_fifteen_seconds(monkeypatch):
@@ -372,6 +372,6 @@ FULL_DISK = "[Errno 28] No space left on device"
 )
 def test_a_full_disk_is_waited_for_only_if_it_is_the_server_s(monkeypatch, uri, error, passes):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    told = _away(error)
+    told = away(error)
     assert told.temporary == passes
     assert passes or "the disk is full" in str(told)

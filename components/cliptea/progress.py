@@ -252,9 +252,11 @@ def _write(path: str, who: Who, event: dict[str, Any]) -> None:
     """Write a line to the events file, or to the log if there is none."""
     try:
         if path:
-            line = json.dumps({**event, "run": who.run, "pid": os.getpid()})
-            with open(path, "ab", buffering=0) as file:
-                file.write(line.encode() + b"\n")  # one write: lines of several processes never mix
+            line = json.dumps({**event, "run": who.run, "pid": os.getpid()}).encode() + b"\n"
+            with open(path, "ab+", buffering=0) as file:
+                size = file.seek(0, os.SEEK_END)
+                torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"  # by a disk that was full
+                file.write(b"\n" * torn + line)  # one write: lines of several processes never mix
         else:
             print(event_line(event, who), file=sys.stderr, flush=True)
     except OSError:  # a full disk or a closed pipe must not end the work that is being told about

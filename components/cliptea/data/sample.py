@@ -150,6 +150,8 @@ def _size_in_header(data: bytes, name: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             sideways = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
             return image.size if sideways else (image.height, image.width)
+    except MemoryError:
+        raise
     except Exception as error:  # damaged files make Pillow raise almost any error
         raise DataError(
             f"the data set gives no image for {name} ({one_line(error)[:100]})", "an encoded image"

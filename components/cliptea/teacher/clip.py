@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cliptea import device, progress
 from cliptea.config import TeacherConfig
-from cliptea.errors import ConfigError, TeacherError
+from cliptea.errors import ConfigError, TeacherError, refuse_system
 from cliptea.parse import parse_json, read_text
 from cliptea.teacher.clip_files import fill, find_checkpoint, is_openai, read_checkpoint
 from cliptea.teacher.hub import download, normalisations, tag_config
@@ -242,6 +242,7 @@ def _tokenizer(source: _Source) -> Any:
     try:
         return open_clip.get_tokenizer(source.schema)
     except Exception as error:  # Hugging Face's clients raise many kinds of errors without network access
+        refuse_system(error, f"cannot load the tokenizer of {source.name}")
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TeacherError(
             f"the tokenizer of {source.name} cannot be loaded ({reason})",

@@ -116,11 +116,12 @@ def _begin(job: Job, begun: Any) -> None:
 def _make(number: int, views: range, workers: int) -> MadeBlock:
     """Compute a block in a worker process while `workers` of them are busy."""
     global _maker
-    assert _job is not None
     env.THREADS.set(str(max(1, _threads // workers)))
     try:
         device.prepare()
-        _maker = _maker or BlockMaker(_job)
+        if _maker is None:
+            assert _job is not None
+            _maker = BlockMaker(_job)
         (made,) = _maker.make({number: views}, lambda done: None)
     except Exception as error:
         raise portable(error) from None

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from cliptea.errors import TrackingError, one_line
-from cliptea.storage.local_files import make_folder, partial_name
+from cliptea.storage.local_files import lock_file, make_folder, partial_name
 from cliptea.storage.marks import WORKDIR, read_mark
 
 __all__ = [

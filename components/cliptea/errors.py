@@ -15,7 +15,7 @@ from cliptea.messages import meaning, plain
 
 __all__ = [
     "ClipteaError", "ConfigError", "DataError", "NotFinite", "ServerAway", "StorageError", "TeacherError",
-    "TrackingError", "described", "named", "one_line", "portable", "refuse_system",
+    "TrackingError", "Unusable", "described", "named", "one_line", "portable", "refuse_system",
 ]  # fmt: skip
 
 LONGEST = 4000  # characters of what an error says has happened
@@ -64,6 +64,10 @@ class ServerAway(StorageError):
     temporary = True
 
 
+class Unusable(StorageError):
+    """The system cannot read or write a file or folder, which says nothing about what is in it."""
+
+
 class TrackingError(StorageError):
     """MLflow cannot do what is asked, or lacks what is needed."""
 
@@ -105,13 +109,13 @@ def described(error: BaseException) -> str:
 
 
 def refuse_system(error: BaseException, what: str) -> None:
-    """Raise a StorageError if the system is to blame for an error, so that nobody takes it for damage of a file.
+    """Raise `Unusable` if the system is to blame for an error, so that nobody takes it for damage of a file.
 
     Args:
         what: what has failed, such as "cannot read model.pt".
     """
     if known := meaning(error):
-        raise StorageError(f"{what}: {known[0]}", todo=known[1]) from error
+        raise Unusable(f"{what}: {known[0]}", todo=known[1]) from error
 
 
 def portable(error: Exception) -> Exception:

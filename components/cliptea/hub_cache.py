@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from cliptea import progress
-from cliptea.errors import StorageError, refuse_system
+from cliptea.errors import Unusable, refuse_system
 from cliptea.files import sha256
 
 __all__ = ["cached", "is_whole"]
@@ -50,7 +50,7 @@ def is_whole(copy: Path) -> bool:
         real.unlink(missing_ok=True)
     except OSError as error:
         refuse_system(error, f"cannot use the copy {copy}")
-        raise StorageError(f"cannot use the copy {copy}: {error.strerror or error}", todo="delete it") from error
+        raise Unusable(f"cannot use the copy {copy}: {error.strerror or error}", todo="delete it") from error
     return False
 
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from cliptea import env, progress, watchdog
-from cliptea.errors import ConfigError, StorageError
+from cliptea.errors import ConfigError, StorageError, Unusable
 from cliptea.messages import meaning
 
 __all__ = [
@@ -231,7 +231,7 @@ def place(*names: str) -> Path:
     return Path(*(part if part.strip(".") else f"%{part}" for name in names for part in name.split("/")))
 
 
-def unusable(path: Path, error: OSError) -> StorageError:
+def unusable(path: Path, error: OSError) -> Unusable:
     """The error for a file or folder that cannot be read or written, with its cause and what to do."""
     what, todo = meaning(error) or (error.strerror or str(error), "")
-    return StorageError(f"cannot use {path}: {what}", "a folder that can be written, with space left", todo)
+    return Unusable(f"cannot use {path}: {what}", "a folder that can be written, with space left", todo)

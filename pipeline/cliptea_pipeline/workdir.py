@@ -6,7 +6,6 @@ import fcntl
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,16 +14,14 @@ from pathlib import Path
 from cliptea import env
 from cliptea.errors import ClipteaError, StorageError
 from cliptea.log_lines import tell
-from cliptea.messages import meaning
 from cliptea.storage.local_files import make_folder, sweep, unusable, write_file
 from cliptea.storage.marks import MARK, WORKDIR, claim, read_mark, require_free
 from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.database import database_uri, has_moved, is_ours, readdress
+from cliptea_pipeline.temporary import drop_temporary, make_temporary
 
 __all__ = ["DATABASE", "STORE", "Workdir", "find_database", "held", "is_workdir", "require_workdir"]
 
-TEMPORARY = "temporary folder"  # in its mark
-TMPDIR_TODO = "set TMPDIR to a folder with free space"
 STORE, MLFLOW, KFP, LOGS, RUN = FOLDERS = ("store", "mlflow", "kfp", "logs", "run")
 REPORT, RESULTS = FILES = ("report.html", "results.json")
 REPORTS, IMAGES = "reports", "images"
@@ -76,7 +73,7 @@ class Workdir:
             self.events.touch()
             os.mkfifo(self.alive)
             opened.callback(self.alive.unlink, missing_ok=True)
-            self.temporary = _temporary(present)
+            self.temporary = make_temporary(present)
             opened.callback(shutil.rmtree, self.temporary, ignore_errors=True)
             opened.callback(os.close, _hold(self.alive))
             self._opened = opened.pop_all()  # an error before this line closes all of it
@@ -119,7 +116,7 @@ class Workdir:
     def _prune(self) -> None:
         """Delete what killed and earlier runs have left."""
         for folder in _named(self._run, RUN_NAME):
-            _drop_temporary(folder)
+            drop_temporary(folder)
             shutil.rmtree(folder, ignore_errors=True)
         for folder in _named(self.kfp, KFP_NAME)[: -KEPT_RUNS + 1]:
             shutil.rmtree(folder, ignore_errors=True)
@@ -270,31 +267,6 @@ def _is_earlier(root: Path, names: set[str]) -> bool:
     """
     usual = names <= {*FOLDERS, *FILES, REPORTS} and all((root / name).is_dir() for name in FOLDERS)
     return usual and (not (root / DATABASE).exists() or is_ours(root / DATABASE, EXPERIMENT))
-
-
-def _temporary(present: Path) -> Path:
-    """A new temporary folder with a mark that names the run's folder, which in turn names it."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="cliptea-"))
-    except OSError as error:
-        what = (meaning(error) or (error.strerror or str(error), ""))[0]
-        raise StorageError(f"cannot make a temporary folder: {what}", todo=TMPDIR_TODO) from None
-    try:
-        claim(folder, TEMPORARY, "", run=str(present))
-    except StorageError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise StorageError(error.what, error.expected, TMPDIR_TODO) from None
-    (present / "temporary").write_text(str(folder))
-    return folder
-
-
-def _drop_temporary(present: Path) -> None:
-    """Delete the temporary folder of a killed run. The folder's own mark must say that it is from this run."""
-    with suppress(OSError, ValueError):
-        folder = Path((present / "temporary").read_text())
-        mark = read_mark(folder)
-        if mark.get("kind") == TEMPORARY and mark.get("run") == str(present) and folder.name.startswith("cliptea-"):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _named(folder: Path, names: re.Pattern[str]) -> list[Path]:

@@ -366,16 +366,18 @@ def test_commands_put_a_moved_work_directory_in_order(tmp_path, empty_database):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
-@pytest.mark.parametrize("where", ["readdress", "tempfile.mkdtemp", "os.mkfifo", "os.truncate", "_hold"])
+@pytest.mark.parametrize(
+    "where", ["workdir.readdress", "temporary.tempfile.mkdtemp", "workdir.os.mkfifo", "workdir.os.truncate"]
+)
 def test_a_work_directory_that_could_not_be_opened_is_free_again(tmp_path, monkeypatch, where, error):
     def fail(*arguments, **options):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"cliptea_pipeline.workdir.{where}", fail)
+        patch.setattr(f"cliptea_pipeline.{where}", fail)
         with pytest.raises((KeyboardInterrupt, StorageError)) as caught:
             Workdir(tmp_path / "w")
-    if where == "tempfile.mkdtemp" and isinstance(error, OSError):
+    if where.endswith("mkdtemp") and isinstance(error, OSError):
         assert str(caught.value) == (
             "cannot make a temporary folder: the disk is full; set TMPDIR to a folder with free space"
         )
@@ -397,7 +399,7 @@ def test_a_full_temporary_folder_is_not_blamed_on_the_work_directory(tmp_path, m
             raise StorageError(f"cannot use {folder}: the disk is full", "space")
         claim(folder, kind, todo, adopt)
 
-    monkeypatch.setattr(workdir_module, "claim", full)
+    monkeypatch.setattr("cliptea_pipeline.temporary.claim", full)
     with pytest.raises(StorageError, match=rf"^cannot use {tmp_path}/T/.*: the disk is full; .*set TMPDIR"):
         Workdir(tmp_path / "w")
     assert list((tmp_path / "T").iterdir()) == []

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cliptea.errors import TrackingError, one_line, refuse_system
+from cliptea.errors import TrackingError, one_line
 
 __all__ = ["fetch_model", "save_model"]
 
@@ -95,14 +95,12 @@ def fetch_model(uri: str) -> Iterator[Path]:
     client = connect()
     with TemporaryDirectory() as folder:
         try:
-            model = Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=client.tracking_uri))
+            yield Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=client.tracking_uri))
         except (MlflowException, OSError) as error:
-            refuse_system(error, f"cannot download the model {uri}")
             raise TrackingError(
                 f"the model {uri} does not exist at {client.tracking_uri} ({one_line(error)[:200]})",
                 "models:/NAME@champion, models:/NAME/VERSION, runs:/ID/model or a folder",
             ) from None
-        yield model
 
 
 def exact_version(uri: str) -> str:

@@ -6,6 +6,8 @@ without a traceback and exits with 2 for a `ConfigError` and 1 for the others; a
 
 from __future__ import annotations
 
+import pickle
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +15,7 @@ from cliptea.messages import meaning, plain
 
 __all__ = [
     "ClipteaError", "ConfigError", "DataError", "NotFinite", "ServerAway", "StorageError", "TeacherError",
-    "TrackingError", "described", "named", "one_line",
+    "TrackingError", "Unusable", "described", "named", "one_line", "portable", "refuse_system",
 ]  # fmt: skip
 
 LONGEST = 4000  # characters of what an error says has happened
@@ -33,6 +35,10 @@ class ClipteaError(Exception):
         if todo:
             parts.append(todo)
         super().__init__(plain("; ".join(" ".join(part.split()) for part in parts)))
+
+    def __reduce__(self) -> tuple[type[ClipteaError], tuple[str, str, str]]:
+        """Pickled with all its parts, so that it is the same error in another process."""
+        return type(self), (self.what, self.expected, self.todo)
 
     @property
     def advice(self) -> str:
@@ -56,6 +62,10 @@ class ServerAway(StorageError):
     """A required server refuses connections, is unreachable or answers 5xx. It may come back."""
 
     temporary = True
+
+
+class Unusable(StorageError):
+    """The system cannot read or write a file or folder, which says nothing about what is in it."""
 
 
 class TrackingError(StorageError):
@@ -96,3 +106,25 @@ def described(error: BaseException) -> str:
     kind, text, known = type(error).__name__, one_line(error), meaning(error)
     said = f"{kind}: {text}" if text else kind
     return f"{known[0]} ({said}); {known[1]}" if known else said
+
+
+def refuse_system(error: BaseException, what: str) -> None:
+    """Raise `Unusable` if the system is to blame for an error, so that nobody takes it for damage of a file.
+
+    Args:
+        what: what has failed, such as "cannot read model.pt".
+    """
+    if known := meaning(error):
+        raise Unusable(f"{what}: {known[0]}", todo=known[1]) from error
+
+
+def portable(error: Exception) -> Exception:
+    """The error as one process can hand it to another: with its traceback as a note, or as text if it has no pickle."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        error = pickle.loads(pickle.dumps(error))  # some errors only fail when they are read
+    except Exception:  # errors of libraries may hold anything
+        error = RuntimeError(described(error))
+    if not isinstance(error, ClipteaError):
+        error.add_note(f"In another process:\n{trace}")
+    return error

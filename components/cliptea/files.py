@@ -1,13 +1,18 @@
-"""What a path of somebody else leads to. Named pipes and devices are never opened, because reading them may not end."""
+"""What a path of somebody else leads to, and the sha256 of a file.
+
+Named pipes and devices are never opened, because reading them may not end.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
+from functools import cache
 from pathlib import Path
 
-__all__ = ["PIPE", "oddity"]
+__all__ = ["PIPE", "oddity", "sha256"]
 
 PIPE = "a named pipe"
 KINDS = {
@@ -30,3 +35,19 @@ def oddity(path: Path | str) -> str:
             return "a link to nothing" if os.path.islink(path) else "missing"
         return f"unreadable ({getattr(error, 'strerror', None) or error})"
     return "" if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "no file")
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file in hex. A process reads a large file only once for it, unless the file changes.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    state = path.stat()
+    return _sha256(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, *state: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

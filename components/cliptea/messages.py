@@ -91,6 +91,7 @@ TEXTS = (
     (r"can't start new thread|Resource temporarily unavailable", (TASKS, TASKS_TODO)),
     (r"CUDA out of memory|OutOfMemoryError", ("the memory of the GPU is full", MEMORY)),
     (r"database or disk is full|No space left on device", ERRNOS[errno.ENOSPC]),
+    (r"Input/output error", ERRNOS[errno.EIO]),
     *CONNECTION_TEXTS,
 )
 

@@ -35,6 +35,7 @@ WINDOW_SECONDS = 20.0  # the rate is taken over this
 
 _reused = False
 _since = 0.0  # when the current step began
+_torn = False  # whether a full disk has cut the last line in the events file
 _listeners: list[Callable[[dict[str, Any]], None]] = []
 
 
@@ -250,11 +251,13 @@ def _plain(value: Any, key: str = "") -> Any:
 
 def _write(path: str, who: Who, event: dict[str, Any]) -> None:
     """Write a line to the events file, or to the log if there is none."""
+    global _torn
     try:
         if path:
-            line = json.dumps({**event, "run": who.run, "pid": os.getpid()})
+            line = json.dumps({**event, "run": who.run, "pid": os.getpid()}).encode() + b"\n"
+            line = b"\n" + line if _torn else line
             with open(path, "ab", buffering=0) as file:
-                file.write(line.encode() + b"\n")  # one write: lines of several processes never mix
+                _torn = file.write(line) < len(line)  # one write: lines of several processes never mix
         else:
             print(event_line(event, who), file=sys.stderr, flush=True)
     except OSError:  # a full disk or a closed pipe must not end the work that is being told about

@@ -14,10 +14,11 @@ __all__ = ["Active", "Board", "Event", "Tail"]
 
 Event = dict[str, Any]
 ALWAYS_RUN = {"resolve", "variants", "promote", "finish"}  # steps that are never reused, and so not counted
+OURS = {"event", "step", "label", "pid"}  # keys of every event
 
 
 class Tail:
-    """Reads the lines that are added to a file."""
+    """Reads the events that are added to a file. It passes over lines that a full disk has cut."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
@@ -25,10 +26,18 @@ class Tail:
 
     def read(self) -> list[Event]:
         *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
-        return [json.loads(line) for line in lines]
+        return [event for line in lines if (event := _parsed(line))]
 
     def close(self) -> None:
         self._file.close()
+
+
+def _parsed(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and event.keys() >= OURS else None
 
 
 @dataclass

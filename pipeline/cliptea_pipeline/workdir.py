@@ -6,10 +6,9 @@ import fcntl
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from cliptea import env
@@ -19,10 +18,10 @@ from cliptea.storage.local_files import make_folder, sweep, unusable, write_file
 from cliptea.storage.marks import MARK, WORKDIR, claim, read_mark, require_free
 from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.database import database_uri, has_moved, is_ours, readdress
+from cliptea_pipeline.temporary import drop_temporary, make_temporary
 
 __all__ = ["DATABASE", "STORE", "Workdir", "find_database", "held", "is_workdir", "require_workdir"]
 
-TEMPORARY = "temporary folder"  # in its mark
 STORE, MLFLOW, KFP, LOGS, RUN = FOLDERS = ("store", "mlflow", "kfp", "logs", "run")
 REPORT, RESULTS = FILES = ("report.html", "results.json")
 REPORTS, IMAGES = "reports", "images"
@@ -54,7 +53,7 @@ class Workdir:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        try:
+        with _usable(root), ExitStack() as opened:
             full = root.resolve()  # the address of the artifacts, which must not depend on links
             _claim(root)
             self.store, self.mlflow, self.kfp, self.logs, self._run = (full / name for name in FOLDERS)
@@ -62,6 +61,7 @@ class Workdir:
             for folder in (self.store, self.mlflow, self.kfp, self.logs, self._run):
                 folder.mkdir(parents=True, exist_ok=True)
             self.lock = _lock(root, self._run, wait=True)
+            opened.callback(os.close, self.lock)
             self._prune()
             readdress(full / DATABASE, EXPERIMENT)
             self.name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
@@ -72,14 +72,11 @@ class Workdir:
             present.mkdir()
             self.events.touch()
             os.mkfifo(self.alive)
-            self.temporary = _temporary(present)
-        except OSError as error:
-            raise StorageError(
-                f"cannot use the work directory {root}: {error.strerror or error}",
-                "a writable local folder",
-                "choose another one with --workdir",
-            ) from None
-        self._hold_alive()
+            opened.callback(self.alive.unlink, missing_ok=True)
+            self.temporary = make_temporary(present)
+            opened.callback(shutil.rmtree, self.temporary, ignore_errors=True)
+            opened.callback(os.close, _hold(self.alive))
+            self._opened = opened.pop_all()  # an error before this line closes all of it
 
     @property
     def tracking_uri(self) -> str:
@@ -114,15 +111,12 @@ class Workdir:
 
     def close(self) -> None:
         """Stop all remaining processes of the run, and release the folder for the next run."""
-        os.close(self._pipe)
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        self.alive.unlink(missing_ok=True)
-        os.close(self.lock)
+        self._opened.close()
 
     def _prune(self) -> None:
         """Delete what killed and earlier runs have left."""
         for folder in _named(self._run, RUN_NAME):
-            _drop_temporary(folder)
+            drop_temporary(folder)
             shutil.rmtree(folder, ignore_errors=True)
         for folder in _named(self.kfp, KFP_NAME)[: -KEPT_RUNS + 1]:
             shutil.rmtree(folder, ignore_errors=True)
@@ -131,9 +125,25 @@ class Workdir:
                 log.unlink()
         sweep(self.root.resolve())  # a store elsewhere is the user's
 
-    def _hold_alive(self) -> None:
-        reader = os.open(self.alive, os.O_RDONLY | os.O_NONBLOCK)  # a writer can only open it with a reader
-        self._pipe = os.open(self.alive, os.O_WRONLY)
+
+@contextmanager
+def _usable(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot use the work directory {root}: {error.strerror or error}",
+            "a writable local folder",
+            "choose another one with --workdir",
+        ) from None
+
+
+def _hold(alive: Path) -> int:
+    """The end for writing of the pipe. A step whose run was killed notices that it is closed."""
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)  # a writer can only open it with a reader
+    try:
+        return os.open(alive, os.O_WRONLY)
+    finally:
         os.close(reader)
 
 
@@ -207,12 +217,15 @@ def _lock(root: Path, run: Path, *, wait: bool = False) -> int:
     """
     told = ""
     while True:
-        lock, user = _try_lock(run)
-        if not user:
-            os.truncate(lock, 0)
-            os.write(lock, str(os.getpid()).encode())
-            return lock
-        os.close(lock)
+        with ExitStack() as opened:
+            lock = os.open(run / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            opened.callback(os.close, lock)
+            user = _try_lock(run, lock)
+            if not user:
+                os.truncate(lock, 0)
+                os.write(lock, str(os.getpid()).encode())
+                opened.pop_all()
+                return lock
         if not wait:
             todo = "wait for it, stop it, or choose another folder with --workdir"
             raise ClipteaError(f"{user} {root}", todo=todo)
@@ -222,16 +235,15 @@ def _lock(root: Path, run: Path, *, wait: bool = False) -> int:
         time.sleep(LOOK_SECONDS)
 
 
-def _try_lock(run: Path) -> tuple[int, str]:
-    """The handle of the lock, and in words who is using the folder if the lock is not ours."""
-    lock = os.open(run / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+def _try_lock(run: Path, lock: int) -> str:
+    """Lock the handle of the lock. Returns in words who is using the folder, or "" if it is ours now."""
     if not _locked(lock):
         process = os.read(lock, 20).decode() or "?"
-        return lock, f"another run (process {process}) is using"
+        return f"another run (process {process}) is using"
     tasks = os.open(run / "tasks.lock", os.O_RDWR | os.O_CREAT, 0o644)
     free = _locked(tasks)
     os.close(tasks)
-    return lock, "" if free else "a step of a killed run is still running in"
+    return "" if free else "a step of a killed run is still running in"
 
 
 def _claim(root: Path) -> None:
@@ -255,23 +267,6 @@ def _is_earlier(root: Path, names: set[str]) -> bool:
     """
     usual = names <= {*FOLDERS, *FILES, REPORTS} and all((root / name).is_dir() for name in FOLDERS)
     return usual and (not (root / DATABASE).exists() or is_ours(root / DATABASE, EXPERIMENT))
-
-
-def _temporary(present: Path) -> Path:
-    """A new temporary folder with a mark that names the run's folder, which in turn names it."""
-    folder = Path(tempfile.mkdtemp(prefix="cliptea-"))
-    claim(folder, TEMPORARY, "", run=str(present))
-    (present / "temporary").write_text(str(folder))
-    return folder
-
-
-def _drop_temporary(present: Path) -> None:
-    """Delete the temporary folder of a killed run. The folder's own mark must say that it is from this run."""
-    with suppress(OSError, ValueError):
-        folder = Path((present / "temporary").read_text())
-        mark = read_mark(folder)
-        if mark.get("kind") == TEMPORARY and mark.get("run") == str(present) and folder.name.startswith("cliptea-"):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _named(folder: Path, names: re.Pattern[str]) -> list[Path]:

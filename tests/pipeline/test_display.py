@@ -1,6 +1,7 @@
 """The events of a run as a user sees them, without a run."""
 
 import io
+import json
 import os
 
 import pytest
@@ -55,13 +56,24 @@ def test_bookkeeping_is_hidden_unless_it_fails(plain):
 
 def test_a_line_that_is_half_written_is_read_later(tmp_path):
     path = tmp_path / "events.jsonl"
-    path.write_text('{"a": 1}\n{"b"')
+    first, second = ({**event("note", text=text), "pid": 1} for text in ("a", "b"))
+    line = json.dumps(second)
+    path.write_text(f"{json.dumps(first)}\n{line[:20]}")
     tail = Tail(path)
-    assert tail.read() == [{"a": 1}]
+    assert tail.read() == [first]
     with path.open("a") as file:
-        file.write(": 2}\n")
-    assert tail.read() == [{"b": 2}]
+        file.write(f"{line[20:]}\n")
+    assert tail.read() == [second]
     assert tail.read() == []
+
+
+def test_lines_that_are_cut_or_no_events_are_passed_over(tmp_path):
+    path, whole = tmp_path / "events.jsonl", {**event("note", text="a"), "pid": 1}
+    line = json.dumps(whole)
+    path.write_text(f"{line[:20]}{line}\n\n[1]\n3\n{{}}\n{line}\n{'[' * 100000}\n")
+    with path.open("ab") as file:
+        file.write(b"\xff\n")
+    assert Tail(path).read() == [whole]
 
 
 def test_steps_that_always_run_are_not_counted():

@@ -1,5 +1,6 @@
 """What a setting names by path or URI is found on this machine; from S3, downloaded once a version."""
 
+import hashlib
 import os
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from faulty_proxy import ALWAYS
 
+from cliptea import progress
 from cliptea.errors import StorageError
 from cliptea.storage import fetch, is_remote, read_small, state
 from cliptea.storage.local_files import cache_folder, place
@@ -45,10 +47,8 @@ def test_a_folder_and_its_state(named):
     named.put("m2/other", b"other")
     uri = named.uri("m")
     folder = fetch(uri)
-    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
-        "config.json",
-        "deep/weights",
-    ]
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert [name for name in files if not name.endswith(".cliptea-sha256")] == ["config.json", "deep/weights"]
     assert (folder / "deep" / "weights").read_bytes() == b"weights"
     before = state(uri)
     assert before[:2] == ("m", 9)
@@ -92,6 +92,43 @@ def test_a_file_of_another_size_in_the_cache_is_downloaded_again(store):
     store.put("k", b"12345")
     path = fetch(store.uri("k"))
     path.write_bytes(b"123")
+    assert fetch(store.uri("k")).read_bytes() == b"12345"
+
+
+@pytest.mark.parametrize("damaged", ["copy", "sum"])
+def test_a_damaged_copy_in_the_cache_is_never_used(store, monkeypatch, damaged):
+    store.put("m/a.pt", DATA)
+    store.put("m/b.pt", b"other")
+    told = []
+    monkeypatch.setattr(progress, "note", told.append)
+    copy = fetch(store.uri("m")) / "a.pt"
+    (kept,) = copy.parent.glob(".a.pt.*")
+    assert kept.read_text() == hashlib.sha256(DATA).hexdigest()
+    file = copy if damaged == "copy" else kept
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # of the same size, and often still a finite number
+    file.write_bytes(content)
+    os.utime(file, (0, 0))
+    assert (fetch(store.uri("m")) / "a.pt").read_bytes() == DATA
+    assert len(told) == 1
+    assert str(copy) in told[0]
+    assert "downloaded again" in told[0]
+    assert (fetch(store.uri("m")) / "a.pt").read_bytes() == DATA
+    assert len(told) == 1
+
+
+def test_a_copy_whose_sum_was_not_written_is_downloaded_again(store, proxy):
+    store.put("k", b"12345")
+    copy = fetch(store.uri("k"))
+    copy.write_bytes(b"54321")
+    (copy.parent / ".k.cliptea-sha256").unlink()  # as after a kill
+    assert fetch(store.uri("k")).read_bytes() == b"12345"
+
+
+def test_a_process_compares_a_copy_once(store, monkeypatch):
+    store.put("k", b"12345")
+    fetch(store.uri("k"))
+    monkeypatch.setattr(hashlib, "file_digest", None)
     assert fetch(store.uri("k")).read_bytes() == b"12345"
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -171,6 +172,26 @@ def test_a_full_disk_does_not_end_the_work(monkeypatch):
     monkeypatch.setenv("CLIPTEA_EVENTS", "/dev/full")
     with progress.step("split"), progress.bar("reading") as bar:
         bar.update(1)
+
+
+def test_after_a_line_that_a_full_disk_has_cut_the_next_one_is_whole(tmp_path, monkeypatch):
+    import resource
+
+    path, limits = tmp_path / "events.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setenv("CLIPTEA_EVENTS", str(path))
+    monkeypatch.setattr(progress, "_torn", False)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a short write then, as on a full disk
+    try:
+        progress.note("first")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 30, limits[1]))
+        progress.note("second")
+        progress.note("third")  # of which nothing is written
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    progress.note("fourth")
+    first, cut, last = path.read_text().splitlines()
+    assert [json.loads(first)["text"], len(cut), json.loads(last)["text"]] == ["first", 30, "fourth"]
 
 
 @pytest.mark.parametrize(

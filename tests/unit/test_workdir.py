@@ -1,5 +1,7 @@
 """Work directories are marked as ours; nothing else is deleted or written to. No run is started here."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -18,8 +20,10 @@ from cliptea.errors import ClipteaError, ConfigError, StorageError
 from cliptea.storage import FileStore, local_files
 from cliptea.storage.local_files import local_path, partial_name, sweep, uri_path
 from cliptea.storage.marks import MARK, claim
+from cliptea.tracking import database as database_module
 from cliptea.tracking.address import EXPERIMENT
-from cliptea.tracking.database import artifact_folder, database_uri, has_moved
+from cliptea.tracking.database import artifact_folder, database_uri, has_moved, require_database
+from cliptea_pipeline import workdir as workdir_module
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.workdir import Workdir, find_database
 
@@ -186,8 +190,6 @@ def test_the_temporary_folder_of_a_killed_run_is_deleted_by_the_next_one_but_not
 
 
 def test_incomplete_files_are_swept_once_their_writer_is_dead(tmp_path):
-    import fcntl
-
     with opened(tmp_path / "w"):
         pass
     folder = tmp_path / "w/store/split/0"
@@ -310,8 +312,6 @@ def test_predictions_never_go_into_a_folder_of_somebody_else(tmp_path):
 @contextmanager
 def refused_waiting(file, monkeypatch):
     """Hold the lock of a file as another process does, until the one that waits has looked three times."""
-    import fcntl
-
     looks = []
     with file.open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -352,8 +352,6 @@ def test_commands_put_a_moved_work_directory_in_order(tmp_path, empty_database):
     (tmp_path / "old").rename(tmp_path / "new")
     file = tmp_path / "new/mlflow/mlflow.db"
     with (tmp_path / "new/run/lock").open() as lock:
-        import fcntl
-
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ClipteaError, match=r"a run is using .*new under another path"):
             find_database(tmp_path / "new")
@@ -365,6 +363,86 @@ def test_commands_put_a_moved_work_directory_in_order(tmp_path, empty_database):
     with opened(tmp_path / "newer") as workdir:
         assert not has_moved(tmp_path / "newer/mlflow/mlflow.db", EXPERIMENT)
         assert workdir.tracking_uri == database_uri(tmp_path / "newer/mlflow/mlflow.db")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize(
+    "where", ["workdir.readdress", "temporary.tempfile.mkdtemp", "workdir.os.mkfifo", "workdir.os.truncate"]
+)
+def test_a_work_directory_that_could_not_be_opened_is_free_again(tmp_path, monkeypatch, where, error):
+    def fail(*arguments, **options):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"cliptea_pipeline.{where}", fail)
+        with pytest.raises((KeyboardInterrupt, StorageError)) as caught:
+            Workdir(tmp_path / "w")
+    if where.endswith("mkdtemp") and isinstance(error, OSError):
+        assert str(caught.value) == (
+            "cannot make a temporary folder: the disk is full; set TMPDIR to a folder with free space"
+        )
+    elif isinstance(error, OSError):
+        assert str(caught.value).startswith(f"cannot use the work directory {tmp_path}/w: No space left on device")
+    assert list((tmp_path / "T").iterdir()) == []
+
+    def refused(seconds):
+        raise AssertionError("it waits for itself")
+
+    monkeypatch.setattr(workdir_module.time, "sleep", refused)
+    with opened(tmp_path / "w") as workdir:
+        assert workdir.temporary.is_dir()
+
+
+def test_a_full_temporary_folder_is_not_blamed_on_the_work_directory(tmp_path, monkeypatch):
+    def full(folder, kind, todo, adopt=None, **facts):
+        if kind == "temporary folder":
+            raise StorageError(f"cannot use {folder}: the disk is full", "space")
+        claim(folder, kind, todo, adopt)
+
+    monkeypatch.setattr("cliptea_pipeline.temporary.claim", full)
+    with pytest.raises(StorageError, match=rf"^cannot use {tmp_path}/T/.*: the disk is full; .*set TMPDIR"):
+        Workdir(tmp_path / "w")
+    assert list((tmp_path / "T").iterdir()) == []
+
+
+def as_on_nfs(monkeypatch):
+    """Locks as NFS grants them: exclusive ones only for what is open for writing."""
+    lock = fcntl.flock
+
+    def flock(file, how):
+        handle = file if isinstance(file, int) else file.fileno()
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_on_nfs_incomplete_files_of_killed_runs_are_deleted(tmp_path, monkeypatch):
+    as_on_nfs(monkeypatch)
+    dead, alive = tmp_path / partial_name(), tmp_path / partial_name()
+    dead.touch()
+    with alive.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for path in (dead, alive):
+            os.utime(path, (0, 0))
+        sweep(tmp_path)
+        assert list(tmp_path.glob(".partial-*")) == [alive]
+
+
+def test_on_nfs_only_one_process_makes_the_database(tmp_path, monkeypatch):
+    as_on_nfs(monkeypatch)
+    made, file = [], tmp_path / "mlflow/mlflow.db"
+
+    def make(file):
+        with (tmp_path / "mlflow/.mlflow.db.lock").open("w") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        made.append(file)
+
+    monkeypatch.setattr(database_module, "_make", make)
+    require_database(file)
+    assert made == [file]
+    assert list(file.parent.iterdir()) == []
 
 
 def test_a_work_directory_is_the_same_by_every_path_to_it(tmp_path, empty_database):

@@ -22,7 +22,7 @@ from cliptea.data.published import Published
 from cliptea.data.reader import Reader
 from cliptea.data.sample import Sample, encode_png
 from cliptea.data.world import CLASSES, UNSEEN, World
-from cliptea.errors import ClipteaError, ConfigError
+from cliptea.errors import ClipteaError, ConfigError, refuse_system
 from cliptea.manifest import fingerprint
 from cliptea.own_code import find_code, names_code, source_of
 
@@ -149,6 +149,7 @@ def _open_own(config: DataConfig) -> Dataset:
     except ClipteaError:
         raise
     except Exception as error:  # this runs the user's code
+        refuse_system(error, f"cannot create the data set {config.dataset}")
         raise ConfigError(
             f"the data set {config.dataset} cannot be created: {type(error).__name__}: {error}", expected
         ) from error

@@ -22,7 +22,7 @@ from cliptea.data.part_counts import PartCounts
 from cliptea.data.reader import UNLISTED, Reader
 from cliptea.data.sample import require_labels
 from cliptea.data.split_shards import NOTHING_SEEN
-from cliptea.errors import ClipteaError, DataError
+from cliptea.errors import ClipteaError, DataError, portable
 
 __all__ = ["Inspection", "Part", "default_workers", "examined", "finish", "sampled"]
 
@@ -125,6 +125,8 @@ def _look(part: str, names: Sequence[str]) -> Part:
             found.wrong.append((error.what, error.advice))
             found.digests += UNREAD
             continue
+        except Exception as error:
+            raise portable(error) from None
         found.counts.add_image(name, pixels, turned, _opened.catalogue.seen_ids)
         found.digests += hashlib.sha256(image).digest()[:DIGEST]
     return found

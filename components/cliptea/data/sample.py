@@ -151,6 +151,8 @@ def _size_in_header(data: bytes, name: str) -> tuple[int, int]:
             turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
             # Pillow states the size of a TIFF as it is after turning, and that of other formats as it is before.
             return image.size if turned and image.format != "TIFF" else (image.height, image.width)
+    except MemoryError:
+        raise
     except Exception as error:  # damaged files make Pillow raise almost any error
         raise DataError(
             f"the data set gives no image for {name} ({one_line(error)[:100]})", "an encoded image"

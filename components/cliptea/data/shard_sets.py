@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from cliptea import progress
-from cliptea.errors import ServerAway, StorageError
+from cliptea.errors import ServerAway, StorageError, Unusable
 from cliptea.manifest import Manifest, Output, StoredObject, find, put_immutable, read_object
 from cliptea.storage import Store
 
@@ -62,7 +62,7 @@ def find_sharded(store: Store, output: Output) -> Manifest | None:
         return None
     try:
         shards = [shard for item in manifest.objects.values() for shard in read_top_index(store, item)]
-    except ServerAway:
+    except (ServerAway, Unusable):
         raise
     except StorageError:  # damaged, so the output is created again
         return None

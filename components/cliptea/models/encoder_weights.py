@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from timm.models import load_state_dict_from_hf
 from torch import Tensor, nn
 
-from cliptea.errors import ConfigError
+from cliptea.errors import ClipteaError, ConfigError, refuse_system
 from cliptea.files import oddity
 from cliptea.weights_source import WeightsSource
 
-__all__ = ["download", "load_encoder", "misfits", "read_state", "unwrapped", "without_prefix"]
+__all__ = ["from_hub", "from_url", "load_encoder", "misfits", "read_state", "unwrapped", "without_prefix"]
 
 State = dict[str, Tensor]
+HUB_FILES = "model.safetensors", "pytorch_model.bin"  # that timm may read in a repository
 # Keys under which training programs store the weights, in timm's order: first the averages (EMA), if there are any.
 WRAPPERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema", "state_dict", "model_state_dict",
@@ -39,22 +41,60 @@ def read_state(source: WeightsSource, published: Callable[[str], State]) -> Stat
 
     Raises:
         ConfigError: the file cannot be read, or the tag's weights cannot be downloaded.
-        StorageError: the file is missing.
+        StorageError: the file is missing, or the system cannot read it.
     """
     return _read(source.fetch(), source.text) if source.is_file else published(source.text)
 
 
-def download(what: str, get: Callable[[], Any]) -> State:
-    """Call `get` to download `what`. Failures become one line that explains what to do without internet access.
+def from_hub(repository: str) -> State:
+    """The weights in a repository of the Hugging Face hub, from the library's cache or downloaded into it.
+
+    Args:
+        repository: OWNER/NAME or OWNER/NAME@REVISION.
 
     Raises:
         ConfigError: the download failed.
+        StorageError: the cache cannot be used.
     """
+    from cliptea.hub_cache import cached  # imported here, because models in MLflow contain this module without it
+
+    name, _, revision = repository.partition("@")
+
+    def get() -> State:
+        for file in HUB_FILES:
+            cached(name, file, revision or None)
+        return load_state_dict_from_hf(repository)
+
+    return _downloaded(f"model.safetensors of {name}", get)
+
+
+def from_url(url: str) -> State:
+    """The same for the address of a file, with the cache of torch.hub."""
+    from cliptea.hub_cache import is_whole  # imported here for the same reason
+
+    copy = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+    def is_damaged() -> bool:
+        return copy.exists() and not is_whole(copy)
+
+    def get() -> State:
+        is_damaged()  # a damaged copy is deleted now
+        state = torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, weights_only=True)
+        if is_damaged():
+            raise OSError("what was downloaded is damaged")
+        return state
+
+    return _downloaded(url, get)
+
+
+def _downloaded(what: str, get: Callable[[], State]) -> State:
+    """Call `get` to download `what`. Failures become one line that explains what to do without internet access."""
     try:
         return _unwrap(get(), what)
-    except ConfigError:
+    except ClipteaError:
         raise
     except Exception as error:  # clients raise many kinds of errors without network access
+        refuse_system(error, f"cannot download the weights {what}")
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"cannot download the weights {what}: {type(error).__name__}: {reason}",
@@ -89,9 +129,12 @@ def _read(file: Path, source: str) -> State:
     try:
         if odd := oddity(file):
             raise OSError(f"it is {odd}")
+        with file.open("rb"):  # this error of the system says more than that of the reader
+            pass
         safe = file.suffix == ".safetensors"
         content = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make torch raise almost any error
+        refuse_system(error, f"cannot read the weights {source}")
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         reason = f"it holds more than tensors: {code[1]}" if code else " ".join(str(error).split())[:120]
         raise ConfigError(

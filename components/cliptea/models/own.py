@@ -9,7 +9,7 @@ import importlib
 
 from torch import Tensor, nn
 
-from cliptea.errors import ConfigError
+from cliptea.errors import ConfigError, refuse_system
 from cliptea.models.student import Student
 from cliptea.weights_source import WeightsSource
 
@@ -56,6 +56,7 @@ def build(channels: int, dropout: float, source: WeightsSource | None, module: s
     try:
         network = getattr(importlib.import_module(module), function)(channels)
     except Exception as error:  # this runs the user's code
+        refuse_system(error, f"cannot create the network {name}")
         raise ConfigError(
             f"the network {name} cannot be created: {type(error).__name__}: {error}",
             "function(channels: int) -> torch.nn.Module",

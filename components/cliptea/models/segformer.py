@@ -12,11 +12,10 @@ import segmentation_models_pytorch as smp
 import torch
 from segmentation_models_pytorch.encoders import encoders
 from segmentation_models_pytorch.encoders.mix_transformer import Attention, DWConv
-from timm.models import load_state_dict_from_hf
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, scaled_dot_product_attention
 
-from cliptea.models.encoder_weights import download, load_encoder, read_state
+from cliptea.models.encoder_weights import from_hub, load_encoder, read_state
 from cliptea.models.student import EncoderDecoder
 from cliptea.weights_source import WeightsSource
 
@@ -132,5 +131,4 @@ def _as_scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def _published(encoder: str, tag: str) -> dict:
     origin = encoders[encoder]["pretrained_settings"][tag]
-    repository = f"{origin['repo_id']}@{origin['revision']}"
-    return download(f"model.safetensors of {origin['repo_id']}", lambda: load_state_dict_from_hf(repository))
+    return from_hub(f"{origin['repo_id']}@{origin['revision']}")

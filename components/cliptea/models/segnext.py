@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from cliptea.models.encoder_weights import download, load_encoder, read_state
+from cliptea.models.encoder_weights import from_url, load_encoder, read_state
 from cliptea.models.hamburger import LightHam
 from cliptea.models.mscan import MSCAN
 from cliptea.models.student import EncoderDecoder
@@ -54,12 +53,7 @@ def build(channels: int, dropout: float, source: WeightsSource | None, size: str
 
 
 def _published(file: str) -> dict[str, Tensor]:
-    return download(
-        WEIGHTS + file,
-        lambda: torch.hub.load_state_dict_from_url(
-            WEIGHTS + file, map_location="cpu", progress=False, check_hash=True, weights_only=True
-        ),
-    )
+    return from_url(WEIGHTS + file)
 
 
 def _named_as_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:

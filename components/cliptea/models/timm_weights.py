@@ -7,12 +7,12 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import get_pretrained_cfg, list_pretrained, load_state_dict_from_hf
+from timm.models import get_pretrained_cfg, list_pretrained
 from torch import Tensor, nn
 
 from cliptea.errors import ConfigError
 from cliptea.models.backbone_names import TIMM_DEFAULT
-from cliptea.models.encoder_weights import download
+from cliptea.models.encoder_weights import from_hub, from_url
 from cliptea.weights_source import WeightsSource
 
 __all__ = ["published", "published_licence", "pyramid_state"]
@@ -25,12 +25,7 @@ def published(encoder: str, tag: str) -> dict[str, Tensor]:
         ConfigError: the tag does not exist, or the download fails.
     """
     config = _config(encoder, tag)
-    if config.hf_hub_id:
-        return download(f"model.safetensors of {config.hf_hub_id}", lambda: load_state_dict_from_hf(config.hf_hub_id))
-    return download(
-        config.url,
-        lambda: torch.hub.load_state_dict_from_url(config.url, map_location="cpu", progress=False, weights_only=True),
-    )
+    return from_hub(config.hf_hub_id) if config.hf_hub_id else from_url(config.url)
 
 
 def published_licence(encoder: str, tag: str) -> str:

@@ -11,7 +11,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from cliptea.errors import ConfigError
+from cliptea.errors import ConfigError, refuse_system
 from cliptea.models.encoder_weights import load_encoder, read_state
 from cliptea.models.plain_vit import DROP_PATH, Encoder, PyramidDecoder, is_plain
 from cliptea.models.student import EncoderDecoder
@@ -46,6 +46,7 @@ def build(
             f"tu-{encoder}", encoder_weights=None, decoder_channels=decoder_channels, classes=channels, **options
         )
     except Exception as error:  # timm and smp raise many kinds of errors for such an encoder
+        refuse_system(error, f"cannot build timm's encoder {encoder}")
         raise _no_pyramid(encoder, f"{type(error).__name__}: {error}") from error
     features: Any = network.encoder.model
     strides = features.feature_info.reduction()
@@ -90,6 +91,7 @@ def _try_size(features: nn.Module, encoder: str) -> None:
         with torch.no_grad():
             features(torch.zeros(1, 3, *PROBE, device=where))
     except Exception as error:  # the encoder raises assertion or broadcasting errors
+        refuse_system(error, f"cannot try timm's encoder {encoder}")
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(
             f"timm's encoder {encoder} rejects images of {PROBE[0]}x{PROBE[1]}: {reason}",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cliptea import device
-from cliptea.errors import ConfigError, StorageError, named, one_line
+from cliptea.errors import ConfigError, StorageError, named, one_line, refuse_system
 from cliptea.finite import require_finite
 from cliptea.method.losses import FeatureNorm
 from cliptea.models import build_student
@@ -156,6 +156,7 @@ def open_segmenter(folder: Path, allow_code: bool = False, where: str | None = N
             known = files.get(TRAINING_FEATURES)
             features = known and TrainingFeatures.load(known, description.dim, TRAINING_FEATURES)
     except (OSError, ValueError, safetensors.SafetensorError, KeyError, RuntimeError) as error:
+        refuse_system(error, f"cannot read the model in {folder}")
         why = "" if isinstance(error, FileNotFoundError) else f" ({one_line(error)[:200]})"
         expected = f"{DESCRIPTION}, {WEIGHTS} and {TEXT}"
         raise StorageError(f"{folder} does not hold a cliptea model{why}", expected) from error

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cliptea.errors import refuse_system
 from cliptea.serving.choices import Output
 from cliptea.serving.parity import INPUTS, NotExported, Run, first_line
 
@@ -61,6 +62,7 @@ def to_onnx(network: nn.Module, shapes: Shapes, output: Output) -> bytes:
             )
             return program.model_proto.SerializeToString()
     except Exception as error:  # torch raises many kinds of errors for unsupported networks
+        refuse_system(error, "torch cannot export the network")
         raise NotExported(f"torch cannot export the network ({first_line(error)})") from error
 
 
@@ -84,6 +86,7 @@ def as_torch_export(network: nn.Module, shapes: Shapes) -> Any:
         with _quiet(), torch.no_grad():
             return torch.export.export(network, example, dynamic_shapes=dynamic)
     except Exception as error:  # as above
+        refuse_system(error, "torch cannot export the network")
         raise NotExported(f"torch cannot export the network ({first_line(error)})") from error
 
 
@@ -119,6 +122,7 @@ def as_openvino(data: bytes) -> Any:
             file.write_bytes(data)
             return openvino.Core().read_model(file)
     except Exception as error:  # OpenVINO's errors have no common base class
+        refuse_system(error, "OpenVINO cannot read the network")
         raise NotExported(f"OpenVINO cannot read the network ({first_line(error)})") from error
 
 
@@ -145,6 +149,7 @@ def openvino_runner(model: Any) -> Run:
     try:
         compiled = openvino.Core().compile_model(model, "CPU", settings)
     except Exception as error:  # as above
+        refuse_system(error, "OpenVINO cannot run the network")
         raise NotExported(f"OpenVINO cannot run the network ({first_line(error)})") from error
     return lambda *inputs: np.asarray(compiled(list(inputs))[0])
 

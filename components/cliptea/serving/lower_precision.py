@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from cliptea.errors import refuse_system
 from cliptea.serving.choices import Precision
 from cliptea.serving.parity import INPUTS, NotExported, first_line
 
@@ -34,6 +35,7 @@ def lowered(data: bytes, precision: Precision, inputs: Sequence[Sequence[np.ndar
         with _quiet():
             return _half(data) if precision == "float16" else _quantised(data, inputs)
     except Exception as error:  # the tools' errors have no common base class
+        refuse_system(error, f"onnxruntime cannot convert the network to {precision}")
         raise NotExported(f"onnxruntime cannot convert the network to {precision} ({first_line(error)})") from error
 
 

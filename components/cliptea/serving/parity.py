@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cliptea.errors import ClipteaError, NotFinite
+from cliptea.errors import ClipteaError, NotFinite, refuse_system
 
 __all__ = [
     "INPUTS", "NotExported", "Parity", "Run", "Shape", "check", "check_onnx", "compare", "first_line", "onnx_runner",
@@ -79,6 +79,7 @@ def compare(run: Run, name: str, network: nn.Module, inputs: Sequence[np.ndarray
     try:
         theirs = run(*inputs)
     except Exception as error:  # the libraries' errors have no common base class
+        refuse_system(error, f"{name} cannot run the network")
         raise NotExported(f"{name} cannot run the network ({first_line(error)})") from error
     for made_by, output in (("PyTorch", ours), (name, theirs)):
         if not np.isfinite(output).all():
@@ -103,6 +104,7 @@ def onnx_runner(data: bytes) -> Run:
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base class
+        refuse_system(error, "onnxruntime cannot read the network")
         raise NotExported(f"onnxruntime cannot read the network ({first_line(error)})") from error
 
     def run(*inputs: np.ndarray) -> np.ndarray:

@@ -189,8 +189,9 @@ def _open() -> Model:
     try:
         return Model()
     except Exception as error:  # onnxruntime has errors of its own for damaged files
-        why = " ".join(str(error).split())[:200]
-        raise _refusal(f"cannot open model.onnx and model.json in {HERE} ({why}); make the bundle again") from None
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        todo = "" if isinstance(error, (PermissionError, MemoryError)) else "; make the bundle again"
+        raise _refusal(f"cannot open model.onnx and model.json in {HERE} ({why}){todo}") from None
 
 
 def _refusal(text: str) -> SystemExit:
@@ -311,7 +312,7 @@ def main() -> int:
             _save(picture, given.output / "masks" / f"{name}.png", "PNG")
             _save(overlay(image_HW3, mask_HW, colours), given.output / "overlays" / f"{name}.jpg", "JPEG")
         except Exception as error:  # damaged files make Pillow raise almost any error
-            print(_shown(f"error: cannot segment {file} ({error})"), file=sys.stderr)
+            print(_shown(f"error: cannot segment {file} ({error or type(error).__name__})"), file=sys.stderr)
             bad += 1
     done = len(sources) - bad
     if done:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, deserialize
 
 from cliptea.config import Config
 from cliptea.data.catalogue import as_text
-from cliptea.errors import ConfigError, NotFinite, StorageError, one_line
+from cliptea.errors import ConfigError, NotFinite, StorageError, one_line, refuse_system
 from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make_once, put_object, read_object
 from cliptea.names import visible
 from cliptea.run import Run
@@ -128,6 +128,7 @@ def _read(given: str) -> Initial:
                 "train it again",
             )
     except (OSError, ValueError, SafetensorError) as error:
+        refuse_system(error, f"cannot read train.init_from={given}")
         raise StorageError(
             f"train.init_from={given} does not hold a cliptea model ({one_line(error)[:200]})", ADDRESSES
         ) from None

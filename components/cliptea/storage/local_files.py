@@ -14,11 +14,11 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from cliptea import env, progress, watchdog
-from cliptea.errors import ConfigError, StorageError
+from cliptea.errors import ConfigError, StorageError, Unusable
 from cliptea.messages import meaning
 
 __all__ = [
-    "cache_folder", "is_partial", "local_path", "lock_file", "locked", "make_folder", "new_file", "partial_name",
+    "cache_folder", "is_partial", "local_path", "lock_file", "make_folder", "new_file", "partial_name",
     "place", "sweep", "unusable", "uri_path", "write_file",
 ]  # fmt: skip
 
@@ -116,26 +116,18 @@ def make_folder(path: Path) -> Path:
 
 
 @contextmanager
-def locked(folder: Path, does: str) -> Iterator[None]:
-    """Hold the lock of an existing folder, and wait for it if another process holds it.
+def lock_file(file: Path, does: str) -> Iterator[None]:
+    """Hold the lock of a file that only exists for it, and wait if another process holds it.
+
+    The file is made if needed, and deleted at the end. A folder would not do, as NFS only locks what is open for
+    writing.
 
     Args:
         does: what that process does, for the note about the waiting.
 
     Raises:
-        StorageError: the folder cannot be opened.
+        StorageError: the file cannot be made.
     """
-    handle = _open(folder, os.O_RDONLY)
-    try:
-        _wait_for_lock(handle, does)
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def lock_file(file: Path, does: str) -> Iterator[None]:
-    """The same for a file that only exists for its lock: it is made if needed, and deleted at the end."""
     handle = _open_locked(file, does)
     try:
         yield
@@ -168,7 +160,7 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _wait_for_lock(handle: int, does: str) -> None:
-    """Lock an open file or folder. Waiting for that is told once, and is no halt of the work."""
+    """Lock an open file. Waiting for that is told once, and is no halt of the work."""
     told = False
     while True:
         try:
@@ -198,7 +190,11 @@ def sweep(folder: Path) -> None:
 
 
 def _drop_dead(file: Path) -> None:
-    handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        handle = os.open(file, os.O_RDWR | flags)  # NFS only locks what is open for writing
+    except PermissionError:
+        handle = os.open(file, os.O_RDONLY | flags)
     try:
         if time.time() - os.fstat(handle).st_mtime > YOUNG and _try_lock(handle):
             file.unlink()
@@ -235,7 +231,7 @@ def place(*names: str) -> Path:
     return Path(*(part if part.strip(".") else f"%{part}" for name in names for part in name.split("/")))
 
 
-def unusable(path: Path, error: OSError) -> StorageError:
+def unusable(path: Path, error: OSError) -> Unusable:
     """The error for a file or folder that cannot be read or written, with its cause and what to do."""
     what, todo = meaning(error) or (error.strerror or str(error), "")
-    return StorageError(f"cannot use {path}: {what}", "a folder that can be written, with space left", todo)
+    return Unusable(f"cannot use {path}: {what}", "a folder that can be written, with space left", todo)

@@ -1,7 +1,8 @@
 """Local access to files and folders in settings, which are given by a path, a file:// or an s3:// URI.
 
 Files in S3 are downloaded once to the cache folder, under their bucket, key and version, and stay there, because the
-libraries that read them need a path. For parts of shards there is `cliptea.data.shard_cache`, which has a limit.
+libraries that read them need a path. Beside each copy is its sha256, with which every process compares it once. For
+parts of shards there is `cliptea.data.shard_cache`, which has a limit.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cliptea import progress
 from cliptea.errors import StorageError
+from cliptea.files import sha256
 from cliptea.storage.base import Entry, Store
 from cliptea.storage.file_store import FileStore
-from cliptea.storage.local_files import place, sweep, uri_path
+from cliptea.storage.local_files import place, sweep, unusable, uri_path, write_file
 from cliptea.storage.marks import claim_cache
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ def is_remote(uri: str) -> bool:
 
 
 def fetch(uri: str) -> Path:
-    """The local path of a file or folder. It is downloaded from S3 unless this version is in the cache.
+    """The local path of a file or folder. It is downloaded from S3 unless this version is in the cache, undamaged.
 
     Raises:
         StorageError: the file or folder does not exist or cannot be read.
@@ -47,8 +50,9 @@ def fetch(uri: str) -> Path:
     sweep(folder)
     for name, entry in found:
         target = folder / place(name)
-        if not target.is_file() or target.stat().st_size != entry.size:
+        if not _is_whole(target, entry.size):
             store.download(entry, target)
+            write_file(_sum_file(target), sha256(target).encode())
     return folder / place(found[0][0]) if found[0][1].key == key else folder
 
 
@@ -113,6 +117,25 @@ def _found(store: Store, key: str) -> list[tuple[str, Entry]]:
     if not found:
         raise _absent(store.uri(key))
     return found
+
+
+def _sum_file(copy: Path) -> Path:
+    """The file with the sha256 of a copy in the cache. No reader of a folder takes it for one of its own files."""
+    return copy.with_name(f".{copy.name}.cliptea-sha256")
+
+
+def _is_whole(copy: Path, size: int) -> bool:
+    """Whether a copy is in the cache as it was downloaded. Damage is told."""
+    try:
+        wanted = _sum_file(copy).read_bytes()
+        if copy.stat().st_size == size and sha256(copy).encode() == wanted:
+            return True
+    except FileNotFoundError:  # it was never downloaded completely
+        return False
+    except OSError as error:
+        raise unusable(copy, error) from None
+    progress.note(f"the copy {copy} does not match its sha256, so it is damaged; it is downloaded again")
+    return False
 
 
 def _absent(uri: str) -> StorageError:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from cliptea import device, progress
 from cliptea.config import TeacherConfig
-from cliptea.errors import ConfigError, TeacherError
+from cliptea.errors import ClipteaError, ConfigError, TeacherError, refuse_system
+from cliptea.hub_cache import cached
 from cliptea.parse import parse_json, read_text
 from cliptea.teacher.clip_files import fill, find_checkpoint, is_openai, read_checkpoint
 from cliptea.teacher.hub import download, normalisations, tag_config
@@ -27,6 +28,8 @@ from cliptea.teacher.towers import tower_of
 from cliptea.weights_source import WeightsSource
 
 __all__ = ["Encoded", "Teacher", "load_teacher", "open_teacher"]
+
+TOKENIZER_FILES = "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model"
 
 
 class Encoded(NamedTuple):
@@ -240,8 +243,14 @@ def _folder(path: Path) -> _Source:
 
 def _tokenizer(source: _Source) -> Any:
     try:
+        if repository := source.config.get("text_cfg", {}).get("hf_tokenizer_name"):
+            for name in TOKENIZER_FILES:
+                cached(repository, name)  # a damaged one is deleted, and downloaded again
         return open_clip.get_tokenizer(source.schema)
+    except ClipteaError:
+        raise
     except Exception as error:  # Hugging Face's clients raise many kinds of errors without network access
+        refuse_system(error, f"cannot load the tokenizer of {source.name}")
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TeacherError(
             f"the tokenizer of {source.name} cannot be loaded ({reason})",

@@ -19,7 +19,7 @@ import torch
 from open_clip.model import resize_pos_embed
 from torch import Tensor, nn
 
-from cliptea.errors import TeacherError
+from cliptea.errors import TeacherError, one_line, refuse_system
 from cliptea.files import oddity
 from cliptea.finite import not_finite
 from cliptea.models.encoder_weights import unwrapped
@@ -51,6 +51,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         TeacherError: the file has another format, is damaged, or contains code.
+        StorageError: the system cannot read it.
     """
     if odd := oddity(path):  # opening a named pipe would wait forever
         raise TeacherError(f"{path} is {odd}", EXPECTED)
@@ -59,6 +60,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except TeacherError:
         raise
     except Exception as error:  # three readers raise various errors for damaged files
+        refuse_system(error, f"cannot read the weights {path}")
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
             raise TeacherError(
@@ -66,7 +68,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
                 "a state dict of tensors",
                 "convert it to safetensors in the environment that wrote it",
             ) from error
-        raise TeacherError(f"{path} is not a file of CLIP weights, or is damaged", EXPECTED) from error
+        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise TeacherError(f"{path} is not a file of CLIP weights, or is damaged ({reason})", EXPECTED) from error
     held = unwrapped(held)
     if not isinstance(held, dict) or not any(isinstance(value, Tensor) for value in held.values()):
         raise TeacherError(f"{path} does not hold a state dict", EXPECTED)

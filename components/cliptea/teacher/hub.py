@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-from cliptea.errors import TeacherError
+from cliptea.errors import TeacherError, refuse_system
+from cliptea.hub_cache import cached, is_whole
 
 __all__ = ["download", "normalisations", "tag_config"]
 
@@ -57,16 +58,17 @@ def download(tag: str, config: dict[str, Any]) -> Path:
     Raises:
         TeacherError: the hub cannot be reached or rejects the request. The error comes within seconds, and names the
             file to provide instead.
+        StorageError: the cache cannot be used.
     """
     repository, name = os.path.split(config["hf_hub"])  # the name is empty for the default file
     names = [name] if name else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
     for name in names:
-        cached = try_to_load_from_cache(repository, name)
-        if isinstance(cached, str):
-            return Path(cached)
+        if found := cached(repository, name):
+            return found
     try:
         return _fetch(repository, names)
     except Exception as error:  # network errors of the library, its HTTP client or the system
+        refuse_system(error, f"cannot download the weights {tag!r}")
         raise TeacherError(
             f"the weights {tag!r} cannot be downloaded from huggingface.co/{repository} "
             f"({(str(error).splitlines() or [type(error).__name__])[0]})",
@@ -81,7 +83,10 @@ def _fetch(repository: str, names: list[str]) -> Path:
             get_hf_file_metadata(hf_hub_url(repository, name), timeout=ANSWER_SECONDS)
         except EntryNotFoundError:
             continue
-        return Path(hf_hub_download(repository, name))
+        file = Path(hf_hub_download(repository, name))
+        if not is_whole(file):
+            raise OSError("what was downloaded is damaged")
+        return file
     raise FileNotFoundError(f"it has no {' or '.join(names)}")
 
 

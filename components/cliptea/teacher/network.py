@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from cliptea.errors import TeacherError
+from cliptea.errors import TeacherError, refuse_system
 from cliptea.models.unset import ZerosForRandom
 from cliptea.teacher.families import require_crop, require_family
 
@@ -55,6 +55,7 @@ def build_network(name: str, config: dict[str, Any], crop: int) -> nn.Module:
         with _Unfilled(), ZerosForRandom():
             clip: Any = network(**config)
     except Exception as error:  # open_clip raises various errors for unsuitable descriptions
+        refuse_system(error, f"cannot build {name}")
         raise TeacherError(f"open_clip cannot build {name} ({' '.join(str(error).split())})") from error
     visual = clip.visual
     if isinstance(visual, TimmModel):

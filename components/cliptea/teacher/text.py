@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cliptea import device, progress
 from cliptea.config import Config, Templates
-from cliptea.errors import TeacherError
+from cliptea.errors import TeacherError, refuse_system
 from cliptea.files import oddity
 from cliptea.finite import require_finite
 from cliptea.manifest import Contents, Manifest, Output, make_once, put_object, read_object
@@ -147,8 +147,9 @@ def _read(source: str, rows: int, dim: int) -> Tensor:
     if odd := oddity(file):  # opening a named pipe would wait forever
         raise TeacherError(f"the text features {source} are {odd}", "a .npy file of numbers")
     try:
-        array = np.load(file, allow_pickle=False)
+        array = np.load(file, mmap_mode="r", allow_pickle=False)  # a damaged shape must not take all memory
     except Exception as error:  # damaged files make numpy raise almost any error
+        refuse_system(error, f"cannot read the text features {source}")
         raise TeacherError(f"the text features {source} cannot be read", "a .npy file of numbers") from error
     expected = f"({rows}, {dim}) float16 or float32: one row for each class, as wide as the teacher's features"
     if not isinstance(array, np.ndarray):

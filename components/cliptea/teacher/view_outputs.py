@@ -8,16 +8,17 @@ small shards and writes the manifests.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any
 
 from cliptea import device, env, progress, watchdog
 from cliptea.data.shard_sets import ShardEntry, find_sharded, put_top_index
 from cliptea.data.shard_writer import joined
-from cliptea.errors import StorageError
+from cliptea.errors import ClipteaError, StorageError, portable
+from cliptea.files import sha256
 from cliptea.manifest import Contents, Manifest, Output, publish
 from cliptea.teacher.blocks import BlockMaker, Job
 from cliptea.teacher.outputs import ClipTime, MadeBlock, ViewOutput
@@ -64,31 +65,43 @@ def _make_blocks(maker: BlockMaker, part: int, parts: int) -> list[MadeBlock]:
         workers = min(maker.job.config.teacher.num_workers, len(mine))
         if workers <= 1:
             return maker.make(mine, bar.update)
-        made, full = {}, len(mine) // workers * workers
-        context = get_context("spawn")  # a fork of a process with CUDA or threads may hang
-        with ProcessPoolExecutor(workers, context, _begin, (maker.job, context.Value("i", 0))) as pool:
+        try:
+            return _in_processes(maker.job, mine, workers, bar)
+        except BrokenProcessPool:
+            raise ClipteaError(
+                "a process that computes tokens was killed, mostly for lack of memory",
+                f"enough memory for {workers} of them",
+                "lower teacher.num_workers or teacher.batch_size",
+            ) from None
+
+
+def _in_processes(job: Job, mine: Mapping[int, range], workers: int, bar: progress.Bar) -> list[MadeBlock]:
+    made, full = {}, len(mine) // workers * workers
+    context = get_context("spawn")  # a fork of a process with CUDA or threads may hang
+    with ProcessPoolExecutor(workers, context, _begin, (job, context.Value("i", 0))) as pool:
+        try:
             waiting = {
                 # The last blocks may be fewer than the workers, and then share all threads among themselves.
                 pool.submit(_make, number, views, workers if place < full else len(mine) - full): number
                 for place, (number, views) in enumerate(mine.items())
             }
-            try:
-                for future in as_completed(waiting):
-                    made[waiting[future]] = future.result()
-                    bar.update(len(mine[waiting[future]]))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return [made[number] for number in sorted(made)]
+            for future in as_completed(waiting):
+                made[waiting[future]] = future.result()
+                bar.update(len(mine[waiting[future]]))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [made[number] for number in sorted(made)]
 
 
-_maker: BlockMaker | None = None  # of a worker process
+_job: Job | None = None  # of a worker process
+_maker: BlockMaker | None = None
 _threads = 1  # that all worker processes may use
 
 
 def _begin(job: Job, begun: Any) -> None:
-    """Set up a worker process with the next GPU."""
-    global _maker, _threads
+    """Set up a worker process with the next GPU. An error here would look as if the process was killed."""
+    global _job, _threads
     import torch
 
     watchdog.follow_parent()
@@ -97,15 +110,21 @@ def _begin(job: Job, begun: Any) -> None:
         begun.value += 1
     if torch.cuda.is_available():
         torch.cuda.set_device(mine % torch.cuda.device_count())
-    _maker, _threads = BlockMaker(job), env.THREADS.count() or torch.get_num_threads()
+    _job, _threads = job, env.THREADS.count() or torch.get_num_threads()
 
 
 def _make(number: int, views: range, workers: int) -> MadeBlock:
     """Compute a block in a worker process while `workers` of them are busy."""
-    assert _maker is not None
+    global _maker
     env.THREADS.set(str(max(1, _threads // workers)))
-    device.prepare()
-    (made,) = _maker.make({number: views}, lambda done: None)
+    try:
+        device.prepare()
+        if _maker is None:
+            assert _job is not None
+            _maker = BlockMaker(_job)
+        (made,) = _maker.make({number: views}, lambda done: None)
+    except Exception as error:
+        raise portable(error) from None
     return made
 
 
@@ -145,10 +164,7 @@ def _sha256(weights: str) -> str:
     """The sha256 of a file of weights, or "" for a folder or a tag."""
     source = WeightsSource.of(weights)
     path = source.fetch() if source.is_file else None
-    if path is None or not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return "" if path is None or not path.is_file() else sha256(path)
 
 
 def _joined(job: Job, folder: str, blocks: list[ShardEntry]) -> list[ShardEntry]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from cliptea.errors import TrackingError, one_line
-from cliptea.storage.local_files import locked, make_folder, partial_name
+from cliptea.storage.local_files import lock_file, make_folder, partial_name
 from cliptea.storage.marks import WORKDIR, read_mark
 
 __all__ = [
@@ -60,7 +60,7 @@ def require_database(file: Path) -> None:
     if _is_kept(file):
         return
     make_folder(file.parent)
-    with locked(file.parent, f"makes a database in {file.parent}"):
+    with lock_file(file.with_name(f".{file.name}.lock"), f"makes a database in {file.parent}"):
         if not _is_kept(file):
             _make(file)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 from torchvision.transforms.v2 import functional as F
 
 from cliptea import watchdog
@@ -23,6 +23,7 @@ from cliptea.data.catalogue import IGNORE
 from cliptea.data.records import REGION_TOKENS, read_array, read_view
 from cliptea.data.shards import ShardReader
 from cliptea.data.views import generator
+from cliptea.errors import portable
 from cliptea.segment.normalise import normalise
 from cliptea.training.distributed import ALONE, World
 
@@ -90,9 +91,17 @@ class _Views(Dataset):
         place, number = divmod(int(order[1][position]), self.config.teacher.views)
         return self._view(int(self.trained[place]), number, generator("student", self.seed, item))
 
-    def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, ...]]:
-        """The views of a batch. A remote store is read in parallel, since most of the time is spent waiting for it."""
-        return list(ahead(self.__getitem__, items)) if self.images.remote else [self[item] for item in items]
+    def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, ...]] | Exception:
+        """The views of a batch. A remote store is read in parallel, since most of the time is spent waiting for it.
+
+        A loading process returns its error, because DataLoader would raise another one, with a traceback as its text.
+        """
+        try:
+            return list(ahead(self.__getitem__, items)) if self.images.remote else [self[item] for item in items]
+        except Exception as error:
+            if get_worker_info() is None:
+                raise
+            return portable(error)
 
     def _view(self, image_id: int, number: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
         config, record = self.config, image_id * self.config.teacher.views + number
@@ -132,6 +141,7 @@ def batches(config: Config, data: TrainingData, seed: int, start: int = 0, world
     loader = DataLoader(
         _Views(config, data, seed),
         batch_sampler=[list(range(first, first + own)) for first in firsts],
+        collate_fn=_collated,
         num_workers=train.workers,
         worker_init_fn=_begin,
         pin_memory=torch.cuda.is_available(),
@@ -139,8 +149,13 @@ def batches(config: Config, data: TrainingData, seed: int, start: int = 0, world
     )
     with watchdog.inherited():
         loaded = iter(loader)
-    for tensors in loaded:
-        yield Batch(*tensors)
+    try:
+        for tensors in loaded:
+            if isinstance(tensors, Exception):
+                raise tensors
+            yield Batch(*tensors)
+    finally:
+        del loaded  # ends the loading processes at once; as part of an error, they would only end after ten seconds
 
 
 def photometric(image_3HW: Tensor, rng: np.random.Generator) -> Tensor:
@@ -166,6 +181,10 @@ def photometric(image_3HW: Tensor, rng: np.random.Generator) -> Tensor:
     if contrast and not contrast_first:
         image_3HW = (image_3HW * factor).clamp(0, 1)
     return (image_3HW * 255).round()
+
+
+def _collated(views: list[tuple[Tensor, ...]] | Exception) -> list[Tensor] | Exception:
+    return views if isinstance(views, Exception) else default_collate(views)
 
 
 def _begin(worker: int) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cliptea import outage, progress
-from cliptea.errors import ServerAway, StorageError, one_line
+from cliptea.errors import ServerAway, StorageError, one_line, refuse_system
 from cliptea.finite import named_tensors, require_finite
 from cliptea.storage import Entry, Store
 from cliptea.training.distributed import ALONE, World
@@ -70,6 +70,7 @@ class Checkpoints:
         try:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises almost any error for files that it has not written
+            refuse_system(error, f"cannot read the checkpoint {self._store.uri(key)}")
             raise StorageError(
                 f"the checkpoint {self._store.uri(key)} cannot be read ({one_line(error)[:100]})",
                 "a file of tensors that this version of torch can read",

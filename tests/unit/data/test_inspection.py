@@ -1,8 +1,10 @@
 """`cliptea data check` on folders with one fault of each kind, and its counts against NumPy."""
 
 import json
+import os
 import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cliptea.config import DataConfig
+from cliptea.data import inspection
 from cliptea.data.folder import Folder
 from cliptea.data.inspection import Inspection, examined
 from cliptea.data.labels import LabelRule
-from cliptea.errors import DataError
+from cliptea.errors import ClipteaError, DataError
 from cliptea_pipeline.cli import app
 
 CLASSES, UNSEEN = ["sky", "road", "car", "dog"], ["dog"]
@@ -256,3 +259,32 @@ def test_a_reader_that_changes_its_samples_is_counted_as_it_reads(root):
         f"a numpy array uint8 {label_map.shape}, the height and width of the image"
         for label_map in label_maps(root, "train")
     ]
+
+
+class Strange(Exception):
+    """An error whose pickle cannot be read, which would look like the end of the process."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+
+def test_an_error_of_another_process_is_told(root, monkeypatch):
+    def fail(dataset, part, name):
+        raise Strange("one", "two")
+
+    monkeypatch.setattr(inspection, "_counted", fail)
+    config = DataConfig(dataset="folder", root=str(root))
+    with pytest.raises(RuntimeError) as caught:
+        list(examined(config, Folder(config), {"train": ["train00"]}, workers=2))
+    assert str(caught.value) == "Strange: one and two"
+
+
+def killed(part, names):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_one_line(root, monkeypatch):
+    monkeypatch.setattr(inspection, "_look", killed)
+    config = DataConfig(dataset="folder", root=str(root))
+    with pytest.raises(ClipteaError, match=r"was killed; expected enough memory .*; use fewer --workers"):
+        list(examined(config, Folder(config), {"train": ["train00"] * 100}, workers=2))

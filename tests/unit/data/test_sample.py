@@ -229,3 +229,14 @@ def test_labels_have_the_size_of_the_upright_image(kind, options, orientation):
 def test_what_is_no_image_has_no_labels():
     with pytest.raises(DataError, match=r"the data set gives no image for a .*; expected an encoded image"):
         require_labels(Sample(b"x", "jpg", np.zeros((1, 1), np.uint8)), "a")
+
+
+def test_too_little_memory_is_no_damage_of_an_image(monkeypatch):
+    def fails(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", fails)
+    with pytest.raises(MemoryError):
+        require_labels(Sample(b"x", "jpg", np.zeros((1, 1), np.uint8)), "a")
+    with pytest.raises(MemoryError):
+        decode_image(b"x", "a")

@@ -1,5 +1,6 @@
 """Shards are plain tar files; the index finds every member; damage is noticed."""
 
+import errno
 import hashlib
 import io
 import json
@@ -15,9 +16,10 @@ from cliptea.data.shard_index import parse_index
 from cliptea.data.shard_sets import ShardEntry, find_sharded, put_top_index
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.data.shards import ShardReader
-from cliptea.errors import StorageError
+from cliptea.errors import StorageError, Unusable
 from cliptea.manifest import Contents, Output, StoredObject, publish, put_object
 from cliptea.storage import FileStore
+from cliptea.storage.local_files import unusable
 
 
 def records(number, seed=0):
@@ -164,6 +166,18 @@ def test_an_output_is_found_while_every_shard_is_there(written):
     store.put(shards[1].tar.key, data)
     store.delete(shards[2].index.key)
     assert find_sharded(store, Output("x", "f")) is None
+
+
+def test_shards_on_a_disk_that_cannot_be_read_are_not_taken_for_damaged(written, monkeypatch):
+    store, _, objects, _ = written
+    publish(store, Output("x", "f"), Contents(objects, {}))
+
+    def fails(store, item):
+        raise unusable(store.path(item.key), OSError(errno.EIO, "Input/output error"))
+
+    monkeypatch.setattr("cliptea.data.shard_sets.read_top_index", fails)
+    with pytest.raises(Unusable, match="the disk has an input/output error"):
+        find_sharded(store, Output("x", "f"))
 
 
 @pytest.mark.parametrize("part", ["tar", "index"])

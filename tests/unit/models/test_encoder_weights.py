@@ -1,18 +1,22 @@
 """Weights that encoders start from: formats, layouts, and what does not fit."""
 
 import contextlib
+import errno
+import hashlib
 import os
 import random
 import re
 
+import huggingface_hub
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 
-from cliptea import settings
-from cliptea.errors import ConfigError
-from cliptea.models import build_student
+from cliptea import progress, settings
+from cliptea.errors import ConfigError, StorageError
+from cliptea.models import build_student, encoder_weights
 from cliptea.models.encoder_weights import read_state
 from cliptea.weights_source import WeightsSource
 
@@ -165,9 +169,9 @@ def test_the_object_store_is_asked_for_its_file(tmp_path, monkeypatch):
 
 
 DOWNLOADS = [
-    ("segformer_b0", True, "cliptea.models.segformer.load_state_dict_from_hf", "smp-hub/mit_b0.imagenet@"),
-    ("convnext_atto", True, "cliptea.models.timm_weights.load_state_dict_from_hf", "timm/convnext_atto.d2_in1k"),
-    ("timm:resnet18", "tv_in1k", "cliptea.models.timm_weights.load_state_dict_from_hf", "timm/resnet18.tv_in1k"),
+    ("segformer_b0", True, "cliptea.models.encoder_weights.load_state_dict_from_hf", "smp-hub/mit_b0.imagenet@"),
+    ("convnext_atto", True, "cliptea.models.encoder_weights.load_state_dict_from_hf", "timm/convnext_atto.d2_in1k"),
+    ("timm:resnet18", "tv_in1k", "cliptea.models.encoder_weights.load_state_dict_from_hf", "timm/resnet18.tv_in1k"),
     ("segnext_t", True, "torch.hub.load_state_dict_from_url", "/segnext/mscan_t_20230227-119e8c9f.pth"),
 ]
 
@@ -196,6 +200,81 @@ def test_downloaded_weights_are_loaded(monkeypatch, name, pretrained, client, or
     assert origin in asked[0]
     values = {float(value.double().sum()) for value in state.values()}
     assert all(float(value.double().sum()) in values for value in loaded.values())
+
+
+def flipped(content):
+    """With one bit changed."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def test_a_damaged_copy_of_torchs_hub_is_downloaded_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    wanted, told = {"a": torch.arange(100.0)}, []
+    monkeypatch.setattr(progress, "note", told.append)
+    torch.save(wanted, tmp_path / "file")
+    digest = hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest()
+    published = (tmp_path / "file").rename(tmp_path / f"net-{digest[:8]}.pth")
+    copy = tmp_path / "hub/checkpoints" / published.name
+    assert torch.equal(encoder_weights.from_url(published.as_uri())["a"], wanted["a"])
+    copy.write_bytes(flipped(copy.read_bytes()))
+    os.utime(copy, (0, 0))
+    assert torch.equal(encoder_weights.from_url(published.as_uri())["a"], wanted["a"])
+    assert copy.read_bytes() == published.read_bytes()
+    assert len(told) == 1
+    assert "damaged" in told[0]
+    copy.unlink()
+    torch.save({"a": torch.zeros(3)}, published)  # what arrives is not what the name says
+    with pytest.raises(ConfigError, match="what was downloaded is damaged"):
+        encoder_weights.from_url(published.as_uri())
+
+
+@pytest.mark.parametrize("kind", ["sha256", "git", "none"])
+def test_a_damaged_copy_of_the_hub_is_deleted_before_timm_reads_it(monkeypatch, tmp_path, kind):
+    content = np.random.default_rng(3).bytes(2000)
+    hashes = {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "git": hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest(),
+        "none": "model",
+    }
+    home = tmp_path / "models--a--b"
+    (home / "blobs").mkdir(parents=True)
+    (home / "snapshots/abc").mkdir(parents=True)
+    blob, copy = home / "blobs" / hashes[kind], home / "snapshots/abc/model.safetensors"
+    copy.symlink_to(blob)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    seen = []
+    state = {"a": torch.ones(2)}
+    monkeypatch.setattr(
+        encoder_weights, "load_state_dict_from_hf", lambda where: seen.append((where, copy.exists())) or state
+    )
+    for held in (content, flipped(content)):
+        blob.write_bytes(held)
+        encoder_weights.from_hub("a/b@abc")
+    assert seen == [("a/b@abc", True), ("a/b@abc", kind == "none")]
+
+
+SYSTEM = [
+    (PermissionError(errno.EACCES, "Permission denied", "file"), "this user may not do that"),
+    (OSError(errno.EIO, "Input/output error"), "the disk has an input/output error"),
+    (OSError(errno.EMFILE, "Too many open files"), "the limit of open files is reached"),
+    (MemoryError(), "memory is exhausted"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "memory is exhausted"),
+]
+
+
+@pytest.mark.parametrize(("error", "meaning"), SYSTEM)
+def test_an_error_of_the_system_is_no_damage_of_the_weights(monkeypatch, tmp_path, error, meaning):
+    def fails(*arguments, **options):
+        raise error
+
+    torch.save(encoder_state("segnext_t"), tmp_path / "w.pth")
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(StorageError, match=rf"^cannot read the weights .*w\.pth: {meaning}"):
+        build_student("segnext_t", channels=8, pretrained=str(tmp_path / "w.pth"))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fails)
+    with pytest.raises(StorageError, match=rf"^cannot download the weights .*: {meaning}"):
+        build_student("segnext_t", channels=8, pretrained=True)
 
 
 @pytest.mark.parametrize(

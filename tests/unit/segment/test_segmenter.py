@@ -1,5 +1,6 @@
 """A mask is the argmax of the evaluation's own logits, however large the image is."""
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cliptea import device
-from cliptea.errors import ConfigError, StorageError
+from cliptea.errors import ConfigError, StorageError, Unusable
 from cliptea.models import build_student
 from cliptea.segment.image_logits import ImageLogits
 from cliptea.segment.masks import rank
@@ -80,6 +81,23 @@ def test_a_damaged_model_is_one_line(model_folder, tmp_path, name, content):
         (folder / name).write_bytes(content)
     with pytest.raises(StorageError, match="does not hold a cliptea model"):
         open_segmenter(folder)
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "w"), "this user may not do that"),
+        (OSError(errno.EIO, "Input/output error"), "the disk has an input/output error"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory is exhausted"),
+    ],
+)
+def test_an_error_of_the_system_is_no_damage_of_the_model(model_folder, monkeypatch, error, meaning):
+    def fails(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("cliptea.segment.segmenter.read_model", fails)
+    with pytest.raises(Unusable, match=f"^cannot read the model in .*: {meaning}"):
+        open_segmenter(model_folder)
 
 
 CODE = """

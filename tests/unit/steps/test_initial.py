@@ -1,5 +1,6 @@
 """A model in train.init_from is read, checked and stored by resolve, which needs no torch for it."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import safetensors.torch
 import torch
 
 from cliptea import settings
-from cliptea.errors import ClipteaError, ConfigError, NotFinite, StorageError
+from cliptea.errors import ClipteaError, ConfigError, NotFinite, StorageError, Unusable
 from cliptea.manifest import find, read_object
 from cliptea.models import build_student
 from cliptea.plan import make_plan
@@ -107,6 +108,15 @@ def test_what_is_stored_is_what_training_starts_from(folder, tmp_path, monkeypat
     own = safetensors.torch.load_file(folder / "model.safetensors")
     assert all(torch.equal(state.weights[key], value) for key, value in own.items())
     assert initial_state(store, run, settings.load("demo")) is None
+
+
+def test_an_error_of_the_system_is_no_damage_of_the_model(folder, monkeypatch):
+    def fails(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", "model.json")
+
+    monkeypatch.setattr("cliptea.steps.initial.read_model", fails)
+    with pytest.raises(Unusable, match=r"^cannot read train\.init_from=.*: this user may not do that"):
+        read(folder)
 
 
 NANS = {

@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from concurrent.futures import Future
 from threading import Event
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +20,7 @@ from cliptea import settings, variant_groups
 from cliptea.config import TeacherConfig
 from cliptea.data.records import read_array
 from cliptea.data.shards import ShardReader
+from cliptea.errors import ClipteaError, StorageError
 from cliptea.manifest import SCHEMA_VERSION, VERSIONS
 from cliptea.storage import FileStore
 from cliptea.teacher import blocks, view_outputs
@@ -139,6 +144,44 @@ def test_workers_share_the_threads_among_those_that_have_a_block(make, monkeypat
     monkeypatch.setattr(view_outputs, "ProcessPoolExecutor", Pool)
     view_outputs.make_part(job, 0, 1)
     assert Pool.submitted == [(n, range(12 * n, min(12 * n + 12, 40)), busy[n]) for n in range(4)]
+
+
+@pytest.fixture
+def forking(monkeypatch):
+    """A maker of two blocks whose two processes are forks, so that they have what a test changes."""
+    job = SimpleNamespace(config=settings.load("smoke", ["teacher.num_workers=2"]), stored=None)
+    monkeypatch.setattr(view_outputs, "get_context", lambda method: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(view_outputs.watchdog, "follow_parent", lambda: None)
+    return SimpleNamespace(job=job, blocks=[range(3), range(3, 6)])
+
+
+def killed(number, views, workers):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_one_line_that_says_what_to_do(forking, monkeypatch):
+    monkeypatch.setattr(view_outputs, "_make", killed)
+    with pytest.raises(ClipteaError, match=r"was killed, mostly for lack of memory; .*lower teacher\.num_workers or"):
+        view_outputs._make_blocks(forking, 0, 1)
+
+
+class Strange(Exception):
+    """An error whose pickle cannot be read, which would look like the end of the worker."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+
+@pytest.mark.parametrize("error", [StorageError("S3 is away", "an answer", "wait"), Strange("one", "two")])
+def test_an_error_of_a_worker_is_told_even_if_it_comes_before_the_first_block(forking, monkeypatch, error):
+    def fail(job):
+        raise error
+
+    monkeypatch.setattr(view_outputs, "BlockMaker", fail)
+    with pytest.raises((StorageError, RuntimeError)) as caught:
+        view_outputs._make_blocks(forking, 0, 1)
+    assert str(caught.value) == (str(error) if isinstance(error, StorageError) else "Strange: one and two")
+    assert getattr(caught.value, "todo", None) == getattr(error, "todo", None)
 
 
 @pytest.mark.parametrize(("threads", "workers", "share"), [(4, 2, 2), (4, 1, 4), (3, 2, 1), (1, 2, 1)])

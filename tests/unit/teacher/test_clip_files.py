@@ -1,5 +1,6 @@
 """Files of weights: every format at ViT-B/16's true size, what does not fit, and files that hold code."""
 
+import errno
 import os
 import pickle
 
@@ -9,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from cliptea.errors import TeacherError
+from cliptea.errors import StorageError, TeacherError
 from cliptea.teacher.clip import load_teacher
 from cliptea.teacher.clip_files import find_checkpoint, read_checkpoint
 
@@ -206,6 +207,26 @@ def test_other_files_are_one_line(tmp_path, content):
     with pytest.raises(TeacherError, match="not a file of CLIP weights") as caught:
         read_checkpoint(tmp_path / "weights.pt")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "weights.pt"), "this user may not do that"),
+        (OSError(errno.EIO, "Input/output error"), "the disk has an input/output error"),
+        (OSError(errno.EMFILE, "Too many open files"), "the limit of open files is reached"),
+        (MemoryError(), "memory is exhausted"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory is exhausted"),
+    ],
+)
+def test_an_error_of_the_system_is_no_damage(tmp_path, monkeypatch, error, meaning):
+    def fails(*arguments, **options):
+        raise error
+
+    torch.save({"a": torch.ones(1)}, tmp_path / "weights.pt")
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(StorageError, match=rf"^cannot read the weights .*weights\.pt: {meaning}"):
+        read_checkpoint(tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -1,13 +1,18 @@
 """Pre-training tags: what is cached, downloaded, unknown, or out of reach."""
 
 import contextlib
+import hashlib
+import os
+import random
 import socket
 import time
 
 import open_clip
 import pytest
+from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
 
+from cliptea import hub_cache
 from cliptea.errors import TeacherError
 from cliptea.teacher import clip, hub
 from cliptea.teacher.clip import load_teacher
@@ -18,7 +23,7 @@ MODEL = "ViT-B-16-quickgelu"
 
 @pytest.fixture
 def empty_cache(monkeypatch):
-    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repository, name: None)
+    monkeypatch.setattr(hub, "cached", lambda repository, name: None)
 
 
 @contextlib.contextmanager
@@ -47,13 +52,64 @@ def test_without_a_hub_the_file_to_provide_is_named_within_seconds(monkeypatch, 
     assert "\n" not in line
 
 
+def in_cache(folder, monkeypatch):
+    """The path of OpenAI's weights in a cache of the hub, as its library lays it out, with content of the test."""
+    content = random.Random(5).randbytes(3000)
+    repository, name = "timm/vit_base_patch16_clip_224.openai", "open_clip_model.safetensors"
+    assert tag_config(MODEL, "openai")["hf_hub"].rstrip("/") == repository
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    home = folder / f"models--{repository.replace('/', '--')}"
+    for part in ("blobs", "refs", "snapshots/abc"):
+        (home / part).mkdir(parents=True)
+    (home / "refs/main").write_text("abc")
+    blob = home / "blobs" / hashlib.sha256(content).hexdigest()
+    blob.write_bytes(content)
+    (home / "snapshots/abc" / name).symlink_to(f"../../blobs/{blob.name}")
+    return home / "snapshots/abc" / name
+
+
+def flipped(content):
+    """With one bit changed."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
 def test_what_is_cached_needs_no_network(monkeypatch, tmp_path):
-    cached = tmp_path / "open_clip_pytorch_model.bin"
-    monkeypatch.setattr(
-        hub, "try_to_load_from_cache", lambda repository, name: str(cached) if name == cached.name else None
-    )
+    cached = in_cache(tmp_path, monkeypatch)
     monkeypatch.setattr(hub, "get_hf_file_metadata", None)
     assert download("openai", tag_config(MODEL, "openai")) == cached
+
+
+def test_a_damaged_copy_is_never_used_and_downloaded_again(monkeypatch, tmp_path):
+    cached, told = in_cache(tmp_path, monkeypatch), []
+    blob, whole = cached.resolve(), cached.read_bytes()
+    blob.write_bytes(flipped(whole))
+    os.utime(blob, (0, 0))
+    monkeypatch.setattr(hub_cache.progress, "note", told.append)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url, timeout: None)
+
+    def again(repository, name):
+        assert not blob.exists()
+        assert not cached.is_symlink()
+        blob.write_bytes(whole)
+        cached.symlink_to(blob)
+        return str(cached)
+
+    monkeypatch.setattr(hub, "hf_hub_download", again)
+    assert download("openai", tag_config(MODEL, "openai")).read_bytes() == whole
+    assert len(told) == 1
+    assert str(cached) in told[0]
+    assert "damaged" in told[0]
+
+
+def test_a_download_that_is_damaged_is_not_used(monkeypatch, tmp_path):
+    cached = in_cache(tmp_path, monkeypatch)
+    cached.resolve().write_bytes(b"other")
+    monkeypatch.setattr(hub, "cached", lambda repository, name: None)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url, timeout: None)
+    monkeypatch.setattr(hub, "hf_hub_download", lambda repository, name: str(cached))
+    with pytest.raises(TeacherError, match="what was downloaded is damaged"):
+        download("openai", tag_config(MODEL, "openai"))
 
 
 def test_a_hub_without_safetensors_is_asked_for_the_pickle(monkeypatch, empty_cache):

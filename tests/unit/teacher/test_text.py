@@ -3,6 +3,7 @@
 Rows of a class list are made as CLIP's are: a narrow cone, and other prompts move every row a little.
 """
 
+import errno
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from cliptea import progress
-from cliptea.errors import StorageError, TeacherError
+from cliptea.errors import StorageError, TeacherError, Unusable
 from cliptea.teacher.clip import load_teacher
 from cliptea.teacher.templates import TEMPLATES
 from cliptea.teacher.text import read_text_features, require_different, text_features
@@ -191,6 +192,26 @@ def test_a_file_of_something_else_is_one_line(saved, rows, complaint):
     with pytest.raises(TeacherError, match=complaint) as caught:
         read(saved(rows))
     assert "\n" not in str(caught.value)
+
+
+def test_a_disk_that_cannot_be_read_is_no_other_format(saved, monkeypatch):
+    def fails(*arguments, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    file = saved(rows_of(CLASSES))
+    monkeypatch.setattr(np, "load", fails)
+    with pytest.raises(Unusable, match=r"^cannot read the text features .*: the disk has an input/output error"):
+        read(file)
+
+
+def test_a_damaged_shape_is_not_taken_for_too_little_memory(saved):
+    path = saved(rows_of(CLASSES))
+    with open(path, "wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (10**13, DIM)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(1000))
+    with pytest.raises(TeacherError, match="cannot be read"):
+        read(path)
 
 
 def test_files_that_are_no_array_are_one_line(tmp_path):

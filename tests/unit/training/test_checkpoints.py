@@ -10,7 +10,7 @@ import torch
 
 from cliptea import outage, progress, variant_groups
 from cliptea.data.views import generator
-from cliptea.errors import ServerAway, StorageError
+from cliptea.errors import ServerAway, StorageError, Unusable
 from cliptea.outage import Outage
 from cliptea.storage import FileStore
 from cliptea.training.batches import batches
@@ -96,6 +96,16 @@ def test_what_nobody_trained_is_refused_in_one_line(store, content):
     with Checkpoints(store, "run", 1) as checkpoints, pytest.raises(StorageError, match=digest) as error:
         checkpoints.last()
     assert "\n" not in str(error.value)
+
+
+def test_too_little_memory_for_a_checkpoint_is_no_damage(store, monkeypatch):
+    def fails(*arguments, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    save_all(store, [10])
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(Unusable, match=r"^cannot read the checkpoint .*: memory is exhausted; give it more memory"):
+        last(store)
 
 
 def test_training_goes_on_while_a_copy_is_written(tmp_path):

@@ -1,5 +1,6 @@
 """Schedule, groups, augmentation, batches, and what a fingerprint knows."""
 
+import traceback
 from unittest.mock import Mock
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch.utils.data import get_worker_info
 
 from cliptea import settings, variant_groups
 from cliptea.data.records import read_array, read_view, record_name
+from cliptea.errors import ServerAway
 from cliptea.evaluation import scoring
 from cliptea.method.vla import Adapter
 from cliptea.models import build_student
@@ -90,6 +92,30 @@ def test_loading_processes_do_not_change_the_data(world):
     parallel = variant_groups.apply_delta(run.config, {"train": {"workers": 2}})
     for one, two in zip(batches(run.config, data, 1), batches(parallel, data, 1), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+class Strange(Exception):
+    """An error that has no pickle, as of some libraries."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("error", [ServerAway("S3 is away", "an answer", "wait"), KeyError("a"), Strange("one", "two")])
+def test_an_error_while_loading_is_the_same_from_another_process(world, monkeypatch, error, workers):
+    def fail(self, image, number, rng):
+        raise error
+
+    monkeypatch.setattr(_Views, "_view", fail)
+    config = variant_groups.apply_delta(world.run.config, {"train": {"workers": workers}})
+    with pytest.raises(type(error) if workers == 0 or type(error) is not Strange else RuntimeError) as caught:
+        next(batches(config, world.data(), 1))
+    told = "Strange: one and two" if type(caught.value) is RuntimeError else str(error)
+    assert str(caught.value) == told
+    assert getattr(caught.value, "todo", None) == getattr(error, "todo", None)
+    if not isinstance(error, ServerAway):
+        assert ", in fail" in "".join(traceback.format_exception(caught.value))  # for --debug
 
 
 @pytest.mark.parametrize("size", [2, 4])

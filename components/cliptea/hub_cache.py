@@ -1,0 +1,64 @@
+"""Checks files in the caches of the Hugging Face hub and of torch.hub, whose libraries only look at them on download.
+
+The hub's cache names a file by its sha256 or, if it is not in LFS, by its hash in git. Files of torch.hub have the
+first digits of their sha256 in their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+
+from cliptea import progress
+from cliptea.errors import Unusable, refuse_system
+from cliptea.files import sha256
+
+__all__ = ["cached", "is_whole"]
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+GIT = re.compile(r"[0-9a-f]{40}")
+TORCH = re.compile(r".*-([0-9a-f]{8,64})\.\w+")  # shorter numbers in such names are no hashes
+
+
+def cached(repository: str, name: str, revision: str | None = None) -> Path | None:
+    """The whole copy of a file of the hub in its cache, or None. For damaged ones, see `is_whole`.
+
+    Raises:
+        StorageError: it cannot be read, or a damaged one cannot be deleted.
+    """
+    found = try_to_load_from_cache(repository, name, revision=revision)
+    return Path(found) if isinstance(found, str) and is_whole(Path(found)) else None
+
+
+def is_whole(copy: Path) -> bool:
+    """Whether a copy matches the hash in its name. If not, it is deleted, so that the library downloads it again.
+
+    A copy whose name has no hash counts as whole.
+
+    Raises:
+        StorageError: it cannot be read, or a damaged one cannot be deleted.
+    """
+    real = copy.resolve()  # the names of files in the hub's cache are links
+    try:
+        if _matches(real):
+            return True
+        progress.note(f"the copy {copy} does not match the hash in its name, so it is damaged; it is downloaded again")
+        copy.unlink()
+        real.unlink(missing_ok=True)
+    except OSError as error:
+        refuse_system(error, f"cannot use the copy {copy}")
+        raise Unusable(f"cannot use the copy {copy}: {error.strerror or error}", todo="delete it") from error
+    return False
+
+
+def _matches(file: Path) -> bool:
+    if SHA256.fullmatch(file.name):
+        return sha256(file) == file.name
+    if GIT.fullmatch(file.name):
+        data = file.read_bytes()  # git is only used for small files
+        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == file.name
+    named = TORCH.fullmatch(file.name)
+    return named is None or sha256(file).startswith(named[1])

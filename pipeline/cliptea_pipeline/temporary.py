@@ -1,0 +1,46 @@
+"""The temporary folder of a local run, which the next run deletes if the run is killed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from cliptea.errors import StorageError
+from cliptea.messages import meaning
+from cliptea.storage.marks import claim, read_mark
+
+__all__ = ["drop_temporary", "make_temporary"]
+
+KIND = "temporary folder"  # in its mark
+TODO = "set TMPDIR to a folder with free space"
+
+
+def make_temporary(present: Path) -> Path:
+    """A new temporary folder with a mark that names the run's folder, which in turn names it.
+
+    Raises:
+        StorageError: it cannot be made, for example because the disk of TMPDIR is full.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="cliptea-"))
+    except OSError as error:
+        what = (meaning(error) or (error.strerror or str(error), ""))[0]
+        raise StorageError(f"cannot make a temporary folder: {what}", todo=TODO) from None
+    try:
+        claim(folder, KIND, "", run=str(present))
+    except StorageError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise StorageError(error.what, error.expected, TODO) from None
+    (present / "temporary").write_text(str(folder))
+    return folder
+
+
+def drop_temporary(present: Path) -> None:
+    """Delete the temporary folder of a killed run. The folder's own mark must say that it is from this run."""
+    with suppress(OSError, ValueError):
+        folder = Path((present / "temporary").read_text())
+        mark = read_mark(folder)
+        if mark.get("kind") == KIND and mark.get("run") == str(present) and folder.name.startswith("cliptea-"):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -20,7 +20,7 @@ from cliptea.sealed import Damaged, seal, unseal
 from cliptea.storage import Store
 
 __all__ = [
-    "Contents", "Manifest", "Output", "StoredObject", "find", "fingerprint", "make_once", "publish", "put_immutable",
+    "Contents", "Manifest", "Output", "Sha256", "StoredObject", "find", "fingerprint", "make_once", "publish", "put_immutable",
     "put_object", "read_object",
 ]  # fmt: skip
 
@@ -56,6 +56,9 @@ VERSIONS = {
 }
 
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # in hex; may become the name of a file
+
+
 class Output(NamedTuple):
     """An output, identified by its kind and its fingerprint."""
 
@@ -83,7 +86,7 @@ class StoredObject(BaseModel):
 
     key: Annotated[str, AfterValidator(_inside)]
     size: int = Field(ge=0, le=1 << 60)
-    sha256: str
+    sha256: Sha256
 
 
 class Manifest(BaseModel):

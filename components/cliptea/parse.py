@@ -18,10 +18,11 @@ import yaml
 from cliptea.errors import ConfigError
 from cliptea.files import PIPE, oddity
 
-__all__ = ["MOST", "parse_json", "parse_yaml", "read_text"]
+__all__ = ["MOST", "parse_json", "parse_yaml", "read_text", "require_utf8"]
 
 MOST = 1 << 20  # bytes
-MOST_NODES = 50_000  # scalars, lists and mappings of YAML
+MOST_NODES = 50_000  # scalars, lists and mappings of YAML; a long text counts once for every `PIECE` characters
+PIECE = 100
 DEEPEST = 50  # nested lists and mappings
 SHOWN = 120  # characters of a reason
 
@@ -104,6 +105,23 @@ def read_text(path: Path, what: str) -> bytes:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror or error}") from None
 
 
+def require_utf8(text: str, what: str) -> None:
+    """Check that a text can be written as UTF-8, as Kubeflow Pipelines demands. Names of files need not be UTF-8.
+
+    Args:
+        what: what the text is, for the error.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{what} is not UTF-8", "text in UTF-8", "if it names a file or folder, rename that"
+        ) from None
+
+
 def _check(text: str) -> None:
     """Refuse what makes loading slow, before it begins. Deep nesting would even crash the loader written in C.
 
@@ -127,8 +145,8 @@ def _check(text: str) -> None:
             anchor, (values, depth) = None, known[event.anchor]
             total += values
         elif isinstance(event, yaml.ScalarEvent):
-            anchor, values, depth = event.anchor, 1, 0
-            total += 1
+            anchor, values, depth = event.anchor, 1 + len(event.value) // PIECE, 0
+            total += values
         else:
             continue
         if anchor is not None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from cliptea.config import Config
 from cliptea.errors import StorageError
+from cliptea.files import oddity
 from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make_once, put_object
 from cliptea.storage import Store, fetch
+from cliptea.storage.local_files import place
 
 __all__ = ["demo_fingerprint", "demo_output", "demo_words", "stored_weights", "teacher_weights"]
 
@@ -67,8 +69,11 @@ def _folder(store: Store, made: Manifest) -> str:
     """The local folder of the files. They are compared with the manifest, because a cache may hold damaged copies."""
     folder = fetch(store.uri(made.output.prefix))
     for name, item in made.objects.items():
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != item.sha256:
-            raise StorageError(f"{folder / name} is damaged", f"sha256 {item.sha256}", "delete it and run again")
+        file = folder / place(name)  # a name in a manifest must not lead out of the folder
+        if odd := oddity(file):
+            raise StorageError(f"{file} is {odd}", "a file of the demo's CLIP", "run the demo again")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != item.sha256:
+            raise StorageError(f"{file} is damaged", f"sha256 {item.sha256}", "delete it and run again")
     return str(folder)
 
 

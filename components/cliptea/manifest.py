@@ -20,8 +20,8 @@ from cliptea.sealed import Damaged, seal, unseal
 from cliptea.storage import Store
 
 __all__ = [
-    "Contents", "Manifest", "Output", "Sha256", "StoredObject", "find", "fingerprint", "make_once", "publish", "put_immutable",
-    "put_object", "read_object",
+    "Contents", "Manifest", "Output", "Sha256", "StoredObject", "find", "fingerprint", "make_once", "publish",
+    "put_immutable", "put_object", "read_object",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1

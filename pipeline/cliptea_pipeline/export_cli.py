@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cliptea.errors import ConfigError
+from cliptea.files import oddity
 from cliptea.messages import plain
 from cliptea.serving.choices import SUFFIXES, Format, Output, Precision, Server, require_choices
 from cliptea.storage.local_files import local_path, sweep
@@ -39,6 +40,7 @@ Size = Annotated[
 ]
 BUNDLE = "bundle of a model"  # in its mark
 LARGEST_EDGE = 8192  # pixels
+LARGEST_FACTS = 64 << 20  # bytes of the .json beside an export, which may hold the embeddings of classes
 TODO = "choose another one with -o"
 
 
@@ -236,6 +238,8 @@ def _require_replaceable(file: Path) -> None:
 
 def _is_export(facts: Path) -> bool:
     try:
+        if oddity(facts) or facts.stat().st_size > LARGEST_FACTS:
+            return False
         return set(json.loads(facts.read_bytes())) >= {"inputs", "output", "steps", "classes"}
     except (OSError, ValueError, TypeError, RecursionError):
         return False

@@ -86,20 +86,24 @@ def parse_json(data: bytes, what: str, expected: str = "", most: int = MOST) -> 
         raise ConfigError(f"cannot read {what}: {_reason(error)}", expected) from None
 
 
-def read_text(path: Path, what: str) -> bytes:
+def read_text(path: Path, what: str, most: int = MOST) -> bytes:
     """The bytes of a small file, or of a shell's pipe such as /dev/stdin. Nothing else is ever opened.
 
+    Args:
+        what: what the file is, for errors.
+        most: the largest number of bytes.
+
     Raises:
-        ConfigError: it is missing, larger than 1 MiB, or not a file.
+        ConfigError: it is missing, larger, or not a file.
     """
     odd = oddity(path)
     if odd and not (odd == PIPE and path.is_relative_to("/dev")):
         raise ConfigError(f"cannot read {what} {path}: it is {odd}", "a file")
     try:
         with path.open("rb") as file:
-            data = file.read(MOST + 1)
-        if len(data) > MOST:
-            raise ConfigError(f"{what} {path} is larger than {MOST >> 10} KiB", "a small file of text")
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise ConfigError(f"{what} {path} is larger than {most >> 10} KiB", "a small file of text")
         return data
     except OSError as error:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror or error}") from None

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cliptea.errors import ConfigError
-from cliptea.files import oddity
 from cliptea.messages import plain
+from cliptea.parse import read_text
 from cliptea.serving.choices import SUFFIXES, Format, Output, Precision, Server, require_choices
 from cliptea.storage.local_files import local_path, sweep
 from cliptea.storage.marks import claim, require_free
@@ -238,10 +238,8 @@ def _require_replaceable(file: Path) -> None:
 
 def _is_export(facts: Path) -> bool:
     try:
-        if oddity(facts) or facts.stat().st_size > LARGEST_FACTS:
-            return False
-        return set(json.loads(facts.read_bytes())) >= {"inputs", "output", "steps", "classes"}
-    except (OSError, ValueError, TypeError, RecursionError):
+        return {*json.loads(read_text(facts, "the file", LARGEST_FACTS))} >= {"inputs", "output", "steps", "classes"}
+    except (ConfigError, ValueError, TypeError, RecursionError):
         return False
 
 

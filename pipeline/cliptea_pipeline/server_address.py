@@ -12,7 +12,7 @@ from cliptea import env
 from cliptea.cluster.kubernetes_api import own_namespace
 from cliptea.errors import ConfigError
 from cliptea.messages import holds_secret
-from cliptea.parse import require_utf8
+from cliptea.parse import read_text, require_utf8
 
 __all__ = [
     "ENDPOINT", "NAMESPACE", "PIPELINES", "TOKEN", "address", "inside", "named", "namespace_inside", "of_page", "pages",
@@ -103,12 +103,12 @@ def token(url: str) -> str:
         return given or ""
     file = os.environ.get(TOKEN_PATH)
     try:
-        return Path(file or TOKEN_FILE).read_text().strip()
-    except OSError as error:
+        return read_text(Path(file or TOKEN_FILE), "the token").decode().strip()
+    except (ConfigError, UnicodeDecodeError) as error:
         if not file:
             return ""
         raise ConfigError(
-            f"cannot read the token of Kubeflow Pipelines in {TOKEN_PATH}={file}: {error.strerror}",
+            f"{TOKEN_PATH}={file} holds no token of Kubeflow Pipelines: {error}",
             "a file with a token",
             f"correct it, or set {TOKEN}",
         ) from None

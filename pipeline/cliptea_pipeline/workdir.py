@@ -188,7 +188,7 @@ def find_database(root: Path) -> Path:
         ClipteaError: it was moved while a run is using it.
     """
     file = root.resolve() / DATABASE
-    if not file.exists():
+    if not file.is_file():
         raise StorageError(
             f"the MLflow database {file} does not exist",
             "the work directory of an earlier run",

@@ -391,7 +391,7 @@ def test_make_clean_leaves_other_marked_folders(tmp_path):
 
 
 def test_an_export_replaces_only_an_earlier_export(tmp_path):
-    from cliptea.serving.choices import require_replaceable
+    from cliptea_pipeline.export_cli import _require_replaceable as require_replaceable
 
     file, facts = tmp_path / "model.onnx", tmp_path / "model.json"
     require_replaceable(file)
@@ -403,3 +403,7 @@ def test_an_export_replaces_only_an_earlier_export(tmp_path):
     facts.write_text(json.dumps({"inputs": "", "output": "", "steps": [], "classes": [], "size": None}))
     file.write_text("")
     require_replaceable(file)
+    facts.unlink()
+    os.mkfifo(facts)
+    with pytest.raises(ConfigError, match="is not an earlier export"):
+        require_replaceable(file)

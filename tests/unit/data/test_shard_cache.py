@@ -114,13 +114,13 @@ def test_an_empty_cache_is_taken_while_another_pod_takes_it(tmp_path, monkeypatc
 def test_a_cache_that_another_pod_marks_at_this_moment_is_taken(tmp_path, monkeypatch):
     """The other pod writes its mark after this one has listed the folder."""
     monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path))
-    (tmp_path / "shards").mkdir()
     looks = []
 
     def late(folder):
         looks.append(folder)
         if len(looks) == 1:
             (tmp_path / MARK).write_text('{"kind": "cache"}')
+            (tmp_path / "shards").mkdir()
             return {}
         return read_mark(folder)
 

@@ -17,7 +17,7 @@ from typing import Any
 from cliptea.errors import ConfigError
 from cliptea.messages import holds_secret, names_secret
 from cliptea.own_code import backbone_is_code, names_code
-from cliptea.parse import MOST, parse_yaml, read_text, require_utf8
+from cliptea.parse import MOST, parse_yaml, read_text
 from cliptea.storage import fetch, is_remote, read_small
 from cliptea.typed import plain_settings, plain_variants, without_free_names
 
@@ -151,7 +151,6 @@ def _parse(text: str, name: str, expected: str, place: Sequence[str] = ()) -> di
             )
         new = {*keys, value} - checked
         checked |= new
-        require_utf8("".join(new), f"{name}: the setting {key}")
         hidden = {text for text in new if holds_secret(text)}
         secret_key = not hidden.isdisjoint(keys)
         if hidden:

@@ -103,12 +103,13 @@ def token(url: str) -> str:
         return given or ""
     file = os.environ.get(TOKEN_PATH)
     try:
-        return read_text(Path(file or TOKEN_FILE), "the token").decode().strip()
-    except (ConfigError, UnicodeDecodeError) as error:
+        found = read_text(Path(file or TOKEN_FILE), "the token of Kubeflow Pipelines")
+        return found.decode(errors="replace").strip()
+    except ConfigError as error:
         if not file:
             return ""
         raise ConfigError(
-            f"{TOKEN_PATH}={file} holds no token of Kubeflow Pipelines: {error}",
+            f"{error.what}; {TOKEN_PATH} names it",
             "a file with a token",
             f"correct it, or set {TOKEN}",
         ) from None

@@ -142,8 +142,11 @@ def test_the_plan_says_what_each_variant_is():
 
 @pytest.mark.parametrize(
     "content",
-    ["{}", "[]", "null", '{"model_cfg": {}}', '{"model_cfg": {"embed_dim": "x", "vision_cfg": {}}}', '{"model_cfg": 3}']
-    + ['{"model_cfg": {"embed_dim": 512, "vision_cfg": {"layers": "many"}}}'],
+    [
+        *("{}", "[]", "null", '{"model_cfg": 3}', '{"model_cfg": {}}'),
+        '{"model_cfg": {"embed_dim": "x", "vision_cfg": {}}}',
+        '{"model_cfg": {"embed_dim": 512, "vision_cfg": {"layers": "many"}}}',
+    ],
 )
 def test_a_folder_without_the_description_of_a_clip_is_one_line(tmp_path, content):
     (tmp_path / "open_clip_config.json").write_text(content)

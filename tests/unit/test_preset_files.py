@@ -120,7 +120,7 @@ MISTAKES = {
         f"data: {{root: &a {'x' * 5000}, classes: [{', '.join(['*a'] * 2000)}]}}",
         "cannot read mine.yaml.* it has more than 50000 values",
     ),
-    "half of a character": (r'data: {root: "a\ud800"}', r"mine.yaml: the setting data.root is not UTF-8"),
+    "half of a character": (r'data: {root: "a\ud800"}', r"cannot read mine.yaml.* invalid Unicode character"),
     "a key": ("train: {iteratons: 3}", r"mine.yaml: the setting train.iteratons .*perhaps train.iterations"),
     "a value": ("train: {iterations: abc}", "mine.yaml: train.iterations=abc is refused"),
     "a preset": ("preset: voc21", r"mine.yaml: the preset 'voc21' does not exist; expected one of .*voc12"),

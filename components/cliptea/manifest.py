@@ -81,6 +81,12 @@ def _inside(key: str) -> str:
     return key
 
 
+def _file_name(name: str) -> str:
+    if "/" in _inside(name):
+        raise ValueError("is no name of a file")
+    return name
+
+
 class StoredObject(BaseModel):
     """An object with its key in the store, its size in bytes, and its sha256 in hex."""
 
@@ -95,7 +101,7 @@ class Manifest(BaseModel):
     schema_version: int = SCHEMA_VERSION
     kind: str
     fingerprint: str
-    objects: dict[str, StoredObject] = {}
+    objects: dict[Annotated[str, AfterValidator(_file_name)], StoredObject] = {}  # names may become files
     info: dict[str, Any] = {}
 
     @property

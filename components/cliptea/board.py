@@ -21,7 +21,7 @@ from cliptea import progress
 from cliptea.errors import ServerAway, StorageError
 from cliptea.storage import Entry, Store
 
-__all__ = ["BEAT_SECONDS", "BoardReader", "StepStatus", "posting", "read_board", "status_key"]
+__all__ = ["BEAT_SECONDS", "BarStatus", "BoardReader", "StepStatus", "posting", "read_board", "status_key"]
 
 FOLDER = "runs"
 BEAT_SECONDS = 20.0

@@ -136,10 +136,13 @@ def one_line_errors(debug: bool, log_format: str | None = None) -> Iterator[None
 
 def _tell(error: Exception, text: str, debug: bool) -> None:
     """Tell an error, with its traceback if `debug` is set. Neither shows secrets."""
-    trace = redacted("".join(traceback.format_exception(error))) if debug else ""
-    if trace and not as_json():  # whose line has it
+    if not debug:
+        tell("error", text)
+        return
+    trace = redacted("".join(traceback.format_exception(error)))
+    if not as_json():  # whose line has it
         print(plain_lines(trace), file=sys.stderr)
-    tell("error", text, **({"trace": trace} if trace else {}))
+    tell("error", text, trace=trace)
 
 
 @contextmanager

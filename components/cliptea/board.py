@@ -8,22 +8,42 @@ A run on one machine has no board and uses an events file instead (`cliptea.prog
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from cliptea import progress
 from cliptea.errors import ServerAway, StorageError
 from cliptea.storage import Entry, Store
 
-__all__ = ["BEAT_SECONDS", "BoardReader", "StepStatus", "posting", "read_board", "status_key"]
+__all__ = ["BEAT_SECONDS", "BarStatus", "BoardReader", "StepStatus", "posting", "read_board", "status_key"]
 
 FOLDER = "runs"
 BEAT_SECONDS = 20.0
+LARGEST = 1 << 20  # bytes of a status
+
+
+Amount = Annotated[float, Field(ge=0, le=1e12)]
+Count = Annotated[int, Field(ge=0, le=1 << 60)]
+
+
+class BarStatus(BaseModel):
+    """The last event of a progress bar, see `cliptea.progress.Bar`."""
+
+    event: Literal["bar"] = "bar"
+    text: str
+    total: Count | None
+    unit: str
+    done: Count
+    rate: Amount  # units per second
+    left: Amount | None  # seconds
+    values: dict[str, FiniteFloat]
+    last: bool = False
 
 
 class StepStatus(BaseModel):
@@ -33,10 +53,10 @@ class StepStatus(BaseModel):
     label: str = ""  # of the variant
     state: Literal["running", "done", "failed"] = "running"  # stays so if it was killed, but `beat` no longer changes
     reused: bool = False
-    beat: int = 0  # how many times the status was written
-    started: float
-    updated: float
-    bar: dict[str, Any] | None = None  # the last event of its progress bar, in the format of `cliptea.progress`
+    beat: Count = 0  # how many times the status was written
+    started: Amount
+    updated: Amount
+    bar: BarStatus | None = None
     text: str = ""  # the error if the step failed
     published: dict[str, str] = {}  # small facts, such as the address of the report
 
@@ -77,6 +97,8 @@ class BoardReader:
         """
         known: dict[Entry, StepStatus | None] = {}
         for entry in self._store.entries(self._folder):
+            if entry.size > LARGEST:
+                continue
             try:
                 known[entry] = self._known[entry] if entry in self._known else self._fetch(entry.key)
             except ServerAway:
@@ -117,6 +139,15 @@ def posting(store: Store, job_id: str, step: str, label: str = "", writer: str =
             thread.join(BEAT_SECONDS)
 
 
+def _bar(event: dict[str, Any]) -> BarStatus | None:
+    """The bar of an event, without values that are not finite. None if its numbers are absurd."""
+    values = {name: value for name, value in event["values"].items() if math.isfinite(value)}
+    try:
+        return BarStatus.model_validate({**event, "values": values})
+    except ValidationError:
+        return None
+
+
 class _Post:
     """A status that a separate thread writes."""
 
@@ -129,7 +160,7 @@ class _Post:
     def hear(self, event: dict[str, Any]) -> None:
         status, kind = self._status, event["event"]
         if kind == "bar":
-            status.bar = None if event["last"] else event
+            status.bar = None if event["last"] else _bar(event)
         elif kind == "published":
             status.published = status.published | event["values"]
         elif kind == "done":

@@ -11,14 +11,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cliptea.messages import meaning, plain
+from cliptea.messages import LONGEST, meaning, plain, shortened
 
 __all__ = [
     "ClipteaError", "ConfigError", "DataError", "NotFinite", "ServerAway", "StorageError", "TeacherError",
     "TrackingError", "Unusable", "described", "named", "one_line", "portable", "refuse_system",
 ]  # fmt: skip
-
-LONGEST = 4000  # characters of what an error says has happened
 
 
 class ClipteaError(Exception):
@@ -27,7 +25,7 @@ class ClipteaError(Exception):
     temporary = False  # whether a retry may succeed later without any change
 
     def __init__(self, what: str, expected: str = "", todo: str = "") -> None:
-        what = _shortened(plain(" ".join(what.split())))
+        what = _line(what)
         self.what, self.expected, self.todo = what, expected, todo
         parts = [what]
         if expected:
@@ -80,9 +78,9 @@ class NotFinite(ClipteaError):
     """A loss, weight, feature, logit or score is NaN or infinite."""
 
 
-def _shortened(text: str) -> str:
-    """Without the middle if it is very long: names and values in files of others may have any length."""
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+def _line(text: str) -> str:
+    """One line of at most `LONGEST` characters, without secrets, also of a much longer text."""
+    return shortened(plain(" ".join(shortened(text, 4 * LONGEST).split())))
 
 
 @contextmanager
@@ -96,7 +94,7 @@ def named(what: str) -> Iterator[None]:
 
 def one_line(error: BaseException) -> str:
     """The text of any error without line breaks and secrets."""
-    return plain(" ".join(str(error).split()))
+    return _line(str(error))
 
 
 def described(error: BaseException) -> str:

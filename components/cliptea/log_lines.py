@@ -11,7 +11,7 @@ from typing import IO, Any, Literal, NamedTuple
 
 from cliptea import env
 from cliptea.errors import ConfigError
-from cliptea.messages import plain
+from cliptea.messages import plain, plain_lines
 
 __all__ = ["Level", "Who", "as_json", "as_text", "choose_format", "json_line", "tell"]
 
@@ -82,7 +82,7 @@ def tell(level: Level, text: str, who: Who | None = None, file: IO[str] | None =
     if as_json():
         line = json_line(level, text.strip(), who or Who.present(), **facts)
     else:
-        line = text if level == "info" else f"{level}: {text}"
+        line = plain_lines(text if level == "info" else f"{level}: {text}")
     print(line, file=file or sys.stderr, flush=True)
 
 

@@ -21,8 +21,8 @@ from cliptea.sealed import Damaged, seal, unseal
 from cliptea.storage import Store
 
 __all__ = [
-    "Contents", "Manifest", "Output", "StoredObject", "find", "find_of", "fingerprint", "make_once", "publish",
-    "put_immutable", "put_object", "read_object",
+    "Contents", "Manifest", "Output", "Sha256", "StoredObject", "find", "find_of", "fingerprint", "make_once",
+    "publish", "put_immutable", "put_object", "read_object",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -57,6 +57,9 @@ VERSIONS = {
 }
 
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # in hex; may become the name of a file
+
+
 class Output(NamedTuple):
     """An output, identified by its kind and its fingerprint."""
 
@@ -79,12 +82,18 @@ def _inside(key: str) -> str:
     return key
 
 
+def _file_name(name: str) -> str:
+    if "/" in _inside(name):
+        raise ValueError("is no name of a file")
+    return name
+
+
 class StoredObject(BaseModel):
     """An object with its key in the store, its size in bytes, and its sha256 in hex."""
 
     key: Annotated[str, AfterValidator(_inside)]
     size: int = Field(ge=0, le=1 << 60)
-    sha256: str
+    sha256: Sha256
 
 
 class Manifest(BaseModel):
@@ -93,9 +102,9 @@ class Manifest(BaseModel):
     schema_version: int = SCHEMA_VERSION
     kind: str
     fingerprint: str
-    objects: dict[str, StoredObject] = {}
+    objects: dict[Annotated[str, AfterValidator(_file_name)], StoredObject] = {}  # names may become files
     info: dict[str, Any] = {}
-    inputs: dict[str, str] = {}  # by name, the sha256 of inputs whose fingerprint does not determine every bit
+    inputs: dict[str, Sha256] = {}  # by name, the sha256 of inputs whose fingerprint does not determine every bit
 
     @property
     def output(self) -> Output:

@@ -9,21 +9,26 @@ import signal
 
 __all__ = [
     "ERRNOS", "FULL", "SECRETS", "holds_secret", "meaning", "names_secret", "of_connection", "of_signal", "plain",
-    "printable", "redacted",
+    "plain_lines", "printable", "redacted", "shortened",
 ]  # fmt: skip
 
 Texts = tuple[tuple[str, tuple[str, str]], ...]  # patterns, each with what it means and what to do
 
 SECRETS: set[str] = set()  # names of environment variables whose values are secret; `cliptea.env` fills it
 HIDDEN = "***"
+LONGEST = 4000  # characters of a text in a message
 SHORTEST = 8  # characters; shorter values of variables may be part of a word
 SECRET_KEY = re.compile(r"passw|secret|credential|access_?key|api_?key|private", re.IGNORECASE)
 BOTH_CASES = r"(?=[\w-]*[a-z])(?=[\w-]*[A-Z])"  # as in random letters, but hardly in a name of a folder
-NAMED = r"(?:[\w.-]*(?:signature|credential|token|passw|pwd|secret|key|auth|session)[\w.-]*|sig)"
+NAMED = r"(?:(?=[\w.-]*(?:signature|credential|token|passw|pwd|secret|key|auth|session))[\w.-]++|sig)"
+SERVER = r"(?=[\w.-]+:\d+\b|localhost\b|\d+\.\d+\.)"
+# These take a time that is proportional to the length of the text, whatever it is: repeats give nothing back (++), and
+# what may begin at many places has a limit.
 SHAPES = (
     # The user part of an address, even with a slash in the password.
-    (re.compile(r"://(?:[^/\s@'\"]+|[^/\s@]*:(?!\d+/)[^\s@]*)@"), f"://{HIDDEN}@"),
-    (re.compile(r"(?<![\w/])[\w.+-]+:[^\s@/:'\"]+@(?=[\w.-]+:\d+\b|localhost\b|\d+\.\d+\.)"), f"{HIDDEN}@"),
+    (re.compile(r"://(?:[^/\s@'\"]++|[^/\s@:]*+:(?!\d+/)[^\s@]{0,256}+)@"), f"://{HIDDEN}@"),
+    # The same without ://, where a server follows. After a slash, only the last part of a name is a user.
+    (re.compile(rf"(?:(?<![\w/.+-])|(?<=/)(\w*+[.+-]))[\w.+-]++:[^\s@/:'\"]++@{SERVER}"), rf"\1{HIDDEN}@"),
     (re.compile(rf"([?&#;]{NAMED}=)[^\s&#;'\"]+", re.IGNORECASE), rf"\1{HIDDEN}"),  # a query or a fragment
     (re.compile(r"\b((?:password|passwd|pwd|secret)=)[^\s&;'\"]+", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(r"\b(Bearer|Basic) [\w.~+/=-]{8,}"), rf"\1 {HIDDEN}"),
@@ -34,7 +39,7 @@ SHAPES = (
     (re.compile(rf"(?<![\w/-])sk-{BOTH_CASES}(?=[\w-]*\d)[A-Za-z0-9]{{20,}}(?![\w-])"), HIDDEN),
     (re.compile(rf"(?<![\w/-])sk-(?:proj|svcacct|admin|ant-\w+)-{BOTH_CASES}(?=[\w-]*\d)[\w-]{{20,}}"), HIDDEN),
     (re.compile(r"(?<![\w/-])dapi(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{32}(?:-\d+)?(?![\w-])"), HIDDEN),
-    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{4,}\.?[\w-]*"), HIDDEN),  # JSON web tokens
+    (re.compile(r"\beyJ[\w-]{8,512}+\.[\w-]{4,}\.?[\w-]*"), HIDDEN),  # JSON web tokens
     (re.compile(r"(hooks\.slack\.com/services/)[\w/]+"), rf"\1{HIDDEN}"),
 )
 
@@ -122,6 +127,16 @@ def plain(text: str) -> str:
     return printable(redacted(text))
 
 
+def plain_lines(text: str) -> str:
+    """The same for a text of several lines, such as a traceback."""
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """Without the middle if it is very long: names and values in files of others may have any length."""
+    return text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
+
+
 def printable(text: str) -> str:
     """The text with control characters and bytes that are not UTF-8 as `\\x1b`, `\\udcff`."""
     if text.isprintable():
@@ -147,7 +162,7 @@ def of_connection(error: BaseException) -> tuple[str, str] | None:
 
 
 def _by_text(error: BaseException, texts: Texts) -> tuple[str, str] | None:
-    text = f"{type(error).__name__}: {error} {getattr(error, 'filename', None) or ''}"
+    text = shortened(f"{type(error).__name__}: {error} {getattr(error, 'filename', None) or ''}")
     return next((meant for pattern, meant in texts if re.search(pattern, text)), None)
 
 

@@ -18,10 +18,11 @@ import yaml
 from cliptea.errors import ConfigError
 from cliptea.files import PIPE, oddity
 
-__all__ = ["MOST", "parse_json", "parse_yaml", "read_text"]
+__all__ = ["MOST", "parse_json", "parse_yaml", "read_text", "require_utf8"]
 
 MOST = 1 << 20  # bytes
-MOST_NODES = 50_000  # scalars, lists and mappings of YAML
+MOST_NODES = 50_000  # scalars, lists and mappings of YAML; a long text counts once for every `PIECE` characters
+PIECE = 100
 DEEPEST = 50  # nested lists and mappings
 SHOWN = 120  # characters of a reason
 
@@ -85,23 +86,44 @@ def parse_json(data: bytes, what: str, expected: str = "", most: int = MOST) -> 
         raise ConfigError(f"cannot read {what}: {_reason(error)}", expected) from None
 
 
-def read_text(path: Path, what: str) -> bytes:
+def read_text(path: Path, what: str, most: int = MOST) -> bytes:
     """The bytes of a small file, or of a shell's pipe such as /dev/stdin. Nothing else is ever opened.
 
+    Args:
+        what: what the file is, for errors.
+        most: the largest number of bytes.
+
     Raises:
-        ConfigError: it is missing, larger than 1 MiB, or not a file.
+        ConfigError: it is missing, larger, or not a file.
     """
     odd = oddity(path)
     if odd and not (odd == PIPE and path.is_relative_to("/dev")):
         raise ConfigError(f"cannot read {what} {path}: it is {odd}", "a file")
     try:
         with path.open("rb") as file:
-            data = file.read(MOST + 1)
-        if len(data) > MOST:
-            raise ConfigError(f"{what} {path} is larger than {MOST >> 10} KiB", "a small file of text")
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise ConfigError(f"{what} {path} is larger than {most >> 10} KiB", "a small file of text")
         return data
     except OSError as error:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror or error}") from None
+
+
+def require_utf8(text: str, what: str) -> None:
+    """Check that a text can be written as UTF-8, as Kubeflow Pipelines demands. Names of files need not be UTF-8.
+
+    Args:
+        what: what the text is, for the error.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{what} is not UTF-8", "text in UTF-8", "if it names a file or folder, rename that"
+        ) from None
 
 
 def _check(text: str) -> None:
@@ -127,8 +149,8 @@ def _check(text: str) -> None:
             anchor, (values, depth) = None, known[event.anchor]
             total += values
         elif isinstance(event, yaml.ScalarEvent):
-            anchor, values, depth = event.anchor, 1, 0
-            total += 1
+            anchor, values, depth = event.anchor, 1 + len(event.value) // PIECE, 0
+            total += values
         else:
             continue
         if anchor is not None:

@@ -21,7 +21,7 @@ from cliptea.models.backbones import licence, weights
 from cliptea.parse import parse_json, read_text
 from cliptea.run import expand
 from cliptea.storage import is_remote
-from cliptea.teacher.families import patch_size, require_teacher
+from cliptea.teacher.families import described_teacher, patch_size, require_teacher
 from cliptea.teacher.outputs import REGION_BLOCKS, clustered_kind, clustering_key
 
 __all__ = ["REGIONS", "TEACHER", "Plan", "Student", "make_plan", "read_rates"]
@@ -214,9 +214,13 @@ def _described(config: Config) -> dict[str, Any]:
         from cliptea.teacher.pretrain import model_config
 
         return model_config(config.teacher.crop)
-    if (folder / "open_clip_config.json").is_file():
-        file = folder / "open_clip_config.json"
-        return parse_json(read_text(file, "the file"), str(file))["model_cfg"]
+    if (file := folder / "open_clip_config.json").is_file():
+        described = described_teacher(config.teacher) or {}
+        width, tower = described.get("embed_dim"), described.get("vision_cfg")
+        sizes = [width, tower.get("layers", 1), tower.get("width", 1)] if isinstance(tower, dict) else [0]
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise ConfigError(f"{file} does not describe a CLIP", "a model_cfg with embed_dim and vision_cfg")
+        return described
     import open_clip
 
     described = open_clip.get_model_config(config.teacher.model)

@@ -23,6 +23,7 @@ from cliptea.typed import plain_settings, plain_variants, without_free_names
 
 __all__ = ["gather_variants", "parse_preset", "read_preset", "variant_files"]
 
+LONGEST_KEY, LONGEST_VALUE = 1000, 10_000  # characters in a file; a key includes those around it
 LARGEST = 1 << 16  # bytes of a local preset file with its variants: they are a parameter of a pipeline
 VARIANTS = re.compile(r"(?P<file>.+\.(?i:ya?ml))(?P<single>/[^/]+)?")  # an entry of `variants` that names a file
 
@@ -140,11 +141,21 @@ def _parse(text: str, name: str, expected: str, place: Sequence[str] = ()) -> di
     found = parse_yaml(text, name, expected, typed=False)
     if not isinstance(found, dict) or not found:
         raise ConfigError(f"{name} is empty or is not a mapping", expected)
+    checked: set[str] = set()  # aliases repeat the same texts
     for keys, value in _leaves(found, tuple(place)):
         key = ".".join(keys)
-        if holds_secret(value) or holds_secret(key):
+        if len(key) > LONGEST_KEY or len(value) > LONGEST_VALUE:
             raise ConfigError(
-                f"{name}: {'a key' if holds_secret(key) else key} holds an address with a user, password or "
+                f"{name}: the key of a setting has {len(key)} characters, and its value has {len(value)}",
+                f"at most {LONGEST_KEY} and {LONGEST_VALUE}",
+            )
+        new = {*keys, value} - checked
+        checked |= new
+        hidden = {text for text in new if holds_secret(text)}
+        secret_key = not hidden.isdisjoint(keys)
+        if hidden:
+            raise ConfigError(
+                f"{name}: {'a key' if secret_key else key} holds an address with a user, password or "
                 "signature, and settings are printed and stored",
                 "an address without credentials",
                 "set credentials as environment variables, see docs/environment.md",

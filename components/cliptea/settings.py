@@ -13,6 +13,7 @@ from cliptea.config import Config
 from cliptea.errors import ConfigError
 from cliptea.messages import holds_secret, names_secret
 from cliptea.nested import merge, nested
+from cliptea.parse import require_utf8
 from cliptea.preset_files import gather_variants, parse_preset, read_preset, variant_files
 from cliptea.shipped import read_yaml, yaml_names
 from cliptea.storage import is_remote
@@ -21,6 +22,8 @@ from cliptea.valid_config import one_of, validated
 from cliptea.variant_groups import check_groups, variant_group
 
 __all__ = ["given_settings", "load", "load_without_teacher", "presets", "variant_files_of"]
+
+LONGEST = 1 << 16  # characters of a setting on the command line
 
 
 def load(preset: str = "demo", overrides: Sequence[str] = (), text: str = "") -> Config:
@@ -86,9 +89,16 @@ def _typed(overrides: Sequence[str]) -> dict[str, Any]:
     return delta
 
 
-def _parse(override: str) -> dict[str, Any]:
+def _parse(override: Any) -> dict[str, Any]:
+    if not isinstance(override, str):  # a pipeline may be started with any list
+        raise ConfigError(f"cannot read the setting {override!r}", "text such as train.iterations=200")
+    if len(override) > LONGEST:
+        raise ConfigError(
+            f"the setting {override.partition('=')[0][:100]} has {len(override)} characters", f"at most {LONGEST}"
+        )
     key, equals, text = override.partition("=")
     key = key.strip()
+    require_utf8(override, f"the setting {key}")
     value = "" if holds_secret(override) else typed_value(key, text)
     if holds_secret(f"{override} {value}"):  # YAML may spell an address so that only its value shows it
         raise ConfigError(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cliptea import env, settings
 from cliptea.config import Config
 from cliptea.errors import ClipteaError, ConfigError, StorageError, one_line
+from cliptea.parse import read_text
 from cliptea_pipeline.extras import needing_extras
 from cliptea_pipeline.options import choose_preset
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Model", "Segmentation", "load_config", "open_model", "plan", "read_results", "run", "submit"]
 
 WORKDIR = ".cliptea"
+LARGEST_RESULTS = 1 << 28  # bytes
 
 
 class Segmentation(NamedTuple):
@@ -171,10 +173,10 @@ def read_results(workdir: str | Path = WORKDIR) -> list[ResultRow]:
 
     file = Path(workdir) / "results.json"
     try:
-        return TypeAdapter(list[ResultRow]).validate_json(file.read_bytes())
-    except FileNotFoundError:
-        raise StorageError(f"{file} does not exist", "the work directory of a finished run", "name it") from None
-    except (OSError, ValueError) as error:
+        if not file.exists():
+            raise StorageError(f"{file} does not exist", "the work directory of a finished run", "name it")
+        return TypeAdapter(list[ResultRow]).validate_json(read_text(file, "the file", LARGEST_RESULTS))
+    except (OSError, ValueError, ConfigError) as error:
         raise StorageError(
             f"{file} cannot be read ({one_line(error)[:200]})", "the results of a run", "run again"
         ) from None

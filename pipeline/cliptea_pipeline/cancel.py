@@ -9,6 +9,7 @@ import time
 from cliptea.cluster.kubernetes_api import ClusterError, NoTrainer
 from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
+from cliptea.messages import plain
 from cliptea_pipeline import closing
 from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
 from cliptea_pipeline.looks import CANCELLED, ENDED, look, run_page, word
@@ -53,23 +54,23 @@ def cancel(endpoint: Endpoint, run_id: str) -> int:
     """
     state = look(endpoint, run_id).state
     if state in ENDED:
-        print(f"run: it has already ended ({word(state)})")
+        print(f"run: it has already ended ({plain(word(state))})")
     else:
         _terminate(endpoint, run_id)
         print("run: asked Pipelines to end it", flush=True)
         state = _ended(endpoint, run_id)
         if state in ENDED:
-            print(f"run: {word(state)}", flush=True)
+            print(f"run: {plain(word(state))}", flush=True)
     for line in _delete_jobs(endpoint, run_id):
-        print(line)
+        print(plain(line))
     if state not in ENDED:
         print(
-            f"run: Pipelines still reports {state.lower()} after {PATIENCE_SECONDS:.0f} s; run the same command again, "
-            f"or see {run_page(endpoint, run_id) or 'it in Pipelines'}",
+            f"run: Pipelines still reports {plain(state.lower())} after {PATIENCE_SECONDS:.0f} s; "
+            f"run the same command again, or see {run_page(endpoint, run_id) or 'it in Pipelines'}",
             file=sys.stderr,
         )
         return ExitCode.FAILED
-    print(closing.close(run_id, state, REASON) or "MLflow: it has no open runs")
+    print(plain(closing.close(run_id, state, REASON)) or "MLflow: it has no open runs")
     return ExitCode.DONE
 
 

@@ -73,7 +73,7 @@ def _opened(root: Path, yes: bool) -> Iterator[Store]:
         require_workdir(root)
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         file = root.resolve() / DATABASE
-        if not file.exists():
+        if not file.is_file():
             raise StorageError(f"the MLflow database {file} does not exist, so nobody knows what it refers to")
         os.environ["MLFLOW_TRACKING_URI"] = database_uri(file)
     with held(root) if yes and is_workdir(root) else nullcontext():

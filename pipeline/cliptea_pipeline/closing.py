@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from cliptea.errors import ClipteaError
+from cliptea.errors import ClipteaError, one_line
 from cliptea_pipeline.endpoint import Away, Endpoint
 from cliptea_pipeline.looks import ENDED, look
 
@@ -82,4 +82,4 @@ def sweep(endpoint: Endpoint) -> list[str]:
 
 
 def _line(error: Exception) -> str:
-    return error.what if isinstance(error, ClipteaError) else " ".join(f"{type(error).__name__}: {error}".split())
+    return error.what if isinstance(error, ClipteaError) else f"{type(error).__name__}: {one_line(error)}"

@@ -13,6 +13,7 @@ from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import tell
 from cliptea.messages import plain
+from cliptea.parse import require_utf8
 from cliptea.parts import Part, numbers_of
 from cliptea_pipeline.options import (
     AsJson,
@@ -102,6 +103,7 @@ def submit(
         from cliptea_pipeline.looks import run_page
         from cliptea_pipeline.submit_parts import submit_parts
 
+        _require_utf8(namespace=namespace, experiment=experiment)
         if parts is not None and split is None:
             raise ConfigError("--parts is given without --split", "--split N, as when they were submitted first")
         numbers = range(1, (split or 1) + 1) if parts is None else numbers_of(parts, split or 1)
@@ -138,9 +140,12 @@ def cancel(
     with one_line_errors(debug):
         from cliptea_pipeline import cancel as cancelling
         from cliptea_pipeline.endpoint import Endpoint
+        from cliptea_pipeline.server_address import of_page
 
-        run_id, server = cancelling.parse(run)
-        raise typer.Exit(cancelling.cancel(Endpoint(endpoint or server, namespace), run_id))
+        _require_utf8(namespace=namespace)
+        require_utf8(run, "the run")
+        run_id, page = cancelling.parse(run)
+        raise typer.Exit(cancelling.cancel(Endpoint(of_page(endpoint, page), namespace), run_id))
 
 
 @app.command(rich_help_panel="Run on a cluster")
@@ -186,6 +191,8 @@ def schedule(
         from cliptea_pipeline import submit as submitting
         from cliptea_pipeline.endpoint import Endpoint
 
+        names = {"name": name, "pause": pause, "resume": resume, "delete": delete}
+        _require_utf8(namespace=namespace, experiment=experiment, **names)
         asked = sum(map(bool, (cron, show, pause, resume, delete)))
         choice = "one of --cron, --list, --pause, --resume, --delete"
         if asked == 0:
@@ -242,6 +249,11 @@ def doctor(
         found = examining.doctor(read_placement(placement), endpoint, namespace)
         document.update(examining.document(found))
         raise typer.Exit(examining.code(found))
+
+
+def _require_utf8(**options: str | None) -> None:
+    for option, value in options.items():
+        require_utf8(value or "", f"the value of --{option}")
 
 
 def _sweep(server: Endpoint) -> None:

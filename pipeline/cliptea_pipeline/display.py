@@ -132,7 +132,7 @@ class Terminal:
         if step.bar is None:
             return "", f"[dim]{clock(int(time.monotonic() - step.since))}[/]"
         total = step.bar["total"]
-        return ProgressBar(total=total, completed=step.bar["done"], pulse=total is None), count(step.bar)
+        return ProgressBar(total=total, completed=step.bar["done"], pulse=total is None), cell(count(step.bar))
 
     def _rows(self, middle: int) -> Table:
         """An empty grid of step, label, bar or outcome, and numbers."""

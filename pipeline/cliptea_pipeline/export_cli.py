@@ -13,6 +13,7 @@ import typer
 
 from cliptea.errors import ConfigError
 from cliptea.messages import plain
+from cliptea.parse import read_text
 from cliptea.serving.choices import SUFFIXES, Format, Output, Precision, Server, require_choices
 from cliptea.storage.local_files import local_path, sweep
 from cliptea.storage.marks import claim, require_free
@@ -39,6 +40,7 @@ Size = Annotated[
 ]
 BUNDLE = "bundle of a model"  # in its mark
 LARGEST_EDGE = 8192  # pixels
+LARGEST_FACTS = 64 << 20  # bytes of the .json beside an export, which may hold the embeddings of classes
 TODO = "choose another one with -o"
 
 
@@ -236,8 +238,8 @@ def _require_replaceable(file: Path) -> None:
 
 def _is_export(facts: Path) -> bool:
     try:
-        return set(json.loads(facts.read_bytes())) >= {"inputs", "output", "steps", "classes"}
-    except (OSError, ValueError, TypeError, RecursionError):
+        return {*json.loads(read_text(facts, "the file", LARGEST_FACTS))} >= {"inputs", "output", "steps", "classes"}
+    except (ConfigError, ValueError, TypeError, RecursionError):
         return False
 
 

@@ -46,17 +46,19 @@ def read_compiled(file: Path) -> Compiled:
         given = spec["root"]["inputDefinitions"]["parameters"]
         steps = {name.removeprefix("exec-"): e["container"] for name, e in spec["deploymentSpec"]["executors"].items()}
         job, resolve, current = _job_settings(spec), steps["resolve"], given.keys() >= PARAMETERS
+        environment = {item["name"]: item["value"] for item in resolve.get("env", [])}
+        gpus = {
+            name: int(c.get("resources", {}).get("accelerator", {}).get("resourceCount", 0))
+            for name, c in steps.items()
+        }
+        room = int(environment.get(env.STUDENTS.name, Placement().room))
+        found = Compiled(resolve["image"], environment.get(env.STORE.name, ""), gpus, job, room)
     except (ConfigError, ValueError, TypeError, KeyError, AttributeError):
         todo = "if this is a placement file, compile it first with `cliptea compile --placement`"
         raise ConfigError(f"{file} is not a compiled cliptea pipeline", expected, todo) from None
     if not current:
         raise ConfigError(f"{file} was compiled by another version of cliptea", expected, "compile it again")
-    environment = {item["name"]: item["value"] for item in resolve.get("env", [])}
-    gpus = {
-        name: int(c.get("resources", {}).get("accelerator", {}).get("resourceCount", 0)) for name, c in steps.items()
-    }
-    room = int(environment.get(env.STUDENTS.name, Placement().room))
-    return Compiled(resolve["image"], environment.get(env.STORE.name, ""), gpus, job, room)
+    return found
 
 
 def _job_settings(spec: dict[str, Any]) -> JobSettings | None:

@@ -17,7 +17,7 @@ from cliptea.config import Config
 from cliptea.errors import StorageError
 from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import Who, as_json, tell
-from cliptea.messages import FULL, plain
+from cliptea.messages import FULL, plain, plain_lines
 from cliptea.progress import clock
 from cliptea.steps.preflight import check
 from cliptea.storage import read_uri
@@ -170,7 +170,7 @@ def _mark_stopped(workdir: Workdir, board: Board) -> None:
 def _explain(workdir: Workdir, board: Board, debug: bool) -> None:
     for failure in board.failures:
         if debug and failure["trace"] and not as_json():  # which has it already
-            print(failure["trace"], file=sys.stderr)
+            print(plain_lines(failure["trace"]), file=sys.stderr)
         who = Who(failure["step"], failure["label"], board.run)
         tell("error", f"{who.name}: {failure['text']}", who)
     if not board.failures:

@@ -116,7 +116,7 @@ class _Boards:
             yield _event("published", *key, values=status.published)
         if status.state == "running":
             if status.bar is not None:
-                yield status.bar | {"step": status.step, "label": status.label}
+                yield status.bar.model_dump() | {"step": status.step, "label": status.label}
             return
         if self.shown[key] != "running":
             return

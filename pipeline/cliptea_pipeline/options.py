@@ -15,7 +15,7 @@ import typer
 from cliptea.errors import ClipteaError, ConfigError, described
 from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import as_json, choose_format, tell
-from cliptea.messages import redacted
+from cliptea.messages import plain_lines, redacted
 from cliptea.outage import patience
 from cliptea_pipeline.extras import needing_extras
 
@@ -105,8 +105,11 @@ def choose_preset(preset: str | None, file: str | None) -> tuple[str, str]:
         raise ConfigError(
             "--preset and --config are both given", "one of them", "name the preset in the file, such as preset: voc12"
         )
+    from cliptea.parse import require_utf8
     from cliptea.preset_files import read_preset
     from cliptea.storage import is_remote
+
+    require_utf8(file, "the name of --config")
 
     return (file, "") if is_remote(file) else (Path(file).name, read_preset(file))
 
@@ -119,10 +122,7 @@ def one_line_errors(debug: bool, log_format: str | None = None) -> Iterator[None
         with needing_extras():
             yield
     except ClipteaError as error:
-        if debug:
-            _trace(error)
-            raise
-        tell("error", str(error))
+        _tell(error, str(error), debug)
         raise typer.Exit(ExitCode.REJECTED if isinstance(error, ConfigError) else ExitCode.FAILED) from None
     except KeyboardInterrupt:
         tell("info", "stopped")
@@ -130,17 +130,19 @@ def one_line_errors(debug: bool, log_format: str | None = None) -> Iterator[None
     except Exception as error:
         if isinstance(error, typer.Exit):
             raise
-        if debug:
-            _trace(error)
-            raise
-        tell("error", f"{described(error)}; add --debug to see the traceback")
+        _tell(error, described(error) if debug else f"{described(error)}; add --debug to see the traceback", debug)
         raise typer.Exit(ExitCode.FAILED) from None
 
 
-def _trace(error: Exception) -> None:
-    """Tell an error that is about to be raised, if the log is JSON, where a traceback alone would be no line."""
-    if as_json():
-        tell("error", described(error), trace=redacted("".join(traceback.format_exception(error))))
+def _tell(error: Exception, text: str, debug: bool) -> None:
+    """Tell an error, with its traceback if `debug` is set. Neither shows secrets."""
+    if not debug:
+        tell("error", text)
+        return
+    trace = redacted("".join(traceback.format_exception(error)))
+    if not as_json():  # whose line has it
+        print(plain_lines(trace), file=sys.stderr)
+    tell("error", text, trace=trace)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def free_folder(given: str) -> Path | Store:
     folder = local_path("-o", given)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"-o {folder} is a file", "a folder for the results")
-    require_free(folder, KIND, ADVICE, _is_earlier)
+    require_free(folder, KIND, ADVICE)
     return folder
 
 
@@ -48,11 +48,6 @@ def claim_folder(folder: Path | Store) -> Put:
         return folder.put
     from cliptea.serving.predict import into
 
-    claim(folder, KIND, ADVICE, _is_earlier)
+    claim(folder, KIND, ADVICE)
     sweep(folder)
     return into(folder)
-
-
-def _is_earlier(names: set[str]) -> bool:
-    """Whether a version without marks has written such a folder. One with masks alone may be somebody's labels."""
-    return {"masks", "overlays"} <= names <= {"masks", "overlays", "areas.json"}

@@ -11,10 +11,12 @@ from pathlib import Path
 from cliptea import env
 from cliptea.cluster.kubernetes_api import own_namespace
 from cliptea.errors import ConfigError
+from cliptea.messages import holds_secret
+from cliptea.parse import read_text, require_utf8
 
 __all__ = [
-    "ENDPOINT", "NAMESPACE", "PIPELINES", "TOKEN", "address", "inside", "named", "namespace_inside", "pages", "token",
-    "token_in_shell",
+    "ENDPOINT", "NAMESPACE", "PIPELINES", "TOKEN", "address", "inside", "named", "namespace_inside", "of_page", "pages",
+    "token", "token_in_shell",
 ]  # fmt: skip
 
 ENDPOINT, TOKEN, NAMESPACE = "KFP_ENDPOINT", "KFP_TOKEN", "KFP_NAMESPACE"
@@ -38,7 +40,7 @@ def address(given: str | None) -> str:
     A pod need not name it, unless KUBECONFIG leads to another cluster.
 
     Raises:
-        ConfigError: no address is set, or it lacks http:// or https://.
+        ConfigError: no address is set, it lacks http:// or https://, is not UTF-8, or holds a password or a token.
     """
     default = INSIDE if env.IN_CLUSTER.get() and not os.environ.get("KUBECONFIG") else ""
     url = (named(given) or default).split("#")[0].rstrip("/")
@@ -48,9 +50,34 @@ def address(given: str | None) -> str:
             "its address, for example http://localhost:8080 after `kubectl port-forward svc/ml-pipeline-ui 8080:80`",
             f"add --endpoint, or set {ENDPOINT}",
         )
+    require_utf8(url, "the address of Kubeflow Pipelines")
+    if holds_secret(url):
+        raise ConfigError(
+            "the address of Kubeflow Pipelines holds a user, password or signature, and addresses are printed",
+            "an address without credentials",
+            f"set {TOKEN}, see docs/environment.md",
+        )
     if "://" not in url:
         raise ConfigError(f"the endpoint {url!r} has no scheme", f"http://{url} or https://{url}")
     return url
+
+
+def of_page(given: str | None, page: str | None) -> str | None:
+    """The address of the server of a run, for `address`: the option, or else the server of the run's page, if known.
+
+    Raises:
+        ConfigError: the page is of another server than the one that a variable names. It must not get its token.
+    """
+    own = named(None)
+    if given or page is None or not own:
+        return given or page
+    if page not in (url := address(None), pages(url)):
+        raise ConfigError(
+            f"the run is of {page}, and {ENDPOINT} or {THEIR_ENDPOINT} names {url}",
+            "a run of that server",
+            f"add --endpoint {page} if you trust it with your token",
+        )
+    return own
 
 
 def inside(url: str) -> bool:
@@ -76,12 +103,13 @@ def token(url: str) -> str:
         return given or ""
     file = os.environ.get(TOKEN_PATH)
     try:
-        return Path(file or TOKEN_FILE).read_text().strip()
-    except OSError as error:
+        found = read_text(Path(file or TOKEN_FILE), "the token of Kubeflow Pipelines")
+        return found.decode(errors="replace").strip()
+    except ConfigError as error:
         if not file:
             return ""
         raise ConfigError(
-            f"cannot read the token of Kubeflow Pipelines in {TOKEN_PATH}={file}: {error.strerror}",
+            f"{error.what}; {TOKEN_PATH} names it",
             "a file with a token",
             f"correct it, or set {TOKEN}",
         ) from None

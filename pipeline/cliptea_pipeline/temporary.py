@@ -7,8 +7,9 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from cliptea.errors import StorageError
+from cliptea.errors import ConfigError, StorageError
 from cliptea.messages import meaning
+from cliptea.parse import read_text
 from cliptea.storage.marks import claim, read_mark
 
 __all__ = ["drop_temporary", "make_temporary"]
@@ -39,8 +40,8 @@ def make_temporary(present: Path) -> Path:
 
 def drop_temporary(present: Path) -> None:
     """Delete the temporary folder of a killed run. The folder's own mark must say that it is from this run."""
-    with suppress(OSError, ValueError):
-        folder = Path((present / "temporary").read_text())
+    with suppress(OSError, ValueError, ConfigError):
+        folder = Path(read_text(present / "temporary", "the file").decode())
         mark = read_mark(folder)
         if mark.get("kind") == KIND and mark.get("run") == str(present) and folder.name.startswith("cliptea-"):
             shutil.rmtree(folder, ignore_errors=True)

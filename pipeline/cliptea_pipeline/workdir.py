@@ -14,16 +14,17 @@ from pathlib import Path
 from cliptea import env
 from cliptea.errors import ClipteaError, StorageError
 from cliptea.log_lines import tell
+from cliptea.parse import require_utf8
 from cliptea.storage.local_files import make_folder, sweep, unusable, write_file
-from cliptea.storage.marks import MARK, WORKDIR, claim, read_mark, require_free
+from cliptea.storage.marks import MARK, WORKDIR, claim, read_mark
 from cliptea.tracking.address import EXPERIMENT
-from cliptea.tracking.database import database_uri, has_moved, is_ours, readdress
+from cliptea.tracking.database import database_uri, has_moved, readdress
 from cliptea_pipeline.temporary import drop_temporary, make_temporary
 
 __all__ = ["DATABASE", "STORE", "Workdir", "find_database", "held", "is_workdir", "require_workdir"]
 
 STORE, MLFLOW, KFP, LOGS, RUN = FOLDERS = ("store", "mlflow", "kfp", "logs", "run")
-REPORT, RESULTS = FILES = ("report.html", "results.json")
+REPORT, RESULTS = "report.html", "results.json"
 REPORTS, IMAGES = "reports", "images"
 DATABASE = Path(MLFLOW) / "mlflow.db"
 KEPT_RUNS = 3  # folders of kfp's small artifacts
@@ -47,6 +48,7 @@ class Workdir:
 
     Raises:
         StorageError: it is not writable, or the folder belongs to somebody else.
+        ConfigError: its path is not UTF-8.
 
     If another run, or a step of a killed run, is using the folder, this one waits for it, and says so.
     """
@@ -55,6 +57,7 @@ class Workdir:
         self.root = root
         with _usable(root), ExitStack() as opened:
             full = root.resolve()  # the address of the artifacts, which must not depend on links
+            require_utf8(str(full), f"the path of the work directory {root}")  # kfp and MLflow store it
             _claim(root)
             self.store, self.mlflow, self.kfp, self.logs, self._run = (full / name for name in FOLDERS)
             self.report, self.results, self.images = root / REPORT, root / RESULTS, root / IMAGES
@@ -195,14 +198,15 @@ def find_database(root: Path) -> Path:
         ClipteaError: it was moved while a run is using it.
     """
     file = root.resolve() / DATABASE
-    if not file.exists():
+    if not file.is_file():
         raise StorageError(
             f"the MLflow database {file} does not exist",
             "the work directory of an earlier run",
             "set --workdir, or set MLFLOW_TRACKING_URI",
         )
-    if has_moved(file, EXPERIMENT) and _would_be_claimed(root):
-        with (make_folder(root / RUN) / "lock").open("a") as lock:  # a restored folder may lack it
+    if has_moved(file, EXPERIMENT) and is_workdir(root):
+        handle = os.open(make_folder(root / RUN) / "lock", os.O_RDWR | os.O_CREAT, 0o644)  # one restored may lack it
+        with os.fdopen(handle) as lock:
             if not _locked(lock.fileno()):
                 raise ClipteaError(f"a run is using {root} under another path", todo="wait for it")
             readdress(file, EXPERIMENT)
@@ -248,25 +252,7 @@ def _try_lock(run: Path, lock: int) -> str:
 
 def _claim(root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    claim(root, WORKDIR, "choose another one with --workdir", adopt=lambda names: _is_earlier(root, names))
-
-
-def _would_be_claimed(root: Path) -> bool:
-    """Whether `claim` would accept the folder."""
-    try:
-        require_free(root, WORKDIR, "", adopt=lambda names: _is_earlier(root, names))
-    except StorageError:
-        return False
-    return True
-
-
-def _is_earlier(root: Path, names: set[str]) -> bool:
-    """Whether a version of cliptea without marks has made this folder, and nobody has put other files there.
-
-    A run with MLFLOW_TRACKING_URI leaves no database. If there is one, it must have our experiment.
-    """
-    usual = names <= {*FOLDERS, *FILES, REPORTS} and all((root / name).is_dir() for name in FOLDERS)
-    return usual and (not (root / DATABASE).exists() or is_ours(root / DATABASE, EXPERIMENT))
+    claim(root, WORKDIR, "choose another one with --workdir")
 
 
 def _named(folder: Path, names: re.Pattern[str]) -> list[Path]:

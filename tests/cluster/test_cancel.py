@@ -1,5 +1,6 @@
 """`cliptea cancel`: a run, its TrainJobs and its MLflow runs are ended, and what could not be done is said."""
 
+import os
 import re
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -191,6 +192,50 @@ def test_the_address_that_submit_printed_is_taken(pipelines, monkeypatch):
     printed = call("submit", "--preset", "smoke").stdout.splitlines()[0].removeprefix("run ")
     monkeypatch.delenv("KFP_ENDPOINT")
     assert call("cancel", printed).exit_code == 0
+
+
+def test_the_token_of_one_server_is_not_sent_to_the_server_of_an_address(pipelines, monkeypatch):
+    ours = os.environ["KFP_ENDPOINT"]
+    at_work(pipelines)
+    monkeypatch.setenv("KFP_TOKEN", "S3cretToken")
+    refused = call("cancel", f"http://127.0.0.1:9/#/runs/details/{RUN}")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        f"error: the run is of http://127.0.0.1:9, and KFP_ENDPOINT or KF_PIPELINES_ENDPOINT names {ours}; expected a "
+        "run of that server; add --endpoint http://127.0.0.1:9 if you trust it with your token\n"
+    )
+    assert call("cancel", f"{ours}/#/runs/details/{RUN}").exit_code == 0
+    assert call("cancel", f"http://127.0.0.1:9/#/runs/details/{RUN}", "--endpoint", ours).exit_code == 0
+
+
+@pytest.mark.parametrize("arguments", [["submit", "--preset", "smoke"], ["cancel", RUN], ["schedule", "--list"]])
+def test_an_endpoint_with_a_password_is_refused_and_not_shown(arguments, monkeypatch):
+    monkeypatch.setenv("KFP_ENDPOINT", "https://ci:S3cretPass@127.0.0.1:9")
+    refused = call(*arguments)
+    assert refused.exit_code == 2
+    assert "the address of Kubeflow Pipelines holds a user, password or signature" in refused.stderr
+    assert "S3cretPass" not in refused.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["submit", "--experiment", "caf\udce9"],
+        ["submit", "--namespace", "caf\udce9"],
+        ["submit", "--endpoint", "http://caf\udce9"],
+        ["submit", "--config", "caf\udce9.yaml"],
+        ["submit", "--set", "data.root=caf\udce9"],
+        ["schedule", "--name", "caf\udce9", "--cron", "@daily"],
+        ["schedule", "--pause", "caf\udce9"],
+        ["cancel", "caf\udce9"],
+    ],
+    ids=str,
+)
+def test_what_is_not_utf8_is_refused_in_one_line(pipelines, arguments):
+    refused = call(*arguments)
+    assert refused.exit_code == 2
+    assert " is not UTF-8; expected text in UTF-8" in refused.stderr
+    assert refused.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,9 @@ def test_a_cluster_without_users_needs_no_token(pipelines, notebook, monkeypatch
     pipelines.token, pipelines.multi_user = None, False
     assert Endpoint().namespace is None
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(notebook))
-    with pytest.raises(ConfigError, match=r"KF_PIPELINES_SA_TOKEN_PATH=.*mounted: No such file .* set KFP_TOKEN"):
+    with pytest.raises(
+        ConfigError, match=r"the token of .*mounted: it is missing; KF_PIPELINES_SA_TOKEN_PATH .* set KFP_TOKEN"
+    ):
         Endpoint()
     ended = CliRunner().invoke(app, ["doctor", "--json"])
     (found,) = [item for item in json.loads(ended.stdout)["findings"] if item["check"] == "Pipelines"]

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from cliptea_pipeline import display
-from cliptea_pipeline.display import Plain, results_table
+from cliptea_pipeline.display import Plain, Terminal, results_table
 from cliptea_pipeline.events import Board, Tail
 
 
@@ -106,3 +106,17 @@ def test_the_table_fits_a_terminal():
     shown = console.file.getvalue()
     assert shown.count("0.500  0.250       -      -") == 2
     assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+def test_neither_markup_nor_control_characters_of_a_bar_count():
+    """A bar of a run on a cluster comes from the store, where others may write."""
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    view = Terminal(console, Board())
+    view.show(event("start"))
+    view.show(bar(5) | {"unit": "[/x]\x1b]0;t\x07", "values": {"[b]": 1.0}})
+    view.tick()
+    view.close()
+    shown = console.file.getvalue()
+    assert r"5/100 [/x]\x1b]0;t\x07" in shown
+    assert "[b] 1" in shown
+    assert "\x1b]0" not in shown

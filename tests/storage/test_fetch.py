@@ -11,6 +11,7 @@ from faulty_proxy import ALWAYS
 from cliptea import progress
 from cliptea.errors import StorageError
 from cliptea.storage import fetch, is_remote, read_small, state
+from cliptea.storage.base import Entry
 from cliptea.storage.local_files import cache_folder, place
 from cliptea.storage.s3_store import S3Store
 
@@ -170,6 +171,24 @@ def test_no_key_leaves_the_cache(key, tmp_path):
     assert os.path.normpath(path) == str(path)
     assert path.is_relative_to(tmp_path / "bucket")
     assert path != tmp_path / "bucket"
+
+
+def test_no_version_leaves_the_cache(tmp_path, monkeypatch):
+    """A server may give any text as the etag of an object."""
+
+    class Hostile:
+        bucket = "bucket"
+
+        def entry(self, key):
+            return Entry(key, 4, f"../../../{tmp_path}/victim")
+
+        def download(self, entry, target):
+            target.parent.mkdir(parents=True)
+            target.write_bytes(b"data")
+
+    monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("cliptea.storage.uri._locate", lambda uri: (Hostile(), "key"))
+    assert fetch("s3://bucket/key").resolve().is_relative_to(tmp_path / "cache/s3/bucket/key")
 
 
 def test_the_cache_is_the_users(monkeypatch, tmp_path):

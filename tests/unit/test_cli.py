@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from cliptea import __version__
 from cliptea.config import Config
-from cliptea.errors import ClipteaError
 from cliptea_pipeline import compile as compiling
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.options import whole_number
@@ -91,8 +90,24 @@ def test_a_setting_that_fits_no_registry_starts_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_debug_raises():
-    assert isinstance(call("config", "--preset", "dmeo", "--debug").exception, ClipteaError)
+def test_debug_shows_the_traceback_without_secrets_and_ends_with_the_usual_code(monkeypatch):
+    answer = call("config", "--preset", "dmeo", "--debug")
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith("Traceback (most recent call last):\n")
+    assert answer.stderr.splitlines()[-1].startswith("error: the preset 'dmeo' does not exist")
+
+    def broken(*arguments):
+        raise RuntimeError("cannot reach https://ci:S3cretPass@host\x1b[2J")
+
+    monkeypatch.setattr(compiling, "compile_pipeline", broken)
+    for log_format in ("text", "json"):
+        monkeypatch.setenv("CLIPTEA_LOG_FORMAT", log_format)
+        answer = call("compile", "--debug")
+        assert answer.exit_code == 1
+        assert "Traceback" in answer.stderr
+        assert "https://***@host" in answer.stderr
+        assert "S3cretPass" not in answer.stderr
+        assert "\x1b" not in answer.stderr
 
 
 def test_compile_writes_and_checks(tmp_path):

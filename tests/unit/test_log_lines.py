@@ -135,3 +135,13 @@ def test_facts_follow_the_message():
     line = json.loads(json_line("info", "done", Who("train", "a", "r"), seconds=2.0, files={"x": math.inf}))
     assert list(line) == [*KNOWN, "seconds", "files"]
     assert (line["seconds"], line["files"]) == (2.0, {"x": None})
+
+
+def test_a_line_shows_neither_secrets_nor_control_characters(log, form):
+    tell("info", "run https://ci:S3cretPass@host/#/runs/details/r \x1b[2J")
+    tell("error", "a\x1b]0;x\x07\nb https://ci:S3cretPass@host")
+    lines = log()
+    shown = "\n".join(line["message"] if form == "json" else line for line in lines)
+    assert "S3cretPass" not in shown
+    assert shown.replace("\n", "").isprintable()
+    assert r"run https://***@host/#/runs/details/r \x1b[2J" in shown

@@ -1,6 +1,8 @@
 """Fingerprints, the table of versions, and outputs that are made once."""
 
 import ast
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -168,6 +170,20 @@ def test_a_manifest_counts_only_at_its_own_address(tmp_path):
     other = Output("text", "e" * 16)
     store.put(other.manifest_key, store.get(output.manifest_key))
     assert find(store, other) is None
+
+
+@pytest.mark.parametrize("name", ["/home/u/.bashrc", "../x", "..", "", "a/b", "x\0"])
+def test_a_manifest_whose_objects_could_lead_to_other_files_is_none(tmp_path, name):
+    """Whoever writes to a bucket writes manifests too, and some of their objects become files of these names."""
+    store = FileStore(tmp_path)
+    output, made = published(store)
+    content = made.model_dump(mode="json")
+    content["objects"][name] = next(iter(content["objects"].values()))
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    forged = content | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+    assert find(store, output) == made
+    store.put(output.manifest_key, json.dumps(forged).encode())
+    assert find(store, output) is None
 
 
 def test_facts_that_are_not_finite_are_never_published(tmp_path):

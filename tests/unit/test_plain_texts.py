@@ -6,10 +6,11 @@ import os
 import re
 import signal
 import ssl
+import time
 
 import pytest
 
-from cliptea import env, progress, settings
+from cliptea import env, errors, progress, settings
 from cliptea.errors import ConfigError, DataError, StorageError, described
 from cliptea.messages import holds_secret, meaning, of_connection, of_signal, plain, redacted
 from cliptea.storage import FileStore, open_store
@@ -193,3 +194,41 @@ def test_very_long_values_do_not_make_a_message_endless():
     assert len(str(error)) < 4200
     assert str(error).startswith("cannot read xxx")
     assert str(error).endswith("of file.json; expected a short name; rename it")
+
+
+# Beginnings, and what is repeated after them, for each shape of a secret.
+REPEATS = [
+    "://:", "://", ":", "://a:", ".", "-", "/a.", "a:", "?key", "?keykey=", "&token-", "-eyJ", "eyJabcdefgh-", "sk-",
+    "hf_", "-sk-ant-a-", "dapi", "xoxa-", "Bearer ", "password=", "a:b@", "a:b@1.", "/dev/shm ", "invalid path: ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("beginning", ["", "://", "?", "eyJ", "sk-ant-"])
+def test_hiding_secrets_takes_a_time_proportional_to_the_length_of_any_text(beginning):
+    """With a quadratic pattern, four times the length takes sixteen times as long, over a second."""
+
+    def seconds(repeats, length):
+        texts = [beginning + repeat * (length // len(repeat)) for repeat in repeats]
+        start = time.process_time()
+        for text in texts:
+            redacted(text)
+            meaning(OSError(text))
+        return time.process_time() - start
+
+    for repeat in REPEATS:
+        short = min(seconds([repeat], 8_000) for _ in range(2))
+        assert min(seconds([repeat], 32_000) for _ in range(2)) < 10 * short + 0.05, repeat
+
+
+def test_a_very_long_text_of_an_error_is_shortened_before_it_is_searched(monkeypatch):
+    seen = []
+    monkeypatch.setattr(errors, "plain", lambda text: seen.append(len(text)) or text)
+    DataError("x" * 10_000_000)
+    described(ValueError("x" * 10_000_000))
+    assert max(seen) < 20_000
+
+
+def test_a_secret_at_the_cut_of_a_long_text_is_hidden():
+    for length in range(1900, 2100, 7):
+        text = f"{'x ' * (length // 2)}http://u:{HUSH}@h/{'y ' * 9000}"
+        assert HUSH not in str(DataError(text))

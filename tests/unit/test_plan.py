@@ -138,3 +138,17 @@ def test_the_plan_says_what_each_variant_is():
         "table3/no_ce": "Without the cross entropy",
         "backbones/segformer_b0": "The full method with SegFormer-B0",
     }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{}", "[]", "null", '{"model_cfg": 3}', '{"model_cfg": {}}'),
+        '{"model_cfg": {"embed_dim": "x", "vision_cfg": {}}}',
+        '{"model_cfg": {"embed_dim": 512, "vision_cfg": {"layers": "many"}}}',
+    ],
+)
+def test_a_folder_without_the_description_of_a_clip_is_one_line(tmp_path, content):
+    (tmp_path / "open_clip_config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"open_clip_config.json does not describe a CLIP; expected a model_cfg"):
+        plan("voc12", "variants=[table1/segformer_b4]", f"teacher.weights={tmp_path}")

@@ -108,6 +108,19 @@ def test_files_in_a_bucket_are_read_by_whoever_needs_them(write, tmp_path, monke
 
 
 MISTAKES = {
+    "a value of any length": (
+        f"data: {{root: {'x' * 10_001}}}",
+        "mine.yaml: the key of a setting has 9 characters, and",
+    ),
+    "a key of any length": (
+        f"data: {{{'x' * 1000}: 1}}",
+        r"has 1005 characters, and its value has 1; expected at most 1000",
+    ),
+    "an alias of a long text": (
+        f"data: {{root: &a {'x' * 5000}, classes: [{', '.join(['*a'] * 2000)}]}}",
+        "cannot read mine.yaml.* it has more than 50000 values",
+    ),
+    "half of a character": (r'data: {root: "a\ud800"}', r"cannot read mine.yaml.* invalid Unicode character"),
     "a key": ("train: {iteratons: 3}", r"mine.yaml: the setting train.iteratons .*perhaps train.iterations"),
     "a value": ("train: {iterations: abc}", "mine.yaml: train.iterations=abc is refused"),
     "a preset": ("preset: voc21", r"mine.yaml: the preset 'voc21' does not exist; expected one of .*voc12"),

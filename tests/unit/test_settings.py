@@ -395,3 +395,18 @@ def test_groups_that_variants_does_not_list_are_found():
 def test_settings_with_dots_in_a_file_are_told_how_to_be_written():
     with pytest.raises(ConfigError, match=r"train\.lr is written with dots; expected train: \{lr: \.\.\.\} in a file"):
         settings.load("my.yaml", text="preset: smoke\ntrain.lr: 0.001\n")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.root=/d/caf\udce9", "the setting data.root is not UTF-8; expected text in UTF-8"),
+        ("variants=[caf\udce9.yaml]", "the setting variants is not UTF-8"),
+        (1, "cannot read the setting 1; expected text such as train.iterations=200"),
+        (None, "cannot read the setting None"),
+        ("data.root=" + "x" * 70_000, "the setting data.root has 70010 characters; expected at most 65536"),
+    ],
+)
+def test_what_a_pipeline_cannot_take_is_refused_in_one_line(override, says):
+    with pytest.raises(ConfigError, match=says):
+        settings.load("smoke", [override])

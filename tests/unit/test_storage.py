@@ -34,6 +34,15 @@ def test_missing_and_short_objects_are_named(store):
         store.get("x", 1, 5)
 
 
+def test_a_named_pipe_in_the_place_of_an_object_is_not_waited_for(store):
+    store.put("a/b", b"data")
+    os.mkfifo(store.path("a/pipe"))
+    with pytest.raises(StorageError, match="a/pipe is no file; expected a file"):
+        store.get("a/pipe")
+    assert store.entry("a/pipe") is None
+    assert [entry.key for entry in store.entries("a")] == ["a/b"]
+
+
 def test_a_reader_never_sees_half_an_object(store):
     """Two contents are written over each other while a reader looks."""
     contents = [bytes([value]) * 200_000 for value in (1, 2)]

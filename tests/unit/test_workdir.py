@@ -72,7 +72,7 @@ FOREIGN = {
     "one file": ["notes.txt"],
     "a hidden file": [".git/config"],
     "another mark": [MARK],
-    "an early stop of an earlier version": ["store/x", "mlflow/mlflow.db"],
+    "names of ours alone": [f"{name}/x" for name in ("store", "mlflow", "kfp", "logs", "run")],
 }
 
 
@@ -105,36 +105,22 @@ def test_the_mark_must_be_of_a_work_directory(tmp_path):
         Workdir(tmp_path / "p")
 
 
-def test_a_work_directory_without_a_mark_is_adopted_if_nothing_else_could_have_made_it(tmp_path, empty_database):
-    root = tmp_path / "w"
-    add_experiment(root, empty_database)
-    for name in ("store", "kfp", "logs", "run"):
-        (root / name).mkdir()
-    (root / "thesis.tex").write_text("precious")
+def test_named_pipes_in_place_of_our_files_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / MARK)
     with pytest.raises(StorageError, match="not from cliptea"):
-        Workdir(root)
-    assert not (root / MARK).exists()
-    (root / "thesis.tex").unlink()
-    with opened(root):
-        assert (root / MARK).exists()
+        Workdir(tmp_path)
+    with opened(tmp_path / "w"):
+        pass
+    (tmp_path / "w/run" / RUN).mkdir()
+    os.mkfifo(tmp_path / "w/run" / RUN / "temporary")
+    with opened(tmp_path / "w"):
+        assert not (tmp_path / "w/run" / RUN).exists()
 
 
-def test_one_of_a_run_with_a_server_is_adopted_whatever_a_kill_or_the_system_left_in_it(tmp_path, empty_database):
-    root = tmp_path / "w"
-    for name in ("store", "mlflow", "kfp", "logs", "run"):
-        (root / name).mkdir(parents=True)
-    for name in ("report.html", ".DS_Store", partial_name()):
-        (root / name).write_text("")
-    shutil.copy(empty_database, root / "mlflow/mlflow.db")
-    with pytest.raises(StorageError, match="not from cliptea"):  # the database of somebody else
-        Workdir(root)
-    (root / "mlflow/mlflow.db").unlink()
-    (root / ".partial-thesis.docx").write_text("precious")
-    with pytest.raises(StorageError, match="not from cliptea"):
-        Workdir(root)
-    (root / ".partial-thesis.docx").unlink()
-    with opened(root):
-        assert (root / MARK).exists()
+def test_a_path_that_is_not_utf8_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(ConfigError, match="is not UTF-8; expected text in UTF-8"):
+        Workdir(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert [path.name for path in tmp_path.iterdir()] == ["T"]
 
 
 def test_only_our_own_leftovers_are_deleted(tmp_path):
@@ -394,10 +380,10 @@ def test_a_work_directory_that_could_not_be_opened_is_free_again(tmp_path, monke
 
 
 def test_a_full_temporary_folder_is_not_blamed_on_the_work_directory(tmp_path, monkeypatch):
-    def full(folder, kind, todo, adopt=None, **facts):
+    def full(folder, kind, todo, **facts):
         if kind == "temporary folder":
             raise StorageError(f"cannot use {folder}: the disk is full", "space")
-        claim(folder, kind, todo, adopt)
+        claim(folder, kind, todo)
 
     monkeypatch.setattr("cliptea_pipeline.temporary.claim", full)
     with pytest.raises(StorageError, match=rf"^cannot use {tmp_path}/T/.*: the disk is full; .*set TMPDIR"):
@@ -483,7 +469,7 @@ def test_make_clean_leaves_other_marked_folders(tmp_path):
 
 
 def test_an_export_replaces_only_an_earlier_export(tmp_path):
-    from cliptea.serving.choices import require_replaceable
+    from cliptea_pipeline.export_cli import _require_replaceable as require_replaceable
 
     file, facts = tmp_path / "model.onnx", tmp_path / "model.json"
     require_replaceable(file)
@@ -495,3 +481,7 @@ def test_an_export_replaces_only_an_earlier_export(tmp_path):
     facts.write_text(json.dumps({"inputs": "", "output": "", "steps": [], "classes": [], "size": None}))
     file.write_text("")
     require_replaceable(file)
+    facts.unlink()
+    os.mkfifo(facts)
+    with pytest.raises(ConfigError, match="is not an earlier export"):
+        require_replaceable(file)

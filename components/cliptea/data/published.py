@@ -65,7 +65,10 @@ class Published(Reader):
         if not split.file:
             return self._ids_of_folder(split.folder)
         if self.source.entry(split.file) is not None:
-            lines = self.source.read(split.file).decode("utf-8-sig").splitlines()
+            try:
+                lines = self.source.read(split.file).decode("utf-8-sig").splitlines()
+            except UnicodeDecodeError:
+                raise DataError(f"{self.source.where(split.file)} is not UTF-8", "one id per line, in UTF-8") from None
             # Some lists contain files: "/JPEGImages/ID.jpg /SegmentationClass/ID.png".
             ids = {PurePosixPath(line.split()[0]).stem for line in lines if line.strip()}
             if not ids:

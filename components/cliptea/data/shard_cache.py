@@ -27,7 +27,7 @@ __all__ = ["ShardCache", "open_cache"]
 DEFAULT_GIB = 16.0  # default limit of the cache
 STEP = 64 << 20  # maximum number of bytes that a process writes between two checks of the cache's size
 TOUCH = 60.0  # seconds between two updates of the time when a file was last used
-SHARD = re.compile(r"[0-9a-f]{64}")  # names of files that may be deleted
+SHARD = re.compile(r"[0-9a-f]{64}")  # the only names of files that are read, written and deleted
 SPARE = 0.9  # eviction reduces the cache to this fraction of the limit
 
 
@@ -60,6 +60,8 @@ class ShardCache:
 
     def read(self, shard: str, start: int, length: int) -> bytes | None:
         """Bytes from `start` of the shard with this sha256, which may be wrong. None if the file is too short."""
+        if not SHARD.fullmatch(shard):
+            return None
         try:
             with (self._folder / shard).open("rb", buffering=0) as file:
                 data = os.pread(file.fileno(), length, start)
@@ -72,6 +74,8 @@ class ShardCache:
 
     def write(self, shard: str, start: int, data: bytes) -> None:
         """Store a part of a shard. If the cache is too large, the least recently used shards are deleted."""
+        if not SHARD.fullmatch(shard):  # it may come from a bucket, and would lead out of the cache
+            return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             if self._written >= self._step:

@@ -97,7 +97,7 @@ def read_model(folder: Path) -> tuple[Description, dict[str, bytes]]:
 
     Raises:
         OSError: a file is missing, or is no file.
-        ValueError: model.json is not valid.
+        ValueError: model.json is not valid, or SHA256SUMS cannot be read.
         StorageError: the files do not match.
     """
     home = home_of(folder)
@@ -105,7 +105,7 @@ def read_model(folder: Path) -> tuple[Description, dict[str, bytes]]:
     if odd := [f"{name} is {what}" for name in names if (what := oddity(home / name))]:
         raise OSError(odd[0])
     files = {name: (home / name).read_bytes() for name in names}
-    if (home / SUMS).exists() and (home / SUMS).read_bytes() != sums(files):
+    if os.path.lexists(home / SUMS) and _small(home / SUMS) != sums(files):
         raise StorageError(
             f"the model in {home} is damaged", f"files that match its {SUMS}", "fetch or train the model again"
         )
@@ -119,6 +119,13 @@ def read_description(folder: Path) -> Description:
         ValueError: it cannot be read, or is not valid.
     """
     try:
-        return Description.model_validate(parse_json(read_text(home_of(folder) / DESCRIPTION, "the file"), DESCRIPTION))
+        return Description.model_validate(parse_json(_small(home_of(folder) / DESCRIPTION), DESCRIPTION))
+    except ConfigError as error:
+        raise ValueError(error.what) from None
+
+
+def _small(file: Path) -> bytes:
+    try:
+        return read_text(file, "the file")
     except ConfigError as error:
         raise ValueError(error.what) from None

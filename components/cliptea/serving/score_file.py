@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from cliptea.config import EvaluationConfig
 from cliptea.errors import ConfigError
 from cliptea.evaluation.results import OptionalScore, Scores
+from cliptea.manifest import Sha256
 from cliptea.parse import parse_json, read_text
 
 __all__ = ["Measurement", "read_scores"]
@@ -18,7 +19,7 @@ class Measurement(BaseModel):
     """What `cliptea evaluate -o FILE` writes, as far as a model card needs it."""
 
     model: str  # its address
-    model_sha256: str  # of its files, see `cliptea.segment.model_files.digest`
+    model_sha256: Sha256  # of its files, see `cliptea.segment.model_files.digest`
     dataset: str
     images: int
     evaluation: EvaluationConfig  # those that decide masks

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from cliptea.errors import StorageError
 from cliptea.storage.base import Entry, Store, missing, truncated
 from cliptea.storage.local_files import is_partial, unusable, write_file
 
@@ -30,7 +32,9 @@ class FileStore(Store):
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         try:
-            with open(os.path.join(self.root, key), "rb") as file:  # without the time that a Path takes
+            with open(os.path.join(self.root, key), "rb", opener=_open) as file:  # without the time that a Path takes
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise StorageError(f"the object {self.uri(key)} is no file", "a file", "delete it and run again")
                 file.seek(start)
                 data = file.read() if length is None else file.read(length)
         except FileNotFoundError:
@@ -44,12 +48,12 @@ class FileStore(Store):
     def entry(self, key: str) -> Entry | None:
         path = self.path(key)
         try:
-            stat = path.stat()
+            found = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise unusable(path, error) from None
-        return Entry(key, stat.st_size, str(stat.st_mtime_ns)) if path.is_file() else None
+        return Entry(key, found.st_size, str(found.st_mtime_ns)) if stat.S_ISREG(found.st_mode) else None
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         folder = self.path(prefix)
@@ -71,8 +75,8 @@ class FileStore(Store):
             elif not is_partial(name):
                 try:
                     if item.is_file():
-                        stat = item.stat()
-                        yield Entry(prefix + name, stat.st_size, str(stat.st_mtime_ns))
+                        state = item.stat()
+                        yield Entry(prefix + name, state.st_size, str(state.st_mtime_ns))
                 except FileNotFoundError:  # deleted since it was listed
                     continue
                 except OSError as error:
@@ -93,6 +97,11 @@ class FileStore(Store):
 
     def _scratch(self, name: str) -> Path:
         return self.root / "scratch" / name
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a file. Opening a named pipe does not wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _contains(folder: str, other: str) -> bool:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliptea import __version__, env
-from cliptea.errors import StorageError
+from cliptea.errors import ConfigError, StorageError
+from cliptea.parse import read_text
 from cliptea.storage.local_files import cache_folder, is_partial, make_folder, unusable, write_file
 
 if TYPE_CHECKING:
@@ -29,11 +29,7 @@ WORKDIR = "work directory"  # the kind of the folder of a local run
 NEUTRAL = frozenset(("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"))  # from systems, also in unused folders
 
 
-def _never(names: set[str]) -> bool:
-    return False
-
-
-def claim(folder: Path, kind: str, todo: str, adopt: Callable[[set[str]], bool] = _never, **facts: Any) -> None:
+def claim(folder: Path, kind: str, todo: str, **facts: Any) -> None:
     """Make the folder, or take an empty one, and mark it. Nothing happens if it has a mark of this kind.
 
     Processes can claim a folder at the same time, because the mark is the first file in it.
@@ -41,21 +37,22 @@ def claim(folder: Path, kind: str, todo: str, adopt: Callable[[set[str]], bool] 
     Args:
         kind: what the folder is for, for example "work directory".
         todo: the advice if it is refused.
-        adopt: says whether a folder without a mark is ours beyond doubt, by the names in it. They are without those of
-            incomplete files, which another process may be writing, and those that the system puts into every folder.
         facts: further facts for the mark.
 
     Raises:
         StorageError: the folder belongs to somebody else, or cannot be written.
     """
     make_folder(folder)
-    require_free(folder, kind, todo, adopt)
+    require_free(folder, kind, todo)
     if not read_mark(folder):
         write_file(folder / MARK, _content(kind, **facts))
 
 
-def require_free(folder: Path, kind: str, todo: str, adopt: Callable[[set[str]], bool] = _never) -> None:
-    """Check that `claim` would accept the folder, and change nothing. Arguments and errors as of `claim`."""
+def require_free(folder: Path, kind: str, todo: str) -> None:
+    """Check that `claim` would accept the folder, and change nothing. Arguments and errors as of `claim`.
+
+    Incomplete files, which another process may be writing, and what the system puts into every folder do not count.
+    """
     try:
         names = {name for name in os.listdir(folder) if name not in NEUTRAL and not is_partial(name)}
     except FileNotFoundError:
@@ -63,7 +60,7 @@ def require_free(folder: Path, kind: str, todo: str, adopt: Callable[[set[str]],
     except OSError as error:
         raise unusable(folder, error) from None
     mark = read_mark(folder)  # after the list: another process that claims the folder marks it first
-    if mark.get("kind") == kind or (not mark and (not names or adopt(names))):
+    if mark.get("kind") == kind or (not mark and not names):
         return
     raise _refused(str(folder), mark, kind, todo)
 
@@ -102,24 +99,20 @@ def claim_cache() -> Path:
     """The cache folder, which is marked now if it can be written.
 
     Raises:
-        StorageError: the folder in CLIPTEA_CACHE belongs to somebody else.
+        StorageError: the folder belongs to somebody else.
     """
     folder, kind, todo = cache_folder(), "cache", f"set {env.CACHE.name} to another one"
-
-    def adopt(names: set[str]) -> bool:  # the user's own cache folder, or one of an earlier version
-        return not env.CACHE.get() or names <= {"s3", "shards", "scratch"}
-
-    require_free(folder, kind, todo, adopt)
+    require_free(folder, kind, todo)
     with suppress(StorageError):  # it is of no use then, which is no error yet
-        claim(folder, kind, todo, adopt)
+        claim(folder, kind, todo)
     return folder
 
 
 def read_mark(folder: Path) -> dict[str, Any]:
     """The content of the folder's mark, or {} if it has none. A file of another origin is no mark."""
     try:
-        return _parsed((folder / MARK).read_bytes())
-    except OSError:
+        return _parsed(read_text(folder / MARK, "the mark"))
+    except ConfigError:
         return {}
 
 

@@ -44,7 +44,7 @@ def fetch(uri: str) -> Path:
             raise _absent(store.uri(key))
         return store.path(key)
     found = _found(store, key)
-    folder = claim_cache() / "s3" / place(store.bucket, key) / _version(found, key)
+    folder = claim_cache() / "s3" / place(store.bucket, key, _version(found, key))
     with suppress(OSError):  # it does not exist yet, or is somebody else's to write
         os.utime(folder)  # `cliptea clean` deletes what was not used for long
     sweep(folder)

@@ -38,7 +38,7 @@ def find_checkpoint(folder: Path) -> Path:
     Raises:
         TeacherError: the folder contains no weights.
     """
-    files = [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES and not file.name.startswith(".")]
     if not files:
         raise TeacherError(f"teacher.weights={folder} holds no weights", f"a file *{' or *'.join(SUFFIXES)} in it")
     return min(files, key=lambda file: (not file.name.startswith("open_clip"), SUFFIXES.index(file.suffix)))
@@ -119,7 +119,8 @@ def _read(path: Path) -> Any:
         return safetensors.torch.load_file(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            code = [entry for entry in archive.infolist() if re.fullmatch(r"[^/]+/code/.*\.py", entry.filename)]
+            # PyTorch finds files without regard to upper and lower case.
+            code = [entry for entry in archive.infolist() if entry.filename.lower().endswith(".py")]
             if any(b"__setstate__" in archive.read(entry) for entry in code):
                 raise TeacherError(
                     f"{path} holds code that would run on loading (__setstate__) and is not read", EXPECTED

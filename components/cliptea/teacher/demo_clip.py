@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cliptea.config import Config
 from cliptea.errors import StorageError
+from cliptea.files import oddity
 from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make_once, put_object
 from cliptea.storage import Store, fetch
 
@@ -67,15 +68,18 @@ def _folder(store: Store, made: Manifest) -> str:
     """The local folder of the files. They are compared with the manifest, because a cache may hold damaged copies."""
     folder = fetch(store.uri(made.output.prefix))
     for name, item in made.objects.items():
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != item.sha256:
-            raise StorageError(f"{folder / name} is damaged", f"sha256 {item.sha256}", "delete it and run again")
+        file = folder / name
+        if odd := oddity(file):
+            raise StorageError(f"{file} is {odd}", "a file of the demo's CLIP", "run the demo again")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != item.sha256:
+            raise StorageError(f"{file} is damaged", f"sha256 {item.sha256}", "delete it and run again")
     return str(folder)
 
 
 def _trained(store: Store, config: Config, prefix: str, folder: Path) -> Contents:
     """Train the demo's CLIP in the folder, in open_clip's local layout."""
-    from cliptea.teacher.pretrain import pretrain
+    from cliptea.teacher.pretrain import CONFIG, WEIGHTS, pretrain
 
     pretrain(folder, config.data.world, config.teacher.pretrain, config.data.seed)
-    files = sorted(folder.glob("open_clip_*"))
-    return Contents({file.name: put_object(store, f"{prefix}/{file.name}", file.read_bytes()) for file in files}, {})
+    objects = {name: put_object(store, f"{prefix}/{name}", (folder / name).read_bytes()) for name in (CONFIG, WEIGHTS)}
+    return Contents(objects, {})

@@ -108,7 +108,7 @@ class _Training:
         self.done, self.phase = 0, -1  # iterations, and the phase of the last one
         self.weights: dict[str, torch.Tensor] = {}
         self.optimiser: dict[str, Any] = {}
-        if checkpoint.exists():
+        if checkpoint.is_file():
             state = _read(checkpoint)
             if state.get("settings") == settings:
                 vars(self).update(state)

@@ -20,7 +20,7 @@ from cliptea.storage.local_files import lock_file, make_folder, partial_name
 from cliptea.storage.marks import WORKDIR, read_mark
 
 __all__ = [
-    "artifact_folder", "database_file", "database_uri", "experiment_number", "has_moved", "is_ours", "leave_folders",
+    "artifact_folder", "database_file", "database_uri", "experiment_number", "has_moved", "leave_folders",
     "readdress", "require_database",
 ]  # fmt: skip
 
@@ -63,11 +63,6 @@ def require_database(file: Path) -> None:
     with lock_file(file.with_name(f".{file.name}.lock"), f"makes a database in {file.parent}"):
         if not _is_kept(file):
             _make(file)
-
-
-def is_ours(file: Path, experiment: str) -> bool:
-    """Whether the database has this experiment, with artifacts in a folder next to it, here or in an earlier place."""
-    return _location(file, experiment) is not None
 
 
 def experiment_number(file: Path, experiment: str) -> str | None:

@@ -7,6 +7,7 @@ an entry again, for example after an interruption, has the same result as loggin
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -26,6 +27,7 @@ __all__ = [
 
 Recorded = TypeVar("Recorded", bound=BaseModel)
 RECEIPTS, DEFERRED = "tracked", "untold"  # folders of the store
+NAME = re.compile(r"[\w-]+\.json")  # everything else in them is somebody else's
 SHORT_SECONDS = 15.0  # how long to wait for MLflow before an entry is deferred
 
 
@@ -126,7 +128,9 @@ def log_deferred(store: Store, run: Run, kinds: Sequence[type[Entry]], seconds: 
     Raises:
         TrackingError: MLflow is not available for longer than that, or rejects a request.
     """
-    kept = [(item.key, _kept(store, item.key, kinds)) for item in store.entries(f"{DEFERRED}/{run.tracking_run}")]
+    folder = f"{DEFERRED}/{run.tracking_run}"
+    keys = [item.key for item in store.entries(folder) if NAME.fullmatch(item.key.removeprefix(f"{folder}/"))]
+    kept = [(key, _kept(store, key, kinds)) for key in keys]
     order = [kind.kind for kind in kinds]
     for key, entry in sorted(kept, key=lambda item: order.index(item[1].kind) if item[1] else 0):
         if entry is not None and receipt(store, run, entry.name) is None:

@@ -11,6 +11,7 @@ A user can set the alias in MLflow's user interface. It is distinguished from a 
 from __future__ import annotations
 
 import math
+import re
 import time
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ __all__ = ["Outcome", "champion", "register", "rollback", "settle"]
 
 HIOU_TAG, EVALUATION_TAG, MARGIN_TAG = "hiou", "cliptea.evaluation", "cliptea.margin"
 CHOSEN_TAG = "cliptea.chosen"  # with the last version at that moment and the moment: cliptea.chosen.7.1700000000000
+CHOSEN = re.compile(re.escape(CHOSEN_TAG) + r"\.([0-9]{1,18})\.([0-9]{1,18})")
 DECISION_TAG, REASON_TAG, SETTLED_TAG = "cliptea.decision", "cliptea.reason", "cliptea.settled"
 DESCRIBED = "The champion is version "  # how a description begins that was not written by a user
 DEAD_SECONDS = 3600.0  # a run that has not settled its version by then was killed
@@ -204,8 +206,8 @@ def _number(tag: str | None) -> float | None:
 
 
 def _choices(version: int, tags: dict[str, str]) -> list[Choice]:
-    parts = [key.removeprefix(f"{CHOSEN_TAG}.").split(".") for key in tags if key.startswith(f"{CHOSEN_TAG}.")]
-    return [Choice(int(after), int(moment), version) for after, moment in parts]
+    found = [match for key in tags if (match := CHOSEN.fullmatch(key))]  # others are not from cliptea
+    return [Choice(int(match[1]), int(match[2]), version) for match in found]
 
 
 def _choose(client: MlflowClient, name: str, version: int, after: int) -> None:

@@ -23,6 +23,7 @@ from cliptea import env, progress
 from cliptea.evaluation.results import ResultRow
 from cliptea.run import Run, Variant
 from cliptea.segment.model_files import SUMS, sums
+from cliptea.storage.local_files import place
 from cliptea.tracking.artifacts import require_artifacts
 from cliptea.tracking.experiment import experiment_id, find_run, leftovers, plugin_run, show_scores_first
 from cliptea.tracking.metric_names import chunks, log_params, metric_name
@@ -254,7 +255,9 @@ class ChildRun:
         """Store files as artifacts, below `name` if it is given. Existing files are replaced."""
         with TemporaryDirectory() as folder:
             for file, data in files.items():
-                (Path(folder) / file).write_bytes(data)
+                path = Path(folder) / place(file)  # names of images in a bucket may be any text
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
             self._client.log_artifacts(self.run_id, folder, name)
 
     def log_model(self, files: dict[str, bytes], description: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from concurrent import futures
 from typing import Any
 
@@ -23,6 +24,7 @@ from cliptea.training.distributed import ALONE, World
 
 __all__ = ["Checkpoints"]
 
+NAME = re.compile(r"\d{9}-[0-9a-f]{32}\.pt")  # everything else in the folder is somebody else's
 LOOK_SECONDS = 0.2  # between two checks whether the previous write is done or the store is not available
 
 
@@ -170,7 +172,8 @@ class Checkpoints:
 
     def _entries(self) -> list[Entry]:
         """All checkpoints, oldest first."""
-        return list(self._store.entries(self._folder))
+        entries = self._store.entries(self._folder)
+        return [entry for entry in entries if NAME.fullmatch(entry.key.removeprefix(f"{self._folder}/"))]
 
 
 def _digest(data: bytes) -> str:

@@ -335,3 +335,11 @@ def test_presets_are_the_papers(preset, tmp_path):
     known = facts(preset)
     times = iterations * 16 / known.splits[known.train].images[0] / config.teacher.views
     assert 3 < times <= 8.1  # how often a student meets a view
+
+
+def test_a_list_that_is_not_utf8_is_named(tmp_path):
+    voc12(tmp_path)
+    (file,) = tmp_path.rglob("val.txt")
+    file.write_bytes(b"caf\xe9\n")
+    with pytest.raises(DataError, match=r"val\.txt is not UTF-8; expected one id per line, in UTF-8"):
+        opened(voc12, tmp_path).ids("val")

@@ -237,9 +237,11 @@ def test_indexes_in_memory_are_bounded(written, monkeypatch):
         assert sum(map(len, reader._indexes.values())) <= 10
 
 
-MEMBER = '{"version": 2, "tar": {"key": "a", "size": 1, "sha256": ""}, "names": ["a"], "members": {"npy": %s}}'
+NO_SHA = '{"version": 2, "tar": {"key": "a", "size": 1, "sha256": "../x"}, "names": [], "members": {}}'
+MEMBER = NO_SHA.replace("../x", "0" * 64).replace('[], "members": {}', '["a"], "members": {"npy": %s}')
 NO_INDEXES = [
     "",
+    NO_SHA,
     "null",
     "[" * 100_000,
     MEMBER % '{"offset": [1e999], "length": [1], "sha256": ["00"]}',
@@ -279,3 +281,15 @@ def test_an_index_that_does_not_fit_its_shard_is_refused(change, what, tmp_path)
     reader = ShardReader(store, {"cls": put_object(store, "shards/top.json", json.dumps(listed).encode())}, "cls")
     with pytest.raises(StorageError, match=what):
         list(reader.stream("npy"))
+
+
+@pytest.mark.parametrize("sha256", ["/home/u/.bashrc", "../../x", "0" * 63, "0" * 64 + "\n"])
+def test_a_top_index_with_the_path_of_a_file_for_a_sha256_is_refused(written, sha256):
+    store, _, objects, _ = written
+    top = json.loads(store.get(objects["train"].key))
+    top["shards"][0]["tar"]["sha256"] = sha256
+    data = json.dumps(top).encode()
+    forged = objects["train"].model_copy(update={"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)})
+    store.put(forged.key, data)
+    with pytest.raises(StorageError, match="is not a top index of shards"):
+        ShardReader(store, {"train": forged}, "train")

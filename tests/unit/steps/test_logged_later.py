@@ -135,8 +135,8 @@ def test_a_student_with_other_weights_is_scored_and_logged_again(store, run, bac
     """Training again on a GPU gives other weights under the same fingerprint, which only depends on settings."""
     evaluated(store, run)
     said, scored = back(), []
-    monkeypatch.setattr(evaluate, "_score", lambda *_: scored.append("scores") or Contents({}, OTHER, {"weights": "x"}))
-    monkeypatch.setattr(evaluate, "measure_speed", lambda *_: scored.append("speed") or Contents({}, SPEED, {}))
+    monkeypatch.setattr(evaluate, "_score", lambda *_: scored.append("scores") or Contents({}, OTHER))
+    monkeypatch.setattr(evaluate, "measure_speed", lambda *_: scored.append("speed") or Contents({}, SPEED))
     (row,) = evaluated(store, run).rows
     assert (row.hiou, scored, said) == (0.5, [], ["scores"])
     objects = {name: put_object(store, f"other/{name}", b"[0]") for name in ("model.safetensors", "history.json")}

@@ -63,7 +63,7 @@ def test_the_board_shows_a_step_while_it_works_and_its_end(monkeypatch):
 
     common.run_step("train", work, run=artifact(plain("board")), label="g/a")
     during, (after,) = seen[-1], statuses("board").values()
-    assert (during.state, during.bar["done"], during.bar["total"], during.bar["values"]) == (
+    assert (during.state, during.bar.done, during.bar.total, during.bar.values) == (
         "running",
         4,
         10,

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import zipfile
 
 import open_clip
 import pytest
@@ -199,6 +200,25 @@ def test_archives_with_a_method_that_loading_calls_are_refused(tmp_path):
     save_torchscript(Restored(), tmp_path / "weights.pt")
     with pytest.raises(TeacherError, match="__setstate__"):
         read_checkpoint(tmp_path / "weights.pt")
+
+
+def test_such_a_method_is_found_whatever_the_name_of_its_file(tmp_path):
+    """PyTorch finds the file in any case."""
+    save_torchscript(Restored(), tmp_path / "plain.pt")
+    for number, change in enumerate((str.upper, str.title, lambda name: name.replace("__torch__", "__torch__\n"))):
+        path = tmp_path / f"{number}.pt"
+        with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(path, "w") as changed:
+            for entry in plain.infolist():
+                name = change(entry.filename) if entry.filename.endswith(".py") else entry.filename
+                changed.writestr(name, plain.read(entry))
+        with pytest.raises(TeacherError, match="__setstate__"):
+            read_checkpoint(path)
+
+
+def test_hidden_files_are_no_weights(tmp_path):
+    for name in ("._model.safetensors", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    assert find_checkpoint(tmp_path).name == "model.safetensors"
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"version https://git-lfs.github.com/spec/v1\n"])

@@ -4,6 +4,7 @@ import re
 import sqlite3
 import time
 from http.server import BaseHTTPRequestHandler
+from types import SimpleNamespace
 
 import pytest
 from small_servers import greeting, served, silent
@@ -13,8 +14,10 @@ from cliptea import outage, settings
 from cliptea.errors import ConfigError, StorageError
 from cliptea.outage import COMMAND_SECONDS
 from cliptea.run import Run, expand
+from cliptea.storage import FileStore
 from cliptea.tracking import curves, mlflow_client
 from cliptea.tracking.address import EXPERIMENT, MlflowAway, require_server
+from cliptea.tracking.deferred import log_deferred
 from cliptea.tracking.mlflow_client import connect, persist
 from cliptea.tracking.runs import ChildRun, open_parent
 
@@ -296,3 +299,12 @@ def test_what_is_no_server_is_not_asked(uri, monkeypatch):
     if uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     require_server()
+
+
+def test_files_of_somebody_else_among_kept_entries_stay(tmp_path):
+    store, names = FileStore(tmp_path), [".DS_Store", "desktop.ini", "old/entry.json"]
+    for name in names:
+        store.put(f"untold/run/{name}", b"precious")
+    store.put("untold/run/entry.json", b"damaged")
+    log_deferred(store, SimpleNamespace(tracking_run="run"), [])
+    assert [entry.key for entry in store.entries("untold")] == [f"untold/run/{name}" for name in names]

@@ -190,6 +190,14 @@ def test_a_version_registered_by_hand_is_no_candidate_but_may_be_chosen(client):
     assert champion(client) == 1
 
 
+def test_tags_of_somebody_else_are_passed_over(client):
+    promote(client, 0.4)
+    for key in ("x", "1", "1.2.3", "1.x", "1." + "9" * 40, ""):
+        client.set_model_version_tag(NAME, "1", f"cliptea.chosen.{key}", "theirs")
+    assert promote(client, 0.6).champion == 2
+    assert rollback(client, NAME) == (2, 1)
+
+
 def test_the_command_says_what_it_did(client):
     for hiou in (0.4, 0.6):
         promote(client, hiou)

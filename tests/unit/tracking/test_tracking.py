@@ -412,3 +412,18 @@ def test_students_without_an_hiou_promote_nothing(client):
 def test_a_model_of_a_stand_in_teacher_is_never_promoted(client):
     comparison = compared([], "same", True)
     assert promote_best(make_run("stand-in"), comparison).promoted is False
+
+
+def test_a_file_whose_name_comes_from_a_bucket_is_written_nowhere_else(tmp_path):
+    logged = {}
+
+    class Client:
+        def log_artifacts(self, run_id, folder, name):
+            found = (path for path in Path(folder).rglob("*") if path.is_file())
+            logged.update({str(path.relative_to(folder)): path.read_bytes() for path in found})
+
+    (tmp_path / "victim").write_bytes(b"precious")
+    files = {"a.png": b"a", str(tmp_path / "victim"): b"b", "../../victim": b"c"}
+    ChildRun(Client(), "run").log_files(files, "figures")
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert logged == {"a.png": b"a", f"%{tmp_path}/victim": b"b", "%../%../victim": b"c"}

@@ -53,6 +53,20 @@ def test_the_newest_are_kept(store, keep, kept):
     assert last(store)["iteration"] == 30
 
 
+FOREIGN = ["desktop.ini", ".DS_Store", "0-old.pt", "000000040-best.pt", "old/000000010-" + "0" * 32 + ".pt", "x" * 40]
+
+
+def test_files_of_somebody_else_are_no_checkpoints_and_stay(store):
+    for name in FOREIGN:
+        store.put(f"train/x/checkpoints/{name}", b"precious")
+    save_all(store, [10, 20, 30], keep=1)
+    assert last(store)["iteration"] == 30
+    with Checkpoints(store, "train/x/checkpoints", 1) as checkpoints:
+        checkpoints.clear()
+    left = {entry.key.removeprefix("train/x/checkpoints/") for entry in store.entries("train/x/checkpoints")}
+    assert left == set(FOREIGN)
+
+
 def test_without_a_checkpoint_there_is_none(store):
     assert last(store) is None
 

@@ -150,13 +150,21 @@ class Checkpoints:
             self._store.delete(entry.key)
 
     def _last_whole(self) -> tuple[str | None, bytes | None]:
-        """Key and bytes of the newest intact checkpoint."""
-        for entry in reversed(self._entries()):
-            data = self._whole(entry.key)
+        """Key and bytes of the newest intact checkpoint. Another run that trains the same student may delete some."""
+        passed: set[str] = set()
+        while left := [entry.key for entry in self._entries() if entry.key not in passed]:
+            key = left[-1]
+            passed.add(key)
+            try:
+                data = self._whole(key)
+            except StorageError:
+                if self._store.entry(key) is not None:
+                    raise
+                continue
             if data is not None:
-                return entry.key, data
-            progress.warn(f"the checkpoint {self._store.uri(entry.key)} is damaged; using the previous one")
-            self._store.delete(entry.key)
+                return key, data
+            progress.warn(f"the checkpoint {self._store.uri(key)} is damaged; using the previous one")
+            self._store.delete(key)
         return None, None
 
     def _whole(self, key: str) -> bytes | None:

@@ -76,6 +76,40 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(store, told, 
     assert last(store) is None
 
 
+class Shared(FileStore):
+    """A store in which another run of the same student writes and deletes right before this one reads."""
+
+    def __init__(self, root, other):
+        super().__init__(root)
+        self.other = other
+
+    def get(self, key, start=0, length=None):
+        other, self.other = self.other, lambda: None
+        other()
+        return super().get(key, start, length)
+
+
+def test_a_checkpoint_that_another_run_deletes_meanwhile_is_passed_over(store, told):
+    save_all(store, [10, 20])
+    newest = list(store.entries("train/x/checkpoints"))[-1].key
+    assert last(Shared(store.root, lambda: store.delete(newest)))["iteration"] == 10
+    assert told == []
+
+
+def test_the_checkpoint_that_another_run_writes_meanwhile_is_taken(store):
+    save_all(store, [10, 20])
+    assert last(Shared(store.root, lambda: save_all(store, [30, 40])))["iteration"] == 40
+
+
+def test_without_any_checkpoint_left_training_starts_anew(store):
+    def clear():
+        with Checkpoints(store, "train/x/checkpoints", 2) as checkpoints:
+            checkpoints.clear()
+
+    save_all(store, [10, 20])
+    assert last(Shared(store.root, clear)) is None
+
+
 class Slow(FileStore):
     """A store that does not answer until it is let go."""
 

@@ -24,13 +24,30 @@ def prepare() -> None:
     Torch is limited to the threads of the step (CLIPTEA_THREADS), because too many threads make a CPU much slower.
     The GNU C library keeps freed memory for the next tensors. By default, it returns more of it to the system, which
     has to clear it each time; that took 20 % of the time of the demo's training steps on a CPU.
+
+    Raises:
+        ConfigError: the placement gives this step GPUs (CLIPTEA_GPUS), and this process sees fewer.
     """
+    _require_gpus(env.GPUS.count() or 0)
     if threads := env.THREADS.count():
         torch.set_num_threads(threads)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, PIECE)
         mallopt(M_TRIM_THRESHOLD, KEPT)
+
+
+def _require_gpus(wanted: int) -> None:
+    """Without this check, a step whose GPU cannot be used would compute on the CPU for days."""
+    if not wanted:
+        return
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if seen < wanted:
+        raise ConfigError(
+            f"torch can use {seen} of the {wanted} GPU{'s' * (wanted != 1)} that the placement gives to this step",
+            "an image with CUDA, and nodes with a driver that is new enough for it and the device plug-in of the GPUs",
+            "correct the image or the nodes, or set gpus: 0 in the placement to compute on the CPU",
+        )
 
 
 def allow_tf32(allowed: bool) -> None:

@@ -145,6 +145,11 @@ STUDENTS = Variable(
     "the maximum number of students in one run on a cluster; from the placement's `students`",
     expected="a whole number of students, at least 1",
 )
+GPUS = Variable(
+    "CLIPTEA_GPUS",
+    "how many GPUs a step, or each pod of a TrainJob, must see; from the placement's `gpus` of the step",
+    expected="a whole number of GPUs, at least 1",
+)
 IMAGE = Variable("CLIPTEA_IMAGE", "the container image of a run, for a tag in MLflow")
 TRAINER_URL = Variable(
     "KUBEFLOW_TRAINER_SERVER_URL", "by Kubeflow Trainer: the address that takes the progress of a TrainJob"
@@ -183,6 +188,9 @@ OBJECT_STORE = (
     CACHE_GIB,
     Variable("XDG_CACHE_HOME", "the user's cache folder", "`~/.cache`"),
     Variable("SSL_CERT_FILE", "a file of CA certificates for https", "certifi's"),
+    Variable("HTTPS_PROXY", "the proxy for an S3 server with https: `http://HOST:PORT`", "none"),
+    Variable("HTTP_PROXY", "the proxy for an S3 server with http", "none"),
+    Variable("NO_PROXY", "hosts and domains that are reached without a proxy, with commas between them", "none"),
 )
 MLFLOW = (
     Variable("MLFLOW_TRACKING_URI", "the tracking server", "the work directory's database"),
@@ -247,7 +255,7 @@ SECTIONS = (
     Section("How a run behaves", (PATIENCE, STALL_MINUTES, THREADS, OMP_NUM_THREADS, LOG_FORMAT, WEBHOOK, KFP_URL)),
     Section(
         "Set by the pipeline",
-        (RETRIES, STUDENTS, GRACE, IMAGE, COMMIT),
+        (RETRIES, STUDENTS, GPUS, GRACE, IMAGE, COMMIT),
         "You do not need to set these. The compiled pipeline and the container image set them.",
     ),
     Section(

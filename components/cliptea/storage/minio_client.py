@@ -24,6 +24,7 @@ from urllib3.exceptions import (
     MaxRetryError,
     NewConnectionError,
     ProtocolError,
+    ProxyError,
     ResponseError,
     SSLError,
     TimeoutError,
@@ -34,10 +35,12 @@ from cliptea.errors import ServerAway, StorageError, one_line
 from cliptea.messages import of_connection
 from cliptea.outage import Outage, untrusted
 from cliptea.storage.base import missing
+from cliptea.storage.proxies import pool
 
 __all__ = ["Limits", "absence", "connect", "endpoint", "explained", "why"]
 
 AWS = "https://s3.amazonaws.com"
+ROLES = urlsplit("https://sts.amazonaws.com")
 BUSY = (408, 429, 500, 502, 503, 504)  # temporary errors, after which the same request may succeed
 CONNECTIONS = 64  # connections in the pool; more threads open additional connections
 # A single attempt that raises an error if the server is not available. minio handles other answers.
@@ -149,7 +152,8 @@ def connect(limits: Limits) -> minio.Minio:
         secure=url.scheme == "https",
         region=_region(),
         credentials=_credentials(),
-        http_client=urllib3.PoolManager(
+        http_client=pool(
+            url,
             timeout=urllib3.Timeout(connect=limits.timeout, read=limits.timeout),
             retries=TRY,
             maxsize=CONNECTIONS,
@@ -168,7 +172,9 @@ def _region() -> str | None:
 def _credentials() -> Provider:
     web = bool(os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"))
     timeout, tries = (ROLE_TIMEOUT, ROLE_TRIES) if web else (METADATA_TIMEOUT, urllib3.Retry(total=1))
-    role = IamAwsProvider(http_client=urllib3.PoolManager(timeout=timeout, retries=tries), region=_region())
+    # Roles by web identity are AWS's. Others come from the machine itself, where no proxy leads.
+    client = pool(ROLES, timeout=timeout, retries=tries) if web else urllib3.PoolManager(timeout=timeout, retries=tries)
+    role = IamAwsProvider(http_client=client, region=_region())
     provider = ChainedProvider([EnvAWSProvider(), AWSConfigProvider(), role])
     try:
         provider.retrieve()
@@ -265,6 +271,9 @@ def _unreachable(error: HTTPError) -> StorageError:
 def why(error: HTTPError) -> str:
     """The reason of a failed attempt in a few words."""
     reason = _cause(error)
+    if isinstance(reason, ProxyError):
+        inner = reason.original_error
+        return f"the proxy does not connect: {why(inner) if isinstance(inner, HTTPError) else one_line(inner)}"
     if isinstance(reason, NewConnectionError):
         return str(reason).rpartition(": ")[2].rpartition("] ")[2].rstrip(")")  # without "[Errno 111]"
     if isinstance(reason, TimeoutError):

@@ -3,6 +3,7 @@
 import hashlib
 import threading
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from cliptea.outage import Outage
 from cliptea.storage import FileStore
 from cliptea.training.batches import batches
 from cliptea.training.checkpoint import Checkpoints
+from cliptea.training.distributed import World
 from cliptea.training.trainer import Trainer
 
 SEED = 5
@@ -108,6 +110,31 @@ def test_without_any_checkpoint_left_training_starts_anew(store):
 
     save_all(store, [10, 20])
     assert last(Shared(store.root, clear)) is None
+
+
+class Second(World):
+    """The second of two processes, which is told the keys that the first one has read."""
+
+    keys: ClassVar[list[str]] = []
+
+    def agree(self, value):
+        assert value is None
+        return self.keys.pop(0)
+
+    def any(self, flag):
+        return flag
+
+
+def test_processes_look_again_if_one_of_them_finds_no_checkpoint_any_more(store):
+    save_all(store, [10])
+    (kept,) = [entry.key for entry in store.entries("train/x/checkpoints")]
+    gone = kept.replace("000000010", "000000005")
+    Second.keys = [gone, kept]
+    with Checkpoints(store, "train/x/checkpoints", 2, Second(1, 2)) as checkpoints:
+        assert checkpoints.last()["iteration"] == 10
+        Second.keys = [gone] * 3  # for example, a pod with another store
+        with pytest.raises(StorageError, match=f"the object .*{gone} is missing"):
+            checkpoints.last()
 
 
 class Slow(FileStore):

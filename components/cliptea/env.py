@@ -202,6 +202,11 @@ MLFLOW = (
         "the experiment of all runs; ignored for the database in a work directory, and under the MLflow plug-in",
         "`cliptea`",
     ),
+    Variable(
+        "REQUESTS_CA_BUNDLE",
+        "a file of CA certificates for https to MLflow; so are `MLFLOW_TRACKING_SERVER_CERT_PATH` and `CURL_CA_BUNDLE`",
+        "`SSL_CERT_FILE`, if none of the three is set",
+    ),
     Variable("MLFLOW_REGISTRY_URI", "must be unset or the tracking server: models are kept there", "unset"),
 )
 HUB = (

@@ -10,17 +10,20 @@ from cliptea import env
 
 __all__ = ["cores", "share_cores"]
 
-QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of control groups of version 2, as in a pod with a limit
+GROUPS = Path("/sys/fs/cgroup")  # the control groups of this process, as in a pod
 
 
-def cores(quota: Path = QUOTA) -> int:
+def cores(groups: Path = GROUPS) -> int:
     """Number of processor cores that this process may use, from its affinity and its control group."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        limit, period = quota.read_text().split()
-        return max(1, min(count, int(limit) // int(period)))
-    except (OSError, ValueError):  # there are no version 2 control groups, or there is no limit ("max")
-        return count
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of version 2, of version 1
+        try:
+            limit, period = map(int, " ".join((groups / file).read_text() for file in files).split())
+        except (OSError, ValueError):  # there are no control groups of this version, or there is no limit ("max")
+            continue
+        if limit > 0 and period > 0:  # version 1 has the limit -1 if there is none
+            return max(1, min(count, limit // period))
+    return count
 
 
 def share_cores(tasks: int) -> None:

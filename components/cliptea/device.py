@@ -25,7 +25,11 @@ def prepare() -> None:
     The GNU C library keeps freed memory for the next tensors. By default, it returns more of it to the system, which
     has to clear it each time; that took 20 % of the time of the demo's training steps on a CPU.
     Float32 is exact, also on a GPU.
+
+    Raises:
+        ConfigError: the placement gives this step GPUs (CLIPTEA_GPUS), and this process sees fewer.
     """
+    _require_gpus(env.GPUS.count() or 0)
     allow_tf32(False)
     if threads := env.THREADS.count():
         torch.set_num_threads(threads)
@@ -33,6 +37,19 @@ def prepare() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, PIECE)
         mallopt(M_TRIM_THRESHOLD, KEPT)
+
+
+def _require_gpus(wanted: int) -> None:
+    """Without this check, a step whose GPU cannot be used would compute on the CPU for days."""
+    if not wanted:
+        return
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if seen < wanted:
+        raise ConfigError(
+            f"torch can use {seen} of the {wanted} GPU{'s' * (wanted != 1)} that the placement gives to this step",
+            "an image with CUDA, and nodes with a driver that is new enough for it and the device plug-in of the GPUs",
+            "correct the image or the nodes, or set gpus: 0 in the placement to compute on the CPU",
+        )
 
 
 def allow_tf32(allowed: bool) -> None:

@@ -153,6 +153,11 @@ STUDENTS = Variable(
     "`token_parts`",
     expected="a whole number of students, at least 1",
 )
+GPUS = Variable(
+    "CLIPTEA_GPUS",
+    "how many GPUs a step, or each pod of a TrainJob, must see; from the placement's `gpus` of the step",
+    expected="a whole number of GPUs, at least 1",
+)
 IMAGE = Variable("CLIPTEA_IMAGE", "the container image of a run, for a tag in MLflow")
 TRAINER_URL = Variable(
     "KUBEFLOW_TRAINER_SERVER_URL", "by Kubeflow Trainer: the address that takes the progress of a TrainJob"
@@ -191,6 +196,9 @@ OBJECT_STORE = (
     CACHE_GIB,
     Variable("XDG_CACHE_HOME", "the user's cache folder", "`~/.cache`"),
     Variable("SSL_CERT_FILE", "a file of CA certificates for https", "certifi's"),
+    Variable("HTTPS_PROXY", "the proxy for an S3 server with https: `http://HOST:PORT`", "none"),
+    Variable("HTTP_PROXY", "the proxy for an S3 server with http", "none"),
+    Variable("NO_PROXY", "hosts and domains that are reached without a proxy, with commas between them", "none"),
 )
 MLFLOW = (
     Variable("MLFLOW_TRACKING_URI", "the tracking server", "the work directory's database"),
@@ -202,10 +210,13 @@ MLFLOW = (
         "the experiment of all runs; ignored for the database in a work directory, and under the MLflow plug-in",
         "`cliptea`",
     ),
+    Variable(
+        "REQUESTS_CA_BUNDLE",
+        "a file of CA certificates for https to MLflow; so are `MLFLOW_TRACKING_SERVER_CERT_PATH` and `CURL_CA_BUNDLE`",
+        "`SSL_CERT_FILE`, if none of the three is set",
+    ),
     Variable("MLFLOW_REGISTRY_URI", "must be unset or the tracking server: models are kept there", "unset"),
     Variable("PGPASSWORD", "credentials: the password of a PostgreSQL database in `MLFLOW_TRACKING_URI`", "none"),
-    Variable("REQUESTS_CA_BUNDLE", "a file of CA certificates for MLflow, in place of `SSL_CERT_FILE`", "none"),
-    Variable("MLFLOW_TRACKING_SERVER_CERT_PATH", "the same, in place of both", "none"),
 )
 HUB = (
     Variable("HF_ENDPOINT", "the address of the hub", "`https://huggingface.co`"),
@@ -269,7 +280,7 @@ SECTIONS = (
     Section("How a run behaves", BEHAVIOUR),
     Section(
         "Set by the pipeline",
-        (RETRIES, STUDENTS, GRACE, IMAGE, COMMIT),
+        (RETRIES, STUDENTS, GPUS, GRACE, IMAGE, COMMIT),
         "You do not need to set these. The compiled pipeline and the container image set them.",
     ),
     Section(

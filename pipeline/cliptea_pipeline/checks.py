@@ -31,6 +31,7 @@ class Finding(NamedTuple):
     what: str
     state: str
     text: str
+    status: int = 0  # of HTTP, if a server has answered
 
 
 def store(uri: str | None = None) -> Iterator[Finding]:
@@ -148,7 +149,7 @@ def answer(
         found = Finding(what, BROKEN, f"{where} answers {response.status} and is not such a server: check {address}")
     else:
         found = Finding(what, OK, f"{where} answers")
-    return found, said or {}
+    return found._replace(status=response.status), said or {}
 
 
 def _unanswered(what: str, where: str, error: Exception, address: str, away: str) -> Finding:

@@ -21,7 +21,7 @@ from cliptea.storage.base import Entry
 from cliptea.storage.unused import Cached, drop, unused
 from cliptea.tracking.address import require_server
 from cliptea.tracking.database import database_uri
-from cliptea.tracking.kept import Kept, kept_runs
+from cliptea.tracking.kept import UNLISTED, Kept, kept_runs
 from cliptea_pipeline.leftovers import Group, Leftovers, Lists, find_leftovers, read_lists, runs_of
 from cliptea_pipeline.workdir import DATABASE, STORE, held, is_workdir, require_workdir
 
@@ -126,6 +126,11 @@ def _show(console: Console, leftovers: Leftovers, kept: Kept, cached: Sequence[C
     lines = [f"kept: the run {run}, because {why}" for run, why in kept.whole.items()]
     lines += [f"kept: models and results of the run {run}, because {why}" for run, why in kept.models.items()]
     lines[SHOWN:] = [f"kept: {len(lines) - SHOWN} more runs"] if len(lines) > SHOWN else []
+    if unlisted := sum(why == UNLISTED for why in kept.whole.values()):
+        lines.append(
+            f"kept: {_number(unlisted, 'run')} of a cluster that this Kubeflow Pipelines does not list, perhaps of "
+            "another namespace; delete in MLflow those that nobody needs"
+        )
     for line in lines:
         console.print(plain(line), markup=False, soft_wrap=True)
     owners: dict[str, set[Output | str]] = defaultdict(set)

@@ -52,11 +52,11 @@ def clean_(
     with one_line_errors(debug):
         from cliptea_pipeline.clean import clean
         from cliptea_pipeline.endpoint import Endpoint
-        from cliptea_pipeline.schedule import jobs_in_use
+        from cliptea_pipeline.schedule import known_jobs
         from cliptea_pipeline.server_address import named
 
         seconds, root = seconds_of(older_than), local_path("--workdir", workdir)
-        clean(root, keep, seconds, jobs_in_use(Endpoint(endpoint, namespace)) if named(endpoint) else None, yes)
+        clean(root, keep, seconds, known_jobs(Endpoint(endpoint, namespace)) if named(endpoint) else None, yes)
 
 
 def seconds_of(age: str) -> float:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from cliptea.errors import ClipteaError, one_line
-from cliptea_pipeline.endpoint import Away, Endpoint
-from cliptea_pipeline.looks import ENDED, look
+from cliptea_pipeline.endpoint import Endpoint, Unknown
+from cliptea_pipeline.looks import ENDED, state_of
 
 if TYPE_CHECKING:
     from cliptea.tracking.state import End
@@ -53,20 +54,20 @@ def address(run_id: str) -> str | None:
         return None
 
 
-def ended(job_id: str, state_of: Callable[[str], str]) -> End | Literal["RUNNING"] | None:
+def ended(job_id: str, ask: Callable[[str], str]) -> End | Literal["RUNNING"] | None:
     """How a pipeline run has ended, for a sweep: "RUNNING" while it is active, None if Pipelines does not know it.
 
     Args:
         job_id: the pipeline run, which may belong to a single machine or to another cluster.
-        state_of: returns the state of a run in Pipelines, with the errors of `look`. If Pipelines does not answer, the
-            run counts as active.
+        ask: returns the state of a run in Pipelines, with the errors of `looks.state_of`. If Pipelines does not answer,
+            or denies the request, as for runs of another namespace, the run counts as active.
     """
     try:
-        return ENDED.get(state_of(job_id), "RUNNING")
-    except Away:
-        return "RUNNING"
-    except ClipteaError:
+        return ENDED.get(ask(job_id), "RUNNING")
+    except Unknown:
         return None
+    except ClipteaError:
+        return "RUNNING"
 
 
 def sweep(endpoint: Endpoint) -> list[str]:
@@ -76,7 +77,7 @@ def sweep(endpoint: Endpoint) -> list[str]:
     from cliptea.tracking import state as tracked
 
     try:
-        return tracked.sweep(lambda job_id: ended(job_id, lambda run_id: look(endpoint, run_id).state))
+        return tracked.sweep(lambda job_id: ended(job_id, partial(state_of, endpoint)))
     except Exception as error:
         return [f"could not check MLflow for ended runs that are still open there: {_line(error)}"]
 

@@ -36,7 +36,7 @@ class _Api(NamedTuple):
         found, run = self.get(f"runs/{quote(run_id, safe='')}")
         if found.state == OK:
             return run_state(run)
-        if found.state == BROKEN and run:  # a refusal comes with a body that says why
+        if found.status == 404 and run:  # Pipelines' own answers have a body that says why
             raise Unknown(found.text)
         raise Away(found.text, reason=found.text)
 

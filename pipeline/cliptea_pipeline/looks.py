@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CANCELLED", "ENDED", "OPEN", "Look", "Task", "log_address", "look", "read_log", "run_page", "run_state",
-    "step_named", "word",
+    "state_of", "step_named", "word",
 ]  # fmt: skip
 
 CANCELLED = "CANCELED"  # as Pipelines spells it
@@ -72,7 +72,7 @@ def look(endpoint: Endpoint, run_id: str) -> Look:
         EndpointError: it denies the request.
     """
     try:
-        run = _get(endpoint, f"/apis/v2beta1/runs/{quote(run_id, safe='')}", "object")
+        run = _run(endpoint, run_id)
     except Unknown as error:
         raise ConfigError(
             f"the run {run_id!r} does not exist ({error.what})",
@@ -81,6 +81,16 @@ def look(endpoint: Endpoint, run_id: str) -> Look:
     error = " ".join(run.get("error", {}).get("message", "").split())
     tasks = map(_task, run.get("run_details", {}).get("task_details", []))
     return Look(run_state(run), error, sorted(tasks, key=lambda task: task.started))
+
+
+def state_of(endpoint: Endpoint, run_id: str) -> str:
+    """The state of a run; see `run_state`.
+
+    Raises:
+        Unknown: the run does not exist.
+        EndpointError: the server does not answer, or denies the request.
+    """
+    return run_state(_run(endpoint, run_id))
 
 
 def run_state(run: dict[str, Any]) -> str:
@@ -101,6 +111,10 @@ def _task(told: dict[str, Any]) -> Task:
         seconds=0.0 if state in OPEN else (end - start).total_seconds(),
         nodes=[child["pod_name"] for child in told.get("child_tasks", []) if "pod_name" in child],
     )
+
+
+def _run(endpoint: Endpoint, run_id: str) -> dict[str, Any]:
+    return _get(endpoint, f"/apis/v2beta1/runs/{quote(run_id, safe='')}", "object")
 
 
 def _get(endpoint: Endpoint, path: str, kind: str = "") -> Any:

@@ -23,6 +23,8 @@ def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.Pipel
     if step.gpus:
         task.set_accelerator_type(placement.gpu_resource).set_accelerator_limit(step.gpus)
     _environment(task, placement)
+    if step.gpus:
+        task.set_env_variable(env.GPUS.name, str(step.gpus))  # a TrainJob gets the environment of its step
     if name == "resolve":
         task.set_env_variable(env.STUDENTS.name, str(placement.room))
     for key, value in step.node_selector.items():

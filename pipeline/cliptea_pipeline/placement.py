@@ -37,6 +37,7 @@ OWN = {  # variable -> the key that sets it
     env.PATIENCE.name: "patience_seconds",
     env.STUDENTS.name: "students",
     env.GRACE.name: "train_job.grace_seconds",
+    env.GPUS.name: "gpus of each step",
 }
 
 

@@ -14,7 +14,7 @@ from cliptea_pipeline.fit import PARAMETERS
 from cliptea_pipeline.looks import ENDED
 from cliptea_pipeline.submit import warn_of_image
 
-__all__ = ["Schedule", "change", "create", "jobs_in_use", "listed", "require_cron"]
+__all__ = ["Schedule", "change", "create", "known_jobs", "listed", "require_cron"]
 
 FIELD = r"[0-9A-Za-z*?,/-]+"
 CRON = re.compile(rf"({FIELD} ){{5}}{FIELD}|@(hourly|daily|midnight|weekly|monthly|yearly|annually)|@every [0-9hms]+")
@@ -93,8 +93,8 @@ def listed(endpoint: Endpoint) -> list[Schedule]:
         return [_shown(run, pipeline) for run in found if _follows(run, pipeline) or _given(run).keys() >= known]
 
 
-def jobs_in_use(endpoint: Endpoint) -> dict[str, str]:
-    """The ids of the runs that are active, or the last run of a schedule, with the reason."""
+def known_jobs(endpoint: Endpoint) -> dict[str, str]:
+    """The ids of all runs, and why each is in use: it is active, or the last one of a schedule. Otherwise, it is ""."""
     schedules = {schedule.id: schedule.name for schedule in listed(endpoint)}
     with endpoint.asked():
         pages = all_pages(
@@ -103,7 +103,7 @@ def jobs_in_use(endpoint: Endpoint) -> dict[str, str]:
         )
         runs = sorted(pages, key=lambda run: run.created_at)
     last = {schedules.get(run.recurring_run_id): run.run_id for run in runs}  # by the name of the schedule
-    jobs = {run.run_id: "it is active in Kubeflow Pipelines" for run in runs if run.state not in ENDED}
+    jobs = {run.run_id: "" if run.state in ENDED else "it is active in Kubeflow Pipelines" for run in runs}
     return jobs | {job: f"it is the last run of the schedule {name}" for name, job in last.items() if name is not None}
 
 

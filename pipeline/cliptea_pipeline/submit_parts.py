@@ -52,7 +52,11 @@ def submit_parts(
             entry: dict[str, Any] = {"part": part.number, "run": run_id, "address": run_page(endpoint, run_id) or None}
             entry["state"] = "RUNNING"  # also if watching it fails
             document.setdefault("runs", []).append(entry)
-            code = watch.wait(endpoint, run_id, store)
+            try:
+                code = watch.wait(endpoint, run_id, store)
+            except Exception:  # nobody knows how it ends
+                unfinished.append(part)
+                raise
             entry["state"] = watch.state_of(code)
             if code == ExitCode.DONE:
                 finished.append(part.number)

@@ -340,6 +340,9 @@ def test_a_sweep_is_told_how_runs_have_ended(pipelines, mlflow, monkeypatch, lif
         told.update({job: ended(job) for job in (RUN, "elsewhere")})
         pipelines.away = 1
         told["away"] = ended(RUN)
+        pipelines.token = "of somebody else"
+        told["denied"] = ended(RUN)
+        pipelines.token = None
         return []
 
     monkeypatch.setattr(state, "sweep", sweep)
@@ -349,7 +352,7 @@ def test_a_sweep_is_told_how_runs_have_ended(pipelines, mlflow, monkeypatch, lif
         pipelines.looked[RUN] = 5
     submit.submit(Endpoint(), submit.parameters("smoke", []))
     assert call("schedule", "--list").exit_code == 0
-    assert told == {RUN: end, "elsewhere": None, "away": "RUNNING"}
+    assert told == {RUN: end, "elsewhere": None, "away": "RUNNING", "denied": "RUNNING"}
 
 
 def test_a_sweep_that_fails_costs_a_line(pipelines, monkeypatch):

@@ -210,6 +210,9 @@ def test_runs_that_ended_without_a_word_are_closed(pipelines, monkeypatch, serve
     pipelines.away = 100
     doctor("--endpoint", pipelines.url)
     assert asked == {"r": "RUNNING", "gone": "RUNNING"}
+    pipelines.away, pipelines.token = 0, "of somebody else"
+    doctor("--endpoint", pipelines.url)
+    assert asked == {"r": "RUNNING", "gone": "RUNNING"}  # a run that nobody may see here may be active
     doctor("--endpoint", "http://127.0.0.1:9")
     assert asked == {"r": "RUNNING", "gone": "RUNNING"}
     monkeypatch.delenv("KFP_ENDPOINT")

@@ -9,7 +9,7 @@ from cliptea.tracking.runs import Tag
 from cliptea_pipeline import submit as submitting
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.endpoint import Endpoint
-from cliptea_pipeline.schedule import create, jobs_in_use
+from cliptea_pipeline.schedule import create, known_jobs
 
 
 def add(pipelines, name, state, second, schedule=None):
@@ -35,7 +35,8 @@ def fill(pipelines):
 def test_active_runs_and_the_last_run_of_each_schedule_are_in_use(watching, pipelines):
     fill(pipelines)
     active = {f"active-{number}": "it is active in Kubeflow Pipelines" for number in range(5)}
-    assert jobs_in_use(Endpoint()) == active | {"last": "it is the last run of the schedule weekly"}
+    others = dict.fromkeys(("first", "second", "submitted", "other"), "")
+    assert known_jobs(Endpoint()) == active | others | {"last": "it is the last run of the schedule weekly"}
 
 
 def test_the_command_asks_the_endpoint(watching, pipelines, store, tmp_path, monkeypatch):
@@ -43,7 +44,7 @@ def test_the_command_asks_the_endpoint(watching, pipelines, store, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     fill(pipelines)
-    jobs, made = ("first", "last", "active-0", "submitted"), {}
+    jobs, made = ("first", "last", "active-0", "submitted", "of-another-namespace"), {}
     for job in jobs:
         tags = {Tag.KEY: job, Tag.JOB: job, Tag.FINGERPRINT: "f"}
         made[job] = output("train", job)
@@ -54,7 +55,9 @@ def test_the_command_asks_the_endpoint(watching, pipelines, store, tmp_path, mon
     assert {key.split("/")[1] for key in keys(store) if key.startswith("train/")} == {
         made["last"].fingerprint,
         made["active-0"].fingerprint,
+        made["of-another-namespace"].fingerprint,
     }
+    assert "kept: 1 run of a cluster that this Kubeflow Pipelines does not list" in answer.stdout
     monkeypatch.delenv("KFP_ENDPOINT")
     answer = CliRunner().invoke(app, ["clean", "--keep", "0"])
     assert (answer.exit_code, answer.stderr.count("\n")) == (2, 1)

@@ -1,12 +1,15 @@
 """A Kubernetes API that is away for a while, in each way, while a TrainJob goes on or ends."""
 
+import re
 import threading
 import time
 from types import SimpleNamespace
 
 import pytest
+from cluster.kubernetes_objects import deleted
 from lives import complete, ended, follow, nothing, running, script, waiting
 from quick_pace import Quick
+from test_lives import NODE_LOST
 
 from cliptea import outage
 from cliptea.cluster import follow as module
@@ -99,13 +102,101 @@ def test_an_old_trainjob_has_its_time_to_go_after_an_outage(kubernetes, monkeypa
     assert (len(kubernetes.created), len(kubernetes.deleted)) == (2, 1)
 
 
-def test_an_old_trainjob_that_does_not_go_is_told(kubernetes, monkeypatch):
+def on_node(server, *names):
+    for pod in server.pods:
+        if pod["metadata"]["name"] in names:
+            pod["spec"] = {"nodeName": "gpu-7", "containers": [{"name": "node", "resources": {}}]}
+
+
+def never_gone(kubernetes, monkeypatch, *pods):
+    """Let the deletion of a failed TrainJob not end, because of these pods."""
+    told = []
+
+    def delete(cluster, name):
+        told.append(name)
+        kubernetes.jobs[name] = deleted(kubernetes.jobs[name])
+        kubernetes.deleting(*pods)
+        on_node(kubernetes, *pods)
+
+    monkeypatch.setattr(Cluster, "delete", delete)
+    return told
+
+
+HELD = (
+    "the old TrainJob cliptea-g-a-.* is still not deleted: its pod p1 on node gpu-7 does not end; if the node is lost, "
+    "run `kubectl -n team delete pod p1 --force` or `kubectl taint node gpu-7 "
+    "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute`"
+)
+
+
+class Waiting(Quick):
+    gone = -1.0  # with a grace period of a second, an old TrainJob is late at once
+
+
+def lost_for_good(server):
+    server.gone("p0")
+    server.pod("p1", index=1, conditions=[NODE_LOST])
+    server.end("Failed")
+
+
+def test_a_pod_of_a_lost_node_is_named_and_waited_for(kubernetes, monkeypatch, capfd):
+    deletions = never_gone(kubernetes, monkeypatch, "p1")
+
+    def leave():
+        kubernetes.gone("p1")
+        kubernetes.jobs.clear()
+
+    def lost(server):
+        lost_for_good(server)
+        threading.Timer(1.5, leave).start()
+
+    pend = lambda server: server.pod("p1", "Pending", index=1)  # noqa: E731
+    kubernetes.play = script(running, lost, *[pend] * 20, running, complete)
+    follow(Waiting, grace_seconds=1, pending_seconds=60)
+    assert (len(kubernetes.created), len(deletions)) == (2, 1)
+    said = [line for line in capfd.readouterr().err.splitlines() if "is still not deleted" in line]
+    assert len(said) == 1
+    assert re.fullmatch(f"warning: p1: {HELD}", said[0])
+
+
+def test_the_new_trainjob_has_all_of_its_time_to_start(kubernetes, monkeypatch):
+    clock = Clock(monkeypatch)
+    never_gone(kubernetes, monkeypatch, "p1")
+
+    def leave():
+        clock.ahead += 3000
+        time.sleep(0.2)
+        kubernetes.gone("p1")
+        kubernetes.jobs.clear()
+
+    def lost(server):
+        lost_for_good(server)
+        threading.Timer(0.3, leave).start()
+
+    def late(server):
+        server.pod("p1", "Pending", index=1)
+        clock.ahead += 100
+
+    kubernetes.play = script(running, lost, *[late] * 10, running, complete)
+    follow(Quick, pending_seconds=3600)
+    assert len(kubernetes.created) == 2
+
+
+def test_an_old_trainjob_that_does_not_go_is_told_in_the_end(kubernetes, monkeypatch):
+    never_gone(kubernetes, monkeypatch, "p1")
+    kubernetes.play = script(running, lost_for_good)
+    with pytest.raises(ClusterError, match=HELD):
+        follow(Waiting, grace_seconds=1, pending_seconds=1)
+
+
+def test_an_old_trainjob_without_pods_that_does_not_go_is_told(kubernetes, monkeypatch):
     monkeypatch.setattr(Cluster, "delete", lambda cluster, name: None)
     kubernetes.play = lambda server: server.end("Failed")
     with pytest.raises(ClusterError, match="failed: jobset failed"):
         follow()
-    with pytest.raises(ClusterError, match=r"the old TrainJob cliptea-g-a-.* is still not deleted; delete it"):
-        follow(grace_seconds=1)
+    words = r"the old TrainJob cliptea-g-a-.* is still not deleted, and none of its pods is left: `kubectl -n team get "
+    with pytest.raises(ClusterError, match=words):
+        follow(Waiting, grace_seconds=1, pending_seconds=1)
 
 
 def test_an_outage_is_no_time_in_which_pods_could_have_started(kubernetes, monkeypatch):

@@ -101,6 +101,7 @@ def test_everything_is_set_on_every_step():
         environment = {item["name"]: item["value"] for item in container["env"]}
         assert environment.pop("CLIPTEA_STUDENTS", None) == ("100" if step == "resolve" else None)
         assert environment == {
+            "CLIPTEA_GPUS": "2",
             "CLIPTEA_IMAGE": IMAGE,
             "CLIPTEA_STORE": "s3://bucket/folder",
             "CLIPTEA_RETRIES": RETRIES,
@@ -190,6 +191,7 @@ def test_everything_reaches_the_pods_of_a_trainjob(name):
     assert len(names) == len(set(names))
     given = {variable["name"]: variable for variable in container["env"]}
     assert given["CLIPTEA_STORE"]["value"] == "s3://bucket/folder"
+    assert given["CLIPTEA_GPUS"]["value"] == "2"  # of each pod
     assert (given["CLIPTEA_GRACE_SECONDS"]["value"], given["NCCL_SOCKET_IFNAME"]["value"]) == ("55", "eth0")
     assert (given["CLIPTEA_RETRIES"]["value"], given["CLIPTEA_PATIENCE"]["value"]) == (RETRIES, "90")
     reference = given["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]
@@ -218,6 +220,7 @@ def test_the_mlflow_plugin_sets_its_variables_alone(on):
         ({"environment": {"CLIPTEA_RETRIES": "{}"}}, "CLIPTEA_RETRIES is set by the key retries"),
         ({"config_keys": ["CLIPTEA_PATIENCE"]}, "CLIPTEA_PATIENCE is set by the key patience_seconds"),
         ({"secrets": {"own": ["CLIPTEA_IMAGE"]}}, "CLIPTEA_IMAGE is set by the key image"),
+        ({"environment": {"CLIPTEA_GPUS": "1"}}, "CLIPTEA_GPUS is set by the key gpus of each step"),
         (
             {"environment": {"CLIPTEA_GRACE_SECONDS": "60"}},
             "CLIPTEA_GRACE_SECONDS is set by the key train_job.grace_seconds",

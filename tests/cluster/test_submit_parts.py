@@ -107,7 +107,7 @@ def test_when_the_server_denies_access_no_further_part_starts(pipelines):
     assert ended.exit_code == 1
     assert [run["state"] for run in json.loads(ended.stdout)["runs"]] == ["RUNNING"]
     *_, left, error = ended.stderr.splitlines()
-    assert left == "parts that have not finished: 2-3; to submit them, add --parts 2-3"
+    assert left == "parts that have not finished: 1-3; to submit them, add --parts 1-3"  # it can no longer be watched
     assert "denies access (401: the token" in error
 
 

@@ -232,6 +232,53 @@ def test_a_warning_about_an_earlier_trainjob_of_the_name_is_old(kubernetes):
     follow()
 
 
+CREATION = ["FailedCreate", "JobCreationFailed", "TrainJobResourcesCreationFailed"]
+
+
+@pytest.mark.parametrize("reason", CREATION)
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_warning_that_is_over_ends_no_trainjob(kubernetes, reason, nodes):
+    """A webhook fails for a second; then the pods are created, and wait for long for a node."""
+
+    def first_pod(server):
+        server.pod("p0", "Pending", conditions=[NO_NODE])
+
+    warned = event(reason, "failed calling webhook", NAME)
+    kubernetes.play = script(
+        warned, *[first_pod] * 40, *[lambda server: server.pod("p1", index=1)] * 2, running, complete
+    )
+    follow(Impatient, nodes=nodes)
+    assert kubernetes.deleted == []
+
+
+def test_a_warning_after_the_newest_pod_counts_while_pods_are_lacking(kubernetes):
+    """Its time is that of the last repetition."""
+
+    def refused(server):
+        server.pod("p0")
+        server.events = []
+        server.event("TrainJobResourcesCreationFailed", "violates PodSecurity", NAME)
+        again = {"count": 2, "lastObservedTime": "2100-01-01T00:00:00.000000Z"}
+        server.events[0] |= {"series": again}
+
+    kubernetes.play = refused
+    with pytest.raises(ClusterError, match="violates PodSecurity"):
+        follow(Impatient, nodes=2)
+
+
+def test_a_job_that_a_queue_held_has_its_time_after_a_warning_from_before(kubernetes):
+    """The warning is as old as the wait in the queue, and for a moment there are no pods yet."""
+
+    def warned(server):
+        suspended(server)
+        if not server.events:
+            server.event("TrainJobResourcesCreationFailed", "failed calling webhook", NAME)
+
+    kubernetes.play = script(*[warned] * 60, lambda server: server.suspend(False), running, complete)
+    follow(Impatient)
+    assert kubernetes.deleted == []
+
+
 @pytest.mark.parametrize(("verb", "resource"), [("create", "trainjobs"), ("list", "pods"), ("list", "events")])
 def test_a_missing_right_is_named(kubernetes, verb, resource):
     kubernetes.denied = {(verb, resource)}

@@ -64,6 +64,15 @@ def test_the_namespace_asks_for_the_restricted_standard(name):
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
+def test_a_pod_that_says_nothing_is_not_evicted_first(name):
+    """The launcher of a TrainJob takes 135 MiB for its imports alone, and its pod cannot have a request of its own."""
+    (limits,) = one(overlay(name), "LimitRange", "cliptea")["spec"]["limits"]
+    assert limits["type"] == "Container"
+    assert limits["defaultRequest"]["memory"] == "512Mi"
+    assert ("cpu" in limits["defaultRequest"]) == (name == "production")
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
 def test_removing_an_overlay_keeps_the_namespace(name):
     assert not [item for item in overlay(name) if item["kind"] in ("Namespace", "PersistentVolumeClaim")]
 

@@ -19,7 +19,17 @@ MINE = len(os.sched_getaffinity(0))
 )  # fmt: skip
 def test_the_quota_of_a_pod_counts(tmp_path, quota, count):
     (tmp_path / "cpu.max").write_text(quota)
-    assert cores(tmp_path / "cpu.max") == count
+    assert cores(tmp_path) == count
+
+
+@pytest.mark.parametrize(
+    ("quota", "count"), [(-1, MINE), (100000, 1), (150000, 1), (50000, 1), (9900000, MINE), ("", MINE)]
+)
+def test_the_quota_of_control_groups_of_version_1_counts(tmp_path, quota, count):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
+    assert cores(tmp_path) == count
 
 
 def test_without_control_groups_all_cores_count(tmp_path):

@@ -107,9 +107,32 @@ class _Follower:
                     self.cluster.delete(self.name)
                 if present is not None:
                     leaves = self.clock if leaves is None else leaves
-                    if self.clock - leaves > self.pace.gone + self.settings.grace_seconds:
-                        raise ClusterError(f"the old TrainJob {self.name} is still not deleted", todo="delete it")
+                    self.start = self.clock  # the new one has all of its time to start
+                    self._look_at_old(self.clock - leaves - self.pace.gone - self.settings.grace_seconds)
             time.sleep(self.pace.poll)
+
+    def _look_at_old(self, late: float) -> None:
+        """Say why a deleted TrainJob, which is `late` by this many seconds, is still there. Give up in the end."""
+        if late <= 0:
+            return
+        held = self._held()
+        self._tell([held])
+        if late > self.settings.pending_seconds:
+            raise ClusterError(held.text)
+
+    def _held(self) -> Trouble:
+        """What keeps a deleted TrainJob from going away. The pods of a node that is lost stay until somebody acts."""
+        left, namespace = self.cluster.pods(self.name), f"kubectl -n {self.cluster.namespace}"
+        text = f"the old TrainJob {self.name} is still not deleted"
+        if not left:
+            todo = f"`{namespace} get trainjob {self.name} -o yaml` shows the finalizers that it waits for"
+            return Trouble("other", self.name, f"{text}, and none of its pods is left: {todo}")
+        pod, node = left[0]["metadata"]["name"], left[0].get("spec", {}).get("nodeName", "")
+        where = f" on node {node}" if node else ""
+        todo = f"run `{namespace} delete pod {pod} --force`"
+        if node:
+            todo += f" or `kubectl taint node {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute`"
+        return Trouble("other", pod, f"{text}: its pod {pod}{where} does not end; if the node is lost, {todo}")
 
     def _created(self, job: dict[str, Any]) -> bool:
         try:
@@ -198,7 +221,8 @@ class _Follower:
         """Delete a TrainJob that cannot start, so that it does not occupy nodes."""
         if self.started:
             return
-        long = [t for t in now if t.kind in HOPELESS and self.clock - self.since[t[:2]] > self.pace.hopeless]
+        ages = ((t, min(seconds, self.clock - self.since[t[:2]])) for t in now if t.kind in HOPELESS)
+        long = [trouble for trouble, age in ages if age > self.pace.hopeless]
         if long or seconds > self.settings.pending_seconds:
             self.cluster.delete(self.name)
             why = (long or now or [Trouble("other", self.name, f"{at_work} of {self.settings.nodes} pods run")])[0]

@@ -16,6 +16,7 @@ __all__ = [
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 HOPELESS = ("image", "settings", "forbidden")  # kinds that need a fix by the user
+NOT_CREATED = ("FailedCreate", "JobCreationFailed", "TrainJobResourcesCreationFailed")  # reasons of events
 # Kinds that the cluster caused, so that the same TrainJob may succeed later.
 AGAIN = ("lost", "gone", "deserted", "halted", "stopped")
 # Kinds that make a TrainJob fail, with the most likely first. After a failure of the code, the failed pod stays and the
@@ -108,8 +109,22 @@ def troubles(
     if suspended(job) and (message := _waits_for(job, workload, late)):
         found.append(Trouble("suspended", name, f"suspended, waiting to be admitted: {message}"))
     since = _second(job["metadata"].get("creationTimestamp"))  # an earlier TrainJob may have had the same name
-    recent = (event for event in events if _second(event.get("lastTimestamp") or event.get("eventTime")) >= since)
+    recent = [event for event in events if _last_seen(event) >= since and not _overcome(event, job, pods)]
     return found + [trouble for event in recent if (trouble := _of_event(event)) is not None]
+
+
+def _overcome(event: dict[str, Any], job: dict[str, Any], pods: list[dict[str, Any]]) -> bool:
+    """Whether pods have been created since a warning that they cannot be. Kubernetes lists events for an hour."""
+    if event.get("reason") not in NOT_CREATED:
+        return False
+    created = [_second(pod["metadata"].get("creationTimestamp")) for pod in pods]
+    nodes = job["spec"].get("trainer", {}).get("numNodes", 1)
+    return len(created) >= nodes or _last_seen(event) <= max(created, default="")
+
+
+def _last_seen(event: dict[str, Any]) -> str:
+    series = event.get("series") or {}
+    return _second(event.get("lastTimestamp") or series.get("lastObservedTime") or event.get("eventTime"))
 
 
 def _waits_for(job: dict[str, Any], workload: dict[str, Any] | None, late: bool) -> str:
@@ -198,7 +213,7 @@ def _terminated(ended: dict[str, Any], pod: dict[str, Any]) -> tuple[str, str] |
 def _of_event(event: dict[str, Any]) -> Trouble | None:
     reason, message = event.get("reason", ""), event.get("message", "")
     where = event["involvedObject"].get("name", "")
-    if reason in ("FailedCreate", "JobCreationFailed", "TrainJobResourcesCreationFailed"):
+    if reason in NOT_CREATED:
         kind, more = ("quota", "; waiting for room") if QUOTA in message else ("forbidden", "")
         return Trouble(kind, where, f"its pods cannot be created: {message}{more}")
     if reason in ("FailedMount", "FailedAttachVolume"):

@@ -7,6 +7,7 @@ import logging
 import os
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
 import certifi
@@ -22,10 +23,12 @@ from cliptea import watchdog
 from cliptea.errors import ServerAway, StorageError, one_line
 from cliptea.messages import of_connection
 from cliptea.outage import Outage
+from cliptea.storage.proxies import pool
 from cliptea.storage.s3_errors import cause, endpoint, is_untrusted, server, why
 
 __all__ = ["Limits", "absence", "connect"]
 
+ROLES = urlsplit("https://sts.amazonaws.com")
 BUSY = (408, 429, 500, 502, 503, 504)  # temporary errors, after which the same request may succeed
 CONNECTIONS = 64  # connections in the pool; more threads open additional connections
 # A single attempt that raises an error if the server is not available. minio handles other answers.
@@ -113,7 +116,8 @@ def connect(limits: Limits) -> minio.Minio:
         secure=url.scheme == "https",
         region=_region(),
         credentials=_credentials(),
-        http_client=urllib3.PoolManager(
+        http_client=pool(
+            url,
             timeout=urllib3.Timeout(connect=limits.timeout, read=limits.timeout),
             retries=TRY,
             maxsize=CONNECTIONS,
@@ -132,7 +136,9 @@ def _region() -> str | None:
 def _credentials() -> Provider:
     web = bool(os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"))
     timeout, tries = (ROLE_TIMEOUT, ROLE_TRIES) if web else (METADATA_TIMEOUT, urllib3.Retry(total=1))
-    role = IamAwsProvider(http_client=urllib3.PoolManager(timeout=timeout, retries=tries), region=_region())
+    # Roles by web identity are AWS's. Others come from the machine itself, where no proxy leads.
+    client = pool(ROLES, timeout=timeout, retries=tries) if web else urllib3.PoolManager(timeout=timeout, retries=tries)
+    role = IamAwsProvider(http_client=client, region=_region())
     provider = ChainedProvider([EnvAWSProvider(), AWSConfigProvider(), role])
     try:
         provider.retrieve()

@@ -13,13 +13,14 @@ from urllib3.exceptions import (
     MaxRetryError,
     NewConnectionError,
     ProtocolError,
+    ProxyError,
     ResponseError,
     SSLError,
     TimeoutError,
 )
 
 from cliptea import env
-from cliptea.errors import ServerAway, StorageError
+from cliptea.errors import ServerAway, StorageError, one_line
 from cliptea.messages import of_connection
 from cliptea.outage import untrusted
 from cliptea.storage.base import missing
@@ -147,6 +148,9 @@ def _unreachable(error: HTTPError) -> StorageError:
 def why(error: HTTPError) -> str:
     """The reason of a failed attempt in a few words."""
     reason = cause(error)
+    if isinstance(reason, ProxyError):
+        inner = reason.original_error
+        return f"the proxy does not connect: {why(inner) if isinstance(inner, HTTPError) else one_line(inner)}"
     if isinstance(reason, NewConnectionError):
         return str(reason).rpartition(": ")[2].rpartition("] ")[2].rstrip(")")  # without "[Errno 111]"
     if isinstance(reason, TimeoutError):

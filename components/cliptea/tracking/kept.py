@@ -18,9 +18,10 @@ from cliptea.tracking.mlflow_client import connect, persist
 from cliptea.tracking.runs import Tag
 from cliptea.tracking.state import SILENCE_SECONDS, silence_of
 
-__all__ = ["RUNNING", "Kept", "kept_runs"]
+__all__ = ["RUNNING", "UNLISTED", "Kept", "kept_runs"]
 
 RUNNING = "it is running"
+UNLISTED = "the Kubeflow Pipelines that was asked does not list it"
 CLOSED = ("FINISHED", "FAILED", "KILLED")  # states in MLflow; a run in any other state is open
 RUN_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 
@@ -38,13 +39,15 @@ def kept_runs(ids: Iterable[str], newest: int, seconds: float, jobs: Mapping[str
     """Those of the pipeline runs `ids` that are kept, and why. Nothing is changed in MLflow.
 
     A run is kept as a whole if it is running, if a registered model has given an alias such as champion to its model,
-    if Pipelines uses it, or if MLflow does not know it. So are the `newest` finished runs and all runs that ended
-    later, and those that ended less than `seconds` ago. Of the runs that other versions of registered models come from,
-    models and results are kept.
+    if Pipelines uses it, or if MLflow does not know it. So is a run of a cluster that Pipelines does not list, because
+    another namespace, which shares the store and MLflow, may use it. So are the `newest` finished runs and all runs
+    that ended later, and those that ended less than `seconds` ago. Of the runs that other versions of registered models
+    come from, models and results are kept.
 
     Args:
         ids: ids of pipeline runs in MLflow.
-        jobs: pipeline runs that Kubeflow Pipelines uses, by their ids there, and why; None if it was not asked.
+        jobs: all pipeline runs that Kubeflow Pipelines lists, by their ids there, and why it uses each one, or "".
+            None if it was not asked.
 
     Raises:
         ConfigError: there are runs of a cluster, and Pipelines was not asked.
@@ -68,6 +71,7 @@ def _kept(client: MlflowClient, ids: list[str], newest: int, seconds: float, job
     kept |= aliased
     kept |= {run_id: why for run_id, run in present.items() if (why := _reason(run, jobs or {}))}
     kept |= {run_id: "MLflow does not know it" for run_id in found.keys() - runs.keys()}
+    kept = {run_id: UNLISTED for run_id, run in present.items() if _is_unlisted(run, jobs or {})} | kept
     for run_id in list(kept):
         earlier = runs[run_id].data.tags.get(Tag.SKIPPED) if run_id in runs else None
         if earlier:
@@ -89,6 +93,10 @@ def _find(client: MlflowClient, run_id: str) -> MlflowRun | None:
 
 def _is_of_cluster(run: MlflowRun) -> bool:
     return run.data.tags.get(Tag.KEY) != run.data.tags.get(Tag.FINGERPRINT)
+
+
+def _is_unlisted(run: MlflowRun, jobs: Mapping[str, str]) -> bool:
+    return _is_of_cluster(run) and run.data.tags.get(Tag.JOB, "") not in jobs
 
 
 def _reason(run: MlflowRun, jobs: Mapping[str, str]) -> str:

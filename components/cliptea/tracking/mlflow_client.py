@@ -98,6 +98,7 @@ def connect() -> MlflowClient:
             "runs and models in one MLflow",
             "unset MLFLOW_REGISTRY_URI",
         )
+    _trust()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default waits for minutes; `persist` waits
     if trouble := database_trouble(uri):
@@ -131,6 +132,13 @@ def _require_answer(client: MlflowClient) -> None:
         get_default_host_creds(uri), PROBE, "POST", json={"max_results": 1}, timeout=PROBE_SECONDS, max_retries=0
     )
     verify_rest_response(answer, PROBE)
+
+
+def _trust() -> None:
+    """Let MLflow trust the CA in SSL_CERT_FILE, which its library `requests` does not read."""
+    own = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "MLFLOW_TRACKING_SERVER_CERT_PATH")
+    if (file := os.environ.get("SSL_CERT_FILE")) and not any(map(os.environ.get, own)):
+        os.environ["REQUESTS_CA_BUNDLE"] = file
 
 
 def away(error: BaseException) -> MlflowAway:

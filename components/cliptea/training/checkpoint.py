@@ -20,12 +20,18 @@ from cliptea import outage, progress
 from cliptea.errors import ServerAway, StorageError, one_line, refuse_system
 from cliptea.finite import named_tensors, require_finite
 from cliptea.storage import Entry, Store
+from cliptea.storage.base import missing
 from cliptea.training.distributed import ALONE, World
 
 __all__ = ["Checkpoints"]
 
 NAME = re.compile(r"\d{9}-[0-9a-f]{32}\.pt")  # everything else in the folder is somebody else's
+LOOKS = 3  # for a checkpoint that all processes can read, while another run deletes some
 LOOK_SECONDS = 0.2  # between two checks whether the previous write is done or the store is not available
+
+
+class Gone(Exception):
+    """Another run that trains the same student has deleted this checkpoint."""
 
 
 class Checkpoints:
@@ -62,11 +68,9 @@ class Checkpoints:
             NotFinite: a tensor in it holds NaN or infinity.
             StorageError: this process cannot read the checkpoint that the first process has read.
         """
-        key, data = self._last_whole() if self._world.is_first else (None, None)
-        key = self._world.agree(key)
+        key, data = self._agreed()
         if key is None:
             return None
-        data = data or self._whole(key)
         if data is None:
             raise StorageError(f"the checkpoint {self._store.uri(key)} is damaged", todo="run again")
         try:
@@ -152,20 +156,53 @@ class Checkpoints:
         for entry in self._entries()[: -self._keep]:
             self._store.delete(entry.key)
 
+    def _agreed(self) -> tuple[str | None, bytes | None]:
+        """Key and bytes of the checkpoint that the first process has read. Here, it may be damaged (None)."""
+        looks = 0
+        while True:
+            key, data = self._last_whole() if self._world.is_first else (None, None)
+            key, gone = self._world.agree(key), False
+            if key is None:
+                return None, None
+            try:
+                data = data or self._whole(key)
+            except Gone:
+                gone = True
+            if not self._world.any(gone):
+                return key, data
+            looks += 1
+            if looks == LOOKS:
+                raise missing(self._store.uri(key))
+
     def _last_whole(self) -> tuple[str | None, bytes | None]:
-        """Key and bytes of the newest intact checkpoint."""
-        for entry in reversed(self._entries()):
-            data = self._whole(entry.key)
+        """Key and bytes of the newest intact checkpoint. Another run that trains the same student may delete some."""
+        passed: set[str] = set()
+        while left := [entry.key for entry in self._entries() if entry.key not in passed]:
+            key = left[-1]
+            passed.add(key)
+            try:
+                data = self._whole(key)
+            except Gone:
+                continue
             if data is not None:
-                return entry.key, data
-            progress.warn(f"the checkpoint {self._store.uri(entry.key)} is damaged; using the previous one")
-            self._store.delete(entry.key)
+                return key, data
+            progress.warn(f"the checkpoint {self._store.uri(key)} is damaged; using the previous one")
+            self._store.delete(key)
         return None, None
 
     def _whole(self, key: str) -> bytes | None:
-        """The bytes of a checkpoint if they match its name, or None. A mismatch is read a second time."""
+        """The bytes of a checkpoint if they match its name, or None. A mismatch is read a second time.
+
+        Raises:
+            Gone: it does not exist any more.
+        """
         for _ in range(2):
-            data = self._store.get(key)
+            try:
+                data = self._store.get(key)
+            except StorageError:
+                if self._store.entry(key) is None:
+                    raise Gone from None
+                raise
             if key.endswith(f"-{_digest(data)}.pt"):
                 return data
         return None

@@ -5,7 +5,7 @@ import pytest
 from past_runs import add_run, add_variant, register
 
 from cliptea.errors import ConfigError
-from cliptea.tracking.kept import RUNNING, kept_runs
+from cliptea.tracking.kept import RUNNING, UNLISTED, kept_runs
 from cliptea.tracking.runs import Tag, now
 
 UNKNOWN = "0" * 32
@@ -88,13 +88,27 @@ def test_runs_of_a_cluster_need_an_answer_from_pipelines(client):
     other = add_run(client, hours=8, **CLUSTER | {Tag.KEY: "job-2", Tag.JOB: "job-2"})
     with pytest.raises(ConfigError, match=r"its schedules are not known here.*KFP_ENDPOINT"):
         kept(scheduled, other)
-    assert kept(scheduled, other, jobs={"job-1": "why"}) == {scheduled: "why"}
+    assert kept(scheduled, other, jobs={"job-1": "why", "job-2": ""}) == {scheduled: "why"}
+
+
+def test_a_run_that_pipelines_does_not_list_may_be_of_another_namespace(client):
+    elsewhere = add_run(client, hours=9, **CLUSTER)
+    listed = add_run(client, hours=8, **CLUSTER | {Tag.KEY: "job-2", Tag.JOB: "job-2"})
+    alone = add_run(client, hours=7)  # of a single machine
+    assert kept(elsewhere, listed, alone, jobs={"job-2": ""}) == {elsewhere: UNLISTED}
+    client.delete_run(elsewhere)
+    assert kept(elsewhere, listed, alone, jobs={"job-2": ""}) == {}
+
+
+def test_another_reason_to_keep_an_unlisted_run_comes_first(client):
+    newest = add_run(client, hours=9, **CLUSTER)
+    assert kept(newest, newest=1, jobs={}) == {newest: "it is one of the newest"}
 
 
 def test_a_failed_run_of_a_cluster_with_a_heartbeat_may_be_retried_now(client):
     retried = add_run(client, "FAILED", 9, **CLUSTER | {Tag.HEARTBEAT: now()})
     silent = add_run(client, "FAILED", 9, **CLUSTER | {Tag.HEARTBEAT: "2026-01-01T00:00:00+00:00"})
-    assert kept(retried, silent, jobs={}) == {retried: RUNNING}
+    assert kept(retried, silent, jobs={"job-1": ""}) == {retried: RUNNING}
 
 
 def test_nothing_is_changed_in_mlflow(client):

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.utils.validation import _validate_metric
@@ -375,3 +376,32 @@ def test_a_full_disk_is_waited_for_only_if_it_is_the_server_s(monkeypatch, uri, 
     told = away(error)
     assert told.temporary == passes
     assert passes or "the disk is full" in str(told)
+
+
+BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "MLFLOW_TRACKING_SERVER_CERT_PATH")
+
+
+@pytest.fixture
+def no_bundle(monkeypatch):
+    for name in (*BUNDLES, "SSL_CERT_FILE"):
+        monkeypatch.setenv(name, "")  # so that what `connect` sets is undone
+        monkeypatch.delenv(name)
+
+
+def test_mlflow_trusts_the_ca_that_ssl_cert_file_names(database, no_bundle, monkeypatch):
+    connect()
+    assert "REQUESTS_CA_BUNDLE" not in os.environ
+    monkeypatch.setenv("SSL_CERT_FILE", "/ca.pem")
+    connect()
+    with requests.Session() as session:
+        settings = session.merge_environment_settings("https://mlflow.example.test", {}, None, None, None)
+    assert settings["verify"] == "/ca.pem"
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_bundle_of_the_user_counts_more(database, no_bundle, monkeypatch, name):
+    monkeypatch.setenv("SSL_CERT_FILE", "/ca.pem")
+    monkeypatch.setenv(name, "/own.pem")
+    connect()
+    assert os.environ[name] == "/own.pem"
+    assert [os.environ.get(other) for other in BUNDLES if other != name] == [None, None]

@@ -3,6 +3,7 @@
 import hashlib
 import threading
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from cliptea.outage import Outage
 from cliptea.storage import FileStore
 from cliptea.training.batches import batches
 from cliptea.training.checkpoint import Checkpoints
+from cliptea.training.distributed import World
 from cliptea.training.trainer import Trainer
 
 SEED = 5
@@ -88,6 +90,65 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(store, told, 
     for entry in list(store.entries("train/x/checkpoints")):
         store.put(entry.key, damage(store.get(entry.key)))
     assert last(store) is None
+
+
+class Shared(FileStore):
+    """A store in which another run of the same student writes and deletes right before this one reads."""
+
+    def __init__(self, root, other):
+        super().__init__(root)
+        self.other = other
+
+    def get(self, key, start=0, length=None):
+        other, self.other = self.other, lambda: None
+        other()
+        return super().get(key, start, length)
+
+
+def test_a_checkpoint_that_another_run_deletes_meanwhile_is_passed_over(store, told):
+    save_all(store, [10, 20])
+    newest = list(store.entries("train/x/checkpoints"))[-1].key
+    assert last(Shared(store.root, lambda: store.delete(newest)))["iteration"] == 10
+    assert told == []
+
+
+def test_the_checkpoint_that_another_run_writes_meanwhile_is_taken(store):
+    save_all(store, [10, 20])
+    assert last(Shared(store.root, lambda: save_all(store, [30, 40])))["iteration"] == 40
+
+
+def test_without_any_checkpoint_left_training_starts_anew(store):
+    def clear():
+        with Checkpoints(store, "train/x/checkpoints", 2) as checkpoints:
+            checkpoints.clear()
+
+    save_all(store, [10, 20])
+    assert last(Shared(store.root, clear)) is None
+
+
+class Second(World):
+    """The second of two processes, which is told the keys that the first one has read."""
+
+    keys: ClassVar[list[str]] = []
+
+    def agree(self, value):
+        assert value is None
+        return self.keys.pop(0)
+
+    def any(self, flag):
+        return flag
+
+
+def test_processes_look_again_if_one_of_them_finds_no_checkpoint_any_more(store):
+    save_all(store, [10])
+    (kept,) = [entry.key for entry in store.entries("train/x/checkpoints")]
+    gone = kept.replace("000000010", "000000005")
+    Second.keys = [gone, kept]
+    with Checkpoints(store, "train/x/checkpoints", 2, Second(1, 2)) as checkpoints:
+        assert checkpoints.last()["iteration"] == 10
+        Second.keys = [gone] * 3  # for example, a pod with another store
+        with pytest.raises(StorageError, match=f"the object .*{gone} is missing"):
+            checkpoints.last()
 
 
 class Slow(FileStore):

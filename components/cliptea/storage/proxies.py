@@ -1,0 +1,40 @@
+"""Connections to a server, through the proxy that HTTPS_PROXY or HTTP_PROXY names, unless NO_PROXY excludes it."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import SplitResult, unquote
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from urllib3.exceptions import LocationValueError
+
+from cliptea.errors import StorageError
+
+__all__ = ["pool"]
+
+
+def pool(url: SplitResult, **options: Any) -> urllib3.PoolManager:
+    """A pool of connections to the server of `url`.
+
+    Args:
+        options: of `urllib3.PoolManager`.
+
+    Raises:
+        StorageError: the variable does not name a proxy. The error does not show it, because it may contain a password.
+    """
+    given = "" if proxy_bypass(url.netloc) else getproxies().get(url.scheme, "")
+    if not given:
+        return urllib3.PoolManager(**options)
+    try:
+        proxy = urllib3.util.parse_url(given if "://" in given else f"http://{given}")
+        if not proxy.host:
+            raise LocationValueError
+        login = urllib3.make_headers(proxy_basic_auth=unquote(proxy.auth)) if proxy.auth else None
+        return urllib3.ProxyManager(proxy._replace(auth=None).url, proxy_headers=login, **options)
+    except LocationValueError:
+        raise StorageError(
+            f"{url.scheme.upper()}_PROXY is not the address of a proxy",
+            "http://HOST:PORT or https://HOST:PORT",
+            f"correct it, or add {url.hostname} to NO_PROXY",
+        ) from None

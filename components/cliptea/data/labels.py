@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from cliptea.data.catalogue import IGNORE
 from cliptea.data.sample import has_pages, opened
@@ -128,7 +129,7 @@ def _misread(data: bytes, image: Image.Image) -> str:
     """A kind of file from which Pillow gives other pixels than those that are stored, or ""."""
     if image.format == "BMP" and image.mode in BMP_BITS and _bmp_bits(data) != BMP_BITS[image.mode]:
         return f"a BMP of {_bmp_bits(data)} bits with a short grey palette, which cannot be read"
-    if image.format == "GIF" and image.tile[0].extents != (0, 0, *image.size):
+    if isinstance(image, ImageFile) and image.format == "GIF" and image.tile[0].extents != (0, 0, *image.size):
         return "a GIF whose picture does not fill its area"
     return ""
 

@@ -8,6 +8,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.exceptions import LocationValueError
+from urllib3.util import parse_url
 
 from cliptea.errors import StorageError
 
@@ -27,7 +28,7 @@ def pool(url: SplitResult, **options: Any) -> urllib3.PoolManager:
     if not given:
         return urllib3.PoolManager(**options)
     try:
-        proxy = urllib3.util.parse_url(given if "://" in given else f"http://{given}")
+        proxy = parse_url(given if "://" in given else f"http://{given}")
         if not proxy.host:
             raise LocationValueError
         login = urllib3.make_headers(proxy_basic_auth=unquote(proxy.auth)) if proxy.auth else None

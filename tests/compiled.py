@@ -1,4 +1,4 @@
-"""Pipelines that `cliptea compile` makes of placements. Each takes half a second, and is made once."""
+"""Pipelines as `cliptea compile` makes them of placements. Each takes half a second, and is made once."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from typer.testing import CliRunner
-
-from cliptea_pipeline.cli import app
+from cliptea_pipeline.compile import compile_pipeline
+from cliptea_pipeline.placement_file import read_placement
 
 __all__ = ["compiled_text"]
 
@@ -28,8 +27,5 @@ def _compiled(placement: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         file, output = Path(folder) / "placement.yaml", Path(folder) / "p.yaml"
         file.write_text(placement)
-        ended = CliRunner().invoke(app, ["compile", "--placement", str(file), "-o", str(output), "--debug"])
-        if ended.exception and not isinstance(ended.exception, SystemExit):
-            raise ended.exception
-        assert ended.exit_code == 0, ended.output
+        compile_pipeline(read_placement(file), output)
         return output.read_text(encoding="utf-8")

@@ -41,7 +41,7 @@ def test_a_store_in_s3_is_cleaned_without_a_work_directory(client, store, enviro
     neighbour = S3Store(BUCKET, f"{store.prefix}-other")
     neighbour.put(f"{first.prefix}/model.safetensors", b"theirs")
     before = keys(store)
-    gone = {f"{first.prefix}/{name}" for name in ("manifest.json", "model.safetensors", "history.json")}
+    gone = {f"{first.prefix}/{name}" for name in ("manifest.json", *past_runs.FILES["train"])}
     gone |= {key for key in before if key.startswith((f"uses/{old}", f"tracked/{old}", f"untold/{old}", "runs/task-"))}
     gone -= {key for key in before if f"task-{new}" in key}
     assert len(gone) == 3 + 4
@@ -59,7 +59,7 @@ def test_a_server_that_goes_away_halfway_is_one_line_and_the_next_call_finishes(
     past_runs.make(store, made)
     past_runs.record(store, run, [made])
     environment.setenv("CLIPTEA_PATIENCE", "0")
-    proxy.fail("500", 1, "DELETE", "model.safetensors")
+    proxy.fail("500", 1, "DELETE", past_runs.FILES["train"][0])
     answer = call("--yes", "--keep", "0")
     assert answer.exit_code == 1
     assert answer.stderr.splitlines()[-1].startswith("error: ")

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from cliptea import variant_groups
-from cliptea.board import StepStatus, posting, read_board, status_key
+from cliptea.board import BarStatus, StepStatus, posting, read_board, status_key
 from cliptea.errors import ServerAway
 from cliptea.sealed import seal
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs
@@ -163,13 +163,16 @@ def test_training_whose_follower_has_gone_saves_and_goes_on_when_it_is_started_a
     assert again.returncode == 75, said
 
 
+BAR = BarStatus(text="training", total=9, unit="it", done=7, rate=1.5, left=2.0, values={"loss": 0.5})
+
+
 def test_the_board_shows_the_bar_of_training_as_that_of_its_step(tmp_path):
     store = FileStore(tmp_path)
     with posting(store, "j", "train", "g/a"):
         store.put(
             status_key("j", "train", "g/a", "training"),
-            StepStatus(step="train", label="g/a", started=0, updated=0, bar={"done": 7}).model_dump_json().encode(),
+            StepStatus(step="train", label="g/a", started=0, updated=0, bar=BAR).model_dump_json().encode(),
         )
         time.sleep(0.2)
         (status,) = read_board(store, "j")
-    assert (status.step, status.label, status.bar) == ("train", "g/a", {"done": 7})
+    assert (status.step, status.label, status.bar) == ("train", "g/a", BAR)

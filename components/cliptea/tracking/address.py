@@ -140,8 +140,8 @@ def _require_http(uri: str) -> None:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SECONDS).close()
     except urllib.error.HTTPError as answer:  # the server is running; permissions are checked later
         answer.close()
-    except (ValueError, InvalidURL) as error:
-        raise StorageError(f"MLFLOW_TRACKING_URI={uri} is not an address ({error})", KINDS, "correct it") from None
+    except (ValueError, InvalidURL):  # whose text may hold a password
+        raise StorageError(f"MLFLOW_TRACKING_URI={uri} is not an address", KINDS, "correct it") from None
     except HTTPException as error:
         raise StorageError(
             f"what answers at {uri} does not speak HTTP ({type(error).__name__})",

@@ -267,7 +267,7 @@ def test_a_command_is_told_at_once_that_nobody_answers(uri, monkeypatch):
 def test_an_address_that_is_none_is_named_with_its_variable(uri, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(
-        StorageError, match=rf"^MLFLOW_TRACKING_URI={re.escape(uri)} is not an address \(.*; correct it$"
+        StorageError, match=rf"^MLFLOW_TRACKING_URI={re.escape(uri)} is not an address; expected .*; correct it$"
     ):
         require_server()
 

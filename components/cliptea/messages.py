@@ -26,13 +26,13 @@ SERVER = r"(?=[\w.-]+:\d+\b|localhost\b|\d+\.\d+\.)"
 # These take a time that is proportional to the length of the text, whatever it is: repeats give nothing back (++), and
 # what may begin at many places has a limit.
 SHAPES = (
-    # The user part of an address, even with a slash in the password.
-    (re.compile(rf"({BEFORE_USER})(?:[^/\s@'\"]++|[^/\s@:]*+:(?!\d+/)[^\s@]{{0,256}}+)@"), rf"\1{HIDDEN}@"),
-    # The same with a space in the password, where a server follows.
+    # The user part of an address with a space in the password, where a server follows.
     (
-        re.compile(rf"({BEFORE_USER})[^/\s@:'\"]*+:(?!\d+[\s/])[^@\n,;]{{1,128}}+@(?:{SERVER}|(?=[\w-]+\.\w))"),
+        re.compile(rf"({BEFORE_USER})[^/\s@:'\"]*+:(?!\s|\d+[\s/:.])[^/\n,;]{{1,128}}@(?:{SERVER}|(?=[\w-]+\.\w))"),
         rf"\1{HIDDEN}@",
     ),
+    # The same without a space, even with a slash.
+    (re.compile(rf"({BEFORE_USER})(?:[^/\s@'\"]++|[^/\s@:]*+:(?!\d+/)[^\s@]{{0,256}}+)@"), rf"\1{HIDDEN}@"),
     # The same without ://, where a server follows. After a slash, only the last part of a name is a user.
     (re.compile(rf"(?:(?<![\w/.+-])|(?<=/)(\w*+[.+-]))[\w.+-]++:[^\s@/:'\"]++@{SERVER}"), rf"\1{HIDDEN}@"),
     (re.compile(rf"([?&#;]{NAMED}=)[^\s&#;'\"]+", re.IGNORECASE), rf"\1{HIDDEN}"),  # a query or a fragment

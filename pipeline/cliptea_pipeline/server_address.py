@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cliptea import env
 from cliptea.cluster.kubernetes_api import own_namespace
@@ -71,13 +72,23 @@ def of_page(given: str | None, page: str | None) -> str | None:
     own = named(None)
     if given or page is None or not own:
         return given or page
-    if page not in (url := address(None), pages(url)):
+    url = address(None)
+    if _server(page) not in (_server(url), _server(pages(url))):
         raise ConfigError(
             f"the run is of {page}, and {ENDPOINT} or {THEIR_ENDPOINT} names {url}",
             "a run of that server",
             f"add --endpoint {page} if you trust it with your token",
         )
     return own
+
+
+def _server(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port of an address."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return "", url, None
 
 
 def inside(url: str) -> bool:
@@ -104,7 +115,11 @@ def token(url: str) -> str:
     file = os.environ.get(TOKEN_PATH)
     try:
         found = read_text(Path(file or TOKEN_FILE), "the token of Kubeflow Pipelines")
-        return found.decode(errors="replace").strip()
+        return found.decode().strip()
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"{file or TOKEN_FILE} is not text in UTF-8", "a file with a token", f"correct it, or set {TOKEN}"
+        ) from None
     except ConfigError as error:
         if not file:
             return ""

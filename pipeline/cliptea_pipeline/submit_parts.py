@@ -56,6 +56,7 @@ def submit_parts(
                 code = watch.wait(endpoint, run_id, store)
             except Exception:  # nobody knows how it ends
                 unfinished.append(part)
+                tell("info", f"part {part.number} may still be running: see run {run_id} before you submit it again")
                 raise
             entry["state"] = watch.state_of(code)
             if code == ExitCode.DONE:

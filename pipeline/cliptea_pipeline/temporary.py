@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cliptea.errors import ConfigError, StorageError
 from cliptea.messages import meaning
-from cliptea.parse import read_text
+from cliptea.parse import read_text, require_utf8
 from cliptea.storage.marks import claim, read_mark
 
 __all__ = ["drop_temporary", "make_temporary"]
@@ -30,11 +30,14 @@ def make_temporary(present: Path) -> Path:
         what = (meaning(error) or (error.strerror or str(error), ""))[0]
         raise StorageError(f"cannot make a temporary folder: {what}", todo=TODO) from None
     try:
+        require_utf8(str(folder), "the path in TMPDIR")
         claim(folder, KIND, "", run=str(present))
-    except StorageError as error:
+        (present / "temporary").write_text(str(folder))
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise StorageError(error.what, error.expected, TODO) from None
-    (present / "temporary").write_text(str(folder))
+        if isinstance(error, StorageError):
+            raise StorageError(error.what, error.expected, TODO) from None
+        raise
     return folder
 
 

@@ -22,7 +22,7 @@ ADDRESSES = [
     f"user:{HUSH}@host:9000", f"user:{HUSH}@10.0.0.1/x", f"postgresql://u:{HUSH}@h/d", f"sqlite:///x?key={HUSH}",
     f"gs://b/x;secret={HUSH}", f"mysql+pymysql://root:{HUSH}@h:3306/db", f"https://h/t?API_KEY={HUSH}", f"redis://:{HUSH}@h",
     f"http:/{HUSH}@h", f"http:/u:{HUSH}@h:9/x", f"http://u:{HUSH} x@127.0.0.1:9/",
-    f"postgresql://u:x {HUSH}@db.example/d",
+    f"postgresql://u:x {HUSH}@db.example/d", f"postgresql://u:p@x {HUSH}@db:5432/d",
     f"file:///x?token={HUSH}", f"Authorization: Bearer {HUSH}", f"host=h password={HUSH} user=u",
     "AKIA" + HUSH.upper() * 2, f"ghp_{HUSH * 4}", f"hf_{HUSH * 4}Xy", f"sk-{HUSH.title() * 4}",
     f"key sk-proj-{HUSH.title()}_{HUSH * 2}-x",
@@ -31,6 +31,7 @@ ADDRESSES = [
 ]  # fmt: skip
 OTHERS = [
     "http://HOST:PORT or models:/NAME@champion", "http://host:8080 failed: ask a@b.example",
+    "http://host:8080: ask a@b.example", "see https://docs.example: by a@b.example",
     "http://host:8080/a", "sqlite:////a@b/mlflow.db", "models:/cliptea-demo@champion", "REGISTRY/cliptea@sha256:ab",
     "ghcr.io/x/y:1.2@sha256:ab", "s3://bucket/a/b@2x.png", "file:///my%20data?x", "s3://b/a?versionId=3", "a@b.c",
     "method.global_token=max", "expected key=value, such as train.iterations=200", "open_clip:ViT-B@openai",

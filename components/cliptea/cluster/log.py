@@ -64,7 +64,7 @@ class RankZero:
             text = self._cluster.log(pod, CONTAINER, since)
         except ClusterError as error:
             if not self._warned:
-                progress.warn(f"the log of pod {pod} cannot be read, and training goes on without it: {error}")
+                progress.warn(f"the log of pod {pod} cannot be read now, and training goes on: {error}")
             self._warned = True
             return
         lines = [found for line in text.splitlines() if (found := STAMPED.fullmatch(line)) is not None]

@@ -10,6 +10,7 @@ import pickle
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from cliptea.messages import LONGEST, meaning, plain, shortened
 
@@ -34,14 +35,20 @@ class ClipteaError(Exception):
             parts.append(todo)
         super().__init__(plain("; ".join(" ".join(part.split()) for part in parts)))
 
-    def __reduce__(self) -> tuple[type[ClipteaError], tuple[str, str, str]]:
-        """Pickled with all its parts, so that it is the same error in another process."""
-        return type(self), (self.what, self.expected, self.todo)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with all its parts, so that it is the same error in another process, whatever its class takes."""
+        return _remade, (type(self), self.args, self.__dict__)
 
     @property
     def advice(self) -> str:
         """What was expected, and what to do."""
         return "; ".join(filter(None, (self.expected, self.todo)))
+
+
+def _remade(kind: type[ClipteaError], args: tuple[str, ...], parts: dict[str, Any]) -> ClipteaError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(parts)
+    return error
 
 
 class ConfigError(ClipteaError):

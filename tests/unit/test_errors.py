@@ -8,6 +8,8 @@ import pytest
 
 from cliptea import errors
 from cliptea.errors import ClipteaError, StorageError, portable, refuse_system
+from cliptea.tracking.address import MlflowAway
+from cliptea_pipeline.endpoint import Away
 
 
 def kinds(base=ClipteaError):
@@ -22,6 +24,18 @@ def test_an_error_is_pickled_with_all_its_parts(kind, parts):
         assert type(read) is kind
         assert (read.what, read.expected, read.todo) == (made.what, made.expected, made.todo)
         assert str(read) == str(made)
+
+
+@pytest.mark.parametrize("made", [MlflowAway("refused"), MlflowAway("full", False), Away("x", "y", "z", reason="r")])
+def test_so_is_an_error_whose_class_takes_something_else(made):
+    read = pickle.loads(pickle.dumps(made))
+    assert (type(read), str(read), read.reason) == (type(made), str(made), made.reason)
+    assert (read.what, read.expected, read.todo, read.temporary) == (
+        made.what,
+        made.expected,
+        made.todo,
+        made.temporary,
+    )
 
 
 def test_other_errors_keep_their_kind_and_where_they_were_raised():

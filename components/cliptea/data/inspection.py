@@ -193,7 +193,7 @@ def _warn_of_copies(found: Inspection) -> None:
     for places in _copies(found):
         parts = {part for part, _ in places}
         if len(parts) > 1:
-            found.warnings["images that are both in train and in val, so the scores say too much"].append(
+            found.warnings["images that are both in train and in val, so the scores are too optimistic"].append(
                 " = ".join(f"{part}/{name}" for part, name in places)
             )
         elif len(places) > 1:

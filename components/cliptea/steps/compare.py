@@ -148,7 +148,7 @@ def _report(
     fp = fingerprint(
         "compare",
         rows=[row.model_dump(exclude={"model_uri", "mlflow_run_id"}, exclude_defaults=True) for row in rows],
-        manifests=[manifest.fingerprint for item in evaluated for manifest in item.manifests.values()],
+        manifests=[[one.fingerprint, one.inputs] for item in evaluated for one in item.manifests.values()],
         run=run.fingerprint,
         tracking=run.tracking_run,
         abouts=run.abouts,

@@ -5,6 +5,8 @@ It does not import kfp, which takes seconds.
 
 from __future__ import annotations
 
+from math import gcd
+
 from cliptea.config import Config, MethodConfig
 from cliptea.data.catalogue import IGNORE, Catalogue, names_of
 from cliptea.errors import ConfigError
@@ -71,7 +73,7 @@ def _check_generator(config: Config) -> None:
     if method.generator in ("transformer_decoder", "region") and width and width % method.generator_heads:
         raise ConfigError(
             f"method.generator_heads={method.generator_heads} does not divide the {width} features of CLIP's tokens",
-            f"a divisor of {width}, such as 8",
+            f"a divisor of {width}, such as {gcd(width, 8)}",
         )
 
 

@@ -177,7 +177,7 @@ def _warn_of_masks(others: Mapping[str, Catalogue], own: Catalogue, initial: Ite
         if masks := known_to(catalogue.unseen, learned):
             progress.warn(
                 f"evaluation.sets.{name} calls {', '.join(masks)} unseen, but training has masks of "
-                f"{'this class' if len(masks) == 1 else 'these classes'}, so its unseen mIoU and hIoU say too much"
+                f"{'this class' if len(masks) == 1 else 'these classes'}, so its unseen mIoU and hIoU are optimistic"
             )
 
 

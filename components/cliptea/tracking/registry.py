@@ -77,7 +77,8 @@ def register(client: MlflowClient, name: str, source: str, run_id: str, score: S
 def settle(client: MlflowClient, name: str, version: int) -> Outcome:
     """Set the alias to the champion of all versions, even if other runs do the same at the same time.
 
-    If a user has deleted versions, earlier decisions may change. Their versions then get tags and a description anew.
+    If versions were deleted or got other scores, earlier decisions may change. Their versions then get tags and a
+    description anew.
     """
     _note_choice_by_hand(client, name, version)
     seen = _align(client, name)
@@ -86,7 +87,7 @@ def settle(client: MlflowClient, name: str, version: int) -> Outcome:
         if number == version:
             _tell(client, seen.versions[number], decision)
         elif decided is not None and decided != _word(decision):
-            reason = f"{decision.reason} (decided again, because a version of the model was deleted)"
+            reason = f"{decision.reason} (decided again, because versions were deleted or their scores have changed)"
             _tell(client, seen.versions[number], decision._replace(reason=reason))
     return Outcome(seen.history.decisions[version], seen.history.champions[-1])
 

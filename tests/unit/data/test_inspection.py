@@ -145,7 +145,7 @@ def test_what_only_the_whole_shows_is_a_warning(root):
     answer = call(root)
     assert answer.exit_code == 0, answer.output
     told = answer.stdout
-    assert "both in train and in val, so the scores say too much (1)\n  train/train05 = val/val05\n" in told
+    assert "both in train and in val, so the scores are too optimistic (1)\n  train/train05 = val/val05\n" in told
     assert "images that occur more than once in train (1)\n  train07 = train08\n" in told
     assert "classes that no val image shows, so they cannot be scored (1)\n  dog (unseen)\n" in told
 

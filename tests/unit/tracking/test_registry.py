@@ -174,7 +174,7 @@ def test_a_deleted_champion_leaves_no_decision_that_is_no_longer_so(client):
         3: "not promoted",
         4: "not promoted",
     }
-    told = "first champion, hIoU 50.00 % (decided again, because a version of the model was deleted)"
+    told = "first champion, hIoU 50.00 % (decided again, because versions were deleted or their scores have changed)"
     assert versions[2].tags["cliptea.reason"] == told
     assert versions[2].description == f"hIoU 50.0 %. Promoted: {told}."
     assert versions[3].tags["cliptea.reason"] == "hIoU 40.00 % does not beat the champion's 60.00 %"  # as it was then

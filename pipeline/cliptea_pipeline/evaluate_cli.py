@@ -97,7 +97,7 @@ def _tell(others: dict[str, dict[str, Any]], masks: list[str]) -> None:
     if masks:
         print(
             f"warning: the data set calls {plain(', '.join(masks))} unseen, but the model had masks of "
-            f"{'this class' if len(masks) == 1 else 'these classes'} in training, so unseen mIoU and hIoU are optimistic"
+            f"{'this class' if len(masks) == 1 else 'these classes'} in training: unseen mIoU and hIoU are optimistic"
         )
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 __all__ = ["Model", "best_classes", "fit", "output_name", "overlay", "pieces", "read_image"]
 
@@ -312,7 +312,8 @@ def main() -> int:
             _save(picture, given.output / "masks" / f"{name}.png", "PNG")
             _save(overlay(image_HW3, mask_HW, colours), given.output / "overlays" / f"{name}.jpg", "JPEG")
         except Exception as error:  # damaged files make Pillow raise almost any error
-            print(_shown(f"error: cannot segment {file} ({error or type(error).__name__})"), file=sys.stderr)
+            why = "it is no image" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
+            print(_shown(f"error: cannot segment {file} ({why})"), file=sys.stderr)
             bad += 1
     done = len(sources) - bad
     if done:

@@ -356,15 +356,15 @@ def test_label_maps_have_room_for_seen_classes_and_regions(seen):
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "says"),
     [
-        ["train.betas=[0.9, 1.0]"],
-        ["method.generator=original", "method.detach_centroids=true"],
-        [f"method.losses.{name}=false" for name in ("cls_token", "ce", "bce", "generate")],
+        (["train.betas=[0.9, 1.0]"], "train.betas"),
+        (["method.generator=original", "method.detach_centroids=true"], "losses.generate=true trains nothing"),
+        ([f"method.losses.{name}=false" for name in ("cls_token", "ce", "bce", "generate")], "nothing is trained"),
     ],
 )
-def test_settings_that_train_nothing_are_refused(overrides):
-    with pytest.raises(ConfigError):
+def test_settings_that_train_nothing_or_diverge_are_refused(overrides, says):
+    with pytest.raises(ConfigError, match=says):
         settings.load("demo", overrides)
 
 

@@ -33,7 +33,7 @@ def pool(url: SplitResult, **options: Any) -> urllib3.PoolManager:
             raise LocationValueError
         login = urllib3.make_headers(proxy_basic_auth=unquote(proxy.auth)) if proxy.auth else None
         return urllib3.ProxyManager(proxy._replace(auth=None).url, proxy_headers=login, **options)
-    except LocationValueError:
+    except (LocationValueError, UnicodeEncodeError):  # a header only takes latin-1
         raise StorageError(
             f"{url.scheme.upper()}_PROXY is not the address of a proxy",
             "http://HOST:PORT or https://HOST:PORT",

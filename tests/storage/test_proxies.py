@@ -88,7 +88,10 @@ def test_no_proxy_excludes_a_server(far, asked, excluded):
     assert asked == []
 
 
-@pytest.mark.parametrize("wrong", ["socks5://me:hush@127.0.0.1:1", "http://me:hush@:1", "http://me:hush@host:port", "http://me:hush日@host:1"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["socks5://me:hush@127.0.0.1:1", "http://me:hush@:1", "http://me:hush@host:port", "http://me:hush日@host:1"],
+)
 def test_what_is_no_proxy_is_one_line_without_its_password(far, wrong):
     far.setenv("HTTP_PROXY", wrong)
     with pytest.raises(StorageError, match=rf"HTTP_PROXY is not the address of a proxy.*{HOST} to NO_P") as caught:

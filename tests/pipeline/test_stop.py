@@ -18,9 +18,9 @@ def start_training(cliptea, **fake):
     return process
 
 
-def tasks(cliptea):
-    """Living processes of the steps themselves."""
-    steps = {event["pid"] for event in cliptea.events()}
+def tasks(cliptea, *only):
+    """Living processes of the steps themselves, or only of some steps."""
+    steps = {event["pid"] for event in cliptea.events() if not only or event["step"] in only}
     return [process for process in cliptea.processes() if process.pid in steps]
 
 
@@ -116,12 +116,13 @@ def test_a_waiting_run_can_be_stopped(cliptea):
 
 def test_a_run_waits_for_a_task_of_a_killed_run(cliptea):
     process = start_training(cliptea)
-    runner, (task, *_) = psutil.Process(process.pid).children()[0], tasks(cliptea)
+    (runner,) = psutil.Process(process.pid).children()
+    task, *_ = tasks(cliptea, "train")  # the steps before it may be just ending
     for stopped in (task, process):
         os.kill(stopped.pid, signal.SIGSTOP)  # each would end the others
     runner.kill()
     process.kill()
-    assert wait_until(lambda: len(tasks(cliptea)) == 1, 5)
+    assert wait_until(lambda: tasks(cliptea) == [task])
     next_run = cliptea.start("run", variants=["one", "two"])
     told = next_run.stderr.readline()
     assert told == "a step of a killed run is still running in .cliptea; waiting until it ends\n"

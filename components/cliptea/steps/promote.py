@@ -74,7 +74,7 @@ def promote_best(run: Run, comparison: Comparison) -> Promotion:
     compared = comparison.model_dump(exclude={"hashes", "missing"})
     key = receipt_key(run, f"promotion-{fingerprint('promote', comparison=compared)}")
     decided = read_record(store, key, Promotion)
-    if decided is not None:
+    if decided is not None and persist(lambda: _registered(store, run, comparison.rows, decided)):
         progress.reused()
     else:
         rows = candidates(run, comparison.rows)
@@ -127,6 +127,19 @@ def _placed(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[Compare
         again = "run again" if run.part.of == 1 else "submit the parts again that trained them"
         raise TrackingError(f"{models} not logged in MLflow yet{trained}", todo=again)
     return placed
+
+
+def _registered(store: Store, run: Run, rows: Sequence[ComparedRow], decided: Promotion) -> bool:
+    """Whether the version is still the model of this run. Somebody may have deleted it, and its number may be reused."""
+    from cliptea.tracking.mlflow_client import connect
+    from cliptea.tracking.registry import registered_by
+
+    own = [
+        row.mlflow_run_id
+        for row in _logged(store, run, rows)
+        if (row.label, row.seed) == (decided.variant, decided.seed)
+    ]
+    return registered_by(connect(), decided.model, decided.version) in own
 
 
 def _tell(store: Store, run: Run, comparison: Comparison, decided: Promotion) -> None:

@@ -23,7 +23,7 @@ from cliptea.errors import ConfigError, NotFinite
 from cliptea.model_address import CHAMPION
 from cliptea.tracking.champions import Choice, Decision, History, Score, replay
 
-__all__ = ["Outcome", "champion", "register", "rollback", "settle"]
+__all__ = ["Outcome", "champion", "register", "registered_by", "rollback", "settle"]
 
 HIOU_TAG, EVALUATION_TAG, MARGIN_TAG = "hiou", "cliptea.evaluation", "cliptea.margin"
 CHOSEN_TAG = "cliptea.chosen"  # with the last version at that moment and the moment: cliptea.chosen.7.1700000000000
@@ -100,6 +100,16 @@ def champion(client: MlflowClient, name: str) -> int | None:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None  # the model was deleted
+
+
+def registered_by(client: MlflowClient, name: str, version: str) -> str | None:
+    """The MLflow run whose model a version is, or None if there is no such version."""
+    try:
+        return client.get_model_version(name, version).run_id
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
@@ -217,7 +227,7 @@ def _choose(client: MlflowClient, name: str, version: int, after: int) -> None:
 
 
 def _note_choice_by_hand(client: MlflowClient, name: str, own: int | None) -> None:
-    """Record an alias that no run has set as a choice, unless a run may be about to set it.
+    """Record an alias as a choice if no run can have set it.
 
     Args:
         own: the version that the calling run is about to settle.
@@ -226,9 +236,18 @@ def _note_choice_by_hand(client: MlflowClient, name: str, own: int | None) -> No
     if seen.alias is None or seen.alias == own or seen.alias not in seen.versions:
         return
     others = {number: version for number, version in seen.versions.items() if number != own}
+    numbers = sorted(others)
     oldest = (time.time() - DEAD_SECONDS) * 1000
-    if any(SETTLED_TAG not in version.tags and version.creation_timestamp > oldest for version in others.values()):
-        return
-    expected = _history(seen.versions, set(others)).champions
-    if expected[-1:] != [seen.alias]:
-        _choose(client, name, seen.alias, max(others))
+    unsettled = [n for n in numbers if _may_be_settling(others[n], oldest)]
+    # A run sees all versions up to some number, and sets the alias to their champion. Until a run that is about to
+    # settle its version has seen the later ones, the alias may be the champion of the earlier ones.
+    position = numbers.index(unsettled[0]) if unsettled else len(numbers)
+    ends = numbers[max(position - 1, 0) :]
+    by_runs = [_history(seen.versions, {n for n in numbers if n <= end}).champions[-1:] for end in ends]
+    if [seen.alias] not in by_runs:
+        _choose(client, name, seen.alias, numbers[-1])
+
+
+def _may_be_settling(version: ModelVersion, oldest: float) -> bool:
+    """Whether a run that is still alive may have registered this version, and not yet decided about it."""
+    return HIOU_TAG in version.tags and SETTLED_TAG not in version.tags and version.creation_timestamp > oldest

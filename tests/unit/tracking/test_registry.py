@@ -182,12 +182,30 @@ def test_a_deleted_champion_leaves_no_decision_that_is_no_longer_so(client):
 
 def test_a_version_registered_by_hand_is_no_candidate_but_may_be_chosen(client):
     client.create_registered_model(NAME)
-    client.create_model_version(NAME, "s3://models/theirs", tags={"cliptea.settled": "yes"})
+    client.create_model_version(NAME, "s3://models/theirs")
     assert promote(client, 0.4).champion == 2
     client.set_registered_model_alias(NAME, CHAMPION, "1")
     outcome = promote(client, 0.9)
     assert "cannot be compared" in outcome.decision.reason
     assert champion(client) == 1
+
+
+@pytest.mark.parametrize("chosen", ["1", "3"])
+def test_a_choice_counts_while_a_run_is_about_to_decide(client, chosen):
+    for hiou in (0.4, 0.6, 0.5):
+        promote(client, hiou)
+    add(client, 0.3)  # its run was killed, or is about to go on
+    client.set_registered_model_alias(NAME, CHAMPION, chosen)
+    assert promote(client, 0.1).champion == champion(client) == int(chosen)
+
+
+def test_an_alias_that_another_run_has_set_is_no_choice(client):
+    for hiou in (0.4, 0.6):
+        promote(client, hiou)
+    other = add(client, 0.8)
+    client.set_registered_model_alias(NAME, CHAMPION, str(other))  # as its run does before it settles its version
+    assert promote(client, 0.7).champion == other
+    assert rollback(client, NAME) == (other, 2)
 
 
 def test_tags_of_somebody_else_are_passed_over(client):

@@ -361,10 +361,26 @@ def test_a_run_repeated_after_a_rollback_says_which_version_is_the_champion(clie
     assert re.findall("<code>(.*?)</code>", page) == [f"{COMMAND}@champion", f"{COMMAND}/2"]
     assert note.endswith(f"The champion: `{COMMAND}@champion`\n\nThis run's best: `{COMMAND}/2`")
     assert client.get_model_version("cliptea-smoke", "2").tags["cliptea.reason"] == "rolled back to version 1"
-    client.delete_registered_model("cliptea-smoke")
+    client.delete_registered_model_alias("cliptea-smoke", "champion")
     promote_best(run, comparison)
     assert "There is no champion now." in capsys.readouterr().err
     assert client.get_run(run.tracking_run).data.tags["mlflow.note.content"].endswith(f"`{COMMAND}/2`")
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_a_run_whose_version_was_deleted_is_decided_again(client, another):
+    run, other = make_run("mine"), make_run("theirs")
+    comparison, theirs = (
+        compared([row(ChildRun.open(one, one.variants[0]).run_id, hiou)]) for one, hiou in ((run, 0.6), (other, 0.7))
+    )
+    assert promote_best(run, comparison).version == "1"
+    client.delete_registered_model("cliptea-smoke")
+    if another:
+        assert promote_best(other, theirs).version == "1"  # MLflow gives the number again
+    again = promote_best(run, comparison)
+    assert (again.version, again.promoted) == (("2", False) if another else ("1", True))
+    run_id = client.get_model_version("cliptea-smoke", again.version).run_id
+    assert run_id == comparison.rows[0].mlflow_run_id
 
 
 def test_models_that_mlflow_was_not_told_of_are_no_champions_and_not_lost(client):

@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from cliptea.cores import processor
+
 __all__ = ["Bench", "Row", "environment", "interleaved", "machine", "speed"]
 
 
@@ -110,20 +112,10 @@ def machine() -> dict[str, Any]:
 
     return {
         "cores": len(os.sched_getaffinity(0)),
-        "processor": _processor(),
+        "processor": processor(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch_threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-
-
-def _processor() -> str:
-    """The processor's name, or its architecture where the system does not tell the name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

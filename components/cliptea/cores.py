@@ -1,14 +1,15 @@
-"""How many processor cores a process may use, and how they are divided."""
+"""The processor, how many of its cores a process may use, and how they are divided."""
 
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from pathlib import Path
 
 from cliptea import env
 
-__all__ = ["cores", "share_cores"]
+__all__ = ["cores", "processor", "share_cores"]
 
 GROUPS = Path("/sys/fs/cgroup")  # the control groups of this process, as in a pod
 
@@ -24,6 +25,16 @@ def cores(groups: Path = GROUPS) -> int:
         if limit > 0 and period > 0:  # version 1 has the limit -1 if there is none
             return max(1, min(count, limit // period))
     return count
+
+
+def processor() -> str:
+    """The processor's name, or its architecture where the system does not tell the name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, names), platform.machine())
 
 
 def share_cores(tasks: int) -> None:

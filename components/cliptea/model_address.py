@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 __all__ = ["CHAMPION", "address", "predict_command"]
 
 CHAMPION = "champion"  # the alias of the version to use
@@ -18,4 +20,4 @@ def address(model: str, version: str) -> str:
 
 def predict_command(model: str, version: str) -> str:
     """The command to try a version, or `CHAMPION`, with."""
-    return f"cliptea predict PHOTOS --model {address(model, version)}"
+    return f"cliptea predict PHOTOS --model {shlex.quote(address(model, version))}"

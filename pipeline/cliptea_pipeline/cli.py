@@ -90,6 +90,7 @@ def compile_(
     """Compile the pipeline into a file for Kubeflow Pipelines."""
     with one_line_errors(debug):
         from cliptea_pipeline.compile import check_pipeline, compile_pipeline
+        from cliptea_pipeline.own_files import require_own, starts_with
         from cliptea_pipeline.placement_file import read_placement
 
         if output is None and not check and (image or placement):
@@ -104,6 +105,8 @@ def compile_(
         if check:
             print(f"{check_pipeline(chosen, file)} is current")
         else:
+            if file is not None:
+                require_own(file, starts_with(b"# PIPELINE DEFINITION", 1000), "a compiled pipeline")
             print(f"wrote {compile_pipeline(chosen, file)}")
 
 

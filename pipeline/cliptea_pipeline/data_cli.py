@@ -13,6 +13,7 @@ from cliptea.messages import plain
 from cliptea.storage.local_files import local_path, write_file
 from cliptea_pipeline.display import cell
 from cliptea_pipeline.options import ConfigFile, Debug, Overrides, Preset, choose_preset, one_line_errors, whole_number
+from cliptea_pipeline.own_files import require_own, starts_with
 
 if TYPE_CHECKING:
     from cliptea.data.inspection import Inspection
@@ -65,6 +66,8 @@ def check(
         page = None if output is None else local_path("-o", output)
         if page is not None and (page.suffix != ".html" or page.is_dir()):
             raise ConfigError(f"cannot write a page to {page}", "the name of an .html file")
+        if page is not None:
+            require_own(page, starts_with(b'<meta name="generator" content="cliptea data check">', 1000), "such a page")
         chosen, text = choose_preset(preset, config_file)
         config = settings.load_without_teacher(chosen, overrides or [], text).data
         dataset = open_dataset(config)

@@ -13,6 +13,7 @@ from cliptea.storage.local_files import local_path, write_file
 from cliptea_pipeline.display import cell
 from cliptea_pipeline.opening import exact_address, open_model
 from cliptea_pipeline.options import ConfigFile, Debug, Overrides, Preset, choose_preset, one_line_errors
+from cliptea_pipeline.own_files import require_own
 from cliptea_pipeline.serving_cli import AllowCode, Home, Model, TextWeights
 
 if TYPE_CHECKING:
@@ -47,10 +48,13 @@ def evaluate(
         from cliptea.data.catalogue import known_to, names_of
         from cliptea.data.datasets import open_dataset
         from cliptea.data.split_shards import left_out_lines
+        from cliptea.serving.score_file import are_scores
 
         home, file = local_path("--workdir", workdir), None if output is None else local_path("-o", output)
         if file is not None and (file.suffix != ".json" or file.is_dir()):
             raise ConfigError(f"cannot write scores to {file}", "the name of a .json file")
+        if file is not None:
+            require_own(file, are_scores, "a file of scores")
         chosen, text = choose_preset(preset, config_file)
         config = settings.load_without_teacher(chosen, overrides or [], text)
         given = settings.given_settings(chosen, overrides or [], text)

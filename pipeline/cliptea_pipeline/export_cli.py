@@ -20,6 +20,7 @@ from cliptea.storage.marks import claim, require_free
 from cliptea_pipeline.extras import require
 from cliptea_pipeline.opening import exact_address, open_model
 from cliptea_pipeline.options import Debug, one_line_errors
+from cliptea_pipeline.own_files import require_own
 from cliptea_pipeline.serving_cli import AllowCode, Home, Model, TextWeights, split_names, tell_classes
 
 if TYPE_CHECKING:
@@ -231,9 +232,8 @@ def _require_replaceable(file: Path) -> None:
     """
     facts = file.with_suffix(".json")
     written = [file, facts, *([file.with_suffix(".bin")] if file.suffix == ".xml" else [])]
-    present = [path for path in written if path.exists()]
-    if present and not _is_export(facts):
-        raise ConfigError(f"{present[0]} exists and is not an earlier export", "a new file name", "change it with -o")
+    for path in written:
+        require_own(path, lambda _: _is_export(facts), "an earlier export")
 
 
 def _is_export(facts: Path) -> bool:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cliptea.errors import ConfigError
-from cliptea.storage import Store, is_remote, open_store
+from cliptea.storage import FileStore, Store, is_remote, open_store
 from cliptea.storage.local_files import local_path, sweep
 from cliptea.storage.marks import claim, claim_remote, require_free, require_remote_free
 
 if TYPE_CHECKING:
     from cliptea.serving.predict import Put
 
-__all__ = ["claim_folder", "free_folder"]
+__all__ = ["claim_folder", "free_folder", "require_same_classes"]
 
 KIND = "folder of predictions"  # in its mark
 ADVICE = "choose another one with -o"
@@ -35,6 +37,27 @@ def free_folder(given: str) -> Path | Store:
         raise ConfigError(f"-o {folder} is a file", "a folder for the results")
     require_free(folder, KIND, ADVICE)
     return folder
+
+
+def require_same_classes(given: str, folder: Path | Store, names: Sequence[str]) -> None:
+    """Check that earlier masks in the folder have the same classes, whose positions are the values of their pixels.
+
+    Args:
+        given: the folder as the user named it.
+
+    Raises:
+        ConfigError: they have others.
+        StorageError: the folder cannot be read.
+    """
+    from cliptea.serving.predict import AREAS
+
+    store = FileStore(folder) if isinstance(folder, Path) else folder
+    try:
+        facts: Any = json.loads(store.get(AREAS)) if store.entry(AREAS) else {}
+    except ValueError:  # it is written anew
+        return
+    if isinstance(facts, dict) and facts.get("classes", [*names]) != [*names]:
+        raise ConfigError(f"-o {given} has masks of other classes", "a folder for each list of classes", ADVICE)
 
 
 def claim_folder(folder: Path | Store) -> Put:

@@ -16,7 +16,7 @@ from cliptea.messages import plain
 from cliptea.storage.local_files import local_path
 from cliptea_pipeline.opening import open_model
 from cliptea_pipeline.options import AsJson, Debug, json_document, one_line_errors, whole_number
-from cliptea_pipeline.prediction_folder import claim_folder, free_folder
+from cliptea_pipeline.prediction_folder import claim_folder, free_folder, require_same_classes
 
 if TYPE_CHECKING:
     from cliptea.segment.segmenter import ClassSet, Segmenter
@@ -157,6 +157,7 @@ def predict(
         chosen = choose_classes(segmenter, wanted, text_weights)
         if threshold is not None and UNKNOWN in chosen.names:
             raise ConfigError("--unknown cannot be used with a class of the name unknown", "another class name")
+        require_same_classes(output, folder, chosen.names)
         tell_classes(segmenter, chosen)
         put = claim_folder(folder)
         given = {"precision": precision, "batch_size": batch_size, "workers": workers}
@@ -229,7 +230,7 @@ def _listed(text: str, option: str) -> list[str]:
 
 def tell_classes(model: Segmenter, classes: ClassSet) -> None:
     unseen = [name for name in classes.names if name in model.description.unseen]
-    gamma = float(classes.gamma_N.max())
+    gamma = float(max(classes.gamma_N.tolist(), key=abs))  # it may be negative
     if all(name in model.description.classes for name in classes.names):
         listed = plain(", ".join(unseen))
         said = f"gamma is {gamma:g} for the unseen ones: {listed}" if unseen else "all were seen in training"

@@ -358,6 +358,9 @@ def test_the_committed_file_is_not_overwritten_by_another_placement(tmp_path):
         ended = CliRunner().invoke(app, ["compile", *option])
         assert (ended.exit_code, ended.output.count("\n"), "-o FILE" in ended.output) == (2, 1, True)
     assert pipeline_file().read_bytes() == before
+    ended = CliRunner().invoke(app, ["compile", "-o", str(tmp_path / "placement.yaml")])
+    assert (ended.exit_code, "is not a compiled pipeline" in ended.output) == (2, True)
+    assert (tmp_path / "placement.yaml").read_text() == "parallel: 2\n"
 
 
 def test_a_placement_that_is_no_placement(tmp_path):

@@ -122,6 +122,7 @@ def test_a_run_waits_for_a_task_of_a_killed_run(cliptea):
         os.kill(stopped.pid, signal.SIGSTOP)  # each would end the others
     runner.kill()
     process.kill()
+    process.wait()  # until its lock is free
     assert wait_until(lambda: tasks(cliptea) == [task])
     next_run = cliptea.start("run", variants=["one", "two"])
     told = next_run.stderr.readline()

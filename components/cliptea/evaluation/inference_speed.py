@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cliptea.config import EvaluationConfig
+from cliptea.cores import processor
 from cliptea.evaluation.results import Inference
 from cliptea.models.student import Student
 from cliptea.segment.image_logits import ImageLogits
@@ -62,7 +63,7 @@ def measure_inference(student: Student, text_ND: Tensor, settings: EvaluationCon
     latency = _median_seconds(one)
     memory = torch.cuda.max_memory_allocated(where) if where.type == "cuda" else None
     return Inference(
-        device=torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU",
+        device=torch.cuda.get_device_name(where) if where.type == "cuda" else processor(),
         threads=torch.get_num_threads(),
         precision=settings.precision,
         size=f"{height}x{width}",

@@ -45,15 +45,17 @@ def per_class_iou(matrix_NN: np.ndarray) -> np.ndarray:
 def score(matrix_NN: np.ndarray, unseen_ids: Sequence[int]) -> Scores:
     """pAcc, mean IoU of the seen and of the unseen classes, and their harmonic mean, from unrounded values.
 
-    A score is None if its classes have no pixels.
+    A score is None if its classes have no pixels. hIoU is also None if no pixel is truly of an unseen class, or none of
+    a seen one: predictions of these classes can only be wrong then, whatever the student has learned.
     """
     iou_N = per_class_iou(matrix_NN)
     unseen = np.zeros(len(iou_N), dtype=bool)
     unseen[list(unseen_ids)] = True
     seen_miou, unseen_miou = _mean(iou_N[~unseen]), _mean(iou_N[unseen])
     pixels = matrix_NN.sum()
+    true_N = matrix_NN.sum(1)
     hiou = None
-    if seen_miou is not None and unseen_miou is not None:
+    if seen_miou is not None and unseen_miou is not None and true_N[unseen].any() and true_N[~unseen].any():
         total = seen_miou + unseen_miou
         hiou = 2 * seen_miou * unseen_miou / total if total else 0.0
     return Scores(

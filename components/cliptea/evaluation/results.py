@@ -29,7 +29,7 @@ class Inference(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    device: str  # CPU, or the name of the GPU
+    device: str  # name of the GPU, or of the processor
     threads: int
     precision: str
     size: str  # height x width of the images

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +27,7 @@ from cliptea.serving.measured import Measured, measure
 from cliptea.serving.parity import NotExported, Parity, Run, Shape, check, check_onnx, compare, onnx_runner
 from cliptea.serving.photos import Photo, read_image
 from cliptea.serving.standalone import fit, pieces
-from cliptea.storage.local_files import write_file
+from cliptea.storage.local_files import new_file
 
 __all__ = ["MOST_PHOTOS", "Exported", "Form", "export_model"]
 
@@ -102,9 +104,13 @@ def export_model(model: Segmenter, file: Path, form: Form = PLAIN) -> Exported:
     facts = export_facts(model, size, form.classes, form.output)
     facts |= {"precision": form.precision, "measured": made.measured.facts}
     files = _files(form.format, made.model, facts)
-    file.with_suffix(".json").unlink(missing_ok=True)  # written last: it never describes another network
-    for suffix in sorted(files, key=lambda suffix: suffix == ".json"):
-        write_file(file.with_suffix(suffix), files[suffix])
+    with ExitStack() as all_written:  # so that a full disk changes nothing; they get their names in reverse order
+        for suffix in sorted(files, key=lambda suffix: suffix != ".json"):
+            stream = all_written.enter_context(new_file(file.with_suffix(suffix)))
+            stream.write(files[suffix])
+            stream.flush()
+            os.fsync(stream.fileno())
+        file.with_suffix(".json").unlink(missing_ok=True)  # named last: it never describes another network
     return Exported(size, made.parity, made.measured)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cliptea.cores import processor
 from cliptea.serving.parity import Run, compare
 
 __all__ = ["Measured", "measure"]
@@ -63,7 +63,7 @@ def measure(run: Run, name: str, network: nn.Module, inputs: Sequence[Sequence[n
         torch_milliseconds,
         (first[0].shape[2], first[0].shape[3]),
         torch.get_num_threads(),
-        platform.processor() or platform.machine(),
+        processor(),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from cliptea.data.colours import class_colour
@@ -19,6 +20,7 @@ from cliptea.teacher.templates import list_templates
 __all__ = ["model_card"]
 
 UNKNOWN = "unknown"
+MARKDOWN = re.compile(r"([\\`*\[\]|<>&~]|(?<![^\W_])_|_(?![^\W_]))")  # an underscore within a word means itself
 NO_LICENCE = "unknown; there is none if training started from random weights"
 
 # Licences that timm states and the Hugging Face hub knows by the same name.
@@ -204,7 +206,8 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return printable(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    """The text as it is, where Markdown would take names for links, pictures, emphasis or the end of a cell."""
+    return MARKDOWN.sub(r"\\\1", printable(text))
 
 
 def _percent(value: float | None) -> str:

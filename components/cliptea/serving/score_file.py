@@ -12,7 +12,7 @@ from cliptea.evaluation.results import OptionalScore, Scores
 from cliptea.manifest import Sha256
 from cliptea.parse import parse_json, read_text
 
-__all__ = ["Measurement", "read_scores"]
+__all__ = ["Measurement", "are_scores", "read_scores"]
 
 
 class Measurement(BaseModel):
@@ -59,3 +59,12 @@ def read_scores(file: Path) -> Measurement:
         raise ConfigError(
             f"{file} holds no scores: {place} is missing or wrong", "a file of cliptea evaluate"
         ) from None
+
+
+def are_scores(file: Path) -> bool:
+    """Whether a file is one of `cliptea evaluate`."""
+    try:
+        read_scores(file)
+    except ConfigError:
+        return False
+    return True

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["Model", "best_classes", "fit", "output_name", "overlay", "pieces", "read_image"]
+__all__ = ["Model", "best_classes", "fit", "output_name", "overlay", "pieces", "read_image", "require_images"]
 
 HERE = Path(__file__).resolve().parent
 CLASSES = "classes.json"  # of the results: the names of the values of masks
@@ -33,6 +33,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 DEEPEST_GREY = 65535
+MOST_IMAGES = 64  # of one request to a server, which computes them one after another
 OPACITY = 0.55
 
 
@@ -46,6 +47,10 @@ class Model:
         self.classes: list[str] = self.facts["classes"]
         installed = [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
         self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=installed)
+
+    def masks(self, images_BHW3: np.ndarray) -> np.ndarray:
+        """(B, H, W) uint8 positions in `classes`, of images that `require_images` accepts."""
+        return np.stack([self.mask(image_HW3) for image_HW3 in images_BHW3])
 
     def mask(self, image_HW3: np.ndarray) -> np.ndarray:
         """(H, W) uint8 positions in `classes`, of a uint8 RGB image."""
@@ -64,6 +69,21 @@ class Model:
         if not np.isfinite(sums_Nhw).all():
             raise ValueError("a logit is NaN or infinite")
         return sums_Nhw / counts_hw
+
+
+def require_images(images: np.ndarray) -> None:
+    """Check the input of a request to a server.
+
+    Raises:
+        ValueError: it is not (B, H, W, 3) uint8 with 1 to MOST_IMAGES images that have pixels.
+    """
+    shape = images.shape
+    if images.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
+        raise ValueError(f"the input is {images.dtype} {shape}; expected UINT8 (B, H, W, 3)")
+    if not images.size:
+        raise ValueError(f"the input has the shape {shape}; expected at least one image with pixels")
+    if len(images) > MOST_IMAGES:
+        raise ValueError(f"the input has {len(images)} images; expected at most {MOST_IMAGES} in one request")
 
 
 def read_image(file: Path) -> np.ndarray:
@@ -223,7 +243,7 @@ def _find(paths: Sequence[Path], output: Path) -> dict[str, Path]:
         inside = [(path, Path(path.name))]
         if searched:
             every = _images(path, output, left)
-            inside = [(file, file.relative_to(path)) for file in every if output not in file.resolve().parents]
+            inside = [(file, file.relative_to(path)) for file in every if output not in _real(file).parents]
         if not inside:
             raise _refusal(f"the folder {path} contains no images; expected {', '.join(SUFFIXES)}")
         for file, relative in inside:
@@ -231,6 +251,11 @@ def _find(paths: Sequence[Path], output: Path) -> dict[str, Path]:
     for why, number in left.items():
         print(f"{number} left out ({why})", file=sys.stderr)
     return found
+
+
+def _real(path: Path) -> Path:
+    """The path without links. One that is a link to itself is returned as it is."""
+    return Path(os.path.realpath(path))
 
 
 def _images(folder: Path, output: Path, left: Counter[str]) -> Iterator[Path]:
@@ -260,7 +285,7 @@ def _images(folder: Path, output: Path, left: Counter[str]) -> Iterator[Path]:
     for path in below:
         if path.is_symlink():
             left["a link to a folder"] += 1
-        elif path.resolve() != output:
+        elif _real(path) != output:
             yield from _images(path, output, left)
 
 
@@ -275,6 +300,8 @@ def _claim(folder: Path, classes: Sequence[str]) -> None:
         if mark.exists() and mark.read_text(encoding="utf-8") != text:
             raise _refusal(f"-o {folder} holds results with other classes; choose another folder")
         mark.write_text(text, encoding="utf-8")
+    except UnicodeDecodeError:
+        raise _refusal(f"-o {folder} holds a {CLASSES} that is not from this script; choose another folder") from None
     except OSError as error:
         raise _refusal(f"cannot write to -o {folder}: {error.strerror}; choose another folder") from None
 
@@ -293,7 +320,7 @@ def main() -> int:
     parser.add_argument("images", nargs="+", type=Path, help="images, or folders of images")
     parser.add_argument("-o", "--output", type=Path, default=Path("segmented"), help="folder for masks and overlays")
     given = parser.parse_args()
-    sources = _find(given.images, given.output.resolve())
+    sources = _find(given.images, _real(given.output))
     if given.output.exists() and not given.output.is_dir():
         raise _refusal(f"-o {given.output} is a file; expected a folder for the results")
     model, bad = _open(), 0

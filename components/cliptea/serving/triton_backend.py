@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from segment import Model  # pyright: ignore[reportMissingImports]
+from segment import Model, require_images  # pyright: ignore[reportMissingImports]
 
 
 class TritonPythonModel:
@@ -29,11 +28,8 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         try:
             images_BHW3 = pb_utils.get_input_tensor_by_name(request, "images").as_numpy()
-            if not images_BHW3.size:
-                raise ValueError(
-                    f"the input has the shape {images_BHW3.shape}; expected at least one image with pixels"
-                )
-            masks_BHW = np.stack([self._model.mask(image_HW3) for image_HW3 in images_BHW3])
+            require_images(images_BHW3)
+            masks_BHW = self._model.masks(images_BHW3)
         except Exception as error:  # the other requests get their answers
             return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error)))
         return pb_utils.InferenceResponse([pb_utils.Tensor("masks", masks_BHW)])

@@ -130,7 +130,7 @@ def _placed(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[Compare
 
 
 def _registered(store: Store, run: Run, rows: Sequence[ComparedRow], decided: Promotion) -> bool:
-    """Whether the version is still the model of this run. Somebody may have deleted it, and its number may be reused."""
+    """Whether the version is still the model of this run: a version may be deleted, and its number given again."""
     from cliptea.tracking.mlflow_client import connect
     from cliptea.tracking.registry import registered_by
 

@@ -200,7 +200,8 @@ def test_the_page_needs_nothing_else_and_shows_problems_classes_and_pictures(roo
 @pytest.mark.parametrize("name", ["<b>", "a&b"])
 def test_names_are_escaped(root, tmp_path, name):
     (root / "classes.json").write_text(json.dumps({"classes": [name, *CLASSES[1:]], "unseen": UNSEEN}))
-    assert call(root, "-o", tmp_path / "check.html").exit_code == 0
+    for _ in range(2):
+        assert call(root, "-o", tmp_path / "check.html").exit_code == 0
     page = (tmp_path / "check.html").read_text()
     assert f"> {name}</td>" not in page
     assert name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") in page
@@ -219,6 +220,13 @@ def test_what_cannot_be_done_is_one_line(root, arguments, code, text):
     assert answer.exit_code == code
     assert answer.stderr.startswith(f"error: {text}")
     assert answer.stderr.count("\n") == 1
+
+
+def test_a_page_of_somebody_else_is_not_overwritten(root, tmp_path):
+    (tmp_path / "index.html").write_text("<html>precious</html>")
+    answer = call(root, "-o", tmp_path / "index.html")
+    assert (answer.exit_code, "index.html exists and is not such a page" in answer.stderr) == (2, True)
+    assert (tmp_path / "index.html").read_text() == "<html>precious</html>"
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

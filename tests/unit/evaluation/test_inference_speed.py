@@ -7,6 +7,7 @@ from plain_student import Plain
 from torch import nn
 
 from cliptea.config import EvaluationConfig
+from cliptea.cores import processor
 from cliptea.evaluation import inference_speed as speed
 from cliptea.evaluation.inference_speed import measure_inference
 
@@ -55,7 +56,7 @@ def test_a_window_is_the_size_of_a_student_that_slides_and_the_precision_is_told
 @pytest.mark.usefixtures("_one_round")
 def test_the_memory_of_a_cpu_is_not_measured():
     found = measure_inference(Plain(nn.Conv2d(3, 5, 1)).eval(), TEXT, SETTINGS)
-    assert (found.device, found.peak_memory_mib) == ("CPU", None)
+    assert (found.device, found.peak_memory_mib) == (processor(), None)
 
 
 def test_the_median_of_warm_rounds_counts(monkeypatch):

@@ -36,7 +36,8 @@ def test_a_class_without_pixels_is_left_out_and_a_wrong_one_counts():
     assert np.isnan(iou[1])
     assert (iou[2], iou[3]) == (0.75, 0.0)  # class 3 has no pixel, but one was given to it
     scores = score(matrix, [1, 3])
-    assert (scores.miou_seen, scores.miou_unseen, scores.hiou) == (0.875, 0.0, 0.0)
+    assert (scores.miou_seen, scores.miou_unseen, scores.hiou) == (0.875, 0.0, None)  # nothing to find for [1, 3]
+    assert score(matrix, [1, 2, 3]).hiou == pytest.approx(2 * 0.375 / 1.375)
     assert score(matrix, [1]).hiou is None
 
 

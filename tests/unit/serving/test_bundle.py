@@ -368,8 +368,11 @@ spec.loader.exec_module(module)
 model = module.TritonPythonModel()
 model.initialize({})
 images = np.load(sys.argv[2])
-(masks,), error = model.execute([{"images": Tensor("images", one)} for one in (images, images[:0])])
-assert isinstance(error, str)
+given = (images, images[:0], np.zeros((65, 1, 1, 3), np.uint8))
+(masks,), *errors = model.execute([{"images": Tensor("images", one)} for one in given])
+assert [error.split("; ")[1] for error in errors] == [
+    "expected at least one image with pixels", "expected at most 64 in one request"
+]
 assert masks.name == "masks"
 np.save(sys.argv[3], masks.as_numpy())
 """
@@ -402,7 +405,7 @@ def test_the_files_of_one_server_do_not_stay_for_another(served):
 
 
 KSERVE = """
-import sys, types
+import asyncio, sys, types
 from pathlib import Path
 import numpy as np
 kserve, errors = types.ModuleType("kserve"), types.ModuleType("kserve.errors")
@@ -416,7 +419,7 @@ class Output:
         self.name, self.shape, self.datatype = name, shape, datatype
     def set_data_from_numpy(self, array, binary_data):
         self.array = array
-kserve.InferRequest = kserve.ModelServer = None
+kserve.InferRequest, kserve.ModelServer = types.SimpleNamespace, None
 kserve.InferOutput, kserve.Model, errors.InvalidInput = Output, Served, InvalidInput
 kserve.InferResponse = lambda id, name, outputs: outputs
 sys.modules |= {"kserve": kserve, "kserve.errors": errors}
@@ -430,17 +433,21 @@ def tensor(array, name="images"):
         return array
     return types.SimpleNamespace(name=name, as_numpy=as_numpy)
 def ask(*tensors):
-    return model.predict(types.SimpleNamespace(id="7", inputs=list(tensors)))
+    return asyncio.run(model.predict(types.SimpleNamespace(id="7", inputs=list(tensors))))
 images = np.zeros((1, 40, 50, 3), np.uint8)
 for wrong in (
     [], [tensor(images), tensor(images)], [tensor(images, "image")], [tensor(images[0])], [tensor(images[..., :2])],
     [tensor(images[:0])], [tensor(images[:, :0])], [tensor(images.astype(np.float32))],
-    [tensor(ValueError("no bytes"))],
+    [tensor(ValueError("no bytes"))], [tensor(np.zeros((65, 1, 1, 3), np.uint8))],
 ):
     try:
         ask(*wrong)
     except InvalidInput as error:
         print(error)
+try:
+    asyncio.run(model.predict({"instances": [1]}))
+except InvalidInput as error:
+    print(error)
 (output,) = ask(tensor(images))
 assert (output.name, output.shape, output.datatype, output.array.dtype) == ("masks", [1, 40, 50], "UINT8", np.uint8)
 """
@@ -450,7 +457,7 @@ def test_kserve_refuses_each_odd_request_in_a_line(served):
     """With a stand-in for KServe's package. The test below uses the package itself where it is installed."""
     command = [sys.executable, "-I", "-c", KSERVE, str(served / "kserve")]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert len(ended.stdout.splitlines()) == 9
+    assert len(ended.stdout.splitlines()) == 11
     assert all("; expected" in line or "cannot read the tensor" in line for line in ended.stdout.splitlines())
 
 

@@ -11,7 +11,7 @@ from cliptea.data.catalogue import Catalogue
 from cliptea.data.sample import Sample, decode_image, encode_png
 from cliptea.errors import ConfigError, DataError
 from cliptea.serving.classes import text_digests
-from cliptea.serving.score_file import read_scores
+from cliptea.serving.score_file import are_scores, read_scores
 from cliptea.serving.scores import evaluate, other_settings, settings_of
 from cliptea.settings import given_settings, presets
 from cliptea_pipeline.cli import app
@@ -69,6 +69,7 @@ def test_scores_are_those_of_the_masks(data, model, model_folder, tmp_path, sett
     assert found["other_settings"] == ({} if gamma == 0.02 else {"gamma": {"used": 0.3, "own": 0.02}})
     assert ("evaluation.gamma is 0.3; the model's own is 0.02" in answer.output) == (gamma == 0.3)
     assert "evaluation.scale" not in answer.output
+    assert are_scores(file)  # so a second call may replace it
     read = read_scores(file)
     known = text_digests(model.known())
     assert (read.evaluation.scale, read.evaluation.gamma) == ((96, 64), gamma)
@@ -88,6 +89,10 @@ def test_what_cannot_be_scored_is_one_line(data, model_folder, tmp_path):
     assert answer.exit_code == 1
     assert "labels/val/1.png" in answer.output
     assert not (tmp_path / "scores.json").exists()
+    (tmp_path / "classes.json").write_text('{"classes": ["cat"]}')
+    answer = call("--model", "models:/none/1", "--set", f"data.root={data}", "-o", tmp_path / "classes.json")
+    assert (answer.exit_code, "classes.json exists and is not a file of scores" in answer.output) == (2, True)
+    assert (tmp_path / "classes.json").read_text() == '{"classes": ["cat"]}'
 
 
 def test_a_file_of_the_users_own_changes_settings_and_the_preset_in_it_does_not(model, model_folder, tmp_path):

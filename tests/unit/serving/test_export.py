@@ -1,7 +1,9 @@
 """ONNX files compute what torch does, at sizes that the exporter has not seen, or are not written."""
 
+import errno
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -165,6 +167,21 @@ def test_a_file_that_computes_something_else_is_not_put_in_place(tmp_path):
     with pytest.raises(NotExported, match=r"logits by .*masks in"):
         export_model(model, tmp_path / "student.onnx", Form(size=(32, 64)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_leaves_the_earlier_export(tmp_path, monkeypatch):
+    model = made("demo_fpn")
+    model.student = patches()
+    export_model(model, tmp_path / "student.onnx", Form(size=(32, 32)))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ClipteaError, match="disk is full"):
+        export_model(model, tmp_path / "student.onnx", Form(size=(64, 64)))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 class OneHeight(Plain):

@@ -287,6 +287,17 @@ def test_labels_of_somebody_else_are_not_taken_for_predictions(photos, model_fol
     assert sorted(path.name for path in output.iterdir()) == ["masks", "overlays"]
 
 
+def test_masks_of_two_lists_of_classes_do_not_mix(photos, model_folder, tmp_path):
+    given = (photos, "--model", model_folder, "-o", tmp_path / "out")
+    assert call(*given).exit_code == call(*given).exit_code == 0
+    before = (tmp_path / "out/areas.json").read_bytes()
+    known = json.loads(before)["classes"]
+    refused = call(*given, "--classes", ", ".join(known[::-1]))
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert "has masks of other classes; expected a folder for each list of classes" in refused.stderr
+    assert (tmp_path / "out/areas.json").read_bytes() == before
+
+
 def test_a_subfolder_that_cannot_be_read_gets_a_line_and_the_others_are_done(photos, model_folder, tmp_path, closed):
     closed("photos/sub")
     answer = call(photos, "--model", model_folder, "-o", tmp_path / "out")

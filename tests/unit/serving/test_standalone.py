@@ -87,8 +87,11 @@ def test_results_only_go_to_a_folder_of_their_own(tmp_path):
         standalone._claim(tmp_path / name, ["cat", "dog"])
         assert json.loads((tmp_path / name / "classes.json").read_text()) == ["cat", "dog"]
     (tmp_path / "labels/masks").mkdir(parents=True)
+    (tmp_path / "bytes").mkdir()
+    (tmp_path / "bytes/classes.json").write_bytes(b"\xff")
     (tmp_path / "file").touch()
     for name, words in (
+        ("bytes", "holds a classes.json that is not from this script; choose another folder"),
         ("labels", "holds other files; expected a new or an empty folder"),
         ("empty", "holds results with other classes"),
         ("file/below", "cannot write to -o .*Not a directory"),
@@ -104,7 +107,8 @@ def test_what_it_leaves_out_is_counted(tmp_path, capsys):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "again").symlink_to(tmp_path)
-    assert list(standalone._find([tmp_path], tmp_path / "out")) == ["a", "sub/e"]
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")  # told later, as every image that cannot be read
+    assert list(standalone._find([tmp_path], tmp_path / "out")) == ["a", "loop", "sub/e"]
     told = capsys.readouterr().err.splitlines()
     assert sorted(told) == [
         "1 left out (a link to a folder)",

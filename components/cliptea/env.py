@@ -201,7 +201,11 @@ OBJECT_STORE = (
     Variable("NO_PROXY", "hosts and domains that are reached without a proxy, with commas between them", "none"),
 )
 MLFLOW = (
-    Variable("MLFLOW_TRACKING_URI", "the tracking server", "the work directory's database"),
+    Variable(
+        "MLFLOW_TRACKING_URI",
+        "MLflow: a server (`http://HOST:PORT`) or a database (`sqlite:////folder/mlflow.db`, `postgresql://...`)",
+        "the work directory's database",
+    ),
     Variable("MLFLOW_TRACKING_TOKEN", "credentials: a bearer token, or the next two", "none"),
     Variable("MLFLOW_TRACKING_USERNAME", "credentials: the user", "none"),
     Variable("MLFLOW_TRACKING_PASSWORD", "credentials: the password; a password in the address is rejected", "none"),
@@ -217,6 +221,7 @@ MLFLOW = (
     ),
     Variable("MLFLOW_REGISTRY_URI", "must be unset or the tracking server: models are kept there", "unset"),
     Variable("PGPASSWORD", "credentials: the password of a PostgreSQL database in `MLFLOW_TRACKING_URI`", "none"),
+    Variable("PGCONNECT_TIMEOUT", "how many seconds to wait until a PostgreSQL database answers", "3"),
 )
 HUB = (
     Variable("HF_ENDPOINT", "the address of the hub", "`https://huggingface.co`"),
@@ -241,7 +246,7 @@ CLUSTER = (
         "`/var/run/secrets/kubeflow/pipelines/token`",
     ),
     Variable("KFP_NAMESPACE", "your namespace on a multi-user server", "in a pod of its cluster: its own"),
-    Variable("KUBECONFIG", "the Kubernetes cluster", "`~/.kube/config`"),
+    Variable("KUBECONFIG", "the file that says how to reach the Kubernetes cluster", "`~/.kube/config`"),
 )
 BEHAVIOUR = (
     PATIENCE,

@@ -228,7 +228,7 @@ HUB = (
     Variable("HF_TOKEN", "the token, in place of the one that `hf auth login` has stored", "none"),
     Variable("HUGGING_FACE_HUB_TOKEN", "the same under its older name, if `HF_TOKEN` is not set", "none"),
     Variable("HF_HOME", "the folder for that token and for downloads", "`~/.cache/huggingface`"),
-    Variable("HF_HUB_OFFLINE", "1 forbids to use the hub; what has been downloaded is still used", "none"),
+    Variable("HF_HUB_OFFLINE", "1 forbids using the hub; files that were downloaded before are still used", "none"),
 )
 CLUSTER = (
     Variable("KFP_ENDPOINT", "the address of Kubeflow Pipelines", "in a pod without `KUBECONFIG`: that of its cluster"),

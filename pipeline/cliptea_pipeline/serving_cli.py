@@ -86,7 +86,10 @@ def predict(
     output: Annotated[
         str,
         typer.Option(
-            "-o", "--output", metavar="FOLDER", help="New, empty or earlier folder for the results, also in S3."
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            help="Folder for the results, here or in S3: new, empty, or written by an earlier call.",
         ),
     ] = "predictions",
     workdir: Home = ".cliptea",
@@ -99,8 +102,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="|".join(PRECISIONS),
-            help="Precision of the network: half of it is faster on a GPU, and changes masks a little. Defaults to the "
-            "precision in which the model was evaluated.",
+            help="Precision of the network. Half precision is faster on a GPU, and changes masks a little. Defaults to "
+            "the precision in which the model was evaluated.",
             show_default=False,
         ),
     ] = None,

@@ -23,8 +23,8 @@ divided by the second, so smaller is better. A name such as `A : B` names the fi
 is the system's load average of the last minute before the row.
 
 All measurements go to `benchmarks/results.json` or the file in `--output`, and a page like this one is made beside it;
-`cliptea plan` reads the file's `images_per_second`, if it is from a machine with a GPU. With `--only`, the other rows of
-the file are kept if they come from the same machine. With a GPU, the rows use larger batches in bfloat16 and all
+`cliptea plan` reads the file's `images_per_second`, if it is from a machine with a GPU. With `--only`, the other rows
+of the file are kept if they come from the same machine. With a GPU, the rows use larger batches in bfloat16 and all
 backbones at 512x512, and record the memory. The table has the rows that were measured on its machine.
 
 ## Results of one machine

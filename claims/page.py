@@ -37,8 +37,8 @@ CLAIMS_NOTE = """
 The best variant in these worlds has the highest mean of several, so its difference is probably a little too large.
 The next table has all variants.
 """
-SCORES_NOTE = """Scores are in percent, as mean ± standard deviation over worlds and seeds. The last columns have the mean hIoU
-of each world.
+SCORES_NOTE = """Scores are in percent, as mean ± standard deviation over worlds and seeds. The last columns have the
+mean hIoU of each world.
 
 """
 TRANSDUCTIVE_NOTE = """Here, training knows the names of the unseen classes, but no masks of them. The paper's method

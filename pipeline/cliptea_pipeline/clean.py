@@ -41,7 +41,7 @@ def clean(root: Path, newest: int, seconds: float, jobs: Mapping[str, str] | Non
 
     Raises:
         StorageError: the folder is not a work directory; the store is not available, or kept runs have no list in it.
-        TrackingError: MLflow is not available, so that nobody knows what it refers to.
+        TrackingError: MLflow is not available, so it is unknown which outputs its runs and models use.
         ClipteaError: a run is using the work directory.
     """
     with _opened(root, yes) as store:
@@ -74,7 +74,9 @@ def _opened(root: Path, yes: bool) -> Iterator[Store]:
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         file = root.resolve() / DATABASE
         if not file.is_file():
-            raise StorageError(f"the MLflow database {file} does not exist, so nobody knows what it refers to")
+            raise StorageError(
+                f"the MLflow database {file} does not exist, so it is unknown which outputs its runs and models use"
+            )
         os.environ["MLFLOW_TRACKING_URI"] = database_uri(file)
     with held(root) if yes and is_workdir(root) else nullcontext():
         yield open_store(env.STORE.get() or (root.resolve() / STORE).as_uri())

@@ -141,7 +141,7 @@ MISTAKES = {
     ),
     "groups that are a word": (
         "variants: [mine]\nvariant_groups: mine",
-        r"mine.yaml: variant_groups=mine is refused: input should be a valid dictionary",
+        r"mine.yaml: variant_groups=mine is refused; expected keys and values, such as \{KEY: VALUE\}",
     ),
     "a group that is a word": ("variant_groups: {mine: wide}", r"mine.yaml: variant_groups.mine=wide is refused"),
     "a shipped name": ("variant_groups: {table3: {full: {}}}", r"variant_groups.table3 has the name of a shipped"),

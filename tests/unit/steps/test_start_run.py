@@ -98,7 +98,9 @@ def test_variants_that_are_one_student_are_refused(started, change):
     """They would be trained twice at once, into one output."""
     with pytest.raises(ConfigError) as caught:
         started(file=f"preset: smoke\nvariants: [mine]\nvariant_groups: {{mine: {{a: {{}}, b: {change}}}}}")
-    assert str(caught.value).startswith("the variants mine/a and mine/b are one student, because their settings differ")
+    assert str(caught.value).startswith(
+        "the variants mine/a and mine/b would train the same student, because their settings differ"
+    )
     assert len(started(file="preset: smoke\nvariants: [mine]\nvariant_groups: {mine: {a: {}, b: {}}}").variants) == 1
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cliptea.messages import figure
+
 __all__ = ["render"]
 
 INTRODUCTION = """<!-- Made by `python -m benchmarks` from results.json beside it. Edit page.py or the rows. -->
@@ -47,7 +49,7 @@ def render(results: dict[str, Any]) -> str:
     notes = []
     for row in results["rows"]:
         verdict = {None: "", True: "met", False: "**missed**"}[row["met"]]
-        ratio = f"{row['ratio']:.3g}"
+        ratio = f"{figure(row['ratio'])}"
         lines.append(
             f"| {row['name']} | {row['first']} | {row['second']} | {ratio} | {row['goal_text']} | {verdict} "
             f"| {row['load']:.1f} |"

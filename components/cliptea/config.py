@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cliptea.errors import ConfigError
+from cliptea.messages import number_of
 from cliptea.own_code import names_code
 from cliptea.weights_source import WeightsSource
 
@@ -334,12 +335,12 @@ class TrainConfig(Section):
         """
         parts = processes * self.accumulate
         if self.batch_size % parts:
-            among = named or f"{processes} processes"
-            accumulate = f" and train.accumulate={self.accumulate}" if self.accumulate > 1 else ""
+            shares = named or number_of(processes, "process")
+            times = f" times train.accumulate={self.accumulate}" if self.accumulate > 1 else ""
             raise ConfigError(
-                f"train.batch_size={self.batch_size} cannot be divided among {among}{accumulate}",
+                f"train.batch_size={self.batch_size} cannot be divided into {parts} equal parts ({shares}{times})",
                 f"a multiple of {parts}",
-                f"change train.batch_size, or {setting}",
+                f"change train.batch_size, train.accumulate or {setting}",
             )
 
 

@@ -111,7 +111,7 @@ def _read_by_pods(config: Config, students: list[Config]) -> Iterator[tuple[str,
     yield from config.roots.items()
     files = {"teacher.weights": config.teacher.weights, "teacher.text_features": config.teacher.text_features}
     files |= {f"evaluation.sets.{name}.text_features": s.text_features for name, s in config.evaluation.sets.items()}
-    files |= {f"student.pretrained of {s.student.backbone}": s.encoder_weights for s in students}
+    files |= {f"student.pretrained.{s.student.backbone}": s.encoder_weights for s in students}
     for key, source in files.items():
         if isinstance(source, str) and WeightsSource.of(source).is_file:
             yield key, source

@@ -12,7 +12,7 @@ import typer
 
 from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
-from cliptea.messages import plain
+from cliptea.messages import number_of, plain
 from cliptea.storage.local_files import local_path
 from cliptea_pipeline.opening import open_model
 from cliptea_pipeline.options import AsJson, Debug, json_document, one_line_errors, whole_number
@@ -175,11 +175,11 @@ def predict(
         bad = len(document["errors"])
         if done := len(sources) - bad:
             written = f"masks/, overlays/{', confidence/' * confidence} and areas.json"
-            print(f"wrote {written} for {done} image{'s' * (done != 1)} to {plain(output)}")
+            print(f"wrote {written} for {number_of(done, 'image')} to {plain(output)}")
         else:
             print("no image could be segmented")
         if bad:
-            print(f"error: {bad} of {len(sources)} images could not be read", file=sys.stderr)
+            print(f"error: {bad} of {number_of(len(sources), 'image')} could not be read", file=sys.stderr)
             raise typer.Exit(ExitCode.FAILED)
 
 
@@ -238,7 +238,7 @@ def tell_classes(model: Segmenter, classes: ClassSet) -> None:
         said = f"gamma is {gamma:g} for the unseen ones: {listed}" if unseen else "all were seen in training"
     else:
         said = "gamma is 0, because no suitable value is known for new class names"
-    print(f"{len(classes.names)} classes; {said}")
+    print(f"{number_of(len(classes.names), 'class')}; {said}")
 
 
 def _tell_far(document: dict[str, Any]) -> None:
@@ -251,9 +251,10 @@ def _tell_far(document: dict[str, Any]) -> None:
     if far:
         shown = ", ".join(f"{plain(row['image'])} ({row['distance']:.1f} times the limit)" for row in far[:NAMED])
         more = f", and {len(far) - NAMED} more" if len(far) > NAMED else ""
+        total, lie = number_of(len(document["images"]), "image"), "lies" if len(far) == 1 else "lie"
         print(
-            f"warning: {len(far)} of {len(document['images'])} images lie farther from the training images than "
-            f"{SHARE * 100:g} % of these do, so their masks may be wrong: {shown}{more}",
+            f"warning: {len(far)} of {total} {lie} farther from the training images than {SHARE * 100:g} % of these "
+            f"do, so masks may be wrong: {shown}{more}",
             file=sys.stderr,
         )
 
@@ -297,7 +298,7 @@ def _predict_all(
                     document["errors"].append(str(predicted.error))
                     bar.console.print(f"error: {predicted.error}", markup=False, highlight=False, soft_wrap=True)
                 speed = bar.tasks[0].speed
-                bar.update(task, advance=1, rate=f"{speed:.1f} image/s" if speed else "")
+                bar.update(task, advance=1, rate=f"{speed:.1f} images/s" if speed else "")
     finally:
         facts = facts_of(rows)
         document |= facts

@@ -277,7 +277,7 @@ def test_files_that_are_no_small_text_are_refused(write, tmp_path):
     with pytest.raises(ConfigError, match=r"the preset file mine.yaml is not UTF-8"):
         read_preset("mine.yaml")
     write("variant_groups: {mine: {" + ", ".join(f"v{n}: {{seeds: 1}}" for n in range(4000)) + "}}")
-    with pytest.raises(ConfigError, match=r"mine.yaml holds \d+ bytes of settings .* at most 65536; put .* bucket"):
+    with pytest.raises(ConfigError, match=r"mine.yaml holds \d+ bytes of settings .* at most 64 KiB; put .* bucket"):
         read_preset("mine.yaml")
 
 

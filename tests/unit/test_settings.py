@@ -197,7 +197,10 @@ def test_a_delta_changes_only_what_it_names():
         ("evaluation.divisor=0", "evaluation.divisor"),
         ("evaluation.gamma=.nan", "evaluation.gamma"),
         ("train.lr=.inf", "train.lr"),
-        ("train.processes=32", "train.batch_size=8 cannot be divided among 32 processes; expected a multiple of 32"),
+        (
+            "train.processes=32",
+            "cannot be divided into 32 equal parts (32 processes); expected a multiple of 32",
+        ),
         ("teacher.ratio_range=[2, 1]", "low <= high"),
         ("variants=[tabel3]", "table3"),
         ("variants=[table3/no_cee]", "no_ce"),

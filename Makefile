@@ -32,7 +32,7 @@ test: install ## run the tests (about 20 minutes on two cores)
 test-long: install ## run the long tests: kills, full disks, damaged objects, fuzzing (about an hour on two cores)
 	$(BIN)/python -m pytest -m long -n 2 --dist loadfile --no-loadscope-reorder
 
-test-claims: install ## check the demo's claims on worlds that nothing is tuned on (an hour; only after tuning has ended)
+test-claims: install ## check the demo's claims on worlds that no setting was chosen on (about an hour on two cores)
 	$(BIN)/python -m pytest -m claims
 
 bench: install ## measure speed and size, see benchmarks/README.md

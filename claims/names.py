@@ -43,7 +43,7 @@ def measure_names(run: Run) -> dict[str, dict[str, float]]:
     Returns:
         `named`: fraction of the regions of an unseen class that get a name, `right`: fraction of these names that are
         right, `stuff`: fraction of the regions without any class that get a name, `seen`: the same for regions of a
-        seen class, which are rims of labelled areas. A region belongs to the class of most of its tokens.
+        seen class, which are the edges of labelled areas. A region belongs to the class of most of its tokens.
     """
     store = open_store()
     splits = make_splits(run)

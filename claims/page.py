@@ -25,19 +25,20 @@ The demo renders worlds of small scenes, and trains a small CLIP from captions f
 only used for this page; settings were chosen on the worlds 0 to 3. Every variant is trained with {seeds} seeds in each
 of {worlds} worlds, with the settings of `components/cliptea/presets/demo.yaml`{overrides}. Differences are
 taken between students of the same world and seed. Two intervals stand behind each difference, both two-sided 95 %
-Student intervals, not corrected for the number of comparisons. The first is over these {pairs} differences. Students of
-one world share scenes and CLIP, so it is about these worlds. The second is over the {worlds} means of the worlds, so it
-is about other worlds as well.
+intervals of Student's t distribution, not corrected for the number of comparisons. The first is over these {pairs}
+differences. Students of one world share scenes and CLIP, so it is about these worlds. The second is over the {worlds}
+means of the worlds, so it is about other worlds as well.
 
 Made at commit {commit}, with {cores} cores of {processor}. Students whose fingerprint had not changed since an
 earlier commit were not trained again: the fingerprint is made of the settings, the data and the version of the code
 that counts for them.
 """
 CLAIMS_NOTE = """
-The best variant in these worlds has the highest mean of several, so its difference is a little too large. The next
-table has all variants.
+The best variant in these worlds has the highest mean of several, so its difference is probably a little too large.
+The next table has all variants.
 """
-SCORES_NOTE = """Percent: mean ± standard deviation over worlds and seeds. Last: the mean hIoU of each world.
+SCORES_NOTE = """Scores are in percent, as mean ± standard deviation over worlds and seeds. The last columns have the
+mean hIoU of each world.
 
 """
 TRANSDUCTIVE_NOTE = """Here, training knows the names of the unseen classes, but no masks of them. The paper's method
@@ -50,10 +51,10 @@ to one unseen class, for which its name is the nearest of all names to CLIP's em
 texts lie as `generator: region` does it. Training sees none of these labels.
 
 """
-NAMES_NOTE = """Which regions of training views get the name of an unseen class from the transductive students, by what
-most of their tokens really show; and of the names of regions of unseen classes, how many are right. Regions of stuff
-without a class should stay without a name. The rule is that of [the method](method.md#beyond-the-paper); the other rows
-leave out its conditions, for the same students.
+NAMES_NOTE = """This table shows which regions of training views the transductive students give the name of an unseen
+class. Regions are sorted by what most of their tokens really show. *Right names* is the share of correct names among
+those of regions of unseen classes. Regions of stuff without a class should get no name. The rule is that of
+[the method](method.md#beyond-the-paper); the other rows leave out its conditions, for the same students.
 
 """
 
@@ -217,7 +218,12 @@ def _regions(results: dict[str, Any], table: Table) -> str:
 
 def _names(results: dict[str, Any]) -> str:
     worlds = [world["names"] for world in results["worlds"].values()]
-    columns = {"named": "unseen classes", "right": "right names", "stuff": "stuff", "seen": "rims of seen classes"}
+    columns = {
+        "named": "unseen classes",
+        "right": "right names",
+        "stuff": "stuff",
+        "seen": "seen classes (at their edges)",
+    }
     rows = [
         (rule, *(f"{100 * fmean(world[rule][column] for world in worlds):.1f}" for column in columns))
         for rule in worlds[0]

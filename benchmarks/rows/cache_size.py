@@ -59,9 +59,17 @@ def measure(bench: Bench) -> Iterator[Row]:
     found = [open_one(store, tops) for _ in range(bench.repeats)]
     seconds, whole, mib = (median(one[name] for one in found) for name in ("seconds", "with_first_batch", "mib"))
     what, more = f"opening a cache of {views:,} views", f"{whole:.2f} s with an epoch's order and 192 shards' indexes"
-    yield Row(f"{what}: time", f"{seconds:.2f} s; {more}", f"{SECONDS:g} s", seconds / SECONDS, 1, at_most=True)
     yield Row(
-        f"{what}: memory", f"{mib:.0f} MiB, the whole process", f"{MIB} MiB", mib / MIB, 1, at_most=True, note=NOTE
+        f"{what}: time", f"{seconds:.2f} s; {more}", f"the goal, {SECONDS:g} s", seconds / SECONDS, 1, at_most=True
+    )
+    yield Row(
+        f"{what}: memory",
+        f"{mib:.0f} MiB, the whole process",
+        f"the goal, {MIB} MiB",
+        mib / MIB,
+        1,
+        at_most=True,
+        note=NOTE,
     )
 
 

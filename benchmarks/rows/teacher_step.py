@@ -12,6 +12,7 @@ from benchmarks.measure import Bench, Row, environment, interleaved, speed
 from benchmarks.world import Prepared, device, prepare, weights
 from cliptea.config import ClusteringConfig
 from cliptea.manifest import Output
+from cliptea.messages import figure
 from cliptea.storage import open_store
 from cliptea.teacher.blocks import BLOCK, BlockMaker, Job
 from cliptea.teacher.clip import open_teacher
@@ -61,8 +62,8 @@ def measure(bench: Bench) -> Iterator[Row]:
     memory = torch.cuda.max_memory_allocated() / 2**30 if where.type == "cuda" else None
     yield Row(
         f"teacher step, {views} views by {batch}",
-        f"whole step: {views / median(ours):.3g} views/s",
-        f"bare encode_image: {views / median(theirs):.3g} views/s",
+        f"whole step: {figure(views / median(ours))} views/s",
+        f"bare encode_image: {figure(views / median(theirs))} views/s",
         speed(ours, theirs),
         0.9,
         rates={"teacher": views / median(ours)},
@@ -87,8 +88,8 @@ def _with_workers(bench: Bench, batch: int, bare: float) -> Iterator[Row]:
         rate = 2 * WORKERS * BLOCK / (three - one)
         yield Row(
             f"teacher step, {WORKERS} processes on one GPU, {' and '.join(kinds)}",
-            f"{rate:.3g} views/s",
-            f"bare encode_image: {bare:.3g} views/s",
+            f"{figure(rate)} views/s",
+            f"bare encode_image: {figure(bare)} views/s",
             rate / bare,
             0.9,
             details={"seconds_of_one_block": one, "seconds_of_three_blocks": three},

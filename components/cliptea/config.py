@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cliptea.errors import ConfigError
+from cliptea.messages import number_of
 from cliptea.own_code import names_code
 from cliptea.weights_source import WeightsSource
 
@@ -146,13 +147,12 @@ class ClusteringConfig(Section):
     # of CLIP's last block: its output as in the paper, its values (MaskCLIP), these without their mean, or its keys
     tokens: Literal["dense", "value", "value_centred", "key"] = "dense"
     partition: Literal["kmeans", "normalised_cut"] = "kmeans"  # normalised_cut is not in the paper
-    # K-means starts from the means of windows: `sliding` ones of these sizes in tokens, or so many cells along an edge
-    seed_mode: Literal["sliding", "grid"] = "sliding"
-    windows: Annotated[tuple[Few, ...], Field(max_length=16)] = (3, 7)
+    seed_mode: Literal["sliding", "grid"] = "sliding"  # K-means starts from the means of these windows
+    windows: Annotated[tuple[Few, ...], Field(max_length=16)] = (3, 7)  # sizes in tokens; grid: cells along an edge
     rounds: Few = 10  # of K-means, at most
     fusion_threshold: Fraction = 0.8  # lambda: clusters whose cosine reaches it are fused
-    cut_sigma: Factor = 0.2  # the weight of two tokens falls with exp((cosine - 1) / sigma)
-    cut_radius: Factor = 0.25  # and with their distance, relative to the side of the grid
+    cut_sigma: Factor = 0.2  # the weight of two tokens is exp((cosine - 1) / sigma), times a factor for their distance
+    cut_radius: Factor = 0.25  # how fast that factor falls with the distance, as a fraction of the side of the grid
     cut_threshold: Annotated[float, Field(ge=0, le=2)] = 0.5  # a part that costs less is cut in two
     max_regions: Annotated[int, Field(ge=1, le=64)] = 32  # of a view; the largest are kept
     # CLIP's embedding of each region, for the variants that need it: from pictures of the region, or from a CLS token
@@ -204,13 +204,13 @@ class MethodConfig(Section):
     generator_layers: Few = 3  # number of layers
     generator_heads: Few = 8  # attention heads of each layer
     generator_ffn: Batch = 2048  # width of the hidden layer of its MLPs
-    generator_dropout: Fraction = 0.1  # in its layers
+    generator_dropout: Fraction = 0.1  # dropout in the layers of the generator
     detach_centroids: bool = False  # no gradients flow from the centroids of regions into the features
     pseudo_logit: Literal["dot", "cosine"] = "dot"  # product of features and pseudo classes, or 1/0.07 times the cosine
     feature_norm: Literal["none", "scaled_cosine"] = (
         "none"  # 1/0.07 times the cosine for all classes, also at test time
     )
-    transductive: TransductiveConfig = TransductiveConfig()  # self-training
+    transductive: TransductiveConfig = TransductiveConfig()  # self-training with the names of unseen classes
     losses: LossConfig = LossConfig()  # the terms of the loss
 
     @property
@@ -335,12 +335,12 @@ class TrainConfig(Section):
         """
         parts = processes * self.accumulate
         if self.batch_size % parts:
-            among = named or f"{processes} processes"
-            accumulate = f" and train.accumulate={self.accumulate}" if self.accumulate > 1 else ""
+            shares = named or number_of(processes, "process")
+            times = f" times train.accumulate={self.accumulate}" if self.accumulate > 1 else ""
             raise ConfigError(
-                f"train.batch_size={self.batch_size} cannot be divided among {among}{accumulate}",
+                f"train.batch_size={self.batch_size} cannot be divided into {parts} equal parts ({shares}{times})",
                 f"a multiple of {parts}",
-                f"change train.batch_size, or {setting}",
+                f"change train.batch_size, train.accumulate or {setting}",
             )
 
 
@@ -424,7 +424,7 @@ class Config(Section):
     """Everything that determines the result of a run."""
 
     preset: str = "demo"  # its name, or that of a file
-    seeds: Few = 1  # number of times that each student is trained
+    seeds: Few = 1  # how often each student is trained, each time with another seed
     variants: Annotated[list[str], Field(max_length=1000)] = [
         "backbones"
     ]  # groups or "group/name", from cliptea/variants or from variant_groups

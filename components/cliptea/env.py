@@ -201,7 +201,11 @@ OBJECT_STORE = (
     Variable("NO_PROXY", "hosts and domains that are reached without a proxy, with commas between them", "none"),
 )
 MLFLOW = (
-    Variable("MLFLOW_TRACKING_URI", "the tracking server", "the work directory's database"),
+    Variable(
+        "MLFLOW_TRACKING_URI",
+        "MLflow: a server (`http://HOST:PORT`) or a database (`sqlite:////folder/mlflow.db`, `postgresql://...`)",
+        "the work directory's database",
+    ),
     Variable("MLFLOW_TRACKING_TOKEN", "credentials: a bearer token, or the next two", "none"),
     Variable("MLFLOW_TRACKING_USERNAME", "credentials: the user", "none"),
     Variable("MLFLOW_TRACKING_PASSWORD", "credentials: the password; a password in the address is rejected", "none"),
@@ -217,13 +221,14 @@ MLFLOW = (
     ),
     Variable("MLFLOW_REGISTRY_URI", "must be unset or the tracking server: models are kept there", "unset"),
     Variable("PGPASSWORD", "credentials: the password of a PostgreSQL database in `MLFLOW_TRACKING_URI`", "none"),
+    Variable("PGCONNECT_TIMEOUT", "how many seconds to wait until a PostgreSQL database answers", "3"),
 )
 HUB = (
     Variable("HF_ENDPOINT", "the address of the hub", "`https://huggingface.co`"),
     Variable("HF_TOKEN", "the token, in place of the one that `hf auth login` has stored", "none"),
     Variable("HUGGING_FACE_HUB_TOKEN", "the same under its older name, if `HF_TOKEN` is not set", "none"),
     Variable("HF_HOME", "the folder for that token and for downloads", "`~/.cache/huggingface`"),
-    Variable("HF_HUB_OFFLINE", "1 forbids to use the hub; what has been downloaded is still used", "none"),
+    Variable("HF_HUB_OFFLINE", "1 forbids using the hub; files that were downloaded before are still used", "none"),
 )
 CLUSTER = (
     Variable("KFP_ENDPOINT", "the address of Kubeflow Pipelines", "in a pod without `KUBECONFIG`: that of its cluster"),
@@ -241,7 +246,7 @@ CLUSTER = (
         "`/var/run/secrets/kubeflow/pipelines/token`",
     ),
     Variable("KFP_NAMESPACE", "your namespace on a multi-user server", "in a pod of its cluster: its own"),
-    Variable("KUBECONFIG", "the Kubernetes cluster", "`~/.kube/config`"),
+    Variable("KUBECONFIG", "the file that says how to reach the Kubernetes cluster", "`~/.kube/config`"),
 )
 BEHAVIOUR = (
     PATIENCE,

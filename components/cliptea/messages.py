@@ -6,10 +6,11 @@ import errno
 import os
 import re
 import signal
+from decimal import Decimal
 
 __all__ = [
-    "ERRNOS", "FULL", "SECRETS", "holds_secret", "meaning", "names_secret", "of_connection", "of_signal", "plain",
-    "plain_lines", "printable", "redacted", "shortened",
+    "ERRNOS", "FULL", "SECRETS", "figure", "holds_secret", "meaning", "names_secret", "number_of",
+    "of_connection", "of_signal", "plain", "plain_lines", "printable", "redacted", "shortened",
 ]  # fmt: skip
 
 Texts = tuple[tuple[str, tuple[str, str]], ...]  # patterns, each with what it means and what to do
@@ -136,6 +137,17 @@ def plain(text: str) -> str:
 def plain_lines(text: str) -> str:
     """The same for a text of several lines, such as a traceback."""
     return "\n".join(plain(line) for line in text.split("\n"))
+
+
+def number_of(number: int, name: str) -> str:
+    """A number of things in words: 1 image, 2 images, 3 classes."""
+    ending = "" if number == 1 else "es" if name.endswith("s") else "s"
+    return f"{number} {name}{ending}"
+
+
+def figure(value: float) -> str:
+    """A number with three significant digits, or its whole part if that is longer; never with an exponent."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{Decimal(f'{value:.3g}'):f}"
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:

@@ -117,12 +117,14 @@ def read_rates(file: Path | None, given: list[str]) -> dict[str, float]:
     """Measured images per second from a benchmark file, overridden by those given as "NAME=NUMBER".
 
     Raises:
-        ConfigError: the file or a rate cannot be read.
+        ConfigError: the file or a rate cannot be read, or the file is from a machine without a GPU.
     """
     rates: dict[str, Any] = {}
+    gpu: str | None = ""
     try:
         if file is not None:
-            rates |= parse_json(read_text(file, "the file"), str(file))["images_per_second"]
+            measured = parse_json(read_text(file, "the file"), str(file))
+            gpu, rates = measured["machine"]["gpu"], dict(measured["images_per_second"])
         for item in given:
             name, _, number = item.partition("=")
             rates[name] = float(number)
@@ -132,6 +134,12 @@ def read_rates(file: Path | None, given: list[str]) -> dict[str, float]:
             f"cannot read the throughput ({one_line(error)})",
             f"{TEACHER}=150 or segformer_b4=40 (images per second of one GPU), or a file that `make bench` wrote",
         ) from None
+    if gpu is None:
+        raise ConfigError(
+            f"{file} was measured on a machine without a GPU",
+            "the rates of a GPU",
+            "use the file of `make bench` from the machine that you will train on, or --throughput NAME=NUMBER",
+        )
     if bad := [name for name, rate in checked.items() if not 0 < rate < math.inf]:
         raise ConfigError(f"the throughput of {bad[0]} is {checked[bad[0]]}", "more than 0 images per second")
     return checked

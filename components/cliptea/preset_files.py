@@ -43,7 +43,7 @@ def read_preset(address: str) -> str:
     if len(text.encode()) > LARGEST and not is_remote(address):
         raise ConfigError(
             f"{address} holds {len(text.encode())} bytes of settings with its variants",
-            f"at most {LARGEST}",
+            f"at most {LARGEST >> 10} KiB",
             "put the files into a bucket, where they may be larger, and name the s3:// address",
         )
     return text

@@ -21,7 +21,7 @@ from cliptea import env, watchdog
 from cliptea.errors import ClipteaError, ConfigError, described
 from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import Level, Who, as_json, json_line
-from cliptea.messages import plain, redacted
+from cliptea.messages import figure, plain, redacted
 
 __all__ = [
     "TRAINING", "Bar", "bar", "clock", "count", "event_line", "halted", "listening", "note", "publish",
@@ -216,17 +216,14 @@ def event_line(event: dict[str, Any], who: Who) -> str:
 def count(event: dict[str, Any]) -> str:
     """The numbers of a bar's event: done of total, rate, time left, values."""
     done = f"{event['done']}" if event["total"] is None else f"{event['done']}/{event['total']}"
-    parts = [f"{done} {event['unit']}"]
+    unit = event["unit"] if event["unit"] == "it" else f"{event['unit']}s"
+    parts = [f"{done} {unit}"]
     if event["rate"] > 0:
-        parts.append(f"{_short(event['rate'])}/s")
+        parts.append(f"{figure(event['rate'])}/s")
     if event["left"]:
         parts.append(f"{clock(event['left'])} left")
-    parts += [f"{name} {value:.3g}" for name, value in event["values"].items()]
+    parts += [f"{name} {figure(value)}" for name, value in event["values"].items()]
     return ", ".join(parts)
-
-
-def _short(rate: float) -> str:
-    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _tell(event: str, **facts: Any) -> None:

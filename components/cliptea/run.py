@@ -11,6 +11,7 @@ from cliptea import nested, variant_groups
 from cliptea.config import Config
 from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, Output, fingerprint
+from cliptea.messages import number_of
 from cliptea.parts import Part
 from cliptea.sweeps import Trial
 
@@ -147,7 +148,9 @@ def require_room(students: int, room: int, parts: int = 1) -> None:
             are more parts than students.
     """
     if parts > students:
-        raise ConfigError(f"{students} students (variants times seeds) cannot be split into {parts} runs", "fewer runs")
+        number = number_of(students, "student")
+        expected = f"at most {number_of(students, 'run')}"
+        raise ConfigError(f"{number} (variants times seeds) cannot be split into {parts} runs", expected)
     if students > room * parts:
         runs = "one run" if parts == 1 else f"{parts} runs"
         raise ConfigError(

@@ -49,7 +49,7 @@ def unseal(data: bytes, model: type[Document]) -> Document:
         found = content.pop(SEAL)
         whole = found == _digest(content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise Damaged("is damaged, or an earlier version of cliptea wrote it without a sha256") from None
+        raise Damaged("is damaged: it holds no sha256 of its content") from None
     if not whole:
         raise Damaged("is damaged: its content does not match its sha256")
     return model.model_validate(content)

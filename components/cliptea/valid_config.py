@@ -16,6 +16,19 @@ from cliptea.typed import key_of
 __all__ = ["SHOWN", "one_of", "validated"]
 
 SHOWN = 100  # characters of a refused value
+WHOLE = "a whole number in digits, such as 1000"
+EXPECTED = {  # in place of pydantic's words, by its types of errors
+    "int_parsing": WHOLE,
+    "int_type": WHOLE,
+    "int_from_float": WHOLE,
+    "float_parsing": "a number, such as 0.001",
+    "float_type": "a number, such as 0.001",
+    "bool_parsing": "true or false",
+    "list_type": "a list in brackets",
+    "tuple_type": "a list in brackets",
+    "dict_type": "keys and values, such as {KEY: VALUE}",
+    "model_type": "keys and values, such as {KEY: VALUE}",
+}
 
 
 def validated(delta: Mapping[str, Any], file: str = "", inside: Mapping[str, Any] | None = None) -> Config:
@@ -54,6 +67,11 @@ def _readable(error: ValidationError) -> ConfigError:
     given = repr(first["input"])
     given = given[1:-1] if isinstance(first["input"], str) else given
     given = given if len(given) <= SHOWN else f"{given[:SHOWN]}..."
+    if expected := EXPECTED.get(first["type"]):
+        example = (
+            f", such as {key}=[{given}]" if first["type"] == "list_type" and isinstance(first["input"], str) else ""
+        )
+        return ConfigError(f"{key}={given} is refused", expected + example)
     return ConfigError(f"{key}={given} is refused: {message[0].lower()}{message[1:]}")
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from cliptea import env, progress
 from cliptea.errors import StorageError
 from cliptea.manifest import Output
-from cliptea.messages import plain
+from cliptea.messages import number_of, plain
 from cliptea.storage import FileStore, Store, open_store
 from cliptea.storage.base import Entry
 from cliptea.storage.unused import Cached, drop, unused
@@ -41,7 +41,7 @@ def clean(root: Path, newest: int, seconds: float, jobs: Mapping[str, str] | Non
 
     Raises:
         StorageError: the folder is not a work directory; the store is not available, or kept runs have no list in it.
-        TrackingError: MLflow is not available, so that nobody knows what it refers to.
+        TrackingError: MLflow is not available, so it is unknown which outputs its runs and models use.
         ClipteaError: a run is using the work directory.
     """
     with _opened(root, yes) as store:
@@ -61,7 +61,7 @@ def clean(root: Path, newest: int, seconds: float, jobs: Mapping[str, str] | Non
         freed = sum(item.size for item in cached if drop(item))
         if isinstance(store, FileStore) and not env.STORE.get():  # no run can be writing to it
             store.drop_empty_folders({entry.key for entry in done})
-        told = f"deleted {_number(len(done), 'object')} of the store, {_size(done)}"
+        told = f"deleted {number_of(len(done), 'object')} of the store, {_size(done)}"
         console.print(told + (f", and {_bytes(freed)} of the cache" if cached else ""))
 
 
@@ -74,7 +74,9 @@ def _opened(root: Path, yes: bool) -> Iterator[Store]:
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         file = root.resolve() / DATABASE
         if not file.is_file():
-            raise StorageError(f"the MLflow database {file} does not exist, so nobody knows what it refers to")
+            raise StorageError(
+                f"the MLflow database {file} does not exist, so it is unknown which outputs its runs and models use"
+            )
         os.environ["MLFLOW_TRACKING_URI"] = database_uri(file)
     with held(root) if yes and is_workdir(root) else nullcontext():
         yield open_store(env.STORE.get() or (root.resolve() / STORE).as_uri())
@@ -98,7 +100,7 @@ def delete(store: Store, groups: Sequence[Group], lists: Lists) -> list[Entry]:
                 done.append(entry)
                 bar.update(1)
     if spared:
-        progress.note(f"{_number(len(spared), 'output')} not deleted, because a run has begun that uses them")
+        progress.note(f"{number_of(len(spared), 'output')} not deleted, because a run has begun that uses them")
     return done
 
 
@@ -128,7 +130,7 @@ def _show(console: Console, leftovers: Leftovers, kept: Kept, cached: Sequence[C
     lines[SHOWN:] = [f"kept: {len(lines) - SHOWN} more runs"] if len(lines) > SHOWN else []
     if unlisted := sum(why == UNLISTED for why in kept.whole.values()):
         lines.append(
-            f"kept: {_number(unlisted, 'run')} of a cluster that this Kubeflow Pipelines does not list, perhaps of "
+            f"kept: {number_of(unlisted, 'run')} of a cluster that this Kubeflow Pipelines does not list, perhaps of "
             "another namespace; delete in MLflow those that nobody needs"
         )
     for line in lines:
@@ -148,16 +150,12 @@ def _show(console: Console, leftovers: Leftovers, kept: Kept, cached: Sequence[C
         console.print(table)
     else:
         console.print("there is nothing to delete")
-    console.print(f"needed: {_number(len(leftovers.kept), 'object')} of the store, {_size(leftovers.kept)}")
+    console.print(f"needed: {number_of(len(leftovers.kept), 'object')} of the store, {_size(leftovers.kept)}")
     if leftovers.others:
         console.print(
-            f"not ours: {_number(len(leftovers.others), 'object')} that no list of a run names, "
+            f"not ours: {number_of(len(leftovers.others), 'object')} that no list of a run names, "
             f"{_size(leftovers.others)}; never deleted"
         )
-
-
-def _number(count: int, name: str) -> str:
-    return f"{count} {name}{'s' * (count != 1)}"
 
 
 def _size(entries: Sequence[Entry]) -> str:

@@ -152,8 +152,8 @@ def _controller(cluster: Cluster) -> Iterator[Finding]:
         text = "workflows over 1 MiB are kept in a database, so a run can have more than 105 variants"
     else:
         text = (
-            "a workflow is limited to 1 MiB, about 105 variants; for more, cliptea submit --split N; cliptea plan says "
-            "how many"
+            "a workflow is limited to 1 MiB, which is about 105 variants; for more, use `cliptea submit --split N`; "
+            "`cliptea plan` shows the N that you need"
         )
     yield Finding("size", OK, text)
 

@@ -82,14 +82,19 @@ def submit(
             "--split",
             metavar="N",
             parser=whole_number("--split", 1),
-            help="Share the students among so many runs with one comparison. They start one after another, and the "
-            "command follows them as with --wait.",
+            help="Divide the students among this many runs with one comparison. The runs start one after another, and "
+            "the command follows each as with --wait.",
             show_default=False,
         ),
     ] = None,
     parts: Annotated[
         str | None,
-        typer.Option("--parts", metavar="2,4-50", help="Only these of the runs of --split.", show_default=False),
+        typer.Option(
+            "--parts",
+            metavar="LIST",
+            help="Submit only these parts of --split, for example 2,4-50.",
+            show_default=False,
+        ),
     ] = None,
     log_format: LogFormat = None,
     as_json: AsJson = False,

@@ -7,7 +7,7 @@ from typing import Any
 from cliptea.cluster.kubernetes_api import Cluster
 from cliptea_pipeline.checks import OK, SECONDS, UNKNOWN, Finding
 
-__all__ = ["ask", "there"]
+__all__ = ["ask", "there", "unlisted"]
 
 
 def ask(cluster: Cluster, path: str, method: str = "GET", body: Any = None) -> tuple[int | None, Any]:
@@ -41,4 +41,15 @@ def there(what: str, status: int | None, name: str, todo: str, absent: str) -> F
         return Finding(what, OK, f"{name} exists")
     if status == 404:
         return Finding(what, absent, f"{name} does not exist: {todo}")
-    return Finding(what, UNKNOWN, f"you may not read {name} ({status or 'no answer'})")
+    return _unanswered(what, status, f"read {name}")
+
+
+def unlisted(what: str, status: int | None, names: str) -> Finding:
+    """What to say if a list, such as that of all nodes, was not given."""
+    return _unanswered(what, status, f"list {names}")
+
+
+def _unanswered(what: str, status: int | None, wish: str) -> Finding:
+    if status is None:
+        return Finding(what, UNKNOWN, f"could not {wish}, because the API did not answer; try again")
+    return Finding(what, UNKNOWN, f"you may not {wish} ({status}); ask an administrator")

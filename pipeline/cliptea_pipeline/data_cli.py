@@ -9,7 +9,7 @@ import typer
 
 from cliptea.errors import ConfigError, DataError
 from cliptea.exit_codes import ExitCode
-from cliptea.messages import plain
+from cliptea.messages import number_of, plain
 from cliptea.storage.local_files import local_path, write_file
 from cliptea_pipeline.display import cell
 from cliptea_pipeline.options import ConfigFile, Debug, Overrides, Preset, choose_preset, one_line_errors, whole_number
@@ -140,7 +140,7 @@ def _show(found: Inspection) -> None:
         counted = [text for one in row["parts"].values() for text in (f"{one['share']:.2%}", str(one["images"]))]
         table.add_row(str(row["id"]), cell(row["name"]), "unseen" if row["unseen"] else "seen", *counted)
     console.print(table)
-    counts = ", ".join(f"{one.counts.images} {part} images" for part, one in found.parts.items())
+    counts = ", ".join(number_of(one.counts.images, f"{part} image") for part, one in found.parts.items())
     console.print(f"{counts} can be used")
     for kind, groups in (("error", found.errors), ("warning", found.warnings)):
         for what, examples in groups.items():

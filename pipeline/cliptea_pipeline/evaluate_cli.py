@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cliptea.errors import ConfigError
-from cliptea.messages import plain
+from cliptea.messages import number_of, plain
 from cliptea.storage.local_files import local_path, write_file
 from cliptea_pipeline.display import cell
 from cliptea_pipeline.opening import exact_address, open_model
@@ -116,7 +116,9 @@ def _print(facts: dict[str, Any], scored: Scored) -> None:
         table.add_row(f"[bold]{name}[/]", f"[bold]{_percent(value)}[/]")
     console = Console(highlight=False)
     gamma = facts["evaluation"]["gamma"]
-    console.print(f"{facts['images']} val images of {plain(facts['dataset'])}, gamma {gamma:g}", markup=False)
+    console.print(
+        f"{number_of(facts['images'], 'val image')} of {plain(facts['dataset'])}, gamma {gamma:g}", markup=False
+    )
     console.print(table)
 
 

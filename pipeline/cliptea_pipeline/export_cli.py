@@ -74,8 +74,8 @@ def export(
         list[str] | None,
         typer.Option(
             "--images",
-            help="Images, or folders of images, to compare with PyTorch on, also in S3. Every other one calibrates "
-            "int8. Can be repeated.",
+            help="Images or folders of images, here or in S3, on which the file is compared with PyTorch. For int8, "
+            "every other image calibrates. Can be repeated.",
         ),
     ] = None,
     text_weights: TextWeights = None,
@@ -125,7 +125,13 @@ def export(
 def bundle(
     model: Model,
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="FOLDER", help="New, empty or earlier folder for the bundle.")
+        str,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            help="Folder for the bundle: new, empty, or written by an earlier call.",
+        ),
     ],
     names: Annotated[
         str | None,

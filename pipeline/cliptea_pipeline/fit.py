@@ -10,6 +10,7 @@ from cliptea import env
 from cliptea.cluster.job_settings import JobSettings
 from cliptea.config import Config
 from cliptea.errors import ConfigError
+from cliptea.messages import number_of
 from cliptea.parse import parse_yaml, read_text
 from cliptea.run import expand, require_room
 from cliptea.storage import is_remote
@@ -89,7 +90,8 @@ def check_fit(config: Config, compiled: Compiled, parts: int = 1) -> None:
         processes, gpus = getattr(getattr(config, section), name), compiled.gpus.get(step, 0)
         if processes < gpus:
             raise ConfigError(
-                f"the pipeline gives the step {step} {gpus} GPUs, but {setting}={processes} uses only {processes}",
+                f"the pipeline gives the step {step} {number_of(gpus, 'GPU')}, but {setting}={processes} uses only "
+                f"{processes}",
                 "one process per GPU",
                 f"add --set {setting}={gpus}, or change steps.{step}.gpus in the placement file",
             )
@@ -111,7 +113,7 @@ def _read_by_pods(config: Config, students: list[Config]) -> Iterator[tuple[str,
     yield from config.roots.items()
     files = {"teacher.weights": config.teacher.weights, "teacher.text_features": config.teacher.text_features}
     files |= {f"evaluation.sets.{name}.text_features": s.text_features for name, s in config.evaluation.sets.items()}
-    files |= {f"student.pretrained of {s.student.backbone}": s.encoder_weights for s in students}
+    files |= {f"student.pretrained.{s.student.backbone}": s.encoder_weights for s in students}
     for key, source in files.items():
         if isinstance(source, str) and WeightsSource.of(source).is_file:
             yield key, source

@@ -114,7 +114,7 @@ def find_leftovers(store: Store, entries: Sequence[Entry], lists: Lists, kept: K
         entries: all objects of the store.
 
     Raises:
-        StorageError: a kept run has no list, or one that cannot be read, so that nobody knows what it uses.
+        StorageError: a kept run has no list, or one that cannot be read, so that it is unknown what it uses.
     """
     known, both = runs_of(entries), kept.whole.keys() | kept.models.keys()
     _require_lists(store, lists, known & both)
@@ -165,7 +165,7 @@ def _require_lists(store: Store, lists: Lists, kept: Collection[str]) -> None:
         if unread or not found:
             what = f"the list {store.uri(unread[0])} cannot be read" if unread else f"the store has no list for {run}"
             raise StorageError(
-                f"nobody knows what the MLflow run {run} uses: {what}",
+                f"it is unknown what the MLflow run {run} uses: {what}",
                 "a list for every run that is kept",
                 "run it again with the same settings, or delete it in MLflow if it is not needed",
             )

@@ -54,7 +54,7 @@ def ui(
     workdir: Annotated[
         str,
         typer.Option(
-            metavar="FOLDER", help="Work directory whose MLflow to open. MLFLOW_TRACKING_URI does not count here."
+            metavar="FOLDER", help="Work directory whose MLflow to open. MLFLOW_TRACKING_URI is ignored here."
         ),
     ] = ".cliptea",
     port: Annotated[

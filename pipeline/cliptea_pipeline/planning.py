@@ -13,6 +13,7 @@ from cliptea_pipeline.display import cell
 __all__ = ["show_plan"]
 
 SHOWN_TRIALS = 50
+UNREAD = "unknown until the data are read"
 
 
 def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
@@ -30,7 +31,7 @@ def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
         ("CLIP forward passes", _passes(plan)),
         *validated,
         ("all trainings", _trained(plan)),
-        ("total GPU time", _hours(plan.gpu_hours) + _assumed(plan)),
+        ("total GPU time", _hours(plan.gpu_hours, plan.views) + _assumed(plan)),
         ("storing tokens pays off", _pays(plan)),
     ):
         facts.add_row(name, value)
@@ -40,9 +41,8 @@ def show_plan(console: Console, config: Config, plan: Plan, room: int) -> None:
     for student in plan.students:
         parameters = f"{student.parameters / 1e6:.3f} M"
         licence = student.licence or "none are used"
-        students.add_row(
-            cell(student.backbone), str(student.trainings), parameters, _hours(student.gpu_hours), cell(licence)
-        )
+        hours = _hours(student.gpu_hours, plan.validated_images)
+        students.add_row(cell(student.backbone), str(student.trainings), parameters, hours, cell(licence))
     console.print(students)
     console.print()
     if plan.variants:
@@ -72,12 +72,12 @@ def _trainings(number: int, room: int) -> str:
     told = f"{number} (variants times seeds)"
     if runs == 1:
         return told
-    each = f"{-(-number // runs)} or fewer in each fit, because a run has room for {room}"
+    each = f"at most {-(-number // runs)} in each, which has room for {room}"
     return f"{told}; on a cluster in {runs} runs with one comparison ({each}): cliptea submit --split {runs}"
 
 
 def _count(number: int | None) -> str:
-    return "unknown until the data are read" if number is None else f"{number:,}".replace(",", " ")
+    return UNREAD if number is None else f"{number:,}".replace(",", " ")
 
 
 def _validated(plan: Plan) -> str:
@@ -96,21 +96,24 @@ def _storage(size: int, views: int | None) -> str:
     return each if views is None else f"{size * views / 2**30:.2f} GiB ({each})"
 
 
-def _hours(hours: float | None) -> str:
-    return "unknown without --throughput" if hours is None else f"{hours:.1f} GPU hours"
+def _hours(hours: float | None, images: int | None) -> str:
+    """The time for a number of images, where None is unknown."""
+    if hours is not None:
+        return f"{hours:.1f} GPU hours"
+    return UNREAD if images is None else "unknown; add --throughput NAME=NUMBER"
 
 
 def _trained(plan: Plan) -> str:
     if plan.validated_images is None:
-        return "unknown until the data are read, because of the validations"
-    return _hours(_sum([student.gpu_hours for student in plan.students]))
+        return f"{UNREAD}, because of the validations"
+    return _hours(_sum([student.gpu_hours for student in plan.students]), plan.validated_images)
 
 
 def _passes(plan: Plan) -> str:
     hours = plan.teacher_gpu_hours
     if not plan.passes_per_region and not plan.attention_passes:
-        return _hours(hours)
-    text = f"{_hours(hours)} for the views"
+        return _hours(hours, plan.views)
+    text = f"{_hours(hours, plan.views)} for the views"
     if plan.attention_passes:
         text += f", {plan.attention_passes:.0%} more for tokens that attend to regions"
     if plan.passes_per_region:
@@ -126,7 +129,8 @@ def _assumed(plan: Plan) -> str:
 
 def _pays(plan: Plan) -> str:
     if plan.pays_from is None:
-        return "unknown until the data are read"
+        return UNREAD
     if plan.pays_from < 1:
-        return f"from the first training: CLIP sees {plan.pays_from:.0%} of the images of one training without them"
+        share = f"{plan.pays_from:.0%} of the images that it would see in one training without stored tokens"
+        return f"from the first training: CLIP sees {share}"
     return f"after {plan.pays_from:.1f} trainings"

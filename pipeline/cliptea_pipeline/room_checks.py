@@ -11,7 +11,7 @@ from kubernetes.utils.quantity import parse_quantity
 from cliptea.cluster.job import PRIORITY, QUEUE
 from cliptea.cluster.kubernetes_api import KUEUE, KUEUE_VERSION, Cluster
 from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, UNKNOWN, Finding
-from cliptea_pipeline.cluster_requests import ask, there
+from cliptea_pipeline.cluster_requests import ask, there, unlisted
 from cliptea_pipeline.placement import Placement, StepPlacement
 
 __all__ = ["gpu_nodes", "queues", "quotas"]
@@ -22,7 +22,7 @@ LACKING = "pods and TrainJobs that name it wait forever; create it, or change th
 def gpu_nodes(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     status, found = ask(cluster, "/api/v1/nodes")
     if status != 200:
-        yield Finding("GPU nodes", UNKNOWN, f"you may not list nodes ({status or 'no answer'}); ask an administrator")
+        yield unlisted("GPU nodes", status, "nodes")
         return
     nodes, resource = found["items"], placement.gpu_resource
     counts = [_count(node, resource) for node in nodes]
@@ -73,7 +73,7 @@ def quotas(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
         students, when = 1, "at least one at a time"
     status, found = ask(cluster, "resourcequotas")
     if status != 200:
-        yield Finding("quota", UNKNOWN, f"you may not list quotas ({status or 'no answer'}); ask an administrator")
+        yield unlisted("quota", status, "quotas")
         return
     for quota in found["items"]:
         name, hard = quota["metadata"]["name"], quota["spec"].get("hard", {}).get(f"requests.{placement.gpu_resource}")
@@ -99,7 +99,7 @@ def queues(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     api = f"/apis/{KUEUE}/{KUEUE_VERSION}"
     if (status := ask(cluster, api)[0]) != 200:
         absent = f"the cluster does not serve {KUEUE}/{KUEUE_VERSION}"
-        why = absent if status == 404 else f"Kueue does not answer ({status or 'no answer'})"
+        why = absent if status == 404 else f"Kueue does not answer{f' ({status})' if status else ''}"
         yield Finding("queue", UNKNOWN, f"{why}, so it is not known what the label {QUEUE}={', '.join(named)} does")
         return
     for name in named:

@@ -12,7 +12,7 @@ import typer
 
 from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
-from cliptea.messages import plain
+from cliptea.messages import number_of, plain
 from cliptea.storage.local_files import local_path
 from cliptea_pipeline.opening import open_model
 from cliptea_pipeline.options import AsJson, Debug, json_document, one_line_errors, whole_number
@@ -86,7 +86,10 @@ def predict(
     output: Annotated[
         str,
         typer.Option(
-            "-o", "--output", metavar="FOLDER", help="New, empty or earlier folder for the results, also in S3."
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            help="Folder for the results, here or in S3: new, empty, or written by an earlier call.",
         ),
     ] = "predictions",
     workdir: Home = ".cliptea",
@@ -99,8 +102,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="|".join(PRECISIONS),
-            help="Precision of the network: half of it is faster on a GPU, and changes masks a little. Defaults to the "
-            "precision in which the model was evaluated.",
+            help="Precision of the network. Half precision is faster on a GPU, and changes masks a little. Defaults to "
+            "the precision in which the model was evaluated.",
             show_default=False,
         ),
     ] = None,
@@ -173,11 +176,11 @@ def predict(
         bad = len(document["errors"])
         if done := len(sources) - bad:
             written = f"masks/, overlays/{', confidence/' * confidence} and areas.json"
-            print(f"wrote {written} for {done} image{'s' * (done != 1)} to {plain(output)}")
+            print(f"wrote {written} for {number_of(done, 'image')} to {plain(output)}")
         else:
             print("no image could be segmented")
         if bad:
-            print(f"error: {bad} of {len(sources)} images could not be read", file=sys.stderr)
+            print(f"error: {bad} of {number_of(len(sources), 'image')} could not be read", file=sys.stderr)
             raise typer.Exit(ExitCode.FAILED)
 
 
@@ -236,7 +239,7 @@ def tell_classes(model: Segmenter, classes: ClassSet) -> None:
         said = f"gamma is {gamma:g} for the unseen ones: {listed}" if unseen else "all were seen in training"
     else:
         said = "gamma is 0, because no suitable value is known for new class names"
-    print(f"{len(classes.names)} classes; {said}")
+    print(f"{number_of(len(classes.names), 'class')}; {said}")
 
 
 def _tell_far(document: dict[str, Any]) -> None:
@@ -249,9 +252,10 @@ def _tell_far(document: dict[str, Any]) -> None:
     if far:
         shown = ", ".join(f"{plain(row['image'])} ({row['distance']:.1f} times the limit)" for row in far[:NAMED])
         more = f", and {len(far) - NAMED} more" if len(far) > NAMED else ""
+        total, lie = number_of(len(document["images"]), "image"), "lies" if len(far) == 1 else "lie"
         print(
-            f"warning: {len(far)} of {len(document['images'])} images lie farther from the training images than "
-            f"{SHARE * 100:g} % of these do, so their masks may be wrong: {shown}{more}",
+            f"warning: {len(far)} of {total} {lie} farther from the training images than {SHARE * 100:g} % of these "
+            f"do, so masks may be wrong: {shown}{more}",
             file=sys.stderr,
         )
 
@@ -295,7 +299,7 @@ def _predict_all(
                     document["errors"].append(str(predicted.error))
                     bar.console.print(f"error: {predicted.error}", markup=False, highlight=False, soft_wrap=True)
                 speed = bar.tasks[0].speed
-                bar.update(task, advance=1, rate=f"{speed:.1f} image/s" if speed else "")
+                bar.update(task, advance=1, rate=f"{speed:.1f} images/s" if speed else "")
     finally:
         facts = facts_of(rows)
         document |= facts

@@ -150,7 +150,7 @@ def test_what_the_controller_of_workflows_does(cluster):
     lines = controlled(cluster, **CONTROLLER)
     assert lines["retries"][0][0] == lines["size"][0][0] == "ok"
     assert "does not rerun failed code (retryPolicy OnError); steps" in lines["retries"][0][1]
-    assert "limited to 1 MiB, about 105 variants" in lines["size"][0][1]
+    assert "limited to 1 MiB, which is about 105 variants" in lines["size"][0][1]
     lines = controlled(cluster, config=yaml.safe_dump({"persistence": {"nodeStatusOffLoad": True}}))
     assert "may rerun failed code (retryPolicy not set)" in lines["retries"][0][1]
     assert "can have more than 105 variants" in lines["size"][0][1]

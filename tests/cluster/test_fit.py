@@ -17,12 +17,12 @@ FIT = {
     "batch": (
         {"launcher": "trainjob", "train_job": {"nodes": 2}, "steps": {"train": {"gpus": 4}}},
         ["--preset", "smoke"],
-        r"train.batch_size=4 cannot be divided among 2 nodes of 4 processes; expected a multiple of 8",
+        r"train.batch_size=4 cannot be divided into 8 equal parts \(2 nodes of 4 processes\); expected a multiple of 8",
     ),
     "a batch in parts": (
         {"launcher": "trainjob", "train_job": {"nodes": 4}},
         ["--preset", "smoke", "--set", "train.batch_size=8", "--set", "train.accumulate=4"],
-        r"train.batch_size=8 cannot be divided among 4 nodes of 1 processes and train.accumulate=4; expected",
+        r"train.batch_size=8 cannot be divided into 16 equal parts \(4 nodes of 1 process times train.accumulate=4\)",
     ),
     "idle GPUs": (
         {"steps": {"train": {"gpus": 4}}},
@@ -48,7 +48,7 @@ FIT = {
     "backbone here": (
         {},
         ["--preset", "smoke", "--set", "student.pretrained.segformer_b0=b0.safetensors"],
-        r"student.pretrained of segformer_b0=b0.safetensors is on this machine",
+        r"student.pretrained.segformer_b0=b0.safetensors is on this machine",
     ),
     "model here": (
         {},

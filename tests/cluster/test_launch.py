@@ -183,7 +183,7 @@ def test_a_trainjob_that_leaves_no_model_is_a_failure_and_not_adopted(kubernetes
 def test_processes_that_cannot_share_a_batch(kubernetes, inputs):
     with pytest.raises(
         ConfigError,
-        match="batch_size=4 cannot be divided among 3 nodes of 1 processes; expected a multiple of 3",
+        match=r"batch_size=4 cannot be divided into 3 equal parts \(3 nodes of 1 process\); expected a multiple of 3",
     ):
         launched(inputs, changed(nodes=3))
     assert kubernetes.created == []

@@ -116,7 +116,7 @@ def test_when_the_server_denies_access_no_further_part_starts(pipelines):
     [
         (["--parts", "2"], "--parts is given without --split; expected --split N"),
         (["--split", "2", "--parts", "3"], "cannot read the parts '3'; expected numbers from 1 to 2"),
-        (["--split", "5"], "4 students (variants times seeds) cannot be split into 5 runs; expected fewer runs"),
+        (["--split", "5"], "4 students (variants times seeds) cannot be split into 5 runs; expected at most 4 runs"),
         (["--split", "2", "--set", "seeds=60"], "240 students (variants times seeds) are too many for 2 runs"),
         (["--set", "seeds=60"], "start 3 runs with one comparison: cliptea submit --split 3; or let the"),
     ],

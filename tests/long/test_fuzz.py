@@ -207,7 +207,7 @@ def of_users(folder):
     yield "pipeline", [pipeline_file().read_bytes()], BYTES, through(folder / "pipeline.yaml", read_compiled)
     yield (
         "rates",
-        [b'{"images_per_second": {"teacher": 10.0}}'],
+        [b'{"machine": {"gpu": "H200"}, "images_per_second": {"teacher": 10.0}}'],
         [*BYTES, of_json(plain_json)],
         through(folder / "rates.json", lambda path: read_rates(path, [])),
     )

@@ -214,7 +214,7 @@ def test_what_is_no_small_file_is_not_read(store, proxy):
     store.put("own/my.yaml", b"x" * 101)
     large, folder, missing = store.uri("own/my.yaml"), store.uri("own"), store.uri("none.yaml")
     for uri, says in (
-        (large, f"{large} has 101 bytes; expected a file of at most 100"),
+        (large, f"{large} has 101 bytes; expected a file of at most 100 bytes"),
         (folder, f"{folder} is a folder; expected the address of a file"),
         (missing, f"the file or folder {missing} does not exist; check its name"),
     ):

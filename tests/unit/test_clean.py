@@ -225,7 +225,7 @@ class TestRefused:
 
     def test_a_work_directory_without_a_database(self, yes, root):
         (root / "mlflow/mlflow.db").unlink()
-        self.refused(yes, 1, "the MLflow database .* does not exist, so nobody knows what it refers to")
+        self.refused(yes, 1, "the MLflow database .* does not exist, so it is unknown which outputs its")
 
     def test_an_mlflow_that_does_not_answer(self, yes, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -234,12 +234,12 @@ class TestRefused:
     def test_a_kept_run_without_a_list(self, yes, world, store):
         for entry in list(store.entries(f"uses/{world.runs['new']}")):
             store.delete(entry.key)
-        self.refused(yes, 1, f"nobody knows what the MLflow run {world.runs['new']} uses: .* no list .*run it again")
+        self.refused(yes, 1, f"it is unknown what the MLflow run {world.runs['new']} uses: .* no list .*run it again")
 
     def test_a_kept_run_with_a_damaged_list(self, yes, world, store):
         (entry,) = store.entries(f"uses/{world.runs['new']}")
         store.put(entry.key, b"{}")
-        self.refused(yes, 1, f"nobody knows what the MLflow run {world.runs['new']} uses: .*cannot be read")
+        self.refused(yes, 1, f"it is unknown what the MLflow run {world.runs['new']} uses: .*cannot be read")
 
     def test_runs_of_a_cluster_without_pipelines(self, yes, world, client):
         client.set_tag(world.runs["old"], "cliptea.run", "job-1")

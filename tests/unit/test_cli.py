@@ -148,8 +148,8 @@ def test_plan_counts_the_students_and_the_runs_that_they_take_on_a_cluster():
     few, many = (call("plan", "--preset", "smoke", "--set", f"seeds={seeds}") for seeds in (25, 60))
     assert (few.exit_code, "100 (variants times seeds) " in few.stdout) == (0, True)
     told = " ".join(many.stdout.split())
-    assert "240 (variants times seeds); on a cluster in 3 runs with one comparison (80 or fewer in each fit, " in told
-    assert "because a run has room for 100): cliptea submit --split 3" in told
+    assert "240 (variants times seeds); on a cluster in 3 runs with one comparison (at most 80 in each, " in told
+    assert "which has room for 100): cliptea submit --split 3" in told
     assert (many.exit_code, many.stderr) == (0, "")
 
 

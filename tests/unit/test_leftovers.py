@@ -241,6 +241,6 @@ def test_a_kept_run_whose_list_is_missing_or_damaged_stops_everything(store):
     whole = store.get(key)
     for damage in (lambda: store.delete(key), lambda: store.put(key, whole.replace(b"train", b"tokens"))):
         damage()
-        with pytest.raises(StorageError, match="nobody knows what the MLflow run run uses"):
+        with pytest.raises(StorageError, match="it is unknown what the MLflow run run uses"):
             sweep(store, {"run": "it is new"})
         assert made.manifest_key in keys(store)

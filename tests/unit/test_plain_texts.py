@@ -8,11 +8,12 @@ import signal
 import ssl
 import time
 
+import numpy as np
 import pytest
 
 from cliptea import env, errors, progress, settings
 from cliptea.errors import ConfigError, DataError, StorageError, described
-from cliptea.messages import holds_secret, meaning, of_connection, of_signal, plain, redacted
+from cliptea.messages import figure, holds_secret, meaning, number_of, of_connection, of_signal, plain, redacted
 from cliptea.storage import FileStore, open_store
 
 HUSH = "hunter2x"
@@ -236,3 +237,14 @@ def test_a_secret_at_the_cut_of_a_long_text_is_hidden():
     for length in range(1900, 2100, 7):
         text = f"{'x ' * (length // 2)}http://u:{HUSH}@h/{'y ' * 9000}"
         assert HUSH not in str(DataError(text))
+
+
+def test_a_number_of_things_in_words():
+    assert [number_of(count, "image") for count in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [number_of(count, "unseen class") for count in (1, 3)] == ["1 unseen class", "3 unseen classes"]
+
+
+def test_a_figure_has_three_digits_and_no_exponent():
+    for value in np.random.default_rng(0).uniform(1, 10, 200) * np.logspace(-7, 1, 200):
+        assert figure(value) == np.format_float_positional(value, 3, unique=False, fractional=False, trim="-")
+    assert [figure(value) for value in (0, 99.97, 155.4, 1234.5, 8.5e9)] == ["0", "100", "155", "1234", "8500000000"]

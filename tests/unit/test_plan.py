@@ -6,6 +6,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from cliptea import settings
@@ -15,6 +16,7 @@ from cliptea.plan import REGIONS, make_plan, read_rates
 from cliptea.storage import open_store
 from cliptea.teacher.last_blocks import attending_tokens
 from cliptea.teacher.outputs import REGION_BLOCKS
+from cliptea_pipeline.planning import show_plan
 
 
 def plan(preset, *overrides, rates=()):
@@ -126,10 +128,28 @@ def test_a_throughput_that_is_none_is_refused(given):
 
 def test_a_benchmark_file_is_overruled_by_what_is_given(tmp_path):
     file = tmp_path / "results.json"
-    file.write_text('{"images_per_second": {"teacher": 100, "swin_b": 20}}')
+    file.write_text('{"machine": {"gpu": "H200"}, "images_per_second": {"teacher": 100, "swin_b": 20}}')
     assert read_rates(file, ["swin_b=30"]) == {"teacher": 100, "swin_b": 30}
     with pytest.raises(ConfigError, match="cannot read the throughput"):
         read_rates(tmp_path / "none.json", [])
+
+
+def test_a_benchmark_file_of_a_machine_without_a_gpu_is_refused(tmp_path):
+    file = tmp_path / "results.json"
+    file.write_text('{"machine": {"gpu": null}, "images_per_second": {"teacher": 100}}')
+    with pytest.raises(ConfigError, match=r"results\.json was measured on a machine without a GPU"):
+        read_rates(file, ["swin_b=30"])
+
+
+def test_the_plan_says_why_hours_are_unknown():
+    told = []
+    for preset in ("voc12", "folder"):
+        console = Console(file=io.StringIO(), width=200)
+        config = settings.load(preset, ["teacher.weights=openai"])
+        show_plan(console, config, make_plan(config, {}), room=100)
+        told.append([line for line in console.file.getvalue().splitlines() if line.startswith("CLIP forward passes")])
+    assert "unknown; add --throughput NAME=NUMBER" in told[0][0]
+    assert "unknown until the data are read" in told[1][0]
 
 
 def test_the_plan_says_what_each_variant_is():

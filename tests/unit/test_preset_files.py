@@ -141,7 +141,7 @@ MISTAKES = {
     ),
     "groups that are a word": (
         "variants: [mine]\nvariant_groups: mine",
-        r"mine.yaml: variant_groups=mine is refused: input should be a valid dictionary",
+        r"mine.yaml: variant_groups=mine is refused; expected keys and values, such as \{KEY: VALUE\}",
     ),
     "a group that is a word": ("variant_groups: {mine: wide}", r"mine.yaml: variant_groups.mine=wide is refused"),
     "a shipped name": ("variant_groups: {table3: {full: {}}}", r"variant_groups.table3 has the name of a shipped"),
@@ -277,7 +277,7 @@ def test_files_that_are_no_small_text_are_refused(write, tmp_path):
     with pytest.raises(ConfigError, match=r"the preset file mine.yaml is not UTF-8"):
         read_preset("mine.yaml")
     write("variant_groups: {mine: {" + ", ".join(f"v{n}: {{seeds: 1}}" for n in range(4000)) + "}}")
-    with pytest.raises(ConfigError, match=r"mine.yaml holds \d+ bytes of settings .* at most 65536; put .* bucket"):
+    with pytest.raises(ConfigError, match=r"mine.yaml holds \d+ bytes of settings .* at most 64 KiB; put .* bucket"):
         read_preset("mine.yaml")
 
 

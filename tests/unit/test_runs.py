@@ -48,7 +48,7 @@ def test_one_run_on_a_cluster_has_room_for_so_many_students():
         require_room(201, 100)
     with pytest.raises(ConfigError, match=r"201 students .* too many for 2 runs on a cluster, .*--split 3;"):
         require_room(201, 100, 2)
-    with pytest.raises(ConfigError, match=r"^4 students .* cannot be split into 5 runs; expected fewer runs$"):
+    with pytest.raises(ConfigError, match=r"^4 students .* cannot be split into 5 runs; expected at most 4 runs$"):
         require_room(4, 100, 5)
 
 

@@ -189,12 +189,18 @@ def test_a_delta_changes_only_what_it_names():
         ("teacher.lr=0.1", "perhaps teacher.pretrain.lr or train.lr"),
         ("train.views=2", "perhaps teacher.views"),
         ("train.iterations=abc", "train.iterations=abc is refused"),
+        ("train.iterations=1e3", "train.iterations=1e3 is refused; expected a whole number in digits, such as 1000"),
+        ("train.lr=fast", "train.lr=fast is refused; expected a number, such as 0.001"),
+        ("variants=mine", r"variants=mine is refused; expected a list in brackets, such as variants=[mine]"),
         ("teacher.views=0", "teacher.views=0 is refused"),
         ("train.batch_size=0", "train.batch_size"),
         ("evaluation.divisor=0", "evaluation.divisor"),
         ("evaluation.gamma=.nan", "evaluation.gamma"),
         ("train.lr=.inf", "train.lr"),
-        ("train.processes=32", "train.batch_size=8 cannot be divided among 32 processes; expected a multiple of 32"),
+        (
+            "train.processes=32",
+            "cannot be divided into 32 equal parts (32 processes); expected a multiple of 32",
+        ),
         ("teacher.ratio_range=[2, 1]", "low <= high"),
         ("variants=[tabel3]", "table3"),
         ("variants=[table3/no_cee]", "no_ce"),
@@ -240,7 +246,7 @@ def test_a_mistake_is_one_line_that_names_the_way_out(override, says):
             "student.pretrained={swin_b: [a]}",
             "student.pretrained.swin_b=['a'] is refused: input should be a valid boolean",
         ),
-        ("data.unseen=a", "data.unseen=a is refused: input should be a valid list"),
+        ("data.unseen=a", "data.unseen=a is refused; expected a list in brackets, such as data.unseen=[a]"),
     ],
 )
 def test_a_setting_with_several_types_is_named_as_it_is_typed(override, says):

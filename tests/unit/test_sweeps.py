@@ -139,7 +139,7 @@ REFUSED = {
     "{train.lr: 3}": r"mine.lr.sweep.train.lr has no list of values",
     "{train.lr: [1, 1.0]}": r"train.lr has the value 1.0 twice",
     "{train.lr: [1, -1]}": r"mine.lr, trial train.lr=-1.0: train.lr=-1.0 is refused: input should be greater than 0",
-    "{train.batch_size: [4], train.processes: [3]}": r"trial train.batch_size=4, .*cannot be divided among 3 processes",
+    "{train.batch_size: [4], train.processes: [3]}": r"trial train.batch_size=4, .*cannot be divided into 3 equal",
     "{train: {lr: [1]}}": r"varies the whole section train; expected the full name",
     "{train.held_out: [0.1, 0.2]}": r"varies train.held_out, which must be the same for all trials",
     "{method.transductive.names: [true, false]}": r"varies method.transductive.names, which must be the same",

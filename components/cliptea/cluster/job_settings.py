@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cliptea.config import Config
+from cliptea.messages import number_of
 
 __all__ = ["JobSettings", "Passed"]
 
@@ -45,7 +46,7 @@ class JobSettings(BaseModel):
 
     def check(self, config: Config) -> None:
         """Check that the processes can share a batch, or raise ConfigError."""
-        named = f"{self.nodes} nodes of {self.processes_per_node} processes"
+        named = f"{number_of(self.nodes, 'node')} of {number_of(self.processes_per_node, 'process')}"
         config.train.require_shared(self.processes, named, "nodes and processes_per_node in the placement file")
 
 

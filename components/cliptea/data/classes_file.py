@@ -106,7 +106,10 @@ def class_marks(described: Described, named: Mapping[str, Mark] | None, where: s
     if isinstance(classes, list) and named is None:
         return {name: [first + index] for index, name in enumerate(classes)}
     if first:
-        raise DataError(f"{where} has first_id={first}", "first_id only with a list of classes without other marks")
+        raise DataError(
+            f"{where} has first_id={first}",
+            "first_id only with a plain list of classes, without a label_list or COCO file",
+        )
     if classes is None and named is None:
         raise DataError(
             f"{where} has no classes", f"{EXAMPLE}, a label_list, or a COCO file in labels/train and labels/val"
@@ -166,7 +169,7 @@ def _resolved(mark: Mark, named: Mapping[str, Mark] | None, where: str) -> Mark:
     near = difflib.get_close_matches(mark, named or (), n=1)
     other = ", or a name of the label list or COCO file" if named is not None else ""
     raise DataError(
-        f"{where} has the mark {mark!r}, which has no meaning",
+        f"{where} has the id, colour or name {mark!r}, which has no meaning",
         f'an id, a colour such as "#804080" or "128,64,128"{other}',
         f"perhaps {near[0]} is meant" if near else "",
     )

@@ -169,7 +169,7 @@ class Folder(Reader):
         if size is None:
             raise DataError(f"{where} is missing", expected)
         if size > MOST:
-            raise DataError(f"{where} has {size} bytes", f"at most {MOST}")
+            raise DataError(f"{where} has {size} bytes", f"at most {MOST >> 20} MiB")
         return self.source.read(path)
 
     def _named(self, split: str) -> Mapping[str, Mark] | None:

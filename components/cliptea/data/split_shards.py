@@ -25,6 +25,7 @@ from cliptea.data.shard_sets import ShardEntry, put_top_index
 from cliptea.data.shard_writer import ShardWriter, found_shards
 from cliptea.errors import DataError
 from cliptea.manifest import Contents
+from cliptea.messages import number_of
 from cliptea.storage import Store
 
 __all__ = ["NOTHING_SEEN", "hide_unseen", "left_out_lines", "write_split"]
@@ -88,21 +89,22 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
                 raise DataError(f"no {part} image of {config.name} can be used", "at least one", CHECK)
             facts[part] = {"images": found.images, "turned_images": len(found.turned), **_by_class(found, catalogue)}
             if bad[part]:
+                reasons = _first([f"{name} ({why})" for name, why in bad[part].items()])
                 warnings.append(
-                    f"{len(bad[part])} {part} images cannot be used and are left out, as data.max_bad="
-                    f"{config.max_bad} allows: {_first([f'{name} ({why})' for name, why in bad[part].items()])}"
+                    f"the run leaves out {number_of(len(bad[part]), f'{part} image')} that cannot be used, as "
+                    f"data.max_bad={config.max_bad} allows: {reasons}"
                 )
             if found.turned:
                 warnings.append(
-                    f"{len(found.turned)} {part} images are turned upright as their EXIF orientation says, and label "
-                    f"maps that were drawn on the raw pixels do not fit them: {_first(found.turned)}"
+                    f"the EXIF orientation turns {number_of(len(found.turned), f'{part} image')} upright, and label "
+                    f"maps that were drawn on the raw pixels do not fit: {_first(found.turned)}"
                 )
             if part == "train" and len(found.without) == found.images:
                 raise DataError(*NOTHING_SEEN)
             if found.without and part == "train":
                 warnings.append(
-                    f"{len(found.without)} of {found.images} train images show no seen class, so that training has no "
-                    f"labels for them: {_first(found.without)}"
+                    f"no seen class is in {len(found.without)} of {number_of(found.images, 'train image')}, so "
+                    f"training has no labels for these: {_first(found.without)}"
                 )
     problems = warnings + left_out_lines(left_out) + _problems(catalogue, facts)
     for problem in problems:

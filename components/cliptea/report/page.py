@@ -10,7 +10,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from cliptea.evaluation.results import SCORE_NAMES
-from cliptea.messages import printable
+from cliptea.messages import figure, number_of, printable
 from cliptea.model_address import CHAMPION, predict_command
 from cliptea.nested import flatten
 from cliptea.report import grids, tables, version
@@ -104,6 +104,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"breakable": breakable, "percent": percent, "signed": signed, "spread": spread}
+    environment.filters |= {"figure": figure, "number_of": number_of}
     return environment
 
 

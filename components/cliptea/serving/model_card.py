@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cliptea.data.colours import class_colour
 from cliptea.evaluation.results import SCORE_NAMES
-from cliptea.messages import printable
+from cliptea.messages import number_of, printable
 from cliptea.segment.model_files import Description
 from cliptea.segment.segmenter import ClassSet
 from cliptea.serving.classes import text_digests
@@ -78,8 +78,8 @@ def model_card(
         f"Compared with PyTorch on random images, the ONNX file's logits differ by at most "
         f"{exported.parity.difference:.1e}, and {exported.parity.equal:.2%} of pixels have the same class. "
         f"An input of {measured.size[0]}x{measured.size[1]} takes {measured.milliseconds:.1f} ms with onnxruntime and "
-        f"{measured.torch_milliseconds:.1f} ms with PyTorch, on {measured.threads} threads of the machine that made "
-        f"this folder ({measured.processor})."
+        f"{measured.torch_milliseconds:.1f} ms with PyTorch, on {number_of(measured.threads, 'thread')} of the "
+        f"machine that made this folder ({measured.processor})."
     )
     if fixed:
         agreement += (
@@ -166,8 +166,8 @@ def _scores(scores: Measurement | None, differing: Sequence[str]) -> str:
         return "Unknown. `cliptea evaluate` measures them, and `cliptea bundle --scores FILE` puts them here."
     numbers = ", ".join(f"{shown} {_percent(getattr(scores.scores, name))}" for name, shown in SCORE_NAMES.items())
     told = [
-        f"On {scores.images} val images of {_cell(scores.dataset)}, with a gamma of {scores.evaluation.gamma:g}: "
-        f"{numbers}. The unseen classes were {', '.join(map(_cell, scores.unseen))}."
+        f"On {number_of(scores.images, 'val image')} of {_cell(scores.dataset)}, with a gamma of "
+        f"{scores.evaluation.gamma:g}: {numbers}. The unseen classes were {', '.join(map(_cell, scores.unseen))}."
     ]
     if scores.unseen_with_masks:
         told.append(f"Of these, training had masks of {', '.join(map(_cell, scores.unseen_with_masks))}.")

@@ -40,7 +40,7 @@ def require_pushable(name: str) -> None:
         raise ConfigError(f"--push-to-hub {name} does not say whose repository it is", expected)
     if constants.HF_HUB_OFFLINE:
         raise ConfigError(
-            "--push-to-hub needs the hub, and HF_HUB_OFFLINE forbids to use it",
+            "--push-to-hub needs the hub, and HF_HUB_OFFLINE forbids using it",
             todo="unset HF_HUB_OFFLINE, or leave out --push-to-hub",
         )
     if not constants.ENDPOINT.startswith(("http://", "https://")):

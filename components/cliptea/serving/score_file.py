@@ -40,7 +40,7 @@ class Measurement(BaseModel):
         """
         if self.model_sha256 != sha256:
             raise ConfigError(
-                f"the scores are of another model, {self.model} at that time",
+                f"the scores are of another model: they were measured when the address was {self.model}",
                 "scores of this model",
                 "run cliptea evaluate again",
             )

@@ -17,6 +17,7 @@ from cliptea.data.shards import ShardReader
 from cliptea.evaluation.ranking import candidates
 from cliptea.evaluation.results import Scored
 from cliptea.manifest import Manifest, read_object
+from cliptea.messages import number_of
 from cliptea.report.context import AttentionPicture, PredictionPicture, RegionPicture, ReportContext, RunFacts
 from cliptea.run import Run
 from cliptea.steps.evaluate import FIGURES, Evaluated
@@ -91,7 +92,7 @@ def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str, evalu
     config, info = run.config, teacher.tokens.info
     grid = " x ".join(str(side) for side in info["grid"])
     return RunFacts(
-        title=f"{config.data.name}: {len(run.variants)} students",
+        title=f"{config.data.name}: {number_of(len(run.variants), 'student')}",
         preset=config.preset,
         dataset=config.data.name,
         data_seed=config.data.seed,

@@ -171,7 +171,7 @@ def _require_fit(given: str, info: Mapping[str, Any], config: Config, unseen: Co
         )
     if info["backbone"] != backbone:
         raise ConfigError(
-            f"train.init_from={given} has the backbone {info['backbone']}, and the student {backbone}",
+            f"train.init_from={given} has the backbone {info['backbone']}, but the student has {backbone}",
             "a model with the backbone of the student",
             "use another model, or choose a variant with this backbone",
         )

@@ -22,7 +22,7 @@ def planned(run: Run) -> list[Output]:
     """All outputs of a run, except for its report, whose fingerprint depends on the scores.
 
     Raises:
-        ConfigError: two variants are one student, which would be trained twice at once.
+        ConfigError: two variants would train the same student at the same time.
         StorageError: a file of weights or text features does not exist.
     """
     config = run.config
@@ -51,10 +51,10 @@ def planned(run: Run) -> list[Output]:
         model = model_output(TrainInputs(run=run, variant=variant, splits=splits, teacher=teacher))
         if (other := trained.setdefault(model, variant.label)) != variant.label:
             raise ConfigError(
-                f"the variants {other} and {variant.label} are one student, because their settings differ only in what "
-                "does not change it",
-                "variants with other weights, or with the same settings",
-                "leave one of them out",
+                f"the variants {other} and {variant.label} would train the same student, because their settings differ "
+                "only in what does not change its weights",
+                "variants whose weights differ",
+                "remove one of them",
             )
         tasks = evaluation_tasks(variant.config, splits, teacher)
         outputs += [model, *(scores_output(variant.config, task, _promised(model)) for task in tasks)]

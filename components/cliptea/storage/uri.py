@@ -69,7 +69,7 @@ def read_small(uri: str, most: int) -> bytes:
             raise _absent(uri)
         raise StorageError(f"{uri} is a folder", "the address of a file")
     if entry.size > most:
-        raise StorageError(f"{uri} has {entry.size} bytes", f"a file of at most {most}")
+        raise StorageError(f"{uri} has {entry.size} bytes", f"a file of at most {most} bytes")
     return store.get(key, length=entry.size)
 
 

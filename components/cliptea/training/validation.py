@@ -23,6 +23,7 @@ from cliptea.data.ahead import ahead
 from cliptea.data.records import read_pair
 from cliptea.errors import DataError, named
 from cliptea.evaluation.metrics import confusion, score
+from cliptea.messages import number_of
 from cliptea.models.student import Student
 from cliptea.segment.inference import image_logits
 from cliptea.segment.masks import make_mask
@@ -128,7 +129,7 @@ class Validation:
 
     def _nothing_seen(self) -> DataError:
         return DataError(
-            f"none of the {len(self._data.held_out)} held-out images shows a seen class",
+            f"no seen class is in the {number_of(len(self._data.held_out), 'held-out image')}",
             "a pixel of a seen class in one of them",
             "raise train.held_out, or set train.validate_every=0",
         )

@@ -184,7 +184,7 @@ def test_hidden_pixels_have_no_colour(tmp_path):
         ({"classes": {"sky": 1, "car": [2, 1]}}, "gives 1 two meanings"),
         ({"classes": {"sky": 1, "car": 2}, "ignore": [2]}, "gives 2 two meanings"),
         ({"classes": {"sky": [0, 0, 255], "car": [128, 0, 0]}}, 'colour once; write colours as "128,64,128"'),
-        ({"classes": {"sky": 1, "car": "blue"}}, "the mark 'blue', which has no meaning"),
+        ({"classes": {"sky": 1, "car": "blue"}}, "the id, colour or name 'blue', which has no meaning"),
         ({"classes": CLASSES, "label_list": "labelmap.txt", "first_id": 1}, "first_id=1; expected first_id only"),
         ({"classes": ["sky", "cars"], "label_list": "labelmap.txt", "unseen": ["cars"]}, "perhaps car is meant"),
         ({"classes": {"sky": 70000, "car": 2}}, "classes: 70000 is no id from 0 to 65534"),

@@ -55,10 +55,10 @@ def test_bad_images_are_left_out_with_their_reasons(root, tmp_path):
     assert listed.keys() == reasons.keys()
     assert all(reasons[name] in why for name, why in listed.items())
     assert {part: facts["images"] for part, facts in made.info["counts"].items()} == {"train": 7, "val": 2}
-    for part, names in NAMES.items():
+    for (part, names), images in zip(NAMES.items(), ("2 train images", "1 val image"), strict=True):
         reader = ShardReader(FileStore(tmp_path / "store"), made.objects, part)
         assert [reader.name(index) for index in range(len(reader))] == [name for name in names if name not in listed]
-        (line,) = [problem for problem in made.info["problems"] if f"{part} images cannot be used" in problem]
+        (line,) = [problem for problem in made.info["problems"] if f"leaves out {images} that cannot be" in problem]
         assert "data.max_bad=3" in line
         assert all(f"{name} (" in line for name in made.info["bad_images"][part])
 

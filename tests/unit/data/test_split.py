@@ -76,7 +76,7 @@ def test_train_images_without_a_seen_class_are_counted_and_named_also_after_a_ki
     monkeypatch.setattr(type(dataset), "read", changed)
     split = make_splits(run).own
     wanted = (
-        f"{len(alone)} of 40 train images show no seen class, so that training has no labels for them: "
+        f"no seen class is in {len(alone)} of 40 train images, so training has no labels for these: "
         f"{', '.join(alone[:5])}, and {len(alone) - 5} more"
     )
     assert wanted in split.info["problems"]

@@ -279,7 +279,11 @@ def test_scores_of_another_model_and_folders_of_others_are_refused(scored, model
     (tmp_path / "empty.json").write_text("{}")
     before = sorted(tmp_path.rglob("*"))
     for arguments, code, words in (
-        (["--scores", file, "-o", tmp_path / "out"], 2, "the scores are of another model, models:/m/1 at that time"),
+        (
+            ["--scores", file, "-o", tmp_path / "out"],
+            2,
+            "the scores are of another model: they were measured when",
+        ),
         (["--scores", tmp_path / "empty.json", "-o", tmp_path / "out"], 2, "holds no scores: model is missing"),
         (["-o", tmp_path / "mine"], 1, "holds files that are not from cliptea"),
         (["-o", file], 2, "is a file; expected a folder"),

@@ -145,7 +145,7 @@ def test_weights_of_any_precision_are_read(folder, kind):
 
 
 def test_another_backbone_or_width_is_refused(folder, tmp_path):
-    with pytest.raises(ConfigError, match="has the backbone demo_fpn, and the student segformer_b0; expected"):
+    with pytest.raises(ConfigError, match="has the backbone demo_fpn, but the student has segformer_b0; expected"):
         read(folder, "variants=[table3/full]", "student.backbone=segformer_b0")
     with pytest.raises(ConfigError, match="has 32 features, and the teacher has 64; expected"):
         read(save(tmp_path / "narrow", 0, dim=32))

@@ -98,7 +98,9 @@ def test_variants_that_are_one_student_are_refused(started, change):
     """They would be trained twice at once, into one output."""
     with pytest.raises(ConfigError) as caught:
         started(file=f"preset: smoke\nvariants: [mine]\nvariant_groups: {{mine: {{a: {{}}, b: {change}}}}}")
-    assert str(caught.value).startswith("the variants mine/a and mine/b are one student, because their settings differ")
+    assert str(caught.value).startswith(
+        "the variants mine/a and mine/b would train the same student, because their settings differ"
+    )
     assert len(started(file="preset: smoke\nvariants: [mine]\nvariant_groups: {mine: {a: {}, b: {}}}").variants) == 1
 
 
@@ -149,7 +151,7 @@ def test_what_counts_for_a_run_counts_for_all_of_its_parts(started):
 def test_a_part_that_does_not_exist_is_refused(started):
     with pytest.raises(ConfigError, match=r"part='3/2' is no part of a run; expected its number and their count"):
         started(part="3/2")
-    with pytest.raises(ConfigError, match=r"4 students .* cannot be split into 5 runs; expected fewer runs"):
+    with pytest.raises(ConfigError, match=r"4 students .* cannot be split into 5 runs; expected at most 4 runs"):
         started(part="1/5")
 
 

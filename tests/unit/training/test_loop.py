@@ -86,7 +86,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_model(world, config, tmp_p
 
 
 def test_processes_that_cannot_share_a_batch_are_refused(world, config, tmp_path):
-    with pytest.raises(ConfigError, match=r"batch_size=8 cannot be divided among 3 processes.*multiple of 3"):
+    with pytest.raises(ConfigError, match=r"cannot be divided into 3 equal parts \(3 processes\).*multiple of 3"):
         train(World(0, 3), tmp_path, world, config)
 
 

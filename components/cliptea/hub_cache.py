@@ -36,7 +36,8 @@ def cached(repository: str, name: str, revision: str | None = None) -> Path | No
 def is_whole(copy: Path) -> bool:
     """Whether a copy matches the hash in its name. If not, it is deleted, so that the library downloads it again.
 
-    A copy whose name has no hash counts as whole.
+    A copy whose name has no hash counts as whole. Of a link, only the link is deleted, unless it leads to a blob of the
+    same cache.
 
     Raises:
         StorageError: it cannot be read, or a damaged one cannot be deleted.
@@ -46,8 +47,13 @@ def is_whole(copy: Path) -> bool:
         if _matches(real):
             return True
         progress.note(f"the copy {copy} does not match the hash in its name, so it is damaged; it is downloaded again")
+        home = real.parent.parent
+        blob = real.parent.name == "blobs" and home in copy.parent.resolve().parents
         copy.unlink()
-        real.unlink(missing_ok=True)
+        if blob:  # and no file of somebody else to which the copy is a link
+            real.unlink(missing_ok=True)
+    except FileNotFoundError:  # another process has deleted it
+        return False
     except OSError as error:
         refuse_system(error, f"cannot use the copy {copy}")
         raise Unusable(f"cannot use the copy {copy}: {error.strerror or error}", todo="delete it") from error

@@ -90,7 +90,9 @@ def attention_pictures(views: Mapping[str, ViewImage], figures: Mapping[str, Arr
     for name, view in views.items():
         maps = {}
         for label, weights_hw in _each(figures, f"attention/{name}").items():
-            row_h, column_w = (np.arange(n) * view.valid.shape[0] // n for n in weights_hw.shape)  # as plm.reduce_labels
+            row_h, column_w = (
+                np.arange(n) * view.valid.shape[0] // n for n in weights_hw.shape
+            )  # as plm.reduce_labels
             valid_hw = view.valid[np.ix_(row_h, column_w)]
             maps[label] = np.where(valid_hw, weights_hw, 1 / max(1, valid_hw.sum()))
         pictures.append(AttentionPicture(name, view.image, maps))

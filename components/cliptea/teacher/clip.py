@@ -250,12 +250,13 @@ def _tokenizer(source: _Source) -> Any:
     except ClipteaError:
         raise
     except Exception as error:  # Hugging Face's clients raise many kinds of errors without network access
-        refuse_system(error, f"cannot load the tokenizer of {source.name}")
+        todo = "put weights, open_clip_config.json and the tokenizer into a folder, and set teacher.weights to it"
+        refuse_system(error, f"cannot load the tokenizer of {source.name}", todo)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TeacherError(
             f"the tokenizer of {source.name} cannot be loaded ({reason})",
             "its files in the folder of the weights, or access to the internet",
-            "put weights, open_clip_config.json and the tokenizer into a folder, and set teacher.weights to it",
+            todo,
         ) from error
 
 

@@ -243,7 +243,8 @@ def _folder(path: Path) -> _Source:
 
 def _tokenizer(source: _Source) -> Any:
     try:
-        if repository := source.config.get("text_cfg", {}).get("hf_tokenizer_name"):
+        repository = source.config.get("text_cfg", {}).get("hf_tokenizer_name")
+        if repository and not source.schema.startswith("local-dir:"):  # a folder has its own
             for name in TOKENIZER_FILES:
                 cached(repository, name)  # a damaged one is deleted, and downloaded again
         return open_clip.get_tokenizer(source.schema)

@@ -233,13 +233,15 @@ class MethodConfig(Section):
             )
         if self.losses.local and self.detach_centroids:
             raise ValueError("losses.local=true trains nothing with detach_centroids=true; expected one of them")
-        if self.losses.generate and self.generator == "original" and self.detach_centroids:
+        terms = self.losses.model_dump(include={"cls_token", "ce", "bce", "generate", "local"})
+        trained = [name for name, is_used in terms.items() if is_used]
+        if not trained:
+            raise ValueError("losses are all false, so nothing is trained; expected one of them true")
+        if trained == ["generate"] and self.generator == "original" and self.detach_centroids:
             raise ValueError(
                 "losses.generate=true trains nothing with generator=original and detach_centroids=true; "
-                "expected another generator, or one of the two false"
+                "expected another loss as well, another generator, or detach_centroids=false"
             )
-        if not any(self.losses.model_dump(include={"cls_token", "ce", "bce", "generate", "local"}).values()):
-            raise ValueError("all losses are false, so nothing is trained; expected one of them true")
         if self.transductive.names and (self.pseudo_scope == "batch" or self.pseudo_logit == "cosine"):
             raise ValueError(
                 "transductive.names=true needs one logit for each name; "

@@ -108,19 +108,25 @@ def described(error: BaseException) -> str:
     """Any error in one line: its text and, unless it is a `ClipteaError`, its type and what it means, if known."""
     if isinstance(error, ClipteaError):
         return str(error)
-    kind, text, known = type(error).__name__, one_line(error), meaning(error)
-    said = f"{kind}: {text}" if text else kind
+    said, known = _said(error), meaning(error)
     return f"{known[0]} ({said}); {known[1]}" if known else said
 
 
-def refuse_system(error: BaseException, what: str) -> None:
+def _said(error: BaseException) -> str:
+    kind, text = type(error).__name__, one_line(error)
+    return f"{kind}: {text}" if text else kind
+
+
+def refuse_system(error: BaseException, what: str, todo: str = "") -> None:
     """Raise `Unusable` if the system is to blame for an error, so that nobody takes it for damage of a file.
 
     Args:
         what: what has failed, such as "cannot read model.pt".
+        todo: another solution.
     """
     if known := meaning(error):
-        raise Unusable(f"{what}: {known[0]}", todo=known[1]) from error
+        said = shortened(_said(error), 400)  # names the file
+        raise Unusable(f"{what}: {known[0]} ({said})", todo="; or ".join(filter(None, (known[1], todo)))) from error
 
 
 def portable(error: Exception) -> Exception:

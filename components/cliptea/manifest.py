@@ -43,7 +43,7 @@ VERSIONS = {
     "evaluate": 3,
     "part": 1,  # the results of a part of a run
     "speed": 2,
-    "compare": 6,
+    "compare": 7,
     # records in the store of what is logged to MLflow
     "data": 1,
     "evaluated": 3,

@@ -110,7 +110,10 @@ def _resolved(config: Config, member: Member, delta: dict[str, Any]) -> Config:
     """The config of a variant. Only the row for which the paper names another gamma has another one than the run."""
     if member.label == OTHER_GAMMA:
         delta = nested.merge(delta, {"evaluation": {"gamma": config.evaluation.gamma_no_cls_token}})
-    resolved = variant_groups.apply_delta(config, delta)
+    try:
+        resolved = variant_groups.apply_delta(config, delta)
+    except ConfigError as error:
+        raise ConfigError(f"variant {member.label}: {error.what}", error.expected, error.todo) from None
     if member.trial and not resolved.train.validate_every:
         raise ConfigError(
             f"the sweep {member.group}/{member.trial.sweep} has no score that may choose among its trials",

@@ -7,7 +7,7 @@ import traceback
 import pytest
 
 from cliptea import errors
-from cliptea.errors import ClipteaError, StorageError, portable, refuse_system
+from cliptea.errors import ClipteaError, StorageError, Unusable, portable, refuse_system
 from cliptea.tracking.address import MlflowAway
 from cliptea_pipeline.endpoint import Away
 
@@ -65,6 +65,18 @@ def test_only_errors_of_the_system_are_refused():
     refuse_system(OSError("image file is truncated"), "cannot read a.png")
     refuse_system(FileNotFoundError(errno.ENOENT, "No such file or directory", "a.pt"), "cannot read a.pt")
     with pytest.raises(
-        StorageError, match=r"^cannot read a\.pt: the disk has an input/output error; look into the log"
+        StorageError, match=r"^cannot read a\.pt: the disk has an input/output error \(OSError: .*\); look"
     ):
         refuse_system(OSError(errno.EIO, "Input/output error"), "cannot read a.pt")
+
+
+@pytest.mark.parametrize("folder", ["/home/u", "/a" * 300])
+def test_an_error_of_the_system_names_the_file_and_every_way_out(folder):
+    error = PermissionError(errno.EACCES, "Permission denied", f"{folder}/list.txt")
+    with pytest.raises(Unusable) as refused:
+        refuse_system(error, "cannot create the data set own:Photos", "take another one")
+    assert str(refused.value).startswith("cannot create the data set own:Photos: this user may not do that (")
+    assert "/list.txt'); correct the permissions" in str(refused.value)
+    assert str(refused.value).endswith("; or take another one")
+    with pytest.raises(Unusable, match=r"^a: memory is exhausted \(MemoryError\); give it more memory"):
+        refuse_system(MemoryError(), "a")

@@ -56,7 +56,7 @@ KNOWN = {
     "evaluate": "bdfd0d02b4c878bd",
     "part": "dccbe65f98dceaaf",
     "speed": "a17a2bd6adcb032d",
-    "compare": "4c7992dce60e6083",
+    "compare": "969508f3d87a490e",
     "data": "de680478bc9448e2",
     "evaluated": "9e89550a395d24bb",
     "promote": "a711925f293e614c",

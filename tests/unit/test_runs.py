@@ -92,6 +92,24 @@ def test_settings_that_work_against_each_other_are_refused(settings_of_method, s
         settings.load("demo", [*every, "method.clustering.region_tokens=crop"])
 
 
+@pytest.mark.parametrize(
+    ("group", "setting", "says"),
+    [
+        ("baselines", "losses.ce=false", r"^variant baselines/seen_only: method\.losses are all false"),
+        ("table3", "global_token=none", r"^method\.global_token"),  # the setting itself
+    ],
+)
+def test_a_variant_that_a_setting_makes_unusable_is_named(group, setting, says):
+    with pytest.raises(ConfigError, match=says):
+        expand(settings.load("demo", [f"variants=[{group}]", f"method.{setting}"]))
+
+
+def test_a_row_whose_other_losses_train_is_not_refused():
+    """L_generate trains nothing in this row, but the rest does."""
+    variants = expand(settings.load("demo", ["variants=[table5]", "method.detach_centroids=true"]))
+    assert {v.config.method.generator for v in variants} == {"transformer_decoder", "mlp", "original"}
+
+
 @pytest.mark.parametrize("setting", ["generator=region", "losses.local=true", "transductive.names=true"])
 def test_what_reads_embeddings_of_regions_needs_them_stored(setting):
     with pytest.raises(ConfigError, match=f"{setting} needs .* expected clustering.region_tokens=crop or attention"):

@@ -94,12 +94,13 @@ def _downloaded(what: str, get: Callable[[], State]) -> State:
     except ClipteaError:
         raise
     except Exception as error:  # clients raise many kinds of errors without network access
-        refuse_system(error, f"cannot download the weights {what}")
+        todo = "download the file elsewhere and set student.pretrained to its path or s3:// URI"
+        refuse_system(error, f"cannot download the weights {what}", todo)
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"cannot download the weights {what}: {type(error).__name__}: {reason}",
             "access to the internet",
-            "or download the file elsewhere and set student.pretrained to its path or s3:// URI",
+            f"or {todo}",
         ) from error
 
 

@@ -57,7 +57,7 @@ class PredictionPicture(NamedTuple):
 class AttentionPicture(NamedTuple):
     id: str
     image: np.ndarray  # (H, W, 3) uint8
-    maps: dict[str, np.ndarray]  # label -> (h, w) float, not negative
+    maps: dict[str, np.ndarray]  # label -> (h, w) float, not negative; padding has their mean
 
 
 class RegionPicture(NamedTuple):

@@ -63,7 +63,7 @@ def label_map(labels: np.ndarray) -> bytes:
 def heat_range(maps: Iterable[np.ndarray]) -> float:
     """Number of octaves around uniform attention that contain 99 % of the weights, a shared scale for all pictures.
 
-    Weights of zero, as on padding, do not count.
+    Weights of zero do not count. Many are zero if the global token is a maximum.
     """
     logs = [np.abs(_octaves(weights))[np.asarray(weights) > 0] for weights in maps]
     reach = float(np.quantile(np.concatenate(logs), 0.99)) if any(map(len, logs)) else 0.0

@@ -12,7 +12,7 @@ import numpy as np
 
 from cliptea.config import Config
 from cliptea.data.catalogue import IGNORE, Catalogue
-from cliptea.data.records import chosen_images, read_array, read_pair, read_view, record_name
+from cliptea.data.records import ViewImage, chosen_images, read_array, read_pair, read_view, record_name
 from cliptea.data.shards import ShardReader
 from cliptea.evaluation.ranking import candidates
 from cliptea.evaluation.results import Scored
@@ -27,7 +27,7 @@ from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import Store
 from cliptea.training.history import HELD_OUT
 
-__all__ = ["gather_context", "showing_regions"]
+__all__ = ["attention_pictures", "gather_context", "showing_regions"]
 
 PACKAGES = ("cliptea", "torch", "open_clip_torch", "timm", "segmentation_models_pytorch", "kfp", "mlflow")
 
@@ -67,10 +67,7 @@ def gather_context(
         ],
         losses={name: _losses(store, item) for name, item in first.items()},
         predictions=_predictions(store, run, splits.own, figures),
-        attention=[
-            AttentionPicture(id=name, image=view.image, maps=_each(figures, f"attention/{name}"))
-            for name, view in views.items()
-        ],
+        attention=attention_pictures(views, figures),
         regions=_regions(store, run, train, teacher),
         confusions=_each(figures, "confusion"),
         warnings=_warnings(run, splits, teacher, evaluated),
@@ -86,6 +83,21 @@ def _pictured(evaluated: Sequence[Evaluated]) -> dict[str, Evaluated]:
 
 def _each(figures: Mapping[str, Arrays], key: str) -> dict[str, np.ndarray]:
     return {name: arrays[key] for name, arrays in figures.items()}
+
+
+def attention_pictures(views: Mapping[str, ViewImage], figures: Mapping[str, Arrays]) -> list[AttentionPicture]:
+    """Pictures of the models' attention on views, with the uniform weight on padding, which then has no colour."""
+    pictures = []
+    for name, view in views.items():
+        maps = {}
+        for label, weights_hw in _each(figures, f"attention/{name}").items():
+            row_h, column_w = (
+                np.arange(n) * view.valid.shape[0] // n for n in weights_hw.shape
+            )  # as plm.reduce_labels
+            valid_hw = view.valid[np.ix_(row_h, column_w)]
+            maps[label] = np.where(valid_hw, weights_hw, 1 / max(1, valid_hw.sum()))
+        pictures.append(AttentionPicture(name, view.image, maps))
+    return pictures
 
 
 def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str, evaluated: Sequence[Evaluated]) -> RunFacts:

@@ -81,7 +81,6 @@ class BlockMaker:
 
     @cached_property
     def _teacher(self) -> Teacher:
-        device.prepare()
         return open_teacher(self.job.weights, self._config)
 
     def shape(self, kind: str) -> tuple[int, int, int]:
@@ -145,6 +144,7 @@ class BlockMaker:
 
     def _tokens(self, block: OpenBlock) -> Iterator[Tokens]:
         """The tokens of a block, with the regions that CLIP has to describe for the outputs that it lacks."""
+        device.prepare()
         centre_D = self._centre_D
         if self._readers is None:
             described = [output for output in block.writers if output.form != "none"]

@@ -243,19 +243,21 @@ def _folder(path: Path) -> _Source:
 
 def _tokenizer(source: _Source) -> Any:
     try:
-        if repository := source.config.get("text_cfg", {}).get("hf_tokenizer_name"):
+        repository = source.config.get("text_cfg", {}).get("hf_tokenizer_name")
+        if repository and not source.schema.startswith("local-dir:"):  # a folder has its own
             for name in TOKENIZER_FILES:
                 cached(repository, name)  # a damaged one is deleted, and downloaded again
         return open_clip.get_tokenizer(source.schema)
     except ClipteaError:
         raise
     except Exception as error:  # Hugging Face's clients raise many kinds of errors without network access
-        refuse_system(error, f"cannot load the tokenizer of {source.name}")
+        todo = "put weights, open_clip_config.json and the tokenizer into a folder, and set teacher.weights to it"
+        refuse_system(error, f"cannot load the tokenizer of {source.name}", todo)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TeacherError(
             f"the tokenizer of {source.name} cannot be loaded ({reason})",
             "its files in the folder of the weights, or access to the internet",
-            "put weights, open_clip_config.json and the tokenizer into a folder, and set teacher.weights to it",
+            todo,
         ) from error
 
 

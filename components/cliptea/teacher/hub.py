@@ -68,11 +68,12 @@ def download(tag: str, config: dict[str, Any]) -> Path:
     try:
         return _fetch(repository, names)
     except Exception as error:  # network errors of the library, its HTTP client or the system
-        refuse_system(error, f"cannot download the weights {tag!r}")
+        todo = f"download {_wanted(repository, names, config)} elsewhere and add --set teacher.weights=FILE"
+        refuse_system(error, f"cannot download the weights {tag!r}", todo)
         raise TeacherError(
             f"the weights {tag!r} cannot be downloaded from huggingface.co/{repository} "
             f"({(str(error).splitlines() or [type(error).__name__])[0]})",
-            todo=f"download {_wanted(repository, names, config)} elsewhere and add --set teacher.weights=FILE",
+            todo=todo,
         ) from error
 
 

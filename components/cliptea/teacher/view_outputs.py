@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any
 
-from cliptea import device, env, progress, watchdog
+from cliptea import env, progress, watchdog
 from cliptea.data.shard_sets import ShardEntry, find_sharded, put_top_index
 from cliptea.data.shard_writer import joined
 from cliptea.errors import ClipteaError, StorageError, portable
@@ -118,7 +118,6 @@ def _make(number: int, views: range, workers: int) -> MadeBlock:
     global _maker
     env.THREADS.set(str(max(1, _threads // workers)))
     try:
-        device.prepare()
         if _maker is None:
             assert _job is not None
             _maker = BlockMaker(_job)

@@ -174,6 +174,17 @@ def test_options_of_a_tokenizer_that_could_run_code_are_refused(option, folder, 
             start()
 
 
+@pytest.mark.parametrize("name", ["/data/tokenizers/bert", "./tokenizer", "a/b/c"])
+def test_the_tokenizer_of_a_folder_is_in_the_folder_whatever_its_name(name, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(families, "TOKENIZER", "json")
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda schema: schema)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    described = json.loads((tmp_path / "open_clip_config.json").read_text())
+    described["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = name
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    assert load_teacher(str(tmp_path), "unused", 32).tokenizer == f"local-dir:{tmp_path}"
+
+
 def test_a_tokenizer_that_is_not_there_is_one_line(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(families, "TOKENIZER", "json")
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)

@@ -1,10 +1,12 @@
 """Pre-training tags: what is cached, downloaded, unknown, or out of reach."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import random
 import socket
+import ssl
 import time
 
 import open_clip
@@ -13,7 +15,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
 
 from cliptea import hub_cache
-from cliptea.errors import TeacherError
+from cliptea.errors import ClipteaError, TeacherError
 from cliptea.teacher import clip, hub
 from cliptea.teacher.clip import load_teacher
 from cliptea.teacher.hub import download, tag_config
@@ -110,6 +112,25 @@ def test_a_download_that_is_damaged_is_not_used(monkeypatch, tmp_path):
     monkeypatch.setattr(hub, "hf_hub_download", lambda repository, name: str(cached))
     with pytest.raises(TeacherError, match="what was downloaded is damaged"):
         download("openai", tag_config(MODEL, "openai"))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/home/u/.cache"), "'/home/u/.cache'"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] of the proxy"), "of the proxy"),
+        (OSError("no network"), "no network"),
+    ],
+)
+def test_whatever_fails_is_named_with_the_file_to_provide(monkeypatch, empty_cache, error, words):
+    def fails(url, timeout):
+        raise error
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", fails)
+    with pytest.raises(ClipteaError) as refused:
+        download("openai", tag_config(MODEL, "openai"))
+    assert words in refused.value.what
+    assert "download ViT-B-16.pt or open_clip_model.safetensors" in refused.value.todo
 
 
 def test_a_hub_without_safetensors_is_asked_for_the_pickle(monkeypatch, empty_cache):

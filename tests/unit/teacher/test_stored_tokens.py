@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from cliptea import progress
+from cliptea import env, progress
 from cliptea.data.records import REGION_TOKENS, read_array, read_view, record_name
 from cliptea.data.shard_sets import read_top_index
 from cliptea.data.shards import ShardReader
-from cliptea.errors import StorageError
+from cliptea.errors import ConfigError, StorageError
 from cliptea.method.plm import ignored_tokens
 from cliptea.method.regions import region_maps
 from cliptea.steps.teacher import publish_cache
@@ -139,6 +139,17 @@ def test_a_new_clustering_setting_needs_no_clip_when_dense_tokens_are_kept(make,
     assert sum(seen) == 40
     assert fresh.cache == other.cache
     assert fresh.cache.regions.keys() != first.cache.regions.keys()
+
+
+def test_stored_tokens_are_not_clustered_without_the_gpus_of_the_step(make, monkeypatch):
+    first = make()
+    before = first.files()
+    monkeypatch.setenv(env.GPUS.name, "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="torch can use 0 of the 1 GPU that the placement gives to this step"):
+        make("method.clustering.fusion_threshold=0.4")
+    assert first.files() == before
+    assert make().cache == first.cache  # what is stored needs no GPU
 
 
 @pytest.mark.parametrize("kind", ["value", "value_centred", "key"])

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+from requests.utils import get_environ_proxies
+
 from cliptea.errors import ConfigError, ServerAway, StorageError, TrackingError
 from cliptea.messages import holds_secret, meaning
 from cliptea.tracking.database import database_file
@@ -137,7 +139,8 @@ def database_trouble(uri: str) -> Trouble | None:
 
 def _require_http(uri: str) -> None:
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SECONDS).close()
+        proxies = urllib.request.ProxyHandler(get_environ_proxies(uri))  # as MLflow chooses them
+        urllib.request.build_opener(proxies).open(f"{uri.rstrip('/')}/health", timeout=SECONDS).close()
     except urllib.error.HTTPError as answer:  # the server is running; permissions are checked later
         answer.close()
     except (ValueError, InvalidURL):  # whose text may hold a password

@@ -293,6 +293,23 @@ def test_whatever_a_server_answers_it_is_there(status, monkeypatch):
         require_server()
 
 
+def test_a_range_of_addresses_needs_no_proxy(monkeypatch):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+    for name in ("http_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with served(Handler) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(StorageError, match="does not answer"):
+            require_server()
+        monkeypatch.setenv("NO_PROXY", "127.0.0.0/8,.svc")
+        require_server()
+
+
 @pytest.mark.parametrize("uri", [None, "sqlite:////tmp/none/mlflow.db"])
 def test_what_is_no_server_is_not_asked(uri, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
+from small_servers import served
 
 from cliptea.errors import StorageError
 from cliptea.storage.proxies import proxy_for
 from cliptea.storage.s3_store import S3Store
-from small_servers import served
 
 HOST = "s3.example.test"  # which no name server knows
 

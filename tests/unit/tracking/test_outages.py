@@ -281,6 +281,17 @@ def test_the_port_of_another_protocol_is_told(monkeypatch):
             require_server()
 
 
+def test_a_server_that_hangs_up_does_not_answer(monkeypatch):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.close_connection = True
+
+    with served(Handler) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(StorageError, match=r"does not answer at .*Remote end closed connection.*start it"):
+            require_server()
+
+
 @pytest.mark.parametrize("status", [200, 401, 404])
 def test_whatever_a_server_answers_it_is_there(status, monkeypatch):
     class Handler(BaseHTTPRequestHandler):

@@ -162,15 +162,16 @@ def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
 
     Args:
         work: the function to call. It must be safe to call it again.
-        seconds: how long to wait for MLflow from the start of the first try, which may take seconds itself. The default
-            and the maximum are `cliptea.outage.patience()`.
+        seconds: how long to wait for MLflow. The default and the maximum are `cliptea.outage.patience()`. The first try
+            counts, but at most as half of it: there is a second try even after long work.
 
     Raises:
         TrackingError: MLflow is not available for longer than that, or (not temporary) it rejects a request.
     """
     uri = tracking_address()
     limits = [patience(), *([] if seconds is None else [seconds]), *([COMMAND_SECONDS] if is_database(uri) else [])]
-    absence = Outage(f"MLflow at {uri}", min(limits), since=time.monotonic())
+    server, limit, began = f"MLflow at {uri}", min(limits), time.monotonic()
+    absence: Outage | None = None
     while True:
         try:
             done = work()
@@ -179,8 +180,10 @@ def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
         except (MlflowException, OSError) as error:
             failure = away(error)
         else:
-            absence.over()
+            (absence or Outage(server)).over()
             return done
+        if absence is None:
+            absence = Outage(server, limit, since=max(began, time.monotonic() - limit / 2))
         if not failure.temporary or not absence.wait(failure.reason):
             raise failure from None
 

@@ -155,7 +155,8 @@ STUDENTS = Variable(
 )
 GPUS = Variable(
     "CLIPTEA_GPUS",
-    "how many GPUs a step, or each pod of a TrainJob, must see; from the placement's `gpus` of the step",
+    "how many GPUs a step, or each pod of a TrainJob, is given, of which it must see one; from the placement's `gpus` "
+    "of the step",
     expected="a whole number of GPUs, at least 1",
 )
 IMAGE = Variable("CLIPTEA_IMAGE", "the container image of a run, for a tag in MLflow")

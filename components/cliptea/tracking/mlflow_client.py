@@ -35,8 +35,8 @@ Result = TypeVar("Result")
 PROBE = "/api/2.0/mlflow/experiments/search"  # asks the server for its database
 PROBE_SECONDS = 8.0
 OTHER_CA = (
-    "SSL_CERT_FILE is used for MLflow too: if MLflow's certificate has another CA, set REQUESTS_CA_BUNDLE to a file with "
-    "it, for a public one to what `python -m certifi` prints"
+    "SSL_CERT_FILE is used for MLflow too: if MLflow's certificate has another CA, set REQUESTS_CA_BUNDLE to a file "
+    "with it, for a public one to what `python -m certifi` prints"
 )
 DATABASE_SECONDS = "3"  # for the answer of a PostgreSQL server to a connection
 # Errors that no waiting mends: a pattern of MLflow's text, what it means, and what to do.

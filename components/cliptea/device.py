@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from cliptea import env
+from cliptea import env, progress
 from cliptea.errors import ConfigError
 
 __all__ = ["Beside", "allow_tf32", "best", "chosen", "done_so_far", "every", "prepare"]
@@ -27,7 +27,7 @@ def prepare() -> None:
     Float32 is exact, also on a GPU.
 
     Raises:
-        ConfigError: the placement gives this step GPUs (CLIPTEA_GPUS), and this process sees fewer.
+        ConfigError: the placement gives this step GPUs (CLIPTEA_GPUS), and this process sees none.
     """
     _require_gpus(env.GPUS.count() or 0)
     allow_tf32(False)
@@ -44,11 +44,16 @@ def _require_gpus(wanted: int) -> None:
     if not wanted:
         return
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if seen < wanted:
+    if seen == 0:
         raise ConfigError(
-            f"torch can use {seen} of the {wanted} GPU{'s' * (wanted != 1)} that the placement gives to this step",
+            f"torch can use 0 of the {wanted} GPU{'s' * (wanted != 1)} that the placement gives to this step",
             "an image with CUDA, and nodes with a driver that is new enough for it and the device plug-in of the GPUs",
             "correct the image or the nodes, or set gpus: 0 in the placement to compute on the CPU",
+        )
+    if seen < wanted:  # CUDA shows a process one MIG slice, and one GPU for all of its time-shared replicas
+        progress.warn(
+            f"torch sees {seen} of the {wanted} GPUs that the placement gives to this step, and only uses those; "
+            "of MIG slices and time-shared GPUs, a process sees one, so set gpus: 1 in the placement"
         )
 
 

@@ -155,7 +155,8 @@ STUDENTS = Variable(
 )
 GPUS = Variable(
     "CLIPTEA_GPUS",
-    "how many GPUs a step, or each pod of a TrainJob, must see; from the placement's `gpus` of the step",
+    "how many GPUs a step, or each pod of a TrainJob, is given, of which it must see one; from the placement's `gpus` "
+    "of the step",
     expected="a whole number of GPUs, at least 1",
 )
 IMAGE = Variable("CLIPTEA_IMAGE", "the container image of a run, for a tag in MLflow")
@@ -198,7 +199,12 @@ OBJECT_STORE = (
     Variable("SSL_CERT_FILE", "a file of CA certificates for https", "certifi's"),
     Variable("HTTPS_PROXY", "the proxy for an S3 server with https: `http://HOST:PORT`", "none"),
     Variable("HTTP_PROXY", "the proxy for an S3 server with http", "none"),
-    Variable("NO_PROXY", "hosts and domains that are reached without a proxy, with commas between them", "none"),
+    Variable(
+        "NO_PROXY",
+        "what is reached without a proxy, with commas: hosts, domains, IPv4 ranges such as `10.0.0.0/8`; for S3, this "
+        "machine and names without a dot always are",
+        "none",
+    ),
 )
 MLFLOW = (
     Variable(

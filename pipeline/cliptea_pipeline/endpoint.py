@@ -25,6 +25,7 @@ __all__ = ["PAGE", "PIPELINE", "Away", "Endpoint", "EndpointError", "Unknown", "
 PIPELINE = "cliptea"
 PAGE = 100
 TIMEOUT = (3, 10)  # seconds to connect to Pipelines or the Kubernetes API, and for an answer
+BUSY_TIMEOUT = (3, 60)  # the same for Pipelines once it has answered: it may be busy, or have to do something large
 
 
 class EndpointError(ClipteaError):
@@ -96,7 +97,7 @@ class Endpoint:
             warnings.simplefilter("ignore")
             return new_client(
                 health,
-                TIMEOUT,
+                BUSY_TIMEOUT,
                 host=self.url,
                 namespace=self.namespace or "kubeflow",
                 credentials=credentials,
@@ -125,16 +126,23 @@ class Endpoint:
         return found
 
     @contextlib.contextmanager
-    def asked(self) -> Iterator[None]:
-        """Make requests inside this block silent, and their errors one line."""
+    def asked(self, unsure: str = "") -> Iterator[None]:
+        """Make requests inside this block silent, and their errors one line.
+
+        Args:
+            unsure: the advice if the server has the request but has not answered it, because it may have followed it.
+        """
         from kfp_server_api import ApiException
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # the client prints links, as HTML if possible
                 yield
         except HTTPError as error:
             cause = unreached(error)
+            if unsure and isinstance(getattr(error, "reason", None) or error, ProtocolError | ReadTimeoutError):
+                what = f"Kubeflow Pipelines at {self.url} has not answered a request ({cause})"
+                raise Away(what, todo=unsure, reason=cause) from None
             ca = "; for a company's CA, set SSL_CERT_FILE" if "SSL" in cause else ""
             raise Away(
                 f"Kubeflow Pipelines cannot be reached at {self.url} ({cause})",
@@ -143,7 +151,7 @@ class Endpoint:
                 reason=cause,
             ) from None
         except ApiException as error:
-            raise _refused(self.url, error) from None
+            raise _refused(self.url, error, unsure) from None
 
     def upload(self, file: Path, as_latest: bool = False) -> Version:
         """Upload the compiled pipeline as a version of the pipeline `cliptea`, unless it exists already.
@@ -215,7 +223,7 @@ def all_pages(ask: Callable[[str], Any], items: str) -> Iterator[Any]:
             return
 
 
-def _refused(url: str, error: Any) -> EndpointError:
+def _refused(url: str, error: Any, unsure: str) -> EndpointError:
     text = _message(error)
     if error.status in (401, 403):
         return EndpointError(
@@ -228,7 +236,7 @@ def _refused(url: str, error: Any) -> EndpointError:
     answer = f"{error.status}: {text or error.reason}"
     what = f"Kubeflow Pipelines at {url} answers {answer}"
     if error.status == 429 or error.status >= 500:
-        return Away(what, reason=answer)
+        return Away(what, todo=unsure if error.status in (502, 504) else "", reason=answer)  # of a gateway
     return Unknown(what) if error.status == 404 else EndpointError(what)
 
 

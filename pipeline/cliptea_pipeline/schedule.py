@@ -72,7 +72,7 @@ def create(
         max_concurrency="1",
         no_catchup=True,
     )
-    with endpoint.asked():
+    with endpoint.asked("the schedule may exist all the same: see `cliptea schedule --list` before you try again"):
         api: Any = kfp_server_api.RecurringRunServiceApi(api_client(endpoint.client))
         made = api.recurring_run_service_create_recurring_run(body)
     warn_of_image(chosen)

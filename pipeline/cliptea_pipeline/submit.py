@@ -41,7 +41,7 @@ def submit(endpoint: Endpoint, given: dict[str, object], experiment: str = "clip
     group = endpoint.experiment(experiment)
     part = Part.parse(str(given["part"]))
     names = [str(given["preset"]), part.name if part.of > 1 else "", time.strftime("%Y-%m-%d %H:%M:%S")]
-    with endpoint.asked():
+    with endpoint.asked("the run may have started all the same: look in Pipelines before you submit it again"):
         run = endpoint.client.run_pipeline(
             group,
             " ".join(filter(None, names)),

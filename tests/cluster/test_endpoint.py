@@ -113,7 +113,7 @@ def test_a_server_that_never_answers_is_not_waited_for(command, monkeypatch):
 
 
 def test_a_server_that_falls_silent_later_is_not_waited_for(pipelines, monkeypatch):
-    monkeypatch.setattr(endpoint, "TIMEOUT", (0.2, 0.2))
+    monkeypatch.setattr(endpoint, "BUSY_TIMEOUT", (0.2, 0.2))
     server = Endpoint()
     with silent() as place:
         api_client(server.client).configuration.host = f"http://{place}"

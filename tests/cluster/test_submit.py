@@ -16,7 +16,7 @@ from cliptea_pipeline import submit as submitting
 from cliptea_pipeline import watch
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
-from cliptea_pipeline.schedule import require_cron
+from cliptea_pipeline.schedule import create, require_cron
 
 pytestmark = pytest.mark.usefixtures("watching")
 
@@ -104,6 +104,51 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(pipelines):
     pipelines.away = 10**6
     with pytest.raises(Away, match="answers 503"):
         watch.wait(endpoint, run)
+
+
+@pytest.fixture
+def slow(pipelines, monkeypatch):
+    """Pipelines that takes a second for its answer to a new run or schedule."""
+    at_once = pipelines.answer
+
+    def answer(method, url, *rest):
+        answered = at_once(method, url, *rest)
+        if method == "POST" and url.partition("?")[0].endswith(("/runs", "/recurringruns")):
+            time.sleep(1.2)
+        return answered
+
+    monkeypatch.setattr(pipelines, "answer", answer)
+    return pipelines
+
+
+def test_a_busy_server_has_more_time_than_one_that_may_not_be_there(slow, monkeypatch):
+    monkeypatch.setattr("cliptea_pipeline.endpoint.TIMEOUT", (3, 1))
+    assert submitting.submit(Endpoint(), SMOKE) == "runs-0"
+
+
+def test_a_run_that_may_have_started_is_told(slow, monkeypatch):
+    monkeypatch.setattr("cliptea_pipeline.endpoint.BUSY_TIMEOUT", (3, 0.6))
+    with pytest.raises(Away, match=r"has not answered a request \(no answer in time\); the run may have started"):
+        submitting.submit(Endpoint(), SMOKE)
+    assert [run["run_id"] for run in slow.held["runs"]] == ["runs-0"]
+    with pytest.raises(Away, match="the schedule may exist all the same"):
+        create(Endpoint(), "nightly", "@daily", SMOKE)
+    assert len(slow.held["recurringruns"]) == 1
+
+
+@pytest.mark.parametrize(("status", "told"), [(504, True), (503, False)])
+def test_a_gateway_that_gives_up_may_have_started_a_run(pipelines, monkeypatch, status, told):
+    at_once = pipelines.answer
+
+    def answer(method, url, *rest):
+        if method == "POST" and url.partition("?")[0].endswith("/runs"):
+            return status, "gave up"
+        return at_once(method, url, *rest)
+
+    monkeypatch.setattr(pipelines, "answer", answer)
+    with pytest.raises(Away, match=f"answers {status}") as caught:
+        submitting.submit(Endpoint(), SMOKE)
+    assert ("the run may have started" in str(caught.value)) == told
 
 
 def test_a_refusal_is_not_waited_for(pipelines):

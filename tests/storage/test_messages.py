@@ -357,6 +357,32 @@ def test_a_role_by_web_identity_and_the_region_under_its_other_name(environment,
     assert (query["RoleArn"], query["WebIdentityToken"]) == (["arn:aws:iam::1:role/r"], ["t0ken"])
 
 
+@pytest.mark.parametrize(
+    ("region", "host"),
+    [
+        ("", "sts.amazonaws.com"),
+        ("eu-west-1", "sts.eu-west-1.amazonaws.com"),
+        ("cn-north-1", "sts.cn-north-1.amazonaws.com.cn"),
+    ],
+)
+def test_the_server_of_a_role_may_be_excluded_from_a_proxy(environment, role, region, host):
+    asked = []
+
+    def answer(self, method, url, **options):
+        asked.append((urlsplit(url).hostname, isinstance(self, urllib3.ProxyManager)))
+        return SimpleNamespace(status=200, data=ROLE.encode())
+
+    environment.setattr(urllib3.PoolManager, "urlopen", answer)
+    environment.setenv("AWS_DEFAULT_REGION", region)
+    for name in ("https_proxy", "no_proxy"):
+        environment.delenv(name, raising=False)
+    environment.setenv("HTTPS_PROXY", "http://proxy:3128")
+    for excluded in ("", host):
+        environment.setenv("NO_PROXY", excluded)
+        connect(Limits())
+    assert asked == [(host, True), (host, False)]
+
+
 @pytest.fixture
 def sts(environment, role):
     """What AWS answers from now on when it is asked for credentials that expire at once: statuses, or errors."""

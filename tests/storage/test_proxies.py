@@ -1,12 +1,15 @@
 """S3 through a proxy that the environment names."""
 
 import base64
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
+from small_servers import served
 
 from cliptea.errors import StorageError
+from cliptea.storage.proxies import proxy_for
 from cliptea.storage.s3_store import S3Store
 
 HOST = "s3.example.test"  # which no name server knows
@@ -29,15 +32,24 @@ def asked():
             requests.append((self.path, self.headers.get("Proxy-Authorization")))
             self.send_error(407)
 
-        def log_message(self, *arguments):
-            pass
+    with served(Handler) as address:
+        requests.append(urlsplit(address).port)
+        yield requests
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    requests.append(server.server_port)
-    yield requests
-    server.shutdown()
-    server.server_close()
+
+@pytest.fixture
+def refusing():
+    """A proxy that answers every request itself with the `status`, at the `address`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(proxy.status)
+
+        do_HEAD = do_GET
+
+    with served(Handler) as address:
+        proxy = SimpleNamespace(address=address.removeprefix("http://"), status=200)
+        yield proxy
 
 
 @pytest.fixture
@@ -103,3 +115,41 @@ def test_a_proxy_that_is_not_there_is_named(far):
     far.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with pytest.raises(StorageError, match="the proxy does not connect: Connection refused"):
         store().get("k")
+
+
+@pytest.mark.parametrize(
+    ("excluded", "address", "direct"),
+    [
+        ("", "http://localhost:8333", True),
+        ("", "http://127.0.0.1:8333", True),
+        ("", "http://[::1]:9000", True),
+        ("", "http://cliptea-s3:8333", True),
+        ("", "http://10.96.3.4:8333", False),
+        ("", "http://[2001:db8::1]:9000", False),
+        ("10.0.0.0/8,.svc,.cluster.local", "http://10.96.3.4:8333", True),
+        ("10.0.0.0/8,.svc,.cluster.local", "http://11.96.3.4:8333", False),
+        ("10.0.0.0/8,.svc,.cluster.local", "http://cliptea-s3.team.svc:8333", True),
+        ("10.0.0.0/8,.svc,.cluster.local", "http://s3.example.test:8333", False),
+        ("10.96.3.4:8333", "http://10.96.3.4:8333", True),
+        ("10.96.3.4:8333", "http://10.96.3.4:9000", False),
+        ("2001:db8::1", "http://[2001:db8::1]:9000", True),
+    ],
+)
+def test_what_is_near_or_excluded_needs_no_proxy(far, excluded, address, direct):
+    far.setenv("HTTP_PROXY", "http://proxy:3128")
+    far.setenv("NO_PROXY", excluded)
+    assert proxy_for(urlsplit(address)) == ("" if direct else "http://proxy:3128")
+
+
+def test_an_answer_that_may_be_of_the_proxy_names_it(far, refusing):
+    far.setenv("HTTP_PROXY", f"http://me:hush@{refusing.address}")
+    for refusing.status, text in (
+        (503, "cannot be reached at .*: it answers 503.*check CLIPTEA_S3_ENDPOINT and NO_PROXY"),
+        (403, "does not answer like an S3 server"),
+    ):
+        with pytest.raises(StorageError, match=text) as caught:
+            store().get("k")
+        assert f"http://{HOST}:8333 through the proxy in HTTP_PROXY" in str(caught.value)
+        assert "hush" not in str(caught.value)
+    with pytest.raises(StorageError, match="through the proxy in HTTP_PROXY denies access"):
+        store().entry("k")

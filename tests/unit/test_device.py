@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cliptea import device, env
+from cliptea import device, env, progress
 from cliptea.errors import ConfigError
 
 
@@ -26,23 +26,26 @@ def test_all_gpus_are_used_unless_one_device_is_named(monkeypatch, gpus, name, w
     assert named(device.chosen(name)) == wanted
 
 
-@pytest.mark.parametrize(("wanted", "available", "count"), [("1", False, 0), ("2", True, 1), ("1", False, 1)])
-def test_a_step_that_sees_fewer_gpus_than_it_was_given_ends_in_one_line(monkeypatch, wanted, available, count):
+@pytest.mark.parametrize(("wanted", "available", "count"), [("1", False, 0), ("2", True, 0), ("1", False, 1)])
+def test_a_step_that_sees_none_of_its_gpus_ends_in_one_line(monkeypatch, wanted, available, count):
     monkeypatch.setenv(env.GPUS.name, wanted)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)  # False if the driver is too old
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    seen = count if available else 0
-    with pytest.raises(ConfigError, match=f"torch can use {seen} of the {wanted} GPUs? that the placement") as caught:
+    with pytest.raises(ConfigError, match=f"torch can use 0 of the {wanted} GPUs? that the placement") as caught:
         device.prepare()
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("wanted", "count"), [("", 0), ("", 2), ("2", 2), ("2", 8)])
-def test_a_step_with_enough_gpus_or_without_a_wish_goes_on(monkeypatch, wanted, count):
+@pytest.mark.parametrize(("wanted", "count", "warned"), [("", 0, 0), ("", 2, 0), ("2", 2, 0), ("2", 8, 0), ("2", 1, 1)])
+def test_a_step_that_sees_a_gpu_or_needs_none_goes_on(monkeypatch, wanted, count, warned):
+    """Of MIG slices and time-shared GPUs, CUDA shows one device."""
+    said = []
+    monkeypatch.setattr(progress, "warn", said.append)
     monkeypatch.setenv(env.GPUS.name, wanted)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     device.prepare()
+    assert len(said) == warned
 
 
 def test_a_device_that_the_machine_lacks_is_refused(monkeypatch):

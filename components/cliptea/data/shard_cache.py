@@ -16,9 +16,11 @@ import os
 import re
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
-from cliptea import env
+from cliptea import env, progress
+from cliptea.errors import Unusable
 from cliptea.storage import Store, is_remote
 from cliptea.storage.marks import claim_cache
 
@@ -32,17 +34,29 @@ SPARE = 0.9  # eviction reduces the cache to this fraction of the limit
 
 
 def open_cache(store: Store) -> ShardCache | None:
-    """The cache of this node. None if the store is on a local disk or the cache is disabled.
+    """The cache of this node. None if the store is on a local disk, or the cache is disabled or cannot be used.
 
     Raises:
         ConfigError: CLIPTEA_CACHE_GIB is not a number of GiB.
+        StorageError: the cache folder belongs to somebody else.
     """
     if not is_remote(store.uri("")):
         return None
     gib = env.CACHE_GIB.number()
     if gib is None:
         gib = DEFAULT_GIB
-    return ShardCache(claim_cache() / "shards", int(gib * (1 << 30))) if gib else None
+    if not gib:
+        return None
+    try:
+        return ShardCache(claim_cache() / "shards", int(gib * (1 << 30)))
+    except Unusable as error:
+        _warn_once(f"parts of shards are not cached on this machine, but read from S3 each time: {error}")
+        return None
+
+
+@cache
+def _warn_once(text: str) -> None:
+    progress.warn(text)
 
 
 class ShardCache:
@@ -51,7 +65,7 @@ class ShardCache:
     def __init__(self, folder: Path, limit: int) -> None:
         """
         Args:
-            folder: folder that is created by the first write.
+            folder: folder in the marked cache folder. The first write creates it.
             limit: maximum size in bytes. Each writing process may exceed it by `STEP` or a sixteenth of the limit.
         """
         self._folder, self._limit = folder, limit
@@ -77,7 +91,7 @@ class ShardCache:
         if not SHARD.fullmatch(shard):  # it may come from a bucket, and would lead out of the cache
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(exist_ok=True)  # without its parent, which would have no mark
             if self._written >= self._step:
                 self._written = 0
                 self._evict()

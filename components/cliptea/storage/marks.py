@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,15 +95,15 @@ def require_remote_free(store: Store, kind: str, todo: str) -> None:
 
 
 def claim_cache() -> Path:
-    """The cache folder, which is marked now if it can be written.
+    """The cache folder, which is marked now. Without the mark, nothing may be written there: it would be refused later.
 
     Raises:
+        Unusable: the folder cannot be marked, for example because the disk is full.
         StorageError: the folder belongs to somebody else.
     """
     folder, kind, todo = cache_folder(), "cache", f"set {env.CACHE.name} to another one"
-    require_free(folder, kind, todo)
-    with suppress(StorageError):  # it is of no use then, which is no error yet
-        claim(folder, kind, todo)
+    require_free(folder, kind, todo)  # before the folder is made
+    claim(folder, kind, todo)
     return folder
 
 

@@ -28,7 +28,6 @@ from cliptea.storage.s3_errors import cause, endpoint, is_untrusted, server, why
 
 __all__ = ["Limits", "absence", "connect"]
 
-ROLES = urlsplit("https://sts.amazonaws.com")
 BUSY = (408, 429, 500, 502, 503, 504)  # temporary errors, after which the same request may succeed
 CONNECTIONS = 64  # connections in the pool; more threads open additional connections
 # A single attempt that raises an error if the server is not available. minio handles other answers.
@@ -133,12 +132,20 @@ def _region() -> str | None:
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
 
 
+def _roles() -> str:
+    """The server of AWS that gives credentials to roles by web identity: that of the region, if it is set."""
+    region = _region() or ""
+    place = f"sts.{region}" if region else "sts"
+    return f"https://{place}.amazonaws.com" + ".cn" * region.startswith("cn-")
+
+
 def _credentials() -> Provider:
     web = bool(os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"))
     timeout, tries = (ROLE_TIMEOUT, ROLE_TRIES) if web else (METADATA_TIMEOUT, urllib3.Retry(total=1))
     # Roles by web identity are AWS's. Others come from the machine itself, where no proxy leads.
-    client = pool(ROLES, timeout=timeout, retries=tries) if web else urllib3.PoolManager(timeout=timeout, retries=tries)
-    role = IamAwsProvider(http_client=client, region=_region())
+    roles, limits = _roles() if web else None, {"timeout": timeout, "retries": tries}
+    client = pool(urlsplit(roles), **limits) if roles else urllib3.PoolManager(**limits)
+    role = IamAwsProvider(custom_endpoint=roles, http_client=client)
     provider = ChainedProvider([EnvAWSProvider(), AWSConfigProvider(), role])
     try:
         provider.retrieve()

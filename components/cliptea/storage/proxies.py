@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import SplitResult, unquote
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import proxy_bypass
 
 import urllib3
+from requests.utils import get_environ_proxies
 from urllib3.exceptions import LocationValueError
 from urllib3.util import parse_url
 
 from cliptea.errors import StorageError
 
-__all__ = ["pool"]
+__all__ = ["pool", "proxy_for"]
+
+
+def proxy_for(url: SplitResult) -> str:
+    """The proxy to the server of `url` as its variable names it, perhaps with a password; "" if there is none.
+
+    This machine, and names without a dot, which only their own network knows, are reached directly.
+    """
+    if _is_near(url.hostname or "") or proxy_bypass(url.netloc):  # which also knows HOST:PORT for an IP address
+        return ""
+    return get_environ_proxies(url.geturl()).get(url.scheme, "")  # which also knows 10.0.0.0/8 in NO_PROXY
+
+
+def _is_near(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return "." not in host
 
 
 def pool(url: SplitResult, **options: Any) -> urllib3.PoolManager:
@@ -24,7 +43,7 @@ def pool(url: SplitResult, **options: Any) -> urllib3.PoolManager:
     Raises:
         StorageError: the variable does not name a proxy. The error does not show it, because it may contain a password.
     """
-    given = "" if proxy_bypass(url.netloc) else getproxies().get(url.scheme, "")
+    given = proxy_for(url)
     if not given:
         return urllib3.PoolManager(**options)
     try:

@@ -24,6 +24,7 @@ from cliptea.errors import ServerAway, StorageError, one_line
 from cliptea.messages import of_connection
 from cliptea.outage import untrusted
 from cliptea.storage.base import missing
+from cliptea.storage.proxies import proxy_for
 
 __all__ = ["cause", "endpoint", "explained", "is_untrusted", "server", "why"]
 
@@ -99,8 +100,9 @@ def explained(uri: str) -> Iterator[None]:
 
 
 def server() -> str:
+    """The server for messages. Behind a proxy, what it seems to answer may come from the proxy."""
     url = endpoint()
-    return f"{url.scheme}://{url.netloc}"
+    return f"{url.scheme}://{url.netloc}" + (f" through the proxy in {url.scheme.upper()}_PROXY" * bool(proxy_for(url)))
 
 
 def _refused(error: S3Error, uri: str) -> StorageError:
@@ -138,10 +140,11 @@ def _unreachable(error: HTTPError) -> StorageError:
             "a certificate signed by a trusted CA",
             "set SSL_CERT_FILE to the server's CA",
         )
+    to_check = f"{_named()} and NO_PROXY" if proxy_for(endpoint()) else _named()
     return ServerAway(
         f"S3 cannot be reached at {server()}: {why(error)}",
         "a running server",
-        f"check {_named()}, or wait longer with CLIPTEA_PATIENCE",
+        f"check {to_check}, or wait longer with CLIPTEA_PATIENCE",
     )
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+from requests.utils import get_environ_proxies
+
 from cliptea.errors import ConfigError, ServerAway, StorageError, TrackingError
 from cliptea.messages import holds_secret, meaning
 from cliptea.tracking.database import database_file
@@ -137,24 +139,25 @@ def database_trouble(uri: str) -> Trouble | None:
 
 def _require_http(uri: str) -> None:
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SECONDS).close()
+        proxies = urllib.request.ProxyHandler(get_environ_proxies(uri))  # as MLflow chooses them
+        urllib.request.build_opener(proxies).open(f"{uri.rstrip('/')}/health", timeout=SECONDS).close()
     except urllib.error.HTTPError as answer:  # the server is running; permissions are checked later
         answer.close()
     except (ValueError, InvalidURL):  # whose text may hold a password
         raise StorageError(f"MLFLOW_TRACKING_URI={uri} is not an address", KINDS, "correct it") from None
-    except HTTPException as error:
-        raise StorageError(
-            f"what answers at {uri} does not speak HTTP ({type(error).__name__})",
-            "an MLflow server",
-            "correct the host and the port in MLFLOW_TRACKING_URI",
-        ) from None
-    except OSError as error:
+    except OSError as error:  # also of a server that hangs up, which is an HTTPException too
         reason = getattr(error, "reason", error)
         known = meaning(reason) if isinstance(reason, BaseException) else None
         if isinstance(reason, ssl.SSLError) and known is None:  # MLflow has its own settings for certificates
             return
         what, todo = known or (reason, OTHER)
         raise StorageError(f"MLflow does not answer at {uri} ({what})", "a running server", todo) from None
+    except HTTPException as error:
+        raise StorageError(
+            f"what answers at {uri} does not speak HTTP ({type(error).__name__})",
+            "an MLflow server",
+            "correct the host and the port in MLFLOW_TRACKING_URI",
+        ) from None
 
 
 def _of_port(uri: str) -> Trouble | None:

@@ -34,6 +34,10 @@ __all__ = ["away", "connect", "persist"]
 Result = TypeVar("Result")
 PROBE = "/api/2.0/mlflow/experiments/search"  # asks the server for its database
 PROBE_SECONDS = 8.0
+OTHER_CA = (
+    "SSL_CERT_FILE is used for MLflow too: if MLflow's certificate has another CA, set REQUESTS_CA_BUNDLE to a file "
+    "with it, for a public one to what `python -m certifi` prints"
+)
 DATABASE_SECONDS = "3"  # for the answer of a PostgreSQL server to a connection
 # Errors that no waiting mends: a pattern of MLflow's text, what it means, and what to do.
 KNOWN = (
@@ -151,6 +155,9 @@ def away(error: BaseException) -> MlflowAway:
     if known is not None and (not _may_pass(error) or (known in ERRNOS.values() and not _of_server(error))):
         return MlflowAway(known[0], False, known[1])
     temporary, uri = _may_pass(error), tracking_address()
+    shared = os.environ.get("SSL_CERT_FILE", "")
+    if any(map(untrusted, _causes(error))) and os.environ.get("REQUESTS_CA_BUNDLE") == shared != "":
+        return MlflowAway(_cause(error), False, OTHER_CA)
     behind_port = is_database(uri) and not database_file(uri)
     return MlflowAway(_cause(error), temporary, OTHER if temporary and behind_port else "")
 
@@ -162,15 +169,16 @@ def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
 
     Args:
         work: the function to call. It must be safe to call it again.
-        seconds: how long to wait for MLflow from the start of the first try, which may take seconds itself. The default
-            and the maximum are `cliptea.outage.patience()`.
+        seconds: how long to wait for MLflow. The default and the maximum are `cliptea.outage.patience()`. The first try
+            counts, but at most as half of it: there is a second try even after long work.
 
     Raises:
         TrackingError: MLflow is not available for longer than that, or (not temporary) it rejects a request.
     """
     uri = tracking_address()
     limits = [patience(), *([] if seconds is None else [seconds]), *([COMMAND_SECONDS] if is_database(uri) else [])]
-    absence = Outage(f"MLflow at {uri}", min(limits), since=time.monotonic())
+    server, limit, began = f"MLflow at {uri}", min(limits), time.monotonic()
+    absence: Outage | None = None
     while True:
         try:
             done = work()
@@ -179,8 +187,10 @@ def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
         except (MlflowException, OSError) as error:
             failure = away(error)
         else:
-            absence.over()
+            (absence or Outage(server)).over()
             return done
+        if absence is None:
+            absence = Outage(server, limit, since=max(began, time.monotonic() - limit / 2))
         if not failure.temporary or not absence.wait(failure.reason):
             raise failure from None
 

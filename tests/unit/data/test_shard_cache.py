@@ -2,14 +2,16 @@
 
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cliptea import progress
 from cliptea.data import shard_cache
 from cliptea.data.shard_cache import ShardCache, open_cache
-from cliptea.errors import ConfigError, StorageError
+from cliptea.errors import ConfigError, StorageError, Unusable
 from cliptea.storage import FileStore, marks
 from cliptea.storage.marks import MARK, read_mark
 from cliptea.storage.s3_store import S3Store
@@ -163,6 +165,38 @@ def test_a_disk_that_is_full_or_gone_is_a_miss(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_cache.os, "pwrite", full)
     cache.write(name(1), 0, b"1")
     assert cache.read(name(1), 0, 1) is None
+
+
+@pytest.mark.parametrize("folder", ["new", "empty/"])
+def test_a_full_disk_leaves_no_cache_that_is_refused_later(tmp_path, monkeypatch, folder):
+    def full(*_, **__):
+        raise Unusable("cannot use it: the disk is full")
+
+    said = []
+    monkeypatch.setattr(progress, "warn", said.append)
+    shard_cache._warn_once.cache_clear()
+    monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path / folder))
+    if folder.endswith("/"):
+        (tmp_path / folder).mkdir()
+    with monkeypatch.context() as while_full:
+        while_full.setattr(marks, "write_file", full)
+        assert [open_cache(S3Store("bucket")) for _ in range(2)] == [None, None]
+        with pytest.raises(Unusable, match="the disk is full"):
+            S3Store("bucket")._scratch("run")
+    assert len(said) == 1
+    assert open_cache(S3Store("bucket")) is not None
+    assert read_mark(tmp_path / folder)["kind"] == "cache"
+
+
+def test_a_cache_that_somebody_deletes_meanwhile_is_a_miss(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path / "cache"))
+    cache = open_cache(S3Store("bucket"))
+    cache.write(name(1), 0, b"1")
+    shutil.rmtree(tmp_path / "cache")
+    cache.write(name(1), 0, b"1")
+    assert cache.read(name(1), 0, 1) is None
+    open_cache(S3Store("bucket")).write(name(1), 0, b"1")
+    assert cache.read(name(1), 0, 1) == b"1"
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "nan", "inf"])

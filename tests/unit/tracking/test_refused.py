@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import ssl
 import sys
 import time
 
@@ -396,6 +397,18 @@ def test_mlflow_trusts_the_ca_that_ssl_cert_file_names(database, no_bundle, monk
     with requests.Session() as session:
         settings = session.merge_environment_settings("https://mlflow.example.test", {}, None, None, None)
     assert settings["verify"] == "/ca.pem"
+
+
+@pytest.mark.parametrize(("bundle", "told"), [("/ca.pem", True), ("/own.pem", False), ("", False)])
+def test_a_ca_that_is_only_that_of_s3_is_told(no_bundle, monkeypatch, bundle, told):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.test")
+    monkeypatch.setenv("SSL_CERT_FILE", "/ca.pem" if bundle else "")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+    error = MlflowException("API request failed")
+    error.__cause__ = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
+    said = away(error)
+    assert not said.temporary
+    assert ("SSL_CERT_FILE is used for MLflow too" in str(said)) == told
 
 
 @pytest.mark.parametrize("name", BUNDLES)

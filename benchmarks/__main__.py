@@ -98,7 +98,7 @@ def _print(found: list[Row], quick: bool) -> None:
     table = Table("what", "first", "second", "ratio", "goal", "")
     for row in found:
         verdict = {None: "", True: "met", False: "[red]missed[/]"}[row.met]
-        table.add_row(row.name, row.first, row.second, f"{figure(row.ratio)}", row.goal_text, "" if quick else verdict)
+        table.add_row(row.name, row.first, row.second, figure(row.ratio), row.goal_text, "" if quick else verdict)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 

@@ -49,7 +49,7 @@ def render(results: dict[str, Any]) -> str:
     notes = []
     for row in results["rows"]:
         verdict = {None: "", True: "met", False: "**missed**"}[row["met"]]
-        ratio = f"{figure(row['ratio'])}"
+        ratio = figure(row["ratio"])
         lines.append(
             f"| {row['name']} | {row['first']} | {row['second']} | {ratio} | {row['goal_text']} | {verdict} "
             f"| {row['load']:.1f} |"

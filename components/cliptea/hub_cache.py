@@ -7,6 +7,7 @@ the sha1 of all files instead. Files of torch.hub have the first digits of their
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -44,11 +45,14 @@ def is_whole(copy: Path) -> bool:
     """
     real = copy.resolve()  # the names of files in the hub's cache are links
     try:
+        hashed = real.stat()
         if _matches(real):
             return True
         progress.note(f"the copy {copy} does not match the hash in its name, so it is damaged; it is downloaded again")
         home = real.parent.parent
         blob = real.parent.name == "blobs" and home in copy.parent.resolve().parents
+        if not os.path.samestat(hashed, real.stat()):  # another process has downloaded it again
+            return is_whole(copy)
         copy.unlink()
         if blob:  # and no file of somebody else to which the copy is a link
             real.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from urllib.parse import quote
 
 from kfp import dsl
@@ -74,7 +75,7 @@ def promote_best(run: Run, comparison: Comparison) -> Promotion:
     compared = comparison.model_dump(exclude={"hashes", "missing"})
     key = receipt_key(run, f"promotion-{fingerprint('promote', comparison=compared)}")
     decided = read_record(store, key, Promotion)
-    if decided is not None and persist(lambda: _registered(store, run, comparison.rows, decided)):
+    if decided is not None and persist(partial(_registered, store, run, comparison.rows, decided)):
         progress.reused()
     else:
         rows = candidates(run, comparison.rows)

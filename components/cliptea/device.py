@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from cliptea import env, progress
+from cliptea import env
 from cliptea.errors import ConfigError
 
 __all__ = ["Beside", "allow_tf32", "best", "chosen", "done_so_far", "every", "prepare"]
@@ -51,6 +51,8 @@ def _require_gpus(wanted: int) -> None:
             "correct the image or the nodes, or set gpus: 0 in the placement to compute on the CPU",
         )
     if seen < wanted:  # CUDA shows a process one MIG slice, and one GPU for all of its time-shared replicas
+        from cliptea import progress  # not among the code that MLflow keeps with a model
+
         progress.warn(
             f"torch sees {seen} of the {wanted} GPUs that the placement gives to this step, and only uses those; "
             "of MIG slices and time-shared GPUs, a process sees one, so set gpus: 1 in the placement"

@@ -67,10 +67,10 @@ def _readable(error: ValidationError) -> ConfigError:
     given = repr(first["input"])
     given = given[1:-1] if isinstance(first["input"], str) else given
     given = given if len(given) <= SHOWN else f"{given[:SHOWN]}..."
-    if expected := EXPECTED.get(first["type"]):
-        example = (
-            f", such as {key}=[{given}]" if first["type"] == "list_type" and isinstance(first["input"], str) else ""
-        )
+    if first["type"] in EXPECTED:
+        types = [one["type"] for _, one in alternatives if one["type"] in EXPECTED]
+        expected = " or ".join(dict.fromkeys(EXPECTED[one] for one in types))
+        example = f", such as {key}=[{given}]" if types == ["list_type"] and isinstance(first["input"], str) else ""
         return ConfigError(f"{key}={given} is refused", expected + example)
     return ConfigError(f"{key}={given} is refused: {message[0].lower()}{message[1:]}")
 

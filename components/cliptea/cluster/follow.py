@@ -116,6 +116,8 @@ class _Follower:
         if late <= 0:
             return
         held = self._held()
+        if self.cluster.job(self.name) is None:  # it has gone meanwhile
+            return
         self._tell([held])
         if late > self.settings.pending_seconds:
             raise ClusterError(held.text)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from cliptea import settings, variant_groups
+from cliptea import device, settings, variant_groups
 from cliptea.config import TeacherConfig
 from cliptea.data.records import read_array
 from cliptea.data.shards import ShardReader
@@ -189,6 +189,7 @@ def test_a_block_gets_its_share_of_the_threads(monkeypatch, threads, workers, sh
     class Maker:
         def make(self, given, tell):
             assert given == {5: range(3)}
+            device.prepare()  # as a `BlockMaker` does
             return [MadeBlock(number=torch.get_num_threads())]
 
     before = torch.get_num_threads()

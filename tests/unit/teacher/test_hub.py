@@ -133,15 +133,21 @@ def test_whatever_fails_is_named_with_the_file_to_provide(monkeypatch, empty_cac
     assert "download ViT-B-16.pt or open_clip_model.safetensors" in refused.value.todo
 
 
-def test_a_hub_without_safetensors_is_asked_for_the_pickle(monkeypatch, empty_cache):
+@pytest.mark.usefixtures("empty_cache")
+def test_a_hub_without_safetensors_is_asked_for_the_pickle(monkeypatch, tmp_path):
     def answer(url, timeout):
         if url.endswith(".safetensors"):
             raise EntryNotFoundError("none")
 
+    def get(repository, name):
+        (tmp_path / repository).mkdir(parents=True)
+        (tmp_path / repository / name).touch()
+        return tmp_path / repository / name
+
     monkeypatch.setattr(hub, "get_hf_file_metadata", answer)
-    monkeypatch.setattr(hub, "hf_hub_download", lambda repository, name: f"{repository}/{name}")
+    monkeypatch.setattr(hub, "hf_hub_download", get)
     got = download("laion2b_s34b_b88k", tag_config("ViT-B-16", "laion2b_s34b_b88k"))
-    assert got.as_posix() == "laion/CLIP-ViT-B-16-laion2B-s34B-b88K/open_clip_pytorch_model.bin"
+    assert got == tmp_path / "laion/CLIP-ViT-B-16-laion2B-s34B-b88K/open_clip_pytorch_model.bin"
 
 
 def test_openais_weights_in_a_network_with_gelu_are_refused_before_a_download(monkeypatch):

@@ -1,6 +1,7 @@
 """A bundle segments images where this package is not, and its card and its servers say what is so."""
 
 import json
+import shlex
 import shutil
 import socket
 import subprocess
@@ -17,11 +18,12 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from cliptea.model_address import CHAMPION, predict_command
 from cliptea.segment.segmenter import open_segmenter
 from cliptea.serving.classes import text_digests
 from cliptea.serving.export import Exported
 from cliptea.serving.measured import Measured
-from cliptea.serving.model_card import model_card
+from cliptea.serving.model_card import _cell, model_card
 from cliptea.serving.parity import Parity
 from cliptea.serving.score_file import Measurement
 from cliptea_pipeline.cli import app
@@ -260,6 +262,25 @@ def test_the_card_names_unseen_classes_that_had_masks(scored):
     assert "training had masks" not in card(*scored)
     text = card(*scored, unseen=["cow", "zebra"], unseen_with_masks=["cow"])
     assert "The unseen classes were cow, zebra. Of these, training had masks of cow." in text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("![](https://evil.example/x.png)", r"!\[\](https://evil.example/x.png)"),
+        ("[here](https://evil.example)", r"\[here\](https://evil.example)"),
+        ("__init__", r"\_\_init\_\_"),
+        ("<b>a|b</b>", r"\<b\>a\|b\</b\>"),
+        ("traffic_light", "traffic_light"),
+    ],
+)
+def test_names_in_the_card_are_no_markdown(name, shown):
+    assert _cell(name) == shown
+
+
+def test_the_command_of_a_model_can_be_pasted():
+    command = predict_command("my model", CHAMPION)
+    assert shlex.split(command) == ["cliptea", "predict", "PHOTOS", "--model", "models:/my model@champion"]
 
 
 def test_scores_of_more_classes_are_not_shown_as_those_of_the_bundle(scored, tmp_path):

@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKDIR ?= .cliptea
+override WORKDIR := $(value WORKDIR)# as it was given: without this, make expands a $ in it
 export WORKDIR # recipes use it as a variable of the shell, so that it may contain any characters
+IN_WORKDIR := cliptea\.json|report\.html|results\.json|store|mlflow|kfp|logs|run|reports|images|\.partial-.*
+IN_ANY_FOLDER := lost\+found|\.DS_Store|Thumbs\.db|desktop\.ini
 IMAGES ?= cpu mlflow
 .DEFAULT_GOAL := help
 
@@ -73,4 +76,10 @@ clean: ## remove the work directory (not the installation)
 	@test ! -e "$$WORKDIR" || grep -qs -e '"kind": "work directory"' -- "$$WORKDIR/cliptea.json" || \
 		{ echo "$$WORKDIR is not a work directory of cliptea, or one of an earlier version;" \
 		"run cliptea with it once, which marks it, or remove it by hand" >&2; exit 1; }
-	rm -rf -- "$$WORKDIR"
+	@others=$$(ls -Ab -- "$$WORKDIR" 2>/dev/null | grep -vxE -e '$(IN_WORKDIR)|$(IN_ANY_FOLDER)' | tr '\n' ' '); \
+		test -z "$$others" || { printf '%s holds files that cliptea has not made: %s\n%s\n' "$$WORKDIR" "$$others" \
+		"move them to another folder first" >&2; exit 1; }
+	@if test -d "$$WORKDIR/run" && test ! -L "$$WORKDIR/run"; then \
+		flock -n -E 75 -- "$$WORKDIR/run/lock" flock -n -E 75 -- "$$WORKDIR/run/tasks.lock" rm -rf -- "$$WORKDIR" || \
+		{ test $$? -ne 75 || printf 'a run is using %s; wait for it, or stop it\n' "$$WORKDIR" >&2; exit 1; }; \
+	else rm -rf -- "$$WORKDIR"; fi

@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks import rows
 from benchmarks.measure import Bench, Row, machine
 from benchmarks.page import render
-from cliptea.messages import figure
+from cliptea.messages import three_digits
 
 RESULTS = Path(__file__).parent / "results.json"
 PAGE = "README.md"  # beside the results
@@ -98,7 +98,7 @@ def _print(found: list[Row], quick: bool) -> None:
     table = Table("what", "first", "second", "ratio", "goal", "")
     for row in found:
         verdict = {None: "", True: "met", False: "[red]missed[/]"}[row.met]
-        table.add_row(row.name, row.first, row.second, figure(row.ratio), row.goal_text, "" if quick else verdict)
+        table.add_row(row.name, row.first, row.second, three_digits(row.ratio), row.goal_text, "" if quick else verdict)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 

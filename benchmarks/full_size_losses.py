@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cliptea.method.losses import IGNORE, labelled_pixels, present_pairs
-from cliptea.method.pixel_losses import EQUATION_12, IgnoreMode, PixelLosses, PixelWeights
+from cliptea.method.pixel_losses import PAPER_WEIGHTS, IgnoreMode, PixelLosses, PixelWeights
 from cliptea.method.precision import in_float32
 
 __all__ = ["full_size_losses"]
@@ -21,7 +21,7 @@ def full_size_losses(
     logits_BChw: Tensor,
     labels_BHW: Tensor,
     mask_BC: Tensor,
-    weights: PixelWeights = EQUATION_12,
+    weights: PixelWeights = PAPER_WEIGHTS,
     *,
     ignore: IgnoreMode = "exclude",
     pixels: Tensor | None = None,

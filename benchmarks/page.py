@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cliptea.messages import figure
+from cliptea.messages import three_digits
 
 __all__ = ["render"]
 
@@ -49,7 +49,7 @@ def render(results: dict[str, Any]) -> str:
     notes = []
     for row in results["rows"]:
         verdict = {None: "", True: "met", False: "**missed**"}[row["met"]]
-        ratio = figure(row["ratio"])
+        ratio = three_digits(row["ratio"])
         lines.append(
             f"| {row['name']} | {row['first']} | {row['second']} | {ratio} | {row['goal_text']} | {verdict} "
             f"| {row['load']:.1f} |"

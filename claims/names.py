@@ -71,7 +71,7 @@ def measure_names(run: Run) -> dict[str, dict[str, float]]:
             for first in range(0, len(views) - size + 1, size):
                 part = views[first : first + size]
                 batch = _batch(part, run, data, config.method.clustering.max_regions)
-                _, names_BR = naming.named(batch, config.train.iterations, ALONE)
+                _, names_BR = naming.name_regions(batch, config.train.iterations, ALONE)
                 assert names_BR is not None
                 rows += _counted(part, batch, names_BR.cpu().numpy(), catalogue)
             found[rule].append(np.array(rows))

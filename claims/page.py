@@ -24,8 +24,8 @@ INTRODUCTION = """<!-- Made from claims/results.json by `make claims`. Edit clai
 The demo renders worlds of small scenes, and trains a small CLIP from captions for each of them. The worlds 4 to 7 are
 only used for this page; settings were chosen on the worlds 0 to 3. Every variant is trained with {seeds} seeds in each
 of {worlds} worlds, with the settings of `components/cliptea/presets/demo.yaml`{overrides}. Differences are
-taken between students of the same world and seed. Two intervals stand behind each difference, both two-sided 95 %
-intervals of Student's t distribution, not corrected for the number of comparisons. The first is over these {pairs}
+taken between students of the same world and seed. Two intervals follow each difference in brackets, both two-sided
+95 % intervals of Student's t distribution, not corrected for the number of comparisons. The first is over these {pairs}
 differences. Students of one world share scenes and CLIP, so it is about these worlds. The second is over the {worlds}
 means of the worlds, so it is about other worlds as well.
 

@@ -86,7 +86,7 @@ def escape(app: Any, what: str, name: str, thing: Any, options: Any, lines: list
 
 
 def unlink_types(app: Any, page: nodes.document) -> None:
-    """Type hints name classes without their module, and rooms share names: no link is better than a wrong one."""
+    """Type hints lack the module of a class, and modules share names of classes: no link is better than a wrong one."""
     for reference in list(page.findall(addnodes.pending_xref)):
         if reference["refdomain"] == "py":
             reference.replace_self(reference.children)

@@ -6,6 +6,10 @@ import pytest
 
 from cliptea import env, outage
 
+# Several tests run at once, with more threads of torch than there are cores. Threads that sleep while they wait leave
+# the cores to the others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):

@@ -17,7 +17,7 @@ from cliptea.data.shard_writer import ShardWriter
 from cliptea.manifest import Contents, Output, publish, put_object
 from cliptea.storage import Store
 from cliptea.tracking.experiment import experiment_id
-from cliptea.tracking.runs import Tag
+from cliptea.tracking.run_times import Tag
 from cliptea.uses import put_uses
 
 HASH = "0123456789abcdef"

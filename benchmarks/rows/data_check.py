@@ -15,8 +15,9 @@ from PIL import Image
 
 from benchmarks.measure import Bench, Row, interleaved, speed
 from cliptea.config import DataConfig
+from cliptea.cores import cores
 from cliptea.data.datasets import Dataset, open_dataset
-from cliptea.data.inspection import CHUNK, default_workers
+from cliptea.data.inspection import CHUNK
 from cliptea_pipeline.data_cli import inspect
 
 SIDE = 256  # pixels
@@ -31,7 +32,7 @@ NOTE = (
 def measure(bench: Bench) -> Iterator[Row]:
     """Folders of images of 256x256 pixels, as JPEG with label maps in PNG, with all processors."""
     number = 100 if bench.quick else IMAGES
-    workers = default_workers()
+    workers = cores()
     root = _written(bench.folder / "data_check", number)
     _decode_all(root, workers)  # warms the file cache
     checked, decoded = interleaved(

@@ -8,7 +8,7 @@ from statistics import median
 
 from benchmarks.measure import Bench, Row, environment
 from benchmarks.world import device, prepare
-from cliptea.messages import figure
+from cliptea.messages import three_digits
 from cliptea.steps.teacher import publish_cache
 from cliptea.steps.train import training_data
 from cliptea.storage import open_store
@@ -44,8 +44,8 @@ def measure(bench: Bench) -> Iterator[Row]:
             steps.append(history.working / part)
     yield Row(
         f"data wait, segformer_b0, batch {batch}, {config.train.workers} loading processes",
-        f"waiting: {figure(1000 * median(waits))} ms",
-        f"step: {figure(1000 * median(steps))} ms",
+        f"waiting: {three_digits(1000 * median(waits))} ms",
+        f"step: {three_digits(1000 * median(steps))} ms",
         median(wait / step for wait, step in zip(waits, steps, strict=True)),
         0.02,
         at_most=True,

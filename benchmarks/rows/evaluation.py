@@ -84,13 +84,13 @@ def measure(bench: Bench) -> Iterator[Row]:
 
 
 def _predict(model: Segmenter, folder: Path) -> None:
-    sources = find_images([folder / "images"], folder / "out")
+    sources = find_images([folder / "images"], folder / "out").sources
     assert all(one.error is None for one in predict(model, model.known(), sources, into(folder / "out")))
 
 
 def _predict_plainly(model: Segmenter, folder: Path) -> None:
     with as_before():
-        for source in find_images([folder / "images"], folder / "out"):
+        for source in find_images([folder / "images"], folder / "out").sources:
             model.mask(read_image(source.path), model.known())
 
 

@@ -14,7 +14,7 @@ import torch
 from benchmarks.measure import Bench, Row, interleaved, speed
 from benchmarks.world import CLASSES, random_model
 from cliptea.config import EvaluationConfig
-from cliptea.messages import figure
+from cliptea.messages import three_digits
 from cliptea.serving.choices import SUFFIXES, Format
 from cliptea.serving.export import Form, export_model
 from cliptea.serving.formats import openvino_runner, torch_runner
@@ -40,8 +40,8 @@ def measure(bench: Bench) -> Iterator[Row]:
         own, other = interleaved(4 * bench.repeats, partial(run, image), partial(_with_torch, network, image))
         yield Row(
             f"one image of {side}x{side}, {backbone}, {CLASSES} classes, cpu: export as {format} : torch",
-            f"{figure(1000 * median(own))} ms; {parity.equal:.4%} of pixels equal",
-            f"{figure(1000 * median(other))} ms",
+            f"{three_digits(1000 * median(own))} ms; {parity.equal:.4%} of pixels equal",
+            f"{three_digits(1000 * median(other))} ms",
             speed(own, other),
             details={"equal_pixels": parity.equal, "difference": parity.difference},
             note=NOTE,

@@ -20,7 +20,7 @@ from benchmarks.measure import Bench, Row
 from benchmarks.rows.evaluation import read_pair, write_images
 from benchmarks.world import CLASSES
 from cliptea.config import EvaluationConfig
-from cliptea.messages import figure
+from cliptea.messages import three_digits
 from cliptea.models.student import Student
 from cliptea.segment.image_logits import ImageLogits
 from cliptea.segment.stream import BATCH, GPU_WORKERS, Loaded, each_image
@@ -76,9 +76,9 @@ def measure(bench: Bench) -> Iterator[Row]:
         yield Row(
             f"share of time that {gpus} simulated GPU{'s' * (gpus > 1)} wait{'s' * (gpus == 1)} for images of "
             f"{side}x{side} in evaluation",
-            f"with {1000 * SECONDS:g} ms an image: {figure(median(one.rate for one in found))} images/s",
-            f"with 0 ms: {figure(median(one.rate for one in alone))} images/s, "
-            f"{figure(1000 * median(one.core_seconds for one in alone))} ms of a core for each",
+            f"with {1000 * SECONDS:g} ms an image: {three_digits(median(one.rate for one in found))} images/s",
+            f"with 0 ms: {three_digits(median(one.rate for one in alone))} images/s, "
+            f"{three_digits(1000 * median(one.core_seconds for one in alone))} ms of a core for each",
             median(one.waiting for one in found),
             goal,
             at_most=True,

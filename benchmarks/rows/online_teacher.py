@@ -29,7 +29,7 @@ from cliptea.manifest import Manifest, Output, read_object
 from cliptea.method.plm import ignored_tokens
 from cliptea.method.regions import region_maps
 from cliptea.segment.segmenter import load_student
-from cliptea.steps.evaluate import EvaluationTask, evaluation_tasks
+from cliptea.steps.evaluation_tasks import EvaluationTask, evaluation_tasks
 from cliptea.steps.split import make_splits
 from cliptea.steps.teacher import TeacherCache, publish_cache
 from cliptea.steps.train import training_data

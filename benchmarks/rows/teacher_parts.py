@@ -15,7 +15,7 @@ from cliptea import env, settings
 from cliptea.config import ClusteringConfig
 from cliptea.cores import cores
 from cliptea.manifest import Output
-from cliptea.messages import figure
+from cliptea.messages import three_digits
 from cliptea.steps.split import make_splits
 from cliptea.storage import open_store
 from cliptea.teacher.blocks import BLOCK, Job
@@ -42,8 +42,8 @@ def measure(bench: Bench) -> Iterator[Row]:
             two, one = interleaved(bench.repeats, lambda: work(2), lambda: work(1))
     yield Row(
         f"two teacher parts : one, {both} cores{', one GPU' * (device() == 'cuda')}, CLIP of the demo, {views} views",
-        f"two: {figure(views / median(two))} views/s",
-        f"one: {figure(views / median(one))} views/s",
+        f"two: {three_digits(views / median(two))} views/s",
+        f"one: {three_digits(views / median(one))} views/s",
         speed(two, one),
         1,
         details={"two_seconds": two, "one_seconds": one},

@@ -12,7 +12,7 @@ from benchmarks.measure import Bench, Row, environment, interleaved, speed
 from benchmarks.world import Prepared, device, prepare, weights
 from cliptea.config import ClusteringConfig
 from cliptea.manifest import Output
-from cliptea.messages import figure
+from cliptea.messages import three_digits
 from cliptea.storage import open_store
 from cliptea.teacher.blocks import BLOCK, BlockMaker, Job
 from cliptea.teacher.clip import open_teacher
@@ -62,8 +62,8 @@ def measure(bench: Bench) -> Iterator[Row]:
     memory = torch.cuda.max_memory_allocated() / 2**30 if where.type == "cuda" else None
     yield Row(
         f"teacher step, {views} views by {batch}",
-        f"whole step: {figure(views / median(ours))} views/s",
-        f"bare encode_image: {figure(views / median(theirs))} views/s",
+        f"whole step: {three_digits(views / median(ours))} views/s",
+        f"bare encode_image: {three_digits(views / median(theirs))} views/s",
         speed(ours, theirs),
         0.9,
         rates={"teacher": views / median(ours)},
@@ -88,8 +88,8 @@ def _with_workers(bench: Bench, batch: int, bare: float) -> Iterator[Row]:
         rate = 2 * WORKERS * BLOCK / (three - one)
         yield Row(
             f"teacher step, {WORKERS} processes on one GPU, {' and '.join(kinds)}",
-            f"{figure(rate)} views/s",
-            f"bare encode_image: {figure(bare)} views/s",
+            f"{three_digits(rate)} views/s",
+            f"bare encode_image: {three_digits(bare)} views/s",
             rate / bare,
             0.9,
             details={"seconds_of_one_block": one, "seconds_of_three_blocks": three},

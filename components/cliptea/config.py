@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cliptea.addresses import PLACES, names_place
 from cliptea.errors import ConfigError
 from cliptea.messages import number_of
 from cliptea.own_code import names_code
+from cliptea.setting_types import NUMBER, WHOLE, Address, ModelAddress
 from cliptea.weights_source import WeightsSource
 
 __all__ = [
@@ -27,20 +29,20 @@ __all__ = [
 TRACKED = re.compile(r"[\w](?:[\w .-]{0,98}[\w-])?")
 NAMES = "of at most 100 letters, digits, spaces and ._-, which begins with a letter or digit"
 
-# Every number has bounds. They are far beyond useful values, and keep slips of the pen from running forever.
+# Every number has bounds. They are far beyond useful values, and keep a typing error from running forever.
 MOST = 10**9
-Positive = Annotated[int, Field(ge=1, le=MOST)]
-Count = Annotated[int, Field(ge=0, le=MOST)]
-Few = Annotated[int, Field(ge=1, le=1024)]
-Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
-Batch = Annotated[int, Field(ge=1, le=1 << 20)]
-Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average
-Factor = Annotated[float, Field(gt=0, le=1e6)]
-Weight = Annotated[float, Field(ge=0, le=1e6)]
-Gamma = Annotated[float, Field(ge=-1e6, le=1e6)]
-Ratio = Annotated[float, Field(gt=0, le=100)]
+Positive = Annotated[int, Field(ge=1, le=MOST), WHOLE]
+Count = Annotated[int, Field(ge=0, le=MOST), WHOLE]
+Few = Annotated[int, Field(ge=1, le=1024), WHOLE]
+Pixels = Annotated[int, Field(ge=1, le=1 << 16), WHOLE]
+Batch = Annotated[int, Field(ge=1, le=1 << 20), WHOLE]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32), WHOLE]
+Fraction = Annotated[float, Field(ge=0, le=1), NUMBER]
+Decay = Annotated[float, Field(ge=0, lt=1), NUMBER]  # of a moving average
+Factor = Annotated[float, Field(gt=0, le=1e6), NUMBER]
+Weight = Annotated[float, Field(ge=0, le=1e6), NUMBER]
+Gamma = Annotated[float, Field(ge=-1e6, le=1e6), NUMBER]
+Ratio = Annotated[float, Field(gt=0, le=100), NUMBER]
 Size = tuple[Pixels, Pixels]
 Unseen = Annotated[list[str], Field(max_length=254)]
 Group = dict[str, dict[str, Any]]  # variants by name, each with the settings that it changes, and ABOUT
@@ -72,7 +74,7 @@ def require_templates(templates: Templates | None) -> None:
 class WorldConfig(Section):
     """The demo world: rendered scenes and the images that its teacher learns from."""
 
-    size: Annotated[int, Field(ge=32, le=4096, multiple_of=8)] = 64  # height and width of a scene, pixels
+    size: Annotated[int, Field(ge=32, le=4096, multiple_of=8), WHOLE] = 64  # height and width of a scene, pixels
     train_scenes: Positive = 800  # number of training images
     val_scenes: Positive = 200  # number of val images
     canvases: Few = 6  # textures per class, different ones for the teacher, the train and the val scenes
@@ -85,8 +87,8 @@ class DataConfig(Section):
     seed: Seed = 0  # selects the views, and in the demo also the world
     unseen: Unseen | None = None  # class names; None: the default list of the data set
     synonyms: Synonyms = {}  # for the text features; a class that is not listed has its own name alone
-    max_bad: Annotated[int, Field(ge=0, le=10_000)] = 0  # images that are left out because they cannot be used
-    shard_mib: Annotated[int, Field(ge=1, le=1 << 14)] = 64  # a shard is closed when it reaches this size
+    max_bad: Annotated[int, Field(ge=0, le=10_000), WHOLE] = 0  # images that are left out because they cannot be used
+    shard_mib: Annotated[int, Field(ge=1, le=1 << 14), WHOLE] = 64  # a shard is closed when it reaches this size
     world: WorldConfig = WorldConfig()  # of the demo
 
     @property
@@ -112,11 +114,11 @@ class PretrainConfig(Section):
 class TeacherConfig(Section):
     """CLIP and the views whose tokens are stored (arXiv 2310.02296, section 3.1)."""
 
-    weights: str | None = None  # "demo", a path, an s3:// URI, or an open_clip pre-training tag; required
+    weights: Address | None = None  # "demo", a path, an s3:// URI, or an open_clip pre-training tag; required
     model: str = "ViT-B-16-quickgelu"  # open_clip architecture; a folder of weights has its own
     templates: Templates = "single"  # prompts: single, multi (see teacher.templates), or a list with {} for the name
-    text_features: str | None = None  # .npy file with the text features of the classes; None: use the text tower
-    views: Annotated[int, Field(ge=1, le=10_000)] = 1  # deterministic scale-and-crop views of each training image
+    text_features: Address | None = None  # .npy file with the text features of the classes; None: use the text tower
+    views: Annotated[int, Field(ge=1, le=10_000), WHOLE] = 1  # deterministic scale-and-crop views per training image
     base_scale: Size = (2048, 512)  # long and short edge that an image is fitted into before the ratio is applied
     ratio_range: tuple[Ratio, Ratio] = (0.5, 2.0)  # an image is scaled by a ratio between these
     crop: Pixels = 512  # height and width of a view, pixels; a multiple of the teacher's patch
@@ -153,8 +155,8 @@ class ClusteringConfig(Section):
     fusion_threshold: Fraction = 0.8  # lambda: clusters whose cosine reaches it are fused
     cut_sigma: Factor = 0.2  # the weight of two tokens is exp((cosine - 1) / sigma), times a factor for their distance
     cut_radius: Factor = 0.25  # how fast that factor falls with the distance, as a fraction of the side of the grid
-    cut_threshold: Annotated[float, Field(ge=0, le=2)] = 0.5  # a part that costs less is cut in two
-    max_regions: Annotated[int, Field(ge=1, le=64)] = 32  # of a view; the largest are kept
+    cut_threshold: Annotated[float, Field(ge=0, le=2), NUMBER] = 0.5  # a part is cut in two if its best cut costs less
+    max_regions: Annotated[int, Field(ge=1, le=64), WHOLE] = 32  # of a view; the largest are kept
     # CLIP's embedding of each region, for the variants that need it: from pictures of the region, or from a CLS token
     # that attends to the region only
     region_tokens: Literal["none", "crop", "attention"] = "none"
@@ -234,13 +236,14 @@ class MethodConfig(Section):
         if self.losses.local and self.detach_centroids:
             raise ValueError("losses.local=true trains nothing with detach_centroids=true; expected one of them")
         terms = self.losses.model_dump(include={"cls_token", "ce", "bce", "generate", "local"})
+        terms["bce"] = terms["bce"] and self.losses.focal_weight + self.losses.dice_weight > 0
         trained = [name for name, is_used in terms.items() if is_used]
         if not trained:
-            raise ValueError("losses are all false, so nothing is trained; expected one of them true")
-        if trained == ["generate"] and self.generator == "original" and self.detach_centroids:
+            raise ValueError("losses are all false or have no weight, so nothing is trained; expected one of them true")
+        if trained == ["generate"] and self.detach_centroids:
             raise ValueError(
-                "losses.generate=true trains nothing with generator=original and detach_centroids=true; "
-                "expected another loss as well, another generator, or detach_centroids=false"
+                "losses.generate=true alone does not train the student with detach_centroids=true; "
+                "expected another loss as well, or detach_centroids=false"
             )
         if self.transductive.names and (self.pseudo_scope == "batch" or self.pseudo_logit == "cosine"):
             raise ValueError(
@@ -253,7 +256,7 @@ class MethodConfig(Section):
 class StudentConfig(Section):
     backbone: str = "segformer_b0"  # a name in cliptea.models, timm:NAME, or your own package.module:function
     # ImageNet weights: true, a timm tag, a file or s3://bucket/key; or a mapping from backbones to these
-    pretrained: bool | str | dict[str, bool | str] = False
+    pretrained: bool | Address | dict[str, bool | Address] = False
     dropout: Fraction = 0.1  # before the last 1x1 convolution
 
     @property
@@ -265,7 +268,7 @@ class StudentConfig(Section):
 class TrainConfig(Section):
     """Training as in section 4.1 of the paper or, where it gives no details, as in MMSegmentation's schedules."""
 
-    init_from: str | None = None  # the trained model whose weights the student starts from, see docs/models.md
+    init_from: ModelAddress | None = None  # the trained model whose weights the student starts from, see docs/models.md
     iterations: Positive = 20000  # number of optimiser steps
     batch_size: Batch = 16  # in total over all processes
     processes: Few = 1  # on one machine; the placement sets those of a TrainJob
@@ -281,7 +284,7 @@ class TrainConfig(Section):
     sync_bn: bool | None = None  # synchronise batch norms over processes on GPUs; None: the default for the backbone
     photometric: bool = True  # change brightness, contrast, saturation and hue of the student's views
     flip: Fraction = 0.5  # probability that a view is mirrored for the student
-    workers: Annotated[int, Field(ge=0, le=1024)] = 2  # data loading processes per training process
+    workers: Annotated[int, Field(ge=0, le=1024), WHOLE] = 2  # data loading processes per training process
     checkpoint_every: Positive = 1000  # iterations between two checkpoints
     keep_checkpoints: Positive = 2  # the newest ones, from which training resumes
     log_every: Positive = 50  # iterations between two points of the curves
@@ -291,7 +294,7 @@ class TrainConfig(Section):
     compile: bool = False  # compile the student with torch.compile
     # Validation on training images that are held out, with the masks of seen classes only; see docs/settings.md.
     validate_every: Count = 0  # iterations between two validations; 0: none, and no image is held out
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the training images that are held out
+    held_out: Annotated[float, Field(gt=0, lt=1), NUMBER] = 0.1  # share of the training images that are held out
     keep: Literal["last", "best"] = "last"  # the model is the student at the end, or the one with the best score
     patience: Positive | None = None  # stop after this many validations in a row without a new best score
 
@@ -354,7 +357,7 @@ class EvaluationSet(Section):
     unseen: Unseen | None = None  # None: the default list of the data set
     synonyms: Synonyms = {}  # as data.synonyms, of its classes
     templates: Templates | None = None  # prompts; None: those of the teacher
-    text_features: str | None = None  # .npy file with the text features of its classes; None: use the text tower
+    text_features: Address | None = None  # .npy file with the text features of its classes; None: use the text tower
     gamma: Gamma = 0.0  # a student trained on other data is not biased towards any of these classes
 
     @model_validator(mode="after")
@@ -387,7 +390,7 @@ class EvaluationConfig(Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the network, with autocast
     batch_size: Batch | None = None  # images of one size that the network gets together; None: 1 on a CPU, 8 on a GPU
     workers: Few | None = None  # threads that work on images; None: one per core, at most 4 for each GPU
-    figures: Annotated[int, Field(ge=0, le=1000)] | list[str] = (
+    figures: Annotated[int, Field(ge=0, le=1000), WHOLE] | list[str] = (
         6  # images in the report, as a number or as a list of names
     )
 
@@ -442,13 +445,17 @@ class Config(Section):
     @property
     def roots(self) -> dict[str, str | None]:
         """The folder of each data set, by its setting. The demo has none, and code of the user's own may need none."""
-        sets = {"data": (self.data.dataset, self.data.root)}
-        sets |= {f"evaluation.sets.{name}": (s.dataset or name, s.root) for name, s in self.evaluation.sets.items()}
         return {
-            f"{key}.root": root
-            for key, (dataset, root) in sets.items()
+            key: root
+            for key, (dataset, root) in self._data_sets.items()
             if dataset != "demo" and not (names_code(dataset) and root is None)
         }
+
+    @property
+    def _data_sets(self) -> dict[str, tuple[str, str | None]]:
+        """Data set and folder by the setting of the folder."""
+        sets = {f"evaluation.sets.{name}": (s.dataset or name, s.root) for name, s in self.evaluation.sets.items()}
+        return {f"{key}.root": both for key, both in {"data": (self.data.dataset, self.data.root), **sets}.items()}
 
     @property
     def registered_model(self) -> str:
@@ -461,6 +468,13 @@ class Config(Section):
     def encoder_weights(self) -> bool | str:
         """The value of `student.pretrained` for this backbone. It does not count if training starts from a model."""
         return False if self.train.init_from else self.student.initial_weights
+
+    @model_validator(mode="after")
+    def _readable_roots(self) -> Config:
+        for key, (dataset, root) in self._data_sets.items():
+            if root is not None and not names_place(root) and not names_code(dataset):  # which reads its root itself
+                raise ValueError(f"{key}={root} is refused; expected {PLACES}")
+        return self
 
     @model_validator(mode="after")
     def _distinct_sets(self) -> Config:

@@ -10,6 +10,7 @@ import torch
 
 from cliptea import env
 from cliptea.errors import ConfigError
+from cliptea.messages import number_of
 
 __all__ = ["Beside", "allow_tf32", "best", "chosen", "done_so_far", "every", "prepare"]
 
@@ -46,7 +47,7 @@ def _require_gpus(wanted: int) -> None:
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if seen == 0:
         raise ConfigError(
-            f"torch can use 0 of the {wanted} GPU{'s' * (wanted != 1)} that the placement gives to this step",
+            f"torch can use 0 of the {number_of(wanted, 'GPU')} that the placement gives to this step",
             "an image with CUDA, and nodes with a driver that is new enough for it and the device plug-in of the GPUs",
             "correct the image or the nodes, or set gpus: 0 in the placement to compute on the CPU",
         )
@@ -94,7 +95,7 @@ def chosen(name: str | None) -> list[torch.device]:
 
 
 def done_so_far() -> torch.cuda.Event | None:
-    """An event after what the GPU has to do for this thread up to now, for `Beside.after`; None on a CPU."""
+    """A CUDA event that follows all GPU work that this thread has queued so far, for `Beside.after`; None on a CPU."""
     if not torch.cuda.is_available():
         return None
     event = torch.cuda.Event()
@@ -113,7 +114,7 @@ class Beside:
 
     @contextmanager
     def after(self, others: torch.cuda.Event | None) -> Iterator[None]:
-        """The work in this context. It waits for that of the other thread, and is done at the end of the context.
+        """Run the work of this context after that of the other thread, and wait for it at the end.
 
         Because of that, tensors of the other thread may be freed at the end.
         """

@@ -6,7 +6,6 @@ run `make environment` to update the page. Other modules use the constant, as in
 
 from __future__ import annotations
 
-import math
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,11 +17,12 @@ from cliptea.messages import SECRETS
 __all__ = ["SECTIONS", "Section", "Variable", "in_local_run", "page"]
 
 Number = TypeVar("Number", int, float)
+MOST = 10**9  # far beyond useful values; Python cannot wait for much longer times
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One environment variable. An empty value counts as not set."""
+    """One environment variable. `get`, `number` and `count` treat an empty value as not set; `is_set` does not."""
 
     name: str
     meaning: str  # with units, for the page
@@ -45,7 +45,7 @@ class Variable:
         """The value as a number, or None if it is not set.
 
         Raises:
-            ConfigError: the value is not a finite number of at least 0.
+            ConfigError: the value is not a number from 0 to `MOST`.
         """
         return self._at_least(0, float)
 
@@ -53,7 +53,7 @@ class Variable:
         """The value as a whole number, or None if it is not set.
 
         Raises:
-            ConfigError: the value is not a whole number of at least 1.
+            ConfigError: the value is not a whole number from 1 to `MOST`.
         """
         return self._at_least(1, int)
 
@@ -62,9 +62,9 @@ class Variable:
         if not given:
             return None
         with suppress(ValueError):
-            if least <= (number := kind(given)) < math.inf:
+            if "_" not in given and least <= (number := kind(given)) <= MOST:  # Python takes 1_000
                 return number
-        raise ConfigError(f"{self.name} is {given!r}", self.expected)
+        raise ConfigError(f"{self.name} is {given!r}", f"{self.expected}; at most {MOST}")
 
 
 class Section(NamedTuple):
@@ -97,8 +97,8 @@ CACHE_GIB = Variable(
 )
 PATIENCE = Variable(
     "CLIPTEA_PATIENCE",
-    "how many seconds to wait for S3, MLflow or an API that is not available; 0 means a single attempt; at most 10 if "
-    "`MLFLOW_TRACKING_URI` is a database and not a server",
+    "how many seconds to wait for S3, MLflow or an API that is not available; 0 means a single attempt; for MLflow at "
+    "most 10 if `MLFLOW_TRACKING_URI` is a database and not a server",
     "600 in a step, 10 in a command",
     "a number of seconds, such as 600, or 0 for one try",
 )
@@ -131,7 +131,8 @@ KFP_URL = Variable("CLIPTEA_KFP_URL", "the address of the user interface of Pipe
 
 LOG_FORMAT = Variable(
     "CLIPTEA_LOG_FORMAT",
-    "the format of the log of a run: `text`, or `json` for one JSON object in each line",
+    "the format of the log of a run, and of the errors and warnings of other commands: `text`, or `json` for one JSON "
+    "object in each line",
     "`text`",
     "text or json",
 )
@@ -155,8 +156,8 @@ STUDENTS = Variable(
 )
 GPUS = Variable(
     "CLIPTEA_GPUS",
-    "how many GPUs a step, or each pod of a TrainJob, is given, of which it must see one; from the placement's `gpus` "
-    "of the step",
+    "how many GPUs a step, or each pod of a TrainJob, is given; it must see at least one of them; from the "
+    "placement's `gpus` of the step",
     expected="a whole number of GPUs, at least 1",
 )
 IMAGE = Variable("CLIPTEA_IMAGE", "the container image of a run, for a tag in MLflow")
@@ -189,7 +190,11 @@ OBJECT_STORE = (
         "`~/.aws/credentials`",
     ),
     Variable("AWS_PROFILE", "the section of that file", "`default`"),
-    Variable("AWS_REGION", "region of the bucket", "the value from the server"),
+    Variable(
+        "AWS_REGION",
+        "region of the bucket; leave it unset if the buckets are in several regions",
+        "the value from the server",
+    ),
     Variable("AWS_DEFAULT_REGION", "the same, if `AWS_REGION` is not set", "none"),
     Variable("AWS_WEB_IDENTITY_TOKEN_FILE", "a file with a token for the role below; EKS sets both", "none"),
     Variable("AWS_ROLE_ARN", "the role", "none"),
@@ -201,8 +206,8 @@ OBJECT_STORE = (
     Variable("HTTP_PROXY", "the proxy for an S3 server with http", "none"),
     Variable(
         "NO_PROXY",
-        "what is reached without a proxy, with commas: hosts, domains, IPv4 ranges such as `10.0.0.0/8`; for S3, this "
-        "machine and names without a dot always are",
+        "what is reached without a proxy, separated by commas: hosts, domains, IPv4 ranges such as `10.0.0.0/8`; for "
+        "S3, this machine and names without a dot are always reached directly",
         "none",
     ),
 )
@@ -222,9 +227,13 @@ MLFLOW = (
     ),
     Variable(
         "REQUESTS_CA_BUNDLE",
-        "a file of CA certificates for https to MLflow; so are `MLFLOW_TRACKING_SERVER_CERT_PATH` and `CURL_CA_BUNDLE`",
-        "`SSL_CERT_FILE`, if none of the three is set",
+        "a file of CA certificates for https to MLflow; `CURL_CA_BUNDLE` has the same meaning",
+        "`SSL_CERT_FILE`, if neither this, `CURL_CA_BUNDLE` nor `MLFLOW_TRACKING_SERVER_CERT_PATH` is set",
     ),
+    Variable(
+        "MLFLOW_TRACKING_SERVER_CERT_PATH", "a file of CA certificates for MLflow; it is used before all others", "none"
+    ),
+    Variable("MLFLOW_TRACKING_INSECURE_TLS", "`true` does not check MLflow's certificate, for tests only", "none"),
     Variable("MLFLOW_REGISTRY_URI", "must be unset or the tracking server: models are kept there", "unset"),
     Variable("PGPASSWORD", "credentials: the password of a PostgreSQL database in `MLFLOW_TRACKING_URI`", "none"),
     Variable("PGCONNECT_TIMEOUT", "how many seconds to wait until a PostgreSQL database answers", "3"),

@@ -15,7 +15,7 @@ from typing import Any
 from cliptea.messages import LONGEST, meaning, plain, shortened
 
 __all__ = [
-    "ClipteaError", "ConfigError", "DataError", "NotFinite", "ServerAway", "StorageError", "TeacherError",
+    "ClipteaError", "ConfigError", "DataError", "Missing", "NotFinite", "ServerAway", "StorageError", "TeacherError",
     "TrackingError", "Unusable", "described", "named", "one_line", "portable", "refuse_system",
 ]  # fmt: skip
 
@@ -67,6 +67,10 @@ class ServerAway(StorageError):
     """A required server refuses connections, is unreachable or answers 5xx. It may come back."""
 
     temporary = True
+
+
+class Missing(StorageError):
+    """An object does not exist. Another process may have deleted it because it is damaged."""
 
 
 class Unusable(StorageError):
@@ -125,7 +129,7 @@ def refuse_system(error: BaseException, what: str, todo: str = "") -> None:
         todo: another solution.
     """
     if known := meaning(error):
-        said = shortened(_said(error), 400)  # names the file
+        said = shortened(_said(error), 400)  # an error of the system names the file
         raise Unusable(f"{what}: {known[0]} ({said})", todo="; or ".join(filter(None, (known[1], todo)))) from error
 
 

@@ -15,7 +15,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from cliptea import progress
 from cliptea.errors import Unusable, refuse_system
-from cliptea.files import sha256
+from cliptea.files import oddity, sha256
 
 __all__ = ["cached", "is_whole"]
 
@@ -46,6 +46,8 @@ def is_whole(copy: Path) -> bool:
     real = copy.resolve()  # the names of files in the hub's cache are links
     try:
         hashed = real.stat()
+        if odd := oddity(real):
+            raise OSError(f"it is {odd}")
         if _matches(real):
             return True
         progress.note(f"the copy {copy} does not match the hash in its name, so it is damaged; it is downloaded again")

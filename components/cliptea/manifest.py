@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
@@ -21,8 +22,8 @@ from cliptea.sealed import Damaged, seal, unseal
 from cliptea.storage import Store
 
 __all__ = [
-    "Contents", "Manifest", "Output", "Sha256", "StoredObject", "find", "find_of", "fingerprint", "make_once",
-    "publish", "put_immutable", "put_object", "read_object",
+    "Contents", "Manifest", "Output", "Sha256", "StoredObject", "discarded", "find", "find_of", "find_whole",
+    "fingerprint", "make_once", "publish", "put_immutable", "put_object", "read_object",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -37,13 +38,13 @@ VERSIONS = {
     "tokens": 5,  # also for dense tokens, values and keys
     "regions": 3,
     "clip-time": 1,
-    "text": 1,
+    "text": 2,
     "initial": 1,  # models in train.init_from
     "train": 4,
     "evaluate": 3,
     "part": 1,  # the results of a part of a run
-    "speed": 2,
-    "compare": 7,
+    "speed": 3,
+    "compare": 8,
     # records in the store of what is logged to MLflow
     "data": 1,
     "evaluated": 3,
@@ -78,13 +79,13 @@ class Output(NamedTuple):
 
 def _inside(key: str) -> str:
     if "\0" in key or {"", ".", ".."} & {*key.split("/")}:
-        raise ValueError("is no key of an object in the store")
+        raise ValueError("is not a key of an object in the store")
     return key
 
 
 def _file_name(name: str) -> str:
     if "/" in _inside(name):
-        raise ValueError("is no name of a file")
+        raise ValueError("is not a file name")
     return name
 
 
@@ -126,12 +127,15 @@ def fingerprint(kind: str, **parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def find(store: Store, output: Output) -> Manifest | None:
+def find(store: Store, output: Output, *, read_all: bool = False) -> Manifest | None:
     """The manifest of the output, or None if the output or any of its objects is missing or damaged.
 
     Objects of up to `SMALL` bytes are compared with their sha256. Larger ones, such as weights, are compared with their
-    size only; `read_object` checks them when they are used. Damage is said in a note, because the output is then made
-    anew.
+    size only; `read_object` checks them when they are used. Damage is reported in a note, because the output is then
+    made again.
+
+    Args:
+        read_all: compare larger objects with their sha256 too.
     """
     if store.size(output.manifest_key) is None:
         return None
@@ -144,13 +148,16 @@ def find(store: Store, output: Output) -> Manifest | None:
         return None
     if manifest.schema_version != SCHEMA_VERSION or manifest.output != output:
         return None
-    return manifest if all(_whole(store, item) for item in manifest.objects.values()) else None
+    return manifest if all(_whole(store, item, read_all) for item in manifest.objects.values()) else None
 
 
-def _whole(store: Store, item: StoredObject) -> bool:
+find_whole = partial(find, read_all=True)
+
+
+def _whole(store: Store, item: StoredObject, read_all: bool) -> bool:
     if store.size(item.key) != item.size:
         return False
-    if item.size > SMALL:
+    if item.size > SMALL and not read_all:
         return True
     if hashlib.sha256(store.get(item.key)).hexdigest() == item.sha256:
         return True
@@ -159,6 +166,14 @@ def _whole(store: Store, item: StoredObject) -> bool:
 
 
 def put_object(store: Store, key: str, data: bytes) -> StoredObject:
+    """Store data under this key.
+
+    Returns:
+        The object with its size and sha256, for a manifest.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     store.put(key, data)
     return StoredObject(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
@@ -171,18 +186,55 @@ def put_immutable(store: Store, stem: str, suffix: str, data: bytes) -> StoredOb
     return item
 
 
-def read_object(store: Store, item: StoredObject) -> bytes:
-    """The content of an object.
+def read_object(store: Store, item: StoredObject, *, keep: bool = False) -> bytes:
+    """The content of an object. A damaged one is deleted, so that the next run makes its output anew.
+
+    Args:
+        keep: do not delete it.
 
     Raises:
-        StorageError: the object is missing, or its content does not match its sha256.
+        StorageError: the object is missing, or its content does not match its sha256 in two attempts.
     """
-    data = store.get(item.key)
-    if hashlib.sha256(data).hexdigest() != item.sha256:
-        raise StorageError(
-            f"the object {store.uri(item.key)} is damaged", f"sha256 {item.sha256}", "delete it and run again"
-        )
-    return data
+    wrong = []
+    for _ in range(2):  # the first transfer may have failed
+        data = store.get(item.key)
+        found = hashlib.sha256(data).hexdigest()
+        if found == item.sha256:
+            return data
+        wrong.append(found)
+    what, expected = f"the object {store.uri(item.key)}", f"sha256 {item.sha256}"
+    if keep:
+        raise StorageError(f"{what} is damaged", expected, "run again to make it anew")
+    if _made_anew(store, item):
+        raise StorageError(f"{what} was made anew while it was in use", expected, "run again")
+    raise discarded(store, item.key, wrong, what, expected)
+
+
+def _made_anew(store: Store, item: StoredObject) -> bool:
+    """Whether the manifest beside an object names another sha256 now, because another run has made the output anew."""
+    kind, _, rest = item.key.partition("/")
+    fp = rest.partition("/")[0]
+    try:
+        manifest = unseal(store.get(Output(kind, fp).manifest_key), Manifest)
+    except (StorageError, Damaged, ValidationError):
+        return False
+    return any(one.key == item.key and one.sha256 != item.sha256 for one in manifest.objects.values())
+
+
+def discarded(store: Store, key: str, contents: Sequence[object], what: str, expected: str) -> StorageError:
+    """The error for a damaged object, which is deleted if possible: the next run reuses large objects by their size.
+
+    Args:
+        contents: what was read in each attempt. If it differs, the object is left, because a transfer is the cause.
+    """
+    if any(content != contents[0] for content in contents):
+        todo = "check the network and the memory of this machine, and run again"
+        return StorageError(f"{what} is damaged whenever it is read, but each time differently", expected, todo)
+    try:
+        store.delete(key)
+    except StorageError:  # such as a missing permission
+        return StorageError(f"{what} is damaged", expected, "delete it and run again")
+    return StorageError(f"{what} is damaged, and was deleted", expected, "run again to make it anew")
 
 
 def publish(store: Store, output: Output, contents: Contents) -> Manifest:
@@ -198,7 +250,7 @@ def publish(store: Store, output: Output, contents: Contents) -> Manifest:
 
 
 def find_of(inputs: Mapping[str, str], store: Store, output: Output) -> Manifest | None:
-    """As `find`, but None if the output was made of other inputs.
+    """Like `find`, but None if the output was made of other inputs.
 
     A student that was deleted and trained again may have other weights, and then other scores.
     """

@@ -6,11 +6,13 @@ import errno
 import os
 import re
 import signal
+from collections.abc import Sequence
 from decimal import Decimal
+from urllib.parse import unquote
 
 __all__ = [
-    "ERRNOS", "FULL", "SECRETS", "figure", "holds_secret", "meaning", "names_secret", "number_of",
-    "of_connection", "of_signal", "plain", "plain_lines", "printable", "redacted", "shortened",
+    "ERRNOS", "FULL", "SECRETS", "causes", "holds_secret", "meaning", "names_secret", "number_of",
+    "of_connection", "of_signal", "plain", "plain_lines", "printable", "redacted", "shortened", "three_digits",
 ]  # fmt: skip
 
 Texts = tuple[tuple[str, tuple[str, str]], ...]  # patterns, each with what it means and what to do
@@ -22,7 +24,8 @@ SHORTEST = 8  # characters; shorter values of variables may be part of a word
 SECRET_KEY = re.compile(r"passw|secret|credential|access_?key|api_?key|private", re.IGNORECASE)
 BOTH_CASES = r"(?=[\w-]*[a-z])(?=[\w-]*[A-Z])"  # as in random letters, but hardly in a name of a folder
 NAMED = r"(?:(?=[\w.-]*(?:signature|credential|token|passw|pwd|secret|key|auth|session))[\w.-]++|sig)"
-BEFORE_USER = r"://|(?<=http:)/|(?<=https:)/|(?<=sql:)/|(?<=redis:)/|(?<=ftp:)/"  # one slash, if taken for a path
+# One slash, if it was taken for a path.
+BEFORE_USER = r"://|(?<=http:)/|(?<=https:)/|(?<=sql:)/|(?<=redis:)/|(?<=ftp:)/|(?<=\bs3:)/|(?<=\bgs:)/"
 SERVER = r"(?=[\w.-]+:\d+\b|localhost\b|\d+\.\d+\.)"
 # These take a time that is proportional to the length of the text, whatever it is: repeats give nothing back (++), and
 # what may begin at many places has a limit.
@@ -52,10 +55,11 @@ SHAPES = (
 
 FULL = "free some space, or use another disk"
 MEMORY = "give it more memory, or lower the batch size (train.batch_size, or raise train.accumulate)"
+GPU_MEMORY = f"{MEMORY}; other processes may use it too, see nvidia-smi"
 SHARED = "/dev/shm, the shared memory of data loading, is full"
-SHARED_TODO = "raise shared_memory in the placement (docker run --shm-size), or set train.workers=0"
-FILES, FILES_TODO = "the limit of open files is reached", "raise it with `ulimit -n 65536`"
-TASKS, TASKS_TODO = (
+SHARED_REMEDY = "raise shared_memory in the placement (docker run --shm-size), or set train.workers=0"
+FILES, FILES_REMEDY = "the limit of open files is reached", "raise it with `ulimit -n 65536`"
+TASKS, TASKS_REMEDY = (
     "the limit of processes and threads is reached",
     "raise it: `ulimit -u`, or the limit of the pod",
 )
@@ -67,13 +71,13 @@ ERRNOS = {
     errno.EIO: ("the disk has an input/output error", "look into the log of the machine, and use another disk"),
     errno.ESTALE: ("the network disk has lost the file", "mount it again, and run again"),
     errno.ENAMETOOLONG: ("the name is too long for this disk", "choose shorter names of files and folders"),
-    errno.EMFILE: (FILES, FILES_TODO),
-    errno.ENFILE: (FILES, FILES_TODO),
+    errno.EMFILE: (FILES, FILES_REMEDY),
+    errno.ENFILE: (FILES, FILES_REMEDY),
     errno.ENOMEM: ("memory is exhausted", MEMORY),
 }
 REFUSED = ("this user may not do that", "correct the permissions, or choose another folder")  # for a file or folder
 # Texts of libraries that do not tell the cause by a number: what they mean, and what to do.
-CONNECTION_TEXTS = (  # those that waiting for a server does not mend
+CONNECTION_TEXTS = (  # those that do not go away by waiting for the server
     (r"can't allocate memory|Cannot allocate memory|MemoryError", ("memory is exhausted", MEMORY)),
     (
         r"TLS CA certificate bundle|invalid path: .*(?:pem|crt|cert)",
@@ -92,24 +96,46 @@ CONNECTION_TEXTS = (  # those that waiting for a server does not mend
     ),
 )
 TEXTS = (
-    (r"(?s)(?:/dev/shm|/torch_\d+).*No space left|No space left.*/dev/shm", (SHARED, SHARED_TODO)),
-    (r"Bus error|out of shared memory", (SHARED, SHARED_TODO)),
-    (r"killed by signal: Killed", ("a data loading process was killed by SIGKILL, mostly for lack of memory", MEMORY)),
+    (r"(?s)(?:/dev/shm|/torch_\d+).*No space left|No space left.*/dev/shm", (SHARED, SHARED_REMEDY)),
+    (r"Bus error|out of shared memory", (SHARED, SHARED_REMEDY)),
+    (
+        r"killed by signal: Killed",
+        ("a data loading process was killed by SIGKILL, probably for lack of memory", MEMORY),
+    ),
     (
         r"No usable temporary directory",
         ("no temporary folder is writable", "set TMPDIR to a folder with free space"),
     ),
-    (r"Too many open files|items of ancdata", (FILES, FILES_TODO)),
-    (r"can't start new thread|Resource temporarily unavailable", (TASKS, TASKS_TODO)),
-    (r"CUDA out of memory|OutOfMemoryError", ("the memory of the GPU is full", MEMORY)),
-    (r"database or disk is full|No space left on device", ERRNOS[errno.ENOSPC]),
-    (r"Input/output error", ERRNOS[errno.EIO]),
+    (r"items of ancdata", (FILES, FILES_REMEDY)),
+    (r"can't start new thread|Resource temporarily unavailable", (TASKS, TASKS_REMEDY)),
+    (
+        r"(?:CUDA|HIP)\b.{0,40}out of memory|OutOfMemoryError|_STATUS_ALLOC_FAILED",
+        ("the memory of the GPU is full", GPU_MEMORY),
+    ),
+    (r"std::bad_alloc|not enough memory", ERRNOS[errno.ENOMEM]),
+    (r"database or disk is full", ERRNOS[errno.ENOSPC]),
+    *((re.escape(os.strerror(number)), meant) for number, meant in ERRNOS.items()),  # of Rust and C++
     *CONNECTION_TEXTS,
+    (
+        r"DataLoader worker .* exited unexpectedly",
+        ("a data loading process has died, probably for lack of memory", MEMORY),
+    ),
 )
 
 
 def redacted(text: str) -> str:
     """The text with `***` in place of passwords, tokens and the like: by their shape, or as values of `SECRETS`."""
+    text = _hidden(text)
+    return re.sub(r"\S+", _decoded, text) if "%" in text else text
+
+
+def _decoded(word: re.Match[str]) -> str:
+    """The word as it is, or decoded if it holds a secret then: the path of a file:// URI may hold another address."""
+    text = unquote(word[0])
+    return word[0] if "%" not in word[0] or (hidden := _hidden(text)) == text else hidden
+
+
+def _hidden(text: str) -> str:
     for name in SECRETS:
         value = os.environ.get(name, "")
         if len(value) >= SHORTEST and not value.isalpha() and value in text:
@@ -145,7 +171,7 @@ def number_of(number: int, name: str) -> str:
     return f"{number} {name}{ending}"
 
 
-def figure(value: float) -> str:
+def three_digits(value: float) -> str:
     """A number with three significant digits, or its whole part if that is longer; never with an exponent."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{Decimal(f'{value:.3g}'):f}"
 
@@ -163,24 +189,42 @@ def printable(text: str) -> str:
 
 
 def meaning(error: BaseException) -> tuple[str, str] | None:
-    """What an error of the system means, and what to do; None if it is not known."""
-    known = _by_text(error, TEXTS)
-    if isinstance(error, OSError) and known is None:
-        if isinstance(error, BlockingIOError) and error.errno == errno.EAGAIN:
-            return TASKS, TASKS_TODO
-        if isinstance(error, PermissionError):  # without a file, such as of a firewall, other permissions are meant
-            return REFUSED if error.filename is not None else None
-        return ERRNOS.get(error.errno or 0)
-    return known
+    """What an error of the system, or one that it caused, means, and what to do; None if it is not known."""
+    found = causes(error)
+    known = _by_text(found, TEXTS) or _by_number(error)
+    # What a library tried before, such as a file that it may not read, need not be the reason. A full disk is.
+    return known or next((ERRNOS[e.errno] for e in found if isinstance(e, OSError) and e.errno in ERRNOS), None)
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """The error, what caused it, what caused that, and so on."""
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return found
+
+
+def _by_number(error: BaseException) -> tuple[str, str] | None:
+    if not isinstance(error, OSError):
+        return None
+    if isinstance(error, BlockingIOError) and error.errno == errno.EAGAIN:
+        return TASKS, TASKS_REMEDY
+    if isinstance(error, PermissionError):  # without a file, such as of a firewall, other permissions are meant
+        return REFUSED if error.filename is not None else None
+    return ERRNOS.get(error.errno or 0)
 
 
 def of_connection(error: BaseException) -> tuple[str, str] | None:
     """What the error of a connection means, and what to do, if waiting for the server does not help; otherwise None."""
-    return _by_text(error, CONNECTION_TEXTS)
+    return _by_text([error], CONNECTION_TEXTS)
 
 
-def _by_text(error: BaseException, texts: Texts) -> tuple[str, str] | None:
-    text = shortened(f"{type(error).__name__}: {error} {getattr(error, 'filename', None) or ''}")
+def _by_text(errors: Sequence[BaseException], texts: Texts) -> tuple[str, str] | None:
+    text = "\n".join(
+        shortened(f"{type(error).__name__}: {error} {getattr(error, 'filename', None) or ''}") for error in errors
+    )
     return next((meant for pattern, meant in texts if re.search(pattern, text)), None)
 
 
@@ -188,8 +232,8 @@ def of_signal(number: int) -> str:
     """The name of a signal that has killed a process, with its most likely cause and what to do."""
     name = signal.Signals(number).name
     causes = {
-        signal.SIGKILL: f"{name}, mostly for lack of memory; {MEMORY}",
-        signal.SIGBUS: f"{name}: {SHARED}; {SHARED_TODO}",
+        signal.SIGKILL: f"{name}, probably for lack of memory; {MEMORY}",
+        signal.SIGBUS: f"{name}: {SHARED}; {SHARED_REMEDY}",
         signal.SIGXFSZ: f"{name}: a file is larger than `ulimit -f` allows; raise it",
         signal.SIGXCPU: f"{name}: the limit of processor time (`ulimit -t`) is reached; raise it",
     }

@@ -10,11 +10,16 @@ import random
 import ssl
 import threading
 import time
+from typing import NamedTuple
 from weakref import WeakSet
 
 from cliptea import env, progress, watchdog
+from cliptea.errors import one_line
+from cliptea.messages import of_connection
 
-__all__ = ["COMMAND_SECONDS", "STEP_SECONDS", "Outage", "forget", "patience", "present", "unreached", "untrusted"]
+__all__ = [
+    "COMMAND_SECONDS", "STEP_SECONDS", "Outage", "Unreached", "forget", "patience", "present", "unreached", "untrusted",
+]  # fmt: skip
 
 STEP_SECONDS = 600.0  # default in a step, because servers restart within minutes
 COMMAND_SECONDS = 10.0  # default in a command, because a user waits for it
@@ -24,8 +29,8 @@ LONGEST_PAUSE = 10.0  # up to this
 
 _lock = threading.Lock()
 _present: WeakSet[Outage] = WeakSet()  # those that are waiting; one that nobody holds any more has ended
-_told: dict[str, float] = {}  # by server: when its absence was told last,
-_news: dict[str, float] = {}  # and since when it is away, until its return is told
+_told: dict[str, float] = {}  # by server: when its outage was last reported,
+_news: dict[str, float] = {}  # and since when it has been away, until its return is reported
 
 
 def patience() -> float:
@@ -34,7 +39,7 @@ def patience() -> float:
     0 means a single try.
 
     Raises:
-        ConfigError: CLIPTEA_PATIENCE is not a finite number of at least 0.
+        ConfigError: CLIPTEA_PATIENCE is not a number from 0 to `env.MOST`.
     """
     seconds = env.PATIENCE.number()
     if seconds is None:
@@ -60,16 +65,40 @@ def untrusted(error: BaseException | None) -> bool:
     return isinstance(error, ssl.SSLError) and not isinstance(error, broken)
 
 
-def unreached(error: Exception) -> str:
-    """Why urllib3 could not reach a server, in a few words."""
-    from urllib3.exceptions import NameResolutionError, NewConnectionError, TimeoutError
+class Unreached(NamedTuple):
+    """Why a server could not be reached, in a few words, and what to do if waiting does not help, or ""."""
 
+    why: str
+    todo: str = ""
+
+
+def unreached(error: Exception, trust: str) -> Unreached:
+    """Why urllib3 could not reach a server.
+
+    Args:
+        trust: what to do if the server's certificate is not trusted, or the file of CA certificates cannot be read.
+    """
+    from urllib3.exceptions import NameResolutionError, NewConnectionError, ProxyError, SSLError, TimeoutError
+
+    if isinstance(error, UnicodeError):
+        return Unreached(
+            "the address or the credentials contain characters that a request cannot contain", "correct them"
+        )
     cause = getattr(error, "reason", None) or error  # a last try that failed wraps what happened
-    if isinstance(cause, NameResolutionError):
-        return "unknown host name"
-    if isinstance(cause, NewConnectionError):
-        return "nothing is listening there"
-    return "no answer in time" if isinstance(cause, TimeoutError) else type(cause).__name__
+    if known := of_connection(cause):
+        return Unreached(*known)
+    inner = cause.args[0] if isinstance(cause, SSLError) else None  # Python's error
+    if inner is not None and untrusted(inner):
+        return Unreached(one_line(inner), trust)
+    if isinstance(inner, OSError) and not isinstance(inner, ssl.SSLError):
+        return Unreached(f"the file of CA certificates cannot be read: {inner.strerror}", trust)
+    reasons = (
+        (NameResolutionError, "unknown host name"),
+        (NewConnectionError, "nothing is listening there"),
+        (ProxyError, "the proxy does not connect"),
+        (TimeoutError, "no answer in time"),
+    )
+    return Unreached(next((why for kind, why in reasons if isinstance(cause, kind)), type(cause).__name__))
 
 
 class Outage:

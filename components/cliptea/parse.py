@@ -23,6 +23,8 @@ __all__ = ["MOST", "parse_json", "parse_yaml", "read_text", "require_utf8"]
 MOST = 1 << 20  # bytes
 MOST_NODES = 50_000  # scalars, lists and mappings of YAML; a long text counts once for every `PIECE` characters
 PIECE = 100
+# Of JSON, whose values take about 40 bytes of memory each: a list counts as 2 of them, and an object as 16.
+MOST_VALUES = 1 << 27
 DEEPEST = 50  # nested lists and mappings
 SHOWN = 120  # characters of a reason
 
@@ -39,7 +41,9 @@ CORE = {  # the scalars of YAML 1.2's core schema, except for octal and hexadeci
 }
 
 
-def parse_yaml(text: str, what: str, expected: str = "", *, typed: bool = True, first: bool = False) -> Any:
+def parse_yaml(
+    text: str, what: str, expected: str = "", *, typed: bool = True, first: bool = False, comments: bool = True
+) -> Any:
     """The content of one YAML document.
 
     Args:
@@ -47,6 +51,7 @@ def parse_yaml(text: str, what: str, expected: str = "", *, typed: bool = True, 
         expected: an example of such a text, for errors.
         typed: False leaves every scalar as its text, for settings that know their own types.
         first: whether more documents may follow, which are not read.
+        comments: whether comments are left out or refused, because nobody means one on a command line.
 
     Raises:
         ConfigError: it is no YAML, too large or too deep, or has tags or repeated keys.
@@ -54,6 +59,8 @@ def parse_yaml(text: str, what: str, expected: str = "", *, typed: bool = True, 
     try:
         if len(text) > MOST:
             raise yaml.YAMLError(f"it is larger than {MOST >> 10} KiB")
+        if not comments:
+            _refuse_comments(text)
         _check(text)
         loader = _Loader if typed else _Texts
         return next(yaml.load_all(text, loader), None) if first else yaml.load(text, loader)
@@ -77,6 +84,8 @@ def parse_json(data: bytes, what: str, expected: str = "", most: int = MOST) -> 
     try:
         if len(data) > most:
             raise ValueError(f"it is larger than {most >> 10} KiB")
+        if data.count(b",") + 2 * data.count(b"[") + 16 * data.count(b"{") > MOST_VALUES:
+            raise ValueError("it has too many values, lists and objects")
         return json.loads(
             data.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_finite, parse_float=_finite
         )
@@ -162,6 +171,15 @@ def _check(text: str) -> None:
             raise _problem("its lists and mappings are nested too deeply", event)
         if total > MOST_NODES:
             raise _problem(f"it has more than {MOST_NODES} values", event)
+
+
+def _refuse_comments(text: str) -> None:
+    """Refuse a # outside of the tokens of YAML."""
+    end = 0
+    for token in yaml.scan(text, BASE):
+        if "#" in text[end : token.start_mark.index]:
+            raise _problem("what follows # would be a comment; write a name with # in quotes", token)
+        end = token.end_mark.index
 
 
 class _Loader(BASE):

@@ -35,7 +35,7 @@ class Part(NamedTuple):
         found = PART.fullmatch(text or "1/1")
         part = cls(int(found[1]), int(found[2]), found[3] or "") if found else cls(0, 0)
         if not 1 <= part.number <= part.of:
-            raise ConfigError(f"part={text!r} is no part of a run", "its number and their count, such as 2/50")
+            raise ConfigError(f"part={text!r} is not a part of a run", "its number and their count, such as 2/50")
         if part.needs:
             numbers_of(part.needs, part.of)
         return part
@@ -49,7 +49,7 @@ class Part(NamedTuple):
         return f"{self.name} with {self.needs}" if self.needs else self.name
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """The items of this part: consecutive ones, of which no part has more than one more than another."""
+        """The items of this part: consecutive items. The sizes of two parts differ by at most one."""
         first, last = (len(items) * number // self.of for number in (self.number - 1, self.number))
         return list(items[first:last])
 

@@ -5,15 +5,17 @@ Shape legend: D teacher width, g tokens per side.
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from cliptea import env
+from cliptea.addresses import is_uri
 from cliptea.config import Config
 from cliptea.data.datasets import train_images
 from cliptea.errors import ConfigError, one_line
@@ -66,6 +68,22 @@ class Plan(BaseModel):
         teacher = None if self.teacher_gpu_hours is None else self.teacher_gpu_hours * passes
         parts = [teacher, *(student.gpu_hours for student in self.students)]
         return None if None in parts else sum(part for part in parts if part is not None)
+
+    def require_used(self, measured: Iterable[str]) -> None:
+        """Check that all rates with these names are of CLIP or of a student, so that none is without effect.
+
+        Raises:
+            ConfigError: one of them is not.
+        """
+        known = [TEACHER, *(student.backbone for student in self.students)]
+        for name in measured:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                raise ConfigError(
+                    f"the throughput of {name} has no effect, because the run does not use it",
+                    f"a throughput of {', '.join(known)}",
+                    f"perhaps {near[0]} is meant" if near else "",
+                )
 
 
 def make_plan(config: Config, rates: Mapping[str, float]) -> Plan:
@@ -245,13 +263,13 @@ def _missing(config: Config, configs: list[Config]) -> list[str]:
     for key, root in config.roots.items():
         if root is None:
             found.append(f"data: {key} is not set")
-        elif not is_remote(root) and not Path(root).expanduser().is_dir():
+        elif not is_uri(root) and not Path(root).expanduser().is_dir():
             found.append(f"data: {key}={root} is not a folder on this machine")
     sources = {f"teacher.weights={config.teacher.weights}": config.teacher.source}
     for given in configs:
         source = weights(given.student.backbone, given.encoder_weights)
         if source is not None:
-            sources[f"student.pretrained={given.encoder_weights} of {given.student.backbone}"] = source
+            sources[f"student.pretrained={given.encoder_weights} (for {given.student.backbone})"] = source
     for name in {given.train.init_from for given in configs if given.train.init_from}:
         if not re.match(r"\w+:/", name) and not Path(name).expanduser().is_dir():
             found.append(f"weights: train.init_from={name} is not a folder on this machine")

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from posixpath import dirname
 from typing import Any
 
+from cliptea.addresses import is_uri
 from cliptea.errors import ConfigError
 from cliptea.messages import holds_secret, names_secret
 from cliptea.own_code import backbone_is_code, names_code
@@ -82,7 +83,7 @@ def gather_variants(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
             continue
         if is_remote(folder) and not is_remote(_placed(match["file"], folder)):
             raise ConfigError(
-                f"variants names {match['file']} in a file in S3", "an s3:// address, or a name beside it"
+                f"a preset in S3 names the local variant file {match['file']}", "an s3:// address, or a name beside it"
             )
         address, group = _placed(match["file"], folder), PurePosixPath(match["file"]).stem
         if resources.files("cliptea").joinpath("variants", f"{group}.yaml").is_file():
@@ -108,7 +109,7 @@ def variant_files(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _placed(file: str, folder: str) -> str:
-    if not folder or "://" in file or file.startswith(("/", "~")):
+    if not folder or is_uri(file) or file.startswith(("/", "~")):
         return file
     return f"{folder}/{file.removeprefix('./')}"
 
@@ -124,7 +125,7 @@ def _read(address: str, what: str) -> str:
         if is_remote(address):
             data = read_small(address, MOST)
         else:
-            data = read_text(fetch(address) if "://" in address else Path(address).expanduser(), what)
+            data = read_text(fetch(address) if is_uri(address) else Path(address).expanduser(), what)
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{what} {address} is not UTF-8", "YAML in UTF-8") from None

@@ -21,7 +21,7 @@ from cliptea import env, watchdog
 from cliptea.errors import ClipteaError, ConfigError, described
 from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import Level, Who, as_json, json_line
-from cliptea.messages import figure, plain, redacted
+from cliptea.messages import plain, redacted, three_digits
 
 __all__ = [
     "TRAINING", "Bar", "bar", "clock", "count", "event_line", "halted", "listening", "note", "publish",
@@ -105,7 +105,7 @@ def warn(text: str) -> None:
 def publish(**values: str) -> None:
     """Pass small facts, such as the address of a report, to the command that started the run.
 
-    They are passed on as they are, as they are used and not only read, so they must hold no secrets.
+    They are not redacted, because they are used and not only read. So they must not contain secrets.
     """
     _tell("published", values=values)
 
@@ -219,10 +219,10 @@ def count(event: dict[str, Any]) -> str:
     unit = event["unit"] if event["unit"] == "it" else f"{event['unit']}s"
     parts = [f"{done} {unit}"]
     if event["rate"] > 0:
-        parts.append(f"{figure(event['rate'])}/s")
+        parts.append(f"{three_digits(event['rate'])}/s")
     if event["left"]:
         parts.append(f"{clock(event['left'])} left")
-    parts += [f"{name} {figure(value)}" for name, value in event["values"].items()]
+    parts += [f"{name} {three_digits(value)}" for name, value in event["values"].items()]
     return ", ".join(parts)
 
 

@@ -30,7 +30,7 @@ class Member(BaseModel):
 
     @property
     def label(self) -> str:
-        """As of its result rows."""
+        """As in its result rows."""
         return f"{self.group}/{self.variant}"
 
 
@@ -76,7 +76,12 @@ class Run(BaseModel):
 
 
 def expand(config: Config) -> list[Variant]:
-    """All students to train. A student with several names is trained once and listed under each name."""
+    """All students to train. A student with several names is trained once and listed under each name.
+
+    Raises:
+        ConfigError: there are no variants, one of them is not valid, a sweep has no score that may choose among its
+            trials, or two students have the same label.
+    """
     found: dict[str, Variant] = {}
     base = config.model_copy(update={"variant_groups": {}})  # a student needs no others
     named = [

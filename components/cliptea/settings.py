@@ -1,6 +1,6 @@
 """Settings are merged as defaults <- preset <- overrides <- variant and validated as one `Config`.
 
-A preset is one that cliptea brings, or a file of the user's own, see `cliptea.preset_files`.
+A preset is one that cliptea ships, or a file of the user's own, see `cliptea.preset_files`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def load(preset: str = "demo", overrides: Sequence[str] = (), text: str = "") ->
 
 
 def load_without_teacher(preset: str, overrides: Sequence[str], text: str = "") -> Config:
-    """As `load`, for what needs no CLIP."""
+    """Like `load`, for commands that do not need CLIP."""
     if is_remote(preset) and not text:
         text = read_preset(preset)
     base = _own_preset(preset, text) if text else _shipped_preset(preset)

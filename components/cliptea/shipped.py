@@ -1,4 +1,4 @@
-"""The files of settings that cliptea brings: presets and groups of variants."""
+"""The files of settings that cliptea ships: presets and groups of variants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps: a variant that stands for many, its trials, which differ in the values of some settings.
+"""Sweeps: variants that each stand for many trials, which differ in the values of some settings.
 
 All trials are known before training starts, and each is an ordinary variant of the run. They share its tokens, train in
 parallel and are compared like all others. Only their score on held-out training images chooses among them, see
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cliptea.config import VALIDATION
 from cliptea.errors import ConfigError
+from cliptea.setting_types import NUMBER, WHOLE
 from cliptea.typed import kinds_of, plain_value
 
 __all__ = ["MOST_TRIALS", "SWEEP", "Range", "Search", "Trial", "trials"]
@@ -29,11 +30,14 @@ LONGEST = 100  # characters of a name that MLflow accepts
 DIGITS = 4  # significant digits of drawn numbers
 EXAMPLE = "settings with lists of values such as train.lr: [1e-4, 3e-4], or trials and space; see docs/settings.md"
 SECTIONS = ("method", "student", "train")
-# What decides how trials are judged, and what no table may mix.
-FIXED = ("seeds", "method.transductive", "train.validate_every", *(f"train.{name}" for name in VALIDATION))
+# What decides how trials are judged, and what no table may mix. A model to start from may have seen the held-out masks.
+FIXED = (
+    "seeds", "method.transductive", "train.init_from", "train.validate_every",
+    *(f"train.{name}" for name in VALIDATION),
+)  # fmt: skip
 
 Model = TypeVar("Model", bound=BaseModel)
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False), NUMBER]
 
 
 class Trial(BaseModel):
@@ -55,9 +59,9 @@ class Search(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)]
+    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS), WHOLE]
     sampler: Literal["qmc", "random"] = "qmc"  # quasi-random numbers fill the space more evenly than random ones
-    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 32), WHOLE] = 0
     space: Annotated[dict[str, Any], Field(min_length=1)]  # for each setting a `Range`, or a list of values
 
 
@@ -160,15 +164,16 @@ def _range(key: str, values: Mapping[str, Any], place: str) -> Any:
         raise ConfigError(f"{place}.{key} is a range of numbers, which {key} is not", "a list of values")
     try:
         if given.step and (_decimal(given.high) - _decimal(given.low)) % _decimal(given.step):
-            raise ValueError("a whole number of steps does not lead from low to high")
+            raise ValueError("high minus low is not a multiple of step")
         if int in kinds and float not in kinds:
             whole = {"low": given.low, "high": given.high, "step": 1 if given.step is None else given.step}
             if any(value != int(value) for value in whole.values()):
                 raise ValueError(f"{key} is a whole number")
             return distributions.IntDistribution(**{end: int(value) for end, value in whole.items()}, log=given.log)
         return distributions.FloatDistribution(given.low, given.high, given.log, given.step)
-    except ValueError as error:
-        raise ConfigError(f"{place}.{key} is refused: {str(error).rstrip('.')}", "low, high, and log or step") from None
+    except (ValueError, ArithmeticError) as error:
+        why = str(error).rstrip(".") if isinstance(error, ValueError) else "its step is too small for its range"
+        raise ConfigError(f"{place}.{key} is refused: {why}", "low, high, and log or step") from None
 
 
 def _decimal(number: float) -> Decimal:
@@ -197,7 +202,7 @@ def _choices(key: str, values: Any, place: str) -> list[Any]:
 def _value(key: str, value: Any) -> Any:
     """A value of a setting as its type. What the setting cannot be is left as it is, and refused with its variant."""
     value, kinds = plain_value(key, value), kinds_of(key)
-    if isinstance(value, str):
+    if isinstance(value, str) and "_" not in value:  # which Python takes
         for kind in (int, float):
             if kind in kinds:
                 try:
@@ -218,7 +223,7 @@ def _require_free(key: str, place: str) -> None:
     if any(f"{key}.".startswith(f"{fixed}.") for fixed in FIXED):
         raise ConfigError(
             f"{place} varies {key}, which must be the same for all trials",
-            "other settings than seeds, those of validation, and method.transductive",
+            "other settings than seeds, those of validation, train.init_from and method.transductive",
         )
 
 

@@ -39,12 +39,16 @@ def key_of(place: Sequence[str | int]) -> str:
 
 
 def typed_value(key: str, text: str) -> Any:
-    """The value that was typed for a setting. It is the text itself, unless the setting can be a list or a mapping."""
+    """The value that was typed for a setting. It is the text itself, unless the setting can be a list or a mapping.
+
+    Raises:
+        ConfigError: a list or mapping cannot be read.
+    """
     kinds = kinds_of(key)
     if text.lstrip()[:1] in ("[", "{") and any(_holds(kind) for kind in kinds):
         example = 'a list such as [sky, "red, white"] or a mapping such as {lr: 0.01}'
-        return _plain(parse_yaml(text, f"the value of {key}", example, typed=False), kinds)
-    return _plain(text, kinds)
+        return _plain(parse_yaml(text, f"the value of {key}", example, typed=False, comments=False), kinds)
+    return text if text == "~" and str in kinds else _plain(text, kinds)  # the home folder, and not the null of YAML
 
 
 def kinds_of(key: str) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from cliptea.addresses import MODELS, PLACES
 from cliptea.config import Config
 from cliptea.errors import ConfigError
 from cliptea.typed import key_of
@@ -28,6 +29,8 @@ EXPECTED = {  # in place of pydantic's words, by its types of errors
     "tuple_type": "a list in brackets",
     "dict_type": "keys and values, such as {KEY: VALUE}",
     "model_type": "keys and values, such as {KEY: VALUE}",
+    "address": PLACES,
+    "model_address": MODELS,
 }
 
 

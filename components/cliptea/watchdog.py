@@ -26,7 +26,7 @@ DEFAULT_MINUTES = 30.0
 LOOK_SECONDS = 60.0  # between two looks, at most
 BUSY_SHARE = 0.02  # of one processor; less is what heartbeats need
 BUSY_BYTES = 1 << 12  # read or written per second; less is what heartbeats need. Sockets do not count
-OUTAGE_SECONDS = 300.0  # the least time that the limit is longer than the patience with a server
+OUTAGE_SECONDS = 300.0  # the limit exceeds the patience with a server by at least this
 TELL_SECONDS = 20.0  # how long the report of a halt may take
 STACK_SECONDS = 3.0  # how long children may take to write their stacks
 PARENT_SECONDS = 1.0
@@ -35,7 +35,7 @@ _alive = 0.0  # until when the work counts as alive, on the monotonic clock
 
 
 def alive(seconds: float = 0.0) -> None:
-    """Report progress, or a pause of that many seconds that is meant to be."""
+    """Report progress, or an intended pause of that many seconds."""
     global _alive
     _alive = max(_alive, time.monotonic() + seconds)
 
@@ -44,29 +44,29 @@ def stall_seconds() -> float:
     """After how many seconds work has halted; 0 for never.
 
     Raises:
-        ConfigError: CLIPTEA_STALL_MINUTES is not a finite number of at least 0.
+        ConfigError: CLIPTEA_STALL_MINUTES is not a number from 0 to `env.MOST`.
     """
     minutes = env.STALL_MINUTES.number()
     return 60 * (DEFAULT_MINUTES if minutes is None else minutes)
 
 
 @contextmanager
-def guarded(tell: Callable[[str], None]) -> Iterator[None]:
+def guarded(tell: Callable[[str], None], patience: float) -> Iterator[None]:
     """End this process with `ExitCode.STALLED`, and its children, if the work inside the block halts.
 
     The stacks of all their threads are written to stderr first.
 
     Args:
-        tell: reports the halt, which it gets in words.
+        tell: called with a description of the halt.
+        patience: how many seconds a child may wait for a server, which it cannot report to this process.
 
     Raises:
-        ConfigError: CLIPTEA_STALL_MINUTES or CLIPTEA_PATIENCE is not a finite number of at least 0.
+        ConfigError: CLIPTEA_STALL_MINUTES is not a number from 0 to `env.MOST`.
     """
     seconds = stall_seconds()
     over = threading.Event()
     if seconds:
-        # A child may be waiting for a server, which it cannot report to this process.
-        seconds = max(seconds, (env.PATIENCE.number() or 0.0) + OUTAGE_SECONDS)
+        seconds = max(seconds, patience + OUTAGE_SECONDS)
         faulthandler.enable(file=2)  # so that SIGABRT shows the stacks, also in forks
         threading.Thread(target=_watch, args=(seconds, over, tell), name="cliptea-watchdog", daemon=True).start()
     try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from cliptea.addresses import is_uri
 
 __all__ = ["WeightsSource"]
 
@@ -34,7 +37,7 @@ class WeightsSource(NamedTuple):
             return cls(text, "demo")
         if text.startswith("s3://"):
             return cls(text, "remote")
-        named = "/" in text or Path(text).suffix.lower() in SUFFIXES or (text and Path(text).expanduser().exists())
+        named = "/" in text or Path(text).suffix.lower() in SUFFIXES or (text and _exists(text))
         return cls(text, "local" if named else "tag")
 
     def __str__(self) -> str:
@@ -48,7 +51,7 @@ class WeightsSource(NamedTuple):
     @property
     def missing(self) -> bool:
         """Whether it is a local path that does not exist."""
-        return self.kind == "local" and "://" not in self.text and not Path(self.text).expanduser().exists()
+        return self.kind == "local" and not is_uri(self.text) and not _exists(self.text)
 
     def fetch(self) -> Path:
         """The local path of a file or folder, which is downloaded if it is in S3.
@@ -69,3 +72,8 @@ class WeightsSource(NamedTuple):
         from cliptea.storage import state
 
         return list(state(self.text)) if self.is_file else []
+
+
+def _exists(path: str) -> bool:
+    """Whether a file or folder exists. A path that the system cannot look up, such as a too long one, does not."""
+    return os.path.exists(os.path.expanduser(path))  # Path.exists raises errors until Python 3.14

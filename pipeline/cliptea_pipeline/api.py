@@ -17,6 +17,7 @@ from cliptea import env, settings
 from cliptea.config import Config
 from cliptea.errors import ClipteaError, ConfigError, StorageError, one_line
 from cliptea.parse import read_text
+from cliptea.storage.local_files import local_path
 from cliptea_pipeline.extras import needing_extras
 from cliptea_pipeline.options import choose_preset
 
@@ -68,16 +69,14 @@ class Model:
 
         Raises:
             ConfigError: a name cannot be used, or the array is of another shape or type.
-            DataError: the file is no image.
+            DataError: the file is not an image.
+            TeacherError: two names are the same to CLIP's text tower.
         """
-        from cliptea.data.catalogue import require_distinct
         from cliptea.serving.classes import choose_classes
         from cliptea.serving.photos import read_image
 
         if isinstance(classes, str):
             raise ConfigError(f"classes is the text {classes!r}", "a list of names")
-        if classes is not None:
-            require_distinct(classes)
         pixels = read_image(Path(image)) if isinstance(image, (str, os.PathLike)) else _pixels(image)
         with needing_extras(), _variables(self._workdir):
             chosen = choose_classes(self._segmenter, classes, text_weights)
@@ -98,7 +97,7 @@ def open_model(model: str | Path, workdir: str | Path = WORKDIR, allow_code: boo
     """
     from cliptea_pipeline.opening import open_model as opened
 
-    home = Path(workdir)
+    home = local_path("workdir", str(workdir))
     with needing_extras(), _variables(home):
         return Model(opened(str(model), home, allow_code), home)
 
@@ -114,6 +113,7 @@ def load_config(
 
     Raises:
         ConfigError: the preset or a setting does not exist, or a value is refused.
+        StorageError: a preset in S3 cannot be read.
     """
     chosen, text = _preset(preset, file)
     return settings.load(chosen, as_texts(overrides), text)
@@ -124,11 +124,17 @@ def plan(config: Config, throughput: Mapping[str, float] | None = None) -> Plan:
 
     Args:
         throughput: measured images per second of one GPU, by backbone, and `teacher` for CLIP.
+
+    Raises:
+        ConfigError: a throughput is no positive number, or is of a backbone that the run does not train.
     """
     with needing_extras():
-        from cliptea.plan import make_plan
+        from cliptea.plan import make_plan, read_rates
 
-        return make_plan(config, throughput or {})
+        rates = read_rates(None, [f"{name}={rate}" for name, rate in (throughput or {}).items()])
+        made = make_plan(config, rates)
+        made.require_used(rates)
+        return made
 
 
 def run(
@@ -147,11 +153,12 @@ def run(
         ConfigError: a setting is refused; nothing was started.
         ClipteaError: a step failed, or the run was stopped. The messages of the steps were printed.
     """
+    home = local_path("workdir", str(workdir))
     with needing_extras():
         from cliptea_pipeline import local
 
         chosen, text = _preset(preset, file)
-        code = local.run(chosen, as_texts(overrides), Path(workdir), text=text)
+        code = local.run(chosen, as_texts(overrides), home, text=text)
     if code != 0:
         raise ClipteaError(
             f"the run in {workdir} ended with the exit code {code}",
@@ -170,12 +177,22 @@ def read_results(workdir: str | Path = WORKDIR) -> list[ResultRow]:
     from pydantic import TypeAdapter
 
     from cliptea.evaluation.results import ResultRow
+    from cliptea.files import SUMS, sums
+    from cliptea_pipeline.workdir import REPORTS
 
-    file = Path(workdir) / "results.json"
+    root = local_path("workdir", str(workdir))
+    file = root / "results.json"
     try:
         if not file.exists():
             raise StorageError(f"{file} does not exist", "the work directory of a finished run", "name it")
-        return TypeAdapter(list[ResultRow]).validate_json(read_text(file, "the file", LARGEST_RESULTS))
+        data = read_text(file, "the file", LARGEST_RESULTS)
+        # It leads to the folder of its run. A copy of the work directory may have a file in place of the link.
+        kept = [file.resolve().parent / SUMS] if file.is_symlink() else sorted(root.glob(f"{REPORTS}/*/{SUMS}"))
+        if not any(path.is_file() for path in kept):
+            raise StorageError(f"{file} has no {SUMS}", "the results of a run of this version", "run again")
+        if not any(sums({file.name: data}) in read_text(path, "the file") for path in kept):
+            raise StorageError(f"{file} is damaged: it does not match its {SUMS}", "the results of a run", "run again")
+        return TypeAdapter(list[ResultRow]).validate_json(data)
     except (OSError, ValueError, ConfigError) as error:
         raise StorageError(
             f"{file} cannot be read ({one_line(error)[:200]})", "the results of a run", "run again"
@@ -216,17 +233,25 @@ def submit(
 
 def as_texts(overrides: Mapping[str, Any] | None) -> list[str]:
     """Settings in the form of --set, "a.b=c", in which they also travel to a cluster."""
-    return [f"{key}={_text(value)}" for key, value in (overrides or {}).items()]
+    return [f"{key}={_text(key, value)}" for key, value in (overrides or {}).items()]
 
 
 def _preset(preset: str | None, file: str | Path | None) -> tuple[str, str]:
     return choose_preset(preset, None if file is None else str(file))
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, (str, os.PathLike)):
+        return os.fsdecode(value)
+    if isinstance(value, float) and value.is_integer():  # as NumPy and spreadsheets have whole numbers
+        value = int(value)
+    try:
+        return json.dumps(value, ensure_ascii=False, default=os.fspath)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"the setting {key} is given as {type(value).__name__}, or holds what no setting can hold",
+            "a text, a number, True, False, None, a path, or a list or dict of these",
+        ) from None
 
 
 def _pixels(image: np.ndarray) -> np.ndarray:

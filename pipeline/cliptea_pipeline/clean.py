@@ -16,14 +16,15 @@ from cliptea import env, progress
 from cliptea.errors import StorageError
 from cliptea.manifest import Output
 from cliptea.messages import number_of, plain
+from cliptea.steps.store_folder import delete_partial_objects
 from cliptea.storage import FileStore, Store, open_store
 from cliptea.storage.base import Entry
 from cliptea.storage.unused import Cached, drop, unused
 from cliptea.tracking.address import require_server
-from cliptea.tracking.database import database_uri
+from cliptea.tracking.database import DATABASE, database_uri
 from cliptea.tracking.kept import UNLISTED, Kept, kept_runs
 from cliptea_pipeline.leftovers import Group, Leftovers, Lists, find_leftovers, read_lists, runs_of
-from cliptea_pipeline.workdir import DATABASE, STORE, held, is_workdir, require_workdir
+from cliptea_pipeline.workdir import STORE, held, is_workdir, require_workdir
 
 __all__ = ["clean", "delete"]
 
@@ -52,17 +53,23 @@ def clean(root: Path, newest: int, seconds: float, jobs: Mapping[str, str] | Non
         cached = unused(max(seconds, CACHE_SECONDS))
         console = Console(highlight=False)
         _show(console, leftovers, kept, cached)
+        if yes:
+            delete_partial_objects(store)
         if not leftovers.groups and not cached:
             return
         if not yes:
             console.print("nothing was deleted; add --yes to delete this")
             return
         done = delete(store, leftovers.groups, lists)
-        freed = sum(item.size for item in cached if drop(item))
+        dropped = [item for item in cached if drop(item)]
         if isinstance(store, FileStore) and not env.STORE.get():  # no run can be writing to it
             store.drop_empty_folders({entry.key for entry in done})
         told = f"deleted {number_of(len(done), 'object')} of the store, {_size(done)}"
-        console.print(told + (f", and {_bytes(freed)} of the cache" if cached else ""))
+        freed = _bytes(sum(item.size for item in dropped))
+        console.print(told + (f", and {freed} of the cache" if cached else ""))
+        if left := len(cached) - len(dropped):
+            why = "because they belong to another user, or were just used"
+            progress.note(f"{left} of {number_of(len(cached), 'object')} of the cache were not deleted, {why}")
 
 
 @contextmanager
@@ -85,8 +92,8 @@ def _opened(root: Path, yes: bool) -> Iterator[Store]:
 def delete(store: Store, groups: Sequence[Group], lists: Lists) -> list[Entry]:
     """Delete the objects of `groups` in order. Returns those that were deleted.
 
-    It can be killed at any time and called again. What a run uses that has begun after `lists` were read is left, from
-    the moment on when its list is found.
+    It can be killed at any time and called again. If a run begins after `lists` were read, what it uses is kept as soon
+    as its list is found.
     """
     guard, done, spared = _Guard(store, lists), [], set()
     with progress.bar("deleting", sum(len(group.entries) for group in groups), "object") as bar:

@@ -9,7 +9,7 @@ import typer
 
 from cliptea.errors import ConfigError
 from cliptea.storage.local_files import local_path
-from cliptea_pipeline.cluster_cli import Kfp, Namespace
+from cliptea_pipeline.cluster_cli import Namespace
 from cliptea_pipeline.options import Debug, one_line_errors, whole_number
 
 __all__ = ["app", "seconds_of"]
@@ -40,14 +40,20 @@ def clean_(
             "server is used instead of its own.",
         ),
     ] = ".cliptea",
-    endpoint: Kfp = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of Kubeflow Pipelines. Defaults to KFP_ENDPOINT or KF_PIPELINES_ENDPOINT, also in a pod. "
+            "Required if runs of a cluster have used the store."
+        ),
+    ] = None,
     namespace: Namespace = None,
     debug: Debug = False,
 ) -> None:
-    """Delete what earlier runs have left and nothing refers to: shards, tokens, checkpoints, models and caches.
+    """Show what earlier runs have left behind and nothing refers to any more, and delete it with --yes.
 
-    What a running or scheduled run or the model registry refers to is always kept. Runs and models in MLflow are not
-    changed.
+    This concerns shards, tokens, checkpoints, models and caches. What a running or scheduled run or the model
+    registry refers to is always kept. Runs and models in MLflow are not changed.
     """
     with one_line_errors(debug):
         from cliptea_pipeline.clean import clean

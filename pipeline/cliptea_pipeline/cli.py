@@ -80,7 +80,14 @@ def compile_(
         Path | None, typer.Option(help="YAML file with the image, store, resources, launcher and more.")
     ] = None,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="FILE", help="File to write the pipeline to.")
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="File to write the pipeline to. Defaults to pipeline/cliptea.yaml in a checkout, and else to "
+            "cliptea.yaml. Required with --image or --placement.",
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check whether the file is up to date, without writing it.")
@@ -90,7 +97,6 @@ def compile_(
     """Compile the pipeline into a file for Kubeflow Pipelines."""
     with one_line_errors(debug):
         from cliptea_pipeline.compile import check_pipeline, compile_pipeline
-        from cliptea_pipeline.own_files import require_own, starts_with
         from cliptea_pipeline.placement_file import read_placement
 
         if output is None and not check and (image or placement):
@@ -105,8 +111,6 @@ def compile_(
         if check:
             print(f"{check_pipeline(chosen, file)} is current")
         else:
-            if file is not None:
-                require_own(file, starts_with(b"# PIPELINE DEFINITION", 1000), "a compiled pipeline")
             print(f"wrote {compile_pipeline(chosen, file)}")
 
 
@@ -163,6 +167,7 @@ def plan(
         resolved = settings.load(chosen, overrides or [], text)
         room = read_compiled(pipeline or pipeline_file()).room
         made = make_plan(resolved, rates)
+        made.require_used(item.partition("=")[0] for item in throughput or [])  # a file may have more
         runs = -(-made.trainings // room)
         document.update(made.model_dump() | {"gpu_hours": made.gpu_hours, "room": room, "runs": runs})
         show_plan(Console(highlight=False), resolved, made, room)

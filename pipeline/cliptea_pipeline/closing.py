@@ -77,7 +77,7 @@ def sweep(endpoint: Endpoint) -> list[str]:
     from cliptea.tracking import state as tracked
 
     try:
-        return tracked.sweep(lambda job_id: ended(job_id, partial(state_of, endpoint)))
+        return tracked.close_silent_runs(lambda job_id: ended(job_id, partial(state_of, endpoint)))
     except Exception as error:
         return [f"could not check MLflow for ended runs that are still open there: {_line(error)}"]
 

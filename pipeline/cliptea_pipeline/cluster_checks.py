@@ -26,6 +26,7 @@ WEBHOOK = "cliptea-webhook"  # the one secret that may be missing
 CONTROLLER = "workflow-controller-configmap"
 MLFLOW = "app.kubernetes.io/component=mlflow"
 NOT_UTF8 = "bytes-like object"  # in MLflow's error if its database has no encoding
+MOST_VARIANTS = 105  # about as many fit into a workflow of 1 MiB, the limit of Argo
 RUNTIMES = {"TrainingRuntime": "trainingruntimes", "ClusterTrainingRuntime": "clustertrainingruntimes"}
 
 
@@ -149,11 +150,11 @@ def _controller(cluster: Cluster) -> Iterator[Finding]:
         text = f"the server may rerun failed code (retryPolicy {policy or 'not set'}), which then resumes; {own}"
     yield Finding("retries", OK, text)
     if _at(settings, "persistence", "nodeStatusOffLoad") is True:
-        text = "workflows over 1 MiB are kept in a database, so a run can have more than 105 variants"
+        text = f"workflows over 1 MiB are kept in a database, so a run can have more than {MOST_VARIANTS} variants"
     else:
         text = (
-            "a workflow is limited to 1 MiB, which is about 105 variants; for more, use `cliptea submit --split N`; "
-            "`cliptea plan` shows the N that you need"
+            f"a workflow is limited to 1 MiB, which is about {MOST_VARIANTS} variants; for more, use "
+            "`cliptea submit --split N`; `cliptea plan` shows the N that you need"
         )
     yield Finding("size", OK, text)
 

@@ -214,8 +214,8 @@ def schedule(
             chosen = name or f"cliptea-{Path(source).name}"
             scheduling.create(Endpoint(endpoint, namespace), chosen, cron, given, experiment, pipeline)
             print(
-                f"created the schedule {chosen}: {cron}, in the time zone of the Kubeflow Pipelines controller "
-                "(UTC by default)"
+                f"created the schedule {plain(chosen)}: {plain(cron)}, in the time zone of the Kubeflow Pipelines "
+                "controller (UTC by default)"
             )
             return
         server = Endpoint(endpoint, namespace)

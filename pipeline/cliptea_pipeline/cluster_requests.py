@@ -37,6 +37,15 @@ def ask(cluster: Cluster, path: str, method: str = "GET", body: Any = None) -> t
 
 
 def there(what: str, status: int | None, name: str, todo: str, absent: str) -> Finding:
+    """Whether an object exists in the cluster.
+
+    Args:
+        what: the title of the finding.
+        status: of the API's answer to the request for it; None if there was no answer.
+        name: of the object, for the text.
+        todo: what to do if it does not exist.
+        absent: the state of the finding if it does not exist.
+    """
     if status == 200:
         return Finding(what, OK, f"{name} exists")
     if status == 404:

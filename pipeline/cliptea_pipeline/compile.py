@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from cliptea import __version__
 from cliptea.errors import ClipteaError, ConfigError
+from cliptea.storage.local_files import write_file
+from cliptea_pipeline.own_files import require_own, starts_with
 
 if TYPE_CHECKING:
     from cliptea_pipeline.placement import Placement
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["check_pipeline", "compile_pipeline", "pipeline_file"]
 
 FILE = "cliptea.yaml"
+HEAD = b"# PIPELINE DEFINITION\n# Name: cliptea\n"  # how kfp begins the file; it writes the name of any pipeline
 # As container engines read them: a host with a port, a path in lower case, a tag, a digest.
 PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 REFERENCE = re.compile(
@@ -43,15 +46,13 @@ def compile_pipeline(placement: Placement | None = None, output: Path | None = N
         output: file to write; defaults to the committed file, or without sources to `cliptea.yaml` in this folder.
 
     Raises:
-        ConfigError: the name of the image is invalid, has neither a digest nor a tag, or has the tag latest.
+        ConfigError: the name of the image is invalid, has neither a digest nor a tag, or has the tag latest; or the
+            file exists and is not this pipeline.
+        StorageError: the file cannot be written.
     """
     target = output or _default_file()
-    text = _compiled(placement)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ClipteaError(f"cannot write {target}: {error.strerror}", todo="choose another file with -o") from None
+    require_own(target, starts_with(HEAD, len(HEAD)), "a compiled pipeline of cliptea")
+    write_file(target, _compiled(placement).encode())
     return target
 
 

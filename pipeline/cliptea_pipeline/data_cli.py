@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cliptea.errors import ConfigError, DataError
 from cliptea.exit_codes import ExitCode
+from cliptea.log_lines import tell
 from cliptea.messages import number_of, plain
 from cliptea.storage.local_files import local_path, write_file
 from cliptea_pipeline.display import cell
@@ -59,9 +59,9 @@ def check(
     """
     with one_line_errors(debug):
         from cliptea import settings
+        from cliptea.cores import cores
         from cliptea.data.catalogue import names_of
         from cliptea.data.datasets import open_dataset
-        from cliptea.data.inspection import default_workers
 
         page = None if output is None else local_path("-o", output)
         if page is not None and (page.suffix != ".html" or page.is_dir()):
@@ -73,7 +73,7 @@ def check(
         dataset = open_dataset(config)
         names_of(dataset.catalogue.classes, config.synonyms)
         names = {part: dataset.ids(part) for part in ("train", "val")}
-        found = inspect(config, dataset, names, workers or default_workers())
+        found = inspect(config, dataset, names, workers or cores())
         _show(found)
         if page is not None:
             from cliptea.report.contact_sheet import contact_sheet
@@ -84,7 +84,7 @@ def check(
         if found.errors:
             number = sum(map(len, found.errors.values()))
             allowed = f" (data.max_bad={config.max_bad})" if config.max_bad else ""
-            print(f"error: {number} problem{'s' * (number != 1)} would end a run{allowed}", file=sys.stderr)
+            tell("error", f"{number_of(number, 'problem')} would end a run{allowed}")
             raise typer.Exit(ExitCode.FAILED)
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from cliptea.log_lines import Who, as_json, tell
 from cliptea.messages import plain
 from cliptea.progress import clock, count, event_line, words
-from cliptea_pipeline.events import Active, Board, Event
+from cliptea_pipeline.events import Active, Event, RunState
 
 __all__ = ["Lines", "Plain", "Terminal", "cell", "new_console", "new_view", "results_table"]
 
@@ -31,22 +31,22 @@ def new_console(highlight: bool = True) -> Console:
     return Console(width=None if sys.stdout.isatty() else 120, highlight=highlight)
 
 
-def new_view(console: Console, board: Board) -> Plain | Terminal:
+def new_view(console: Console, run_state: RunState) -> Plain | Terminal:
     """The display of a run for a terminal, or for a log as text or JSON."""
     if as_json():
-        return Lines(console, board)
-    return (Terminal if console.is_terminal else Plain)(console, board)
+        return Lines(console, run_state)
+    return (Terminal if console.is_terminal else Plain)(console, run_state)
 
 
 class Plain:
     """Plain lines for a log: the start and end of every step, and its progress from time to time."""
 
-    def __init__(self, console: Console, board: Board) -> None:
-        self.console, self.board = console, board
+    def __init__(self, console: Console, run_state: RunState) -> None:
+        self.console, self.run_state = console, run_state
         self._told: dict[tuple[str, str], float] = {}
 
     def show(self, event: Event) -> None:
-        self.board.add(event)
+        self.run_state.add(event)
         kind, key = event["event"], (event["step"], event["label"])
         if kind == "published" or (event["step"] in HIDDEN and kind in ("start", "done")):
             return
@@ -76,23 +76,23 @@ class Lines(Plain):
     """The same lines as JSON. They are not printed by rich, which would replace the names of emojis."""
 
     def say(self, text: str) -> None:
-        tell("info", text, Who(run=self.board.run), self.console.file)
+        tell("info", text, Who(run=self.run_state.run), self.console.file)
 
     def _print(self, event: Event, who: Who) -> None:
-        print(event_line(event, who._replace(run=self.board.run)), file=self.console.file, flush=True)
+        print(event_line(event, who._replace(run=self.run_state.run)), file=self.console.file, flush=True)
 
 
 class Terminal:
     """A line for every step that has ended, and below them live lines for the active steps."""
 
-    def __init__(self, console: Console, board: Board) -> None:
-        self.console, self.board = console, board
+    def __init__(self, console: Console, run_state: RunState) -> None:
+        self.console, self.run_state = console, run_state
         self._next = 0.0
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._live.start()
 
     def show(self, event: Event) -> None:
-        self.board.add(event)
+        self.run_state.add(event)
         kind, name = event["event"], event["step"]
         if kind in ("done", "failed") and not (kind == "done" and name in HIDDEN):
             self.console.print(self._ended(event))
@@ -123,7 +123,7 @@ class Terminal:
 
     def _at_work(self) -> Table:
         rows = self._rows(7 if self.console.width < WIDE else 20)
-        for step in self.board.active.values():
+        for step in self.run_state.active.values():
             if step.name not in HIDDEN:
                 rows.add_row(f"[bold]{cell(step.name)}[/]", cell(step.label), *self._state(step))
         return rows

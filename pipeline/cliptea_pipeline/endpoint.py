@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from cliptea import __version__
 from cliptea.cluster.kubernetes_api import Cluster, connect
 from cliptea.errors import ClipteaError, ConfigError
+from cliptea.messages import of_connection
 from cliptea.outage import unreached
 from cliptea.steps.kfp_inside import api_client, limit_requests, new_client
 from cliptea_pipeline.server_address import ENDPOINT, NAMESPACE, TOKEN, address, namespace_inside, token
@@ -139,17 +140,15 @@ class Endpoint:
             with contextlib.redirect_stdout(io.StringIO()):  # the client prints links, as HTML if possible
                 yield
         except HTTPError as error:
-            cause = unreached(error)
+            cause, todo = unreached(error, "set SSL_CERT_FILE to a file with the CA of its certificate")
+            away = f"Kubeflow Pipelines cannot be reached at {self.url} ({cause})"
+            if todo:
+                raise EndpointError(away, todo=todo) from None
             if unsure and isinstance(getattr(error, "reason", None) or error, ProtocolError | ReadTimeoutError):
                 what = f"Kubeflow Pipelines at {self.url} has not answered a request ({cause})"
                 raise Away(what, todo=unsure, reason=cause) from None
-            ca = "; for a company's CA, set SSL_CERT_FILE" if "SSL" in cause else ""
-            raise Away(
-                f"Kubeflow Pipelines cannot be reached at {self.url} ({cause})",
-                "the address of its user interface or API",
-                f"check --endpoint or {ENDPOINT}, and a port-forward if there is one{ca}",
-                reason=cause,
-            ) from None
+            todo = f"check --endpoint or {ENDPOINT}, and a port-forward if there is one"
+            raise Away(away, "the address of its user interface or API", todo, reason=cause) from None
         except ApiException as error:
             raise _refused(self.url, error, unsure) from None
 
@@ -225,6 +224,8 @@ def all_pages(ask: Callable[[str], Any], items: str) -> Iterator[Any]:
 
 def _refused(url: str, error: Any, unsure: str) -> EndpointError:
     text = _message(error)
+    if error.status == 400 and (known := of_connection(error)):  # such as http for https
+        return EndpointError(f"Kubeflow Pipelines cannot be used at {url} ({known[0]})", todo=known[1])
     if error.status in (401, 403):
         return EndpointError(
             f"Kubeflow Pipelines at {url} denies access ({error.status}{f': {text}' if text else ''})",

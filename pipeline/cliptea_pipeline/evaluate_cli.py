@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cliptea.errors import ConfigError
+from cliptea.log_lines import tell
 from cliptea.messages import number_of, plain
 from cliptea.storage.local_files import local_path, write_file
 from cliptea_pipeline.display import cell
@@ -17,7 +17,7 @@ from cliptea_pipeline.own_files import require_own
 from cliptea_pipeline.serving_cli import AllowCode, Home, Model, TextWeights
 
 if TYPE_CHECKING:
-    from cliptea.evaluation.results import Scored
+    from cliptea.serving.score_file import Measurement
 
 __all__ = ["app"]
 
@@ -47,8 +47,8 @@ def evaluate(
         from cliptea import settings
         from cliptea.data.catalogue import known_to, names_of
         from cliptea.data.datasets import open_dataset
-        from cliptea.data.split_shards import left_out_lines
-        from cliptea.serving.score_file import are_scores
+        from cliptea.data.left_out import count, left_out_lines
+        from cliptea.serving.score_file import Measurement, are_scores
 
         home, file = local_path("--workdir", workdir), None if output is None else local_path("-o", output)
         if file is not None and (file.suffix != ".json" or file.is_dir()):
@@ -59,11 +59,13 @@ def evaluate(
         config = settings.load_without_teacher(chosen, overrides or [], text)
         given = settings.given_settings(chosen, overrides or [], text)
         dataset, label = open_dataset(config.data), config.data.name
-        for warning in [*dataset.check("val"), *left_out_lines(dataset.left_out(["val"]))]:
-            print(f"warning: {plain(warning)}")
+        left_out = count(dataset.left_out(["val"]))
+        for warning in [*dataset.check("val"), *left_out_lines(left_out, " of the data")]:
+            tell("warning", warning)
         names, unseen = dataset.ids("val"), dataset.catalogue.unseen
         exact = exact_address(model, home)
         segmenter = open_model(exact, home, allow_code)
+        from cliptea.sealed import seal
         from cliptea.serving.classes import choose_classes, text_digests
         from cliptea.serving.scores import evaluate as score
         from cliptea.serving.scores import other_settings, settings_of
@@ -76,20 +78,22 @@ def evaluate(
         synonyms = names_of(dataset.catalogue.classes, config.data.synonyms)
         classes = choose_classes(segmenter, dataset.catalogue.classes, text_weights, synonyms)
         scored = score(segmenter, dataset, names, classes, used, label)
-        facts: dict[str, Any] = {
-            "model": exact,
-            "model_sha256": segmenter.sha256,
-            "dataset": label,
-            "images": len(names),
-            "evaluation": used.deciding(),
-            "other_settings": others,
-            "unseen": unseen,
-            "unseen_with_masks": masks,
-            "text_sha256": text_digests(classes),
-        }
-        _print(facts, scored)
+        measured = Measurement(
+            model=exact,
+            model_sha256=segmenter.sha256,
+            dataset=label,
+            images=len(names),
+            left_out=left_out,
+            evaluation=used,
+            other_settings=others,
+            unseen=unseen,
+            unseen_with_masks=masks,
+            text_sha256=text_digests(classes),
+            **scored.model_dump(),
+        )
+        _print(measured)
         if file is not None:
-            write_file(file, json.dumps(facts | scored.model_dump(), indent=1, ensure_ascii=False).encode() + b"\n")
+            write_file(file, seal(measured) + b"\n")
             print(f"wrote {plain(str(file))}")
 
 
@@ -99,26 +103,25 @@ def _tell(others: dict[str, dict[str, Any]], masks: list[str]) -> None:
         own = "" if values["own"] is None else f"; the model's own is {values['own']}"
         print(plain(f"evaluation.{name} is {values['used']}{own}"))
     if masks:
-        print(
-            f"warning: the data set calls {plain(', '.join(masks))} unseen, but the model had masks of "
-            f"{'this class' if len(masks) == 1 else 'these classes'} in training: unseen mIoU and hIoU are optimistic"
+        tell(
+            "warning",
+            f"the data set calls {', '.join(masks)} unseen, but the model had masks of "
+            f"{'this class' if len(masks) == 1 else 'these classes'} in training: unseen mIoU and hIoU are optimistic",
         )
 
 
-def _print(facts: dict[str, Any], scored: Scored) -> None:
+def _print(measured: Measurement) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("class", "IoU", box=None)
-    for name, iou in scored.per_class.items():
-        table.add_row(cell(name) + (" (unseen)" if name in facts["unseen"] else ""), _percent(iou))
-    for name, value in scored.scores.model_dump().items():
+    for name, iou in measured.per_class.items():
+        table.add_row(cell(name) + (" (unseen)" if name in measured.unseen else ""), _percent(iou))
+    for name, value in measured.scores.model_dump().items():
         table.add_row(f"[bold]{name}[/]", f"[bold]{_percent(value)}[/]")
     console = Console(highlight=False)
-    gamma = facts["evaluation"]["gamma"]
-    console.print(
-        f"{number_of(facts['images'], 'val image')} of {plain(facts['dataset'])}, gamma {gamma:g}", markup=False
-    )
+    images = number_of(measured.images, "val image")
+    console.print(f"{images} of {plain(measured.dataset)}, gamma {measured.evaluation.gamma:g}", markup=False)
     console.print(table)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["Active", "Board", "Event", "Tail"]
+__all__ = ["Active", "Event", "RunState", "Tail"]
 
 Event = dict[str, Any]
 ALWAYS_RUN = {"resolve", "variants", "promote", "finish"}  # steps that are never reused, and so not counted
@@ -52,8 +52,8 @@ class Active:
 
 
 @dataclass
-class Board:
-    """The state of a run."""
+class RunState:
+    """The state of a local run, or of one that is watched."""
 
     active: dict[tuple[str, str], Active] = field(default_factory=dict)
     failures: list[Event] = field(default_factory=list)

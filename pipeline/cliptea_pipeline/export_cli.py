@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 import sys
 from functools import partial
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cliptea.errors import ConfigError
+from cliptea.files import unchanged
 from cliptea.messages import plain
-from cliptea.parse import read_text
 from cliptea.serving.choices import SUFFIXES, Format, Output, Precision, Server, require_choices
-from cliptea.storage.local_files import local_path, sweep
-from cliptea.storage.marks import claim, require_free
+from cliptea.serving.export_files import exported_files
+from cliptea.storage.local_files import delete_partial_files, local_path
+from cliptea.storage.marks import claim, read_mark, require_free
 from cliptea_pipeline.extras import require
 from cliptea_pipeline.opening import exact_address, open_model
 from cliptea_pipeline.options import Debug, one_line_errors
@@ -41,7 +42,6 @@ Size = Annotated[
 ]
 BUNDLE = "bundle of a model"  # in its mark
 LARGEST_EDGE = 8192  # pixels
-LARGEST_FACTS = 64 << 20  # bytes of the .json beside an export, which may hold the embeddings of classes
 TODO = "choose another one with -o"
 
 
@@ -95,10 +95,10 @@ def export(
             )
         wanted = None if names is None else split_names(names, "--names")
         require_choices(format, result, precision, named=wanted is not None, photos=bool(images))
-        _require_replaceable(file)
+        _require_exportable(file)
         from cliptea.serving.photos import find_images
 
-        sources = find_images(images, leave_out=file) if images else []
+        sources = find_images(images, leave_out=file).sources if images else []
         segmenter = open_model(model, home, allow_code, require=partial(_require_size, edges=edges))
         from cliptea.serving.export import Form, export_model
 
@@ -187,11 +187,19 @@ def bundle(
         from cliptea.serving.score_file import read_scores
 
         measured = None if scores is None else read_scores(scores)
+        from cliptea.serving.bundle_folder import (
+            names_of_files,
+            of_other_servers,
+            require_replaceable,
+            write_bundle,
+        )
+
+        require_replaceable(folder, names_of_files(serving))
         exact = exact_address(model, home)
         segmenter = open_model(exact, home, allow_code, require=partial(_require_size, edges=edges))
         if measured is not None:
             measured.require_model(segmenter.sha256)
-        from cliptea.serving.bundle import bundle_files, of_other_servers, write_bundle
+        from cliptea.serving.bundle import bundle_files
         from cliptea.tracking.origin import origin
 
         classes = _choose(segmenter, wanted, text_weights)
@@ -204,13 +212,13 @@ def bundle(
         }
         files = bundle_files(segmenter, classes, serving, edges, measured, made)
         claim(folder, BUNDLE, TODO)
-        sweep(folder)
-        write_bundle(folder, files)
-        print(f"wrote {', '.join(sorted(files))} to {plain(str(folder))}", flush=True)
+        delete_partial_files(folder)
+        written = write_bundle(folder, files)
+        print(f"wrote {', '.join(sorted(written))} to {plain(str(folder))}", flush=True)
         if push_to_hub is not None:
             from cliptea.serving.push import push
 
-            print(f"uploaded to {plain(push(push_to_hub, folder, files, of_other_servers(files), private))}")
+            print(f"uploaded to {plain(push(push_to_hub, folder, written, of_other_servers(files), private))}")
 
 
 def _edges(size: str | None) -> tuple[int, int] | None:
@@ -230,23 +238,26 @@ def _edges(size: str | None) -> tuple[int, int] | None:
     return edges
 
 
-def _require_replaceable(file: Path) -> None:
-    """Check that an export to `file` would only replace files of an earlier export.
+def _require_exportable(file: Path) -> None:
+    """Check that an export to `file` would only replace files of an earlier export that nobody has changed since.
 
     Raises:
-        ConfigError: one of these files is from somebody else.
+        ConfigError: one of these files is something else, or the .json file belongs to an export in another format.
     """
+    if read_mark(file.parent).get("kind") == BUNDLE:
+        raise ConfigError(f"the folder {file.parent} is a {BUNDLE}", "another folder", TODO)
     facts = file.with_suffix(".json")
-    written = [file, facts, *([file.with_suffix(".bin")] if file.suffix == ".xml" else [])]
-    for path in written:
-        require_own(path, lambda _: _is_export(facts), "an earlier export")
-
-
-def _is_export(facts: Path) -> bool:
-    try:
-        return {*json.loads(read_text(facts, "the file", LARGEST_FACTS))} >= {"inputs", "output", "steps", "classes"}
-    except (ConfigError, ValueError, TypeError, RecursionError):
-        return False
+    own = exported_files(facts)
+    require_own(facts, lambda _: own is not None, "an earlier export")
+    hashes = own or {}
+    paths = [file, *([file.with_suffix(".bin")] if file.suffix == ".xml" else [])]
+    for path in paths:
+        require_own(
+            path, lambda path: unchanged(path, hashes.get(path.name, [])), "an unchanged file of an earlier export"
+        )
+    for name in hashes.keys() - {path.name for path in paths}:
+        if os.path.lexists(file.parent / name):
+            raise ConfigError(f"{facts} describes {name}", "a file name of its own for each export", TODO)
 
 
 def _require_size(description: Description, edges: tuple[int, int] | None) -> None:

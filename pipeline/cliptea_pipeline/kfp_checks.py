@@ -30,7 +30,7 @@ class _Api(NamedTuple):
         given = token(self.url)
         headers = {"Authorization": f"Bearer {given}"} if given else {}
         url = f"{self.url}/apis/v2beta1/{path}"
-        return answer("Pipelines", self.url, url, headers, ENDPOINT, TOKEN, self.away)
+        return answer("Pipelines", self.url, url, headers, ENDPOINT, TOKEN, away=self.away)
 
     def state_of(self, run_id: str) -> str:
         found, run = self.get(f"runs/{quote(run_id, safe='')}")
@@ -117,7 +117,7 @@ def sweep(endpoint: str | None) -> Iterator[Finding]:
         api = None
 
     try:
-        closed = state.sweep(lambda job_id: ended(job_id, api.state_of) if api else None)
+        closed = state.close_silent_runs(lambda job_id: ended(job_id, api.state_of) if api else None)
     except ClipteaError as error:
         yield Finding("runs", UNKNOWN, f"could not check MLflow for ended runs that are still open there: {error.what}")
         return

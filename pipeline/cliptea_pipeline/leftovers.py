@@ -1,55 +1,29 @@
 """What a store holds that no kept run needs. Nothing is deleted here.
 
-Only objects with the names in this module are ever found, and only if the list of a run names their output. Everything
-else in a store is somebody else's, or of a version of cliptea that kept no lists.
+Only objects with the names in `cliptea.steps.store_folder` are ever found, and only if the list of a run names their
+output. Everything else in a store is somebody else's, or of a version of cliptea that kept no lists.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from cliptea import board
 from cliptea.data.shard_sets import find_sharded, read_top_index
 from cliptea.errors import StorageError
 from cliptea.manifest import Output, find
 from cliptea.sealed import Damaged
+from cliptea.steps.store_folder import OBJECT, RECORD, SCRATCH, SHARDED, SHIPPED, STATUS
 from cliptea.storage import Entry, Store
-from cliptea.teacher.outputs import SHARDS
-from cliptea.tracking.deferred import DEFERRED, RECEIPTS
 from cliptea.tracking.kept import RUNNING, Kept
 from cliptea.uses import LISTS, Uses, read_uses
 
 __all__ = ["Group", "Leftovers", "Lists", "find_leftovers", "read_lists", "runs_of"]
 
 RECORDS = "records of runs"
-HASH = "[0-9a-f]{16}"
-SHARD = r"(?:\d{5}/)?\d{5}-[0-9a-f]{16}(?:\.tar|\.index\.json)|index-[0-9a-f]{16}\.json"
-SHARDED = {"split": "train|val", **SHARDS}  # kind -> shard sets
-CLIP = r"open_clip_config\.json|open_clip_model\.safetensors"
-# The names of all objects of an output, by its kind, complete or not.
-NAMES = {
-    **{kind: rf"(?:{sets})/(?:{SHARD})" for kind, sets in SHARDED.items()},
-    "demo-teacher": CLIP,
-    "text": r"text\.safetensors",
-    "initial": r"model\.safetensors",
-    "train": rf"model-{HASH}\.safetensors|history-{HASH}\.json|"
-    r"checkpoints/\d{9}-[0-9a-f]{32}\.pt|inputs-[0-9a-f]{10}\.json",
-    "evaluate": rf"figures-{HASH}\.npz|training_features-{HASH}\.safetensors",
-    "part": rf"results-{HASH}\.json",
-    "clip-time": r"(?!)",  # its manifest is all
-    "speed": r"(?!)",
-    "compare": r"report\.html|results\.json|shipped-[0-9a-f]{16}\.html",
-}
-SHIPPED = re.compile(r"compare/[0-9a-f]{16}/shipped-[0-9a-f]{16}\.html")  # is made when its output is complete
-OBJECT = re.compile("|".join(rf"{kind}/[0-9a-f]{{16}}/(?:manifest\.json|{name})" for kind, name in NAMES.items()))
-SCRATCH = re.compile(rf"scratch/(demo-teacher)-([0-9a-f]{{16}})(?:\.lock|/(?:{CLIP}|pretraining\.ckpt))")
-RECORD = re.compile(rf"({RECEIPTS}|{DEFERRED}|{LISTS})/([\w-]+)/[\w-]+\.json")
-STATUS = re.compile(rf"{board.FOLDER}/([\w.-]+)/[a-z]+-[0-9a-f]{{10}}/[a-z]+\.json")
 
 
 class Lists(NamedTuple):
@@ -107,8 +81,8 @@ def find_leftovers(store: Store, entries: Sequence[Entry], lists: Lists, kept: K
     """Divide all objects of a store into those that can be deleted, those that are kept, and those of others.
 
     An output can be deleted if a list names it, and no list of a kept run. Runs of which only models are kept do not
-    keep shards, which are data, tokens and region maps. Of complete outputs that no running run names, parts that they
-    no longer consist of can be deleted as well, such as checkpoints and the shards of blocks.
+    keep shards, which are data, tokens and region maps. Complete outputs that no running run names may have left-over
+    objects, such as checkpoints and the shards of blocks. These can be deleted as well.
 
     Args:
         entries: all objects of the store.
@@ -192,6 +166,6 @@ def _parts(store: Store, output: Output) -> set[str] | None:
     done = find_sharded(store, output)
     if done is None:
         return None
-    shards = [shard for item in done.objects.values() for shard in read_top_index(store, item)]
+    shards = [shard for item in done.objects.values() for shard in read_top_index(store, item, keep=True)]
     items = [*done.objects.values(), *(item for shard in shards for item in (shard.tar, shard.index))]
     return {output.manifest_key, *(item.key for item in items)}

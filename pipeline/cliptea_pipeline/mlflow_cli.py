@@ -14,13 +14,13 @@ from cliptea.messages import plain
 from cliptea.model_address import CHAMPION
 from cliptea.storage.local_files import local_path
 from cliptea.tracking.address import EXPERIMENT
-from cliptea.tracking.database import experiment_number
+from cliptea.tracking.database import stored_experiment_id
 from cliptea.tracking.first_view import view_page
 from cliptea_pipeline.extras import require
+from cliptea_pipeline.mlflow_database import find_database
 from cliptea_pipeline.opening import find_tracking
 from cliptea_pipeline.options import Debug, one_line_errors, whole_number
 from cliptea_pipeline.serving_cli import Home
-from cliptea_pipeline.workdir import find_database
 
 __all__ = ["app"]
 
@@ -67,8 +67,9 @@ def ui(
     with one_line_errors(debug):
         require("mlflow")
         file = find_database(local_path("--workdir", workdir))
-        if experiment := experiment_number(file, EXPERIMENT):
-            print(f"all runs, the highest hIoU first: http://localhost:{port}/{view_page(experiment)}", flush=True)
+        if experiment := stored_experiment_id(file, EXPERIMENT):
+            page = f"http://localhost:{port}/{view_page(experiment)}"
+            print(f"all runs, the highest hIoU first, once MLflow has started: {page}", flush=True)
         os.chdir(file.parent)  # a relative address needs no escapes, which MLflow's server does not decode
         address = f"sqlite:///{file.name}"
         command = [sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", address, "--port", str(port)]

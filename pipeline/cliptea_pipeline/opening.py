@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from cliptea import env
 from cliptea.errors import ConfigError
-from cliptea.tracking.address import require_server
+from cliptea.storage.local_files import local_path
 from cliptea.tracking.database import database_uri
 from cliptea_pipeline.extras import require
-from cliptea_pipeline.workdir import find_database
+from cliptea_pipeline.mlflow_database import find_database, require_tracking
 
 if TYPE_CHECKING:
     from cliptea.segment.model_files import Description
@@ -46,8 +46,8 @@ def open_model(
         from cliptea.tracking.model import fetch_model
 
         found = fetch_model(uri)
-    elif Path(uri).is_dir():
-        found = nullcontext(Path(uri))
+    elif (folder := local_path("--model", uri)).is_dir():
+        found = nullcontext(folder)
     else:
         raise ConfigError(
             f"--model {uri}: this folder does not exist", "models:/NAME@champion, runs:/ID/model or a folder"
@@ -76,7 +76,7 @@ def exact_address(uri: str, workdir: Path) -> str:
 def find_tracking(workdir: Path) -> None:
     """Set the address of MLflow: the user's server, or the database of a local run."""
     require("mlflow")
-    require_server()
+    require_tracking()
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return
     os.environ["MLFLOW_TRACKING_URI"] = database_uri(find_database(workdir))

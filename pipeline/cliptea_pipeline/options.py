@@ -116,6 +116,17 @@ def choose_preset(preset: str | None, file: str | None) -> tuple[str, str]:
 
 @contextmanager
 def one_line_errors(debug: bool, log_format: str | None = None) -> Iterator[None]:
+    """Report an error of the block in one line, and end the command with an `ExitCode`.
+
+    The code is REJECTED for a ConfigError, INTERRUPTED after Ctrl-C, and FAILED for all other errors.
+
+    Args:
+        debug: also show the traceback.
+        log_format: how lines are written, see `log_lines.choose_format`; None: as CLIPTEA_LOG_FORMAT says.
+
+    Raises:
+        typer.Exit: the block failed, or has raised it itself.
+    """
     try:
         choose_format(log_format)
         patience()  # raises here if it is invalid: later callers may suppress errors
@@ -135,7 +146,7 @@ def one_line_errors(debug: bool, log_format: str | None = None) -> Iterator[None
 
 
 def _tell(error: Exception, text: str, debug: bool) -> None:
-    """Tell an error, with its traceback if `debug` is set. Neither shows secrets."""
+    """Report an error, with its traceback if `debug` is set. Neither shows secrets."""
     if not debug:
         tell("error", text)
         return

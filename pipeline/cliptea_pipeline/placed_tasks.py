@@ -38,7 +38,7 @@ def placed(task: dsl.PipelineTask, name: str, placement: Placement) -> dsl.Pipel
         kubernetes.add_pod_label(task, key, value)
     for key, value in placement.annotations_of(own).items():
         kubernetes.add_pod_annotation(task, key, value)
-    if not follows:  # a TrainJob has its own limits, and may wait in a queue for any time
+    if not follows:  # a TrainJob has its own limits, and may wait in a queue for any length of time
         kubernetes.set_timeout(task, step.seconds)
     kubernetes.set_security_context(
         task, run_as_user=placement.user, run_as_group=placement.group, run_as_non_root=True

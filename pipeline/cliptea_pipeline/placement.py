@@ -48,9 +48,9 @@ class Section(BaseModel):
 class Toleration(Section):
     """A taint that pods tolerate, as in the specification of a pod."""
 
-    key: str | None = None
+    key: Open | None = None
     operator: Literal["Exists", "Equal"] = "Equal"
-    value: str | None = None
+    value: Open | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     seconds: Count | None = None
 
@@ -65,7 +65,7 @@ class StepPlacement(Section):
     gpus: Count = 0
     shared_memory: Memory | None = None  # size of /dev/shm, which counts as memory; None: 64 MiB
     seconds: Positive = HOUR  # time limit of the pod
-    node_selector: dict[str, str] = {}
+    node_selector: dict[Open, Open] = {}
     tolerations: list[Toleration] = []
     labels: Labels = {}  # in addition to those of all steps, such as kueue.x-k8s.io/queue-name
     annotations: Annotations = {}
@@ -136,7 +136,7 @@ class Placement(Section):
     annotations: Annotations = {}
     mlflow_plugin: bool = False  # Pipelines' plug-in sets the address of MLflow (with injectUserEnvVars)
     image_pull_secrets: list[Name] = []
-    gpu_resource: str = "nvidia.com/gpu"
+    gpu_resource: Open = "nvidia.com/gpu"
     user: Positive = 1000
     group: Positive = 1000
     retries: Retries = Retries()

@@ -37,21 +37,21 @@ def _quantity(pattern: str, expected: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _text(pattern: str, expected: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise ValueError(f"{value!r} is refused; expected {expected}")
-        return value
-
-    return AfterValidator(check)
-
-
 def _without_password(value: str) -> str:
     if holds_secret(value):  # the error must not repeat it
         raise ValueError(
             "the value holds a password, and the pipeline is public; use a Kubernetes secret, listed under secrets"
         )
     return value
+
+
+def _text(pattern: str, expected: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, _without_password(value)):
+            raise ValueError(f"{value!r} is refused; expected {expected}")
+        return value
+
+    return AfterValidator(check)
 
 
 def _no_secret(name: str) -> str:

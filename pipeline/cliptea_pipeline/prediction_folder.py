@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliptea.errors import ConfigError
 from cliptea.storage import FileStore, Store, is_remote, open_store
-from cliptea.storage.local_files import local_path, sweep
+from cliptea.storage.local_files import delete_partial_files, local_path
 from cliptea.storage.marks import claim, claim_remote, require_free, require_remote_free
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def require_same_classes(given: str, folder: Path | Store, names: Sequence[str])
     store = FileStore(folder) if isinstance(folder, Path) else folder
     try:
         facts: Any = json.loads(store.get(AREAS)) if store.entry(AREAS) else {}
-    except ValueError:  # it is written anew
+    except (ValueError, RecursionError):  # it is written anew
         return
     if isinstance(facts, dict) and facts.get("classes", [*names]) != [*names]:
         raise ConfigError(f"-o {given} has masks of other classes", "a folder for each list of classes", ADVICE)
@@ -72,5 +72,5 @@ def claim_folder(folder: Path | Store) -> Put:
     from cliptea.serving.predict import into
 
     claim(folder, KIND, ADVICE)
-    sweep(folder)
+    delete_partial_files(folder)
     return into(folder)

@@ -8,8 +8,8 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from cliptea.cluster.job import PRIORITY, QUEUE
-from cliptea.cluster.kubernetes_api import KUEUE, KUEUE_VERSION, Cluster
+from cliptea.cluster.job import KUEUE, PRIORITY, QUEUE
+from cliptea.cluster.kubernetes_api import KUEUE_VERSION, Cluster
 from cliptea_pipeline.checks import BROKEN, NOT_READY, OK, UNKNOWN, Finding
 from cliptea_pipeline.cluster_requests import ask, there, unlisted
 from cliptea_pipeline.placement import Placement, StepPlacement
@@ -20,6 +20,7 @@ LACKING = "pods and TrainJobs that name it wait forever; create it, or change th
 
 
 def gpu_nodes(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
+    """Whether each step finds enough nodes with its GPUs and labels. It does not matter whether they are free now."""
     status, found = ask(cluster, "/api/v1/nodes")
     if status != 200:
         yield unlisted("GPU nodes", status, "nodes")
@@ -65,7 +66,7 @@ def _labels(node: dict[str, Any]) -> dict[str, str]:
 def quotas(cluster: Cluster, placement: Placement) -> Iterator[Finding]:
     """Whether all students that train at a time fit into the quota. Students that wait too long fail.
 
-    In a queue of Kueue, they wait for any time, so only one has to fit.
+    In a queue of Kueue, they wait for any length of time, so only one has to fit.
     """
     students, gpus = placement.students_at_a_time, placement.steps.train.gpus * placement.train_job.nodes
     when = f"{students or 'all'} at a time"

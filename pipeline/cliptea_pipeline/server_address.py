@@ -67,7 +67,8 @@ def of_page(given: str | None, page: str | None) -> str | None:
     """The address of the server of a run, for `address`: the option, or else the server of the run's page, if known.
 
     Raises:
-        ConfigError: the page is of another server than the one that a variable names. It must not get its token.
+        ConfigError: the page is of another server than the one that a variable names. The server of the page must not
+            get the other one's token.
     """
     own = named(None)
     if given or page is None or not own:
@@ -75,7 +76,7 @@ def of_page(given: str | None, page: str | None) -> str | None:
     url = address(None)
     if _server(page) not in (_server(url), _server(pages(url))):
         raise ConfigError(
-            f"the run is of {page}, and {ENDPOINT} or {THEIR_ENDPOINT} names {url}",
+            f"the run is on {page}, but {ENDPOINT} or {THEIR_ENDPOINT} names {url}",
             "a run of that server",
             f"add --endpoint {page} if you trust it with your token",
         )

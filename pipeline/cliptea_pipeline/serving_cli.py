@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +11,10 @@ import typer
 
 from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
+from cliptea.log_lines import tell
 from cliptea.messages import number_of, plain
 from cliptea.storage.local_files import local_path
-from cliptea_pipeline.opening import open_model
+from cliptea_pipeline.opening import exact_address, open_model
 from cliptea_pipeline.options import AsJson, Debug, json_document, one_line_errors, whole_number
 from cliptea_pipeline.prediction_folder import claim_folder, free_folder, require_same_classes
 
@@ -59,7 +59,6 @@ TextWeights = Annotated[
 ]
 
 NAMED = 3  # images in a line
-MAX_CLASSES = 255  # ids of a mask are 0-254
 PRECISIONS = "float32", "bfloat16", "float16"
 LONGEST_NAME = 100  # characters; CLIP reads 77 tokens
 
@@ -152,14 +151,15 @@ def predict(
         wanted = None if classes is None else split_names(classes, "--classes")
         home = local_path("--workdir", workdir)
         folder = free_folder(output)
-        sources = find_images(images, leave_out=output)
-        segmenter = open_model(model, home, allow_code, device)
+        sources, left_out = find_images(images, leave_out=output)
+        exact = exact_address(model, home)
+        segmenter = open_model(exact, home, allow_code, device)
         from cliptea.serving.classes import choose_classes
         from cliptea.serving.predict import UNKNOWN, areas_facts, predict
 
         chosen = choose_classes(segmenter, wanted, text_weights)
         if threshold is not None and UNKNOWN in chosen.names:
-            raise ConfigError("--unknown cannot be used with a class of the name unknown", "another class name")
+            raise ConfigError("--unknown cannot be used with a class named unknown", "another class name")
         require_same_classes(output, folder, chosen.names)
         tell_classes(segmenter, chosen)
         put = claim_folder(folder)
@@ -167,9 +167,9 @@ def predict(
         settings = segmenter.description.evaluation.model_copy(
             update={name: value for name, value in given.items() if value is not None}
         )
-        document.update(output=output, images=[], far=None, errors=[])
+        document.update(output=output, far=None)
         found = predict(segmenter, chosen, sources, put, settings, confidence, threshold)
-        facts = partial(areas_facts, model, chosen, unknown=threshold)
+        facts = partial(areas_facts, exact, chosen, left_out=left_out, unknown=threshold)
         _predict_all(found, len(sources), put, facts, document)
         if segmenter.training_features is not None:
             _tell_far(document)
@@ -180,7 +180,7 @@ def predict(
         else:
             print("no image could be segmented")
         if bad:
-            print(f"error: {bad} of {number_of(len(sources), 'image')} could not be read", file=sys.stderr)
+            tell("error", f"{bad} of {number_of(len(sources), 'image')} could not be read")
             raise typer.Exit(ExitCode.FAILED)
 
 
@@ -201,7 +201,8 @@ def split_names(text: str, option: str) -> list[str]:
         option: that the text was given with, such as --classes.
 
     Raises:
-        ConfigError: the list cannot be read, or there are no names, too many, repeated ones, or one is too long.
+        ConfigError: the list cannot be read, or there are no names, too many or repeated ones, or one is too long or
+            has control characters.
     """
     names = _listed(text, option) if text.lstrip().startswith("[") else text.split(",")
     names = [name.strip() for name in names if name.strip()]
@@ -211,12 +212,12 @@ def split_names(text: str, option: str) -> list[str]:
             f"at most {LONGEST_NAME}",
             "separate names with commas",
         )
-    from cliptea.data.catalogue import require_distinct
+    from cliptea.data.catalogue import MOST_NAMES, require_distinct
 
     require_distinct(names)
-    if not 0 < len(names) <= MAX_CLASSES:
+    if not 0 < len(names) <= MOST_NAMES:
         raise ConfigError(
-            f"{len(names)} class names are given", f"1 to {MAX_CLASSES}, for example {option} 'cat, dog, my sofa'"
+            f"{len(names)} class names are given", f"1 to {MOST_NAMES}, for example {option} 'cat, dog, my sofa'"
         )
     return names
 
@@ -225,13 +226,14 @@ def _listed(text: str, option: str) -> list[str]:
     from cliptea.parse import parse_yaml
 
     expected = 'a list such as [cat, "red, white"]'
-    found = parse_yaml(text, option, expected, typed=False)
+    found = parse_yaml(text, option, expected, typed=False, comments=False)
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         raise ConfigError(f"cannot read {option}: it is not a list of names", expected)
     return found
 
 
 def tell_classes(model: Segmenter, classes: ClassSet) -> None:
+    """Print how many classes are segmented, and the gamma for those that had no masks in training."""
     unseen = [name for name in classes.names if name in model.description.unseen]
     gamma = float(max(classes.gamma_N.tolist(), key=abs))  # it may be negative
     if all(name in model.description.classes for name in classes.names):
@@ -252,11 +254,11 @@ def _tell_far(document: dict[str, Any]) -> None:
     if far:
         shown = ", ".join(f"{plain(row['image'])} ({row['distance']:.1f} times the limit)" for row in far[:NAMED])
         more = f", and {len(far) - NAMED} more" if len(far) > NAMED else ""
-        total, lie = number_of(len(document["images"]), "image"), "lies" if len(far) == 1 else "lie"
-        print(
-            f"warning: {len(far)} of {total} {lie} farther from the training images than {SHARE * 100:g} % of these "
+        total, differ = number_of(len(document["images"]), "image"), "differs" if len(far) == 1 else "differ"
+        tell(
+            "warning",
+            f"{len(far)} of {total} {differ} more from the training images than {SHARE * 100:g} % of those "
             f"do, so masks may be wrong: {shown}{more}",
-            file=sys.stderr,
         )
 
 
@@ -264,7 +266,7 @@ def _predict_all(
     found: Iterable[Predicted],
     total: int,
     put: Put,
-    facts_of: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    facts_of: Callable[[list[dict[str, Any]], list[str]], dict[str, Any]],
     document: dict[str, Any],
 ) -> None:
     """Predict with a progress bar, and always write areas.json.
@@ -272,8 +274,8 @@ def _predict_all(
     Args:
         found: the images, which are segmented one after the other.
         total: number of images.
-        facts_of: makes the content of areas.json from the rows of images.
-        document: gets what areas.json holds, and the `errors` of unreadable images.
+        facts_of: makes the content of areas.json from the rows of images, and from the errors of unreadable ones.
+        document: gets what areas.json holds.
     """
     from rich import progress
     from rich.console import Console
@@ -289,19 +291,20 @@ def _predict_all(
         progress.TimeRemainingColumn(),
     )
     rows: list[dict[str, Any]] = []
+    errors: list[str] = []
     try:
-        with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+        with progress.Progress(*columns, console=Console(stderr=True, soft_wrap=True)) as bar:  # lines stay whole
             task = bar.add_task("", total=total, rate="")
             for predicted in found:
                 if predicted.error is None:
                     rows.append(predicted.row)
                 else:
-                    document["errors"].append(str(predicted.error))
-                    bar.console.print(f"error: {predicted.error}", markup=False, highlight=False, soft_wrap=True)
+                    errors.append(str(predicted.error))
+                    tell("error", str(predicted.error))
                 speed = bar.tasks[0].speed
                 bar.update(task, advance=1, rate=f"{speed:.1f} images/s" if speed else "")
     finally:
-        facts = facts_of(rows)
+        facts = facts_of(rows, errors)
         document |= facts
         if rows:
             write_areas(put, facts)

@@ -15,7 +15,7 @@ from cliptea.progress import clock
 from cliptea_pipeline import closing
 from cliptea_pipeline.display import new_console, new_view
 from cliptea_pipeline.endpoint import Away, Endpoint, EndpointError
-from cliptea_pipeline.events import Board
+from cliptea_pipeline.events import RunState
 from cliptea_pipeline.failures import failures
 from cliptea_pipeline.looks import CANCELLED, ENDED, Look, look, step_named, word
 from cliptea_pipeline.news import News
@@ -96,8 +96,8 @@ class _Watch:
 
     def __init__(self, endpoint: Endpoint, run_id: str, store: str, pace: Pace) -> None:
         self._endpoint, self._run_id, self._pace = endpoint, run_id, pace
-        self._board = Board(run=run_id)
-        self._view = new_view(new_console(), self._board)
+        self._run_state = RunState(run=run_id)
+        self._view = new_view(new_console(), self._run_state)
         self._say = self._view.say
         try:
             self.news = News(run_id, store, self._say)
@@ -159,7 +159,7 @@ class _Watch:
 
     def _tell_address(self, now: float, seen: Look) -> None:
         """Show the address of the run in MLflow once it exists there."""
-        tracked = self._board.published.get("tracking_run")
+        tracked = self._run_state.published.get("tracking_run")
         known = tracked or any(task.step == "resolve" and task.state == "SUCCEEDED" for task in seen.tasks)
         if self._addressed or not known or now - self._asked < self._pace.address:
             return

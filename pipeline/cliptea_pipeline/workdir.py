@@ -6,27 +6,28 @@ import fcntl
 import os
 import re
 import shutil
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from cliptea import env
 from cliptea.errors import ClipteaError, StorageError
+from cliptea.files import SUMS, sums
 from cliptea.log_lines import tell
 from cliptea.parse import require_utf8
-from cliptea.storage.local_files import make_folder, sweep, unusable, write_file
+from cliptea.storage.local_files import delete_partial_files, make_folder, open_lock, unusable, write_file
 from cliptea.storage.marks import MARK, WORKDIR, claim, read_mark
-from cliptea.tracking.address import EXPERIMENT
-from cliptea.tracking.database import database_uri, has_moved, readdress
+from cliptea.tracking.database import DATABASE, database_uri, readdress, require_unlocked
+from cliptea_pipeline.own_files import require_link
 from cliptea_pipeline.temporary import drop_temporary, make_temporary
 
-__all__ = ["DATABASE", "STORE", "Workdir", "find_database", "held", "is_workdir", "require_workdir"]
+__all__ = ["REPORTS", "STORE", "Workdir", "held", "is_workdir", "require_workdir"]
 
 STORE, MLFLOW, KFP, LOGS, RUN = FOLDERS = ("store", "mlflow", "kfp", "logs", "run")
 REPORT, RESULTS = "report.html", "results.json"
 REPORTS, IMAGES = "reports", "images"
-DATABASE = Path(MLFLOW) / "mlflow.db"
 KEPT_RUNS = 3  # folders of kfp's small artifacts
 KEPT_LOGS = 20
 LOOK_SECONDS = 0.2  # between two looks at the lock
@@ -41,13 +42,15 @@ class Workdir:
 
         store/       object store                      report.html   of the last run that got so far
         mlflow/      mlflow.db and artifacts           results.json
-        reports/     both of each run, by its name     logs/         one file a run
+        reports/     both of each run, by its name,    logs/         one file a run
+                     with their SHA256SUMS
         kfp/         kfp's artifacts, last runs        images/        to try the demo's model on
         run/         locks, events and the pipe of the present run
         cliptea.json the mark
 
     Raises:
-        StorageError: it is not writable, or the folder belongs to somebody else.
+        StorageError: it is not writable; the folder, or what has the name of its report, belongs to somebody else; or
+            another program holds the lock of its database.
         ConfigError: its path is not UTF-8.
 
     If another run, or a step of a killed run, is using the folder, this one waits for it, and says so.
@@ -59,6 +62,8 @@ class Workdir:
             full = root.resolve()  # the address of the artifacts, which must not depend on links
             require_utf8(str(full), f"the path of the work directory {root}")  # kfp and MLflow store it
             _claim(root)
+            for name in (REPORT, RESULTS):
+                require_link(root, name, f"{REPORTS}/*/{name}")
             self.store, self.mlflow, self.kfp, self.logs, self._run = (full / name for name in FOLDERS)
             self.report, self.results, self.images = root / REPORT, root / RESULTS, root / IMAGES
             for folder in (self.store, self.mlflow, self.kfp, self.logs, self._run):
@@ -66,7 +71,8 @@ class Workdir:
             self.lock = _lock(root, self._run, wait=True)
             opened.callback(os.close, self.lock)
             self._prune()
-            readdress(full / DATABASE, EXPERIMENT)
+            require_unlocked(full / DATABASE)
+            readdress(full / DATABASE)
             self.name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
             self._kept = full / REPORTS / self.name
             self.log, present = self.logs / f"{self.name}.log", self._run / self.name
@@ -101,16 +107,21 @@ class Workdir:
             "TMPDIR": str(self.temporary),
         }
 
-    def keep(self, name: str, data: bytes) -> None:
-        """Write a file of this run to its folder in `reports`, and let the link of that name lead to it.
+    def keep(self, files: Mapping[str, bytes]) -> None:
+        """Write files of this run and their SHA256SUMS to its folder in `reports`, with links that lead to the files.
 
         So the report of one run never overwrites that of another.
         """
-        write_file(self._kept / name, data)
-        link = self._kept / f".{name}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path(REPORTS, self.name, name))
-        link.replace(self.root / name)  # it only leads to the file from there
+        for name, data in {**files, SUMS: sums(files)}.items():
+            write_file(self._kept / name, data)
+        for name in files:
+            link = self._kept / f".{name}"
+            try:
+                link.unlink(missing_ok=True)
+                link.symlink_to(Path(REPORTS, self.name, name))
+                link.replace(self.root / name)  # it only leads to the file from there
+            except OSError as error:
+                raise unusable(self.root / name, error) from None
 
     def close(self) -> None:
         """Stop all remaining processes of the run, and release the folder for the next run."""
@@ -126,7 +137,7 @@ class Workdir:
         for log in _named(self.logs, LOG_NAME)[: -KEPT_LOGS + 1]:
             with suppress(OSError):
                 log.unlink()
-        sweep(self.root.resolve())  # a store elsewhere is the user's
+        delete_partial_files(self.root.resolve())  # the first step does the same in a store elsewhere
 
 
 @contextmanager
@@ -142,7 +153,7 @@ def _usable(root: Path) -> Iterator[None]:
 
 
 def _hold(alive: Path) -> int:
-    """The end for writing of the pipe. A step whose run was killed notices that it is closed."""
+    """The write end of the pipe. A step whose run was killed notices that it is closed."""
     reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)  # a writer can only open it with a reader
     try:
         return os.open(alive, os.O_WRONLY)
@@ -188,31 +199,6 @@ def require_workdir(root: Path) -> None:
         )
 
 
-def find_database(root: Path) -> Path:
-    """MLflow's database in a work directory, for commands that use its models.
-
-    A work directory that was moved is put in order first.
-
-    Raises:
-        StorageError: there is no such database.
-        ClipteaError: it was moved while a run is using it.
-    """
-    file = root.resolve() / DATABASE
-    if not file.is_file():
-        raise StorageError(
-            f"the MLflow database {file} does not exist",
-            "the work directory of an earlier run",
-            "set --workdir, or set MLFLOW_TRACKING_URI",
-        )
-    if has_moved(file, EXPERIMENT) and is_workdir(root):
-        handle = os.open(make_folder(root / RUN) / "lock", os.O_RDWR | os.O_CREAT, 0o644)  # one restored may lack it
-        with os.fdopen(handle) as lock:
-            if not _locked(lock.fileno()):
-                raise ClipteaError(f"a run is using {root} under another path", todo="wait for it")
-            readdress(file, EXPERIMENT)
-    return file
-
-
 def _lock(root: Path, run: Path, *, wait: bool = False) -> int:
     """Lock a work directory whose folder for the present run is `run`. Returns the handle that holds the lock.
 
@@ -222,12 +208,12 @@ def _lock(root: Path, run: Path, *, wait: bool = False) -> int:
     told = ""
     while True:
         with ExitStack() as opened:
-            lock = os.open(run / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            lock = _open_lock(run)
             opened.callback(os.close, lock)
             user = _try_lock(run, lock)
             if not user:
                 os.truncate(lock, 0)
-                os.write(lock, str(os.getpid()).encode())
+                os.write(lock, f"{os.getpid()} on {socket.gethostname()}".encode())  # the folder may be shared
                 opened.pop_all()
                 return lock
         if not wait:
@@ -239,12 +225,18 @@ def _lock(root: Path, run: Path, *, wait: bool = False) -> int:
         time.sleep(LOOK_SECONDS)
 
 
+def _open_lock(run: Path) -> int:
+    if run.is_symlink():
+        raise StorageError(f"{run} is a link", "a folder", "delete the link, which cliptea has not made")
+    return open_lock(run / "lock")
+
+
 def _try_lock(run: Path, lock: int) -> str:
     """Lock the handle of the lock. Returns in words who is using the folder, or "" if it is ours now."""
     if not _locked(lock):
-        process = os.read(lock, 20).decode() or "?"
+        process = os.read(lock, 100).decode() or "?"
         return f"another run (process {process}) is using"
-    tasks = os.open(run / "tasks.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    tasks = open_lock(run / "tasks.lock")
     free = _locked(tasks)
     os.close(tasks)
     return "" if free else "a step of a killed run is still running in"

@@ -47,7 +47,7 @@ def pipelines(monkeypatch) -> Iterator[FakePipelines]:
 @pytest.fixture
 def bare(monkeypatch, tmp_path) -> None:
     """Nothing is configured, and MLflow, wherever it is, shows no run that is left open."""
-    monkeypatch.setattr("cliptea.tracking.state.sweep", lambda ended: [])
+    monkeypatch.setattr("cliptea.tracking.state.close_silent_runs", lambda ended: [])
     for name in ("CLIPTEA_STORE", "MLFLOW_TRACKING_URI", "KFP_ENDPOINT", "KFP_TOKEN", "KFP_NAMESPACE",
                  "KUBERNETES_SERVICE_HOST"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)

@@ -14,10 +14,11 @@ from watched import RUN
 from cliptea import settings
 from cliptea.cluster.job import build, job_name
 from cliptea.cluster.job_settings import JobSettings, Passed
-from cliptea.cluster.kubernetes_api import connect
+from cliptea.cluster.kubernetes_api import ClusterError, connect
 from cliptea.run import Run, expand
 from cliptea.tracking import state
-from cliptea.tracking.runs import ChildRun, Tag, open_parent
+from cliptea.tracking.run_times import Tag
+from cliptea.tracking.runs import ChildRun, open_parent
 from cliptea_pipeline import cancel as cancelling
 from cliptea_pipeline import submit
 from cliptea_pipeline.cli import app
@@ -114,8 +115,12 @@ def test_without_kubernetes_and_mlflow_it_says_what_happens_then(pipelines):
     assert tracking == UNNAMED
 
 
-def test_a_damaged_kubeconfig_does_not_keep_mlflow_from_being_closed(pipelines, monkeypatch, tmp_path):
-    (tmp_path / "config").write_text("apiVersion: v1\n\tkind: Config\n")
+@pytest.mark.parametrize("content", ["apiVersion: v1\n\tkind: Config\n", "[" * 3000, None])
+def test_a_damaged_kubeconfig_does_not_keep_mlflow_from_being_closed(pipelines, monkeypatch, tmp_path, content):
+    if content is None:
+        os.mkfifo(tmp_path / "config")
+    else:
+        (tmp_path / "config").write_text(content)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
     at_work(pipelines)
     ended = call("cancel", RUN)
@@ -125,6 +130,17 @@ def test_a_damaged_kubeconfig_does_not_keep_mlflow_from_being_closed(pipelines, 
         f"TrainJobs: could not be listed ({tmp_path}/config is not the configuration file of a cluster"
     )
     assert tracking == UNNAMED
+
+
+def test_a_pod_does_not_look_at_the_configuration_file_of_its_user(monkeypatch, tmp_path):
+    (tmp_path / ".kube" / "config").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    with pytest.raises(ClusterError, match="config is not the configuration file of a cluster"):
+        connect()
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    with pytest.raises(ClusterError, match="no Kubernetes cluster is configured"):  # this is no real pod
+        connect()
 
 
 def test_a_run_that_is_deleted_meanwhile_has_ended(pipelines):
@@ -201,7 +217,7 @@ def test_the_token_of_one_server_is_not_sent_to_the_server_of_an_address(pipelin
     refused = call("cancel", f"http://127.0.0.1:9/#/runs/details/{RUN}")
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert refused.stderr == (
-        f"error: the run is of http://127.0.0.1:9, and KFP_ENDPOINT or KF_PIPELINES_ENDPOINT names {ours}; expected a "
+        f"error: the run is on http://127.0.0.1:9, but KFP_ENDPOINT or KF_PIPELINES_ENDPOINT names {ours}; expected a "
         "run of that server; add --endpoint http://127.0.0.1:9 if you trust it with your token\n"
     )
     assert call("cancel", f"{ours}/#/runs/details/{RUN}").exit_code == 0
@@ -345,7 +361,7 @@ def test_a_sweep_is_told_how_runs_have_ended(pipelines, mlflow, monkeypatch, lif
         pipelines.token = None
         return []
 
-    monkeypatch.setattr(state, "sweep", sweep)
+    monkeypatch.setattr(state, "close_silent_runs", sweep)
     pipelines.life = recorded(life or "succeeded")
     if not life:
         pipelines.stuck, pipelines.looks = 0.5, 9

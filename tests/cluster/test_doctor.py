@@ -33,6 +33,15 @@ def test_a_store_is_written_read_and_left_clean(monkeypatch, tmp_path):
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
 
 
+def test_a_folder_that_a_run_would_refuse_is_not_written_to(monkeypatch, tmp_path):
+    (tmp_path / "notes.txt").write_text("precious")
+    monkeypatch.setenv("CLIPTEA_STORE", tmp_path.as_uri())
+    code, lines = doctor()
+    assert (code, lines["store"][0][0]) == (1, "missing")
+    assert "holds files that are not from cliptea" in lines["store"][0][1]
+    assert not (tmp_path / "doctor").exists()
+
+
 def test_a_store_that_is_not_there_or_has_no_credentials(monkeypatch):
     monkeypatch.setenv("CLIPTEA_STORE", "s3://bucket/folder")
     monkeypatch.setenv("CLIPTEA_S3_ENDPOINT", "http://127.0.0.1:9")

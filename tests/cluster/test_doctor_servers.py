@@ -1,20 +1,24 @@
 """What `cliptea doctor` says of servers that start up, are in trouble, or are set up in a way that hurts."""
 
 import json
+import re
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
+import certifi
 import mlflow_server
 import pytest
 import yaml
+from certificates import self_signed
 from doctor_lines import CONTROLLER, PLACE, doctor, secret
 from replay import recorded
 from small_servers import served
 
 from cliptea.tracking import state
-from cliptea.tracking.address import MlflowAway
+from cliptea.tracking.address import CA_FILES, MlflowAway
+from cliptea_pipeline import checks
 
 pytestmark = pytest.mark.usefixtures("bare")
 # As MLflow 3.17.2 answers a name that is not ASCII, with psycopg2 and a database in SQL_ASCII.
@@ -25,7 +29,12 @@ NOT_UTF8 = {
 
 
 @pytest.fixture
-def server(monkeypatch):
+def certificate():
+    return None
+
+
+@pytest.fixture
+def server(monkeypatch, certificate):
     """A server, named by MLFLOW_TRACKING_URI, and what it answers: status, type and body."""
     answers = {"status": 200, "kind": "application/json", "body": "{}", "not_ascii": None}
 
@@ -40,7 +49,7 @@ def server(monkeypatch):
             self.end_headers()
             self.wfile.write(answer["body"].encode())
 
-    with served(Handler) as address:
+    with served(Handler, certificate) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         yield answers
 
@@ -52,8 +61,8 @@ def server(monkeypatch):
         (503, "text/plain", "not ready", "answers 503: it is starting or failing"),
         (502, "text/html", "not ready", "answers 502: it is starting or failing"),
         (500, "application/json", "not ready", "answers 500: it is starting or failing"),
-        (404, "text/html", "missing", "answers 404 and is not such a server: check MLFLOW_TRACKING_URI"),
-        (200, "text/html", "missing", "answers 200 and is not such a server: check MLFLOW_TRACKING_URI"),
+        (404, "text/html", "missing", "is not such a server (it answers 404): check MLFLOW_TRACKING_URI"),
+        (200, "text/html", "missing", "is not such a server (it answers 200): check MLFLOW_TRACKING_URI"),
     ],
 )
 def test_an_mlflow_that_starts_up_and_a_server_that_is_none(server, status, kind, state, says):
@@ -69,6 +78,50 @@ def test_an_mlflow_that_nobody_finds(server, monkeypatch):
         code, lines = doctor()
         assert (code, lines["MLflow"][0][0]) == (1, "missing")
         assert says in lines["MLflow"][0][1]
+
+
+class TestCertificates:
+    """MLflow and the library of its requests have variables of their own for CA certificates."""
+
+    @pytest.fixture
+    def certificate(self, monkeypatch, tmp_path):
+        for name in (*CA_FILES, "SSL_CERT_FILE", "MLFLOW_TRACKING_INSECURE_TLS"):
+            monkeypatch.delenv(name, raising=False)
+        return self_signed(tmp_path)
+
+    def test_one_that_is_not_trusted_or_missing(self, server, monkeypatch, tmp_path):
+        ca = "set REQUESTS_CA_BUNDLE to a file with the CA of its certificate"
+        for file, says in (
+            (certifi.where(), rf"self-signed certificate.*: {ca}"),
+            (str(tmp_path / "none.pem"), "the file of CA certificates does not exist.*: correct SSL_CERT_FILE, REQ"),
+        ):
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", file)
+            ((state, text),) = looked_at()
+            assert state == "missing"
+            assert re.search(says, text)
+
+    @pytest.mark.parametrize("name", [*CA_FILES, "SSL_CERT_FILE", "MLFLOW_TRACKING_INSECURE_TLS"])
+    def test_one_that_a_variable_names(self, server, certificate, monkeypatch, name):
+        for other in (*CA_FILES, "SSL_CERT_FILE")[(*CA_FILES, "SSL_CERT_FILE", name).index(name) + 1 :]:
+            monkeypatch.setenv(other, certifi.where())  # counts less
+        monkeypatch.setenv(name, "true" if "INSECURE" in name else str(certificate))
+        assert looked_at()[0][0] == "ok"
+
+    def test_a_proxy(self, server, monkeypatch):
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.invalid")
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        assert "cannot be reached (the proxy does not connect)" in looked_at()[0][1]
+
+
+def test_an_answer_that_breaks_off(server):
+    server["body"] = "{"
+    assert "is not such a server (it answers 200)" in looked_at()[0][1]
+
+
+def looked_at():
+    return [(found.state, found.text) for found in checks.mlflow()]
 
 
 def _hang_up(listening):
@@ -197,7 +250,7 @@ def test_runs_that_ended_without_a_word_are_closed(pipelines, monkeypatch, serve
         asked.update({job: ended(job) for job in ("r", "gone")})
         return ["voc12 (job r): cancelled"]
 
-    monkeypatch.setattr(state, "sweep", sweep)
+    monkeypatch.setattr(state, "close_silent_runs", sweep)
     pipelines.held["runs"] = [{"run_id": "r"}]
     for life, end in LIVES.items():
         pipelines.life = recorded(life or "succeeded")
@@ -226,6 +279,6 @@ def test_a_sweep_that_finds_nothing_or_fails_is_no_failure(monkeypatch, server):
     def away(ended):
         raise MlflowAway("MLflow does not answer")
 
-    monkeypatch.setattr(state, "sweep", away)
+    monkeypatch.setattr(state, "close_silent_runs", away)
     code, lines = doctor()
     assert (code, lines["runs"][0][0]) == (0, "cannot tell")

@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
-from small_servers import served, silent
+from certificates import self_signed
+from small_servers import greeting, served, silent
 from typer.testing import CliRunner
 
 from cliptea.cluster.kubernetes_api import ClusterError
@@ -26,7 +28,7 @@ FORBIDDEN = ("application/json", b'{"code": 7, "message": "User is not authorize
 
 
 @contextmanager
-def serving(code: int, kind: str, body: bytes, location: str = "") -> Iterator[str]:
+def serving(code: int, kind: str, body: bytes, location: str = "", certificate: Path | None = None) -> Iterator[str]:
     """A server that always gives the same answer."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -39,7 +41,7 @@ def serving(code: int, kind: str, body: bytes, location: str = "") -> Iterator[s
             self.end_headers()
             self.wfile.write(body)
 
-    with served(Handler) as address:
+    with served(Handler, certificate) as address:
         yield address
 
 
@@ -72,11 +74,41 @@ def test_a_login_that_one_is_sent_to():
         assert f"{url} returns a web page, perhaps a login" in submit(url)
 
 
-def test_https_where_there_is_none_or_with_an_unknown_ca():
+def findings(check, *arguments):
+    ended = CliRunner().invoke(app, ["doctor", "--json", *arguments])
+    return [item for item in json.loads(ended.stdout)["findings"] if item["check"] == check]
+
+
+def test_http_and_https_that_are_mixed_up_and_ca_certificates_that_do_not_fit(bare, monkeypatch, tmp_path):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+
+    def told(url, says, todo):
+        shown = submit(url)
+        assert re.search(rf"cannot be reached at {url} \({says}\); {todo}$", shown.strip()), shown
+        assert "check --endpoint" not in shown  # as if waiting or a port-forward could help
+        (found,) = findings("Pipelines", "--endpoint", url)
+        assert found["state"] == "missing"
+        assert re.search(rf"^{url} cannot be reached \({says}\): {todo}$", found["text"]), found
+
+    pem, ca = self_signed(tmp_path), "set SSL_CERT_FILE to a file with the CA of its certificate"
     with serving(200, *PAGE) as url:
-        told = submit(url.replace("http:", "https:"))
-    assert "(SSLError)" in told
-    assert "for a company's CA, set SSL_CERT_FILE" in told
+        told(url.replace("http:", "https:"), "the server speaks http and not https", "write its address with http://")
+    with greeting(bytes.fromhex("15030300020246")) as place:  # how OpenSSL answers what is not encrypted
+        told(f"http://{place}", "the server speaks https and not http", "write its address with https://")
+    with serving(200, *PAGE, certificate=pem) as url:
+        told(url, r"\[SSL: CERTIFICATE_VERIFY_FAILED\] .*self-signed certificate.*", ca)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+        told(url, "the file of CA certificates cannot be read: No such file or directory", ca)
+        (tmp_path / "none.pem").write_text("no certificate")
+        told(url, ".*no certificate or crl found.*", ca)
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        assert "returns a web page, perhaps a login" in submit(url)
+
+
+def test_a_gateway_that_says_that_it_speaks_https():
+    page = b"<html>400 The plain HTTP request was sent to HTTPS port</html>"
+    with serving(400, "text/html", page) as url:
+        assert f"cannot be used at {url} (the server speaks https and not http); write its address wi" in submit(url)
 
 
 def test_an_address_without_a_scheme_is_not_guessed_at():
@@ -181,11 +213,6 @@ def test_a_kubeconfig_may_lead_to_another_cluster_than_that_of_the_pod(notebook,
     monkeypatch.setenv("KUBECONFIG", "/another/cluster")
     with pytest.raises(ConfigError, match="no Kubeflow Pipelines endpoint is set"):
         address(None)
-
-
-def findings(check, *arguments):
-    ended = CliRunner().invoke(app, ["doctor", "--json", *arguments])
-    return [item for item in json.loads(ended.stdout)["findings"] if item["check"] == check]
 
 
 @pytest.mark.parametrize(

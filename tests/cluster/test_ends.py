@@ -204,9 +204,9 @@ def test_a_run_that_is_cancelled_and_watched_by_nobody_is_closed_by_the_next(req
     gone.resolve()
     ChildRun.open(gone.run, gone.variant)
     MlflowClient().set_tag(gone.run.tracking_run, "cliptea.heartbeat", "2026-01-01T00:00:00+00:00")
-    assert state.sweep() == []  # its last sign of life on the board is too young
+    assert state.close_silent_runs() == []  # its last sign of life on the board is too young
     monkeypatch.setattr(state, "SILENCE_SECONDS", 0.0)
-    state.sweep()
+    state.close_silent_runs()
     states, why = gone.mlflow()
     assert states == ["KILLED", "KILLED"]
     assert "no heartbeat" in why
@@ -290,10 +290,10 @@ def test_a_step_that_is_cancelled_has_not_failed(request, store, kubernetes, mon
     assert ended.value.code == 143
     assert kubernetes.deleted == [NAME]
     MlflowClient().set_tag(gone.run.tracking_run, "cliptea.heartbeat", "2026-01-01T00:00:00+00:00")
-    state.sweep(lambda job_id: "KILLED")
+    state.close_silent_runs(lambda job_id: "KILLED")
     assert gone.mlflow()[0] == ["RUNNING", "RUNNING"]  # its last sign of life on the board is too young
     monkeypatch.setattr(state, "QUIET_SECONDS", 0.0)
-    state.sweep(lambda job_id: "KILLED")
+    state.close_silent_runs(lambda job_id: "KILLED")
     states, why = gone.mlflow()
     assert states == ["KILLED", "KILLED"]
     assert "Pipelines reports that it has ended" in why
@@ -323,7 +323,7 @@ def test_mlflow_that_is_away_at_the_end_is_told_the_truth_by_the_next_sweep(
     assert cluster.mlflow()[0] == ["RUNNING"]
     MlflowClient().set_tag(cluster.run.tracking_run, "cliptea.heartbeat", "2026-01-01T00:00:00+00:00")
     monkeypatch.setattr(state, "SILENCE_SECONDS", 0.0)
-    state.sweep()
+    state.close_silent_runs()
     states, why = cluster.mlflow()
     assert states == [end]
     assert ("its process ended with code 1" in why) == (end == "FAILED")

@@ -135,6 +135,23 @@ def test_evictions_without_end_are_a_failure(kubernetes):
     assert len(kubernetes.created) == 3
 
 
+def test_lines_of_another_pod_are_printed_though_the_clock_of_its_node_is_behind(kubernetes, capfd):
+    def first(server):
+        server.logs["a"] = ["2026-01-01T00:10:00.1Z iteration 500"]
+        server.pod("a")
+
+    def second(server):
+        server.logs["b"] = ["2026-01-01T00:09:00.1Z resumed at 500", "2026-01-01T00:09:30.1Z iteration 600"]
+        server.gone("a")
+        server.pod("b")
+
+    kubernetes.play = script(first, second, second, complete)
+    follow()
+    printed = capfd.readouterr().err.splitlines()
+    lines = "iteration 500", "resumed at 500", "iteration 600"
+    assert [line for line in printed if line in lines] == list(lines)
+
+
 def test_a_retry_goes_on_with_the_trainjob_that_is_there(kubernetes, capfd):
     cluster = connect()
     assert cluster.create(build("j", "g/a", ["train"], JobSettings(image="i:1"), Passed(), []))

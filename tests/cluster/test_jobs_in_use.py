@@ -5,7 +5,7 @@ from mlflow import MlflowClient
 from past_runs import add_run, keys, output
 from typer.testing import CliRunner
 
-from cliptea.tracking.runs import Tag
+from cliptea.tracking.run_times import Tag
 from cliptea_pipeline import submit as submitting
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.endpoint import Endpoint

@@ -1,14 +1,18 @@
 """A Kubernetes API that is away for a while, in each way, while a TrainJob goes on or ends."""
 
+import json
 import re
 import threading
 import time
+from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 
 import pytest
+from certificates import self_signed
 from cluster.kubernetes_objects import deleted
 from lives import complete, ended, follow, nothing, running, script, waiting
 from quick_pace import Quick
+from small_servers import served
 from test_lives import NODE_LOST
 
 from cliptea import outage
@@ -61,22 +65,38 @@ def test_an_api_that_stays_away_for_longer_than_the_one_setting(kubernetes, monk
 
 
 class Clock:
-    """The follower's time, which runs an hour ahead when it is told to."""
+    """The follower's time, which can run ahead.
+
+    What is planned happens while the follower sleeps, never during a request, so the polls' speed does not matter.
+    """
 
     def __init__(self, monkeypatch):
         self.ahead = 0.0
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=self.now, sleep=time.sleep))
+        self.plan = []  # what happens during each of the next sleeps
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=self.now, sleep=self.sleep))
 
     def now(self):
         return time.monotonic() + self.ahead
 
+    def sleep(self, seconds):
+        time.sleep(seconds)
+        if self.plan:
+            self.plan.pop(0)()
+
+    def run_ahead(self, seconds):
+        self.ahead += seconds
+
     def an_hour_away(self, server):
         def come_back():
-            self.ahead += 3600
+            self.run_ahead(3600)
             server.away = None
 
         server.away = 503
-        threading.Timer(0.3, come_back).start()
+        self.plan = [idle, idle, come_back]
+
+
+def idle():
+    """Nothing happens during this sleep."""
 
 
 class Unhurried(Quick):
@@ -164,18 +184,16 @@ def test_the_new_trainjob_has_all_of_its_time_to_start(kubernetes, monkeypatch):
     never_gone(kubernetes, monkeypatch, "p1")
 
     def leave():
-        clock.ahead += 3000
-        time.sleep(0.2)
         kubernetes.gone("p1")
         kubernetes.jobs.clear()
 
     def lost(server):
         lost_for_good(server)
-        threading.Timer(0.3, leave).start()
+        clock.plan = [idle, lambda: clock.run_ahead(3000), idle, leave]
 
     def late(server):
         server.pod("p1", "Pending", index=1)
-        clock.ahead += 100
+        clock.run_ahead(100)
 
     kubernetes.play = script(running, lost, *[late] * 10, running, complete)
     follow(Quick, pending_seconds=3600)
@@ -214,11 +232,21 @@ def test_an_outage_is_no_time_in_which_a_wrong_image_could_have_been_mended(kube
     clock = Clock(monkeypatch)
 
     def wrong(server):
-        server.pod("p0", "Pending", **waiting("ErrImagePull", "m"))
+        server.pod("p0", "Pending", **waiting("ErrImagePull", "not found"))
 
     kubernetes.play = script(wrong, wrong, clock.an_hour_away, wrong, wrong, running, complete)
     follow(Unhurried, pending_seconds=7200)
     assert (clock.ahead, kubernetes.deleted) == (3600, [])
+
+
+def test_a_certificate_that_is_not_trusted_is_not_waited_for(kubernetes, monkeypatch, tmp_path):
+    with served(BaseHTTPRequestHandler, self_signed(tmp_path)) as url:
+        config = json.loads(kubernetes.kubeconfig())
+        config["clusters"][0]["cluster"]["server"] = url
+        (tmp_path / "kubeconfig").write_text(json.dumps(config))
+        with pytest.raises(ClusterError, match=r"CERTIFICATE_VERIFY_FAILED.*correct the CA of the cluster") as caught:
+            follow()
+    assert not caught.value.temporary
 
 
 def test_an_api_that_refuses_connections(kubernetes, monkeypatch):

@@ -275,6 +275,26 @@ def test_labels_that_kubernetes_would_refuse_are_one_line(tmp_path, given, says)
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"store": "s3://bucket/x?password=hush-hush"}, "store"),
+        ({"store": "file:///d?password=hush-hush"}, "store"),
+        ({"gpu_resource": "http://user:hush-hush@host"}, "gpu_resource"),
+        ({"config_map": "a", "labels": {"a": "ghp_hush-hush-hush-hush"}}, "labels.a"),
+        ({"steps": {"train": {"node_selector": {"a": "?token=hush-hush"}}}}, "steps.train.node_selector.a"),
+        ({"steps": {"train": {"node_selector": {"?token=hush-hush": "a"}}}}, r"steps.train.node_selector.\?token"),
+        ({"steps": {"split": {"tolerations": [{"key": "?token=hush-hush"}]}}}, "steps.split.tolerations.0.key"),
+        ({"steps": {"split": {"tolerations": [{"value": "?token=hush-hush"}]}}}, "steps.split.tolerations.0.value"),
+    ],
+)
+def test_no_text_of_a_placement_may_hold_a_password(tmp_path, given, key):
+    (tmp_path / "p.yaml").write_text(json.dumps(given))
+    with pytest.raises(ConfigError, match=f"p.yaml: {key}.* the value holds a password") as caught:
+        read_placement(tmp_path / "p.yaml")
+    assert "hush" not in str(caught.value)
+
+
 def test_annotations_may_hold_what_labels_may_not():
     assert Placement(annotations={"a": "b c\nd"}).annotations == {"a": "b c\nd"}
 

@@ -80,6 +80,12 @@ def test_a_file_that_is_an_older_version(pipelines, tmp_path):
     assert (ended.stderr, len(pipelines.held["versions"])) == ("", 3)
 
 
+def test_the_name_of_a_schedule_is_shown_without_control_characters(pipelines):
+    ended = call("schedule", "--cron", "@daily", "--preset", "smoke", "--name", "a\x1b[31mred")
+    assert ended.exit_code == 0, ended.output
+    assert ended.stdout.startswith(r"created the schedule a\x1b[31mred: @daily, in the time zone")
+
+
 @pytest.mark.parametrize(
     ("life", "code", "states"),
     [

@@ -11,6 +11,7 @@ from cliptea.cluster.follow import Pace
 from cliptea.cluster.job import QUEUE, build
 from cliptea.cluster.job_settings import JobSettings, Passed
 from cliptea.cluster.kubernetes_api import TIMEOUT, ClusterError, connect
+from cliptea.cluster.reasons import Trouble, hopeless
 
 NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
 NO_NODE |= {"message": "0/3 nodes: 3 Insufficient nvidia.com/gpu"}
@@ -32,7 +33,14 @@ def suspended(server):
 
 TROUBLES = {
     "no node": (pod("Pending", conditions=[NO_NODE]), "p0: no node can run it: 0/3 nodes: 3 Insufficient nvidia.com"),
-    "wrong image": (pod("Pending", **waiting("ErrImagePull", "m")), "p0: the image i:1 cannot be pulled: m; check its"),
+    "wrong image": (
+        pod("Pending", **waiting("ErrImagePull", "not found")),
+        "p0: the image i:1 cannot be pulled: not found;",
+    ),
+    "registry": (
+        pod("Pending", **waiting("ErrImagePull", "dial tcp: connection refused")),
+        "p0: the image i:1 cannot be pulled: dial tcp: connection refused; check its name",
+    ),
     "image again": (pod("Pending", **waiting("ImagePullBackOff", "m")), "p0: the image i:1 cannot be pulled: m; check"),
     "no secret": (
         pod("Pending", **waiting("CreateContainerConfigError", "m")),
@@ -46,6 +54,11 @@ TROUBLES = {
     "evicted": (pod("Failed", reason="Evicted", message="m"), "p0: evicted from its node or preempted: m"),
     "preempted": (pod("Running", conditions=[PREEMPTED]), "p0: evicted from its node or preempted: for another"),
     "node lost": (pod("Failed", reason="NodeLost", message="m"), "p0: evicted from its node or preempted: m"),
+    "refused": (
+        pod("Failed", containerStatuses=[], reason="UnexpectedAdmissionError", message="no healthy devices"),
+        "p0: its node did not take it, shut down or restarted: no healthy devices",
+    ),
+    "node restarted": (pod("Failed", **ended(255, "Unknown")), "p0: its node or the container runtime restarted"),
     "stopped": (pod("Failed", **ended(75)), "p0: it was stopped on request and saved a checkpoint"),
     "full": (event("FailedCreate", "exceeded quota: gpus"), "its pods cannot be created: exceeded quota: gpus; wait"),
     "forbidden": (event("FailedCreate", "violates PodSecurity"), "its pods cannot be created: violates PodSecurity"),
@@ -126,12 +139,34 @@ def test_what_never_starts_is_given_up(kubernetes, trouble):
     assert kubernetes.deleted == [NAME]
 
 
-@pytest.mark.parametrize("trouble", ["no node", "full", "suspended"])
+@pytest.mark.parametrize("trouble", ["no node", "full", "suspended", "registry", "image again"])
 def test_what_may_start_later_is_waited_for(kubernetes, trouble):
     act, _ = TROUBLES[trouble]
     kubernetes.play = script(*[act] * 20, running, complete)  # longer than what is hopeless
     follow(Impatient)
     assert kubernetes.deleted == []
+
+
+PULLING = 'failed to pull and unpack image "r/i:1": failed to resolve reference "r/i:1"'
+
+
+@pytest.mark.parametrize(
+    ("says", "lasts"),
+    [
+        (f"rpc error: code = NotFound desc = {PULLING}: r/i:1: not found", True),
+        (f"rpc error: code = Unknown desc = {PULLING}: unexpected status: 401 Unauthorized", True),
+        (f"rpc error: code = Unknown desc = {PULLING}: pull access denied, repository does not exist", True),
+        (f"rpc error: code = Unknown desc = {PULLING}: x509: certificate signed by unknown authority", True),
+        ('couldn\'t parse image name "r/I:1": invalid reference format: repository name must be lowercase', True),
+        ('Container image "r/i:1" is not present with pull policy of Never', True),
+        (f"rpc error: code = Unknown desc = {PULLING}: dial tcp 192.0.2.1:443: connect: connection refused", False),
+        (f"rpc error: code = Unknown desc = {PULLING}: unexpected status: 429 Too Many Requests", False),
+        ("toomanyrequests: You have reached your unauthenticated pull rate limit", False),
+        ('Back-off pulling image "r/i:1"', False),
+    ],
+)
+def test_an_image_is_only_given_up_if_its_registry_or_node_will_never_give_it(says, lasts):
+    assert hopeless(Trouble("image", "p0", says)) == lasts
 
 
 def test_an_image_that_comes_late_is_no_failure(kubernetes):
@@ -205,6 +240,37 @@ def test_restarts_that_are_used_up_name_the_last_line(kubernetes, capfd):
     text = str(caught.value)
     assert "p0: the processes of other pods disappeared, or a server was unreachable" in text
     assert text.endswith("; its last line: error: S3 at http://s3:8333 does not answer")
+
+
+NODE_RESTARTS = {
+    **{
+        reason: {"reason": reason, "message": "m", "containerStatuses": []}
+        for reason in ("NodeAffinity", "NodeShutdown", "OutOfnvidia.com/gpu", "Terminated", "UnexpectedAdmissionError")
+    },
+    "runtime": ended(255, "Unknown"),
+    "kubelet": ended(137, "ContainerStatusUnknown"),
+}
+
+
+@pytest.mark.parametrize("status", NODE_RESTARTS.values(), ids=NODE_RESTARTS)
+def test_a_node_that_restarts_costs_one_restart(kubernetes, status):
+    def restarts(server):
+        server.pod("p0", "Failed", **status)
+        server.end("Failed")
+
+    kubernetes.play = script(restarts, running, complete)
+    follow()
+    assert len(kubernetes.created) == 2
+
+
+def test_an_eviction_is_told_rather_than_its_unknown_container(kubernetes):
+    def evicted(server):
+        server.pod("p0", "Failed", **ended(137, "ContainerStatusUnknown"), reason="NodeLost", message="no heartbeat")
+        server.end("Failed")
+
+    kubernetes.play = evicted
+    with pytest.raises(ClusterError, match="evicted from its node or preempted: no heartbeat"):
+        follow(restarts=0)
 
 
 def test_a_failure_without_pods_is_in_the_controllers_words(kubernetes):

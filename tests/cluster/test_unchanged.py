@@ -1,8 +1,10 @@
 """Which scheduled runs are skipped, by a real MLflow on SQLite."""
 
+import functools
 import shutil
 
 import pytest
+from mlflow import MlflowClient
 
 from cliptea import settings
 from cliptea.run import Run
@@ -41,3 +43,11 @@ def test_a_run_is_skipped_after_one_of_its_fingerprint_that_succeeded():
 def test_failures_and_skipped_runs_are_no_reason():
     finish_run(started("c1", "c").job_id, "FAILED", "")
     assert not skip(started("c2", "c"))
+
+
+def test_a_run_that_succeeded_is_found_behind_any_number_of_skipped_ones(monkeypatch):
+    pages_of_two = functools.partialmethod(MlflowClient.search_runs, max_results=2)
+    monkeypatch.setattr(MlflowClient, "search_runs", pages_of_two)
+    runs = [started(f"d{number}", "d") for number in range(5)]
+    finish_run("d0", "COMPLETE", "")
+    assert all(skip(run) for run in runs[1:])

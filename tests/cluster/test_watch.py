@@ -107,7 +107,7 @@ def test_the_address_in_mlflow_is_shown_once_it_is_known(pipelines, monkeypatch)
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setattr(state, "run_address", run_address)
-    monkeypatch.setattr(state, "sweep", lambda ended: [])
+    monkeypatch.setattr(state, "close_silent_runs", lambda ended: [])
     monkeypatch.setattr(watch, "PACE", QUICK._replace(address=0.0))
     pipelines.looks = 30
     told = followed().stdout.splitlines()

@@ -6,7 +6,8 @@ from kubeflow_trainer_api import models
 from kubernetes.utils.quantity import parse_quantity
 from manifests import K8S, OVERLAYS, SELECTIONS, everything, one, overlay, render, select
 
-from cliptea.cluster.kubernetes_api import KUEUE, KUEUE_VERSION
+from cliptea.cluster.job import KUEUE
+from cliptea.cluster.kubernetes_api import KUEUE_VERSION
 from cliptea_pipeline.placement import Placement
 from cliptea_pipeline.placement_file import read_placement
 

@@ -42,7 +42,7 @@ def run(folder):
     (folder / "tmp").mkdir(exist_ok=True)
     own = {
         "CLIPTEA_CACHE": str(folder / "cache"),
-        "CLIPTEA_THREADS": "2",
+        "CLIPTEA_THREADS": "1",
         "TMPDIR": str(folder / "tmp"),
     }
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}

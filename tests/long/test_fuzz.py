@@ -13,16 +13,20 @@ import resource
 import signal
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
+import open_clip
 import pytest
 import safetensors.torch
 import torch
 import yaml
 from PIL import Image
+from pycocotools import mask
 
 from cliptea import settings
 from cliptea.config import DataConfig
+from cliptea.data.coco_labels import CocoLabels
 from cliptea.data.folder import Folder
 from cliptea.data.labels import decode_values
 from cliptea.data.sample import decode_image
@@ -30,13 +34,17 @@ from cliptea.data.shard_sets import put_top_index
 from cliptea.data.shard_writer import ShardWriter
 from cliptea.data.shards import ShardReader
 from cliptea.errors import ClipteaError
+from cliptea.files import SUMS, sums
 from cliptea.manifest import Contents, Output, find, publish, put_object
 from cliptea.models import build_student
 from cliptea.models.encoder_weights import read_state
 from cliptea.plan import read_rates
+from cliptea.preset_files import read_preset
 from cliptea.run import Run, expand
 from cliptea.sealed import seal
 from cliptea.segment.segmenter import open_segmenter
+from cliptea.segment.training_features import TrainingFeatures
+from cliptea.serving.classes import choose_classes
 from cliptea.steps.common import read
 from cliptea.storage import FileStore
 from cliptea.storage.marks import MARK, read_mark
@@ -46,14 +54,17 @@ from cliptea.weights_source import WeightsSource
 from cliptea_pipeline.compile import pipeline_file
 from cliptea_pipeline.fit import read_compiled
 from cliptea_pipeline.placement_file import read_placement
+from cliptea_pipeline.serving_cli import split_names
 
 MINUTES = float(os.environ.get("CLIPTEA_TEST_FUZZ_MINUTES", "2"))
 SECONDS, MIB = 20, 1500  # for one input
 LONGEST = 10_000  # characters of a message
+LONG = "9" * 300  # longer than the name of a file may be
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(60 * MINUTES + 600)]
 
 VALUES = [
+    LONG, f"/{LONG}.pt",
     None, True, -1, 0, 1e308, float("nan"), float("inf"), 2**70, -(2**63), "", "x" * 5000, "\x1b[31m\x00", "../../etc",
     "é\udcff", "os:system", [], {}, [[]] * 50, {"a": {"b": []}}, "9" * 400, 0.5, [1, "a", None],
 ]  # fmt: skip
@@ -202,6 +213,22 @@ def of_users(folder):
              b"teacher.weights=demo", b"evaluation.scale=[64, 64]", b"student.pretrained={a: b}"]  # fmt: skip
     yield "settings", texts, BYTES, lambda data: settings.load("smoke", [data.decode("utf-8", "surrogateescape")])
 
+    preset = b"preset: smoke\ntrain: {iterations: 5}\ndata: {unseen: [zebra]}\nvariants: [table3]\nseeds: 2\n"
+    yield (
+        "preset file",
+        [preset],
+        [*BYTES, of_yaml],
+        through(folder / "preset.yaml", lambda path: settings.load(path.name, [], read_preset(str(path)))),
+    )
+    yield (
+        "variant file",
+        [b"wide: {student: {dropout: 0.2}}\nlow: {train: {lr: 0.001}}\n"],
+        [*BYTES, of_yaml],
+        through(folder / "own.yaml", lambda path: settings.load("smoke", [f"variants=[{path}]"])),
+    )
+    names = [b"cat, dog,my sofa", b'[cat, "red, white"]']
+    yield "--classes", names, BYTES, lambda data: split_names(data.decode("utf-8", "surrogateescape"), "--classes")
+
     placement = b"image: host/a:1\nsteps:\n  train: {gpus: 1, memory: 2Gi, memory_limit: 4Gi}\ntoken_parts: 2\n"
     yield "placement", [placement], [*BYTES, of_yaml], through(folder / "placement.yaml", read_placement)
     yield "pipeline", [pipeline_file().read_bytes()], BYTES, through(folder / "pipeline.yaml", read_compiled)
@@ -217,6 +244,35 @@ def of_users(folder):
         [*BYTES, of_json(plain_json)],
         through(place(folder, f"marked/{MARK}"), lambda path: read_mark(path.parent)),
     )
+
+
+def of_coco():
+    image = {"id": 1, "file_name": "a.jpg", "height": 24, "width": 31}
+    categories = [{"id": 3, "name": "cow"}, {"id": 7, "name": "grass"}]
+    runs = {"size": [24, 31], "counts": [700, 40, 4]}
+    packed = runs | {"counts": mask.frPyObjects(runs, 24, 31)["counts"].decode()}
+    drawn = [
+        {"image_id": 1, "category_id": 3, "segmentation": [[1, 1, 9, 1, 9.5, 8, 1, 8]]},
+        {"image_id": 1, "category_id": 7, "segmentation": runs},
+        {"image_id": 1, "category_id": 7, "segmentation": packed},
+    ]
+    segments = [{"id": 5, "category_id": 3}, {"id": 9, "category_id": 7}]
+    panoptic = [{"image_id": 1, "file_name": "a.png", "segments_info": segments}]
+    seeds = [plain_json({"images": [image], "annotations": one, "categories": categories}) for one in (drawn, panoptic)]
+    pixels = np.zeros((24, 31, 3), dtype=np.uint8)
+    pixels[:, 9:, 0], pixels[:, 20:, 0] = 5, 9
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+
+    png = buffer.getvalue()
+
+    def values(data, png=png):
+        labels = CocoLabels(data, "a.json")
+        for name in labels.names[:3]:
+            labels.values(name, png if labels.panoptic else None, labels.png(name))
+
+    yield "COCO", seeds, [*BYTES, of_json(plain_json)], values
+    yield "panoptic PNG", [png], BYTES, lambda data: values(seeds[1], data)
 
 
 def of_the_store(folder):
@@ -273,7 +329,7 @@ def of_the_store(folder):
 
 
 def of_weights(folder):
-    store, config = FileStore(folder / "weights"), settings.load("smoke")
+    store = FileStore(folder / "weights")
     torch.manual_seed(0)
     student = build_student("demo_fpn", 8)
     buffer = io.BytesIO()
@@ -303,26 +359,66 @@ def of_weights(folder):
         )
         yield f"clip.{suffix}", seeds, BYTES, through(folder / f"clip.{suffix}", read_checkpoint)
 
-    model = {
-        "model.json": plain_json({
-            "backbone": "demo_fpn", "dim": 8, "classes": ["cow", "grass"], "unseen": ["grass"],
-            "evaluation": config.evaluation.model_dump(), "teacher": config.teacher.model_dump(mode="json"),
-        }),
-        "model.safetensors": weights,
-        "text.safetensors": safetensors.torch.save({"text": torch.nn.functional.normalize(torch.randn(2, 8))}),
+
+def of_models(folder):
+    """Models with a text tower of their own, which is asked for a class name that they do not know."""
+    torch.manual_seed(0)
+    clip = folder / "clip"
+    described = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 8},
+        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    place(clip, "open_clip_config.json").write_text(json.dumps({"model_cfg": described}))
+    network = open_clip.CLIP(described["embed_dim"], described["vision_cfg"], described["text_cfg"])
+    safetensors.torch.save_file(network.state_dict(), clip / "open_clip_model.safetensors")
+    os.mkfifo(folder / "pipe.pt")
+    text = torch.nn.functional.normalize(torch.randn(2, 8))
+    features = TrainingFeatures.fit(np.random.default_rng(0).normal(size=(200, 8)))
+    teacher = {"weights": str(clip), "model": "", "templates": "single", "crop": 32}
+    described = {
+        "backbone": "demo_fpn", "dim": 8, "classes": ["cow", "grass"], "unseen": ["grass"], "teacher": teacher,
+        "evaluation": settings.load("smoke").evaluation.model_dump(),
     }  # fmt: skip
+    odd = [
+        described | {"teacher": teacher | {"weights": weights, "sha256": "0" * 64}}
+        for weights in ("/dev/zero", *(str(folder / name) for name in ("pipe.pt", "none.pt", "")), LONG, f"/{LONG}.pt")
+    ]
+    model = {
+        "model.json": plain_json(described),
+        "model.safetensors": safetensors.torch.save(dict(build_student("demo_fpn", 8).state_dict())),
+        "text.safetensors": safetensors.torch.save({"text": text}),
+        "training_features.safetensors": features.dump(),
+    }
     for name, data in model.items():
         place(folder, f"model/{name}").write_bytes(data)
-    for name, data in model.items():
 
-        def opened(changed, name=name, data=data):
-            (folder / "model" / name).write_bytes(changed)
-            try:
-                open_segmenter(folder / "model")
-            finally:
-                (folder / "model" / name).write_bytes(data)
+    def opened(changed, name, names=None):
+        file = folder / "model" / name
+        file.write_bytes(changed)
+        try:
+            choose_classes(open_segmenter(folder / "model"), names, None)
+        finally:
+            if name in model:
+                file.write_bytes(model[name])
+            else:
+                file.unlink()
 
-        yield name, [data], [*BYTES, of_json(plain_json)] if name == "model.json" else BYTES, opened
+    for name, data in [*model.items(), (SUMS, sums(model))]:
+        ways = [*BYTES, of_json(plain_json)] if name == "model.json" else BYTES
+        yield name, [data], ways, partial(opened, name=name)
+    yield (
+        "model.json with a new name of a class",
+        [model["model.json"], *map(plain_json, odd)],
+        [*BYTES, of_json(plain_json)],
+        partial(opened, name="model.json", names=["cow", "zebra"]),
+    )
+    config = clip / "open_clip_config.json"
+
+    def asked(path):
+        choose_classes(open_segmenter(folder / "model"), ["cow", "zebra"], None)
+
+    yield "open_clip_config.json", [config.read_bytes()], [*BYTES, of_json(plain_json)], through(config, asked)
 
 
 @contextmanager
@@ -358,7 +454,7 @@ def fault(work, data):
 
 
 def test_every_reader_takes_or_refuses_what_it_is_given(tmp_path):
-    known = [*of_users(tmp_path), *of_the_store(tmp_path), *of_weights(tmp_path)]
+    known = [*of_users(tmp_path), *of_coco(), *of_the_store(tmp_path), *of_weights(tmp_path), *of_models(tmp_path)]
     for name, seeds, _, work in known:
         assert [fault(work, data) for data in seeds] == [None] * len(seeds), name
     started, tried, faults = time.monotonic(), dict.fromkeys((name for name, *_ in known), 0), {}

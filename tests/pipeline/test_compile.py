@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import errno
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from cliptea.errors import ClipteaError, ConfigError
 from cliptea.steps.component import IMAGE
+from cliptea_pipeline import compile as compiling
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.compile import check_pipeline, compile_pipeline, pipeline_file
 from cliptea_pipeline.placement import Placement
@@ -295,7 +297,7 @@ def test_clips_work_is_divided_among_tasks():
         ({"steps": {"train": {"tolerations": [{"name": 1}]}}}, "unknown key .*name; expected one of key, operator"),
         ({"steps": {"train": {"memory": "lots"}}}, "steps.train.memory: 'lots' is refused; expected bytes"),
         ({"launcher": "slurm"}, "launcher='slurm' is refused: input should be 'torchrun' or 'trainjob'"),
-        ({"store": "s3://user:password@host/x"}, "expected s3://bucket/folder"),
+        ({"store": "s3://user:password@host/x"}, "store: the value holds a password"),
         ({"store": "s3://Bucket_X/a"}, "store: 's3://Bucket_X/a' is refused; expected s3://bucket/folder"),
         (
             {"environment": {"AWS_SECRET_ACCESS_KEY": "x"}},
@@ -361,6 +363,33 @@ def test_the_committed_file_is_not_overwritten_by_another_placement(tmp_path):
     ended = CliRunner().invoke(app, ["compile", "-o", str(tmp_path / "placement.yaml")])
     assert (ended.exit_code, "is not a compiled pipeline" in ended.output) == (2, True)
     assert (tmp_path / "placement.yaml").read_text() == "parallel: 2\n"
+
+
+def test_the_pipeline_of_somebody_else_is_not_overwritten(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling, "_compiled", lambda placement: "new")
+    own = pipeline_file().read_text()
+    (tmp_path / "own.yaml").write_text(own)
+    assert compile_pipeline(output=tmp_path / "own.yaml").read_text() == "new"
+    for name in ("Name: theirs", "Name: cliptea-2"):
+        file = tmp_path / "theirs.yaml"
+        file.write_text(theirs := own.replace("Name: cliptea", name, 1))
+        with pytest.raises(ConfigError, match=r"theirs.yaml exists and is not a compiled pipeline of cliptea; .* -o"):
+            compile_pipeline(output=file)
+        assert file.read_text() == theirs
+
+
+def test_a_full_disk_leaves_the_pipeline_that_was_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling, "_compiled", lambda placement: "new")
+    file = tmp_path / "own.yaml"
+    file.write_text(own := pipeline_file().read_text())
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ClipteaError, match="disk is full"):
+        compile_pipeline(output=file)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"own.yaml": own}
 
 
 def test_a_placement_that_is_no_placement(tmp_path):

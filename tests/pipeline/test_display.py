@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cliptea_pipeline import display
 from cliptea_pipeline.display import Plain, Terminal, results_table
-from cliptea_pipeline.events import Board, Tail
+from cliptea_pipeline.events import RunState, Tail
 
 
 def event(kind, step="train", label="a", **facts):
@@ -24,7 +24,7 @@ def bar(done, last=False):
 def plain(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
-    view = Plain(Console(file=io.StringIO(), width=40), Board())
+    view = Plain(Console(file=io.StringIO(), width=40), RunState())
 
     def show(seconds, told):
         now[0] = seconds
@@ -77,19 +77,19 @@ def test_lines_that_are_cut_or_no_events_are_passed_over(tmp_path):
 
 
 def test_steps_that_always_run_are_not_counted():
-    board = Board()
+    run_state = RunState()
     for step, reused in (("resolve", False), ("split", True), ("train", False), ("promote", False)):
-        board.add(event("start", step))
-        board.add(event("done", step, reused=reused, seconds=1))
-    assert (board.reused, board.made, board.active) == (1, 1, {})
+        run_state.add(event("start", step))
+        run_state.add(event("done", step, reused=reused, seconds=1))
+    assert (run_state.reused, run_state.made, run_state.active) == (1, 1, {})
 
 
 def test_a_step_without_a_process_is_a_suspect():
-    board = Board()
-    board.add(event("start"))
-    assert board.suspects() == []
-    board.add(event("start", label="b") | {"pid": 2**22 + 1})
-    assert [step.label for step in board.suspects()] == ["b"]
+    run_state = RunState()
+    run_state.add(event("start"))
+    assert run_state.suspects() == []
+    run_state.add(event("start", label="b") | {"pid": 2**22 + 1})
+    assert [step.label for step in run_state.suspects()] == ["b"]
 
 
 def test_the_table_fits_a_terminal():
@@ -111,7 +111,7 @@ def test_the_table_fits_a_terminal():
 def test_neither_markup_nor_control_characters_of_a_bar_count():
     """A bar of a run on a cluster comes from the store, where others may write."""
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
-    view = Terminal(console, Board())
+    view = Terminal(console, RunState())
     view.show(event("start"))
     view.show(bar(5) | {"unit": "[/x]\x1b]0;t\x07", "values": {"[b]": 1.0}})
     view.tick()

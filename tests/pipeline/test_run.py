@@ -117,7 +117,7 @@ def test_each_run_keeps_its_report_and_the_links_lead_to_the_newest_also_in_a_co
     copy = shutil.copytree(cliptea.workdir, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("run"))
     first, second = sorted((copy / "reports").iterdir())
     for run in (first, second):
-        assert sorted(file.name for file in run.iterdir()) == ["report.html", "results.json"]
+        assert sorted(file.name for file in run.iterdir()) == ["SHA256SUMS", "report.html", "results.json"]
     assert (copy / "report.html").resolve() == (second / "report.html").resolve()
     assert (copy / "results.json").resolve() == (second / "results.json").resolve()
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 
 import psutil
@@ -95,7 +96,8 @@ def test_a_second_run_waits_for_the_first(cliptea):
     first = start_training(cliptea)
     second = cliptea.start("run", variants=["one", "two"])
     told = second.stderr.readline()
-    assert told == f"another run (process {first.pid}) is using .cliptea; waiting until it ends\n"
+    user = f"process {first.pid} on {socket.gethostname()}"
+    assert told == f"another run ({user}) is using .cliptea; waiting until it ends\n"
     assert first.poll() is None
     first.send_signal(signal.SIGTERM)
     ended = cliptea.ended(second)

@@ -12,6 +12,7 @@ from cliptea.steps.split import log_splits, make_splits
 from cliptea.steps.teacher import publish_cache
 from cliptea.steps.train import TrainInputs, train_variant
 from cliptea.storage import read_uri
+from cliptea.storage.marks import MARK
 
 SMALL = [
     "variants=[baselines/full]", "data.world.train_scenes=8", "data.world.val_scenes=4", "train.iterations=2",
@@ -50,7 +51,7 @@ class Place:
         return [{name: row[name] for name in (*METRICS, "per_class", "gamma")} for row in rows]
 
     def objects(self):
-        return sorted(path for path in self.root.rglob("*") if path.is_file())
+        return sorted(path for path in self.root.rglob("*") if path.is_file() and path.name != MARK)
 
 
 def copied(place, folder):

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from small_run import Place, copied
 
-from cliptea import progress
+from cliptea import manifest, progress
 from cliptea.errors import ClipteaError
 from cliptea.tracking.runs import ChildRun
 
@@ -98,6 +99,58 @@ def test_the_teacher_s_weights_are_checked_when_tokens_are_made_from_them(finish
     place, wanted = finished
     (weights,) = [path for path in place.objects() if path.name == "open_clip_model.safetensors"]
     assert walk(place, wanted, [weights], tmp_path, monkeypatch) == {"demo-teacher"}
+
+
+def test_a_large_report_with_a_wrong_bit_is_made_anew_in_the_same_run(finished, tmp_path, monkeypatch):
+    place, wanted = finished
+    monkeypatch.setattr(manifest, "SMALL", 0)
+    copy, said = copied(place, tmp_path), []
+    monkeypatch.setattr(progress, "note", said.append)
+    reports = [path for path in copy.objects() if path.name in {"report.html", "results.json"}]
+    assert len(reports) == 2
+    for path in reports:
+        path.write_bytes(next(damaged(path.read_bytes(), random.Random(0))))
+    assert copy.scores() == wanted[""]
+    assert "damaged" in said[0]
+
+
+def test_a_wrong_bit_in_a_score_in_the_registry_is_mended_when_the_run_is_started_again(finished, tmp_path):
+    place, wanted = finished
+    copy, client = copied(place, tmp_path), MlflowClient()
+    (name,) = [model.name for model in client.search_registered_models()]
+    whole = client.get_model_version(name, "1").tags
+    for tag in ("hiou", "cliptea.evaluation", "cliptea.margin", "cliptea.score_sha256"):
+        wrong = next(damaged(whole[tag].encode(), random.Random(tag))).decode("ascii", "backslashreplace")
+        client.set_model_version_tag(name, "1", tag, wrong)
+        assert copy.scores() == wanted[""]
+        assert {key: client.get_model_version(name, "1").tags[key] for key in whole} == whole, tag
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("small", "ends"), [(manifest.SMALL, {"split", "tokens"}), (0, {"split", "tokens", "train", "evaluate"})]
+)
+def test_a_run_that_a_wrong_bit_has_ended_succeeds_when_it_is_started_again(
+    finished, tmp_path, monkeypatch, small, ends
+):
+    place, wanted = finished
+    monkeypatch.setattr(manifest, "SMALL", small)
+    ended = set()
+    for number, path in enumerate(place.objects()):
+        kind, copy = path.relative_to(place.root).parts[0], copied(place, tmp_path / f"{number}")
+        if path.name == "manifest.json" or kind in {"tracked", "uses"}:
+            continue
+        (copy.root / path.relative_to(place.root)).write_bytes(
+            next(damaged(path.read_bytes(), random.Random(path.name)))
+        )
+        try:
+            scores = copy.scores(READS[kind])
+        except ClipteaError:
+            ended.add(kind)
+            scores = copy.scores(READS[kind])
+        assert scores == wanted[READS[kind]], path
+        shutil.rmtree(copy.root)
+    assert ends <= ended
 
 
 @pytest.mark.long

@@ -73,6 +73,13 @@ def test_the_end_of_a_run(told, state, status, word):
     assert (body["job_id"], body["state"], body["mlflow_run_id"]) == (run.job_id, word, run.tracking_run)
 
 
+def test_an_error_of_pipelines_has_no_secrets_and_control_characters(told):
+    run = started("job-secret")
+    end(run.job_id, "FAILED", "pull\nhttps://me:s3cr3t@host \x1b[31mfailed")
+    assert shown(run.tracking_run).data.tags["cliptea.error"] == r"pull https://***@host \x1b[31mfailed"
+    assert "s3cr3t" not in str(told)
+
+
 @pytest.mark.parametrize("state", ["RUNNING", "UNKNOWN", "NEW", "PAUSED", ""])
 def test_an_unknown_end_is_told_and_never_becomes_a_wrong_state(told, capfd, state):
     run = started(f"odd-{state}")

@@ -1,5 +1,6 @@
 """A backup is rehearsed: made of a finished run with ordinary tools, restored elsewhere, and used as if nothing was."""
 
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -11,11 +12,12 @@ import torch
 from small_run import run_all
 from storage.s3_server import ACCESS, BUCKET, SECRET, running
 
+from cliptea.steps.store_folder import OBJECT
 from cliptea.storage import open_store
 from cliptea.storage.marks import claim
 from cliptea.tracking.database import database_uri
 from cliptea_pipeline.api import open_model
-from cliptea_pipeline.workdir import find_database
+from cliptea_pipeline.mlflow_database import find_database
 
 OUTPUTS = {
     "demo-teacher",
@@ -101,11 +103,28 @@ def without(rows, *names):
     return [{name: row[name] for name in row if name not in names} for row in rows]
 
 
+def test_clean_knows_the_names_of_all_objects(restored, environment):
+    environment.setenv("CLIPTEA_STORE", (restored / "store").as_uri())
+    assert [entry.key for entry in outputs() if not OBJECT.fullmatch(entry.key)] == []
+
+
+def assert_only_the_place_is_new(before, after):
+    """The commands in the report name the work directory, so the report with them is written again."""
+    assert before < after
+    for entry in after - before:
+        assert re.fullmatch(r"compare/\w+/shipped-\w+\.html", entry.key)
+        page = open_store().get(entry.key)
+        assert b"cliptea ui --workdir WORKDIR" in page
+        assert not re.search(rb"original\d+/w", page)
+
+
 def test_in_another_folder_everything_is_reused(backup, restored, environment):
     environment.setenv("CLIPTEA_STORE", (restored / "store").as_uri())
     before = outputs()
     assert np.array_equal(mask(environment, restored), backup[2])
-    assert run(environment, restored) == (backup[1], before)
+    rows, after = run(environment, restored)
+    assert rows == backup[1]
+    assert_only_the_place_is_new(before, after)
 
 
 def test_in_another_bucket_everything_is_reused(backup, restored, environment, tmp_path):
@@ -120,7 +139,9 @@ def test_in_another_bucket_everything_is_reused(backup, restored, environment, t
         environment.setenv("CLIPTEA_STORE", f"s3://{BUCKET}/new")
         before = outputs()
         assert len(before) > 20
-        assert run(environment, restored, f"s3://{BUCKET}/new") == (backup[1], before)
+        rows, after = run(environment, restored, f"s3://{BUCKET}/new")
+        assert rows == backup[1]
+        assert_only_the_place_is_new(before, after)
         assert np.array_equal(mask(environment, restored), backup[2])
 
 

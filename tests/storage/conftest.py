@@ -5,14 +5,11 @@ import os
 import minio
 import pytest
 from faulty_proxy import FaultyProxy
-from s3_server import ACCESS, BUCKET, SECRET, S3Server, running
+from s3_server import ACCESS, BUCKET, QUICK, SECRET, S3Server, running
 
 from cliptea import outage
 from cliptea.storage import open_store
-from cliptea.storage.minio_client import Limits
 from cliptea.storage.s3_store import S3Store
-
-QUICK = Limits(timeout=1.0, patience=5.0, part=5 << 20, parallel=3)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from typing import NoReturn
 
 ALWAYS = 1_000_000
 FOREVER = 60  # seconds; longer than any time-out in the tests
-CODES = {403: "AccessDenied", 404: "NoSuchKey", 500: "InternalError", 502: "BadGateway", 503: "SlowDown"}
+CODES = {400: "RequestTimeout", 403: "AccessDenied", 404: "NoSuchKey", 409: "OperationAborted", 500: "InternalError"}
+CODES |= {502: "BadGateway", 503: "SlowDown"}
 
 
 @dataclass
@@ -116,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             name: value for name, value in answer.getheaders() if name.lower() not in ("transfer-encoding", "date")
         }
         if kind == "corrupt":
-            data = bytes([data[0] ^ 1]) + data[1:]
+            data = bytes([data[0] ^ 1 << self.proxy.injected % 8]) + data[1:]  # another bit each time
         if kind == "short":
             data = data[: len(data) // 2]
         half = len(data) // 2 if kind in ("truncate", "stall-body") else len(data)

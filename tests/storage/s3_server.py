@@ -11,9 +11,12 @@ from pathlib import Path
 
 import minio
 
+from cliptea.storage.minio_client import Limits
+
 ACCESS, SECRET = "cliptea-tests", "a-secret-that-no-message-may-show"
 BUCKET = "bucket"
 SECONDS = 120  # the machine may be busy
+QUICK = Limits(timeout=1.0, patience=5.0, part=5 << 20, parallel=3)  # for stores whose server answers at once
 
 
 class S3Server:

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import QUICK
-from s3_server import BUCKET
+from s3_server import BUCKET, QUICK
 
 from cliptea import progress
 from cliptea.data.shard_sets import find_sharded, put_top_index

@@ -15,11 +15,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import urllib3
 from certificates import self_signed
-from conftest import QUICK
 from faulty_proxy import FaultyProxy
-from s3_server import ACCESS, BUCKET, SECRET
+from s3_server import ACCESS, BUCKET, QUICK, SECRET
 from small_servers import served
-from urllib3.exceptions import MaxRetryError, ReadTimeoutError
+from urllib3.exceptions import MaxRetryError, ReadTimeoutError, ResponseError
 from urllib3.util import connection
 
 from cliptea import watchdog
@@ -105,7 +104,7 @@ def test_a_damaged_file_of_credentials_is_named(environment, tmp_path, text, pla
     ("code", "todo"),
     [
         ("RequestTimeTooSkewed", "set the clock of this machine"),
-        ("AuthorizationHeaderMalformed", "set AWS_REGION to it"),
+        ("AuthorizationHeaderMalformed", "set AWS_REGION to it, or unset it if the buckets are in several regions"),
         ("XMinioStorageFull", "free some space there, or raise the quota"),
         ("QuotaExceeded", "free some space there, or raise the quota"),
         ("EntityTooLarge", "raise its limit"),
@@ -392,7 +391,9 @@ def sts(environment, role):
     def answer(self, method, url, **options):
         if "sts." not in url:
             return ask(self, method, url, **options)
-        found = answers.pop(0) if answers else 200
+        found, tries = answers.pop(0) if answers else 200, self.connection_pool_kw["retries"]
+        if isinstance(found, int) and tries.is_retry(method, found) and tries.raise_on_status:
+            raise MaxRetryError(None, url, ResponseError(ResponseError.SPECIFIC_ERROR.format(status_code=found)))
         if isinstance(found, Exception):
             raise found
         return SimpleNamespace(status=found, data=given.encode())
@@ -413,7 +414,21 @@ def test_credentials_that_cannot_be_renewed_for_a_while_are_an_outage(environmen
     assert sts == []
 
 
-@pytest.mark.parametrize(("trouble", "says"), [(503, "All providers fail"), (AWAY, "no answer in time")])
+@pytest.mark.parametrize("trouble", [503, 429, AWAY])
+def test_the_first_credentials_are_waited_for(sts, trouble):
+    sts += [trouble] * 4
+    connect(QUICK)
+    assert sts == []
+
+
+def test_first_credentials_that_are_denied_are_told_at_once(sts):
+    sts += [403, 200]
+    with pytest.raises(ServerAway, match="the role in AWS_ROLE_ARN cannot be fetched"):
+        connect(Limits(patience=60.0))
+    assert sts == [200]
+
+
+@pytest.mark.parametrize(("trouble", "says"), [(503, "it answers 503"), (AWAY, "no answer in time")])
 def test_credentials_that_are_never_renewed_or_given(environment, sts, tmp_path, trouble, says):
     store = S3Store(BUCKET, tmp_path.name, Limits(timeout=1.0, patience=0.2))
     store.put("k", b"x")
@@ -421,7 +436,7 @@ def test_credentials_that_are_never_renewed_or_given(environment, sts, tmp_path,
     with pytest.raises(ServerAway, match=rf"the credentials cannot be renewed: {says}") as renewing:
         store.get("k")
     with pytest.raises(ServerAway, match=rf"the role in AWS_ROLE_ARN cannot be fetched \({says}") as fetching:
-        connect(Limits())
+        connect(Limits(patience=0.2))
     for caught in (renewing, fetching):
         assert caught.value.temporary
         assert "t0ken" not in str(caught.value)

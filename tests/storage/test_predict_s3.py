@@ -63,6 +63,7 @@ def test_images_and_results_in_s3_are_those_of_local_folders(store, model, tmp_p
         assert store.get(f"in/out/new/{name}") == (tmp_path / "out" / name).read_bytes()
     areas = json.loads(store.get("in/out/new/areas.json"))
     assert areas["images"] == told["images"]
+    assert areas["left_out"]["hidden"] == {"number": 1, "first": [store.uri("in/.hidden/c.png")]}
     assert json.loads(store.get("in/out/new/cliptea.json"))["kind"] == "folder of predictions"
 
 
@@ -83,7 +84,7 @@ def test_what_cannot_be_done_in_s3_is_one_line_and_writes_nothing(store, model, 
         (
             "in",
             store.uri("empty"),
-            "holds files that are not from cliptea; expected a new or empty folder as folder of",
+            "holds files that are not from cliptea; expected a folder that is new, empty, or already a folder of",
         ),
         ("in", store.uri("taken"), "is a work directory of cliptea"),
         ("in", "s3://", "does not name a bucket"),

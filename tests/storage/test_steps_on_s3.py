@@ -7,8 +7,7 @@ import open_clip
 import pytest
 import safetensors.torch
 import torch
-from conftest import QUICK
-from s3_server import BUCKET
+from s3_server import BUCKET, QUICK
 
 from cliptea import progress, settings, variant_groups
 from cliptea.data.datasets import open_dataset

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +17,11 @@ from typer.testing import CliRunner
 
 from cliptea import settings
 from cliptea.errors import ClipteaError, ConfigError, DataError, StorageError
+from cliptea.files import sums
 from cliptea.plan import make_plan
 from cliptea_pipeline import api, local, submit
 from cliptea_pipeline.cli import app
+from cliptea_pipeline.workdir import Workdir
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 ROW = {
@@ -61,6 +65,7 @@ def test_a_mask_is_that_of_predict(classes, model_folder, tmp_path):
         (IMAGE, "sky", ConfigError, "classes is the text 'sky'; expected a list of names"),
         (IMAGE, [], ConfigError, "no class names are given"),
         (IMAGE, ["sky", "sky"], ConfigError, "class names occur twice: sky"),
+        (IMAGE, ["sky\ngrass"], ConfigError, r"the class name 'sky\\ngrass' has control characters"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(image, classes, error, text, model_folder, tmp_path, monkeypatch):
@@ -68,6 +73,17 @@ def test_bad_input_is_refused_in_one_line(image, classes, error, text, model_fol
     with pytest.raises(error, match=text) as refused:
         api.open_model(model_folder).segment(image, classes)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("workdir", ["", "s3://bucket/work"])
+@pytest.mark.parametrize(
+    "call", [api.run, api.read_results, lambda workdir: api.open_model("models:/a@champion", workdir)]
+)
+def test_what_is_no_local_folder_is_refused(call, workdir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"workdir .*expected a path on this machine"):
+        call(workdir=workdir)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_environment_stays_as_it_was(model_folder, tmp_path, monkeypatch):
@@ -116,9 +132,17 @@ def test_a_wrong_setting_is_refused_as_on_the_command_line():
     assert yaml.safe_load(printed) == api.load_config("smoke", {"seeds": 3}).model_dump(mode="json")
 
 
+def test_paths_are_taken_and_what_no_setting_can_hold_is_refused():
+    for root in (Path("a folder"), Path("010"), Path("[x]")):
+        assert api.load_config("smoke", {"data.root": root}).data.root == str(root)
+    for value in (object(), {1, 2}, [np.float32(1)]):
+        with pytest.raises(ConfigError, match=rf"^the setting data.root is given as {type(value).__name__}, or holds"):
+            api.load_config("smoke", {"data.root": value})
+
+
 def test_a_preset_file_is_read_as_by_the_command_line(tmp_path):
     (tmp_path / "mine.yaml").write_text("preset: smoke\nseeds: 2\n")
-    config = api.load_config(file=tmp_path / "mine.yaml", overrides={"train.iterations": 3})
+    config = api.load_config(file=tmp_path / "mine.yaml", overrides={"train.iterations": 3.0})
     assert (config.preset, config.seeds, config.train.iterations) == ("mine.yaml", 2, 3)
     with pytest.raises(ConfigError, match="--preset and --config are both given"):
         api.load_config("smoke", file=tmp_path / "mine.yaml")
@@ -130,13 +154,29 @@ def test_a_plan_is_that_of_the_command():
     assert api.plan(config).teacher_gpu_hours is None
 
 
+@pytest.mark.parametrize(
+    ("name", "rate", "says"),
+    [
+        ("segfromer_b0", 40.0, "the throughput of segfromer_b0 has no effect, .* perhaps segformer_b0 is meant"),
+        ("swin_b", 40.0, "the throughput of swin_b has no effect, .*; expected a throughput of teacher, segformer_b0"),
+        ("segformer_b0", 0, "the throughput of segformer_b0 is 0.0"),
+        ("segformer_b0", float("nan"), "the throughput of segformer_b0 is nan"),
+        ("segformer_b0", "fast", "cannot read the throughput"),
+    ],
+)
+def test_a_throughput_that_the_plan_cannot_use_is_refused(name, rate, says):
+    config = api.load_config("demo", {"variants": ["backbones/segformer_b0"]})
+    with pytest.raises(ConfigError, match=says):
+        api.plan(config, {"teacher": 100.0, name: rate})
+
+
 def test_a_run_returns_its_rows_or_says_why_not(tmp_path, monkeypatch):
     asked = []
 
     def run(preset, overrides, root, text):
         asked.append((preset, overrides, root))
-        root.mkdir(exist_ok=True)
-        (root / "results.json").write_text(json.dumps([ROW]))
+        if not root.exists():
+            leave(root, json.dumps([ROW]))
         return 0 if preset == "smoke" else 1
 
     monkeypatch.setattr(local, "run", run)
@@ -147,14 +187,45 @@ def test_a_run_returns_its_rows_or_says_why_not(tmp_path, monkeypatch):
         api.run("demo", workdir=tmp_path / "work")
 
 
+def leave(root, text):
+    """Results with their hash, as a run leaves them."""
+    kept = root / "reports" / "20260101-000000-1"
+    kept.mkdir(parents=True)
+    (kept / "results.json").write_text(text)
+    (kept / "SHA256SUMS").write_bytes(sums({"results.json": text.encode()}))
+    (root / "results.json").unlink(missing_ok=True)
+    (root / "results.json").symlink_to(kept / "results.json")
+
+
 @pytest.mark.parametrize("text", ["", "[", "{}", "null", "[1]", json.dumps([ROW | {"pAcc": 2.0}]), "\x00"])
 def test_damaged_results_are_refused_in_one_line(text, tmp_path):
     with pytest.raises(StorageError, match=r"results\.json does not exist"):
         api.read_results(tmp_path)
-    (tmp_path / "results.json").write_text(text)
+    leave(tmp_path, text)
     with pytest.raises(StorageError, match=r"results\.json cannot be read") as refused:
         api.read_results(tmp_path)
     assert "\n" not in str(refused.value)
+
+
+def test_results_with_another_digit_or_without_a_hash_are_refused(tmp_path):
+    workdir = Workdir(tmp_path / "work")
+    try:
+        workdir.keep({"report.html": b"<p>report</p>", "results.json": json.dumps([ROW]).encode()})
+    finally:
+        workdir.close()
+    assert [row.pAcc for row in api.read_results(workdir.root)] == [0.5]
+    subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=workdir.results.resolve().parent, check=True)
+    copy = shutil.copytree(workdir.root, tmp_path / "copy", symlinks=False)  # where the links have become files
+    assert [row.pAcc for row in api.read_results(copy)] == [0.5]
+    (copy / "results.json").write_text(json.dumps([ROW]).replace('"pAcc": 0.5', '"pAcc": 0.9'))
+    with pytest.raises(StorageError, match=r"results\.json is damaged: it does not match its SHA256SUMS"):
+        api.read_results(copy)
+    workdir.results.write_text(json.dumps([ROW]).replace('"pAcc": 0.5', '"pAcc": 0.9'))
+    with pytest.raises(StorageError, match=r"results\.json is damaged: it does not match its SHA256SUMS"):
+        api.read_results(workdir.root)
+    (workdir.results.resolve().parent / "SHA256SUMS").unlink()
+    with pytest.raises(StorageError, match=r"results\.json has no SHA256SUMS; .*; run again"):
+        api.read_results(workdir.root)
 
 
 def test_a_run_is_submitted_with_checked_settings(monkeypatch):

@@ -1,8 +1,10 @@
 """The command `cliptea clean` on a work directory with a real MLflow. Nothing is trained here."""
 
+import errno
 import os
 import re
 import shutil
+import socket
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +15,12 @@ from mlflow import MlflowClient
 from past_runs import add_run, add_variant, keys, output
 from typer.testing import CliRunner
 
+from cliptea import progress
 from cliptea.errors import ConfigError
 from cliptea.manifest import Output
+from cliptea.steps.store_folder import claim_store
 from cliptea.storage import FileStore
-from cliptea.storage.local_files import local_path
+from cliptea.storage.local_files import local_path, partial_name
 from cliptea.storage.marks import claim, claim_cache
 from cliptea.tracking.database import database_uri
 from cliptea_pipeline.clean_cli import seconds_of
@@ -258,7 +262,7 @@ def test_an_mlflow_that_knows_none_of_the_runs_keeps_them_all(world, store, tmp_
 def test_nothing_is_deleted_while_a_run_uses_the_folder(world, store):
     workdir, before = Workdir(Path("work")), keys(store)
     try:
-        one_line(call("--yes"), 1, f"another run .process {os.getpid()}. is using work")
+        one_line(call("--yes"), 1, f"another run .process {os.getpid()} on {socket.gethostname()}. is using work")
         assert call().exit_code == 0
     finally:
         workdir.close()
@@ -268,12 +272,19 @@ def test_nothing_is_deleted_while_a_run_uses_the_folder(world, store):
 
 
 def test_the_store_that_the_environment_names_is_cleaned(world, store, tmp_path, monkeypatch):
-    shutil.move(tmp_path / "work/store", tmp_path / "shared")
-    (tmp_path / "work/store").mkdir()
-    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "shared").as_uri())
     shared = FileStore(tmp_path / "shared")
+    claim_store(shared)
+    shutil.copytree(tmp_path / "work/store", shared.root, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "work/store")
+    monkeypatch.setenv("CLIPTEA_STORE", shared.root.as_uri())
     before = keys(shared)
+    left = shared.root / partial_name()
+    left.touch()
+    os.utime(left, (1, 1))
+    assert call().exit_code == 0
+    assert left.exists()
     assert call("--yes").exit_code == 0
+    assert not left.exists()
     assert keys(shared) == before - world.gone(before)
 
 
@@ -314,6 +325,33 @@ def test_what_the_cache_has_not_used_for_a_day_goes_with_it(root, client, tmp_pa
     left = {str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file()}
     assert left == kept | {"cliptea.json"}
     assert (tmp_path / "elsewhere/mine.txt").read_text() == "mine"
+
+
+def test_what_another_user_has_cached_stays(root, client, tmp_path, monkeypatch):
+    """On a shared machine, the folders of one user cannot be changed by another."""
+    cache, version = claim_cache(), "0123456789abcdef0123456789abcdef"
+    theirs = [cache / "shards" / ("a" * 64), cache / f"s3/bucket/x.pt/{version}/x.pt"]
+    mine = [cache / "shards" / ("b" * 64), cache / f"s3/bucket/y.pt/{version}/y.pt"]
+    for file in theirs + mine:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * 5000)
+        os.utime(file, (0, 0))
+        os.utime(file.parent, (0, 0))
+    unlink, told = Path.unlink, []
+
+    def refused(self, missing_ok=False):
+        if self in theirs:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    monkeypatch.setattr(progress, "note", told.append)
+    answer = call("--yes")
+    assert answer.exit_code == 0, answer.output
+    assert re.search(r"deleted 0 objects of the store, 0 B, and (1|2)\d\.\d KiB of the cache", answer.stdout)
+    why = "because they belong to another user, or were just used"
+    assert told == [f"2 of 4 objects of the cache were not deleted, {why}"]
+    assert [file.exists() for file in theirs + mine] == [True, True, False, False]
 
 
 def test_a_cache_without_our_mark_is_left(root, client, tmp_path):

@@ -82,6 +82,29 @@ def test_a_bad_setting_gives_one_line_and_code_2(command, arguments, words, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--preset", "voc12"], 2, "data.root is not set"),
+        (["--set", "teacher.weights=openai", "--set", "teacher.crop=65"], 2, "teacher.crop=65 is not a multiple of"),
+        (["--config", "none.yaml"], 2, "none.yaml: it is missing"),
+        (["--set", "teacher.weights=none.pt"], 2, "teacher.weights=none.pt does not exist"),
+        (["--set", "train.init_from=none/model"], 2, "this folder does not exist"),
+        (["--preset", "voc12", "--set", "data.root=none"], 1, "data.root=none is not a folder (missing)"),
+        (["--set", "teacher.model=RN50", "--set", "teacher.weights=openai"], 1, "RN50 does not provide"),
+        (["--workdir", "foreign"], 1, "foreign"),
+    ],
+)
+def test_a_wrong_value_has_code_2_and_what_is_unsuitable_has_code_1(arguments, code, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/thesis.tex").touch()
+    given = [] if "teacher.weights" in " ".join(arguments) else ["--set", "teacher.weights=demo"]
+    answer = call("run", *arguments, *given)
+    assert (answer.exit_code, words in answer.stderr, answer.stderr.count("\n")) == (code, True, 1), answer.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["foreign", "thesis.tex"]
+
+
 def test_a_setting_that_fits_no_registry_starts_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = call("run", "--set", "student.backbone=resnet_of_1999")
@@ -131,7 +154,7 @@ def test_compile_refuses_an_image_that_moves(tmp_path):
 def test_compile_into_an_impossible_file(tmp_path):
     answer = call("compile", "-o", "/proc/none/p.yaml")
     assert answer.exit_code == 1
-    assert answer.stderr.startswith("error: cannot write /proc/none/p.yaml: ")
+    assert answer.stderr.startswith("error: cannot use /proc/none: ")
 
 
 def test_an_unexpected_error_is_one_line_too(monkeypatch):

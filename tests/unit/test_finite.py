@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from cliptea.config import EvaluationConfig
 from cliptea.errors import NotFinite, StorageError, named
 from cliptea.evaluation.results import Scores
+from cliptea.files import SUMS, sums
 from cliptea.finite import named_tensors, not_finite, require_finite
 from cliptea.manifest import Manifest, put_object
 from cliptea.report import figures
-from cliptea.segment.model_files import SUMS, sums
 from cliptea.segment.segmenter import open_segmenter
 from cliptea.serving.parity import check_onnx
 from cliptea.storage import FileStore
@@ -71,6 +71,18 @@ def test_a_model_that_is_not_finite_is_not_loaded(folder, file, value):
     with pytest.raises(NotFinite, match=str(folder)) as caught:
         open_segmenter(folder)
     assert "holds NaN or infinity" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("model.safetensors", "encoder.stem.0.1.running_mean"), ("text.safetensors", "text")]
+)
+def test_a_number_that_is_too_large_for_float32_is_not_loaded(folder, file, name):
+    tensors = safetensors.torch.load_file(folder / file)
+    safetensors.torch.save_file(tensors | {name: tensors[name].double()}, folder / file)
+    assert open_segmenter(folder).text_ND.dtype == torch.float32
+    spoil(folder / file, name, -1e300)
+    with pytest.raises(NotFinite, match="holds NaN or infinity"):
+        open_segmenter(folder)
 
 
 @pytest.mark.parametrize("file", ["model.json", "model.safetensors", "text.safetensors"])

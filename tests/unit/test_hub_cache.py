@@ -1,6 +1,7 @@
 """Damaged copies in the caches of hubs: what is deleted, and what happens if another process deletes it first."""
 
 import hashlib
+import os
 
 import pytest
 
@@ -37,6 +38,14 @@ def test_a_damaged_copy_that_cannot_be_read_is_no_reason_to_download_again(damag
     with pytest.raises(Unusable, match=NAME):
         hub_cache.is_whole(damaged)
     assert damaged.exists()
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("name", [NAME, "a" * 64, "a" * 40, "net.pth"])
+def test_a_named_pipe_in_place_of_a_copy_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(Unusable, match=rf"{name}: it is a named pipe; delete it"):
+        hub_cache.is_whole(tmp_path / name)
 
 
 @pytest.mark.parametrize("folder", ["shared", "blobs"])

@@ -62,7 +62,8 @@ def sweep(store, kept, models=()):
 
 def test_the_names_here_are_those_of_the_product():
     """So that the tests below are about all kinds, and about nothing of the user's."""
-    from cliptea_pipeline.leftovers import NAMES, _owner
+    from cliptea.steps.store_folder import NAMES
+    from cliptea_pipeline.leftovers import _owner
 
     assert set(NAMES) == set(past_runs.KINDS)
     assert [_owner(key) for key in FOREIGN if not key.startswith("tracked")] == [(None, "", "")] * 7

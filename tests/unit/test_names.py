@@ -52,7 +52,7 @@ def test_images_for_figures_are_found(known, typed):
     config = load("demo", [f"evaluation.figures=[a, {typed}]"])
     _check_figures(config, [["a", "b"], [known]])
     assert chosen_images(["a", "b", known], config.evaluation.figures) == ["a", known]
-    with pytest.raises(ConfigError, match="names 'caff\u00e9', which no image has"):
+    with pytest.raises(ConfigError, match="images that do not exist: 'caff\u00e9'"):
         _check_figures(load("demo", ["evaluation.figures=[caff\u00e9]"]), [["a", "b"], [known]])
 
 

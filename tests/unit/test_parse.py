@@ -117,7 +117,7 @@ def test_what_is_not_a_file_is_never_opened(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "large").write_bytes(bytes(2_000_000))
     for name, says in (
-        ("pipe", "is a named pipe"), ("zero", "is a device"), ("loop", "is a link without end"),
+        ("pipe", "is a named pipe"), ("zero", "is a device"), ("loop", "is a circular link"),
         ("large", "is larger than"), ("absent", "is missing"), (".", "is a folder"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=says):

@@ -35,7 +35,7 @@ def test_no_part_is_the_whole():
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "1/0", "-1/2", "1/2/3", " 1/2", "a/b", "1/2\n", "१/२", "1/2 with"])
 def test_what_is_no_part_is_refused(text):
-    with pytest.raises(ConfigError, match="is no part of a run; expected its number and their count, such as 2/50"):
+    with pytest.raises(ConfigError, match="is not a part of a run; expected its number and their count, such as 2/50"):
         Part.parse(text)
 
 

@@ -55,7 +55,7 @@ def test_the_patience_of_steps_and_commands(monkeypatch, given, in_step, seconds
     assert patience() == seconds
 
 
-@pytest.mark.parametrize("given", ["inf", "nan", "-1", "10m"])
+@pytest.mark.parametrize("given", ["inf", "nan", "-1", "10m", "1e15", "1_0"])
 def test_what_is_no_time_is_refused_before_anything_is_done(monkeypatch, capsys, given):
     monkeypatch.setenv("CLIPTEA_PATIENCE", given)
     monkeypatch.delenv("CLIPTEA_STORE", raising=False)

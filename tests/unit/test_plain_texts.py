@@ -7,14 +7,15 @@ import re
 import signal
 import ssl
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cliptea import env, errors, progress, settings
 from cliptea.errors import ConfigError, DataError, StorageError, described
-from cliptea.messages import figure, holds_secret, meaning, number_of, of_connection, of_signal, plain, redacted
-from cliptea.storage import FileStore, open_store
+from cliptea.messages import holds_secret, meaning, number_of, of_connection, of_signal, plain, redacted, three_digits
+from cliptea.storage import FileStore, fetch, open_store
 
 HUSH = "hunter2x"
 ADDRESSES = [
@@ -37,7 +38,7 @@ OTHERS = [
     "ghcr.io/x/y:1.2@sha256:ab", "s3://bucket/a/b@2x.png", "file:///my%20data?x", "s3://b/a?versionId=3", "a@b.c",
     "method.global_token=max", "expected key=value, such as train.iterations=200", "open_clip:ViT-B@openai",
     "label 'a:b@c'", "data.root=/mnt/hf_datasets_pascal_voc", "s3://sk-telecom-vision-data/x",
-    "hf_datasets_pascal_voc_2012",
+    "hf_datasets_pascal_voc_2012", "file:///a/b%40c/100%25/x%3Fy%3D1",
     "/data/sk-learn-experiments-2024/", "data.root=sk-Learn-Experiments-2024-for-all", "dapi-for-all-of-us-2024-x",
     "/data/dapi0123456789abcdef0123456789abcdef",
 ]  # fmt: skip
@@ -54,10 +55,12 @@ def test_an_address_with_a_secret_is_never_repeated(address, monkeypatch, tmp_pa
         str(DataError(f"cannot read {address}", address, address)),
         DataError(address).what,
         described(OSError(f"no connection to {address}")),
+        str(DataError(f"{Path(address).absolute().as_uri()} does not exist")) if "://" in address else "",
         events.read_text(),
     ]
     for refused in (
         lambda: open_store(address),
+        lambda: fetch(address),
         lambda: settings.load("smoke", [f"data.root={address}"]),
         lambda: settings.load("smoke", [f"evaluation.figures=['{address}']"]),
     ):
@@ -129,7 +132,8 @@ def test_odd_names_of_files_work_in_a_folder_store(tmp_path, name):
         (OSError(errno.ENOSPC, "No space left on device", "/dev/shm/x"), "shared memory .* is full", "shared_memory"),
         (RuntimeError("unable to write to file </torch_1_3>: No space left on device (28)"), "/dev/shm", "shm-size"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "/dev/shm", "shared_memory"),
-        (RuntimeError("DataLoader worker (pid(s) 7) is killed by signal: Killed."), "SIGKILL, mostly", "memory"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "SIGKILL, probably", "memory"),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "has died, probably", "memory"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "quota", "free some space"),
         (OSError(errno.EMFILE, "Too many open files"), "open files", "ulimit -n"),
         (RuntimeError("received 0 items of ancdata"), "open files", "ulimit -n"),
@@ -137,7 +141,15 @@ def test_odd_names_of_files_work_in_a_folder_store(tmp_path, name):
         (RuntimeError("can't start new thread"), "processes and threads", "ulimit -u"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory is exhausted", "batch size"),
         (MemoryError(), "memory is exhausted", "batch size"),
+        (RuntimeError("std::bad_alloc"), "memory is exhausted", "batch size"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"), "memory is ex", "batch size"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "memory of the GPU", "train.accumulate"),
+        (RuntimeError("CUDA error: out of memory"), "memory of the GPU", "nvidia-smi"),
+        (RuntimeError("HIP out of memory. Tried to allocate 2 GiB"), "memory of the GPU", "train.accumulate"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "memory of the GPU", "train.accumulate"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "memory of the GPU", "train.accumulate"),
+        (RuntimeError("Disk quota exceeded (os error 122)"), "quota", "free some space"),
+        (RuntimeError("Read-only file system (os error 30)"), "read-only", "choose"),
         (OSError(errno.EROFS, "Read-only file system"), "read-only", "choose"),
         (OSError(errno.EACCES, "Permission denied", "/x"), "may not", "permissions"),
         (OSError(errno.EIO, "Input/output error"), "input/output error", "disk"),
@@ -153,6 +165,22 @@ def test_an_error_of_the_system_says_what_it_means(error, what, todo):
     assert re.search(what, meant[0])
     assert re.search(todo, meant[1])
     assert re.match(f".*{what}.*{todo}", described(error), re.DOTALL)
+
+
+@pytest.mark.parametrize("why", ["cause", "context"])
+def test_an_error_means_what_has_caused_it(why):
+    try:
+        try:
+            raise OSError(errno.EDQUOT, "quota")
+        except OSError as quota:
+            if why == "cause":
+                raise RuntimeError("cannot write") from quota
+            raise RuntimeError("cannot write")  # noqa: B904 (as libraries do)
+    except RuntimeError as error:
+        caught = error
+    assert described(caught).startswith("the disk quota of this user is used up (RuntimeError: cannot write); free")
+    caught.__cause__ = caught  # nothing ends in a circle
+    assert meaning(caught) is None
 
 
 @pytest.mark.parametrize(
@@ -179,7 +207,7 @@ def test_only_what_waiting_does_not_mend_ends_the_wait_for_a_server():
 
 
 def test_signals_are_named_with_their_cause():
-    assert of_signal(signal.SIGKILL).startswith("SIGKILL, mostly for lack of memory; ")
+    assert of_signal(signal.SIGKILL).startswith("SIGKILL, probably for lack of memory; ")
     assert of_signal(signal.SIGBUS).startswith("SIGBUS: /dev/shm")
     assert of_signal(signal.SIGSEGV) == "SIGSEGV; see the log"
 
@@ -246,5 +274,28 @@ def test_a_number_of_things_in_words():
 
 def test_a_figure_has_three_digits_and_no_exponent():
     for value in np.random.default_rng(0).uniform(1, 10, 200) * np.logspace(-7, 1, 200):
-        assert figure(value) == np.format_float_positional(value, 3, unique=False, fractional=False, trim="-")
-    assert [figure(value) for value in (0, 99.97, 155.4, 1234.5, 8.5e9)] == ["0", "100", "155", "1234", "8500000000"]
+        assert three_digits(value) == np.format_float_positional(value, 3, unique=False, fractional=False, trim="-")
+    shown = [three_digits(value) for value in (0, 99.97, 155.4, 1234.5, 8.5e9)]
+    assert shown == ["0", "100", "155", "1234", "8500000000"]
+
+
+def instead(first, then, hidden):
+    """`then`, raised while `first` was handled."""
+    try:
+        try:
+            raise first
+        except type(first):
+            if hidden:
+                raise then from None
+            raise then  # noqa: B904
+    except type(then) as error:
+        return error
+
+
+def test_what_a_library_tried_before_is_not_blamed():
+    refused = PermissionError(errno.EACCES, "Permission denied", "/etc/x")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert meaning(refused) is not None
+    assert meaning(instead(refused, KeyError("a"), hidden=False)) is None
+    assert meaning(instead(full, RuntimeError("write failed"), hidden=False)) == meaning(full)
+    assert meaning(instead(full, ValueError("bad header"), hidden=True)) is None

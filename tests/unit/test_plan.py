@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
 
 from cliptea import settings
 from cliptea.data.shard_writer import ShardWriter
@@ -16,6 +17,7 @@ from cliptea.plan import REGIONS, make_plan, read_rates
 from cliptea.storage import open_store
 from cliptea.teacher.last_blocks import attending_tokens
 from cliptea.teacher.outputs import REGION_BLOCKS
+from cliptea_pipeline.cli import app
 from cliptea_pipeline.planning import show_plan
 
 
@@ -139,6 +141,17 @@ def test_a_benchmark_file_of_a_machine_without_a_gpu_is_refused(tmp_path):
     file.write_text('{"machine": {"gpu": null}, "images_per_second": {"teacher": 100}}')
     with pytest.raises(ConfigError, match=r"results\.json was measured on a machine without a GPU"):
         read_rates(file, ["swin_b=30"])
+
+
+def test_a_file_may_hold_rates_that_the_run_does_not_use_and_the_command_line_may_not(tmp_path):
+    file = tmp_path / "results.json"
+    file.write_text('{"machine": {"gpu": "H200"}, "images_per_second": {"teacher": 100, "swin_b": 20}}')
+    command = ["plan", "--preset", "smoke", "--set", "variants=[backbones/demo_fpn]", "--benchmark", str(file)]
+    used = CliRunner().invoke(app, [*command, "--throughput", "demo_fpn=40"])
+    assert used.exit_code == 0, used.output
+    refused = CliRunner().invoke(app, [*command, "--throughput", "swin_b=40"])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "the throughput of swin_b has no effect" in refused.stderr
 
 
 def test_the_plan_says_why_hours_are_unknown():

@@ -103,7 +103,7 @@ def test_files_in_a_bucket_are_read_by_whoever_needs_them(write, tmp_path, monke
     assert (config.preset, config.train.iterations, config.seeds) == ("mine.yaml", 5, 2)
     assert [variant.label for variant in expand(config)] == ["sizes/long seed 0", "sizes/long seed 1"]
     write("preset: smoke\nvariants: [/tmp/sizes.yaml]")
-    with pytest.raises(ConfigError, match=r"names /tmp/sizes.yaml in a file in S3; expected an s3:// address"):
+    with pytest.raises(ConfigError, match=r"names the local variant file /tmp/sizes.yaml; expected an s3:// address"):
         settings.load("s3://bucket/own/mine.yaml")
 
 

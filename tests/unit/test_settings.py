@@ -114,6 +114,7 @@ def test_overrides_win_over_presets_and_are_typed():
         ("data.root", " x ", " x "),
         ("data.root", "*x", "*x"),
         ("data.root", "null", None),
+        ("data.root", "~", "~"),
         ("train.iterations", "010", 10),
         ("train.lr", "6e-5", 6e-5),
         ("train.amp", "false", False),
@@ -141,6 +142,78 @@ def test_a_value_is_what_was_typed_and_its_type_that_of_the_setting(key, text, v
     assert type(found) is type(value)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.unseen=[zebra] #2, plum]",
+        "data.unseen=[zebra #2, plum]",
+        "data.unseen=[zebra,\n plum # x\n]",
+        "data.unseen=[\u00e9\u00e9, zebra,#2\n plum]",
+        "student.pretrained={segformer_b0: a.pth} #2",
+        "teacher.templates=['a # {}', \"{}\"]\t#",
+    ],
+)
+def test_no_part_of_a_value_is_left_out_as_a_comment(override):
+    with pytest.raises(ConfigError) as caught:
+        settings.load("demo", [override])
+    assert str(caught.value).startswith(f"cannot read the value of {override.partition('=')[0]}")
+    assert "what follows # would be a comment; write a name with # in quotes; expected a list" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"), [("[\u00e9#2, 'a #b', \"c # d\"]", ["\u00e9#2", "a #b", "c # d"]), ("[a#, b]", ["a#", "b"])]
+)
+def test_a_hash_within_a_name_is_part_of_it(text, names):
+    assert settings.load("demo", [f"data.unseen={text}"]).data.unseen == names
+
+
+def test_a_class_of_the_users_own_may_have_any_root():
+    own = ["data.dataset=farm:Farm", "data.root=gs://b/x"]
+    assert settings.load("demo", own).data.root == "gs://b/x"
+    with pytest.raises(ConfigError, match=r"^data\.root=gs://b/x is refused; expected a path on this machine"):
+        settings.load("demo", own[1:])
+
+
+def test_a_tilde_is_the_home_folder_and_otherwise_nothing():
+    config = settings.load("demo", ["data.root=~", "train.patience=~"])
+    assert (config.data.root, config.train.patience) == ("~", None)
+
+
+PLACES = "expected a path on this machine, s3://BUCKET/KEY or file:///absolute/path"
+
+
+@pytest.mark.parametrize("address", ["gs://b/x", "https://host/x", "S3://b/x", "HTTPS:/x", "hdfs://x", "ftp:/x"])
+@pytest.mark.parametrize(
+    "key",
+    ["data.root", "evaluation.sets.voc12.root", "evaluation.sets.voc12.text_features", "teacher.weights",
+     "teacher.text_features", "student.pretrained", "student.pretrained.segformer_b0", "train.init_from"],
+)  # fmt: skip
+def test_an_address_that_nobody_can_read_is_refused_with_its_setting(key, address):
+    with pytest.raises(ConfigError) as caught:
+        settings.load("demo", [f"{key}={address}"])
+    said = str(caught.value)
+    assert said.startswith(f"{key}={address} is refused; expected ")
+    if key == "train.init_from":
+        assert "a folder, s3://BUCKET/FOLDER, models:/NAME@champion" in said
+    elif "pretrained" in key:
+        assert PLACES.removeprefix("expected ") in said
+    else:
+        assert PLACES in said
+
+
+def test_every_setting_of_a_file_takes_the_addresses_that_can_be_read(tmp_path):
+    for address in ("s3://b/x", tmp_path.as_uri(), "a:b/c", "./gs://x", "C:", "x y"):
+        for key in ("data.root", "teacher.weights", "student.pretrained"):
+            settings.load("demo", [f"{key}={address}"])
+
+
+@pytest.mark.parametrize("given", ["train.iterations=1_000", "train.iterations=5.0", "train.accumulate=1e0"])
+def test_a_whole_number_is_written_with_digits_only(given):
+    with pytest.raises(ConfigError) as caught:
+        settings.load("demo", [given])
+    assert str(caught.value) == f"{given} is refused; expected a whole number in digits, such as 1000"
+
+
 def numbers(schema, definitions, path=""):
     """The path and the schema of each number in a JSON schema."""
     schema = definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
@@ -165,7 +238,9 @@ def test_every_number_has_bounds():
         assert limits.keys() & {"maximum", "exclusiveMaximum"}, path
 
 
-@pytest.mark.parametrize("text", ["1e29", "1" + "0" * 29, "nan", "inf", "-inf", "-1e29", "0x10", "2:30", "1e999"])
+@pytest.mark.parametrize(
+    "text", ["1e29", "1" + "0" * 29, "nan", "inf", "-inf", "-1e29", "0x10", "2:30", "1e999", "1_000"]
+)
 def test_absurd_numbers_are_refused_in_every_setting(text):
     flat = nested.flatten(settings.load("demo").model_dump())
     keys = [key for key, value in flat.items() if type(value) in (int, float)]
@@ -282,8 +357,8 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(override):
     "override",
     [
         "data.root=s3://bucket/a@b",
-        "teacher.weights=http://host:8080/x@v2.pt",
-        "teacher.weights=https://host/x.pt?version=3&design=a",
+        "evaluation.figures=['http://host:8080/x@v2.pt']",
+        "teacher.weights=s3://host/x.pt?version=3&design=a",
         "evaluation.figures=['2007_000033@a']",
     ],
 )
@@ -316,7 +391,7 @@ def test_images_for_figures_that_no_image_has_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPTEA_STORE", tmp_path.as_uri())
     with pytest.raises(ConfigError) as caught:
         resolve.start_run("smoke", ['evaluation.figures=["val00003", "train00001", "nope", "val00001.png"]'], "job")
-    assert "evaluation.figures names 'nope', 'val00001.png', which no image has" in str(caught.value)
+    assert "evaluation.figures names images that do not exist: 'nope', 'val00001.png'" in str(caught.value)
     assert "perhaps val00001" in str(caught.value)
 
 
@@ -370,9 +445,14 @@ LOSSES = [f"method.losses.{name}=false" for name in ("cls_token", "ce", "bce", "
         (["train.betas=[0.9, 1.0]"], "train.betas"),
         (
             ["method.generator=original", "method.detach_centroids=true", *LOSSES[:3]],
-            r"^method\.losses\.generate=true trains nothing",
+            r"^method\.losses\.generate=true alone does not train the student",
         ),
-        (LOSSES, r"^method\.losses are all false, so nothing is trained"),
+        (["method.detach_centroids=true", *LOSSES[:3]], r"^method\.losses\.generate=true alone does not train"),
+        (LOSSES, r"^method\.losses are all false or have no weight, so nothing is trained"),
+        (
+            [*LOSSES[:2], LOSSES[3], "method.losses.focal_weight=0", "method.losses.dice_weight=0"],
+            r"^method\.losses are all false or have no weight, so nothing is trained",
+        ),
     ],
 )
 def test_settings_that_train_nothing_or_diverge_are_refused(overrides, says):

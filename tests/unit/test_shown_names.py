@@ -10,12 +10,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cliptea import settings
+from cliptea.config import EvaluationConfig
 from cliptea.data.colours import legend
-from cliptea.evaluation.results import Scored, Scores
+from cliptea.evaluation.results import Scores
 from cliptea.plan import make_plan
 from cliptea.report.confusion_figure import confusion_figure
 from cliptea.report.page import build_report
 from cliptea.report.tables import NARROW
+from cliptea.serving.score_file import Measurement
 from cliptea_pipeline import doctor, evaluate_cli
 from cliptea_pipeline.checks import OK, Finding
 from cliptea_pipeline.cli import app
@@ -59,8 +61,15 @@ def test_tables_show_them(capsys):
     assert clean(table)
     assert f"g/{SHOWN}" in table
     scores = Scores(pAcc=0.5, miou_seen=0.5, miou_unseen=0.5, hiou=0.5)
-    scored = Scored.model_construct(scores=scores, per_class={ODD: 0.5})
-    evaluate_cli._print({"unseen": [ODD], "images": 3, "dataset": "d", "evaluation": {"gamma": 0.0}}, scored)
+    measured = Measurement.model_construct(
+        scores=scores,
+        per_class={ODD: 0.5},
+        unseen=[ODD],
+        images=3,
+        dataset="d",
+        evaluation=EvaluationConfig(gamma=0.0),
+    )
+    evaluate_cli._print(measured)
     told = capsys.readouterr().out
     assert clean(told)
     assert f"{SHOWN} (unseen)" in told

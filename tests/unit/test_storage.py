@@ -37,7 +37,7 @@ def test_missing_and_short_objects_are_named(store):
 def test_a_named_pipe_in_the_place_of_an_object_is_not_waited_for(store):
     store.put("a/b", b"data")
     os.mkfifo(store.path("a/pipe"))
-    with pytest.raises(StorageError, match="a/pipe is no file; expected a file"):
+    with pytest.raises(StorageError, match="a/pipe is not a file; expected a file"):
         store.get("a/pipe")
     assert store.entry("a/pipe") is None
     assert [entry.key for entry in store.entries("a")] == ["a/b"]

@@ -143,6 +143,7 @@ REFUSED = {
     "{train: {lr: [1]}}": r"varies the whole section train; expected the full name",
     "{train.held_out: [0.1, 0.2]}": r"varies train.held_out, which must be the same for all trials",
     "{method.transductive.names: [true, false]}": r"varies method.transductive.names, which must be the same",
+    "{train.init_from: [null, 'models:/x/1']}": r"varies train.init_from, which must be the same for all trials",
     "{seeds: [1, 2]}": r"varies seeds, which must be the same",
     "{teacher.views: [1, 2]}": r"mine.lr changes teacher, which is the same for all students of a run",
     f"{{train.lr: {list(range(1, 35))}, train.iterations: {list(range(1, 31))}}}": r"has 1020 trials; expected at most",
@@ -155,8 +156,9 @@ REFUSED = {
     search(2, "train.lr: {low: 0, high: 1, log: true}"): r"sweep.space.train.lr is refused: .*low > 0",
     search(2, "train.iterations: {low: 1.5, high: 9}"): r"train.iterations is a whole number",
     search(2, "train.iterations: {low: 1, high: 9, step: 0}"): r"space.train.iterations is refused: .*step > 0",
-    search(2, "train.iterations: {low: 1, high: 9, step: 3}"): r"iterations is refused: a whole number of steps",
-    search(2, "train.lr: {low: 0.1, high: 0.3, step: 0.15}"): r"lr is refused: a whole number of steps",
+    search(2, "train.iterations: {low: 1, high: 9, step: 3}"): r"iterations is refused: high minus low is not a",
+    search(2, "train.lr: {low: 0.1, high: 0.3, step: 0.15}"): r"lr is refused: high minus low is not a",
+    search(2, "train.lr: {low: 0, high: 1, step: 1.0e-30}"): r"lr is refused: its step is too small for its range; exp",
     search(
         2, "train.lr: {low: 1, high: 2, steps: 3}"
     ): r"lr.steps is refused: extra inputs .*expected the keys low, high",

@@ -1,6 +1,7 @@
 """Whatever ends a process, its children end with it; and work that has come to a halt ends, but not slow work."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -8,6 +9,9 @@ import time
 
 import psutil
 import pytest
+
+from cliptea import watchdog
+from cliptea.steps.common import run_step
 
 LOADER = """
 import os, signal, sys, time, torch
@@ -159,6 +163,21 @@ def test_without_a_limit_nothing_is_ended():
 def test_the_limit_is_longer_than_a_child_may_wait_for_a_server():
     ended = stepped("a child waits for a server", CLIPTEA_PATIENCE="9")
     assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("minutes", "patience", "seconds"), [("1", "", 900.0), ("1", "45", 345.0), ("1", "0", 300.0), ("20", "", 1200.0)]
+)
+def test_the_limit_is_at_least_five_minutes_more_than_the_patience(monkeypatch, minutes, patience, seconds):
+    limits = queue.SimpleQueue()
+    monkeypatch.setattr(watchdog, "_watch", lambda limit, over, tell: limits.put(limit))
+    monkeypatch.setattr(watchdog.faulthandler, "enable", lambda file: None)  # pytest has its own
+    monkeypatch.setenv("CLIPTEA_STALL_MINUTES", minutes)
+    monkeypatch.setenv("CLIPTEA_PATIENCE", patience)
+    for name in ("CLIPTEA_STORE", "CLIPTEA_ALIVE", "CLIPTEA_STEP"):
+        monkeypatch.delenv(name, raising=False)
+    run_step("split", lambda: None)
+    assert limits.get(timeout=10) == seconds
 
 
 def test_a_limit_that_is_no_number_is_refused_in_one_line():

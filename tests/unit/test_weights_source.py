@@ -29,6 +29,14 @@ def test_only_a_path_can_be_missing(tmp_path):
         assert source.is_file is (text not in ("openai", "demo"))
 
 
+def test_a_name_longer_than_the_system_allows_is_told():
+    assert kind("9" * 300) == "tag"
+    path = WeightsSource.of("/" + "9" * 300)
+    for use in (path.fetch, path.state):
+        with pytest.raises(StorageError, match="too long"):
+            use()
+
+
 def test_a_file_is_fetched_where_it_lies(tmp_path):
     file = tmp_path / "clip.pt"
     file.touch()

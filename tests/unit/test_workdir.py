@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
@@ -9,7 +10,8 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-from contextlib import contextmanager
+import threading
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,14 +20,24 @@ from typer.testing import CliRunner
 from cliptea import __version__, progress, watchdog
 from cliptea.errors import ClipteaError, ConfigError, StorageError
 from cliptea.storage import FileStore, local_files
-from cliptea.storage.local_files import local_path, partial_name, sweep, uri_path
+from cliptea.storage.local_files import (
+    cache_folder,
+    delete_partial_files,
+    local_path,
+    lock_file,
+    partial_name,
+    uri_path,
+)
 from cliptea.storage.marks import MARK, claim
 from cliptea.tracking import database as database_module
 from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.database import artifact_folder, database_uri, has_moved, require_database
 from cliptea_pipeline import workdir as workdir_module
 from cliptea_pipeline.cli import app
-from cliptea_pipeline.workdir import Workdir, find_database
+from cliptea_pipeline.mlflow_database import find_database
+from cliptea_pipeline.opening import find_tracking
+from cliptea_pipeline.own_files import require_own
+from cliptea_pipeline.workdir import Workdir, held
 
 ROOT = Path(__file__).parents[2]
 RUN = "20260101-000000-1"
@@ -82,7 +94,7 @@ def test_a_folder_of_somebody_else_is_refused_before_anything_is_touched(names, 
         (tmp_path / "theirs" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "theirs" / name).write_text(str(tmp_path / "theirs"))
     before = tree(tmp_path)
-    with pytest.raises(StorageError, match=r"^the folder \S+ holds files that are not from cliptea; expected a new or"):
+    with pytest.raises(StorageError, match=r"^the folder \S+ holds files that are not from cliptea; expected a folder"):
         Workdir(tmp_path / "theirs")
     assert tree(tmp_path) == before
 
@@ -101,7 +113,7 @@ def test_a_new_or_empty_folder_is_marked_first(tmp_path, content):
 
 def test_the_mark_must_be_of_a_work_directory(tmp_path):
     claim(tmp_path / "p", "folder of predictions", "")
-    with pytest.raises(StorageError, match="p is a folder of predictions of cliptea; expected a new or empty folder"):
+    with pytest.raises(StorageError, match="p is a folder of predictions of cliptea; expected a folder that is new"):
         Workdir(tmp_path / "p")
 
 
@@ -194,18 +206,21 @@ def test_incomplete_files_are_swept_once_their_writer_is_dead(tmp_path):
         fcntl.flock(writer, fcntl.LOCK_EX)
         with opened(tmp_path / "w"):
             assert [file.exists() for file in (dead, alive, young, foreign, linked)] == [False, True, True, True, True]
-    sweep(folder)
+    delete_partial_files(folder)
     assert not alive.exists()
     assert foreign.exists()
 
 
-def test_a_store_elsewhere_is_not_swept_and_the_work_directory_only_once(tmp_path, monkeypatch):
+def test_the_work_directory_is_swept_once_and_a_store_elsewhere_is_left_to_the_first_step(tmp_path, monkeypatch):
     left = tmp_path / "own" / partial_name()
     left.parent.mkdir()
     left.write_text("")
     os.utime(left, (1, 1))
     swept = []
-    monkeypatch.setattr("cliptea_pipeline.workdir.sweep", lambda folder: (swept.append(folder), sweep(folder)))
+    monkeypatch.setattr(
+        "cliptea_pipeline.workdir.delete_partial_files",
+        lambda folder: (swept.append(folder), delete_partial_files(folder)),
+    )
     for store in (tmp_path / "own", tmp_path / "w/store"):
         monkeypatch.setenv("CLIPTEA_STORE", store.as_uri())
         with opened(tmp_path / "w"):
@@ -224,6 +239,30 @@ def first(root, start, answers):
         answers.put(str(error))
 
 
+@pytest.mark.parametrize("name", ["lock", "tasks.lock", "."])
+def test_a_link_in_place_of_a_lock_is_refused_and_its_target_stays(tmp_path, name):
+    with opened(tmp_path / "w"):
+        pass
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/lock").write_text("thesis")
+    link, target = (tmp_path / "w/run", "precious") if name == "." else (tmp_path / "w/run" / name, "precious/lock")
+    shutil.rmtree(link) if name == "." else link.unlink(missing_ok=True)
+    link.symlink_to(tmp_path / target)
+    before = tree(tmp_path)
+    for use in (lambda: Workdir(tmp_path / "w"), lambda: held(tmp_path / "w").__enter__()):
+        with pytest.raises(StorageError, match=f"{link} is a link; .*delete the link") as refused:
+            use()
+        assert "\n" not in str(refused.value)
+    assert tree(tmp_path) == before
+
+
+def test_no_lock_is_made_where_a_link_leads(tmp_path):
+    (tmp_path / "lock").symlink_to("precious")
+    with pytest.raises(StorageError, match=r"lock is a link; expected a file"), lock_file(tmp_path / "lock", ""):
+        pass
+    assert [path.name for path in tmp_path.iterdir() if path.name != "T"] == ["lock"]
+
+
 def test_two_first_runs_never_take_each_other_for_somebody_else(tmp_path):
     context = multiprocessing.get_context("fork")
     for number in range(10):
@@ -238,7 +277,20 @@ def test_two_first_runs_never_take_each_other_for_somebody_else(tmp_path):
         assert told == ["made"] * 4
 
 
-@pytest.mark.parametrize("given", ["", " ", "s3://bucket/work", "gs://bucket/x", "file:///tmp/x", "s3:/bucket"])
+NO_PATHS = [
+    "",
+    " ",
+    "s3://bucket/work",
+    "gs://bucket/x",
+    "file:///tmp/x",
+    "s3:/bucket",
+    " s3://b/x",
+    "S3:b/x",
+    "~nobody0/x",
+]
+
+
+@pytest.mark.parametrize("given", NO_PATHS)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -266,7 +318,19 @@ def test_what_names_no_local_path_is_refused_in_one_line(arguments, given, tmp_p
     assert list(Path().iterdir()) == []
 
 
-@pytest.mark.parametrize("given", ["a b", "a:b", "./s3:/x", "ä?#%", "/tmp/x://y", "C:"])
+def test_the_home_folder_can_be_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CLIPTEA_CACHE", "~/cache")
+    assert cache_folder() == tmp_path / "home/cache"
+    assert local_path("--workdir", "~") == tmp_path / "home"
+    assert local_path("--workdir", "./~/x") == Path("./~/x")
+    monkeypatch.delenv("CLIPTEA_CACHE")
+    for given in ("s3://bucket/cache", "~/other", "other", ""):  # only absolute paths count, as its specification says
+        monkeypatch.setenv("XDG_CACHE_HOME", given)
+        assert cache_folder() == tmp_path / "home/.cache/cliptea"
+
+
+@pytest.mark.parametrize("given", ["a b", "a:b", "./s3:/x", "ä?#%", "/tmp/x://y", "C:", "a~", "s3"])
 def test_other_paths_are_taken_as_they_are(given):
     assert local_path("--workdir", given) == Path(given)
 
@@ -289,8 +353,8 @@ def test_predictions_never_go_into_a_folder_of_somebody_else(tmp_path):
     ended = CliRunner().invoke(app, ["predict", str(tmp_path), "--model", str(tmp_path), "-o", str(output)])
     assert ended.exit_code == 1
     assert ended.stderr == (
-        f"error: the folder {output} holds files that are not from cliptea; expected a new or empty folder as folder "
-        "of predictions; choose another one with -o\n"
+        f"error: the folder {output} holds files that are not from cliptea; expected a folder that is new, empty, or "
+        "already a folder of predictions; choose another one with -o\n"
     )
     assert tree(tmp_path) == before
 
@@ -332,6 +396,27 @@ def test_waiting_for_a_scratch_folder_is_told_once_and_is_no_halt(tmp_path, monk
     assert list((tmp_path / "store/scratch").iterdir()) == []
 
 
+def test_a_lock_of_another_program_on_the_database_is_told_and_one_that_ends_soon_is_waited_for(
+    tmp_path, empty_database, monkeypatch
+):
+    with opened(tmp_path / "w"):
+        add_experiment(tmp_path / "w", empty_database)
+    file = tmp_path / "w/mlflow/mlflow.db"
+    with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with monkeypatch.context() as patched:
+            patched.setattr("cliptea.tracking.database.WAIT_SECONDS", 0.1)
+            for use in (find_database, Workdir):
+                with pytest.raises(StorageError, match=f"database {file} cannot be used: another program.*close that"):
+                    use(tmp_path / "w")
+        release = threading.Timer(0.3, other.execute, ["ROLLBACK"])
+        release.start()
+        assert find_database(tmp_path / "w") == file
+        release.join()
+    with opened(tmp_path / "w"):  # the lock of the work directory is free again
+        pass
+
+
 def test_commands_put_a_moved_work_directory_in_order(tmp_path, empty_database):
     with opened(tmp_path / "old"):
         add_experiment(tmp_path / "old", empty_database)
@@ -339,16 +424,71 @@ def test_commands_put_a_moved_work_directory_in_order(tmp_path, empty_database):
     file = tmp_path / "new/mlflow/mlflow.db"
     with (tmp_path / "new/run/lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ClipteaError, match=r"a run is using .*new under another path"):
+        with pytest.raises(ClipteaError, match=r"another run .* is using .*new; wait for it"):
             find_database(tmp_path / "new")
-    assert has_moved(file, EXPERIMENT)
+    assert has_moved(file)
     shutil.rmtree(tmp_path / "new/run")  # a backup may lack it
     assert find_database(tmp_path / "new") == file
-    assert not has_moved(file, EXPERIMENT)
+    assert not has_moved(file)
     (tmp_path / "new").rename(tmp_path / "newer")
     with opened(tmp_path / "newer") as workdir:
-        assert not has_moved(tmp_path / "newer/mlflow/mlflow.db", EXPERIMENT)
+        assert not has_moved(tmp_path / "newer/mlflow/mlflow.db")
         assert workdir.tracking_uri == database_uri(tmp_path / "newer/mlflow/mlflow.db")
+
+
+def test_a_moved_work_directory_that_cannot_be_written_is_one_line(tmp_path, empty_database, monkeypatch):
+    with opened(tmp_path / "old"):
+        add_experiment(tmp_path / "old", empty_database)
+    (tmp_path / "old").rename(tmp_path / "new")
+
+    def refused(path, *arguments):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(workdir_module.os, "open", refused)
+    with pytest.raises(StorageError, match=r"^cannot use \S+/new: this user may not do that"):
+        find_database(tmp_path / "new")
+
+
+def test_a_moved_database_in_the_environment_is_put_in_order(tmp_path, empty_database, monkeypatch):
+    with opened(tmp_path / "old"):
+        add_experiment(tmp_path / "old", empty_database)
+    shutil.copytree(tmp_path / "old", tmp_path / "copy")
+    file = tmp_path / "copy/mlflow/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database_uri(file))
+    assert has_moved(file)
+    find_tracking(tmp_path / "another")
+    assert not has_moved(file)
+    add_experiment(tmp_path / "not ours", empty_database, artifact_folder(file).as_uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database_uri(tmp_path / "not ours/mlflow/mlflow.db"))
+    find_tracking(tmp_path / "another")
+    assert has_moved(tmp_path / "not ours/mlflow/mlflow.db")
+
+
+def test_a_report_of_the_user_in_a_work_directory_is_not_replaced(tmp_path):
+    with opened(tmp_path / "w") as workdir:
+        workdir.keep({"report.html": b"first"})
+    with opened(tmp_path / "w"):
+        assert (tmp_path / "w/report.html").read_text() == "first"
+    copy = shutil.copytree(tmp_path / "w", tmp_path / "copy", symlinks=False)
+    with opened(copy) as workdir:  # where the link has become a file
+        workdir.keep({"report.html": b"second"})
+    assert (copy / "report.html").read_text() == "second"
+    (copy / "results.json").mkdir()
+    with pytest.raises(StorageError, match=r"copy/results.json is not from cliptea.*move it elsewhere, or choose"):
+        Workdir(copy)
+    (copy / "results.json").rmdir()
+    (copy / "report.html").unlink()
+    (copy / "report.html").write_text("mine")
+    with pytest.raises(StorageError, match=r"copy/report.html is not from cliptea"):
+        Workdir(copy)
+    assert (copy / "report.html").read_text() == "mine"
+
+
+def test_a_report_that_cannot_be_linked_is_one_line(tmp_path):
+    with opened(tmp_path / "w") as workdir:
+        (tmp_path / "w/report.html").mkdir()
+        with pytest.raises(StorageError, match=r"cannot use .*/w/report.html: "):
+            workdir.keep({"report.html": b"late"})
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
@@ -412,7 +552,7 @@ def test_on_nfs_incomplete_files_of_killed_runs_are_deleted(tmp_path, monkeypatc
         fcntl.flock(file, fcntl.LOCK_EX)
         for path in (dead, alive):
             os.utime(path, (0, 0))
-        sweep(tmp_path)
+        delete_partial_files(tmp_path)
         assert list(tmp_path.glob(".partial-*")) == [alive]
 
 
@@ -446,10 +586,12 @@ def make(folder, *arguments):
     )
 
 
-@pytest.mark.parametrize("name", ["my data", "a'b", 'a"b;touch x', "$$(touch x)", "-rf"])
+@pytest.mark.parametrize(
+    "name", ["my data", "a'b", 'a"b;touch x', "$(touch x)", "a$b", "$(shell touch x)y", "$$", "-rf"]
+)
 def test_make_clean_removes_the_folder_that_is_named_and_no_other(name, tmp_path):
-    root = tmp_path / name.replace("$$", "$")
-    for folder in (root, tmp_path / "my", tmp_path / "data"):
+    root = tmp_path / name
+    for folder in (root, tmp_path / "my", tmp_path / "data", tmp_path / "a"):
         folder.mkdir(exist_ok=True)
     refused = make(tmp_path, "clean", f"WORKDIR={name}")
     assert refused.returncode
@@ -458,8 +600,34 @@ def test_make_clean_removes_the_folder_that_is_named_and_no_other(name, tmp_path
     claim(root, "work directory", "")
     cleaned = make(tmp_path, "clean", f"WORKDIR={name}")
     assert cleaned.returncode == 0, cleaned.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["T", "data", "my"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["T", "a", "data", "my"]
     assert make(tmp_path, "clean", f"WORKDIR={name}").returncode == 0
+
+
+def test_make_clean_removes_nothing_that_cliptea_has_not_made_and_waits_for_runs(tmp_path):
+    with opened(tmp_path / "w") as workdir:
+        workdir.keep({"report.html": b"", "results.json": b"[]"})
+        workdir.images.mkdir()
+        before = sorted(tmp_path.rglob("*"))
+        refused = make(tmp_path, "clean", "WORKDIR=w")
+        assert (refused.returncode, "a run is using w; wait for it" in refused.stderr) == (2, True)
+        assert sorted(tmp_path.rglob("*")) == before
+    with (tmp_path / "w/run/tasks.lock").open("w") as tasks:  # of a step whose run was killed
+        fcntl.flock(tasks, fcntl.LOCK_SH)
+        assert make(tmp_path, "clean", "WORKDIR=w").returncode
+    for name in ("notes.md", "*", "a\nstore", "store2"):
+        (tmp_path / "w" / name).touch()
+    before = sorted(tmp_path.rglob("*"))
+    refused = make(tmp_path, "clean", "WORKDIR=w")
+    assert refused.returncode
+    (line,) = [line for line in refused.stderr.splitlines() if "w holds files that cliptea has not made: " in line]
+    assert sorted(line.partition(": ")[2].split()) == ["*", "a\\nstore", "notes.md", "store2"]
+    assert sorted(tmp_path.rglob("*")) == before
+    for name in ("notes.md", "*", "a\nstore", "store2"):
+        (tmp_path / "w" / name).unlink()
+    (tmp_path / "w/.DS_Store").touch()
+    assert make(tmp_path, "clean", "WORKDIR=w").returncode == 0
+    assert not (tmp_path / "w").exists()
 
 
 def test_make_clean_leaves_other_marked_folders(tmp_path):
@@ -468,20 +636,50 @@ def test_make_clean_leaves_other_marked_folders(tmp_path):
     assert (tmp_path / "p" / MARK).exists()
 
 
+def test_named_pipes_and_devices_are_no_earlier_files(tmp_path):
+    os.mkfifo(tmp_path / "page.html")
+    for odd in (tmp_path / "page.html", Path("/dev/null"), tmp_path):
+        with pytest.raises(ConfigError, match=f"{odd} exists and is not such a page"):
+            require_own(odd, lambda file: True, "such a page")
+
+
 def test_an_export_replaces_only_an_earlier_export(tmp_path):
-    from cliptea_pipeline.export_cli import _require_replaceable as require_replaceable
+    from cliptea_pipeline.export_cli import _require_exportable as require_exportable
 
     file, facts = tmp_path / "model.onnx", tmp_path / "model.json"
-    require_replaceable(file)
-    for foreign in (facts, file):
+    require_exportable(file)
+    for foreign, what in ((facts, "an earlier export"), (file, "an unchanged file of an earlier export")):
         foreign.write_text('{"inputs": "of somebody else"}')
-        with pytest.raises(ConfigError, match=f"{foreign.name} exists and is not an earlier export"):
-            require_replaceable(file)
+        with pytest.raises(ConfigError, match=f"{foreign.name} exists and is not {what}"):
+            require_exportable(file)
         foreign.unlink()
-    facts.write_text(json.dumps({"inputs": "", "output": "", "steps": [], "classes": [], "size": None}))
-    file.write_text("")
-    require_replaceable(file)
+    written = {"inputs": "", "output": "", "steps": [], "classes": [], "size": None}
+    file.write_bytes(b"network")
+    facts.write_text(json.dumps(written | {"files": {file.name: hashlib.sha256(b"network").hexdigest()}}))
+    require_exportable(file)
+    for other in (".pt2", ".xml"):  # it would leave model.onnx with facts of another file
+        with pytest.raises(ConfigError, match=r"model\.json describes model\.onnx; expected a file name of its own"):
+            require_exportable(file.with_suffix(other))
+    file.write_bytes(b"another network")
+    with pytest.raises(ConfigError, match=r"model\.onnx exists and is not an unchanged file of an earlier export"):
+        require_exportable(file)
+    file.unlink()
+    require_exportable(file.with_suffix(".pt2"))
+    (tmp_path / "model.pt2").write_bytes(b"of somebody else")
+    with pytest.raises(ConfigError, match=r"model\.pt2 exists and is not an unchanged file of an earlier export"):
+        require_exportable(file.with_suffix(".pt2"))
+    facts.write_text(json.dumps(written))
+    with pytest.raises(ConfigError, match=r"model\.json exists and is not an earlier export"):
+        require_exportable(file)
     facts.unlink()
     os.mkfifo(facts)
     with pytest.raises(ConfigError, match="is not an earlier export"):
-        require_replaceable(file)
+        require_exportable(file)
+
+
+def test_an_export_never_goes_into_a_bundle(tmp_path):
+    claim(tmp_path / "bundle", "bundle of a model", "")
+    arguments = ["export", "--model", "models:/x@champion", "-o", str(tmp_path / "bundle/model.onnx")]
+    ended = CliRunner().invoke(app, arguments)
+    assert ended.exit_code == 2, ended.output
+    assert "bundle is a bundle of a model; expected another folder; choose another one with -o" in ended.stderr

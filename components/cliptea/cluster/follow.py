@@ -18,11 +18,11 @@ from cliptea.cluster.log import RankZero, of_training, place
 from cliptea.cluster.reasons import (
     AGAIN,
     CAUSES,
-    HOPELESS,
     Trouble,
     failed,
     finished,
     gated,
+    hopeless,
     suspended,
     timed_out,
     troubles,
@@ -141,7 +141,7 @@ class _Follower:
             return self.cluster.create(job)
         except QuotaFull as error:
             if QUEUE in self.settings.labels:
-                self.start = self.clock  # suspended TrainJobs fill the quota, and wait for any time
+                self.start = self.clock  # suspended TrainJobs fill the quota, and wait for any length of time
             elif self.clock - self.start > self.settings.pending_seconds:
                 raise
             self._tell([Trouble("quota", self.name, f"{error}; waiting for room")])
@@ -223,7 +223,7 @@ class _Follower:
         """Delete a TrainJob that cannot start, so that it does not occupy nodes."""
         if self.started:
             return
-        ages = ((t, min(seconds, self.clock - self.since[t[:2]])) for t in now if t.kind in HOPELESS)
+        ages = ((t, min(seconds, self.clock - self.since[t[:2]])) for t in now if hopeless(t))
         long = [trouble for trouble, age in ages if age > self.pace.hopeless]
         if long or seconds > self.settings.pending_seconds:
             self.cluster.delete(self.name)

@@ -12,13 +12,13 @@ from typing import Any
 from cliptea import env
 from cliptea.cluster.job_settings import JobSettings, Passed
 
-__all__ = ["LABELS", "PRIORITY", "QUEUE", "RUN_LABEL", "VARIANT", "build", "job_name", "run_value"]
+__all__ = ["KUEUE", "LABELS", "NODE", "PRIORITY", "QUEUE", "RUN_LABEL", "VARIANT", "build", "job_name", "run_value"]
 
 LABELS = {"app.kubernetes.io/name": "cliptea", "app.kubernetes.io/component": "train"}
 RUN_LABEL = "cliptea/run"  # label; its value is `run_value` of the pipeline job's id
 VARIANT = "cliptea/variant"  # annotation
-QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"  # labels
-KUEUE = "kueue.x-k8s.io/"  # labels of jobs that Kueue admits; on their pods, it would admit these once more
+KUEUE = "kueue.x-k8s.io"
+QUEUE, PRIORITY = f"{KUEUE}/queue-name", f"{KUEUE}/priority-class"  # labels
 NODE = "node"  # name of the replicated job and its container in all torch runtimes of Trainer
 LONGEST_SLUG = 20  # Trainer and JobSet append to the name, and host names have at most 63 characters
 # KFP's MLflow plug-in sets these in the environment of the task, which is not part of the passed placement.
@@ -139,7 +139,8 @@ def _replicated(name: str, settings: JobSettings, passed: Passed) -> dict[str, A
         "terminationGracePeriodSeconds": settings.grace_seconds,
         "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
     }
-    labels = {key: value for key, value in settings.labels.items() if not key.startswith(KUEUE)}
+    # Kueue admits jobs with its labels. On their pods, it would admit these once more.
+    labels = {key: value for key, value in settings.labels.items() if not key.startswith(f"{KUEUE}/")}
     metadata = {"labels": labels, "annotations": settings.annotations}
     template = {
         **({"metadata": metadata} if labels or settings.annotations else {}),

@@ -9,20 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cliptea.cluster.job import RUN_LABEL, run_value
+from cliptea.cluster.job import KUEUE, RUN_LABEL, run_value
 from cliptea.cluster.reasons import QUOTA, StepPod, step_pod
 from cliptea.errors import ClipteaError, one_line
+from cliptea.files import oddity
 from cliptea.outage import unreached
 
 __all__ = [
-    "KUEUE", "KUEUE_VERSION", "RIGHTS", "SERVER", "Cluster", "ClusterError", "NoTrainer", "QuotaFull", "Right",
-    "Unreachable", "connect", "own_namespace",
+    "KUEUE_VERSION", "RIGHTS", "SERVER", "Cluster", "ClusterError", "NoTrainer", "QuotaFull", "Right", "Unreachable",
+    "connect", "own_namespace",
 ]  # fmt: skip
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
-KUEUE, KUEUE_VERSION = "kueue.x-k8s.io", "v1beta2"
+KUEUE_VERSION = "v1beta2"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 SERVER = "the Kubernetes API"
+DEFAULT_CONFIG = "~/.kube/config"
 TIMEOUT = (5, 20)  # seconds to connect, and between two parts of an answer
 
 
@@ -79,9 +81,12 @@ def connect(namespace: str = "", timeout: tuple[int, int] = TIMEOUT) -> Cluster:
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     chosen = client.Configuration()
     file = os.environ.get("KUBECONFIG") or None
-    own = ""
+    own, in_pod = "", "KUBERNETES_SERVICE_HOST" in os.environ and file is None
+    for path in () if in_pod else map(os.path.expanduser, (file or DEFAULT_CONFIG).split(os.pathsep)):
+        if os.path.exists(path) and (odd := oddity(path)):  # opening a named pipe would wait forever
+            raise _misconfigured(path, f"it is {odd}")
     try:
-        if "KUBERNETES_SERVICE_HOST" in os.environ and file is None:
+        if in_pod:
             config.load_incluster_config(client_configuration=chosen)
             own = own_namespace()
         else:
@@ -94,16 +99,20 @@ def connect(namespace: str = "", timeout: tuple[int, int] = TIMEOUT) -> Cluster:
             "a pod with a service account, or a file ~/.kube/config",
             "set KUBECONFIG to the configuration file of the cluster",
         ) from None
-    except (yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
-        raise ClusterError(
-            f"{file or '~/.kube/config'} is not the configuration file of a cluster "
-            f"({type(error).__name__}{'' if line is None else f' in line {line + 1}'})",
-            "a file that `kubectl config view` can read",
-            "correct it, or set KUBECONFIG to another one",
-        ) from None
+        why = f"{type(error).__name__}{'' if line is None else f' in line {line + 1}'}"
+        raise _misconfigured(file or DEFAULT_CONFIG, why) from None
     setattr(chosen, "retries", 0)  # noqa: B010 (the client's types say None)
     return Cluster(client.ApiClient(chosen), namespace or own or "kubeflow", timeout)
+
+
+def _misconfigured(file: str, why: str) -> ClusterError:
+    return ClusterError(
+        f"{file} is not the configuration file of a cluster ({why})",
+        "a file that `kubectl config view` can read",
+        "correct it, or set KUBECONFIG to another one",
+    )
 
 
 def own_namespace() -> str:
@@ -222,7 +231,9 @@ class Cluster:
         try:
             return request(*place, **options, _request_timeout=self._timeout)
         except HTTPError as error:
-            raise Unreachable(f"{SERVER} cannot be reached ({unreached(error)})") from None
+            why, todo = unreached(error, "correct the CA of the cluster in KUBECONFIG")
+            kind = ClusterError if todo else Unreachable
+            raise kind(f"{SERVER} cannot be reached ({why})", todo=todo) from None
         except ApiException as error:
             if absent(error):
                 return None

@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import Any
 
 from cliptea import progress
+from cliptea.cluster.job import NODE
 from cliptea.cluster.kubernetes_api import Cluster, ClusterError
 
 __all__ = ["RankZero", "of_training", "place", "rank_zero"]
 
-CONTAINER = "node"
 OVERLAP_SECONDS = 10  # requested again, because clocks differ
 KEPT_LINES = 8  # for the text of an error
 # A time (RFC 3339) as the kubelet writes it, in the time zone of its node, followed by the printed line.
@@ -25,7 +25,7 @@ INDEX = ("jobset.sigs.k8s.io/job-index", "batch.kubernetes.io/job-completion-ind
 def of_training(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The pods that train. A runtime may have other pods, for example to download data first."""
     label = "jobset.sigs.k8s.io/replicatedjob-name"
-    return [pod for pod in pods if pod["metadata"].get("labels", {}).get(label, CONTAINER) == CONTAINER]
+    return [pod for pod in pods if pod["metadata"].get("labels", {}).get(label, NODE) == NODE]
 
 
 def place(pod: dict[str, Any]) -> tuple[str, ...]:
@@ -58,10 +58,11 @@ class RankZero:
             return
         if pod != self._pod:
             self._pod, self._asked = pod, None
+            self._last, self._at_last = (0.0, ""), set()  # the clock of its node may be behind
         now = time.monotonic()
         since = 10**6 if self._asked is None else int(now - self._asked) + OVERLAP_SECONDS
         try:
-            text = self._cluster.log(pod, CONTAINER, since)
+            text = self._cluster.log(pod, NODE, since)
         except ClusterError as error:
             if not self._warned:
                 progress.warn(f"the log of pod {pod} cannot be read now, and training goes on: {error}")

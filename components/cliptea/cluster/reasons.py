@@ -9,12 +9,22 @@ from cliptea.cluster.job import QUEUE
 from cliptea.exit_codes import ExitCode
 
 __all__ = [
-    "AGAIN", "CAUSES", "HOPELESS", "QUOTA", "StepPod", "Trouble", "failed", "finished", "gated", "step_pod",
+    "AGAIN", "CAUSES", "QUOTA", "StepPod", "Trouble", "failed", "finished", "gated", "hopeless", "step_pod",
     "suspended", "timed_out", "troubles",
 ]  # fmt: skip
 
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+# What registries and nodes say of an image that they will never give. Anything else may pass, such as a rate limit.
+NO_IMAGE = (
+    "not found", "not present", "manifest unknown", "name unknown", "does not exist", "no match", "reference format",
+    "unauthorized", "authorization failed", "denied", "forbidden", "authentication required", "no basic auth",
+    "unknown authority",
+)  # fmt: skip
 CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+LOST = ("Evicted", "NodeLost", "Shutdown", "Preempting")  # reasons of pods
+# Reasons of pods that a node rejected, also after its restart, or ended when it shut down. OutOfcpu and the like belong
+# here too.
+REFUSED = ("NodeAffinity", "NodeShutdown", "Terminated", "UnexpectedAdmissionError")
 HOPELESS = ("image", "settings", "forbidden")  # kinds that need a fix by the user
 NOT_CREATED = ("FailedCreate", "JobCreationFailed", "TrainJobResourcesCreationFailed")  # reasons of events
 # Kinds that the cluster caused, so that the same TrainJob may succeed later.
@@ -27,7 +37,10 @@ QUOTA = "exceeded quota"  # part of the message if a ResourceQuota rejects a req
 ENDINGS = {
     ExitCode.RESTART: ("stopped", "it was stopped on request and saved a checkpoint"),
     ExitCode.DESERTED: ("deserted", "the processes of other pods disappeared, or a server was unreachable"),
-    ExitCode.STALLED: ("halted", "it computed, read and wrote nothing for long and was ended; its log has the stacks"),
+    ExitCode.STALLED: (
+        "halted",
+        "it computed, read and wrote nothing for a long time and was stopped; its log shows the stacks",
+    ),
 }
 KILLED, ENDED = 137, 143  # exit codes of a container after SIGKILL or SIGTERM
 
@@ -73,6 +86,12 @@ def timed_out(job: dict[str, Any]) -> bool:
 def suspended(job: dict[str, Any]) -> bool:
     """Whether a TrainJob is suspended, so that its pods are deleted. The condition is false after it is resumed."""
     return bool(job["spec"].get("suspend")) or _condition(job, "Suspended") is not None
+
+
+def hopeless(trouble: Trouble) -> bool:
+    """Whether only the user can fix it. A registry that is away or busy may give the image later."""
+    told = trouble.text.lower()
+    return trouble.kind in HOPELESS and (trouble.kind != "image" or any(words in told for words in NO_IMAGE))
 
 
 def gated(pod: dict[str, Any]) -> bool:
@@ -157,9 +176,6 @@ def _of_pod(pod: dict[str, Any]) -> Iterator[Trouble]:
     unplaced, disrupted = _unplaced(pod), _condition(pod, "DisruptionTarget")
     if unplaced:
         yield Trouble("node", name, unplaced)
-    if status.get("reason") in ("Evicted", "NodeLost", "Shutdown", "Preempting") or disrupted is not None:
-        why = status.get("message") or (disrupted or {}).get("message") or ""
-        yield Trouble("lost", name, f"evicted from its node or preempted: {why}")
     for container in _containers(status):
         state = container.get("state", {})
         trouble = _waiting(container, state.get("waiting") or {}) or _terminated(
@@ -167,6 +183,12 @@ def _of_pod(pod: dict[str, Any]) -> Iterator[Trouble]:
         )
         if trouble is not None:
             yield Trouble(trouble[0], name, trouble[1])
+    reason = status.get("reason", "")  # last, because it says more than that a container is lost
+    why = status.get("message") or (disrupted or {}).get("message") or reason
+    if reason in LOST or disrupted is not None:
+        yield Trouble("lost", name, f"evicted from its node or preempted: {why}")
+    elif reason in REFUSED or reason.startswith("OutOf"):
+        yield Trouble("lost", name, f"its node did not take it, shut down or restarted: {why}")
 
 
 def _containers(status: dict[str, Any]) -> list[dict[str, Any]]:
@@ -204,6 +226,8 @@ def _terminated(ended: dict[str, Any], pod: dict[str, Any]) -> tuple[str, str] |
         return ENDINGS[code]
     if code == 0 or pod["status"].get("reason") == "Evicted":
         return None
+    if reason in ("ContainerStatusUnknown", "Unknown"):
+        return "lost", "its node or the container runtime restarted"
     if code in (KILLED, ENDED) and "deletionTimestamp" in pod["metadata"]:
         return "stopped", "it was deleted during training"
     hint = " (killed by the node for lack of memory, or by a time-out)" if code == KILLED else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import html
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -12,9 +13,20 @@ from pydantic import BaseModel
 from cliptea.errors import ConfigError
 from cliptea.names import as_known, visible
 
-__all__ = ["IGNORE", "Catalogue", "as_text", "known_to", "make_catalogue", "names_of", "require_distinct"]
+__all__ = [
+    "IGNORE", "MOST_NAMES", "Catalogue", "as_text", "known_to", "make_catalogue", "names_of", "require_distinct",
+]  # fmt: skip
 
 IGNORE = 255  # the label of pixels without a class
+MOST_NAMES = IGNORE  # ids 0 to 254
+# open_clip's tokenizer: a word, a digit or some signs become tokens, and spaces between them do not.
+WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_]+|\d|(?:[^\w\s]|_)+")
+# Before that, its ftfy straightens quotes, and leaves out control characters.
+PLAIN: dict[int, str | None] = {
+    **{ord(quote): "'" for quote in "\u02bc\u2018\u2019\u201a\u201b"},
+    **{ord(quote): '"' for quote in "\u201c\u201d\u201e\u201f"},
+    **dict.fromkeys([*range(9), 0xB, *range(0xE, 0x20), 0x7F, *range(0x206A, 0x2070), *range(0xFFF9, 0xFFFD), 0xFEFF]),
+}
 
 
 class Catalogue(BaseModel):
@@ -38,9 +50,13 @@ class Catalogue(BaseModel):
 
 
 def as_text(name: str) -> str:
-    """A class name as CLIP reads it: without its case, and the kind and number of its spaces."""
-    # as in open_clip's tokenizer, whose ftfy also maps compatible letters, such as full-width ones, to usual ones
-    return " ".join(html.unescape(html.unescape(unicodedata.normalize("NFKC", name))).lower().split())
+    """A class name as CLIP reads it: its words, digits and signs in lower case, with one space between them.
+
+    It is only compared. What CLIP gets, and what is stored and shown, is the name as it is written.
+    """
+    # ftfy also maps compatible letters, such as full-width ones, to usual ones.
+    plain = html.unescape(html.unescape(unicodedata.normalize("NFKC", name))).translate(PLAIN)
+    return " ".join(WORDS.findall(plain.lower()))
 
 
 def known_to(names: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -50,13 +66,16 @@ def known_to(names: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def require_distinct(names: Sequence[str]) -> None:
-    """Check that CLIP can tell all class names apart. It ignores case, and the kind and number of spaces.
+    """Check that people and CLIP can tell all class names apart. CLIP ignores case, and spaces beside signs and digits.
 
     Raises:
-        ConfigError: a name occurs twice, two names have the same text embedding, or a name is empty.
+        ConfigError: a name occurs twice, two names have the same text embedding, or a name is empty or has control
+            characters.
     """
     known: dict[str, str] = {}
     for name in names:
+        if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
+            raise ConfigError(f"the class name {name!r} has control characters", "letters, digits and spaces")
         text = as_text(name)
         if not text:
             raise ConfigError(f"the class name {name!r} is empty", "a name with letters")
@@ -65,7 +84,8 @@ def require_distinct(names: Sequence[str]) -> None:
         if text in known:
             raise ConfigError(
                 f"the class names {visible(known[text])} and {visible(name)} have the same text embedding",
-                "names that differ in more than case, spaces and the encoding of letters, because CLIP ignores these",
+                "names that differ in more than case, spaces, the form of quotes and the encoding of letters, "
+                "because CLIP ignores these",
                 "rename one of them",
             )
         known[text] = name
@@ -81,7 +101,6 @@ def make_catalogue(classes: Sequence[str], unseen: Sequence[str], where: str = "
         ConfigError: a name is empty, occurs twice or is not in the class list, or there are no seen or unseen classes.
     """
     require_distinct(classes)
-    _require_printable(classes)
     if len(classes) >= IGNORE:
         raise ConfigError(f"there are {len(classes)} classes", f"at most {IGNORE - 1}")
     unseen = as_known(unseen, classes)
@@ -112,7 +131,6 @@ def names_of(
     names = dict(zip(written, map(list, synonyms.values()), strict=True))
     every = [name for one in classes for name in names.get(one, [one])]
     require_distinct(every)
-    _require_printable(every)
     return names
 
 
@@ -124,9 +142,3 @@ def _require_known(names: Sequence[str], classes: Sequence[str], where: str) -> 
             "names from " + ", ".join(classes),
             f"perhaps {near[0]} is meant" if (near := difflib.get_close_matches(strange[0], classes, n=1)) else "",
         )
-
-
-def _require_printable(names: Sequence[str]) -> None:
-    broken = [name for name in names if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name)]
-    if broken:
-        raise ConfigError(f"the class name {broken[0]!r} has control characters", "letters, digits and spaces")

@@ -34,9 +34,9 @@ def _marks(value: object) -> list[Mark]:
     marks: list[Any] = value if isinstance(value, list) else [value]
     for mark in marks:
         if isinstance(mark, bool) or not isinstance(mark, (int, str)):
-            raise ValueError(f"{mark!r} is no id, no colour and no name")
+            raise ValueError(f"{mark!r} is neither an id nor a colour nor a name")
         if isinstance(mark, int) and not 0 <= mark <= LARGEST_ID:
-            raise ValueError(f"{mark} is no id from 0 to {LARGEST_ID}")
+            raise ValueError(f"{mark} is not an id from 0 to {LARGEST_ID}")
     return marks
 
 
@@ -52,7 +52,7 @@ def _classes(value: object) -> list[str] | dict[str, list[Mark]]:
 
 def _file(value: object) -> str:
     if not isinstance(value, str) or not value or value.startswith(".") or {*value} & {*"/\\"}:
-        raise ValueError(f"{value!r} is no name of a file next to {DESCRIPTION}")
+        raise ValueError(f"{value!r} is not the name of a file next to {DESCRIPTION}")
     return value
 
 
@@ -69,9 +69,16 @@ class Described(BaseModel):
 
 
 def parse_description(data: bytes, where: str) -> Described:
-    """
+    """Read the content of classes.json.
+
+    Args:
+        where: the path of the file, for errors.
+
+    Returns:
+        What it says, with the defaults of keys that it lacks.
+
     Raises:
-        DataError: the file is no JSON, has unknown keys or values of another kind. `where` names it.
+        DataError: the file is not JSON, or has unknown keys or values of another kind.
     """
     try:
         return Described.model_validate(parse_json(data, where))
@@ -126,7 +133,7 @@ def label_rule(described: Described, named: Mapping[str, Mark] | None, where: st
     """The meaning of label maps.
 
     Args:
-        named, where: as of `class_marks`.
+        named, where: as for `class_marks`.
         drawn: whether the label maps hold the ids of a COCO file, and `NONE`.
 
     Raises:

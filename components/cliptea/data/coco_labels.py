@@ -30,6 +30,9 @@ __all__ = ["CocoLabels"]
 
 SHOWN = 3  # ids in a line
 LONGEST = 60  # bits of a number in a run-length code
+# pycocotools takes about 41 bytes and 0.1 microseconds for each pixel of an outline.
+LONGEST_OUTLINE = 10_000_000  # pixels, of all polygons of an instance
+EDGES, SPARE = 4, 100_000  # pixels of outlines in an image: so many for each of its pixels, and so many in addition
 EXPECTED = "a COCO file of instances or of panoptic segments, with images, annotations and categories"
 
 
@@ -72,13 +75,15 @@ class CocoLabels:
     """The labels of one COCO file."""
 
     def __init__(self, data: bytes, where: str, todo: str = "") -> None:
-        """
+        """Read a COCO file.
+
         Args:
+            data: its bytes, JSON.
             where: the file, for errors.
-            todo: what to do if it is none.
+            todo: what to do if it is not a COCO file.
 
         Raises:
-            DataError: it is no COCO file, or is not consistent.
+            DataError: it is not a COCO file, or is not consistent.
         """
         try:
             content = Content.model_validate(parse_json(data, where, most=LARGEST_FILE))
@@ -220,6 +225,11 @@ def _drawn(picture: Picture, annotations: list[Annotation], where: str) -> np.nd
         raise DataError(f"{where} has {width}x{height} pixels", "the size of a photo")
     values = np.full((height, width), NONE, dtype=np.uint16)
     try:
+        outlines = [_outline(annotation.segmentation, height, width) for annotation in annotations]
+        most = EDGES * height * width + SPARE
+        for total, limit in ((max(outlines, default=0), LONGEST_OUTLINE), (sum(outlines), most)):
+            if total > limit:
+                raise ValueError(f"its outlines have {total:.0f} pixels; at most {limit} can be drawn")
         instances = [(_encoded(annotation, height, width), annotation.category_id) for annotation in annotations]
         instances.sort(key=lambda instance: -int(mask.area(instance[0])))  # of equals the later one is seen
         for code, category in instances:  # one at a time, because each takes a byte a pixel
@@ -232,8 +242,22 @@ def _drawn(picture: Picture, annotations: list[Annotation], where: str) -> np.nd
     return values
 
 
+def _outline(shape: Any, height: int, width: int) -> float:
+    """The length of an instance's outlines in pixels; 0 for a run-length code. ValueError if they are no polygons."""
+    length = 0.0
+    for polygon in shape if isinstance(shape, list) else ():
+        points = np.array(polygon, dtype=np.float64)
+        if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
+            raise ValueError("a polygon is not a list of at least three points x, y")
+        if abs(points).max() > 10 * max(height, width):
+            raise ValueError("a polygon lies far outside the image")
+        corners = points.reshape(-1, 2)
+        length += abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum()
+    return length
+
+
 def _encoded(annotation: Annotation, height: int, width: int) -> Any:
-    """The run-length code of an instance, as pycocotools reads it. ValueError if it is none."""
+    """The run-length code of an instance, as pycocotools reads it, after `_outline`. ValueError if it is none."""
     from pycocotools import mask
 
     shape = annotation.segmentation
@@ -243,23 +267,20 @@ def _encoded(annotation: Annotation, height: int, width: int) -> Any:
         if list(shape["size"]) != [height, width]:
             raise ValueError(f"its size is {shape['size']}, but the image has [{height}, {width}]")
         given = shape["counts"]
-        counts = np.array(_runs(given) if isinstance(given, str) else given)
+        counts = np.array(_runs(given, height * width + 1) if isinstance(given, str) else given)
         if counts.dtype.kind != "i" or counts.min(initial=0) < 0 or counts.sum() != height * width:
             raise ValueError("its runs do not add up to the pixels of the image")  # the library would not notice
         return mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
     if not isinstance(shape, list) or not shape:
         raise ValueError("it is neither polygons nor a run-length code")
-    for polygon in shape:
-        points = np.array(polygon, dtype=np.float64)
-        if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
-            raise ValueError("a polygon is no list of at least three points x, y")
-        if abs(points).max() > 10 * max(height, width):
-            raise ValueError("a polygon lies far outside the image")
     return mask.merge(mask.frPyObjects(shape, height, width))
 
 
-def _runs(text: str) -> list[int]:
-    """The runs of a compressed run-length code: numbers of 5 bits a letter, from the third on as differences."""
+def _runs(text: str, most: int) -> list[int]:
+    """The at most `most` runs of a compressed run-length code.
+
+    They are numbers of 5 bits a letter, from the third on as differences.
+    """
     runs: list[int] = []
     number = bits = 0
     for letter in text:
@@ -274,6 +295,8 @@ def _runs(text: str) -> list[int]:
             number -= (part & 16) << (bits - 4)
             runs.append(number + (runs[-2] if len(runs) > 2 else 0))
             number = bits = 0
+            if len(runs) > most:
+                raise ValueError("it has more runs than the image has pixels")
     if bits:
         raise ValueError("its runs end within a number")
     return runs

@@ -80,6 +80,9 @@ def distinct_colours(lightness: tuple[float, float], chroma: tuple[float, float]
 
 
 def _oklab(rgb: np.ndarray) -> np.ndarray:
-    """OKLab values of sRGB colours 0-255, (..., 3), in which equal distances look equally different."""
+    """OKLab values of sRGB colours 0-255, (..., 3), in which equal distances look equally different.
+
+    Source: Björn Ottosson, "A perceptual color space for image processing" (2020).
+    """
     linear = np.where(rgb <= 10, rgb / 255 / 12.92, ((rgb / 255 + 0.055) / 1.055) ** 2.4)
     return np.cbrt(linear @ np.array(_TO_LMS).T) @ np.array(_TO_LAB).T

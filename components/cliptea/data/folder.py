@@ -111,9 +111,9 @@ class Folder(Reader):
         kind, split, file = path.split("/", 2)
         name, suffix = splitext(one_form(file))
         if kind == "images":
-            return f"their suffix is none of {', '.join(SUFFIXES)}"
+            return f"their suffix is not one of {', '.join(SUFFIXES)}"
         if suffix not in SUFFIXES:
-            return "they are no label maps"
+            return "they are not label maps"
         return "other labels have their name" if name in self.pairs(split) else "no image has their name"
 
     def _label_maps(self, split: str) -> Mapping[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import multiprocessing
-import os
 import sys
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -18,13 +17,15 @@ import numpy as np
 from cliptea.config import DataConfig
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.datasets import Dataset, open_dataset
+from cliptea.data.left_out import UNLISTED
 from cliptea.data.part_counts import PartCounts
-from cliptea.data.reader import UNLISTED, Reader
+from cliptea.data.reader import Reader
 from cliptea.data.sample import require_labels
 from cliptea.data.split_shards import NOTHING_SEEN
 from cliptea.errors import ClipteaError, DataError, portable
+from cliptea.storage import is_remote
 
-__all__ = ["Inspection", "Part", "default_workers", "examined", "finish", "sampled"]
+__all__ = ["Inspection", "Part", "examined", "finish", "sampled"]
 
 CHUNK = 16  # images that a worker looks at before it answers
 DIGEST = 16  # bytes of an image's sha256 that are kept, so that a million images take 16 MB
@@ -81,7 +82,7 @@ def examined(
     Raises:
         ClipteaError: a worker process was killed.
     """
-    remote = config.root is not None and "://" in config.root
+    remote = config.root is not None and is_remote(config.root)
     chunks = [(part, ids[start : start + CHUNK]) for part, ids in names.items() for start in range(0, len(ids), CHUNK)]
     pool: Executor
     if remote or workers == 1:
@@ -157,7 +158,8 @@ def _copies(found: Inspection) -> list[list[tuple[str, str]]]:
 def finish(found: Inspection, dataset: Dataset, max_bad: int) -> None:
     """Add what only the whole data set shows: absent classes, images in both parts, files that are not used.
 
-    A run leaves out `max_bad` images that cannot be used, so as many are no errors if others are left in each part.
+    A run leaves out `max_bad` images that cannot be used, so up to that many are warnings and not errors, as long as
+    each part has other images.
     """
     wrong = [one for part in found.parts.values() for one in part.wrong]
     if 0 < len(wrong) <= max_bad and all(part.counts.images for part in found.parts.values()):
@@ -200,11 +202,6 @@ def _warn_of_copies(found: Inspection) -> None:
             found.warnings[f"images that occur more than once in {places[0][0]}"].append(
                 " = ".join(name for _, name in places)
             )
-
-
-def default_workers() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def sampled(names: Sequence[str], number: int) -> list[str]:

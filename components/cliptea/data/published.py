@@ -18,7 +18,8 @@ from cliptea.errors import DataError
 
 __all__ = ["Published"]
 
-# Another order of the values is certain when its common names occur this often, and twice as often as in the own.
+# Another order of the values is certain when its common names occur this often, and twice as often as in the expected
+# order.
 CERTAIN = 16
 
 

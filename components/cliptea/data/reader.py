@@ -12,15 +12,15 @@ import numpy as np
 
 from cliptea.data.catalogue import Catalogue
 from cliptea.data.labels import LabelRule, decode_values
+from cliptea.data.left_out import UNLISTED
 from cliptea.data.sample import Sample, size_of_image
 from cliptea.data.source import Source
 from cliptea.errors import DataError
 
-__all__ = ["UNLISTED", "Pair", "Reader"]
+__all__ = ["Pair", "Reader"]
 
 READING = 2  # increment it when the same files give other samples
 READING_OTHERS = b"1"  # the same for label maps that are no PNG, so that data sets with PNGs keep their outputs
-UNLISTED = "no list of these splits names them"
 LOOKED_AT = 64  # number of label maps of a split that are checked before the split is read
 
 

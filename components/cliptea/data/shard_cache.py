@@ -11,6 +11,7 @@ with the index. A hole, an incomplete write of another process, and a damaged bl
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from cliptea import env, progress
 from cliptea.errors import Unusable
+from cliptea.files import PIPE
 from cliptea.storage import Store, is_remote
 from cliptea.storage.marks import claim_cache
 
@@ -30,6 +32,7 @@ DEFAULT_GIB = 16.0  # default limit of the cache
 STEP = 64 << 20  # maximum number of bytes that a process writes between two checks of the cache's size
 TOUCH = 60.0  # seconds between two updates of the time when a file was last used
 SHARD = re.compile(r"[0-9a-f]{64}")  # the only names of files that are read, written and deleted
+STRANGE = {errno.ELOOP: "a link", errno.ENXIO: PIPE, errno.ESPIPE: PIPE}  # what is in place of a file, by the error
 SPARE = 0.9  # eviction reduces the cache to this fraction of the limit
 
 
@@ -48,10 +51,30 @@ def open_cache(store: Store) -> ShardCache | None:
     if not gib:
         return None
     try:
-        return ShardCache(claim_cache() / "shards", int(gib * (1 << 30)))
+        folder = claim_cache() / "shards"
+        if folder.is_symlink() and not _is_own(folder):  # it may lead to files of somebody else with such names
+            raise Unusable(
+                f"{folder} is a link of somebody else, or to a folder of somebody else",
+                "a folder, or your own link to a folder of yours",
+                f"delete it; {env.CACHE.name} can be on another disk",
+            )
+        return ShardCache(folder, int(gib * (1 << 30)))
     except Unusable as error:
         _warn_once(f"parts of shards are not cached on this machine, but read from S3 each time: {error}")
         return None
+
+
+def _is_own(link: Path) -> bool:
+    """Whether this user has made both the link and the folder that it leads to."""
+    try:
+        return link.is_dir() and os.lstat(link).st_uid == os.stat(link).st_uid == os.getuid()
+    except OSError:
+        return False
+
+
+def _open(path: Path | str, flags: int) -> int:
+    """Open a file. Opening a named pipe does not wait for its other end, and then reading and writing fail."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o644)
 
 
 @cache
@@ -77,7 +100,7 @@ class ShardCache:
         if not SHARD.fullmatch(shard):
             return None
         try:
-            with (self._folder / shard).open("rb", buffering=0) as file:
+            with open(self._folder / shard, "rb", buffering=0, opener=_open) as file:
                 data = os.pread(file.fileno(), length, start)
                 if time.time() - os.fstat(file.fileno()).st_mtime > TOUCH:
                     with suppress(OSError):
@@ -95,15 +118,21 @@ class ShardCache:
             if self._written >= self._step:
                 self._written = 0
                 self._evict()
-            handle = os.open(self._folder / shard, os.O_WRONLY | os.O_CREAT, 0o644)
+            handle = _open(self._folder / shard, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW)
             with os.fdopen(handle, "wb", buffering=0):
                 self._written += os.pwrite(handle, data, start)
-        except OSError:
+        except OSError as error:
             self._written = self._step  # the disk is full, so the next write evicts first
+            if error.errno in STRANGE:
+                _warn_once(
+                    f"parts of shards are not cached: {error.filename or self._folder / shard} is "
+                    f"{STRANGE[error.errno]}, which cliptea has not made; delete it"
+                )
 
     def _evict(self) -> None:
         """Delete the least recently used files, unless another process is already doing this."""
-        with (self._folder / ".lock").open("w") as lock:
+        handle = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        with os.fdopen(handle, "r+b") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from pydantic import BaseModel, Field, ValidationError
 
 from cliptea import progress
 from cliptea.errors import ServerAway, StorageError, Unusable
-from cliptea.manifest import Manifest, Output, StoredObject, find, put_immutable, read_object
+from cliptea.manifest import Manifest, Output, StoredObject, find_whole, put_immutable, read_object
 from cliptea.storage import Store
 
-__all__ = ["VERSION", "ShardEntry", "TopIndex", "find_sharded", "put_top_index", "read_top_index", "twice"]
+__all__ = ["VERSION", "ShardEntry", "TopIndex", "find_sharded", "put_top_index", "read_top_index"]
 
-Result = TypeVar("Result")
 VERSION = 2  # version of top indexes and shard indexes; readers reject other versions
 
 
@@ -39,13 +37,16 @@ def put_top_index(store: Store, prefix: str, shards: Sequence[ShardEntry]) -> di
     return {prefix.rpartition("/")[2]: put_immutable(store, f"{prefix}/index", ".json", top)}
 
 
-def read_top_index(store: Store, item: StoredObject) -> list[ShardEntry]:
+def read_top_index(store: Store, item: StoredObject, *, keep: bool = False) -> list[ShardEntry]:
     """The shards of a set.
+
+    Args:
+        keep: do not delete a damaged top index, see `read_object`.
 
     Raises:
         StorageError: the top index is missing or damaged, or has another version.
     """
-    data, where = twice(lambda: read_object(store, item)), store.uri(item.key)
+    data, where = read_object(store, item, keep=keep), store.uri(item.key)
     try:
         top = TopIndex.model_validate_json(data)
     except ValidationError:
@@ -56,8 +57,8 @@ def read_top_index(store: Store, item: StoredObject) -> list[ShardEntry]:
 
 
 def find_sharded(store: Store, output: Output) -> Manifest | None:
-    """Like `find`, for an output with shard sets. All shards must also exist with their recorded sizes."""
-    manifest = find(store, output)
+    """Like `find_whole`, for an output with shard sets. All shards must also exist with their recorded sizes."""
+    manifest = find_whole(store, output)
     if manifest is None:
         return None
     try:
@@ -72,17 +73,3 @@ def find_sharded(store: Store, output: Output) -> Manifest | None:
         others = f", and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         progress.note(f"{store.uri(lacking[0])} is missing or truncated{others}; the lost shards are rebuilt")
     return None if lacking else manifest
-
-
-def twice(work: Callable[[], Result]) -> Result:
-    """Call `work`, and repeat it once if something is missing or damaged.
-
-    Raises:
-        StorageError: the second attempt failed as well.
-    """
-    try:
-        return work()
-    except ServerAway:  # `work` has already waited for the server
-        raise
-    except StorageError:
-        return work()

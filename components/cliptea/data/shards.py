@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from itertools import accumulate, islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cliptea.data.ahead import ahead
 from cliptea.data.shard_cache import ShardCache, open_cache
 from cliptea.data.shard_index import Place, ShardIndex, parse_index
-from cliptea.data.shard_sets import read_top_index, twice
-from cliptea.errors import StorageError
-from cliptea.manifest import StoredObject, read_object
+from cliptea.data.shard_sets import read_top_index
+from cliptea.errors import ServerAway, StorageError
+from cliptea.manifest import StoredObject, discarded, read_object
 from cliptea.storage import Store, is_remote
 
 __all__ = ["ShardReader"]
 
+Result = TypeVar("Result")
 INDEXED = 1_000_000  # records whose index is in memory: about 70 MB, or 120 MB for images
 CHUNK = 2 << 20  # bytes (plus at most one record) per request for sequential reads
 SMALL = 64 << 10  # for records of up to this many bytes, neighbours are fetched for the shard cache too,
@@ -124,9 +125,8 @@ class ShardReader:
         found = self._indexes.get(shard)
         if found is None:
             item = self._shards[shard].index
-            data = twice(lambda: read_object(self._store, item))
             uri = self._store.uri(item.key)
-            found = parse_index(data, uri)
+            found = parse_index(read_object(self._store, item), uri)
             if len(found) != self._shards[shard].records:
                 raise StorageError(
                     f"{uri} has {len(found)} records", f"{self._shards[shard].records}, as its set says", "run again"
@@ -154,25 +154,28 @@ class ShardReader:
             parts = {ext: data[p.offset - start : p.offset - start + p.length] for ext, p in places.items()}
             return parts if all(_right(parts[ext], place) for ext, place in places.items()) else None
 
-        def fetch() -> dict[str, bytes]:
+        wrong = []
+
+        def fetch() -> dict[str, bytes] | None:
             first, last = start, start + length
             if self._cache is not None and length <= SMALL:
                 first, last = first // BLOCK * BLOCK, min(-(-last // BLOCK) * BLOCK, tar.size)
             data = self._store.get(tar.key, first, last - first)
             parts = right(data[start - first : start - first + length])
             if parts is None:
-                name = record if isinstance(record, str) else self.name(record)
-                raise StorageError(
-                    f"the record {name}.{'/'.join(places)} of {self._store.uri(tar.key)} is damaged",
-                    "the sha256 in its index",
-                    "delete the file and run again",
-                )
-            if self._cache is not None:
+                wrong.append(data)
+            elif self._cache is not None:
                 self._cache.write(tar.sha256, first, data)
             return parts
 
         cached = None if self._cache is None else self._cache.read(tar.sha256, start, length)
-        return (None if cached is None else right(cached)) or twice(fetch)
+        # A second fetch, since the first may have been damaged on its way. Each is repeated if it is truncated.
+        parts = (None if cached is None else right(cached)) or _with_one_retry(fetch) or _with_one_retry(fetch)
+        if parts is None:
+            name = record if isinstance(record, str) else self.name(record)
+            what = f"the shard {self._store.uri(tar.key)} with the record {name}.{'/'.join(places)}"
+            raise discarded(self._store, tar.key, wrong, what, "the sha256 in its index")
+        return parts
 
     def _spans(self, extension: str, start: int, stop: int | None) -> Iterator[Span]:
         """Split the records from `start` to before `stop` into parts for one request each."""
@@ -195,12 +198,26 @@ class ShardReader:
         """The members of a span. A missing or wrong member is read again separately."""
         start, last = span.places[0].offset, span.places[-1]
         key = self._shards[span.shard].tar.key
-        data = memoryview(twice(lambda: self._store.get(key, start, last.offset + last.length - start)))
+        data = memoryview(_with_one_retry(lambda: self._store.get(key, start, last.offset + last.length - start)))
         parts = [data[place.offset - start : place.offset - start + place.length] for place in span.places]
         return [
             part if _right(part, place) else memoryview(self.read(number, extension))
             for number, (part, place) in enumerate(zip(parts, span.places, strict=True), span.first)
         ]
+
+
+def _with_one_retry(work: Callable[[], Result]) -> Result:
+    """Call `work`, and repeat it once if something is missing or truncated.
+
+    Raises:
+        StorageError: the second attempt failed as well.
+    """
+    try:
+        return work()
+    except ServerAway:  # `work` has already waited for the server
+        raise
+    except StorageError:
+        return work()
 
 
 def _right(data: bytes | memoryview, place: Place) -> bool:

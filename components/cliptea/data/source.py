@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from posixpath import splitext
 
+from cliptea.addresses import is_uri
 from cliptea.data.sample import LARGEST_FILE
-from cliptea.errors import DataError
+from cliptea.errors import ConfigError, DataError
 from cliptea.files import oddity
 from cliptea.messages import printable
 from cliptea.names import composed
@@ -58,16 +59,17 @@ class Source:
             marks: folders of the data set, of which at least one must contain files.
 
         Raises:
-            DataError: no root is given, or the folder does not exist.
+            ConfigError: no root is given.
+            DataError: the folder does not exist.
             StorageError: the scheme of the URI is not supported.
         """
         if root is None:
-            raise DataError("data.root is not set", f"the folder of {holds}", "add --set data.root=FOLDER")
-        self._root = root.rstrip("/") if "://" in root else str(Path(root).expanduser())
-        if "://" not in root and (odd := oddity(self._root)) != "a folder":
+            raise ConfigError("data.root is not set", f"the folder of {holds}", "add --set data.root=FOLDER")
+        self._root = root.rstrip("/") if is_uri(root) else str(Path(root).expanduser())
+        if not is_uri(root) and (odd := oddity(self._root)) != "a folder":
             why = f" ({odd})" if odd else ""
             raise DataError(f"data.root={root} is not a folder{why}", f"the folder of {holds}")
-        self._store: Store = open_store(root if "://" in root else Path(self._root).absolute().as_uri())
+        self._store: Store = open_store(root if is_uri(root) else Path(self._root).absolute().as_uri())
         self._holds, self._folders, self._marks = holds, folders, marks
         self._listed: dict[str, Listing] = {}
         self._entries: dict[str, Entry] = {}  # all listed files by their path in the store

@@ -6,7 +6,7 @@ setting, arXiv 2310.02296 section 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,8 +17,8 @@ from cliptea.config import DataConfig
 from cliptea.data.ahead import ahead
 from cliptea.data.catalogue import IGNORE, Catalogue
 from cliptea.data.datasets import Dataset, open_dataset
+from cliptea.data.left_out import LeftOut, count, left_out_lines
 from cliptea.data.part_counts import PartCounts
-from cliptea.data.reader import UNLISTED
 from cliptea.data.records import LABEL
 from cliptea.data.sample import decode_labels, encode_png, is_turned, require_labels
 from cliptea.data.shard_sets import ShardEntry, put_top_index
@@ -28,7 +28,7 @@ from cliptea.manifest import Contents
 from cliptea.messages import number_of
 from cliptea.storage import Store
 
-__all__ = ["NOTHING_SEEN", "hide_unseen", "left_out_lines", "write_split"]
+__all__ = ["NOTHING_SEEN", "hide_unseen", "with_left_out", "write_split"]
 
 SHOWN = 5  # names in a line
 NOTHING_SEEN = (
@@ -65,7 +65,7 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
     catalogue = dataset.catalogue
     warnings = [warning for part in parts for warning in dataset.check(part)]
     names = {part: dataset.ids(part) for part in parts}
-    left_out = dataset.left_out(parts)
+    left_out = count(dataset.left_out(parts))
     objects, facts = {}, {}
     bad: dict[str, dict[str, str]] = {part: {} for part in parts}  # why an image is left out, by its name
     with progress.bar(f"splitting {config.name}", total=sum(map(len, names.values())), unit="image") as bar:
@@ -106,17 +106,17 @@ def write_split(store: Store, config: DataConfig, prefix: str, parts: Sequence[s
                     f"no seen class is in {len(found.without)} of {number_of(found.images, 'train image')}, so "
                     f"training has no labels for these: {_first(found.without)}"
                 )
-    problems = warnings + left_out_lines(left_out) + _problems(catalogue, facts)
-    for problem in problems:
-        progress.warn(problem)
-    info = {
-        "catalogue": catalogue.model_dump(),
-        "counts": facts,
-        "left_out": {why: {"number": len(paths), "first": paths[:SHOWN]} for why, paths in left_out.items()},
-        "bad_images": bad,
-        "problems": problems,
-    }
-    return Contents(objects, info)
+    problems = warnings + _problems(catalogue, facts)
+    info = {"catalogue": catalogue.model_dump(), "counts": facts, "bad_images": bad, "problems": problems}
+    return Contents(objects, with_left_out(info, left_out))
+
+
+def with_left_out(info: Mapping[str, Any], found: Mapping[str, LeftOut]) -> dict[str, Any]:
+    """The facts about shards with what is left out now, in place of what was left out when they were written."""
+    earlier = {why: LeftOut.model_validate(one) for why, one in info.get("left_out", {}).items()}
+    old, new = (left_out_lines(one, " of the data") for one in (earlier, found))
+    problems = [problem for problem in info["problems"] if problem not in old] + new
+    return {**info, "left_out": {why: one.model_dump() for why, one in found.items()}, "problems": problems}
 
 
 def _by_class(found: PartCounts, catalogue: Catalogue) -> dict[str, Any]:
@@ -127,13 +127,6 @@ def _by_class(found: PartCounts, catalogue: Catalogue) -> dict[str, Any]:
             name: {"pixels": pixels[index], "images": images[index]} for index, name in enumerate(catalogue.classes)
         },
     }
-
-
-def left_out_lines(found: dict[str, list[str]]) -> list[str]:
-    """One line for each reason. What no list of a published data set names is only counted, as that is its protocol."""
-    return [
-        f"{len(paths)} left out of the data ({why}): {_first(paths)}" for why, paths in found.items() if why != UNLISTED
-    ]
 
 
 def _first(names: Sequence[str]) -> str:

@@ -60,7 +60,15 @@ def choose_view(labels: np.ndarray, name: str, number: int, config: TeacherConfi
     """The view with this number of an image with (H, W) train labels.
 
     The ratio is uniform in `ratio_range`. A crop is accepted if it contains more than one labelled class, and no class
-    covers `cat_max_ratio` or more of its labelled pixels. Otherwise it is drawn again, up to 10 times.
+    covers `cat_max_ratio` or more of its labelled pixels. Otherwise it is drawn again, up to 10 times. Source:
+    MMSegmentation's `RandomResize` and `RandomCrop`.
+
+    Args:
+        labels: (H, W) uint8, train ids or 255.
+        name: the image, for the random choices.
+        number: number of the view among those of the image, from 0.
+        config: scale, range of the ratio, crop and `cat_max_ratio`.
+        seed: of the random choices.
     """
     rng = generator("view", seed, name, number)
     ratio = rng.uniform(*config.ratio_range)

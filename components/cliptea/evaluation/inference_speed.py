@@ -32,7 +32,8 @@ def measure_inference(student: Student, text_ND: Tensor, settings: EvaluationCon
     """Measure latency, throughput and size at the size of evaluation: the short edge of `scale`, or a window.
 
     The latency is that of one image with all cores: the median over warm rounds, from pixels to a mask. The throughput
-    is that of many images, divided among threads or in batches as in evaluation. A few seconds for a usual student.
+    is that of many images, divided among threads or in batches as evaluation does by itself: `batch_size` and `workers`
+    do not count, so that speeds under the same conditions can be compared. A few seconds for a usual student.
 
     Args:
         student: in eval mode.
@@ -41,7 +42,7 @@ def measure_inference(student: Student, text_ND: Tensor, settings: EvaluationCon
     """
     edge = settings.window if settings.mode == "slide" else min(settings.scale)
     height, width = rounded_up((edge, edge), settings.divisor)  # which the network sees
-    square = settings.model_copy(update={"scale": (edge, edge)})
+    square = settings.model_copy(update={"scale": (edge, edge), "batch_size": None, "workers": None})
     image = np.random.default_rng(0).integers(0, 256, (edge, edge, 3), dtype=np.uint8)
     gamma_N, where = torch.zeros(len(text_ND), device=text_ND.device), text_ND.device
     several = range(2 * torch.get_num_threads() if where.type == "cpu" else 64)

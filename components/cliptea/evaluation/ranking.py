@@ -54,7 +54,7 @@ def held_out(seeds: Sequence[ResultRow]) -> float:
 
 
 def _without_lost(run: Run, rows: Sequence[Row]) -> list[Row]:
-    """The rows without those of students that are trials, but the best one in none of their sweeps.
+    """The rows, except those of students that are trials but not the best trial of any of their sweeps.
 
     They are left out under all of their names, for otherwise the val images would choose among trials after all.
     """

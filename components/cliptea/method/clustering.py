@@ -26,9 +26,9 @@ class Packing(NamedTuple):
     """The image of each packed row and its place in that image. The rows of the images are packed one after another."""
 
     shape: tuple[int, int]  # number of images, largest number of rows of an image
-    image: Tensor
-    place: Tensor
-    start_B: Tensor
+    image: Tensor  # (rows,) int64
+    place: Tensor  # (rows,) int64
+    start_B: Tensor  # (B,) int64, packed row of each image's first row
 
     def padded(self, rows: Tensor) -> Tensor:
         """(images, largest number of rows, ...) of the packed rows, padded with zeros after the rows of each image."""
@@ -38,7 +38,11 @@ class Packing(NamedTuple):
 
 
 def pack(counts_B: Tensor) -> Packing:
-    """The packing of `counts_B` rows of each image. Counts are int64, and at least one of them is not 0."""
+    """The packing of rows.
+
+    Args:
+        counts_B: (B,) int64, rows of each image. At least one of them is not 0.
+    """
     start_B = counts_B.cumsum(0) - counts_B
     image = torch.arange(len(counts_B), device=counts_B.device).repeat_interleave(counts_B)
     place = torch.arange(len(image), device=counts_B.device) - start_B[image]
@@ -71,9 +75,9 @@ def window_seeds(
     Args:
         tokens_TD: (T, D) float, the ignored tokens of all images, in the order of `ignored_Bgg`.
         ignored_Bgg: (B, g, g) bool with T true.
-        windows: for `sliding`, windows of o x o tokens inside the grid, which start at round(k * o/2), rounded half up,
-            and at the last possible row and column, so that every token is in a window; for `grid`, o x o cells that
-            divide the grid.
+        windows: for `sliding`, windows of o x o tokens inside the grid, which start at k * o/2, rounded half up, and at
+            the last possible row and column, so that every token is in a window; for `grid`, o x o cells that divide
+            the grid.
         mode: layout of the windows.
 
     Returns:
@@ -133,7 +137,8 @@ class KMeansResult(NamedTuple):
     """Clusters of several images, one image after another.
 
     Attributes:
-        centres_ND: (N, D) float32, unit-norm mean of the cluster's unit-norm tokens, including centres without tokens.
+        centres_ND: (N, D) float32, unit norm: the normalised mean of each cluster's unit-norm tokens. A centre without
+            tokens keeps its previous value.
         assignment_T: (T,) int64, centre of each token.
     """
 

@@ -24,13 +24,13 @@ def fuse(centres_BKD: Tensor, alive_BK: Tensor, threshold: float = 0.8) -> Tenso
 
     Args:
         centres_BKD: (B, K, D) float, of any norm.
-        alive_BK: (B, K) bool, False for padding.
+        alive_BK: (B, K) bool, False for padding and for centres without tokens.
         threshold: lambda, smallest cosine to the first centre of the group.
 
     Returns:
         (B, K) int64 group of each centre of an image. Fused groups come first, from the most similar, followed by the
-        remaining single centres by index. All numbers from 0 to the largest are used. The numbers of padding are
-        arbitrary.
+        remaining single centres by index. All numbers from 0 to the largest are used. Where `alive_BK` is False, the
+        number is -1.
     """
     unit_BKD = F.normalize(centres_BKD, dim=2)
     similarity_BKK = torch.bmm(unit_BKD, unit_BKD.transpose(1, 2))

@@ -1,7 +1,7 @@
 """Global Learning Module (arXiv 2310.02296, section 3.2): the student's global token learns from CLIP's CLS token.
 
-Shapes: B images, D channels (512), h w feature map, L = h*w, K tokens in the bank, N = B + K contrasted
-tokens.
+Shapes: B images, D channels (the width of CLIP's embedding), h w feature map, L = h*w, K tokens in the bank, N = B + K
+contrasted tokens.
 """
 
 from typing import Literal, NamedTuple
@@ -57,8 +57,8 @@ def attend(
     features_BDL = features_BDhw.flatten(2)
     valid_BL = torch.ones_like(features_BDL[:, 0], dtype=torch.bool) if valid_Bhw is None else valid_Bhw.flatten(1)
     any_valid_B1 = valid_BL.any(1, keepdim=True)
-    # A softmax or maximum over nothing is NaN and would spread to every gradient. Such images are pooled over all
-    # positions, and set to zero at the end.
+    # A softmax over nothing is NaN, and a maximum is -inf. Both would spread to every gradient. Such images are pooled
+    # over all positions, and set to zero at the end.
     masked_BL = ~valid_BL & any_valid_B1
 
     if mode == "attention":
@@ -82,10 +82,9 @@ def attend(
 class TokenBank:
     """Unit-norm CLS tokens of the last iterations, first in, first out (section 3.2, memory bank).
 
-    The capacity is a number of iterations by default, because the last batch of an epoch or a run on fewer processes is
-    smaller. The authors' later text (CLIP-to-Seg Distillation) can be read as a number of tokens. In a training step,
-    compute the loss first, then call `enqueue`, then the optimiser. With several processes, enqueue the gathered
-    tokens, so that every process has the same bank.
+    The capacity is a number of iterations by default. The authors' later text (CLIP-to-Seg Distillation) can be read as
+    a number of tokens. In a training step, compute the loss first, then call `enqueue`, then the optimiser. With
+    several processes, enqueue the gathered tokens, so that every process has the same bank.
 
     Args:
         iterations: number of calls of `enqueue` to keep; 0 keeps the bank empty.

@@ -1,7 +1,6 @@
 """Per-pixel logits over seen and pseudo classes, and which classes have pixels (arXiv 2310.02296, section 3.3, eq. 9).
 
-Shapes: B images, D channels, h w features, H W loss size, S seen classes, P pseudo classes (padded), C = S +
-P, N (image, present class) pairs.
+Shapes: B images, D channels, h w features, H W loss size, S seen classes, P pseudo classes (padded), C = S + P.
 """
 
 from typing import Literal
@@ -90,12 +89,23 @@ def present_pairs(labels_BHW: Tensor, mask_BC: Tensor) -> Tensor:
 
 
 def labelled_pixels(labels_BHW: Tensor, mask_BC: Tensor) -> Tensor:
-    """Count the pixels that `cross_entropy` averages over; arguments as in `present_pairs`. Scalar int64."""
+    """Count the pixels that the cross entropy of `pixel_losses` averages over. Scalar int64.
+
+    The arguments are those of `present_pairs`.
+    """
     return (drop_absent(labels_BHW, mask_BC) != IGNORE).sum()
 
 
 def class_pixels(labels_BHW: Tensor, classes: int) -> Tensor:
-    """(B, C) int64, pixels of each class in each image; the labels are of present classes or 255."""
+    """Count the pixels of each class in each image.
+
+    Args:
+        labels_BHW: (B, H, W) int64, a class below `classes`, or 255.
+        classes: C.
+
+    Returns:
+        (B, C) int64.
+    """
     images = len(labels_BHW)
     # 255 has its own column after the classes, so that no pixels have to be selected.
     column_BHW = torch.where(labels_BHW == IGNORE, classes, labels_BHW)
@@ -107,8 +117,15 @@ def class_pixels(labels_BHW: Tensor, classes: int) -> Tensor:
 def drop_absent(labels_BHW: Tensor, mask_BC: Tensor) -> Tensor:
     """Set pixels of absent classes to 255.
 
-    A region can have pixels in the label map but no position in the feature map. It then has no centroid and a logit of
-    -inf, and the loss of its pixels would be infinite.
+    A region can have pixels in the label map but no position in the feature map. It then has no centroid and does not
+    compete, so there is no class that its pixels could be trained as.
+
+    Args:
+        labels_BHW: (B, H, W) integer, class or 255.
+        mask_BC: (B, C) bool, classes that compete in the image.
+
+    Returns:
+        (B, H, W) int64.
     """
     labels_BHW = labels_BHW.long()
     class_BX = labels_BHW.clamp(max=mask_BC.shape[1] - 1).flatten(1)

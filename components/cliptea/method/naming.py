@@ -1,6 +1,6 @@
 """Names for regions in the transductive setting, where the names of unseen classes are known in training, but no masks.
 
-The paper mentions this setting and does not run it. The rule follows the spirit of STRICT (arXiv 2011.05166, a student
+The paper mentions this setting and does not run it. The rule follows the spirit of STRICT (arXiv 2104.11692, a student
 that names what it did not learn, made stable by two views) with CLIP's embeddings of regions.
 
 Shapes: B images, R regions of an image (padded), D channels, h w features, N names of all classes, S of them seen, U
@@ -42,7 +42,7 @@ def region_scores(
     num_regions: int,
     feature_norm: FeatureNorm = "none",
 ) -> Tensor:
-    """What a student says of each region: the mean over its positions of the softmax over all names.
+    """A student's score of each name for each region: the mean over its positions of the softmax over all names.
 
     Args:
         features_BDhw: (B, D, h, w) float, raw features R.
@@ -75,11 +75,14 @@ def name_regions(
     Args:
         starts_BRD: (B, R, D) float, unit-norm embeddings of the regions, from `region_starts`.
         present_BR: (B, R) bool.
-        scores_BRN: from `region_scores`.
-        flipped_BRN: the same for the mirror images.
+        scores_BRN: (B, R, N) float, the student's scores from `region_scores`.
+        flipped_BRN: (B, R, N) float, the same for the mirror images.
         text_ND: (N, D) float, unit norm, the seen classes first.
         num_seen: S.
-        temperature: divides the cosines.
+        temperature: divides the cosines. The default is that of eq. 3 (docs/method.md).
+
+    Returns:
+        The name and its margin for each region, and no name for regions that are not present.
     """
     clip_BRN = (starts_BRD @ text_ND.T / temperature).softmax(2)
     both = [(clip_BRN + student_BRN) / 2 for student_BRN in (scores_BRN, flipped_BRN)]
@@ -129,9 +132,11 @@ class MarginMemory:
         return accepted_BR
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The margins, for a checkpoint."""
         return {"margins": self.margins_UM}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Replace the margins with those of `state_dict`."""
         self.margins_UM = state["margins"].clone()
 
 

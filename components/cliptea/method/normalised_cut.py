@@ -1,7 +1,8 @@
-"""Recursive normalised cut of an image's ignored tokens: another partition into regions than K-means and fusion.
+"""Recursive normalised cut of an image's ignored tokens: an alternative to K-means and fusion.
 
-The paper names look-alike classes, which K-means cannot part, as a limit. A cut looks at all pairs of tokens, and at
-how far apart they are. Source: Shi and Malik, "Normalized cuts and image segmentation" (2000), two-way cuts repeated.
+The paper names look-alike classes, which K-means cannot tell apart, as a limit. A cut looks at all pairs of tokens, and
+at how far apart they are. Source: Shi and Malik, "Normalized cuts and image segmentation" (2000), two-way cuts
+repeated.
 
 Shapes: L tokens of an image, D channels.
 """
@@ -22,7 +23,7 @@ def affinity(tokens_LD: Tensor, places_L2: Tensor, sigma: float, radius: float) 
 
     Args:
         tokens_LD: (L, D) float, of any norm.
-        places_L2: (L, 2) row and column of each token.
+        places_L2: (L, 2) integer or float, row and column of each token.
         sigma: how fast the weight falls with the cosine.
         radius: how fast it falls with the distance, in tokens.
 
@@ -47,8 +48,8 @@ def normalised_cut(weight_LL: Tensor, threshold: float) -> Tensor:
 
     Args:
         weight_LL: (L, L) float, symmetric, not negative, from `affinity`.
-        threshold: theta, the cost from which a part stays whole; at most 2 is possible, and equal halves cost 1 if all
-            weights are equal.
+        threshold: theta, the cost from which a part stays whole; no cut costs more than 2, and equal halves cost 1 if
+            all weights are equal.
 
     Returns:
         (L,) int64 part of each token, numbered by the first token of each part.

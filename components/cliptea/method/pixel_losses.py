@@ -14,12 +14,12 @@ from cliptea.method.losses import IGNORE, class_pixels, drop_absent
 from cliptea.method.precision import in_float32
 from cliptea.method.upsampling import Upsampling, kept_upsampling
 
-__all__ = ["EQUATION_12", "IgnoreMode", "PixelLosses", "PixelWeights", "band_height", "pixel_losses"]
+__all__ = ["PAPER_WEIGHTS", "IgnoreMode", "PixelLosses", "PixelWeights", "band_height", "pixel_losses"]
 
 IgnoreMode = Literal["exclude", "negative"]
 ALPHA = 0.25  # weight of positives in the focal loss (ZegCLIP); negatives have 1 - ALPHA
-# Logits are held between these before they are exponentiated. Sigmoids beyond are 0 or 1 as far as their squares and
-# the loss go, and the exponentials stay normal numbers: others take ten times as long on a CPU.
+# Logits are held between these before they are exponentiated. Beyond them, a sigmoid is 0 or 1 for the purposes of the
+# loss. Within them, exponentials are normal numbers; subnormal ones take ten times as long on a CPU.
 LOWEST, HIGHEST = -60.0, 40.0
 # Memory of a band's four maps. On a CPU it lies in the cache, where passes over it cost a fraction of those over
 # memory; smaller bands only add to the number of calls. A GPU needs millions of numbers at a time to be busy.
@@ -34,7 +34,7 @@ class PixelWeights(NamedTuple):
     dice: float = 1.0
 
 
-EQUATION_12 = PixelWeights()
+PAPER_WEIGHTS = PixelWeights()
 
 
 class PixelLosses(NamedTuple):
@@ -51,7 +51,7 @@ def pixel_losses(
     logits_BChw: Tensor,
     labels_BHW: Tensor,
     mask_BC: Tensor,
-    weights: PixelWeights = EQUATION_12,
+    weights: PixelWeights = PAPER_WEIGHTS,
     *,
     ignore: IgnoreMode = "exclude",
     pixels: Tensor | None = None,
@@ -77,7 +77,7 @@ def pixel_losses(
         ignore: in focal and dice loss, 255 pixels are either omitted (with the mean over the labelled pixels of each
             image), or negatives of every class (with the mean over all its pixels), as in ZegCLIP.
         pixels: scalar number of labelled pixels, if the mean includes images of other processes; defaults to
-            `labelled_pixels` of these images.
+            `labelled_pixels` of these images. Values below 1 count as 1.
         pairs: scalar M, if it includes images of other processes; defaults to the number of `present_pairs` of these
             images. Values below 1 count as 1.
 
@@ -118,7 +118,8 @@ class _PixelLosses(torch.autograd.Function):
             logits_BChw.device,
             logits_BChw.dtype,
         )
-        # What the loop decides by is read here at once, because a GPU stands still whenever something is read from it.
+        # Everything that the loop branches on is read here in one go, because each read from a GPU waits until its work
+        # is done.
         ranks_BC = (mask_BC.long() + (counts_BC > 0)).cpu()  # 2: present, 1: only competes, 0: neither
         counted_B = counts_BC.sum(1).tolist()
         order_BC = ranks_BC.argsort(dim=1, descending=True, stable=True)
@@ -206,7 +207,7 @@ class _ImageLosses:
         """Add the dice term; returns its slopes by sigma, for negatives and in addition for positives, each (N,)."""
         num, (height, width) = len(self._counts_N), self._places_HW.shape
         total_N = self._logits_hKw.new_zeros(num)
-        # A sum for each column, because a GPU adds to one place by one pixel after the other.
+        # One sum for each column, because a GPU adds pixels to the same address one at a time.
         overlap_WN = self._logits_hKw.new_zeros(width, num)
         firsts_W = num * torch.arange(width, device=overlap_WN.device)
         logits_hNw = self._logits_hKw[:, :num].contiguous()
@@ -248,7 +249,7 @@ class _ImageLosses:
 
         if self._nel:
             negative, positive = (part * self._shares.focal / self._counted for part in (1 - ALPHA, ALPHA))
-            # As negatives, a pixel's own class and pixels that do not count shall cost nothing.
+            # As negatives, a pixel's own class and pixels that do not count must cost nothing.
             x_rKW.scatter_(1, places_r1W, own_r1W.masked_fill(known_r1W, LOWEST))
             counts_r1W = known_r1W | self._everywhere
             square_rKW, slope_rKW, cost = _focal(x_rKW, counts_r1W, score_rKW, cost_rKW)
@@ -292,6 +293,6 @@ def _focal(x: Tensor, counts: Tensor, score: Tensor, cost: Tensor) -> tuple[Tens
 
 
 def band_height(channels: int, width: int, like: Tensor) -> int:
-    """Rows of a band, whose four maps of (channels, width) float each shall fit the memory for it."""
+    """The number of rows of a band, so that its four maps of (rows, channels, width) fit into `BAND_MIB`."""
     budget = BAND_MIB.get(like.device.type, BAND_MIB["cpu"]) << 20
     return max(1, budget // (4 * channels * width * like.element_size()))

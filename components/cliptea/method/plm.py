@@ -1,13 +1,15 @@
 """Pixel Learning Module (arXiv 2310.02296, section 3.3): pseudo labels for pixels without a label of a seen class.
 
-Shapes: B images, A images of all processes, H W pixels, h w features, g g token grid, D channels, L ignored
-tokens, P pseudo classes of an image, Q pseudo classes of a batch.
+Shapes: B images, A images of all processes, H W pixels, h w features, g g token grid, D channels, P pseudo classes of
+an image, Q pseudo classes of a batch.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from cliptea.method.losses import IGNORE
 
 __all__ = [
     "PseudoLabels",
@@ -17,8 +19,6 @@ __all__ = [
     "pseudo_labels",
     "reduce_labels",
 ]
-
-IGNORE = 255
 
 
 class PseudoLabels(NamedTuple):
@@ -107,7 +107,7 @@ def offset_scope(
             processes have images of the batch.
         present_AP: (A, P) bool.
         num_seen: number of seen classes.
-        first: number of the first labelled image in the batch.
+        first: number in the batch of the first image in `labels_BHW`.
 
     Returns:
         Class k of image a moves to column a*P + k. Because 255 means "no label", an unused column takes this number if

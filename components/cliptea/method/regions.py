@@ -1,4 +1,4 @@
-"""Region maps (arXiv 2310.02296, section 3.3): the ignored tokens of each image in regions.
+"""Region maps (arXiv 2310.02296, section 3.3): the ignored tokens of each image, divided into regions.
 
 The paper's partition clusters the tokens with K-means and fuses similar clusters. The tokens and centres of all images
 are packed one after another, so that only ignored tokens take time. On a GPU, and for small grids on a CPU, calls cost
@@ -16,16 +16,16 @@ from torch import Tensor
 
 from cliptea.method.clustering import SeedMode, kmeans, pack, window_seeds
 from cliptea.method.fusion import fuse
+from cliptea.method.losses import IGNORE
 from cliptea.method.normalised_cut import affinity, normalised_cut
-from cliptea.method.plm import IGNORE
 from cliptea.method.precision import in_float32
 
-__all__ = ["Partition", "region_maps"]
+__all__ = ["PartitionSettings", "region_maps"]
 
 SMALL = 16 * 16  # tokens of an image up to which batching is faster on a CPU: 9 times at 8x8, 0.4 times at 32x32
 
 
-class Partition(Protocol):
+class PartitionSettings(Protocol):
     """How tokens are divided into regions. `ClusteringConfig` has these settings."""
 
     @property
@@ -74,7 +74,7 @@ class Partition(Protocol):
 
 @torch.no_grad()
 @in_float32
-def region_maps(tokens_BDgg: Tensor, ignored_Bgg: Tensor, settings: Partition) -> Tensor:
+def region_maps(tokens_BDgg: Tensor, ignored_Bgg: Tensor, settings: PartitionSettings) -> Tensor:
     """Divide the ignored tokens of each image into regions.
 
     The map of an image does not depend on other images, except when rounding breaks a tie of cosines differently.
@@ -82,7 +82,7 @@ def region_maps(tokens_BDgg: Tensor, ignored_Bgg: Tensor, settings: Partition) -
     Args:
         tokens_BDgg: (B, D, g, g) float of any precision, tokens of CLIP; the computation uses float32.
         ignored_Bgg: (B, g, g) bool.
-        settings: how.
+        settings: how to divide them.
 
     Returns:
         (B, g, g) uint8, region of each token, 0, 1, ...; 255 for none.
@@ -98,7 +98,7 @@ def region_maps(tokens_BDgg: Tensor, ignored_Bgg: Tensor, settings: Partition) -
     return torch.cat([_region_maps(*part, settings, alone) for part in parts])
 
 
-def _region_maps(tokens_BDgg: Tensor, ignored_Bgg: Tensor, settings: Partition, alone: bool) -> Tensor:
+def _region_maps(tokens_BDgg: Tensor, ignored_Bgg: Tensor, settings: PartitionSettings, alone: bool) -> Tensor:
     regions_Bgg = torch.full_like(ignored_Bgg, IGNORE, dtype=torch.uint8)
     if not bool(ignored_Bgg.any()):
         return regions_Bgg

@@ -29,28 +29,28 @@ class _Taps(NamedTuple):
 class Upsampling:
     """Bilinear upsampling, corners not aligned (the MMSegmentation convention, that of `F.interpolate`).
 
-    Maps have their rows first, (h, C, w), so that a row is one piece of memory. What is interpolated is never the
-    factor of a matrix product, which may round it to 10 bits on a GPU; gradients are.
+    Maps have their rows first, (h, C, w), so that a row is one piece of memory. Maps are interpolated without matrix
+    products, because a GPU may round their factors to 10 bits. Only gradients go through matrix products.
 
     Args:
         source: (h, w).
         target: (H, W), any size.
-        where: the device of the maps.
+        device: the device of the maps.
         dtype: their floating point type.
     """
 
     def __init__(
-        self, source: tuple[int, int], target: tuple[int, int], where: torch.device, dtype: torch.dtype
+        self, source: tuple[int, int], target: tuple[int, int], device: torch.device, dtype: torch.dtype
     ) -> None:
         self.width = target[1]
         rows, columns = _taps(source[0], target[0], dtype), _taps(source[1], target[1], dtype)
         self._firsts = rows.low.tolist()
         self._ends = (rows.high + 1).tolist()
         low, end = columns.low.tolist(), (columns.high + 1).tolist()
-        self._rows, self._columns = (_Taps(*(tap.to(where) for tap in taps)) for taps in (rows, columns))
+        self._rows, self._columns = (_Taps(*(tap.to(device) for tap in taps)) for taps in (rows, columns))
         self._matrix_Hh, matrix_Ww = _matrix(self._rows, source[0]), _matrix(self._columns, source[1])
         self._blocks = []
-        length = COLUMNS.get(where.type, COLUMNS["cpu"])
+        length = COLUMNS.get(device.type, COLUMNS["cpu"])
         for start in range(0, self.width, length):
             stop = min(start + length, self.width)
             own = slice(low[start], end[stop - 1])
@@ -90,10 +90,10 @@ class Upsampling:
 
 @lru_cache(maxsize=4)
 def kept_upsampling(
-    source: tuple[int, int], target: tuple[int, int], where: torch.device, dtype: torch.dtype
+    source: tuple[int, int], target: tuple[int, int], device: torch.device, dtype: torch.dtype
 ) -> Upsampling:
     """The upsampling with these arguments, which is made once."""
-    return Upsampling(source, target, where, dtype)
+    return Upsampling(source, target, device, dtype)
 
 
 def _widened(maps_kCw: Tensor, columns: _Taps) -> Tensor:

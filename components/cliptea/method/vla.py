@@ -19,8 +19,8 @@ __all__ = [
     "Centroids",
     "Generated",
     "class_centroids",
+    "generate_classifiers",
     "generate_loss",
-    "generate_pseudo_classes",
     "region_starts",
 ]
 
@@ -67,8 +67,9 @@ def class_centroids(
         features_BDhw: (B, D, h, w) float, the student's dense features R.
         labels_Bhw: (B, h, w) integer at feature size: seen index, num_seen + region of that image, or 255.
         num_seen: S.
-        num_regions_B: integer, numbers of regions of these images and possibly of others; the largest is P, which can
-            be 0.
+        num_regions_B: (W,) integer, numbers of regions of W images, which are these and possibly others of the global
+            batch; the largest is P, which can be 0. With all images of the global batch, P is the same in every
+            process, so that the centroids of all processes can be concatenated.
         detach: stop gradients to the features.
         total: sums a tensor over processes, so that seen classes are averaged over the batches of all processes.
     """
@@ -93,9 +94,9 @@ def class_centroids(
 class Adapter(nn.Module):
     """Generator g: class centroids -> unit-norm classifier vectors (section 3.3; the kinds are the rows of Table 5).
 
-    The kind `region` is not in the paper. Its decoder gives the vectors of seen classes as that of the paper does. The
-    vector of a region starts from CLIP's embedding of the region, to which a linear layer, zero at first, adds a
-    residual made from the decoder's output.
+    The kind `region` is not in the paper. For seen classes, its decoder works as the paper's does. The vector of a
+    region starts from CLIP's embedding of the region, to which a linear layer, zero at first, adds a residual made from
+    the decoder's output.
 
     Args:
         kind: `transformer_decoder`, standard post-norm decoder layers; `mlp`, two linear layers; `original`,
@@ -180,7 +181,7 @@ def region_starts(tokens_BRD: Tensor, mean_D: Tensor, text_SD: Tensor) -> Tensor
     return F.normalize(tokens_BRD - mean_D + text_SD.mean(0), dim=2)
 
 
-def generate_pseudo_classes(
+def generate_classifiers(
     adapter: Adapter, centroids: Centroids, cls_MD: Tensor, starts_BPD: Tensor | None = None
 ) -> Generated:
     """Run the adapter on the present classes: first the seen classes, then the regions of each image.

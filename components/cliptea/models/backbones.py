@@ -1,6 +1,6 @@
 """Student networks by name. A backbone of an existing family takes one line here, and a new family one more file.
 
-In addition, `timm:NAME` is any timm encoder with UPerNet, a pyramid or a plain vision transformer, and
+In addition, `timm:NAME` is UPerNet on any timm encoder that has a feature pyramid or is a plain vision transformer, and
 `package.module:function` is the user's own network.
 Importing this module does not import torch, so that settings can be checked quickly.
 """

@@ -14,10 +14,10 @@ from timm.models import load_state_dict_from_hf
 from torch import Tensor, nn
 
 from cliptea.errors import ClipteaError, ConfigError, refuse_system
-from cliptea.files import oddity
+from cliptea.files import is_bomb, oddity
 from cliptea.weights_source import WeightsSource
 
-__all__ = ["from_hub", "from_url", "load_encoder", "misfits", "read_state", "unwrapped", "without_prefix"]
+__all__ = ["from_hub", "from_url", "kinds_in", "load_encoder", "misfits", "read_state", "unwrapped", "without_prefix"]
 
 State = dict[str, Tensor]
 HUB_FILES = "model.safetensors", "pytorch_model.bin"  # that timm may read in a repository
@@ -133,6 +133,8 @@ def _read(file: Path, source: str) -> State:
         with file.open("rb"):  # this error of the system says more than that of the reader
             pass
         safe = file.suffix == ".safetensors"
+        if not safe and is_bomb(file):
+            raise ValueError("it would unpack to far more than its size")
         content = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make torch raise almost any error
         refuse_system(error, f"cannot read the weights {source}")
@@ -147,18 +149,21 @@ def _read(file: Path, source: str) -> State:
 def _unwrap(content: Any, source: str) -> State:
     found = unwrapped(content)
     if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        kinds = {str(key): type(value).__name__ for key, value in found.items()} if isinstance(found, Mapping) else {}
-        odd = [f"{key} ({kind})" for key, kind in kinds.items() if kind != "Tensor"] or [type(found).__name__]
-        raise ConfigError(
-            f"the weights {source} do not contain a state dict, but {', '.join(odd[:3])}", "tensors by name"
-        )
+        raise ConfigError(f"the weights {source} do not contain a state dict, but {kinds_in(found)}", "tensors by name")
     return dict(found)
+
+
+def kinds_in(content: Any) -> str:
+    """What is in a file that holds no state dict: the first names and their types, or its own type."""
+    kinds = {str(key): type(value).__name__ for key, value in content.items()} if isinstance(content, Mapping) else {}
+    odd = [f"{key} ({kind})" for key, kind in kinds.items() if kind != "Tensor"] or [type(content).__name__]
+    return ", ".join(odd[:3])
 
 
 def unwrapped(content: Any) -> Any:
     """The state dict in what a training program stored, without prefixes that all names share.
 
-    Known are the layouts of DDP (module.), torch.compile (_orig_mod.), Lightning (state_dict, model.), timm, and
+    It knows the layouts of DDP (module.), torch.compile (_orig_mod.), Lightning (state_dict, model.), timm, and
     averaged weights (EMA), which are preferred. Anything else is returned as it is.
     """
     while isinstance(content, Mapping):

@@ -16,7 +16,7 @@ __all__ = ["NMF", "LightHam", "factorise"]
 
 EPSILON = 1e-6
 GROUPS = 32
-TRAIN_STEPS, EVAL_STEPS = 6, 7
+TRAIN_STEPS, EVAL_STEPS = 6, 7  # those of SegNeXt
 EVAL_SEED = 0
 
 

@@ -17,7 +17,8 @@ from cliptea.method.losses import FeatureNorm, class_logits
 
 __all__ = ["EncoderDecoder", "ParameterGroup", "Projection", "Student"]
 
-# What is not used in products and so has no weight decay, although it is no vector: positions, tokens of transformers.
+# Parameters that are not factors of a product, so they have no weight decay although they are not vectors: positions
+# and learned tokens of transformers.
 POSITIONS = {"relative_position_bias_table", "absolute_pos_embed", "pos_embed", "cls_token", "dist_token", "reg_token"}
 
 
@@ -45,7 +46,10 @@ class Student(nn.Module):
         self.feature_norm: FeatureNorm = "none"
 
     def logits(self, images_B3HW: Tensor, text_ND: Tensor) -> Tensor:
-        """(B, N, h, w): the features times the text features, at test time."""
+        """(B, N, h, w), the logits at test time.
+
+        They are raw features times text features, or their scaled cosines if `feature_norm` says so.
+        """
         if self.feature_norm == "none":
             return self.products(images_B3HW, text_ND)
         return class_logits(self(images_B3HW).float(), text_ND, feature_norm=self.feature_norm)
@@ -107,7 +111,7 @@ class EncoderDecoder(Student):
         return self.head(self.dropout(self.decoder(self.encoder(images_B3HW))))
 
     def products(self, images_B3HW: Tensor, text_ND: Tensor) -> Tensor:
-        """As of any student, with less work.
+        """The same as in `Student`, with less work.
 
         Both the last convolution and the product are linear, and together have N outputs instead of D.
         """

@@ -70,7 +70,8 @@ def reference_of(group: Sequence[Summary]) -> Summary | None:
     """The row that the other rows of a group are compared with.
 
     This is the full method if the group has it (`full`, or its name in the paper's table), and otherwise the row with
-    the highest mean hIoU, as for backbones. Of a sweep, only the best trial may be it. None if no row has an hIoU.
+    the highest mean hIoU, as for backbones. Only the best trial of a sweep can be the reference. None if no row has an
+    hIoU.
     """
     by_name = {summary.variant: summary for summary in group}
     table = paper().tables.get(group[0].group)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cliptea.data.catalogue import Catalogue
 from cliptea.evaluation.results import ResultRow
-from cliptea.report.summaries import Sweep
+from cliptea.report.summaries import GammaScores
 from cliptea.teacher.outputs import ClipTime
 
 __all__ = ["AttentionPicture", "PredictionPicture", "RegionPicture", "ReportContext", "RunFacts"]
@@ -30,7 +30,7 @@ class RunFacts(BaseModel):
     other_catalogues: dict[str, Catalogue] = {}  # of further evaluation sets, by name
     gamma: float
     teacher: str  # a sentence or less
-    clip_sha256: str = ""  # of the file with its weights; "" if they are not a single file
+    clip_sha256: str = ""  # of the file with its weights; "" for a tag, or where an earlier version made the tokens
     clip_views: int | None = None  # whose tokens CLIP has computed; None: not known
     clip_time: ClipTime = ClipTime()  # for those of these views that were measured
     stand_in: bool  # the teacher was not trained for this data, so the numbers are meaningless
@@ -43,7 +43,7 @@ class RunFacts(BaseModel):
     data_digest: str
     versions: dict[str, str]  # package -> version
     mlflow_run_id: str
-    mlflow_command: str  # opens MLflow on this run's store; a server's address
+    mlflow_command: str  # opens MLflow with this run, without a place on this machine; a server's address
     settings: dict[str, Any] = {}  # the resolved config, nested
 
 
@@ -73,7 +73,7 @@ class ReportContext:
 
     facts: RunFacts
     rows: list[ResultRow]
-    sweep: list[Sweep] = field(default_factory=list)
+    sweep: list[GammaScores] = field(default_factory=list)
     losses: dict[str, dict[str, list[tuple[int, float]]]] = field(default_factory=dict)  # label -> term -> curve
     predictions: list[PredictionPicture] = field(default_factory=list)
     attention: list[AttentionPicture] = field(default_factory=list)

@@ -14,7 +14,7 @@ from cliptea.evaluation.results import SCORE_NAMES, Metric
 from cliptea.report import charts, figures
 from cliptea.report.confusion_figure import confusion_figure
 from cliptea.report.context import ReportContext
-from cliptea.report.summaries import Summary, summarise_sweep
+from cliptea.report.summaries import Summary, summarise_gammas
 
 __all__ = [
     "attention_grid", "class_legend", "confusions", "gamma_charts", "loss_charts", "prediction_grid", "region_grid",
@@ -78,7 +78,7 @@ def gamma_charts(context: ReportContext, names: Names, summaries: Sequence[Summa
     """Seen, unseen and harmonic IoU over gamma for each trained model; the gamma in use is marked."""
     used = {(s.group, s.variant, s.dataset): s.gamma for s in summaries}
     found = []
-    for (group, variant, dataset), points in summarise_sweep(context.sweep).items():
+    for (group, variant, dataset), points in summarise_gammas(context.sweep).items():
         own = f"{group}/{variant}"
         if names.get(own, (own, []))[0] != own:
             continue

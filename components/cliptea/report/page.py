@@ -10,8 +10,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from cliptea.evaluation.results import SCORE_NAMES
-from cliptea.messages import figure, number_of, printable
-from cliptea.model_address import CHAMPION, predict_command
+from cliptea.messages import number_of, printable, three_digits
 from cliptea.nested import flatten
 from cliptea.report import grids, tables, version
 from cliptea.report.context import ReportContext
@@ -47,7 +46,7 @@ def build_report(context: ReportContext) -> str:
         speed=tables.speed_table(groups, facts),
         pending=version.PENDING,
         ship=version.SHIP,
-        command=predict_command(facts.model, CHAMPION),
+        commands=version.COMMANDS,
         conclusions=tables.conclusion_tables(groups, facts),
         classes=tables.class_tables(groups, facts, context.confusions or names),
         datasets=list(dict.fromkeys(group.dataset for group in groups)),
@@ -104,7 +103,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"breakable": breakable, "percent": percent, "signed": signed, "spread": spread}
-    environment.filters |= {"figure": figure, "number_of": number_of}
+    environment.filters |= {"three_digits": three_digits, "number_of": number_of}
     return environment
 
 

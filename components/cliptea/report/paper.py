@@ -154,7 +154,7 @@ def protocol_differences(
         accepted = _numbers_of_images(name, part)
         found[key], wanted[key] = number, number if number in accepted else " or ".join(map(str, accepted))
     return [
-        f"{key} is {_said(found.get(key))} (paper {_said(wanted.get(key), key)})"
+        f"{key} is {_said(found.get(key))} ({_of_paper(wanted.get(key), key)})"
         for key in dict.fromkeys([*wanted, *found])
         if found.get(key) != wanted.get(key)
     ]
@@ -177,19 +177,29 @@ def _compared(config: Config, table: str, dataset: str) -> dict[str, Any]:
     kept = {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{part}.") for part in free)}
     if kept["data.train_list"] == "trainaug":
         kept["data.train_list"] = None  # which means the same for VOC
+    kept["data.dataset"] = own_dataset(config.data.dataset) or config.data.dataset  # code may have the same name
+    kept["data.unseen"] = _unseen(config.data.unseen, config.data.name)
     kept["data.synonyms"] = config.data.synonyms or None
     kept["student.pretrained"] = config.student.initial_weights
     kept["train.lr_scale"] = config.train.lr_scale.get(backbone, 1.0)
     if table == "table2":
         further = config.evaluation.sets.get(dataset, EvaluationSet())
         before, own = f"evaluation.sets.{dataset}", own_dataset(dataset)
-        kept[f"{before}.dataset"] = own_dataset(further.dataset or dataset)
-        kept[f"{before}.unseen"], kept[f"{before}.text_features"] = further.unseen, further.text_features
+        kept[f"{before}.dataset"] = own_dataset(further.dataset or dataset) or further.dataset
+        kept[f"{before}.unseen"] = _unseen(further.unseen, dataset)
+        kept[f"{before}.gamma"] = further.gamma
+        kept[f"{before}.text_features"] = further.text_features
         kept[f"{before}.synonyms"] = further.synonyms or None
         kept[f"{before}.templates"] = further.templates or config.teacher.templates
         if dataset not in config.evaluation.sets and own is not None:  # the protocol: the prompts of its own preset
             kept[f"{before}.templates"] = load(paper().presets[own]).teacher.templates
     return kept
+
+
+def _unseen(given: list[str] | None, dataset: str) -> list[str] | None:
+    """The unseen classes in the settings. None means the data set's own list, also if it is given in full."""
+    own = own_dataset(dataset)
+    return None if given is not None and own is not None and {*given} == {*facts(own).unseen} else given
 
 
 def _clip(config: Config, sha256: str) -> str:
@@ -202,6 +212,13 @@ def _said(value: Any, key: str = "") -> Any:
     if value is None:
         return "its own list" if key.endswith((".unseen", ".train_list")) else "none"
     return value
+
+
+def _of_paper(value: Any, key: str) -> str:
+    """What the paper says about a setting, or what is assumed where it says nothing."""
+    if key.startswith("evaluation.sets.") and key.endswith(".gamma"):
+        return f"not stated in the paper; {value:g} is assumed"
+    return f"paper {_said(value, key)}"
 
 
 def paper_sign(table: str, variant: str, reference: str, metric: Metric) -> Sign | None:

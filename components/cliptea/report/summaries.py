@@ -11,10 +11,10 @@ from cliptea.evaluation.ranking import held_out
 from cliptea.evaluation.results import METRICS, Inference, Metric, ResultRow, Scores
 from cliptea.sweeps import Trial
 
-__all__ = ["Spread", "Summary", "Sweep", "has_lost", "spread", "summarise", "summarise_sweep"]
+__all__ = ["GammaScores", "Spread", "Summary", "has_lost", "spread", "summarise", "summarise_gammas"]
 
 # A row, and by gamma the scores of the same logits at other values. They are never used to choose a model.
-Sweep = tuple[ResultRow, Mapping[str, Scores]]
+GammaScores = tuple[ResultRow, Mapping[str, Scores]]
 
 
 class Spread(NamedTuple):
@@ -48,7 +48,7 @@ class Summary(NamedTuple):
 
     @property
     def label(self) -> str:
-        """As of its rows."""
+        """As in its rows."""
         return f"{self.group}/{self.variant}"
 
 
@@ -92,12 +92,12 @@ def has_lost(summary: Summary, group: Sequence[Summary]) -> bool:
     return summary is not max(sweep, key=lambda other: other.judged)
 
 
-def summarise_sweep(sweeps: Sequence[Sweep]) -> dict[tuple[str, str, str], dict[float, dict[Metric, Spread]]]:
+def summarise_gammas(rows: Sequence[GammaScores]) -> dict[tuple[str, str, str], dict[float, dict[Metric, Spread]]]:
     """(group, variant, dataset) -> gamma -> metric -> spread over seeds, gammas ascending."""
     values: dict[tuple[str, str, str], dict[float, list[Scores]]] = {}
-    for row, sweep in sweeps:
+    for row, by_gamma in rows:
         points = values.setdefault((row.group, row.variant, row.dataset), {})
-        for gamma, scores in sweep.items():
+        for gamma, scores in by_gamma.items():
             points.setdefault(float(gamma), []).append(scores)
     return {
         key: {

@@ -41,7 +41,7 @@ class ImageLogits(NamedTuple):
 
 
 def resize(logits_BNhw: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, N, *size), bilinear, centres of pixels at halves."""
+    """(B, N, *size), resized bilinearly, with align_corners=False."""
     if tuple(logits_BNhw.shape[2:]) == tuple(size):
         return logits_BNhw
     return nn.functional.interpolate(logits_BNhw, tuple(size), mode="bilinear", align_corners=False)

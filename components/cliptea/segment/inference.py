@@ -28,15 +28,16 @@ HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 def image_logits(
     student: Student, images: Sequence[np.ndarray], text_ND: Tensor, config: EvaluationConfig
 ) -> Iterator[ImageLogits]:
-    """Logits of all classes for each image: raw features times unit text features.
+    """Logits of all classes for each image.
 
-    The image is resized to fit into `config.scale` and normalised. The student processes the whole image, or sliding
-    windows whose overlapping logits are averaged (MMSegmentation). The logits are then resized to the image's size,
-    which `ImageLogits` does when they are needed.
+    They are raw features times unit text features, or their scaled cosines (see `Student.logits`). The image is resized
+    to fit into `config.scale` and normalised. The student processes the whole image, or sliding windows whose
+    overlapping logits are averaged (MMSegmentation). The logits are then resized to the image's size, which
+    `ImageLogits` does when they are needed.
 
     Args:
         student: in eval mode; images (B, 3, h, w) -> features (B, D, h/stride, w/stride).
-        images: uint8 RGB. In the mode `whole` they form one batch and must have the same `padded_size`.
+        images: (H, W, 3) uint8 RGB each. In the mode `whole` they form one batch and must have the same `padded_size`.
         text_ND: unit-norm text features of every class.
         config: scale, divisor, precision, and mode with window and stride.
 
@@ -80,12 +81,12 @@ def rounded_up(size: Sequence[int], divisor: int) -> tuple[int, int]:
     return size[0] + -size[0] % divisor, size[1] + -size[1] % divisor
 
 
-def _fitted(image_HW3: np.ndarray, scale: Sequence[int], where: torch.device) -> Tensor:
+def _fitted(image_HW3: np.ndarray, scale: Sequence[int], device: torch.device) -> Tensor:
     """(3, h, w) normalised. Bytes go to the device, not floats."""
     height, width = fitted_size((image_HW3.shape[0], image_HW3.shape[1]), scale)
     if (height, width) != image_HW3.shape[:2]:
         image_HW3 = np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR))
-    return normalise(torch.from_numpy(image_HW3.copy()).to(where).permute(2, 0, 1))
+    return normalise(torch.from_numpy(image_HW3.copy()).to(device).permute(2, 0, 1))
 
 
 def _slide(student: Student, normal_3hw: Tensor, text_ND: Tensor, config: EvaluationConfig) -> Tensor:

@@ -29,7 +29,12 @@ class Ranked(NamedTuple):
 
 
 def rank(logits: ImageLogits, unseen_ids: list[int]) -> Ranked:
-    """Split the argmax over all classes into its seen and its unseen half."""
+    """The best seen and the best unseen class of each pixel, and the lead of the seen one.
+
+    Args:
+        logits: of all classes.
+        unseen_ids: train ids of the unseen classes. There must be at least one seen and one unseen class.
+    """
     seen_ids = [number for number in range(len(logits.small_Nhw)) if number not in unseen_ids]
     (seen_HW, seen_class_HW), (unseen_HW, unseen_class_HW) = (
         _best_of(logits, ids) for ids in (seen_ids, sorted(unseen_ids))

@@ -15,17 +15,16 @@ from pydantic import BaseModel, Field, model_validator
 
 from cliptea.config import EvaluationConfig, Synonyms, Templates, require_templates
 from cliptea.errors import ConfigError, StorageError
-from cliptea.files import oddity
+from cliptea.files import SUMS, oddity, sums
 from cliptea.parse import parse_json, read_text
 
 __all__ = [
-    "DESCRIPTION", "FILES", "SUMS", "TEXT", "TRAINING_FEATURES", "WEIGHTS", "Description", "TeacherSource", "digest",
-    "home_of", "read_description", "read_model", "sums",
+    "DESCRIPTION", "FILES", "TEXT", "TRAINING_FEATURES", "WEIGHTS", "Description", "TeacherSource", "digest",
+    "home_of", "read_description", "read_model",
 ]  # fmt: skip
 
 FILES = DESCRIPTION, WEIGHTS, TEXT = "model.json", "model.safetensors", "text.safetensors"
 TRAINING_FEATURES = "training_features.safetensors"  # which not every model has
-SUMS = "SHA256SUMS"  # of these files, as sha256sum writes it
 INSIDE = "artifacts/student"  # folder of these files in an MLflow model
 
 
@@ -36,6 +35,7 @@ class TeacherSource(BaseModel):
     model: str
     templates: Templates
     crop: int
+    sha256: str = ""  # of the file with the weights, if they are one or a folder with one
     demo: str | None = None  # fingerprint of the demo's own CLIP
     synonyms: Synonyms = {}  # class -> its names, if it has others than its own
 
@@ -73,12 +73,6 @@ class Description(BaseModel):
         return self
 
 
-def sums(files: Mapping[str, bytes]) -> bytes:
-    """The content of SHA256SUMS for files by name."""
-    lines = (f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
-    return "".join(lines).encode()
-
-
 def digest(files: Mapping[str, bytes]) -> str:
     """The sha256 of the model's SHA256SUMS. Models with the same files have the same one, whatever their address."""
     return hashlib.sha256(sums(files)).hexdigest()
@@ -96,7 +90,7 @@ def read_model(folder: Path) -> tuple[Description, dict[str, bytes]]:
     The files are compared with the sha256 in its SHA256SUMS, if it has one.
 
     Raises:
-        OSError: a file is missing, or is no file.
+        OSError: a file is missing, or is not a file.
         ValueError: model.json is not valid, or SHA256SUMS cannot be read.
         StorageError: the files do not match.
     """

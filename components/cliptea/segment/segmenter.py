@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cliptea import device
+from cliptea.data.catalogue import require_distinct
 from cliptea.errors import ConfigError, StorageError, named, one_line, refuse_system
 from cliptea.finite import require_finite
 from cliptea.method.losses import FeatureNorm
@@ -75,9 +76,10 @@ class Segmenter:
         """All classes of the model, or some of them, with its own gamma for the unseen ones.
 
         Raises:
-            ConfigError: the model does not know a name, or no names are given.
+            ConfigError: the model does not know a name, two names are the same to CLIP, or no names are given.
         """
         classes = self.description.classes
+        require_distinct(names or ())
         chosen = list(classes) if names is None else as_known(names, classes)
         if strange := [name for name in chosen if name not in classes]:
             raise ConfigError(
@@ -114,10 +116,11 @@ def load_student(backbone: str, dim: int, weights: Mapping[str, Tensor], feature
 
     Raises:
         NotFinite: a weight is NaN or infinite.
+        RuntimeError: the weights do not fit the network.
     """
-    require_finite(weights, "the student's weights", "train it again")
     student = build_student(backbone, dim, random=False)
     student.load_state_dict(weights)
+    require_finite(student.state_dict(), "the student's weights", "train it again")  # float64 may become infinite
     student.feature_norm = feature_norm
     return student.eval()
 
@@ -149,6 +152,7 @@ def open_segmenter(folder: Path, allow_code: bool = False, where: str | None = N
         text_ND = safetensors.torch.load(files[TEXT])["text"]
         if tuple(text_ND.shape) != (len(description.classes), description.dim) or not text_ND.is_floating_point():
             raise ValueError(f"{TEXT} has the shape {tuple(text_ND.shape)}")
+        text_ND = text_ND.float()
         with named(str(home_of(folder))):
             require_finite({"a text feature": text_ND}, TEXT)
             weights = safetensors.torch.load(files[WEIGHTS])

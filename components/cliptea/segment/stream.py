@@ -188,7 +188,7 @@ def _in_order(parts: Iterable[list[tuple[int, Result]]]) -> Iterator[Result]:
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """Let each thread use so many cores inside the block."""
+    """Let each thread use this many cores inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -40,7 +40,9 @@ class TrainingFeatures(NamedTuple):
 
     @classmethod
     def fit(cls, features_MD: np.ndarray) -> TrainingFeatures | None:
-        """The distribution in every other image, and the limit from the rest. None if there are too few to tell.
+        """The distribution in every other image, and the limit from the rest.
+
+        Returns None if there are too few images, or if their features do not differ.
 
         Args:
             features_MD: float, the `image_feature` of each training image.
@@ -60,7 +62,7 @@ class TrainingFeatures(NamedTuple):
         return cls(*parts, limit=float(limit)) if limit > 0 else None
 
     def distance(self, along: ImageLogits) -> float:
-        """The distance of an image.
+        """The distance of an image. 1 is the limit, which few of the training images exceed.
 
         Args:
             along: the logits of the image with `directions_KD` as text features.
@@ -73,9 +75,9 @@ class TrainingFeatures(NamedTuple):
         require_finite({"the distance": squared}, "an image", "check the model, or train it again")
         return math.sqrt(float(squared))
 
-    def to(self, where: torch.device) -> TrainingFeatures:
+    def to(self, device: torch.device) -> TrainingFeatures:
         return self._replace(
-            directions_KD=self.directions_KD.to(where), mean_K=self.mean_K.to(where), std_K=self.std_K.to(where)
+            directions_KD=self.directions_KD.to(device), mean_K=self.mean_K.to(device), std_K=self.std_K.to(device)
         )
 
     def dump(self) -> bytes:
@@ -98,12 +100,13 @@ class TrainingFeatures(NamedTuple):
         shapes = [tuple(tensor.shape) for tensor in (directions_KD, mean_K, std_K, limit)]
         if not number or shapes != [(number, dim), (number,), (number,), ()]:
             raise ValueError(f"{name} has the shapes {shapes}")
-        require_finite(tensors, name)
+        directions_KD, mean_K, std_K = directions_KD.float(), mean_K.float(), std_K.float()
+        require_finite({"directions": directions_KD, "mean": mean_K, "std": std_K, "limit": limit}, name)
         if not (float(std_K.min()) > 0 and float(limit) > 0):
             raise ValueError(f"{name} has a deviation or a limit that is not positive")
         if float(std_K.min()) < SMALLEST / 2 * float(std_K.max()):  # half, because numbers are rounded in the file
             raise ValueError(f"{name} has a deviation that is too small beside the others")
-        return cls(directions_KD.float(), mean_K.float(), std_K.float(), float(limit))
+        return cls(directions_KD, mean_K, std_K, float(limit))
 
 
 def image_feature(logits: ImageLogits) -> Tensor:

@@ -1,1 +1,1 @@
-"""Using trained students: masks of new images for known or new class names, and ONNX files."""
+"""Using trained students: masks of new images for known or new class names, and exports for other runtimes."""

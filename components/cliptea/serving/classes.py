@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from cliptea.data.catalogue import MOST_NAMES, require_distinct
+from cliptea.errors import ConfigError
 from cliptea.names import as_known
 from cliptea.segment.segmenter import ClassSet, Segmenter
 
@@ -27,8 +29,15 @@ def choose_classes(
         synonyms: class -> its names. A class with other names than in training is one that the model does not know.
 
     Raises:
-        ConfigError: a name is not known, and the text tower is not available or has another width.
+        ConfigError: there are more names than a mask has ids, or two are the same to CLIP; or a name is not known, and
+            the text tower is not available or has another width.
+        TeacherError: two names are the same to the text tower.
     """
+    if names is not None and len(names) > MOST_NAMES:
+        raise ConfigError(
+            f"{len(names)} class names are given", f"at most {MOST_NAMES}, because a mask has ids 0 to {MOST_NAMES - 1}"
+        )
+    require_distinct(names or ())
     known = model.description.classes
     names = None if names is None else as_known(names, known)
     synonyms, trained = synonyms or {}, model.description.teacher.synonyms if model.description.teacher else {}
@@ -37,15 +46,17 @@ def choose_classes(
     if names is None or not free:
         return model.known(names)
     from cliptea.serving.text_tower import embed_names  # open_clip takes as long to import as torch
+    from cliptea.teacher.text import require_different
 
     rows = dict(zip(known, model.text_ND, strict=True))
     rows |= dict(zip(free, embed_names(model, free, text_weights, synonyms).to(model.text_ND.device), strict=True))
     text_ND = torch.stack([rows[name] for name in names])
+    require_different(text_ND, names)
     return ClassSet(list(names), text_ND, torch.zeros(len(names), device=text_ND.device))
 
 
 def text_digests(classes: ClassSet) -> dict[str, str]:
-    """The sha256 of each class's embedding, as float32 numbers with the first byte last."""
+    """The sha256 of each class's embedding, as little-endian float32 numbers."""
     rows_ND = classes.text_ND.float().cpu().numpy().astype("<f4")
     return {
         name: hashlib.sha256(row_D.tobytes()).hexdigest() for name, row_D in zip(classes.names, rows_ND, strict=True)

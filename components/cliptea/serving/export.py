@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +12,14 @@ from torch import nn
 
 from cliptea import progress
 from cliptea.errors import ConfigError
+from cliptea.finite import require_finite
+from cliptea.messages import number_of
 from cliptea.segment.inference import rounded_up
 from cliptea.segment.segmenter import ClassSet, Segmenter
 from cliptea.serving import formats
 from cliptea.serving.choices import Format, Output, Precision, require_choices
 from cliptea.serving.export_facts import export_facts
+from cliptea.serving.export_files import write_export
 from cliptea.serving.formats import Shapes
 from cliptea.serving.graph import NamedNetwork, Network
 from cliptea.serving.lower_precision import lowered
@@ -27,7 +27,6 @@ from cliptea.serving.measured import Measured, measure
 from cliptea.serving.parity import NotExported, Parity, Run, Shape, check, check_onnx, compare, onnx_runner
 from cliptea.serving.photos import Photo, read_image
 from cliptea.serving.standalone import fit, pieces
-from cliptea.storage.local_files import new_file
 
 __all__ = ["MOST_PHOTOS", "Exported", "Form", "export_model"]
 
@@ -68,15 +67,18 @@ class _Made(NamedTuple):
 
 
 def export_model(model: Segmenter, file: Path, form: Form = PLAIN) -> Exported:
-    """Write `file`, and a file with the suffix .json that contains class names, sizes, and what was measured.
+    """Write `file` (for OpenVINO, also its weights with the suffix .bin), and a file with the suffix .json.
+
+    The .json file contains class names, sizes, and what was measured.
 
     The network takes `images` (B, 3, H, W) float32 RGB 0-255, H and W multiples of the divisor. Unless its classes are
     fixed, it also takes `embeddings` (N, D) float32 of unit norm. It returns logits (B, N, H, W) or another output. The
-    `steps` in the second file explain how to get the mask that `cliptea predict` writes for an image of any size.
+    `steps` in the .json file explain how to get the mask that `cliptea predict` writes for an image of any size.
 
     Raises:
         ConfigError: the size is not a multiple of the divisor, or the parts of the form do not fit together.
         DataError: a photo cannot be read.
+        NotFinite: a logit is NaN or infinite.
         ClipteaError: the network cannot be exported, or the file gives other results than torch.
         StorageError: it cannot be written.
     """
@@ -103,14 +105,7 @@ def export_model(model: Segmenter, file: Path, form: Form = PLAIN) -> Exported:
         progress.warn(f"{1 - made.measured.equal:.1%} of pixels have another class than with PyTorch")
     facts = export_facts(model, size, form.classes, form.output)
     facts |= {"precision": form.precision, "measured": made.measured.facts}
-    files = _files(form.format, made.model, facts)
-    with ExitStack() as all_written:  # so that a full disk changes nothing; they get their names in reverse order
-        for suffix in sorted(files, key=lambda suffix: suffix != ".json"):
-            stream = all_written.enter_context(new_file(file.with_suffix(suffix)))
-            stream.write(files[suffix])
-            stream.flush()
-            os.fsync(stream.fileno())
-        file.with_suffix(".json").unlink(missing_ok=True)  # named last: it never describes another network
+    write_export(file, _files(form.format, made.model, facts), facts)
     return Exported(size, made.parity, made.measured)
 
 
@@ -118,28 +113,42 @@ def _make(model: Segmenter, network: nn.Module, form: Form, size: tuple[int, int
     dim = model.description.dim if form.classes is None else None
     shapes = Shapes(model.description.evaluation.divisor, size, dim)
     tests = _tests(shapes)
+    calibrating, inputs, told = _inputs(model, form, size)
+    logits = None
+    if form.classes is not None and form.output != "logits":  # in which NaN or infinity may not show
+        logits = NamedNetwork(Network(model), form.classes, "logits").eval()
+        _require_finite(logits, inputs)
     if form.format == "torch-export":
         program = formats.as_torch_export(network, shapes)
         run = formats.torch_runner(formats.program_file(program, {}))
         parity = check(run, "torch.export", network, dim, tests)
-        _, inputs, told = _inputs(model, form, size)
         return _Made(program, run, parity, measure(run, "torch.export", network, inputs, told))
     data = formats.to_onnx(network, shapes, form.output)
     parity = check_onnx(data, network, dim, tests)
-    calibrating, inputs, told = _inputs(model, form, size)
     data = lowered(data, form.precision, calibrating)
-    if form.classes is not None and form.output == "classes" and form.precision != "float32":
-        logits = NamedNetwork(Network(model), form.classes, "logits").eval()  # NaN does not show in classes
+    made, run, name = _converted(data, form.format)
+    if form.format == "openvino" and form.precision == "float32":
+        parity = check(run, name, network, dim, tests)
+    if logits is not None and (form.format == "openvino" or form.precision != "float32"):
         shown = lowered(formats.to_onnx(logits, shapes, "logits"), form.precision, calibrating)
-        compare(onnx_runner(shown), "ONNX", logits, inputs[0])
-    if form.format == "onnx":
-        run = onnx_runner(data)
-        return _Made(data, run, parity, measure(run, "ONNX", network, inputs, told))
-    converted = formats.as_openvino(data)
-    run = formats.openvino_runner(converted)
-    if form.precision == "float32":
-        parity = check(run, "OpenVINO", network, dim, tests)
-    return _Made(converted, run, parity, measure(run, "OpenVINO", network, inputs, told))
+        _, logits_run, _ = _converted(shown, form.format)
+        for one in inputs:
+            compare(logits_run, name, logits, one)
+    return _Made(made, run, parity, measure(run, name, network, inputs, told))
+
+
+def _converted(data: bytes, format: Format) -> tuple[Any, Run, str]:
+    """An ONNX file, or a model of OpenVINO made from it, with what runs it and its name."""
+    if format == "onnx":
+        return data, onnx_runner(data), "ONNX"
+    model = formats.as_openvino(data)
+    return model, formats.openvino_runner(model), "OpenVINO"
+
+
+@torch.inference_mode()
+def _require_finite(logits: nn.Module, inputs: Sequence[Sequence[np.ndarray]]) -> None:
+    for one in inputs:
+        require_finite({"a logit": logits(*map(torch.from_numpy, one))}, "the network", "train the model again")
 
 
 def _tests(shapes: Shapes) -> list[Shape]:
@@ -165,7 +174,7 @@ def _inputs(
     calibrating, others = inputs[::2], inputs[1::2]
     if form.precision != "int8":
         calibrating, others = [], inputs
-    told = f"{len(others)} image{'s' * (len(others) != 1)}"
+    told = number_of(len(others), "image")
     if not others:
         others, told = calibrating, "the one image that int8 was calibrated with"
     return _joined(calibrating), _joined(others), told
@@ -176,12 +185,11 @@ def _joined(parts: Sequence[list[list[np.ndarray]]]) -> list[list[np.ndarray]]:
 
 
 def _files(format: Format, model: Any, facts: dict[str, Any]) -> dict[str, bytes]:
-    """The content of all files by suffix, the main one last."""
+    """The content of the exported files, without the facts, by suffix."""
     told = {name: fact for name, fact in facts.items() if name != "embeddings"}
-    files = {".json": json.dumps(facts, ensure_ascii=False).encode()}
     if format == "torch-export":
-        return files | {".pt2": formats.program_file(model, told)}
+        return {".pt2": formats.program_file(model, told)}
     if format == "openvino":
         xml, weights = formats.openvino_files(model, told)
-        return files | {".bin": weights, ".xml": xml}
-    return files | {".onnx": formats.with_facts(model, told)}
+        return {".bin": weights, ".xml": xml}
+    return {".onnx": formats.with_facts(model, told)}

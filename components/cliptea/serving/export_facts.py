@@ -86,8 +86,8 @@ def mask_recipe(
         "If h x w differs from the size of the image, resize it like Pillow's BILINEAR, to whole numbers 0-255.",
         f"As float32 (3, h, w), pad at the bottom and at the right with the colour `padding` up to {padded}.",
         f"Run the network; keep {kept} of the image.",
-        f"Resize the {output} to height x width, bilinear, with pixel centres at halves and no smoothing (torch's "
-        "interpolate with align_corners=False, OpenCV's INTER_LINEAR).",
+        f"Resize the {output} to height x width, bilinear, with pixel centres at half-integers and no antialiasing "
+        "(torch's interpolate with align_corners=False, OpenCV's INTER_LINEAR).",
         "The class of a pixel is the argmax, an index into `classes`."
         if named
         else "Add gamma to the logits of the classes in `unseen`. The class of a pixel is the argmax, an index into "

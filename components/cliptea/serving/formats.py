@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -108,19 +109,29 @@ def torch_runner(data: bytes) -> Run:
     return run
 
 
+@cache
+def openvino_core() -> Any:
+    """The one Core of this process.
+
+    The processor's plugin of each Core sets a stack for signals. If a second Core outlives the first, it puts the
+    first one's stack back, which is freed by then, and the next signal ends the process (OpenVINO 2026.4).
+    """
+    import openvino  # pyright: ignore[reportMissingImports]
+
+    return openvino.Core()
+
+
 def as_openvino(data: bytes) -> Any:
     """An ONNX file as a model of OpenVINO.
 
     Raises:
         NotExported: OpenVINO cannot read it.
     """
-    import openvino  # pyright: ignore[reportMissingImports]
-
     try:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
             file.write_bytes(data)
-            return openvino.Core().read_model(file)
+            return openvino_core().read_model(file)
     except Exception as error:  # OpenVINO's errors have no common base class
         refuse_system(error, "OpenVINO cannot read the network")
         raise NotExported(f"OpenVINO cannot read the network ({first_line(error)})") from error
@@ -143,11 +154,9 @@ def openvino_runner(model: Any) -> Run:
     Raises:
         NotExported: OpenVINO cannot compile it.
     """
-    import openvino  # pyright: ignore[reportMissingImports]
-
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     try:
-        compiled = openvino.Core().compile_model(model, "CPU", settings)
+        compiled = openvino_core().compile_model(model, "CPU", settings)
     except Exception as error:  # as above
         refuse_system(error, "OpenVINO cannot run the network")
         raise NotExported(f"OpenVINO cannot run the network ({first_line(error)})") from error

@@ -52,7 +52,7 @@ mask = model.mask(read_image(Path("photo.jpg")))  # (H, W) uint8 ids
 """
 
 LIMITS = """\
-- Each pixel gets one of the classes above, also where the image shows something else. There is no class for the rest.
+- Each pixel gets one of the classes above, even where the image shows something else. There is no class for the rest.
 - Classes without masks in training are recognised by their names alone, and usually less well than the others.
 - Images that differ from those of the training data may be segmented badly. The network does not notice that.
 - The scores, if there are any, hold for their data set only. Measure with images of your own before you rely on it.
@@ -132,7 +132,7 @@ def _classes(
 def _differences(
     scores: Measurement, description: Description, classes: ClassSet, fixed: tuple[int, int] | None
 ) -> list[str]:
-    """What was measured otherwise than this folder segments, one sentence each."""
+    """How the measurement differs from what this folder does, one sentence for each difference."""
     found = []
     if {*scores.per_class} != {*classes.names}:
         listed = ", ".join(map(_cell, scores.per_class))
@@ -144,7 +144,7 @@ def _differences(
             found.append(f"Gamma was {_gammas(raised)}; here it is {_gammas(own)}.")
         digests = text_digests(classes)
         if others := [_cell(name) for name in classes.names if scores.text_sha256.get(name) != digests[name]]:
-            found.append(f"The text embeddings of {', '.join(others)} were others.")
+            found.append(f"The text embeddings of {', '.join(others)} were different.")
     own_settings = description.evaluation.model_copy(update={"precision": "float32"})
     for name, values in other_settings(scores.evaluation, own_settings).items():
         if name != "gamma":
@@ -173,7 +173,7 @@ def _scores(scores: Measurement | None, differing: Sequence[str]) -> str:
         told.append(f"Of these, training had masks of {', '.join(map(_cell, scores.unseen_with_masks))}.")
     if not differing:
         return " ".join([*told, "The table above shows the IoU of each class."])
-    return " ".join([*told, *differing, "So the masks of this folder are others, and their scores are unknown."])
+    return " ".join([*told, *differing, "So the masks of this folder differ, and their scores are unknown."])
 
 
 def _origin(description: Description, classes: ClassSet, made: Mapping[str, str]) -> Iterable[list[str]]:
@@ -206,7 +206,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """The text as it is, where Markdown would take names for links, pictures, emphasis or the end of a cell."""
+    """The text, escaped so that Markdown does not read links, pictures, emphasis or the end of a cell into it."""
     return MARKDOWN.sub(r"\\\1", printable(text))
 
 

@@ -38,7 +38,7 @@ def check_onnx(data: bytes, network: nn.Module, dim: int | None, shapes: Sequenc
     """`check` for an ONNX file.
 
     Raises:
-        ClipteaError: as of `check`, or onnxruntime fails.
+        ClipteaError: as for `check`, or onnxruntime fails.
     """
     return check(onnx_runner(data), "ONNX", network, dim, shapes)
 
@@ -81,9 +81,10 @@ def compare(run: Run, name: str, network: nn.Module, inputs: Sequence[np.ndarray
     except Exception as error:  # the libraries' errors have no common base class
         refuse_system(error, f"{name} cannot run the network")
         raise NotExported(f"{name} cannot run the network ({first_line(error)})") from error
-    for made_by, output in (("PyTorch", ours), (name, theirs)):
+    other = "choose another format or --precision float32"
+    for made_by, output, todo in (("PyTorch", ours, "train the model again"), (name, theirs, other)):
         if not np.isfinite(output).all():
-            raise NotFinite(f"the logits of {made_by} hold NaN or infinity", "finite logits", "train the model again")
+            raise NotFinite(f"the logits of {made_by} hold NaN or infinity", "finite logits", todo)
     if ours.dtype == np.uint8:
         return Parity(0.0, float((ours == theirs).mean()))
     difference = float(np.abs(ours - theirs).max() / max(1.0, np.abs(ours).max()))

@@ -12,19 +12,17 @@ from typing import NamedTuple
 import numpy as np
 
 from cliptea import progress
+from cliptea.addresses import is_uri
+from cliptea.data.left_out import LeftOut, count, left_out_lines
 from cliptea.data.sample import LARGEST_FILE, SUFFIXES, decode_image
 from cliptea.errors import DataError
 from cliptea.files import oddity
-from cliptea.messages import printable
 from cliptea.serving.standalone import output_name
 from cliptea.storage import Store, is_remote, open_store
-from cliptea.storage.local_files import place
+from cliptea.storage.local_files import escaped_path
 from cliptea.storage.marks import MARK
 
-__all__ = ["Photo", "Source", "StoredPhoto", "find_images", "read_image"]
-
-
-SHOWN = 3  # names in a line
+__all__ = ["Found", "Photo", "Source", "StoredPhoto", "find_images", "read_image"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,14 @@ class Source(NamedTuple):
     name: str
 
 
-def find_images(given: Sequence[str | Path], leave_out: str | Path) -> list[Source]:
+class Found(NamedTuple):
+    """Image files, and what else is in their folders, by the reason why it is left out."""
+
+    sources: list[Source]
+    left_out: dict[str, LeftOut]
+
+
+def find_images(given: Sequence[str | Path], leave_out: str | Path) -> Found:
     """The given files, and all images in the given folders and their subfolders. An s3:// address may be either.
 
     What else is in the folders is reported in one line for each reason. Subfolders that cannot be read are returned, so
@@ -63,11 +68,28 @@ def find_images(given: Sequence[str | Path], leave_out: str | Path) -> list[Sour
         DataError: a folder contains no images, or a path does not exist or cannot be read.
         StorageError: S3 cannot be read.
     """
-    found: list[tuple[Photo, Path]] = []  # file, and path for its name
+    left: dict[str, list[str]] = defaultdict(list)
+    try:
+        found = _search(given, leave_out, left)
+    finally:  # also where there are no images but files of other kinds
+        left_out = count(left)
+        for line in left_out_lines(left_out):
+            progress.note(line)
+    taken: dict[str, Photo] = {}
+    for file, relative in found:
+        taken.setdefault(output_name(file, relative, taken), file)
+    return Found([Source(file, name) for name, file in taken.items()], left_out)
+
+
+def _search(given: Sequence[str | Path], leave_out: str | Path, left: dict[str, list[str]]) -> list[tuple[Photo, Path]]:
+    """All photos with the paths for their names. What else there is is added to `left`, by the reason."""
+    found: list[tuple[Photo, Path]] = []
     for one in given:
         if is_remote(str(one)):
-            found += _stored(str(one), str(leave_out).rstrip("/"))
+            found += _stored(str(one), str(leave_out).rstrip("/"), left)
             continue
+        if isinstance(one, str) and is_uri(one):
+            raise DataError(f"{one} is not an address of images", "a path on this machine or s3://BUCKET/FOLDER")
         path = Path(one)
         try:
             path.stat()
@@ -81,14 +103,11 @@ def find_images(given: Sequence[str | Path], leave_out: str | Path) -> list[Sour
         if not searched:
             found.append((path, Path(path.name)))
             continue
-        inside = [(file, file.relative_to(path)) for file in _below(path, Path(leave_out).resolve())]
+        inside = [(file, file.relative_to(path)) for file in _below(path, Path(leave_out).resolve(), left)]
         if not inside:
             raise _no_images(path)
         found += inside
-    taken: dict[str, Photo] = {}
-    for file, relative in found:
-        taken.setdefault(output_name(file, relative, taken), file)
-    return [Source(file, name) for name, file in taken.items()]
+    return found
 
 
 def read_image(path: Photo) -> np.ndarray:
@@ -118,14 +137,13 @@ def _require_photo(path: Photo, size: int) -> None:
         raise DataError(f"{path} has {size} bytes", f"a photo of at most {LARGEST_FILE} bytes")
 
 
-def _stored(uri: str, leave_out: str) -> list[tuple[Photo, Path]]:
-    """The photo, or all photos in the folder, with the paths for their names."""
+def _stored(uri: str, leave_out: str, left: dict[str, list[str]]) -> list[tuple[Photo, Path]]:
+    """The photo, or all photos in the folder, with the paths for their names. What else there is is added to `left`."""
     store, uri = open_store(uri), uri.rstrip("/")
     folder, _, name = uri.rpartition("/")
     single = open_store(folder).entry(name) if folder != "s3:/" else None  # the address of a bucket has no name
     store = open_store(folder) if single else store
     entries = [single] if single else store.entries("")
-    left: dict[str, list[str]] = defaultdict(list)
     found: list[tuple[Photo, Path]] = []
     some = False
     for entry in entries:
@@ -135,8 +153,8 @@ def _stored(uri: str, leave_out: str) -> list[tuple[Photo, Path]]:
         if not single and (why := _left_out(entry.key.split("/"))):
             left[why].append(where)
         else:
-            found.append((StoredPhoto(where, entry.size, entry.key, store), place(entry.key)))  # "../" in keys is legal
-    _tell_left(left)
+            photo = StoredPhoto(where, entry.size, entry.key, store)
+            found.append((photo, escaped_path(entry.key)))  # "../" in keys is legal
     if not some:
         raise DataError(f"the file or folder {uri} does not exist")
     if not found:
@@ -155,9 +173,13 @@ def _no_images(folder: object) -> DataError:
     return DataError(f"the folder {folder} contains no images", f"files of type {', '.join(sorted(SUFFIXES))}")
 
 
-def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
-    """All image files below the folder, and at the end the folders that cannot be read."""
-    left: dict[str, list[str]] = defaultdict(list)
+def _below(folder: Path, leave_out: Path, left: dict[str, list[str]]) -> Iterator[Path]:
+    """All image files below the folder, and at the end the subfolders that cannot be read.
+
+    Args:
+        leave_out: a folder that is not searched.
+        left: gets the paths of what else there is, by the reason why it is left out.
+    """
     unread: list[OSError] = []
     for name, folders, files in os.walk(folder, onerror=unread.append):
         here = Path(name)
@@ -176,10 +198,3 @@ def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
             else:
                 yield here / file
     yield from (Path(error.filename) for error in unread)
-    _tell_left(left)
-
-
-def _tell_left(left: dict[str, list[str]]) -> None:
-    for why, paths in left.items():
-        more = f", and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-        progress.note(f"{len(paths)} left out ({why}): {', '.join(map(printable, paths[:SHOWN]))}{more}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cliptea.config import EvaluationConfig
+from cliptea.data.left_out import LeftOut
 from cliptea.errors import DataError
 from cliptea.segment.image_logits import ImageLogits
 from cliptea.segment.masks import make_mask, make_sure_mask
@@ -111,10 +112,28 @@ def far_images(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted((row for row in rows if row.get("distance", 0.0) > 1), key=lambda row: -row["distance"])
 
 
-def areas_facts(model: str, classes: ClassSet, rows: list[dict[str, Any]], unknown: float | None) -> dict[str, Any]:
-    """The content of areas.json: model, classes in the order of mask ids, gammas, threshold, and a row per image."""
+def areas_facts(
+    model: str,
+    classes: ClassSet,
+    rows: list[dict[str, Any]],
+    errors: list[str],
+    left_out: Mapping[str, LeftOut],
+    unknown: float | None,
+) -> dict[str, Any]:
+    """The content of areas.json.
+
+    Args:
+        model: its address.
+        classes: in the order of the ids in masks.
+        rows: one for each image.
+        errors: why other images could not be read.
+        left_out: what else is in the folders, by the reason.
+        unknown: the threshold of `predict`.
+    """
     facts = {"model": model, "classes": classes.names, "gamma": classes.gamma_N.tolist()}
-    return facts | ({} if unknown is None else {"unknown": unknown}) | {"images": rows}
+    left = {why: one.model_dump() for why, one in left_out.items()}
+    threshold = {} if unknown is None else {"unknown": unknown}
+    return {**facts, **threshold, "images": rows, "errors": errors, "left_out": left}
 
 
 def write_areas(put: Put, facts: dict[str, Any]) -> None:

@@ -5,12 +5,14 @@ The library takes address and token from its own variables and files: HF_ENDPOIN
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_session, validate_repo_id
 
 from cliptea.errors import ClipteaError, ConfigError, ServerAway, StorageError, described, one_line
@@ -29,7 +31,7 @@ def require_pushable(name: str) -> None:
 
     Raises:
         ConfigError: the name cannot be one of a repository, there is no usable token, HF_HUB_OFFLINE is set, or
-            HF_ENDPOINT is no address.
+            HF_ENDPOINT is not an address.
     """
     expected = "USER/NAME or ORGANISATION/NAME of letters, digits, -, _ and . as in vision-team/meadows"
     try:
@@ -44,7 +46,7 @@ def require_pushable(name: str) -> None:
             todo="unset HF_HUB_OFFLINE, or leave out --push-to-hub",
         )
     if not constants.ENDPOINT.startswith(("http://", "https://")):
-        raise ConfigError(f"HF_ENDPOINT={constants.ENDPOINT} is no address", "one such as https://hub.example")
+        raise ConfigError(f"HF_ENDPOINT={constants.ENDPOINT} is not an address", "one such as https://hub.example")
     token = get_token()
     if not token:
         raise ConfigError("there is no token for the hub", "one that may write", LOG_IN)
@@ -52,13 +54,13 @@ def require_pushable(name: str) -> None:
         raise ConfigError("the token for the hub holds a space or another character that no token has", todo=LOG_IN)
 
 
-def push(name: str, folder: Path, files: Iterable[str], unwanted: Iterable[str], private: bool = False) -> str:
+def push(name: str, folder: Path, files: Iterable[str], unwanted: Mapping[str, bytes], private: bool = False) -> str:
     """Upload files into a model repository, which is created if it does not exist, and return the commit's address.
 
     Args:
         name: OWNER/NAME of the repository.
         files: paths in the folder.
-        unwanted: paths in the repository that are deleted in the same commit if they exist.
+        unwanted: content by path of files that are deleted in the same commit. One with other content stays.
         private: whether only its owner may see the repository.
 
     Raises:
@@ -73,7 +75,7 @@ def push(name: str, folder: Path, files: Iterable[str], unwanted: Iterable[str],
             repo_id=name,
             folder_path=folder,
             allow_patterns=sorted(files),
-            delete_patterns=sorted(unwanted),
+            delete_patterns=_present(api, name, unwanted),
             commit_message="Upload a bundle of cliptea",
         )
     except ClipteaError:
@@ -81,6 +83,13 @@ def push(name: str, folder: Path, files: Iterable[str], unwanted: Iterable[str],
     except Exception as error:  # of the library, its HTTP client, its upload of large files, or the system
         raise _meant(error, hub, name, todo) from error
     return commit.commit_url
+
+
+def _present(api: HfApi, name: str, files: Mapping[str, bytes]) -> list[str]:
+    """Paths of those of the files that are in the repository with this content."""
+    ids = {path: hashlib.sha1(b"blob %d\0%b" % (len(data), data)).hexdigest() for path, data in files.items()}  # Git's
+    found = api.list_repo_tree(name, recursive=True) if files else ()
+    return [one.path for one in found if isinstance(one, RepoFile) and ids.get(one.path) == one.blob_id]
 
 
 def _create(api: HfApi, hub: str, name: str, private: bool) -> None:
@@ -129,6 +138,6 @@ def _meant(error: Exception, hub: str, name: str, todo: str) -> ClipteaError:
     what, expected, first = {
         401: (f"{hub} does not accept the token (401)", "a valid one", f"{LOG_IN}; "),
         403: (f"the token may not write to {name} at {hub} (403)", "one with write access to it", f"{LOG_IN}; "),
-        429: (f"{hub} has got too many requests (429)", "", "wait some minutes; "),
+        429: (f"{hub} has received too many requests (429)", "", "wait some minutes; "),
     }.get(error.response.status_code, (f"{hub} refuses the upload to {name} ({said})", "", ""))
     return StorageError(what, expected, first + todo)

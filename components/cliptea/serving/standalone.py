@@ -4,8 +4,8 @@
 
 In Python, `Model().mask(read_image(Path("photo.jpg")))` is an (H, W) uint8 array of positions in `Model().classes`.
 
-`cliptea bundle` copies this file as segment.py next to model.onnx and model.json. The masks are those of
-`cliptea predict`.
+`cliptea bundle` copies this file as segment.py next to model.onnx and model.json, whose sha256 are in SHA256SUMS. The
+masks are those of `cliptea predict`.
 
 Shape legend: H, W image; h, w image fitted into the model's scale; N classes.
 """
@@ -13,9 +13,11 @@ Shape legend: H, W image; h, w image fitted into the model's scale; N classes.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +30,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 __all__ = ["Model", "best_classes", "fit", "output_name", "overlay", "pieces", "read_image", "require_images"]
 
 HERE = Path(__file__).resolve().parent
+FILES = FACTS, NETWORK = "model.json", "model.onnx"
+SUMS = "SHA256SUMS"  # of these files, as sha256sum writes it
 CLASSES = "classes.json"  # of the results: the names of the values of masks
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -35,18 +39,28 @@ PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 DEEPEST_GREY = 65535
 MOST_IMAGES = 64  # of one request to a server, which computes them one after another
 OPACITY = 0.55
+URI = r"[A-Za-z][A-Za-z0-9+.-]+:/|(?i:s3|gs|file|https?):"  # how a text begins that is no path
 
 
 class Model:
-    """The network in model.onnx, with what model.json says about its input."""
+    """The network in model.onnx, with what model.json says about its input.
+
+    Raises:
+        ValueError: these files do not match SHA256SUMS.
+        OSError: one of the three is missing.
+    """
 
     def __init__(self, folder: Path = HERE) -> None:
         import onnxruntime
 
-        self.facts: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        files = {name: (folder / name).read_bytes() for name in FILES}
+        sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items())
+        if (folder / SUMS).read_text(encoding="utf-8") != sums:
+            raise ValueError(f"these files do not match {SUMS}")
+        self.facts: dict[str, Any] = json.loads(files[FACTS])
         self.classes: list[str] = self.facts["classes"]
         installed = [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
-        self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=installed)
+        self._session = onnxruntime.InferenceSession(files[NETWORK], providers=installed)
 
     def masks(self, images_BHW3: np.ndarray) -> np.ndarray:
         """(B, H, W) uint8 positions in `classes`, of images that `require_images` accepts."""
@@ -167,7 +181,10 @@ def best_classes(logits_Nhw: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def _resized(values_hw: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Bilinear, with pixel centres at halves and no smoothing: torch's interpolate with align_corners=False."""
+    """Bilinear, with pixel centres at half-integers and no antialiasing.
+
+    This is torch's interpolate with align_corners=False.
+    """
     if values_hw.shape == tuple(size):
         return values_hw
     (above, below, down), (left, right, across) = (
@@ -253,6 +270,18 @@ def _find(paths: Sequence[Path], output: Path) -> dict[str, Path]:
     return found
 
 
+def _local(given: str) -> Path:
+    """The folder for the results."""
+    if not given.strip() or re.match(URI, given.strip()):
+        raise _refusal(f"-o {given!r} is not a path on this machine; expected a folder for the results")
+    path = os.path.expanduser(given)  # pathlib's would also expand ./~
+    if path.startswith("~"):
+        raise _refusal(
+            f"-o {given!r} begins with ~ and the name of a user who does not exist; expected a path; use ./{given}"
+        )
+    return Path(path)
+
+
 def _real(path: Path) -> Path:
     """The path without links. One that is a link to itself is returned as it is."""
     return Path(os.path.realpath(path))
@@ -311,6 +340,7 @@ def _save(picture: Image.Image, file: Path, kind: str) -> None:
     stream = io.BytesIO()
     picture.save(stream, kind, quality=88)
     file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)  # a link may lead to a file of somebody else
     file.write_bytes(stream.getvalue())
 
 
@@ -318,13 +348,14 @@ def main() -> int:
     """Write masks/NAME.png, whose pixel values are positions in `classes`, and overlays/NAME.jpg for each image."""
     parser = argparse.ArgumentParser(description="Segment images with the model in the folder of this script.")
     parser.add_argument("images", nargs="+", type=Path, help="images, or folders of images")
-    parser.add_argument("-o", "--output", type=Path, default=Path("segmented"), help="folder for masks and overlays")
+    parser.add_argument("-o", "--output", default="segmented", help="folder for masks and overlays")
     given = parser.parse_args()
-    sources = _find(given.images, _real(given.output))
-    if given.output.exists() and not given.output.is_dir():
-        raise _refusal(f"-o {given.output} is a file; expected a folder for the results")
+    output = _local(given.output)
+    sources = _find(given.images, _real(output))
+    if output.exists() and not output.is_dir():
+        raise _refusal(f"-o {output} is a file; expected a folder for the results")
     model, bad = _open(), 0
-    _claim(given.output, model.facts["classes"])
+    _claim(output, model.facts["classes"])
     colours = model.facts["colours"]
     for name, file in sources.items():
         try:
@@ -336,15 +367,15 @@ def main() -> int:
             mask_HW = model.mask(image_HW3)
             picture = Image.fromarray(mask_HW)
             picture.putpalette([value for colour in colours for value in colour])
-            _save(picture, given.output / "masks" / f"{name}.png", "PNG")
-            _save(overlay(image_HW3, mask_HW, colours), given.output / "overlays" / f"{name}.jpg", "JPEG")
+            _save(picture, output / "masks" / f"{name}.png", "PNG")
+            _save(overlay(image_HW3, mask_HW, colours), output / "overlays" / f"{name}.jpg", "JPEG")
         except Exception as error:  # damaged files make Pillow raise almost any error
-            why = "it is no image" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
+            why = "it is not an image" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
             print(_shown(f"error: cannot segment {file} ({why})"), file=sys.stderr)
             bad += 1
     done = len(sources) - bad
     if done:
-        print(_shown(f"wrote masks and overlays of {done} image{'s' * (done != 1)} to {given.output}"))
+        print(_shown(f"wrote masks and overlays of {done} image{'s' * (done != 1)} to {output}"))
     return 1 if bad else 0
 
 

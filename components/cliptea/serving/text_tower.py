@@ -15,6 +15,7 @@ from cliptea.segment.model_files import TeacherSource
 from cliptea.segment.segmenter import Segmenter
 from cliptea.storage import open_store
 from cliptea.teacher.clip import Teacher, load_teacher
+from cliptea.teacher.clip_files import weights_sha256
 from cliptea.teacher.demo_clip import demo_words, stored_weights
 from cliptea.teacher.text import text_features
 from cliptea.weights_source import WeightsSource
@@ -55,10 +56,7 @@ def embed_names(
 
 def _tower(source: TeacherSource, text_weights: str | None, names: Sequence[str]) -> Teacher:
     try:
-        weights = text_weights or (stored_weights(open_store(), source.demo) if source.demo else source.weights)
-        if not weights:
-            raise ConfigError("the model does not record which CLIP it was trained with")
-        return load_teacher(weights, source.model, source.crop)
+        return load_teacher(text_weights or _recorded(source), source.model, source.crop)
     except ClipteaError as error:
         raise ConfigError(
             f"the model does not know {', '.join(map(repr, names))}, "
@@ -66,6 +64,17 @@ def _tower(source: TeacherSource, text_weights: str | None, names: Sequence[str]
             "class names that the model knows",
             "or set --text-weights to the CLIP that it was trained with",
         ) from error
+
+
+def _recorded(source: TeacherSource) -> str:
+    """The weights that the model was trained with."""
+    if source.demo:
+        return stored_weights(open_store(), source.demo)
+    if not source.weights:
+        raise ConfigError("the model does not record which CLIP it was trained with")
+    if source.sha256 and weights_sha256(source.weights) != source.sha256:
+        raise ConfigError(f"{source.weights} has changed since training: its sha256 is different")
+    return source.weights
 
 
 def _check_tower(model: Segmenter, teacher: Teacher, source: TeacherSource) -> None:

@@ -10,7 +10,7 @@ __all__ = ["clip_time_output", "keep_clip_time"]
 
 
 def clip_time_output(tokens: Output) -> Output:
-    """The output for these tokens. It is no result: of other outputs, only the report contains it."""
+    """The output for these tokens. It is not a result: among other outputs, only the report contains it."""
     return Output("clip-time", fingerprint("clip-time", tokens=tokens.fingerprint))
 
 
@@ -19,7 +19,7 @@ def keep_clip_time(store: Store, tokens: Output, measured: ClipTime, anew: bool 
 
     Args:
         measured: without views if CLIP did not run. It then only replaces a record that is missing or damaged.
-        anew: whether the tokens themselves were made now, so that an earlier record is of others.
+        anew: whether the tokens were computed just now, so that an earlier record belongs to other tokens.
     """
     output = clip_time_output(tokens)
     found = _stored(store, output)

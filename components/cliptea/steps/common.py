@@ -25,6 +25,7 @@ from cliptea.run import Run
 from cliptea.sealed import Damaged, seal, unseal
 from cliptea.steps.retries import persistently
 from cliptea.steps.watched import watched
+from cliptea.storage.local_files import open_lock
 
 if TYPE_CHECKING:
     from kfp.dsl import Artifact
@@ -72,8 +73,8 @@ def run_step(
         elif env.IN_CLUSTER.is_set():
             share_cores(1)
         step = progress.step(name, label, job_id)
-        with watched(name, label, job_id, tracking_run), step, watchdog.guarded(progress.halted):
-            patience()  # an invalid value must fail here, because later callers suppress errors
+        # An invalid patience must fail here, because later callers suppress errors.
+        with watched(name, label, job_id, tracking_run), step, watchdog.guarded(progress.halted, patience()):
             choose_format()
             return persistently(work)
     except ClipteaError as error:
@@ -148,7 +149,7 @@ def _kill_all() -> None:
 
 def _belong_to_run() -> None:
     # Lock before opening the pipe. Then either a new run sees the lock, or this task sees that its pipe is closed.
-    lock = os.open(env.TASKS_LOCK.get(), os.O_RDWR | os.O_CREAT, 0o644)
+    lock = open_lock(Path(env.TASKS_LOCK.get()))
     deadline = time.monotonic() + LOCK_SECONDS
     while not _shared(lock):
         if time.monotonic() > deadline:

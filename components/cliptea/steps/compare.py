@@ -9,13 +9,14 @@ from pydantic import BaseModel
 from cliptea import progress
 from cliptea.evaluation.ranking import best_of, judge
 from cliptea.evaluation.results import Inference, ResultRow, dump_results, scalars
-from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make_once, put_object, read_object
+from cliptea.manifest import Contents, Manifest, Output, find_whole, fingerprint, make_once, put_object, read_object
 from cliptea.report.summaries import summarise
 from cliptea.run import TRANSDUCTIVE, Run, is_transductive
 from cliptea.steps.component import step
-from cliptea.steps.evaluate import Evaluated, ScoresEntry
+from cliptea.steps.evaluate import Evaluated
 from cliptea.steps.part_results import lacking, missing_text, placed, with_other_parts
-from cliptea.steps.split import DataEntry, Splits
+from cliptea.steps.scores_entry import ScoresEntry
+from cliptea.steps.split import DataEntry, Splits, left_out_of
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import Store, open_store
 from cliptea.tracking.address import MlflowAway, tracking_address
@@ -86,7 +87,7 @@ def compare_variants(run: Run, splits: Splits, teacher: TeacherCache, evaluation
     try:
         catch_up(run, SHORT_SECONDS)
     except MlflowAway as away:
-        when = "later" if away.temporary else "once that is mended and the run is started again"
+        when = "later" if away.temporary else "once that is fixed and the run is started again"
         progress.warn(f"MLflow is not available ({away.what}); results will be logged {when}")
         whole = False
     evaluations = with_other_parts(store, run, evaluations)
@@ -145,6 +146,7 @@ def _report(
     first = [(order[item.rows[0].group, item.rows[0].variant, item.rows[0].seed], item) for item in evaluations]
     evaluated = [placed(store, run, item) for _, item in sorted(first, key=lambda pair: pair[0])]
     rows = [row for item in evaluated for row in item.rows]
+    left_out = left_out_of(splits.named(run.config.data.name))
     fp = fingerprint(
         "compare",
         rows=[row.model_dump(exclude={"model_uri", "mlflow_run_id"}, exclude_defaults=True) for row in rows],
@@ -152,11 +154,12 @@ def _report(
         run=run.fingerprint,
         tracking=run.tracking_run,
         abouts=run.abouts,
+        **({"left_out": left_out} if left_out else {}),
     )
     output = Output("compare", fp)
 
     def look(store: Store, output: Output) -> Manifest | None:
-        found = find(store, output)
+        found = find_whole(store, output)  # all of it is read in this step
         return found if found is not None and found.info["models"] == [row.model_uri for row in rows] else None
 
     put_uses(store, run, [output])

@@ -7,6 +7,7 @@ from kfp import dsl
 from cliptea import progress
 from cliptea.board import read_board
 from cliptea.errors import ClipteaError
+from cliptea.messages import plain
 from cliptea.notice import post_state
 from cliptea.steps.component import step
 from cliptea.storage import open_store
@@ -45,7 +46,7 @@ def finish_run(job_id: str, state: str, error: str) -> None:
     """
     from cliptea.tracking.state import Ended, close_ended
 
-    ended = Ended(how=STATES.get(state, ""), run_id="", reason=error or _failure(job_id))
+    ended = Ended(how=STATES.get(state, ""), run_id="", reason=plain(" ".join(error.split())) or _failure(job_id))
     try:
         ended = close_ended(job_id, ended.how, ended.reason)
     except ClipteaError as problem:

@@ -20,11 +20,13 @@ from cliptea.manifest import Manifest, read_object
 from cliptea.messages import number_of
 from cliptea.report.context import AttentionPicture, PredictionPicture, RegionPicture, ReportContext, RunFacts
 from cliptea.run import Run
-from cliptea.steps.evaluate import FIGURES, Evaluated
+from cliptea.steps.evaluate import Evaluated
+from cliptea.steps.evaluation_tasks import FIGURES
 from cliptea.steps.part_results import lacking, missing_text
-from cliptea.steps.split import Splits
+from cliptea.steps.split import Splits, missing_figures, problems_of
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import Store
+from cliptea.tracking.database import placeless_command
 from cliptea.training.history import HELD_OUT
 
 __all__ = ["attention_pictures", "gather_context", "showing_regions"]
@@ -133,7 +135,7 @@ def _facts(run: Run, splits: Splits, teacher: TeacherCache, tracking: str, evalu
         data_digest=run.data_digest,
         versions={name: metadata.version(name) for name in PACKAGES},
         mlflow_run_id=run.tracking_run,
-        mlflow_command=f"mlflow ui --backend-store-uri {tracking}" if tracking.startswith("sqlite:") else tracking,
+        mlflow_command=placeless_command(tracking),
         settings=config.model_dump(mode="json"),
     )
 
@@ -190,6 +192,4 @@ def _warnings(run: Run, splits: Splits, teacher: TeacherCache, evaluated: Sequen
     parts = [f"This comparison is not complete: {missing_text(missing, run.part.of)}."] if missing else []
     unknown = dict.fromkeys(word for text in teacher.text.values() for word in text.info["unknown_words"])
     words = [f"The demo's teacher does not know {', '.join(unknown)}."] if unknown else []
-    named = {"": splits.own, **{f"{name}: ": split for name, split in splits.others.items()}}
-    problems = [f"{before}{problem}" for before, split in named.items() for problem in split.info["problems"]]
-    return parts + problems + words
+    return parts + problems_of(splits) + missing_figures(run.config, splits) + words

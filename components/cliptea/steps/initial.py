@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, deserialize
 
+from cliptea.addresses import MODELS
 from cliptea.config import Config
 from cliptea.data.catalogue import as_text
 from cliptea.errors import ConfigError, NotFinite, StorageError, one_line, refuse_system
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Initial", "check_address", "initial_state", "put_initial", "read_initial"]
 
 REGISTRY = re.compile(r"(models|runs):/")
-ADDRESSES = "a folder, s3://BUCKET/FOLDER, models:/NAME@champion, models:/NAME/VERSION or runs:/ID/model"
 
 
 class Initial(NamedTuple):
@@ -56,7 +56,7 @@ def check_address(config: Config) -> None:
                 f"train.init_from={given} does not name a version", f"{given}@champion or {given}/VERSION"
             )
     elif not Path(given).expanduser().is_dir():
-        raise ConfigError(f"train.init_from={given}: this folder does not exist", ADDRESSES)
+        raise ConfigError(f"train.init_from={given}: this folder does not exist", MODELS)
 
 
 def read_initial(configs: Iterable[Config], unseen: Collection[str]) -> dict[str, Initial]:
@@ -66,8 +66,8 @@ def read_initial(configs: Iterable[Config], unseen: Collection[str]) -> dict[str
         unseen: names of the run's unseen classes, of which no model may have had masks.
 
     Raises:
-        ConfigError: a model has another backbone or width than its student, or was trained with masks of a class that
-            is unseen now.
+        ConfigError: an address names no version. Or a model has another backbone or width than its student, was
+            trained with masks of a class that is unseen now, or is a transductive model for an inductive student.
         NotFinite: a weight is NaN or infinite.
         StorageError: it does not exist, is damaged, or is no model.
     """
@@ -130,7 +130,7 @@ def _read(given: str) -> Initial:
     except (OSError, ValueError, SafetensorError) as error:
         refuse_system(error, f"cannot read train.init_from={given}")
         raise StorageError(
-            f"train.init_from={given} does not hold a cliptea model ({one_line(error)[:200]})", ADDRESSES
+            f"train.init_from={given} does not hold a cliptea model ({one_line(error)[:200]})", MODELS
         ) from None
     info = {
         "backbone": description.backbone,
@@ -164,8 +164,8 @@ def _require_fit(given: str, info: Mapping[str, Any], config: Config, unseen: Co
     now = {as_text(name) for name in unseen}
     if known := [visible(name) for name in info["seen"] if as_text(name) in now]:
         raise ConfigError(
-            f"train.init_from={given} was trained with masks of {', '.join(known[:5])}, and the run has "
-            f"{'this class' if len(known) == 1 else 'these classes'} as unseen",
+            f"train.init_from={given} was trained with masks of {', '.join(known[:5])}, and "
+            f"{'this class is' if len(known) == 1 else 'these classes are'} unseen in this run",
             "a model that has had no masks of unseen classes",
             "use another model, or change data.unseen",
         )
@@ -183,7 +183,7 @@ def _require_fit(given: str, info: Mapping[str, Any], config: Config, unseen: Co
 
 
 def _not_finite(weights: bytes) -> str:
-    """The name of the first tensor of a safetensors file that holds NaN or infinity, or "". It needs no torch."""
+    """The name of the first tensor of a safetensors file with NaN or infinity as float32, or "". It needs no torch."""
     import numpy as np
 
     for name, tensor in deserialize(weights):
@@ -191,7 +191,9 @@ def _not_finite(weights: bytes) -> str:
         if kind == "BF16":  # which NumPy lacks: all bits of the exponent are set
             bad = ((np.frombuffer(data, "<u2") & 0x7F80) == 0x7F80).any()
         elif kind in ("F16", "F32", "F64"):
-            bad = not np.isfinite(np.frombuffer(data, f"<f{int(kind[1:]) // 8}")).all()
+            with np.errstate(over="ignore"):  # float64 may become infinite
+                numbers = np.frombuffer(data, f"<f{int(kind[1:]) // 8}").astype(np.float32, copy=False)
+            bad = not np.isfinite(numbers).all()
         else:
             continue
         if bad:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
 
-from cliptea.manifest import Contents, Output, find, publish, put_immutable, read_object
+from cliptea.manifest import Contents, Output, find_whole, publish, put_immutable, read_object
 from cliptea.parts import Part, ranges
 from cliptea.run import Run
 from cliptea.steps.evaluate import Evaluated
@@ -41,7 +41,7 @@ def with_other_parts(store: Store, run: Run, evaluations: Sequence[Evaluated]) -
 
 def _read(store: Store, run: Run, output: Output) -> list[Evaluated]:
     """The results of another part; none if it has not stored any, or another version of cliptea has."""
-    done = find(store, output)
+    done = find_whole(store, output)
     if done is None:
         return []
     try:

@@ -6,7 +6,7 @@ from cliptea.errors import ConfigError
 from cliptea.manifest import Manifest, Output
 from cliptea.run import Run
 from cliptea.steps.clip_time import clip_time_output
-from cliptea.steps.evaluate import evaluation_tasks, scores_output
+from cliptea.steps.evaluation_tasks import evaluation_tasks, scores_output
 from cliptea.steps.speed import speed_output
 from cliptea.steps.split import BOTH, VAL, Splits, split_output
 from cliptea.steps.teacher import TeacherCache, text_sets

@@ -22,6 +22,9 @@ __all__ = ["check"]
 def check(config: Config) -> Catalogue:
     """Check that the settings fit the data set and the registries, before any work starts.
 
+    Returns:
+        The classes of `config.data`, and which of them are unseen.
+
     Raises:
         ConfigError, DataError, TeacherError: the settings, the data set or the teacher are not suitable.
     """

@@ -12,9 +12,9 @@ from cliptea import progress
 from cliptea.errors import ClipteaError, TrackingError
 from cliptea.evaluation.ranking import best_row, candidates, hiou
 from cliptea.manifest import Output, find, fingerprint, read_object
-from cliptea.model_address import CHAMPION, address, predict_command
+from cliptea.model_address import address, predict_command
 from cliptea.parts import numbers_of, ranges
-from cliptea.report.version import BEST, SHIP, with_version
+from cliptea.report.version import BEST, LOSER, SHIP, with_version
 from cliptea.run import Run
 from cliptea.sealed import seal
 from cliptea.steps.compare import REPORT, ComparedRow, Comparison, catch_up
@@ -82,7 +82,9 @@ def promote_best(run: Run, comparison: Comparison) -> Promotion:
         if not rows:
             return _refused("every variant of the run is an ablation")
         if all(row.hiou is None for row in rows):
-            return _refused("no student has an hIoU, because no val image shows an unseen class, or none a seen class")
+            return _refused(
+                "no student has an hIoU, because no val image shows an unseen class, or none shows a seen class"
+            )
         placed = _placed(store, run, rows)
         decided = persist(lambda: _promote(run, placed, comparison.evaluation))
         store.put(key, seal(decided))
@@ -124,14 +126,17 @@ def _placed(store: Store, run: Run, rows: Sequence[ComparedRow]) -> list[Compare
     lacking = len({row.model_uri for row in missing})
     if lacking:
         models = "1 model is" if lacking == 1 else f"{lacking} models are"
-        trained = f", the one of {missing[0].label} seed {missing[0].seed} among them" if run.part.of > 1 else ""
-        again = "run again" if run.part.of == 1 else "submit the parts again that trained them"
+        trained = f", including that of {missing[0].label} seed {missing[0].seed}" if run.part.of > 1 else ""
+        again = "run again" if run.part.of == 1 else "submit again the parts that trained them"
         raise TrackingError(f"{models} not logged in MLflow yet{trained}", todo=again)
     return placed
 
 
 def _registered(store: Store, run: Run, rows: Sequence[ComparedRow], decided: Promotion) -> bool:
-    """Whether the version is still the model of this run: a version may be deleted, and its number given again."""
+    """Whether the version is still the model of this run, with its score.
+
+    A version may be deleted, and its number given again, or its score may be damaged.
+    """
     from cliptea.tracking.mlflow_client import connect
     from cliptea.tracking.registry import registered_by
 
@@ -148,35 +153,39 @@ def _tell(store: Store, run: Run, comparison: Comparison, decided: Promotion) ->
 
     That may have changed since the decision, by a rollback or a better model.
     """
+    from cliptea.tracking.database import workdir_of
     from cliptea.tracking.mlflow_client import connect
     from cliptea.tracking.registry import champion
-    from cliptea.tracking.runs import ChildRun, Tag
+    from cliptea.tracking.run_times import Tag
+    from cliptea.tracking.runs import ChildRun
 
     client = connect()
     present = str(champion(client, decided.model) or "")
     sentence = _sentence(decided, present)
     progress.note(sentence)
-    if present == decided.version:  # the report and MLflow keep the sentence when the champion changes later
-        sentence = f"At the end of this run, {sentence}"
-    to_try = CHAMPION if present else decided.version
-    progress.publish(model=address(decided.model, to_try))
+    to_ship = present or decided.version
+    progress.publish(model=address(decided.model, to_ship), ship=sentence)
+    sentence = f"At the end of this run, {sentence}"  # the report and MLflow keep it when the champion changes later
     logged = _logged(store, run, comparison.rows)
     mine = [row for row in logged if (row.label, row.seed) == (decided.variant, decided.seed)]
     scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in _scores(mine[0]) if value is not None)
     student = f"{decided.variant} seed {decided.seed}"
     link = f"[{decided.model} version {decided.version}](#/models/{quote(decided.model)}/versions/{decided.version})"
-    command = f"`{predict_command(decided.model, to_try)}`"
-    if present not in ("", decided.version):
-        command = f"The champion: {command}\n\nThis run's best: `{predict_command(decided.model, decided.version)}`"
-    first = SHIP if present == decided.version else BEST
-    client.set_tag(run.tracking_run, Tag.NOTE, f"**{first}** {student}, {scores}: {link}. {sentence}\n\n{command}")
+    workdir = workdir_of(client.tracking_uri)
+    command, own, shown = predict_command(decided.model, to_ship, workdir), "", ""
+    if to_ship != decided.version:
+        own = predict_command(decided.model, decided.version, workdir)
+        shown = f"The champion: `{command}`\n\nThis run's best: `{own}`"
+    heading = BEST if not present else LOSER if own else SHIP
+    first = f"**{heading}** {student}, {scores}: {link}. {sentence}"
+    client.set_tag(run.tracking_run, Tag.NOTE, f"{first}\n\n{shown or f'`{command}`'}")
     for run_id, label in {row.mlflow_run_id: row.label for row in reversed(logged)}.items():
         told = sentence if run_id == mine[0].mlflow_run_id else f"The best student of this run is {student}, {link}."
         client.set_tag(run_id, Tag.NOTE, f"{run.abouts[label]}. {told}")
     output = Output("compare", comparison.report.rsplit("/", 2)[1])
     if done := find(store, output):  # its report may be newer than the one in the comparison, after an outage
         page = read_object(store, done.objects[REPORT]).decode()
-        report = with_version(page, sentence, decided.model, decided.version, present).encode()
+        report = with_version(page, heading, sentence, command, own).encode()
         digest = hashlib.sha256(report).hexdigest()
         key = f"{output.prefix}/shipped-{digest[:16]}.html"
         if store.entry(key) is None or store.get(key) != report:

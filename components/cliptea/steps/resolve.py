@@ -8,6 +8,7 @@ from kfp import dsl
 from cliptea import env, progress, settings, variant_groups
 from cliptea.config import Config
 from cliptea.data.catalogue import Catalogue, known_to
+from cliptea.data.left_out import count, left_out_lines
 from cliptea.data.shard_cache import open_cache
 from cliptea.errors import ConfigError, described
 from cliptea.manifest import Output, fingerprint
@@ -17,6 +18,8 @@ from cliptea.run import Run, Variant, expand, require_room
 from cliptea.steps.component import step
 from cliptea.steps.initial import Initial, put_initial, read_initial
 from cliptea.steps.preflight import check
+from cliptea.steps.split import BOTH, VAL
+from cliptea.steps.store_folder import claim_store, delete_partial_objects
 from cliptea.storage import open_store
 from cliptea.uses import put_uses
 
@@ -65,6 +68,8 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "", pa
     room = 0 if env.in_local_run() else env.STUDENTS.count()
     require_room(len(variants), room or len(variants), own_part.of)
     store = open_store()
+    claim_store(store)
+    delete_partial_objects(store)
     open_cache(store)  # reports invalid addresses and sizes before any work starts
     own = open_dataset(config.data)
     digest = data_digest(config.data)
@@ -73,6 +78,7 @@ def start_run(preset: str, overrides: list[str], job_id: str, text: str = "", pa
     others = {name: data_digest(wanted, ["val"]) for name, wanted in sets.items()}
     _check_figures(config, [own.ids("train"), own.ids("val"), *(dataset.ids("val") for dataset in further.values())])
     models = persist(lambda: read_initial((variant.config for variant in variants), catalogue.unseen))
+    _warn_of_held_out(variants)
     _warn_of_masks({name: dataset.catalogue for name, dataset in further.items()}, catalogue, models.values())
     start = {"initial": {name: model.manifest.fingerprint for name, model in models.items()}} if models else {}
     run = Run(
@@ -115,7 +121,7 @@ def _with_share(run: Run, part: Part) -> Run:
 
 
 def _counting(config: Config, variants: list[Variant]) -> dict[str, Any]:
-    """The settings in the fingerprint of a run. What most runs do not use only counts if it is used.
+    """The settings in the fingerprint of a run. Settings that most runs do not use only count if they are used.
 
     Groups of variants count by the students that they make.
     """
@@ -164,10 +170,20 @@ def _check_figures(config: Config, ids: list[list[str]]) -> None:
         stems = {name.rpartition(".")[0] for name in strange} & {*known}
         more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
         raise ConfigError(
-            f"evaluation.figures names {', '.join(map(visible, strange[:5]))}{more}, which no image has",
+            f"evaluation.figures names images that do not exist: {', '.join(map(visible, strange[:5]))}{more}",
             f"names without suffix, such as {', '.join(dict.fromkeys([*ids[1][:2], *ids[0][:1]]))}",
             f"perhaps {', '.join(sorted(stems)[:5])}" if stems else "",
         )
+
+
+def _warn_of_held_out(variants: Iterable[Variant]) -> None:
+    """Warn of models to start from that may have learned from the images on which their students are validated."""
+    for given in dict.fromkeys(v.config.train.init_from for v in variants if v.config.train.validate_every):
+        if given is not None:
+            progress.warn(
+                f"the model in train.init_from={given} may have learned from the images that are held out for "
+                "validation, so heldout_miou_seen may be too high"
+            )
 
 
 def _warn_of_masks(others: Mapping[str, Catalogue], own: Catalogue, initial: Iterable[Initial]) -> None:
@@ -183,10 +199,10 @@ def _warn_of_masks(others: Mapping[str, Catalogue], own: Catalogue, initial: Ite
 
 def _sweep() -> None:
     """Close earlier runs that are still open although they ended. Errors do not stop the current run."""
-    from cliptea.tracking.state import sweep
+    from cliptea.tracking.state import close_silent_runs
 
     try:
-        for closed in sweep():
+        for closed in close_silent_runs():
             progress.note(f"earlier run {closed}")
     except Exception as error:
         progress.warn(f"could not close earlier runs that are still open: {described(error)}")
@@ -200,4 +216,15 @@ def skip(run: Run) -> bool:
     earlier = persist(lambda: mark_unchanged(run))
     if earlier:
         progress.note(f"skipped: data, settings, weights and versions of steps have not changed since run {earlier}")
+        _warn_of_left_out(run.config)
     return earlier is not None
+
+
+def _warn_of_left_out(config: Config) -> None:
+    """Warn of what the data sets leave out. It may have changed although the data that are used have not."""
+    from cliptea.data.datasets import open_dataset
+
+    sets = {name: (further.data(name, config.data), VAL) for name, further in config.evaluation.sets.items()}
+    for name, (data, parts) in {"": (config.data, BOTH), **sets}.items():
+        for line in left_out_lines(count(open_dataset(data).left_out(parts)), " of the data"):
+            progress.warn(f"{name}: {line}" if name else line)

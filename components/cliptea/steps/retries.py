@@ -25,10 +25,10 @@ PASSING = {
     "requests.Timeout",
     "urllib3.HTTPError",
 }
-REFUSING = {"requests.SSLError", "ssl.SSLError", "urllib3.SSLError"}  # a certificate does not mend itself
+REFUSING = {"requests.SSLError", "ssl.SSLError", "urllib3.SSLError"}  # waiting does not make a certificate valid
 
 Made = TypeVar("Made")
-Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[int, Field(ge=0, le=86400)]
 
 
 class Retries(BaseModel):
@@ -36,10 +36,10 @@ class Retries(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    count: Count = 2
-    wait_seconds: Count = 30  # before the first retry
-    factor: Annotated[float, Field(ge=1)] = 2.0
-    longest_wait_seconds: Count = 600
+    count: Annotated[int, Field(ge=0, le=100)] = 2
+    wait_seconds: Seconds = 30  # before the first retry
+    factor: Annotated[float, Field(ge=1, le=100)] = 2.0
+    longest_wait_seconds: Seconds = 600
 
 
 def persistently(work: Callable[[], Made]) -> Made:

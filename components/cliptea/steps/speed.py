@@ -17,7 +17,7 @@ __all__ = ["inputs_of", "measure_speed", "open_student", "speed_output"]
 def speed_output(config: Config, text: Manifest, trained: Manifest) -> Output:
     """The output for a student and the text features of its classes. Its measurement is reused, and names its device.
 
-    It is no result: of other outputs, only the report contains it.
+    It is not a result: among other outputs, only the report contains it.
     """
     evaluation = config.evaluation.counting(*(type(config.evaluation).model_fields.keys() - SERVED))
     fp = fingerprint("speed", evaluation=evaluation, model=trained.fingerprint, text=text.fingerprint)

@@ -91,7 +91,12 @@ def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> Te
 def text_sets(config: Config, splits: Splits) -> dict[str, TextSet]:
     """The text features that each evaluation set needs, by its name. The training data set comes first."""
     teacher = config.teacher
-    own = {"templates": teacher.templates, "text_features": teacher.text_features, "synonyms": config.data.synonyms}
+    own: dict[str, Any] = {
+        "templates": teacher.templates,
+        "text_features": teacher.text_features,
+        "synonyms": config.data.synonyms,
+        "unseen": splits.own.info["catalogue"]["unseen"],  # students are trained with this set alone
+    }
     sources: dict[str, tuple[Manifest, dict[str, Any]]] = {config.data.name: (splits.own, own)}
     for name, further in config.evaluation.sets.items():
         given = further.model_dump(include={"templates", "text_features", "synonyms"})

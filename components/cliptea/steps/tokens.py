@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from cliptea import progress
 from cliptea.data.shard_sets import find_sharded
 from cliptea.manifest import Manifest, Output, fingerprint
+from cliptea.messages import number_of
 from cliptea.run import Run
 from cliptea.steps.component import step
 from cliptea.steps.split import Splits
@@ -75,7 +76,7 @@ def make_tokens(run: Run, splits: Splits, part: int = 0, parts: int = 1) -> Made
         progress.note("region maps are computed from stored tokens, so CLIP does not run")
     elif views.tokens in views.found and part == 0:
         new = [wanted for wanted in views.missing if wanted.clustering is not None]
-        settings = f"{len(new)} new clustering setting{'s' * (len(new) != 1)}"
+        settings = number_of(len(new), "new clustering setting")
         described = any(wanted.form != "none" for wanted in new)
         why = "regions have to be described" if described else "the tokens to cluster are not stored"
         progress.note(f"{why}, so CLIP runs again for {settings}")

@@ -83,7 +83,7 @@ def train_variant(inputs: TrainInputs, joined: bool = False) -> Manifest:
             torchrun's variables may be left over from something else.
     """
     store, output = open_store(), model_output(inputs)
-    done = find(store, output)
+    done = None if joined else find(store, output)  # processes that are joined decide together
     if done is not None:
         progress.reused()
         return done
@@ -108,6 +108,9 @@ def _train_here(store: Store, output: Output, inputs: TrainInputs, joined: bool)
     config, seed = inputs.variant.config, inputs.variant.seed
     epoch = iterations_per_epoch(config, inputs.splits.own)
     with named(inputs.variant.label), join() if joined else nullcontext(ALONE) as world:
+        made = world.agree(find(store, output) if joined and world.is_first else None)
+        if made is not None:  # by another run or pod while these processes started
+            return made
         curves = curve_log(inputs.run, inputs.variant, epoch) if world.is_first else nullcontext(lambda curves: None)
         with curves as log:
             data, text = training_data(store, config, inputs.splits, inputs.teacher)
@@ -120,14 +123,14 @@ def training_data(
 ) -> "tuple[TrainingData, TextFeatures]":
     """The training data, and the text features of the seen classes.
 
-    Training only gets those of unseen classes in the transductive setting. With validation, some images are held out.
+    Training only reads those of unseen classes in the transductive setting. With validation, some images are held out.
 
     Raises:
         ConfigError: there are too few images to hold out some of them.
     """
     from cliptea.data.held_out import held_out_images
     from cliptea.data.shards import ShardReader
-    from cliptea.teacher.text import load_text
+    from cliptea.teacher.text import load_seen_text, load_text
     from cliptea.training.batches import TrainingData, mean_region_token
     from cliptea.training.loss_terms import TextFeatures
 
@@ -152,9 +155,10 @@ def training_data(
         trained = [int(image) * views + view for image in data.trained for view in range(views)]
         mean_D = mean_region_token(regions, trained)
         data = data._replace(region_mean_D=mean_D)
-    text_ND = load_text(store, teacher.text[config.data.name])
-    unseen_UD = text_ND[catalogue.unseen_ids] if method.transductive.names else None
-    return data, TextFeatures(text_ND[catalogue.seen_ids], unseen_UD, mean_D)
+    text, unseen_UD = teacher.text[config.data.name], None
+    if method.transductive.names:
+        unseen_UD = load_text(store, text)[catalogue.unseen_ids]
+    return data, TextFeatures(load_seen_text(store, text), unseen_UD, mean_D)
 
 
 def iterations_per_epoch(config: Config, split: Manifest) -> float:

@@ -38,10 +38,11 @@ from cliptea.cores import share_cores
 from cliptea.errors import ClipteaError, StorageError, one_line
 from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import tell as print_line
+from cliptea.outage import patience
 from cliptea.sealed import Damaged, unseal
 from cliptea.steps.train import TRAIN_PROCESS, TrainInputs, train_variant
 from cliptea.storage import open_store
-from cliptea.training.failure import tell
+from cliptea.training.failure import store_error
 from cliptea.training.stopping import Deserted, Stopped
 from cliptea.training.torchrun import start
 
@@ -58,21 +59,21 @@ def main(key: str) -> None:
         if rank is None:
             if env.IN_CLUSTER.is_set():
                 share_cores(1)
-            with watchdog.guarded(_halted):
+            with watchdog.guarded(_halted, patience()):
                 start(TRAIN_PROCESS, key, inputs.variant.config.train.processes, inputs.follower, joins=True)
         else:
             with _reported(inputs, rank):
                 _train(inputs)
     except Stopped as stopped:
-        tell(stopped)
+        store_error(stopped)
         print_line("info", str(stopped))
         raise
     except ClipteaError as error:
-        tell(error)
+        store_error(error)
         print_line("error", str(error))
         raise SystemExit(ExitCode.DESERTED if error.temporary else ExitCode.FAILED) from None
     except Exception as error:
-        tell(error)
+        store_error(error)
         raise
 
 

@@ -1,4 +1,7 @@
-"""The labels that the pipeline's loop runs over. A task of its own: kfp loops over single outputs only."""
+"""The labels that the pipeline's loop runs over.
+
+This is a separate task, because kfp can only loop over a single output.
+"""
 
 from kfp import dsl
 

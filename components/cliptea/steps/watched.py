@@ -10,11 +10,12 @@ from typing import Any
 from cliptea import env, progress
 from cliptea.board import posting
 from cliptea.errors import ClipteaError
+from cliptea.steps.store_folder import claim_store
 from cliptea.storage import open_store
 
 __all__ = ["watched"]
 
-FIRST_SECONDS, BEAT_SECONDS = 20.0, 60.0  # short steps end before the first heartbeat and need not load MLflow
+FIRST_SECONDS, HEART_SECONDS = 20.0, 60.0  # short steps end before the first heartbeat and need not load MLflow
 POST_PATIENCE = 20.0  # seconds; status updates that cannot be stored by then are dropped
 TELL_SECONDS = 20.0  # how long MLflow may take to record an error; the watchdog no longer watches then
 
@@ -31,7 +32,9 @@ def watched(step: str, label: str, job_id: str, tracking_run: str) -> Iterator[N
     with ExitStack() as stack:
         if not env.in_local_run():  # on a cluster
             with suppress(ClipteaError):  # the step itself reports errors of the store
-                stack.enter_context(posting(open_store(patience=POST_PATIENCE), job_id, step, label))
+                store = open_store(patience=POST_PATIENCE)
+                claim_store(store)
+                stack.enter_context(posting(store, job_id, step, label))
         stack.enter_context(progress.listening(heart.hear))
         stack.callback(heart.stop.set)
         threading.Thread(target=heart.live, name="cliptea-heartbeat", daemon=True).start()
@@ -62,7 +65,7 @@ class _Heart:
     def live(self) -> None:
         seconds = FIRST_SECONDS
         while not self.stop.wait(seconds):
-            seconds = BEAT_SECONDS
+            seconds = HEART_SECONDS
             if self.tracking_run:
                 with suppress(Exception):
                     from cliptea.tracking.state import beat

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from cliptea.errors import StorageError
+from cliptea.errors import Missing, StorageError
 from cliptea.storage.local_files import lock_file, make_folder
 
 __all__ = ["Entry", "Store", "missing", "truncated"]
@@ -80,9 +80,11 @@ class Store(Protocol):
         ...
 
 
-def missing(uri: str) -> StorageError:
-    return StorageError(f"the object {uri} is missing", todo="run again to recreate it")
+def missing(uri: str) -> Missing:
+    """The error for an object that does not exist."""
+    return Missing(f"the object {uri} is missing", todo="run again to recreate it")
 
 
 def truncated(uri: str, size: int) -> StorageError:
+    """The error for an object with fewer than `size` bytes."""
     return StorageError(f"the object {uri} is truncated", f"{size} bytes")

@@ -11,8 +11,11 @@ from pathlib import Path
 from cliptea.errors import StorageError
 from cliptea.storage.base import Entry, Store, missing, truncated
 from cliptea.storage.local_files import is_partial, unusable, write_file
+from cliptea.storage.marks import MARK, NEUTRAL
 
 __all__ = ["FileStore"]
+
+NO_OBJECTS = NEUTRAL | {MARK}  # names in the root of a store
 
 
 class FileStore(Store):
@@ -34,7 +37,7 @@ class FileStore(Store):
         try:
             with open(os.path.join(self.root, key), "rb", opener=_open) as file:  # without the time that a Path takes
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise StorageError(f"the object {self.uri(key)} is no file", "a file", "delete it and run again")
+                    raise StorageError(f"the object {self.uri(key)} is not a file", "a file", "delete it and run again")
                 file.seek(start)
                 data = file.read() if length is None else file.read(length)
         except FileNotFoundError:
@@ -65,7 +68,8 @@ class FileStore(Store):
         try:
             with os.scandir(folder) as found:
                 # With "/" after the names of folders, the order of the walk is that of complete keys, as in S3.
-                items = {item.name + "/" if item.is_dir() else item.name: item for item in found}
+                here = (item for item in found if prefix or item.name not in NO_OBJECTS)
+                items = {item.name + "/" if item.is_dir() else item.name: item for item in here}
         except OSError as error:
             raise unusable(Path(folder), error) from None
         for name, item in sorted(items.items()):

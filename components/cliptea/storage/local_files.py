@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -14,12 +15,13 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from cliptea import env, progress, watchdog
+from cliptea.addresses import is_uri
 from cliptea.errors import ConfigError, StorageError, Unusable
 from cliptea.messages import meaning
 
 __all__ = [
-    "cache_folder", "is_partial", "local_path", "lock_file", "make_folder", "new_file", "partial_name",
-    "place", "sweep", "unusable", "uri_path", "write_file",
+    "cache_folder", "delete_partial_files", "escaped_path", "is_partial", "local_path", "lock_file", "make_folder",
+    "new_file", "open_lock", "partial_name", "unusable", "uri_path", "write_file",
 ]  # fmt: skip
 
 PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}")  # names of incomplete files; similar ones are the user's
@@ -28,21 +30,28 @@ YOUNG = 60.0  # seconds in which a new incomplete file may not be locked yet
 
 
 def local_path(name: str, given: str) -> Path:
-    """The path that a user has given for a file or folder on this machine.
+    """The path that a user has given for a file or folder on this machine. "~" is the home folder, as in settings.
 
     Args:
         name: the option or variable, for the error.
 
     Raises:
-        ConfigError: it is empty or a URI.
+        ConfigError: it is empty or a URI, or it begins with ~NAME and there is no such user.
     """
     if not given.strip():
         raise ConfigError(f"{name} is empty", "a path on this machine")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", given):
+    if is_uri(given):
         raise ConfigError(f"{name} {given} is a URI", "a path on this machine", f"use a path such as {Path.cwd()}")
     if "\0" in given:
         raise ConfigError(f"{name} contains a NUL character", "a path on this machine")
-    return Path(given)
+    path = os.path.expanduser(given)  # pathlib's would also expand ./~
+    if path.startswith("~"):
+        raise ConfigError(
+            f"{name} {given} begins with ~ and the name of a user who does not exist",
+            "a path on this machine",
+            f"use ./{given}",
+        )
+    return Path(path)
 
 
 def uri_path(uri: str) -> Path:
@@ -74,7 +83,7 @@ def is_partial(name: str) -> bool:
 def new_file(target: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which replaces `target` at the end of the block. After an error, it is deleted.
 
-    A killed process leaves a file with a `partial_name`. It is no longer locked, so `sweep` deletes it.
+    A killed process leaves a file with a `partial_name`. It is no longer locked, so `delete_partial_files` deletes it.
 
     Args:
         durable: write the bytes to the disk before the name changes, so that a power cut leaves no empty file.
@@ -101,13 +110,17 @@ def new_file(target: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def write_file(target: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write a file at once; arguments and errors as of `new_file`."""
+    """Write a file at once; arguments and errors as for `new_file`."""
     with new_file(target, durable=durable) as file:
         file.write(data)
 
 
 def make_folder(path: Path) -> Path:
-    """Create the folder `path` if it does not exist."""
+    """Create the folder `path` and those above it, if they do not exist, and return it.
+
+    Raises:
+        Unusable: it cannot be made.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -139,7 +152,10 @@ def lock_file(file: Path, does: str) -> Iterator[None]:
 
 def _open_locked(file: Path, does: str) -> int:
     while True:
-        handle = _open(file, os.O_RDWR | os.O_CREAT)
+        try:
+            handle = open_lock(file)
+        except OSError as error:
+            raise unusable(file, error) from None
         try:
             _wait_for_lock(handle, does)
             if os.path.samestat(os.fstat(handle), os.stat(file)):
@@ -152,15 +168,25 @@ def _open_locked(file: Path, does: str) -> int:
         os.close(handle)
 
 
-def _open(path: Path, flags: int) -> int:
+def open_lock(file: Path) -> int:
+    """Open the file of a lock, which is made if needed. A link is not followed, because its target may be anybody's.
+
+    Raises:
+        StorageError: it is a link.
+        OSError: it cannot be opened or made.
+    """
     try:
-        return os.open(path, flags, 0o666)
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
-        raise unusable(path, error) from None
+        if error.errno != errno.ELOOP:
+            raise
+        raise StorageError(
+            f"the lock {file} is a link", "a file", "delete the link, which cliptea has not made"
+        ) from None
 
 
 def _wait_for_lock(handle: int, does: str) -> None:
-    """Lock an open file. Waiting for that is told once, and is no halt of the work."""
+    """Lock an open file. The wait is reported once, and the watchdog does not take it for a halt."""
     told = False
     while True:
         try:
@@ -177,26 +203,29 @@ def _wait_for_lock(handle: int, does: str) -> None:
             return
 
 
-def sweep(folder: Path) -> None:
+def delete_partial_files(folder: Path, seconds: float = YOUNG) -> None:
     """Delete the incomplete files below the folder that killed processes have left. Links are not followed.
 
     Only call it for a folder that carries our mark, or lies in one.
+
+    Args:
+        seconds: files that were written to in this time stay, even if no process holds their lock.
     """
     for here, _, files in os.walk(folder):
         for name in files:
             if is_partial(name):
                 with suppress(OSError):
-                    _drop_dead(Path(here) / name)
+                    _drop_dead(Path(here) / name, seconds)
 
 
-def _drop_dead(file: Path) -> None:
+def _drop_dead(file: Path, seconds: float) -> None:
     flags = os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         handle = os.open(file, os.O_RDWR | flags)  # NFS only locks what is open for writing
     except PermissionError:
         handle = os.open(file, os.O_RDONLY | flags)
     try:
-        if time.time() - os.fstat(handle).st_mtime > YOUNG and _try_lock(handle):
+        if time.time() - os.fstat(handle).st_mtime > seconds and _try_lock(handle):
             file.unlink()
     finally:
         os.close(handle)
@@ -216,17 +245,19 @@ def cache_folder() -> Path:
 
     Raises:
         ConfigError: CLIPTEA_CACHE is not a path on this machine.
+        StorageError: this user has no home folder.
     """
     named = env.CACHE.get()
     if named:
         return local_path(env.CACHE.name, named)
+    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cliptea"
+        return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "cliptea"  # as its specification says
     except RuntimeError:
         raise StorageError("this user has no home folder", todo="set CLIPTEA_CACHE to a folder to cache in") from None
 
 
-def place(*names: str) -> Path:
+def escaped_path(*names: str) -> Path:
     """A relative path from the segments of `names`. It stays inside its folder, as ".", ".." and "" are escaped."""
     return Path(*(part if part.strip(".") else f"%{part}" for name in names for part in name.split("/")))
 

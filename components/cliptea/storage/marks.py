@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliptea import __version__, env
 from cliptea.errors import ConfigError, StorageError
+from cliptea.messages import printable
 from cliptea.parse import read_text
 from cliptea.storage.local_files import cache_folder, is_partial, make_folder, unusable, write_file
 
@@ -19,16 +21,18 @@ if TYPE_CHECKING:
     from cliptea.storage.base import Store
 
 __all__ = [
-    "MARK", "WORKDIR", "claim", "claim_cache", "claim_remote", "read_mark", "require_free", "require_remote_free",
+    "MARK", "NEUTRAL", "WORKDIR", "add_facts", "claim", "claim_cache", "claim_remote", "read_mark", "require_free",
+    "require_remote_free",
 ]  # fmt: skip
 
 MARK = "cliptea.json"
 LARGEST_MARK = 1 << 20  # bytes
+SHOWN = 3  # names in a message
 WORKDIR = "work directory"  # the kind of the folder of a local run
 NEUTRAL = frozenset(("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"))  # from systems, also in unused folders
 
 
-def claim(folder: Path, kind: str, todo: str, **facts: Any) -> None:
+def claim(folder: Path, kind: str, todo: str, known: Set[str] = frozenset(), **facts: Any) -> None:
     """Make the folder, or take an empty one, and mark it. Nothing happens if it has a mark of this kind.
 
     Processes can claim a folder at the same time, because the mark is the first file in it.
@@ -36,19 +40,21 @@ def claim(folder: Path, kind: str, todo: str, **facts: Any) -> None:
     Args:
         kind: what the folder is for, for example "work directory".
         todo: the advice if it is refused.
+        known: names in a folder of this kind. A folder that only has such names, and folders with marks of their own,
+            needs no mark to be accepted.
         facts: further facts for the mark.
 
     Raises:
         StorageError: the folder belongs to somebody else, or cannot be written.
     """
     make_folder(folder)
-    require_free(folder, kind, todo)
+    require_free(folder, kind, todo, known)
     if not read_mark(folder):
         write_file(folder / MARK, _content(kind, **facts))
 
 
-def require_free(folder: Path, kind: str, todo: str) -> None:
-    """Check that `claim` would accept the folder, and change nothing. Arguments and errors as of `claim`.
+def require_free(folder: Path, kind: str, todo: str, known: Set[str] = frozenset()) -> None:
+    """Check that `claim` would accept the folder, and change nothing. Arguments and errors as for `claim`.
 
     Incomplete files, which another process may be writing, and what the system puts into every folder do not count.
     """
@@ -59,14 +65,28 @@ def require_free(folder: Path, kind: str, todo: str) -> None:
     except OSError as error:
         raise unusable(folder, error) from None
     mark = read_mark(folder)  # after the list: another process that claims the folder marks it first
-    if mark.get("kind") == kind or (not mark and not names):
+    if mark.get("kind") == kind:
         return
-    raise _refused(str(folder), mark, kind, todo)
+    if mark:
+        raise _refused(str(folder), mark, kind, todo)
+    strange = sorted(name for name in names - known if not (known and read_mark(folder / name)))
+    if strange:
+        some = ", ".join(map(printable, strange[:SHOWN])) + " and others" * (len(strange) > SHOWN)
+        raise _refused(str(folder), mark, kind, f"move {some} elsewhere, or {todo}" if known else todo)
+
+
+def add_facts(folder: Path, **facts: Any) -> None:
+    """Write further facts into the mark of a claimed folder.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    write_file(folder / MARK, json.dumps(read_mark(folder) | facts, indent=1).encode())
 
 
 def _refused(folder: str, mark: dict[str, Any], kind: str, todo: str) -> StorageError:
     held = f"is a {mark['kind']} of cliptea" if mark else "holds files that are not from cliptea"
-    return StorageError(f"the folder {folder} {held}", f"a new or empty folder as {kind}", todo)
+    return StorageError(f"the folder {folder} {held}", f"a folder that is new, empty, or already a {kind}", todo)
 
 
 def _content(kind: str, **facts: Any) -> bytes:
@@ -95,7 +115,9 @@ def require_remote_free(store: Store, kind: str, todo: str) -> None:
 
 
 def claim_cache() -> Path:
-    """The cache folder, which is marked now. Without the mark, nothing may be written there: it would be refused later.
+    """Mark the cache folder and return it.
+
+    Nothing may be written there before, because a folder with files but no mark is refused.
 
     Raises:
         Unusable: the folder cannot be marked, for example because the disk is full.

@@ -24,7 +24,7 @@ from cliptea.errors import ServerAway, StorageError, one_line
 from cliptea.messages import of_connection
 from cliptea.outage import Outage
 from cliptea.storage.proxies import pool
-from cliptea.storage.s3_errors import cause, endpoint, is_untrusted, server, why
+from cliptea.storage.s3_errors import PASSING, cause, endpoint, is_untrusted, server, why
 
 __all__ = ["Limits", "absence", "connect"]
 
@@ -36,10 +36,8 @@ TRY = urllib3.Retry(
     raise_on_redirect=False,
 )  # fmt: skip
 METADATA_TIMEOUT = 2.0  # seconds; outside AWS, no server answers requests for the credentials of a machine
-ROLE_TIMEOUT = 20.0  # seconds; a role by web identity has a server, which may be slow or busy for a moment
-ROLE_TRIES = urllib3.Retry(
-    3, backoff_factor=0.5, status_forcelist=BUSY, allowed_methods=None, raise_on_status=False
-)  # fmt: skip
+ROLE_TIMEOUT = 20.0  # seconds; a web identity role has a server, which may be slow or busy for a moment
+ROLE_TRIES = urllib3.Retry(3, backoff_factor=0.5, status_forcelist=BUSY, allowed_methods=None)
 # What the providers of credentials raise if there are none, or if a server refuses them.
 NO_CREDENTIALS = (ValueError, KeyError, OSError, HTTPError, ParseError, configparser.Error)
 
@@ -82,12 +80,15 @@ class Client(minio.Minio):
         while True:
             try:
                 answer = super()._url_open(*request, **options)
-            except MinioException:  # the server answered, so it is available
+            except MinioException as error:
                 watchdog.alive()
+                code = getattr(error, "code", None)  # only an S3Error has one
+                if code in PASSING and outage.wait(f"it answers {code}"):
+                    continue
                 outage.over()
                 raise
             except HTTPError as error:
-                if is_untrusted(error) or of_connection(cause(error)) or not outage.wait(why(error)):
+                if _lasts(error) or not outage.wait(why(error)):
                     raise
             else:
                 watchdog.alive()  # it does not see what sockets send and receive
@@ -100,10 +101,18 @@ def absence(limits: Limits) -> Outage:
     return Outage(f"S3 at {server()}", limits.patience)
 
 
+def _lasts(error: HTTPError) -> bool:
+    """Whether it does not help to wait, as with a certificate that is not trusted."""
+    return is_untrusted(error) or of_connection(cause(error)) is not None
+
+
 def connect(limits: Limits) -> minio.Minio:
-    """A client for the endpoint, with the credentials from the environment. It does not connect yet.
+    """A client for the endpoint, with the credentials from the environment.
+
+    The only server that it contacts is the one that gives out credentials: AWS STS or the machine's metadata service.
 
     Raises:
+        ServerAway: the server that gives credentials to web identity roles refuses, or is away for too long.
         StorageError: the endpoint is invalid, or credentials are missing.
     """
     url, certificates = endpoint(), os.environ.get("SSL_CERT_FILE") or certifi.where()
@@ -114,7 +123,7 @@ def connect(limits: Limits) -> minio.Minio:
         url.netloc,
         secure=url.scheme == "https",
         region=_region(),
-        credentials=_credentials(),
+        credentials=_credentials(limits.patience),
         http_client=pool(
             url,
             timeout=urllib3.Timeout(connect=limits.timeout, read=limits.timeout),
@@ -133,22 +142,22 @@ def _region() -> str | None:
 
 
 def _roles() -> str:
-    """The server of AWS that gives credentials to roles by web identity: that of the region, if it is set."""
+    """The server of AWS that gives credentials to web identity roles: that of the region, if it is set."""
     region = _region() or ""
     place = f"sts.{region}" if region else "sts"
     return f"https://{place}.amazonaws.com" + ".cn" * region.startswith("cn-")
 
 
-def _credentials() -> Provider:
+def _credentials(patience: float | None) -> Provider:
     web = bool(os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"))
     timeout, tries = (ROLE_TIMEOUT, ROLE_TRIES) if web else (METADATA_TIMEOUT, urllib3.Retry(total=1))
-    # Roles by web identity are AWS's. Others come from the machine itself, where no proxy leads.
-    roles, limits = _roles() if web else None, {"timeout": timeout, "retries": tries}
-    client = pool(urlsplit(roles), **limits) if roles else urllib3.PoolManager(**limits)
+    # Web identity roles are served by AWS. Others come from the machine's metadata service, which no proxy reaches.
+    roles, options = _roles() if web else None, {"timeout": timeout, "retries": tries}
+    client = pool(urlsplit(roles), **options) if roles else urllib3.PoolManager(**options)
     role = IamAwsProvider(custom_endpoint=roles, http_client=client)
     provider = ChainedProvider([EnvAWSProvider(), AWSConfigProvider(), role])
     try:
-        provider.retrieve()
+        _fetch(provider, patience if web else 0.0)
     except NO_CREDENTIALS as error:
         if web:
             raise ServerAway(
@@ -167,6 +176,20 @@ def _credentials() -> Provider:
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile in a file AWS_SHARED_CREDENTIALS_FILE, or a role",
         ) from None
     return Renewed(provider)
+
+
+def _fetch(provider: Provider, patience: float | None) -> None:
+    """Fetch the first credentials, and wait for a server of roles that is away. Renewals wait in `Client`."""
+    outage = Outage("the server of AWS's roles", patience)
+    while True:
+        try:
+            provider.retrieve()
+        except HTTPError as error:
+            if _lasts(error) or not outage.wait(why(error)):
+                raise
+        else:
+            outage.over()
+            return
 
 
 def _credentials_file() -> str:

@@ -26,12 +26,14 @@ from cliptea.outage import untrusted
 from cliptea.storage.base import missing
 from cliptea.storage.proxies import proxy_for
 
-__all__ = ["cause", "endpoint", "explained", "is_untrusted", "server", "why"]
+__all__ = ["PASSING", "cause", "endpoint", "explained", "is_untrusted", "server", "why"]
 
 AWS = "https://s3.amazonaws.com"
+# Errors of S3 that may pass, also with a status such as 400 or 409. A request that stalls is a RequestTimeout.
+PASSING = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "InternalError", "OperationAborted")
 NO_ROOM = ("free space in the bucket and on the disks of the server", "free some space there, or raise the quota")
-REGION = ("the region of the bucket", "set AWS_REGION to it")
-# Refusals that time does not mend: what the server expects, and what to do.
+REGION = ("the region of the bucket", "set AWS_REGION to it, or unset it if the buckets are in several regions")
+# Refusals that waiting does not fix: what the server expects, and what to do.
 REMEDIES = {
     "RequestTimeTooSkewed": ("a clock that is right to within 15 minutes", "set the clock of this machine"),
     "AuthorizationHeaderMalformed": REGION,
@@ -128,7 +130,8 @@ def _refused(error: S3Error, uri: str) -> StorageError:
             "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and the bucket's policy",
         )
     expected, todo = REMEDIES.get(code, ("", "try again later"))
-    return StorageError(f"{server()} answers {code} for {uri}: {(error.message or '')[:200]}", expected, todo)
+    kind = ServerAway if code in PASSING else StorageError
+    return kind(f"{server()} answers {code} for {uri}: {(error.message or '')[:200]}", expected, todo)
 
 
 def _unreachable(error: HTTPError) -> StorageError:

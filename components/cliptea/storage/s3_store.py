@@ -17,7 +17,7 @@ from urllib3.exceptions import ProtocolError, ReadTimeoutError
 from cliptea import watchdog
 from cliptea.errors import StorageError
 from cliptea.storage.base import Entry, Store, missing, truncated
-from cliptea.storage.local_files import new_file, place
+from cliptea.storage.local_files import escaped_path, new_file
 from cliptea.storage.marks import claim_cache
 from cliptea.storage.minio_client import Limits, absence, connect
 from cliptea.storage.s3_errors import explained, why
@@ -167,7 +167,7 @@ class S3Store(Store):
             self._client.remove_object(self.bucket, self._name(key))
 
     def _scratch(self, name: str) -> Path:
-        return claim_cache() / "scratch" / place(self.bucket, self.prefix, name)
+        return claim_cache() / "scratch" / escaped_path(self.bucket, self.prefix, name)
 
     def download(self, entry: Entry, target: Path) -> None:
         """Write this version of the object to the file `target`, with parallel range requests.

@@ -44,27 +44,33 @@ def unused(seconds: float) -> list[Cached]:
 
 
 def drop(item: Cached) -> bool:
-    """Delete it, unless it was used in the meantime. Returns whether it is deleted. Links are not followed."""
+    """Delete it, unless it was used in the meantime or belongs to another user. Returns whether it is gone."""
     if _look(item.path).used > item.used:
         return False
-    if item.path.is_file():
-        item.path.unlink(missing_ok=True)
-        return True
-    for here, folders, files in os.walk(item.path, topdown=False):
+    with suppress(OSError):
+        _delete(item.path)
+    return not os.path.lexists(item.path)
+
+
+def _delete(path: Path) -> None:
+    """Delete a file or folder. Links are not followed."""
+    if not path.is_dir():
+        path.unlink()
+        return
+    for here, folders, files in os.walk(path, topdown=False):
         for name in files:
             (Path(here) / name).unlink(missing_ok=True)
         for name in folders:
             with suppress(OSError):  # a link, or a folder in which somebody has just put a file
                 (Path(here) / name).rmdir()
-    with suppress(OSError):
-        item.path.rmdir()
-    return True
+    path.rmdir()
 
 
 def _ours(root: Path) -> Iterator[Path]:
     shards = root / "shards"
-    if shards.is_dir() and not shards.is_symlink():
-        yield from (path for path in shards.iterdir() if SHARD.fullmatch(path.name) and path.is_file())
+    with suppress(OSError):  # there is none, or this user may not look into it
+        if not shards.is_symlink():
+            yield from (path for path in shards.iterdir() if SHARD.fullmatch(path.name) and path.is_file())
     for name, pattern in FOLDERS.items():
         for here, folders, _ in os.walk(root / name) if not (root / name).is_symlink() else ():
             for folder in [folder for folder in folders if pattern.fullmatch(folder)]:
@@ -78,7 +84,7 @@ def _look(path: Path) -> Cached:
     size, used = 0, 0.0
     within = [Path(here) / name for here, folders, files in os.walk(path) for name in (*folders, *files)]
     for one in [path, *within]:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # it is gone, or this user may not look into its folder
             state = one.lstat()
             size, used = size + state.st_blocks * 512, max(used, state.st_mtime)
     return Cached(path, size, used)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliptea import progress
+from cliptea.addresses import PLACES, names_place
 from cliptea.errors import StorageError
-from cliptea.files import sha256
+from cliptea.files import oddity, sha256
 from cliptea.storage.base import Entry, Store
 from cliptea.storage.file_store import FileStore
-from cliptea.storage.local_files import place, sweep, unusable, uri_path, write_file
+from cliptea.storage.local_files import delete_partial_files, escaped_path, unusable, uri_path, write_file
 from cliptea.storage.marks import claim_cache
 
 if TYPE_CHECKING:
@@ -40,20 +41,25 @@ def fetch(uri: str) -> Path:
     """
     store, key = _locate(uri)
     if isinstance(store, FileStore):
-        if not store.path(key).exists():
-            raise _absent(store.uri(key))
-        return store.path(key)
-    found = _found(store, key)
-    folder = claim_cache() / "s3" / place(store.bucket, key, _version(found, key))
+        path = store.path(key)
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise _absent(uri) from None
+        except OSError as error:
+            raise unusable(path, error) from None
+        return path
+    found = _found(store, key, uri)
+    folder = claim_cache() / "s3" / escaped_path(store.bucket, key, _version(found, key))
     with suppress(OSError):  # it does not exist yet, or is somebody else's to write
         os.utime(folder)  # `cliptea clean` deletes what was not used for long
-    sweep(folder)
+    delete_partial_files(folder)
     for name, entry in found:
-        target = folder / place(name)
+        target = folder / escaped_path(name)
         if not _is_whole(target, entry.size):
             store.download(entry, target)
             write_file(_sum_file(target), sha256(target).encode())
-    return folder / place(found[0][0]) if found[0][1].key == key else folder
+    return folder / escaped_path(found[0][0]) if found[0][1].key == key else folder
 
 
 def read_small(uri: str, most: int) -> bytes:
@@ -93,7 +99,7 @@ def state(uri: str) -> tuple[str, int, str]:
         StorageError: the file or folder does not exist.
     """
     store, key = _locate(uri)
-    found = _found(store, key)
+    found = _found(store, key, uri)
     return key.rpartition("/")[2], sum(entry.size for _, entry in found), _version(found, key)
 
 
@@ -103,38 +109,45 @@ def _locate(uri: str) -> tuple[FileStore | S3Store, str]:
 
         bucket, key = parse(uri)
         return S3Store(bucket), key
+    if not names_place(uri):
+        raise StorageError(f"{uri} is no address that cliptea can read", PLACES)
     path = uri_path(uri) if uri.startswith("file:/") else Path(uri).expanduser()
     path = path.absolute()
     return FileStore(path.parent), path.name
 
 
-def _found(store: Store, key: str) -> list[tuple[str, Entry]]:
+def _found(store: Store, key: str, uri: str) -> list[tuple[str, Entry]]:
     """The file `key` with its name, or all files in the folder `key` with their paths in the folder."""
     entry = store.entry(key) if key else None
     if entry:
         return [(entry.key.rpartition("/")[2], entry)]
     found = [(entry.key.removeprefix(f"{key}/"), entry) for entry in store.entries(key)]
     if not found:
-        raise _absent(store.uri(key))
+        raise _absent(uri)
     return found
 
 
 def _sum_file(copy: Path) -> Path:
     """The file with the sha256 of a copy in the cache. No reader of a folder takes it for one of its own files."""
-    return copy.with_name(f".{copy.name}.cliptea-sha256")
+    digest = hashlib.sha256(os.fsencode(copy.name)).hexdigest()  # the name itself may be as long as a name can be
+    return copy.with_name(f".{digest[:32]}.cliptea-sha256")
 
 
 def _is_whole(copy: Path, size: int) -> bool:
-    """Whether a copy is in the cache as it was downloaded. Damage is told."""
+    """Whether a copy is in the cache as it was downloaded. Damage is reported."""
+    kept = _sum_file(copy)
+    odd = oddity(kept) or oddity(copy)  # opening a named pipe would wait forever
+    if odd == "missing":  # it was never downloaded completely
+        return False
     try:
-        wanted = _sum_file(copy).read_bytes()
-        if copy.stat().st_size == size and sha256(copy).encode() == wanted:
+        if not odd and copy.stat().st_size == size and sha256(copy).encode() == kept.read_bytes():
             return True
-    except FileNotFoundError:  # it was never downloaded completely
+    except FileNotFoundError:  # `cliptea clean` has just deleted it
         return False
     except OSError as error:
         raise unusable(copy, error) from None
-    progress.note(f"the copy {copy} does not match its sha256, so it is damaged; it is downloaded again")
+    why = f"or its sha256 is {odd}" if odd else "does not match its sha256, so it is damaged"
+    progress.note(f"the copy {copy} {why}; it is downloaded again")
     return False
 
 

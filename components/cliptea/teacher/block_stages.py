@@ -16,7 +16,7 @@ from cliptea import device
 from cliptea.data.records import REGION_TOKENS
 from cliptea.data.shard_sets import ShardEntry
 from cliptea.data.shard_writer import ShardWriter, found_shards
-from cliptea.method.plm import IGNORE
+from cliptea.method.losses import IGNORE
 from cliptea.storage import Store
 from cliptea.teacher.batch_tokens import Tokens
 from cliptea.teacher.outputs import MadeBlock, ViewOutput

@@ -5,6 +5,7 @@ Shape legend: B images, C crop (input size), D joint width, g tokens per side, K
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from cliptea import device, progress
 from cliptea.config import TeacherConfig
 from cliptea.errors import ClipteaError, ConfigError, TeacherError, refuse_system
+from cliptea.files import PIPE, oddity
 from cliptea.hub_cache import cached
 from cliptea.parse import parse_json, read_text
 from cliptea.teacher.clip_files import fill, find_checkpoint, is_openai, read_checkpoint
@@ -232,13 +234,18 @@ def _find(weights: str, model: str) -> _Source:
 def _folder(path: Path) -> _Source:
     try:
         described = parse_json(read_text(path / "open_clip_config.json", "the file"), "open_clip_config.json")
-        config, normal = described["model_cfg"], described.get("preprocess_cfg", {})
-    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        config, given = dict(described["model_cfg"]), dict(described.get("preprocess_cfg") or {})
+        normal = {name: [float(value) for value in given[name]] for name in ("mean", "std") if name in given}
+        if any(len(values) != 3 or not all(map(math.isfinite, values)) for values in normal.values()):
+            raise ValueError("mean and std have three numbers each")
+    except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise TeacherError(
             f"teacher.weights={path} is not an open_clip folder", "open_clip_config.json with model_cfg, and weights"
         ) from error
+    if odd := [f"{file} is {what}" for file in path.iterdir() if (what := oddity(file)) in (PIPE, "a device")]:
+        raise TeacherError(odd[0], "only files", "delete it")  # the tokenizer's library would wait for it
     source = _Source(str(path), f"local-dir:{path}", config, find_checkpoint(path))
-    return replace(source, **{name: normal[name] for name in ("mean", "std") if name in normal})
+    return replace(source, **normal)
 
 
 def _tokenizer(source: _Source) -> Any:

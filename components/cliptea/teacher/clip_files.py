@@ -20,11 +20,12 @@ from open_clip.model import resize_pos_embed
 from torch import Tensor, nn
 
 from cliptea.errors import TeacherError, one_line, refuse_system
-from cliptea.files import oddity
+from cliptea.files import is_bomb, oddity, sha256
 from cliptea.finite import not_finite
-from cliptea.models.encoder_weights import unwrapped
+from cliptea.models.encoder_weights import kinds_in, unwrapped
+from cliptea.weights_source import WeightsSource
 
-__all__ = ["fill", "find_checkpoint", "is_openai", "read_checkpoint"]
+__all__ = ["fill", "find_checkpoint", "is_openai", "read_checkpoint", "weights_sha256"]
 
 OPENAI_FACTS = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of OpenAI's archives
 POSITIONS = "visual.positional_embedding"
@@ -42,6 +43,25 @@ def find_checkpoint(folder: Path) -> Path:
     if not files:
         raise TeacherError(f"teacher.weights={folder} holds no weights", f"a file *{' or *'.join(SUFFIXES)} in it")
     return min(files, key=lambda file: (not file.name.startswith("open_clip"), SUFFIXES.index(file.suffix)))
+
+
+def weights_sha256(weights: str) -> str:
+    """The sha256 of the file with CLIP's weights, which may lie in a folder. "" for a tag, whose copies are checked.
+
+    Raises:
+        TeacherError: the folder contains no weights, or it is no file.
+        StorageError: the file or folder does not exist, or the system cannot read it.
+    """
+    source = WeightsSource.of(weights)
+    if not source.is_file:
+        return ""
+    path = source.fetch()
+    path = find_checkpoint(path) if path.is_dir() else path
+    try:
+        return sha256(path)
+    except OSError as error:
+        refuse_system(error, f"cannot read the weights {path}")
+        raise TeacherError(f"cannot read the weights {path}: {error.strerror or error}", EXPECTED) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -72,7 +92,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise TeacherError(f"{path} is not a file of CLIP weights, or is damaged ({reason})", EXPECTED) from error
     held = unwrapped(held)
     if not isinstance(held, dict) or not any(isinstance(value, Tensor) for value in held.values()):
-        raise TeacherError(f"{path} does not hold a state dict", EXPECTED)
+        raise TeacherError(f"{path} does not hold a state dict, but {kinds_in(held)}", EXPECTED)
     return held
 
 
@@ -104,12 +124,12 @@ def fill(model: nn.Module, state: dict[str, Any], path: Path, architecture: str)
                 f"the weights {path} do not fit {architecture}: {difference}",
                 todo="set teacher.model to the architecture of the weights",
             )
-    bad = not_finite({name: state[name] for name in wanted})
+    model.load_state_dict({name: state[name].reshape(value.shape) for name, value in wanted.items()})
+    bad = not_finite(model.state_dict())  # after loading, because float64 may become infinite
     if bad:
         raise TeacherError(
             f"{bad} in the weights {path} holds NaN or infinity", "finite weights", "get a whole copy of the file"
         )
-    model.load_state_dict({name: state[name].reshape(value.shape) for name, value in wanted.items()})
 
 
 def _read(path: Path) -> Any:
@@ -117,6 +137,8 @@ def _read(path: Path) -> Any:
         head = file.read(9)
     if head[8:] == b"{":  # safetensors starts with 8 bytes of length and a JSON header
         return safetensors.torch.load_file(path)
+    if is_bomb(path):
+        raise TeacherError(f"{path} would unpack to far more than its size and is not read", EXPECTED)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             # PyTorch finds files without regard to upper and lower case.

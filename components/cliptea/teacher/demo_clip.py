@@ -8,7 +8,7 @@ from pathlib import Path
 from cliptea.config import Config
 from cliptea.errors import StorageError
 from cliptea.files import oddity
-from cliptea.manifest import Contents, Manifest, Output, find, fingerprint, make_once, put_object
+from cliptea.manifest import Contents, Manifest, Output, find, find_whole, fingerprint, make_once, put_object
 from cliptea.storage import Store, fetch
 
 __all__ = ["demo_fingerprint", "demo_output", "demo_words", "stored_weights", "teacher_weights"]
@@ -41,10 +41,10 @@ def teacher_weights(store: Store, config: Config) -> str:
     if config.teacher.source.kind != "demo":
         return config.teacher.weights or ""
     output = demo_output(config)
-    made = find(store, output)
+    made = find_whole(store, output)
     if made is None:
         with store.scratch(f"{output.kind}-{output.fingerprint}") as folder:  # another run may have made it meanwhile
-            made, _ = make_once(store, output, lambda: _trained(store, config, output.prefix, folder))
+            made, _ = make_once(store, output, lambda: _trained(store, config, output.prefix, folder), find_whole)
     return _folder(store, made)
 
 

@@ -6,6 +6,7 @@ docs/models.md lists the families, with the dense tokens of each. The networks t
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -62,7 +63,7 @@ def require_teacher(config: TeacherConfig, clusterings: Iterable[ClusteringConfi
     """
     described = described_teacher(config)
     if described is not None:
-        folder = (Path(config.source.text).expanduser() / FOLDER).is_file()
+        folder = os.path.isfile(Path(config.source.text).expanduser() / FOLDER)  # false also for a too long name
         require_family(config.source.text if folder else config.model, described, clusterings)
         require_crop(config.crop, patch_size(described))
 
@@ -71,10 +72,10 @@ def require_crop(crop: int, patch: int) -> None:
     """Reject a crop that patches do not fill.
 
     Raises:
-        TeacherError: they do not.
+        ConfigError: they do not.
     """
     if crop % patch:
-        raise TeacherError(
+        raise ConfigError(
             f"teacher.crop={crop} is not a multiple of the teacher's patch size of {patch} pixels",
             f"such as {crop // patch * patch or patch}",
         )

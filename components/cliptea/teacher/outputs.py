@@ -87,12 +87,16 @@ class MadeBlock(BaseModel):
 
 
 class TextSet(BaseModel):
-    """Class names for text features, with prompt templates and an optional file with the features."""
+    """Class names for text features, with prompt templates and an optional file with the features.
+
+    Where students are trained with the classes, `unseen` names those whose features training must not get.
+    """
 
     classes: list[str]
     templates: Templates
     text_features: str | None
     synonyms: dict[str, list[str]] = {}  # class -> its names, if it has others than its own
+    unseen: list[str] = []
 
     @property
     def names(self) -> list[str]:

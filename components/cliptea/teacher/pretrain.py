@@ -68,13 +68,14 @@ class Phase:
 def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int) -> None:
     """Train the demo's CLIP, or resume a killed call. The resulting weights are identical bit by bit.
 
+    The checkpoint stays. If the caller is killed before it has used the weights, they are made from it again, because
+    it has a hash and they have none.
+
     Args:
         folder: output in open_clip's local-dir layout: open_clip_config.json and, written last,
-            open_clip_model.safetensors. Nothing is done if the weights exist.
+            open_clip_model.safetensors.
         seed: seed of the world, the weights and the order of the data.
     """
-    if (folder / WEIGHTS).exists():
-        return
     folder.mkdir(parents=True, exist_ok=True)
     phases = (
         Phase(world.size // 4, config.detail_iterations, config.detail_batch, config.lr, CLOSE),
@@ -83,8 +84,8 @@ def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int
     )
     settings = {"world": world.model_dump(), "config": config.model_dump(), "seed": seed}
     training = _Training(folder / CHECKPOINT, json.dumps(settings, sort_keys=True), seed)
-    pool = _Pool(World(world, seed), config.scenes)
     total = sum(phase.iterations for phase in phases)
+    pool = _Pool(World(world, seed), config.scenes if training.done < total else 0)
     with progress.bar("pre-training the demo teacher", total=total, unit="it", done=training.done) as bar:
         start = 0
         for number, phase in enumerate(phases):
@@ -97,7 +98,6 @@ def pretrain(folder: Path, world: WorldConfig, config: PretrainConfig, seed: int
     _narrow(model, config.cone)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_file(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
-    (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 class _Training:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cliptea.method.plm import IGNORE
+from cliptea.method.losses import IGNORE
 
 __all__ = ["RegionPictures", "region_masks", "region_pictures"]
 

@@ -19,12 +19,12 @@ class Stopwatch:
     A GPU still works after the call has returned, so its own events are compared, and nobody waits for it meanwhile.
     """
 
-    def __init__(self, where: torch.device, shared: bool = False) -> None:
+    def __init__(self, device: torch.device, shared: bool = False) -> None:
         """
         Args:
             shared: whether other processes work on the same GPU, whose work then counts as well.
         """
-        self._where, self._shared = where, shared
+        self._device, self._shared = device, shared
         self._views = 0
         self._seconds = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
@@ -32,7 +32,7 @@ class Stopwatch:
     @contextmanager
     def running(self, views: int) -> Iterator[None]:
         """Measure what encodes that many views."""
-        if self._where.type == "cuda":
+        if self._device.type == "cuda":
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             yield
@@ -48,7 +48,7 @@ class Stopwatch:
         """The time until now; waits for a GPU to finish. On a CPU, the seconds of all threads that torch may use."""
         if not self._views:
             return ClipTime()
-        if self._where.type != "cuda":
+        if self._device.type != "cuda":
             return ClipTime(views=self._views, seconds=self._seconds * torch.get_num_threads(), devices=["CPU core"])
         for _, end in self._events:
             end.synchronize()
@@ -57,4 +57,4 @@ class Stopwatch:
 
     @property
     def _gpu(self) -> str:
-        return torch.cuda.get_device_name(self._where) + " that several processes share" * self._shared
+        return torch.cuda.get_device_name(self._device) + " that several processes share" * self._shared

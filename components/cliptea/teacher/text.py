@@ -3,9 +3,9 @@
 A class has the mean of the normalised features of its prompts, see `cliptea.teacher.templates`, normalised again. A
 class with several names has the mean of their features, normalised again. The features can also come from a file. The
 teacher's text tower then checks whether they match the class list. `make_texts` puts the features into the store, and
-`load_text` reads them.
+`load_text` reads them. Those of the seen classes are also an object of their own, which is all that training reads.
 
-Shape legend: N classes, D joint width, T templates.
+Shape legend: N classes, S seen classes, D joint width, T templates.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from cliptea.teacher.demo_clip import demo_words, teacher_weights
 from cliptea.teacher.outputs import TextSet
 from cliptea.teacher.templates import list_templates
 
-__all__ = ["load_text", "make_texts", "read_text_features", "require_different", "text_features"]
+__all__ = ["load_seen_text", "load_text", "make_texts", "read_text_features", "require_different", "text_features"]
 
-TEXT = "text.safetensors"  # object in the store
+TEXT, SEEN_TEXT = "text.safetensors", "text_seen.safetensors"  # objects in the store
 NORM_TOLERANCE = 0.01
-SAME = 1e-5  # distance of unit vectors below which two names are one to a text tower
+SAME = 1e-5  # distance of unit vectors below which two names are the same to a text tower
 EQUAL = 0.9999  # cosine above which two rows are equal; at most 0.98 for different classes with ViT-B/16
 RELATED = 0.6  # cosine with the nearest class: above 0.75 within one CLIP, near 0 between two
 # A row belongs to another class if its cosine with that class is larger by this than with its own class. Within
@@ -49,9 +49,21 @@ def load_text(store: Store, text: Manifest) -> Tensor:
         NotFinite: a feature is NaN or infinite.
         StorageError: the object is missing or damaged.
     """
-    text_ND = safetensors.torch.load(read_object(store, text.objects[TEXT]))["text"]
-    require_finite({"a text feature": text_ND}, store.uri(text.objects[TEXT].key), "delete it and run again")
-    return text_ND
+    return _load(store, text, TEXT)
+
+
+def load_seen_text(store: Store, text: Manifest) -> Tensor:
+    """(S, D) float32 unit-norm text features of the seen classes of the training data set, by seen index.
+
+    Raises: as `load_text`.
+    """
+    return _load(store, text, SEEN_TEXT)
+
+
+def _load(store: Store, text: Manifest, name: str) -> Tensor:
+    rows = safetensors.torch.load(read_object(store, text.objects[name]))["text"]
+    require_finite({"a text feature": rows}, store.uri(text.objects[name].key), "delete it and run again")
+    return rows
 
 
 def make_texts(store: Store, config: Config, prompts: dict[Output, TextSet]) -> dict[Output, Manifest]:
@@ -70,17 +82,21 @@ def _make_text(store: Store, teacher: Teacher, prompt: TextSet, prefix: str, dem
         progress.warn(f"the demo's teacher does not know {', '.join(strange)}, so results for these are meaningless")
     if prompt.text_features is None:
         text_ND = text_features(teacher, prompt.classes, prompt.templates, prompt.synonyms)
-        if not demo:  # its words are few, and it has already warned about the others
-            require_different(text_ND, prompt.classes)
+        require_different(text_ND, prompt.classes)
     else:
         text_ND = read_text_features(prompt.text_features, teacher, prompt.classes)
-    data = safetensors.torch.save({"text": text_ND.cpu().contiguous()})
-    objects = {TEXT: put_object(store, f"{prefix}/{TEXT}", data)}
+    files = {TEXT: text_ND.cpu()}
+    if prompt.unseen:
+        files[SEEN_TEXT] = files[TEXT][[name not in prompt.unseen for name in prompt.classes]]
+    objects = {
+        name: put_object(store, f"{prefix}/{name}", safetensors.torch.save({"text": rows.contiguous()}))
+        for name, rows in files.items()
+    }
     return Contents(objects, {"classes": prompt.classes, "unknown_words": strange})
 
 
 def require_different(text_ND: Tensor, classes: Sequence[str]) -> None:
-    """Reject names that are one to this CLIP, such as long names that only differ beyond the text that it reads."""
+    """Reject names that are the same to this CLIP, such as long ones that only differ beyond the text that it reads."""
     # Distances by matrix products, the default for many rows, are wrong by more than SAME.
     distances_NN = torch.cdist(text_ND, text_ND, compute_mode="donot_use_mm_for_euclid_dist")
     twins = (distances_NN < SAME).triu(1).nonzero().tolist()

@@ -112,7 +112,7 @@ class TimmTower:
         return global_BD, self._alone(tokens_BXE[:, self._trunk.num_prefix_tokens :])
 
     def encode(self, images_B3CC: Tensor, kinds: Sequence[str], blocks: int) -> TowerTokens:
-        """As of `OwnTower`; only dense tokens are known."""
+        """As for `OwnTower`; only dense tokens are known."""
         if set(kinds) - {"dense"} or blocks:
             raise TeacherError(
                 f"the values, keys and region tokens of timm's {type(self._trunk).__name__} are not known",

@@ -18,11 +18,9 @@ from cliptea import env, progress, watchdog
 from cliptea.data.shard_sets import ShardEntry, find_sharded, put_top_index
 from cliptea.data.shard_writer import joined
 from cliptea.errors import ClipteaError, StorageError, portable
-from cliptea.files import sha256
 from cliptea.manifest import Contents, Manifest, Output, publish
 from cliptea.teacher.blocks import BlockMaker, Job
 from cliptea.teacher.outputs import ClipTime, MadeBlock, ViewOutput
-from cliptea.weights_source import WeightsSource
 
 __all__ = ["make_outputs", "make_part"]
 
@@ -69,7 +67,7 @@ def _make_blocks(maker: BlockMaker, part: int, parts: int) -> list[MadeBlock]:
             return _in_processes(maker.job, mine, workers, bar)
         except BrokenProcessPool:
             raise ClipteaError(
-                "a process that computes tokens was killed, mostly for lack of memory",
+                "a process that computes tokens was killed, probably for lack of memory",
                 f"enough memory for {workers} of them",
                 "lower teacher.num_workers or teacher.batch_size",
             ) from None
@@ -150,20 +148,15 @@ def _publish(maker: BlockMaker, wanted: ViewOutput, made: list[MadeBlock]) -> Ma
         info = {"dim": dim, "grid": grid, "views": maker.total}
     info |= {"split": job.split, "views_of_an_image": job.config.teacher.views}
     if output.kind == "tokens":
-        info["clip_sha256"] = _sha256(job.weights)
+        from cliptea.teacher.clip_files import weights_sha256  # open_clip takes as long to import as torch
+
+        info["clip_sha256"] = weights_sha256(job.weights)
         info["stand_in"] = job.config.teacher.source.kind == "demo" and job.config.data.dataset != "demo"
     manifest = publish(job.store, output, Contents(objects, info))
     if shards is not blocks:  # they are no longer needed
         for item in [item for shard in blocks for item in (shard.index, shard.tar)]:
             job.store.delete(item.key)
     return manifest
-
-
-def _sha256(weights: str) -> str:
-    """The sha256 of a file of weights, or "" for a folder or a tag."""
-    source = WeightsSource.of(weights)
-    path = source.fetch() if source.is_file else None
-    return "" if path is None or not path.is_file() else sha256(path)
 
 
 def _joined(job: Job, folder: str, blocks: list[ShardEntry]) -> list[ShardEntry]:

@@ -18,9 +18,11 @@ from requests.utils import get_environ_proxies
 
 from cliptea.errors import ConfigError, ServerAway, StorageError, TrackingError
 from cliptea.messages import holds_secret, meaning
-from cliptea.tracking.database import database_file
+from cliptea.storage.local_files import local_path
+from cliptea.tracking.database import LOCKED, database_file, database_path, is_locked
 
 __all__ = [
+    "CA_FILES",
     "EXPERIMENT",
     "MlflowAway",
     "Trouble",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 EXPERIMENT = "cliptea"  # name of the experiment for all runs
+# Variables with a file of CA certificates for MLflow, the most important one first.
+CA_FILES = ("MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 SECONDS = 8.0
 PORT_SECONDS = 2.0  # for each address of a database's host, so that two tries end within the ten seconds of `persist`
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -56,8 +60,11 @@ class MlflowAway(TrackingError, ServerAway):
     def __init__(self, reason: str, temporary: bool = True, todo: str = "") -> None:
         uri = tracking_address()
         if temporary:
-            what, expected = f"MLflow does not answer at {uri} ({reason})", "a running server"
-            super().__init__(what, expected, todo or "check MLFLOW_TRACKING_URI, or wait longer with CLIPTEA_PATIENCE")
+            what, expected = f"MLflow does not answer at {uri}", "a running server"
+            if database_file(uri):
+                what, expected = f"MLflow's database at {uri} cannot be used", "one that no other program locks"
+            todo = todo or "check MLFLOW_TRACKING_URI, or wait longer with CLIPTEA_PATIENCE"
+            super().__init__(f"{what} ({reason})", expected, todo)
         else:
             super().__init__(f"MLflow at {uri} cannot be used ({reason})", todo=todo or CHECK)
         self.reason, self.temporary = reason, temporary
@@ -89,7 +96,7 @@ def tracking_address() -> str:
 
     Raises:
         ConfigError: the address contains a password, which MLflow's errors and the report would show; or it is one of
-            a folder, or of a store for artifacts or models only.
+            a folder, of a store for artifacts or models only, or of a page of MLflow; or its kind is not in lower case.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     kind = _kind(uri)
@@ -98,8 +105,11 @@ def tracking_address() -> str:
         raise ConfigError(
             "MLFLOW_TRACKING_URI holds a password",
             "an address without one",
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, "
+            "PGPASSWORD for a PostgreSQL database",
         )
+    if not uri.startswith(kind):  # the libraries of databases, and the checks of addresses here, expect lower case
+        raise ConfigError(f"MLFLOW_TRACKING_URI={uri} begins with capitals", f"an address that begins with {kind}:")
     if uri and kind in ("", "file", *NO_RUNS):
         folder = kind in ("", "file")
         what = (
@@ -109,6 +119,10 @@ def tracking_address() -> str:
             f"MLFLOW_TRACKING_URI={uri} is {what}",
             KINDS,
             "correct it, or unset it to use the database in the work directory",
+        )
+    if kind in ("http", "https") and "#" in uri:
+        raise ConfigError(
+            f"MLFLOW_TRACKING_URI={uri} is the address of a page of MLflow", uri.partition("#")[0], "correct it"
         )
     return uri
 
@@ -191,9 +205,11 @@ def _of_file(uri: str) -> Trouble | None:
     file, todo = database_file(uri), "correct MLFLOW_TRACKING_URI or the permissions, or use another work directory"
     if file is None:
         return Trouble("the address does not name a file", todo)
-    what = ""
+    path, what = database_path(uri), ""
     try:
-        if file.is_dir():
+        if local_path("the file", path) != Path(path):  # MLflow does not know "~"
+            what = "its path begins with ~ instead of the home folder"
+        elif file.is_dir():
             what = "it is a folder"
         elif not file.exists():
             there = file.parent.exists() and not os.access(file.parent, os.W_OK)
@@ -204,8 +220,12 @@ def _of_file(uri: str) -> Trouble | None:
             what = "this user may not read and write it"
         elif (start := _beginning(file)) and start != SQLITE:
             what = "it is not an SQLite database"
+    except ConfigError as error:
+        return Trouble(error.what, todo)
     except OSError as error:
         return Trouble(*(meaning(error) or (error.strerror or str(error), todo)))
+    if not what and is_locked(file):
+        return Trouble(*LOCKED, temporary=True)
     return Trouble(what, todo) if what else None
 
 

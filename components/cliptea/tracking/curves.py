@@ -12,10 +12,10 @@ from cliptea import progress
 from cliptea.errors import one_line
 from cliptea.run import Run, Variant
 from cliptea.tracking.runs import ChildRun
+from cliptea.training.history import Curves
 
 __all__ = ["curve_log"]
 
-Curves = list[dict[str, float]]
 PATIENCE = 15.0  # seconds to wait at the end of training for unfinished requests
 
 

@@ -1,7 +1,8 @@
 """MLflow's database in a SQLite file: its address, its first creation, and its move to another folder.
 
-MLflow needs seconds to make the tables of a new database, and cannot go on with one that was interrupted. So a database
-is made under another name, and gets its own name when it is complete. This module only imports MLflow to make one.
+MLflow needs seconds to make the tables of a new database, and cannot continue with one whose creation was interrupted.
+So a database is made under another name, and gets its own name when it is complete. This module only imports MLflow to
+make one.
 """
 
 from __future__ import annotations
@@ -9,25 +10,29 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from cliptea.errors import TrackingError, one_line
+from cliptea.errors import StorageError, TrackingError, one_line
 from cliptea.storage.local_files import lock_file, make_folder, partial_name
 from cliptea.storage.marks import WORKDIR, read_mark
 
 __all__ = [
-    "artifact_folder", "database_file", "database_uri", "experiment_number", "has_moved", "leave_folders",
-    "readdress", "require_database",
+    "DATABASE", "LOCKED", "artifact_folder", "database_file", "database_path", "database_uri", "has_moved",
+    "in_workdir", "is_locked", "leave_folders", "mlflow_command", "placeless_command", "readdress", "require_database",
+    "require_unlocked", "stored_experiment_id", "workdir_of",
 ]  # fmt: skip
 
+DATABASE = Path("mlflow", "mlflow.db")  # in a work directory
 SCHEME = "sqlite:///"
 OWN_TABLES = "alembic_version", "_alembic_tmp_"  # of MLflow's tool for tables; the second is a prefix
 SUFFIXES = "", "-journal", "-wal", "-shm"  # of the files of a database
-WAIT_SECONDS = 20.0  # for other processes that write
+WAIT_SECONDS = 3.0  # for other processes that write, which mostly takes cliptea and MLflow milliseconds
+LOCKED = "another program holds its lock", "close that program"  # what is wrong with a file, and what to do
 
 
 def database_uri(file: Path) -> str:
@@ -38,14 +43,60 @@ def database_uri(file: Path) -> str:
 
 def database_file(uri: str) -> Path | None:
     """The file of a database that `database_uri` or a user has named. None for servers and other databases."""
-    found = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
-    path = unquote(found[1]) if found else ""
+    path = database_path(uri)
     return Path(path).absolute() if path not in ("", ":memory:") else None
+
+
+def workdir_of(uri: str) -> Path | None:
+    """The work directory whose database `uri` names, or None."""
+    file = database_file(uri)
+    return file.parent.parent if file is not None and in_workdir(file) else None
+
+
+def mlflow_command(uri: str) -> str:
+    """What opens MLflow: a command for a database on this machine, else the address of the server."""
+    if workdir := workdir_of(uri):
+        return f"cliptea ui --workdir {shlex.quote(str(workdir))}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite:") else uri
+
+
+def placeless_command(uri: str) -> str:
+    """As `mlflow_command`, for files that may be moved or copied together with a database on this machine."""
+    if workdir_of(uri):
+        return "cliptea ui --workdir WORKDIR"
+    return 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"' if uri.startswith("sqlite:") else uri
+
+
+def database_path(uri: str) -> str:
+    """The path in the address of a database in a file, as it is written there, or ""."""
+    found = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
+    return unquote(found[1]) if found else ""
 
 
 def artifact_folder(file: Path) -> Path:
     """The folder for the artifacts of the database in `file`."""
     return file.absolute().parent / "artifacts"
+
+
+def is_locked(file: Path) -> bool:
+    """Whether another program keeps others from reading the database, and does not stop soon."""
+    try:
+        with _opened(file, "rw") as database:
+            database.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:  # other errors are reported by whoever uses the database
+        return getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+    return False
+
+
+def require_unlocked(file: Path) -> None:
+    """Check that nobody keeps others from reading the database.
+
+    Raises:
+        StorageError: another program does, and does not stop soon.
+    """
+    if is_locked(file):
+        reason, todo = LOCKED
+        raise StorageError(f"MLflow's database {file} cannot be used: {reason}", todo=todo)
 
 
 def require_database(file: Path) -> None:
@@ -65,7 +116,7 @@ def require_database(file: Path) -> None:
             _make(file)
 
 
-def experiment_number(file: Path, experiment: str) -> str | None:
+def stored_experiment_id(file: Path, experiment: str) -> str | None:
     """The id of this experiment, or None if the database has none or cannot be read."""
     with suppress(sqlite3.Error), _opened(file, "ro") as database:
         query = "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
@@ -74,23 +125,26 @@ def experiment_number(file: Path, experiment: str) -> str | None:
     return None
 
 
-def has_moved(file: Path, experiment: str) -> bool:
-    """Whether the database names another place than its present one for the artifacts of the experiment."""
-    return _location(file, experiment) not in (None, artifact_folder(file).as_uri())
+def in_workdir(file: Path) -> bool:
+    """Whether this is the database of a work directory. The folder may hold others of the user."""
+    path = file.absolute()
+    return path.parts[-2:] == DATABASE.parts and read_mark(path.parent.parent).get("kind") == WORKDIR
 
 
-def readdress(file: Path, experiment: str) -> None:
-    """Let a database that was moved or copied with its artifacts name their present place.
+def has_moved(file: Path) -> bool:
+    """Whether the database names another place than the one next to it for its artifacts."""
+    return _location(file) not in (None, artifact_folder(file).as_uri())
+
+
+def readdress(file: Path) -> None:
+    """Update the artifact addresses in a database that was moved or copied together with its artifacts.
 
     MLflow stores absolute addresses, so that the database would name the artifacts in its old place.
-
-    Args:
-        experiment: name of the experiment whose artifacts are in the folder next to the database.
 
     Raises:
         TrackingError: the database cannot be changed.
     """
-    old, new = _location(file, experiment), artifact_folder(file).as_uri()
+    old, new = _location(file), artifact_folder(file).as_uri()
     if old is None or old == new:
         return
     try:
@@ -111,13 +165,9 @@ def readdress(file: Path, experiment: str) -> None:
 
 def _is_kept(file: Path) -> bool:
     """Whether the file must not be made or replaced."""
-    if not _in_workdir(file):
+    if not in_workdir(file):
         return any(file.with_name(file.name + suffix).exists() for suffix in SUFFIXES)
     return file.exists() and not _is_half_made(file)
-
-
-def _in_workdir(file: Path) -> bool:
-    return read_mark(file.absolute().parent.parent).get("kind") == WORKDIR
 
 
 def _is_half_made(file: Path) -> bool:
@@ -180,7 +230,7 @@ def _make(file: Path) -> None:
         _create(aside, artifact_folder(file).as_uri())
         with aside.open("rb") as made:
             os.fsync(made.fileno())
-        if _in_workdir(file):
+        if in_workdir(file):
             _drop(file)  # with the journal of an interrupted transaction, which must not be applied to the new database
         _rename(aside, file)
     finally:
@@ -203,14 +253,14 @@ def _drop(file: Path) -> None:
         file.with_name(file.name + suffix).unlink(missing_ok=True)
 
 
-def _location(file: Path, experiment: str) -> str | None:
-    """Where the artifacts of the experiment are, or None if there are none or if they were never next to the file."""
+def _location(file: Path) -> str | None:
+    """The folder of artifacts that was next to the file when it was made, or None. Users may rename our experiment."""
     mode = "rw" if os.access(file, os.W_OK) else "ro"  # "rw" undoes the write of a killed process, and "ro" fails then
     with suppress(sqlite3.Error), _opened(file, mode) as database:
-        found = database.execute("SELECT artifact_location FROM experiments WHERE name = ?", [experiment]).fetchone()
         beside = "/".join(artifact_folder(file).parts[-2:])
-        if found and str(found[0]).startswith("file://") and found[0].endswith(f"/{beside}"):
-            return found[0]
+        for (found,) in database.execute("SELECT artifact_location FROM experiments ORDER BY experiment_id"):
+            if str(found).startswith("file://") and found.endswith(f"/{beside}"):
+                return found
     return None
 
 

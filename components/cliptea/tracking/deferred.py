@@ -92,7 +92,7 @@ def read_record(store: Store, key: str, model: type[Recorded]) -> Recorded | Non
     try:
         return unseal(store.get(key), model)
     except Damaged as damaged:
-        progress.note(f"{store.uri(key)} {damaged}; the entry is logged again")
+        progress.note(f"{store.uri(key)} {damaged}; its work is done again")
     except ValidationError:
         pass
     return None
@@ -107,7 +107,7 @@ def log_or_defer(store: Store, run: Run, entry: Entry) -> Receipt | None:
         if away.temporary:
             text = f"({away.what}); compare or promote will log them when MLflow is back"
         else:
-            text = f"({away}); they are kept, and the same command logs them once that is mended"
+            text = f"({away}); they are kept, and the same command logs them once that is fixed"
         progress.warn(f"{entry.what} could not be logged {text}")
         return None
 

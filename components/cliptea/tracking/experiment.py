@@ -12,23 +12,26 @@ from mlflow.exceptions import MlflowException
 
 from cliptea import env, progress
 from cliptea.errors import ConfigError, TrackingError
+from cliptea.messages import shortened
 from cliptea.tracking.address import EXPERIMENT, tracking_address
 from cliptea.tracking.database import artifact_folder, database_file
 from cliptea.tracking.first_view import VIEW_TAG, first_view, view_page
+from cliptea.tracking.mlflow_client import all_pages
 
 __all__ = [
-    "all_experiments", "experiment_id", "find_run", "known_experiments", "leftovers", "plugin_run", "quote",
-    "show_scores_first",
+    "all_experiments", "experiment_id", "find_run", "known_experiments", "leftovers", "plugin_run",
+    "show_scores_first", "without_quotes",
 ]  # fmt: skip
 
 DESCRIPTION = (
-    "**[All scores, the highest hIoU first]({page})**. The model to ship has a registered version in the column "
-    "Models. There is a run for each pipeline run, and below it one for each variant and seed. `hiou` is the harmonic "
-    "mean of seen and unseen mIoU."
+    "**[All scores, the highest hIoU first]({page})**. The model to ship is the version with the alias `champion`: see "
+    "**[the registered models](#/models)**. There is a run for each pipeline run, with a child for each variant and "
+    "seed. `hiou` is the harmonic mean of seen and unseen mIoU."
 )
 OWN = ("**[All scores, the highest hIoU first]", "Students of cliptea:")  # how our descriptions begin and began
 NOTE = "mlflow.note.content"  # the description on MLflow's page
 DELETED = "deleted"  # the stage of an experiment
+LONGEST_EXPERIMENT_NAME = 256  # characters in MLflow's tables; only SQLite takes more
 # Without this tag, MLflow's user interface treats the experiment as one for language models.
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
@@ -42,7 +45,7 @@ def experiment_id(client: MlflowClient) -> str:
     are stored next to the file.
 
     Raises:
-        ConfigError: the experiment of the plug-in does not exist, or is deleted.
+        ConfigError: the experiment of the plug-in does not exist, or is deleted; or a new one has too long a name.
     """
     if named := _of_plugin("MLFLOW_EXPERIMENT_ID"):
         with _refusing("MLFLOW_EXPERIMENT_ID", named, "an experiment"):
@@ -58,6 +61,12 @@ def experiment_id(client: MlflowClient) -> str:
         if found.lifecycle_stage == DELETED:
             _restore(client, found)
         return found.experiment_id
+    if len(name) > LONGEST_EXPERIMENT_NAME:
+        raise ConfigError(
+            f"MLFLOW_EXPERIMENT_NAME={shortened(name, 60)} has {len(name)} characters",
+            f"at most {LONGEST_EXPERIMENT_NAME}, which every database of MLflow takes",
+            "choose a shorter name",
+        )
     file = database_file(client.tracking_uri)
     location = artifact_folder(file).as_uri() if file else None
     try:
@@ -77,11 +86,19 @@ def show_scores_first(client: MlflowClient) -> None:
     experiment = client.get_experiment(experiment_id(client))
     view = first_view()
     if experiment.tags.get(VIEW_TAG) != view:
-        client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, view)
+        _set_tag(client, experiment.experiment_id, VIEW_TAG, view)
     present = experiment.tags.get(NOTE, "")
     described = DESCRIPTION.format(page=view_page(experiment.experiment_id))
     if present != described and (not present or present.startswith(OWN)):
-        client.set_experiment_tag(experiment.experiment_id, NOTE, described)
+        _set_tag(client, experiment.experiment_id, NOTE, described)
+
+
+def _set_tag(client: MlflowClient, experiment: str, key: str, value: str) -> None:
+    try:
+        client.set_experiment_tag(experiment, key, value)
+    except MlflowException:  # also if another run sets it at the same moment, which MLflow refuses as a second row
+        if client.get_experiment(experiment).tags.get(key) != value:
+            raise
 
 
 def known_experiments(client: MlflowClient) -> list[str]:
@@ -97,12 +114,7 @@ def known_experiments(client: MlflowClient) -> list[str]:
 
 def all_experiments(client: MlflowClient) -> list[str]:
     """The ids of all experiments that are not deleted, to look for the run of a pipeline job by its unique id."""
-    page = client.search_experiments()
-    found = list(page)
-    while page.token:
-        page = client.search_experiments(page_token=page.token)
-        found += page
-    return [experiment.experiment_id for experiment in found]
+    return [experiment.experiment_id for experiment in all_pages(client.search_experiments)]
 
 
 def _name() -> str:
@@ -156,7 +168,7 @@ def _refusing(variable: str, value: str, what: str) -> Iterator[None]:
 
 def find_run(client: MlflowClient, tags: Mapping[str, str]) -> Run | None:
     """A run with all of these tags, or None."""
-    query = " and ".join(f"tags.`{key}` = '{quote(value)}'" for key, value in tags.items())
+    query = " and ".join(f"tags.`{key}` = '{without_quotes(value)}'" for key, value in tags.items())
     runs = client.search_runs([experiment_id(client)], query, max_results=1)
     return runs[0] if runs else None
 
@@ -172,5 +184,6 @@ def plugin_run(client: MlflowClient) -> Run | None:
     return found
 
 
-def quote(value: str) -> str:
+def without_quotes(value: str) -> str:
+    """A value for a query of MLflow between single quotes, which it may not contain itself."""
     return value.replace("'", "")

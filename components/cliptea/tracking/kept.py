@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from cliptea.errors import ConfigError
-from cliptea.tracking.mlflow_client import connect, persist
-from cliptea.tracking.runs import Tag
-from cliptea.tracking.state import SILENCE_SECONDS, silence_of
+from cliptea.tracking.mlflow_client import all_pages, connect, persist
+from cliptea.tracking.run_times import Tag, real_end, silence_of
+from cliptea.tracking.state import SILENCE_SECONDS
 
 __all__ = ["RUNNING", "UNLISTED", "Kept", "kept_runs"]
 
@@ -113,20 +112,16 @@ def _reason(run: MlflowRun, jobs: Mapping[str, str]) -> str:
 def _latest(runs: list[MlflowRun], newest: int, seconds: float) -> Reasons:
     """The newest finished runs and everything after them, and what ended a short time ago. All of them are closed."""
     done = [run for run in runs if run.info.status == "FINISHED" and Tag.SKIPPED not in run.data.tags]
-    ends = sorted(map(_end, done), reverse=True)
+    ends = sorted(map(real_end, done), reverse=True)
     since = math.inf if newest == 0 else 0.0 if len(ends) < newest else ends[newest - 1]
     young = time.time() - seconds
     kept = {}
     for run in runs:
-        if _end(run) >= since:
+        if real_end(run) >= since:
             kept[run.info.run_id] = "it is one of the newest"
-        elif _end(run) > young:
+        elif real_end(run) > young:
             kept[run.info.run_id] = "it ended a short time ago"
     return kept
-
-
-def _end(run: MlflowRun) -> float:
-    return (run.info.end_time or run.info.start_time) / 1000
 
 
 def _registered(client: MlflowClient) -> tuple[Reasons, Reasons]:
@@ -134,7 +129,7 @@ def _registered(client: MlflowClient) -> tuple[Reasons, Reasons]:
     aliased: Reasons = {}
     registered: Reasons = {}
     aliases: dict[str, dict[str, str]] = {}
-    for version in _versions(client):
+    for version in all_pages(client.search_model_versions):
         name = version.name
         if name not in aliases:
             aliases[name] = client.get_registered_model(name).aliases
@@ -148,11 +143,3 @@ def _registered(client: MlflowClient) -> tuple[Reasons, Reasons]:
                 if own:
                     aliased[one] = why
     return aliased, registered
-
-
-def _versions(client: MlflowClient) -> Iterator[ModelVersion]:
-    page = client.search_model_versions()
-    yield from page
-    while page.token:
-        page = client.search_model_versions(page_token=page.token)
-        yield from page

@@ -32,7 +32,7 @@ def chunks(items: list[Any], size: int) -> Iterable[list[Any]]:
 
 
 def metric_name(name: str, *parts: str) -> str:
-    """The name under which MLflow takes a metric or parameter; the same as before, unless MLflow would refuse it.
+    """The name under which MLflow takes a metric or parameter: `name` itself, unless MLflow would refuse it.
 
     MLflow refuses some characters, names that look like paths, and long ones. These characters are written as their
     number, such as `:2f:` for a slash, so that different names stay different. A name that is still too long keeps its

@@ -11,15 +11,17 @@ from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException, RestException
+from mlflow.store.entities import PagedList
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request, verify_rest_response
 from requests import RequestException
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from cliptea.errors import ConfigError, TrackingError, one_line
-from cliptea.messages import ERRNOS, meaning
+from cliptea.messages import ERRNOS, causes, meaning
 from cliptea.outage import COMMAND_SECONDS, Outage, patience, untrusted
 from cliptea.tracking.address import (
+    CA_FILES,
     CHECK,
     OTHER,
     MlflowAway,
@@ -27,19 +29,19 @@ from cliptea.tracking.address import (
     is_database,
     tracking_address,
 )
-from cliptea.tracking.database import database_file, leave_folders, require_database
+from cliptea.tracking.database import LOCKED, database_file, leave_folders, require_database
 
-__all__ = ["away", "connect", "persist"]
+__all__ = ["all_pages", "away", "connect", "persist"]
 
 Result = TypeVar("Result")
 PROBE = "/api/2.0/mlflow/experiments/search"  # asks the server for its database
 PROBE_SECONDS = 8.0
 OTHER_CA = (
     "SSL_CERT_FILE is used for MLflow too: if MLflow's certificate has another CA, set REQUESTS_CA_BUNDLE to a file "
-    "with it, for a public one to what `python -m certifi` prints"
+    "with that CA or, for a public CA, to the path that `python -m certifi` prints"
 )
 DATABASE_SECONDS = "3"  # for the answer of a PostgreSQL server to a connection
-# Errors that no waiting mends: a pattern of MLflow's text, what it means, and what to do.
+# Errors that waiting does not fix: a pattern of MLflow's text, what it means, and what to do.
 KNOWN = (
     (
         r"out-of-date database schema \(found version (\w+), but expected (\w+)",
@@ -73,11 +75,34 @@ KNOWN = (
     ),
     (
         r"unsupported URI '([\w+.-]+)",
-        "neither MLflow nor its plug-ins that are installed know addresses of {}",
+        "neither MLflow nor an installed plug-in knows addresses of the kind {}",
         "correct MLFLOW_TRACKING_URI, or install the plug-in for it",
+    ),
+    (
+        r"response body was not in a valid JSON format|error code 405 ",
+        "a web page or a login answers there, and not MLflow's API",
+        "correct MLFLOW_TRACKING_URI; for a login, set MLFLOW_TRACKING_TOKEN, or a user and a password",
+    ),
+    (
+        r"error code 413 |413 Client Error",
+        "a proxy in front of it refuses requests of this size",
+        "raise the limit of that proxy, such as client_max_body_size of nginx",
     ),
     (r"HTTP(?:Status)? ?(?:code )?401|Unauthorized|UNAUTHENTICATED", "it denies access", CHECK),
 )
+
+
+def all_pages(search: Callable[..., PagedList[Result]]) -> Iterator[Result]:
+    """All that a search of MLflow finds, which comes in pages.
+
+    Args:
+        search: a method of MLflow's client with all arguments but `page_token`.
+    """
+    page = search()
+    yield from page
+    while page.token:
+        page = search(page_token=page.token)
+        yield from page
 
 
 def connect() -> MlflowClient:
@@ -140,23 +165,27 @@ def _require_answer(client: MlflowClient) -> None:
 
 def _trust() -> None:
     """Let MLflow trust the CA in SSL_CERT_FILE, which its library `requests` does not read."""
-    own = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "MLFLOW_TRACKING_SERVER_CERT_PATH")
-    if (file := os.environ.get("SSL_CERT_FILE")) and not any(map(os.environ.get, own)):
+    if (file := os.environ.get("SSL_CERT_FILE")) and not any(map(os.environ.get, CA_FILES)):
         os.environ["REQUESTS_CA_BUNDLE"] = file
 
 
 def away(error: BaseException) -> MlflowAway:
     """What an error of MLflow means for its user."""
-    texts = " ".join(str(cause) for cause in _causes(error))
+    texts = " ".join(str(cause) for cause in causes(error))
+    if "database is locked" in texts and database_file(tracking_address()):  # not that of a server
+        return MlflowAway(LOCKED[0], todo=LOCKED[1])
     for pattern, reason, todo in KNOWN:
         if found := re.search(pattern, texts):
             return MlflowAway(reason.format(*found.groups()), False, todo.format(uri=tracking_address()))
-    known = next((meant for cause in _causes(error) if (meant := meaning(cause))), None)
+    if any(map(_is_made_already, causes(error))):
+        todo = "run again; if that does not help, use another database"
+        return MlflowAway("another process has just made the same tables or rows", todo=todo)
+    known = meaning(error)
     if known is not None and (not _may_pass(error) or (known in ERRNOS.values() and not _of_server(error))):
         return MlflowAway(known[0], False, known[1])
     temporary, uri = _may_pass(error), tracking_address()
     shared = os.environ.get("SSL_CERT_FILE", "")
-    if any(map(untrusted, _causes(error))) and os.environ.get("REQUESTS_CA_BUNDLE") == shared != "":
+    if any(map(untrusted, causes(error))) and os.environ.get("REQUESTS_CA_BUNDLE") == shared != "":
         return MlflowAway(_cause(error), False, OTHER_CA)
     behind_port = is_database(uri) and not database_file(uri)
     return MlflowAway(_cause(error), temporary, OTHER if temporary and behind_port else "")
@@ -197,12 +226,12 @@ def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
 
 def _may_pass(error: BaseException) -> bool:
     """Whether a retry may succeed. Rejected requests and errors of this machine, such as of files, are permanent."""
-    if any(untrusted(cause) for cause in _causes(error)):
+    if any(untrusted(cause) for cause in causes(error)):
         return False
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()  # 500 if there was no answer, and for files that were not downloaded
-        if (told := re.search(r"\b(4\d\d) Client Error", str(error))) and status == 500:
-            status = int(told[1])
+        if (told := re.search(r"\b(4\d\d) Client Error|error code (4\d\d) != ", str(error))) and status == 500:
+            status = int(told[1] or told[2])
     elif isinstance(error, RequestException):  # from artifact requests
         status = 500 if error.response is None else error.response.status_code
     elif isinstance(error, OperationalError):  # from a database that is just starting or ending
@@ -212,23 +241,26 @@ def _may_pass(error: BaseException) -> bool:
     return status >= 500 or status in (408, 429)
 
 
+def _is_made_already(error: BaseException) -> bool:
+    """Whether a database server has a table or row already that MLflow has just looked for and not found.
+
+    Two first runs may make the tables of a new database at the same time. Those of a file are made under a lock.
+    """
+    if not isinstance(error, (ProgrammingError, IntegrityError)) or database_file(tracking_address()):
+        return False
+    return re.search("already exists|duplicate", str(error), re.IGNORECASE) is not None
+
+
 def _of_server(error: BaseException) -> bool:
-    """Whether an error, such as a full disk, may be of the server's machine, where it may be mended meanwhile."""
+    """Whether an error, such as a full disk, may be on the server's machine, where it may be fixed in the meantime."""
     uri = tracking_address()
     if is_database(uri):
         return database_file(uri) is None
-    return any(isinstance(cause, RestException) for cause in _causes(error))
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and its causes, down to the innermost one."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
+    return any(isinstance(cause, RestException) for cause in causes(error))
 
 
 def _cause(error: BaseException) -> str:
     """The innermost reason of a failed request, in one line."""
-    *_, last = _causes(error)
-    return one_line(last)[:200] or type(last).__name__
+    *_, last = causes(error)
+    text = re.split(r"\. Response body: '\s*<", one_line(last))[0]  # without a web page
+    return text[:200] or type(last).__name__

@@ -30,11 +30,12 @@ SCRIPT = Path(__file__).with_name("pyfunc.py")
 # The modules that `cliptea.segment.segmenter` imports, and `decode_image` for users of the model. A test compares this
 # list with the loaded modules.
 CODE = (
-    "__init__.py", "config.py", "data/__init__.py", "data/catalogue.py", "data/sample.py", "data/views.py", "device.py",
-    "env.py", "errors.py", "files.py", "finite.py", "messages.py", "method/__init__.py", "method/losses.py",
-    "method/precision.py", "models/*.py", "names.py", "own_code.py", "parse.py", "segment/__init__.py",
-    "segment/image_logits.py", "segment/inference.py", "segment/masks.py", "segment/model_files.py",
-    "segment/normalise.py", "segment/segmenter.py", "segment/training_features.py", "weights_source.py",
+    "__init__.py", "addresses.py", "config.py", "data/__init__.py", "data/catalogue.py", "data/sample.py",
+    "data/views.py", "device.py", "env.py", "errors.py", "files.py", "finite.py", "messages.py", "method/__init__.py",
+    "method/losses.py", "method/precision.py", "models/*.py", "names.py", "own_code.py", "parse.py",
+    "segment/__init__.py", "segment/image_logits.py", "segment/inference.py", "segment/masks.py",
+    "segment/model_files.py", "segment/normalise.py", "segment/segmenter.py", "segment/training_features.py",
+    "setting_types.py", "weights_source.py",
 )  # fmt: skip
 NEEDED = (
     "mlflow", "numpy", "pillow", "pydantic", "safetensors", "segmentation_models_pytorch", "timm", "torch",

@@ -24,7 +24,7 @@ class Segmentation(PythonModel):
     """
 
     def load_context(self, context):
-        # Who loads a model with MLflow runs the code in it anyway, of which this script is a part.
+        # Whoever loads a model with MLflow runs the code in it anyway, and this script is part of that code.
         self._segmenter = open_segmenter(Path(context.artifacts["student"]), allow_code=True)
 
     def predict(self, context, model_input: np.ndarray, params=None) -> np.ndarray:

@@ -6,6 +6,8 @@ belongs to a run that will check later. If a run is killed in between, the next 
 
 A user can set the alias in MLflow's user interface. It is distinguished from a run that is about to set it by the tag
 `settled`, which a run sets last. The user's choice then becomes part of the history, and later models must beat it.
+
+A champion whose score is damaged keeps the alias in the same way. No model beats it until its score is written anew.
 """
 
 from __future__ import annotations
@@ -16,21 +18,23 @@ import time
 from typing import NamedTuple
 
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
+from cliptea import progress
 from cliptea.errors import ConfigError, NotFinite
 from cliptea.model_address import CHAMPION
 from cliptea.tracking.champions import Choice, Decision, History, Score, replay
+from cliptea.tracking.score_tags import DAMAGED, is_damaged, is_scored, score_of, score_tags
 
 __all__ = ["Outcome", "champion", "register", "registered_by", "rollback", "settle"]
 
-HIOU_TAG, EVALUATION_TAG, MARGIN_TAG = "hiou", "cliptea.evaluation", "cliptea.margin"
 CHOSEN_TAG = "cliptea.chosen"  # with the last version at that moment and the moment: cliptea.chosen.7.1700000000000
 CHOSEN = re.compile(re.escape(CHOSEN_TAG) + r"\.([0-9]{1,18})\.([0-9]{1,18})")
 DECISION_TAG, REASON_TAG, SETTLED_TAG = "cliptea.decision", "cliptea.reason", "cliptea.settled"
 DESCRIBED = "The champion is version "  # how a description begins that was not written by a user
 DEAD_SECONDS = 3600.0  # a run that has not settled its version by then was killed
+WRITING_SECONDS = 1.0  # a run that writes another score has set all of its tags by then
 
 
 class Outcome(NamedTuple):
@@ -64,7 +68,7 @@ def register(client: MlflowClient, name: str, source: str, run_id: str, score: S
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    measured = {HIOU_TAG: repr(score.hiou), EVALUATION_TAG: score.evaluation, MARGIN_TAG: repr(score.margin)}
+    measured = score_tags(score, run_id)
     for version in client.search_model_versions(_named(name)):
         if version.source == source:
             for key, value in measured.items():
@@ -80,7 +84,7 @@ def settle(client: MlflowClient, name: str, version: int) -> Outcome:
     If versions were deleted or got other scores, earlier decisions may change. Their versions then get tags and a
     description anew.
     """
-    _note_choice_by_hand(client, name, version)
+    _note_choice_by_hand(client, name, _read_and_note_damage(client, name), version)
     seen = _align(client, name)
     for number, decision in seen.history.decisions.items():
         decided = seen.versions[number].tags.get(DECISION_TAG)
@@ -95,7 +99,7 @@ def settle(client: MlflowClient, name: str, version: int) -> Outcome:
 def champion(client: MlflowClient, name: str) -> int | None:
     """The version of the champion, or None if there is none."""
     try:
-        return _read(client, name).alias
+        return _alias(client.get_registered_model(name))
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
@@ -103,13 +107,14 @@ def champion(client: MlflowClient, name: str) -> int | None:
 
 
 def registered_by(client: MlflowClient, name: str, version: str) -> str | None:
-    """The MLflow run whose model a version is, or None if there is no such version."""
+    """The MLflow run whose model a version is, or None if there is no such version or its score is damaged."""
     try:
-        return client.get_model_version(name, version).run_id
+        found = client.get_model_version(name, version)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
+    return None if is_damaged(found) else found.run_id
 
 
 def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
@@ -119,7 +124,7 @@ def rollback(client: MlflowClient, name: str) -> tuple[int, int]:
         ConfigError: the model does not exist, or there is no previous champion.
     """
     try:
-        _note_choice_by_hand(client, name, None)
+        _note_choice_by_hand(client, name, _read_and_note_damage(client, name), None)
         seen = _read(client, name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
@@ -179,8 +184,8 @@ def _align(client: MlflowClient, name: str) -> _Registry:
 def _what(version: ModelVersion) -> str:
     """A version in words: its variant, backbone and score."""
     parts = [version.tags[key] for key in ("variant", "backbone") if key in version.tags]
-    score = _number(version.tags.get(HIOU_TAG))
-    return ", ".join([*dict.fromkeys(parts), "no hIoU" if score is None else f"hIoU {100 * score:.1f} %"])
+    hiou = score_of(version).hiou
+    return ", ".join([*dict.fromkeys(parts), "no hIoU" if hiou is None else f"hIoU {100 * hiou:.1f} %"])
 
 
 def _named(name: str) -> str:
@@ -190,30 +195,32 @@ def _named(name: str) -> str:
 
 def _read(client: MlflowClient, name: str) -> _Registry:
     model = client.get_registered_model(name)  # before the versions: its alias is never of a newer one
+    found = client.search_model_versions(_named(name))
+    if any(map(is_damaged, found)):
+        time.sleep(WRITING_SECONDS)
+        found = client.search_model_versions(_named(name))
+    versions = {int(version.version): version for version in found}
+    return _Registry(versions, _alias(model), model.description or "", _history(versions, set(versions)))
+
+
+def _alias(model: RegisteredModel) -> int | None:
     alias = model.aliases.get(CHAMPION)
-    found = {int(version.version): version for version in client.search_model_versions(_named(name))}
-    number = None if alias is None else int(alias)
-    return _Registry(found, number, model.description or "", _history(found, set(found)))
+    return None if alias is None else int(alias)
+
+
+def _read_and_note_damage(client: MlflowClient, name: str) -> _Registry:
+    seen = _read(client, name)
+    for number, version in sorted(seen.versions.items()):
+        if is_damaged(version):
+            progress.warn(f"the score of {name} version {number} is damaged: {DAMAGED}")
+    return seen
 
 
 def _history(versions: dict[int, ModelVersion], deciding: set[int]) -> History:
     """The history in which only the versions `deciding` were candidates."""
-    scores = {number: _score(version.tags) for number, version in versions.items() if number in deciding}
+    scores = {number: score_of(version) for number, version in versions.items() if number in deciding}
     choices = [choice for number, version in versions.items() for choice in _choices(number, version.tags)]
     return replay(scores, choices)
-
-
-def _score(tags: dict[str, str]) -> Score:
-    """The score of a version. Versions that a user registered have no hIoU, nor have those whose tag is no number."""
-    return Score(_number(tags.get(HIOU_TAG)), tags.get(EVALUATION_TAG, ""), _number(tags.get(MARGIN_TAG)) or 0.0)
-
-
-def _number(tag: str | None) -> float | None:
-    try:
-        value = float(tag or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _choices(version: int, tags: dict[str, str]) -> list[Choice]:
@@ -226,13 +233,12 @@ def _choose(client: MlflowClient, name: str, version: int, after: int) -> None:
     client.set_model_version_tag(name, str(version), f"{CHOSEN_TAG}.{after}.{moment}", CHAMPION)
 
 
-def _note_choice_by_hand(client: MlflowClient, name: str, own: int | None) -> None:
+def _note_choice_by_hand(client: MlflowClient, name: str, seen: _Registry, own: int | None) -> None:
     """Record an alias as a choice if no run can have set it.
 
     Args:
         own: the version that the calling run is about to settle.
     """
-    seen = _read(client, name)
     if seen.alias is None or seen.alias == own or seen.alias not in seen.versions:
         return
     others = {number: version for number, version in seen.versions.items() if number != own}
@@ -250,4 +256,4 @@ def _note_choice_by_hand(client: MlflowClient, name: str, own: int | None) -> No
 
 def _may_be_settling(version: ModelVersion, oldest: float) -> bool:
     """Whether a run that is still alive may have registered this version, and not yet decided about it."""
-    return HIOU_TAG in version.tags and SETTLED_TAG not in version.tags and version.creation_timestamp > oldest
+    return is_scored(version) and SETTLED_TAG not in version.tags and version.creation_timestamp > oldest

@@ -6,7 +6,6 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,48 +13,30 @@ from typing import Any
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, Metric
-from mlflow.entities import Run as MlflowRun
 from mlflow.models import Model
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_MODELS
 
 from cliptea import env, progress
 from cliptea.evaluation.results import ResultRow
+from cliptea.files import SUMS, sums
+from cliptea.messages import shortened
 from cliptea.run import Run, Variant
-from cliptea.segment.model_files import SUMS, sums
-from cliptea.storage.local_files import place
+from cliptea.storage.local_files import escaped_path
 from cliptea.tracking.artifacts import require_artifacts
 from cliptea.tracking.experiment import experiment_id, find_run, leftovers, plugin_run, show_scores_first
 from cliptea.tracking.metric_names import chunks, log_params, metric_name
 from cliptea.tracking.mlflow_client import connect
 from cliptea.tracking.model import save_model
 from cliptea.tracking.origin import origin
+from cliptea.tracking.run_times import Tag, now, own_end, reopen
 from cliptea.training.history import HELD_OUT
 
-__all__ = ["ChildRun", "Tag", "log_best", "log_table", "now", "open_parent", "own_end", "reopen"]
+__all__ = ["ChildRun", "log_best", "log_table", "open_parent"]
 
 METRICS_PER_CALL = 900
+LONGEST_RUN_NAME = 240  # characters; MLflow's databases take 250, and `shortened` adds some
 SHOWN = 8  # digits of a pipeline run's key in names
-
-
-class Tag:
-    """Tags of runs."""
-
-    JOB = "kfp.pipeline_run_id"
-    KEY = "cliptea.run"  # of a pipeline run
-    FINGERPRINT = "cliptea.fingerprint"  # of its settings and data
-    LABEL = "cliptea.variant"  # of a variant's
-    HEARTBEAT = "cliptea.heartbeat"  # time of the last heartbeat of a step
-    ERROR = "cliptea.error"  # why a run failed or was stopped
-    NOTE = "mlflow.note.content"  # the description on MLflow's page
-    BEGAN = "cliptea.began"  # when the run was started again
-    WORKED = "cliptea.worked_seconds"  # how long it had run before that
-    TABLES = "mlflow.loggedArtifacts"  # lists a run's tables
-    # Tags about the end of a run, which are removed when the run resumes.
-    COMPLETE = "cliptea.complete"  # set by the last step
-    SKIPPED = "cliptea.skipped"  # id of the earlier run with the same settings and data
-    SWEPT = "cliptea.swept"  # when it was closed because of missing heartbeats
-    ENDED = frozenset((ERROR, NOTE, COMPLETE, SKIPPED, SWEPT))
 
 
 def open_parent(run: Run) -> str:
@@ -67,12 +48,12 @@ def open_parent(run: Run) -> str:
     client, config = connect(), run.config
     show_scores_first(client)
     for name in leftovers():
-        progress.note(f"{name} is ignored: it can only be of another job, as a run on one machine sets none")
+        progress.note(f"{name} is ignored: it must come from another job, because a run on one machine does not set it")
     key = _key(run)
     found = plugin_run(client) or find_run(client, {Tag.KEY: key})
     if found is None:
         part = f" · part {run.part.name}" if run.part.of > 1 else ""
-        name = f"{config.preset} · {config.data.name} · {key[:SHOWN]}{part}"
+        name = shortened(f"{config.preset} · {config.data.name} · {key[:SHOWN]}{part}", LONGEST_RUN_NAME)
         found = client.create_run(experiment_id(client), tags={Tag.KEY: key}, run_name=name)
     run_id = found.info.run_id
     require_artifacts(str(found.info.artifact_uri))
@@ -88,48 +69,6 @@ def open_parent(run: Run) -> str:
     settings = run.config.model_dump(mode="json", exclude={"variant_groups"})  # each student's run has its settings
     log_params(client, run_id, settings | {"data.digest": run.data_digest})
     return run_id
-
-
-def own_end(run: MlflowRun, silence: float = 0.0) -> int:
-    """The end of a run for MLflow in milliseconds, so that its duration is the time that it was at work.
-
-    MLflow shows the time from a run's start to its end. A run that was started again had its first start long ago.
-
-    Args:
-        silence: seconds since its last sign of life, which do not count.
-    """
-    seconds = _worked(run) if run.info.status != "RUNNING" else _since_began(run, time.time() - silence)
-    return run.info.start_time + round(1000 * seconds)
-
-
-def _worked(run: MlflowRun) -> float:
-    """Seconds that a run was at work until it ended, or until its last heartbeat if it was killed."""
-    if run.info.end_time:
-        return (run.info.end_time - run.info.start_time) / 1000
-    last = run.data.tags.get(Tag.HEARTBEAT)
-    return _since_began(run, datetime.fromisoformat(last).timestamp() if last else run.info.start_time / 1000)
-
-
-def _since_began(run: MlflowRun, moment: float) -> float:
-    began, tags = run.info.start_time / 1000, run.data.tags
-    if Tag.BEGAN in tags:
-        began = datetime.fromisoformat(tags[Tag.BEGAN]).timestamp()
-    return float(tags.get(Tag.WORKED, 0)) + max(0.0, moment - began)
-
-
-def reopen(client: MlflowClient, run: MlflowRun) -> None:
-    """Set a run to RUNNING, remove all tags about an earlier end, and remember how long it was at work until now."""
-    if run.info.end_time or Tag.HEARTBEAT in run.data.tags:
-        for tag, value in ((Tag.WORKED, f"{_worked(run):.3f}"), (Tag.BEGAN, now())):
-            client.set_tag(run.info.run_id, tag, value)
-    for tag in run.data.tags.keys() & Tag.ENDED:
-        client.delete_tag(run.info.run_id, tag)
-    client.update_run(run.info.run_id, status="RUNNING")
-
-
-def now() -> str:
-    """The current time in the format for tags."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def log_best(run: Run, row: ResultRow) -> None:
@@ -151,7 +90,10 @@ def log_table(run_id: str, rows: Sequence[Mapping[str, Any]], name: str) -> None
     client = connect()
     columns = list(rows[0])
     client.log_dict(run_id, {"columns": columns, "data": [[row[column] for column in columns] for row in rows]}, name)
-    listed = json.loads(client.get_run(run_id).data.tags.get(Tag.TABLES, "[]"))
+    try:
+        listed = json.loads(client.get_run(run_id).data.tags.get(Tag.TABLES, "[]"))
+    except ValueError:  # somebody has changed it
+        listed = []
     entry = {"path": name, "type": "table"}
     if entry not in listed:
         client.set_tag(run_id, Tag.TABLES, json.dumps([*listed, entry]))
@@ -192,6 +134,7 @@ class ChildRun:
             )
             # MLflow's page of comparisons opens with the metric that came first. NaN means that it is not known yet.
             client.log_metric(found.info.run_id, "hiou", math.nan, step=0)
+        require_artifacts(str(found.info.artifact_uri))
         child = cls(client, found.info.run_id)
         reopen(client, found)
         client.set_tag(child.run_id, Tag.NOTE, f"{variant.members[0].about}.")
@@ -255,7 +198,7 @@ class ChildRun:
         """Store files as artifacts, below `name` if it is given. Existing files are replaced."""
         with TemporaryDirectory() as folder:
             for file, data in files.items():
-                path = Path(folder) / place(file)  # names of images in a bucket may be any text
+                path = Path(folder) / escaped_path(file)  # names of images in a bucket may be any text
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
             self._client.log_artifacts(self.run_id, folder, name)
@@ -299,6 +242,7 @@ def _sweep_tag(variant: Variant) -> dict[str, str]:
 
 
 def _run_name(variant: Variant, backbone: str, dataset: str) -> str:
-    """What differs within a pipeline run comes first, because MLflow cuts long names."""
+    """What differs within a pipeline run comes first, because MLflow's page cuts long names."""
     names = dict.fromkeys(member.variant for member in variant.members if member.variant != backbone)
-    return " · ".join([*(names or [backbone]), f"seed {variant.seed}", *([backbone] if names else []), dataset])
+    parts = [*(names or [backbone]), f"seed {variant.seed}", *([backbone] if names else []), dataset]
+    return shortened(" · ".join(parts), LONGEST_RUN_NAME)

@@ -1,7 +1,7 @@
 """The state of a pipeline run in MLflow, from its first step to its end.
 
 Every active step sends heartbeats to the run. A run that is shown as RUNNING without a recent heartbeat was cancelled
-or killed, and the next `sweep` closes it. If it is still active, its next heartbeat opens it again.
+or killed, and the next call of `close_silent_runs` closes it. If it is still active, its next heartbeat opens it again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from functools import partial
 from typing import Literal, NamedTuple
 
 from mlflow import MlflowClient
@@ -23,13 +23,20 @@ from cliptea.notice import post_state
 from cliptea.run import Run
 from cliptea.storage import open_store
 from cliptea.tracking.address import MlflowAway
-from cliptea.tracking.experiment import all_experiments, experiment_id, find_run, known_experiments, plugin_run, quote
-from cliptea.tracking.mlflow_client import connect, persist
-from cliptea.tracking.runs import Tag, now, own_end, reopen
+from cliptea.tracking.experiment import (
+    all_experiments,
+    experiment_id,
+    find_run,
+    known_experiments,
+    plugin_run,
+    without_quotes,
+)
+from cliptea.tracking.mlflow_client import all_pages, connect, persist
+from cliptea.tracking.run_times import Tag, now, own_end, reopen, silence_of
 
 __all__ = [
-    "SILENCE_SECONDS", "End", "Ended", "beat", "close_ended", "close_job", "mark_complete", "mark_failed",
-    "mark_stopped", "mark_unchanged", "run_address", "silence_of", "sweep",
+    "SILENCE_SECONDS", "End", "Ended", "beat", "close_ended", "close_job", "close_silent_runs", "mark_complete",
+    "mark_failed", "mark_stopped", "mark_unchanged", "run_address",
 ]  # fmt: skip
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
@@ -39,7 +46,7 @@ ENDS: dict[str, End] = {"SUCCEEDED": "FINISHED", "SKIPPED": "FINISHED", "FAILED"
 
 SILENCE_SECONDS = 3600.0  # a run without heartbeats for this long counts as ended; pods may wait between two steps
 QUIET_SECONDS = 180.0  # the same if Pipelines reports that the run has ended
-END_PATIENCE = 60.0  # how long to wait for MLflow at the end of a run; a later sweep can close the run as well
+END_PATIENCE = 60.0  # how long to wait for MLflow at the end of a run; `close_silent_runs` can close it later as well
 BOARD_PATIENCE = 10.0  # how long to wait for the store, which only adds details
 LAST_STEP = "promote"
 LONGEST_TAG = 5000  # characters
@@ -55,7 +62,7 @@ class Ended(NamedTuple):
 
 
 def beat(run_id: str) -> None:
-    """Send a heartbeat to a pipeline run. If a sweep has closed the run, it is opened again."""
+    """Send a heartbeat to a pipeline run. If `close_silent_runs` has closed the run, it is opened again."""
     client = connect()
     run = client.get_run(run_id)
     if Tag.SWEPT in run.data.tags:
@@ -65,9 +72,9 @@ def beat(run_id: str) -> None:
 
 def _find_parent(client: MlflowClient, job_id: str) -> MlflowRun | None:
     """The run of a pipeline job, and not a run of its variants or a run that KFP's plug-in created for a task."""
-    named = f"tags.`{Tag.JOB}` = '{quote(job_id)}' and tags.`{Tag.KEY}` LIKE '%'"
+    named = f"tags.`{Tag.JOB}` = '{without_quotes(job_id)}' and tags.`{Tag.KEY}` LIKE '%'"
     found = _every(client, all_experiments(client), named)
-    return found[0] if found else plugin_run(client)
+    return found[0] if found else None
 
 
 def mark_failed(run_id: str, step: str, label: str, text: str) -> None:
@@ -106,7 +113,7 @@ def mark_unchanged(run: Run) -> str | None:
     """Mark the run as skipped if a run with the same fingerprint has finished. Returns the id of that run."""
     client = connect()
     query = f"tags.`{Tag.FINGERPRINT}` = '{run.fingerprint}' and attributes.status = 'FINISHED'"
-    found = client.search_runs([experiment_id(client)], query, order_by=["attributes.start_time DESC"])
+    found = _every(client, [experiment_id(client)], query)  # the newest first
     earlier = [r.info.run_id for r in found if r.info.run_id != run.tracking_run and Tag.SKIPPED not in r.data.tags]
     if not earlier:
         return None
@@ -169,7 +176,7 @@ def close_ended(job_id: str, how: str, reason: str) -> Ended:
 
     def end() -> Ended:
         client = connect()
-        run = _find_parent(client, job_id)
+        run = _find_parent(client, job_id) or plugin_run(client)
         if run is None:
             progress.note("the run ended before it was logged to MLflow")
             return Ended(how, "", reason)
@@ -186,6 +193,7 @@ def close_ended(job_id: str, how: str, reason: str) -> Ended:
 def close_job(job_id: str, end: End, reason: str) -> list[str]:
     """Close the run of a pipeline job and its variants if they are open. Returns the names of the closed runs.
 
+    This is for commands, where MLFLOW_RUN_ID may name a run that is not the pipeline's and never counts.
     If CLIPTEA_WEBHOOK is set, the webhook is notified of the closed run, because its exit task has not run.
 
     Args:
@@ -206,7 +214,7 @@ def close_job(job_id: str, end: End, reason: str) -> list[str]:
     return [*closed, run.info.run_name or run.info.run_id]
 
 
-def sweep(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None) -> list[str]:
+def close_silent_runs(ended: Callable[[str], End | Literal["RUNNING"] | None] | None = None) -> list[str]:
     """Close all open runs without recent activity. Returns a line about each.
 
     Activity is a heartbeat on the run, or a status that its steps write to the store.
@@ -278,21 +286,7 @@ def run_address(job_id: str) -> str | None:
 
 
 def _every(client: MlflowClient, experiments: list[str], query: str) -> list[MlflowRun]:
-    if not experiments:
-        return []
-    page = client.search_runs(experiments, query)
-    found = list(page)
-    while page.token:
-        page = client.search_runs(experiments, query, page_token=page.token)
-        found += page
-    return found
-
-
-def silence_of(run: MlflowRun) -> float:
-    """Seconds since the last heartbeat of a run."""
-    stamp = run.data.tags.get(Tag.HEARTBEAT)
-    last = datetime.fromisoformat(stamp).timestamp() if stamp else run.info.start_time / 1000
-    return datetime.now(UTC).timestamp() - last
+    return list(all_pages(partial(client.search_runs, experiments, query))) if experiments else []
 
 
 def _rough(seconds: float) -> str:

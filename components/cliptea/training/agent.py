@@ -11,10 +11,9 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 
-from cliptea.errors import ClipteaError
 from cliptea.messages import of_signal
-from cliptea.training.failure import tell
-from cliptea.training.stopping import Deserted
+from cliptea.training.failure import store_error
+from cliptea.training.stopping import Deserted, Killed
 
 
 def main(arguments: list[str]) -> None:
@@ -25,17 +24,17 @@ def main(arguments: list[str]) -> None:
         codes = [failure.exitcode for failure in error.failures.values()]
         killed = sorted({-code for code in codes if code < 0})
         if killed == [signal.SIGABRT] and _watched(arguments):
-            tell(Deserted("a process aborted with SIGABRT"))
+            store_error(Deserted("a process aborted with SIGABRT"))
         elif killed:
-            tell(
-                ClipteaError(
+            store_error(
+                Killed(
                     f"a training process was killed by {' and '.join(map(of_signal, killed))}",
                     todo="run again to resume from the last checkpoint",
                 )
             )
         raise
     except (RendezvousError, dist.DistError) as error:
-        tell(Deserted(f"torchrun: {type(error).__name__}"))
+        store_error(Deserted(f"torchrun: {type(error).__name__}"))
         raise
 
 

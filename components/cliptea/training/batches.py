@@ -1,8 +1,8 @@
 """Batches of views with their teacher tokens, in an order that only depends on (seed, iteration).
 
-Item k of a run is view `permutation(k // n)[k % n]`, and its random choices only depend on (seed, k). So a run can
-resume at any iteration without replaying the earlier ones, with any number of loading processes. The batch of an
-iteration is divided among the training processes in the order of its items.
+Item k of a run is view `permutation(k // n)[k % n]` of the n training views, and its random choices only depend on
+(seed, k). So a run can resume at any iteration without replaying the earlier ones, with any number of loading
+processes. The batch of an iteration is divided among the training processes in the order of its items.
 """
 
 from __future__ import annotations
@@ -164,8 +164,11 @@ def photometric(image_3HW: Tensor, rng: np.random.Generator) -> Tensor:
     Ranges and order are those of MMSegmentation: contrast changes before or after saturation and hue.
 
     Args:
-        image_3HW: uint8 RGB.
+        image_3HW: (3, H, W) uint8 RGB.
         rng: source of randomness.
+
+    Returns:
+        (3, H, W) float32, whole numbers from 0 to 255.
     """
     image_3HW = image_3HW.float() / 255
     brightness, contrast_first, contrast, saturation, hue = rng.random(5) < 0.5

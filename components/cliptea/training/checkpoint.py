@@ -42,8 +42,10 @@ class Checkpoints:
     As a context manager, it waits for the last write at the end of the block.
 
     Args:
+        store: where the checkpoints are written.
         folder: key prefix.
         keep: how many of the newest checkpoints to keep.
+        world: the training processes. Each of them has such an object for the same folder.
     """
 
     def __init__(self, store: Store, folder: str, keep: int, world: World = ALONE) -> None:

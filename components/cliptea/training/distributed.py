@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cliptea.errors import ConfigError
+from cliptea.messages import number_of
 from cliptea.outage import patience
 
 __all__ = ["ALONE", "World", "join", "left_alone"]
@@ -41,7 +42,7 @@ class World(NamedTuple):
         return self.rank == 0
 
     def total(self, tensor: Tensor) -> Tensor:
-        """Sum of a tensor over all processes, with gradients. The shape is the same in each process."""
+        """Sum of a tensor over all processes, with gradients. All of them must call this, with the same shape."""
         return tensor if self.size == 1 else _Sum.apply(tensor)
 
     def concat(self, rows: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class World(NamedTuple):
         return self.total(torch.cat([before, sent, after])).to(rows.dtype)
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is true in any process."""
+        """Whether the flag is true in any process. All processes must call this."""
         return bool(self.total(torch.tensor(int(flag))))
 
     def wait(self) -> None:
@@ -150,7 +151,7 @@ def join() -> Iterator[World]:
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
             raise ConfigError(
-                f"{local + 1} training processes are started, but the machine has {gpus} GPU{'s' * (gpus != 1)}",
+                f"{local + 1} training processes are started, but the machine has {number_of(gpus, 'GPU')}",
                 "one GPU per process",
             )
         torch.cuda.set_device(local)

@@ -1,7 +1,9 @@
 """The file in which the first failed process stores its error for the process that started training.
 
-torchrun exits with 1 for any failure of its processes. An error of a process itself takes precedence over the errors of
-processes that lost their partners. The latter may come first, so they are stored in a second file next to it.
+torchrun exits with 1 for any failure of its processes. Some errors may be the consequence of another process's error:
+an object is missing, because a process has deleted it as damaged, torchrun has killed a process, or the other processes
+are gone. They may be stored before that error, so each of these kinds has a file of its own next to the first file, and
+counts less.
 """
 
 from __future__ import annotations
@@ -12,29 +14,34 @@ from pathlib import Path
 from typing import Any
 
 from cliptea import env, errors
-from cliptea.errors import ClipteaError, described
-from cliptea.training.stopping import Deserted, Stopped
+from cliptea.errors import ClipteaError, Missing, described
+from cliptea.training.stopping import Deserted, Killed, Stopped
 
-__all__ = ["tell", "told"]
+__all__ = ["store_error", "stored_error"]
+
+CONSEQUENCES = {Missing: ".missing", Killed: ".killed", Deserted: ".left"}
+"""Suffixes of the files for errors that may be consequences, the more telling kind first."""
 
 
-def tell(error: BaseException) -> None:
-    """Store an error, unless another process has already stored one of the same kind."""
+def store_error(error: BaseException) -> None:
+    """Store an error, unless another process has already stored one in the same file."""
     if not env.FAILURE.is_set():
         return
     file = Path(env.FAILURE.get())
     said: dict[str, Any] = {"kind": type(error).__name__, "text": described(error)}
     if isinstance(error, Deserted):
-        file, said["text"] = _of_those_left(file), error.why
+        said["text"] = error.why
     if isinstance(error, Stopped):
         said["iteration"] = error.iteration
+    file = file.with_suffix(CONSEQUENCES.get(type(error), file.suffix))
     with suppress(FileExistsError), file.open("x", encoding="utf-8") as new:
         json.dump(said, new)
 
 
-def told(failure: Path) -> Stopped | ClipteaError | None:
-    """The error that is stored in the file or in the second file next to it, or None."""
-    said = _read(failure) or _read(_of_those_left(failure))
+def stored_error(failure: Path) -> Stopped | ClipteaError | None:
+    """The error that is stored in the file or in one of the files next to it, or None."""
+    files = (failure, *map(failure.with_suffix, CONSEQUENCES.values()))
+    said = next(filter(None, map(_read, files)), None)
     if said is None:
         return None
     if said["kind"] == Stopped.__name__:
@@ -42,10 +49,6 @@ def told(failure: Path) -> Stopped | ClipteaError | None:
     if said["kind"] == Deserted.__name__:
         return Deserted(said["text"])
     return getattr(errors, said["kind"], ClipteaError)(said["text"])
-
-
-def _of_those_left(failure: Path) -> Path:
-    return failure.with_suffix(".left")
 
 
 def _read(file: Path) -> dict[str, Any] | None:

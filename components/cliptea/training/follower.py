@@ -1,4 +1,4 @@
-"""Checks whether a step in another pod still follows this training. While it does, it writes to the board.
+"""Checks whether a step in another pod still follows this training. While the step does, training writes to the board.
 
 A step that crashed, or was lost together with its machine, does not delete its TrainJob. So training checks by itself.
 """

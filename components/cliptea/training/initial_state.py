@@ -43,5 +43,5 @@ class InitialState(NamedTuple):
                 f"the weights of train.init_from={self.name} do not fit the student: {said}",
                 "a model with the same student.backbone",
             )
-        require_finite(weights, f"train.init_from={self.name}", "train it again")
         student.load_state_dict(weights)
+        require_finite(student.state_dict(), f"train.init_from={self.name}", "train it again")  # as float32

@@ -45,6 +45,9 @@ def train_student(
 
     Args:
         store: the store for checkpoints and model.
+        output: the trained model as an output. Its folder in the store also holds the checkpoints.
+        config: settings of the student, with the changes of its variant.
+        data: photos with seen labels and the teacher's output for them, and which photos are held out.
         seed: seed of initial weights, order, augmentation and dropout.
         text: text features of the seen classes. Training only gets those of unseen classes in the transductive setting.
         log_curves: called with all loss curves so far, at each checkpoint and at the end, in the first process.
@@ -160,5 +163,5 @@ def _publish(store: Store, output: Output, trainer: Trainer, validation: Validat
         "model.safetensors": put_immutable(store, f"{output.prefix}/model", ".safetensors", saved),
         "history.json": put_immutable(store, f"{output.prefix}/history", ".json", curves),
     }
-    # Another run may have trained the same student at the same time. Then its steps use that one already.
+    # Another run may have trained the same student at the same time. Then the steps of that run already use its model.
     return find(store, output) or publish(store, output, Contents(objects, info))

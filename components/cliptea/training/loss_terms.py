@@ -60,7 +60,7 @@ def method_losses(
     With several micro-batches, the contrast with all CLS tokens and all denominators still use the global batch.
     Centroids (eq. 7), the classes generated from them and eq. 8 use one micro-batch of each process.
 
-    Only the total has the gradient of every term; those of the pixel losses are values.
+    Only the total carries the gradient of every term. The terms of the pixel losses are values without a gradient.
 
     Args:
         features_BDhw: (B, D, h, w) float, the student's features of the micro-batch.
@@ -70,6 +70,10 @@ def method_losses(
         text: text features, and the mean of CLIP's embeddings of regions.
         bank: CLS tokens of earlier iterations. It is not changed here.
         config: the method's settings.
+
+    Returns:
+        Name of a term -> scalar float32: `total`, and those of `global`, `local`, `generate`, `ce`, `focal` and `dice`
+        that are enabled.
     """
     features_BDhw, text_SD = features_BDhw.float(), text.seen_SD
     size = (features_BDhw.shape[2], features_BDhw.shape[3])
@@ -95,7 +99,7 @@ def method_losses(
         starts_APD = None
         if config.generator == "region":
             starts_APD = text.starts(global_batch.world.concat(micro_batch.region_tokens_BRD))
-        generated = vla.generate_pseudo_classes(adapter, centroids, global_batch.cls_WD, starts_APD)
+        generated = vla.generate_classifiers(adapter, centroids, global_batch.cls_WD, starts_APD)
         pseudo_APD, present_AP = generated.pseudo_BPD, generated.pseudo_present_BP
         if text.unseen_UD is not None:
             names_AP = global_batch.world.concat(micro_batch.names_BP)
@@ -152,7 +156,7 @@ def _pixel_losses(
     global_batch: GlobalBatch,
     config: MethodConfig,
 ) -> tuple[Terms, list[Tensor]]:
-    """The terms, for reading, and what their gradient comes from."""
+    """The terms as values for the log, and the tensors that carry their gradient."""
     switches = config.losses
     if not (switches.ce or switches.bce):
         return {}, []

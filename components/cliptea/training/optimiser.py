@@ -1,4 +1,7 @@
-"""AdamW with parameter groups, linear warm-up and polynomial decay (power 1)."""
+"""AdamW with parameter groups, linear warm-up and polynomial decay (power 1).
+
+Source of the schedule: MMSegmentation's recipes for transformers, `LinearLR` from a factor of 1e-6, then `PolyLR` to 0.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ WARMUP_SHARE = 0.05  # the longest warm-up, as a fraction of all iterations
 
 
 def lr_factor(iteration: int, iterations: int, warmup: int) -> float:
-    """The factor of the learning rate at an iteration (0-based). It rises linearly to 1 at `warmup` and falls to 0."""
+    """The factor of the learning rate at an iteration (0-based).
+
+    It rises linearly to 1 at `warmup`, or after 5 % of the iterations if that is earlier, and then falls linearly to 0.
+    """
     warmup = min(warmup, int(iterations * WARMUP_SHARE))
     if iteration < warmup:
         return WARMUP_START + (1 - WARMUP_START) * iteration / warmup

@@ -45,7 +45,7 @@ class SelfTraining:
         self._average.update_parameters(student)
 
     @torch.no_grad()
-    def named(self, batch: Batch, iteration: int, world: World) -> tuple[Batch, Tensor | None]:
+    def name_regions(self, batch: Batch, iteration: int, world: World) -> tuple[Batch, Tensor | None]:
         """The batch with regions of one name joined, and (B, R) int64 unseen classes of its regions, -1 for no name.
 
         Before `transductive.start`, the batch is returned as it is, with None.

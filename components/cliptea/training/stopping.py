@@ -1,4 +1,4 @@
-"""The ways in which training stops early and can resume later: on request, or after other processes were lost."""
+"""The ways in which training stops early and can resume later: on request, or after processes were lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from cliptea.errors import ClipteaError
 from cliptea.exit_codes import ExitCode
 
-__all__ = ["Deserted", "Stopped", "sigterm"]
+__all__ = ["Deserted", "Killed", "Stopped", "sigterm"]
 
 
 class Stopped(SystemExit):
@@ -38,6 +38,10 @@ class Deserted(ClipteaError):
             "last checkpoint",
         )
         self.why = why
+
+
+class Killed(ClipteaError):
+    """A signal has killed a process of this training: the system's, or torchrun's after another one has failed."""
 
 
 @contextmanager

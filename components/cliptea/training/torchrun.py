@@ -12,16 +12,18 @@ from pathlib import Path
 
 from cliptea import env
 from cliptea.errors import ClipteaError
-from cliptea.training.failure import told
+from cliptea.training.failure import stored_error
 from cliptea.training.follower import Follower, watching
 from cliptea.training.stopping import Stopped, sigterm
 
 __all__ = ["start"]
 
 POLL_SECONDS = 0.1
-# Variables of torchrun and of launchers like it. Those of another job must not count here.
+# Variables that torchrun sets or reads, and those of launchers like it. Those of another job must not count here: with
+# LOGLEVEL=debug torchrun ends at once, and PYTHON_EXEC names the Python of the training processes.
 LAUNCHERS = re.compile(
-    r"(RANK|WORLD_SIZE|(LOCAL|GROUP|ROLE)_(RANK|WORLD_SIZE|NAME)|MASTER_(ADDR|PORT))$|(TORCHELASTIC|SLURM|OMPI|PMI)_"
+    r"(RANK|WORLD_SIZE|(LOCAL|GROUP|ROLE)_(RANK|WORLD_SIZE|NAME)|MASTER_(ADDR|PORT)|LOGLEVEL|PYTHON_EXEC)$|"
+    r"(TORCHELASTIC|SLURM|OMPI|PMI)_"
 )
 JOINING = "PET_"  # prefix of the variables with which Kubeflow Trainer tells the processes of all pods about each other
 POD_SECONDS = 30  # after which Kubernetes kills a pod that it has told to stop, unless CLIPTEA_GRACE_SECONDS is set
@@ -76,7 +78,7 @@ def _environment(processes: int, joins: bool) -> dict[str, str]:
 
 
 def _reason(failure: Path, stopping: bool, code: int) -> BaseException:
-    said = told(failure)
+    said = stored_error(failure)
     if said is not None:
         return said
     if stopping:

@@ -47,7 +47,9 @@ PARTS = ("student", "adapter", "optimiser", "schedule", "bank")  # of a trainer,
 
 
 class Trainer:
-    """Student, adapter, bank, optimiser and history. They are the same in every process.
+    """Student, adapter, bank, optimiser and history.
+
+    Except for the times in the history, they are the same in every process.
 
     Args:
         initial: the weights that the student starts from, instead of those of its settings.
@@ -118,7 +120,7 @@ class Trainer:
         train = self.config.train
         batch, names_BR = batch.to(self.where), None
         if self.self_training is not None:
-            batch, names_BR = self.self_training.named(batch, self.iteration, self.world)
+            batch, names_BR = self.self_training.name_regions(batch, self.iteration, self.world)
         global_batch = GlobalBatch(
             batch, len(self.text.seen_SD), self.config.method, self.world, train.accumulate, names_BR
         )

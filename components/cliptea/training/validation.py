@@ -148,7 +148,8 @@ class Validation:
     def conclusion(self) -> str:
         """The end of a validated training in a sentence."""
         found, trainer = self.summary(), self._trainer
-        early = f"stopped early at iteration {trainer.iteration}, " if self.is_hopeless else ""
+        stopped = self.is_hopeless and trainer.iteration < trainer.config.train.iterations
+        early = f"stopped early at iteration {trainer.iteration}, " if stopped else ""
         return (
             f"{early}validated {found['validations']} times on {found['images']} held-out images "
             f"in {progress.clock(found['seconds'])}; the model is the student of iteration {found['iteration']}, "

@@ -23,6 +23,7 @@ def test_a_class_has_the_names_that_are_listed_and_else_its_own():
         ({"person": ["x"], "dog": ["x"]}, "class names occur twice: x"),
         ({"person": [" "]}, "the class name ' ' is empty"),
         ({"person": ["a\x1b"]}, "has control characters"),
+        ({"person": ["\x07"]}, "has control characters"),
         ({"caf\u00e9": ["a"], "cafe\u0301": ["b"]}, "class names occur twice"),
     ],
 )

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask
 
+from cliptea import parse
 from cliptea.config import DataConfig
+from cliptea.data import coco_labels
 from cliptea.data.coco_labels import CocoLabels
 from cliptea.data.folder import Folder
 from cliptea.errors import ClipteaError, DataError
@@ -214,9 +216,10 @@ CODE = {"size": [HEIGHT, WIDTH], "counts": [5, 5]}
 @pytest.mark.parametrize(
     ("segmentation", "says"),
     [
-        ([[1, 2, 3, 4]], "no list of at least three points"),
-        ([[1, 2, 3, 4, 5, 6, 7]], "no list of at least three points"),
+        ([[1, 2, 3, 4]], "not a list of at least three points"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "not a list of at least three points"),
         ([[1, 2, 3, 4, 5, 1e9]], "far outside"),
+        ([[0, 0, 400, 400] * 150], "its outlines have .* pixels; at most 104800 can be drawn"),
         ([], "neither polygons nor a run-length code"),
         (None, "neither polygons nor a run-length code"),
         (CODE, "its runs do not add up"),
@@ -224,6 +227,7 @@ CODE = {"size": [HEIGHT, WIDTH], "counts": [5, 5]}
         (CODE | {"counts": "0"}, "its runs do not add up"),
         (CODE | {"counts": "o"}, "end within a number"),
         (CODE | {"counts": "o" * 13}, "a number that is too large"),
+        (CODE | {"counts": "0" * (HEIGHT * WIDTH + 2)}, "more runs than the image has pixels"),
         (CODE | {"counts": "\u00e9"}, "hold the letter"),
         (CODE | {"size": [3, 4]}, r"its size is \[3, 4\], but the image has \[30, 40\]"),
     ],
@@ -232,6 +236,35 @@ def test_a_broken_segmentation_is_one_line(tmp_path, segmentation, says):
     data = folder(tmp_path, instances({"category_id": 3, "segmentation": segmentation}))
     with pytest.raises(ClipteaError, match=rf"json: image a has a segmentation that cannot be drawn \(.*{says}"):
         data.read("train", "a")
+
+
+def test_an_image_may_have_an_outline_around_every_pixel_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(coco_labels, "SPARE", 0)
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+    squares = [(corners + np.array([x, y])).ravel().tolist() for x in range(WIDTH) for y in range(HEIGHT)]
+    each = [{"category_id": 7, "segmentation": [square]} for square in squares]
+    assert (folder(tmp_path / "all", instances(*each)).read("train", "a").labels == 1).all()
+    with pytest.raises(ClipteaError, match="at most 4800 can be drawn"):
+        folder(tmp_path / "more", instances(*each, each[0])).read("train", "a")
+
+
+def test_the_outlines_of_an_instance_have_a_limit_in_images_of_any_size(tmp_path, monkeypatch):
+    coco = instances(*[{"category_id": 3, "segmentation": [square, square]} for square in SQUARES])
+    monkeypatch.setattr(coco_labels, "LONGEST_OUTLINE", 2 * (10.5 + 10 + 10.5 + 10))  # of the larger one
+    assert (folder(tmp_path / "fit", coco).read("train", "a").labels == 0).sum() == polygons(*SQUARES).sum()
+    monkeypatch.setattr(coco_labels, "LONGEST_OUTLINE", 81)
+    with pytest.raises(ClipteaError, match="its outlines have 82 pixels; at most 81 can be drawn"):
+        folder(tmp_path / "long", coco).read("train", "a")
+
+
+def test_a_coco_file_with_too_many_values_is_one_line(tmp_path, monkeypatch):
+    coco = instances({"category_id": 3, "segmentation": [TRIANGLE]})
+    text = json.dumps(coco)
+    monkeypatch.setattr(parse, "MOST_VALUES", text.count(",") + 2 * text.count("[") + 16 * text.count("{"))
+    assert folder(tmp_path / "fit", coco).ids("train") == ["a"]
+    coco["annotations"][0]["segmentation"].append(TRIANGLE)
+    with pytest.raises(ClipteaError, match=r"instances_train2017\.json: it has too many values, lists and objects"):
+        folder(tmp_path / "more", coco).ids("train")
 
 
 @pytest.mark.parametrize(

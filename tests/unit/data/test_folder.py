@@ -115,7 +115,7 @@ def test_missing_label_maps_are_found_at_once(root):
     [
         ('{"classes": "sky"}', "classes: "),
         ('{"unseen": ["tree"]}', "classes.json has no classes"),
-        ('{"classes": ["sky"], "ignore": 70000}', "ignore: 70000 is no id from 0 to 65534"),
+        ('{"classes": ["sky"], "ignore": 70000}', "ignore: 70000 is not an id from 0 to 65534"),
         ('{"classes": ["sky", "road"], "unseen": ["road"], "first_id": 254}', "ids up to 255"),
         ("[]", "classes.json cannot be read"),
     ],

@@ -10,13 +10,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cliptea import progress, settings
 from cliptea.config import DataConfig
-from cliptea.data.catalogue import make_catalogue, require_distinct
+from cliptea.data.catalogue import as_text, known_to, make_catalogue, require_distinct
 from cliptea.data.facts import facts
 from cliptea.data.folder import Folder
+from cliptea.data.left_out import LeftOut, count
 from cliptea.data.split_shards import write_split
 from cliptea.data.world import CLASSES
 from cliptea.errors import ClipteaError, ConfigError
+from cliptea.manifest import Manifest
+from cliptea.run import Run
+from cliptea.steps import resolve
+from cliptea.steps.gather import _warnings
+from cliptea.steps.split import DataEntry, left_out_of, make_splits
+from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import FileStore
 
 ACUTE = "\u00e9"  # é in one letter, and in two
@@ -47,17 +55,17 @@ def test_a_tidy_folder_leaves_nothing_out(root):
 
 
 def test_everything_that_is_not_read_is_named_with_its_reason(root, tmp_path):
-    other = "their suffix is none of .bmp, .gif, .jfif, .jpeg, .jpg, .png, .tif, .tiff, .webp"
+    other = "their suffix is not one of .bmp, .gif, .jfif, .jpeg, .jpg, .png, .tif, .tiff, .webp"
     elsewhere = "not in images/train, images/val, labels/train or labels/val"
     expected = {
         other: ["images/train/n.txt", "images/val/x.HEIC"],
         "no image has their name": ["labels/train/lone.png"],
-        "they are no label maps": ["labels/train/a.json", "labels/train/a.txt"],
+        "they are not label maps": ["labels/train/a.json", "labels/train/a.txt"],
         "other labels have their name": ["labels/train/b.jpg"],
         "hidden or system files": ["images/train/.DS_Store", "images/train/._a.png", "images/val/Thumbs.db"],
         "sub-folders are not searched": ["images/train/more"],
-        "a link to nothing": ["images/train/gone.png"],
-        "a link without end": ["images/val/loop.png"],
+        "a broken link": ["images/train/gone.png"],
+        "a circular link": ["images/val/loop.png"],
         "a named pipe": ["labels/val/pipe.png"],
         "a device": ["images/train/zero.png"],
         elsewhere: ["README", "images/test", "images/top.png", "labels/Val"],
@@ -99,6 +107,51 @@ def test_many_are_counted_and_the_first_are_named(root, tmp_path):
     assert line.startswith("30 left out of the data")
     assert line.endswith("images/train/00.txt, images/train/01.txt, images/train/02.txt, images/train/03.txt, "
                          "images/train/04.txt, and 25 more")  # fmt: skip
+
+
+def test_what_is_left_out_later_is_counted_although_shards_are_reused(root, tmp_path, monkeypatch):
+    """In warnings and in the report, in what MLflow gets, and where a schedule skips the run."""
+    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
+    given = [f"data.root={root}", "teacher.weights=demo", f"evaluation.sets.further.root={root}"]
+    config = settings.load("folder", [*given, "evaluation.sets.further.dataset=folder"])
+    same = {"fingerprint": "", "job_id": "", "tracking_run": "", "variants": []}
+    digest = folder(root).digest()
+    run = Run(config=config, data_digest=digest, evaluation_digests={"further": digest}, **same)
+    cache = TeacherCache(tokens=Manifest(kind="tokens", fingerprint="t"), regions={}, text={})
+    warned: list[str] = []
+    monkeypatch.setattr(progress, "warn", warned.append)
+
+    def made():
+        """The splits, and the lines about what they leave out."""
+        warned.clear()
+        splits = make_splits(run)
+        lines = [line for line in warned if "left out" in line]
+        assert [line for line in _warnings(run, splits, cache, []) if "left out" in line] == lines
+        warned.clear()
+        resolve._warn_of_left_out(config)
+        assert warned == lines
+        return splits, lines
+
+    first, lines = made()
+    assert lines == []
+    picture(root / "images/train/b.heic")
+    (root / "images/val/c.jpg").symlink_to("nowhere.jpg")
+    (root / "images/train/sub").mkdir()
+    again, lines = made()
+    assert folder(root).digest() == digest
+    assert [again.own.output, again.own.objects] == [first.own.output, first.own.objects]  # nothing is made anew
+    dead = "1 left out of the data (a broken link): images/val/c.jpg"
+    assert {dead, f"further: {dead}"} < {*lines}
+    assert len(lines) == 4
+    assert sorted(one["first"] for one in again.own.info["left_out"].values()) == [
+        ["images/train/b.heic"], ["images/train/sub"], ["images/val/c.jpg"]
+    ]  # fmt: skip
+    assert len({DataEntry(splits=splits.named("own")).name for splits in (first, again)}) == 2  # so both are logged
+    assert left_out_of(first.named("own")) != left_out_of(again.named("own"))  # as the report's fingerprint needs
+    for path in ("images/train/b.heic", "images/val/c.jpg"):
+        (root / path).unlink()
+    (root / "images/train/sub").rmdir()
+    assert made() == (first, [])
 
 
 @pytest.mark.parametrize("folded", ["parent", "mutual"])
@@ -183,7 +236,10 @@ def test_classes_json_may_have_a_byte_order_mark_but_no_key_twice(root):
 
 ALIKE = [
     ("car", "Car"), ("traffic light", "traffic  light"), ("car", " car "), (ACUTE, "e\u0301"), ("STRASSE", "strasse"),
-    ("a b", "a\u00a0b"), ("a&b", "a&amp;b"), ("fish", "\ufb01sh"), ("car", "\uff23\uff41\uff52"), ("a b", "a\tb"),
+    ("a b", "a\u00a0b"), ("a&b", "a&amp;b"), ("fish", "\ufb01sh"), ("car", "\uff23\uff41\uff52"),
+    ("lane1", "lane 1"), ("12", "1 2"), ("traffic-light", "traffic - light"), ("bus(red)", "bus (red)"),
+    ("no.1", "no. 1"), ("road_1", "road _1"), ("men's shoe", "men\u2019s shoe"), ("men's shoe", "men 's shoe"),
+    ("\"new\" car", "\u201cnew\u201d car"), ("car", "car\ufeff"), ("men's shoe", "men&rsquo;s shoe"),
 ]  # fmt: skip
 
 
@@ -195,9 +251,33 @@ def test_names_that_are_one_to_clip_are_refused_with_both(one, other):
     for use in (require_distinct, lambda names: make_catalogue(names, ["sky"])):
         with pytest.raises(ConfigError) as caught:
             use(["sky", one, other])
-        shown = re.search("the class names ('.*') and ('.*') have the same text embedding", str(caught.value))
+        shown = re.search("the class names (.*) and (.*) have the same text embedding", str(caught.value))
         assert shown[1] != shown[2]  # even if they look the same
         assert [ast.literal_eval(text.replace("\u2423", " ")) for text in shown.groups()] == [one, other]
+
+
+def test_random_names_are_one_where_their_tokens_are():
+    open_clip = pytest.importorskip("open_clip")
+    encode = open_clip.get_tokenizer("ViT-B-16-quickgelu").encode
+    rng = np.random.default_rng(0)
+    signs = [*"aBst\u00e912 _-.('\"&\u2019\u02bc\u201e\ufeff\u200b\x07\u0416\u4e2d\u0661"]
+    names = {"".join(rng.choice(signs, rng.integers(1, 6))) for _ in range(3000)}
+    tokens = {name: tuple(encode(name)) for name in names}
+    texts = {name: as_text(name) for name in names}
+    of_text = {texts[name]: tokens[name] for name in names}
+    of_tokens = {tokens[name]: texts[name] for name in names}
+    assert [name for name in names if of_text[texts[name]] != tokens[name]] == []  # one text, several tokens
+    assert [name for name in names if of_tokens[tokens[name]] != texts[name]] == []  # the same tokens, several texts
+    assert 200 < len(of_text) < len(names) - 200  # many names are alike, and many differ
+
+
+def test_a_seen_class_is_known_in_each_form_that_clip_reads_alike():
+    seen = ["lane1", "men's shoe", "bus(red)"]
+    assert known_to(["lane 1", "lane 2", "men\u2019s shoe", "bus (red)", "bus red"], seen) == [
+        "lane 1",
+        "men\u2019s shoe",
+        "bus (red)",
+    ]
 
 
 def test_names_that_differ_to_clip_are_kept():
@@ -207,3 +287,7 @@ def test_names_that_differ_to_clip_are_kept():
     require_distinct(["car", "cars", "race car", "racecar", "stra\u00dfe", "strasse"])
     with pytest.raises(ConfigError, match="is empty"):
         require_distinct(["car", " "])
+
+
+def test_a_reason_without_paths_is_not_counted():
+    assert count({"hidden": [], "a named pipe": ["x", "y"]}) == {"a named pipe": LeftOut(number=2, first=["x", "y"])}

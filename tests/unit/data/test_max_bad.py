@@ -7,12 +7,17 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from cliptea import progress
+from cliptea import settings as all_settings
 from cliptea.config import DataConfig
 from cliptea.data.shards import ShardReader
 from cliptea.data.split_shards import write_split
 from cliptea.errors import DataError
 from cliptea.manifest import Manifest
-from cliptea.steps.split import split_output
+from cliptea.run import Run
+from cliptea.steps.gather import _warnings
+from cliptea.steps.split import make_splits, split_output
+from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import FileStore
 from cliptea_pipeline.cli import app
 
@@ -121,6 +126,40 @@ def test_data_check_does_not_leave_out_all_images_of_a_part(root):
     answer = CliRunner().invoke(app, [*command, "--set", "data.max_bad=5"])
     assert answer.exit_code == 1, answer.output
     assert "v0.png is missing" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ("[t04, t05, v2, t00]", ["2 train images of folder that cannot be used", ": t00, t04", ": v2"]),
+        ("[t05, v1]", []),
+        ("6", []),
+    ],
+)
+def test_a_figure_of_an_image_that_is_left_out_is_told_in_the_run_and_its_report(
+    root, tmp_path, monkeypatch, figures, said
+):
+    spoil(root)
+    monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
+    own = [f"data.root={root}", "data.max_bad=3", "teacher.weights=demo", f"evaluation.figures={figures}"]
+    run = Run(
+        config=all_settings.load("folder", own),
+        data_digest="d",
+        fingerprint="",
+        job_id="",
+        tracking_run="",
+        variants=[],
+    )
+    warned = []
+    monkeypatch.setattr(progress, "warn", warned.append)
+    for _ in range(2):  # also where the shards are reused
+        warned.clear()
+        splits = make_splits(run)
+        told = [line for line in warned if line.startswith("evaluation.figures names ")]
+        assert len(told) == (2 if said else 0)
+        assert all(part in "\n".join(told) for part in said)
+    cache = TeacherCache(tokens=Manifest(kind="tokens", fingerprint="t"), regions={}, text={})
+    assert [line for line in _warnings(run, splits, cache, []) if "evaluation.figures" in line] == told
 
 
 def test_the_manifest_can_be_read_again(root, tmp_path):

@@ -15,7 +15,7 @@ from cliptea.data.facts import facts
 from cliptea.data.records import LABEL
 from cliptea.data.sample import decode_labels
 from cliptea.data.shards import ShardReader
-from cliptea.errors import ClipteaError, DataError
+from cliptea.errors import ClipteaError, ConfigError, DataError
 from cliptea.run import Run
 from cliptea.steps.split import make_splits
 from cliptea.storage import open_store
@@ -119,7 +119,7 @@ def test_a_root_without_the_data_set_says_where_it_looked(tmp_path):
     with pytest.raises(DataError, match=r"is not a folder \(missing\); expected the folder of PASCAL VOC 2012"):
         opened(voc12, tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
-    with pytest.raises(DataError, match=r"data\.root is not set"):
+    with pytest.raises(ConfigError, match=r"data\.root is not set"):
         open_dataset(DataConfig(dataset="voc12"))
 
 

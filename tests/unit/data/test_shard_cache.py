@@ -92,6 +92,68 @@ def test_what_is_no_sha256_is_neither_written_nor_read(tmp_path, shard):
     assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
 
 
+@pytest.mark.parametrize("link", [name(1), ".lock"])
+def test_no_link_in_the_cache_is_written_through(tmp_path, monkeypatch, link):
+    told = []
+    monkeypatch.setattr(shard_cache, "_warn_once", told.append)
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / link).symlink_to(tmp_path / "victim")
+    ShardCache(tmp_path / "shards", MIB).write(name(1), 0, b"hostile!")
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert told == [
+        f"parts of shards are not cached: {tmp_path / 'shards' / link} is a link, which cliptea has not made; delete it"
+    ]
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_named_pipe_in_the_cache_is_a_miss_and_is_not_waited_for(tmp_path, monkeypatch, opened):
+    told, pipe = [], tmp_path / name(1)
+    monkeypatch.setattr(shard_cache, "_warn_once", told.append)
+    os.mkfifo(pipe)
+    other_end = os.open(pipe, os.O_RDWR) if opened else None
+    cache = ShardCache(tmp_path, MIB)
+    assert cache.read(name(1), 0, 4) is None
+    cache.write(name(1), 0, b"1234")
+    assert told == [f"parts of shards are not cached: {pipe} is a named pipe, which cliptea has not made; delete it"]
+    if other_end:
+        os.close(other_end)
+
+
+@pytest.fixture
+def linked(tmp_path, monkeypatch):
+    """A link in place of the folder with shards, and the warnings."""
+    monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path / "cache"))
+    assert open_cache(S3Store("bucket")) is not None
+    (tmp_path / "cache/shards").symlink_to(tmp_path / "bigger_disk")
+    told = []
+    monkeypatch.setattr(shard_cache, "_warn_once", told.append)
+    return tmp_path / "bigger_disk", told
+
+
+def test_a_link_to_a_folder_of_this_user_in_place_of_the_folder_with_shards_is_used(linked):
+    folder, told = linked
+    folder.mkdir()
+    cache = open_cache(S3Store("bucket"))
+    cache.write(name(1), 0, b"12345")
+    assert (folder / name(1)).read_bytes() == b"12345"
+    assert cache.read(name(1), 0, 5) == b"12345"
+    assert told == []
+
+
+@pytest.mark.parametrize("target", ["of somebody else", "a file", "missing"])
+def test_no_other_link_in_place_of_the_folder_with_shards_is_used(linked, monkeypatch, target):
+    folder, told = linked
+    if target == "of somebody else":
+        folder.mkdir()
+        monkeypatch.setattr(shard_cache.os, "getuid", lambda: folder.stat().st_uid + 1)
+    elif target == "a file":
+        folder.write_text("precious")
+    assert open_cache(S3Store("bucket")) is None
+    assert f"{folder.parent / 'cache/shards'} is a link" in told[0]
+
+
 def test_a_cache_folder_of_somebody_else_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPTEA_CACHE", str(tmp_path / "project"))
     (tmp_path / "project/shards").mkdir(parents=True)

@@ -59,6 +59,16 @@ def test_the_memory_of_a_cpu_is_not_measured():
     assert (found.device, found.peak_memory_mib) == (processor(), None)
 
 
+@pytest.mark.usefixtures("_one_round")
+def test_threads_and_batches_of_evaluation_do_not_change_what_is_measured(monkeypatch):
+    asked = []
+    monkeypatch.setattr(speed, "each_image", lambda *arguments: asked.append(arguments[2]) or iter(()))
+    student = Plain(nn.Conv2d(3, 5, 1)).eval()
+    for changed in ({}, {"workers": 1, "batch_size": 3}):
+        measure_inference(student, TEXT, SETTINGS.model_copy(update=changed))
+    assert {(settings.workers, settings.batch_size) for settings in asked} == {(None, None)}
+
+
 def test_the_median_of_warm_rounds_counts(monkeypatch):
     now, durations = [0.0], iter([9.0, 0.5, 0.1, 0.2, 1.5, 7.0])
 

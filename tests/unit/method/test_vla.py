@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cliptea.method.vla import Adapter, Centroids, class_centroids, generate_loss, generate_pseudo_classes
+from cliptea.method.vla import Adapter, Centroids, class_centroids, generate_classifiers, generate_loss
 
 NUM_SEEN = 4
 
@@ -153,7 +153,7 @@ def test_generated_classes_return_to_their_places(kind):
     centroids = _centroids([True, False, True], [[False, True], [True, True]])
     places = [centroids.seen_SD[0], centroids.seen_SD[2], *centroids.pseudo_BPD[[0, 1, 1], [1, 0, 1]]]
     expected = adapter(torch.stack(places), cls)
-    generated = generate_pseudo_classes(adapter, centroids, cls)
+    generated = generate_classifiers(adapter, centroids, cls)
     torch.testing.assert_close(generated.seen_SD[[0, 2]], expected[:2])
     torch.testing.assert_close(generated.pseudo_BPD[[0, 1, 1], [1, 0, 1]], expected[2:])
     assert generated.seen_SD[1].eq(0).all()
@@ -164,7 +164,7 @@ def test_generated_classes_return_to_their_places(kind):
 
 def test_gradients_reach_centroids_and_adapter():
     adapter, centroids = _adapter("transformer_decoder"), _centroids([True, False], [[True, False]])
-    generated = generate_pseudo_classes(adapter, centroids, torch.randn(2, 16))
+    generated = generate_classifiers(adapter, centroids, torch.randn(2, 16))
     (generated.seen_SD @ torch.randn(16)).sum().backward()
     assert centroids.seen_SD.grad[0].abs().sum() > 0
     assert centroids.pseudo_BPD.grad[0, 0].abs().sum() > 0, "queries attend to each other"
@@ -176,7 +176,7 @@ def test_gradients_reach_centroids_and_adapter():
 @pytest.mark.parametrize("regions", [0, 2])
 def test_without_present_classes_the_adapter_receives_zero_gradients(kind, regions):
     adapter, centroids = _adapter(kind), _centroids([False, False], [[False] * regions])
-    generated = generate_pseudo_classes(adapter, centroids, torch.randn(1, 16))
+    generated = generate_classifiers(adapter, centroids, torch.randn(1, 16))
     loss = generate_loss(generated.seen_SD, generated.seen_present_S, F.normalize(torch.randn(2, 16), dim=1))
     (loss + generated.pseudo_BPD.sum()).backward()
     assert loss.item() == 0.0

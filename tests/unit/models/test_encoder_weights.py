@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import re
+import zipfile
 
 import huggingface_hub
 import numpy as np
@@ -14,7 +15,7 @@ import safetensors.torch
 import timm
 import torch
 
-from cliptea import progress, settings
+from cliptea import files, progress, settings
 from cliptea.errors import ConfigError, StorageError
 from cliptea.models import build_student, encoder_weights
 from cliptea.models.encoder_weights import read_state
@@ -351,5 +352,8 @@ def test_damaged_weights_are_one_line(tmp_path):
         )
         with contextlib.suppress(ConfigError):
             read_state(WeightsSource.of(str(tmp_path / "w.pth")), lambda tag: {})
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", bytes(files.MOST_SAVED + (1 << 20)))
+    assert "it would unpack to far more than its size" in refused("segnext_t", str(tmp_path / "bomb.pth"))
     os.mkfifo(tmp_path / "pipe.pth")
     assert "it is a named pipe" in refused("segnext_t", str(tmp_path / "pipe.pth"))

@@ -154,6 +154,9 @@ IMAGES = {
 }
 
 
+UNSEEN = ["tvmonitor", "train", "sheep", "sofa", "pottedplant"]  # those of VOC in the papers, in another order
+
+
 def protocol(preset: str, *overrides: str) -> dict:
     """The resolved settings of a run."""
     return settings.load(preset, overrides).model_dump(mode="json")
@@ -222,6 +225,32 @@ def test_own_prompts_and_names_keep_the_paper_s_values_away(change, says):
     assert paper_values(there, "voc12", protocol("voc12", change), IMAGES) == ([], [says])
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            "evaluation.sets.voc12.gamma=7",
+            ["evaluation.sets.voc12.gamma is 7.0 (not stated in the paper; 0 is assumed)"],
+        ),
+        ("evaluation.sets.voc12.unseen=[cow]", ["evaluation.sets.voc12.unseen is ['cow'] (paper its own list)"]),
+        (f"evaluation.sets.voc12.unseen={UNSEEN}", []),
+    ],
+)
+def test_the_settings_of_a_further_set_are_those_of_its_own_protocol(change, says):
+    there = summaries({"swin_b": [0.85]}, "table2", "voc12", iterations=80000, gamma=0.0)
+    run = protocol("coco_stuff164k", "evaluation.sets.voc12.root=/v", "evaluation.sets.voc12.templates=single", change)
+    values, otherwise = paper_values(there, "coco_stuff164k", run, IMAGES)
+    assert (otherwise, bool(values)) == (says, not says)
+
+
+def test_code_with_the_name_of_a_data_set_is_another_data_set():
+    there = summaries({"full": [0.45]}, dataset="pascal_context59", iterations=20000, gamma=1.5)
+    images = {"pascal_context59": IMAGES["pascal_context"]}
+    run = protocol("pascal_context", "data.dataset=my.mod:pascal_context59")
+    says = "data.dataset is my.mod:pascal_context59 (paper pascal_context)"
+    assert paper_values(there, "pascal_context59", run, images) == ([], [says])
+
+
 def test_every_difference_is_named():
     there = summaries({"swin_b": [0.85]}, "table1", "voc12", iterations=300, gamma=1.5)
     settings_ = protocol("voc12", *CHANGES, "train.iterations=300")
@@ -231,6 +260,7 @@ def test_every_difference_is_named():
 
 def test_settings_that_measure_the_same_do_not_matter():
     same = ("data.root=/d", "data.train_list=trainaug", "train.workers=0", "train.processes=4", "seeds=3")
+    same += ("evaluation.workers=3", "evaluation.batch_size=3", "data.max_bad=5", f"data.unseen={UNSEEN}")
     same += ("data.shard_mib=8", "evaluation.figures=2", "promotion.margin=0.1", "teacher.keep_dense=false")
     there = summaries({"swin_b": [0.85]}, "table1", "voc12", iterations=20000, gamma=1.5)
     values, otherwise = paper_values(there, "voc12", protocol("voc12", *same), IMAGES)

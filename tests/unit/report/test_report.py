@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -19,7 +20,7 @@ from cliptea.report.bars import class_bars
 from cliptea.report.context import ReportContext
 from cliptea.report.page import breakable, build_report, percent, signed
 from cliptea.report.summaries import Spread, summarise
-from cliptea.report.version import PENDING, with_version
+from cliptea.report.version import COMMANDS, LOSER, PENDING, SHIP, with_place, with_version
 from cliptea.sweeps import Trial
 from cliptea.teacher.outputs import ClipTime
 
@@ -446,41 +447,54 @@ def test_the_page_opens_with_the_model_to_ship_and_never_with_an_ablation():
     for part in (
         "3.71",
         "240",
-        "CPU, 512x512, 8.5 ms",
+        "CPU, 2 threads, 512x512, 8.5 ms",
         "The full method with the demo's small feature pyramid network",
     ):
         assert part in header
-    assert "cliptea predict PHOTOS --model models:/cliptea-demo@champion" in header
     assert "Ship this" not in Page(build_report(make(candidates=[]))).text["header"]
 
 
 def test_the_last_step_names_the_version(html):
     told = 'photos" version 3 is the champion (<first>).'
-    page = with_version(html, told, "cliptea-demo", "3", "3")
+    command = "cliptea predict PHOTOS --model models:/cliptea-demo/3 --workdir '/my runs/<1>'"
+    page = with_version(html, SHIP, told, command, "")
     assert told in Page(page).text["header"]
     assert "<first>" not in page
     assert PENDING in Page(html).text["header"]
     assert PENDING not in page
-    assert len(page) - len(html) == len(str(escape(told))) - len(PENDING)  # nothing else has changed
     assert "Ship this" in page
-    assert commands(page) == ["models:/cliptea-demo@champion"]
+    assert commands(page) == [command]
+    assert commands(html) == []
+    assert page.replace(str(escape(told)), PENDING).startswith(html[: html.index(COMMANDS)])  # nothing else has changed
+    assert page.endswith(html[html.index(COMMANDS) + len(COMMANDS) :])
+
+
+def test_the_last_step_names_the_place_of_mlflow(html):
+    placeless, command = "mlflow ui --backend-store-uri sqlite:///x.db", "cliptea ui --workdir '/my runs/<1>'"
+    page = with_place(html, placeless, command)
+    assert command in "".join(Page(page).text.values())
+    assert page.replace(str(escape(command)), placeless) == html
 
 
 def commands(page):
-    """The models that the commands in the header name."""
-    return re.findall(r"cliptea predict PHOTOS --model (\S+)", Page(page).text["header"])
+    """The commands in the header."""
+    found = re.findall(r'<p class="command"><code>(.*?)</code></p>', page)
+    assert all(unescape(command) in Page(page).text["header"] for command in found)
+    return [unescape(command) for command in found]
 
 
-@pytest.mark.parametrize(
-    ("champion", "models"),
-    [("1", ["models:/cliptea-demo@champion", "models:/cliptea-demo/3"]), ("", ["models:/cliptea-demo/3"])],
-)
-def test_a_version_that_is_not_the_champion_is_not_what_to_ship(html, champion, models):
-    page = with_version(html, "told", "cliptea-demo", "3", champion)
+def test_a_version_that_is_not_the_champion_is_not_what_to_ship(html):
+    page = with_version(html, LOSER, "told", "predict the champion", "predict this run's")
     header = " ".join(Page(page).text["header"].split())
     assert "Ship this" not in header
     assert "Best of this run, but not the champion: demo_fpn" in header
-    assert commands(page) == models
+    assert commands(page) == ["predict the champion", "predict this run's"]
+    assert "predict the champion This run's best, to compare: predict this run's" in header
+
+
+def test_the_model_to_ship_comes_before_the_warnings():
+    header = Page(build_report(replace(make(), warnings=["few images"]))).text["header"]
+    assert header.index("Ship this") < header.index("few images")
 
 
 def test_the_headline_says_what_each_part_of_the_method_is_worth():

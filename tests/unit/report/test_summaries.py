@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cliptea.errors import DataError
 from cliptea.evaluation.results import Inference, ResultRow, Scores
-from cliptea.report.summaries import spread, summarise, summarise_sweep
+from cliptea.report.summaries import spread, summarise, summarise_gammas
 
 
 def row(**changes) -> ResultRow:
@@ -97,7 +97,7 @@ def test_sweep_is_averaged_over_seeds_with_gammas_in_order():
         return Scores(pAcc=0.5, miou_seen=0.5, miou_unseen=0.5, hiou=hiou)
 
     sweeps = [(row(), {"10": scores(0.2), "2": scores(0.4)}), (row(seed=1), {"2.0": scores(0.6)})]
-    points = summarise_sweep(sweeps)["table3", "full", "demo"]
+    points = summarise_gammas(sweeps)["table3", "full", "demo"]
     assert list(points) == [2.0, 10.0]
     assert points[2.0]["hiou"].mean == pytest.approx(0.5)
     assert points[10.0]["hiou"].sd is None

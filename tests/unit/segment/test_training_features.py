@@ -80,5 +80,7 @@ def test_a_file_is_read_as_it_was_written_and_a_damaged_one_is_refused():
         TrainingFeatures.load(found._replace(std_K=small).dump(), DIM, "file")
     with pytest.raises(NotFinite, match="mean of file holds NaN"):
         TrainingFeatures.load(found._replace(mean_K=found.mean_K * torch.nan).dump(), DIM, "file")
+    with pytest.raises(NotFinite, match="directions of file holds NaN"):
+        TrainingFeatures.load(found._replace(directions_KD=found.directions_KD.double() * 1e300).dump(), DIM, "file")
     with pytest.raises(KeyError):
         TrainingFeatures.load(save({"mean": found.mean_K}), DIM, "file")

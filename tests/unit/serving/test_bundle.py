@@ -11,14 +11,17 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
 from cliptea.model_address import CHAMPION, predict_command
+from cliptea.sealed import seal
 from cliptea.segment.segmenter import open_segmenter
 from cliptea.serving.classes import text_digests
 from cliptea.serving.export import Exported
@@ -122,6 +125,13 @@ def test_a_bad_image_gets_a_line_and_the_others_are_done(bundled, photos, tmp_pa
     assert [file.name for file in (tmp_path / "out/masks").iterdir()] == ["good.png"]
 
 
+def one_bit(network):
+    """The network with one bit of a weight flipped, with which it still runs."""
+    weight = next(one for one in onnx.load_from_string(network).graph.initializer if len(one.raw_data) > 100)
+    place = network.index(weight.raw_data) + 50
+    return network[:place] + bytes([network[place] ^ 1]) + network[place + 1 :]
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -129,11 +139,15 @@ def test_a_bad_image_gets_a_line_and_the_others_are_done(bundled, photos, tmp_pa
         ("model.json", lambda data: b"{}"),
         ("model.onnx", lambda data: data[: len(data) // 2]),
         ("model.onnx", lambda data: None),
+        ("model.onnx", one_bit),
+        ("model.json", lambda data: data.replace(b'"classes": ["zebra"', b'"classes": ["zebrA"')),
+        ("SHA256SUMS", lambda data: None),
     ],
 )
 def test_a_damaged_bundle_gets_a_line(bundled, photos, tmp_path, name, damage):
     shutil.copytree(bundled, tmp_path / "bundle")
     data = damage((bundled / name).read_bytes())
+    assert data != (bundled / name).read_bytes()
     (tmp_path / "bundle" / name).unlink()
     if data is not None:
         (tmp_path / "bundle" / name).write_bytes(data)
@@ -156,6 +170,7 @@ def test_names_cannot_write_to_the_terminal(bundled, tmp_path):
 def test_the_card_says_what_the_model_knows_and_invents_nothing(bundled):
     assert {file.name for file in bundled.iterdir()} == {
         "README.md",
+        "SHA256SUMS",
         "cliptea.json",
         "model.json",
         "model.onnx",
@@ -193,9 +208,9 @@ def scored(model_folder, tmp_path):
     found = {"model": "models:/m/1", "dataset": "a|b", "images": 12, "scores": scores, "sweep": {}}
     model = open_segmenter(folder)
     found |= {"model_sha256": model.sha256, "evaluation": model.description.evaluation.deciding()}
-    found |= {"text_sha256": text_digests(model.known()), "unseen_with_masks": []}
+    found |= {"text_sha256": text_digests(model.known()), "unseen_with_masks": [], "other_settings": {}}
     per_class = {"sky": 0.75, "grass": 0.25, "cow": 0.5, "zebra": None}
-    file.write_text(json.dumps(found | {"unseen": ["zebra"], "per_class": per_class}))
+    file.write_bytes(seal(Measurement.model_validate(found | {"unseen": ["zebra"], "per_class": per_class})))
     return folder, file
 
 
@@ -244,7 +259,7 @@ def card(folder, file, names=None, fixed=None, **changed):
         ),
         ({"evaluation": {"gamma": 0.3}}, "Gamma was 0.3 for zebra; here it is 0.02 for zebra."),
         ({"unseen": ["cow"]}, "Gamma was 0.02 for cow; here it is 0.02 for zebra."),
-        ({"text_sha256": {"cow": "0" * 64}}, "The text embeddings of cow were others."),
+        ({"text_sha256": {"cow": "0" * 64}}, "The text embeddings of cow were different."),
         ({"fixed": (64, 64)}, "Images were not fitted into 64x64, as segment.py does."),
     ],
 )
@@ -253,7 +268,7 @@ def test_what_was_measured_otherwise_is_said_and_hides_the_iou_of_classes(scored
     assert "| seen: with masks | 75.0% |" in card(*scored, names=["zebra", "sky", "cow", "grass"])  # another order
     text = card(*scored, **changed)
     assert said in text
-    assert "So the masks of this folder are others, and their scores are unknown." in text
+    assert "So the masks of this folder differ, and their scores are unknown." in text
     assert "| seen: with masks | unknown |" in text
     assert "75.0%" not in text
 
@@ -279,8 +294,10 @@ def test_names_in_the_card_are_no_markdown(name, shown):
 
 
 def test_the_command_of_a_model_can_be_pasted():
-    command = predict_command("my model", CHAMPION)
+    command = predict_command("my model", CHAMPION, None)
     assert shlex.split(command) == ["cliptea", "predict", "PHOTOS", "--model", "models:/my model@champion"]
+    home = Path("/my runs/a$b")
+    assert shlex.split(predict_command("m", "2", home))[3:] == ["--model", "models:/m/2", "--workdir", str(home)]
 
 
 def test_scores_of_more_classes_are_not_shown_as_those_of_the_bundle(scored, tmp_path):
@@ -303,9 +320,9 @@ def test_scores_of_another_model_and_folders_of_others_are_refused(scored, model
         (
             ["--scores", file, "-o", tmp_path / "out"],
             2,
-            "the scores are of another model: they were measured when",
+            "the scores belong to another model, whose address was",
         ),
-        (["--scores", tmp_path / "empty.json", "-o", tmp_path / "out"], 2, "holds no scores: model is missing"),
+        (["--scores", tmp_path / "empty.json", "-o", tmp_path / "out"], 2, "empty.json is damaged: it holds no sha256"),
         (["-o", tmp_path / "mine"], 1, "holds files that are not from cliptea"),
         (["-o", file], 2, "is a file; expected a folder"),
         (["--size", "65x64", "-o", tmp_path / "out"], 2, "--size 65x64 does not fit the model"),

@@ -1,17 +1,21 @@
 """Free class names go through the text tower, where one is at hand; what they are worth is said."""
 
+import hashlib
 import json
 import subprocess
 import sys
 
+import numpy as np
 import open_clip
 import pytest
 import safetensors.torch
 import torch
 
 from cliptea import progress
-from cliptea.errors import ConfigError
+from cliptea.errors import ConfigError, TeacherError
 from cliptea.manifest import Contents, Output, publish, put_object
+from cliptea.segment.image_logits import ImageLogits
+from cliptea.segment.masks import make_mask
 from cliptea.segment.model_files import TeacherSource
 from cliptea.serving.classes import choose_classes
 from cliptea.storage import open_store
@@ -61,6 +65,26 @@ def test_a_damaged_tower_in_the_store_is_refused(model, tower, tmp_path):
         choose_classes(model, ["dog"], None)
 
 
+def test_other_weights_than_in_training_are_refused(model, tmp_path):
+    folder = save_clip(tmp_path / "clip", 0)
+    file = folder / "open_clip_model.safetensors"
+    own = {"weights": str(folder), "demo": None, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    model.description = model.description.model_copy(update={"teacher": DEMO.model_copy(update=own)})
+    model.text_ND = text_features(load_teacher(str(folder), "none", 32), model.description.classes, "single")
+    assert choose_classes(model, ["dog"], None).names == ["dog"]
+    wrong = bytearray(file.read_bytes())
+    wrong[-2] ^= 1
+    file.write_bytes(wrong)
+    with pytest.raises(ConfigError, match=r"'dog'.*clip has changed since training.*--text-weights"):
+        choose_classes(model, ["dog"], None)
+    assert choose_classes(model, ["dog"], str(folder)).names == ["dog"]  # as the user wants
+    (tmp_path / "clip.pt").write_bytes(b"weights")
+    one = own | {"weights": str(tmp_path / "clip.pt")}
+    model.description = model.description.model_copy(update={"teacher": DEMO.model_copy(update=one)})
+    with pytest.raises(ConfigError, match=r"clip\.pt has changed since training"):
+        choose_classes(model, ["dog"], None)
+
+
 def test_names_are_split():
     assert split_names("cat, dog,my sofa,", "--classes") == ["cat", "dog", "my sofa"]
     assert split_names("'red, white'", "--classes") == ["'red", "white'"]  # only a list has quotes
@@ -78,7 +102,11 @@ def test_names_are_split():
         ("[cat, [dog]]", r"--classes: it is not a list of names; expected a list such as \[cat, "),
         ("[cat", "cannot read --classes: "),
         ("[cat] dog", "cannot read --classes: "),
+        ('[cat, "red, white"] #2, dog]', "cannot read --classes: what follows # would be a comment"),
         (",".join(map(str, range(256))), "256"),
+        ("cat\ndog\nsky", r"the class name 'cat\\ndog\\nsky' has control characters"),
+        ("cat, \x1b[31mdog", "has control characters"),
+        ('["a\\nb"]', "has control characters"),
     ):
         with pytest.raises(ConfigError, match=words):
             split_names(text, "--classes")
@@ -121,6 +149,30 @@ def test_a_class_with_other_names_than_in_training_is_encoded_anew(model, tower,
     assert said == []  # the tower is the model's own
 
 
+def test_names_that_the_tower_cannot_tell_apart_are_refused(model, tower):
+    long = "a very " * 20  # the tower reads 20 tokens
+    for names in (["caf\u00e9", "caf\u00c3\u00a9"], ["sky", f"{long}red car", f"{long}blue car"]):
+        with pytest.raises(TeacherError, match="have the same text embedding"):
+            choose_classes(model, names, None)
+    assert choose_classes(model, ["sky", "sofa", "my sofa"], None).names == ["sky", "sofa", "my sofa"]
+
+
+def test_a_mask_has_at_most_255_classes(model):
+    names = [f"x{number}" for number in range(256)]
+    with pytest.raises(
+        ConfigError, match="256 class names are given; expected at most 255, because a mask has ids 0 to 254"
+    ):
+        choose_classes(model, names, None)
+    for one, other in (("sofa", "sofa"), ("sofa 1", "sofa1"), ("sky", "Sky")):
+        with pytest.raises(ConfigError, match=r"occur twice: sofa|have the same text embedding"):
+            choose_classes(model, [one, other], None)
+    with pytest.raises(ConfigError, match="class names occur twice: sky"):
+        model.known(["sky"] * 256)
+    logits_NHW = torch.randn(255, 32, 48)
+    logits = ImageLogits(logits_NHW, (32, 48), (32, 48), (32, 48))
+    assert np.array_equal(make_mask(logits, torch.zeros(255)), logits_NHW.numpy().argmax(0))
+
+
 def test_words_that_the_demo_has_never_read_are_warned_about(model, tower, capsys):
     choose_classes(model, ["Wood", "my sofa"], None)
     (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
@@ -144,6 +196,16 @@ def test_without_a_tower_the_unknown_names_and_the_option_are_named(model, tmp_p
         choose_classes(model, ["cow", "my sofa", "dog"], None)
     with pytest.raises(ConfigError, match=r"'dog'.*x\.pt.*--text-weights"):
         choose_classes(model, ["dog"], str(tmp_path / "x.pt"))
+
+
+@pytest.mark.parametrize(
+    "address", ["https://h/x.pt?X-Amz-Signature=hunter2", "https://user:hunter2@h/x.pt", "gs://b/x.pt"]
+)
+def test_weights_at_an_address_that_cannot_be_read_are_refused_as_that(model, address):
+    with pytest.raises(ConfigError, match="is no address that cliptea can read") as caught:
+        choose_classes(model, ["dog"], address)
+    assert address[:6] in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_predicting_with_the_own_classes_imports_nothing_heavy_but_torch():

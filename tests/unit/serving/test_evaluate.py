@@ -1,6 +1,7 @@
 """`cliptea evaluate` against scores that NumPy computes from the masks of `predict`."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -57,6 +58,13 @@ def reference(model, root, gamma):
     return dict(zip(classes.names, (inside / union).tolist(), strict=True))
 
 
+def test_an_address_that_is_not_utf_8_comes_back(data, model_folder, tmp_path):
+    odd = shutil.copytree(model_folder, tmp_path / "m\udcff")
+    answer = call("--model", odd, "--set", f"data.root={data}", "-o", tmp_path / "scores.json")
+    assert answer.exit_code == 0, answer.output
+    assert json.loads((tmp_path / "scores.json").read_text("utf-8"))["model"] == str(odd)
+
+
 @pytest.mark.parametrize(("settings", "gamma"), [((), 0.02), (("--set", "evaluation.gamma=0.3"), 0.3)])
 def test_scores_are_those_of_the_masks(data, model, model_folder, tmp_path, settings, gamma):
     file = tmp_path / "scores.json"
@@ -78,6 +86,10 @@ def test_scores_are_those_of_the_masks(data, model, model_folder, tmp_path, sett
     unseen = np.mean([found["per_class"][name] for name in found["unseen"]])
     assert found["scores"]["miou_unseen"] == pytest.approx(unseen)
     assert f"{found['scores']['hiou']:.1%}" in answer.output
+    file.write_text(file.read_text().replace('"images": 3', '"images": 4'))
+    with pytest.raises(ConfigError, match=r"does not match its sha256; .*; delete it and run cliptea evaluate"):
+        read_scores(file)
+    assert not are_scores(file)
 
 
 def test_what_cannot_be_scored_is_one_line(data, model_folder, tmp_path):
@@ -125,7 +137,10 @@ def test_what_is_left_out_and_unseen_classes_that_had_masks_are_told(data, model
     assert "warning: 1 left out of the data (sub-folders are not searched): images/val/more" in answer.output
     assert "images/val/note.txt" in answer.output
     assert "warning: the data set calls cow unseen, but the model had masks of this class in training" in answer.output
-    assert json.loads(file.read_text())["unseen_with_masks"] == ["cow"]
+    written = json.loads(file.read_text())
+    assert written["unseen_with_masks"] == ["cow"]
+    assert written["left_out"]["sub-folders are not searched"] == {"number": 1, "first": ["images/val/more"]}
+    assert [left["number"] for left in written["left_out"].values()] == [1, 1]
 
 
 def test_labels_of_another_size_from_a_data_set_of_ones_own_are_refused(model):

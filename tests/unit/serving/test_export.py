@@ -16,10 +16,12 @@ from PIL import Image
 from plain_student import Plain
 
 from cliptea.config import EvaluationConfig
-from cliptea.errors import ClipteaError, ConfigError
+from cliptea.errors import ClipteaError, ConfigError, NotFinite
 from cliptea.models import STUDENTS, build_student
 from cliptea.segment.model_files import Description, TeacherSource
 from cliptea.segment.segmenter import Segmenter
+from cliptea.serving import export, formats
+from cliptea.serving.choices import SUFFIXES
 from cliptea.serving.export import Form, export_model
 from cliptea.serving.export_facts import mask_recipe
 from cliptea.serving.graph import Network, PlainPooling
@@ -223,6 +225,46 @@ def test_an_export_does_not_load_clip():
 def test_a_size_that_the_network_cannot_take_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"30x64.*32"):
         export_model(made("demo_fpn"), tmp_path / "student.onnx", Form(size=(30, 64)))
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torch-export"])
+def test_nan_does_not_hide_in_exported_classes(model, tmp_path, format):
+    with torch.no_grad():
+        for weight in model.student.parameters():
+            weight.mul_(1e30)  # finite, but what is computed with them is not
+    form = Form(format, (64, 64), model.known(), "classes")
+    with pytest.raises(NotFinite, match="a logit of the network holds NaN or infinity"):
+        export_model(model, tmp_path / f"student{SUFFIXES[format]}", form)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("format", "precision"), [("onnx", "float16"), ("openvino", "float32")])
+def test_logits_of_every_photo_are_checked_where_classes_hide_nan(tmp_path, monkeypatch, format, precision):
+    """What runs the file computes NaN for the second photo, which is bright, as an overflow of float16 may do."""
+    model = made("demo_fpn")
+    model.student = patches()
+    photos = [tmp_path / "dark.png", tmp_path / "bright.png"]
+    for photo, brightness in zip(photos, (100, 255), strict=True):
+        Image.new("RGB", (64, 64), (brightness,) * 3).save(photo)
+
+    def failing(runner):
+        def run_of(network):
+            run = runner(network)
+
+            def result(image):
+                found = run(image)
+                return found * np.float32(np.nan) if image.mean() > 250 and found.dtype == np.float32 else found
+
+            return result
+
+        return run_of
+
+    for module, name in ((export, "onnx_runner"), (formats, "openvino_runner")):
+        monkeypatch.setattr(module, name, failing(getattr(module, name)))
+    form = Form(format, (64, 64), model.known(), "classes", precision, photos)
+    with pytest.raises(NotFinite, match=r"the logits of \w+ hold NaN or infinity; .*--precision float32"):
+        export_model(model, tmp_path / "out" / f"a{SUFFIXES[format]}", form)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_network_that_computes_nan_is_not_exported(model, tmp_path):

@@ -1,7 +1,10 @@
 """Exports with fixed classes, other results, lower precision and other formats compute what torch does."""
 
+import hashlib
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -15,7 +18,7 @@ from cliptea.models.student import Projection
 from cliptea.segment.normalise import normalise
 from cliptea.serving.choices import SUFFIXES
 from cliptea.serving.export import Form, export_model
-from cliptea.serving.formats import openvino_runner
+from cliptea.serving.formats import openvino_core, openvino_runner
 from cliptea.serving.graph import MatrixProjection
 from cliptea.serving.measured import measure
 from cliptea.serving.parity import NotExported
@@ -63,7 +66,8 @@ def test_classes_and_their_gamma_are_inside_of_the_file(output, model, image, tm
     assert "Add gamma" not in " ".join(told["steps"])
     assert told["measured"]["equal"] == exported.measured.equal >= 0.999
     inside = {one.key: one.value for one in onnx.load(file).metadata_props}
-    assert json.loads(inside["cliptea"]) == told
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert json.loads(inside["cliptea"]) | {"files": {"named.onnx": digest}} == told
 
 
 @pytest.fixture
@@ -124,25 +128,29 @@ def test_a_program_of_torch_export_computes_the_same_for_any_size(model, image, 
     with torch.inference_mode():
         found = program(torch.from_numpy(image))[0]
     assert torch.allclose(found, expected(model, classes, image), atol=1e-4)
-    assert json.loads(inside["cliptea"]) == facts_of(file)
+    told = facts_of(file)
+    assert told.pop("files") == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert json.loads(inside["cliptea"]) == told
 
 
 def test_openvino_computes_the_same_for_any_size(model, image, tmp_path):
-    openvino = pytest.importorskip("openvino", reason="needs the extra openvino")
+    pytest.importorskip("openvino", reason="needs the extra openvino")
     file, classes = tmp_path / "student.xml", model.known()
     assert export_model(model, file, Form("openvino", classes=classes)).fixed is None
-    core = openvino.Core()
-    read = core.read_model(file)
-    compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    read = openvino_core().read_model(file)
+    compiled = openvino_core().compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     assert np.abs(compiled([image])[0][0] - expected(model, classes, image).numpy()).max() < 1e-4
-    assert json.loads(read.get_rt_info("cliptea").value) == facts_of(file)
+    told = facts_of(file)
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (file, file.with_suffix(".bin"))}
+    assert told.pop("files") == hashes
+    assert json.loads(read.get_rt_info("cliptea").value) == told
 
 
 def test_openvino_takes_any_number_of_classes(model, image, tmp_path):
-    openvino = pytest.importorskip("openvino", reason="needs the extra openvino")
+    pytest.importorskip("openvino", reason="needs the extra openvino")
     file = tmp_path / "student.xml"
     assert export_model(model, file, Form("openvino")).fixed is None
-    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for names in (["sky"], ["zebra", "sky", "cow"]):
         classes = model.known(names)._replace(gamma_N=torch.zeros(len(names)))
         found = compiled([image, classes.text_ND.numpy()])[0]
@@ -157,6 +165,27 @@ def test_what_openvino_cannot_compile_is_one_line():
     with pytest.raises(NotExported, match="OpenVINO cannot run the network") as caught:
         openvino_runner(openvino.Model([product], [images, weights]))
     assert "\n" not in str(caught.value)
+
+
+SIGNALLED = """
+import signal, subprocess
+import numpy as np
+from openvino import opset13 as ops, Model
+from cliptea.serving.formats import openvino_runner
+
+signal.signal(signal.SIGCHLD, lambda number, frame: None)
+images = ops.parameter([1, 2, 4, 4], np.float32)
+first = openvino_runner(Model([ops.relu(images)], [images]))
+second = openvino_runner(Model([ops.relu(images)], [images]))
+del first
+del second
+subprocess.run(["true"])
+"""
+
+
+def test_signals_still_arrive_after_openvino_has_run_two_networks():
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    subprocess.run([sys.executable, "-X", "faulthandler", "-c", SIGNALLED], check=True, timeout=120)
 
 
 def test_a_matrix_product_is_the_convolution():

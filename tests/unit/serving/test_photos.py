@@ -85,7 +85,8 @@ def test_results_of_different_images_have_different_names(tmp_path):
     for name in ("one/a.jpg", "one/a.png", "one/a.PNG", "one/sub/a.jpg", "one/notes.txt", "two/a.jpg", "one/out/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    sources = find_images([tmp_path / "one", tmp_path / "two" / "a.jpg", tmp_path / "one/a.jpg"], tmp_path / "one/out")
+    given = [tmp_path / "one", tmp_path / "two" / "a.jpg", tmp_path / "one/a.jpg"]
+    sources = find_images(given, tmp_path / "one/out").sources
     names = {str(source.path.relative_to(tmp_path)): source.name for source in sources}
     assert names == {
         "one/a.PNG": "a",
@@ -96,11 +97,19 @@ def test_results_of_different_images_have_different_names(tmp_path):
     }
 
 
-def test_an_empty_folder_and_a_wrong_path_are_said(tmp_path):
+def test_an_empty_folder_and_a_wrong_path_are_said(tmp_path, capsys):
     with pytest.raises(DataError, match=r"contains no images; expected files of type \.bmp, \.gif"):
         find_images([tmp_path], tmp_path / "out")
     with pytest.raises(DataError, match=r"the file or folder .*nowhere does not exist"):
         find_images([tmp_path / "nowhere"], tmp_path / "out")
+    with pytest.raises(
+        DataError, match=r"^gs://b/x is not an address of images; expected a path .* or s3://BUCKET/FOLDER$"
+    ):
+        find_images(["gs://b/x"], tmp_path / "out")
+    (tmp_path / "a.heic").touch()
+    with pytest.raises(DataError, match="contains no images"):
+        find_images([tmp_path], tmp_path / "out")
+    assert "1 left out (not an image by its suffix): " in capsys.readouterr().err
 
 
 def test_what_is_no_file_is_refused_and_never_opened(tmp_path):
@@ -112,11 +121,11 @@ def test_what_is_no_file_is_refused_and_never_opened(tmp_path):
     with (tmp_path / "sparse.png").open("wb") as file:
         file.truncate(1 << 40)
     said = {}
-    for source in find_images([tmp_path], tmp_path / "out"):
+    for source in find_images([tmp_path], tmp_path / "out").sources:
         with pytest.raises(DataError) as caught:
             read_image(source.path)
         said[source.path.name] = str(caught.value)
-    reasons = {"pipe": "a named pipe", "zero": "a device", "loop": "a link without end", "gone": "a link to nothing"}
+    reasons = {"pipe": "a named pipe", "zero": "a device", "loop": "a circular link", "gone": "a broken link"}
     assert said.keys() == {f"{name}.png" for name in (*reasons, "sparse")}
     assert all(reason in said[f"{name}.png"] for name, reason in reasons.items())
     assert "bytes; expected a photo of at most" in said["sparse.png"]
@@ -128,7 +137,13 @@ def test_what_a_folder_leaves_out_is_told(tmp_path, capsys):
         (tmp_path / name).touch()
     (tmp_path / "again").symlink_to(tmp_path)
     found = find_images([tmp_path], tmp_path / "out")
-    assert [source.name for source in found] == ["a", "sub/d"]
+    assert [source.name for source in found.sources] == ["a", "sub/d"]
+    named = {why: {Path(path).name for path in left.first} for why, left in found.left_out.items()}
+    assert named == {
+        "not an image by its suffix": {"notes.txt", "b.heic"},
+        "hidden": {"._a.png", ".cache"},
+        "a link to a folder": {"again"},
+    }
     told = capsys.readouterr().err
     assert "2 left out (not an image by its suffix): " in told
     assert "2 left out (hidden): " in told
@@ -142,7 +157,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_and_the_others_are_found(tmp_p
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     closed("shut")
-    found = find_images([tmp_path], tmp_path / "out")
+    found = find_images([tmp_path], tmp_path / "out").sources
     assert [source.path.relative_to(tmp_path) for source in found] == [Path("a.png"), Path("sub/c.png"), Path("shut")]
     with pytest.raises(DataError, match=r"cannot read .*/shut \(Permission denied\)$"):
         read_image(found[-1].path)

@@ -25,6 +25,7 @@ from cliptea.serving import predict as predicting
 from cliptea.serving.photos import find_images, read_image
 from cliptea.serving.predict import class_pixels, into, predict, write_areas
 from cliptea_pipeline.cli import app
+from cliptea_pipeline.prediction_folder import require_same_classes
 
 
 def call(*arguments):
@@ -82,7 +83,7 @@ def test_a_folder_goes_through_the_network_in_batches_and_comes_out_in_order(mod
     (tmp_path / "3b.png").write_text("no image")
     batches, threes = [], model.description.evaluation.model_copy(update={"batch_size": 3, "workers": 2})
     model.student.encoder.register_forward_hook(lambda module, inputs, output: batches.append(len(inputs[0])))
-    sources = find_images([tmp_path], tmp_path / "out")
+    sources = find_images([tmp_path], tmp_path / "out").sources
     done = list(predict(model, model.known(), sources, into(tmp_path / "out"), threes))
     assert sorted(batches) == [2, 2, 3]  # five wide images by three, and the two tall ones
     assert [one.source for one in done] == sources
@@ -98,7 +99,7 @@ def test_a_folder_goes_through_the_network_in_batches_and_comes_out_in_order(mod
 
 def test_several_devices_write_the_same_files_as_one(photos, model, tmp_path, monkeypatch):
     (photos / "broken.png").write_text("no image")
-    sources, written = find_images([photos], tmp_path / "out"), []
+    sources, written = find_images([photos], tmp_path / "out").sources, []
     for number, folder in ((1, tmp_path / "one"), (2, tmp_path / "two")):
         monkeypatch.setattr(model, "devices", [torch.device("cpu")] * number)
         done = list(predict(model, model.known(), sources * 3, into(folder)))
@@ -153,6 +154,17 @@ finally:
     assert int(ended.stdout.split()[-1]) < 3500  # MiB; the image alone has 343, its logits would have 1831
 
 
+def test_errors_and_warnings_are_json_if_the_log_is(photos, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPTEA_LOG_FORMAT", "json")
+    (photos / "no.png").write_text("no image")
+    answer = call(photos, "--model", model_folder, "-o", tmp_path / "out")
+    lines = [json.loads(line) for line in answer.stderr.splitlines() if line.startswith("{")]
+    assert [line["level"] for line in lines] == ["error", "error"]
+    assert "no.png" in lines[0]["message"]
+    assert "1 of 3 images" in lines[1]["message"]
+    assert "error: " not in answer.stderr
+
+
 def test_bad_images_get_a_line_and_the_others_are_done(photos, model_folder, tmp_path):
     (photos / "cut.jpg").write_bytes((photos / "sub/b.jpg").read_bytes()[:700])
     (photos / "no.png").write_text("no image")
@@ -166,6 +178,8 @@ def test_bad_images_get_a_line_and_the_others_are_done(photos, model_folder, tmp
 
 def test_one_json_document_tells_what_was_written_and_what_could_not_be_read(photos, model_folder, tmp_path):
     (photos / "no.png").write_text("no image")
+    for number in range(7):
+        (photos / f"sub/{number}.heic").touch()
     options = ("--workers", 2, "--batch-size", 2, "--precision", "float32", "--device", "cpu", "--json")
     answer = call(photos, "--model", model_folder, "-o", tmp_path / "out", *options)
     assert answer.exit_code == 1
@@ -173,7 +187,14 @@ def test_one_json_document_tells_what_was_written_and_what_could_not_be_read(pho
     written = json.loads((tmp_path / "out/areas.json").read_text())
     assert {name: told[name] for name in written} == written
     assert (len(told["images"]), told["output"]) == (2, str(tmp_path / "out"))
-    assert [("no.png" in error) for error in told["errors"]] == [True]
+    assert [("no.png" in error) for error in written["errors"]] == [True]
+    first = [str(photos / f"sub/{number}.heic") for number in range(5)]
+    assert written["left_out"] == {"not an image by its suffix": {"number": 7, "first": first}}
+    (photos / "no.png").unlink()
+    shutil.rmtree(photos / "sub")
+    assert call(photos, "--model", model_folder, "-o", tmp_path / "out").exit_code == 0
+    written = json.loads((tmp_path / "out/areas.json").read_text())
+    assert (written["errors"], written["left_out"]) == ([], {})
 
 
 @pytest.fixture
@@ -213,7 +234,7 @@ def test_images_far_from_the_training_images_are_told_with_the_farthest_first(me
     assert {str(photos / "a.png"), str(photos / "sub/b.jpg")} == set(told["far"][:2])
     assert len(told["far"]) == 3  # and the farthest of the patches
     (line,) = [line for line in answer.stderr.splitlines() if line.startswith("warning: ")]
-    assert line.startswith(f"warning: {len(told['far'])} of 7 images lie farther from the training images than 99 %")
+    assert line.startswith(f"warning: {len(told['far'])} of 7 images differ more from the training images than 99 %")
     assert f"wrong: {told['far'][0]} ({by_distance[0]['distance']:.1f} times the limit), " in line
 
 
@@ -384,6 +405,12 @@ def test_a_refusal_waits_for_no_import(photos, tmp_path):
     for line, words in zip(ended.stderr.splitlines(), wanted, strict=True):
         assert words in line
     assert ended.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("damaged", ["{", "[" * 100_000])
+def test_damaged_areas_are_written_anew(tmp_path, damaged):
+    (tmp_path / "areas.json").write_text(damaged)
+    require_same_classes("out", tmp_path, ["sky"])
 
 
 def test_names_that_are_not_utf_8_come_back_from_the_areas():

@@ -18,9 +18,10 @@ from small_servers import served
 from typer.testing import CliRunner
 
 from cliptea import outage
-from cliptea.errors import ClipteaError, ServerAway
+from cliptea.errors import ClipteaError, ConfigError, ServerAway
 from cliptea.models.backbones import NVIDIA
-from cliptea.serving import bundle, model_card, push
+from cliptea.serving import bundle, bundle_folder, model_card, push
+from cliptea.storage.marks import claim
 from cliptea_pipeline.cli import app
 
 TOKEN = "hf_" + "aB3" * 11 + "x"
@@ -175,10 +176,10 @@ def test_the_repository_has_the_files_of_the_bundle_and_the_command_tells_its_co
 
 
 def test_another_push_deletes_what_is_for_another_server_and_keeps_the_files_of_others(hub, folder):
-    kept = {"notes.md": b"mine", ".gitattributes": b"*.onnx"}
-    old = {"Dockerfile": b"old", "serve_kserve.py": b"old", "model.onnx": b"old"}
+    unwanted = bundle_folder.of_other_servers(TEXT)
+    kept = {"notes.md": b"mine", ".gitattributes": b"*.onnx", "Dockerfile": unwanted["Dockerfile"] + b"RUN mine\n"}
+    old = {"serve_kserve.py": unwanted["serve_kserve.py"], "model.onnx": b"old"}
     hub.repositories[NAME] = {"private": False, "files": kept | old, "commits": 4}
-    unwanted = bundle.of_other_servers(TEXT)
     assert {"Dockerfile", "serve_kserve.py"} <= set(unwanted)
     assert not set(unwanted) & set(TEXT)
     assert push.push(NAME, folder, TEXT, unwanted) == f"{hub.address}/{NAME}/commit/{5:040}"
@@ -187,10 +188,84 @@ def test_another_push_deletes_what_is_for_another_server_and_keeps_the_files_of_
     assert hub.repositories[NAME]["commits"] == 5
 
 
+def test_another_bundle_deletes_and_replaces_only_what_a_bundle_has_written(model_folder, tmp_path, monkeypatch):
+    def made(segmenter, classes, server, *others):
+        common = {name: f"{name} for {server}".encode() for name in bundle_folder.COMMON}
+        return common | (bundle_folder.SERVED[server] if server else {})
+
+    monkeypatch.setattr(bundle, "bundle_files", made)
+    folder = tmp_path / "out"
+
+    def here():
+        return {name: data for name, data in content(folder).items() if name != "cliptea.json"}
+
+    for server in ("kserve", "triton", None, "kserve"):
+        answer = call(model_folder, folder, *(["--serving", server] if server else []))
+        assert answer.exit_code == 0, answer.output
+        assert here() == made(None, None, server)
+    (folder / "Dockerfile").write_bytes(b"FROM mine")
+    assert call(model_folder, folder).exit_code == 0
+    assert here() == made(None, None, None) | {"Dockerfile": b"FROM mine"}
+    for arguments, name in ((["--serving", "kserve"], "Dockerfile"), ([], "README.md")):
+        (folder / name).write_bytes(b"mine")
+        before = content(folder)
+        answer = call(model_folder, folder, *arguments)
+        assert answer.exit_code == 2, answer.output
+        assert f"{folder / name} is not from an earlier bundle, or was changed since; expected" in answer.stderr
+        assert (answer.stderr.count("\n"), content(folder)) == (1, before)
+
+
+@pytest.mark.parametrize(("server", "name"), [("kserve", "inferenceservice.yaml"), ("triton", "config.pbtxt")])
+def test_a_manifest_that_the_user_has_completed_is_kept(tmp_path, capsys, server, name):
+    first, second = (dict.fromkeys(bundle_folder.COMMON, data) | bundle_folder.SERVED[server] for data in (b"1", b"2"))
+    claim(tmp_path, "bundle of a model", "")
+    assert {*bundle_folder.write_bundle(tmp_path, first)} == {*first}
+    (tmp_path / name).write_bytes(first[name] + b"# mine")
+    for files in (second, second):
+        bundle_folder.require_replaceable(tmp_path, bundle_folder.names_of_files(server))
+        assert {*bundle_folder.write_bundle(tmp_path, files)} == {*files} - {name}
+        assert f"{tmp_path / name} was changed, so it is kept" in capsys.readouterr().err
+    assert {path: (tmp_path / path).read_bytes() for path in second} == second | {name: first[name] + b"# mine"}
+
+
+def test_a_file_that_was_changed_while_the_command_worked_is_not_replaced(tmp_path):
+    first, second = (dict.fromkeys(bundle_folder.COMMON, data) for data in (b"1", b"2"))
+    claim(tmp_path, "bundle of a model", "")
+    bundle_folder.write_bundle(tmp_path, first)
+    bundle_folder.require_replaceable(tmp_path, bundle_folder.names_of_files(None))
+    (tmp_path / "README.md").write_bytes(b"mine")
+    before = content(tmp_path)
+    with pytest.raises(ConfigError, match=r"README\.md is not from an earlier bundle, or was changed since"):
+        bundle_folder.write_bundle(tmp_path, second)
+    assert content(tmp_path) == before
+
+
+def test_a_bundle_that_was_killed_at_any_file_is_replaced_by_the_next(tmp_path, monkeypatch):
+    first, second = ({name: f"{name} {turn}".encode() for name in bundle_folder.COMMON} for turn in (1, 2))
+    for number in range(len(second)):
+        folder, left = tmp_path / str(number), [*range(number)]
+        claim(folder, "bundle of a model", "")
+        bundle_folder.write_bundle(folder, first)
+
+        def write(file, data, left=left):
+            if not left:
+                raise KeyboardInterrupt
+            left.pop()
+            file.write_bytes(data)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(bundle_folder, "write_file", write)
+            with pytest.raises(KeyboardInterrupt):
+                bundle_folder.write_bundle(folder, second)
+        bundle_folder.require_replaceable(folder, bundle_folder.names_of_files(None))
+        bundle_folder.write_bundle(folder, second)
+        assert {name: data for name, data in content(folder).items() if name != "cliptea.json"} == second
+
+
 def test_a_private_bundle_does_not_get_into_a_public_repository(hub, folder):
     hub.repositories[NAME] = {"private": False, "files": {}, "commits": 0}
     with pytest.raises(ClipteaError, match="exists already, and everybody can read it"):
-        push.push(NAME, folder, TEXT, [], private=True)
+        push.push(NAME, folder, TEXT, {}, private=True)
     assert hub.repositories[NAME]["files"] == {}
 
 
@@ -211,7 +286,7 @@ def test_a_private_bundle_does_not_get_into_a_public_repository(hub, folder):
         ),
         (["--push-to-hub", NAME], {"HF_TOKEN": f"{TOKEN} {TOKEN}"}, "holds a space or another character"),
         (["--push-to-hub", NAME], {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids"),
-        (["--push-to-hub", NAME], {"HF_ENDPOINT": "hub"}, "HF_ENDPOINT=hub is no address; expected one such as http"),
+        (["--push-to-hub", NAME], {"HF_ENDPOINT": "hub"}, "HF_ENDPOINT=hub is not an address; expected one such as"),
         (["--private"], {}, "--private is given without --push-to-hub; expected both, or neither"),
     ],
 )
@@ -234,7 +309,7 @@ def test_what_cannot_be_pushed_is_refused_before_any_work(
         ("create", 401, "does not accept the token (401); expected a valid one; set HF_TOKEN, or run `hf auth login`"),
         ("preupload", 401, "does not accept the token (401)"),
         ("commit", 403, f"the token may not write to {NAME} at the hub at "),
-        ("create", 429, "has got too many requests (429); wait some minutes; run the command again"),
+        ("create", 429, "has received too many requests (429); wait some minutes; run the command again"),
         ("commit", 400, f"refuses the upload to {NAME} (400 Bad Request: so the hub says)"),
         ("preupload", 404, f"refuses the upload to {NAME} (404 Not Found: so the hub says)"),
         ("create", 503, "cannot be reached (503 Service Unavailable); expected a hub at HF_ENDPOINT"),
@@ -257,7 +332,7 @@ def test_a_refusal_gets_one_line_and_the_bundle_stays(hub, written, model_folder
 def test_a_hub_that_is_away_for_a_moment_is_asked_again(hub, folder, monkeypatch):
     monkeypatch.setenv("CLIPTEA_PATIENCE", "5")
     hub.answers += [("create", 503), ("create", 502)]
-    push.push(NAME, folder, TEXT, [])
+    push.push(NAME, folder, TEXT, {})
     assert hub.repositories[NAME]["files"] == {**TEXT, ".gitattributes": b""}
     assert hub.seen.count(("POST", "/api/repos/create")) == 3
 
@@ -273,7 +348,7 @@ def test_a_hub_that_is_not_there_or_says_nothing_is_named_within_seconds(hub, fo
         monkeypatch.setattr(constants, "ENDPOINT", address)
         start = time.monotonic()
         with pytest.raises(ServerAway, match=rf"^the hub at {address} cannot be reached \(.+the bundle is complete in"):
-            push.push(NAME, folder, TEXT, [])
+            push.push(NAME, folder, TEXT, {})
     assert time.monotonic() - start < 10
 
 
@@ -281,7 +356,7 @@ def test_address_and_token_come_from_the_variables_and_the_folder_of_the_library
     (tmp_path / "home").mkdir()
     (tmp_path / "home/token").write_text(TOKEN)
     code = f"from cliptea.serving.push import *; require_pushable('{NAME}'); print(push('{NAME}', {str(folder)!r}, "
-    code += f"{list(TEXT)}, []))"
+    code += f"{list(TEXT)}, {{}}))"
     unset = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"}
     variables = {name: value for name, value in os.environ.items() if name not in unset}
     variables |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}

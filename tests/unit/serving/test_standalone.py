@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cliptea import addresses
 from cliptea.config import EvaluationConfig
 from cliptea.data import sample
 from cliptea.data.sample import decode_image
@@ -52,7 +53,7 @@ def test_it_names_the_outputs_as_predict_does(tmp_path, monkeypatch):
         Path(file).touch()
     given = [Path("in"), Path("b/a.png"), Path("b"), Path("in/a.jpg")]
     found = standalone._find(given, Path("in/out").resolve())
-    assert list(found.items()) == [(name, path) for path, name in find_images(given, leave_out="in/out")]
+    assert list(found.items()) == [(name, path) for path, name in find_images(given, leave_out="in/out").sources]
     assert {name: str(path) for name, path in found.items()} == {
         "a": "in/a.jpg",
         "a_png": "in/a.png",
@@ -71,6 +72,12 @@ def test_paths_without_images_are_refused_in_one_line(tmp_path, monkeypatch, cap
         (["none"], "error: the file or folder none does not exist"),
         (["empty"], "error: the folder empty contains no images; expected .bmp"),
         (["file", "-o", "file"], "error: -o file is a file; expected a folder"),
+        (["file", "-o", "s3://bucket/out"], "error: -o 's3://bucket/out' is not a path on this machine"),
+        (["file", "-o", ""], "error: -o '' is not a path on this machine"),
+        (
+            ["file", "-o", "~nobody-here/out"],
+            "error: -o '~nobody-here/out' begins with ~ and the name of a user who does not exist",
+        ),
     ):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["segment.py", *arguments])
@@ -100,6 +107,18 @@ def test_results_only_go_to_a_folder_of_their_own(tmp_path):
             standalone._claim(tmp_path / name, ["cat", "cow"])
         assert "\n" not in str(ended.value.code)
     assert [path.name for path in (tmp_path / "labels").iterdir()] == ["masks"]
+
+
+def test_a_result_replaces_a_link_and_not_its_target(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "mask.png").symlink_to(tmp_path / "victim")
+    standalone._save(Image.new("L", (2, 2)), tmp_path / "mask.png", "PNG")
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not (tmp_path / "mask.png").is_symlink()
+
+
+def test_addresses_are_refused_as_by_the_commands():
+    assert addresses.URI.pattern == standalone.URI
 
 
 def test_what_it_leaves_out_is_counted(tmp_path, capsys):

@@ -3,7 +3,7 @@
 from cliptea import settings
 from cliptea.manifest import Manifest
 from cliptea.run import expand
-from cliptea.steps.evaluate import EvaluationTask, evaluation_tasks, scores_output
+from cliptea.steps.evaluation_tasks import EvaluationTask, evaluation_tasks, scores_output
 from cliptea.steps.speed import speed_output
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache

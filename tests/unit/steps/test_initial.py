@@ -11,14 +11,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from cliptea import settings
+from cliptea import progress, settings
 from cliptea.errors import ClipteaError, ConfigError, NotFinite, StorageError, Unusable
+from cliptea.files import SUMS, sums
 from cliptea.manifest import find, read_object
 from cliptea.models import build_student
 from cliptea.plan import make_plan
 from cliptea.run import Run, expand
-from cliptea.segment.model_files import SUMS, sums
-from cliptea.steps import preflight
+from cliptea.steps import preflight, resolve
 from cliptea.steps.initial import check_address, initial_state, put_initial, read_initial
 from cliptea.storage import open_store
 from cliptea.teacher.width import teacher_width
@@ -89,6 +89,18 @@ def test_students_with_one_model_read_it_once(folder, monkeypatch):
     assert read_initial([settings.load("demo")], UNSEEN) == {}
 
 
+def test_a_start_from_a_model_is_warned_of_where_it_is_validated(monkeypatch):
+    warned = []
+    monkeypatch.setattr(progress, "warn", warned.append)
+    for overrides in (("train.validate_every=2", "seeds=2"), ()):
+        resolve._warn_of_held_out(expand(config("models:/m/1", *overrides)))
+    resolve._warn_of_held_out(expand(settings.load("demo", ["train.validate_every=2"])))
+    assert len(warned) == 1
+    assert warned[0].startswith(
+        "the model in train.init_from=models:/m/1 may have learned from the images that are held"
+    )
+
+
 def test_what_is_stored_is_what_training_starts_from(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPTEA_STORE", (tmp_path / "store").as_uri())
     store, chosen = open_store(), config(folder)
@@ -126,6 +138,7 @@ NANS = {
         | {"head.bias": torch.full((DIM,), float("inf"), dtype=torch.float16)}
     ),
     "bfloat16": lambda w: w | {"head.bias": torch.full((DIM,), -float("inf"), dtype=torch.bfloat16)},
+    "float64": lambda w: w | {"head.bias": torch.full((DIM,), 1e300, dtype=torch.float64)},  # infinite in float32
 }
 
 
@@ -154,7 +167,7 @@ def test_another_backbone_or_width_is_refused(folder, tmp_path):
 def test_a_model_that_had_masks_of_unseen_classes_is_refused(tmp_path):
     """Otherwise the scores of these classes would be those of a supervised network."""
     folder = save(tmp_path / "other", 0, classes=["a", "zebra", "b", "wood"], unseen=["b"])
-    with pytest.raises(ConfigError, match="trained with masks of 'zebra', 'wood', and the run has these"):
+    with pytest.raises(ConfigError, match="trained with masks of 'zebra', 'wood', and these classes are unseen"):
         read(folder)
     assert read(save(tmp_path / "same", 0, classes=["a", "zebra", "b"], unseen=["b", "zebra"]))
 

@@ -12,7 +12,9 @@ from cliptea.manifest import Contents, Manifest, publish, put_object
 from cliptea.report import page
 from cliptea.run import Run, expand
 from cliptea.steps import compare, evaluate, gather
-from cliptea.steps.evaluate import ScoresEntry, evaluate_variant, evaluation_tasks, scores_output
+from cliptea.steps.evaluate import evaluate_variant
+from cliptea.steps.evaluation_tasks import evaluation_tasks, scores_output
+from cliptea.steps.scores_entry import ScoresEntry
 from cliptea.steps.speed import inputs_of, speed_output
 from cliptea.steps.split import DataEntry, Splits, log_splits
 from cliptea.steps.teacher import TeacherCache

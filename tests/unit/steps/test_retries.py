@@ -1,15 +1,17 @@
 """What may pass by itself is tried again inside the step, as often as the placement says; all else fails at once."""
 
 import json
+import math
 import ssl
 
 import pytest
 import requests
 import urllib3
+from pydantic import ValidationError
 
 from cliptea.errors import ClipteaError, ConfigError, DataError, ServerAway, StorageError
 from cliptea.steps import retries
-from cliptea.steps.retries import may_pass, persistently
+from cliptea.steps.retries import Retries, may_pass, persistently
 
 
 class Passing(ClipteaError):
@@ -67,6 +69,20 @@ def test_a_run_on_one_machine_tries_once(slept, four, monkeypatch, tmp_path):
     with pytest.raises(Passing):
         persistently(failing(1, Passing("gone")))
     assert slept == []
+
+
+@pytest.mark.parametrize("key", list(Retries.model_fields))
+@pytest.mark.parametrize("value", [math.inf, math.nan, 1e300, -1])
+def test_no_wait_is_without_end(key, value):
+    with pytest.raises(ValidationError):
+        Retries.model_validate({key: value})
+
+
+def test_the_largest_retries_can_be_counted(slept, monkeypatch):
+    largest = {"count": 100, "wait_seconds": 86400, "factor": 100, "longest_wait_seconds": 86400}
+    monkeypatch.setenv("CLIPTEA_RETRIES", json.dumps(largest))
+    assert persistently(failing(100, Passing("gone"))) == "made"
+    assert slept == [86400] * 100
 
 
 @pytest.mark.parametrize("given", ["two", '{"count": "x"}', '{"often": 2}'])

@@ -1,17 +1,20 @@
 """What counts in the fingerprint of a run, by which a schedule notices that nothing has changed."""
 
+import os
 import shutil
 import sys
 
 import numpy as np
 import pytest
 
-from cliptea.errors import ConfigError
+from cliptea.errors import ConfigError, StorageError
 from cliptea.manifest import VERSIONS
 from cliptea.parts import Part
 from cliptea.preset_files import read_preset
 from cliptea.steps.resolve import start_run
 from cliptea.storage import open_store
+from cliptea.storage.local_files import partial_name
+from cliptea.storage.marks import MARK, read_mark
 from cliptea_pipeline.leftovers import read_lists
 
 FARM = """
@@ -56,6 +59,23 @@ def started(tmp_path, monkeypatch, empty_database):
         return start_run(name, ["teacher.weights=demo", *overrides], f"job{part}", text, part)
 
     return started
+
+
+def test_the_store_is_marked_and_swept_and_a_folder_of_somebody_else_is_refused_first(started, tmp_path):
+    store = tmp_path / "store"
+    left = store / "uses" / partial_name()
+    left.parent.mkdir(parents=True)
+    left.touch()
+    os.utime(left, (1, 1))
+    started()
+    assert read_mark(store)["kind"] == "store"
+    assert not left.exists()
+    (store / MARK).unlink()
+    (store / "notes.txt").touch()
+    before = sorted(store.rglob("*"))
+    with pytest.raises(StorageError, match=r"store holds files that are not from cliptea; .*set CLIPTEA_STORE"):
+        started()
+    assert sorted(store.rglob("*")) == before
 
 
 def test_the_students_of_own_groups_count_and_not_how_they_are_written(started):
@@ -149,7 +169,7 @@ def test_what_counts_for_a_run_counts_for_all_of_its_parts(started):
 
 
 def test_a_part_that_does_not_exist_is_refused(started):
-    with pytest.raises(ConfigError, match=r"part='3/2' is no part of a run; expected its number and their count"):
+    with pytest.raises(ConfigError, match=r"part='3/2' is not a part of a run; expected its number and their count"):
         started(part="3/2")
     with pytest.raises(ConfigError, match=r"4 students .* cannot be split into 5 runs; expected at most 4 runs"):
         started(part="1/5")

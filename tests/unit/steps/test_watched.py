@@ -141,7 +141,7 @@ def test_a_step_that_is_stopped_is_no_failure(client):
 
 def test_the_run_in_mlflow_has_a_heartbeat_as_long_as_a_step_works(client, monkeypatch):
     monkeypatch.setattr(watched, "FIRST_SECONDS", 0.05)
-    monkeypatch.setattr(watched, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(watched, "HEART_SECONDS", 0.05)
     run = started("beating")
     client.delete_tag(run.tracking_run, "cliptea.heartbeat")
 

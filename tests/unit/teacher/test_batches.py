@@ -161,7 +161,7 @@ def killed(number, views, workers):
 
 def test_a_worker_that_is_killed_is_one_line_that_says_what_to_do(forking, monkeypatch):
     monkeypatch.setattr(view_outputs, "_make", killed)
-    with pytest.raises(ClipteaError, match=r"was killed, mostly for lack of memory; .*lower teacher\.num_workers or"):
+    with pytest.raises(ClipteaError, match=r"was killed, probably for lack of memory; .*lower teacher\.num_workers or"):
         view_outputs._make_blocks(forking, 0, 1)
 
 

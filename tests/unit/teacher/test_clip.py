@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from cliptea.errors import StorageError, TeacherError
+from cliptea.errors import ConfigError, StorageError, TeacherError
 from cliptea.teacher.clip import load_teacher
 
 CROP, PATCH = 48, 8
@@ -95,7 +95,7 @@ def test_weights_that_are_not_there_are_one_line(weights, tmp_path):
 
 
 def test_a_crop_that_the_patches_do_not_fill_is_refused(folder):
-    with pytest.raises(TeacherError, match="such as 48"):
+    with pytest.raises(ConfigError, match="such as 48"):
         load_teacher(str(folder), "unused", 50)
 
 
@@ -103,6 +103,33 @@ def test_a_folder_that_is_not_open_clips_is_one_line(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(TeacherError, match=r"not an open_clip folder.*open_clip_config\.json"):
         load_teacher(str(tmp_path), "unused", CROP)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model_cfg", [1]),
+        ("model_cfg", None),
+        ("preprocess_cfg", [1]),
+        ("preprocess_cfg", {"mean": 0.5}),
+        ("preprocess_cfg", {"std": [0.5]}),
+        ("preprocess_cfg", {"mean": [0.5, float("nan"), 0.5]}),
+    ],
+)
+def test_odd_descriptions_in_a_folder_are_one_line(folder, tmp_path, key, value):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    described = json.loads((tmp_path / "open_clip_config.json").read_text())
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described | {key: value}))
+    with pytest.raises(TeacherError, match=r"is not an open_clip folder; expected open_clip_config\.json"):
+        load_teacher(str(tmp_path), "unused", CROP)
+
+
+def test_a_folder_may_leave_the_normalisation_to_open_clip(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    described = json.loads((tmp_path / "open_clip_config.json").read_text())
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described | {"preprocess_cfg": None}))
+    teacher = load_teacher(str(tmp_path), "unused", CROP)
+    assert teacher.mean.flatten().tolist() == pytest.approx(open_clip.OPENAI_DATASET_MEAN)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

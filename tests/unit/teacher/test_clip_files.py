@@ -11,9 +11,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from cliptea import files
 from cliptea.errors import StorageError, TeacherError
 from cliptea.teacher.clip import load_teacher
-from cliptea.teacher.clip_files import find_checkpoint, read_checkpoint
+from cliptea.teacher.clip_files import find_checkpoint, read_checkpoint, weights_sha256
 
 MODEL = "ViT-B-16-quickgelu"
 FORMATS = ["ViT-B-16.pt", "open_clip_pytorch_model.bin", "epoch_9.pt", "open_clip_model.safetensors"]
@@ -215,10 +216,40 @@ def test_such_a_method_is_found_whatever_the_name_of_its_file(tmp_path):
             read_checkpoint(path)
 
 
+@pytest.mark.parametrize("entry", ["code/__torch__.py", "data.pkl", "other"])
+def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch, entry):
+    monkeypatch.setattr(files, "MOST_SAVED", 1 << 16)
+    with zipfile.ZipFile(tmp_path / "weights.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"weights/{entry}", bytes(1 << 20))
+    monkeypatch.setattr(zipfile.ZipFile, "read", None)
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(TeacherError, match="would unpack to far more than its size"):
+        read_checkpoint(tmp_path / "weights.pt")
+
+
 def test_hidden_files_are_no_weights(tmp_path):
     for name in ("._model.safetensors", "model.safetensors"):
         (tmp_path / name).write_bytes(b"")
     assert find_checkpoint(tmp_path).name == "model.safetensors"
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(("name", "odd"), [("pipe.pt", "a named pipe"), ("zero.pt", "a device")])
+def test_what_is_no_file_is_not_waited_for(tmp_path, name, odd):
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "zero.pt").symlink_to("/dev/zero")
+    for reader in (read_checkpoint, lambda path: weights_sha256(str(path))):
+        with pytest.raises(TeacherError, match=rf"{name}.* is {odd}; expected safetensors"):
+            reader(tmp_path / name)
+
+
+@pytest.mark.timeout(10)
+def test_a_named_pipe_among_the_files_of_a_tokenizer_is_not_waited_for(tmp_path):
+    (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {"text_cfg": {"hf_tokenizer_name": "x"}}}')
+    (tmp_path / "model.safetensors").touch()
+    os.mkfifo(tmp_path / "tokenizer.json")
+    with pytest.raises(TeacherError, match=r"tokenizer\.json is a named pipe; expected only files"):
+        load_teacher(str(tmp_path), "", 224)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"version https://git-lfs.github.com/spec/v1\n"])
@@ -258,9 +289,13 @@ def test_truncated_files_are_one_line(small, tmp_path, name):
         read_checkpoint(path)
 
 
-def test_numbers_alone_are_no_weights(tmp_path):
-    torch.save([1, 2], tmp_path / "weights.pt")
-    with pytest.raises(TeacherError, match="does not hold a state dict"):
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [([1, 2], "list"), ({"epoch": 3, "loss": 0.5, "names": []}, r"epoch \(int\), loss \(float\), names \(list\)")],
+)
+def test_numbers_alone_are_no_weights(tmp_path, content, found):
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(TeacherError, match=rf"does not hold a state dict, but {found}; expected"):
         read_checkpoint(tmp_path / "weights.pt")
 
 

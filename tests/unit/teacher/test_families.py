@@ -9,7 +9,7 @@ import pytest
 
 from cliptea import progress, settings
 from cliptea.config import ClusteringConfig
-from cliptea.errors import TeacherError
+from cliptea.errors import ConfigError, TeacherError
 from cliptea.plan import make_plan
 from cliptea.steps import preflight
 from cliptea.teacher import clip, families
@@ -106,7 +106,7 @@ def test_a_run_and_its_plan_refuse_a_teacher_before_any_work(start):
 
 def test_a_crop_that_the_patches_do_not_fill_is_refused_before_any_work():
     given = ["teacher.weights=openai", "teacher.model=ViT-L-14", "teacher.crop=512"]
-    with pytest.raises(TeacherError, match=r"teacher\.crop=512 .* 14 pixels; expected such as 504"):
+    with pytest.raises(ConfigError, match=r"teacher\.crop=512 .* 14 pixels; expected such as 504"):
         preflight.check(settings.load("demo", given))
     preflight.check(settings.load("demo", [*given[:2], "teacher.crop=448"]))
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,8 +60,8 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
     monkeypatch.setattr(progress.Bar, "update", dying)
 
 
-def test_folder_holds_config_and_weights_only(undisturbed: Path) -> None:
-    assert {path.name for path in undisturbed.iterdir()} == {CONFIG, WEIGHTS}
+def test_folder_holds_config_weights_and_checkpoint(undisturbed: Path) -> None:
+    assert {path.name for path in undisturbed.iterdir()} == {CONFIG, WEIGHTS, CHECKPOINT}
 
 
 @pytest.mark.parametrize("iteration", [1, 5, 8])
@@ -77,7 +78,6 @@ def test_interrupted_training_ends_with_the_same_bits(
     torch.rand(3)  # the caller's random state is of no influence
     pretrain(tmp_path, WORLD, TINY, 1)
     assert (tmp_path / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()
-    assert not (tmp_path / CHECKPOINT).exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "other content", "empty"])
@@ -108,11 +108,16 @@ def test_checkpoint_of_other_settings_is_not_continued(undisturbed: Path, tmp_pa
     assert (tmp_path / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()
 
 
-def test_finished_folder_is_left_alone(undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupt_at(monkeypatch, 1)
-    before = (undisturbed / WEIGHTS).stat().st_mtime_ns
-    pretrain(undisturbed, WORLD, TINY, 1)
-    assert (undisturbed / WEIGHTS).stat().st_mtime_ns == before
+def test_finished_weights_that_were_damaged_since_are_made_again_without_training(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(undisturbed, tmp_path / "finished"))
+    wrong = bytearray((folder / WEIGHTS).read_bytes())
+    wrong[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(wrong)
+    monkeypatch.setattr(module, "_loss", None)
+    pretrain(folder, WORLD, TINY, 1)
+    assert (folder / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()
 
 
 def test_other_seed_gives_other_weights_and_leaves_the_random_state_alone(undisturbed: Path, tmp_path: Path) -> None:

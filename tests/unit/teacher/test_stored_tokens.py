@@ -9,6 +9,7 @@ from cliptea.data.records import REGION_TOKENS, read_array, read_view, record_na
 from cliptea.data.shard_sets import read_top_index
 from cliptea.data.shards import ShardReader
 from cliptea.errors import ConfigError, StorageError
+from cliptea.files import sha256
 from cliptea.method.plm import ignored_tokens
 from cliptea.method.regions import region_maps
 from cliptea.steps.teacher import publish_cache
@@ -43,7 +44,8 @@ def test_stored_is_what_a_fresh_forward_pass_gives_on_the_same_views(make, folde
     assert len(cls) == len(dense) == len(maps) == 40
     of = {"split": made.split.fingerprint, "views_of_an_image": 2}
     assert made.cache.clustered["dense"].info == {"dim": 24, "grid": [6, 6], "views": 40, **of}
-    assert made.cache.tokens.info == {**made.cache.clustered["dense"].info, "stand_in": False, "clip_sha256": ""}
+    clip = {"stand_in": False, "clip_sha256": sha256(folder / "open_clip_model.safetensors")}
+    assert made.cache.tokens.info == {**made.cache.clustered["dense"].info, **clip}
     assert next(iter(made.cache.regions.values())).info.items() >= of.items()
     regions = 0
     for record in range(40):

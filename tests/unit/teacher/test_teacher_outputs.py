@@ -27,8 +27,9 @@ def test_prompts_and_names_count_and_plain_sets_keep_their_fingerprint():
         output(templates=["a photo of a {}."]),
         output(synonyms={"person": ["man"]}),
         output(synonyms={"person": ["man", "woman"]}),
+        output(unseen=["dog"]),
     ]
-    assert len({output(), *changed}) == 6
+    assert len({output(), *changed}) == 7
 
 
 def test_each_set_has_its_own_prompts_and_names():
@@ -48,6 +49,7 @@ def test_each_set_has_its_own_prompts_and_names():
     assert sets["voc12"].names == ["man", "woman", "dog"]
     assert (sets["other"].names, sets["other"].templates) == (["puppy", "person"], ["{} seen"])
     assert sets["voc12"].classes == ["person", "dog"]
+    assert (sets["voc12"].unseen, sets["other"].unseen) == (["dog"], [])  # students are trained with the first alone
 
 
 def test_the_own_name_alone_is_no_other_name():

@@ -6,6 +6,7 @@ Rows of a class list are made as CLIP's are: a narrow cone, and other prompts mo
 import errno
 from types import SimpleNamespace
 
+import ftfy
 import numpy as np
 import open_clip
 import pytest
@@ -13,7 +14,12 @@ import torch
 
 from cliptea import progress
 from cliptea.errors import StorageError, TeacherError, Unusable
+from cliptea.manifest import Output
+from cliptea.settings import load
+from cliptea.storage import FileStore
+from cliptea.teacher import text
 from cliptea.teacher.clip import load_teacher
+from cliptea.teacher.outputs import TextSet
 from cliptea.teacher.templates import TEMPLATES
 from cliptea.teacher.text import read_text_features, require_different, text_features
 
@@ -232,3 +238,18 @@ def test_equal_features_are_found_among_many_classes():
     text_ND[41] = text_ND[7]
     with pytest.raises(TeacherError, match="'class 7' and 'class 41'"):
         require_different(text_ND, names)
+
+
+@pytest.mark.parametrize("weights", ["demo", "openai"])
+def test_classes_that_are_one_to_the_teacher_are_refused(weights, tmp_path, monkeypatch, warnings):
+    clip = tower()
+    same = SimpleNamespace(dim=DIM, encode_text=lambda texts: clip.encode_text([ftfy.fix_text(one) for one in texts]))
+    monkeypatch.setattr(text, "teacher_weights", lambda store, config: "")
+    monkeypatch.setattr(text, "open_teacher", lambda weights, config: same)
+    config = load("demo", [f"teacher.weights={weights}", "teacher.model=ViT-B-16-quickgelu"])
+    sets = {
+        Output("text", "f"): TextSet(classes=["caf\u00e9", "caf\u00c3\u00a9"], templates="single", text_features=None)
+    }
+    with pytest.raises(TeacherError, match="have the same text embedding"):
+        text.make_texts(FileStore(tmp_path), config, sets)
+    assert not list(tmp_path.rglob("text.safetensors"))

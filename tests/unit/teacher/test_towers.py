@@ -19,7 +19,7 @@ from timm.models import _registry as registry
 
 from cliptea.data.records import read_array, read_view
 from cliptea.data.shards import ShardReader
-from cliptea.errors import TeacherError
+from cliptea.errors import ConfigError, TeacherError
 from cliptea.teacher.clip import load_teacher
 
 NATIVE, CROP, PATCH, DIM = 32, 48, 16, 24
@@ -289,5 +289,5 @@ def test_values_of_a_tower_with_a_mean_are_known_and_those_of_timm_are_not(saved
 
 @pytest.mark.parametrize("family", ["siglip", "clipa"])
 def test_a_crop_that_the_patches_do_not_fill_is_refused(family, teacher):
-    with pytest.raises(TeacherError, match="such as 48"):
+    with pytest.raises(ConfigError, match="such as 48"):
         teacher(family, 50)

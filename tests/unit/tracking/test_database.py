@@ -18,10 +18,13 @@ from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.database import (
     database_file,
     database_uri,
-    experiment_number,
     has_moved,
+    mlflow_command,
+    placeless_command,
     readdress,
     require_database,
+    stored_experiment_id,
+    workdir_of,
 )
 from cliptea.tracking.experiment import experiment_id
 from cliptea.tracking.mlflow_client import connect
@@ -50,12 +53,12 @@ def client(tmp_path, empty_database, monkeypatch):
 
 def test_the_number_of_the_experiment_is_read_without_mlflow(client, tmp_path):
     file = database_file(client.tracking_uri)
-    assert experiment_number(file, EXPERIMENT) == experiment_id(client) != "0"
-    assert experiment_number(file, "another") is None
+    assert stored_experiment_id(file, EXPERIMENT) == experiment_id(client) != "0"
+    assert stored_experiment_id(file, "another") is None
     client.delete_experiment(experiment_id(client))
-    assert experiment_number(file, EXPERIMENT) is None
+    assert stored_experiment_id(file, EXPERIMENT) is None
     (tmp_path / "damaged.db").write_bytes(b"no database" * 1000)
-    assert experiment_number(tmp_path / "damaged.db", EXPERIMENT) is None
+    assert stored_experiment_id(tmp_path / "damaged.db", EXPERIMENT) is None
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -260,9 +263,9 @@ def test_a_moved_database_names_its_new_place_only(client, copy, tmp_path, monke
     for original in old.rglob("MLmodel"):
         original.write_text("changed in the original")
     file = new / "mlflow" / "mlflow.db"
-    assert has_moved(file, EXPERIMENT)
-    readdress(file, EXPERIMENT)
-    assert not has_moved(file, EXPERIMENT)
+    assert has_moved(file)
+    readdress(file)
+    assert not has_moved(file)
     inside = [value for value in addresses(file) if (new / "mlflow/artifacts").as_uri() in value]
     assert len(inside) == len([value for value in before if "/old/" in value]) >= 3
     assert not [value for value in addresses(file) if "/old/" in value]
@@ -282,13 +285,23 @@ def test_a_moved_database_names_its_new_place_only(client, copy, tmp_path, monke
     assert (new / "mlflow/artifacts" / further.info.run_id).is_dir()
 
 
+def test_a_moved_database_is_known_although_our_experiment_was_renamed(client, tmp_path):
+    client.rename_experiment(experiment_id(client), "of last year")
+    (tmp_path / "old").rename(tmp_path / "new")
+    file = tmp_path / "new/mlflow/mlflow.db"
+    assert has_moved(file)
+    readdress(file)
+    assert not has_moved(file)
+    assert not [value for value in addresses(file) if "/old/" in value]
+
+
 def test_addresses_that_were_never_beside_the_database_stay(client, tmp_path):
     file = tmp_path / "old/mlflow/mlflow.db"
     for elsewhere in ("s3://bucket/artifacts", "file:///elsewhere"):
         with sqlite3.connect(file) as database:
             database.execute("UPDATE experiments SET artifact_location = ? WHERE name = ?", [elsewhere, EXPERIMENT])
         before = addresses(file)
-        readdress(file, EXPERIMENT)
+        readdress(file)
         assert addresses(file) == before
 
 
@@ -308,10 +321,25 @@ def test_a_database_is_moved_although_a_run_was_killed_while_it_wrote(client, tm
     (tmp_path / "old").rename(tmp_path / "new")
     file = tmp_path / "new/mlflow/mlflow.db"
     assert file.with_name("mlflow.db-journal").stat().st_size
-    assert has_moved(file, EXPERIMENT)
-    readdress(file, EXPERIMENT)
-    assert not has_moved(file, EXPERIMENT)
+    assert has_moved(file)
+    readdress(file)
+    assert not has_moved(file)
     assert not [value for value in addresses(file) if "/old/" in value]
+
+
+def test_a_database_of_the_user_in_a_work_directory_is_not_that_of_its_runs(tmp_path):
+    claim(tmp_path / "my work", WORKDIR, "")
+    own = database_uri(tmp_path / "my work/mlflow/mlflow.db")
+    assert workdir_of(own) == tmp_path / "my work"
+    assert mlflow_command(own) == f"cliptea ui --workdir '{tmp_path}/my work'"
+    assert placeless_command(own) == "cliptea ui --workdir WORKDIR"
+    for other in ("mlflow/other.db", "mine/mlflow.db", "mlflow.db"):
+        uri = database_uri(tmp_path / "my work" / other)
+        assert workdir_of(uri) is None
+        assert mlflow_command(uri) == f"mlflow ui --backend-store-uri '{uri}'"
+        assert str(tmp_path) not in placeless_command(uri)
+    for command in (mlflow_command, placeless_command):
+        assert command("http://localhost:5000") == "http://localhost:5000"
 
 
 def test_a_database_that_cannot_be_changed_gives_one_line(client, tmp_path, monkeypatch):
@@ -323,5 +351,5 @@ def test_a_database_that_cannot_be_changed_gives_one_line(client, tmp_path, monk
         other.execute("ROLLBACK")
         other.execute("BEGIN IMMEDIATE")  # others can read and not write
         with pytest.raises(TrackingError, match=r"was moved, and its addresses cannot be changed .*locked"):
-            readdress(file, EXPERIMENT)
+            readdress(file)
         other.execute("ROLLBACK")

@@ -1,12 +1,14 @@
 """Which runs are kept, on a real MLflow with a real registry."""
 
+import time
+
 import past_runs
 import pytest
 from past_runs import add_run, add_variant, register
 
 from cliptea.errors import ConfigError
 from cliptea.tracking.kept import RUNNING, UNLISTED, kept_runs
-from cliptea.tracking.runs import Tag, now
+from cliptea.tracking.run_times import Tag, now, own_end, reopen
 
 UNKNOWN = "0" * 32
 CLUSTER = {Tag.KEY: "job-1", Tag.FINGERPRINT: "f", Tag.JOB: "job-1"}
@@ -37,6 +39,20 @@ def test_the_newest_finished_runs_are_kept_with_all_that_ended_later(client):
 def test_young_runs_are_kept(client):
     runs = [add_run(client, state, hours) for hours, state in ((1, "FINISHED"), (5, "KILLED"), (7, "FINISHED"))]
     assert kept(*runs, hours=6).keys() == set(runs[:2])
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "KILLED"])
+def test_a_run_that_was_started_again_ends_when_it_ends_and_not_when_mlflow_says(client, status):
+    other, start = add_run(client, hours=48), round(1000 * (time.time() - 240 * 3600))
+    tags = {Tag.KEY: "same", Tag.FINGERPRINT: "same"}
+    run_id = client.create_run(client.get_run(other).info.experiment_id, start, tags).info.run_id
+    client.set_terminated(run_id, "KILLED", start + 60_000)
+    reopen(client, client.get_run(run_id))
+    client.set_terminated(run_id, status, own_end(client.get_run(run_id)))
+    assert client.get_run(run_id).info.end_time < start + 1000 * 3600  # its duration is the time that it was at work
+    newest = {run_id} if status == "FINISHED" else {run_id, other}
+    assert kept(run_id, other, newest=1).keys() == newest
+    assert kept(run_id, other, hours=1).keys() == {run_id}
 
 
 def test_the_models_of_every_version_are_kept_and_the_whole_run_of_one_with_an_alias(client):

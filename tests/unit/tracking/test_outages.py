@@ -165,6 +165,32 @@ def test_a_refusal_is_not_waited_for(proxy, kind):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (200, "a web page or a login answers there.*MLFLOW_TRACKING_TOKEN"),
+        (404, r"failed with error code 404 != 200\)"),
+        (405, "a web page or a login answers there.*correct MLFLOW_TRACKING_URI"),
+        (413, "a proxy in front of it refuses requests of this size.*client_max_body_size"),
+        (422, r"failed with error code 422 != 200\)"),
+    ],
+)
+def test_a_web_page_in_place_of_mlflow_is_told_and_not_waited_for(status, says, monkeypatch):
+    class Page(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><p>Welcome</p>")
+
+    with served(Page) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(MlflowAway, match=f"MLflow at {address} cannot be used.*{says}") as away:
+            persist(connect, 1.0)
+    assert not away.value.temporary
+    assert "<" not in str(away.value)
+
+
 def test_a_server_that_stays_away_is_one_line(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("CLIPTEA_PATIENCE", "0.5")

@@ -7,18 +7,21 @@ import sqlite3
 import ssl
 import sys
 import time
+from contextlib import closing
 
 import pytest
 import requests
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import BAD_REQUEST, MlflowException, RestException
+from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlRun
 from mlflow.utils.validation import _validate_metric
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
-from cliptea import settings
+from cliptea import outage, settings
 from cliptea.data.catalogue import Catalogue, make_catalogue
 from cliptea.errors import ConfigError, StorageError, TrackingError
-from cliptea.run import Run, expand
+from cliptea.run import Member, Run, expand
+from cliptea.storage.marks import claim
 from cliptea.tracking.address import EXPERIMENT, MlflowAway, database_trouble, require_server, tracking_address
 from cliptea.tracking.artifacts import require_artifacts
 from cliptea.tracking.experiment import experiment_id, plugin_run
@@ -40,11 +43,47 @@ def database(empty_database, tmp_path, monkeypatch):
     return file
 
 
-def make_run(job="j"):
-    config = settings.load("smoke")
+def make_run(job="j", preset="smoke"):
+    config = settings.load("smoke").model_copy(update={"preset": preset})
     variants = expand(config)[:1]
     run = Run(config=config, data_digest="d", fingerprint="f", job_id=job, tracking_run="", variants=variants)
     return run.model_copy(update={"tracking_run": open_parent(run)})
+
+
+OUTSIDE = r"of a work directory keeps artifacts in .*, outside of it; expected a folder in .*mlflow/artifacts;"
+
+
+@pytest.fixture
+def artifacts(database, tmp_path, monkeypatch):
+    """The folder of artifacts of a work directory, which may be somebody else's."""
+    claim(tmp_path / "work", "work directory", "")
+    folder = tmp_path / "work/mlflow/artifacts"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(database, folder.parent)}")
+    return folder
+
+
+def test_artifacts_of_a_work_directory_stay_in_it(artifacts, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (artifacts / "link").symlink_to(tmp_path / "theirs")
+    theirs = [str(tmp_path / "theirs"), (tmp_path / "theirs").as_uri()]
+    for place in [*theirs, f"{artifacts}/../../../theirs", f"{artifacts}/link/x", f"{artifacts}2"]:
+        with pytest.raises(TrackingError, match=OUTSIDE):
+            require_artifacts(place)
+    for place in (f"{artifacts}/1/artifacts", f"{artifacts.as_uri()}/1/artifacts"):
+        require_artifacts(place)
+
+
+def test_a_run_that_a_work_directory_already_has_cannot_write_elsewhere(artifacts, tmp_path):
+    """It may be planted: its artifacts would replace files of the same names."""
+    run = make_run()
+    child = ChildRun.open(run, run.variants[0])
+    for planted, reopen in ((child.run_id, lambda: ChildRun.open(run, run.variants[0])), (run.tracking_run, make_run)):
+        with sqlite3.connect(artifacts.parent / "mlflow.db") as database:
+            place = (tmp_path / "theirs").as_uri()
+            database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", [place, planted])
+        with pytest.raises(TrackingError, match=OUTSIDE):
+            reopen()
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -147,6 +186,12 @@ def test_another_registry_is_refused(database, monkeypatch):
         connect()
 
 
+def test_the_address_of_a_page_of_mlflow_is_refused(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://h:5000/#/experiments/1")
+    with pytest.raises(ConfigError, match=r"is the address of a page of MLflow; expected http://h:5000/; correct it"):
+        tracking_address()
+
+
 @pytest.mark.parametrize(
     "uri", ["./mlruns", "mlruns", "/tmp/mlruns", "file:///tmp/mlruns", "s3://b/x", "gs://b/x", "ftp://h", "uc:x"]
 )
@@ -154,6 +199,14 @@ def test_an_address_of_a_folder_or_of_a_store_without_runs_is_refused(monkeypatc
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(ConfigError, match=r"MLFLOW_TRACKING_URI=.*; expected http://HOST:PORT.*unset it"):
         tracking_address()
+
+
+@pytest.mark.parametrize("uri", ["SQLite:////x/mlflow.db", "SQLITE:////x", "Postgresql://h/d", "HTTP://h:5000"])
+def test_an_address_whose_kind_no_library_knows_is_refused(monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    kind = uri.partition(":")[0].lower()
+    with pytest.raises(ConfigError, match=f"{uri} begins with capitals; expected an address that begins with {kind}:$"):
+        require_server()
 
 
 @pytest.mark.parametrize(
@@ -212,14 +265,53 @@ def test_no_port_is_tried_that_an_address_does_not_use(monkeypatch, uri):
     assert database_trouble(uri) is None
 
 
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [("s3://b/m.db", "is a URI"), ("~/m.db", "begins with ~"), ("~nobody0/m.db", "user who does not exist")],
+)
+def test_a_database_elsewhere_is_no_file_here(path, why, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    with pytest.raises(MlflowAway, match=why) as told:
+        connect()
+    assert not told.value.temporary
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_address_that_no_plugin_knows_is_told(monkeypatch):
     monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "htps://h/x")
-    with pytest.raises(
-        MlflowAway, match=r"nor its plug-ins that are installed know addresses of htps.*correct"
-    ) as told:
+    with pytest.raises(MlflowAway, match=r"nor an installed plug-in knows addresses of the kind htps.*correct") as told:
         connect()
     assert not told.value.temporary
+
+
+def in_session(error):
+    """As MLflow wraps what its tables refuse."""
+    wrapped = MlflowException(error, BAD_REQUEST)
+    wrapped.__cause__ = error
+    return wrapped
+
+
+MADE = ProgrammingError("CREATE TABLE experiments", {}, Exception('relation "experiments" already exists'))
+ADDED = in_session(IntegrityError("INSERT", {}, Exception("Duplicate entry '0' for key 'experiments.PRIMARY'")))
+
+
+@pytest.mark.parametrize("error", [MADE, ADDED])
+def test_two_first_runs_may_make_the_tables_of_a_database_at_the_same_moment(error, monkeypatch):
+    monkeypatch.setattr(outage, "FIRST_PAUSE", 0.01)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://u@h/d")
+    failures = [away(error), away(error)]
+
+    def work():
+        if failures:
+            raise failures.pop()
+        return "made"
+
+    assert "another process has just made the same tables or rows" in str(failures[0])
+    assert persist(work) == "made"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////x/mlflow.db")  # which is made under a lock
+    assert not away(error).temporary
 
 
 def test_another_slash_is_no_other_registry(database, monkeypatch):
@@ -253,6 +345,28 @@ def test_a_file_that_is_no_database_is_told_at_once(tmp_path, monkeypatch, make)
         with pytest.raises(kind, match=f"cannot be used.*{reason}.*correct MLFLOW_TRACKING_URI"):
             ask()
     assert time.monotonic() - began < 5
+
+
+def test_a_database_that_another_program_locks_is_told_soon_and_may_pass(tmp_path, empty_database, monkeypatch):
+    monkeypatch.setattr("cliptea.tracking.database.WAIT_SECONDS", 0.1)
+    file = shutil.copy(empty_database, tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageError, match=r"another program holds its lock.*; close that program"):
+            require_server()
+        began = time.monotonic()
+        with pytest.raises(MlflowAway, match=r"another program holds its lock.*; close that program") as told:
+            persist(connect, 0.2)
+        assert time.monotonic() - began < 3
+    assert told.value.temporary
+    assert isinstance(persist(connect), MlflowClient)
+    later = away(OperationalError("SELECT 1", {}, sqlite3.OperationalError("database is locked")))
+    assert (later.reason, later.temporary) == (told.value.reason, True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")  # a server whose own database is locked
+    of_server = away(RestException({"error_code": "INTERNAL_ERROR", "message": "database is locked"}))
+    assert "program" not in str(of_server)
+    assert of_server.temporary
 
 
 def test_a_database_server_that_is_away_is_told_within_seconds(monkeypatch):
@@ -357,6 +471,29 @@ def test_an_experiment_of_another_name_is_used_but_not_in_a_work_directory(datab
     ours = client.get_experiment_by_name(EXPERIMENT)
     assert client.get_run(own.tracking_run).info.experiment_id == ours.experiment_id
     assert "MLFLOW_EXPERIMENT_NAME is ignored" in (tmp_path / "events").read_text()
+
+
+def test_a_long_name_of_an_experiment_is_refused_with_its_variable(database, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "x" * SqlExperiment.name.type.length)
+    make_run()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "x" * (SqlExperiment.name.type.length + 1))
+    with pytest.raises(
+        ConfigError, match=r"^MLFLOW_EXPERIMENT_NAME=x+ ... x+ has 257 characters; expected at most 256"
+    ):
+        make_run()
+
+
+def test_long_names_of_runs_fit_into_every_database_and_keep_what_tells_them_apart(database):
+    members = [Member(group="mine", variant=sign * 100) for sign in "abc"]
+    run = make_run(preset="p" * 240)
+    both = [{"members": members, "seed": seed, "label": f"mine/{'a' * 100} seed {seed}"} for seed in (0, 1)]
+    variants = [run.variants[0].model_copy(update=parts) for parts in both]
+    ids = [run.tracking_run, *(ChildRun.open(run, variant).run_id for variant in variants)]
+    names = [connect().get_run(run_id).info.run_name for run_id in ids]
+    assert max(map(len, names)) <= SqlRun.name.type.length
+    assert names[1].startswith("a" * 100)
+    assert "seed 0" in names[1]
+    assert "seed 1" in names[2]
 
 
 FULL_DISK = "[Errno 28] No space left on device"

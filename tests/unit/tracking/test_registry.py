@@ -8,8 +8,10 @@ import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
+from cliptea import progress
 from cliptea.errors import ConfigError
 from cliptea.model_address import CHAMPION
+from cliptea.tracking import registry
 from cliptea.tracking.champions import Score
 from cliptea.tracking.registry import register, rollback, settle
 from cliptea_pipeline.cli import app
@@ -188,6 +190,85 @@ def test_a_version_registered_by_hand_is_no_candidate_but_may_be_chosen(client):
     outcome = promote(client, 0.9)
     assert "cannot be compared" in outcome.decision.reason
     assert champion(client) == 1
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    """The warnings about damaged scores, which are looked at twice without a pause."""
+    said = []
+    monkeypatch.setattr(progress, "warn", said.append)
+    monkeypatch.setattr(registry, "WRITING_SECONDS", 0.0)
+    return said
+
+
+def test_a_version_with_a_wrong_bit_in_its_score_counts_as_not_measured(client, warned):
+    promote(client, 0.45)
+    flips = [("hiou", "0.5", "0.7"), ("cliptea.evaluation", "set", "sgt"), ("cliptea.margin", "0.1", "0.0")]
+    for number, (tag, value, flipped) in enumerate(flips, start=2):
+        assert add(client, 0.5, f"s3://models/{tag}", margin=0.1) == number
+        assert client.get_model_version(NAME, str(number)).tags[tag] == value
+        assert [(ord(a) ^ ord(b)).bit_count() for a, b in zip(value, flipped, strict=True) if a != b] == [1]
+        client.set_model_version_tag(NAME, str(number), tag, flipped)
+    outcome = settle(client, NAME, 2)
+    assert (outcome.champion, outcome.decision.reason) == (1, "it has no hIoU")
+    assert client.get_model_version(NAME, "2").description == "no hIoU. Not promoted: it has no hIoU."
+    damaged = [line.partition(":")[0] for line in warned]
+    assert damaged == [f"the score of {NAME} version {number} is damaged" for number in (2, 3, 4)]
+    for tag, _, _ in flips:  # their runs write the tags anew
+        version = add(client, 0.5, f"s3://models/{tag}", margin=0.1)
+    assert settle(client, NAME, version).decision.reason == (
+        "hIoU 50.00 % does not beat the champion's 45.00 % by more than 10 points"
+    )
+    assert len(warned) == 3
+
+
+def test_a_champion_with_a_damaged_score_stays_until_its_run_writes_it_anew(client, warned):
+    for hiou, source in ((0.4, None), (0.6, "s3://models/best"), (0.5, None)):
+        promote(client, hiou, source=source)
+    client.set_model_version_tag(NAME, "2", "hiou", "0.2")
+    outcome = promote(client, 0.55)
+    assert outcome.champion == champion(client) == 2
+    assert "the champion has none" in outcome.decision.reason
+    add(client, 0.6, "s3://models/best")
+    assert promote(client, 0.58).champion == champion(client) == 2
+    assert promote(client, 0.65).champion == champion(client) == 6
+    assert len(warned) == 1
+
+
+def test_a_score_without_a_sha256_is_one_that_a_user_has_set(client, warned):
+    promote(client, 0.4)
+    add(client, 0.3)
+    client.delete_model_version_tag(NAME, "2", "cliptea.score_sha256")
+    client.set_model_version_tag(NAME, "2", "hiou", "0.7")
+    assert settle(client, NAME, 2).champion == 2
+    assert warned == []
+
+
+def test_a_score_that_another_run_is_writing_is_read_again(client, warned, monkeypatch):
+    promote(client, 0.4)
+    second = add(client, 0.3, "s3://models/second")
+    plain, read = MlflowClient.search_model_versions, []
+    set_tag = MlflowClient.set_model_version_tag
+
+    def killed(*arguments):
+        set_tag(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as first_tag_only:
+        first_tag_only.setattr(MlflowClient, "set_model_version_tag", killed)
+        with pytest.raises(KeyboardInterrupt):
+            add(client, 0.5, "s3://models/second")
+
+    def late(*arguments):
+        found = plain(*arguments)
+        if not read:
+            read.append(found)
+            add(client, 0.5, "s3://models/second")
+        return found
+
+    monkeypatch.setattr(MlflowClient, "search_model_versions", late)
+    assert settle(client, NAME, second).champion == second
+    assert warned == []
 
 
 @pytest.mark.parametrize("chosen", ["1", "3"])

@@ -15,12 +15,13 @@ from cliptea.data.shard_sets import put_top_index
 from cliptea.manifest import Contents, Manifest, publish, put_object
 from cliptea.report import page
 from cliptea.run import Run, expand
-from cliptea.steps import compare, evaluate, gather
+from cliptea.steps import compare, evaluate, gather, scores_entry
 from cliptea.steps.promote import promote_best
 from cliptea.steps.speed import inputs_of, speed_output
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import TeacherCache
 from cliptea.storage import open_store
+from cliptea.teacher.outputs import clustering_key
 from cliptea.tracking import deferred
 from cliptea.tracking.runs import ChildRun, open_parent
 
@@ -46,8 +47,8 @@ def inputs(client, run, monkeypatch):
     weights = {"text.safetensors": put_object(store, "text/x/text.safetensors", b"text")}
     text = Manifest(kind="text", fingerprint="x", objects=weights)
     regions = Manifest(kind="regions", fingerprint="r", info={"regions_per_view": 3.0})
-    key = evaluate.clustering_key(run.config.method.clustering)
-    tokens = Manifest(kind="tokens", fingerprint="t", info={"stand_in": False})
+    key = clustering_key(run.config.method.clustering)
+    tokens = Manifest(kind="tokens", fingerprint="t", info={"stand_in": False, "clip_sha256": ""})
     cache = TeacherCache(tokens=tokens, regions={key: regions}, text={"demo": text})
     objects = {
         "model.safetensors": put_object(store, "train/m/model.safetensors", b"model"),
@@ -64,7 +65,7 @@ def inputs(client, run, monkeypatch):
     info = {"scores": scores, "per_class": {"a": 0.5, "b": 0.5}, "sweep": {}}
     publish(store, evaluate.scores_output(run.config, task, trained), Contents(figures, info, inputs_of(trained)))
     publish(store, speed_output(run.config, task.text, trained), Contents({}, SPEED, inputs_of(trained)))
-    monkeypatch.setattr(evaluate, "demo_fingerprint", lambda config: "demo")
+    monkeypatch.setattr(scores_entry, "demo_fingerprint", lambda config: "demo")
     monkeypatch.setattr(ChildRun, "log_model", lambda self, files, description: self.log_files(files, "model"))
     monkeypatch.setattr(gather, "gather_context", lambda *given: Context(given[-2]))
     monkeypatch.setattr(page, "build_report", lambda context: "a report")

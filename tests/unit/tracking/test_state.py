@@ -15,7 +15,15 @@ from cliptea.storage import open_store
 from cliptea.tracking import state
 from cliptea.tracking.address import EXPERIMENT
 from cliptea.tracking.runs import ChildRun, open_parent
-from cliptea.tracking.state import beat, close_job, mark_complete, mark_failed, mark_stopped, run_address, sweep
+from cliptea.tracking.state import (
+    beat,
+    close_job,
+    close_silent_runs,
+    mark_complete,
+    mark_failed,
+    mark_stopped,
+    run_address,
+)
 
 HEARTBEAT = "cliptea.heartbeat"
 
@@ -45,19 +53,19 @@ def test_a_run_without_a_sign_of_life_is_closed_with_its_variants_and_the_reason
     done.finish()
     silent(client, run, minutes=61)
     silent(client, alive, minutes=59)
-    (line,) = sweep()
+    (line,) = close_silent_runs()
     assert "closed as KILLED; no heartbeat for 1 h 01 min" in line
     states = [status(client, one) for one in (run.tracking_run, open_one.run_id, done.run_id, alive.tracking_run)]
     assert states == ["KILLED", "KILLED", "FINISHED", "RUNNING"]
     for one in (run.tracking_run, open_one.run_id):
         assert "no heartbeat for 1 h 01 min" in client.get_run(one).data.tags["mlflow.note.content"]
-    assert sweep() == []
+    assert close_silent_runs() == []
 
 
 def test_one_that_never_had_a_heartbeat_is_as_old_as_its_start(client):
     run = started("old")
     client.delete_tag(run.tracking_run, HEARTBEAT)
-    assert sweep() == []
+    assert close_silent_runs() == []
     assert status(client, run.tracking_run) == "RUNNING"
 
 
@@ -76,7 +84,7 @@ def test_one_that_never_had_a_heartbeat_is_as_old_as_its_start(client):
 def test_what_pipelines_says_of_the_job_comes_before_silence(client, says, minutes, end):
     run, asked = started("job"), []
     silent(client, run, minutes=minutes)
-    told = sweep(lambda job_id: asked.append(job_id) or says)
+    told = close_silent_runs(lambda job_id: asked.append(job_id) or says)
     assert status(client, run.tracking_run) == end
     assert bool(told) == (end != "RUNNING")
     assert asked == (["job"] if minutes > 3 else [])
@@ -103,7 +111,7 @@ def test_what_the_steps_wrote_to_the_store_is_a_sign_of_life_and_of_the_end(clie
     run = started("boarded")
     silent(client, run, hours=5)
     write("boarded", step, state, ago, "no space left")
-    sweep(lambda job_id: says)
+    close_silent_runs(lambda job_id: says)
     assert status(client, run.tracking_run) == end
     why = client.get_run(run.tracking_run).data.tags.get("cliptea.error", "")
     assert ("train: no space left" in why) == (end == "FAILED")
@@ -119,7 +127,7 @@ def test_a_store_that_is_away_is_asked_once(client, monkeypatch):
     monkeypatch.setattr(state, "read_board", away)
     for job in ("one", "two", "three"):
         silent(client, started(job), hours=5)
-    assert len(sweep()) == 3
+    assert len(close_silent_runs()) == 3
     assert len(asked) == 1
 
 
@@ -150,19 +158,19 @@ def test_a_run_that_ends_while_others_are_swept_keeps_its_end(client):
         for run in runs_:
             client.set_terminated(run.tracking_run, "FAILED")
 
-    assert sweep(ended) == []
+    assert close_silent_runs(ended) == []
     assert [status(client, run.tracking_run) for run in runs_] == ["FAILED", "FAILED"]
 
 
 def test_a_run_that_was_only_waiting_is_open_again_at_its_next_heartbeat(client):
     run = started("gated")
     silent(client, run, hours=5)
-    assert len(sweep()) == 1
+    assert len(close_silent_runs()) == 1
     beat(run.tracking_run)
     tags = client.get_run(run.tracking_run).data.tags
     assert status(client, run.tracking_run) == "RUNNING"
     assert not tags.keys() & {"cliptea.error", "cliptea.swept", "mlflow.note.content"}
-    assert sweep() == []
+    assert close_silent_runs() == []
 
 
 def test_a_heartbeat_opens_no_run_that_was_closed_by_its_end(client):
@@ -176,9 +184,9 @@ def test_a_heartbeat_opens_no_run_that_was_closed_by_its_end(client):
 def test_a_variant_does_not_outlive_its_pipeline_run(client, parent, variant):
     run = started("closed by another")
     child = ChildRun.open(run, run.variants[0])
-    assert sweep() == []
+    assert close_silent_runs() == []
     client.set_terminated(run.tracking_run, parent)
-    (line,) = sweep()
+    (line,) = close_silent_runs()
     assert line.endswith(f"closed as {variant}; its pipeline run has ended")
     assert [status(client, one) for one in (run.tracking_run, child.run_id)] == [parent, variant]
 
@@ -189,7 +197,7 @@ def test_more_runs_than_a_page_holds(client, monkeypatch):
     monkeypatch.setattr(type(client), "search_runs", small)
     for number in range(5):
         silent(client, started(f"many-{number}"), days=3)
-    told = sweep()
+    told = close_silent_runs()
     assert len(told) == 5
     assert "for 3 days" in told[0]
 
@@ -210,6 +218,15 @@ def test_a_job_is_closed_by_its_id_once(client):
         assert "cancelled by hand" in client.get_run(one).data.tags["cliptea.error"]
     assert close_job("cancelled", "KILLED", "again") == []
     assert close_job("unknown", "KILLED", "never tracked") == []
+
+
+def test_a_command_never_takes_the_run_of_a_shell_for_that_of_the_job(client, on_a_cluster, monkeypatch):
+    mine = client.create_run(client.create_experiment(on_a_cluster)).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", mine)
+    assert close_job("not yet tracked", "KILLED", "cancelled by cliptea cancel") == []
+    assert run_address("not yet tracked") is None
+    run = client.get_run(mine)
+    assert (run.info.status, "cliptea.error" in run.data.tags) == ("RUNNING", False)
 
 
 @pytest.fixture
@@ -238,18 +255,18 @@ def test_a_sweep_of_a_command_that_names_another_experiment(client, on_a_cluster
     run = started("silent")
     silent(client, run, minutes=61)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", on_a_cluster)
-    assert len(sweep()) == 1
+    assert len(close_silent_runs()) == 1
     assert status(client, run.tracking_run) == "KILLED"
 
 
 def test_looking_for_runs_makes_no_experiment_and_restores_none(client, on_a_cluster, monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", on_a_cluster)
-    assert (sweep(), close_job("nobody", "KILLED", "r"), run_address("nobody")) == ([], [], None)
+    assert (close_silent_runs(), close_job("nobody", "KILLED", "r"), run_address("nobody")) == ([], [], None)
     for name in (on_a_cluster, EXPERIMENT):
         assert client.get_experiment_by_name(name) is None
     deleted = client.create_experiment(on_a_cluster)
     client.delete_experiment(deleted)
-    assert (sweep(), close_job("nobody", "KILLED", "r")) == ([], [])
+    assert (close_silent_runs(), close_job("nobody", "KILLED", "r")) == ([], [])
     assert client.get_experiment(deleted).lifecycle_stage == "deleted"
 
 
@@ -294,7 +311,7 @@ def test_the_duration_of_a_student_is_the_time_that_it_was_at_work(client):
     ends = {
         "fails": lambda run: mark_failed(run.tracking_run, "train", run.variants[0].label, "boom"),
         "stops": lambda run: mark_stopped(run.tracking_run),
-        "is left": lambda run: (client.set_terminated(run.tracking_run, "FAILED"), sweep()),
+        "is left": lambda run: (client.set_terminated(run.tracking_run, "FAILED"), close_silent_runs()),
     }
     for name, end in ends.items():
         run = started(name)
@@ -315,5 +332,5 @@ def test_silence_at_the_end_does_not_count(client):
     began = datetime.now(UTC) - timedelta(minutes=70)
     client.set_tag(run.tracking_run, "cliptea.began", began.isoformat())
     silent(client, run, minutes=61)
-    sweep()
+    close_silent_runs()
     assert seconds(client, run.tracking_run) == pytest.approx(9 * 60, abs=5)

@@ -5,15 +5,18 @@ import math
 import os
 import re
 import uuid
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import BAD_REQUEST, MlflowException
 
 from cliptea import settings
 from cliptea.errors import ServerAway, StorageError, TrackingError
 from cliptea.evaluation.ranking import best_row, candidates
 from cliptea.manifest import Contents, Output, make_once, put_object
-from cliptea.report.version import BEST, PENDING, SHIP
+from cliptea.report.version import BEST, COMMANDS, LOSER, PENDING, SHIP
 from cliptea.run import Run, expand
 from cliptea.steps.compare import ComparedRow, Comparison
 from cliptea.steps.finish import finish_run
@@ -218,7 +221,7 @@ def compared(rows, evaluation="same", stand_in=False):
     store, output = open_store(), Output("compare", "0123456789abcdef")
 
     def make():
-        page = f"<h2>{SHIP} x</h2><p><b>{PENDING}</b></p><p><code>{COMMAND}@champion</code></p>".encode()
+        page = f"<h2>{SHIP} x</h2><p><b>{PENDING}</b></p>{COMMANDS}".encode()
         return Contents({"report.html": put_object(store, f"{output.prefix}/report.html", page)}, {})
 
     made, _ = make_once(store, output, make)
@@ -256,7 +259,7 @@ def test_the_alias_follows_the_best_model(client):
     page = "[cliptea-smoke version 3](#/models/cliptea-smoke/versions/3)"
     shipped = f"**Ship this:** backbones/demo_fpn seed 0, hIoU 60.0 %, unseen 50.0 %, seen 50.0 %: {page}. {told}"
     note = client.get_run(run.tracking_run).data.tags["mlflow.note.content"]
-    assert note == f"{shipped}\n\n`cliptea predict PHOTOS --model models:/cliptea-smoke@champion`"
+    assert note == f"{shipped}\n\n`cliptea predict PHOTOS --model models:/cliptea-smoke/3`"
     about = "The full method with the demo's small feature pyramid network"
     assert client.get_run(child).data.tags["mlflow.note.content"] == f"{about}. {told}"
     assert client.get_registered_model("cliptea-smoke").description.startswith("The champion is version 3: demo_fpn")
@@ -275,11 +278,11 @@ def test_the_report_names_the_version_and_every_student_the_best_one(client):
     published = [json.loads(line) for line in Path(os.environ["CLIPTEA_EVENTS"]).read_text().splitlines()]
     values = next(event["values"] for event in reversed(published) if "report" in event.get("values", {}))
     told = "At the end of this run, cliptea-smoke version 1 is the champion (first champion, hIoU 50.00 %)."
-    assert {"model": "models:/cliptea-smoke@champion"} in [event.get("values") for event in published]
-    assert (
-        read_uri(values["report"], values["report_sha256"]).decode()
-        == f"<h2>{SHIP} x</h2><p><b>{told}</b></p><p><code>{COMMAND}@champion</code></p>"
-    )
+    ship = told.removeprefix("At the end of this run, ")
+    assert {"model": "models:/cliptea-smoke/1", "ship": ship} in [event.get("values") for event in published]
+    page = read_uri(values["report"], values["report_sha256"]).decode()
+    assert page.startswith(f"<h2>{SHIP} x</h2><p><b>{told}</b></p>")
+    assert re.findall("<p class=.*?<code>(.*?)</code>", page) == [f"{COMMAND}/1"]
     folder = client.download_artifacts(run.tracking_run, "report.html")
     assert told in Path(folder).read_text()
     notes = [client.get_run(child).data.tags["mlflow.note.content"] for child in children]
@@ -322,6 +325,24 @@ def test_an_experiment_opens_with_the_scores(client):
         assert client.get_experiment_by_name(EXPERIMENT).tags["mlflow.note.content"] == expected
 
 
+@pytest.mark.parametrize("tracking_uri", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("other", [True, False])
+def test_two_first_runs_may_describe_the_experiment_at_the_same_moment(client, other, monkeypatch):
+    """MLflow refuses the second of two processes that set a new tag. This one comes second each time."""
+    set_tag, refused = MlflowClient.set_experiment_tag, []
+
+    def second(self, experiment, key, value):
+        if other:
+            set_tag(self, experiment, key, value)
+        refused.append(key)
+        raise MlflowException("UNIQUE constraint failed: experiment_tags.key", BAD_REQUEST)
+
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", second)
+    with nullcontext() if other else pytest.raises(MlflowException, match="UNIQUE"):
+        make_run("view")
+    assert refused == ["mlflow.sharedViewState.scores", "mlflow.note.content"][: 1 + other]
+
+
 def test_worse_tied_and_elsewhere_measured_models_stay_out_of_office(client):
     decisions = []
     for name, hiou, evaluation in (("q1", 0.5, "a"), ("q2", 0.4, "a"), ("q3", 0.5, "a"), ("q4", 0.9, "b")):
@@ -355,16 +376,18 @@ def test_a_run_repeated_after_a_rollback_says_which_version_is_the_champion(clie
     assert "version 2 was the champion (hIoU 60.00 % beats the champion's 40.00 %)." in told
     assert "The champion is now version 1: ship that one." in told
     page = Path(client.download_artifacts(run.tracking_run, "report.html")).read_text()
-    assert page.startswith(f"<h2>{BEST} x</h2><p><b>cliptea-smoke version 2 was the champion")
+    assert page.startswith(f"<h2>{LOSER} x</h2><p><b>At the end of this run, cliptea-smoke version 2 was")
     note = client.get_run(run.tracking_run).data.tags["mlflow.note.content"]
     assert note.startswith("**Best of this run, but not the champion:** backbones/demo_fpn seed 0")
-    assert re.findall("<code>(.*?)</code>", page) == [f"{COMMAND}@champion", f"{COMMAND}/2"]
-    assert note.endswith(f"The champion: `{COMMAND}@champion`\n\nThis run's best: `{COMMAND}/2`")
+    assert re.findall("<p class=.*?<code>(.*?)</code>", page) == [f"{COMMAND}/1", f"{COMMAND}/2"]
+    assert note.endswith(f"The champion: `{COMMAND}/1`\n\nThis run's best: `{COMMAND}/2`")
     assert client.get_model_version("cliptea-smoke", "2").tags["cliptea.reason"] == "rolled back to version 1"
     client.delete_registered_model_alias("cliptea-smoke", "champion")
     promote_best(run, comparison)
     assert "There is no champion now." in capsys.readouterr().err
-    assert client.get_run(run.tracking_run).data.tags["mlflow.note.content"].endswith(f"`{COMMAND}/2`")
+    note = client.get_run(run.tracking_run).data.tags["mlflow.note.content"]
+    assert note.startswith(f"**{BEST}** backbones/demo_fpn seed 0")
+    assert note.endswith(f"There is no champion now.\n\n`{COMMAND}/2`")
 
 
 @pytest.mark.parametrize("another", [False, True])
@@ -381,6 +404,16 @@ def test_a_run_whose_version_was_deleted_is_decided_again(client, another):
     assert (again.version, again.promoted) == (("2", False) if another else ("1", True))
     run_id = client.get_model_version("cliptea-smoke", again.version).run_id
     assert run_id == comparison.rows[0].mlflow_run_id
+
+
+def test_a_run_repeated_after_its_score_was_damaged_writes_it_anew(client):
+    run = make_run("mine")
+    comparison = compared([row(ChildRun.open(run, run.variants[0]).run_id, 0.6)])
+    decided = promote_best(run, comparison)
+    whole = client.get_model_version("cliptea-smoke", "1").tags
+    client.set_model_version_tag("cliptea-smoke", "1", "hiou", "0.7")
+    assert promote_best(run, comparison) == decided
+    assert client.get_model_version("cliptea-smoke", "1").tags == whole
 
 
 def test_models_that_mlflow_was_not_told_of_are_no_champions_and_not_lost(client):

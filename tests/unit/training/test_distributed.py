@@ -243,6 +243,7 @@ def test_a_process_may_wait_for_a_server_while_its_partners_wait_for_it(monkeypa
 
 LEFT = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "10.0.0.9", "MASTER_PORT": "29501"}
 LEFT |= {"TORCHELASTIC_RUN_ID": "x", "SLURM_NTASKS": "2", "OMPI_COMM_WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+LEFT |= {"LOGLEVEL": "debug", "PYTHON_EXEC": "python3"}  # torchrun reads these
 
 
 @pytest.mark.parametrize("joins", [False, True])

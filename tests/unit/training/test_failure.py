@@ -13,11 +13,11 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from cliptea import env
-from cliptea.errors import ClipteaError, ServerAway
+from cliptea.errors import ClipteaError, Missing, ServerAway
 from cliptea.training import agent
 from cliptea.training.distributed import left_alone
-from cliptea.training.failure import tell, told
-from cliptea.training.stopping import Deserted, Stopped
+from cliptea.training.failure import store_error, stored_error
+from cliptea.training.stopping import Deserted, Killed, Stopped
 
 PAIR = (
     "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [10.0.0.1]:32920: Connection reset by peer"
@@ -50,7 +50,8 @@ def test_an_error_is_ones_own_or_that_partners_have_gone(error, partners):
     assert left_alone(error) is partners
 
 
-OWN, OTHER = ClipteaError("the shard is damaged"), torch.cuda.OutOfMemoryError("CUDA out of\nmemory")
+OWN, GONE = ClipteaError("the shard is damaged"), Missing("the object a.tar is missing")
+OTHER = torch.cuda.OutOfMemoryError("CUDA out of\nmemory")
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,10 @@ OWN, OTHER = ClipteaError("the shard is damaged"), torch.cuda.OutOfMemoryError("
         ([OWN, Deserted("closed")], ClipteaError, "the shard is damaged"),
         ([Deserted("closed"), OWN], ClipteaError, "the shard is damaged"),
         ([Deserted("one"), Deserted("two")], Deserted, "the other training processes are gone (one)"),
+        ([GONE, OWN], ClipteaError, "the shard is damaged"),
+        ([Deserted("closed"), GONE], Missing, "the object a.tar is missing"),
+        ([Killed("by SIGTERM"), GONE], Missing, "the object a.tar is missing"),
+        ([Deserted("closed"), Killed("by SIGKILL")], ClipteaError, "by SIGKILL"),
         ([OTHER], ClipteaError, "OutOfMemoryError: CUDA out of memory"),
         ([Stopped(7), Deserted("closed")], Stopped, "iteration 7 is saved"),
         ([ServerAway("S3 is away")], ServerAway, "S3 is away"),
@@ -67,8 +72,8 @@ OWN, OTHER = ClipteaError("the shard is damaged"), torch.cuda.OutOfMemoryError("
 def test_a_failure_of_ones_own_counts_more_than_partners_that_have_gone(tmp_path, monkeypatch, errors, kind, text):
     monkeypatch.setenv(env.FAILURE.name, str(tmp_path / "failure.json"))
     for error in errors:
-        tell(error)
-    found = told(tmp_path / "failure.json")
+        store_error(error)
+    found = stored_error(tmp_path / "failure.json")
     assert type(found) is kind
     assert text in str(found)
 
@@ -78,24 +83,24 @@ def test_a_failure_of_ones_own_that_is_told_meanwhile_is_not_lost(tmp_path, monk
 
     class Meanwhile(Deserted):
         def __str__(self):
-            tell(OWN)
+            store_error(OWN)
             return super().__str__()
 
     monkeypatch.setenv(env.FAILURE.name, str(tmp_path / "failure.json"))
-    tell(Meanwhile("closed"))
-    assert str(told(tmp_path / "failure.json")) == "the shard is damaged"
+    store_error(Meanwhile("closed"))
+    assert str(stored_error(tmp_path / "failure.json")) == "the shard is damaged"
 
 
 def test_a_file_that_was_not_written_to_its_end_tells_nothing(tmp_path):
     (tmp_path / "failure.json").write_text('{"kind": "Clip')
-    assert told(tmp_path / "failure.json") is None
-    assert told(tmp_path / "none.json") is None
+    assert stored_error(tmp_path / "failure.json") is None
+    assert stored_error(tmp_path / "none.json") is None
 
 
 @pytest.mark.parametrize(
     ("number", "text"),
     [
-        (signal.SIGKILL, "a training process was killed by SIGKILL, mostly for lack of memory; give it more memory"),
+        (signal.SIGKILL, "a training process was killed by SIGKILL, probably for lack of memory; give it more memory"),
         (signal.SIGBUS, "was killed by SIGBUS: /dev/shm, the shared memory of data loading, is full"),
         (signal.SIGABRT, "was killed by SIGABRT"),  # of a process without partners
     ],
@@ -107,7 +112,7 @@ def test_torchrun_says_what_a_process_died_from_without_a_word(tmp_path, monkeyp
     command = [sys.executable, "-m", "cliptea.training.agent", "--standalone", "--nproc-per-node=1", str(script)]
     ended = subprocess.run(command, check=False, stderr=subprocess.PIPE, timeout=300)
     assert ended.returncode == 1, ended.stderr
-    said = told(failure)
+    said = stored_error(failure)
     assert type(said) is ClipteaError
     assert text in str(said)
 
@@ -130,7 +135,7 @@ def test_an_abort_is_that_of_nccls_watchdog_where_there_is_one(tmp_path, monkeyp
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
     with pytest.raises(ChildFailedError):
         agent.main([*world, "train.py"])
-    said = told(tmp_path / "failure.json")
+    said = stored_error(tmp_path / "failure.json")
     assert type(said) is kind
     assert "SIGABRT" in str(said)
 
@@ -143,3 +148,34 @@ def test_training_processes_import_no_more_of_kfp_than_a_task():
     environment = {name: value for name, value in os.environ.items() if name != "_KFP_RUNTIME"}
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+LOADER = """
+import os, sys, threading
+from torch.utils.data import DataLoader, Dataset
+from cliptea.errors import described
+
+class Endless(Dataset):
+    def __len__(self):
+        return 2
+    def __getitem__(self, item):
+        threading.Event().wait()
+
+loaded = iter(DataLoader(Endless(), num_workers=1))
+(worker,) = loaded._workers
+threading.Timer(0.5, os.kill, (worker.pid, int(sys.argv[1]))).start()
+try:
+    next(loaded)
+except RuntimeError as error:
+    print(described(error))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "what"), [(signal.SIGKILL, "killed by SIGKILL, probably"), (signal.SIGBUS, "/dev/shm")]
+)
+def test_a_loading_process_that_is_killed_is_told_as_that(number, what):
+    command = [sys.executable, "-c", LOADER, str(int(number))]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert "DataLoader worker" in ended.stdout
+    assert what in ended.stdout

@@ -84,10 +84,10 @@ SAVES = """
 import signal, sys, time
 
 def stop(number, frame):
-    from cliptea.training.failure import tell
+    from cliptea.training.failure import store_error
     from cliptea.training.stopping import Stopped
 
-    tell(Stopped(7))
+    store_error(Stopped(7))
     sys.exit(1)
 
 signal.signal(signal.SIGTERM, stop)

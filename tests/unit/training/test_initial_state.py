@@ -57,11 +57,13 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(world, config):
     weights = trained("demo_fpn", dim)
     missing = {name: value for name, value in weights.items() if name != "head.bias"}
     nan = weights | {"head.bias": torch.full((dim,), float("nan"))}
+    huge = weights | {"head.bias": torch.full((dim,), 1e300, dtype=torch.float64)}  # infinite in float32
     for initial, kind, says in (
         (InitialState("m", dim + 1, weights), ConfigError, f"init_from=m has {dim + 1} features, and the teacher has"),
         (InitialState("m", dim, missing), ConfigError, r"m do not fit the student: 1 missing \(head\.bias\)"),
         (InitialState("m", dim, trained("demo_fpn", dim * 2)), ConfigError, "2 with another shape"),
         (InitialState("m", dim, nan), NotFinite, r"head\.bias of train\.init_from=m holds NaN or infinity"),
+        (InitialState("m", dim, huge), NotFinite, r"head\.bias of train\.init_from=m holds NaN or infinity"),
     ):
         with pytest.raises(kind, match=says):
             Trainer(config, world.text(), 0, initial=initial)

@@ -41,14 +41,14 @@ def batch():
 
 
 def test_nothing_is_named_before_its_start():
-    found, names = self_training().named(batch(), 4, ALONE)
+    found, names = self_training().name_regions(batch(), 4, ALONE)
     assert names is None
     assert torch.equal(found.regions_Bgg, batch().regions_Bgg)
 
 
 def test_regions_of_one_name_are_joined_and_leave_one_embedding():
     given = batch()
-    found, names = self_training().named(given, 5, ALONE)
+    found, names = self_training().name_regions(given, 5, ALONE)
     assert names.tolist() == [[0, -1, 0], [0, 1, -1], [-1, -1, -1]]
     joined = torch.where(given.regions_Bgg[0] == 2, 0, given.regions_Bgg[0])
     assert torch.equal(found.regions_Bgg[0], joined)
@@ -63,11 +63,11 @@ def test_a_restored_one_goes_on_alike(weight):
     for value in (weight, weight + 1):
         student.weight.data.fill_(value)
         one.update(student)
-    one.named(batch(), 5, ALONE)
+    one.name_regions(batch(), 5, ALONE)
     other.load_state_dict(one.state_dict())
     one.update(student)
     other.update(student)
-    for a, b in zip(one.named(batch(), 6, ALONE), other.named(batch(), 6, ALONE), strict=True):
+    for a, b in zip(one.name_regions(batch(), 6, ALONE), other.name_regions(batch(), 6, ALONE), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     state, again = one.state_dict(), other.state_dict()
     assert torch.equal(state["margins"]["margins"], again["margins"]["margins"])

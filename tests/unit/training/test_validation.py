@@ -254,3 +254,14 @@ def test_equal_scores_keep_the_first(world, changed):
         trainer.history.curves = [{"iteration": place + 1, HELD_OUT: found[place]} for place in range(number)]
         assert validation.is_hopeless == (number == 4)
     assert validation.best == validation.kept == 2
+
+
+def test_a_training_whose_patience_ends_at_its_last_iteration_has_not_stopped_early(world, changed):
+    config = changed(keep="best", patience=2)
+    trainer, validation = due(world, config, world.data(config))
+    last = config.train.iterations
+    for iteration, begins in ((last - 1, f"stopped early at iteration {last - 1}, validated"), (last, "validated")):
+        trainer.iteration = iteration
+        trainer.history.curves = [{"iteration": number, HELD_OUT: 1 / number} for number in range(1, iteration + 1)]
+        assert validation.is_hopeless
+        assert validation.conclusion().startswith(f"{begins} {iteration} times")

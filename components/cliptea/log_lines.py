@@ -13,7 +13,7 @@ from cliptea import env
 from cliptea.errors import ConfigError
 from cliptea.messages import plain, plain_lines
 
-__all__ = ["Level", "Who", "as_json", "as_text", "choose_format", "json_line", "tell"]
+__all__ = ["Level", "Who", "as_json", "as_text", "choose_format", "json_line", "print_line", "tell"]
 
 Level = Literal["info", "warning", "error"]
 FORMATS = TEXT, JSON = "text", "json"
@@ -83,7 +83,18 @@ def tell(level: Level, text: str, who: Who | None = None, file: IO[str] | None =
         line = json_line(level, text.strip(), who or Who.present(), **facts)
     else:
         line = plain_lines(text if level == "info" else f"{level}: {text}")
-    print(line, file=file or sys.stderr, flush=True)
+    print_line(line, file)
+
+
+def print_line(line: str, file: IO[str] | None = None) -> None:
+    """Print a line to a file, or to stderr, in one write.
+
+    So lines of several threads and processes do not mix. With PYTHONUNBUFFERED, as in our images, `print` writes the
+    end of the line on its own.
+    """
+    file = file or sys.stderr
+    file.write(f"{line}\n")
+    file.flush()
 
 
 def as_text(line: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 import traceback
 from collections import deque
@@ -20,7 +19,7 @@ from typing import Any
 from cliptea import env, watchdog
 from cliptea.errors import ClipteaError, ConfigError, described
 from cliptea.exit_codes import ExitCode
-from cliptea.log_lines import Level, Who, as_json, json_line
+from cliptea.log_lines import Level, Who, as_json, json_line, print_line
 from cliptea.messages import plain, redacted, three_digits
 
 __all__ = [
@@ -256,6 +255,6 @@ def _write(path: str, who: Who, event: dict[str, Any]) -> None:
             with open(path, "ab", buffering=0) as file:
                 _torn = file.write(line) < len(line)  # one write: lines of several processes never mix
         else:
-            print(event_line(event, who), file=sys.stderr, flush=True)
+            print_line(event_line(event, who))
     except OSError:  # a full disk or a closed pipe must not end the work that is being told about
         pass

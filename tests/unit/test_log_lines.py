@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -145,3 +148,29 @@ def test_a_line_shows_neither_secrets_nor_control_characters(log, form):
     assert "S3cretPass" not in shown
     assert shown.replace("\n", "").isprintable()
     assert r"run https://***@host/#/runs/details/r \x1b[2J" in shown
+
+
+LOUD = """
+from threading import Barrier, Thread
+from cliptea import progress
+together = Barrier(4)
+def print_lines(name):
+    together.wait()
+    for number in range(200):
+        progress.warn(f"{name} {number}")
+threads = [Thread(target=print_lines, args=(name,)) for name in "abcd"]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_lines_of_threads_and_processes_do_not_mix():
+    variables = os.environ | {"PYTHONUNBUFFERED": "1", "CLIPTEA_LOG_FORMAT": "text"}  # unbuffered, as in the images
+    variables.pop("CLIPTEA_EVENTS", None)
+    read, write = os.pipe()
+    processes = [subprocess.Popen([sys.executable, "-c", LOUD], stderr=write, env=variables) for _ in range(2)]
+    os.close(write)
+    with open(read) as pipe:
+        lines = pipe.read().splitlines()
+    assert [process.wait() for process in processes] == [0, 0]
+    assert sorted(lines) == sorted(2 * [f"warning: {name} {number}" for name in "abcd" for number in range(200)])

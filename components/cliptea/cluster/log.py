@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections import deque
 from datetime import datetime
@@ -12,6 +11,7 @@ from typing import Any
 from cliptea import progress
 from cliptea.cluster.job import NODE
 from cliptea.cluster.kubernetes_api import Cluster, ClusterError
+from cliptea.log_lines import print_line
 
 __all__ = ["RankZero", "of_training", "place", "rank_zero"]
 
@@ -75,7 +75,7 @@ class RankZero:
             stamp = datetime.fromisoformat(seconds + zone).timestamp(), (fraction or "").ljust(9, "0")
             if self._new(stamp, words):
                 self.tail.append(words)
-                print(words, file=sys.stderr, flush=True)
+                print_line(words)
 
     def _new(self, stamp: tuple[float, str], words: str) -> bool:
         if stamp < self._last or (stamp == self._last and words in self._at_last):

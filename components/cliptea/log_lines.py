@@ -92,9 +92,7 @@ def print_line(line: str, file: IO[str] | None = None) -> None:
     So lines of several threads and processes do not mix. With PYTHONUNBUFFERED, as in our images, `print` writes the
     end of the line on its own.
     """
-    file = file or sys.stderr
-    file.write(f"{line}\n")
-    file.flush()
+    print(f"{line}\n", end="", file=file or sys.stderr, flush=True)
 
 
 def as_text(line: str) -> str:

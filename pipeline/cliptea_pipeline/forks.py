@@ -28,6 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cliptea.log_lines import print_line
 from cliptea.messages import redacted
 from cliptea.steps.kfp_inside import AS_TASK, EXECUTOR
 
@@ -97,11 +98,11 @@ def _print_until(output: int, ended: int) -> None:
             data = pipe.read(1 << 16)
             *lines, rest = (rest + decoder.decode(data or b"", final=not data)).split("\n")
             for line in lines:
-                print(redacted(line))
+                print_line(redacted(line), sys.stdout)
             if not data:
                 break
         if rest:
-            print(redacted(rest))
+            print_line(redacted(rest), sys.stdout)
 
 
 def _serve(connection: socket.socket) -> dict[str, Any]:

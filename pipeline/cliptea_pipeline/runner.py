@@ -16,7 +16,7 @@ import yaml
 
 from cliptea import env
 from cliptea.steps.common import die_with
-from cliptea.steps.kfp_inside import start_tasks_with
+from cliptea.steps.kfp_inside import import_local, start_tasks_with
 from cliptea_pipeline.forks import Nursery
 
 
@@ -24,8 +24,7 @@ def main(file: str, root: str, arguments: str) -> int:
     die_with(os.environ[env.ALIVE.name])
     warnings.simplefilter("ignore", RuntimeWarning)  # kfp's, on images whose name does not hold "python"
     nursery = Nursery() if sys.platform == "linux" else None  # elsewhere forks of loaded libraries are not safe
-    from kfp import components, local
-
+    components, local = import_local()
     if nursery is not None:
         start_tasks_with(nursery.run)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True)

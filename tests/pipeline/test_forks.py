@@ -137,3 +137,17 @@ def test_what_a_task_leaves_running_does_not_hold_the_run(forked):
     assert codes == {"leaves": 0}  # within the time limit of a minute, in which the driver starts as well
     assert "before" in output
     assert "ends" in output
+
+
+WITHOUT_CLIENT = """
+import os, sys
+from cliptea.steps.kfp_inside import AS_TASK, import_local
+components, local = import_local()
+print(hasattr(components, "load_component_from_text"), hasattr(local, "SubprocessRunner"))
+print([name for name in ("kfp.client", "kubernetes") if name in sys.modules], AS_TASK.keys() & os.environ.keys())
+"""
+
+
+def test_a_local_run_imports_no_client_of_kfp():
+    ended = subprocess.run([sys.executable, "-c", WITHOUT_CLIENT], check=True, capture_output=True, text=True)
+    assert ended.stdout.splitlines() == ["True True", "[] set()"]

@@ -1,17 +1,31 @@
 """The parts of kfp that it does not promise to keep. pyproject.toml has an upper bound for its version because of them.
 
-It imports nothing, because it chooses how kfp is imported later.
+It does not import kfp itself, because it chooses how kfp is imported later.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
-__all__ = ["AS_TASK", "EXECUTOR", "api_client", "limit_requests", "new_client", "start_tasks_with"]
+__all__ = ["AS_TASK", "EXECUTOR", "api_client", "import_local", "limit_requests", "new_client", "start_tasks_with"]
 
 EXECUTOR = "kfp.dsl.executor_main"  # the module that runs a step's function, as its command line names it
 AS_TASK = {"_KFP_RUNTIME": "true"}  # with it, kfp is imported as in a task: without compiler and client
+
+
+def import_local() -> tuple[ModuleType, ModuleType]:
+    """`kfp.components` and `kfp.local`, without kfp's client, which imports Kubernetes' and takes most of the time."""
+    os.environ.update(AS_TASK)
+    import kfp  # noqa: F401  # imports nothing else, because of the variable
+
+    for name in AS_TASK:
+        del os.environ[name]
+    from kfp import components, local
+
+    return components, local
 
 
 def start_tasks_with(start: Callable[[list[str], dict[str, str] | None], int]) -> None:

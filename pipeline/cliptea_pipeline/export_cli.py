@@ -42,7 +42,7 @@ Size = Annotated[
 ]
 BUNDLE = "bundle of a model"  # in its mark
 LARGEST_EDGE = 8192  # pixels
-TODO = "choose another one with -o"
+REMEDY = "choose another one with -o"
 
 
 @app.command(rich_help_panel="Use models")
@@ -177,7 +177,7 @@ def bundle(
         wanted = None if names is None else split_names(names, "--names")
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"-o {folder} is a file", "a folder for the bundle")
-        require_free(folder, BUNDLE, TODO)
+        require_free(folder, BUNDLE, REMEDY)
         if push_to_hub is not None:
             from cliptea.serving.push import require_pushable
 
@@ -211,7 +211,7 @@ def bundle(
             "commit of cliptea that made this folder": tags.get("git.commit", ""),
         }
         files = bundle_files(segmenter, classes, serving, edges, measured, made)
-        claim(folder, BUNDLE, TODO)
+        claim(folder, BUNDLE, REMEDY)
         delete_partial_files(folder)
         written = write_bundle(folder, files)
         print(f"wrote {', '.join(sorted(written))} to {plain(str(folder))}", flush=True)
@@ -245,7 +245,7 @@ def _require_exportable(file: Path) -> None:
         ConfigError: one of these files is something else, or the .json file belongs to an export in another format.
     """
     if read_mark(file.parent).get("kind") == BUNDLE:
-        raise ConfigError(f"the folder {file.parent} is a {BUNDLE}", "another folder", TODO)
+        raise ConfigError(f"the folder {file.parent} is a {BUNDLE}", "another folder", REMEDY)
     facts = file.with_suffix(".json")
     own = exported_files(facts)
     require_own(facts, lambda _: own is not None, "an earlier export")
@@ -257,7 +257,7 @@ def _require_exportable(file: Path) -> None:
         )
     for name in hashes.keys() - {path.name for path in paths}:
         if os.path.lexists(file.parent / name):
-            raise ConfigError(f"{facts} describes {name}", "a file name of its own for each export", TODO)
+            raise ConfigError(f"{facts} describes {name}", "a file name of its own for each export", REMEDY)
 
 
 def _require_size(description: Description, edges: tuple[int, int] | None) -> None:

@@ -15,7 +15,7 @@ from cliptea.storage.marks import claim, read_mark
 __all__ = ["drop_temporary", "make_temporary"]
 
 KIND = "temporary folder"  # in its mark
-TODO = "set TMPDIR to a folder with free space"
+REMEDY = "set TMPDIR to a folder with free space"
 
 
 def make_temporary(present: Path) -> Path:
@@ -28,7 +28,7 @@ def make_temporary(present: Path) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="cliptea-"))
     except OSError as error:
         what = (meaning(error) or (error.strerror or str(error), ""))[0]
-        raise StorageError(f"cannot make a temporary folder: {what}", todo=TODO) from None
+        raise StorageError(f"cannot make a temporary folder: {what}", todo=REMEDY) from None
     try:
         require_utf8(str(folder), "the path in TMPDIR")
         claim(folder, KIND, "", run=str(present))
@@ -36,7 +36,7 @@ def make_temporary(present: Path) -> Path:
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, StorageError):
-            raise StorageError(error.what, error.expected, TODO) from None
+            raise StorageError(error.what, error.expected, REMEDY) from None
         raise
     return folder
 

@@ -105,7 +105,8 @@ PATIENCE = Variable(
 STALL_MINUTES = Variable(
     "CLIPTEA_STALL_MINUTES",
     "after how many minutes a step ends with exit code 77 if it reports nothing, computes nothing, and reads and "
-    "writes nothing; at least five minutes more than `CLIPTEA_PATIENCE`; 0 means never",
+    "writes nothing; at least five minutes more than `CLIPTEA_PATIENCE`; after eight times as long it ends if it "
+    "reports nothing, even if it computes; 0 means never",
     "30",
     "a number of minutes, such as 30, or 0 for never",
 )
@@ -177,6 +178,7 @@ ALIVE = Variable("CLIPTEA_ALIVE", "a named pipe that `cliptea run` keeps open fo
 TASKS_LOCK = Variable("CLIPTEA_TASKS_LOCK", "a file on which every local task holds a shared lock while it is running")
 STEP = Variable("CLIPTEA_STEP", "name, label and run of the current step as JSON, for its child processes")
 FAILURE = Variable("CLIPTEA_FAILURE", "the file in which the first failed training process stores its error")
+PULSE = Variable("CLIPTEA_PULSE", "the file whose time shows when a training process has reported progress")
 
 OBJECT_STORE = (
     STORE,
@@ -305,7 +307,7 @@ SECTIONS = (
     ),
     Section(
         "Set by cliptea for its own processes",
-        (EVENTS, ALIVE, TASKS_LOCK, STEP, FAILURE),
+        (EVENTS, ALIVE, TASKS_LOCK, STEP, FAILURE, PULSE),
         "Do not set these. `cliptea run`, the steps and the training processes use them to communicate.",
     ),
     Section(

@@ -16,5 +16,5 @@ class ExitCode(IntEnum):
     CANCELLED = 3  # the run that `submit --wait` follows was cancelled
     RESTART = 75  # training stopped on request after a checkpoint, and goes on when it is started again
     DESERTED = 76  # a training process lost the others, or a server for too long
-    STALLED = 77  # nothing was computed, read or written for CLIPTEA_STALL_MINUTES
+    STALLED = 77  # the work has halted, see CLIPTEA_STALL_MINUTES
     INTERRUPTED = 130  # Ctrl-C

@@ -2,8 +2,11 @@
 
 Work has halted if for CLIPTEA_STALL_MINUTES nothing was reported (`alive`), and this process and its children have
 hardly used a processor, and hardly read or written. Work that is only slow does one of these: compiling and clustering
-use a processor, downloads are written, and requests and waiting for a server are reported. The reports of children do
-not reach the watchdog of their parent, so it is always more patient than they may be with a server.
+use a processor, downloads are written, and requests and waiting for a server are reported. A loop without end also uses
+a processor. So work has halted as well if it has reported nothing for `SILENT_LIMITS` times as long, whatever it does.
+
+Training processes pass their reports on to the process that started them. The reports of other children do not reach
+the watchdog of their parent, so it is always more patient than they may be with a server.
 """
 
 from __future__ import annotations
@@ -15,14 +18,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from cliptea import env
 from cliptea.exit_codes import ExitCode
 
-__all__ = ["alive", "follow_parent", "guarded", "inherited", "stall_seconds"]
+__all__ = ["alive", "follow_parent", "guarded", "inherited", "passed_on", "stall_seconds"]
 
 DEFAULT_MINUTES = 30.0
+SILENT_LIMITS = 8  # so many times the limit, work may use a processor without any report: four hours by default
 LOOK_SECONDS = 60.0  # between two looks, at most
 BUSY_SHARE = 0.02  # of one processor; less is what heartbeats need
 BUSY_BYTES = 1 << 12  # read or written per second; less is what heartbeats need. Sockets do not count
@@ -38,6 +43,18 @@ def alive(seconds: float = 0.0) -> None:
     """Report progress, or an intended pause of that many seconds."""
     global _alive
     _alive = max(_alive, time.monotonic() + seconds)
+    if pulse := env.PULSE.get():
+        until = time.time() + seconds
+        with suppress(OSError):  # the process that reads it has ended
+            os.utime(pulse, (until, max(until, Path(pulse).stat().st_mtime)))
+
+
+def passed_on(pulse: Path) -> None:
+    """Take over what other processes have reported with `alive`, whose CLIPTEA_PULSE is this file."""
+    global _alive
+    with suppress(OSError):
+        ahead = pulse.stat().st_mtime - time.time()
+        _alive = max(_alive, time.monotonic() + ahead)
 
 
 def stall_seconds() -> float:
@@ -64,20 +81,22 @@ def guarded(tell: Callable[[str], None], patience: float) -> Iterator[None]:
         ConfigError: CLIPTEA_STALL_MINUTES is not a number from 0 to `env.MOST`.
     """
     seconds = stall_seconds()
-    over = threading.Event()
+    over, ending = threading.Event(), threading.Lock()
     if seconds:
         seconds = max(seconds, patience + OUTAGE_SECONDS)
         faulthandler.enable(file=2)  # so that SIGABRT shows the stacks, also in forks
-        threading.Thread(target=_watch, args=(seconds, over, tell), name="cliptea-watchdog", daemon=True).start()
+        given = (seconds, over, ending, tell)
+        threading.Thread(target=_watch, args=given, name="cliptea-watchdog", daemon=True).start()
     try:
         yield
     finally:
         over.set()
+        ending.acquire()  # never, if the watchdog is ending the children and this process: what they did does not count
 
 
-def _watch(seconds: float, over: threading.Event, tell: Callable[[str], None]) -> None:
+def _watch(seconds: float, over: threading.Event, ending: threading.Lock, tell: Callable[[str], None]) -> None:
     look = min(LOOK_SECONDS, seconds / 10)
-    idle, last, family, own = 0.0, time.monotonic(), _work(_children()), _work([os.getpid()])
+    idle, silent, last, family, own = 0.0, 0.0, time.monotonic(), _work(_children()), _work([os.getpid()])
     while not over.wait(look):
         # This process is measured first here and last below, so that the looks themselves do not count.
         now, own_now, family_now = time.monotonic(), _work([os.getpid()]), _work(_children())
@@ -85,11 +104,21 @@ def _watch(seconds: float, over: threading.Event, tell: Callable[[str], None]) -
         share, size = (abs(new - old) / passed for new, old in zip(own_now, own, strict=True))
         more = [abs(new - old) / passed for new, old in zip(family_now, family, strict=True)]
         busy = share + more[0] > BUSY_SHARE or size + more[1] > BUSY_BYTES
-        # A process that was frozen for long has not been idle for long.
-        idle = 0.0 if busy or _alive >= last else idle + min(passed, 2 * look)
+        reported = _alive >= last
+        step = min(passed, 2 * look)  # a process that was frozen for long has not been idle for long
+        idle = 0.0 if busy or reported else idle + step
+        silent = 0.0 if reported else silent + step
         last, family, own = now, _work(_children()), _work([os.getpid()])
+        halt = ""
         if idle >= seconds:
-            _end(seconds, tell)
+            halt = f"nothing was computed, read or written for {seconds / 60:g} minutes"
+        elif silent >= SILENT_LIMITS * seconds:
+            halt = f"no progress was reported for {SILENT_LIMITS * seconds / 60:g} minutes"
+        if halt and ending.acquire(blocking=False):
+            try:
+                _end(halt, tell)
+            finally:
+                os._exit(ExitCode.STALLED)
 
 
 def _children() -> list[int]:
@@ -112,27 +141,37 @@ def _work(processes: list[int]) -> tuple[float, float]:
     return seconds, size
 
 
-def _end(seconds: float, tell: Callable[[str], None]) -> None:
+def _end(halt: str, tell: Callable[[str], None]) -> None:
     import psutil
 
     faulthandler.dump_traceback(file=2, all_threads=True)
-    children = psutil.Process().children(recursive=True)
+    children = left = psutil.Process().children(recursive=True)
     for child in children:
         with suppress(psutil.Error):
             child.rlimit(psutil.RLIMIT_CORE, (0, 0))
             child.send_signal(signal.SIGABRT)  # which shows its stacks
-    _, left = psutil.wait_procs(children, STACK_SECONDS)
+    end = time.monotonic() + STACK_SECONDS
+    while (left := [child for child in left if _runs(child)]) and time.monotonic() < end:
+        time.sleep(PARENT_SECONDS / 10)
     for child in left:
         with suppress(psutil.Error):
             child.kill()
     text = (
-        f"nothing was computed, read or written for {seconds / 60:g} minutes; expected progress; the stacks of all "
-        f"threads are in the log; run again to resume, or raise {env.STALL_MINUTES.name} if it is only slow"
+        f"{halt}; expected progress; the stacks of all threads are in the log; run again to resume, or raise "
+        f"{env.STALL_MINUTES.name} if it is only slow"
     )
     telling = threading.Thread(target=tell, args=(text,), daemon=True)  # in a thread, as it may halt as well
     telling.start()
     telling.join(TELL_SECONDS)
-    os._exit(ExitCode.STALLED)
+
+
+def _runs(child: Any) -> bool:
+    """Whether a process runs. `wait` would take its exit code away from the code that started it."""
+    import psutil
+
+    with suppress(psutil.Error):
+        return child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @contextmanager

@@ -76,9 +76,10 @@ def test_loading_processes_outlive_a_sigterm_of_the_group_until_training_ends():
 
 
 HALT = """
-import multiprocessing, os, sys, threading, time
+import multiprocessing, os, subprocess, sys, threading, time
 from cliptea import watchdog
 watchdog.OUTAGE_SECONDS = 0.0  # the limit of the test is shorter than what is added for outages
+watchdog.SILENT_LIMITS = 4
 from cliptea.outage import Outage
 from cliptea.steps.common import run_step
 from cliptea import progress
@@ -95,6 +96,16 @@ def work():
         process.start()
         print("child", process.pid, flush=True)
         threading.Event().wait()
+    if sys.argv[1] == "never ends":
+        while True:
+            sum(range(1000))
+    if sys.argv[1] == "trains":
+        from cliptea.training import torchrun
+        return torchrun.start("training_of_the_test", sys.argv[2], 1)
+    if sys.argv[1] == "a command never ends":
+        subprocess.run(["sleep", "60"])
+        print("went on")
+        return
     while time.monotonic() < end:
         if sys.argv[1] == "computes":
             sum(range(1000))
@@ -128,11 +139,23 @@ print("done")
 """
 
 
+TRAINING = """
+import sys, time
+from cliptea import watchdog
+
+end = time.monotonic() + (11 if sys.argv[1] == "reports" else 60)
+while time.monotonic() < end:
+    if sys.argv[1] == "reports":
+        time.sleep(0.3)
+        watchdog.alive()
+"""
+
+
 def stepped(how, minutes="0.035", **more):
     variables = {**os.environ, "CLIPTEA_STALL_MINUTES": minutes, "CLIPTEA_PATIENCE": "0", "CLIPTEA_STORE": "", **more}
     for name in ("CLIPTEA_EVENTS", "CLIPTEA_ALIVE", "CLIPTEA_STEP"):
         variables.pop(name, None)
-    command = [sys.executable, "-c", HALT, how]
+    command = [sys.executable, "-c", HALT, *how.split("+")]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=variables)
 
 
@@ -145,6 +168,29 @@ def test_a_step_that_halts_says_so_shows_its_stacks_and_ends():
     assert "in work" in ended.stderr  # the stack of the step
     assert "in child_never_ends" in ended.stderr  # and of its child
     assert gone([int(ended.stdout.split()[1])])
+
+
+def test_a_step_does_not_succeed_because_its_halted_command_was_ended():
+    ended = stepped("a command never ends")
+    assert ended.returncode == 77, ended.stderr
+    assert "split: done" not in ended.stderr
+
+
+def test_a_step_that_computes_without_end_is_ended_too():
+    ended = stepped("never ends")
+    assert ended.returncode == 77, ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("split: failed")]
+    assert "no progress was reported for 0.14 minutes" in line
+    assert "CLIPTEA_STALL_MINUTES" in line
+    assert "in work" in ended.stderr
+
+
+@pytest.mark.parametrize(("how", "code"), [("reports", 0), ("computes", 77)])
+def test_training_processes_report_to_the_watchdog_of_the_process_that_started_them(tmp_path, how, code):
+    (tmp_path / "training_of_the_test.py").write_text(TRAINING)
+    ended = stepped(f"trains+{how}", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    assert ended.returncode == code, ended.stderr
+    assert ("no progress was reported" in ended.stderr) == (code == 77)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +216,7 @@ def test_the_limit_is_longer_than_a_child_may_wait_for_a_server():
 )
 def test_the_limit_is_at_least_five_minutes_more_than_the_patience(monkeypatch, minutes, patience, seconds):
     limits = queue.SimpleQueue()
-    monkeypatch.setattr(watchdog, "_watch", lambda limit, over, tell: limits.put(limit))
+    monkeypatch.setattr(watchdog, "_watch", lambda limit, *_: limits.put(limit))
     monkeypatch.setattr(watchdog.faulthandler, "enable", lambda file: None)  # pytest has its own
     monkeypatch.setenv("CLIPTEA_STALL_MINUTES", minutes)
     monkeypatch.setenv("CLIPTEA_PATIENCE", patience)

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cliptea import env
+from cliptea import env, watchdog
 from cliptea.errors import ClipteaError
 from cliptea.training.failure import stored_error
 from cliptea.training.follower import Follower, watching
@@ -48,10 +48,13 @@ def start(module: str, key: str, processes: int, follower: Follower | None = Non
     own = [] if joins and "PET_NPROC_PER_NODE" in os.environ else ["--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, "-m", "cliptea.training.agent", *own, "-m", module, key]
     with tempfile.TemporaryDirectory(prefix="cliptea-") as folder, sigterm() as asked, watching(follower) as abandoned:
-        failure = Path(folder) / "failure.json"
-        process = subprocess.Popen(command, env={**_environment(processes, joins), env.FAILURE.name: str(failure)})
+        failure, pulse = Path(folder) / "failure.json", Path(folder) / "pulse"
+        pulse.touch()
+        given = {env.FAILURE.name: str(failure), env.PULSE.name: str(pulse)}
+        process = subprocess.Popen(command, env={**_environment(processes, joins), **given})
         stopping = False
         while process.poll() is None:
+            watchdog.passed_on(pulse)
             if not stopping and (asked or abandoned.is_set()):
                 process.terminate()  # torchrun passes it on
                 stopping = True

@@ -27,7 +27,7 @@ FILES = {
     "part": (f"results-{HASH}.json",),
     "speed": (),
     "clip-time": (),
-    "text": ("text.safetensors",),
+    "text": (f"text-{HASH}.safetensors",),
     "compare": ("report.html", "results.json"),
     "demo-teacher": ("open_clip_config.json", "open_clip_model.safetensors"),
     "initial": ("model.safetensors",),

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
-from cliptea import progress
+from cliptea import progress, watchdog
 from cliptea.errors import ServerAway, StorageError
 from cliptea.storage import Entry, Store
 
@@ -129,9 +129,8 @@ def posting(store: Store, job_id: str, step: str, label: str = "", writer: str =
     If the store is not available, updates are dropped.
     """
     post = _Post(store, status_key(job_id, step, label, writer), step, label)
-    thread = threading.Thread(target=post.beat, name="cliptea-board", daemon=True)
     with progress.listening(post.hear):
-        thread.start()
+        thread = watchdog.aside("cliptea-board", post.beat)
         try:
             yield
         finally:

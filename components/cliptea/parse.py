@@ -21,6 +21,7 @@ from cliptea.files import PIPE, oddity
 __all__ = ["MOST", "parse_json", "parse_yaml", "read_text", "require_utf8"]
 
 MOST = 1 << 20  # bytes
+OF_SHELL = re.compile(r"/dev/(?:stdin|fd/\d+)|/proc/self/fd/\d+")  # names of pipes that have a writer
 MOST_NODES = 50_000  # scalars, lists and mappings of YAML; a long text counts once for every `PIECE` characters
 PIECE = 100
 # Of JSON, whose values take about 40 bytes of memory each: a list counts as 2 of them, and an object as 16.
@@ -106,7 +107,7 @@ def read_text(path: Path, what: str, most: int = MOST) -> bytes:
         ConfigError: it is missing, larger, or not a file.
     """
     odd = oddity(path)
-    if odd and not (odd == PIPE and path.is_relative_to("/dev")):
+    if odd and not (odd == PIPE and OF_SHELL.fullmatch(str(path))):
         raise ConfigError(f"cannot read {what} {path}: it is {odd}", "a file")
     try:
         with path.open("rb") as file:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -263,7 +264,7 @@ def _missing(config: Config, configs: list[Config]) -> list[str]:
     for key, root in config.roots.items():
         if root is None:
             found.append(f"data: {key} is not set")
-        elif not is_uri(root) and not Path(root).expanduser().is_dir():
+        elif not is_uri(root) and not os.path.isdir(os.path.expanduser(root)):
             found.append(f"data: {key}={root} is not a folder on this machine")
     sources = {f"teacher.weights={config.teacher.weights}": config.teacher.source}
     for given in configs:
@@ -271,7 +272,7 @@ def _missing(config: Config, configs: list[Config]) -> list[str]:
         if source is not None:
             sources[f"student.pretrained={given.encoder_weights} (for {given.student.backbone})"] = source
     for name in {given.train.init_from for given in configs if given.train.init_from}:
-        if not re.match(r"\w+:/", name) and not Path(name).expanduser().is_dir():
+        if not re.match(r"\w+:/", name) and not os.path.isdir(os.path.expanduser(name)):
             found.append(f"weights: train.init_from={name} is not a folder on this machine")
     for key, source in sources.items():
         if source.kind == "tag":

@@ -24,29 +24,46 @@ from typing import Any
 from cliptea import env
 from cliptea.exit_codes import ExitCode
 
-__all__ = ["alive", "follow_parent", "guarded", "inherited", "passed_on", "stall_seconds"]
+__all__ = ["alive", "aside", "follow_parent", "guarded", "inherited", "kill_children", "passed_on", "stall_seconds"]
 
 DEFAULT_MINUTES = 30.0
 SILENT_LIMITS = 8  # so many times the limit, work may use a processor without any report: four hours by default
 LOOK_SECONDS = 60.0  # between two looks, at most
 BUSY_SHARE = 0.02  # of one processor; less is what heartbeats need
-BUSY_BYTES = 1 << 12  # read or written per second; less is what heartbeats need. Sockets do not count
+# Read or written per second; sockets do not count. In MLflow's local database, system metrics take up to 18 kB per
+# second on a machine with eight GPUs.
+BUSY_BYTES = 1 << 16
 OUTAGE_SECONDS = 300.0  # the limit exceeds the patience with a server by at least this
 TELL_SECONDS = 20.0  # how long the report of a halt may take
 STACK_SECONDS = 3.0  # how long children may take to write their stacks
 PARENT_SECONDS = 1.0
 
 _alive = 0.0  # until when the work counts as alive, on the monotonic clock
+_here = threading.local()  # has `aside` in the threads of `aside`
 
 
 def alive(seconds: float = 0.0) -> None:
-    """Report progress, or an intended pause of that many seconds."""
+    """Report progress, or an intended pause of that many seconds. Nothing happens in the threads of `aside`."""
     global _alive
+    if hasattr(_here, "aside"):
+        return
     _alive = max(_alive, time.monotonic() + seconds)
     if pulse := env.PULSE.get():
         until = time.time() + seconds
         with suppress(OSError):  # the process that reads it has ended
             os.utime(pulse, (until, max(until, Path(pulse).stat().st_mtime)))
+
+
+def aside(name: str, target: Callable[..., None], *given: Any) -> threading.Thread:
+    """Start a daemon thread that only tells others of the work. Its own requests are no progress of the work."""
+
+    def run() -> None:
+        _here.aside = True
+        target(*given)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 def passed_on(pulse: Path) -> None:
@@ -124,7 +141,9 @@ def _watch(seconds: float, over: threading.Event, ending: threading.Lock, tell: 
 def _children() -> list[int]:
     import psutil
 
-    return [child.pid for child in psutil.Process().children(recursive=True)]
+    with suppress(psutil.Error, OSError):  # this process may not see others, or may not open more files
+        return [child.pid for child in psutil.Process().children(recursive=True)]
+    return []
 
 
 def _work(processes: list[int]) -> tuple[float, float]:
@@ -133,7 +152,7 @@ def _work(processes: list[int]) -> tuple[float, float]:
 
     seconds = size = 0.0
     for process in processes:
-        with suppress(psutil.Error, AttributeError):  # it has ended; or this system does not count bytes
+        with suppress(psutil.Error, AttributeError, OSError):  # it has ended; or this system does not count bytes
             known = psutil.Process(process)
             seconds += sum(known.cpu_times()[:4])
             counted: Any = known.io_counters()  # typed without the fields of Linux
@@ -142,20 +161,8 @@ def _work(processes: list[int]) -> tuple[float, float]:
 
 
 def _end(halt: str, tell: Callable[[str], None]) -> None:
-    import psutil
-
     faulthandler.dump_traceback(file=2, all_threads=True)
-    children = left = psutil.Process().children(recursive=True)
-    for child in children:
-        with suppress(psutil.Error):
-            child.rlimit(psutil.RLIMIT_CORE, (0, 0))
-            child.send_signal(signal.SIGABRT)  # which shows its stacks
-    end = time.monotonic() + STACK_SECONDS
-    while (left := [child for child in left if _runs(child)]) and time.monotonic() < end:
-        time.sleep(PARENT_SECONDS / 10)
-    for child in left:
-        with suppress(psutil.Error):
-            child.kill()
+    kill_children(STACK_SECONDS)
     text = (
         f"{halt}; expected progress; the stacks of all threads are in the log; run again to resume, or raise "
         f"{env.STALL_MINUTES.name} if it is only slow"
@@ -163,6 +170,27 @@ def _end(halt: str, tell: Callable[[str], None]) -> None:
     telling = threading.Thread(target=tell, args=(text,), daemon=True)  # in a thread, as it may halt as well
     telling.start()
     telling.join(TELL_SECONDS)
+
+
+def kill_children(stacks: float = 0.0) -> None:
+    """Kill all child processes. With seconds for `stacks`, they may write those before.
+
+    Errors of the system are ignored, because the caller ends this process next.
+    """
+    import psutil
+
+    with suppress(psutil.Error, OSError):
+        left = psutil.Process().children(recursive=True)
+        for child in left if stacks else ():
+            with suppress(psutil.Error, OSError):
+                child.rlimit(psutil.RLIMIT_CORE, (0, 0))
+                child.send_signal(signal.SIGABRT)  # which shows its stacks
+        end = time.monotonic() + stacks
+        while stacks and (left := [child for child in left if _runs(child)]) and time.monotonic() < end:
+            time.sleep(PARENT_SECONDS / 10)
+        for child in left:
+            with suppress(psutil.Error, OSError):
+                child.kill()
 
 
 def _runs(child: Any) -> bool:

@@ -48,7 +48,7 @@ def clean(root: Path, newest: int, seconds: float, jobs: Mapping[str, str] | Non
     with _opened(root, yes) as store:
         entries = list(store.entries(""))
         lists = read_lists(store)
-        kept = kept_runs(runs_of(entries), newest, seconds, jobs)
+        kept = kept_runs(runs_of(entries) | lists.by_run.keys(), newest, seconds, jobs)
         leftovers = find_leftovers(store, entries, lists, kept)
         cached = unused(max(seconds, CACHE_SECONDS))
         console = Console(highlight=False)

@@ -45,7 +45,7 @@ def check(
         int | None,
         typer.Option(
             metavar="N",
-            parser=whole_number("--workers", 1),
+            parser=whole_number("--workers", 1, 1024),
             help="Number of processes. Defaults to the number of processors. Data in S3 are read by 16 threads of one "
             "process instead.",
             show_default=False,

@@ -58,7 +58,8 @@ def evaluate(
         chosen, text = choose_preset(preset, config_file)
         config = settings.load_without_teacher(chosen, overrides or [], text)
         given = settings.given_settings(chosen, overrides or [], text)
-        dataset, label = open_dataset(config.data), config.data.name
+        # Unlike a run, this leaves out no image that cannot be read.
+        dataset, label = open_dataset(config.data.model_copy(update={"max_bad": 0})), config.data.name
         left_out = count(dataset.left_out(["val"]))
         for warning in [*dataset.check("val"), *left_out_lines(left_out, " of the data")]:
             tell("warning", warning)

@@ -90,7 +90,8 @@ def find_leftovers(store: Store, entries: Sequence[Entry], lists: Lists, kept: K
     Raises:
         StorageError: a kept run has no list, or one that cannot be read, so that it is unknown what it uses.
     """
-    known, both = runs_of(entries), kept.whole.keys() | kept.models.keys()
+    known = runs_of(entries) | lists.by_run.keys()  # a run may have begun between the two readings
+    both = kept.whole.keys() | kept.models.keys()
     _require_lists(store, lists, known & both)
     dropped, at_work = known - both, lists.outputs([run for run, why in kept.whole.items() if why == RUNNING])
     needed = lists.outputs(kept.whole) | {made for made in lists.outputs(kept.models) if made.kind not in SHARDED}

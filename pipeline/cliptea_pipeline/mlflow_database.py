@@ -7,7 +7,7 @@ from pathlib import Path
 from cliptea.errors import StorageError
 from cliptea.tracking.address import require_server, tracking_address
 from cliptea.tracking.database import DATABASE, has_moved, readdress, require_unlocked, workdir_of
-from cliptea_pipeline.workdir import held, is_workdir
+from cliptea_pipeline.workdir import held, is_workdir, require_own_mlflow
 
 __all__ = ["find_database", "require_tracking"]
 
@@ -52,5 +52,6 @@ def _put_in_order(root: Path) -> None:
     """
     file = root.resolve() / DATABASE
     if has_moved(file):
+        require_own_mlflow(root)
         with held(root):
             readdress(file)

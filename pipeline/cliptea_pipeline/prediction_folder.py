@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cliptea.errors import ConfigError
 from cliptea.storage import FileStore, Store, is_remote, open_store
 from cliptea.storage.local_files import delete_partial_files, local_path
-from cliptea.storage.marks import claim, claim_remote, require_free, require_remote_free
+from cliptea.storage.marks import (
+    PREDICTIONS,
+    add_facts,
+    claim,
+    claim_remote,
+    read_remote_mark,
+    require_free,
+    require_remote_free,
+)
 
 if TYPE_CHECKING:
     from cliptea.serving.predict import Put
 
 __all__ = ["claim_folder", "free_folder", "require_same_classes"]
 
-KIND = "folder of predictions"  # in its mark
+CLASSES = "classes"  # in its mark
 ADVICE = "choose another one with -o"
 
 
@@ -30,17 +37,19 @@ def free_folder(given: str) -> Path | Store:
     """
     if is_remote(given):
         store = open_store(given)
-        require_remote_free(store, KIND, ADVICE)
+        require_remote_free(store, PREDICTIONS, ADVICE)
         return store
     folder = local_path("-o", given)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"-o {folder} is a file", "a folder for the results")
-    require_free(folder, KIND, ADVICE)
+    require_free(folder, PREDICTIONS, ADVICE)
     return folder
 
 
 def require_same_classes(given: str, folder: Path | Store, names: Sequence[str]) -> None:
     """Check that earlier masks in the folder have the same classes, whose positions are the values of their pixels.
+
+    The mark names them, because it is there before the first mask.
 
     Args:
         given: the folder as the user named it.
@@ -49,28 +58,25 @@ def require_same_classes(given: str, folder: Path | Store, names: Sequence[str])
         ConfigError: they have others.
         StorageError: the folder cannot be read.
     """
-    from cliptea.serving.predict import AREAS
+    from cliptea.serving.photos import MASKS
 
     store = FileStore(folder) if isinstance(folder, Path) else folder
-    try:
-        facts: Any = json.loads(store.get(AREAS)) if store.entry(AREAS) else {}
-    except (ValueError, RecursionError):  # it is written anew
-        return
-    if isinstance(facts, dict) and facts.get("classes", [*names]) != [*names]:
+    if next(iter(store.entries(MASKS)), None) is not None and read_remote_mark(store).get(CLASSES) != [*names]:
         raise ConfigError(f"-o {given} has masks of other classes", "a folder for each list of classes", ADVICE)
 
 
-def claim_folder(folder: Path | Store) -> Put:
-    """Mark the folder. Returns what writes into it.
+def claim_folder(folder: Path | Store, names: Sequence[str]) -> Put:
+    """Mark the folder, with the names of its classes. Returns what writes into it.
 
     Raises:
         StorageError: it belongs to somebody else, or cannot be written.
     """
     if not isinstance(folder, Path):
-        claim_remote(folder, KIND, ADVICE)
+        claim_remote(folder, PREDICTIONS, ADVICE, **{CLASSES: [*names]})
         return folder.put
     from cliptea.serving.predict import into
 
-    claim(folder, KIND, ADVICE)
+    claim(folder, PREDICTIONS, ADVICE)
+    add_facts(folder, **{CLASSES: [*names]})
     delete_partial_files(folder)
     return into(folder)

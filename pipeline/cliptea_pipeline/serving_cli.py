@@ -13,6 +13,7 @@ from cliptea.errors import ConfigError
 from cliptea.exit_codes import ExitCode
 from cliptea.log_lines import tell
 from cliptea.messages import number_of, plain
+from cliptea.storage import is_remote
 from cliptea.storage.local_files import local_path
 from cliptea_pipeline.opening import exact_address, open_model
 from cliptea_pipeline.options import AsJson, Debug, json_document, one_line_errors, whole_number
@@ -151,7 +152,7 @@ def predict(
         wanted = None if classes is None else split_names(classes, "--classes")
         home = local_path("--workdir", workdir)
         folder = free_folder(output)
-        sources, left_out = find_images(images, leave_out=output)
+        sources, left_out = find_images(images, leave_out=output if is_remote(output) else str(folder))
         exact = exact_address(model, home)
         segmenter = open_model(exact, home, allow_code, device)
         from cliptea.serving.classes import choose_classes
@@ -162,7 +163,7 @@ def predict(
             raise ConfigError("--unknown cannot be used with a class named unknown", "another class name")
         require_same_classes(output, folder, chosen.names)
         tell_classes(segmenter, chosen)
-        put = claim_folder(folder)
+        put = claim_folder(folder, chosen.names)
         given = {"precision": precision, "batch_size": batch_size, "workers": workers}
         settings = segmenter.description.evaluation.model_copy(
             update={name: value for name, value in given.items() if value is not None}

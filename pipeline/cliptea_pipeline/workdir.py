@@ -23,7 +23,7 @@ from cliptea.tracking.database import DATABASE, database_uri, readdress, require
 from cliptea_pipeline.own_files import require_link
 from cliptea_pipeline.temporary import drop_temporary, make_temporary
 
-__all__ = ["REPORTS", "STORE", "Workdir", "held", "is_workdir", "require_workdir"]
+__all__ = ["REPORTS", "STORE", "Workdir", "held", "is_workdir", "require_own_mlflow", "require_workdir"]
 
 STORE, MLFLOW, KFP, LOGS, RUN = FOLDERS = ("store", "mlflow", "kfp", "logs", "run")
 REPORT, RESULTS = "report.html", "results.json"
@@ -66,6 +66,7 @@ class Workdir:
                 require_link(root, name, f"{REPORTS}/*/{name}")
             self.store, self.mlflow, self.kfp, self.logs, self._run = (full / name for name in FOLDERS)
             self.report, self.results, self.images = root / REPORT, root / RESULTS, root / IMAGES
+            require_own_mlflow(root)
             for folder in (self.store, self.mlflow, self.kfp, self.logs, self._run):
                 folder.mkdir(parents=True, exist_ok=True)
             self.lock = _lock(root, self._run, wait=True)
@@ -178,6 +179,19 @@ def held(root: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def require_own_mlflow(root: Path) -> None:
+    """Check that MLflow's folder is inside the work directory. A copy with a link would write into the original.
+
+    Raises:
+        StorageError: it is a link.
+    """
+    folder = root / MLFLOW
+    if folder.is_symlink():
+        raise StorageError(
+            f"{folder} is a link", "a folder", "delete the link, and set MLFLOW_TRACKING_URI to its database to use it"
+        )
 
 
 def is_workdir(root: Path) -> bool:

@@ -20,7 +20,7 @@ from cliptea.errors import ConfigError
 from cliptea.manifest import Output
 from cliptea.steps.store_folder import claim_store
 from cliptea.storage import FileStore
-from cliptea.storage.local_files import local_path, partial_name
+from cliptea.storage.local_files import local_path, lock_file, partial_name
 from cliptea.storage.marks import claim, claim_cache
 from cliptea.tracking.database import database_uri
 from cliptea_pipeline.clean_cli import seconds_of
@@ -361,3 +361,16 @@ def test_a_cache_without_our_mark_is_left(root, client, tmp_path):
     os.utime(file, (0, 0))
     assert "there is nothing to delete" in call("--yes").stdout
     assert file.exists()
+
+
+def test_unfinished_work_that_a_process_holds_stays_in_the_cache(root, client, tmp_path):
+    folder = claim_cache() / "scratch/bucket/demo-teacher-0123456789abcdef"
+    folder.mkdir(parents=True)
+    (folder / "pretraining.ckpt").write_bytes(b"x")
+    for path in (folder / "pretraining.ckpt", folder):
+        os.utime(path, (time.time() - 2 * DAY,) * 2)
+    with lock_file(folder.with_name(f"{folder.name}.lock"), "works"):
+        assert call("--yes").exit_code == 0
+        assert folder.exists()
+    assert call("--yes").exit_code == 0
+    assert not folder.exists()

@@ -15,7 +15,7 @@ from cliptea.storage.local_files import write_file
 from cliptea.tracking.kept import RUNNING, Kept
 from cliptea_pipeline import clean
 from cliptea_pipeline.clean import delete
-from cliptea_pipeline.leftovers import find_leftovers, read_lists
+from cliptea_pipeline.leftovers import find_leftovers, read_lists, runs_of
 
 OUTPUTS = [output(kind, name) for kind in past_runs.KINDS for name in range(2)]
 SHARDS = ("split", "tokens", "dense", "value", "key", "regions")
@@ -245,3 +245,18 @@ def test_a_kept_run_whose_list_is_missing_or_damaged_stops_everything(store):
         with pytest.raises(StorageError, match="it is unknown what the MLflow run run uses"):
             sweep(store, {"run": "it is new"})
         assert made.manifest_key in keys(store)
+
+
+def test_a_run_that_begins_between_two_listings_keeps_what_it_uses(store):
+    shared, old = output("tokens", 1), output("train", 1)
+    for made in (shared, old):
+        past_runs.make(store, made)
+    past_runs.record(store, "old", [shared, old])
+    entries = list(store.entries(""))
+    past_runs.record(store, "new", [shared])
+    lists = read_lists(store)
+    assert runs_of(entries) == {"old"}
+    found = find_leftovers(store, entries, lists, Kept({"new": RUNNING}, {}))
+    delete(store, found.groups, lists)
+    assert shared.manifest_key in keys(store)
+    assert old.manifest_key not in keys(store)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -122,3 +123,16 @@ def test_what_is_not_a_file_is_never_opened(tmp_path):
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=says):
             read_text(tmp_path / name, "the file")
+
+
+def test_a_named_pipe_without_a_writer_is_not_opened_wherever_it_is(tmp_path):
+    """Pipes of a shell are read, such as /dev/stdin and /dev/fd/63."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev") / ".." / tmp_path.relative_to("/") / "pipe", tmp_path / "pipe"):
+        with pytest.raises(ConfigError, match="is a named pipe"):
+            read_text(path, "the file")
+    reading, writing = os.pipe()
+    os.write(writing, b"text")
+    os.close(writing)
+    assert read_text(Path(f"/dev/fd/{reading}"), "the file") == b"text"
+    os.close(reading)

@@ -1,17 +1,21 @@
 """Whatever ends a process, its children end with it; and work that has come to a halt ends, but not slow work."""
 
+import errno
 import os
 import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
 import pytest
 
-from cliptea import watchdog
+from cliptea import board, watchdog
 from cliptea.steps.common import run_step
+from cliptea.storage import FileStore
+from cliptea.training import follower
 
 LOADER = """
 import os, signal, sys, time, torch
@@ -231,3 +235,57 @@ def test_a_limit_that_is_no_number_is_refused_in_one_line():
     assert ended.returncode == 1
     assert "CLIPTEA_STALL_MINUTES is 'soon'; expected a number of minutes" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """When work was last reported, after nothing was for long."""
+    monkeypatch.setattr(watchdog, "_alive", 0.0)
+    return lambda: watchdog._alive
+
+
+class Server(FileStore):
+    """A store whose requests count as work, as those of S3 do."""
+
+    def put(self, key, data):
+        watchdog.alive()
+        super().put(key, data)
+
+    def entry(self, key):
+        watchdog.alive()
+        return super().entry(key)
+
+
+def test_status_updates_are_no_progress_of_the_work(tmp_path, told, monkeypatch):
+    monkeypatch.setattr(board, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(follower, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(follower, "open_store", lambda patience: store)
+    store = Server(tmp_path)
+    with board.posting(store, "job", "train"), follower.watching(follower.Follower(key="x", seconds=60)):
+        time.sleep(0.5)
+    assert board.read_board(store, "job")[0].beat > 5
+    assert told() == 0.0
+    store.put("x", b"")
+    assert told() > 0
+
+
+def test_threads_that_tell_others_of_the_work_are_no_progress_of_it(told):
+    watchdog.aside("test", watchdog.alive, 60).join()
+    assert told() == 0.0
+    thread = threading.Thread(target=watchdog.alive)
+    thread.start()
+    thread.join()
+    assert told() > 0
+
+
+def test_a_system_that_hides_other_processes_or_has_no_more_files_does_not_stop_the_watchdog(monkeypatch):
+    for error in (psutil.AccessDenied(1), OSError(errno.EMFILE, "Too many open files")):
+
+        def refuses(self, *given, error=error, **more):
+            raise error
+
+        monkeypatch.setattr(psutil.Process, "children", refuses)
+        assert watchdog._children() == []
+        watchdog.kill_children()
+        monkeypatch.setattr(psutil.Process, "io_counters", refuses)
+        assert watchdog._work([os.getpid()])[0] > 0

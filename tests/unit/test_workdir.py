@@ -683,3 +683,18 @@ def test_an_export_never_goes_into_a_bundle(tmp_path):
     ended = CliRunner().invoke(app, arguments)
     assert ended.exit_code == 2, ended.output
     assert "bundle is a bundle of a model; expected another folder; choose another one with -o" in ended.stderr
+
+
+def test_a_link_in_place_of_mlflows_folder_is_refused(tmp_path, empty_database):
+    """A copy of the work directory has the same link, and would change the database of the original."""
+    with opened(tmp_path / "w"):
+        pass
+    (tmp_path / "w/mlflow").rename(tmp_path / "elsewhere")
+    (tmp_path / "w/mlflow").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match=r"mlflow is a link; expected a folder; .*MLFLOW_TRACKING_URI"):
+        Workdir(tmp_path / "w")
+    add_experiment(tmp_path / "w", empty_database, "file:///nowhere/mlflow/artifacts")
+    before = tree(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="mlflow is a link"):
+        find_database(tmp_path / "w")
+    assert tree(tmp_path / "elsewhere") == before

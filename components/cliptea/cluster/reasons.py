@@ -39,7 +39,7 @@ ENDINGS = {
     ExitCode.DESERTED: ("deserted", "the processes of other pods disappeared, or a server was unreachable"),
     ExitCode.STALLED: (
         "halted",
-        "it computed, read and wrote nothing for a long time and was stopped; its log shows the stacks",
+        "it made no progress for a long time and was stopped; its log shows the stacks",
     ),
 }
 KILLED, ENDED = 137, 143  # exit codes of a container after SIGKILL or SIGTERM

@@ -7,7 +7,6 @@ token. Without them, nothing is reported. Source: pkg/statusserver of Kubeflow T
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from typing import Any
 
 import requests
 
-from cliptea import env, progress
+from cliptea import env, progress, watchdog
 from cliptea.errors import one_line
 
 __all__ = ["reporting"]
@@ -40,8 +39,7 @@ def reporting() -> Iterator[None]:
         if event["event"] == "bar" and event["text"] == progress.TRAINING and event["total"]:
             reports.put(_status(event))
 
-    thread = threading.Thread(target=_send_all, args=(reports,), name="cliptea-trainer-status", daemon=True)
-    thread.start()
+    thread = watchdog.aside("cliptea-trainer-status", _send_all, reports)
     try:
         with progress.listening(hear):
             yield

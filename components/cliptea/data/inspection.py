@@ -91,7 +91,8 @@ def examined(
     else:
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         inherited = dataset if sys.platform == "linux" else None
-        pool = ProcessPoolExecutor(workers, context, initializer=_open, initargs=(config, inherited))
+        workers = min(workers, len(chunks))
+        pool = ProcessPoolExecutor(max(1, workers), context, initializer=_open, initargs=(config, inherited))
     waiting: deque[tuple[str, Future[Part]]] = deque()
     try:
         with pool:

@@ -65,7 +65,7 @@ class Source:
         """
         if root is None:
             raise ConfigError("data.root is not set", f"the folder of {holds}", "add --set data.root=FOLDER")
-        self._root = root.rstrip("/") if is_uri(root) else str(Path(root).expanduser())
+        self._root = root.rstrip("/") if is_uri(root) else os.path.expanduser(root)
         if not is_uri(root) and (odd := oddity(self._root)) != "a folder":
             why = f" ({odd})" if odd else ""
             raise DataError(f"data.root={root} is not a folder{why}", f"the folder of {holds}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from cliptea.data.catalogue import MOST_NAMES, require_distinct
+from cliptea.data.catalogue import MOST_NAMES, as_text, require_distinct
 from cliptea.errors import ConfigError
 from cliptea.names import as_known
 from cliptea.segment.segmenter import ClassSet, Segmenter
@@ -39,7 +39,9 @@ def choose_classes(
         )
     require_distinct(names or ())
     known = model.description.classes
-    names = None if names is None else as_known(names, known)
+    if names is not None:
+        texts = {as_text(name): name for name in reversed(known)}
+        names = [name if name in known else texts.get(as_text(name), name) for name in as_known(names, known)]
     synonyms, trained = synonyms or {}, model.description.teacher.synonyms if model.description.teacher else {}
     new = {name for name, others in synonyms.items() if list(others) != trained.get(name, [name])}
     free = [name for name in names or () if name not in known or name in new]

@@ -20,9 +20,14 @@ from cliptea.files import oddity
 from cliptea.serving.standalone import output_name
 from cliptea.storage import Store, is_remote, open_store
 from cliptea.storage.local_files import escaped_path
-from cliptea.storage.marks import MARK
+from cliptea.storage.marks import MARK, PREDICTIONS, read_mark, read_remote_mark
 
-__all__ = ["Found", "Photo", "Source", "StoredPhoto", "find_images", "read_image"]
+__all__ = [
+    "CONFIDENCE", "MASKS", "OVERLAYS", "Found", "Photo", "Source", "StoredPhoto", "find_images", "read_image",
+]  # fmt: skip
+
+MASKS, OVERLAYS, CONFIDENCE = RESULTS = "masks", "overlays", "confidence"  # in a folder of predictions
+EARLIER = "the result of an earlier prediction"
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,10 @@ def find_images(given: Sequence[str | Path], leave_out: str | Path) -> Found:
     that `read_image` rejects them, and so are named pipes, devices and broken links with the suffix of an image.
 
     Args:
-        leave_out: a folder with results, which is not searched.
+        leave_out: a folder with results, which is not searched. Those in other folders of predictions are left out.
 
     Raises:
-        DataError: a folder contains no images, or a path does not exist or cannot be read.
+        DataError: a folder contains no images, or a path is empty, does not exist or cannot be read.
         StorageError: S3 cannot be read.
     """
     left: dict[str, list[str]] = defaultdict(list)
@@ -85,6 +90,8 @@ def _search(given: Sequence[str | Path], leave_out: str | Path, left: dict[str, 
     """All photos with the paths for their names. What else there is is added to `left`, by the reason."""
     found: list[tuple[Photo, Path]] = []
     for one in given:
+        if not str(one).strip():
+            raise DataError("the name of an image is empty", "an image, or a folder of images", "use . for this folder")
         if is_remote(str(one)):
             found += _stored(str(one), str(leave_out).rstrip("/"), left)
             continue
@@ -143,14 +150,18 @@ def _stored(uri: str, leave_out: str, left: dict[str, list[str]]) -> list[tuple[
     folder, _, name = uri.rpartition("/")
     single = open_store(folder).entry(name) if folder != "s3:/" else None  # the address of a bucket has no name
     store = open_store(folder) if single else store
-    entries = [single] if single else store.entries("")
+    entries = [single] if single else list(store.entries(""))
+    folders = [entry.key.rpartition("/")[0] for entry in entries if entry.key.rpartition("/")[2] == MARK]
+    marked = {one for one in folders if read_remote_mark(store, one).get("kind") == PREDICTIONS}
     found: list[tuple[Photo, Path]] = []
     some = False
     for entry in entries:
         some, where = True, store.uri(entry.key)
         if where.startswith(f"{leave_out}/") or entry.key.rpartition("/")[2] == MARK:
             continue
-        if not single and (why := _left_out(entry.key.split("/"))):
+        names = entry.key.split("/")
+        earlier = any(name in RESULTS and "/".join(names[:at]) in marked for at, name in enumerate(names[:-1]))
+        if not single and (why := EARLIER if earlier else _left_out(names)):
             left[why].append(where)
         else:
             photo = StoredPhoto(where, entry.size, entry.key, store)
@@ -182,12 +193,15 @@ def _below(folder: Path, leave_out: Path, left: dict[str, list[str]]) -> Iterato
     """
     unread: list[OSError] = []
     for name, folders, files in os.walk(folder, onerror=unread.append):
-        here = Path(name)
+        here, results = Path(name), ()
+        if MARK in files and read_mark(here).get("kind") == PREDICTIONS:
+            results = RESULTS
         inside = sorted(one for one in folders if os.path.islink(here / one) or (here / one).resolve() != leave_out)
         folders[:] = []
         for one in inside:
-            if one.startswith(".") or os.path.islink(here / one):
-                left["hidden" if one.startswith(".") else "a link to a folder"].append(str(here / one))
+            link = "a link to a folder" if os.path.islink(here / one) else ""
+            if why := "hidden" if one.startswith(".") else EARLIER if one in results else link:
+                left[why].append(str(here / one))
             else:
                 folders.append(one)
         for file in sorted(files):

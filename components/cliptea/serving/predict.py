@@ -18,7 +18,7 @@ from cliptea.segment.masks import make_mask, make_sure_mask
 from cliptea.segment.segmenter import ClassSet, Segmenter
 from cliptea.segment.stream import Loaded, each_image
 from cliptea.serving.overlays import confidence_png, mask_png, overlay_jpeg
-from cliptea.serving.photos import Source, read_image
+from cliptea.serving.photos import CONFIDENCE, MASKS, OVERLAYS, Source, read_image
 from cliptea.storage.local_files import write_file
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "write_areas",
 ]  # fmt: skip
 
-MASKS, OVERLAYS, CONFIDENCE, AREAS = "masks", "overlays", "confidence", "areas.json"
+AREAS = "areas.json"
 UNKNOWN, UNKNOWN_ID = "unknown", 255  # pixels whose confidence is below the threshold
 
 Put = Callable[[str, bytes], None]  # writes a file of the results, by its path in their folder

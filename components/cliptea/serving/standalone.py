@@ -240,14 +240,16 @@ def _shown(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _find(paths: Sequence[Path], output: Path) -> dict[str, Path]:
+def _find(given: Sequence[str | Path], output: Path) -> dict[str, Path]:
     """Images by the name of their outputs: the files given, and those in the folders given, without results.
 
     Folders below them that cannot be read are among them. What else the folders hold is counted on stderr.
     """
     found: dict[str, Path] = {}
     left: Counter[str] = Counter()
-    for path in paths:
+    if not all(str(one).strip() for one in given):
+        raise _refusal("the name of an image is empty; use . for this folder")
+    for path in map(Path, given):
         try:
             path.stat()
             searched = path.is_dir()
@@ -323,7 +325,7 @@ def _claim(folder: Path, classes: Sequence[str]) -> None:
     mark = folder / CLASSES
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()) and not mark.exists():
+        if any(folder.iterdir()) and not mark.is_file():
             raise _refusal(f"-o {folder} holds other files; expected a new or an empty folder")
         text = json.dumps(list(classes), ensure_ascii=False, indent=1) + "\n"
         if mark.exists() and mark.read_text(encoding="utf-8") != text:
@@ -347,7 +349,7 @@ def _save(picture: Image.Image, file: Path, kind: str) -> None:
 def main() -> int:
     """Write masks/NAME.png, whose pixel values are positions in `classes`, and overlays/NAME.jpg for each image."""
     parser = argparse.ArgumentParser(description="Segment images with the model in the folder of this script.")
-    parser.add_argument("images", nargs="+", type=Path, help="images, or folders of images")
+    parser.add_argument("images", nargs="+", help="images, or folders of images")
     parser.add_argument("-o", "--output", default="segmented", help="folder for masks and overlays")
     given = parser.parse_args()
     output = _local(given.output)

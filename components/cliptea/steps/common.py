@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -139,11 +138,7 @@ def die_with(pipe: str) -> None:
 
 
 def _kill_all() -> None:
-    import psutil
-
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            child.kill()
+    watchdog.kill_children()
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -7,6 +7,7 @@ weights into the store, and the fingerprint of a student depends on the weights 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -55,7 +56,7 @@ def check_address(config: Config) -> None:
             raise ConfigError(
                 f"train.init_from={given} does not name a version", f"{given}@champion or {given}/VERSION"
             )
-    elif not Path(given).expanduser().is_dir():
+    elif not os.path.isdir(os.path.expanduser(given)):
         raise ConfigError(f"train.init_from={given}: this folder does not exist", MODELS)
 
 

@@ -1,6 +1,6 @@
 """Publishes the output of the teacher: the tokens and region maps of all parts, and the text features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, List  # noqa: UP035 (kfp resolves no list[Artifact])
 
 from kfp import dsl
@@ -9,13 +9,15 @@ from pydantic import BaseModel
 from cliptea import progress
 from cliptea.config import Config
 from cliptea.data.catalogue import names_of
+from cliptea.errors import StorageError
 from cliptea.manifest import Manifest, find
 from cliptea.run import Run
 from cliptea.steps.clip_time import keep_clip_time
 from cliptea.steps.component import step
 from cliptea.steps.split import Splits
 from cliptea.steps.tokens import MadePart, make_tokens, survey_views, views_job
-from cliptea.storage import open_store
+from cliptea.storage import Store, open_store
+from cliptea.teacher.demo_clip import teacher_weights
 from cliptea.teacher.outputs import ClipTime, TextSet, text_output
 
 __all__ = ["TeacherCache", "publish_cache", "teacher"]
@@ -67,6 +69,8 @@ def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> Te
     wanted = {output: prompts[label] for label, output in texts.items() if output not in found}
     if not views.missing and not wanted:
         progress.reused()
+    elif run.config.teacher.source.kind == "demo":
+        _require_its_clip(store, run.config, found.values())
     measured, made_here = ClipTime(), {}
     if views.missing:
         from cliptea.teacher.view_outputs import make_outputs
@@ -86,6 +90,24 @@ def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> Te
         text={label: found[output] for label, output in texts.items()},
         clip=keep_clip_time(store, views.tokens, measured, anew=views.tokens in made_here),
     )
+
+
+def _require_its_clip(store: Store, config: Config, found: Iterable[Manifest]) -> None:
+    """Check that the demo's CLIP made the outputs that are there. It is trained anew if it was damaged.
+
+    Raises:
+        StorageError: another CLIP of the same settings has made them.
+    """
+    from cliptea.teacher.clip_files import weights_sha256
+
+    present = weights_sha256(teacher_weights(store, config))
+    for manifest in found:
+        if manifest.info.get("clip_sha256") not in (None, "", present):
+            raise StorageError(
+                f"{store.uri(manifest.output.prefix)} is from an earlier CLIP of the demo, which was trained anew",
+                "tokens and text features from one CLIP",
+                "use another work directory or store",
+            )
 
 
 def text_sets(config: Config, splits: Splits) -> dict[str, TextSet]:

@@ -65,12 +65,12 @@ def main(key: str) -> None:
             with _reported(inputs, rank):
                 _train(inputs)
     except Stopped as stopped:
-        store_error(stopped)
         print_line("info", str(stopped))
+        store_error(stopped)
         raise
     except ClipteaError as error:
-        store_error(error)
         print_line("error", str(error))
+        store_error(error)
         raise SystemExit(ExitCode.DESERTED if error.temporary else ExitCode.FAILED) from None
     except Exception as error:
         store_error(error)

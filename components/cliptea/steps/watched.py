@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from cliptea import env, progress
+from cliptea import env, progress, watchdog
 from cliptea.board import posting
 from cliptea.errors import ClipteaError
 from cliptea.steps.store_folder import claim_store
@@ -37,7 +37,7 @@ def watched(step: str, label: str, job_id: str, tracking_run: str) -> Iterator[N
                 stack.enter_context(posting(store, job_id, step, label))
         stack.enter_context(progress.listening(heart.hear))
         stack.callback(heart.stop.set)
-        threading.Thread(target=heart.live, name="cliptea-heartbeat", daemon=True).start()
+        watchdog.aside("cliptea-heartbeat", heart.live)
         yield
 
 
@@ -52,9 +52,7 @@ class _Heart:
         if event["event"] == "published":
             self.tracking_run = event["values"].get("tracking_run", self.tracking_run)
         elif event["event"] == "failed" and not event["stopped"] and self.tracking_run:
-            telling = threading.Thread(target=self._tell, args=(event,), name="cliptea-failure", daemon=True)
-            telling.start()
-            telling.join(TELL_SECONDS)
+            watchdog.aside("cliptea-failure", self._tell, event).join(TELL_SECONDS)
 
     def _tell(self, failure: dict[str, Any]) -> None:
         with suppress(Exception):

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from cliptea.storage.base import Store
 
 __all__ = [
-    "MARK", "NEUTRAL", "WORKDIR", "add_facts", "claim", "claim_cache", "claim_remote", "read_mark", "require_free",
-    "require_remote_free",
+    "MARK", "NEUTRAL", "PREDICTIONS", "WORKDIR", "add_facts", "claim", "claim_cache", "claim_remote", "read_mark",
+    "read_remote_mark", "require_free", "require_remote_free",
 ]  # fmt: skip
 
 MARK = "cliptea.json"
 LARGEST_MARK = 1 << 20  # bytes
 SHOWN = 3  # names in a message
 WORKDIR = "work directory"  # the kind of the folder of a local run
+PREDICTIONS = "folder of predictions"
 NEUTRAL = frozenset(("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"))  # from systems, also in unused folders
 
 
@@ -93,11 +94,11 @@ def _content(kind: str, **facts: Any) -> bytes:
     return json.dumps({"kind": kind, "version": __version__, **facts}, indent=1).encode()
 
 
-def claim_remote(store: Store, kind: str, todo: str) -> None:
-    """The same as `claim` for a folder in S3, which is the root of `store`."""
+def claim_remote(store: Store, kind: str, todo: str, **facts: Any) -> None:
+    """The same as `claim` for a folder in S3, which is the root of `store`. A mark with other facts is replaced."""
     require_remote_free(store, kind, todo)
-    if store.entry(MARK) is None:
-        store.put(MARK, _content(kind))
+    if not facts.items() <= read_remote_mark(store).items():
+        store.put(MARK, _content(kind, **facts))
 
 
 def require_remote_free(store: Store, kind: str, todo: str) -> None:
@@ -108,8 +109,7 @@ def require_remote_free(store: Store, kind: str, todo: str) -> None:
     """
     if next(iter(store.entries("")), None) is None:
         return
-    entry = store.entry(MARK)
-    mark = _parsed(store.get(MARK)) if entry and entry.size < LARGEST_MARK else {}
+    mark = read_remote_mark(store)
     if mark.get("kind") != kind:
         raise _refused(store.uri("").rstrip("/"), mark, kind, todo)
 
@@ -135,6 +135,17 @@ def read_mark(folder: Path) -> dict[str, Any]:
         return _parsed(read_text(folder / MARK, "the mark"))
     except ConfigError:
         return {}
+
+
+def read_remote_mark(store: Store, folder: str = "") -> dict[str, Any]:
+    """The same as `read_mark` for a folder of a store.
+
+    Raises:
+        StorageError: the store cannot be read.
+    """
+    key = f"{folder}/{MARK}".lstrip("/")
+    entry = store.entry(key)
+    return _parsed(store.get(key)) if entry and entry.size < LARGEST_MARK else {}
 
 
 def _parsed(content: bytes) -> dict[str, Any]:

@@ -5,11 +5,12 @@ Only what lies in a folder with our mark, under the names that we give, is ever 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,12 +45,30 @@ def unused(seconds: float) -> list[Cached]:
 
 
 def drop(item: Cached) -> bool:
-    """Delete it, unless it was used in the meantime or belongs to another user. Returns whether it is gone."""
-    if _look(item.path).used > item.used:
-        return False
-    with suppress(OSError):
-        _delete(item.path)
-    return not os.path.lexists(item.path)
+    """Delete it, unless it is locked, was just used or belongs to another user. Returns whether it is gone."""
+    with _locked(item.path) as free:
+        if not free or _look(item.path).used > item.used:
+            return False
+        with suppress(OSError):
+            _delete(item.path)
+        return not os.path.lexists(item.path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold the lock of `Store.scratch`, if there is one. Yields False if another process holds it."""
+    try:
+        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        yield True
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(lock)
 
 
 def _delete(path: Path) -> None:

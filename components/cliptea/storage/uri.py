@@ -111,7 +111,7 @@ def _locate(uri: str) -> tuple[FileStore | S3Store, str]:
         return S3Store(bucket), key
     if not names_place(uri):
         raise StorageError(f"{uri} is no address that cliptea can read", PLACES)
-    path = uri_path(uri) if uri.startswith("file:/") else Path(uri).expanduser()
+    path = uri_path(uri) if uri.startswith("file:/") else Path(os.path.expanduser(uri))
     path = path.absolute()
     return FileStore(path.parent), path.name
 

@@ -35,7 +35,7 @@ def described_teacher(config: TeacherConfig) -> dict[str, Any] | None:
     source = config.source
     if source.kind == "demo" or (source.kind == "remote" and not Path(source.text).suffix):
         return None  # a folder in S3 has its own architecture
-    file = Path(source.text).expanduser() / FOLDER
+    file = Path(os.path.expanduser(source.text)) / FOLDER
     package = importlib.util.find_spec("open_clip")
     if not file.is_file() and package is not None and package.origin is not None:
         file = Path(package.origin).parent / "model_configs" / f"{config.model}.json"
@@ -63,7 +63,7 @@ def require_teacher(config: TeacherConfig, clusterings: Iterable[ClusteringConfi
     """
     described = described_teacher(config)
     if described is not None:
-        folder = os.path.isfile(Path(config.source.text).expanduser() / FOLDER)  # false also for a too long name
+        folder = os.path.isfile(Path(os.path.expanduser(config.source.text)) / FOLDER)  # false also for a too long name
         require_family(config.source.text if folder else config.model, described, clusterings)
         require_crop(config.crop, patch_size(described))
 

@@ -23,16 +23,18 @@ from cliptea.config import Config, Templates
 from cliptea.errors import TeacherError, refuse_system
 from cliptea.files import oddity
 from cliptea.finite import require_finite
-from cliptea.manifest import Contents, Manifest, Output, make_once, put_object, read_object
+from cliptea.manifest import Contents, Manifest, Output, make_once, put_immutable, read_object
 from cliptea.storage import Store, fetch
 from cliptea.teacher.clip import Teacher, open_teacher
+from cliptea.teacher.clip_files import weights_sha256
 from cliptea.teacher.demo_clip import demo_words, teacher_weights
 from cliptea.teacher.outputs import TextSet
 from cliptea.teacher.templates import list_templates
 
 __all__ = ["load_seen_text", "load_text", "make_texts", "read_text_features", "require_different", "text_features"]
 
-TEXT, SEEN_TEXT = "text.safetensors", "text_seen.safetensors"  # objects in the store
+TEXT, SEEN_TEXT = "text.safetensors", "text_seen.safetensors"  # names of the objects in the manifest
+SUFFIX = ".safetensors"
 NORM_TOLERANCE = 0.01
 SAME = 1e-5  # distance of unit vectors below which two names are the same to a text tower
 EQUAL = 0.9999  # cosine above which two rows are equal; at most 0.98 for different classes with ViT-B/16
@@ -69,14 +71,16 @@ def _load(store: Store, text: Manifest, name: str) -> Tensor:
 def make_texts(store: Store, config: Config, prompts: dict[Output, TextSet]) -> dict[Output, Manifest]:
     """Create text features of class lists, from a file or with the teacher's text tower."""
     device.prepare()
-    teacher, demo = open_teacher(teacher_weights(store, config), config.teacher), config.teacher.source.kind == "demo"
+    weights, demo = teacher_weights(store, config), config.teacher.source.kind == "demo"
+    teacher, sha256 = open_teacher(weights, config.teacher), weights_sha256(weights) if demo else ""
     return {
-        output: make_once(store, output, partial(_make_text, store, teacher, prompt, output.prefix, demo))[0]
+        output: make_once(store, output, partial(_make_text, store, teacher, prompt, output.prefix, sha256))[0]
         for output, prompt in prompts.items()
     }
 
 
-def _make_text(store: Store, teacher: Teacher, prompt: TextSet, prefix: str, demo: bool) -> Contents:
+def _make_text(store: Store, teacher: Teacher, prompt: TextSet, prefix: str, demo: str) -> Contents:
+    """Make the features of a class list. `demo` is the sha256 of the demo's CLIP, or ""."""
     strange = [name for name in prompt.names if demo and not set(name.lower().split()) <= demo_words()]
     if strange:
         progress.warn(f"the demo's teacher does not know {', '.join(strange)}, so results for these are meaningless")
@@ -88,11 +92,11 @@ def _make_text(store: Store, teacher: Teacher, prompt: TextSet, prefix: str, dem
     files = {TEXT: text_ND.cpu()}
     if prompt.unseen:
         files[SEEN_TEXT] = files[TEXT][[name not in prompt.unseen for name in prompt.classes]]
-    objects = {
-        name: put_object(store, f"{prefix}/{name}", safetensors.torch.save({"text": rows.contiguous()}))
-        for name, rows in files.items()
-    }
-    return Contents(objects, {"classes": prompt.classes, "unknown_words": strange})
+    objects = {}
+    for name, rows in files.items():
+        stem, data = name.removesuffix(SUFFIX), safetensors.torch.save({"text": rows.contiguous()})
+        objects[name] = put_immutable(store, f"{prefix}/{stem}", SUFFIX, data)  # others may be made at the same time
+    return Contents(objects, {"classes": prompt.classes, "unknown_words": strange, "clip_sha256": demo})
 
 
 def require_different(text_ND: Tensor, classes: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ small shards and writes the manifests.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any
@@ -23,6 +23,8 @@ from cliptea.teacher.blocks import BlockMaker, Job
 from cliptea.teacher.outputs import ClipTime, MadeBlock, ViewOutput
 
 __all__ = ["make_outputs", "make_part"]
+
+LOOK_SECONDS = 1.0  # between two looks at the progress of worker processes
 
 
 def make_part(job: Job, part: int, parts: int) -> list[MadeBlock]:
@@ -76,16 +78,22 @@ def _make_blocks(maker: BlockMaker, part: int, parts: int) -> list[MadeBlock]:
 def _in_processes(job: Job, mine: Mapping[int, range], workers: int, bar: progress.Bar) -> list[MadeBlock]:
     made, full = {}, len(mine) // workers * workers
     context = get_context("spawn")  # a fork of a process with CUDA or threads may hang
-    with ProcessPoolExecutor(workers, context, _begin, (job, context.Value("i", 0))) as pool:
+    done, shown = context.Value("q", 0), 0  # views
+    with ProcessPoolExecutor(workers, context, _begin, (job, context.Value("i", 0), done)) as pool:
         try:
-            waiting = {
+            numbers = {
                 # The last blocks may be fewer than the workers, and then share all threads among themselves.
                 pool.submit(_make, number, views, workers if place < full else len(mine) - full): number
                 for place, (number, views) in enumerate(mine.items())
             }
-            for future in as_completed(waiting):
-                made[waiting[future]] = future.result()
-                bar.update(len(mine[waiting[future]]))
+            pending = set(numbers)
+            while pending:
+                ended, pending = wait(pending, LOOK_SECONDS, FIRST_COMPLETED)
+                made.update((numbers[future], future.result()) for future in ended)
+                now = done.value
+                if now > shown:
+                    bar.update(now - shown)
+                shown = now
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -95,11 +103,12 @@ def _in_processes(job: Job, mine: Mapping[int, range], workers: int, bar: progre
 _job: Job | None = None  # of a worker process
 _maker: BlockMaker | None = None
 _threads = 1  # that all worker processes may use
+_done: Any = None  # the number of views that all worker processes have made
 
 
-def _begin(job: Job, begun: Any) -> None:
+def _begin(job: Job, begun: Any, done: Any) -> None:
     """Set up a worker process with the next GPU. An error here would look as if the process was killed."""
-    global _job, _threads
+    global _job, _threads, _done
     import torch
 
     watchdog.follow_parent()
@@ -108,7 +117,12 @@ def _begin(job: Job, begun: Any) -> None:
         begun.value += 1
     if torch.cuda.is_available():
         torch.cuda.set_device(mine % torch.cuda.device_count())
-    _job, _threads = job, env.THREADS.count() or torch.get_num_threads()
+    _job, _threads, _done = job, env.THREADS.count() or torch.get_num_threads(), done
+
+
+def _tell(views: int) -> None:
+    with _done.get_lock():
+        _done.value += views
 
 
 def _make(number: int, views: range, workers: int) -> MadeBlock:
@@ -119,7 +133,7 @@ def _make(number: int, views: range, workers: int) -> MadeBlock:
         if _maker is None:
             assert _job is not None
             _maker = BlockMaker(_job)
-        (made,) = _maker.make({number: views}, lambda done: None)
+        (made,) = _maker.make({number: views}, _tell)
     except Exception as error:
         raise portable(error) from None
     return made

@@ -19,7 +19,7 @@ from requests.utils import get_environ_proxies
 from cliptea.errors import ConfigError, ServerAway, StorageError, TrackingError
 from cliptea.messages import holds_secret, meaning
 from cliptea.storage.local_files import local_path
-from cliptea.tracking.database import LOCKED, database_file, database_path, is_locked
+from cliptea.tracking.database import LOCKED, database_file, database_path, unreadable
 
 __all__ = [
     "CA_FILES",
@@ -51,7 +51,6 @@ PASSWORD = re.compile(
 KINDS = "http://HOST:PORT, https://HOST, sqlite:////absolute/mlflow.db, or a postgresql, mysql or mssql database"
 CHECK = "check MLFLOW_TRACKING_URI, credentials and certificates"
 OTHER = "start it, or unset MLFLOW_TRACKING_URI to use the database in the work directory"
-SQLITE = b"SQLite format 3\0"  # how a database begins
 
 
 class MlflowAway(TrackingError, ServerAway):
@@ -218,17 +217,11 @@ def _of_file(uri: str) -> Trouble | None:
             what = "it is not a file"
         elif not os.access(file, os.R_OK | os.W_OK):
             what = "this user may not read and write it"
-        elif (start := _beginning(file)) and start != SQLITE:
-            what = "it is not an SQLite database"
     except ConfigError as error:
         return Trouble(error.what, todo)
     except OSError as error:
         return Trouble(*(meaning(error) or (error.strerror or str(error), todo)))
-    if not what and is_locked(file):
-        return Trouble(*LOCKED, temporary=True)
-    return Trouble(what, todo) if what else None
-
-
-def _beginning(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        return opened.read(len(SQLITE))
+    if what:
+        return Trouble(what, todo)
+    wrong = unreadable(file)
+    return Trouble(*wrong, temporary=wrong == LOCKED) if wrong else None

@@ -8,7 +8,7 @@ from threading import Thread
 
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from cliptea import progress
+from cliptea import progress, watchdog
 from cliptea.errors import one_line
 from cliptea.run import Run, Variant
 from cliptea.tracking.runs import ChildRun
@@ -49,13 +49,10 @@ class _Tracker:
 
     def tell(self, curves: Curves) -> None:
         if self._sending is None or not self._sending.is_alive():
-            self._sending = Thread(target=self._send, args=(list(curves),), daemon=True)
-            self._sending.start()
+            self._sending = watchdog.aside("cliptea-curves", self._send, list(curves))
 
     def close(self) -> None:
-        ending = Thread(target=self._end, daemon=True)
-        ending.start()
-        ending.join(PATIENCE)
+        watchdog.aside("cliptea-curves", self._end).join(PATIENCE)
 
     def _send(self, curves: Curves) -> None:
         try:

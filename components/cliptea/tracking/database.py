@@ -23,8 +23,8 @@ from cliptea.storage.marks import WORKDIR, read_mark
 
 __all__ = [
     "DATABASE", "LOCKED", "artifact_folder", "database_file", "database_path", "database_uri", "has_moved",
-    "in_workdir", "is_locked", "leave_folders", "mlflow_command", "placeless_command", "readdress", "require_database",
-    "require_unlocked", "stored_experiment_id", "workdir_of",
+    "in_workdir", "leave_folders", "mlflow_command", "placeless_command", "readdress", "require_database",
+    "require_unlocked", "stored_experiment_id", "unreadable", "workdir_of",
 ]  # fmt: skip
 
 DATABASE = Path("mlflow", "mlflow.db")  # in a work directory
@@ -32,7 +32,9 @@ SCHEME = "sqlite:///"
 OWN_TABLES = "alembic_version", "_alembic_tmp_"  # of MLflow's tool for tables; the second is a prefix
 SUFFIXES = "", "-journal", "-wal", "-shm"  # of the files of a database
 WAIT_SECONDS = 3.0  # for other processes that write, which mostly takes cliptea and MLflow milliseconds
-LOCKED = "another program holds its lock", "close that program"  # what is wrong with a file, and what to do
+# What is wrong with a file, and what to do.
+LOCKED = "another program holds its lock", "close that program"
+FOREIGN = "it is not an SQLite database", "correct MLFLOW_TRACKING_URI, or use another work directory"
 
 
 def database_uri(file: Path) -> str:
@@ -78,14 +80,19 @@ def artifact_folder(file: Path) -> Path:
     return file.absolute().parent / "artifacts"
 
 
-def is_locked(file: Path) -> bool:
-    """Whether another program keeps others from reading the database, and does not stop soon."""
+def unreadable(file: Path) -> tuple[str, str] | None:
+    """Why nobody can read the database: it is `LOCKED` and does not stay so for a moment only, or `FOREIGN`; or None.
+
+    Only SQLite itself may open the file. When a process closes a file, it loses its locks on the file, also those of a
+    connection in another thread. Source: https://www.sqlite.org/howtocorrupt.html, section 2.2
+    """
     try:
         with _opened(file, "rw") as database:
             database.execute("PRAGMA schema_version")
     except sqlite3.Error as error:  # other errors are reported by whoever uses the database
-        return getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
-    return False
+        name = getattr(error, "sqlite_errorname", "")
+        return FOREIGN if name == "SQLITE_NOTADB" else LOCKED if name.startswith("SQLITE_BUSY") else None
+    return None
 
 
 def require_unlocked(file: Path) -> None:
@@ -94,7 +101,7 @@ def require_unlocked(file: Path) -> None:
     Raises:
         StorageError: another program does, and does not stop soon.
     """
-    if is_locked(file):
+    if unreadable(file) == LOCKED:
         reason, todo = LOCKED
         raise StorageError(f"MLflow's database {file} cannot be used: {reason}", todo=todo)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 from torch.distributed import run
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 
 from cliptea.messages import of_signal
@@ -21,8 +22,7 @@ def main(arguments: list[str]) -> None:
     try:
         run.main(arguments)
     except ChildFailedError as error:
-        codes = [failure.exitcode for failure in error.failures.values()]
-        killed = sorted({-code for code in codes if code < 0})
+        killed = _killers(error.failures.values())
         if killed == [signal.SIGABRT] and _watched(arguments):
             store_error(Deserted("a process aborted with SIGABRT"))
         elif killed:
@@ -36,6 +36,15 @@ def main(arguments: list[str]) -> None:
     except (RendezvousError, dist.DistError) as error:
         store_error(Deserted(f"torchrun: {type(error).__name__}"))
         raise
+
+
+def _killers(failures: Iterable[ProcessFailure]) -> list[int]:
+    """The signals that killed the first processes to end. Torchrun ends the others, by SIGTERM and later by SIGKILL."""
+    ended = list(failures)
+    first = min(failure.timestamp for failure in ended)  # in seconds
+    codes = {failure.exitcode for failure in ended if failure.timestamp == first}
+    own = codes - {-signal.SIGTERM} or codes
+    return sorted(-code for code in own if code < 0)
 
 
 def _watched(arguments: list[str]) -> bool:

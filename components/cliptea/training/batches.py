@@ -134,13 +134,21 @@ def mean_region_token(regions: ShardReader, records: Sequence[int], views: int =
 
 
 def batches(config: Config, data: TrainingData, seed: int, start: int = 0, world: World = ALONE) -> Iterator[Batch]:
-    """This process's part of each batch, from the iteration `start` to the end."""
+    """This process's images of each batch, from the iteration `start` to the end.
+
+    Each micro-batch of all processes (`train.accumulate`) consists of consecutive images, whatever their number.
+    """
     train = config.train
-    own = train.batch_size // world.size
-    firsts = (it * train.batch_size + world.rank * own for it in range(start, train.iterations))
+    part = train.batch_size // train.accumulate
+    own = part // world.size
+    firsts = [number * part + world.rank * own for number in range(train.accumulate)]
+    shown = (
+        [it * train.batch_size + first + number for first in firsts for number in range(own)]
+        for it in range(start, train.iterations)
+    )
     loader = DataLoader(
         _Views(config, data, seed),
-        batch_sampler=[list(range(first, first + own)) for first in firsts],
+        batch_sampler=list(shown),
         collate_fn=_collated,
         num_workers=train.workers,
         worker_init_fn=_begin,

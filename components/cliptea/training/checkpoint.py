@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cliptea import outage, progress
-from cliptea.errors import ServerAway, StorageError, one_line, refuse_system
+from cliptea.errors import ClipteaError, ServerAway, StorageError, one_line, refuse_system
 from cliptea.finite import named_tensors, require_finite
 from cliptea.storage import Entry, Store
 from cliptea.storage.base import missing
@@ -57,9 +57,12 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
-            self.wait()
+            if error is None:
+                self.wait()
+            else:  # its cause may be the same, and must not be hidden
+                self._let_go()
         finally:
             self._writer.shutdown()
 
@@ -134,9 +137,16 @@ class Checkpoints:
         except ServerAway as away:
             progress.warn(f"a checkpoint could not be stored: {away.what}")
 
+    def _let_go(self) -> None:
+        """Wait until the last write is done, when it no longer matters whether it succeeds."""
+        try:
+            self.wait()
+        except ClipteaError as error:
+            progress.warn(f"a checkpoint could not be stored: {error}")
+
     def clear(self) -> None:
         """Delete all checkpoints."""
-        self.wait()
+        self._let_go()
         for entry in self._entries():
             self._store.delete(entry.key)
 

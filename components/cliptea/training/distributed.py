@@ -45,11 +45,13 @@ class World(NamedTuple):
         """Sum of a tensor over all processes, with gradients. All of them must call this, with the same shape."""
         return tensor if self.size == 1 else _Sum.apply(tensor)
 
-    def concat(self, rows: Tensor) -> Tensor:
+    def concat(self, rows: Tensor, parts: int = 1) -> Tensor:
         """The rows (n, ...) of all processes, concatenated in the order of ranks, with gradients.
 
         Args:
             rows: a tensor of any dtype; n is the same in each process.
+            parts: into how many equal parts each process's rows are divided. The first parts of all processes come
+                before their second parts, and so on.
         """
         if self.size == 1:
             return rows
@@ -57,7 +59,12 @@ class World(NamedTuple):
         before = sent.new_zeros(self.rank * len(rows), *rows.shape[1:])
         after = sent.new_zeros((self.size - 1 - self.rank) * len(rows), *rows.shape[1:])
         # A sum with zeros is exact and works on every backend, and its gradient is again a single sum.
-        return self.total(torch.cat([before, sent, after])).to(rows.dtype)
+        every = self.total(torch.cat([before, sent, after])).to(rows.dtype)
+        return every.unflatten(0, (self.size, parts, -1)).transpose(0, 1).flatten(0, 2)
+
+    def own(self, rows: Tensor, parts: int = 1) -> Tensor:
+        """This process's rows among those that `concat` has returned."""
+        return rows.unflatten(0, (parts, self.size, -1))[:, self.rank].flatten(0, 1)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is true in any process. All processes must call this."""

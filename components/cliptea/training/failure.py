@@ -9,6 +9,7 @@ counts less.
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,18 @@ from cliptea import env, errors
 from cliptea.errors import ClipteaError, Missing, described
 from cliptea.training.stopping import Deserted, Killed, Stopped
 
-__all__ = ["store_error", "stored_error"]
+__all__ = ["reserve_room", "store_error", "stored_error"]
+
+RESERVE, RESERVED = ".reserve", 1 << 16  # bytes
 
 CONSEQUENCES = {Missing: ".missing", Killed: ".killed", Deserted: ".left"}
 """Suffixes of the files for errors that may be consequences, the more telling kind first."""
+
+
+def reserve_room(failure: Path) -> None:
+    """Take room on the disk for an error, which may be that the disk is full."""
+    with suppress(OSError):
+        failure.with_suffix(RESERVE).write_bytes(os.urandom(RESERVED))
 
 
 def store_error(error: BaseException) -> None:
@@ -34,8 +43,16 @@ def store_error(error: BaseException) -> None:
     if isinstance(error, Stopped):
         said["iteration"] = error.iteration
     file = file.with_suffix(CONSEQUENCES.get(type(error), file.suffix))
-    with suppress(FileExistsError), file.open("x", encoding="utf-8") as new:
-        json.dump(said, new)
+    data = json.dumps(said).encode()
+    try:
+        with file.open("xb") as new:
+            new.write(data)
+    except FileExistsError:
+        pass
+    except OSError:  # the disk is full
+        with suppress(OSError):
+            file.with_suffix(RESERVE).unlink()
+            file.write_bytes(data)
 
 
 def stored_error(failure: Path) -> Stopped | ClipteaError | None:

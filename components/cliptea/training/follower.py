@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from pydantic import BaseModel
 
-from cliptea import progress
+from cliptea import progress, watchdog
 from cliptea.board import BEAT_SECONDS
 from cliptea.errors import ClipteaError
 from cliptea.storage import Store, open_store
@@ -70,7 +70,7 @@ def watching(follower: Follower | None) -> Iterator[threading.Event]:
 
     if follower is not None:
         work = (Watch(open_store(patience=BEAT_SECONDS), follower), follower.seconds)
-        threading.Thread(target=look, args=work, name="cliptea-follower", daemon=True).start()
+        watchdog.aside("cliptea-follower", look, *work)
     try:
         yield abandoned
     finally:

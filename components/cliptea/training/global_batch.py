@@ -76,13 +76,14 @@ class GlobalBatch:
             self._labels_BCC, regions_B = plm.pseudo_labels(
                 batch.labels_BCC, batch.valid_BCC, batch.regions_Bgg, num_seen
             )
-        self.cls_WD, self.image_ids_W = world.concat(batch.cls_BD), world.concat(batch.image_ids_B)
-        self.regions_W = world.concat(regions_B)
+        self.cls_WD = world.concat(batch.cls_BD, accumulate)
+        self.image_ids_W = world.concat(batch.image_ids_B, accumulate)
+        self.regions_W = world.concat(regions_B, accumulate)
         most = int(self.regions_W.max())
         self._names_BP = torch.full((len(regions_B), most), NOT_NAMED, device=regions_B.device)
         if names_BR is not None:
             self._names_BP = names_BR[:, :most]
-        self.region_tokens_WRD = world.concat(batch.region_tokens_BRD[:, :most])
+        self.region_tokens_WRD = world.concat(batch.region_tokens_BRD[:, :most], accumulate)
         self._accumulate, self._denominators = accumulate, None
 
     def micro_batches(self) -> Iterator[MicroBatch]:
@@ -91,7 +92,7 @@ class GlobalBatch:
         step = number // self._accumulate
         for start in range(0, number, step):
             own = slice(start, start + step)
-            first = self.world.rank * number + start
+            first = start * self.world.size + self.world.rank * step
             yield MicroBatch(
                 batch.images_B3CC[own],
                 self._labels_BCC[own],

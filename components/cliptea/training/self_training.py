@@ -63,10 +63,8 @@ class SelfTraining:
         own = naming.name_regions(
             starts_BRD, present_BR, scores_BRN, mirrored_BRN, text_ND, num_seen, self._temperature
         )
-        everywhere = naming.Named(world.concat(own.unseen_BR), world.concat(own.margin_BR))
-        accepted_WR = self._margins.accept(everywhere, self._config.quantile)
-        first = world.rank * len(tokens_BRD)
-        names_BR = accepted_WR[first : first + len(tokens_BRD)]
+        everywhere = naming.Named(*(world.concat(rows_BR, self._parts) for rows_BR in own))
+        names_BR = world.own(self._margins.accept(everywhere, self._config.quantile), self._parts)
         regions_Bgg = naming.merged_regions(batch.regions_Bgg, names_BR)
         # The embeddings of regions that were joined to another one are no negatives of the joined region.
         numbers_R1 = torch.arange(tokens_BRD.shape[1], device=regions_Bgg.device)[:, None]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cliptea import env, watchdog
 from cliptea.errors import ClipteaError
-from cliptea.training.failure import stored_error
+from cliptea.training.failure import reserve_room, stored_error
 from cliptea.training.follower import Follower, watching
 from cliptea.training.stopping import Stopped, sigterm
 
@@ -49,6 +49,7 @@ def start(module: str, key: str, processes: int, follower: Follower | None = Non
     command = [sys.executable, "-m", "cliptea.training.agent", *own, "-m", module, key]
     with tempfile.TemporaryDirectory(prefix="cliptea-") as folder, sigterm() as asked, watching(follower) as abandoned:
         failure, pulse = Path(folder) / "failure.json", Path(folder) / "pulse"
+        reserve_room(failure)
         pulse.touch()
         given = {env.FAILURE.name: str(failure), env.PULSE.name: str(pulse)}
         process = subprocess.Popen(command, env={**_environment(processes, joins), **given})

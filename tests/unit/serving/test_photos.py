@@ -9,6 +9,7 @@ from PIL import Image
 
 from cliptea.errors import DataError
 from cliptea.serving.photos import find_images, read_image
+from cliptea.storage.marks import claim
 
 RAMP = np.arange(0, 240, dtype=np.uint8).reshape(12, 20)
 
@@ -150,6 +151,27 @@ def test_what_a_folder_leaves_out_is_told(tmp_path, capsys):
     assert "1 left out (a link to a folder): " in told
     assert all(name in told for name in ("notes.txt", "b.heic", "._a.png", ".cache", "again"))
     assert "masks" not in told
+
+
+def test_results_of_earlier_predictions_are_told_and_left_out(tmp_path):
+    claim(tmp_path / "photos/earlier", "folder of predictions", "")
+    names = "a.png", "earlier/b.png", "earlier/masks/a.png", "earlier/overlays/sub/a.jpg", "masks/c.png"
+    for name in names:
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).touch()
+    found = find_images([tmp_path / "photos"], tmp_path / "out")
+    assert [source.name for source in found.sources] == ["a", "earlier/b", "masks/c"]
+    assert found.left_out["the result of an earlier prediction"].number == 2
+    inside = find_images([tmp_path / "photos/earlier"], tmp_path / "out")
+    assert [source.name for source in inside.sources] == ["b"]
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_this_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").touch()
+    with pytest.raises(DataError, match=r"the name of an image is empty; .*use \. for this folder"):
+        find_images([name], "out")
 
 
 def test_a_folder_that_cannot_be_read_is_an_error_and_the_others_are_found(tmp_path, closed):

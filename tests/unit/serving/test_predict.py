@@ -17,15 +17,17 @@ from scipy.special import softmax
 from typer.testing import CliRunner
 
 from cliptea.data.colours import NEUTRAL, palette
+from cliptea.errors import ConfigError
 from cliptea.segment.inference import image_logits
 from cliptea.segment.model_files import TRAINING_FEATURES
 from cliptea.segment.segmenter import open_segmenter
 from cliptea.segment.training_features import TrainingFeatures, image_feature
 from cliptea.serving import predict as predicting
+from cliptea.serving.classes import choose_classes
 from cliptea.serving.photos import find_images, read_image
 from cliptea.serving.predict import class_pixels, into, predict, write_areas
 from cliptea_pipeline.cli import app
-from cliptea_pipeline.prediction_folder import require_same_classes
+from cliptea_pipeline.prediction_folder import claim_folder, require_same_classes
 
 
 def call(*arguments):
@@ -407,10 +409,33 @@ def test_a_refusal_waits_for_no_import(photos, tmp_path):
     assert ended.stdout == "set()\n"
 
 
-@pytest.mark.parametrize("damaged", ["{", "[" * 100_000])
-def test_damaged_areas_are_written_anew(tmp_path, damaged):
-    (tmp_path / "areas.json").write_text(damaged)
-    require_same_classes("out", tmp_path, ["sky"])
+def test_the_classes_of_a_killed_prediction_are_known(tmp_path):
+    folder = tmp_path / "out"
+    claim_folder(folder, ["sky"])
+    require_same_classes("out", folder, ["sea"])  # it has no masks yet
+    claim_folder(folder, ["sky", "sea"])("masks/a.png", b"x")
+    require_same_classes("out", folder, ["sky", "sea"])
+    with pytest.raises(ConfigError, match="has masks of other classes"):
+        require_same_classes("out", folder, ["sea", "sky"])
+
+
+def test_results_are_no_photos_of_the_next_call(photos, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for number in (1, 2):
+        assert call(photos, "--model", model_folder, "-o", "~/photos/out").exit_code == 0
+        areas = json.loads((photos / "out/areas.json").read_text())
+        assert len(areas["images"]) == 2, number
+    other = call(photos, "--model", model_folder, "-o", photos / "other")
+    assert other.exit_code == 0
+    assert "the result of an earlier prediction" in other.stderr
+    assert len(json.loads((photos / "other/areas.json").read_text())["images"]) == len(areas["images"])
+
+
+def test_a_known_class_keeps_its_gamma_in_capitals(model):
+    known = model.description.classes
+    plain = choose_classes(model, known, None)
+    assert choose_classes(model, [name.upper() for name in known], None).names == plain.names
+    assert torch.equal(choose_classes(model, [name.title() for name in known], None).gamma_N, plain.gamma_N)
 
 
 def test_names_that_are_not_utf_8_come_back_from_the_areas():

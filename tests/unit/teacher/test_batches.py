@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from concurrent.futures import Future
 from threading import Event
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from cliptea import device, settings, variant_groups
+from cliptea import device, progress, settings, variant_groups
 from cliptea.config import TeacherConfig
 from cliptea.data.records import read_array
 from cliptea.data.shards import ShardReader
@@ -259,3 +260,28 @@ def test_settings_about_speed_are_not_part_of_the_tokens_fingerprint():
 def hashed(kind, **parts):
     text = json.dumps([SCHEMA_VERSION, kind, VERSIONS[kind], parts], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Slow:
+    """A maker of blocks whose views are done one after the other."""
+
+    def __init__(self, job):
+        pass
+
+    def make(self, given, tell):
+        ((number, views),) = given.items()
+        for _ in views:
+            tell(1)
+            time.sleep(0.2)
+        return [MadeBlock(number=number)]
+
+
+def test_the_views_of_a_block_are_reported_before_its_end(forking, monkeypatch):
+    told = []
+    monkeypatch.setattr(view_outputs, "BlockMaker", Slow)
+    monkeypatch.setattr(view_outputs, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(progress.Bar, "update", lambda self, number: told.append(number))
+    made = view_outputs._make_blocks(forking, 0, 1)
+    assert [block.number for block in made] == [0, 1]
+    assert sum(told) == 6
+    assert len(told) >= 3

@@ -1,11 +1,19 @@
 """What the text features of a class list depend on."""
 
+import hashlib
+from contextlib import nullcontext
+
+import pytest
+
 from cliptea import settings
 from cliptea.data.catalogue import Catalogue
-from cliptea.manifest import Output, fingerprint
+from cliptea.errors import StorageError
+from cliptea.manifest import Manifest, Output, fingerprint
+from cliptea.steps import teacher
 from cliptea.steps.planned import _promised
 from cliptea.steps.split import Splits
 from cliptea.steps.teacher import text_sets
+from cliptea.storage import FileStore
 from cliptea.teacher.outputs import TextSet, text_output
 
 PLAIN = TextSet(classes=["person", "dog"], templates="single", text_features=None)
@@ -60,3 +68,15 @@ def test_the_own_name_alone_is_no_other_name():
     )
     config = settings.load("voc12")
     assert text_output(config, same) == text_output(config, plain) != text_output(config, both)
+
+
+def test_outputs_of_an_earlier_clip_of_the_demo_are_not_mixed_with_new_ones(tmp_path, monkeypatch):
+    config, store = settings.load("demo"), FileStore(tmp_path / "store")
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(teacher, "teacher_weights", lambda store, config: str(tmp_path))
+    now = hashlib.sha256(b"weights").hexdigest()
+    for kind, sha256, fits in (("tokens", now, True), ("tokens", "0" * 64, False), ("text", "0" * 64, False)):
+        made = Manifest(kind=kind, fingerprint="f", objects={}, info={"clip_sha256": sha256})
+        plain = Manifest(kind="regions", fingerprint="f", objects={}, info={})
+        with nullcontext() if fits else pytest.raises(StorageError, match="is from an earlier CLIP of the demo"):
+            teacher._require_its_clip(store, config, [plain, made])

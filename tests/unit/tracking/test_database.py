@@ -353,3 +353,31 @@ def test_a_database_that_cannot_be_changed_gives_one_line(client, tmp_path, monk
         with pytest.raises(TrackingError, match=r"was moved, and its addresses cannot be changed .*locked"):
             readdress(file)
         other.execute("ROLLBACK")
+
+
+WRITER = """
+import sqlite3, sys
+from cliptea.tracking.address import _of_file
+from cliptea.tracking.database import database_uri
+from pathlib import Path
+
+file = Path(sys.argv[1])
+database = sqlite3.connect(file, isolation_level=None)
+database.execute("BEGIN IMMEDIATE")
+database.execute("CREATE TABLE IF NOT EXISTS t (n)")
+assert _of_file(database_uri(file)) is None
+print("checked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_look_at_the_database_leaves_the_locks_of_its_process(tmp_path, empty_database):
+    """A process that closes any handle of a file loses all its locks on it."""
+    file = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert writer.stdout.readline() == b"checked\n"
+    with sqlite3.connect(file, timeout=0, isolation_level=None) as other:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+        writer.communicate(timeout=60)
+        other.execute("BEGIN IMMEDIATE")

@@ -11,7 +11,7 @@ import torch
 
 from cliptea import outage, progress, variant_groups
 from cliptea.data.views import generator
-from cliptea.errors import ServerAway, StorageError, Unusable
+from cliptea.errors import NotFinite, ServerAway, StorageError, Unusable
 from cliptea.outage import Outage
 from cliptea.storage import FileStore
 from cliptea.training.batches import batches
@@ -206,6 +206,31 @@ def test_a_failed_write_is_raised(tmp_path):
     checkpoints.save(1, {})
     with pytest.raises(OSError, match="no space"):
         checkpoints.save(2, {})
+
+
+class Full(FileStore):
+    def put(self, key, data):
+        raise Unusable("the disk is full")
+
+
+def test_a_checkpoint_that_is_no_longer_needed_fails_nothing(tmp_path, told):
+    with Checkpoints(Full(tmp_path), "c", 2) as checkpoints:
+        checkpoints.save(1, {})
+        checkpoints.clear()
+    assert "a checkpoint could not be stored: the disk is full" in told
+
+
+def test_a_checkpoint_hides_no_other_error(tmp_path, told):
+    def train(error):
+        with Checkpoints(Full(tmp_path), "c", 2) as checkpoints:
+            checkpoints.save(1, {})
+            if error is not None:
+                raise error
+
+    with pytest.raises(NotFinite, match="diverged"):
+        train(NotFinite("training has diverged"))
+    with pytest.raises(Unusable, match="full"):
+        train(None)
 
 
 class Away(FileStore):

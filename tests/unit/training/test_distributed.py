@@ -30,8 +30,8 @@ def train(world, config, seed=3):
     torch.manual_seed(world.rank + 100)  # nothing may hang on this
     text = nn.functional.normalize(torch.randn(SEEN, DIM, generator=torch.Generator().manual_seed(0)), dim=1)
     trainer = Trainer(config, TextFeatures(text, *further_text(config)), seed, world)
-    own = config.train.batch_size // world.size
-    rows = slice(world.rank * own, (world.rank + 1) * own)
+    parts = config.train.accumulate
+    rows = torch.arange(config.train.batch_size).view(parts, world.size, -1)[:, world.rank].flatten()
     curve = []
     for iteration in range(config.train.iterations):
         # every third batch without a pseudo class, every fourth without a label; few labels else
@@ -158,10 +158,28 @@ def test_accumulating_without_centroids_changes_the_rounding_only(together, plai
     assert_same_training(whole, together(2, train, plain_config(method=method, train={"accumulate": 2}))[0])
 
 
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_the_number_of_processes_changes_the_rounding_only_also_with_micro_batches(together, plain_config, method):
+    config = plain_config(method=method, train={"accumulate": 2})
+    assert_same_training(together(1, train, config)[0], together(2, train, config)[0])
+
+
 def test_accumulating_is_the_same_for_the_first_losses_but_those_of_centroids(together, plain_config):
     first = [together(1, train, plain_config(train={"accumulate": n, "iterations": 1}))[0].curve[0] for n in (1, 2)]
     assert first[1]["global"] == pytest.approx(first[0]["global"], rel=1e-5)
     assert first[1]["generate"] != pytest.approx(first[0]["generate"], rel=1e-5)
+
+
+def gather_parts(group):
+    rows = torch.arange(4.0) + 10 * group.rank
+    everything = group.concat(rows, 2)
+    return everything, group.own(everything, 2), rows
+
+
+def test_parts_are_gathered_one_after_the_other(together):
+    for everything, own, rows in together(2, gather_parts):
+        assert everything.tolist() == [0, 1, 10, 11, 2, 3, 12, 13]
+        assert torch.equal(own, rows)
 
 
 def gather(group):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +15,10 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from cliptea import env
-from cliptea.errors import ClipteaError, Missing, ServerAway
+from cliptea.errors import ClipteaError, Missing, ServerAway, Unusable
 from cliptea.training import agent
 from cliptea.training.distributed import left_alone
-from cliptea.training.failure import store_error, stored_error
+from cliptea.training.failure import reserve_room, store_error, stored_error
 from cliptea.training.stopping import Deserted, Killed, Stopped
 
 PAIR = (
@@ -138,6 +140,44 @@ def test_an_abort_is_that_of_nccls_watchdog_where_there_is_one(tmp_path, monkeyp
     said = stored_error(tmp_path / "failure.json")
     assert type(said) is kind
     assert "SIGABRT" in str(said)
+
+
+def failed(code, timestamp):
+    failure = ProcessFailure(0, 1, code, "none")
+    failure.timestamp = timestamp
+    return failure
+
+
+@pytest.mark.parametrize(
+    ("failures", "killed"),
+    [
+        ([failed(-9, 10), failed(-15, 10), failed(-15, 10)], [9]),
+        ([failed(-6, 10), failed(-9, 35), failed(-9, 35)], [6]),  # torchrun kills what does not stop in time
+        ([failed(76, 10), failed(-15, 10), failed(-9, 35)], []),
+        ([failed(1, 10), failed(-9, 35)], []),
+        ([failed(-15, 10), failed(-15, 10)], [15]),
+        ([failed(-9, 10), failed(-7, 10), failed(0, 10)], [7, 9]),
+    ],
+)
+def test_what_torchrun_has_killed_itself_is_no_cause(failures, killed):
+    assert agent._killers(failures) == killed
+
+
+def test_that_the_disk_is_full_can_be_stored_on_a_full_disk(tmp_path, monkeypatch):
+    failure = tmp_path / "failure.json"
+    reserve_room(failure)
+    monkeypatch.setenv(env.FAILURE.name, str(failure))
+    opened = Path.open
+
+    def full(self, mode="r", *given, **more):
+        if "x" in mode and list(tmp_path.glob("*.reserve")):
+            opened(self, mode).close()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(self, mode, *given, **more)
+
+    monkeypatch.setattr(Path, "open", full)
+    store_error(Unusable("the disk is full"))
+    assert str(stored_error(failure)) == "the disk is full"
 
 
 def test_training_processes_import_no_more_of_kfp_than_a_task():

@@ -127,6 +127,15 @@ def test_processes_divide_each_batch_in_its_order(world, size):
             assert torch.equal(torch.cat([getattr(part, name) for part in own]), getattr(whole, name))
 
 
+def test_processes_divide_each_micro_batch_in_its_order(world):
+    config = variant_groups.apply_delta(world.run.config, {"train": {"accumulate": 2}})
+    data, size = world.data(), 2
+    together = [batches(config, data, 1, start=3, world=World(rank, size)) for rank in range(size)]
+    for whole, *own in zip(batches(config, data, 1, start=3), *together, strict=True):
+        parts = [ids for halves in zip(*(part.image_ids_B.chunk(2) for part in own), strict=True) for ids in halves]
+        assert torch.equal(torch.cat(parts), whole.image_ids_B)
+
+
 def test_image_labels_and_regions_are_flipped_together(world):
     run, data = world.run, world.data()
     views = {

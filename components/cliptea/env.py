@@ -105,8 +105,8 @@ PATIENCE = Variable(
 STALL_MINUTES = Variable(
     "CLIPTEA_STALL_MINUTES",
     "after how many minutes a step ends with exit code 77 if it reports nothing, computes nothing, and reads and "
-    "writes nothing; at least five minutes more than `CLIPTEA_PATIENCE`; after eight times as long it ends if it "
-    "reports nothing, even if it computes; 0 means never",
+    "writes nothing; at least five minutes more than `CLIPTEA_PATIENCE`; after eight times as long it ends even if it "
+    "computes; 0 means never",
     "30",
     "a number of minutes, such as 30, or 0 for never",
 )

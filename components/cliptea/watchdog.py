@@ -3,7 +3,7 @@
 Work has halted if for CLIPTEA_STALL_MINUTES nothing was reported (`alive`), and this process and its children have
 hardly used a processor, and hardly read or written. Work that is only slow does one of these: compiling and clustering
 use a processor, downloads are written, and requests and waiting for a server are reported. A loop without end also uses
-a processor. So work has halted as well if it has reported nothing for `SILENT_LIMITS` times as long, whatever it does.
+a processor. So work has halted as well if it has reported, read and written nothing for `SILENT_LIMITS` times as long.
 
 Training processes pass their reports on to the process that started them. The reports of other children do not reach
 the watchdog of their parent, so it is always more patient than they may be with a server.
@@ -27,12 +27,12 @@ from cliptea.exit_codes import ExitCode
 __all__ = ["alive", "aside", "follow_parent", "guarded", "inherited", "kill_children", "passed_on", "stall_seconds"]
 
 DEFAULT_MINUTES = 30.0
-SILENT_LIMITS = 8  # so many times the limit, work may use a processor without any report: four hours by default
+SILENT_LIMITS = 8  # so many times the limit, work may use a processor and do nothing else: four hours by default
 LOOK_SECONDS = 60.0  # between two looks, at most
 BUSY_SHARE = 0.02  # of one processor; less is what heartbeats need
 # Read or written per second; sockets do not count. In MLflow's local database, system metrics take up to 18 kB per
 # second on a machine with eight GPUs.
-BUSY_BYTES = 1 << 16
+BUSY_BYTES = 1 << 15
 OUTAGE_SECONDS = 300.0  # the limit exceeds the patience with a server by at least this
 TELL_SECONDS = 20.0  # how long the report of a halt may take
 STACK_SECONDS = 3.0  # how long children may take to write their stacks
@@ -120,11 +120,10 @@ def _watch(seconds: float, over: threading.Event, ending: threading.Lock, tell: 
         passed = now - last
         share, size = (abs(new - old) / passed for new, old in zip(own_now, own, strict=True))
         more = [abs(new - old) / passed for new, old in zip(family_now, family, strict=True)]
-        busy = share + more[0] > BUSY_SHARE or size + more[1] > BUSY_BYTES
-        reported = _alive >= last
+        moves = _alive >= last or size + more[1] > BUSY_BYTES
+        busy = moves or share + more[0] > BUSY_SHARE
         step = min(passed, 2 * look)  # a process that was frozen for long has not been idle for long
-        idle = 0.0 if busy or reported else idle + step
-        silent = 0.0 if reported else silent + step
+        idle, silent = 0.0 if busy else idle + step, 0.0 if moves else silent + step
         last, family, own = now, _work(_children()), _work([os.getpid()])
         halt = ""
         if idle >= seconds:
@@ -173,7 +172,7 @@ def _end(halt: str, tell: Callable[[str], None]) -> None:
 
 
 def kill_children(stacks: float = 0.0) -> None:
-    """Kill all child processes. With seconds for `stacks`, they may write those before.
+    """Kill all child processes. With seconds for `stacks`, they may first write their stacks.
 
     Errors of the system are ignored, because the caller ends this process next.
     """
@@ -182,8 +181,9 @@ def kill_children(stacks: float = 0.0) -> None:
     with suppress(psutil.Error, OSError):
         left = psutil.Process().children(recursive=True)
         for child in left if stacks else ():
-            with suppress(psutil.Error, OSError):
+            with suppress(psutil.Error, OSError, AttributeError):  # not every system has it
                 child.rlimit(psutil.RLIMIT_CORE, (0, 0))
+            with suppress(psutil.Error, OSError):
                 child.send_signal(signal.SIGABRT)  # which shows its stacks
         end = time.monotonic() + stacks
         while stacks and (left := [child for child in left if _runs(child)]) and time.monotonic() < end:

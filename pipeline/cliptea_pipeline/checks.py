@@ -132,7 +132,8 @@ def _postgresql(uri: str) -> Finding:
 
 def _ask(url: str, headers: dict[str, str]) -> Answer:
     with urllib3.PoolManager(ca_certs=os.environ.get("SSL_CERT_FILE")) as pool:
-        retries = urllib3.Retry(0, redirect=3, raise_on_status=False)
+        limits = {"connect": 0, "read": 0, "other": 0, "respect_retry_after_header": False}
+        retries = urllib3.Retry(3, raise_on_status=False, **limits)  # three redirects
         response = pool.request("GET", url, headers=headers, timeout=SECONDS, retries=retries)
     return Answer(response.status, response.headers.get("Content-Type", ""), response.data)
 

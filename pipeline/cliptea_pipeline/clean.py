@@ -68,7 +68,7 @@ def clean(root: Path, newest: int, seconds: float, jobs: Mapping[str, str] | Non
         freed = _bytes(sum(item.size for item in dropped))
         console.print(told + (f", and {freed} of the cache" if cached else ""))
         if left := len(cached) - len(dropped):
-            why = "because they belong to another user, or were just used"
+            why = "because they belong to another user, are in use, or were just used"
             progress.note(f"{left} of {number_of(len(cached), 'object')} of the cache were not deleted, {why}")
 
 

@@ -21,7 +21,7 @@ from cliptea.outage import unreached
 from cliptea.steps.kfp_inside import api_client, limit_requests, new_client
 from cliptea_pipeline.server_address import ENDPOINT, NAMESPACE, TOKEN, address, namespace_inside, token
 
-__all__ = ["PAGE", "PIPELINE", "Away", "Endpoint", "EndpointError", "Unknown", "Version", "all_pages"]
+__all__ = ["PAGE", "PIPELINE", "Away", "Endpoint", "EndpointError", "Unknown", "Version", "all_pages", "web_page"]
 
 PIPELINE = "cliptea"
 PAGE = 100
@@ -119,11 +119,7 @@ class Endpoint:
         api: Any = kfp_server_api.HealthzServiceApi(client)
         found, _, headers = api.healthz_service_get_healthz_with_http_info()
         if "json" not in headers.get("Content-Type", ""):
-            raise EndpointError(
-                f"{self.url} returns a web page, perhaps a login, and not the API of Kubeflow Pipelines",
-                "the address of Pipelines' user interface or API",
-                f"check --endpoint; behind a login, set {TOKEN} or use a port-forward",
-            )
+            raise web_page(self.url)
         return found
 
     @contextlib.contextmanager
@@ -134,7 +130,7 @@ class Endpoint:
             unsure: the advice if the server has the request but has not answered it, because it may have followed it.
         """
         from kfp_server_api import ApiException
-        from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
+        from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError, SSLError
 
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # the client prints links, as HTML if possible
@@ -144,7 +140,8 @@ class Endpoint:
             away = f"Kubeflow Pipelines cannot be reached at {self.url} ({cause})"
             if todo:
                 raise EndpointError(away, todo=todo) from None
-            if unsure and isinstance(getattr(error, "reason", None) or error, ProtocolError | ReadTimeoutError):
+            silent = ProtocolError | ReadTimeoutError | SSLError
+            if unsure and isinstance(getattr(error, "reason", None) or error, silent):
                 what = f"Kubeflow Pipelines at {self.url} has not answered a request ({cause})"
                 raise Away(what, todo=unsure, reason=cause) from None
             todo = f"check --endpoint or {ENDPOINT}, and a port-forward if there is one"
@@ -211,6 +208,15 @@ class Endpoint:
             return self.client.create_experiment(name, namespace=self.namespace).experiment_id
 
 
+def web_page(url: str) -> EndpointError:
+    """The error for an answer that is not of the API."""
+    return EndpointError(
+        f"{url} returns a web page, perhaps a login, and not the API of Kubeflow Pipelines",
+        "the address of Pipelines' user interface or API",
+        f"check --endpoint; behind a login, set {TOKEN} or use a port-forward",
+    )
+
+
 def all_pages(ask: Callable[[str], Any], items: str) -> Iterator[Any]:
     """All items of a list that the server returns in pages."""
     token = ""
@@ -237,7 +243,8 @@ def _refused(url: str, error: Any, unsure: str) -> EndpointError:
     answer = f"{error.status}: {text or error.reason}"
     what = f"Kubeflow Pipelines at {url} answers {answer}"
     if error.status == 429 or error.status >= 500:
-        return Away(what, todo=unsure if error.status in (502, 504) else "", reason=answer)  # of a gateway
+        # Gateways such as Istio's also answer 503 when the server has the request and ends before its answer.
+        return Away(what, todo=unsure if error.status >= 500 else "", reason=answer)
     return Unknown(what) if error.status == 404 else EndpointError(what)
 
 

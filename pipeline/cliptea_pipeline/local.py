@@ -172,9 +172,14 @@ def _mark_stopped(workdir: Workdir, run_state: RunState) -> None:
         return
     from cliptea.tracking.state import mark_stopped
 
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     os.environ["MLFLOW_TRACKING_URI"] = workdir.tracking_uri
-    with contextlib.suppress(Exception):  # the run was stopped, even if MLflow shows another state
-        mark_stopped(run_state.published["tracking_run"])
+    try:
+        with contextlib.suppress(Exception):  # the run was stopped, even if MLflow shows another state
+            mark_stopped(run_state.published["tracking_run"])
+    finally:  # a program may go on with another work directory
+        if before is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
 
 
 def _explain(workdir: Workdir, run_state: RunState, debug: bool) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from cliptea.errors import ConfigError
 from cliptea.steps.kfp_inside import api_client
-from cliptea_pipeline.endpoint import Endpoint, Unknown
+from cliptea_pipeline.endpoint import Endpoint, Unknown, web_page
 from cliptea_pipeline.placement import Steps
 from cliptea_pipeline.server_address import pages
 
@@ -114,7 +114,10 @@ def _task(told: dict[str, Any]) -> Task:
 
 
 def _run(endpoint: Endpoint, run_id: str) -> dict[str, Any]:
-    return _get(endpoint, f"/apis/v2beta1/runs/{quote(run_id, safe='')}", "object")
+    found = _get(endpoint, f"/apis/v2beta1/runs/{quote(run_id, safe='')}", "object")
+    if not isinstance(found, dict):  # a session at a login has expired
+        raise web_page(endpoint.url)
+    return found
 
 
 def _get(endpoint: Endpoint, path: str, kind: str = "") -> Any:

@@ -16,11 +16,14 @@ from cliptea_pipeline.placement_values import (
     Cpu,
     Key,
     Labels,
+    LabelValue,
     Memory,
     Name,
     Open,
     Positive,
     Public,
+    Resource,
+    Selected,
     Store,
     Variable,
 )
@@ -48,11 +51,21 @@ class Section(BaseModel):
 class Toleration(Section):
     """A taint that pods tolerate, as in the specification of a pod."""
 
-    key: Open | None = None
+    key: Selected | None = None
     operator: Literal["Exists", "Equal"] = "Equal"
-    value: Open | None = None
+    value: LabelValue | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     seconds: Count | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Toleration:
+        if self.operator == "Exists" and self.value:
+            raise ValueError("a toleration with the operator Exists has no value; use Equal, or leave out value")
+        if self.key is None and self.operator != "Exists":
+            raise ValueError("a toleration without a key is for all taints; add key, or operator: Exists")
+        if self.seconds is not None and self.effect != "NoExecute":
+            raise ValueError("seconds are for taints with the effect NoExecute; add effect: NoExecute")
+        return self
 
 
 class StepPlacement(Section):
@@ -65,7 +78,7 @@ class StepPlacement(Section):
     gpus: Count = 0
     shared_memory: Memory | None = None  # size of /dev/shm, which counts as memory; None: 64 MiB
     seconds: Positive = HOUR  # time limit of the pod
-    node_selector: dict[Open, Open] = {}
+    node_selector: dict[Selected, LabelValue] = {}
     tolerations: list[Toleration] = []
     labels: Labels = {}  # in addition to those of all steps, such as kueue.x-k8s.io/queue-name
     annotations: Annotations = {}
@@ -136,7 +149,7 @@ class Placement(Section):
     annotations: Annotations = {}
     mlflow_plugin: bool = False  # Pipelines' plug-in sets the address of MLflow (with injectUserEnvVars)
     image_pull_secrets: list[Name] = []
-    gpu_resource: Open = "nvidia.com/gpu"
+    gpu_resource: Resource = "nvidia.com/gpu"
     user: Positive = 1000
     group: Positive = 1000
     retries: Retries = Retries()

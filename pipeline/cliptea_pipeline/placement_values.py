@@ -11,7 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from cliptea.messages import holds_secret, names_secret
 
 __all__ = [
-    "Annotations", "Count", "Cpu", "Key", "Labels", "Memory", "Name", "Open", "Positive", "Public", "Store", "Variable",
+    "Annotations", "Count", "Cpu", "Key", "LabelValue", "Labels", "Memory", "Name", "Open", "Positive", "Public",
+    "Resource", "Selected", "Store", "Variable",
 ]  # fmt: skip
 
 TOKEN = re.compile(r"(^|_)tokens?($|_)", re.IGNORECASE)  # not TOKENIZERS_PARALLELISM
@@ -60,6 +61,12 @@ def _no_secret(name: str) -> str:
     return name
 
 
+def _not_trainers(name: str) -> str:
+    if name.startswith("PET_"):
+        raise ValueError(f"{name} is set by Kubeflow Trainer; choose another name")
+    return name
+
+
 def _not_reserved(key: str) -> str:
     if RESERVED.match(key):
         raise ValueError(f"{key} is set by cliptea, Kubeflow or Kubernetes; choose another key")
@@ -72,7 +79,7 @@ def _small(annotations: dict[str, str]) -> dict[str, str]:
     return annotations
 
 
-MOST = (1 << 32) - 1  # the largest id of a user
+MOST = (1 << 31) - 1  # the largest id of a user
 Positive = Annotated[int, Field(gt=0, le=MOST, strict=True)]
 Count = Annotated[int, Field(ge=0, le=MOST, strict=True)]
 Cpu = Annotated[str, _quantity(r"[0-9]+(\.[0-9]+)?|[0-9]+m", "processors above 0, such as 500m or 2")]
@@ -83,7 +90,7 @@ Name = Annotated[
 Variable = Annotated[
     str, _text(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable: letters, digits and _")
 ]
-Public = Annotated[Variable, AfterValidator(_no_secret)]
+Public = Annotated[Variable, AfterValidator(_no_secret), AfterValidator(_not_trainers)]
 Open = Annotated[str, AfterValidator(_without_password)]
 Store = Annotated[
     str,
@@ -93,23 +100,18 @@ Store = Annotated[
         "volume",
     ),
 ]
-Key = Annotated[
+Selected = Annotated[  # the key of a label or a taint of nodes
     str,
     _text(
         rf"(?:{DOMAIN}/)?{LABEL}",
         "NAME or DOMAIN/NAME: a name of at most 63 letters, digits, -, _ and . that begins and ends with a letter or "
         "digit, and a domain in lower case",
     ),
-    AfterValidator(_not_reserved),
 ]
-Labels = dict[
-    Key,
-    Annotated[
-        str,
-        _text(
-            rf"(?:{LABEL})?",
-            "at most 63 letters, digits, -, _ and . that begin and end with a letter or digit",
-        ),
-    ],
+Key = Annotated[Selected, AfterValidator(_not_reserved)]
+LabelValue = Annotated[
+    str, _text(rf"(?:{LABEL})?", "at most 63 letters, digits, -, _ and . that begin and end with a letter or digit")
 ]
+Labels = dict[Key, LabelValue]
+Resource = Annotated[str, _text(rf"{DOMAIN}/{LABEL}", "DOMAIN/NAME, such as nvidia.com/gpu")]
 Annotations = Annotated[dict[Key, Open], AfterValidator(_small)]

@@ -61,7 +61,9 @@ def require_same_classes(given: str, folder: Path | Store, names: Sequence[str])
     from cliptea.serving.photos import MASKS
 
     store = FileStore(folder) if isinstance(folder, Path) else folder
-    if next(iter(store.entries(MASKS)), None) is not None and read_remote_mark(store).get(CLASSES) != [*names]:
+    if next(iter(store.entries(MASKS)), None) is None:
+        return
+    if read_remote_mark(store).get(CLASSES, [*names]) != [*names]:  # the marks of earlier versions do not name them
         raise ConfigError(f"-o {given} has masks of other classes", "a folder for each list of classes", ADVICE)
 
 

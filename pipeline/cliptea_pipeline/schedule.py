@@ -16,8 +16,19 @@ from cliptea_pipeline.submit import warn_of_image
 
 __all__ = ["Schedule", "change", "create", "known_jobs", "listed", "require_cron"]
 
-FIELD = r"[0-9A-Za-z*?,/-]+"
-CRON = re.compile(rf"({FIELD} ){{5}}{FIELD}|@(hourly|daily|midnight|weekly|monthly|yearly|annually)|@every [0-9hms]+")
+# The fields of a cron expression, with their smallest and largest number and the names for numbers, of which the first
+# one stands for the smallest. Source: the package robfig/cron, version 1, which KFP's controller uses.
+FIELDS = (
+    (0, 59, ()),
+    (0, 59, ()),
+    (0, 23, ()),
+    (1, 31, ()),
+    (1, 12, ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")),
+    (0, 6, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
+)
+WORDS = re.compile(
+    r"@(hourly|daily|midnight|weekly|monthly|yearly|annually)|@every (?=.*[1-9])([0-9]+(\.[0-9]+)?[hms])+"
+)
 
 
 class Schedule(NamedTuple):
@@ -38,7 +49,7 @@ def create(
     experiment: str = "cliptea",
     file: Path | None = None,
 ) -> str:
-    """Create a schedule and return its id. A run waits for the previous one, and missed runs are not repeated later.
+    """Create a schedule and return its id. A run waits for the previous one. Of missed runs, the last is made up.
 
     Args:
         name: of the schedule, which must be unique.
@@ -58,11 +69,11 @@ def create(
             "a new name",
             "choose one with --name, or delete the existing schedule",
         )
-    chosen = file or pipeline_file()
-    version = endpoint.upload(chosen, as_latest=True)
+    chosen, group = file or pipeline_file(), endpoint.experiment(experiment)
+    version = endpoint.upload(chosen, as_latest=True)  # last, because all schedules use it from now on
     body = kfp_server_api.V2beta1RecurringRun(
         display_name=name,
-        experiment_id=endpoint.experiment(experiment),
+        experiment_id=group,
         # A reference without a version follows the newest one. Client.create_recurring_run does not support this,
         # because it drops a pipeline without a version.
         pipeline_version_reference=kfp_server_api.V2beta1PipelineVersionReference(pipeline_id=version.pipeline),
@@ -112,7 +123,7 @@ def change(endpoint: Endpoint, name: str, action: str) -> None:
 
     Args:
         action: disable: start no more runs until it is resumed; a run that is already active continues. enable: start
-            runs again, beginning with the next scheduled time. delete: its runs are kept.
+            runs again, at once if a scheduled time was missed. delete: its runs are kept.
 
     Raises:
         ConfigError: there is no such schedule.
@@ -130,14 +141,34 @@ def require_cron(cron: str) -> None:
     """Reject cron expressions that KFP's controller cannot read.
 
     Raises:
-        ConfigError: it does not have six fields.
+        ConfigError: it does not have six fields, or a field has other numbers or names.
     """
-    if not CRON.fullmatch(cron):
-        five = " (yours has five: add 0, the second, at the front)" if len(cron.split()) == 5 else ""
-        raise ConfigError(
-            f"cannot read the cron expression {cron!r}",
-            f"six fields{five}, seconds first, for example '0 0 3 * * 0' for Sundays at 3 am; or @daily or @weekly",
-        )
+    if WORDS.fullmatch(cron):
+        return
+    texts, bad = cron.split(" "), ""
+    if len(texts) == len(FIELDS):
+        bad = next((text for text, field in zip(texts, FIELDS, strict=True) if not _is_field(text, *field)), "")
+        if not bad:
+            return
+    five = " (yours has five: add 0, the second, at the front)" if len(texts) == 5 else ""
+    raise ConfigError(
+        f"cannot read {f'{bad!r} in ' if bad else ''}the cron expression {cron!r}",
+        f"six fields{five}, seconds first and days of the week from 0 to 6, for example '0 0 3 * * 0' for Sundays at "
+        "3 am; or @daily or @weekly",
+    )
+
+
+def _is_field(text: str, low: int, high: int, names: tuple[str, ...]) -> bool:
+    """Whether a field is a list of numbers, ranges and * or ?, each perhaps with a step."""
+    numbers = {name: low + place for place, name in enumerate(names)} | {str(n): n for n in range(low, high + 1)}
+    for part in text.lower().split(","):
+        span, slash, step = part.partition("/")
+        ends = [numbers.get(end.lstrip("0") or "0", -1) for end in span.split("-")]
+        if span not in ("*", "?") and (len(ends) > 2 or -1 in ends or ends != sorted(ends)):
+            return False
+        if slash and not re.fullmatch(r"0*[1-9][0-9]{0,3}", step):
+            return False
+    return True
 
 
 def _follows(run: Any, pipeline: str | None) -> bool:

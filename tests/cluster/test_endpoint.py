@@ -4,19 +4,23 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 
+import kfp_server_api
 import pytest
 from certificates import self_signed
 from small_servers import greeting, served, silent
 from typer.testing import CliRunner
+from urllib3 import HTTPResponse
+from urllib3.exceptions import MaxRetryError, ProtocolError, ReadTimeoutError, SSLError
 
 from cliptea.cluster.kubernetes_api import ClusterError
 from cliptea.errors import ConfigError
-from cliptea.steps.kfp_inside import api_client
-from cliptea_pipeline import cluster_checks, endpoint
+from cliptea.steps.kfp_inside import api_client, limit_requests
+from cliptea_pipeline import checks, cluster_checks, endpoint, looks
 from cliptea_pipeline import server_address as addresses
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.compile import pipeline_file
@@ -270,3 +274,33 @@ def test_a_cluster_without_users_needs_no_token(pipelines, notebook, monkeypatch
     (found,) = [item for item in json.loads(ended.stdout)["findings"] if item["check"] == "Pipelines"]
     assert (ended.exit_code, found["state"]) == (1, "missing")
     assert "KF_PIPELINES_SA_TOKEN_PATH" in found["text"]
+
+
+def test_a_login_that_comes_while_a_run_is_watched(monkeypatch):
+    """As when a session has expired: the gateway answers with its page."""
+    with serving(200, *PAGE) as url:
+        client = kfp_server_api.ApiClient(kfp_server_api.Configuration(host=url))
+        asked = SimpleNamespace(url=url, client=client, asked=nullcontext)
+        monkeypatch.setattr(looks, "api_client", lambda client: client)
+        with pytest.raises(EndpointError, match="returns a web page, perhaps a login"):
+            looks.look(asked, "a-run")
+
+
+def test_doctor_follows_a_redirect():
+    with serving(200, "application/json", b"{}") as place, serving(302, *PAGE, place) as url:
+        assert checks._ask(url, {}).data == b"{}"
+
+
+def test_a_request_is_sent_once():
+    """Whatever goes wrong after it was sent: a run may have started."""
+    api = kfp_server_api.ApiClient(kfp_server_api.Configuration(host="http://127.0.0.1:9"))
+    seen = []
+    api.rest_client.pool_manager.request = lambda *place, **options: seen.append(options["retries"])
+    limit_requests(api, (1, 1))
+    api.rest_client.pool_manager.request("POST", "/")
+    (retries,) = seen
+    for error in (SSLError("EOF"), ProtocolError("reset"), ReadTimeoutError(None, "/", "late")):
+        with pytest.raises((MaxRetryError, type(error))):
+            retries.increment("POST", "/", error=error)
+    assert not retries.is_retry("GET", 503, has_retry_after=True)
+    assert retries.increment("GET", "/", response=HTTPResponse(status=302, headers={"location": "/x"})).total == 2

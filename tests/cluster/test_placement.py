@@ -276,6 +276,46 @@ def test_labels_that_kubernetes_would_refuse_are_one_line(tmp_path, given, says)
 
 
 @pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"node_selector": {"gpu": "NVIDIA A100"}}, "'NVIDIA A100' is refused; expected at most 63 letters"),
+        ({"node_selector": {"a b": "c"}}, "'a b' is refused; expected NAME or DOMAIN/NAME"),
+        ({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}, "the operator Exists has no value"),
+        ({"tolerations": [{"effect": "NoSchedule"}]}, "without a key is for all taints"),
+        ({"tolerations": [{"key": "a", "effect": "NoSchedule", "seconds": 60}]}, "add effect: NoExecute"),
+        ({"tolerations": [{"key": "a", "value": "b c"}]}, "'b c' is refused"),
+    ],
+)
+def test_what_no_node_and_no_taint_can_be_called_is_one_line(tmp_path, given, says):
+    (tmp_path / "p.yaml").write_text(json.dumps({"steps": {"train": given}}))
+    with pytest.raises(ConfigError, match=says) as caught:
+        read_placement(tmp_path / "p.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"gpu_resource": "gpu"}, "'gpu' is refused; expected DOMAIN/NAME, such as nvidia.com/gpu"),
+        ({"environment": {"PET_NNODES": "2"}}, "PET_NNODES is set by Kubeflow Trainer"),
+        ({"user": 1 << 31}, "user"),
+    ],
+)
+def test_what_kubernetes_or_trainer_takes_otherwise_is_one_line(tmp_path, given, says):
+    (tmp_path / "p.yaml").write_text(json.dumps(given))
+    with pytest.raises(ConfigError, match=says):
+        read_placement(tmp_path / "p.yaml")
+
+
+def test_nodes_may_have_labels_and_taints_of_kubernetes():
+    step = {
+        "node_selector": {"kubernetes.io/arch": "amd64", "batch.kubernetes.io/pool": ""},
+        "tolerations": [{"operator": "Exists"}, {"key": "a", "effect": "NoExecute", "seconds": 60}],
+    }
+    assert Placement.model_validate({"steps": {"train": step}}).steps.train.model_dump(exclude_unset=True) == step
+
+
+@pytest.mark.parametrize(
     ("given", "key"),
     [
         ({"store": "s3://bucket/x?password=hush-hush"}, "store"),

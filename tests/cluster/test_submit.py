@@ -142,7 +142,7 @@ def test_a_run_that_may_have_started_is_told(slow, monkeypatch):
     assert len(slow.held["recurringruns"]) == 1
 
 
-@pytest.mark.parametrize(("status", "told"), [(504, True), (503, False)])
+@pytest.mark.parametrize(("status", "told"), [(504, True), (503, True), (500, True), (429, False)])
 def test_a_gateway_that_gives_up_may_have_started_a_run(pipelines, monkeypatch, status, told):
     at_once = pipelines.answer
 
@@ -335,9 +335,9 @@ def test_a_cron_of_five_fields_is_explained(pipelines):
 
 
 def test_a_cron_that_the_server_refuses_is_told_in_its_words(pipelines):
-    ended = call("schedule", "--cron", "99 * * * * *", "--preset", "smoke")
+    ended = call("schedule", "--cron", "@every 99h", "--preset", "smoke")
     assert (ended.exit_code, ended.output.count("\n")) == (1, 1)
-    assert "answers 400: Schedule cron is not supported: 99" in ended.output
+    assert "answers 400: Schedule cron is not supported: @every 99h" in ended.output
 
 
 @pytest.mark.parametrize("arguments", [(), ("--list", "--delete", "x"), ("--cron", "@daily", "--list")])
@@ -345,12 +345,23 @@ def test_one_thing_is_asked_for(pipelines, arguments):
     assert call("schedule", *arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("cron", ["0 0 3 * * 0", "*/30 * * * * ?", "0 0 9 ? * MON-FRI", "@weekly", "@every 1h30m"])
+@pytest.mark.parametrize(
+    "cron",
+    [
+        "0 0 3 * * 0", "*/30 * * * * ?", "0 0 9 ? * MON-FRI", "0 05,35 8-18/2 1,15 Jan,7 *", "@weekly", "@every 1h30m",
+    ],
+)  # fmt: skip
 def test_crons_that_kfp_reads(cron):
     require_cron(cron)
 
 
-@pytest.mark.parametrize("cron", ["0 3 * * 0", "", "0 0 3 * * 0 0", "@sometimes", "0 0 3 * * ;"])
+@pytest.mark.parametrize(
+    "cron",
+    [
+        "0 3 * * 0", "", "0 0 3 * * 0 0", "@sometimes", "0 0 3 * * ;", "0 0 3 * * 7", "0 0 25 * * *", "0 0 3 0 * *",
+        "0 0 3 * 13 *", "0 0 3 * * SUNDAY", "60 * * * * *", "0 0 5-3 * * *", "0 0/0 * * * *", "@every 5", "@every 0h",
+    ],
+)  # fmt: skip
 def test_crons_that_it_does_not(cron):
     with pytest.raises(ConfigError, match="six fields"):
         require_cron(cron)

@@ -12,7 +12,7 @@ from cliptea.errors import ConfigError
 from cliptea.names import as_known
 from cliptea.segment.segmenter import ClassSet, Segmenter
 
-__all__ = ["choose_classes", "text_digests"]
+__all__ = ["as_read", "choose_classes", "text_digests"]
 
 
 def choose_classes(
@@ -39,9 +39,7 @@ def choose_classes(
         )
     require_distinct(names or ())
     known = model.description.classes
-    if names is not None:
-        texts = {as_text(name): name for name in reversed(known)}
-        names = [name if name in known else texts.get(as_text(name), name) for name in as_known(names, known)]
+    names = None if names is None else as_known(names, known)
     synonyms, trained = synonyms or {}, model.description.teacher.synonyms if model.description.teacher else {}
     new = {name for name, others in synonyms.items() if list(others) != trained.get(name, [name])}
     free = [name for name in names or () if name not in known or name in new]
@@ -55,6 +53,12 @@ def choose_classes(
     text_ND = torch.stack([rows[name] for name in names])
     require_different(text_ND, names)
     return ClassSet(list(names), text_ND, torch.zeros(len(names), device=text_ND.device))
+
+
+def as_read(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The names, each as it is in `known` if CLIP reads both alike, such as in capitals."""
+    texts = {as_text(name): name for name in reversed(known)}
+    return [name if name in known else texts.get(as_text(name), name) for name in names]
 
 
 def text_digests(classes: ClassSet) -> dict[str, str]:

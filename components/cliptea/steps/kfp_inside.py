@@ -73,7 +73,8 @@ def limit_requests(api: Any, timeout: tuple[float, float]) -> None:
     from urllib3 import Retry, Timeout
 
     pool = api.rest_client.pool_manager
-    usual, once = Timeout(connect=timeout[0], read=timeout[1]), Retry(3, connect=0, read=0)
+    usual = Timeout(connect=timeout[0], read=timeout[1])
+    once = Retry(3, connect=0, read=0, other=0, respect_retry_after_header=False)  # three redirects
     ask = pool.request
 
     def request(*place: Any, timeout: Any = None, **options: Any) -> Any:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from kfp import dsl
 from pydantic import BaseModel
 
-from cliptea import progress
+from cliptea import progress, watchdog
 from cliptea.errors import ClipteaError, TrackingError
 from cliptea.evaluation.ranking import best_row, candidates, hiou
 from cliptea.manifest import Output, find, fingerprint, read_object
@@ -182,6 +182,7 @@ def _tell(store: Store, run: Run, comparison: Comparison, decided: Promotion) ->
     for run_id, label in {row.mlflow_run_id: row.label for row in reversed(logged)}.items():
         told = sentence if run_id == mine[0].mlflow_run_id else f"The best student of this run is {student}, {link}."
         client.set_tag(run_id, Tag.NOTE, f"{run.abouts[label]}. {told}")
+        watchdog.alive()  # there may be thousands
     output = Output("compare", comparison.report.rsplit("/", 2)[1])
     if done := find(store, output):  # its report may be newer than the one in the comparison, after an outage
         page = read_object(store, done.objects[REPORT]).decode()

@@ -33,7 +33,7 @@ CLIP = r"open_clip_config\.json|open_clip_model\.safetensors"
 NAMES = {
     **{kind: rf"(?:{sets})/(?:{SHARD})" for kind, sets in SHARDED.items()},
     "demo-teacher": CLIP,
-    "text": rf"text(?:_seen)?-{HASH}\.safetensors",
+    "text": rf"text(?:_seen)?(?:-{HASH})?\.safetensors",  # those of earlier versions have no hash
     "initial": r"model\.safetensors",
     "train": rf"model-{HASH}\.safetensors|history-{HASH}\.json|"
     r"checkpoints/\d{9}-[0-9a-f]{32}\.pt|inputs-[0-9a-f]{10}\.json",

@@ -69,7 +69,7 @@ def publish_cache(run: Run, splits: Splits, made: Sequence[MadePart] = ()) -> Te
     wanted = {output: prompts[label] for label, output in texts.items() if output not in found}
     if not views.missing and not wanted:
         progress.reused()
-    elif run.config.teacher.source.kind == "demo":
+    elif run.config.teacher.source.kind == "demo" and (wanted or views.stored is None):
         _require_its_clip(store, run.config, found.values())
     measured, made_here = ClipTime(), {}
     if views.missing:

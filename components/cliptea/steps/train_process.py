@@ -15,8 +15,7 @@ Exit codes:
   processes, to resume.
 - 76: the processes of another machine are gone, or a server was not available for too long. Start all processes again
   to resume.
-- 77: nothing was computed, read or written for CLIPTEA_STALL_MINUTES. The log has the stacks of all threads; start it
-  again to resume.
+- 77: the work has halted, see CLIPTEA_STALL_MINUTES. The log has the stacks of all threads; start it again to resume.
 - 1: training failed. An error that the user can fix is printed as one line on stderr.
 """
 
@@ -65,12 +64,12 @@ def main(key: str) -> None:
             with _reported(inputs, rank):
                 _train(inputs)
     except Stopped as stopped:
-        print_line("info", str(stopped))
         store_error(stopped)
+        print_line("info", str(stopped))
         raise
     except ClipteaError as error:
-        print_line("error", str(error))
         store_error(error)
+        print_line("error", str(error))
         raise SystemExit(ExitCode.DESERTED if error.temporary else ExitCode.FAILED) from None
     except Exception as error:
         store_error(error)

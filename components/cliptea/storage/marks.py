@@ -97,7 +97,7 @@ def _content(kind: str, **facts: Any) -> bytes:
 def claim_remote(store: Store, kind: str, todo: str, **facts: Any) -> None:
     """The same as `claim` for a folder in S3, which is the root of `store`. A mark with other facts is replaced."""
     require_remote_free(store, kind, todo)
-    if not facts.items() <= read_remote_mark(store).items():
+    if not {"kind": kind, **facts}.items() <= read_remote_mark(store).items():
         store.put(MARK, _content(kind, **facts))
 
 

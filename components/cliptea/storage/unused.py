@@ -62,11 +62,13 @@ def _locked(path: Path) -> Iterator[bool]:
     except OSError:
         yield True
         return
+    free = True
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
+    except OSError as error:  # others than this one mean that the file system has no locks
+        free = not isinstance(error, BlockingIOError)
+    try:
+        yield free
     finally:
         os.close(lock)
 

@@ -79,9 +79,9 @@ def make_texts(store: Store, config: Config, prompts: dict[Output, TextSet]) -> 
     }
 
 
-def _make_text(store: Store, teacher: Teacher, prompt: TextSet, prefix: str, demo: str) -> Contents:
-    """Make the features of a class list. `demo` is the sha256 of the demo's CLIP, or ""."""
-    strange = [name for name in prompt.names if demo and not set(name.lower().split()) <= demo_words()]
+def _make_text(store: Store, teacher: Teacher, prompt: TextSet, prefix: str, demo_sha256: str) -> Contents:
+    """Make the features of a class list. The demo's CLIP has a sha256, others have ""."""
+    strange = [name for name in prompt.names if demo_sha256 and not set(name.lower().split()) <= demo_words()]
     if strange:
         progress.warn(f"the demo's teacher does not know {', '.join(strange)}, so results for these are meaningless")
     if prompt.text_features is None:
@@ -96,7 +96,7 @@ def _make_text(store: Store, teacher: Teacher, prompt: TextSet, prefix: str, dem
     for name, rows in files.items():
         stem, data = name.removesuffix(SUFFIX), safetensors.torch.save({"text": rows.contiguous()})
         objects[name] = put_immutable(store, f"{prefix}/{stem}", SUFFIX, data)  # others may be made at the same time
-    return Contents(objects, {"classes": prompt.classes, "unknown_words": strange, "clip_sha256": demo})
+    return Contents(objects, {"classes": prompt.classes, "unknown_words": strange, "clip_sha256": demo_sha256})
 
 
 def require_different(text_ND: Tensor, classes: Sequence[str]) -> None:

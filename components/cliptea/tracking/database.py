@@ -81,7 +81,7 @@ def artifact_folder(file: Path) -> Path:
 
 
 def unreadable(file: Path) -> tuple[str, str] | None:
-    """Why nobody can read the database: it is `LOCKED` and does not stay so for a moment only, or `FOREIGN`; or None.
+    """Why nobody can read the database: it is `LOCKED` for more than a moment, or `FOREIGN`; or None.
 
     Only SQLite itself may open the file. When a process closes a file, it loses its locks on the file, also those of a
     connection in another thread. Source: https://www.sqlite.org/howtocorrupt.html, section 2.2

@@ -17,6 +17,7 @@ from mlflow.utils.rest_utils import http_request, verify_rest_response
 from requests import RequestException
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
+from cliptea import watchdog
 from cliptea.errors import ConfigError, TrackingError, one_line
 from cliptea.messages import ERRNOS, causes, meaning
 from cliptea.outage import COMMAND_SECONDS, Outage, patience, untrusted
@@ -216,6 +217,7 @@ def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
         except (MlflowException, OSError) as error:
             failure = away(error)
         else:
+            watchdog.alive()  # it does not see what sockets send and receive
             (absence or Outage(server)).over()
             return done
         if absence is None:

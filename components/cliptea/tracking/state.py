@@ -123,9 +123,11 @@ def mark_unchanged(run: Run) -> str | None:
 
 
 def mark_stopped(run_id: str) -> None:
-    """Record that a pipeline run was stopped. The next run with the same settings resumes it."""
+    """Record that a pipeline run was stopped, unless it is complete. The next run with the same settings resumes it."""
     client = connect()
-    _close(client, client.get_run(run_id), "KILLED", "stopped")
+    run = client.get_run(run_id)
+    if Tag.COMPLETE not in run.data.tags:
+        _close(client, run, "KILLED", "stopped")
 
 
 def _close(client: MlflowClient, run: MlflowRun, end: End, reason: str, silence: float = 0.0) -> list[str]:

@@ -2,7 +2,8 @@
 
 Item k of a run is view `permutation(k // n)[k % n]` of the n training views, and its random choices only depend on
 (seed, k). So a run can resume at any iteration without replaying the earlier ones, with any number of loading
-processes. The batch of an iteration is divided among the training processes in the order of its items.
+processes. Each micro-batch of an iteration (`train.accumulate`) is divided among the training processes in the order of
+its items.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def mean_region_token(regions: ShardReader, records: Sequence[int], views: int =
 def batches(config: Config, data: TrainingData, seed: int, start: int = 0, world: World = ALONE) -> Iterator[Batch]:
     """This process's images of each batch, from the iteration `start` to the end.
 
-    Each micro-batch of all processes (`train.accumulate`) consists of consecutive images, whatever their number.
+    A micro-batch has the same images for any number of processes.
     """
     train = config.train
     part = train.batch_size // train.accumulate

@@ -3,7 +3,8 @@
 The same global batch gives the same weights, up to rounding, for any number of processes, with two exceptions:
 
 - Dropout and stochastic depth in the student: the masks of a process depend on (seed, iteration, micro-batch, rank).
-  The masks of the adapter depend on (seed, iteration, micro-batch) and are the same in every process.
+  The masks of the adapter depend on (seed, iteration, micro-batch) and are the same in every process. A compiled
+  student has other masks than one that is not.
 - Batch norms that are not synchronised use the statistics of the images of one process. On the CPU, torch cannot
   synchronise them.
 

@@ -23,7 +23,7 @@ from cliptea.segment.model_files import TRAINING_FEATURES
 from cliptea.segment.segmenter import open_segmenter
 from cliptea.segment.training_features import TrainingFeatures, image_feature
 from cliptea.serving import predict as predicting
-from cliptea.serving.classes import choose_classes
+from cliptea.serving.classes import as_read
 from cliptea.serving.photos import find_images, read_image
 from cliptea.serving.predict import class_pixels, into, predict, write_areas
 from cliptea_pipeline.cli import app
@@ -431,11 +431,14 @@ def test_results_are_no_photos_of_the_next_call(photos, model_folder, tmp_path, 
     assert len(json.loads((photos / "other/areas.json").read_text())["images"]) == len(areas["images"])
 
 
-def test_a_known_class_keeps_its_gamma_in_capitals(model):
+def test_a_known_class_is_known_in_capitals(photos, model, model_folder, tmp_path):
     known = model.description.classes
-    plain = choose_classes(model, known, None)
-    assert choose_classes(model, [name.upper() for name in known], None).names == plain.names
-    assert torch.equal(choose_classes(model, [name.title() for name in known], None).gamma_N, plain.gamma_N)
+    assert as_read([*map(str.upper, known), "sofa"], known) == [*known, "sofa"]
+    for number, names in enumerate((known, map(str.title, known))):
+        given = (photos, "--model", model_folder, "-o", tmp_path / f"out{number}", "--classes", ", ".join(names))
+        assert call(*given).exit_code == 0
+    one, two = (json.loads((tmp_path / f"out{number}/areas.json").read_text()) for number in (0, 1))
+    assert (two["classes"], two["gamma"]) == (known, one["gamma"])
 
 
 def test_names_that_are_not_utf_8_come_back_from_the_areas():

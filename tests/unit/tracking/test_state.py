@@ -180,6 +180,14 @@ def test_a_heartbeat_opens_no_run_that_was_closed_by_its_end(client):
     assert status(client, run.tracking_run) == "KILLED"
 
 
+def test_a_complete_run_is_not_stopped_afterwards(client):
+    run = started("complete")
+    mark_complete(run.tracking_run)
+    mark_stopped(run.tracking_run)
+    assert status(client, run.tracking_run) == "FINISHED"
+    assert "mlflow.note.content" not in client.get_run(run.tracking_run).data.tags
+
+
 @pytest.mark.parametrize(("parent", "variant"), [("FAILED", "KILLED"), ("KILLED", "KILLED"), ("FINISHED", "FINISHED")])
 def test_a_variant_does_not_outlive_its_pipeline_run(client, parent, variant):
     run = started("closed by another")

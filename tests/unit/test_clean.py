@@ -349,7 +349,7 @@ def test_what_another_user_has_cached_stays(root, client, tmp_path, monkeypatch)
     answer = call("--yes")
     assert answer.exit_code == 0, answer.output
     assert re.search(r"deleted 0 objects of the store, 0 B, and (1|2)\d\.\d KiB of the cache", answer.stdout)
-    why = "because they belong to another user, or were just used"
+    why = "because they belong to another user, are in use, or were just used"
     assert told == [f"2 of 4 objects of the cache were not deleted, {why}"]
     assert [file.exists() for file in theirs + mine] == [True, True, False, False]
 

@@ -83,7 +83,7 @@ HALT = """
 import multiprocessing, os, subprocess, sys, threading, time
 from cliptea import watchdog
 watchdog.OUTAGE_SECONDS = 0.0  # the limit of the test is shorter than what is added for outages
-watchdog.SILENT_LIMITS = 4
+watchdog.SILENT_LIMITS = 2 if sys.argv[1] == "trains" else 4
 from cliptea.outage import Outage
 from cliptea.steps.common import run_step
 from cliptea import progress
@@ -147,7 +147,7 @@ TRAINING = """
 import sys, time
 from cliptea import watchdog
 
-end = time.monotonic() + (27 if sys.argv[1] == "reports" else 60)
+end = time.monotonic() + (14 if sys.argv[1] == "reports" else 60)
 while time.monotonic() < end:
     if sys.argv[1] == "reports":
         time.sleep(0.3)

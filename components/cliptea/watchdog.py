@@ -129,7 +129,7 @@ def _watch(seconds: float, over: threading.Event, ending: threading.Lock, tell: 
         if idle >= seconds:
             halt = f"nothing was computed, read or written for {seconds / 60:g} minutes"
         elif silent >= SILENT_LIMITS * seconds:
-            halt = f"no progress was reported for {SILENT_LIMITS * seconds / 60:g} minutes"
+            halt = f"nothing was reported, read or written for {SILENT_LIMITS * seconds / 60:g} minutes"
         if halt and ending.acquire(blocking=False):
             try:
                 _end(halt, tell)

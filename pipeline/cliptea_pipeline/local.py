@@ -180,6 +180,8 @@ def _mark_stopped(workdir: Workdir, run_state: RunState) -> None:
     finally:  # a program may go on with another work directory
         if before is None:
             del os.environ["MLFLOW_TRACKING_URI"]
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _explain(workdir: Workdir, run_state: RunState, debug: bool) -> None:

@@ -62,7 +62,7 @@ def _keys(section: list[str]) -> Iterator[str]:
     """The keys that are allowed in a section of the file."""
     model: Any = Placement()
     for part in section:
-        model = Toleration() if part.isdigit() else getattr(model, part)
+        model = Toleration(operator="Exists") if part.isdigit() else getattr(model, part)
         if part == "tolerations":
-            model = Toleration()
+            model = Toleration(operator="Exists")
     yield from type(model).model_fields

@@ -63,7 +63,7 @@ def _no_secret(name: str) -> str:
 
 def _not_trainers(name: str) -> str:
     if name.startswith("PET_"):
-        raise ValueError(f"{name} is set by Kubeflow Trainer; choose another name")
+        raise ValueError(f"{name}: names that begin with PET_ belong to Kubeflow Trainer; choose another one")
     return name
 
 

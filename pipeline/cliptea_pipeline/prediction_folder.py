@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cliptea.errors import ConfigError
+from cliptea.errors import ConfigError, StorageError
 from cliptea.storage import FileStore, Store, is_remote, open_store
 from cliptea.storage.local_files import delete_partial_files, local_path
 from cliptea.storage.marks import (
@@ -59,11 +61,16 @@ def require_same_classes(given: str, folder: Path | Store, names: Sequence[str])
         StorageError: the folder cannot be read.
     """
     from cliptea.serving.photos import MASKS
+    from cliptea.serving.predict import AREAS
 
     store = FileStore(folder) if isinstance(folder, Path) else folder
     if next(iter(store.entries(MASKS)), None) is None:
         return
-    if read_remote_mark(store).get(CLASSES, [*names]) != [*names]:  # the marks of earlier versions do not name them
+    earlier = read_remote_mark(store).get(CLASSES)
+    if earlier is None:  # the mark of an earlier version
+        with suppress(StorageError, ValueError, KeyError, TypeError, RecursionError):
+            earlier = json.loads(store.get(AREAS))[CLASSES]
+    if earlier != [*names]:
         raise ConfigError(f"-o {given} has masks of other classes", "a folder for each list of classes", ADVICE)
 
 

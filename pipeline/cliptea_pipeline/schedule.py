@@ -145,10 +145,10 @@ def require_cron(cron: str) -> None:
     """
     if WORDS.fullmatch(cron):
         return
-    texts, bad = cron.split(" "), ""
+    texts, bad = cron.split(), None
     if len(texts) == len(FIELDS):
-        bad = next((text for text, field in zip(texts, FIELDS, strict=True) if not _is_field(text, *field)), "")
-        if not bad:
+        bad = next((text for text, field in zip(texts, FIELDS, strict=True) if not _is_field(text, *field)), None)
+        if bad is None:
             return
     five = " (yours has five: add 0, the second, at the front)" if len(texts) == 5 else ""
     raise ConfigError(
@@ -163,7 +163,7 @@ def _is_field(text: str, low: int, high: int, names: tuple[str, ...]) -> bool:
     numbers = {name: low + place for place, name in enumerate(names)} | {str(n): n for n in range(low, high + 1)}
     for part in text.lower().split(","):
         span, slash, step = part.partition("/")
-        ends = [numbers.get(end.lstrip("0") or "0", -1) for end in span.split("-")]
+        ends = [numbers.get(end.lstrip("0") or end[:1], -1) for end in span.split("-")]
         if span not in ("*", "?") and (len(ends) > 2 or -1 in ends or ends != sorted(ends)):
             return False
         if slash and not re.fullmatch(r"0*[1-9][0-9]{0,3}", step):

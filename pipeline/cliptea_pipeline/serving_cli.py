@@ -155,11 +155,10 @@ def predict(
         sources, left_out = find_images(images, leave_out=output if is_remote(output) else str(folder))
         exact = exact_address(model, home)
         segmenter = open_model(exact, home, allow_code, device)
-        from cliptea.serving.classes import as_read, choose_classes
+        from cliptea.serving.classes import choose_classes
         from cliptea.serving.predict import UNKNOWN, areas_facts, predict
 
-        own = None if wanted is None else as_read(wanted, segmenter.description.classes)
-        chosen = choose_classes(segmenter, own, text_weights)
+        chosen = choose_classes(segmenter, wanted, text_weights)
         if threshold is not None and UNKNOWN in chosen.names:
             raise ConfigError("--unknown cannot be used with a class named unknown", "another class name")
         require_same_classes(output, folder, chosen.names)

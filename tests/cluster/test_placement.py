@@ -297,7 +297,7 @@ def test_what_no_node_and_no_taint_can_be_called_is_one_line(tmp_path, given, sa
     ("given", "says"),
     [
         ({"gpu_resource": "gpu"}, "'gpu' is refused; expected DOMAIN/NAME, such as nvidia.com/gpu"),
-        ({"environment": {"PET_NNODES": "2"}}, "PET_NNODES is set by Kubeflow Trainer"),
+        ({"environment": {"PET_NNODES": "2"}}, "names that begin with PET_ belong to Kubeflow Trainer"),
         ({"user": 1 << 31}, "user"),
     ],
 )

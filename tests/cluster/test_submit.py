@@ -349,6 +349,7 @@ def test_one_thing_is_asked_for(pipelines, arguments):
     "cron",
     [
         "0 0 3 * * 0", "*/30 * * * * ?", "0 0 9 ? * MON-FRI", "0 05,35 8-18/2 1,15 Jan,7 *", "@weekly", "@every 1h30m",
+        "0 0 3 * *  0",
     ],
 )  # fmt: skip
 def test_crons_that_kfp_reads(cron):
@@ -360,6 +361,7 @@ def test_crons_that_kfp_reads(cron):
     [
         "0 3 * * 0", "", "0 0 3 * * 0 0", "@sometimes", "0 0 3 * * ;", "0 0 3 * * 7", "0 0 25 * * *", "0 0 3 0 * *",
         "0 0 3 * 13 *", "0 0 3 * * SUNDAY", "60 * * * * *", "0 0 5-3 * * *", "0 0/0 * * * *", "@every 5", "@every 0h",
+        "0 3  * * *", "0 0 3 * * -5", "0 0 3 * * 1-", "/5 * * * * *",
     ],
 )  # fmt: skip
 def test_crons_that_it_does_not(cron):

@@ -12,7 +12,7 @@ from cliptea.errors import ConfigError
 from cliptea.names import as_known
 from cliptea.segment.segmenter import ClassSet, Segmenter
 
-__all__ = ["as_read", "choose_classes", "text_digests"]
+__all__ = ["choose_classes", "text_digests"]
 
 
 def choose_classes(
@@ -26,7 +26,8 @@ def choose_classes(
     Args:
         names: None for the model's own list.
         text_weights: CLIP weights for names that the model does not know; None: those that it was trained with.
-        synonyms: class -> its names. A class with other names than in training is one that the model does not know.
+        synonyms: class -> its names, of a data set. A class with other names than in training is one that the model
+            does not know. None for names that a user gives, which may be those of known classes in capitals.
 
     Raises:
         ConfigError: there are more names than a mask has ids, or two are the same to CLIP; or a name is not known, and
@@ -39,7 +40,11 @@ def choose_classes(
         )
     require_distinct(names or ())
     known = model.description.classes
-    names = None if names is None else as_known(names, known)
+    if names is not None:
+        names = as_known(names, known)
+        if synonyms is None:
+            texts = {as_text(name): name for name in reversed(known)}
+            names = [name if name in known else texts.get(as_text(name), name) for name in names]
     synonyms, trained = synonyms or {}, model.description.teacher.synonyms if model.description.teacher else {}
     new = {name for name, others in synonyms.items() if list(others) != trained.get(name, [name])}
     free = [name for name in names or () if name not in known or name in new]
@@ -53,12 +58,6 @@ def choose_classes(
     text_ND = torch.stack([rows[name] for name in names])
     require_different(text_ND, names)
     return ClassSet(list(names), text_ND, torch.zeros(len(names), device=text_ND.device))
-
-
-def as_read(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The names, each as it is in `known` if CLIP reads both alike, such as in capitals."""
-    texts = {as_text(name): name for name in reversed(known)}
-    return [name if name in known else texts.get(as_text(name), name) for name in names]
 
 
 def text_digests(classes: ClassSet) -> dict[str, str]:

@@ -217,7 +217,7 @@ def persist(work: Callable[[], Result], seconds: float | None = None) -> Result:
         except (MlflowException, OSError) as error:
             failure = away(error)
         else:
-            watchdog.alive()  # it does not see what sockets send and receive
+            watchdog.alive()  # the watchdog does not see what sockets send and receive
             (absence or Outage(server)).over()
             return done
         if absence is None:

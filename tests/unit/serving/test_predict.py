@@ -23,9 +23,10 @@ from cliptea.segment.model_files import TRAINING_FEATURES
 from cliptea.segment.segmenter import open_segmenter
 from cliptea.segment.training_features import TrainingFeatures, image_feature
 from cliptea.serving import predict as predicting
-from cliptea.serving.classes import as_read
+from cliptea.serving.classes import choose_classes
 from cliptea.serving.photos import find_images, read_image
 from cliptea.serving.predict import class_pixels, into, predict, write_areas
+from cliptea.storage.marks import claim
 from cliptea_pipeline.cli import app
 from cliptea_pipeline.prediction_folder import claim_folder, require_same_classes
 
@@ -419,6 +420,17 @@ def test_the_classes_of_a_killed_prediction_are_known(tmp_path):
         require_same_classes("out", folder, ["sea", "sky"])
 
 
+def test_the_classes_of_an_earlier_version_are_in_its_areas(tmp_path):
+    folder = tmp_path / "out"
+    claim(folder, "folder of predictions", "")
+    into(folder)("masks/a.png", b"x")
+    for areas in ("{", "[]", json.dumps({"classes": ["sea"]})):
+        (folder / "areas.json").write_text(areas)
+        with pytest.raises(ConfigError, match="has masks of other classes"):
+            require_same_classes("out", folder, ["sky"])
+    require_same_classes("out", folder, ["sea"])
+
+
 def test_results_are_no_photos_of_the_next_call(photos, model_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for number in (1, 2):
@@ -433,7 +445,10 @@ def test_results_are_no_photos_of_the_next_call(photos, model_folder, tmp_path, 
 
 def test_a_known_class_is_known_in_capitals(photos, model, model_folder, tmp_path):
     known = model.description.classes
-    assert as_read([*map(str.upper, known), "sofa"], known) == [*known, "sofa"]
+    capitals = [name.upper() for name in known]
+    assert choose_classes(model, capitals, None).names == known
+    with pytest.raises(ConfigError):  # a data set's classes have its own names, which need CLIP here
+        choose_classes(model, capitals, None, {name: [name, "sofa"] for name in capitals})
     for number, names in enumerate((known, map(str.title, known))):
         given = (photos, "--model", model_folder, "-o", tmp_path / f"out{number}", "--classes", ", ".join(names))
         assert call(*given).exit_code == 0
